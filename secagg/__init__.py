@@ -1,0 +1,61 @@
+"""Secure aggregation: a server learns the sum of many clients' vectors and nothing else.
+
+Sans-IO state machines for the protocol of Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving
+Machine Learning" (CCS 2017).  `Client` and `Server` turn messages into events; your program moves the bytes that
+`encode` makes of them.  Start with `plan`, which turns a threat model into `Parameters`.
+"""
+
+from secagg._client_states import ClientPhase
+from secagg.client import Client
+from secagg.codec import decode_client_message, decode_server_message, encode, max_message_bytes
+from secagg.errors import CodecError, LocalProtocolError, PlanError, RemoteProtocolError, Rule, SecAggError
+from secagg.events import (
+    SERVER,
+    Aborted,
+    AbortReason,
+    ClientDropped,
+    Completed,
+    DropReason,
+    InputRequested,
+    Round,
+    Send,
+    UnmaskReady,
+)
+from secagg.masking import UnmaskJob
+from secagg.params import Adversary, ClientId, Parameters
+from secagg.planner import Plan, plan
+from secagg.server import Server, ServerPhase, ServerStatus
+
+__all__ = [
+    "SERVER",
+    "AbortReason",
+    "Aborted",
+    "Adversary",
+    "Client",
+    "ClientDropped",
+    "ClientId",
+    "ClientPhase",
+    "CodecError",
+    "Completed",
+    "DropReason",
+    "InputRequested",
+    "LocalProtocolError",
+    "Parameters",
+    "Plan",
+    "PlanError",
+    "RemoteProtocolError",
+    "Round",
+    "Rule",
+    "SecAggError",
+    "Send",
+    "Server",
+    "ServerPhase",
+    "ServerStatus",
+    "UnmaskJob",
+    "UnmaskReady",
+    "decode_client_message",
+    "decode_server_message",
+    "encode",
+    "max_message_bytes",
+    "plan",
+]

@@ -1,0 +1,403 @@
+"""The server's rounds: one collector each, which gathers its messages and, when closed, opens the next.
+
+A collector knows who is awaited and who has answered; it returns why a client is to be dropped instead of raising,
+since one client's bad message must not end the others' session.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from secagg import sharing
+from secagg.algebra import ring
+from secagg.algebra.field import PRIME
+from secagg.errors import LocalProtocolError
+from secagg.events import Aborted, AbortReason, Completed, DropReason, Round, Send, ServerEvent, UnmaskReady
+from secagg.graph import Graph
+from secagg.masking import RecoveredMaskKey, UnmaskJob, mask_secret_key
+from secagg.messages import (
+    AdvertiseKeys,
+    ClientMessage,
+    MaskedInput,
+    PeerKeys,
+    PeerShares,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
+from secagg.params import ClientId, Parameters
+from secagg.primitives.agreement import KEY_BYTES, is_valid_public_key
+from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS
+
+GraphBuilder: TypeAlias = Callable[[int], Graph]
+"""Makes the neighbour graph for so many advertised clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What does not change during a session."""
+
+    params: Parameters
+    session_id: bytes
+    build_graph: GraphBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The clients that advertised keys (U1), ascending, and who is whose neighbour; nodes are places in it."""
+
+    client_ids: tuple[ClientId, ...]
+    channel_public_keys: npt.NDArray[np.uint8]
+    mask_public_keys: npt.NDArray[np.uint8]
+    graph: Graph
+    node_of: dict[ClientId, int]
+
+    @property
+    def largest_neighborhood(self) -> int:
+        return max(len(self.graph.neighborhood(node)) for node in range(len(self.client_ids)))
+
+    def ids(self, nodes: npt.NDArray[np.integer]) -> tuple[ClientId, ...]:
+        return tuple(self.client_ids[node] for node in nodes.tolist())
+
+
+class Stage:
+    """A stage of the session. The base refuses everything: a stage in which no message is awaited."""
+
+    round: ClassVar[Round]
+
+    def __init__(self, invited: frozenset[ClientId]) -> None:
+        self.invited = invited
+        self.awaited = set(invited)
+        self.received: set[ClientId] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether closing now would not abort."""
+        return False
+
+    def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        """Take an awaited client's message, or say why that client is to be dropped."""
+        return DropReason.UNEXPECTED_MESSAGE
+
+    def drop(self, client_id: ClientId) -> None:
+        """Forget a client that vanished; what a stage already used of it stays used."""
+        self.awaited.discard(client_id)
+
+    def close(self) -> "Closing":
+        raise LocalProtocolError("there is no round to close now")
+
+
+Closing: TypeAlias = tuple[Stage, tuple[ServerEvent, ...]]
+
+
+class Ended(Stage):
+    """The session is over."""
+
+    def __init__(self) -> None:
+        super().__init__(frozenset())
+
+
+class AdvertiseKeysRound(Stage):
+    round = Round.ADVERTISE_KEYS
+
+    def __init__(self, session: Session, client_ids: frozenset[ClientId]) -> None:
+        super().__init__(client_ids)
+        self._session = session
+        self._keys: dict[ClientId, AdvertiseKeys] = {}
+        self._seen: set[bytes] = set()
+
+    @property
+    def ready(self) -> bool:
+        return len(self._keys) >= self._session.params.threshold
+
+    def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        if not isinstance(message, AdvertiseKeys):
+            return DropReason.UNEXPECTED_MESSAGE
+        keys = (message.channel_public_key, message.mask_public_key)
+        if not all(map(is_valid_public_key, keys)):
+            return DropReason.INVALID_PUBLIC_KEY
+        # Keys of a client that was dropped stay taken: whoever repeats them has copied them.
+        if keys[0] == keys[1] or not self._seen.isdisjoint(keys):
+            return DropReason.KEY_NOT_DISTINCT
+        self._seen.update(keys)
+        self._keys[client_id] = message
+        return None
+
+    def drop(self, client_id: ClientId) -> None:
+        super().drop(client_id)
+        self._keys.pop(client_id, None)
+
+    def close(self) -> Closing:
+        params = self._session.params
+        client_ids = tuple(sorted(self._keys))
+        if len(client_ids) < params.threshold:
+            return _too_few(self, params, set(client_ids))
+        directory = Directory(
+            client_ids=client_ids,
+            channel_public_keys=_key_array([self._keys[i].channel_public_key for i in client_ids]),
+            mask_public_keys=_key_array([self._keys[i].mask_public_key for i in client_ids]),
+            graph=self._session.build_graph(len(client_ids)),
+            node_of={client_id: node for node, client_id in enumerate(client_ids)},
+        )
+        sends: list[ServerEvent] = []
+        previous, message = None, None
+        for node, client_id in enumerate(client_ids):
+            neighborhood = directory.graph.neighborhood(node)
+            # In the complete graph everyone's neighbourhood is the same array: one message object serves all.
+            if message is None or neighborhood is not previous:
+                previous = neighborhood
+                message = PeerKeys(
+                    self._session.session_id,
+                    client_ids=directory.ids(neighborhood),
+                    channel_public_keys=directory.channel_public_keys[neighborhood].tobytes(),
+                    mask_public_keys=directory.mask_public_keys[neighborhood].tobytes(),
+                )
+            sends.append(Send(client_id, message))
+        return ShareKeysRound(self._session, directory), tuple(sends)
+
+
+class ShareKeysRound(Stage):
+    round = Round.SHARE_KEYS
+
+    def __init__(self, session: Session, directory: Directory) -> None:
+        super().__init__(frozenset(directory.client_ids))
+        self._session = session
+        self._directory = directory
+        self._shared = np.zeros(len(directory.client_ids), dtype=bool)
+        # [sender, place of the receiver in the sender's neighbourhood]
+        self._encrypted_shares = np.zeros(
+            (len(directory.client_ids), directory.largest_neighborhood, ENCRYPTED_SHARES_BYTES),
+            dtype=np.uint8,
+        )
+
+    @property
+    def ready(self) -> bool:
+        return int(self._shared.sum()) >= self._session.params.threshold
+
+    def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        if not isinstance(message, ShareKeys):
+            return DropReason.UNEXPECTED_MESSAGE
+        node = self._directory.node_of[client_id]
+        receivers = np.flatnonzero(self._directory.graph.neighborhood(node) != node)
+        if len(message.encrypted_shares) != len(receivers) * ENCRYPTED_SHARES_BYTES:
+            return DropReason.WRONG_SIZE
+        items = np.frombuffer(message.encrypted_shares, dtype=np.uint8).reshape(-1, ENCRYPTED_SHARES_BYTES)
+        self._encrypted_shares[node, receivers] = items
+        self._shared[node] = True
+        return None
+
+    def drop(self, client_id: ClientId) -> None:
+        super().drop(client_id)
+        self._shared[self._directory.node_of[client_id]] = False
+
+    def close(self) -> Closing:
+        params, directory = self._session.params, self._directory
+        if int(self._shared.sum()) < params.threshold:
+            return _too_few(self, params, set(directory.ids(np.flatnonzero(self._shared))))
+        sends: list[ServerEvent] = []
+        previous, flags = None, ()
+        for node in np.flatnonzero(self._shared).tolist():
+            neighborhood = directory.graph.neighborhood(node)
+            if neighborhood is not previous:
+                previous, flags = neighborhood, tuple(self._shared[neighborhood].tolist())
+            senders = self._shared[neighborhood] & (neighborhood != node)
+            items = self._encrypted_shares[neighborhood[senders], directory.graph.places_of(node)[senders]]
+            sends.append(Send(directory.client_ids[node], PeerShares(self._session.session_id, flags, items.tobytes())))
+        return MaskedInputRound(self._session, directory, self._shared), tuple(sends)
+
+
+class MaskedInputRound(Stage):
+    round = Round.MASKED_INPUT_COLLECTION
+
+    def __init__(self, session: Session, directory: Directory, shared: npt.NDArray[np.bool_]) -> None:
+        super().__init__(frozenset(directory.ids(np.flatnonzero(shared))))
+        self._session = session
+        self._directory = directory
+        self._shared = shared
+        self._survives = np.zeros_like(shared)
+        # Inputs are added as they arrive: one vector of memory, however many clients.
+        self._sum = ring.zeros(session.params.vector_length, session.params.ring_bits)
+
+    @property
+    def ready(self) -> bool:
+        return len(self._alive()) >= self._session.params.threshold
+
+    def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        if not isinstance(message, MaskedInput):
+            return DropReason.UNEXPECTED_MESSAGE
+        vector = message.masked_input
+        if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
+            return DropReason.WRONG_SIZE
+        np.add(self._sum, vector, out=self._sum)
+        self._survives[self._directory.node_of[client_id]] = True
+        return None
+
+    def _alive(self) -> set[ClientId]:
+        """Survivors that are still there to answer: one that vanishes after its input stays in the sum."""
+        return self.received & self.awaited
+
+    def close(self) -> Closing:
+        params, directory = self._session.params, self._directory
+        alive = self._alive()
+        if len(alive) < params.threshold:
+            return _too_few(self, params, alive)
+        sends: list[ServerEvent] = []
+        previous, message = None, None
+        for client_id in sorted(alive):
+            neighborhood = directory.graph.neighborhood(directory.node_of[client_id])
+            if message is None or neighborhood is not previous:
+                previous = neighborhood
+                survivors = tuple(self._survives[neighborhood].tolist())
+                message = SurvivorList(self._session.session_id, survivors)
+            sends.append(Send(client_id, message))
+        unmasking = UnmaskingRound(self._session, directory, self._shared, self._survives, alive, self._sum)
+        return unmasking, tuple(sends)
+
+
+class UnmaskingRound(Stage):
+    round = Round.UNMASKING
+
+    def __init__(
+        self,
+        session: Session,
+        directory: Directory,
+        shared: npt.NDArray[np.bool_],
+        survives: npt.NDArray[np.bool_],
+        alive: set[ClientId],
+        masked_sum: ring.RingVector,
+    ) -> None:
+        super().__init__(frozenset(alive))
+        self._session = session
+        self._directory = directory
+        self._shared = shared
+        self._survives = survives
+        self._sum = masked_sum
+        # [owner of the secret, place of the holder in the owner's neighbourhood]
+        shape = (len(directory.client_ids), directory.largest_neighborhood)
+        self._held = np.zeros(shape, dtype=bool)
+        self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
+
+    @property
+    def ready(self) -> bool:
+        return not self._lacking().size
+
+    def _lacking(self) -> npt.NDArray[np.intp]:
+        """Owners of whose secret fewer shares than the threshold came in."""
+        enough = self._held.sum(axis=1) >= self._session.params.threshold
+        return np.flatnonzero(self._shared & ~enough)
+
+    def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        if not isinstance(message, UnmaskingShares):
+            return DropReason.UNEXPECTED_MESSAGE
+        graph = self._directory.graph
+        node = self._directory.node_of[client_id]
+        neighborhood = graph.neighborhood(node)
+        held = np.array(message.held, dtype=bool)
+        if (
+            held.shape != neighborhood.shape
+            or np.any(held & ~self._shared[neighborhood])
+            or message.shares.shape != (int(held.sum()), LIMBS)
+            or np.any(message.shares >= PRIME)
+        ):
+            return DropReason.WRONG_SIZE
+        owners, places = neighborhood[held], graph.places_of(node)[held]
+        self._shares[owners, places] = message.shares
+        self._held[owners, places] = True
+        return None
+
+    def close(self) -> Closing:
+        params, directory = self._session.params, self._directory
+        lacking = self._lacking()
+        if lacking.size:
+            had = int(self._held[lacking].sum(axis=1).min())
+            return Ended(), (
+                Aborted(AbortReason.TOO_FEW_SHARES, self.round, params.threshold, had, directory.ids(lacking)),
+            )
+        seeds = self._reconstruct()
+        survivors = np.flatnonzero(self._survives)
+        invalid = [node for node, seed in seeds.items() if seed is None]
+        self_mask_seeds: list[tuple[ClientId, bytes]] = []
+        recovered: list[RecoveredMaskKey] = []
+        for node, seed in seeds.items():
+            client_id = directory.client_ids[node]
+            if seed is None:
+                continue
+            if self._survives[node]:
+                self_mask_seeds.append((client_id, seed))
+            elif self._opens(node, seed):
+                recovered.append(RecoveredMaskKey(client_id, seed, *self._surviving_peers(node)))
+            else:
+                invalid.append(node)
+        if invalid:
+            owners = directory.ids(np.array(sorted(invalid), dtype=np.intp))
+            had = len(seeds) - len(invalid)
+            return Ended(), (Aborted(AbortReason.INVALID_SHARES, self.round, len(seeds), had, owners),)
+        job = UnmaskJob(
+            session_id=self._session.session_id,
+            ring_bits=params.ring_bits,
+            vector_length=params.vector_length,
+            self_mask_seeds=tuple(self_mask_seeds),
+            recovered=tuple(recovered),
+        )
+        return Recovery(params, self._sum, directory.ids(survivors)), (UnmaskReady(job),)
+
+    def _reconstruct(self) -> dict[int, bytes | None]:
+        """The seed that is due of every client that shared keys, by node: one matrix product a set of holders."""
+        threshold = self._session.params.threshold
+        owners = np.flatnonzero(self._shared)
+        # The first `threshold` holders of each owner; owners with the same ones are reconstructed together.
+        chosen = self._held[owners] & (np.cumsum(self._held[owners], axis=1) <= threshold)
+        patterns, group_of = np.unique(np.packbits(chosen, axis=1), axis=0, return_inverse=True)
+        seeds: dict[int, bytes | None] = {}
+        for group in range(len(patterns)):
+            members = np.flatnonzero(group_of.reshape(-1) == group)
+            places = np.flatnonzero(chosen[members[0]])
+            shares = self._shares[owners[members][None, :], places[:, None]]
+            reconstructed = sharing.reconstruct_seeds(places, shares)
+            seeds.update(zip(owners[members].tolist(), reconstructed, strict=True))
+        return seeds
+
+    def _opens(self, node: int, seed: bytes) -> bool:
+        """Whether a reconstructed mask key is the one whose public key was advertised."""
+        secret_key = mask_secret_key(seed, self._session.session_id, self._directory.client_ids[node])
+        return secret_key.public_key() == bytes(self._directory.mask_public_keys[node])
+
+    def _surviving_peers(self, node: int) -> tuple[tuple[ClientId, ...], tuple[bytes, ...]]:
+        neighborhood = self._directory.graph.neighborhood(node)
+        peers = neighborhood[self._survives[neighborhood]]
+        keys = self._directory.mask_public_keys[peers].tobytes()
+        return self._directory.ids(peers), tuple(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
+
+
+class Recovery(Stage):
+    """The shares are in; the masks are being computed, wherever the host runs the job."""
+
+    round = Round.UNMASKING
+
+    def __init__(self, params: Parameters, masked_sum: ring.RingVector, included: tuple[ClientId, ...]) -> None:
+        super().__init__(frozenset())
+        self._params = params
+        self._sum = masked_sum
+        self._included = included
+
+    def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]]) -> Completed:
+        """Take the masks off. LocalProtocolError if ``masks`` is no result of the job; call again then."""
+        if not isinstance(masks, np.ndarray) or masks.shape != self._sum.shape or masks.dtype != self._sum.dtype:
+            raise LocalProtocolError(
+                f"finish() takes the job's result: shape {self._sum.shape}, dtype {self._sum.dtype}"
+            )
+        total = self._sum - masks
+        ring.reduce_in_place(total, self._params.ring_bits)
+        return Completed(total, self._included)
+
+
+def _key_array(keys: list[bytes]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _too_few(stage: Stage, params: Parameters, left: set[ClientId]) -> Closing:
+    missing = tuple(sorted(stage.invited - left))
+    return Ended(), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.threshold, len(left), missing),)

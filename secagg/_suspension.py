@@ -1,0 +1,70 @@
+"""A client's state as bytes, for hosts that keep nothing in memory between two messages.
+
+The bytes hold the client's secrets in the clear: the host stores them as it stores a private key, and hands back
+exactly what it got.  The checksum finds accidents, not attackers.
+"""
+
+import dataclasses
+from typing import Any
+
+import msgpack
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
+
+from secagg._client_states import PHASES, ClientPhase, Setup, State
+from secagg.errors import LocalProtocolError, PlanError
+from secagg.params import Adversary, Parameters
+from secagg.primitives.labels import PROTOCOL_VERSION
+
+_MAGIC = b"secagg client"
+_CHECKSUM_BYTES = 16
+
+_STATES = {phase.name: state for state, phase in PHASES.items()}
+
+
+def dump(state: State) -> bytes:
+    """The state with its setup, as bytes."""
+    setup, params = state.setup, state.setup.params
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "setup"}
+    body: bytes = msgpack.packb(
+        [
+            PROTOCOL_VERSION,
+            state.phase.name,
+            {**dataclasses.asdict(params), "adversary": params.adversary.value},
+            setup.client_id,
+            setup.session_id,
+            values,
+        ]
+    )
+    return _MAGIC + _checksum(body) + body
+
+
+def load(blob: bytes) -> State:
+    """The state in ``blob``; LocalProtocolError if it is not what `dump` gave."""
+    header = len(_MAGIC) + _CHECKSUM_BYTES
+    if not isinstance(blob, bytes) or blob[: len(_MAGIC)] != _MAGIC:
+        raise LocalProtocolError("these bytes are no suspended client")
+    body = blob[header:]
+    if blob[len(_MAGIC) : header] != _checksum(body):
+        raise LocalProtocolError("the suspended client is damaged: its checksum does not match")
+    try:
+        version, phase, params, client_id, session_id, values = msgpack.unpackb(body, use_list=False)
+        if version != PROTOCOL_VERSION:
+            raise LocalProtocolError(f"this client was suspended by protocol version {version}, not {PROTOCOL_VERSION}")
+        setup = Setup(_load_params(params), client_id, session_id)
+        return _STATES[phase](setup, **values)
+    except (ValueError, TypeError, KeyError, PlanError, msgpack.UnpackException):
+        # `from None`: the cause's frames hold the secrets.
+        raise LocalProtocolError("these bytes are no suspended client of this version") from None
+
+
+def _load_params(values: dict[str, Any]) -> Parameters:
+    return Parameters(**{**values, "adversary": Adversary(values["adversary"])})
+
+
+def _checksum(body: bytes) -> bytes:
+    hasher = Hash(SHA256())
+    hasher.update(body)
+    return hasher.finalize()[:_CHECKSUM_BYTES]
+
+
+SUSPENDABLE = frozenset(PHASES.values()) - {ClientPhase.ABORTED, ClientPhase.SUSPENDED}

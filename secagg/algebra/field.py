@@ -1,0 +1,51 @@
+"""GF(p) with p = 65521, the largest prime below 2^16: Shamir's field.
+
+A share then fits a uint16, and a product of matrices over the field can be computed in float64: sums of t
+products stay below t * p^2, exact up to 2^53, which holds for t < 2^21.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+PRIME = 65521
+MAX_INNER_DIMENSION = 2**53 // PRIME**2
+
+FieldArray = npt.NDArray[np.uint64]
+
+
+def reduce(values: npt.NDArray[np.uint64]) -> FieldArray:
+    """``values`` mod p, same shape, uint64.
+
+    numpy divides an array by a scalar through a multiplication, whose time does not depend on the values;
+    its ``%`` uses the processor's division, whose time may.
+    """
+    prime = np.uint64(PRIME)
+    quotient = values // prime
+    np.multiply(quotient, prime, out=quotient)
+    np.subtract(values, quotient, out=quotient)
+    return quotient
+
+
+def multiply(left: FieldArray, right: FieldArray) -> FieldArray:
+    """Element-wise product mod p, with broadcasting; both operands reduced."""
+    return reduce(left * right)
+
+
+def matmul(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> FieldArray:
+    """Matrix product mod p of reduced operands given as float64; exact, shape (a, t) x (t, c) -> (a, c), uint64."""
+    if left.shape[1] > MAX_INNER_DIMENSION:
+        raise ValueError(f"inner dimension {left.shape[1]} is above {MAX_INNER_DIMENSION}: not exact in float64")
+    return reduce((left @ right).astype(np.uint64))
+
+
+def inverse(values: FieldArray) -> FieldArray:
+    """Multiplicative inverses by Fermat: values^(p-2); zero maps to zero."""
+    result = np.ones_like(values)
+    power = values
+    exponent = PRIME - 2
+    while exponent:
+        if exponent & 1:
+            result = multiply(result, power)
+        power = multiply(power, power)
+        exponent >>= 1
+    return result

@@ -1,0 +1,187 @@
+"""The client machine: a linear shell around one private state."""
+
+import os
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from secagg import _suspension
+from secagg._client_states import (
+    Aborted,
+    ClientPhase,
+    Created,
+    InputAwaited,
+    Setup,
+    State,
+    Suspended,
+    Transition,
+)
+from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule
+from secagg.events import ClientEvent
+from secagg.messages import ServerMessage
+from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
+from secagg.primitives.entropy import EntropySource
+from secagg.session import session_id
+
+
+class Client:
+    """One client's side of one session (paper, figure 4).
+
+    Calls return what is to be done, as events; nothing is sent, logged or timed here::
+
+        client = Client(params, client_id, context=model_hash)
+        client.start()                # -> Send(SERVER, AdvertiseKeys)
+        client.receive(peer_keys)     # -> Send(SERVER, ShareKeys)
+        client.receive(peer_shares)   # -> InputRequested
+        client.submit_input(vector)   # -> Send(SERVER, MaskedInput)
+        client.receive(survivors)     # -> Send(SERVER, UnmaskingShares): finished
+
+    Dropping the object at any moment is safe: it is what a client that vanishes does.
+
+    Security: a client answers each round once, ever.  It cannot be copied or pickled; `suspend` moves it.  After any
+    `RemoteProtocolError` it is ABORTED and holds no secret.
+
+    Args:
+        params: the session's public parameters, from the server or the application.
+        client_id: this client's number, 0 <= id < 2^32; never two clients with one number in a session.
+        context: bytes bound into the session, such as the hash of the model that this client received.
+        nonce: the session's public nonce, from the server; see `secagg.session.session_id`.
+        entropy: the source of all randomness; only tests pass another than `os.urandom`.
+
+    Raises:
+        LocalProtocolError: an argument of a wrong type or range.
+    """
+
+    __slots__ = ("_entropy", "_state")
+
+    def __init__(
+        self,
+        params: Parameters,
+        client_id: ClientId,
+        *,
+        context: bytes = b"",
+        nonce: bytes = b"",
+        entropy: EntropySource = os.urandom,
+    ) -> None:
+        if not isinstance(params, Parameters):
+            raise LocalProtocolError(f"params must be secagg.Parameters, not {type(params).__name__}")
+        if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:
+            raise LocalProtocolError(f"client_id must be an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
+        self._state: State = Created(Setup(params, client_id, session_id(params, nonce=nonce, context=context)))
+        self._entropy = entropy
+
+    @property
+    def phase(self) -> ClientPhase:
+        """What the client waits for."""
+        return self._state.phase
+
+    @property
+    def client_id(self) -> ClientId:
+        """This client's number."""
+        return self._state.setup.client_id
+
+    @property
+    def params(self) -> Parameters:
+        """The session's parameters."""
+        return self._state.setup.params
+
+    @property
+    def session_id(self) -> bytes:
+        """The session's id, 32 bytes; public."""
+        return self._state.setup.session_id
+
+    def start(self) -> tuple[ClientEvent, ...]:
+        """Begin: returns the `Send` of this client's public keys. LocalProtocolError if called twice."""
+        if not isinstance(self._state, Created):
+            self._refuse("start()")
+        state = self._take()
+        assert isinstance(state, Created)  # noqa: S101 - narrows the type; checked above
+        return self._install(state.start(self._entropy))
+
+    def receive(self, message: ServerMessage) -> tuple[ClientEvent, ...]:
+        """Take a message from the server.
+
+        Raises:
+            RemoteProtocolError: the message breaks a rule; the client is ABORTED and released nothing.
+            LocalProtocolError: this client was aborted or suspended.
+        """
+        if self.phase in (ClientPhase.ABORTED, ClientPhase.SUSPENDED):
+            self._refuse("receive()")
+        state = self._take()
+        if message.session_id != state.setup.session_id:
+            raise RemoteProtocolError(Rule.WRONG_SESSION)
+        return self._install(state.receive(message, self._entropy))
+
+    def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:
+        """Give the input; returns the `Send` of it, masked.
+
+        Args:
+            input_vector: shape (vector_length,), any integer dtype, elements in [0, 2^value_bits). Not changed.
+
+        Raises:
+            LocalProtocolError: not requested now, or wrong shape, dtype or range; nothing is lost, call again.
+        """
+        if not isinstance(self._state, InputAwaited):
+            self._refuse("submit_input()")
+        _check_input(input_vector, self.params)
+        state = self._take()
+        assert isinstance(state, InputAwaited)  # noqa: S101 - narrows the type; checked above
+        return self._install(state.submit_input(input_vector))
+
+    def abort(self) -> None:
+        """Give up: forget every secret. For a host whose server broke the connection or sent no message at all."""
+        if self.phase not in (ClientPhase.FINISHED, ClientPhase.SUSPENDED):
+            self._take()
+
+    def suspend(self) -> bytes:
+        """Move the client into bytes; this object is finished (phase SUSPENDED).
+
+        Security: the bytes are secret.  Resume them once: a host that resumes one blob twice and answers twice
+        gives away what the protocol protects.
+        """
+        if self.phase not in _suspension.SUSPENDABLE:
+            self._refuse("suspend()")
+        state = self._take()
+        blob = _suspension.dump(state)
+        self._state = Suspended(state.setup)
+        return blob
+
+    @classmethod
+    def resume(cls, blob: bytes, *, entropy: EntropySource = os.urandom) -> "Client":
+        """The client that `suspend` moved into ``blob``; LocalProtocolError if it is not such."""
+        client = cls.__new__(cls)
+        client._state = _suspension.load(blob)
+        client._entropy = entropy
+        return client
+
+    def _take(self) -> State:
+        """Move the state out. Whatever fails from here on leaves a dead client behind."""
+        state = self._state
+        self._state = Aborted(state.setup)
+        return state
+
+    def _install(self, transition: Transition) -> tuple[ClientEvent, ...]:
+        self._state, events = transition
+        return events
+
+    def _refuse(self, call: str) -> NoReturn:
+        raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {self.phase.name}")
+
+    def __repr__(self) -> str:
+        return f"<Client {self.client_id} {self.phase.name}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Client cannot be copied or pickled, since a copy could answer twice; use suspend()")
+
+
+def _check_input(vector: npt.NDArray[np.integer[Any]], params: Parameters) -> None:
+    if not isinstance(vector, np.ndarray):
+        raise LocalProtocolError(f"the input must be a numpy array, not {type(vector).__name__}")
+    if vector.dtype.kind not in "iu":
+        raise LocalProtocolError(f"the input must be of an integer dtype, not {vector.dtype}: quantize it first")
+    if vector.shape != (params.vector_length,):
+        raise LocalProtocolError(f"the input must have shape ({params.vector_length},), not {vector.shape}")
+    # Which element is out of range, and by how much, stays with the caller: inputs are secret.
+    if int(vector.min()) < 0 or int(vector.max()) >> params.value_bits:
+        raise LocalProtocolError(f"the input has elements outside [0, 2^{params.value_bits})")

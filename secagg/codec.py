@@ -1,0 +1,273 @@
+"""bytes <-> message: msgpack, strict and bounded by the session's parameters.
+
+A message is the msgpack array ``[version, type, session id, fields...]``.  Every value has exactly one encoding
+(the shortest), so equal messages are equal bytes.  Decoding reads the few msgpack forms that occur instead of
+calling a general parser: nothing is allocated on a length that the sender claims, large vectors are not copied
+on the way in, and what is not canonical has no way to be accepted.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from secagg.algebra import packing
+from secagg.errors import CodecError
+from secagg.messages import (
+    AdvertiseKeys,
+    ClientMessage,
+    Flags,
+    MaskedInput,
+    Message,
+    PeerKeys,
+    PeerShares,
+    ServerMessage,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
+from secagg.params import Parameters
+from secagg.primitives.agreement import KEY_BYTES
+from secagg.primitives.labels import PROTOCOL_VERSION
+from secagg.session import SESSION_ID_BYTES
+from secagg.sharing import (
+    ENCRYPTED_SHARES_BYTES,
+    SHARE_BYTES,
+    InvalidSharesError,
+    shares_from_bytes,
+    shares_to_bytes,
+)
+
+_ID_BYTES = 4
+_ID_DTYPE = np.dtype(">u4")
+
+# Array header, version, type, session id, and the headers of at most four fields.
+_ENVELOPE_BYTES = 64 + SESSION_ID_BYTES
+
+_M = TypeVar("_M")
+
+
+def max_message_bytes(params: Parameters) -> int:
+    """No message of a session with these parameters is longer: what a transport must accept, and may refuse above."""
+    peers = params.degree + 1
+    return _ENVELOPE_BYTES + max(
+        peers * (_ID_BYTES + 2 * KEY_BYTES),
+        peers * ENCRYPTED_SHARES_BYTES + peers // 8 + 1,
+        packing.packed_size(params.vector_length, params.ring_bits),
+    )
+
+
+def encode(message: Message, params: Parameters) -> bytes:
+    """The message's bytes. ``params`` gives the width of a masked input's elements."""
+    code, fields = _encoded_fields(message, params)
+    encoded: bytes = msgpack.packb([PROTOCOL_VERSION, code, message.session_id, *fields], use_bin_type=True)
+    return encoded
+
+
+def decode_client_message(data: bytes | memoryview, params: Parameters) -> ClientMessage:
+    """A message that a client sent, or CodecError."""
+    return _decode(data, params, _CLIENT_DECODERS)
+
+
+def decode_server_message(data: bytes | memoryview, params: Parameters) -> ServerMessage:
+    """A message that the server sent, or CodecError."""
+    return _decode(data, params, _SERVER_DECODERS)
+
+
+class _Reader:
+    """Reads canonical msgpack from a buffer, front to back."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def _take(self, size: int) -> memoryview:
+        if size > len(self._data) - self._at:
+            raise CodecError("the message is cut short")
+        taken = self._data[self._at : self._at + size]
+        self._at += size
+        return taken
+
+    def _big_endian(self, size: int) -> int:
+        return int.from_bytes(self._take(size), "big")
+
+    def array(self) -> int:
+        """The length of an array of at most 15 items."""
+        head = self._take(1)[0]
+        if head & 0xF0 != 0x90:
+            raise CodecError("a message is a msgpack array of at most 15 items")
+        return head & 0x0F
+
+    def uint(self) -> int:
+        """An unsigned integer in its shortest form."""
+        head = self._take(1)[0]
+        if head < 0x80:
+            return head
+        if not 0xCC <= head <= 0xCF:
+            raise CodecError("expected an unsigned integer")
+        value = self._big_endian(1 << (head - 0xCC))
+        smallest = (0x80, 0x100, 0x10000, 0x100000000)[head - 0xCC]
+        if value < smallest:
+            raise CodecError("an integer is not in its shortest form")
+        return value
+
+    def bin(self) -> memoryview:
+        """A byte string whose length is in its shortest form; a view, not a copy."""
+        head = self._take(1)[0]
+        if not 0xC4 <= head <= 0xC6:
+            raise CodecError("expected a byte string")
+        size = self._big_endian(1 << (head - 0xC4))
+        if size < (0, 0x100, 0x10000)[head - 0xC4]:
+            raise CodecError("a length is not in its shortest form")
+        return self._take(size)
+
+    def bin_of(self, size: int, what: str) -> memoryview:
+        """A byte string of exactly ``size`` bytes."""
+        data = self.bin()
+        if len(data) != size:
+            raise CodecError(f"{what}: {len(data)} bytes instead of {size}")
+        return data
+
+    def items(self, item_bytes: int, limit: int, what: str) -> memoryview:
+        """Whole items of ``item_bytes`` each, at most ``limit``."""
+        data = self.bin()
+        if len(data) % item_bytes:
+            raise CodecError(f"{what}: {len(data)} bytes are not a multiple of {item_bytes}")
+        if len(data) > limit * item_bytes:
+            raise CodecError(f"{what}: {len(data) // item_bytes} items, but at most {limit}")
+        return data
+
+    def flags(self, limit: int) -> Flags:
+        """A count, then a byte string of so many bits, least significant first, padded with zeros."""
+        count = self.uint()
+        if count > limit:
+            raise CodecError(f"{count} flags, but at most {limit}")
+        octets = np.frombuffer(self.bin_of((count + 7) // 8, "flags"), dtype=np.uint8)
+        if count % 8 and int(octets[-1]) >> count % 8:
+            raise CodecError("flags: the padding is not zero")
+        return tuple(np.unpackbits(octets, count=count, bitorder="little").astype(bool).tolist())
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise CodecError(f"{len(self._data) - self._at} bytes after the end of the message")
+
+
+def _decode(
+    data: bytes | memoryview,
+    params: Parameters,
+    decoders: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], _M]]],
+) -> _M:
+    view = memoryview(data).toreadonly()
+    limit = max_message_bytes(params)
+    if view.nbytes > limit:
+        raise CodecError(f"{view.nbytes} bytes, but no message of this session has more than {limit}")
+    reader = _Reader(view)
+    num_fields = reader.array() - 3
+    if num_fields < 0:
+        raise CodecError("a message has a version, a type and a session id")
+    version = reader.uint()
+    if version != PROTOCOL_VERSION:
+        raise CodecError(f"protocol version {version}, but this library speaks version {PROTOCOL_VERSION}")
+    code = reader.uint()
+    if code not in decoders:
+        raise CodecError(f"message type {code} is not known in this direction")
+    expected_fields, read = decoders[code]
+    if num_fields != expected_fields:
+        raise CodecError(f"message type {code} has {expected_fields} fields, not {num_fields}")
+    message = read(reader, bytes(reader.bin_of(SESSION_ID_BYTES, "session id")), params)
+    reader.end()
+    return message
+
+
+def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[Any, ...]]:
+    match message:
+        case AdvertiseKeys():
+            return 1, (message.channel_public_key, message.mask_public_key)
+        case PeerKeys():
+            ids = np.array(message.client_ids, dtype=_ID_DTYPE).tobytes()
+            return 2, (ids, message.channel_public_keys, message.mask_public_keys)
+        case ShareKeys():
+            return 3, (message.encrypted_shares,)
+        case PeerShares():
+            return 4, (len(message.shared), _pack_flags(message.shared), message.encrypted_shares)
+        case MaskedInput():
+            return 5, (packing.pack(message.masked_input, params.ring_bits).data,)
+        case SurvivorList():
+            return 6, (len(message.survivors), _pack_flags(message.survivors))
+        case UnmaskingShares():
+            return 7, (len(message.held), _pack_flags(message.held), shares_to_bytes(message.shares))
+
+
+def _pack_flags(flags: Flags) -> bytes:
+    return np.packbits(np.array(flags, dtype=bool), bitorder="little").tobytes()
+
+
+def _read_advertise_keys(reader: _Reader, session_id: bytes, params: Parameters) -> AdvertiseKeys:
+    return AdvertiseKeys(
+        session_id,
+        channel_public_key=bytes(reader.bin_of(KEY_BYTES, "channel public key")),
+        mask_public_key=bytes(reader.bin_of(KEY_BYTES, "mask public key")),
+    )
+
+
+def _read_peer_keys(reader: _Reader, session_id: bytes, params: Parameters) -> PeerKeys:
+    ids: npt.NDArray[np.uint32] = np.frombuffer(
+        reader.items(_ID_BYTES, params.degree + 1, "client ids"), dtype=_ID_DTYPE
+    )
+    if len(ids) > 1 and not bool(np.all(ids[1:] > ids[:-1])):
+        raise CodecError("client ids: not ascending")
+    keys_bytes = len(ids) * KEY_BYTES
+    return PeerKeys(
+        session_id,
+        client_ids=tuple(ids.tolist()),
+        channel_public_keys=bytes(reader.bin_of(keys_bytes, "channel public keys")),
+        mask_public_keys=bytes(reader.bin_of(keys_bytes, "mask public keys")),
+    )
+
+
+def _read_share_keys(reader: _Reader, session_id: bytes, params: Parameters) -> ShareKeys:
+    return ShareKeys(session_id, bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares")))
+
+
+def _read_peer_shares(reader: _Reader, session_id: bytes, params: Parameters) -> PeerShares:
+    shared = reader.flags(params.degree + 1)
+    encrypted_shares = bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares"))
+    return PeerShares(session_id, shared, encrypted_shares)
+
+
+def _read_masked_input(reader: _Reader, session_id: bytes, params: Parameters) -> MaskedInput:
+    size = packing.packed_size(params.vector_length, params.ring_bits)
+    packed = np.frombuffer(reader.bin_of(size, "masked input"), dtype=np.uint8)
+    if not packing.padding_is_zero(packed, params.vector_length, params.ring_bits):
+        raise CodecError("masked input: the padding is not zero")
+    # What follows the vector must be known to be nothing before it is unpacked.
+    reader.end()
+    return MaskedInput(session_id, packing.unpack(packed, params.vector_length, params.ring_bits))
+
+
+def _read_survivor_list(reader: _Reader, session_id: bytes, params: Parameters) -> SurvivorList:
+    return SurvivorList(session_id, reader.flags(params.degree + 1))
+
+
+def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameters) -> UnmaskingShares:
+    held = reader.flags(params.degree + 1)
+    data = reader.bin_of(sum(held) * SHARE_BYTES, "shares")
+    try:
+        return UnmaskingShares(session_id, held, shares_from_bytes(data))
+    except InvalidSharesError as error:
+        raise CodecError(str(error)) from None
+
+
+_CLIENT_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ClientMessage]]] = {
+    1: (2, _read_advertise_keys),
+    3: (1, _read_share_keys),
+    5: (1, _read_masked_input),
+    7: (3, _read_unmasking_shares),
+}
+_SERVER_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ServerMessage]]] = {
+    2: (3, _read_peer_keys),
+    4: (3, _read_peer_shares),
+    6: (2, _read_survivor_list),
+}

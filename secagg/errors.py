@@ -1,0 +1,64 @@
+"""The library's errors: who was at fault decides the class.
+
+``LocalProtocolError``: you called it wrongly.  ``RemoteProtocolError``: the other side broke the protocol.
+``CodecError``: bytes that are no message.  ``PlanError``: numbers that cannot work, found before a round starts.
+Anything else that escapes from `secagg` is a bug.
+"""
+
+from enum import Enum, unique
+
+
+class SecAggError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class LocalProtocolError(SecAggError):
+    """The caller used a machine wrongly (phase, shape, dtype, range). Nothing was consumed or sent."""
+
+
+class CodecError(SecAggError):
+    """Bytes that are not exactly one well-formed message of this protocol version."""
+
+
+@unique
+class Rule(Enum):
+    """The rule that a message from the server broke. The client that saw it is aborted and released nothing."""
+
+    UNEXPECTED_MESSAGE = "a message out of turn, or a second one for a round that was answered already"
+    WRONG_SESSION = "a message of another session (other parameters, nonce or context)"
+    TOO_FEW_PEERS = "fewer clients than the threshold"
+    TOO_MANY_PEERS = "more clients than the parameters allow"
+    SELF_MISSING = "a list that leaves this client out"
+    KEYS_OF_SELF_CHANGED = "other keys listed for this client than it advertised"
+    IDS_NOT_ASCENDING = "a list of clients that does not ascend"
+    KEYS_NOT_DISTINCT = "one public key listed twice"
+    INVALID_PUBLIC_KEY = "a public key that is no usable X25519 point"
+    WRONG_SIZE = "a list whose size does not fit the clients that were announced"
+    TOO_FEW_VALID_SHARES = "fewer shares that authenticate than the threshold"
+    SURVIVORS_NOT_SUBSET = "a survivor that had not shared its keys"
+
+
+class RemoteProtocolError(SecAggError):
+    """The server broke the protocol.
+
+    Attributes:
+        rule: which rule.
+        culprits: ids of the peers whose data was bad, where that is known.
+    """
+
+    def __init__(self, rule: Rule, detail: str = "", culprits: tuple[int, ...] = ()) -> None:
+        self.rule = rule
+        self.culprits = culprits
+        super().__init__(f"the server sent {rule.value}{': ' + detail if detail else ''}")
+
+
+class PlanError(SecAggError):
+    """The numbers do not add up.
+
+    Attributes:
+        reasons: every constraint that fails, each a sentence that says by how much.
+    """
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(reasons))

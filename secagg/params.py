@@ -1,0 +1,125 @@
+"""What both sides must agree on before a session starts. Every range is checked here, once."""
+
+from dataclasses import dataclass
+from enum import Enum, unique
+from typing import TypeAlias
+
+from secagg.algebra import packing, ring, shamir
+from secagg.errors import PlanError
+
+ClientId: TypeAlias = int
+"""A client's number, 0 <= id < 2^32, from the channel or the application; not secret."""
+
+MAX_CLIENT_ID = 2**32 - 1
+
+# A message's vector is one msgpack bin, whose length field has 32 bits.
+_MAX_PACKED_BYTES = 2**32 - 1
+
+MAX_CLIENTS = 2**24
+
+
+@unique
+class Adversary(Enum):
+    """Whom a session is safe against, alone or together with fewer than ``threshold`` clients.
+
+    HONEST_BUT_CURIOUS: a server that follows the protocol and studies all that it sees.
+    """
+
+    HONEST_BUT_CURIOUS = "honest-but-curious"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """The public parameters of a session; equal on all machines, or the session ids differ and nothing works.
+
+    Use `secagg.plan` to get them from a threat model.
+
+    Attributes:
+        num_clients: the most clients that take part (n).
+        threshold: how many clients must remain at each step, and how many shares give back a secret (t).
+        degree: with how many others each client shares masks; ``num_clients - 1`` is the complete graph.
+        vector_length: elements of each input vector (m).
+        value_bits: an input's elements are integers in [0, 2^value_bits).
+        ring_bits: sums are taken modulo 2^ring_bits (R in the paper).
+        modular: the sum may wrap on purpose; otherwise the ring must hold any sum of inputs.
+        adversary: whom the session is safe against.
+
+    Raises:
+        PlanError: naming every range that is broken.
+    """
+
+    num_clients: int
+    threshold: int
+    degree: int
+    vector_length: int
+    value_bits: int
+    ring_bits: int
+    modular: bool = False
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
+
+    def __post_init__(self) -> None:
+        reasons = tuple(_broken_types(self)) or tuple(_broken_ranges(self))
+        if reasons:
+            raise PlanError(reasons)
+
+    @property
+    def modulus(self) -> int:
+        """2^ring_bits."""
+        return 1 << self.ring_bits
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every client is every other's neighbour."""
+        return self.degree == self.num_clients - 1
+
+
+def required_ring_bits(num_clients: int, value_bits: int) -> int:
+    """ceil(log2(n (2^value_bits - 1) + 1)): the smallest ring that holds any sum of n inputs."""
+    return (num_clients * ((1 << value_bits) - 1)).bit_length()
+
+
+def _broken_types(params: Parameters) -> list[str]:
+    names = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
+    reasons = [
+        f"{name} must be an int, not {type(getattr(params, name)).__name__}"
+        for name in names
+        if type(getattr(params, name)) is not int
+    ]
+    if not isinstance(params.modular, bool):
+        reasons.append("modular must be a bool")
+    if not isinstance(params.adversary, Adversary):
+        reasons.append("adversary must be a secagg.Adversary")
+    return reasons
+
+
+def _broken_ranges(params: Parameters) -> list[str]:
+    reasons: list[str] = []
+
+    def require(name: str, low: int, high: int, why: str) -> None:
+        value = getattr(params, name)
+        if not low <= value <= high:
+            reasons.append(f"{name} is {value}, but must be between {low} and {high} ({why})")
+
+    require("num_clients", 2, MAX_CLIENTS, "the sum of a single client's input is that input")
+    require("degree", 1, max(1, params.num_clients - 1), "a client's neighbours are other clients")
+    if params.degree >= shamir.MAX_HOLDERS:
+        reasons.append(f"degree is {params.degree}, but a secret has at most {shamir.MAX_HOLDERS} shares")
+    holders = params.num_clients if params.is_complete else params.degree
+    require("threshold", 2, max(2, holders), "at least two, so that no client alone holds a secret; "
+            "at most as many as hold shares")  # fmt: skip
+    require("value_bits", 1, ring.MAX_RING_BITS, "an element fits 64 bits")
+    require("ring_bits", ring.MIN_RING_BITS, ring.MAX_RING_BITS, "an element fits 64 bits")
+    if params.vector_length < 1:
+        reasons.append(f"vector_length is {params.vector_length}, but must be at least 1")
+    elif (size := packing.packed_size(params.vector_length, params.ring_bits)) > _MAX_PACKED_BYTES:
+        reasons.append(f"a masked input would be {size} bytes, above the {_MAX_PACKED_BYTES} of one message")
+    if params.value_bits > params.ring_bits:
+        reasons.append(f"value_bits is {params.value_bits}, above ring_bits {params.ring_bits}")
+    elif not params.modular and not reasons:
+        needed = required_ring_bits(params.num_clients, params.value_bits)
+        if needed > params.ring_bits:
+            reasons.append(
+                f"ring_bits is {params.ring_bits}, but the sum of {params.num_clients} inputs of "
+                f"{params.value_bits} bits needs {needed}; give modular=True if it is meant to wrap"
+            )
+    return reasons

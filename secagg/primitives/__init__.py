@@ -1,0 +1,1 @@
+"""Thin wrappers over pyca/cryptography, one primitive a file. Bytes in, bytes out."""

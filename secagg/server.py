@@ -1,0 +1,255 @@
+"""The server machine: a shell around the round that is open."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, unique
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from secagg._server_rounds import (
+    AdvertiseKeysRound,
+    Ended,
+    MaskedInputRound,
+    Recovery,
+    Session,
+    ShareKeysRound,
+    Stage,
+    UnmaskingRound,
+)
+from secagg.errors import LocalProtocolError
+from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, ServerEvent
+from secagg.graph import CompleteGraph
+from secagg.messages import ClientMessage
+from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
+from secagg.primitives.entropy import EntropySource
+from secagg.session import session_id
+
+
+@unique
+class ServerPhase(Enum):
+    """Which messages the server awaits, or how its session ended."""
+
+    ADVERTISE_KEYS = "collects public keys"
+    SHARE_KEYS = "collects encrypted shares"
+    MASKED_INPUT_COLLECTION = "collects masked inputs"
+    UNMASKING = "collects shares of the masks' seeds"
+    RECOVERY = "waits for finish() with the result of the job"
+    COMPLETED = "gave the sum"
+    ABORTED = "ended without a sum"
+
+
+_PHASES: dict[type[Stage], ServerPhase] = {
+    AdvertiseKeysRound: ServerPhase.ADVERTISE_KEYS,
+    ShareKeysRound: ServerPhase.SHARE_KEYS,
+    MaskedInputRound: ServerPhase.MASKED_INPUT_COLLECTION,
+    UnmaskingRound: ServerPhase.UNMASKING,
+    Recovery: ServerPhase.RECOVERY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """Where the session stands.
+
+    Attributes:
+        phase: what the server does now.
+        received: clients whose message of this round is in.
+        pending: clients whose message is still awaited; 0: nothing is gained by waiting longer.
+        needed: how many must come in for the session to go on.
+        ready: closing the round now would not abort the session.
+    """
+
+    phase: ServerPhase
+    received: int
+    pending: int
+    needed: int
+    ready: bool
+
+
+class Server:
+    """The server's side of one session (paper, figure 4).
+
+    It sees masked inputs and shares, and learns the sum over the survivors.  A client's bad message never raises: it
+    yields `ClientDropped`, and the session goes on while ``threshold`` clients remain::
+
+        server = Server(params, context=model_hash)
+        server.receive(client_id, message)     # for each message as it comes; the id is the channel's
+        server.close_round()                   # all in, or deadline passed -> Sends | UnmaskReady | Aborted
+        server.finish(job.run(workers=2))      # -> Completed(sum, included)
+
+    The host keeps the time: it calls `close_round` when a deadline has passed or `status` says that nobody is pending.
+
+    Args:
+        params: the session's public parameters.
+        client_ids: who may take part, at most ``params.num_clients``; by default 0 .. num_clients - 1.
+        context, nonce: as given to the clients; see `secagg.session.session_id`.
+        entropy: the source of randomness; only tests pass another than `os.urandom`.
+
+    Raises:
+        LocalProtocolError: an argument of a wrong type or range.
+    """
+
+    __slots__ = (
+        "_aborted",
+        "_client_ids",
+        "_completed",
+        "_dropped",
+        "_entropy",
+        "_params",
+        "_session_id",
+        "_stage",
+    )
+
+    def __init__(
+        self,
+        params: Parameters,
+        client_ids: Iterable[ClientId] | None = None,
+        *,
+        context: bytes = b"",
+        nonce: bytes = b"",
+        entropy: EntropySource = os.urandom,
+    ) -> None:
+        if not isinstance(params, Parameters):
+            raise LocalProtocolError(f"params must be secagg.Parameters, not {type(params).__name__}")
+        self._client_ids = _checked_ids(range(params.num_clients) if client_ids is None else client_ids, params)
+        self._params = params
+        self._session_id = session_id(params, nonce=nonce, context=context)
+        self._entropy = entropy
+        self._dropped: set[ClientId] = set()
+        self._completed = False
+        session = Session(params, self._session_id, CompleteGraph)
+        self._stage: Stage = AdvertiseKeysRound(session, self._client_ids)
+
+    @property
+    def params(self) -> Parameters:
+        """The session's parameters."""
+        return self._params
+
+    @property
+    def session_id(self) -> bytes:
+        """The session's id, 32 bytes; public."""
+        return self._session_id
+
+    @property
+    def phase(self) -> ServerPhase:
+        """What the server does now."""
+        if isinstance(self._stage, Ended):
+            return ServerPhase.COMPLETED if self._completed else ServerPhase.ABORTED
+        return _PHASES[type(self._stage)]
+
+    @property
+    def status(self) -> ServerStatus:
+        """Where the session stands."""
+        stage = self._stage
+        return ServerStatus(
+            phase=self.phase,
+            received=len(stage.received),
+            pending=len(stage.awaited - stage.received),
+            needed=self._params.threshold,
+            ready=stage.ready,
+        )
+
+    @property
+    def pending(self) -> frozenset[ClientId]:
+        """The clients whose message of this round is still awaited."""
+        return frozenset(self._stage.awaited - self._stage.received)
+
+    def receive(self, client_id: ClientId, message: ClientMessage) -> tuple[ServerEvent, ...]:
+        """Take a client's message; ``client_id`` comes from the channel, never from the payload.
+
+        Returns nothing, or the `ClientDropped` that a bad message costs its sender. What comes from clients that were
+        dropped, or after the session's end, is ignored.
+        """
+        if isinstance(self._stage, Ended) or client_id in self._dropped:
+            return ()
+        if client_id not in self._client_ids:
+            return (ClientDropped(client_id, DropReason.UNKNOWN_CLIENT, self._stage.round),)
+        reason = self._accept(client_id, message)
+        return () if reason is None else self.drop(client_id, reason, type(message).__name__)
+
+    def drop(self, client_id: ClientId, reason: DropReason, detail: str = "") -> tuple[ServerEvent, ...]:
+        """Go on without a client, for instance since its connection ended.
+
+        A client whose masked input is in the sum already stays in it.  LocalProtocolError for an unknown client.
+        """
+        if client_id not in self._client_ids:
+            raise LocalProtocolError(f"client {client_id} is not on this session's list")
+        if isinstance(self._stage, Ended) or client_id in self._dropped:
+            return ()
+        self._dropped.add(client_id)
+        self._stage.drop(client_id)
+        return (ClientDropped(client_id, reason, self._stage.round, detail),)
+
+    def close_round(self) -> tuple[ServerEvent, ...]:
+        """End the open round: whoever has not answered is dropped, and the next round opens.
+
+        Returns the drops, then one of: the `Send` s that open the next round; `UnmaskReady`; `Aborted`.
+        LocalProtocolError when no round is open.
+        """
+        if isinstance(self._stage, Ended | Recovery):
+            raise LocalProtocolError(f"there is no round to close: the server {self.phase.value}")
+        drops: list[ServerEvent] = []
+        for client_id in sorted(self.pending):
+            drops.extend(self.drop(client_id, DropReason.DEADLINE))
+        self._stage, events = self._stage.close()
+        return (*drops, *events)
+
+    def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[ServerEvent, ...]:
+        """Take the masks off the sum and end the session: returns `Completed`.
+
+        Args:
+            masks: the result of `UnmaskJob.run`, or of `UnmaskJob.combine` over its parts.
+
+        Raises:
+            LocalProtocolError: no job is open, or ``masks`` is no result of it; nothing is lost, call again.
+        """
+        if not isinstance(self._stage, Recovery):
+            raise LocalProtocolError(f"there is no job to finish: the server {self.phase.value}")
+        completed = self._stage.finish(masks)
+        self._completed = True
+        self._stage = Ended()
+        return (completed,)
+
+    def abort(self) -> tuple[ServerEvent, ...]:
+        """End the session without a sum; nothing is unmasked. Returns `Aborted`, or nothing if it has ended."""
+        if isinstance(self._stage, Ended):
+            return ()
+        status, round_ = self.status, self._stage.round
+        self._stage = Ended()
+        return (Aborted(AbortReason.CANCELLED, round_, status.needed, status.received),)
+
+    def _accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        stage = self._stage
+        if message.session_id != self._session_id:
+            return DropReason.WRONG_SESSION
+        if client_id in stage.received:
+            return DropReason.DUPLICATE
+        if client_id not in stage.awaited:
+            return DropReason.UNEXPECTED_MESSAGE
+        reason = stage.accept(client_id, message)
+        if reason is None:
+            stage.received.add(client_id)
+        return reason
+
+    def __repr__(self) -> str:
+        return f"<Server {self.phase.name}, {len(self._dropped)} of {len(self._client_ids)} clients dropped>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Server cannot be copied or pickled: it would run one session twice")
+
+
+def _checked_ids(client_ids: Iterable[ClientId], params: Parameters) -> frozenset[ClientId]:
+    listed = list(client_ids)
+    for client_id in listed:
+        if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:
+            raise LocalProtocolError(f"a client id is an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
+    if len(set(listed)) != len(listed):
+        raise LocalProtocolError("client_ids holds an id twice")
+    if not params.threshold <= len(listed) <= params.num_clients:
+        raise LocalProtocolError(
+            f"{len(listed)} clients, but the parameters are for {params.threshold} to {params.num_clients}"
+        )
+    return frozenset(listed)

@@ -1,0 +1,150 @@
+"""Seeds as Shamir secrets: 16 bytes <-> 9 limbs of 15 bits <-> shares of 18 bytes, and their encryption."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from secagg.algebra import shamir
+from secagg.algebra.field import PRIME
+from secagg.params import ClientId
+from secagg.primitives import aead, kdf, labels
+from secagg.primitives.agreement import SecretKey
+from secagg.primitives.entropy import EntropySource, draw
+
+SEED_BYTES = 16
+LIMBS = 9
+SHARE_BYTES = 2 * LIMBS
+
+# A holder gets a share of the mask key's seed, then one of the self-mask seed.
+ENCRYPTED_SHARES_BYTES = 2 * SHARE_BYTES + aead.TAG_BYTES
+
+_LIMB_BITS = 15
+_WIRE_DTYPE = np.dtype(">u2")
+
+ShareArray: TypeAlias = npt.NDArray[np.uint16]
+"""Shares of seeds: shape (..., LIMBS), elements below the field's prime."""
+
+
+class InvalidSharesError(Exception):
+    """Shares that are outside the field, or whose secret is no seed."""
+
+
+def share_seeds(seeds: tuple[bytes, ...], threshold: int, num_holders: int, entropy: EntropySource) -> ShareArray:
+    """Shares of each 16-byte seed for each holder, shape (num_holders, len(seeds), LIMBS)."""
+    limbs = np.concatenate([_seed_to_limbs(seed) for seed in seeds])
+    coefficients = _uniform_field_elements((threshold - 1) * len(limbs), entropy).reshape(-1, len(limbs))
+    return shamir.share(limbs, coefficients, num_holders).reshape(num_holders, len(seeds), LIMBS)
+
+
+def reconstruct_seeds(places: npt.NDArray[np.integer], shares: ShareArray) -> list[bytes | None]:
+    """The seeds from exactly t shares each; None for one whose shares do not belong together.
+
+    Args:
+        places: the holders' places in the owners' neighbourhoods, shape (t,).
+        shares: shape (t, s, LIMBS).
+
+    A wrong share goes unnoticed here with probability 2^-16: what else is known of a seed must be checked too.
+    """
+    num_seeds = shares.shape[1]
+    limbs = shamir.reconstruct(places, shares.reshape(len(places), num_seeds * LIMBS)).reshape(num_seeds, LIMBS)
+    return [_limbs_to_seed(row) for row in limbs]
+
+
+def shares_to_bytes(shares: ShareArray) -> bytes:
+    """Big-endian 16-bit limbs, in C order."""
+    return shares.astype(_WIRE_DTYPE).tobytes()
+
+
+def shares_from_bytes(data: bytes | memoryview) -> ShareArray:
+    """Shares of shape (len(data) / SHARE_BYTES, LIMBS); InvalidSharesError if a limb is outside the field."""
+    shares = np.frombuffer(data, dtype=_WIRE_DTYPE).astype(np.uint16).reshape(-1, LIMBS)
+    if shares.size and int(shares.max()) >= PRIME:
+        raise InvalidSharesError("a share is outside the field")
+    return shares
+
+
+class ShareChannel:
+    """The encrypted one-message channels in both directions between this client and one peer.
+
+    One key a direction, both from one exchange; the associated data binds label, session, sender and receiver.
+    """
+
+    __slots__ = ("_receive_key", "_send_key")
+
+    def __init__(self, send_key: bytes, receive_key: bytes) -> None:
+        self._send_key = send_key
+        self._receive_key = receive_key
+
+    def __repr__(self) -> str:
+        return "ShareChannel(<redacted>)"
+
+    @property
+    def receive_key(self) -> bytes:
+        """What `open_shares` needs once the shares have been sent."""
+        return self._receive_key
+
+    @classmethod
+    def agree(
+        cls,
+        secret_key: SecretKey,
+        peer_public_key: bytes,
+        session_id: bytes,
+        own_id: ClientId,
+        peer_id: ClientId,
+    ) -> "ShareChannel":
+        """The channel with a peer; ValueError if its public key is of small order."""
+        low, high = sorted((own_id, peer_id))
+        keys = kdf.derive(
+            secret_key.exchange(peer_public_key),
+            salt=session_id,
+            label=labels.CHANNEL_KEYS,
+            context=_pair(low, high),
+            length=2 * aead.KEY_BYTES,
+        )
+        upward, downward = keys[: aead.KEY_BYTES], keys[aead.KEY_BYTES :]
+        return cls(upward, downward) if own_id == low else cls(downward, upward)
+
+    def seal_shares(self, shares: bytes, session_id: bytes, own_id: ClientId, peer_id: ClientId) -> bytes:
+        """The encrypted shares for a peer, ENCRYPTED_SHARES_BYTES bytes."""
+        return aead.seal(self._send_key, shares, _share_data(session_id, own_id, peer_id))
+
+
+def open_shares(
+    receive_key: bytes, ciphertext: bytes, session_id: bytes, sender: ClientId, receiver: ClientId
+) -> ShareArray:
+    """A peer's shares, shape (2, LIMBS); AuthenticationError or InvalidSharesError if they are not what it sent."""
+    return shares_from_bytes(aead.open_sealed(receive_key, ciphertext, _share_data(session_id, sender, receiver)))
+
+
+def _share_data(session_id: bytes, sender: ClientId, receiver: ClientId) -> bytes:
+    return labels.SHARE_DATA + session_id + _pair(sender, receiver)
+
+
+def _pair(first: ClientId, second: ClientId) -> bytes:
+    return first.to_bytes(4, "big") + second.to_bytes(4, "big")
+
+
+def _seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
+    value = int.from_bytes(seed, "big")
+    return np.array([value >> (_LIMB_BITS * i) & 0x7FFF for i in range(LIMBS)], dtype=np.uint16)
+
+
+def _limbs_to_seed(limbs: npt.NDArray[np.uint16]) -> bytes | None:
+    value = sum(int(limb) << (_LIMB_BITS * i) for i, limb in enumerate(limbs))
+    if int(limbs.max()) >> _LIMB_BITS or value >> (8 * SEED_BYTES):
+        return None
+    return value.to_bytes(SEED_BYTES, "big")
+
+
+def _uniform_field_elements(count: int, entropy: EntropySource) -> npt.NDArray[np.uint16]:
+    """``count`` uniform elements of the field, by rejection: a 16-bit word is refused with probability 15/65536."""
+    accepted = np.empty(count, dtype=np.uint16)
+    filled = 0
+    while filled < count:
+        # A little more than is missing, so that one draw nearly always does.
+        words = np.frombuffer(draw(entropy, 2 * (count - filled + count // 1024 + 8)), dtype=_WIRE_DTYPE)
+        words = words[words < PRIME][: count - filled]
+        accepted[filled : filled + len(words)] = words
+        filled += len(words)
+    return accepted
