@@ -66,7 +66,7 @@ class State:
     setup: Setup
 
     def receive(self, message: ServerMessage, entropy: EntropySource) -> "Transition":
-        raise RemoteProtocolError(Rule.UNEXPECTED_MESSAGE, f"{type(message).__name__} while it {self.phase.value}")
+        raise RemoteProtocolError(Rule.UNEXPECTED_MESSAGE, f"{type(message).__name__} in phase {self.phase.name}")
 
     @property
     def phase(self) -> ClientPhase:

@@ -190,7 +190,7 @@ class Server:
         LocalProtocolError when no round is open.
         """
         if isinstance(self._stage, Ended | Recovery):
-            raise LocalProtocolError(f"there is no round to close: the server {self.phase.value}")
+            raise LocalProtocolError(f"there is no round to close: the server is in phase {self.phase.name}")
         drops: list[ServerEvent] = []
         for client_id in sorted(self.pending):
             drops.extend(self.drop(client_id, DropReason.DEADLINE))
@@ -207,7 +207,7 @@ class Server:
             LocalProtocolError: no job is open, or ``masks`` is no result of it; nothing is lost, call again.
         """
         if not isinstance(self._stage, Recovery):
-            raise LocalProtocolError(f"there is no job to finish: the server {self.phase.value}")
+            raise LocalProtocolError(f"there is no job to finish: the server is in phase {self.phase.name}")
         completed = self._stage.finish(masks)
         self._completed = True
         self._stage = Ended()

@@ -1,0 +1,194 @@
+"""Drives the machines over encoded bytes: the only place that knows of deadlines.
+
+Time is an argument (seconds on any clock that does not go back): a real transport passes its event loop's time, the
+in-process network a virtual one.  Both drivers take bytes and return the bytes to send; sockets are not theirs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import secagg
+from secagg import (
+    Aborted,
+    Client,
+    ClientDropped,
+    ClientId,
+    CodecError,
+    Completed,
+    DropReason,
+    InputRequested,
+    RemoteProtocolError,
+    Round,
+    SecAggError,
+    Send,
+    Server,
+    ServerPhase,
+    UnmaskJob,
+    UnmaskReady,
+)
+
+InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
+InputProvider: TypeAlias = Callable[[], InputVector]
+"""Gives a client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
+
+Delivery: TypeAlias = tuple[ClientId, bytes]
+"""An encoded message and the client to send it to."""
+
+_ROUND_OF_PHASE = {
+    ServerPhase.ADVERTISE_KEYS: Round.ADVERTISE_KEYS,
+    ServerPhase.SHARE_KEYS: Round.SHARE_KEYS,
+    ServerPhase.MASKED_INPUT_COLLECTION: Round.MASKED_INPUT_COLLECTION,
+    ServerPhase.UNMASKING: Round.UNMASKING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds that each round stays open when not everyone has answered."""
+
+    advertise_keys: float = 30.0
+    share_keys: float = 60.0
+    masked_input_collection: float = 600.0
+    unmasking: float = 60.0
+
+    def __post_init__(self) -> None:
+        for round_ in _ROUND_OF_PHASE.values():
+            if not self.of(round_) > 0:
+                raise ValueError(f"the deadline of {round_.value} must be above 0 seconds, not {self.of(round_)}")
+
+    def of(self, round_: Round) -> float:
+        """The seconds of one round."""
+        seconds: float = getattr(self, round_.name.lower())
+        return seconds
+
+
+class ServerDriver:
+    """Feeds a server with bytes and time, until it gives its outcome.
+
+    Call `start`, then `data_received`, `disconnected` and `tick` as things happen; send what each call returns.
+    `tick` is due at `deadline`.  When `job` is set, run it anywhere and hand the result to `finish`.
+    """
+
+    def __init__(self, server: Server, deadlines: Deadlines) -> None:
+        self._server = server
+        self._deadlines = deadlines
+        self._encoded: tuple[object, bytes] | None = None
+        self.deadline: float | None = None
+        self.job: UnmaskJob | None = None
+        self.outcome: Completed | Aborted | None = None
+        self.dropped: dict[ClientId, ClientDropped] = {}
+        self.unknown_clients: set[ClientId] = set()
+
+    @property
+    def round(self) -> Round:
+        """The round that is open, or was last."""
+        return _ROUND_OF_PHASE.get(self._server.phase, Round.UNMASKING)
+
+    def start(self, now: float) -> None:
+        """Open the first round."""
+        self.deadline = now + self._deadlines.of(self.round)
+
+    def data_received(self, client_id: ClientId, data: bytes, now: float) -> list[Delivery]:
+        """A whole message of a client, whose id is the connection's."""
+        try:
+            message = secagg.decode_client_message(data, self._server.params)
+        except CodecError as error:
+            return self.disconnected(client_id, now, DropReason.MALFORMED, str(error))
+        return self._handle(self._server.receive(client_id, message), now)
+
+    def disconnected(
+        self, client_id: ClientId, now: float, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
+    ) -> list[Delivery]:
+        """A client's connection ended, or is to be ended since what came over it was no message."""
+        return self._handle(self._server.drop(client_id, reason, detail), now)
+
+    def tick(self, now: float) -> list[Delivery]:
+        """Close the open round if its deadline has passed."""
+        if self.deadline is None or now < self.deadline:
+            return []
+        return self._close_round(now)
+
+    def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]], now: float) -> None:
+        """The result of `job`: sets `outcome`."""
+        self._handle(self._server.finish(masks), now)
+        self.job = None
+
+    def _close_round(self, now: float) -> list[Delivery]:
+        events = self._server.close_round()
+        phase = self._server.phase
+        self.deadline = now + self._deadlines.of(self.round) if phase in _ROUND_OF_PHASE else None
+        return self._handle(events, now)
+
+    def _handle(self, events: tuple[secagg.events.ServerEvent, ...], now: float) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for event in events:
+            match event:
+                case Send(to=client_id, message=message):
+                    assert isinstance(client_id, int)  # noqa: S101 - a server sends to clients only
+                    deliveries.append((client_id, self._encode(message)))
+                case ClientDropped(reason=DropReason.UNKNOWN_CLIENT):
+                    self.unknown_clients.add(event.client_id)
+                case ClientDropped():
+                    self.dropped[event.client_id] = event
+                case UnmaskReady():
+                    self.job = event.job
+                case Completed() | Aborted():
+                    self.outcome = event
+        # Waiting for a deadline gains nothing once nobody is pending.
+        if not deliveries and self.outcome is None and self.deadline is not None and not self._server.pending:
+            return self._close_round(now)
+        return deliveries
+
+    def _encode(self, message: secagg.messages.Message) -> bytes:
+        """The message's bytes; one message object that goes to many clients is encoded once."""
+        if self._encoded is None or self._encoded[0] is not message:
+            self._encoded = (message, secagg.encode(message, self._server.params))
+        return self._encoded[1]
+
+
+class ClientDriver:
+    """Feeds a client with bytes, and with its input when that is due.
+
+    `error` is set once the server broke a rule or sent what is no message; the client is dead then, and its connection
+    is to be closed.
+    """
+
+    def __init__(self, client: Client, provide_input: InputProvider) -> None:
+        self._client = client
+        self._provide_input = provide_input
+        self.error: SecAggError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is expected of this client."""
+        return self.error is not None or self._client.phase is secagg.ClientPhase.FINISHED
+
+    def start(self) -> list[bytes]:
+        """The first messages to send."""
+        return self._handle(self._client.start())
+
+    def data_received(self, data: bytes) -> list[bytes]:
+        """A whole message of the server; returns the messages to send."""
+        if self.error is not None:
+            return []
+        try:
+            message = secagg.decode_server_message(data, self._client.params)
+            return self._handle(self._client.receive(message))
+        except (CodecError, RemoteProtocolError) as error:
+            self._client.abort()
+            self.error = error
+            return []
+
+    def _handle(self, events: tuple[secagg.events.ClientEvent, ...]) -> list[bytes]:
+        out: list[bytes] = []
+        for event in events:
+            match event:
+                case Send(message=message):
+                    out.append(secagg.encode(message, self._client.params))
+                case InputRequested():
+                    out += self._handle(self._client.submit_input(self._provide_input()))
+        return out

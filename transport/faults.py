@@ -1,0 +1,95 @@
+"""A schedule of faults: what goes wrong with which client's messages, in which round."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, unique
+from math import floor
+
+import numpy as np
+
+from secagg import ClientId, Round
+
+
+@unique
+class Fault(Enum):
+    """What happens to a message on its way, or to its sender."""
+
+    VANISH = "the client does not send it, and nothing more"
+    DISCONNECT = "the connection breaks in the middle of it"
+    DELAY = "it arrives after the deadline"
+    DUPLICATE = "it arrives twice"
+    REORDER = "it arrives in time, but after everyone else's"
+    CORRUPT = "some of its bits are flipped"
+
+
+@unique
+class Direction(Enum):
+    """Which way a message goes."""
+
+    UP = "client to server"
+    DOWN = "server to client"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultSchedule:
+    """At most one fault a client, round and direction.
+
+    Attributes:
+        faults: by (client, round, direction). A round's downward message is the one that opens it for the client;
+            AdvertiseKeys has none. VANISH is a client's own doing: it counts upwards only.
+    """
+
+    faults: Mapping[tuple[ClientId, Round, Direction], Fault] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for (client_id, round_, direction), fault in self.faults.items():
+            if direction is Direction.DOWN and (fault is Fault.VANISH or round_ is Round.ADVERTISE_KEYS):
+                raise ValueError(f"client {client_id}: {fault.name} is no fault of a message down in {round_.value}")
+
+    def of(self, client_id: ClientId, round_: Round, direction: Direction) -> Fault | None:
+        """The fault of one message, if it has one."""
+        return self.faults.get((client_id, round_, direction))
+
+    @classmethod
+    def dropouts(
+        cls,
+        client_ids: Iterable[ClientId],
+        fraction: float,
+        *,
+        seed: int,
+        rounds: Iterable[Round] = tuple(Round),
+        kinds: Iterable[Fault] = (Fault.VANISH, Fault.DISCONNECT),
+    ) -> "FaultSchedule":
+        """floor(fraction * clients) of the clients vanish, each in one of ``rounds`` and in one of the ways ``kinds``.
+
+        The number is exact, as the planner counts it; who, when and how follow from ``seed``.
+        """
+        ids, rounds, kinds = sorted(client_ids), tuple(rounds), tuple(kinds)
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"the fraction of dropouts must be between 0 and 1, not {fraction}")
+        rng = np.random.default_rng(seed)
+        # The same guard against binary fractions as the planner's: 0.29 of 100 are 29.
+        chosen = rng.choice(len(ids), size=floor(fraction * len(ids) + 1e-14), replace=False).tolist()
+        return cls(
+            {
+                (ids[index], rounds[rng.integers(len(rounds))], Direction.UP): kinds[rng.integers(len(kinds))]
+                for index in sorted(chosen)
+            }
+        )
+
+    @classmethod
+    def random(cls, client_ids: Iterable[ClientId], rate: float, *, seed: int) -> "FaultSchedule":
+        """Every message of every client, up and down, has a fault of any kind with probability ``rate``."""
+        rng = np.random.default_rng(seed)
+        kinds = tuple(Fault)
+        faults = {}
+        for client_id in sorted(client_ids):
+            for round_ in Round:
+                for direction in Direction:
+                    kind = kinds[rng.integers(len(kinds))]
+                    legal = direction is Direction.UP or (
+                        kind is not Fault.VANISH and round_ is not Round.ADVERTISE_KEYS
+                    )
+                    if rng.random() < rate and legal:
+                        faults[client_id, round_, direction] = kind
+        return cls(faults)

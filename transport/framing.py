@@ -1,0 +1,71 @@
+"""Messages on a byte stream: length-prefixed frames with a checksum. Sans-IO.
+
+A frame is ``length (4 bytes, big-endian) | CRC-32 of the payload (4 bytes, big-endian) | payload``.  The checksum
+finds damage on a link that has no integrity of its own; against an attacker a link needs TLS.
+"""
+
+import zlib
+from struct import Struct
+
+from transport.errors import FrameError
+
+_HEADER = Struct(">II")
+HEADER_BYTES = _HEADER.size
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """The frame that carries ``payload``."""
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+class FrameDecoder:
+    """Cuts a stream into payloads; feed it whatever the socket gives, in pieces of any size.
+
+    Args:
+        max_payload: the largest payload to accept, in bytes (`secagg.max_message_bytes`): a frame that announces
+            more is refused before anything of it is kept.
+    """
+
+    def __init__(self, max_payload: int) -> None:
+        self._max_payload = max_payload
+        self._buffer = bytearray()
+        self._broken = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the stream ends within a frame: if it does so for good, the sender broke off."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payloads that ``data`` completes.
+
+        Raises:
+            FrameError: a frame that is too long or damaged; from then on always.
+        """
+        if self._broken:
+            raise FrameError("the stream was broken before")
+        self._buffer += data
+        payloads = []
+        while (payload := self._next()) is not None:
+            payloads.append(payload)
+        return payloads
+
+    def _next(self) -> bytes | None:
+        if len(self._buffer) < HEADER_BYTES:
+            return None
+        length, checksum = _HEADER.unpack_from(self._buffer)
+        if length > self._max_payload:
+            self._fail(f"a frame announces {length} bytes, but at most {self._max_payload} are accepted")
+        end = HEADER_BYTES + length
+        if len(self._buffer) < end:
+            return None
+        payload = bytes(memoryview(self._buffer)[HEADER_BYTES:end])
+        del self._buffer[:end]
+        if zlib.crc32(payload) != checksum:
+            self._fail("a frame is damaged: its checksum does not match")
+        return payload
+
+    def _fail(self, why: str) -> None:
+        self._broken = True
+        self._buffer.clear()
+        raise FrameError(why)

@@ -1,0 +1,310 @@
+"""An in-process network: one server and its clients over encoded bytes, with faults, in virtual time.
+
+Everything that a real deployment does is done, keys, encryption and encoding included; only the wires are missing.
+Waiting costs nothing: the clock jumps to the next event, so a session whose clients all time out takes no longer.
+"""
+
+import heapq
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+import secagg
+from secagg import (
+    Aborted,
+    Client,
+    ClientDropped,
+    ClientId,
+    Completed,
+    DropReason,
+    Parameters,
+    Round,
+    SecAggError,
+    Server,
+)
+from secagg.primitives.entropy import EntropySource
+from transport.driver import ClientDriver, Deadlines, InputVector, ServerDriver
+from transport.errors import FrameError
+from transport.faults import Direction, Fault, FaultSchedule
+from transport.framing import FrameDecoder, encode_frame
+
+Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputVector]
+"""Each client's input, or a function that makes it when it is due."""
+
+Observer: TypeAlias = Callable[[Round, int, int], None]
+"""Called as the session goes on: the open round, how many have answered, how many are awaited."""
+
+_ROUNDS = tuple(Round)
+_NONCE_BYTES = 16
+
+# Fractions of the round's deadline: a message takes up to the first, one that is reordered comes after all those.
+_LATENCY = 0.5
+_REORDERED = 0.9
+_DELAYED = 1.5
+
+
+@dataclass
+class ClientReport:
+    """What one client's part cost, and how it ended.
+
+    Attributes:
+        bytes_up, bytes_down: bytes that it sent and received, by round, frames included.
+        seconds: computing time, by round, the making of its input not counted.
+        error: why it gave up, if it did: the rule that a message broke.
+    """
+
+    bytes_up: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
+    bytes_down: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
+    seconds: defaultdict[Round, float] = field(default_factory=lambda: defaultdict(float))
+    error: SecAggError | FrameError | None = None
+
+
+@dataclass
+class SessionReport:
+    """What a session came to.
+
+    Attributes:
+        outcome: `Completed` with the sum, or `Aborted`.
+        dropped: the clients that the server went on without, and why.
+        clients: one report a client.
+        server_seconds: the server's computing time, by round; Unmasking includes the recovery of the masks.
+        virtual_seconds: how long the session would have taken by the network's clock.
+    """
+
+    outcome: Completed | Aborted
+    dropped: dict[ClientId, ClientDropped]
+    clients: dict[ClientId, ClientReport]
+    server_seconds: dict[Round, float]
+    virtual_seconds: float
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that all clients sent."""
+        return sum(sum(client.bytes_up.values()) for client in self.clients.values())
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that all clients received."""
+        return sum(sum(client.bytes_down.values()) for client in self.clients.values())
+
+
+def run_session(
+    params: Parameters,
+    inputs: Inputs,
+    *,
+    client_ids: Iterable[ClientId] | None = None,
+    context: bytes = b"",
+    faults: FaultSchedule | None = None,
+    deadlines: Deadlines | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    entropy: EntropySource = os.urandom,
+    observer: Observer | None = None,
+) -> SessionReport:
+    """Run one session from the first key to its outcome.
+
+    Args:
+        params: the session's parameters.
+        inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits).
+        client_ids: who takes part; by default 0 .. num_clients - 1.
+        context: bytes bound into the session, such as the hash of the model.
+        faults: what goes wrong; by default nothing.
+        deadlines: how long rounds stay open, in virtual seconds.
+        seed: of the network's latencies and of which bits a CORRUPT fault flips; never of keys or masks.
+        workers: threads for the recovery of the masks.
+        entropy: the source of keys and masks; only tests pass another than `os.urandom`.
+        observer: called after each message that the server took.
+
+    Raises:
+        LocalProtocolError: an input of a wrong shape, dtype or range.
+    """
+    ids = tuple(range(params.num_clients)) if client_ids is None else tuple(client_ids)
+    nonce = entropy(_NONCE_BYTES)
+    server = Server(params, ids, context=context, nonce=nonce, entropy=entropy)
+    clients = {i: Client(params, i, context=context, nonce=nonce, entropy=entropy) for i in ids}
+    make_input = inputs if callable(inputs) else inputs.__getitem__
+    network = _Network(
+        server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, workers, observer
+    )
+    return network.run()
+
+
+class _Connection:
+    """One client with its link to the server; each end decodes frames from a stream of its own."""
+
+    def __init__(self, client: Client, make_input: Callable[[ClientId], InputVector]) -> None:
+        self.client_id = client.client_id
+        self.report = ClientReport()
+        self.input_seconds = 0.0
+        self._make_input = make_input
+        self.driver = ClientDriver(client, self._timed_input)
+        limit = secagg.max_message_bytes(client.params)
+        self.decoders = {direction: FrameDecoder(limit) for direction in Direction}
+        self.sent = {Direction.UP: 0, Direction.DOWN: 1}
+        self.open = True
+
+    def next_round(self, direction: Direction) -> Round:
+        """The round of the next message that way: each side sends one a round, the server none in the first."""
+        index = min(self.sent[direction], len(_ROUNDS) - 1)
+        self.sent[direction] += 1
+        return _ROUNDS[index]
+
+    def _timed_input(self) -> InputVector:
+        started = time.perf_counter()
+        vector = self._make_input(self.client_id)
+        self.input_seconds += time.perf_counter() - started
+        return vector
+
+
+class _Network:
+    """The event queue between the drivers."""
+
+    def __init__(
+        self,
+        server: Server,
+        clients: dict[ClientId, Client],
+        make_input: Callable[[ClientId], InputVector],
+        faults: FaultSchedule,
+        deadlines: Deadlines,
+        seed: int,
+        workers: int,
+        observer: Observer | None,
+    ) -> None:
+        self._server = server
+        self._driver = ServerDriver(server, deadlines)
+        self._connections = {client_id: _Connection(client, make_input) for client_id, client in clients.items()}
+        self._faults = faults
+        self._deadlines = deadlines
+        self._rng = np.random.default_rng(seed)
+        self._workers = workers
+        self._observer = observer
+        self._now = 0.0
+        self._order = 0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._server_seconds: defaultdict[Round, float] = defaultdict(float)
+
+    def run(self) -> SessionReport:
+        self._driver.start(self._now)
+        for connection in self._connections.values():
+            self._client_step(connection, connection.driver.start)
+        while self._driver.outcome is None:
+            if self._driver.job is not None:
+                self._server_step(self._finish)
+            elif self._queue and (self._driver.deadline is None or self._queue[0][0] <= self._driver.deadline):
+                self._now, _, deliver = heapq.heappop(self._queue)
+                deliver()
+            else:
+                assert self._driver.deadline is not None  # noqa: S101 - a session waits for a message or a deadline
+                self._now = self._driver.deadline
+                self._server_step(lambda: self._driver.tick(self._now))
+        return SessionReport(
+            outcome=self._driver.outcome,
+            dropped=self._driver.dropped,
+            clients={i: connection.report for i, connection in self._connections.items()},
+            server_seconds=dict(self._server_seconds),
+            virtual_seconds=self._now,
+        )
+
+    def _finish(self) -> list[tuple[ClientId, bytes]]:
+        assert self._driver.job is not None  # noqa: S101 - the caller saw it
+        self._driver.finish(self._driver.job.run(self._workers), self._now)
+        return []
+
+    def _server_step(self, step: Callable[[], list[tuple[ClientId, bytes]]]) -> None:
+        """Let the server act, and send what it gives."""
+        round_ = self._driver.round
+        started = time.perf_counter()
+        deliveries = step()
+        self._server_seconds[round_] += time.perf_counter() - started
+        if self._observer is not None:
+            status = self._server.status
+            self._observer(self._driver.round, status.received, status.received + status.pending)
+        for client_id, message in deliveries:
+            self._transmit(self._connections[client_id], Direction.DOWN, message)
+
+    def _client_step(self, connection: _Connection, step: Callable[[], list[bytes]]) -> None:
+        """Let a client act, and send what it gives."""
+        round_ = _ROUNDS[min(connection.sent[Direction.UP], len(_ROUNDS) - 1)]
+        if self._faults.of(connection.client_id, round_, Direction.UP) is Fault.VANISH:
+            connection.open = False
+            return
+        started, making = time.perf_counter(), connection.input_seconds
+        messages = step()
+        making = connection.input_seconds - making
+        connection.report.seconds[round_] += time.perf_counter() - started - making
+        if connection.driver.error is not None:
+            self._give_up(connection, connection.driver.error)
+        for message in messages:
+            self._transmit(connection, Direction.UP, message)
+
+    def _transmit(self, connection: _Connection, direction: Direction, message: bytes) -> None:
+        """Put a message on the wire, with the fault that the schedule has for it."""
+        if not connection.open:
+            return
+        round_ = connection.next_round(direction)
+        fault = self._faults.of(connection.client_id, round_, direction)
+        frame = encode_frame(message)
+        if direction is Direction.UP:
+            connection.report.bytes_up[round_] += len(frame)
+        deadline = self._deadlines.of(round_)
+        delay = float(self._rng.uniform(0, _LATENCY)) * deadline
+        if fault is Fault.DISCONNECT:
+            self._schedule(delay, partial(self._deliver, connection, direction, round_, frame[: len(frame) // 2]))
+            self._schedule(delay, partial(self._disconnect, connection))
+            return
+        if fault is Fault.CORRUPT:
+            frame = self._corrupt(frame)
+        elif fault is Fault.DELAY:
+            delay = _DELAYED * deadline
+        elif fault is Fault.REORDER:
+            delay = _REORDERED * deadline
+        for _ in range(2 if fault is Fault.DUPLICATE else 1):
+            self._schedule(delay, partial(self._deliver, connection, direction, round_, frame))
+
+    def _corrupt(self, frame: bytes) -> bytes:
+        damaged = bytearray(frame)
+        for position in self._rng.integers(len(frame), size=1 + len(frame) // 1000):
+            damaged[position] ^= 1 << int(self._rng.integers(8))
+        return bytes(damaged)
+
+    def _schedule(self, delay: float, deliver: Callable[[], None]) -> None:
+        # The counter keeps what was sent first in front, and functions from being compared.
+        self._order += 1
+        heapq.heappush(self._queue, (self._now + delay, self._order, deliver))
+
+    def _deliver(self, connection: _Connection, direction: Direction, round_: Round, data: bytes) -> None:
+        """Bytes arrive at the other end."""
+        if not connection.open:
+            return
+        if direction is Direction.DOWN:
+            connection.report.bytes_down[round_] += len(data)
+        try:
+            messages = connection.decoders[direction].feed(data)
+        except FrameError as error:
+            if direction is Direction.DOWN:
+                self._give_up(connection, error)
+            else:
+                self._disconnect(connection, DropReason.MALFORMED, str(error))
+            return
+        for message in messages:
+            if direction is Direction.UP:
+                self._server_step(partial(self._driver.data_received, connection.client_id, message, self._now))
+            else:
+                self._client_step(connection, partial(connection.driver.data_received, message))
+
+    def _give_up(self, connection: _Connection, error: SecAggError | FrameError) -> None:
+        """The client ends its connection; what it had sent before still arrives."""
+        connection.report.error = error
+        self._disconnect(connection)
+
+    def _disconnect(
+        self, connection: _Connection, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
+    ) -> None:
+        connection.open = False
+        self._server_step(lambda: self._driver.disconnected(connection.client_id, self._now, reason, detail))
