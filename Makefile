@@ -1,0 +1,45 @@
+# Everything runs in .venv, which is made on first use. Needs Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint unit format changelog clean
+
+demo: .venv/fl  ## train on 40 clients, a quarter of them vanishing, secure beside plain
+	rm -rf runs/demo
+	$(BIN)/secagg train --dataset digits --clients 40 --dropout 0.25 --rounds 12 --compare --out runs/demo
+
+test: lint unit  ## linters, types, import contracts, tests
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: .venv/dev
+	$(BIN)/python -m pytest
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+changelog: .venv/dev  ## show what the next release's notes would be
+	$(BIN)/towncrier build --draft --version next
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("secagg needs Python 3.11 or newer, and PYTHON=$(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+# torch goes first: what is installed after it takes the build that is there instead of another.
+.venv/fl: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt --editable '.[fl]'
+	touch $@
+
+.venv/dev: pyproject.toml constraints.txt .venv/fl | .venv/bin/python
+	$(PIP) --constraint constraints.txt --editable '.[fl,dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Federated learning on PyTorch, with secure aggregation."""

@@ -1,0 +1,235 @@
+"""From the clients' updates to their mean: securely, or in the clear, behind one interface."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgpack
+import numpy as np
+
+import secagg
+from fl.quantization import Aggregate, ClientUpdate, IntegerVector, UpdateEncoding
+from secagg import Adversary, ClientId, Round
+from transport import Direction, Fault, FaultSchedule, encode_frame, run_session
+from transport.memory import Observer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRequest:
+    """One round's aggregation.
+
+    Attributes:
+        client_ids: the clients sampled for this round.
+        train: trains a client and gives its update; called once for each that gets so far.
+        context: bytes that the round is bound to: the digest of the model that the clients received, and its number.
+        faults: what goes wrong with whom.
+        seed: of rounding and of the network's latencies.
+        observer: hears of progress.
+    """
+
+    client_ids: tuple[ClientId, ...]
+    train: Callable[[ClientId], ClientUpdate]
+    context: bytes
+    faults: FaultSchedule
+    seed: int
+    observer: Observer | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """What came of it.
+
+    Attributes:
+        aggregate: what the server learned; None if the round was aborted.
+        included: whose updates are in it.
+        dropped: the clients that vanished, and in which round of the protocol; in Unmasking, an update is in already.
+        aborted: why there is no aggregate, if there is none.
+        bytes_up, bytes_down: bytes of all clients' messages, the model's download not counted.
+        seconds: of the whole round; training_seconds: of the clients' training in it.
+        ring_difference: the largest difference between the secure sum and the sum of the same clients' encoded
+            updates in the clear, as ring elements; None where that was not checked.
+    """
+
+    aggregate: Aggregate | None
+    included: tuple[ClientId, ...]
+    dropped: dict[ClientId, Round] = field(default_factory=dict)
+    aborted: str | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    ring_difference: int | None = None
+
+
+class Aggregator(Protocol):
+    """Takes the clients' updates to their weighted mean."""
+
+    @property
+    def name(self) -> str:
+        """`secure` or `plain`."""
+        ...
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        """Run one round."""
+        ...
+
+
+class _TimedTraining:
+    """The request's training, with its time."""
+
+    def __init__(self, request: RoundRequest) -> None:
+        self._request = request
+        self.seconds = 0.0
+
+    def __call__(self, client_id: ClientId) -> ClientUpdate:
+        started = time.perf_counter()
+        update = self._request.train(client_id)
+        self.seconds += time.perf_counter() - started
+        return update
+
+
+class SecureAggregator:
+    """The protocol: the server sees masked vectors and their sum.
+
+    Args:
+        plan: the session's plan; its ``vector_length`` and ``value_bits`` are the encoding's.
+        encoding: how updates become integers.
+        verify: keep what the clients encoded, and compare the secure sum with theirs, element by element. For
+            simulations: it needs all vectors in memory, and no real server could do it.
+        workers: threads for the recovery of the masks.
+    """
+
+    name = "secure"
+
+    def __init__(self, plan: secagg.Plan, encoding: UpdateEncoding, *, verify: bool = False, workers: int = 1) -> None:
+        self.plan = plan
+        self._encoding = encoding
+        self._verify = verify
+        self._workers = workers
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        started = time.perf_counter()
+        train = _TimedTraining(request)
+        encoded: dict[ClientId, IntegerVector] = {}
+
+        def make_input(client_id: ClientId) -> IntegerVector:
+            rng = np.random.default_rng((request.seed, client_id))
+            vector = self._encoding.encode(train(client_id), rng)
+            if self._verify:
+                encoded[client_id] = vector
+            return vector
+
+        report = run_session(
+            self.plan.parameters,
+            make_input,
+            client_ids=request.client_ids,
+            context=request.context,
+            faults=request.faults,
+            seed=request.seed,
+            workers=self._workers,
+            observer=request.observer,
+        )
+        outcome = report.outcome
+        aggregate: Aggregate | None = None
+        included: tuple[ClientId, ...] = ()
+        difference: int | None = None
+        if isinstance(outcome, secagg.Completed):
+            included = outcome.included
+            aggregate = self._encoding.decode(outcome.sum, len(included))
+            if self._verify:
+                difference = _ring_difference(outcome.sum, [encoded[i] for i in included], self.plan.parameters)
+        return RoundResult(
+            aggregate=aggregate,
+            included=included,
+            dropped={client_id: drop.round for client_id, drop in report.dropped.items()},
+            aborted=None if aggregate is not None else str(outcome),
+            bytes_up=report.bytes_up,
+            bytes_down=report.bytes_down,
+            seconds=time.perf_counter() - started,
+            training_seconds=train.seconds,
+            ring_difference=difference,
+        )
+
+
+class PlainAggregator:
+    """Ordinary federated averaging (McMahan et al. 2017): float32 updates in the clear, one message a client.
+
+    A client that vanishes before or during its masked input in the secure protocol sends nothing here either.
+    """
+
+    name = "plain"
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        started = time.perf_counter()
+        train = _TimedTraining(request)
+        total: np.ndarray | None = None
+        num_examples, correct, loss_sum, bytes_up = 0, 0, 0.0, 0
+        included: list[ClientId] = []
+        dropped: dict[ClientId, Round] = {}
+        for client_id in request.client_ids:
+            if round_ := _vanishes_before_its_update(request.faults, client_id):
+                dropped[client_id] = round_
+                continue
+            update = train(client_id)
+            message: bytes = msgpack.packb(
+                [update.num_examples, update.correct, update.loss_sum, update.delta.astype("<f4").tobytes()]
+            )
+            bytes_up += len(encode_frame(message))
+            examples, right, loss, delta = msgpack.unpackb(message)
+            weighted = np.frombuffer(delta, dtype="<f4").astype(np.float64) * examples
+            total = weighted if total is None else np.add(total, weighted, out=total)
+            num_examples, correct, loss_sum = num_examples + examples, correct + right, loss_sum + loss
+            included.append(client_id)
+            if request.observer is not None:
+                request.observer(Round.MASKED_INPUT_COLLECTION, len(included), len(request.client_ids))
+        aggregate = None
+        if total is not None:
+            aggregate = Aggregate(
+                mean_delta=(total / num_examples).astype(np.float32),
+                num_examples=num_examples,
+                loss=loss_sum / num_examples,
+                accuracy=correct / num_examples,
+                clipped=float("nan"),
+            )
+        return RoundResult(
+            aggregate=aggregate,
+            included=tuple(included),
+            dropped=dropped,
+            aborted=None if aggregate is not None else "no client sent its update",
+            bytes_up=bytes_up,
+            seconds=time.perf_counter() - started,
+            training_seconds=train.seconds,
+        )
+
+
+def plan_secure_aggregation(
+    encoding: UpdateEncoding, *, num_clients: int, dropout: float, corrupt: float = 0.0
+) -> secagg.Plan:
+    """The plan for rounds of ``num_clients`` clients with this encoding; PlanError with every reason why not."""
+    return secagg.plan(
+        num_clients=num_clients,
+        vector_length=encoding.vector_length,
+        value_bits=encoding.value_bits,
+        dropout=dropout,
+        corrupt=corrupt,
+        adversary=Adversary.HONEST_BUT_CURIOUS,
+    )
+
+
+def _vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Round | None:
+    for round_ in (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION):
+        if faults.of(client_id, round_, Direction.UP) in (Fault.VANISH, Fault.DISCONNECT):
+            return round_
+    return None
+
+
+def _ring_difference(secure: IntegerVector, encoded: list[IntegerVector], params: secagg.Parameters) -> int:
+    """The largest distance of the two sums in the ring; 0 if they are equal."""
+    plain = np.zeros(params.vector_length, dtype=np.uint64)
+    for vector in encoded:
+        plain += vector.astype(np.uint64)
+    mask = np.uint64(params.modulus - 1)
+    forward = (secure.astype(np.uint64) - plain) & mask
+    backward = (plain - secure.astype(np.uint64)) & mask
+    return int(np.minimum(forward, backward).max())

@@ -1,0 +1,109 @@
+"""A run's folder: what is needed to go on, and what came out of it.
+
+    config.json             the run's config, to read
+    checkpoint.safetensors  the models after the last whole round, with the config and the round's number
+    metrics.jsonl           a line a round and aggregator
+    model.safetensors       the trained model, for use elsewhere
+    accuracy.png            accuracy and dropouts by round
+
+The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from fl.config import RunConfig
+from fl.errors import ConfigError
+from fl.rounds import FederatedRun, RoundRecord, record_to_json
+from fl.serialization import model_to_bytes, own_tensors
+
+_CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
+PLOT = "accuracy.png"
+
+
+class RunFolder:
+    """Writes and reads a run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def plot_path(self) -> Path:
+        """Where the figure goes."""
+        return self.path / PLOT
+
+    @property
+    def model_path(self) -> Path:
+        """Where the trained model goes."""
+        return self.path / _MODEL
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder for a new run; ConfigError if there is one in it already."""
+        if (self.path / _CHECKPOINT).exists():
+            raise ConfigError(
+                f"{self.path} holds a run already: go on with it by --resume {self.path}, or choose another folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / _METRICS).write_text("")
+            self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def save(self, config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord]) -> None:
+        """Store the state after a round, and the round's records."""
+        with (self.path / _METRICS).open("a") as file:
+            for record in records:
+                file.write(json.dumps(record_to_json(record)) + "\n")
+        tensors = {
+            f"{run.aggregator.name}/{name}": tensor for run in runs for name, tensor in own_tensors(run.model).items()
+        }
+        metadata = {"config": json.dumps(config.to_json()), "rounds_done": str(runs[0].rounds_done)}
+        self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
+
+    def save_model(self, run: FederatedRun) -> None:
+        """Store the trained model by itself."""
+        self._replace(_MODEL, model_to_bytes(run.model))
+
+    def load_config(self) -> tuple[RunConfig, int]:
+        """The stored run's config and how many rounds it did; ConfigError if there is none."""
+        path = self.path / _CHECKPOINT
+        if not path.is_file():
+            raise ConfigError(f"there is no run to resume in {self.path}: it has no {_CHECKPOINT}")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+            return RunConfig.from_json(json.loads(metadata["config"])), int(metadata["rounds_done"])
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} is no checkpoint of this program: {error}") from error
+
+    def restore(self, runs: list[FederatedRun], rounds_done: int) -> list[RoundRecord]:
+        """Put the stored models into ``runs``; returns the records of the rounds done."""
+        tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
+        for run in runs:
+            prefix = f"{run.aggregator.name}/"
+            state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            run.model.load_state_dict(state)
+            run.rounds_done = rounds_done
+        lines = [json.loads(line) for line in (self.path / _METRICS).read_text().splitlines()]
+        # A round whose lines were written, but whose checkpoint was not, is done again.
+        lines = [line for line in lines if line["round"] <= rounds_done]
+        self._replace(_METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return [RoundRecord(**{**line, "included": tuple(line["included"])}) for line in lines]
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """Write a file in one step: it is the old one or the new one, never a part."""
+        with tempfile.NamedTemporaryFile(dir=self.path, prefix=f".{name}.", delete=False) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is for its owner's eyes only; results are as readable as anything the user writes.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(file.name).chmod(0o666 & ~mask)
+        Path(file.name).replace(self.path / name)

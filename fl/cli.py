@@ -1,0 +1,176 @@
+"""The command line: options and output. What the commands do is in the modules that they import when they run."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer import Option
+
+import secagg
+from fl.config import DROPOUT_POINTS, RunConfig
+from fl.errors import FLError
+from fl.plan_json import plan_to_json
+from secagg import Adversary, PlanError, SecAggError
+
+app = typer.Typer(
+    name="secagg",
+    help="Secure aggregation for federated learning: the server learns the sum of the clients' updates, nothing else.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.__dataclass_fields__.items()}
+_INTERRUPTED = 130
+
+JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
+
+
+@contextmanager
+def _reported(as_json: bool) -> Iterator[None]:
+    """A mistake of the user's is a line on stderr and a non-zero exit, never a traceback."""
+    try:
+        yield
+    except (FLError, SecAggError) as error:
+        console = Console(stderr=True)
+        reasons = error.reasons if isinstance(error, PlanError) else (str(error),)
+        console.print(
+            "[bold red]error:[/bold red]",
+            reasons[0] if len(reasons) == 1 else "this cannot work:",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if len(reasons) > 1:
+            for reason in reasons:
+                console.print(f"  - {reason}", highlight=False, soft_wrap=True)
+        if as_json:
+            typer.echo(json.dumps({"error": str(error), "reasons": list(reasons)}))
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def plan(
+    clients: Annotated[int, Option(help="Clients that take part in a session.")],
+    dropout: Annotated[float, Option(help="Fraction of them expected to vanish.")] = 0.0,
+    corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
+    adversary: Annotated[str, Option(help="honest-but-curious.")] = Adversary.HONEST_BUT_CURIOUS.value,
+    graph: Annotated[str, Option(help="complete: everyone shares masks with everyone.")] = "complete",
+    length: Annotated[int, Option(help="Elements of each vector.")] = 100_000,
+    value_bits: Annotated[int, Option(help="Bits of an element.")] = 16,
+    max_weight: Annotated[int, Option(help="The largest integer weight that elements are multiplied by.")] = 1,
+    threshold: Annotated[int | None, Option(help="A larger threshold than the smallest safe one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the parameters for a threat model and why, or every reason why there are none."""
+    with _reported(as_json):
+        chosen = _plan(
+            num_clients=clients,
+            vector_length=length,
+            value_bits=value_bits,
+            max_weight=max_weight,
+            dropout=dropout,
+            corrupt=corrupt,
+            threshold=threshold,
+            adversary=adversary,
+            graph=graph,
+        )
+    if as_json:
+        typer.echo(json.dumps(plan_to_json(chosen)))
+        return
+    params = chosen.parameters
+    table = Table(title=f"plan for {params.num_clients} clients", show_header=False)
+    for name in ("threshold", "degree", "ring_bits", "value_bits", "vector_length"):
+        table.add_row(name.replace("_", " "), f"{getattr(params, name):,}")
+    console = Console()
+    console.print(table)
+    for reason in chosen.reasons:
+        console.print(f"- {reason}", highlight=False, soft_wrap=True)
+
+
+def _plan(*, adversary: str, graph: str, **numbers: Any) -> secagg.Plan:
+    """The plan; names that are not known are reported together with the numbers that do not work."""
+    reasons = []
+    known = [member.value for member in Adversary]
+    if adversary not in known:
+        reasons.append(f"adversary {adversary!r} is not known here; known: {', '.join(known)}")
+    if graph != "complete":
+        reasons.append(f"graph {graph!r} is not known here; known: complete")
+    try:
+        chosen = secagg.plan(**numbers)
+    except PlanError as error:
+        raise PlanError((*reasons, *error.reasons)) from None
+    if reasons:
+        raise PlanError(tuple(reasons))
+    return chosen
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    dataset: Annotated[str, Option(help="digits, fashion-mnist, mnist or mnist-writers.")] = _DEFAULTS["dataset"],
+    data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
+    model: Annotated[str, Option(help="2nn, cnn, small-cnn or logistic [default: suits the data set].")] = "",
+    clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = _DEFAULTS["clients"],
+    sample: Annotated[int | None, Option(help="Clients that take part in a round [default: all].")] = None,
+    rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
+    epochs: Annotated[int, Option(help="Local epochs a round.")] = _DEFAULTS["epochs"],
+    batch_size: Annotated[int, Option("--batch-size", "--batch", help="Local batch size.")] = _DEFAULTS["batch_size"],
+    learning_rate: Annotated[float, Option("--learning-rate", "--lr", help="Local learning rate (SGD).")] = _DEFAULTS[
+        "learning_rate"
+    ],
+    momentum: Annotated[float, Option(help="Local momentum.")] = _DEFAULTS["momentum"],
+    server_learning_rate: Annotated[
+        float, Option("--server-learning-rate", "--server-lr", help="Multiplies the mean update.")
+    ] = _DEFAULTS["server_learning_rate"],
+    partition: Annotated[
+        str, Option(help="iid, shards, dirichlet or by-writer [default: by-writer for mnist-writers, else iid].")
+    ] = "",
+    alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = _DEFAULTS["alpha"],
+    shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = _DEFAULTS["shards_per_client"],
+    dropout: Annotated[float, Option(help="Fraction of the sampled clients that vanish.")] = _DEFAULTS["dropout"],
+    dropout_at: Annotated[
+        list[str] | None,
+        Option(help=f"Where they vanish: {', '.join(DROPOUT_POINTS)}; may be repeated [default: any]."),
+    ] = None,
+    corrupt: Annotated[float, Option(help="Fraction that may work with the server.")] = _DEFAULTS["corrupt"],
+    aggregator: Annotated[str, Option(help="secure or plain.")] = _DEFAULTS["aggregator"],
+    compare: Annotated[
+        bool, Option("--compare", help="Run the plain aggregator beside the secure one, and compare the sums.")
+    ] = False,
+    clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
+    value_bits: Annotated[
+        int | None, Option(help="Bits that an element is rounded to [default: at most 24, for a ring of 32].")
+    ] = None,
+    seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
+    channels_last: Annotated[bool, Option(help="Convolutions in the fast memory layout.")] = True,
+    bfloat16: Annotated[str, Option(help="auto, on or off: local training in bfloat16.")] = _DEFAULTS["bfloat16"],
+    out: Annotated[Path | None, Option(help="Folder for checkpoint, metrics, figure and model.")] = None,
+    resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on the clients' data by federated averaging."""
+    values = {name: value for name, value in context.params.items() if name in _DEFAULTS and value is not None}
+    values["dropout_at"] = tuple(dropout_at or ("any",))
+    given = [
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+    with _reported(as_json):
+        from fl.train_command import resume_training, start_training
+
+        console = Console(stderr=as_json)
+        if resume is not None:
+            finished = resume_training(resume, given, rounds if "rounds" in given else None, data_dir, console)
+        else:
+            finished = start_training(RunConfig(**values), out, data_dir, console)
+    if as_json:
+        typer.echo(json.dumps(finished.summary))
+    if finished.interrupted:
+        sys.exit(_INTERRUPTED)

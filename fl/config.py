@@ -1,0 +1,164 @@
+"""What defines a training run: checked here once, stored beside its results, and enough to repeat it."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from fl.errors import ConfigError
+from secagg import Round
+
+# The command line reads its defaults here; it must not wait seconds for torch to do so.
+if TYPE_CHECKING:
+    from fl.training import LocalTraining
+
+AggregatorName = Literal["secure", "plain"]
+
+DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
+    "any": tuple(Round),
+    "advertise-keys": (Round.ADVERTISE_KEYS,),
+    "share-keys": (Round.SHARE_KEYS,),
+    "masked-input-collection": (Round.MASKED_INPUT_COLLECTION,),
+    "unmasking": (Round.UNMASKING,),
+}
+"""Where clients vanish: before or while they send their message of that round of the protocol."""
+
+_DEFAULT_MODEL = {"digits": "small-cnn"}
+_DEFAULT_PARTITION = {"mnist-writers": "by-writer"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """A federated training run.
+
+    Attributes:
+        dataset: one of `fl.data.DATASETS`.
+        model: one of `fl.models.MODELS`; by default one that suits the data set.
+        clients: how many clients the training data is dealt out to.
+        sample: how many of them take part in each round; by default all.
+        rounds: communication rounds.
+        epochs, batch_size, learning_rate, momentum: of the clients' local training, by SGD.
+        server_learning_rate: what the mean update is multiplied by before it is applied.
+        partition: one of `fl.data.partition.SCHEMES`; by default by writer where the data set has writers, else iid.
+        alpha: of the Dirichlet partition.
+        shards_per_client: of the shards partition.
+        dropout: the fraction of the sampled clients that vanish in each round.
+        dropout_at: where they vanish, keys of `DROPOUT_POINTS`.
+        corrupt: the fraction of clients that may work together with the server; raises the threshold.
+        aggregator: `secure` or `plain`.
+        compare: run both side by side, and check the secure sums against those of the same clients' vectors.
+        clip: bound of an update's elements, in the model's units.
+        value_bits: bits that an update's element is rounded to; by default 24, the precision of float32, or less where
+            the sum of so many clients would not fit 32 bits: a wider ring costs twice the time.
+        seed: of everything but keys and masks.
+        channels_last, bfloat16: see `fl.training.LocalTraining`.
+
+    Raises:
+        ConfigError: naming every value that is out of range.
+    """
+
+    dataset: str = "digits"
+    model: str = ""
+    clients: int = 40
+    sample: int = 0
+    rounds: int = 10
+    epochs: int = 5
+    batch_size: int = 10
+    learning_rate: float = 0.1
+    momentum: float = 0.5
+    server_learning_rate: float = 1.0
+    partition: str = ""
+    alpha: float = 0.5
+    shards_per_client: int = 2
+    dropout: float = 0.0
+    dropout_at: tuple[str, ...] = ("any",)
+    corrupt: float = 0.0
+    aggregator: AggregatorName = "secure"
+    compare: bool = False
+    clip: float = 1.0
+    value_bits: int = 0
+    seed: int = 0
+    channels_last: bool = True
+    bfloat16: Literal["auto", "on", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        # Defaults that depend on other values are settled here, so that what is stored says all.
+        settled = {
+            "model": self.model or _DEFAULT_MODEL.get(self.dataset, "cnn"),
+            "partition": self.partition or _DEFAULT_PARTITION.get(self.dataset, "iid"),
+            "sample": self.sample or self.clients,
+            "dropout_at": tuple(self.dropout_at),
+            "value_bits": self.value_bits or max(1, min(24, 32 - (self.sample or self.clients).bit_length())),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+        if problems := self._problems():
+            raise ConfigError("; ".join(problems))
+
+    def _problems(self) -> list[str]:
+        from fl.data import DATASETS
+        from fl.data.partition import SCHEMES
+        from fl.models import MODELS
+
+        problems = []
+        choices = {
+            "dataset": (self.dataset, DATASETS),
+            "model": (self.model, MODELS),
+            "partition": (self.partition, SCHEMES),
+            "aggregator": (self.aggregator, ("secure", "plain")),
+        }
+        for name, (value, known) in choices.items():
+            if value not in known:
+                problems.append(f"unknown {name} {value!r}; known are {', '.join(known)}")
+        for point in self.dropout_at:
+            if point not in DROPOUT_POINTS:
+                problems.append(f"unknown dropout point {point!r}; known are {', '.join(DROPOUT_POINTS)}")
+        for name in ("clients", "rounds", "epochs", "batch_size", "shards_per_client"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.aggregator == "secure" and self.clients < 2:
+            problems.append("secure aggregation needs at least 2 clients: the sum of one update is that update")
+        if not 1 <= self.sample <= max(1, self.clients):
+            problems.append(f"sample must be between 1 and the {self.clients} clients, not {self.sample}")
+        for name in ("dropout", "corrupt"):
+            if not 0 <= getattr(self, name) < 1:
+                problems.append(f"{name} must be a fraction, at least 0 and below 1, not {getattr(self, name)}")
+        if not (math.isfinite(self.server_learning_rate) and self.server_learning_rate > 0):
+            problems.append(f"server_learning_rate must be above 0, not {self.server_learning_rate}")
+        if self.seed < 0:
+            problems.append(f"seed must not be negative, nor {self.seed}")
+        if self.compare and self.aggregator != "secure":
+            problems.append("compare runs the plain aggregator beside the secure one: leave aggregator at secure")
+        return problems
+
+    @property
+    def local_training(self) -> "LocalTraining":
+        """The clients' part of it; ConfigError if it is out of range."""
+        from fl.training import LocalTraining
+
+        return LocalTraining(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            channels_last=self.channels_last,
+            bfloat16=self.bfloat16,
+        )
+
+    @property
+    def dropout_rounds(self) -> tuple[Round, ...]:
+        """The rounds of the protocol in which clients vanish."""
+        chosen = {round_ for point in self.dropout_at for round_ in DROPOUT_POINTS[point]}
+        return tuple(round_ for round_ in Round if round_ in chosen)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "dropout_at": list(self.dropout_at)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RunConfig":
+        """What `to_json` gave; ConfigError for unknown or missing names."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise ConfigError(f"a stored run of another version: {', '.join(sorted(set(values) ^ names))} differ")
+        return cls(**values)

@@ -1,0 +1,140 @@
+"""What a person sees of a run: progress bars, a line a round, and the closing table."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl.config import RunConfig
+from fl.rounds import FederatedRun, RoundRecord
+from secagg import Round
+
+
+def format_bytes(count: float) -> str:
+    """Decimal units, three figures: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def percent(fraction: float | None) -> str:
+    """Two decimals, since half a point is what runs differ by."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}%"
+
+
+class TrainingDisplay:
+    """Bars for rounds and for the clients of the open round, with a line above them for each round that is done."""
+
+    def __init__(self, console: Console, config: RunConfig) -> None:
+        self._console = console
+        self._config = config
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # Bars are for eyes: a file or a pipe gets the lines only.
+            disable=not console.is_terminal,
+        )
+        self._rounds = self._progress.add_task("rounds", total=config.rounds, note="")
+        self._clients = self._progress.add_task("clients", total=config.sample, note="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def introduce(self, runs: list[FederatedRun], num_parameters: int) -> None:
+        """Say what is about to run."""
+        config = self._config
+        self._console.print(
+            f"[bold]{config.dataset}[/bold], {config.model} with {num_parameters:,} parameters; "
+            f"{config.clients} clients ({config.partition}), {config.sample} a round"
+            + (f", of which {percent(config.dropout)} vanish" if config.dropout else ""),
+            soft_wrap=True,
+        )
+        plan = runs[0].plan
+        if plan is not None:
+            params = plan.parameters
+            self._console.print(
+                f"secure aggregation: threshold {params.threshold} of {params.num_clients}, values of "
+                f"{params.value_bits} bits in a ring of {params.ring_bits}; "
+                f"{plan.expected_dropouts} may vanish a round as expected, and {plan.spare_clients} more",
+                soft_wrap=True,
+            )
+
+    def round_started(self, rounds_done: int) -> None:
+        """Reset the clients' bar."""
+        self._progress.update(self._rounds, completed=rounds_done)
+        self._progress.update(self._clients, completed=0, note="")
+
+    def on_progress(self, aggregator: str, round_: Round, answered: int, awaited: int) -> None:
+        """Move the clients' bar."""
+        self._progress.update(
+            self._clients, completed=answered, total=max(awaited, 1), note=f"{aggregator}: {round_.value}"
+        )
+
+    def round_done(self, records: list[RoundRecord]) -> None:
+        """Print the round's line, and keep the newest accuracy beside the bar."""
+        own, *others = records
+        self._progress.update(self._rounds, completed=own.round, note=f"accuracy {percent(own.accuracy)}")
+        width = len(str(self._config.rounds))
+        parts = [
+            f"round {own.round:>{width}}/{self._config.rounds}",
+            f"accuracy [bold]{percent(own.accuracy)}[/bold]",
+            *(f"{other.aggregator} {percent(other.accuracy)}" for other in others),
+            f"{len(own.included):>3} of {own.sampled} in the sum",
+            f"up {format_bytes(own.bytes_up)}",
+            f"down {format_bytes(own.bytes_down + own.model_bytes)}",
+            f"{own.seconds:.1f} s",
+        ]
+        if own.clipped:
+            parts.append(f"{percent(own.clipped)} clipped")
+        self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+        if own.aborted:
+            self._console.print(
+                f"  [red]the model stays as it was: {own.aborted}[/red]", highlight=False, soft_wrap=True
+            )
+        elif own.dropped:
+            where = ", ".join(f"{own.dropped[r.value]} in {r.value}" for r in Round if r.value in own.dropped)
+            self._console.print(f"  [dim]vanished: {where}[/dim]", highlight=False, soft_wrap=True)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The closing table: one column an aggregator."""
+    compared = "plain_accuracy" in summary
+    table = Table(title=f"{summary['dataset']}, {summary['model']}: {summary['rounds']} rounds")
+    table.add_column("")
+    table.add_column(summary["aggregator"], justify="right")
+    if compared:
+        table.add_column("plain", justify="right")
+
+    def row(label: str, own: str, plain: str = "") -> None:
+        table.add_row(label, own, *([plain] if compared else []))
+
+    row("test accuracy", percent(summary["accuracy"]), percent(summary.get("plain_accuracy")))
+    counts = summary["included"]
+    row("clients in the sum, by round", f"{min(counts)} to {max(counts)}" if counts else "-", "the same")
+    row("aborted rounds", str(len(summary["aborted"])))
+    for name, label in (("bytes_up", "sent by all clients"), ("bytes_down", "received by all clients")):
+        row(label, format_bytes(summary[name]), format_bytes(summary.get(f"plain_{name}", 0)))
+    row("seconds", f"{summary['seconds']:.1f}", f"{summary.get('plain_seconds', 0):.1f}")
+    row("largest clipped share of a round", "-" if summary["clipped"] is None else percent(summary["clipped"]), "-")
+    if compared:
+        row("secure sum less plain sum, in the ring", str(summary["ring_difference"]))
+        total, plain = (summary[f"{prefix}bytes_up"] + summary[f"{prefix}bytes_down"] for prefix in ("", "plain_"))
+        row("bytes over plain", f"{format_bytes(abs(total - plain))} {'more' if total >= plain else 'less'}")
+        row("", f"{total / plain:.2f} times plain")
+    return table

@@ -1,0 +1,134 @@
+"""Deal the training examples out to clients.
+
+Every scheme returns one sorted int64 array of example indices a client; no example is given twice, and no
+client is left without. The result depends on the arguments only. `iid`, `shards` and `dirichlet` give out
+all examples; `by_writer` gives out all examples of the writers it chose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.data.dataset import Dataset
+from fl.errors import ConfigError
+
+Indices = npt.NDArray[np.int64]
+
+SCHEMES: tuple[str, ...] = ("iid", "shards", "dirichlet", "by-writer")
+"""The names that `partition` knows."""
+
+
+def partition(
+    dataset: Dataset,
+    scheme: str,
+    num_clients: int,
+    *,
+    seed: int,
+    alpha: float = 0.5,
+    shards_per_client: int = 2,
+) -> list[Indices]:
+    """Split `dataset`'s training examples by the scheme named (one of SCHEMES).
+
+    `alpha` is used by `dirichlet` only, `shards_per_client` by `shards` only. Raises ConfigError for an
+    unknown scheme, numbers that do not fit the data, or `by-writer` where the writers are not known.
+    """
+    labels = dataset.train_labels.numpy()
+    if scheme == "iid":
+        return iid(labels, num_clients, seed)
+    if scheme == "shards":
+        return shards(labels, num_clients, seed, shards_per_client=shards_per_client)
+    if scheme == "dirichlet":
+        return dirichlet(labels, num_clients, seed, alpha=alpha)
+    if scheme == "by-writer":
+        if dataset.train_writers is None:
+            raise ConfigError(f"{dataset.name} does not say who wrote what; mnist-writers does")
+        return by_writer(dataset.train_writers, num_clients, seed)
+    raise ConfigError(f"unknown partition {scheme!r}; known are {', '.join(SCHEMES)}")
+
+
+def iid(labels: Indices, num_clients: int, seed: int) -> list[Indices]:
+    """Shuffle and cut evenly: sizes differ by at most one."""
+    rng = _generator(seed)
+    _check_enough(len(labels), num_clients, "examples")
+    return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
+
+
+def shards(labels: Indices, num_clients: int, seed: int, *, shards_per_client: int = 2) -> list[Indices]:
+    """Sort by label, cut into num_clients * shards_per_client runs, deal the runs out at random.
+
+    With two shards most clients see two classes only: the pathological non-IID split of McMahan et al.
+    (AISTATS 2017, section 3). Shards differ in length by at most one.
+    """
+    rng = _generator(seed)
+    if shards_per_client < 1:
+        raise ConfigError(f"shards_per_client must be at least 1, not {shards_per_client}")
+    num_shards = num_clients * shards_per_client
+    _check_enough(len(labels), num_clients, "examples")
+    _check_enough(len(labels), num_shards, "examples", "shards")
+    runs = np.array_split(np.argsort(labels, kind="stable"), num_shards)
+    hands = rng.permutation(num_shards).reshape(num_clients, shards_per_client)
+    return _sorted(np.concatenate([runs[shard] for shard in hand]) for hand in hands)
+
+
+def dirichlet(labels: Indices, num_clients: int, seed: int, *, alpha: float) -> list[Indices]:
+    """Split each class in proportions drawn from a symmetric Dirichlet(alpha) over the clients.
+
+    Small `alpha`: each class sits with few clients; large: close to IID (Hsu et al. 2019,
+    arXiv:1909.06335). A client that the draw left without any example is given one, chosen at random, of the
+    client that has most at that moment: the draw is kept otherwise, where drawing again until nobody is
+    empty would favor even splits, and need not end for small `alpha`.
+    """
+    rng = _generator(seed)
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ConfigError(f"alpha must be a positive number, not {alpha}")
+    _check_enough(len(labels), num_clients, "examples")
+    parts: list[list[Indices]] = [[] for _ in range(num_clients)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        bounds = np.cumsum(rng.dirichlet(np.full(num_clients, alpha)))[:-1]
+        # The sum of the proportions may pass 1 by a rounding error.
+        cuts = np.minimum(np.rint(bounds * len(members)).astype(np.int64), len(members))
+        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+            part.append(piece)
+    return _sorted(_give_to_the_empty([np.concatenate(part) for part in parts], rng))
+
+
+def by_writer(writers: Indices, num_clients: int, seed: int) -> list[Indices]:
+    """One client a writer, with all images by that writer; which writers, and their order, is drawn by `seed`."""
+    rng = _generator(seed)
+    known = np.unique(writers)
+    _check_enough(len(known), num_clients, "writers")
+    chosen = rng.permutation(known)[:num_clients]
+    return [np.flatnonzero(writers == writer).astype(np.int64, copy=False) for writer in chosen]
+
+
+def _give_to_the_empty(parts: list[Indices], rng: np.random.Generator) -> list[Indices]:
+    sizes = np.array([len(part) for part in parts])
+    for client in np.flatnonzero(sizes == 0):
+        donor = int(np.argmax(sizes))
+        place = int(rng.integers(sizes[donor]))
+        parts[client] = parts[donor][place : place + 1]
+        parts[donor] = np.delete(parts[donor], place)
+        sizes[client], sizes[donor] = 1, sizes[donor] - 1
+    return parts
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise ConfigError(f"the seed must not be negative, not {seed}")
+    return np.random.default_rng(seed)
+
+
+def _check_enough(available: int, wanted: int, what: str, receivers: str = "clients") -> None:
+    if wanted < 1:
+        raise ConfigError(f"there must be at least 1 of {receivers}, not {wanted}")
+    if wanted > available:
+        raise ConfigError(f"{wanted} {receivers}, but only {available} {what}")
+
+
+def _sorted(parts: Iterable[Indices]) -> list[Indices]:
+    return [np.sort(part).astype(np.int64, copy=False) for part in parts]

@@ -1,0 +1,122 @@
+"""The data sets by name: `load_dataset` is the only way in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fl.data.catalog import CATALOG, IdxFile, IdxSource
+from fl.data.dataset import Dataset, standardize
+from fl.data.idx import IdxArray, parse_idx
+from fl.data.search import FileFinder
+from fl.errors import ConfigError, DataError
+
+DATASETS: tuple[str, ...] = ("digits", *CATALOG)
+"""Every name that `load_dataset` knows; the first is the default of the command line."""
+
+# QMNIST's extended labels (Yadav and Bottou 2019, arXiv:1905.10498): column 0 is the class, column 2 the
+# NIST writer. Row i of the train table belongs to MNIST's training image i.
+_TABLE_COLUMNS = 8
+_CLASS_COLUMN = 0
+_WRITER_COLUMN = 2
+
+
+def load_dataset(
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    download: bool = True,
+    catalog: Mapping[str, IdxSource] = CATALOG,
+) -> Dataset:
+    """The data set `name`, verified and standardized.
+
+    - `digits`: scikit-learn's 1,797 images of 8x8, gray levels 0..16; nothing to download.
+    - `fashion-mnist`, `mnist`: 60,000 + 10,000 images of 28x28, gray levels 0..255.
+    - `mnist-writers`: MNIST with the writer of each training image (539 writers; the test images are
+      MNIST's, by other writers).
+
+    `data_dir` is searched first for IDX files (the whole order: `fl.data.search.FileFinder`); `digits` reads
+    no files. `download=False` never touches the network.
+
+    Raises ConfigError for an unknown name; DataError if the data cannot be found, or are not what they
+    should be.
+    """
+    if name == "digits":
+        return _load_digits()
+    if name not in catalog:
+        raise ConfigError(f"unknown data set {name!r}; known are {', '.join(('digits', *catalog))}")
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(f"{data_dir}: no such folder (data_dir)")
+    source = catalog[name]
+    finder = FileFinder(source, data_dir, download)
+    train_labels = _read_labels(finder, source.train_labels)
+    return Dataset(
+        name=name,
+        train_images=_read_images(finder, source.train_images),
+        train_labels=train_labels,
+        test_images=_read_images(finder, source.test_images),
+        test_labels=_read_labels(finder, source.test_labels),
+        num_classes=source.num_classes,
+        train_writers=(None if source.writers is None else _read_writers(finder, source.writers, train_labels)),
+    )
+
+
+def _load_digits() -> Dataset:
+    """scikit-learn's digits; every fifth image of each class, in file order, is a test image.
+
+    The rule needs no random numbers, so the split is the same under every version of every library.
+    """
+    # scikit-learn takes a second to import, which only this data set has to pay for.
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = standardize(pixels.astype(np.uint8).reshape(-1, 8, 8), full_scale=16, mean=0.3053, std=0.3760)
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in range(10):
+        is_test[np.flatnonzero(labels == label)[4::5]] = True
+    test = torch.from_numpy(is_test)
+    classes = torch.tensor(labels, dtype=torch.int64)
+    return Dataset(
+        name="digits",
+        train_images=images[~test],
+        train_labels=classes[~test],
+        test_images=images[test],
+        test_labels=classes[test],
+        num_classes=10,
+    )
+
+
+def _read(finder: FileFinder, file: IdxFile, dtype: npt.DTypeLike, num_dimensions: int) -> IdxArray:
+    array = parse_idx(finder.read(file), source=file.name)
+    if array.dtype != dtype or array.ndim != num_dimensions:
+        raise DataError(
+            f"{file.name}: {array.dtype} with {array.ndim} dimensions; {np.dtype(dtype)} with {num_dimensions} expected"
+        )
+    return array
+
+
+def _read_images(finder: FileFinder, file: IdxFile) -> torch.Tensor:
+    pixels = _read(finder, file, np.uint8, 3)
+    return standardize(
+        pixels.astype(np.uint8, copy=False), full_scale=255, mean=finder.source.mean, std=finder.source.std
+    )
+
+
+def _read_labels(finder: FileFinder, file: IdxFile) -> torch.Tensor:
+    return torch.tensor(_read(finder, file, np.uint8, 1), dtype=torch.int64)
+
+
+def _read_writers(finder: FileFinder, file: IdxFile, labels: torch.Tensor) -> npt.NDArray[np.int64]:
+    table = _read(finder, file, np.int32, 2)
+    if table.shape != (len(labels), _TABLE_COLUMNS):
+        raise DataError(
+            f"{file.name}: table of {table.shape}; {(len(labels), _TABLE_COLUMNS)} expected, a row an image"
+        )
+    # The two files come from different projects: make sure that their rows speak of the same images.
+    if not np.array_equal(table[:, _CLASS_COLUMN], labels.numpy()):
+        raise DataError(f"{file.name}: its classes are not those of the training labels, row by row")
+    return table[:, _WRITER_COLUMN].astype(np.int64)

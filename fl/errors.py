@@ -1,0 +1,13 @@
+"""What can go wrong in `fl/` for a reason that the user can act on."""
+
+
+class FLError(Exception):
+    """Base of every error that `fl/` raises on purpose; anything else that escapes is a bug."""
+
+
+class DataError(FLError):
+    """A data set is missing, damaged, or not what it says it is."""
+
+
+class ConfigError(FLError):
+    """Settings that do not fit each other, the data or the model."""

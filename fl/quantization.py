@@ -1,0 +1,172 @@
+"""Float updates and counters as vectors of small non-negative integers, and back: what makes them summable in a ring.
+
+An element x of an update, clipped to [-c, c], with the client's weight w = examples / max_examples in (0, 1], becomes
+
+    q = floor(w (x + c) / step + u),   step = 2c / (2^value_bits - 1),   u uniform in [0, 1)
+
+so that q is in [0, 2^value_bits) and unbiased: E[q] = w (x + c) / step.  The weighted mean follows from sums alone,
+sum(w x) / sum(w) = step sum(q) / sum(w) - c.  Weighting before rounding keeps the ring small: the width of a sum
+does not grow with the largest weight.
+
+Counters (examples, correct predictions, loss, clipped elements) travel behind the update as digits in base
+2^value_bits, which add up like everything else; so the server learns only totals, the weights included.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.errors import ConfigError, FLError
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+IntegerVector: TypeAlias = npt.NDArray[np.integer[Any]]
+
+MIN_VALUE_BITS, MAX_VALUE_BITS = 4, 32
+
+# Losses travel in steps of 2^-16, and up to 256 nats an example: a guess that is wrong with certainty e^-256.
+_LOSS_STEPS = 1 << 16
+_MAX_LOSS = 256
+
+
+class QuantizationError(FLError):
+    """An update that cannot be encoded: not finite, of another length, or of more examples than planned for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdate:
+    """What a client would send in the clear.
+
+    Attributes:
+        delta: its model less the server's, float32, shape (update_length,).
+        num_examples: how many examples it trained on: its weight.
+        loss_sum: the sum of its examples' training losses, in nats.
+        correct: how many of them its model predicted rightly.
+    """
+
+    delta: Vector
+    num_examples: int
+    loss_sum: float
+    correct: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What the server learns of a round.
+
+    Attributes:
+        mean_delta: the mean update, weighted by examples, float32, shape (update_length,).
+        num_examples: the examples of all clients together.
+        loss: the mean training loss an example, in nats.
+        accuracy: the fraction of examples predicted rightly.
+        clipped: the fraction of all update elements that were clipped; nan where nothing clips.
+    """
+
+    mean_delta: Vector
+    num_examples: int
+    loss: float
+    accuracy: float
+    clipped: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateEncoding:
+    """How updates become integers; the same on the server and all clients.
+
+    Attributes:
+        update_length: elements of an update.
+        max_examples: a public bound on any client's examples; the weights are relative to it.
+        clip: elements are clipped to [-clip, clip], in the model's units.
+        value_bits: bits of an encoded element.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    update_length: int
+    max_examples: int
+    clip: float
+    value_bits: int
+
+    def __post_init__(self) -> None:
+        if not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
+            raise ConfigError(
+                f"value bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}"
+            )
+        if not (np.isfinite(self.clip) and self.clip > 0):
+            raise ConfigError(f"the clipping bound must be a number above 0, not {self.clip}")
+        if self.update_length < 1 or self.max_examples < 1:
+            raise ConfigError("an encoding needs at least one element and one example")
+
+    @property
+    def vector_length(self) -> int:
+        """Elements of an encoded update: the update's, and the counters' digits."""
+        return self.update_length + sum(self._digits())
+
+    @property
+    def _step(self) -> float:
+        return 2 * self.clip / ((1 << self.value_bits) - 1)
+
+    def _largest_counters(self) -> tuple[int, int, int, int]:
+        """The most that examples, correct ones, loss steps and clipped elements of one client can be."""
+        return self.max_examples, self.max_examples, self.max_examples * _MAX_LOSS * _LOSS_STEPS, self.update_length
+
+    def _digits(self) -> tuple[int, ...]:
+        return tuple(-(-largest.bit_length() // self.value_bits) for largest in self._largest_counters())
+
+    def encode(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
+        """The encoded update, int64, shape (vector_length,), elements in [0, 2^value_bits).
+
+        Args:
+            update: what to encode.
+            rng: draws the rounding. It protects nothing: the protocol's masks do.
+
+        Raises:
+            QuantizationError: see there.
+        """
+        delta = update.delta
+        if delta.shape != (self.update_length,):
+            raise QuantizationError(f"an update of shape {delta.shape}, but ({self.update_length},) was planned")
+        if not np.isfinite(delta).all() or not np.isfinite(update.loss_sum):
+            raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
+        if not 1 <= update.num_examples <= self.max_examples:
+            raise QuantizationError(f"{update.num_examples} examples, but 1 to {self.max_examples} were planned")
+        clipped = np.clip(delta, -self.clip, self.clip)
+        num_clipped = int(np.count_nonzero(clipped != delta))
+        scaled = clipped.astype(np.float64)
+        scaled += self.clip
+        scaled *= update.num_examples / self.max_examples / self._step
+        scaled += rng.random(len(scaled))
+        encoded = np.empty(self.vector_length, dtype=np.int64)
+        # The largest element plus its rounding can come out one ulp too high.
+        np.minimum(np.floor(scaled, out=scaled), (1 << self.value_bits) - 1, out=scaled)
+        encoded[: self.update_length] = scaled
+        loss_steps = min(round(max(update.loss_sum, 0.0) * _LOSS_STEPS), self._largest_counters()[2])
+        counters = (update.num_examples, update.correct, loss_steps, num_clipped)
+        base = (1 << self.value_bits) - 1
+        encoded[self.update_length :] = [
+            counter >> (self.value_bits * place) & base
+            for counter, digits in zip(counters, self._digits(), strict=True)
+            for place in range(digits)
+        ]
+        return encoded
+
+    def decode(self, total: IntegerVector, num_clients: int) -> Aggregate:
+        """The aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,)."""
+        at = self.update_length
+        counters = []
+        for digits in self._digits():
+            counters.append(sum(int(total[at + place]) << (self.value_bits * place) for place in range(digits)))
+            at += digits
+        num_examples, correct, loss_steps, num_clipped = counters
+        mean = total[: self.update_length].astype(np.float64)
+        mean *= self._step * self.max_examples / num_examples
+        mean -= self.clip
+        return Aggregate(
+            mean_delta=mean.astype(np.float32),
+            num_examples=num_examples,
+            loss=loss_steps / _LOSS_STEPS / num_examples,
+            accuracy=correct / num_examples,
+            clipped=num_clipped / (self.update_length * num_clients),
+        )

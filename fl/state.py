@@ -1,0 +1,165 @@
+"""Which part of a model's state travels between server and clients, and in which order.
+
+| state | what happens to it |
+|---|---|
+| float parameters, frozen ones too | travel: flattened into one float32 vector, averaged |
+| float buffers (BatchNorm's running mean and variance) | travel and are averaged like parameters |
+| integer and bool buffers (BatchNorm's `num_batches_tracked`) | never travel: they keep the server's value |
+| buffers that are not in the state dict (`persistent=False`) | never travel: the module makes them itself |
+| optimizer state (momentum) | stays on the client, and starts anew in each round |
+
+Integer buffers stay because they have no average: a rounded mean of counters is no counter, and to send one
+client's value instead would show that client's number of batches. The server's value is right for what it
+is used for: it is the same at every client when a round begins. Whoever trains several clients on one
+module must therefore reset all of it before each client (`load_state_dict` of the server's state);
+`load_vector` alone would leave the previous client's counters there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fl.errors import FLError
+
+Vector = npt.NDArray[np.float32]
+
+_DIGEST_LABEL = b"secagg/fl/model-state/1"
+
+
+class LayoutError(FLError):
+    """A model or a vector does not fit the layout."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor's place in the vector: elements start..stop-1, in row-major order of its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """The places of a model's travelling tensors in one flat vector, in the order of its state dict.
+
+    Two models can exchange vectors exactly if their layouts are equal. A tensor that has several names
+    (tied parameters) has one place, under its first name. The memory format (channels_last) does not
+    matter: elements are always taken in the order of the shape.
+    """
+
+    entries: tuple[_Entry, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ParameterLayout:
+        """The layout of `module`. Raises LayoutError for state that is not a tensor, or complex numbers."""
+        return cls(tuple(entry for entry, _ in _places(module)))
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.entries[-1].stop if self.entries else 0
+
+    def to_vector(self, module: nn.Module) -> Vector:
+        """A new float32 vector (size,) with `module`'s travelling state.
+
+        Tensors of other float types are converted (float64 is rounded). Raises LayoutError if `module` has
+        another layout.
+        """
+        vector = np.empty(self.size, dtype=np.float32)
+        target = torch.from_numpy(vector)
+        for entry, tensor in self._matching(module):
+            target[entry.start : entry.stop].view(entry.shape).copy_(tensor)
+        return vector
+
+    def load_vector(self, module: nn.Module, vector: Vector) -> None:
+        """Write `vector` into `module`, in place; tensors that do not travel are left as they are.
+
+        Raises LayoutError, and changes nothing, if `module` has another layout, or `vector` is not a float32
+        array (size,) of finite numbers, or a number is too large for the tensor's own float type.
+        """
+        if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (self.size,):
+            found = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+            raise LayoutError(f"the vector must be a float32 array ({self.size},), not {found}")
+        matching = self._matching(module)
+        for entry, _ in matching:
+            part = vector[entry.start : entry.stop]
+            limit = min(torch.finfo(entry.dtype).max, float(np.finfo(np.float32).max))
+            # Not "any > limit": a comparison with NaN is false.
+            if not np.all(np.abs(part) <= limit):
+                raise LayoutError(f"{entry.name} would get a number that is not finite in {entry.dtype}")
+        # A copy, because torch takes neither read-only arrays nor negative strides.
+        source = torch.from_numpy(np.array(vector, order="C"))
+        with torch.no_grad():
+            for entry, tensor in matching:
+                tensor.copy_(source[entry.start : entry.stop].view(entry.shape))
+
+    def _matching(self, module: nn.Module) -> list[tuple[_Entry, torch.Tensor]]:
+        places = list(_places(module))
+        if tuple(entry for entry, _ in places) != self.entries:
+            raise LayoutError("the model's layout (names, shapes, types, or ties of its tensors) is another one")
+        return places
+
+
+def context_digest(module: nn.Module) -> bytes:
+    """SHA-256 (32 bytes) of `module`'s whole state: what clients bind into a session as "the model I got".
+
+    Over the entries of the state dict, by name: name, type, shape and values, each with its length, so that
+    no two states give the same bytes to hash. Values are hashed in row-major order, little-endian on every
+    platform that torch is built for; the memory format does not change the digest.
+    """
+    state = _state(module)
+    digest = sha256(_DIGEST_LABEL)
+    for name in sorted(state):
+        tensor = state[name].detach().cpu()
+        values = tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data
+        header = f"{tensor.dtype}{tuple(tensor.shape)}"
+        for part in (name.encode(), header.encode(), values):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return digest.digest()
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    # keep_vars gives the parameters themselves, not views: tied ones can be told by identity.
+    state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise LayoutError(f"{name} is state that is not a tensor: it can be neither averaged nor hashed")
+    return state
+
+
+def _places(module: nn.Module) -> Iterator[tuple[_Entry, torch.Tensor]]:
+    seen: set[tuple[object, ...]] = set()
+    start = 0
+    for name, tensor in _state(module).items():
+        if tensor.is_complex():
+            raise LayoutError(f"{name} is complex; only real numbers can be averaged here")
+        if not tensor.is_floating_point():
+            continue
+        if (identity := _memory(tensor)) in seen:
+            continue
+        seen.add(identity)
+        stop = start + tensor.numel()
+        yield _Entry(name, tuple(tensor.shape), tensor.dtype, start, stop), tensor.detach()
+        start = stop
+
+
+def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
+    """What two tensors have in common exactly if one is the other under a second name.
+
+    Not the object: two parameters may be made of the same memory. Not the address alone: a part of a tensor
+    starts where the whole does.
+    """
+    if tensor.numel() == 0 or tensor.is_meta:
+        return (id(tensor),)
+    return (tensor.data_ptr(), tensor.shape, tensor.stride())

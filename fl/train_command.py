@@ -1,0 +1,105 @@
+"""`secagg train`: from options to a finished run and its folder."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fl.checkpoint import RunFolder
+from fl.config import RunConfig
+from fl.console import TrainingDisplay, summary_table
+from fl.data import load_dataset
+from fl.errors import ConfigError
+from fl.report import save_plot
+from fl.rounds import FederatedRun, RoundRecord, start_runs
+from fl.summary import summarize
+
+# What may be given beside --resume: the rest of a run is settled when it starts.
+_RESUMABLE = {"resume", "rounds", "data_dir", "as_json"}
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTraining:
+    """How the command ended: the run's figures, and whether the user broke it off."""
+
+    summary: dict[str, Any]
+    interrupted: bool
+
+
+def start_training(config: RunConfig, out: Path | None, data_dir: Path | None, console: Console) -> FinishedTraining:
+    """A new run. FLError or PlanError for what cannot work, before the first round."""
+    runs = start_runs(config, load_dataset(config.dataset, data_dir))
+    folder = None
+    if out is not None:
+        folder = RunFolder(out)
+        folder.create(config)
+        folder.save(config, runs, [])
+    return _train(config, runs, [], folder, console)
+
+
+def resume_training(
+    path: Path, given: list[str], rounds: int | None, data_dir: Path | None, console: Console
+) -> FinishedTraining:
+    """Go on with a stored run, up to its rounds or ``rounds`` if given."""
+    if refused := sorted(set(given) - _RESUMABLE):
+        options = ", ".join("--" + name.replace("_", "-") for name in refused)
+        raise ConfigError(f"--resume goes on with the run as it was started; leave out {options}")
+    folder = RunFolder(path)
+    config, rounds_done = folder.load_config()
+    config = replace(config, rounds=config.rounds if rounds is None else rounds)
+    if rounds_done > config.rounds:
+        raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
+    runs = start_runs(config, load_dataset(config.dataset, data_dir))
+    records = folder.restore(runs, rounds_done)
+    console.print(f"going on after round {rounds_done} of {config.rounds} in {path}", highlight=False)
+    return _train(config, runs, records, folder, console)
+
+
+def _train(
+    config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord], folder: RunFolder | None, console: Console
+) -> FinishedTraining:
+    interrupted = False
+    with TrainingDisplay(console, config) as display:
+        display.introduce(runs, sum(parameter.numel() for parameter in runs[0].model.parameters()))
+        try:
+            while runs[0].rounds_done < config.rounds:
+                display.round_started(runs[0].rounds_done)
+                done = [run.run_round(display.on_progress) for run in runs]
+                records += done
+                if folder is not None:
+                    folder.save(config, runs, done)
+                display.round_done(done)
+        except KeyboardInterrupt:
+            interrupted = True
+    return _finish(config, runs, records, folder, console, interrupted)
+
+
+def _finish(
+    config: RunConfig,
+    runs: list[FederatedRun],
+    records: list[RoundRecord],
+    folder: RunFolder | None,
+    console: Console,
+    interrupted: bool,
+) -> FinishedTraining:
+    if interrupted:
+        records, rounds_done = _whole_rounds(records, len(runs))
+        kept = f"go on with: secagg train --resume {folder.path}" if folder else "nothing is kept without --out"
+        console.print(f"\n[yellow]interrupted after round {rounds_done} of {config.rounds}[/yellow]; {kept}")
+    summary = summarize(config, records, runs[0].plan)
+    if records:
+        console.print(summary_table(summary))
+        if folder is not None:
+            if interrupted:
+                # The interrupted round may have changed one model already: the checkpoint's are the last whole ones.
+                folder.restore(runs, rounds_done)
+            folder.save_model(runs[0])
+            save_plot(folder.plot_path, config, records)
+            console.print(f"figure {folder.plot_path}, model {folder.model_path}", highlight=False, soft_wrap=True)
+    return FinishedTraining(summary, interrupted)
+
+
+def _whole_rounds(records: list[RoundRecord], num_runs: int) -> tuple[list[RoundRecord], int]:
+    rounds_done = len(records) // num_runs
+    return records[: rounds_done * num_runs], rounds_done

@@ -1,0 +1,250 @@
+"""A client's part of a round: some epochs of SGD on its own examples; and the measurement of a model.
+
+Both run on the CPU. Numbers repeat bit for bit on one machine with one number of threads: shuffling and
+layers that draw at random (dropout) depend on `seed` only, and nothing depends on the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fl.errors import ConfigError, DataError, FLError
+from fl.precision import Precision, uses_bfloat16
+
+
+class DivergedError(FLError):
+    """Training ran away: the loss or the weights are no longer finite. The model is spoiled."""
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains. `channels_last` and `bfloat16` are about speed; see `fl.precision` for "auto".
+
+    In bfloat16 only the layers' arithmetic is; weights, gradients and their sums stay float32. Raises
+    ConfigError for numbers out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    channels_last: bool = True
+    bfloat16: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.epochs < 1:
+            problems.append(f"epochs must be at least 1, not {self.epochs}")
+        if self.batch_size < 1:
+            problems.append(f"batch_size must be at least 1, not {self.batch_size}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            problems.append(f"learning_rate must be a positive number, not {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            problems.append(f"momentum must be in [0, 1), not {self.momentum}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            problems.append(f"weight_decay must not be negative, nor {self.weight_decay}")
+        if self.bfloat16 not in get_args(Precision):
+            problems.append(f"bfloat16 must be one of {get_args(Precision)}, not {self.bfloat16!r}")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a client can say of its training: sums over its `num_examples` examples, not averages.
+
+    `loss_sum` (cross-entropy, in nats) and `correct` are taken as the examples are trained in the last
+    epoch: each batch is measured just before the model learns from it. They cost nothing extra, and are a
+    little worse than the finished model would do.
+    """
+
+    num_examples: int
+    loss_sum: float
+    correct: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy (nats) and share of correct answers (0..1) over `num_examples` examples."""
+
+    loss: float
+    accuracy: float
+    num_examples: int
+
+
+def train(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: LocalTraining, seed: int
+) -> LocalResult:
+    """Train `model` in place on images float32 (N, C, H, W) with labels int64 (N,): plain SGD.
+
+    Every epoch goes through all examples once in a new order drawn from `seed`; the last batch may be
+    smaller. `model` gets the memory format that `config` says and is left in training mode. The optimizer's
+    state is new with each call.
+
+    Raises ConfigError if there are no examples, DataError if images and labels do not match, DivergedError
+    if the loss or a weight stops being finite (`model` is then useless).
+    """
+    num_examples = _check_examples(images, labels)
+    rows = _ImageRows(images, channels_last=config.channels_last)
+    _set_memory_format(model, channels_last=config.channels_last)
+    in_bfloat16 = uses_bfloat16(config.bfloat16, model, images.shape[1:])
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
+    model.train()
+    loss_sum, correct = 0.0, 0
+    with _seeded(seed) as generator:
+        for epoch in range(config.epochs):
+            is_last = epoch == config.epochs - 1
+            order = torch.randperm(num_examples, generator=generator)
+            batches: tuple[torch.Tensor, ...] = torch.split(order, config.batch_size)
+            for number, chosen in enumerate(batches):
+                truth = labels.index_select(0, chosen)
+                logits = _logits(model, rows.select(chosen), in_bfloat16)
+                loss = functional.cross_entropy(logits, truth)
+                mean_loss = loss.item()
+                if not math.isfinite(mean_loss):
+                    raise DivergedError(
+                        f"the loss is {mean_loss} in epoch {epoch + 1}, batch {number + 1}: {_remedy(config)}"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                if is_last:
+                    loss_sum += mean_loss * len(chosen)
+                    correct += _num_correct(logits, truth)
+    # The last step has no loss after it that would show what it did.
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise DivergedError(f"{name} is not finite after training: {_remedy(config)}")
+    return LocalResult(num_examples, loss_sum, correct)
+
+
+def evaluate(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    batch_size: int = 500,
+    channels_last: bool = True,
+    bfloat16: Precision = "off",
+) -> Evaluation:
+    """Measure `model` (in evaluation mode, then put back) on images float32 (N, C, H, W), labels int64 (N,).
+
+    float32 unless told otherwise, so that a figure does not depend on the processor's abilities. A model
+    that has run away gives a loss that is not finite, and no error.
+
+    Raises ConfigError if there are no examples, DataError if images and labels do not match.
+    """
+    num_examples = _check_examples(images, labels)
+    rows = _ImageRows(images, channels_last=channels_last)
+    _set_memory_format(model, channels_last=channels_last)
+    in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:])
+    loss_sum, correct = 0.0, 0
+    # no_grad and not inference_mode: a model may keep a tensor it makes here, and train with it later.
+    with _evaluation_mode(model), torch.no_grad():
+        for start in range(0, num_examples, batch_size):
+            truth = labels[start : start + batch_size]
+            logits = _logits(model, rows.part(start, start + batch_size), in_bfloat16)
+            loss_sum += functional.cross_entropy(logits, truth, reduction="sum").item()
+            correct += _num_correct(logits, truth)
+    return Evaluation(loss_sum / num_examples, correct / num_examples, num_examples)
+
+
+class _ImageRows:
+    """Images brought into the wanted memory format once, and kept as a matrix (N, C*H*W).
+
+    To pick a batch is then to copy whole rows, into memory that is used again for the next batch, and a
+    batch is in the wanted format by its strides alone.
+    """
+
+    def __init__(self, images: torch.Tensor, *, channels_last: bool) -> None:
+        self._channels_last = channels_last and images.ndim == 4
+        ordered = images.permute(0, 2, 3, 1) if self._channels_last else images
+        self._shape = ordered.shape[1:]
+        self._matrix = ordered.reshape(len(images), -1)
+        self._buffer = self._matrix.new_empty(0)
+
+    def select(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The images at the indices `chosen` (int64); valid until the next call."""
+        if len(self._buffer) < len(chosen):
+            self._buffer = self._matrix.new_empty(len(chosen), self._matrix.shape[1])
+        batch = self._buffer[: len(chosen)]
+        torch.index_select(self._matrix, 0, chosen, out=batch)
+        return self._as_images(batch)
+
+    def part(self, start: int, stop: int) -> torch.Tensor:
+        """Images start..stop-1 (fewer at the end), without a copy."""
+        return self._as_images(self._matrix[start:stop])
+
+    def _as_images(self, rows: torch.Tensor) -> torch.Tensor:
+        images = rows.view(len(rows), *self._shape)
+        return images.permute(0, 3, 1, 2) if self._channels_last else images
+
+
+def _logits(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.Tensor:
+    """float32 logits: the loss is computed in full precision in either case."""
+    if not in_bfloat16:
+        logits: torch.Tensor = model(images)
+        return logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(images)
+    return logits.float()
+
+
+def _num_correct(logits: torch.Tensor, labels: torch.Tensor) -> int:
+    return int((logits.argmax(dim=1) == labels).sum())
+
+
+def _set_memory_format(model: nn.Module, *, channels_last: bool) -> None:
+    """Set it either way: which format a model had before must not decide how sums are rounded."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def _check_examples(images: torch.Tensor, labels: torch.Tensor) -> int:
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images, but {len(labels)} labels")
+    if len(images) == 0:
+        raise ConfigError("no examples: a client without data cannot take part")
+    return len(images)
+
+
+def _remedy(config: LocalTraining) -> str:
+    return f"lower the learning rate (it is {config.learning_rate})"
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[torch.Generator]:
+    """A generator for shuffling; meanwhile torch's global one, from which dropout draws, is seeded as well.
+
+    Afterwards the global generator goes on from where it was.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Module by module, because a frozen part may have been in evaluation mode already."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
