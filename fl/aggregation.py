@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Protocol
 
 import msgpack
@@ -47,6 +48,7 @@ class RoundResult:
         aborted: why there is no aggregate, if there is none.
         bytes_up, bytes_down: bytes of all clients' messages, the model's download not counted.
         seconds: of the whole round; training_seconds: of the clients' training in it.
+        server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
         ring_difference: the largest difference between the secure sum and the sum of the same clients' encoded
             updates in the clear, as ring elements; None where that was not checked.
     """
@@ -59,6 +61,8 @@ class RoundResult:
     bytes_down: int = 0
     seconds: float = 0.0
     training_seconds: float = 0.0
+    server_seconds: float = 0.0
+    client_seconds: float = 0.0
     ring_difference: int | None = None
 
 
@@ -148,6 +152,8 @@ class SecureAggregator:
             bytes_down=report.bytes_down,
             seconds=time.perf_counter() - started,
             training_seconds=train.seconds,
+            server_seconds=sum(report.server_seconds.values()),
+            client_seconds=median(sum(client.seconds.values()) for client in report.clients.values()),
             ring_difference=difference,
         )
 

@@ -100,7 +100,7 @@ class TrainingDisplay:
             f"down {format_bytes(own.bytes_down + own.model_bytes)}",
             f"{own.seconds:.1f} s",
         ]
-        if own.clipped:
+        if own.clipped is not None and own.clipped >= 0.00005:
             parts.append(f"{percent(own.clipped)} clipped")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
         if own.aborted:

@@ -49,6 +49,7 @@ class RoundRecord:
         bytes_up, bytes_down: of all clients' protocol messages.
         model_bytes: of the model, sent to each sampled client.
         seconds: of the round without the test; training_seconds: of all clients' training in it.
+        server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
         ring_difference: secure sum against plain sum of the same vectors; None where not checked.
         aborted: why the model did not change, if it did not.
     """
@@ -69,6 +70,8 @@ class RoundRecord:
     model_bytes: int
     seconds: float
     training_seconds: float
+    server_seconds: float
+    client_seconds: float
     ring_difference: int | None
     aborted: str | None
 
@@ -172,6 +175,8 @@ class FederatedRun:
             model_bytes=len(model_message) * len(sampled),
             seconds=seconds,
             training_seconds=result.training_seconds,
+            server_seconds=result.server_seconds,
+            client_seconds=result.client_seconds,
             ring_difference=result.ring_difference,
             aborted=result.aborted,
         )

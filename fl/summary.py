@@ -28,6 +28,8 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         "seconds": sum(record.seconds for record in own),
         "seconds_per_round": _mean([record.seconds for record in own]),
         "training_seconds_per_round": _mean([record.training_seconds for record in own]),
+        "server_seconds_per_round": _mean([record.server_seconds for record in own]),
+        "client_seconds_per_round": _mean([record.client_seconds for record in own]),
         "included": [len(record.included) for record in own],
         "included_clients": [list(record.included) for record in own],
         "dropped": [record.dropped for record in own],

@@ -43,9 +43,10 @@ Observer: TypeAlias = Callable[[Round, int, int], None]
 _ROUNDS = tuple(Round)
 _NONCE_BYTES = 16
 
-# Fractions of the round's deadline: a message takes up to the first, one that is reordered comes after all those.
-_LATENCY = 0.5
-_REORDERED = 0.9
+# Fractions of the round's deadline. A message takes up to the first each way; a reordered one comes after all of
+# those, and still in time if both ways are.
+_LATENCY = 0.2
+_REORDERED = 0.45
 _DELAYED = 1.5
 
 

@@ -1,0 +1,129 @@
+"""The drivers: deadlines are kept, nobody is waited for in vain, and bad bytes cost only their sender."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg import Client, ClientPhase, Completed, DropReason, Round, Server
+from tests.cohort import exact_sum, make_params, random_inputs
+from transport import ClientDriver, Deadlines, ServerDriver
+
+DEADLINES = Deadlines(advertise_keys=10, share_keys=20, masked_input_collection=30, unmasking=40)
+
+
+class Session:
+    """A server's driver and its clients', with messages handed over by the test."""
+
+    def __init__(self, num_clients: int = 4, threshold: int = 2) -> None:
+        self.params = make_params(num_clients, threshold)
+        self.inputs = random_inputs(self.params, seed=1)
+        self.server = ServerDriver(Server(self.params), DEADLINES)
+        self.clients = {
+            i: ClientDriver(Client(self.params, i), partial(self.inputs.__getitem__, i)) for i in self.inputs
+        }
+        self.server.start(now=0.0)
+
+    def answers(self, deliveries) -> list[tuple[int, bytes]]:
+        return [(i, reply) for i, data in deliveries for reply in self.clients[i].data_received(data)]
+
+    def hand_in(self, answers, now: float):
+        deliveries = []
+        for client_id, data in answers:
+            deliveries += self.server.data_received(client_id, data, now)
+        return deliveries
+
+
+def test_a_session_without_losses_never_waits_for_a_deadline() -> None:
+    session = Session()
+    answers = [(i, data) for i, client in session.clients.items() for data in client.start()]
+    for _ in Round:
+        answers = session.answers(session.hand_in(answers, now=1.0))
+    assert session.server.job is not None
+    session.server.finish(session.server.job.run(), now=2.0)
+    assert isinstance(session.server.outcome, Completed)
+    assert session.server.outcome.sum.tolist() == exact_sum(session.params, session.inputs.values())
+    assert all(client.finished and client.error is None for client in session.clients.values())
+
+
+def test_a_round_is_closed_at_its_deadline_and_not_before() -> None:
+    session = Session()
+    session.hand_in([(i, data) for i in (0, 1) for data in session.clients[i].start()], now=1.0)
+    assert session.server.deadline == 10
+    assert session.server.tick(9.99) == []
+    assert session.server.round is Round.ADVERTISE_KEYS
+    deliveries = session.server.tick(10.0)
+    assert [client_id for client_id, _ in deliveries] == [0, 1]
+    assert session.server.round is Round.SHARE_KEYS
+    assert session.server.deadline == 10 + 20
+    assert {i: drop.reason for i, drop in session.server.dropped.items()} == dict.fromkeys((2, 3), DropReason.DEADLINE)
+
+
+def test_a_session_that_nobody_joins_aborts_at_the_first_deadline() -> None:
+    session = Session()
+    assert session.server.tick(10.0) == []
+    assert isinstance(session.server.outcome, secagg.Aborted)
+    assert session.server.outcome.missing == (0, 1, 2, 3)
+    assert session.server.deadline is None
+
+
+def test_bytes_that_are_no_message_drop_their_sender_alone() -> None:
+    session = Session()
+    assert session.server.data_received(3, b"\x00garbage", now=1.0) == []
+    assert session.server.dropped[3].reason is DropReason.MALFORMED
+    answers = [(i, data) for i in (0, 1, 2) for data in session.clients[i].start()]
+    deliveries = session.hand_in(answers, now=2.0)
+    # The last of those that are left is all that was waited for.
+    assert sorted(client_id for client_id, _ in deliveries) == [0, 1, 2]
+
+
+def test_the_last_one_missing_disconnects_and_the_round_closes_at_once() -> None:
+    session = Session()
+    session.hand_in([(i, data) for i in (0, 1, 2) for data in session.clients[i].start()], now=1.0)
+    deliveries = session.server.disconnected(3, now=1.5)
+    assert sorted(client_id for client_id, _ in deliveries) == [0, 1, 2]
+    assert session.server.dropped[3].reason is DropReason.DISCONNECTED
+
+
+def test_unknown_clients_are_noted_and_change_nothing() -> None:
+    session = Session()
+    stranger = ClientDriver(Client(session.params, 77), lambda: np.zeros(10, np.uint8))
+    session.hand_in([(77, data) for data in stranger.start()], now=1.0)
+    assert session.server.unknown_clients == {77}
+    assert session.server.dropped == {}
+
+
+def test_one_message_for_all_is_encoded_once() -> None:
+    session = Session()
+    deliveries = session.hand_in([(i, data) for i, c in session.clients.items() for data in c.start()], now=1.0)
+    assert len({id(data) for _, data in deliveries}) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\x90", b"\xff" * 40])
+def test_a_client_whose_server_sends_garbage_gives_up_and_says_why(data: bytes) -> None:
+    params = make_params()
+    machine = Client(params, 0)
+    driver = ClientDriver(machine, lambda: pytest.fail("no input is due"))
+    driver.start()
+    assert driver.data_received(data) == []
+    assert isinstance(driver.error, secagg.CodecError)
+    assert driver.finished
+    assert machine.phase is ClientPhase.ABORTED
+    assert driver.data_received(data) == []
+
+
+def test_a_client_whose_server_breaks_a_rule_gives_up_and_names_it() -> None:
+    params = make_params()
+    driver = ClientDriver(Client(params, 0), lambda: pytest.fail("no input is due"))
+    driver.start()
+    other_session = secagg.messages.SurvivorList(bytes(32), (True,) * 5)
+    assert driver.data_received(secagg.encode(other_session, params)) == []
+    assert isinstance(driver.error, secagg.RemoteProtocolError)
+    assert driver.error.rule is secagg.Rule.WRONG_SESSION
+
+
+@pytest.mark.parametrize("name", ["advertise_keys", "share_keys", "masked_input_collection", "unmasking"])
+def test_deadlines_are_positive(name: str) -> None:
+    with pytest.raises(ValueError, match="above 0 seconds"):
+        Deadlines(**{name: 0.0})

@@ -1,0 +1,48 @@
+"""The schedule says what goes wrong: as often as asked, where asked, and the same for the same seed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secagg import Round
+from transport import Direction, Fault, FaultSchedule
+
+
+@given(st.integers(1, 200), st.integers(0, 100), st.integers(0, 2**32))
+def test_exactly_the_planned_number_of_clients_vanish(num_clients: int, percent: int, seed: int) -> None:
+    schedule = FaultSchedule.dropouts(range(num_clients), percent / 100, seed=seed)
+    assert len({client for client, _, _ in schedule.faults}) == num_clients * percent // 100
+    assert {direction for _, _, direction in schedule.faults} <= {Direction.UP}
+    assert set(schedule.faults.values()) <= {Fault.VANISH, Fault.DISCONNECT}
+
+
+def test_dropouts_happen_in_the_rounds_asked_for_and_in_all_of_them() -> None:
+    schedule = FaultSchedule.dropouts(range(1000), 0.5, seed=3, rounds=(Round.SHARE_KEYS, Round.UNMASKING))
+    assert {round_ for _, round_, _ in schedule.faults} == {Round.SHARE_KEYS, Round.UNMASKING}
+    everywhere = FaultSchedule.dropouts(range(1000), 0.5, seed=3)
+    assert {round_ for _, round_, _ in everywhere.faults} == set(Round)
+
+
+def test_the_seed_decides() -> None:
+    assert FaultSchedule.dropouts(range(50), 0.3, seed=1) == FaultSchedule.dropouts(range(50), 0.3, seed=1)
+    assert FaultSchedule.dropouts(range(50), 0.3, seed=1) != FaultSchedule.dropouts(range(50), 0.3, seed=2)
+    assert FaultSchedule.random(range(50), 0.1, seed=1) == FaultSchedule.random(range(50), 0.1, seed=1)
+
+
+def test_random_faults_are_about_as_frequent_as_asked_and_of_every_kind() -> None:
+    faults = FaultSchedule.random(range(2000), 0.1, seed=0).faults
+    # 2,000 clients with 4 messages up and 3 down, of which VANISH is none down.
+    assert 1100 < len(faults) < 1500
+    assert set(faults.values()) == set(Fault)
+
+
+@pytest.mark.parametrize(("round_", "fault"), [(Round.ADVERTISE_KEYS, Fault.CORRUPT), (Round.UNMASKING, Fault.VANISH)])
+def test_faults_that_cannot_be_are_refused(round_: Round, fault: Fault) -> None:
+    with pytest.raises(ValueError, match="no fault of a message down"):
+        FaultSchedule({(0, round_, Direction.DOWN): fault})
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_a_fraction_is_between_zero_and_one(fraction: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        FaultSchedule.dropouts(range(3), fraction, seed=0)

@@ -1,0 +1,194 @@
+"""Sessions over the in-process network: whatever goes wrong, the exact sum of who is included, or Aborted."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secagg import (
+    Aborted,
+    AbortReason,
+    Completed,
+    DropReason,
+    LocalProtocolError,
+    Parameters,
+    RemoteProtocolError,
+    Round,
+)
+from tests.cohort import exact_sum, make_params, random_inputs, seeded_entropy
+from transport import Deadlines, Direction, Fault, FaultSchedule, FrameError, SessionReport, run_session
+
+UP, DOWN = Direction.UP, Direction.DOWN
+LOST_BEFORE_THE_SUM = (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION)
+
+
+def check_exact(params: Parameters, inputs: dict[int, np.ndarray], report: SessionReport) -> None:
+    """Never a wrong sum: exact over the included, or no sum at all."""
+    if isinstance(report.outcome, Completed):
+        expected = exact_sum(params, [inputs[i] for i in report.outcome.included])
+        assert report.outcome.sum.tolist() == expected
+    else:
+        assert isinstance(report.outcome, Aborted)
+
+
+def run_with(fault: Fault, round_: Round, direction: Direction, client_id: int = 2) -> SessionReport:
+    params = make_params(6, 4)
+    inputs = random_inputs(params, seed=0)
+    report = run_session(params, inputs, faults=FaultSchedule({(client_id, round_, direction): fault}))
+    check_exact(params, inputs, report)
+    assert isinstance(report.outcome, Completed)
+    return report
+
+
+@pytest.mark.parametrize("round_", list(Round))
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault.VANISH, DropReason.DEADLINE),
+        (Fault.DISCONNECT, DropReason.DISCONNECTED),
+        (Fault.DELAY, DropReason.DEADLINE),
+        (Fault.CORRUPT, DropReason.MALFORMED),
+    ],
+)
+def test_a_message_that_is_lost_up_costs_its_sender_alone(fault: Fault, reason: DropReason, round_: Round) -> None:
+    report = run_with(fault, round_, UP)
+    assert {i: (drop.reason, drop.round) for i, drop in report.dropped.items()} == {2: (reason, round_)}
+    expected = (0, 1, 3, 4, 5) if round_ in LOST_BEFORE_THE_SUM else (0, 1, 2, 3, 4, 5)
+    assert report.outcome.included == expected
+
+
+@pytest.mark.parametrize("round_", list(Round))
+def test_a_message_that_comes_last_is_as_good_as_any(round_: Round) -> None:
+    report = run_with(Fault.REORDER, round_, UP)
+    assert report.dropped == {}
+    assert report.outcome.included == (0, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("round_", list(Round))
+def test_a_second_copy_of_a_message_ends_its_senders_part(round_: Round) -> None:
+    report = run_with(Fault.DUPLICATE, round_, UP)
+    # The copy may come when the next round is open already, if its sender was the last one awaited.
+    assert set(report.dropped) <= {2}
+    assert all(drop.reason in (DropReason.DUPLICATE, DropReason.UNEXPECTED_MESSAGE) for drop in report.dropped.values())
+
+
+@pytest.mark.parametrize("round_", [Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION, Round.UNMASKING])
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(Fault.CORRUPT, FrameError), (Fault.DISCONNECT, type(None)), (Fault.DUPLICATE, RemoteProtocolError)],
+)
+def test_a_message_that_is_spoiled_down_costs_its_receiver_alone(
+    fault: Fault, error: type[Exception], round_: Round
+) -> None:
+    report = run_with(fault, round_, DOWN)
+    assert set(report.dropped) <= {2}
+    assert isinstance(report.clients[2].error, error)
+    if fault is not Fault.DUPLICATE:
+        assert report.dropped[2].reason is DropReason.DISCONNECTED
+    included = (0, 1, 2, 3, 4, 5) if round_ is Round.UNMASKING else (0, 1, 3, 4, 5)
+    if fault is not Fault.DUPLICATE:
+        assert report.outcome.included == included
+
+
+@settings(max_examples=60)
+@given(
+    num_clients=st.integers(2, 9),
+    rate=st.sampled_from([0.0, 0.05, 0.15, 0.4]),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+def test_never_a_wrong_sum_whatever_goes_wrong(num_clients: int, rate: float, seed: int, data: st.DataObject) -> None:
+    params = make_params(num_clients, data.draw(st.integers(2, num_clients)), vector_length=7, value_bits=5)
+    inputs = random_inputs(params, seed)
+    faults = FaultSchedule.random(range(num_clients), rate, seed=seed)
+    report = run_session(params, inputs, faults=faults, seed=seed)
+    check_exact(params, inputs, report)
+    if not faults.faults:
+        assert report.outcome.included == tuple(range(num_clients))
+
+
+def test_too_many_losses_abort_and_say_what_was_missing() -> None:
+    params = make_params(5, 4)
+    faults = FaultSchedule({(i, Round.MASKED_INPUT_COLLECTION, UP): Fault.VANISH for i in (1, 3)})
+    report = run_session(params, random_inputs(params, 0), faults=faults)
+    assert report.outcome == Aborted(
+        AbortReason.TOO_FEW_CLIENTS, Round.MASKED_INPUT_COLLECTION, needed=4, had=3, missing=(1, 3)
+    )
+
+
+def test_hundreds_of_clients_that_time_out_take_virtual_time_only() -> None:
+    params = make_params(200, 101, vector_length=20)
+    hours = Deadlines(advertise_keys=3600, share_keys=3600, masked_input_collection=36000, unmasking=3600)
+    faults = FaultSchedule.dropouts(range(200), 0.3, seed=5, kinds=(Fault.VANISH,))
+    inputs = random_inputs(params, 0)
+    started = time.perf_counter()
+    report = run_session(params, inputs, faults=faults, deadlines=hours)
+    assert report.virtual_seconds == 46800
+    assert time.perf_counter() - started < report.virtual_seconds / 100
+    check_exact(params, inputs, report)
+    assert isinstance(report.outcome, Completed)
+
+
+def test_the_seed_and_the_entropy_repeat_a_session() -> None:
+    params = make_params(8, 5)
+    inputs = random_inputs(params, 0)
+    faults = FaultSchedule.random(range(8), 0.1, seed=9)
+    first, second = (
+        run_session(params, inputs, faults=faults, seed=4, entropy=seeded_entropy("repeat")) for _ in range(2)
+    )
+    assert first.dropped == second.dropped
+    assert first.virtual_seconds == second.virtual_seconds
+    assert (first.bytes_up, first.bytes_down) == (second.bytes_up, second.bytes_down)
+    assert str(first.outcome) == str(second.outcome)
+
+
+def test_inputs_are_made_when_they_are_due_and_for_those_only_who_get_so_far() -> None:
+    params = make_params(5, 3)
+    inputs = random_inputs(params, 0)
+    made: list[int] = []
+
+    def make(client_id: int) -> np.ndarray:
+        made.append(client_id)
+        return inputs[client_id]
+
+    faults = FaultSchedule(
+        {(1, Round.SHARE_KEYS, UP): Fault.VANISH, (4, Round.MASKED_INPUT_COLLECTION, UP): Fault.VANISH}
+    )
+    report = run_session(params, make, faults=faults)
+    assert sorted(made) == [0, 2, 3]
+    check_exact(params, inputs, report)
+
+
+def test_a_callers_bad_input_is_the_callers_error() -> None:
+    params = make_params(3, 2)
+    with pytest.raises(LocalProtocolError, match="integer dtype"):
+        run_session(params, lambda client_id: np.zeros(10))
+
+
+def test_any_ids_will_do() -> None:
+    params = make_params(3, 2)
+    inputs = dict(zip((7, 4_000_000_000, 12), random_inputs(params, 0).values(), strict=True))
+    report = run_session(params, inputs, client_ids=inputs)
+    assert report.outcome.included == (7, 12, 4_000_000_000)
+    check_exact(params, inputs, report)
+
+
+def test_bytes_are_counted_on_both_ways_by_round() -> None:
+    params = make_params(4, 3, vector_length=1000, value_bits=14)
+    report = run_session(params, random_inputs(params, 0))
+    client = report.clients[1]
+    assert set(client.bytes_up) == set(Round)
+    assert set(client.bytes_down) == set(Round) - {Round.ADVERTISE_KEYS}
+    # 1,000 elements of 16 bits, and no more than a hundred bytes of frame, session id and headers.
+    assert 2000 < client.bytes_up[Round.MASKED_INPUT_COLLECTION] < 2100
+    assert report.bytes_up == sum(sum(c.bytes_up.values()) for c in report.clients.values())
+
+
+def test_the_observer_sees_every_round_open_and_fill() -> None:
+    seen: list[tuple[Round, int, int]] = []
+    params = make_params(4, 3)
+    run_session(params, random_inputs(params, 0), observer=lambda *state: seen.append(state))
+    assert {round_ for round_, _, _ in seen} == set(Round)
+    assert (Round.SHARE_KEYS, 3, 4) in seen
