@@ -87,17 +87,22 @@ class TrainingDisplay:
         )
 
     def round_done(self, records: list[RoundRecord]) -> None:
-        """Print the round's line, and keep the newest accuracy beside the bar."""
+        """Print the round's line, and keep the newest figures beside the bar."""
         own, *others = records
-        self._progress.update(self._rounds, completed=own.round, note=f"accuracy {percent(own.accuracy)}")
         width = len(str(self._config.rounds))
+        survivors = f"{len(own.included):>{len(str(own.sampled))}} of {own.sampled} in the sum"
+        down = own.bytes_down + own.model_bytes
+        live = (
+            f"accuracy {percent(own.accuracy)}, {survivors}, {format_bytes(own.bytes_up + down)}, {own.seconds:.1f} s"
+        )
+        self._progress.update(self._rounds, completed=own.round, note=live)
         parts = [
             f"round {own.round:>{width}}/{self._config.rounds}",
             f"accuracy [bold]{percent(own.accuracy)}[/bold]",
             *(f"{other.aggregator} {percent(other.accuracy)}" for other in others),
-            f"{len(own.included):>3} of {own.sampled} in the sum",
+            survivors,
             f"up {format_bytes(own.bytes_up)}",
-            f"down {format_bytes(own.bytes_down + own.model_bytes)}",
+            f"down {format_bytes(down)}",
             f"{own.seconds:.1f} s",
         ]
         if own.clipped is not None and own.clipped >= 0.00005:
@@ -135,6 +140,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
     if compared:
         row("secure sum less plain sum, in the ring", str(summary["ring_difference"]))
         total, plain = (summary[f"{prefix}bytes_up"] + summary[f"{prefix}bytes_down"] for prefix in ("", "plain_"))
-        row("bytes over plain", f"{format_bytes(abs(total - plain))} {'more' if total >= plain else 'less'}")
-        row("", f"{total / plain:.2f} times plain")
+        more = "more" if total >= plain else "less"
+        row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
     return table
