@@ -120,7 +120,8 @@ class TrainingDisplay:
 def summary_table(summary: dict[str, Any]) -> Table:
     """The closing table: one column an aggregator."""
     compared = "plain_accuracy" in summary
-    table = Table(title=f"{summary['dataset']}, {summary['model']}: {summary['rounds']} rounds")
+    rounds = f"{summary['rounds']} round{'' if summary['rounds'] == 1 else 's'}"
+    table = Table(title=f"{summary['dataset']}, {summary['model']}: {rounds}")
     table.add_column("")
     table.add_column(summary["aggregator"], justify="right")
     if compared:

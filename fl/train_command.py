@@ -84,22 +84,24 @@ def _finish(
     interrupted: bool,
 ) -> FinishedTraining:
     if interrupted:
-        records, rounds_done = _whole_rounds(records, len(runs))
-        kept = f"go on with: secagg train --resume {folder.path}" if folder else "nothing is kept without --out"
-        console.print(f"\n[yellow]interrupted after round {rounds_done} of {config.rounds}[/yellow]; {kept}")
+        if folder is not None:
+            # The round that was broken off may have changed a model already: the checkpoint has the last whole ones.
+            _, rounds_done = folder.load_config()
+            records = folder.restore(runs, rounds_done)
+            kept = f"go on with: secagg train --resume {folder.path}"
+        else:
+            rounds_done = len(records) // len(runs)
+            kept = "nothing is kept without --out"
+        console.print(
+            f"\n[yellow]interrupted after round {rounds_done} of {config.rounds}[/yellow]; {kept}",
+            highlight=False,
+            soft_wrap=True,
+        )
     summary = summarize(config, records, runs[0].plan)
     if records:
         console.print(summary_table(summary))
         if folder is not None:
-            if interrupted:
-                # The interrupted round may have changed one model already: the checkpoint's are the last whole ones.
-                folder.restore(runs, rounds_done)
             folder.save_model(runs[0])
             save_plot(folder.plot_path, config, records)
             console.print(f"figure {folder.plot_path}, model {folder.model_path}", highlight=False, soft_wrap=True)
     return FinishedTraining(summary, interrupted)
-
-
-def _whole_rounds(records: list[RoundRecord], num_runs: int) -> tuple[list[RoundRecord], int]:
-    rounds_done = len(records) // num_runs
-    return records[: rounds_done * num_runs], rounds_done
