@@ -159,7 +159,10 @@ def _decode(
     params: Parameters,
     decoders: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], _M]]],
 ) -> _M:
-    view = memoryview(data).toreadonly()
+    try:
+        view = memoryview(data).toreadonly().cast("B")
+    except TypeError:
+        raise CodecError("a message is a row of bytes") from None
     limit = max_message_bytes(params)
     if view.nbytes > limit:
         raise CodecError(f"{view.nbytes} bytes, but no message of this session has more than {limit}")

@@ -65,8 +65,8 @@ def plan(
     reasons = _broken_inputs(num_clients, value_bits, max_value, max_weight, dropout, corrupt, threshold)
     if reasons:
         raise PlanError(tuple(reasons))
-    corrupt_clients = floor(corrupt * num_clients + _EPSILON)
-    dropouts = floor(dropout * num_clients + _EPSILON)
+    corrupt_clients = floor((corrupt + _EPSILON) * num_clients)
+    dropouts = floor((dropout + _EPSILON) * num_clients)
 
     smallest = floor(2 * num_clients / 3) + 1 if corrupt_clients else num_clients // 2 + 1
     rule = "floor(2n/3) + 1, the server with corrupt clients" if corrupt_clients else "floor(n/2) + 1, the server alone"

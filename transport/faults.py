@@ -69,7 +69,7 @@ class FaultSchedule:
             raise ValueError(f"the fraction of dropouts must be between 0 and 1, not {fraction}")
         rng = np.random.default_rng(seed)
         # The same guard against binary fractions as the planner's: 0.29 of 100 are 29.
-        chosen = rng.choice(len(ids), size=floor(fraction * len(ids) + 1e-14), replace=False).tolist()
+        chosen = rng.choice(len(ids), size=floor((fraction + 1e-14) * len(ids)), replace=False).tolist()
         return cls(
             {
                 (ids[index], rounds[rng.integers(len(rounds))], Direction.UP): kinds[rng.integers(len(kinds))]

@@ -1,21 +1,27 @@
 """Ring vectors as bit strings of exactly b bits an element.
 
 Element i fills bits [i*b, (i+1)*b) of the string, least significant bit first, in bytes least significant bit
-first; the last byte is padded with zero bits.  Both directions work on whole groups: g = 64/gcd(b, 64) elements
-are b/gcd(b, 64) 64-bit words, so one array operation serves the same element of every group.
-"""
+first; the last byte is padded with zero bits.
 
-from math import gcd
+Eight elements fill b bytes exactly, so the elements r, r+8, r+16, ... all begin at the same bit of a byte, b bytes
+apart: one array operation on unaligned 64-bit words with a stride of b bytes moves them all.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-from secagg.algebra.ring import RingVector, word_dtype
+from secagg.algebra.ring import RingVector, Word, word_dtype
+
+Octets = npt.NDArray[np.uint8]
 
 _WORD = np.dtype("<u8")
+_WORD_BYTES = 8
 
-# Elements that are in flight at a time: the temporaries (8 bytes an element) stay in the second-level cache.
-_BLOCK_ELEMENTS = 1 << 14
+# A word that begins in the last byte reaches this far behind it, and one byte more if it is not byte-aligned.
+_SLACK = _WORD_BYTES + 1
+
+# Elements that are in flight at a time, a multiple of every group's size: bounds the temporaries.
+_BLOCK_ELEMENTS = 1 << 18
 
 
 def packed_size(length: int, ring_bits: int) -> int:
@@ -23,84 +29,74 @@ def packed_size(length: int, ring_bits: int) -> int:
     return (length * ring_bits + 7) // 8
 
 
-def pack(vector: RingVector, ring_bits: int) -> npt.NDArray[np.uint8]:
+def pack(vector: RingVector, ring_bits: int) -> Octets:
     """The bit string of a reduced vector (shape (m,), its ring's dtype): uint8, shape (packed_size(m, b),)."""
     if vector.dtype != word_dtype(ring_bits):
         raise ValueError(f"a ring of {ring_bits} bits has dtype {word_dtype(ring_bits)}, not {vector.dtype}")
-    itemsize = vector.dtype.itemsize
-    octets = np.ascontiguousarray(vector).view(np.uint8)
-    if ring_bits % 8 == 0:
-        return np.ascontiguousarray(octets.reshape(-1, itemsize)[:, : ring_bits // 8]).reshape(-1)
-    packed = np.empty(packed_size(len(vector), ring_bits), dtype=np.uint8)
+    size = packed_size(len(vector), ring_bits)
+    if ring_bits == 8 * vector.dtype.itemsize:
+        return np.ascontiguousarray(vector).view(np.uint8)
+    packed = np.zeros(size + _SLACK, dtype=np.uint8)
     for start in range(0, len(vector), _BLOCK_ELEMENTS):
-        block = vector[start : start + _BLOCK_ELEMENTS]
-        first = start * ring_bits // 8
-        size = packed_size(len(block), ring_bits)
-        packed[first : first + size] = _pack_block(block, ring_bits).view(np.uint8)[:size]
-    return packed
+        _pack_block(vector[start : start + _BLOCK_ELEMENTS], ring_bits, packed[start * ring_bits // 8 :])
+    return packed[:size]
 
 
-def unpack(packed: npt.NDArray[np.uint8], length: int, ring_bits: int) -> RingVector:
+def unpack(packed: Octets, length: int, ring_bits: int) -> RingVector:
     """The vector of ``length`` elements in a bit string; the padding bits are ignored (see `padding_is_zero`)."""
     if packed.shape != (packed_size(length, ring_bits),):
         raise ValueError(f"{length} elements of {ring_bits} bits are {packed_size(length, ring_bits)} bytes")
     dtype = word_dtype(ring_bits)
-    if ring_bits % 8 == 0:
-        octets = np.zeros((length, dtype.itemsize), dtype=np.uint8)
-        octets[:, : ring_bits // 8] = packed.reshape(length, ring_bits // 8)
-        return octets.reshape(-1).view(dtype)
+    if ring_bits == 8 * dtype.itemsize:
+        return packed.copy().view(dtype)
     vector = np.empty(length, dtype=dtype)
+    padded = np.zeros(packed_size(min(length, _BLOCK_ELEMENTS), ring_bits) + _SLACK, dtype=np.uint8)
     for start in range(0, length, _BLOCK_ELEMENTS):
-        count = min(_BLOCK_ELEMENTS, length - start)
+        block = vector[start : start + _BLOCK_ELEMENTS]
         first = start * ring_bits // 8
-        block = packed[first : first + packed_size(count, ring_bits)]
-        vector[start : start + count] = _unpack_block(block, count, ring_bits)
+        source = packed[first : first + packed_size(len(block), ring_bits)]
+        padded[: len(source)] = source
+        _unpack_block(padded, ring_bits, block)
     return vector
 
 
-def padding_is_zero(packed: npt.NDArray[np.uint8], length: int, ring_bits: int) -> bool:
+def padding_is_zero(packed: Octets, length: int, ring_bits: int) -> bool:
     """Whether the bits after the last element are zero, as `pack` leaves them."""
     used = length * ring_bits % 8
     return used == 0 or int(packed[-1]) >> used == 0
 
 
-def _pack_block(block: RingVector, ring_bits: int) -> npt.NDArray[np.uint64]:
-    common = gcd(ring_bits, 64)
-    group, words = 64 // common, ring_bits // common
-    groups = -(-len(block) // group)
-    # One row an element's place in its group: the rows are contiguous, so every step below is too.
-    elements = np.zeros((group, groups), dtype=_WORD)
-    whole = len(block) // group
-    elements[:, :whole] = block[: whole * group].reshape(whole, group).T
-    elements[: len(block) - whole * group, whole:] = block[whole * group :, None]
-    packed = np.zeros((words, groups), dtype=_WORD)
-    spill = np.empty(groups, dtype=_WORD)
-    for place in range(group):
-        word, shift = divmod(place * ring_bits, 64)
-        np.left_shift(elements[place], np.uint64(shift), out=spill)
-        packed[word] |= spill
+def _pack_block(block: RingVector, ring_bits: int, packed: Octets) -> None:
+    # A pass must not write one byte twice: narrow elements are taken in larger groups, whose words do not overlap.
+    group = 8 * -(-_WORD_BYTES // ring_bits)
+    shifted = np.empty(-(-len(block) // group), dtype=_WORD)
+    for place in range(min(group, len(block))):
+        elements = block[place::group]
+        first, shift = divmod(place * ring_bits, 8)
+        bits = shifted[: len(elements)]
+        np.left_shift(elements, np.uint64(shift), out=bits, dtype=_WORD, casting="unsafe")
+        words = _every(packed, first, len(elements), group * ring_bits // 8, _WORD)
+        np.bitwise_or(words, bits, out=words)
         if shift + ring_bits > 64:
-            np.right_shift(elements[place], np.uint64(64 - shift), out=spill)
-            packed[word + 1] |= spill
-    return np.ascontiguousarray(packed.T).reshape(-1)
+            np.right_shift(elements, np.uint64(64 - shift), out=bits, dtype=_WORD, casting="unsafe")
+            rest = _every(packed, first + _WORD_BYTES, len(elements), group * ring_bits // 8, np.dtype(np.uint8))
+            np.bitwise_or(rest, bits.astype(np.uint8), out=rest)
 
 
-def _unpack_block(block: npt.NDArray[np.uint8], count: int, ring_bits: int) -> npt.NDArray[np.uint64]:
-    common = gcd(ring_bits, 64)
-    group, words = 64 // common, ring_bits // common
-    groups = -(-count // group)
-    octets = np.zeros(groups * words * 8, dtype=np.uint8)
-    octets[: len(block)] = block
-    packed = np.ascontiguousarray(octets.view(_WORD).reshape(groups, words).T)
-    elements = np.empty((group, groups), dtype=_WORD)
-    spill = np.empty(groups, dtype=_WORD)
-    mask = np.uint64((1 << ring_bits) - 1)
-    for place in range(group):
-        word, shift = divmod(place * ring_bits, 64)
-        row = elements[place]
-        np.right_shift(packed[word], np.uint64(shift), out=row)
+def _unpack_block(padded: Octets, ring_bits: int, block: RingVector) -> None:
+    bits = np.empty(-(-len(block) // 8), dtype=_WORD)
+    for place in range(min(8, len(block))):
+        elements = block[place::8]
+        first, shift = divmod(place * ring_bits, 8)
+        value = bits[: len(elements)]
+        np.right_shift(_every(padded, first, len(elements), ring_bits, _WORD), np.uint64(shift), out=value)
         if shift + ring_bits > 64:
-            np.left_shift(packed[word + 1], np.uint64(64 - shift), out=spill)
-            row |= spill
-        row &= mask
-    return elements.T.reshape(-1)[:count]
+            rest = _every(padded, first + _WORD_BYTES, len(elements), ring_bits, np.dtype(np.uint8))
+            value |= rest.astype(_WORD) << np.uint64(64 - shift)
+        np.bitwise_and(value, np.uint64((1 << ring_bits) - 1), out=value)
+        elements[:] = value
+
+
+def _every(octets: Octets, first: int, count: int, stride: int, dtype: np.dtype[Word]) -> npt.NDArray[Word]:
+    """A view of ``count`` words, the first at byte ``first``, ``stride`` bytes apart."""
+    return np.ndarray((count,), dtype=dtype, buffer=octets.data, offset=first, strides=(stride,))

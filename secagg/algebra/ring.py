@@ -4,18 +4,19 @@ A vector is held in the smallest unsigned little-endian word w >= b bits.  Sums 
 2^b divides 2^w, the low b bits are right at any time: reduction is one pass at the end, not one an addition.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-RingVector = npt.NDArray[np.unsignedinteger[Any]]
+Word: TypeAlias = np.unsignedinteger[Any]
+RingVector: TypeAlias = npt.NDArray[Word]
 
 MIN_RING_BITS = 1
 MAX_RING_BITS = 64
 
 
-def word_dtype(ring_bits: int) -> np.dtype[np.unsignedinteger[Any]]:
+def word_dtype(ring_bits: int) -> np.dtype[Word]:
     """The dtype that holds an element: uint8, uint16, uint32 or uint64, little-endian on every machine."""
     if not MIN_RING_BITS <= ring_bits <= MAX_RING_BITS:
         raise ValueError(f"ring_bits must be between {MIN_RING_BITS} and {MAX_RING_BITS}, not {ring_bits}")
