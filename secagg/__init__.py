@@ -23,7 +23,7 @@ from secagg.events import (
 )
 from secagg.masking import UnmaskJob
 from secagg.params import Adversary, ClientId, Parameters
-from secagg.planner import Plan, plan
+from secagg.planner import GraphKind, Plan, plan
 from secagg.server import Server, ServerPhase, ServerStatus
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "CodecError",
     "Completed",
     "DropReason",
+    "GraphKind",
     "InputRequested",
     "LocalProtocolError",
     "Parameters",

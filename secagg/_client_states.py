@@ -309,10 +309,9 @@ def _check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -
 
 
 def _check_enough(num_clients: int, setup: Setup) -> None:
-    # In the sparse graph a client holds no share of its own secrets: its neighbours alone must reach the threshold.
-    num_holders = num_clients if setup.params.is_complete else num_clients - 1
-    if num_holders < setup.params.threshold:
-        raise RemoteProtocolError(Rule.TOO_FEW_PEERS, f"{num_holders}, but the threshold is {setup.params.threshold}")
+    quorum = setup.params.quorum
+    if num_clients < quorum:
+        raise RemoteProtocolError(Rule.TOO_FEW_PEERS, f"{num_clients} with this client itself, but at least {quorum}")
 
 
 def _split_keys(keys: bytes) -> list[bytes]:

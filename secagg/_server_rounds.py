@@ -15,8 +15,18 @@ from secagg import sharing
 from secagg.algebra import ring
 from secagg.algebra.field import PRIME
 from secagg.errors import LocalProtocolError
-from secagg.events import Aborted, AbortReason, Completed, DropReason, Round, Send, ServerEvent, UnmaskReady
-from secagg.graph import Graph
+from secagg.events import (
+    Aborted,
+    AbortReason,
+    ClientDropped,
+    Completed,
+    DropReason,
+    Round,
+    Send,
+    ServerEvent,
+    UnmaskReady,
+)
+from secagg.graph import Graph, NodeFlags
 from secagg.masking import RecoveredMaskKey, UnmaskJob, mask_secret_key
 from secagg.messages import (
     AdvertiseKeys,
@@ -54,10 +64,6 @@ class Directory:
     mask_public_keys: npt.NDArray[np.uint8]
     graph: Graph
     node_of: dict[ClientId, int]
-
-    @property
-    def largest_neighborhood(self) -> int:
-        return max(len(self.graph.neighborhood(node)) for node in range(len(self.client_ids)))
 
     def ids(self, nodes: npt.NDArray[np.integer]) -> tuple[ClientId, ...]:
         return tuple(self.client_ids[node] for node in nodes.tolist())
@@ -111,7 +117,7 @@ class AdvertiseKeysRound(Stage):
 
     @property
     def ready(self) -> bool:
-        return len(self._keys) >= self._session.params.threshold
+        return len(self._keys) >= self._session.params.quorum
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, AdvertiseKeys):
@@ -131,10 +137,9 @@ class AdvertiseKeysRound(Stage):
         self._keys.pop(client_id, None)
 
     def close(self) -> Closing:
-        params = self._session.params
         client_ids = tuple(sorted(self._keys))
-        if len(client_ids) < params.threshold:
-            return _too_few(self, params, set(client_ids))
+        if not self.ready:
+            return _too_few(self, self._session.params, set(client_ids))
         directory = Directory(
             client_ids=client_ids,
             channel_public_keys=_key_array([self._keys[i].channel_public_key for i in client_ids]),
@@ -169,13 +174,22 @@ class ShareKeysRound(Stage):
         self._shared = np.zeros(len(directory.client_ids), dtype=bool)
         # [sender, place of the receiver in the sender's neighbourhood]
         self._encrypted_shares = np.zeros(
-            (len(directory.client_ids), directory.largest_neighborhood, ENCRYPTED_SHARES_BYTES),
+            (len(directory.client_ids), directory.graph.neighborhood_size, ENCRYPTED_SHARES_BYTES),
             dtype=np.uint8,
         )
 
     @property
     def ready(self) -> bool:
-        return int(self._shared.sum()) >= self._session.params.threshold
+        return bool(self._connected().any())
+
+    def _connected(self) -> NodeFlags:
+        """Those that shared keys with enough others that did: the rest could not be unmasked should they vanish."""
+        connected = self._shared.copy()
+        while True:
+            lonely = connected & (self._directory.graph.count(connected) < self._session.params.quorum)
+            if not lonely.any():
+                return connected
+            connected &= ~lonely
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, ShareKeys):
@@ -194,25 +208,27 @@ class ShareKeysRound(Stage):
         self._shared[self._directory.node_of[client_id]] = False
 
     def close(self) -> Closing:
-        params, directory = self._session.params, self._directory
-        if int(self._shared.sum()) < params.threshold:
-            return _too_few(self, params, set(directory.ids(np.flatnonzero(self._shared))))
-        sends: list[ServerEvent] = []
+        directory = self._directory
+        connected = self._connected()
+        if not connected.any():
+            return _too_few(self, self._session.params, set(directory.ids(np.flatnonzero(self._shared))))
+        events = _drop_lonely(self.round, directory, self._shared & ~connected)
         previous, flags = None, ()
-        for node in np.flatnonzero(self._shared).tolist():
+        for node in np.flatnonzero(connected).tolist():
             neighborhood = directory.graph.neighborhood(node)
             if neighborhood is not previous:
-                previous, flags = neighborhood, tuple(self._shared[neighborhood].tolist())
-            senders = self._shared[neighborhood] & (neighborhood != node)
+                previous, flags = neighborhood, tuple(connected[neighborhood].tolist())
+            senders = connected[neighborhood] & (neighborhood != node)
             items = self._encrypted_shares[neighborhood[senders], directory.graph.places_of(node)[senders]]
-            sends.append(Send(directory.client_ids[node], PeerShares(self._session.session_id, flags, items.tobytes())))
-        return MaskedInputRound(self._session, directory, self._shared), tuple(sends)
+            message = PeerShares(self._session.session_id, flags, items.tobytes())
+            events.append(Send(directory.client_ids[node], message))
+        return MaskedInputRound(self._session, directory, connected), tuple(events)
 
 
 class MaskedInputRound(Stage):
     round = Round.MASKED_INPUT_COLLECTION
 
-    def __init__(self, session: Session, directory: Directory, shared: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, session: Session, directory: Directory, shared: NodeFlags) -> None:
         super().__init__(frozenset(directory.ids(np.flatnonzero(shared))))
         self._session = session
         self._directory = directory
@@ -223,7 +239,7 @@ class MaskedInputRound(Stage):
 
     @property
     def ready(self) -> bool:
-        return len(self._alive()) >= self._session.params.threshold
+        return self._fewest_holders(self._answering()) >= self._session.params.threshold
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, MaskedInput):
@@ -235,26 +251,43 @@ class MaskedInputRound(Stage):
         self._survives[self._directory.node_of[client_id]] = True
         return None
 
-    def _alive(self) -> set[ClientId]:
+    def _alive(self) -> NodeFlags:
         """Survivors that are still there to answer: one that vanishes after its input stays in the sum."""
-        return self.received & self.awaited
+        alive = np.zeros_like(self._survives)
+        alive[[self._directory.node_of[client_id] for client_id in self.received & self.awaited]] = True
+        return alive
+
+    def _answering(self) -> NodeFlags:
+        """Those of them that will answer: with fewer survivors around it, a client refuses."""
+        return self._alive() & (self._directory.graph.count(self._survives) >= self._session.params.quorum)
+
+    def _fewest_holders(self, answering: NodeFlags) -> int:
+        """Of all secrets that have to be recovered, the fewest shares that can still come in."""
+        holders = self._directory.graph.count(answering)
+        if not self._session.params.is_complete:
+            holders -= answering
+        return int(holders[_owners(self._directory, self._shared, self._survives)].min(initial=len(holders)))
 
     def close(self) -> Closing:
         params, directory = self._session.params, self._directory
-        alive = self._alive()
-        if len(alive) < params.threshold:
-            return _too_few(self, params, alive)
-        sends: list[ServerEvent] = []
+        answering = self._answering()
+        if not answering.any():
+            return _too_few(self, params, set(directory.ids(np.flatnonzero(self._alive()))))
+        if (had := self._fewest_holders(answering)) < params.threshold:
+            missing = tuple(sorted(self.invited - set(directory.ids(np.flatnonzero(answering)))))
+            aborted = Aborted(AbortReason.TOO_FEW_CLIENTS, self.round, params.threshold, had, missing)
+            return Ended(), (aborted,)
+        events = _drop_lonely(self.round, directory, self._alive() & ~answering)
         previous, message = None, None
-        for client_id in sorted(alive):
-            neighborhood = directory.graph.neighborhood(directory.node_of[client_id])
+        for node in np.flatnonzero(answering).tolist():
+            neighborhood = directory.graph.neighborhood(node)
             if message is None or neighborhood is not previous:
                 previous = neighborhood
                 survivors = tuple(self._survives[neighborhood].tolist())
                 message = SurvivorList(self._session.session_id, survivors)
-            sends.append(Send(client_id, message))
-        unmasking = UnmaskingRound(self._session, directory, self._shared, self._survives, alive, self._sum)
-        return unmasking, tuple(sends)
+            events.append(Send(directory.client_ids[node], message))
+        unmasking = UnmaskingRound(self._session, directory, self._shared, self._survives, answering, self._sum)
+        return unmasking, tuple(events)
 
 
 class UnmaskingRound(Stage):
@@ -264,19 +297,19 @@ class UnmaskingRound(Stage):
         self,
         session: Session,
         directory: Directory,
-        shared: npt.NDArray[np.bool_],
-        survives: npt.NDArray[np.bool_],
-        alive: set[ClientId],
+        shared: NodeFlags,
+        survives: NodeFlags,
+        answering: NodeFlags,
         masked_sum: ring.RingVector,
     ) -> None:
-        super().__init__(frozenset(alive))
+        super().__init__(frozenset(directory.ids(np.flatnonzero(answering))))
         self._session = session
         self._directory = directory
         self._shared = shared
         self._survives = survives
         self._sum = masked_sum
         # [owner of the secret, place of the holder in the owner's neighbourhood]
-        shape = (len(directory.client_ids), directory.largest_neighborhood)
+        shape = (len(directory.client_ids), directory.graph.neighborhood_size)
         self._held = np.zeros(shape, dtype=bool)
         self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
 
@@ -287,7 +320,7 @@ class UnmaskingRound(Stage):
     def _lacking(self) -> npt.NDArray[np.intp]:
         """Owners of whose secret fewer shares than the threshold came in."""
         enough = self._held.sum(axis=1) >= self._session.params.threshold
-        return np.flatnonzero(self._shared & ~enough)
+        return np.flatnonzero(_owners(self._directory, self._shared, self._survives) & ~enough)
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, UnmaskingShares):
@@ -347,7 +380,7 @@ class UnmaskingRound(Stage):
     def _reconstruct(self) -> dict[int, bytes | None]:
         """The seed that is due of every client that shared keys, by node: one matrix product a set of holders."""
         threshold = self._session.params.threshold
-        owners = np.flatnonzero(self._shared)
+        owners = np.flatnonzero(_owners(self._directory, self._shared, self._survives))
         # The first `threshold` holders of each owner; owners with the same ones are reconstructed together.
         chosen = self._held[owners] & (np.cumsum(self._held[owners], axis=1) <= threshold)
         patterns, group_of = np.unique(np.packbits(chosen, axis=1), axis=0, return_inverse=True)
@@ -398,6 +431,18 @@ def _key_array(keys: list[bytes]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
 
 
+def _owners(directory: Directory, shared: NodeFlags, survives: NodeFlags) -> NodeFlags:
+    """Whose masks are in the sum: the survivors, and those that vanished and have a survivor for a neighbour."""
+    return shared & (survives | (directory.graph.count(survives) > 0))
+
+
+def _drop_lonely(round_: Round, directory: Directory, lonely: NodeFlags) -> list[ServerEvent]:
+    return [
+        ClientDropped(client_id, DropReason.TOO_FEW_NEIGHBORS, round_)
+        for client_id in directory.ids(np.flatnonzero(lonely))
+    ]
+
+
 def _too_few(stage: Stage, params: Parameters, left: set[ClientId]) -> Closing:
     missing = tuple(sorted(stage.invited - left))
-    return Ended(), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.threshold, len(left), missing),)
+    return Ended(), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.quorum, len(left), missing),)

@@ -44,6 +44,7 @@ class DropReason(Enum):
     INVALID_PUBLIC_KEY = "a public key of its is no usable X25519 point"
     KEY_NOT_DISTINCT = "a public key of its was advertised already"
     WRONG_SIZE = "its message does not fit the clients that were announced to it"
+    TOO_FEW_NEIGHBORS = "too few of its neighbours are left"
 
 
 @unique

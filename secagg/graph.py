@@ -5,12 +5,17 @@ itself, sorted; the place of a share's holder in the owner's neighbourhood is th
 The complete graph of Bonawitz et al. (2017) is the graph in which every neighbourhood is everybody.
 """
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Places = npt.NDArray[np.intp]
+from secagg.params import Parameters
+from secagg.primitives.entropy import EntropySource, draw
+
+Places: TypeAlias = npt.NDArray[np.intp]
+NodeFlags: TypeAlias = npt.NDArray[np.bool_]
+"""One flag a node, shape (num_nodes,)."""
 
 
 class Graph(Protocol):
@@ -18,6 +23,11 @@ class Graph(Protocol):
 
     @property
     def num_nodes(self) -> int: ...
+
+    @property
+    def neighborhood_size(self) -> int:
+        """Nodes in each neighbourhood, the node itself included."""
+        ...
 
     def neighborhood(self, node: int) -> Places:
         """The node and its neighbours, ascending."""
@@ -27,12 +37,17 @@ class Graph(Protocol):
         """Where ``node`` stands in the neighbourhood of each member of its own, in the same order."""
         ...
 
+    def count(self, flags: NodeFlags) -> Places:
+        """How many flagged nodes each neighbourhood has, shape (num_nodes,)."""
+        ...
+
 
 class CompleteGraph:
     """Everyone is everyone's neighbour."""
 
     def __init__(self, num_nodes: int) -> None:
         self.num_nodes = num_nodes
+        self.neighborhood_size = num_nodes
         self._everyone = np.arange(num_nodes, dtype=np.intp)
 
     def neighborhood(self, node: int) -> Places:
@@ -40,3 +55,54 @@ class CompleteGraph:
 
     def places_of(self, node: int) -> Places:
         return np.full(self.num_nodes, node, dtype=np.intp)
+
+    def count(self, flags: NodeFlags) -> Places:
+        return np.full(self.num_nodes, int(flags.sum()), dtype=np.intp)
+
+
+class HararyGraph:
+    """A randomly relabelled Harary graph (Bell et al. 2020, algorithm 1).
+
+    The nodes stand on a ring in an order drawn from ``entropy``; each is the neighbour of the degree/2 next ones on
+    both sides.
+
+    Args:
+        num_nodes: more than degree + 1.
+        degree: even.
+    """
+
+    def __init__(self, num_nodes: int, degree: int, entropy: EntropySource) -> None:
+        if degree % 2 or not 2 <= degree < num_nodes - 1:
+            raise ValueError(f"a Harary graph of {num_nodes} nodes has no degree {degree}")
+        self.num_nodes = num_nodes
+        self.neighborhood_size = degree + 1
+        # Sorting by 64 random bits a node: two nodes tie, and the order is not uniform, with probability n^2 / 2^65.
+        order = np.argsort(np.frombuffer(draw(entropy, 8 * num_nodes), dtype="<u8"), kind="stable")
+        window = np.arange(-(degree // 2), degree // 2 + 1)
+        members = np.empty((num_nodes, degree + 1), dtype=np.intp)
+        members[order] = np.sort(order[(np.arange(num_nodes)[:, None] + window) % num_nodes], axis=1)
+        self._members = members
+        # Edges (member, node), sorted, list each member's neighbourhood in order: an edge's rank there is its place.
+        edges = members * num_nodes + np.arange(num_nodes)[:, None]
+        places = np.empty(members.size, dtype=np.intp)
+        places[np.argsort(edges, axis=None)] = np.arange(members.size) % (degree + 1)
+        self._places = places.reshape(members.shape)
+
+    def neighborhood(self, node: int) -> Places:
+        members: Places = self._members[node]
+        return members
+
+    def places_of(self, node: int) -> Places:
+        places: Places = self._places[node]
+        return places
+
+    def count(self, flags: NodeFlags) -> Places:
+        counts: Places = flags[self._members].sum(axis=1, dtype=np.intp)
+        return counts
+
+
+def build_graph(params: Parameters, num_nodes: int, entropy: EntropySource) -> Graph:
+    """The graph of these parameters on so many nodes; complete where all of them fit one neighbourhood."""
+    if num_nodes <= params.degree + 1:
+        return CompleteGraph(num_nodes)
+    return HararyGraph(num_nodes, params.degree, entropy)

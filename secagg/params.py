@@ -20,12 +20,14 @@ MAX_CLIENTS = 2**24
 
 @unique
 class Adversary(Enum):
-    """Whom a session is safe against, alone or together with fewer than ``threshold`` clients.
+    """Whom a session is safe against, alone or together with corrupt clients.
 
     HONEST_BUT_CURIOUS: a server that follows the protocol and studies all that it sees.
+    SEMI_MALICIOUS: one that exchanges the clients' keys honestly, and may lie from then on (Bell et al. 2020).
     """
 
     HONEST_BUT_CURIOUS = "honest-but-curious"
+    SEMI_MALICIOUS = "semi-malicious"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,8 @@ class Parameters:
     Attributes:
         num_clients: the most clients that take part (n).
         threshold: how many clients must remain at each step, and how many shares give back a secret (t).
-        degree: with how many others each client shares masks; ``num_clients - 1`` is the complete graph.
+        degree: with how many others each client shares masks; ``num_clients - 1`` is the complete graph, any
+            smaller degree is even.
         vector_length: elements of each input vector (m).
         value_bits: an input's elements are integers in [0, 2^value_bits).
         ring_bits: sums are taken modulo 2^ring_bits (R in the paper).
@@ -72,6 +75,15 @@ class Parameters:
         """Whether every client is every other's neighbour."""
         return self.degree == self.num_clients - 1
 
+    @property
+    def quorum(self) -> int:
+        """The fewest members of a client's neighbourhood, itself included, with which the client goes on.
+
+        In the complete graph everyone holds shares of everyone's secrets, as in the paper; in a sparse one, of the
+        neighbours' alone, so that the threshold must be reached without the client itself.
+        """
+        return self.threshold if self.is_complete else self.threshold + 1
+
 
 def required_ring_bits(num_clients: int, value_bits: int) -> int:
     """ceil(log2(n (2^value_bits - 1) + 1)): the smallest ring that holds any sum of n inputs."""
@@ -102,6 +114,8 @@ def _broken_ranges(params: Parameters) -> list[str]:
 
     require("num_clients", 2, MAX_CLIENTS, "the sum of a single client's input is that input")
     require("degree", 1, max(1, params.num_clients - 1), "a client's neighbours are other clients")
+    if params.degree % 2 and not params.is_complete:
+        reasons.append(f"degree is {params.degree}, but that of a sparse graph is even")
     if params.degree >= shamir.MAX_HOLDERS:
         reasons.append(f"degree is {params.degree}, but a secret has at most {shamir.MAX_HOLDERS} shares")
     holders = params.num_clients if params.is_complete else params.degree

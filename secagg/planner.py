@@ -1,18 +1,28 @@
 """From a threat model to parameters: every number is made to add up before a round starts.
 
 Complete graph (paper, figure 5): against the server alone t = floor(n/2) + 1; against the server together with
-clients t = floor(2n/3) + 1, which stands fewer than n/3 corrupt ones.
+clients t = floor(2n/3) + 1, which stands fewer than n/3 corrupt ones.  Sparse graph: `secagg.sparse_bounds`.
 """
 
 from dataclasses import dataclass
+from enum import Enum, unique
 from math import ceil, floor
 
 from secagg.algebra import ring
 from secagg.errors import PlanError
 from secagg.params import Adversary, Parameters, required_ring_bits
+from secagg.sparse_bounds import CORRECTNESS_BITS, SECURITY_BITS, SparseBounds
 
 # 0.29 * 100 is 28.999...: fractions of n are meant as written, not as binary rounds them.
 _EPSILON = 1e-14
+
+
+@unique
+class GraphKind(Enum):
+    """Who shares masks with whom: everyone with everyone, or each with a few at random (Bell et al. 2020)."""
+
+    COMPLETE = "complete"
+    SPARSE = "sparse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +33,15 @@ class Plan:
         parameters: what `Client` and `Server` take.
         corrupt_clients: how many clients may collude with the server (A).
         expected_dropouts: how many clients may vanish (D).
-        spare_clients: how many more than expected may vanish before the session aborts.
+        spare_clients: how many more than expected may vanish before the session aborts; None on a sparse graph, where
+            it depends on who they are.
         reasons: one sentence for each number chosen.
     """
 
     parameters: Parameters
     corrupt_clients: int
     expected_dropouts: int
-    spare_clients: int
+    spare_clients: int | None
     reasons: tuple[str, ...]
 
 
@@ -44,9 +55,10 @@ def plan(
     dropout: float = 0.0,
     corrupt: float = 0.0,
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    graph: GraphKind = GraphKind.COMPLETE,
     threshold: int | None = None,
 ) -> Plan:
-    """The parameters for a threat model, on the complete graph.
+    """The parameters for a threat model.
 
     Args:
         num_clients: clients that take part.
@@ -57,6 +69,8 @@ def plan(
         dropout: the fraction of clients expected to vanish during a session, in [0, 1).
         corrupt: the fraction of clients that may share what they know with the server, in [0, 1).
         adversary: whom to be safe against.
+        graph: complete, or sparse: the smallest degree that is safe and works, except with probability 2^-40 and
+            2^-20. Where no degree below n - 1 is, the complete graph is taken.
         threshold: a larger threshold than the one that the threat model asks for.
 
     Raises:
@@ -67,7 +81,53 @@ def plan(
         raise PlanError(tuple(reasons))
     corrupt_clients = floor((corrupt + _EPSILON) * num_clients)
     dropouts = floor((dropout + _EPSILON) * num_clients)
+    choice = None
+    if graph is GraphKind.SPARSE:
+        choice = _sparse_choice(num_clients, corrupt_clients, dropouts, adversary, threshold, reasons)
+    if choice is None:
+        choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons)
 
+    weighted_bits, ring_bits = _widths(num_clients, value_bits, max_value, max_weight)
+    if ring_bits > ring.MAX_RING_BITS:
+        reasons.append(
+            f"the sum of {num_clients} inputs of {weighted_bits} bits needs {ring_bits} bits, "
+            f"{ring_bits - ring.MAX_RING_BITS} more than the largest ring has: use smaller values or weights"
+        )
+        ring_bits = weighted_bits = ring.MAX_RING_BITS
+    try:
+        parameters = Parameters(
+            num_clients=num_clients,
+            threshold=max(2, min(choice.threshold, num_clients)),
+            degree=max(1, choice.degree),
+            vector_length=vector_length,
+            value_bits=weighted_bits,
+            ring_bits=ring_bits,
+            # Only hides a second report of the ring that is too small already.
+            modular=bool(reasons),
+            adversary=adversary,
+        )
+    except PlanError as error:
+        raise PlanError((*reasons, *error.reasons)) from None
+    if reasons:
+        raise PlanError(tuple(reasons))
+    width = f"ring of {ring_bits} bits: holds the sum of {num_clients} inputs of {weighted_bits} bits without overflow"
+    return Plan(parameters, corrupt_clients, dropouts, choice.spare_clients, (*choice.reasons, width))
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A graph's degree and threshold, and why."""
+
+    degree: int
+    threshold: int
+    spare_clients: int | None
+    reasons: tuple[str, ...]
+
+
+def _complete_choice(
+    num_clients: int, corrupt_clients: int, dropouts: int, threshold: int | None, reasons: list[str]
+) -> _Choice:
+    """The complete graph's; what does not work is added to ``reasons``."""
     smallest = floor(2 * num_clients / 3) + 1 if corrupt_clients else num_clients // 2 + 1
     rule = "floor(2n/3) + 1, the server with corrupt clients" if corrupt_clients else "floor(n/2) + 1, the server alone"
     chosen = smallest if threshold is None else threshold
@@ -84,40 +144,49 @@ def plan(
             f"{dropouts} of {num_clients} clients are expected to vanish and {remaining} to remain, "
             f"{chosen - remaining} fewer than the threshold {chosen}"
         )
-
-    weighted_bits, ring_bits = _widths(num_clients, value_bits, max_value, max_weight)
-    if ring_bits > ring.MAX_RING_BITS:
-        reasons.append(
-            f"the sum of {num_clients} inputs of {weighted_bits} bits needs {ring_bits} bits, "
-            f"{ring_bits - ring.MAX_RING_BITS} more than the largest ring has: use smaller values or weights"
-        )
-        ring_bits = weighted_bits = ring.MAX_RING_BITS
-    try:
-        parameters = Parameters(
-            num_clients=num_clients,
-            threshold=max(2, min(chosen, num_clients)),
-            degree=max(1, num_clients - 1),
-            vector_length=vector_length,
-            value_bits=weighted_bits,
-            ring_bits=ring_bits,
-            # Only hides a second report of the ring that is too small already.
-            modular=bool(reasons),
-            adversary=adversary,
-        )
-    except PlanError as error:
-        raise PlanError((*reasons, *error.reasons)) from None
-    if reasons:
-        raise PlanError(tuple(reasons))
-    return Plan(
-        parameters,
-        corrupt_clients,
-        dropouts,
-        remaining - chosen,
+    spare = remaining - chosen
+    asked = "" if chosen == smallest else f", asked for more than its {smallest}"
+    return _Choice(
+        num_clients - 1,
+        chosen,
+        spare,
         (
-            f"threshold {chosen}: {rule}" + ("" if chosen == smallest else f", asked for more than its {smallest}"),
-            f"degree {parameters.degree}: the complete graph, everyone shares masks with everyone",
-            f"{dropouts} clients may vanish as expected, and {remaining - chosen} more before the session aborts",
-            f"ring of {ring_bits} bits: holds the sum of {num_clients} inputs of {weighted_bits} bits without overflow",
+            f"threshold {chosen}: {rule}{asked}",
+            f"degree {num_clients - 1}: the complete graph, everyone shares masks with everyone",
+            f"{dropouts} clients may vanish as expected, and {spare} more before the session aborts",
+        ),
+    )
+
+
+def _sparse_choice(
+    num_clients: int,
+    corrupt_clients: int,
+    dropouts: int,
+    adversary: Adversary,
+    threshold: int | None,
+    reasons: list[str],
+) -> _Choice | None:
+    """The sparse graph's, or None if no degree below n - 1 will do."""
+    semi_malicious = adversary is Adversary.SEMI_MALICIOUS
+    bounds = SparseBounds(num_clients, corrupt_clients, dropouts, num_clients - dropouts, semi_malicious=semi_malicious)
+    found = bounds.smallest()
+    if found is None:
+        return None
+    degree, smallest = found
+    chosen = smallest if threshold is None else threshold
+    most = bounds.fewest_remaining_neighbors(degree)
+    if not smallest <= chosen <= most:
+        reasons.append(f"threshold {chosen} is not among those that are safe and work with {degree} neighbours: "
+                       f"{smallest} to {most}")  # fmt: skip
+    return _Choice(
+        degree,
+        chosen,
+        None,
+        (
+            f"degree {degree}: the smallest that keeps the honest clients connected, and no client with "
+            f"{chosen} corrupt neighbours, except with probability 2^-{SECURITY_BITS}",
+            f"threshold {chosen}: of {degree} neighbours at least so many remain when {dropouts} clients vanish, "
+            f"except with probability 2^-{CORRECTNESS_BITS}",
         ),
     )
 

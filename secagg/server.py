@@ -21,7 +21,7 @@ from secagg._server_rounds import (
 )
 from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, ServerEvent
-from secagg.graph import CompleteGraph
+from secagg.graph import build_graph
 from secagg.messages import ClientMessage
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
@@ -86,7 +86,7 @@ class Server:
         params: the session's public parameters.
         client_ids: who may take part, at most ``params.num_clients``; by default 0 .. num_clients - 1.
         context, nonce: as given to the clients; see `secagg.session.session_id`.
-        entropy: the source of randomness; only tests pass another than `os.urandom`.
+        entropy: the source of randomness, for the sparse graph; only tests pass another than `os.urandom`.
 
     Raises:
         LocalProtocolError: an argument of a wrong type or range.
@@ -117,10 +117,9 @@ class Server:
         self._client_ids = _checked_ids(range(params.num_clients) if client_ids is None else client_ids, params)
         self._params = params
         self._session_id = session_id(params, nonce=nonce, context=context)
-        self._entropy = entropy
         self._dropped: set[ClientId] = set()
         self._completed = False
-        session = Session(params, self._session_id, CompleteGraph)
+        session = Session(params, self._session_id, lambda num_nodes: build_graph(params, num_nodes, entropy))
         self._stage: Stage = AdvertiseKeysRound(session, self._client_ids)
 
     @property
@@ -148,7 +147,7 @@ class Server:
             phase=self.phase,
             received=len(stage.received),
             pending=len(stage.awaited - stage.received),
-            needed=self._params.threshold,
+            needed=self._params.quorum,
             ready=stage.ready,
         )
 
@@ -195,6 +194,7 @@ class Server:
         for client_id in sorted(self.pending):
             drops.extend(self.drop(client_id, DropReason.DEADLINE))
         self._stage, events = self._stage.close()
+        self._dropped.update(event.client_id for event in events if isinstance(event, ClientDropped))
         return (*drops, *events)
 
     def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[ServerEvent, ...]:

@@ -12,7 +12,7 @@ SESSION_ID_BYTES = 32
 
 MAX_NONCE_BYTES = 255
 
-_ADVERSARY_CODES = {Adversary.HONEST_BUT_CURIOUS: 0}
+_ADVERSARY_CODES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1}
 
 
 def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:

@@ -1,0 +1,135 @@
+"""How few neighbours are enough: degree and threshold of the sparse graph (Bell et al. 2020, section 3 and appendix).
+
+With n clients of which A are corrupt and D vanish, B = A + D, on a randomly relabelled Harary graph of even degree k:
+
+- the graph without those B clients stays connected, except with probability 2^-(sigma+1);
+- no honest client has more than t1 corrupt neighbours, except with probability 2^-(sigma+1), by a union bound over
+  clients and the hypergeometric tail; against a semi-malicious server, which may ask each honest neighbour for either
+  share, but not both, t1 becomes ceil((t1 + k - 1.25) / 2);
+- every client keeps more than t2 neighbours that do not vanish, except with probability 2^-eta;
+- a threshold exists: t2 > t1, and it is t = max(t1 + 1, 2).
+"""
+
+from functools import cached_property
+from math import ceil, log
+
+import numpy as np
+import numpy.typing as npt
+
+SECURITY_BITS = 40
+"""sigma: the graph is unsafe with probability at most 2^-sigma."""
+
+CORRECTNESS_BITS = 20
+"""eta: the session fails with probability at most 2^-eta, if no more clients vanish than expected."""
+
+# Degrees up to here are tried one by one; above, a larger one that works is halved down to the smallest.
+_EXHAUSTIVE = 1024
+
+_LN2 = log(2)
+
+
+class SparseBounds:
+    """The conditions for one n, A and D.
+
+    Args:
+        num_clients: n.
+        corrupt_clients: A.
+        dropouts: D.
+        remaining: ceil((1 - dropout) * n).
+        semi_malicious: whether the server may lie once the keys are exchanged.
+    """
+
+    def __init__(
+        self, num_clients: int, corrupt_clients: int, dropouts: int, remaining: int, *, semi_malicious: bool
+    ) -> None:
+        self._n = num_clients
+        self._corrupt = corrupt_clients
+        self._missing = corrupt_clients + dropouts
+        self._remaining = remaining
+        self._semi_malicious = semi_malicious
+
+    def smallest(self) -> tuple[int, int] | None:
+        """The smallest even degree below n - 1 that fits, and its threshold; None if there is none."""
+        if not self._possible_at_all():
+            return None
+        largest = (self._n - 2) // 2 * 2
+        for degree in range(2, min(_EXHAUSTIVE, largest) + 1, 2):
+            if (threshold := self.threshold(degree)) is not None:
+                return degree, threshold
+        return self._search(_EXHAUSTIVE, largest)
+
+    def threshold(self, degree: int) -> int | None:
+        """The threshold that makes this degree safe and workable; None if there is none."""
+        if not self._connected(degree):
+            return None
+        corrupt = self._most_corrupt_neighbors(degree)
+        if self._semi_malicious:
+            corrupt = ceil((corrupt + degree - 1.25) / 2)
+        if self.fewest_remaining_neighbors(degree) <= corrupt:
+            return None
+        return max(corrupt + 1, 2)
+
+    def _possible_at_all(self) -> bool:
+        """Whether even with unlimited degree, when the tails vanish, a threshold would exist."""
+        corrupt, remaining = self._corrupt / self._n, self._remaining / self._n
+        return remaining > ((1 + corrupt) / 2 if self._semi_malicious else corrupt)
+
+    def _search(self, failing: int, largest: int) -> tuple[int, int] | None:
+        working = failing
+        while self.threshold(working) is None:
+            if working >= largest:
+                return None
+            failing, working = working, min(2 * working, largest)
+        while working - failing > 2:
+            middle = (failing + working) // 4 * 2
+            if self.threshold(middle) is None:
+                failing = middle
+            else:
+                working = middle
+        threshold = self.threshold(working)
+        return None if threshold is None else (working, threshold)
+
+    @cached_property
+    def _ln_factorial(self) -> npt.NDArray[np.float64]:
+        """ln i! for i = 0..n."""
+        return np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, self._n + 1, dtype=np.float64)))))
+
+    def _connected(self, degree: int) -> bool:
+        n, missing = self._n, self._missing
+        if degree > missing:
+            return True
+        # G(x) = (x-1)!
+        table = self._ln_factorial
+        probability = (
+            log(n)
+            + log(n - degree - 1)
+            - _LN2
+            + float(table[missing] + table[n - degree] - table[n] - table[missing - degree])
+        )
+        return probability < -(SECURITY_BITS + 1) * _LN2
+
+    def _neighbor_probabilities(self, kind: int, degree: int) -> npt.NDArray[np.float64]:
+        """P[X = x], x = 0..degree, for X ~ Hypergeometric(n, kind, degree): neighbours of one kind."""
+        table, n = self._ln_factorial, self._n
+        x = np.arange(degree + 1)
+        possible = (x <= kind) & (degree - x <= n - kind)
+        inside = x[possible]
+        probabilities = np.zeros(degree + 1)
+        probabilities[possible] = np.exp(
+            (table[kind] - table[inside] - table[kind - inside])
+            + (table[n - kind] - table[degree - inside] - table[n - kind - degree + inside])
+            - (table[n] - table[degree] - table[n - degree])
+        )
+        return probabilities
+
+    def _most_corrupt_neighbors(self, degree: int) -> int:
+        """t1: the least t with P[X > t] < 2^-(sigma+1) / n."""
+        probabilities = self._neighbor_probabilities(self._corrupt, degree)
+        # Summed from the far end, where the terms are smallest: above[t] = P[X > t].
+        above = np.append(np.cumsum(probabilities[::-1])[::-1][1:], 0.0)
+        return int(np.argmax(above < 2.0 ** -(SECURITY_BITS + 1) / self._n))
+
+    def fewest_remaining_neighbors(self, degree: int) -> int:
+        """t2: the least t with P[X <= t] >= 2^-eta / n: no client keeps fewer, except with probability 2^-eta."""
+        up_to = np.cumsum(self._neighbor_probabilities(self._remaining, degree))
+        return int(np.argmax(up_to >= 2.0**-CORRECTNESS_BITS / self._n))
