@@ -193,7 +193,7 @@ class _Network:
     def run(self) -> SessionReport:
         self._driver.start(self._now)
         for connection in self._connections.values():
-            self._client_step(connection, connection.driver.start)
+            self._schedule_answer(connection, connection.driver.start)
         while self._driver.outcome is None:
             if self._driver.job is not None:
                 self._server_step(self._finish)
@@ -227,13 +227,24 @@ class _Network:
             status = self._server.status
             self._observer(self._driver.round, status.received, status.received + status.pending)
         for client_id, message in deliveries:
-            self._transmit(self._connections[client_id], Direction.DOWN, message)
+            self._send_down(self._connections[client_id], message)
 
-    def _client_step(self, connection: _Connection, step: Callable[[], list[bytes]]) -> None:
-        """Let a client act, and send what it gives."""
-        round_ = _ROUNDS[min(connection.sent[Direction.UP], len(_ROUNDS) - 1)]
-        if self._faults.of(connection.client_id, round_, Direction.UP) is Fault.VANISH:
+    def _schedule_answer(self, connection: _Connection, step: Callable[[], list[bytes]]) -> None:
+        """Let a client act, so that what it sends arrives when this round's fault and the latency say.
+
+        It acts when its message arrives, not when it is sent: what waits on the wire is then a promise, and not
+        thousands of masked inputs.
+        """
+        round_ = connection.next_round(Direction.UP)
+        fault = self._faults.of(connection.client_id, round_, Direction.UP)
+        if fault is Fault.VANISH:
             connection.open = False
+            return
+        self._schedule(self._delay(round_, fault), partial(self._answer, connection, round_, step))
+
+    def _answer(self, connection: _Connection, round_: Round, step: Callable[[], list[bytes]]) -> None:
+        """A client acts, and its message arrives."""
+        if not connection.open:
             return
         started, making = time.perf_counter(), connection.input_seconds
         messages = step()
@@ -242,31 +253,37 @@ class _Network:
         if connection.driver.error is not None:
             self._give_up(connection, connection.driver.error)
         for message in messages:
-            self._transmit(connection, Direction.UP, message)
+            frame = encode_frame(message)
+            connection.report.bytes_up[round_] += len(frame)
+            self._arrive(connection, Direction.UP, round_, frame)
 
-    def _transmit(self, connection: _Connection, direction: Direction, message: bytes) -> None:
-        """Put a message on the wire, with the fault that the schedule has for it."""
+    def _send_down(self, connection: _Connection, message: bytes) -> None:
+        """Put a message of the server's on the wire."""
         if not connection.open:
             return
-        round_ = connection.next_round(direction)
-        fault = self._faults.of(connection.client_id, round_, direction)
-        frame = encode_frame(message)
-        if direction is Direction.UP:
-            connection.report.bytes_up[round_] += len(frame)
+        round_ = connection.next_round(Direction.DOWN)
+        fault = self._faults.of(connection.client_id, round_, Direction.DOWN)
+        arrive = partial(self._arrive, connection, Direction.DOWN, round_, encode_frame(message))
+        self._schedule(self._delay(round_, fault), arrive)
+
+    def _delay(self, round_: Round, fault: Fault | None) -> float:
+        """Seconds on the wire."""
         deadline = self._deadlines.of(round_)
-        delay = float(self._rng.uniform(0, _LATENCY)) * deadline
+        latency = float(self._rng.uniform(0, _LATENCY))
+        slow = {Fault.DELAY: _DELAYED, Fault.REORDER: _REORDERED}
+        return deadline * (latency if fault is None else slow.get(fault, latency))
+
+    def _arrive(self, connection: _Connection, direction: Direction, round_: Round, frame: bytes) -> None:
+        """A frame reaches the other end, or what its fault left of it."""
+        fault = self._faults.of(connection.client_id, round_, direction)
         if fault is Fault.DISCONNECT:
-            self._schedule(delay, partial(self._deliver, connection, direction, round_, frame[: len(frame) // 2]))
-            self._schedule(delay, partial(self._disconnect, connection))
+            self._deliver(connection, direction, round_, frame[: len(frame) // 2])
+            self._disconnect(connection)
             return
         if fault is Fault.CORRUPT:
             frame = self._corrupt(frame)
-        elif fault is Fault.DELAY:
-            delay = _DELAYED * deadline
-        elif fault is Fault.REORDER:
-            delay = _REORDERED * deadline
         for _ in range(2 if fault is Fault.DUPLICATE else 1):
-            self._schedule(delay, partial(self._deliver, connection, direction, round_, frame))
+            self._deliver(connection, direction, round_, frame)
 
     def _corrupt(self, frame: bytes) -> bytes:
         damaged = bytearray(frame)
@@ -297,7 +314,7 @@ class _Network:
             if direction is Direction.UP:
                 self._server_step(partial(self._driver.data_received, connection.client_id, message, self._now))
             else:
-                self._client_step(connection, partial(connection.driver.data_received, message))
+                self._schedule_answer(connection, partial(connection.driver.data_received, message))
 
     def _give_up(self, connection: _Connection, error: SecAggError | FrameError) -> None:
         """The client ends its connection; what it had sent before still arrives."""
@@ -307,5 +324,7 @@ class _Network:
     def _disconnect(
         self, connection: _Connection, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
     ) -> None:
+        if not connection.open:
+            return
         connection.open = False
         self._server_step(lambda: self._driver.disconnected(connection.client_id, self._now, reason, detail))
