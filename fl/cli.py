@@ -14,9 +14,9 @@ from typer import Option
 
 import secagg
 from fl.config import DROPOUT_POINTS, RunConfig
-from fl.errors import FLError
+from fl.errors import ConfigError, FLError
 from fl.plan_json import plan_to_json
-from secagg import Adversary, PlanError, SecAggError
+from secagg import Adversary, GraphKind, PlanError, SecAggError
 
 app = typer.Typer(
     name="secagg",
@@ -28,6 +28,9 @@ app = typer.Typer(
 
 _DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.__dataclass_fields__.items()}
 _INTERRUPTED = 130
+
+_ADVERSARIES = " or ".join(adversary.value for adversary in Adversary) + "."
+_GRAPHS = "complete, or sparse: each client shares masks with a few others."
 
 JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
 
@@ -59,8 +62,8 @@ def plan(
     clients: Annotated[int, Option(help="Clients that take part in a session.")],
     dropout: Annotated[float, Option(help="Fraction of them expected to vanish.")] = 0.0,
     corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
-    adversary: Annotated[str, Option(help="honest-but-curious.")] = Adversary.HONEST_BUT_CURIOUS.value,
-    graph: Annotated[str, Option(help="complete: everyone shares masks with everyone.")] = "complete",
+    adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
+    graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
     length: Annotated[int, Option(help="Elements of each vector.")] = 100_000,
     value_bits: Annotated[int, Option(help="Bits of an element.")] = 16,
     max_weight: Annotated[int, Option(help="The largest integer weight that elements are multiplied by.")] = 1,
@@ -96,18 +99,62 @@ def plan(
 def _plan(*, adversary: str, graph: str, **numbers: Any) -> secagg.Plan:
     """The plan; names that are not known are reported together with the numbers that do not work."""
     reasons = []
-    known = [member.value for member in Adversary]
-    if adversary not in known:
-        reasons.append(f"adversary {adversary!r} is not known here; known: {', '.join(known)}")
-    if graph != "complete":
-        reasons.append(f"graph {graph!r} is not known here; known: complete")
+    choices: dict[str, Any] = {}
+    for name, value, kind in (("adversary", adversary, Adversary), ("graph", graph, GraphKind)):
+        known = {member.value: member for member in kind}
+        choices[name] = known.get(value, next(iter(kind)))
+        if value not in known:
+            reasons.append(f"{name} {value!r} is not known here; known: {', '.join(known)}")
     try:
-        chosen = secagg.plan(**numbers)
+        chosen = secagg.plan(**numbers, **choices)
     except PlanError as error:
         raise PlanError((*reasons, *error.reasons)) from None
     if reasons:
         raise PlanError(tuple(reasons))
     return chosen
+
+
+@app.command()
+def simulate(
+    clients: Annotated[int, Option(help="Clients that take part.")] = 100,
+    length: Annotated[int, Option(help="Elements of each vector.")] = 100_000,
+    bits: Annotated[int, Option("--bits", "--value-bits", help="Bits of an element.")] = 16,
+    dropout: Annotated[
+        list[str] | None,
+        Option(
+            help="Fraction that vanishes, over all rounds, or in one: masked-input-collection=0.3; may be repeated."
+        ),
+    ] = None,
+    corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
+    adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
+    graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
+    workers: Annotated[int, Option(help="Threads for the recovery of the masks [default: all cores].")] = 0,
+    seed: Annotated[int, Option(help="Of inputs and dropouts; never of keys and masks.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one session of the protocol on made-up inputs: what it costs, and that the sum is exact."""
+    with _reported(as_json):
+        from fl.simulate_command import parse_dropouts, run_simulation
+
+        if seed < 0 or workers < 0:
+            raise ConfigError("seed and workers must not be negative")
+        dropouts = parse_dropouts(dropout or [])
+        chosen = _plan(
+            num_clients=clients,
+            vector_length=length,
+            value_bits=bits,
+            dropout=sum(dropouts.values()),
+            corrupt=corrupt,
+            adversary=adversary,
+            graph=graph,
+        )
+        result, as_object = run_simulation(
+            chosen, dropouts, seed=seed, workers=workers, console=Console(stderr=as_json)
+        )
+    if as_json:
+        typer.echo(json.dumps(as_object))
+    if not result.exact:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -65,15 +65,36 @@ class FaultSchedule:
         The number is exact, as the planner counts it; who, when and how follow from ``seed``.
         """
         ids, rounds, kinds = sorted(client_ids), tuple(rounds), tuple(kinds)
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"the fraction of dropouts must be between 0 and 1, not {fraction}")
         rng = np.random.default_rng(seed)
-        # The same guard against binary fractions as the planner's: 0.29 of 100 are 29.
-        chosen = rng.choice(len(ids), size=floor((fraction + 1e-14) * len(ids)), replace=False).tolist()
+        chosen = rng.choice(len(ids), size=_part_of(len(ids), fraction), replace=False).tolist()
         return cls(
             {
                 (ids[index], rounds[rng.integers(len(rounds))], Direction.UP): kinds[rng.integers(len(kinds))]
                 for index in sorted(chosen)
+            }
+        )
+
+    @classmethod
+    def dropouts_by_round(
+        cls,
+        client_ids: Iterable[ClientId],
+        fractions: Mapping[Round, float],
+        *,
+        seed: int,
+        kinds: Iterable[Fault] = (Fault.VANISH, Fault.DISCONNECT),
+    ) -> "FaultSchedule":
+        """floor(fraction * clients) of the clients vanish in each round; nobody twice."""
+        ids, kinds = sorted(client_ids), tuple(kinds)
+        counts = {round_: _part_of(len(ids), fraction) for round_, fraction in fractions.items()}
+        if sum(counts.values()) > len(ids):
+            raise ValueError(f"{sum(counts.values())} clients are to vanish, but there are {len(ids)}")
+        rng = np.random.default_rng(seed)
+        order = iter(rng.permutation(len(ids)).tolist())
+        return cls(
+            {
+                (ids[next(order)], round_, Direction.UP): kinds[rng.integers(len(kinds))]
+                for round_, count in counts.items()
+                for _ in range(count)
             }
         )
 
@@ -93,3 +114,10 @@ class FaultSchedule:
                     if rng.random() < rate and legal:
                         faults[client_id, round_, direction] = kind
         return cls(faults)
+
+
+def _part_of(count: int, fraction: float) -> int:
+    """floor(fraction * count), with the planner's guard against binary fractions: 0.29 of 100 are 29."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"the fraction of dropouts must be between 0 and 1, not {fraction}")
+    return floor((fraction + 1e-14) * count)
