@@ -78,6 +78,7 @@ class Stage:
         self.invited = invited
         self.awaited = set(invited)
         self.received: set[ClientId] = set()
+        self.pending = set(invited)
 
     @property
     def ready(self) -> bool:
@@ -91,6 +92,7 @@ class Stage:
     def drop(self, client_id: ClientId) -> None:
         """Forget a client that vanished; what a stage already used of it stays used."""
         self.awaited.discard(client_id)
+        self.pending.discard(client_id)
 
     def close(self) -> "Closing":
         raise LocalProtocolError("there is no round to close now")

@@ -145,8 +145,8 @@ class Server:
         stage = self._stage
         return ServerStatus(
             phase=self.phase,
-            received=len(stage.received),
-            pending=len(stage.awaited - stage.received),
+            received=self.num_received,
+            pending=self.num_pending,
             needed=self._params.quorum,
             ready=stage.ready,
         )
@@ -154,7 +154,17 @@ class Server:
     @property
     def pending(self) -> frozenset[ClientId]:
         """The clients whose message of this round is still awaited."""
-        return frozenset(self._stage.awaited - self._stage.received)
+        return frozenset(self._stage.pending)
+
+    @property
+    def num_pending(self) -> int:
+        """How many they are: `status` is more costly to ask after each message."""
+        return len(self._stage.pending)
+
+    @property
+    def num_received(self) -> int:
+        """The clients whose message of this round is in."""
+        return len(self._stage.received)
 
     def receive(self, client_id: ClientId, message: ClientMessage) -> tuple[ServerEvent, ...]:
         """Take a client's message; ``client_id`` comes from the channel, never from the payload.
@@ -232,6 +242,7 @@ class Server:
         reason = stage.accept(client_id, message)
         if reason is None:
             stage.received.add(client_id)
+            stage.pending.discard(client_id)
         return reason
 
     def __repr__(self) -> str:

@@ -139,7 +139,7 @@ class ServerDriver:
                 case Completed() | Aborted():
                     self.outcome = event
         # Waiting for a deadline gains nothing once nobody is pending.
-        if not deliveries and self.outcome is None and self.deadline is not None and not self._server.pending:
+        if not deliveries and self.outcome is None and self.deadline is not None and not self._server.num_pending:
             return self._close_round(now)
         return deliveries
 

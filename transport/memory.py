@@ -224,8 +224,8 @@ class _Network:
         deliveries = step()
         self._server_seconds[round_] += time.perf_counter() - started
         if self._observer is not None:
-            status = self._server.status
-            self._observer(self._driver.round, status.received, status.received + status.pending)
+            received = self._server.num_received
+            self._observer(self._driver.round, received, received + self._server.num_pending)
         for client_id, message in deliveries:
             self._send_down(self._connections[client_id], message)
 
