@@ -12,8 +12,7 @@ import numpy as np
 import secagg
 from fl.quantization import Aggregate, ClientUpdate, IntegerVector, UpdateEncoding
 from secagg import Adversary, ClientId, Round
-from transport import Direction, Fault, FaultSchedule, encode_frame, run_session
-from transport.memory import Observer
+from transport import Direction, Fault, FaultSchedule, Observer, encode_frame, run_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +22,9 @@ class RoundRequest:
     Attributes:
         client_ids: the clients sampled for this round.
         train: trains a client and gives its update; called once for each that gets so far.
-        context: bytes that the round is bound to: the digest of the model that the clients received, and its number.
+        context: what the server binds the round to: the digest of the model that it sends, and the round's number.
+        received_context: the same from a client's point of view, of the model that it received: if they differ, the
+            client cannot take part, and a server that sends each client a model of its own learns nothing.
         faults: what goes wrong with whom.
         seed: of rounding and of the network's latencies.
         observer: hears of progress.
@@ -32,6 +33,7 @@ class RoundRequest:
     client_ids: tuple[ClientId, ...]
     train: Callable[[ClientId], ClientUpdate]
     context: bytes
+    received_context: Callable[[ClientId], bytes]
     faults: FaultSchedule
     seed: int
     observer: Observer | None = None
@@ -129,6 +131,7 @@ class SecureAggregator:
             make_input,
             client_ids=request.client_ids,
             context=request.context,
+            received_context=request.received_context,
             faults=request.faults,
             seed=request.seed,
             workers=self._workers,

@@ -50,21 +50,26 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / _METRICS).write_text("")
             self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def save(self, config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord]) -> None:
-        """Store the state after a round, and the round's records."""
-        with (self.path / _METRICS).open("a") as file:
-            for record in records:
-                file.write(json.dumps(record_to_json(record)) + "\n")
+        """Store the state after a round, and all records so far. ConfigError if the folder cannot be written to."""
+        lines = [record_to_json(record) for record in records]
         tensors = {
             f"{run.aggregator.name}/{name}": tensor for run in runs for name, tensor in own_tensors(run.model).items()
         }
-        metadata = {"config": json.dumps(config.to_json()), "rounds_done": str(runs[0].rounds_done)}
-        self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
+        metadata = {
+            "config": json.dumps(config.to_json()),
+            "rounds_done": str(runs[0].rounds_done),
+            "records": json.dumps(lines),
+        }
+        try:
+            self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
+            self._replace(_METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def save_model(self, run: FederatedRun) -> None:
         """Store the trained model by itself."""
@@ -72,29 +77,42 @@ class RunFolder:
 
     def load_config(self) -> tuple[RunConfig, int]:
         """The stored run's config and how many rounds it did; ConfigError if there is none."""
+        metadata = self._metadata()
+        try:
+            return RunConfig.from_json(json.loads(metadata["config"])), int(metadata["rounds_done"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._foreign(error) from error
+
+    def restore(self, runs: list[FederatedRun], rounds_done: int) -> list[RoundRecord]:
+        """Put the stored models into ``runs``; returns the records of the rounds done. ConfigError as above."""
+        try:
+            records = [
+                RoundRecord(**{**line, "included": tuple(line["included"])})
+                for line in json.loads(self._metadata()["records"])
+            ]
+            tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
+            for run in runs:
+                prefix = f"{run.aggregator.name}/"
+                state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+                run.model.load_state_dict(state)
+                run.rounds_done = rounds_done
+        except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            raise self._foreign(error) from error
+        return records
+
+    def _metadata(self) -> dict[str, str]:
         path = self.path / _CHECKPOINT
         if not path.is_file():
             raise ConfigError(f"there is no run to resume in {self.path}: it has no {_CHECKPOINT}")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-            return RunConfig.from_json(json.loads(metadata["config"])), int(metadata["rounds_done"])
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path} is no checkpoint of this program: {error}") from error
+                metadata: dict[str, str] | None = file.metadata()
+        except (safetensors.SafetensorError, OSError) as error:
+            raise self._foreign(error) from error
+        return metadata or {}
 
-    def restore(self, runs: list[FederatedRun], rounds_done: int) -> list[RoundRecord]:
-        """Put the stored models into ``runs``; returns the records of the rounds done."""
-        tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
-        for run in runs:
-            prefix = f"{run.aggregator.name}/"
-            state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            run.model.load_state_dict(state)
-            run.rounds_done = rounds_done
-        lines = [json.loads(line) for line in (self.path / _METRICS).read_text().splitlines()]
-        # A round whose lines were written, but whose checkpoint was not, is done again.
-        lines = [line for line in lines if line["round"] <= rounds_done]
-        self._replace(_METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        return [RoundRecord(**{**line, "included": tuple(line["included"])}) for line in lines]
+    def _foreign(self, error: Exception) -> ConfigError:
+        return ConfigError(f"{self.path / _CHECKPOINT} is no checkpoint of this program, or is damaged: {error}")
 
     def _replace(self, name: str, data: bytes) -> None:
         """Write a file in one step: it is the old one or the new one, never a part."""

@@ -210,6 +210,10 @@ def train(
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     ]
     with _reported(as_json):
+        # In a config these stand for "by default"; who writes 0 means 0.
+        for name in ("sample", "value_bits"):
+            if values.get(name) == 0:
+                raise ConfigError(f"{name} must be at least 1, not 0")
         from fl.train_command import resume_training, start_training
 
         console = Console(stderr=as_json)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fl.errors import ConfigError
+from fl.quantization import MAX_CLIP, MAX_VALUE_BITS, MIN_CLIP, MIN_VALUE_BITS
 from secagg import Round
 
 # The command line reads its defaults here; it must not wait seconds for torch to do so.
@@ -22,6 +23,8 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "unmasking": (Round.UNMASKING,),
 }
 """Where clients vanish: before or while they send their message of that round of the protocol."""
+
+_MOST = 2**31 - 1
 
 _DEFAULT_MODEL = {"digits": "small-cnn"}
 _DEFAULT_PARTITION = {"mnist-writers": "by-writer"}
@@ -114,8 +117,12 @@ class RunConfig:
             if point not in DROPOUT_POINTS:
                 problems.append(f"unknown dropout point {point!r}; known are {', '.join(DROPOUT_POINTS)}")
         for name in ("clients", "rounds", "epochs", "batch_size", "shards_per_client"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} must be at least 1, not {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= _MOST:
+                problems.append(f"{name} must be between 1 and {_MOST}, not {getattr(self, name)}")
+        if not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
+            problems.append(f"value_bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}")
+        if not MIN_CLIP <= self.clip <= MAX_CLIP:
+            problems.append(f"clip must be between {MIN_CLIP:g} and {MAX_CLIP:g}, not {self.clip}")
         if self.aggregator == "secure" and self.clients < 2:
             problems.append("secure aggregation needs at least 2 clients: the sum of one update is that update")
         if not 1 <= self.sample <= max(1, self.clients):
@@ -125,8 +132,8 @@ class RunConfig:
                 problems.append(f"{name} must be a fraction, at least 0 and below 1, not {getattr(self, name)}")
         if not (math.isfinite(self.server_learning_rate) and self.server_learning_rate > 0):
             problems.append(f"server_learning_rate must be above 0, not {self.server_learning_rate}")
-        if self.seed < 0:
-            problems.append(f"seed must not be negative, nor {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            problems.append(f"seed must be at least 0 and below 2^63, not {self.seed}")
         if self.compare and self.aggregator != "secure":
             problems.append("compare runs the plain aggregator beside the secure one: leave aggregator at secure")
         return problems

@@ -119,7 +119,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
     row("test accuracy", percent(summary["accuracy"]), percent(summary.get("plain_accuracy")))
     counts = summary["included"]
-    row("clients in the sum, by round", f"{min(counts)} to {max(counts)}" if counts else "-", "the same")
+    plain_counts = summary.get("plain_included", [])
+    row("clients in the sum, by round", _span(counts), _span(plain_counts))
     row("aborted rounds", str(len(summary["aborted"])))
     for name, label in (("bytes_up", "sent by all clients"), ("bytes_down", "received by all clients")):
         row(label, format_bytes(summary[name]), format_bytes(summary.get(f"plain_{name}", 0)))
@@ -128,6 +129,13 @@ def summary_table(summary: dict[str, Any]) -> Table:
     if compared:
         row("secure sum less plain sum, in the ring", str(summary["ring_difference"]))
         total, plain = (summary[f"{prefix}bytes_up"] + summary[f"{prefix}bytes_down"] for prefix in ("", "plain_"))
+        own_bytes = total - summary["model_bytes"]
+        plain_bytes = plain - summary["plain_model_bytes"]
+        row("bytes without the model's download", format_bytes(own_bytes), format_bytes(plain_bytes))
         more = "more" if total >= plain else "less"
         row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
     return table
+
+
+def _span(counts: list[int]) -> str:
+    return f"{min(counts)} to {max(counts)}" if counts else "-"

@@ -24,6 +24,7 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 IntegerVector: TypeAlias = npt.NDArray[np.integer[Any]]
 
 MIN_VALUE_BITS, MAX_VALUE_BITS = 4, 32
+MIN_CLIP, MAX_CLIP = 1e-20, 1e20
 
 # Losses travel in steps of 2^-16, and up to 256 nats an example: a guess that is wrong with certainty e^-256.
 _LOSS_STEPS = 1 << 16
@@ -94,8 +95,8 @@ class UpdateEncoding:
             raise ConfigError(
                 f"value bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}"
             )
-        if not (np.isfinite(self.clip) and self.clip > 0):
-            raise ConfigError(f"the clipping bound must be a number above 0, not {self.clip}")
+        if not MIN_CLIP <= self.clip <= MAX_CLIP:
+            raise ConfigError(f"the clipping bound must be between {MIN_CLIP:g} and {MAX_CLIP:g}, not {self.clip}")
         if self.update_length < 1 or self.max_examples < 1:
             raise ConfigError("an encoding needs at least one element and one example")
 
@@ -132,6 +133,8 @@ class UpdateEncoding:
             raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
         if not 1 <= update.num_examples <= self.max_examples:
             raise QuantizationError(f"{update.num_examples} examples, but 1 to {self.max_examples} were planned")
+        if not 0 <= update.correct <= update.num_examples:
+            raise QuantizationError(f"{update.correct} correct predictions of {update.num_examples} examples")
         clipped = np.clip(delta, -self.clip, self.clip)
         num_clipped = int(np.count_nonzero(clipped != delta))
         scaled = clipped.astype(np.float64)

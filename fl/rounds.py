@@ -132,17 +132,22 @@ class FederatedRun:
         started = time.perf_counter()
         number = self.rounds_done + 1
         sampled = self._sample(number)
-        model_message = model_to_bytes(self.model)
+        model_messages = self._model_messages(sampled)
         before = self._layout.to_vector(self.model)
 
         def train_client(client_id: ClientId) -> ClientUpdate:
-            return self._train_client(client_id, number, model_message)
+            return self._train_client(client_id, number, model_messages[client_id])
+
+        def received_context(client_id: ClientId) -> bytes:
+            load_model(self._local_model, model_messages[client_id])
+            return _context(self._local_model, number)
 
         result = self.aggregator.aggregate(
             RoundRequest(
                 client_ids=sampled,
                 train=train_client,
                 context=_context(self.model, number),
+                received_context=received_context,
                 faults=FaultSchedule.dropouts(
                     sampled, self.config.dropout, seed=self._seed(_FAULTS, number), rounds=self.config.dropout_rounds
                 ),
@@ -172,7 +177,7 @@ class FederatedRun:
             clipped=None if aggregate is None or np.isnan(aggregate.clipped) else aggregate.clipped,
             bytes_up=result.bytes_up,
             bytes_down=result.bytes_down,
-            model_bytes=len(model_message) * len(sampled),
+            model_bytes=sum(map(len, model_messages.values())),
             seconds=seconds,
             training_seconds=result.training_seconds,
             server_seconds=result.server_seconds,
@@ -180,6 +185,10 @@ class FederatedRun:
             ring_difference=result.ring_difference,
             aborted=result.aborted,
         )
+
+    def _model_messages(self, sampled: tuple[ClientId, ...]) -> dict[ClientId, bytes]:
+        """What each sampled client is sent: the same bytes."""
+        return dict.fromkeys(sampled, model_to_bytes(self.model))
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
         rng = np.random.default_rng(self._seed(_SAMPLING, number))

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg import ClientId, Completed, Plan, Round
-from transport import FaultSchedule, SessionReport, run_session
-from transport.memory import Observer
+from transport import FaultSchedule, Observer, SessionReport, run_session
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
     if config.compare:
         plain = [record for record in records if record.aggregator == "plain"]
         differences = [record.ring_difference for record in own if record.ring_difference is not None]
+        summary["plain_included"] = [len(record.included) for record in plain]
         summary["plain_accuracy"] = plain[-1].accuracy if plain else None
         summary["plain_seconds"] = sum(record.seconds for record in plain)
         summary["ring_difference"] = max(differences, default=None)

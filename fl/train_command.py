@@ -68,7 +68,7 @@ def _train(
                 done = [run.run_round(display.on_progress) for run in runs]
                 records += done
                 if folder is not None:
-                    folder.save(config, runs, done)
+                    folder.save(config, runs, records)
                 display.round_done(done)
         except KeyboardInterrupt:
             interrupted = True

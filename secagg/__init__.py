@@ -21,9 +21,11 @@ from secagg.events import (
     Send,
     UnmaskReady,
 )
-from secagg.masking import UnmaskJob
+from secagg.masking import MaskSum, UnmaskJob
+from secagg.messages import ClientMessage, ServerMessage
 from secagg.params import Adversary, ClientId, Parameters
 from secagg.planner import GraphKind, Plan, plan
+from secagg.primitives.entropy import EntropySource
 from secagg.server import Server, ServerPhase, ServerStatus
 
 __all__ = [
@@ -34,13 +36,16 @@ __all__ = [
     "Client",
     "ClientDropped",
     "ClientId",
+    "ClientMessage",
     "ClientPhase",
     "CodecError",
     "Completed",
     "DropReason",
+    "EntropySource",
     "GraphKind",
     "InputRequested",
     "LocalProtocolError",
+    "MaskSum",
     "Parameters",
     "Plan",
     "PlanError",
@@ -50,6 +55,7 @@ __all__ = [
     "SecAggError",
     "Send",
     "Server",
+    "ServerMessage",
     "ServerPhase",
     "ServerStatus",
     "UnmaskJob",

@@ -1,8 +1,10 @@
 """The client's states: one frozen value a phase, with its pure transitions.
 
 A transition takes the state and one input, checks the input against every rule, and returns the next state with
-the events.  States hold secrets; they never leave the shell in `client.py`, which moves them so that no state
-can be used twice: answering two different survivor lists from one state would give away both secrets of a peer.
+the events.  All randomness is drawn at the start: from then on a transition is a function of its arguments.
+
+States hold secrets; they never leave the shell in `client.py`, which moves them so that no state can be used twice:
+answering two different survivor lists from one state would give away both secrets of a peer.
 """
 
 from dataclasses import dataclass
@@ -65,7 +67,7 @@ class State:
 
     setup: Setup
 
-    def receive(self, message: ServerMessage, entropy: EntropySource) -> "Transition":
+    def receive(self, message: ServerMessage) -> "Transition":
         raise RemoteProtocolError(Rule.UNEXPECTED_MESSAGE, f"{type(message).__name__} in phase {self.phase.name}")
 
     @property
@@ -84,12 +86,14 @@ class Created(State):
         channel_secret_key = draw(entropy, KEY_BYTES)
         mask_key_seed = draw(entropy, SEED_BYTES)
         self_mask_seed = draw(entropy, SEED_BYTES)
+        sharing_seed = draw(entropy, SEED_BYTES)
         message = AdvertiseKeys(
             setup.session_id,
             channel_public_key=agreement.public_key(channel_secret_key),
             mask_public_key=mask_secret_key(mask_key_seed, setup.session_id, setup.client_id).public_key(),
         )
-        return Advertised(setup, channel_secret_key, mask_key_seed, self_mask_seed), (Send(SERVER, message),)
+        state = Advertised(setup, channel_secret_key, mask_key_seed, self_mask_seed, sharing_seed)
+        return state, (Send(SERVER, message),)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,11 +101,12 @@ class Advertised(State):
     channel_secret_key: bytes
     mask_key_seed: bytes
     self_mask_seed: bytes
+    sharing_seed: bytes
 
-    def receive(self, message: ServerMessage, entropy: EntropySource) -> Transition:
+    def receive(self, message: ServerMessage) -> Transition:
         """Share both seeds among the peers (paper, round 1)."""
         if not isinstance(message, PeerKeys):
-            return State.receive(self, message, entropy)
+            return State.receive(self, message)
         setup, params = self.setup, self.setup.params
         channel_key = SecretKey(self.channel_secret_key)
         own_keys = (
@@ -111,7 +116,9 @@ class Advertised(State):
         own_place = _check_peer_keys(message, setup, own_keys)
 
         num_peers = len(message.client_ids)
-        shares = sharing.share_seeds((self.mask_key_seed, self.self_mask_seed), params.threshold, num_peers, entropy)
+        coefficients = sharing.coefficient_source(self.sharing_seed, setup.session_id, setup.client_id)
+        seeds = (self.mask_key_seed, self.self_mask_seed)
+        shares = sharing.share_seeds(seeds, params.threshold, num_peers, coefficients)
         plaintexts = sharing.shares_to_bytes(shares)
         encrypted_shares = bytearray()
         receive_keys = bytearray()
@@ -145,10 +152,10 @@ class SharedKeys(State):
     self_mask_seed: bytes
     own_shares: bytes
 
-    def receive(self, message: ServerMessage, entropy: EntropySource) -> Transition:
+    def receive(self, message: ServerMessage) -> Transition:
         """Open the peers' shares; one that does not authenticate is noted, not fatal (paper, round 2)."""
         if not isinstance(message, PeerShares):
-            return State.receive(self, message, entropy)
+            return State.receive(self, message)
         setup, params = self.setup, self.setup.params
         _check_flags(message.shared, self.client_ids, setup)
         if len(message.encrypted_shares) != ENCRYPTED_SHARES_BYTES * (sum(message.shared) - 1):
@@ -222,10 +229,10 @@ class Masked(State):
     held: Flags
     shares: bytes
 
-    def receive(self, message: ServerMessage, entropy: EntropySource) -> Transition:
+    def receive(self, message: ServerMessage) -> Transition:
         """Release one share a peer: of a survivor's self-mask seed, of a vanished one's mask key (paper, round 4)."""
         if not isinstance(message, SurvivorList):
-            return State.receive(self, message, entropy)
+            return State.receive(self, message)
         setup = self.setup
         _check_flags(message.survivors, self.client_ids, setup)
         strangers = [

@@ -6,7 +6,7 @@ since one client's bad message must not end the others' session.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from secagg.events import (
     UnmaskReady,
 )
 from secagg.graph import Graph, NodeFlags
-from secagg.masking import RecoveredMaskKey, UnmaskJob, mask_secret_key
+from secagg.masking import MaskSum, RecoveredMaskKey, UnmaskJob, mask_secret_key
 from secagg.messages import (
     AdvertiseKeys,
     ClientMessage,
@@ -72,7 +72,7 @@ class Directory:
 class Stage:
     """A stage of the session. The base refuses everything: a stage in which no message is awaited."""
 
-    round: ClassVar[Round]
+    round: Round
 
     def __init__(self, invited: frozenset[ClientId]) -> None:
         self.invited = invited
@@ -104,8 +104,9 @@ Closing: TypeAlias = tuple[Stage, tuple[ServerEvent, ...]]
 class Ended(Stage):
     """The session is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, round_: Round) -> None:
         super().__init__(frozenset())
+        self.round = round_
 
 
 class AdvertiseKeysRound(Stage):
@@ -278,7 +279,7 @@ class MaskedInputRound(Stage):
         if (had := self._fewest_holders(answering)) < params.threshold:
             missing = tuple(sorted(self.invited - set(directory.ids(np.flatnonzero(answering)))))
             aborted = Aborted(AbortReason.TOO_FEW_CLIENTS, self.round, params.threshold, had, missing)
-            return Ended(), (aborted,)
+            return Ended(self.round), (aborted,)
         events = _drop_lonely(self.round, directory, self._alive() & ~answering)
         previous, message = None, None
         for node in np.flatnonzero(answering).tolist():
@@ -348,9 +349,7 @@ class UnmaskingRound(Stage):
         lacking = self._lacking()
         if lacking.size:
             had = int(self._held[lacking].sum(axis=1).min())
-            return Ended(), (
-                Aborted(AbortReason.TOO_FEW_SHARES, self.round, params.threshold, had, directory.ids(lacking)),
-            )
+            return Ended(self.round), (self._aborted(AbortReason.TOO_FEW_SHARES, params.threshold, had, lacking),)
         seeds = self._reconstruct()
         survivors = np.flatnonzero(self._survives)
         invalid = [node for node, seed in seeds.items() if seed is None]
@@ -367,9 +366,9 @@ class UnmaskingRound(Stage):
             else:
                 invalid.append(node)
         if invalid:
-            owners = directory.ids(np.array(sorted(invalid), dtype=np.intp))
-            had = len(seeds) - len(invalid)
-            return Ended(), (Aborted(AbortReason.INVALID_SHARES, self.round, len(seeds), had, owners),)
+            valid = len(seeds) - len(invalid)
+            owners = np.array(sorted(invalid), dtype=np.intp)
+            return Ended(self.round), (self._aborted(AbortReason.INVALID_SHARES, len(seeds), valid, owners),)
         job = UnmaskJob(
             session_id=self._session.session_id,
             ring_bits=params.ring_bits,
@@ -377,7 +376,11 @@ class UnmaskingRound(Stage):
             self_mask_seeds=tuple(self_mask_seeds),
             recovered=tuple(recovered),
         )
-        return Recovery(params, self._sum, directory.ids(survivors)), (UnmaskReady(job),)
+        return Recovery(job, self._sum, directory.ids(survivors)), (UnmaskReady(job),)
+
+    def _aborted(self, reason: AbortReason, needed: int, had: int, owners: npt.NDArray[np.intp]) -> Aborted:
+        missing = tuple(sorted(self.invited - self.received))
+        return Aborted(reason, self.round, needed, had, missing, owners=self._directory.ids(owners))
 
     def _reconstruct(self) -> dict[int, bytes | None]:
         """The seed that is due of every client that shared keys, by node: one matrix product a set of holders."""
@@ -412,20 +415,26 @@ class Recovery(Stage):
 
     round = Round.UNMASKING
 
-    def __init__(self, params: Parameters, masked_sum: ring.RingVector, included: tuple[ClientId, ...]) -> None:
+    def __init__(self, job: UnmaskJob, masked_sum: ring.RingVector, included: tuple[ClientId, ...]) -> None:
         super().__init__(frozenset())
-        self._params = params
+        # What identifies the job, not the job: its seeds are the host's to run and to forget.
+        self._session_id, self._ring_bits, self._num_masks = job.session_id, job.ring_bits, job.num_masks
         self._sum = masked_sum
         self._included = included
 
-    def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]]) -> Completed:
-        """Take the masks off. LocalProtocolError if ``masks`` is no result of the job; call again then."""
-        if not isinstance(masks, np.ndarray) or masks.shape != self._sum.shape or masks.dtype != self._sum.dtype:
+    def finish(self, masks: MaskSum) -> Completed:
+        """Take the masks off. LocalProtocolError if ``masks`` is not the job's result; call again then."""
+        if not isinstance(masks, MaskSum) or masks.session_id != self._session_id:
+            raise LocalProtocolError("finish() takes what UnmaskJob.run or combine returned for this session")
+        if masks.num_masks != self._num_masks:
+            raise LocalProtocolError(f"{masks.num_masks} masks, but the job has {self._num_masks}: combine() its parts")
+        vector = masks.vector
+        if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
             raise LocalProtocolError(
                 f"finish() takes the job's result: shape {self._sum.shape}, dtype {self._sum.dtype}"
             )
-        total = self._sum - masks
-        ring.reduce_in_place(total, self._params.ring_bits)
+        total = self._sum - vector
+        ring.reduce_in_place(total, self._ring_bits)
         return Completed(total, self._included)
 
 
@@ -447,4 +456,4 @@ def _drop_lonely(round_: Round, directory: Directory, lonely: NodeFlags) -> list
 
 def _too_few(stage: Stage, params: Parameters, left: set[ClientId]) -> Closing:
     missing = tuple(sorted(stage.invited - left))
-    return Ended(), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.quorum, len(left), missing),)
+    return Ended(stage.round), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.quorum, len(left), missing),)

@@ -14,6 +14,7 @@ from secagg._client_states import PHASES, ClientPhase, Setup, State
 from secagg.errors import LocalProtocolError, PlanError
 from secagg.params import Adversary, Parameters
 from secagg.primitives.labels import PROTOCOL_VERSION
+from secagg.session import SESSION_ID_BYTES
 
 _MAGIC = b"secagg client"
 _CHECKSUM_BYTES = 16
@@ -38,10 +39,13 @@ def dump(state: State) -> bytes:
     return _MAGIC + _checksum(body) + body
 
 
-def load(blob: bytes) -> State:
+def load(blob: bytes | bytearray | memoryview) -> State:
     """The state in ``blob``; LocalProtocolError if it is not what `dump` gave."""
     header = len(_MAGIC) + _CHECKSUM_BYTES
-    if not isinstance(blob, bytes) or blob[: len(_MAGIC)] != _MAGIC:
+    if not isinstance(blob, bytes | bytearray | memoryview):
+        raise LocalProtocolError(f"a suspended client is bytes, not {type(blob).__name__}")
+    blob = bytes(blob)
+    if blob[: len(_MAGIC)] != _MAGIC:
         raise LocalProtocolError("these bytes are no suspended client")
     body = blob[header:]
     if blob[len(_MAGIC) : header] != _checksum(body):
@@ -50,11 +54,13 @@ def load(blob: bytes) -> State:
         version, phase, params, client_id, session_id, values = msgpack.unpackb(body, use_list=False)
         if version != PROTOCOL_VERSION:
             raise LocalProtocolError(f"this client was suspended by protocol version {version}, not {PROTOCOL_VERSION}")
-        setup = Setup(_load_params(params), client_id, session_id)
-        return _STATES[phase](setup, **values)
-    except (ValueError, TypeError, KeyError, PlanError, msgpack.UnpackException):
-        # `from None`: the cause's frames hold the secrets.
-        raise LocalProtocolError("these bytes are no suspended client of this version") from None
+        if type(client_id) is int and type(session_id) is bytes and len(session_id) == SESSION_ID_BYTES:
+            setup = Setup(_load_params(params), client_id, session_id)
+            if all(isinstance(value, bytes | tuple) for value in values.values()):
+                return _STATES[phase](setup, **values)
+    except (ValueError, TypeError, KeyError, AttributeError, PlanError, msgpack.UnpackException):
+        pass
+    raise LocalProtocolError("these bytes are no suspended client of this version")
 
 
 def _load_params(values: dict[str, Any]) -> Parameters:

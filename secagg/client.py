@@ -1,7 +1,8 @@
 """The client machine: a linear shell around one private state."""
 
 import os
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from secagg._client_states import (
     Suspended,
     Transition,
 )
-from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule
+from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule, SecAggError
 from secagg.events import ClientEvent
 from secagg.messages import ServerMessage
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
@@ -68,8 +69,10 @@ class Client:
             raise LocalProtocolError(f"params must be secagg.Parameters, not {type(params).__name__}")
         if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:
             raise LocalProtocolError(f"client_id must be an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
+        if not callable(entropy):
+            raise LocalProtocolError("entropy must be a function that returns so many random bytes")
         self._state: State = Created(Setup(params, client_id, session_id(params, nonce=nonce, context=context)))
-        self._entropy = entropy
+        self._entropy: EntropySource | None = entropy
 
     @property
     def phase(self) -> ClientPhase:
@@ -95,23 +98,21 @@ class Client:
         """Begin: returns the `Send` of this client's public keys. LocalProtocolError if called twice."""
         if not isinstance(self._state, Created):
             self._refuse("start()")
-        state = self._take()
-        assert isinstance(state, Created)  # noqa: S101 - narrows the type; checked above
-        return self._install(state.start(self._entropy))
+        entropy, self._entropy = self._entropy, None
+        return self._advance(lambda state: cast(Created, state).start(entropy or os.urandom))
 
     def receive(self, message: ServerMessage) -> tuple[ClientEvent, ...]:
         """Take a message from the server.
 
         Raises:
             RemoteProtocolError: the message breaks a rule; the client is ABORTED and released nothing.
-            LocalProtocolError: this client was aborted or suspended.
+            LocalProtocolError: this client was aborted or suspended, or ``message`` is none of a server's.
         """
         if self.phase in (ClientPhase.ABORTED, ClientPhase.SUSPENDED):
             self._refuse("receive()")
-        state = self._take()
-        if message.session_id != state.setup.session_id:
-            raise RemoteProtocolError(Rule.WRONG_SESSION)
-        return self._install(state.receive(message, self._entropy))
+        if not isinstance(message, ServerMessage):
+            raise LocalProtocolError(f"receive() takes a message of the server's, not {type(message).__name__}")
+        return self._advance(lambda state: _receive(state, message))
 
     def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:
         """Give the input; returns the `Send` of it, masked.
@@ -124,10 +125,8 @@ class Client:
         """
         if not isinstance(self._state, InputAwaited):
             self._refuse("submit_input()")
-        _check_input(input_vector, self.params)
-        state = self._take()
-        assert isinstance(state, InputAwaited)  # noqa: S101 - narrows the type; checked above
-        return self._install(state.submit_input(input_vector))
+        vector = _checked_input(input_vector, self.params)
+        return self._advance(lambda state: cast(InputAwaited, state).submit_input(vector))
 
     def abort(self) -> None:
         """Give up: forget every secret. For a host whose server broke the connection or sent no message at all."""
@@ -148,8 +147,15 @@ class Client:
         return blob
 
     @classmethod
-    def resume(cls, blob: bytes, *, entropy: EntropySource = os.urandom) -> "Client":
-        """The client that `suspend` moved into ``blob``; LocalProtocolError if it is not such."""
+    def resume(cls, blob: bytes | bytearray | memoryview, *, entropy: EntropySource = os.urandom) -> "Client":
+        """The client that `suspend` moved into ``blob``; LocalProtocolError if it is not such.
+
+        Args:
+            blob: the bytes that `suspend` returned.
+            entropy: for a client that was suspended before `start`; later ones draw nothing more.
+        """
+        if not callable(entropy):
+            raise LocalProtocolError("entropy must be a function that returns so many random bytes")
         client = cls.__new__(cls)
         client._state = _suspension.load(blob)
         client._entropy = entropy
@@ -161,9 +167,19 @@ class Client:
         self._state = Aborted(state.setup)
         return state
 
-    def _install(self, transition: Transition) -> tuple[ClientEvent, ...]:
-        self._state, events = transition
-        return events
+    def _advance(self, transition: Callable[[State], Transition]) -> tuple[ClientEvent, ...]:
+        """Move the state through a transition, and install what comes out of it."""
+        state = self._take()
+        try:
+            self._state, events = transition(state)
+        except SecAggError as error:
+            # The traceback's frames hold the state with its secrets, for as long as the error is kept.
+            failure = error.with_traceback(None)
+        else:
+            return events
+        del state
+        failure.__context__ = failure.__cause__ = None
+        raise failure
 
     def _refuse(self, call: str) -> NoReturn:
         raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {self.phase.name}")
@@ -175,9 +191,18 @@ class Client:
         raise TypeError("a Client cannot be copied or pickled, since a copy could answer twice; use suspend()")
 
 
-def _check_input(vector: npt.NDArray[np.integer[Any]], params: Parameters) -> None:
+def _receive(state: State, message: ServerMessage) -> Transition:
+    if message.session_id != state.setup.session_id:
+        raise RemoteProtocolError(Rule.WRONG_SESSION)
+    return state.receive(message)
+
+
+def _checked_input(vector: npt.NDArray[np.integer[Any]], params: Parameters) -> npt.NDArray[np.integer[Any]]:
     if not isinstance(vector, np.ndarray):
         raise LocalProtocolError(f"the input must be a numpy array, not {type(vector).__name__}")
+    if isinstance(vector, np.ma.MaskedArray):
+        raise LocalProtocolError("the input must not be a masked array: fill its missing elements first")
+    vector = np.asarray(vector)
     if vector.dtype.kind not in "iu":
         raise LocalProtocolError(f"the input must be of an integer dtype, not {vector.dtype}: quantize it first")
     if vector.shape != (params.vector_length,):
@@ -185,3 +210,4 @@ def _check_input(vector: npt.NDArray[np.integer[Any]], params: Parameters) -> No
     # Which element is out of range, and by how much, stays with the caller: inputs are secret.
     if int(vector.min()) < 0 or int(vector.max()) >> params.value_bits:
         raise LocalProtocolError(f"the input has elements outside [0, 2^{params.value_bits})")
+    return vector

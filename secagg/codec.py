@@ -13,8 +13,8 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from secagg.algebra import packing
-from secagg.errors import CodecError
+from secagg.algebra import packing, ring
+from secagg.errors import CodecError, LocalProtocolError
 from secagg.messages import (
     AdvertiseKeys,
     ClientMessage,
@@ -51,6 +51,7 @@ _M = TypeVar("_M")
 
 def max_message_bytes(params: Parameters) -> int:
     """No message of a session with these parameters is longer: what a transport must accept, and may refuse above."""
+    _check_params(params)
     peers = params.degree + 1
     return _ENVELOPE_BYTES + max(
         peers * (_ID_BYTES + 2 * KEY_BYTES),
@@ -60,8 +61,15 @@ def max_message_bytes(params: Parameters) -> int:
 
 
 def encode(message: Message, params: Parameters) -> bytes:
-    """The message's bytes. ``params`` gives the width of a masked input's elements."""
-    code, fields = _encoded_fields(message, params)
+    """The message's bytes. ``params`` gives the width of a masked input's elements.
+
+    LocalProtocolError if it is no message of these parameters.
+    """
+    _check_params(params)
+    try:
+        code, fields = _encoded_fields(message, params)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise LocalProtocolError(f"{type(message).__name__} with fields that cannot be encoded: {error}") from None
     encoded: bytes = msgpack.packb([PROTOCOL_VERSION, code, message.session_id, *fields], use_bin_type=True)
     return encoded
 
@@ -163,6 +171,7 @@ def _decode(
         view = memoryview(data).toreadonly().cast("B")
     except TypeError:
         raise CodecError("a message is a row of bytes") from None
+    # Also checks that these are parameters.
     limit = max_message_bytes(params)
     if view.nbytes > limit:
         raise CodecError(f"{view.nbytes} bytes, but no message of this session has more than {limit}")
@@ -196,11 +205,28 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[An
         case PeerShares():
             return 4, (len(message.shared), _pack_flags(message.shared), message.encrypted_shares)
         case MaskedInput():
+            _check_masked_input(message, params)
             return 5, (packing.pack(message.masked_input, params.ring_bits).data,)
         case SurvivorList():
             return 6, (len(message.survivors), _pack_flags(message.survivors))
         case UnmaskingShares():
             return 7, (len(message.held), _pack_flags(message.held), shares_to_bytes(message.shares))
+        case _:
+            raise LocalProtocolError(f"encode() takes a message, not {type(message).__name__}")
+
+
+def _check_masked_input(message: MaskedInput, params: Parameters) -> None:
+    vector, dtype = message.masked_input, ring.word_dtype(params.ring_bits)
+    if vector.shape != (params.vector_length,) or vector.dtype != dtype:
+        raise LocalProtocolError(f"a masked input has shape ({params.vector_length},) and dtype {dtype}")
+    # Bits above the ring's would run over into the next element.
+    if not ring.is_reduced(vector, params.ring_bits):
+        raise LocalProtocolError(f"a masked input has elements below 2^{params.ring_bits}")
+
+
+def _check_params(params: Parameters) -> None:
+    if not isinstance(params, Parameters):
+        raise LocalProtocolError(f"params must be secagg.Parameters, not {type(params).__name__}")
 
 
 def _pack_flags(flags: Flags) -> bytes:

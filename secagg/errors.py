@@ -47,9 +47,14 @@ class RemoteProtocolError(SecAggError):
     """
 
     def __init__(self, rule: Rule, detail: str = "", culprits: tuple[int, ...] = ()) -> None:
+        # All arguments go to the base class, so that the error can be pickled.
+        super().__init__(rule, detail, culprits)
         self.rule = rule
+        self.detail = detail
         self.culprits = culprits
-        super().__init__(f"the server sent {rule.value}{': ' + detail if detail else ''}")
+
+    def __str__(self) -> str:
+        return f"the server sent {self.rule.value}{': ' + self.detail if self.detail else ''}"
 
 
 class PlanError(SecAggError):
@@ -60,5 +65,8 @@ class PlanError(SecAggError):
     """
 
     def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__(reasons)
         self.reasons = reasons
-        super().__init__("; ".join(reasons))
+
+    def __str__(self) -> str:
+        return "; ".join(self.reasons)

@@ -1,4 +1,4 @@
-"""What the machines tell their host. Plain values; no event holds a secret."""
+"""What the machines tell their host. Plain values; the only one that holds secrets is `UnmaskReady`, for its job."""
 
 from dataclasses import dataclass, field
 from enum import Enum, unique
@@ -108,10 +108,12 @@ class Aborted:
     Attributes:
         reason: why.
         round: in which round.
-        needed: how many clients or shares were needed.
-        had: how many there were.
-        missing: the clients of that round that were missing; for shares, the owners whose secrets lack them.
-        culprits: clients that are known to have sent something wrong.
+        needed: how many clients, or shares of each secret, were needed; for INVALID_SHARES, how many secrets.
+        had: how many there were; of shares, for the secret that has the fewest.
+        missing: the clients that the round was opened for and that did not answer.
+        owners: the clients whose secrets could not be recovered.
+        culprits: clients that are known to have sent something wrong. Empty against a server that only looks: who sent
+            a wrong share cannot be told without commitments to the seeds.
     """
 
     reason: AbortReason
@@ -119,6 +121,7 @@ class Aborted:
     needed: int
     had: int
     missing: tuple[ClientId, ...] = ()
+    owners: tuple[ClientId, ...] = ()
     culprits: tuple[ClientId, ...] = ()
 
     def __str__(self) -> str:

@@ -1,7 +1,6 @@
 """Masks: from seeds to ring vectors, and the server's job of taking them off again (paper, sections 4 and 6)."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from secagg.algebra import ring
 from secagg.algebra.ring import RingVector
+from secagg.errors import LocalProtocolError
 from secagg.params import ClientId
 from secagg.primitives import kdf, labels
 from secagg.primitives.agreement import SecretKey
@@ -94,6 +94,24 @@ class RecoveredMaskKey:
     peer_public_keys: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class MaskSum:
+    """The result of an `UnmaskJob`, or of a part of one.
+
+    Attributes:
+        session_id: the job's session.
+        num_masks: how many masks are in it: a part that got lost is noticed by its count.
+        vector: their sum, shape (vector_length,), the ring's dtype, reduced.
+    """
+
+    session_id: bytes
+    num_masks: int
+    vector: RingVector
+
+    def __repr__(self) -> str:
+        return f"MaskSum(num_masks={self.num_masks}, <redacted>)"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class UnmaskJob:
     """The masks that are left in the sum of the masked inputs: all that the server has to recompute.
@@ -123,36 +141,46 @@ class UnmaskJob:
         """How many masks have to be expanded: the unit of work."""
         return len(self.self_mask_seeds) + sum(len(key.peer_ids) for key in self.recovered)
 
-    def run(self, workers: int = 1) -> RingVector:
-        """The sum of the masks, shape (vector_length,), the ring's dtype, reduced: `Server.finish` subtracts it.
+    def run(self, workers: int = 1) -> MaskSum:
+        """The sum of the masks, for `Server.finish`.
 
         Args:
             workers: threads. The ciphers release the interpreter lock, key agreement does not.
+
+        Raises:
+            LocalProtocolError: workers is not a positive int.
         """
-        if workers < 1:
-            raise ValueError("workers must be at least 1")
         parts = self.split(workers)
         if len(parts) == 1:
             return parts[0]._expand()
+        # Loads logging and queues: only those who use threads wait for it.
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(max_workers=workers) as pool:
             return self.combine(list(pool.map(UnmaskJob._expand, parts)))
 
     def split(self, parts: int) -> tuple["UnmaskJob", ...]:
         """At most ``parts`` jobs of about equal work whose results, added by `combine`, are this job's result."""
-        if parts < 1:
-            raise ValueError("parts must be at least 1")
+        if type(parts) is not int or parts < 1:
+            raise LocalProtocolError(f"a job is split into a positive number of parts, not {parts!r}")
         total = self.num_masks
         cuts = sorted({total * i // parts for i in range(parts + 1)})
         ranges = list(pairwise(cuts)) or [(0, 0)]
         return tuple(self._slice(start, stop) for start, stop in ranges)
 
-    def combine(self, results: Sequence[RingVector]) -> RingVector:
-        """The sum of the parts' results in the ring."""
+    def combine(self, results: Iterable[MaskSum]) -> MaskSum:
+        """The sum of the parts' results. LocalProtocolError if they are not all of this job's parts."""
         total = ring.zeros(self.vector_length, self.ring_bits)
+        num_masks = 0
         for result in results:
-            np.add(total, result, out=total)
+            if not isinstance(result, MaskSum) or result.session_id != self.session_id:
+                raise LocalProtocolError("combine() takes the results of this job's parts")
+            np.add(total, result.vector, out=total)
+            num_masks += result.num_masks
+        if num_masks != self.num_masks:
+            raise LocalProtocolError(f"the parts hold {num_masks} masks, but the job has {self.num_masks}")
         ring.reduce_in_place(total, self.ring_bits)
-        return total
+        return MaskSum(self.session_id, num_masks, total)
 
     def _slice(self, start: int, stop: int) -> "UnmaskJob":
         seeds = self.self_mask_seeds[start:stop]
@@ -177,8 +205,8 @@ class UnmaskJob:
                 # What is in the sum is the survivor's side of the pair.
                 yield replace(mask, subtract=not mask.subtract)
 
-    def _expand(self) -> RingVector:
+    def _expand(self) -> MaskSum:
         total = ring.zeros(self.vector_length, self.ring_bits)
         accumulate(total, self._masks())
         ring.reduce_in_place(total, self.ring_bits)
-        return total
+        return MaskSum(self.session_id, self.num_masks, total)

@@ -12,8 +12,8 @@ ClientId: TypeAlias = int
 
 MAX_CLIENT_ID = 2**32 - 1
 
-# A message's vector is one msgpack bin, whose length field has 32 bits.
-_MAX_PACKED_BYTES = 2**32 - 1
+# A message's length must fit 32 bits, in msgpack and in frames, with a little around the vector.
+_MAX_PACKED_BYTES = 2**32 - 2**12
 
 MAX_CLIENTS = 2**24
 

@@ -10,7 +10,7 @@ from math import ceil, floor
 
 from secagg.algebra import ring
 from secagg.errors import PlanError
-from secagg.params import Adversary, Parameters, required_ring_bits
+from secagg.params import MAX_CLIENTS, Adversary, Parameters, required_ring_bits
 from secagg.sparse_bounds import CORRECTNESS_BITS, SECURITY_BITS, SparseBounds
 
 # 0.29 * 100 is 28.999...: fractions of n are meant as written, not as binary rounds them.
@@ -76,7 +76,9 @@ def plan(
     Raises:
         PlanError: naming every constraint that fails, and by how much.
     """
-    reasons = _broken_inputs(num_clients, value_bits, max_value, max_weight, dropout, corrupt, threshold)
+    reasons = _broken_inputs(
+        num_clients, value_bits, max_value, max_weight, dropout, corrupt, threshold, adversary, graph
+    )
     if reasons:
         raise PlanError(tuple(reasons))
     corrupt_clients = floor((corrupt + _EPSILON) * num_clients)
@@ -85,7 +87,7 @@ def plan(
     if graph is GraphKind.SPARSE:
         choice = _sparse_choice(num_clients, corrupt_clients, dropouts, adversary, threshold, reasons)
     if choice is None:
-        choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons)
+        choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons, corrupt > 0)
 
     weighted_bits, ring_bits = _widths(num_clients, value_bits, max_value, max_weight)
     if ring_bits > ring.MAX_RING_BITS:
@@ -125,11 +127,19 @@ class _Choice:
 
 
 def _complete_choice(
-    num_clients: int, corrupt_clients: int, dropouts: int, threshold: int | None, reasons: list[str]
+    num_clients: int,
+    corrupt_clients: int,
+    dropouts: int,
+    threshold: int | None,
+    reasons: list[str],
+    colluding: bool,
 ) -> _Choice:
-    """The complete graph's; what does not work is added to ``reasons``."""
-    smallest = floor(2 * num_clients / 3) + 1 if corrupt_clients else num_clients // 2 + 1
-    rule = "floor(2n/3) + 1, the server with corrupt clients" if corrupt_clients else "floor(n/2) + 1, the server alone"
+    """The complete graph's; what does not work is added to ``reasons``.
+
+    Whoever gives a fraction of corrupt clients wants safety from collusion, be it no whole client of so few.
+    """
+    smallest = 2 * num_clients // 3 + 1 if colluding else num_clients // 2 + 1
+    rule = "floor(2n/3) + 1, the server with corrupt clients" if colluding else "floor(n/2) + 1, the server alone"
     chosen = smallest if threshold is None else threshold
     if chosen < smallest:
         reasons.append(f"threshold {chosen} is below the {smallest} that is safe here ({rule})")
@@ -206,19 +216,33 @@ def _broken_inputs(
     dropout: float,
     corrupt: float,
     threshold: int | None,
+    adversary: Adversary,
+    graph: GraphKind,
 ) -> list[str]:
     reasons = []
-    integers = {"num_clients": num_clients, "max_weight": max_weight}
-    optional = {"value_bits": value_bits, "max_value": max_value, "threshold": threshold}
-    integers.update({name: value for name, value in optional.items() if value is not None})
-    for name, value in integers.items():
+    limits = {
+        "num_clients": (num_clients, MAX_CLIENTS),
+        "value_bits": (value_bits, ring.MAX_RING_BITS),
+        "max_value": (max_value, 2**ring.MAX_RING_BITS - 1),
+        "max_weight": (max_weight, 2**ring.MAX_RING_BITS - 1),
+        "threshold": (threshold, MAX_CLIENTS),
+    }
+    optional = {"value_bits", "max_value", "threshold"}
+    for name, (value, most) in limits.items():
+        if value is None and name in optional:
+            continue
         if type(value) is not int:
             reasons.append(f"{name} must be an int, not {type(value).__name__}")
-        elif value < 1:
-            reasons.append(f"{name} is {value}, but must be at least 1")
+        elif not 1 <= value <= most:
+            reasons.append(f"{name} is {value}, but must be between 1 and {most}")
     if (value_bits is None) == (max_value is None):
         reasons.append("give either value_bits or max_value")
     for name, fraction in (("dropout", dropout), ("corrupt", corrupt)):
-        if not 0 <= fraction < 1:
+        if not isinstance(fraction, int | float):
+            reasons.append(f"{name} must be a number, not {type(fraction).__name__}")
+        elif not 0 <= fraction < 1:
             reasons.append(f"{name} is {fraction}, but must be a fraction: at least 0 and below 1")
+    for name, member, kind in (("adversary", adversary, Adversary), ("graph", graph, GraphKind)):
+        if not isinstance(member, kind):
+            reasons.append(f"{name} must be a secagg.{kind.__name__}, not {member!r}")
     return reasons

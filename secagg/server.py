@@ -4,10 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Any, NoReturn
-
-import numpy as np
-import numpy.typing as npt
+from typing import NoReturn
 
 from secagg._server_rounds import (
     AdvertiseKeysRound,
@@ -20,8 +17,9 @@ from secagg._server_rounds import (
     UnmaskingRound,
 )
 from secagg.errors import LocalProtocolError
-from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, ServerEvent
+from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
+from secagg.masking import MaskSum
 from secagg.messages import ClientMessage
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
@@ -114,6 +112,8 @@ class Server:
     ) -> None:
         if not isinstance(params, Parameters):
             raise LocalProtocolError(f"params must be secagg.Parameters, not {type(params).__name__}")
+        if not callable(entropy):
+            raise LocalProtocolError("entropy must be a function that returns so many random bytes")
         self._client_ids = _checked_ids(range(params.num_clients) if client_ids is None else client_ids, params)
         self._params = params
         self._session_id = session_id(params, nonce=nonce, context=context)
@@ -131,6 +131,11 @@ class Server:
     def session_id(self) -> bytes:
         """The session's id, 32 bytes; public."""
         return self._session_id
+
+    @property
+    def round(self) -> Round:
+        """The round that is open, or was when the session ended."""
+        return self._stage.round
 
     @property
     def phase(self) -> ServerPhase:
@@ -169,25 +174,26 @@ class Server:
     def receive(self, client_id: ClientId, message: ClientMessage) -> tuple[ServerEvent, ...]:
         """Take a client's message; ``client_id`` comes from the channel, never from the payload.
 
+        LocalProtocolError if it is no message at all: that is the host's mistake.
         Returns nothing, or the `ClientDropped` that a bad message costs its sender. What comes from clients that were
         dropped, or after the session's end, is ignored.
         """
-        if isinstance(self._stage, Ended) or client_id in self._dropped:
-            return ()
-        if client_id not in self._client_ids:
-            return (ClientDropped(client_id, DropReason.UNKNOWN_CLIENT, self._stage.round),)
+        if not isinstance(message, ClientMessage):
+            raise LocalProtocolError(f"receive() takes a client's message, not {type(message).__name__}")
+        if (unknown := self._known(client_id)) is not None:
+            return unknown
         reason = self._accept(client_id, message)
         return () if reason is None else self.drop(client_id, reason, type(message).__name__)
 
     def drop(self, client_id: ClientId, reason: DropReason, detail: str = "") -> tuple[ServerEvent, ...]:
         """Go on without a client, for instance since its connection ended.
 
-        A client whose masked input is in the sum already stays in it.  LocalProtocolError for an unknown client.
+        A client whose masked input is in the sum already stays in it.
         """
-        if client_id not in self._client_ids:
-            raise LocalProtocolError(f"client {client_id} is not on this session's list")
-        if isinstance(self._stage, Ended) or client_id in self._dropped:
-            return ()
+        if not isinstance(reason, DropReason):
+            raise LocalProtocolError(f"reason must be a DropReason, not {type(reason).__name__}")
+        if (unknown := self._known(client_id)) is not None:
+            return unknown
         self._dropped.add(client_id)
         self._stage.drop(client_id)
         return (ClientDropped(client_id, reason, self._stage.round, detail),)
@@ -207,20 +213,20 @@ class Server:
         self._dropped.update(event.client_id for event in events if isinstance(event, ClientDropped))
         return (*drops, *events)
 
-    def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[ServerEvent, ...]:
+    def finish(self, masks: MaskSum) -> tuple[ServerEvent, ...]:
         """Take the masks off the sum and end the session: returns `Completed`.
 
         Args:
-            masks: the result of `UnmaskJob.run`, or of `UnmaskJob.combine` over its parts.
+            masks: what `UnmaskJob.run` returned, or `UnmaskJob.combine` over the results of its parts.
 
         Raises:
-            LocalProtocolError: no job is open, or ``masks`` is no result of it; nothing is lost, call again.
+            LocalProtocolError: no job is open, or ``masks`` is not its whole result; nothing is lost, call again.
         """
         if not isinstance(self._stage, Recovery):
             raise LocalProtocolError(f"there is no job to finish: the server is in phase {self.phase.name}")
         completed = self._stage.finish(masks)
         self._completed = True
-        self._stage = Ended()
+        self._stage = Ended(self._stage.round)
         return (completed,)
 
     def abort(self) -> tuple[ServerEvent, ...]:
@@ -228,8 +234,18 @@ class Server:
         if isinstance(self._stage, Ended):
             return ()
         status, round_ = self.status, self._stage.round
-        self._stage = Ended()
+        self._stage = Ended(round_)
         return (Aborted(AbortReason.CANCELLED, round_, status.needed, status.received),)
+
+    def _known(self, client_id: ClientId) -> tuple[ServerEvent, ...] | None:
+        """What to answer at once about a client that takes no part, or no part any more; None for all others."""
+        if type(client_id) is not int:
+            raise LocalProtocolError(f"a client id is an int, not {type(client_id).__name__}")
+        if isinstance(self._stage, Ended) or client_id in self._dropped:
+            return ()
+        if client_id not in self._client_ids:
+            return (ClientDropped(client_id, DropReason.UNKNOWN_CLIENT, self._stage.round),)
+        return None
 
     def _accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         stage = self._stage
@@ -253,6 +269,8 @@ class Server:
 
 
 def _checked_ids(client_ids: Iterable[ClientId], params: Parameters) -> frozenset[ClientId]:
+    if not isinstance(client_ids, Iterable):
+        raise LocalProtocolError(f"client_ids must be a collection of ints, not {type(client_ids).__name__}")
     listed = list(client_ids)
     for client_id in listed:
         if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
 from secagg.params import ClientId
-from secagg.primitives import aead, kdf, labels
+from secagg.primitives import aead, kdf, labels, prg
 from secagg.primitives.agreement import SecretKey
 from secagg.primitives.entropy import EntropySource, draw
 
@@ -37,6 +37,17 @@ def share_seeds(seeds: tuple[bytes, ...], threshold: int, num_holders: int, entr
     return shamir.share(limbs, coefficients, num_holders).reshape(num_holders, len(seeds), LIMBS)
 
 
+def coefficient_source(seed: bytes, session_id: bytes, client_id: ClientId) -> EntropySource:
+    """The source of a client's sharing polynomials, from a 16-byte seed that it drew at its start.
+
+    Sharing is then a function of the client's state: a host that resumes a stored client twice, since it crashed in
+    between, encrypts the same shares again instead of others under the same keys.
+    """
+    context = client_id.to_bytes(4, "big")
+    key = kdf.derive(seed, salt=session_id, label=labels.SHARING_COEFFICIENTS, context=context, length=prg.KEY_BYTES)
+    return prg.KeystreamReader(key)
+
+
 def reconstruct_seeds(places: npt.NDArray[np.integer], shares: ShareArray) -> list[bytes | None]:
     """The seeds from exactly t shares each; None for one whose shares do not belong together.
 
@@ -44,7 +55,8 @@ def reconstruct_seeds(places: npt.NDArray[np.integer], shares: ShareArray) -> li
         places: the holders' places in the owners' neighbourhoods, shape (t,).
         shares: shape (t, s, LIMBS).
 
-    A wrong share goes unnoticed here with probability 2^-16: what else is known of a seed must be checked too.
+    Shares that are all random give a seed with probability 2^-16, but one that is wrong in a single limb goes unnoticed
+    about every other time: what else is known of a seed must be checked too.
     """
     num_seeds = shares.shape[1]
     limbs = shamir.reconstruct(places, shares.reshape(len(places), num_seeds * LIMBS)).reshape(num_seeds, LIMBS)
@@ -126,8 +138,13 @@ def _pair(first: ClientId, second: ClientId) -> bytes:
 
 
 def _seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
-    value = int.from_bytes(seed, "big")
-    return np.array([value >> (_LIMB_BITS * i) & 0x7FFF for i in range(LIMBS)], dtype=np.uint16)
+    # By array operations, whose time does not depend on the seed.
+    bits = np.unpackbits(np.frombuffer(seed[::-1], dtype=np.uint8), bitorder="little")
+    padded = np.zeros(LIMBS * _LIMB_BITS, dtype=np.uint16)
+    padded[: len(bits)] = bits
+    weights = np.left_shift(np.uint16(1), np.arange(_LIMB_BITS, dtype=np.uint16))
+    limbs: npt.NDArray[np.uint16] = (padded.reshape(LIMBS, _LIMB_BITS) * weights).sum(axis=1, dtype=np.uint16)
+    return limbs
 
 
 def _limbs_to_seed(limbs: npt.NDArray[np.uint16]) -> bytes | None:

@@ -4,7 +4,7 @@ from transport.driver import ClientDriver, Deadlines, ServerDriver
 from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
-from transport.memory import ClientReport, SessionReport, run_session
+from transport.memory import ClientReport, Inputs, Observer, SessionReport, run_session
 
 __all__ = [
     "ClientDriver",
@@ -15,6 +15,8 @@ __all__ = [
     "FaultSchedule",
     "FrameDecoder",
     "FrameError",
+    "Inputs",
+    "Observer",
     "ServerDriver",
     "SessionReport",
     "TransportError",

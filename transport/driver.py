@@ -21,6 +21,7 @@ from secagg import (
     Completed,
     DropReason,
     InputRequested,
+    MaskSum,
     RemoteProtocolError,
     Round,
     SecAggError,
@@ -38,12 +39,7 @@ InputProvider: TypeAlias = Callable[[], InputVector]
 Delivery: TypeAlias = tuple[ClientId, bytes]
 """An encoded message and the client to send it to."""
 
-_ROUND_OF_PHASE = {
-    ServerPhase.ADVERTISE_KEYS: Round.ADVERTISE_KEYS,
-    ServerPhase.SHARE_KEYS: Round.SHARE_KEYS,
-    ServerPhase.MASKED_INPUT_COLLECTION: Round.MASKED_INPUT_COLLECTION,
-    ServerPhase.UNMASKING: Round.UNMASKING,
-}
+_CLOSED = frozenset((ServerPhase.RECOVERY, ServerPhase.COMPLETED, ServerPhase.ABORTED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +52,10 @@ class Deadlines:
     unmasking: float = 60.0
 
     def __post_init__(self) -> None:
-        for round_ in _ROUND_OF_PHASE.values():
-            if not self.of(round_) > 0:
-                raise ValueError(f"the deadline of {round_.value} must be above 0 seconds, not {self.of(round_)}")
+        for round_ in Round:
+            seconds = self.of(round_)
+            if not isinstance(seconds, int | float) or not seconds > 0:
+                raise ValueError(f"the deadline of {round_.value} must be above 0 seconds, not {seconds!r}")
 
     def of(self, round_: Round) -> float:
         """The seconds of one round."""
@@ -81,12 +78,12 @@ class ServerDriver:
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
         self.dropped: dict[ClientId, ClientDropped] = {}
-        self.unknown_clients: set[ClientId] = set()
+        self.unknown_messages = 0
 
     @property
     def round(self) -> Round:
         """The round that is open, or was last."""
-        return _ROUND_OF_PHASE.get(self._server.phase, Round.UNMASKING)
+        return self._server.round
 
     def start(self, now: float) -> None:
         """Open the first round."""
@@ -112,15 +109,14 @@ class ServerDriver:
             return []
         return self._close_round(now)
 
-    def finish(self, masks: npt.NDArray[np.unsignedinteger[Any]], now: float) -> None:
+    def finish(self, masks: MaskSum, now: float) -> None:
         """The result of `job`: sets `outcome`."""
         self._handle(self._server.finish(masks), now)
         self.job = None
 
     def _close_round(self, now: float) -> list[Delivery]:
         events = self._server.close_round()
-        phase = self._server.phase
-        self.deadline = now + self._deadlines.of(self.round) if phase in _ROUND_OF_PHASE else None
+        self.deadline = None if self._server.phase in _CLOSED else now + self._deadlines.of(self.round)
         return self._handle(events, now)
 
     def _handle(self, events: tuple[secagg.events.ServerEvent, ...], now: float) -> list[Delivery]:
@@ -131,7 +127,8 @@ class ServerDriver:
                     assert isinstance(client_id, int)  # noqa: S101 - a server sends to clients only
                     deliveries.append((client_id, self._encode(message)))
                 case ClientDropped(reason=DropReason.UNKNOWN_CLIENT):
-                    self.unknown_clients.add(event.client_id)
+                    # Counted, not kept: strangers must not fill the memory.
+                    self.unknown_messages += 1
                 case ClientDropped():
                     self.dropped[event.client_id] = event
                 case UnmaskReady():

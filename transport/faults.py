@@ -43,6 +43,8 @@ class FaultSchedule:
 
     def __post_init__(self) -> None:
         for (client_id, round_, direction), fault in self.faults.items():
+            if not (isinstance(round_, Round) and isinstance(direction, Direction) and isinstance(fault, Fault)):
+                raise TypeError(f"client {client_id}: a fault is (client, Round, Direction): Fault, not by name")
             if direction is Direction.DOWN and (fault is Fault.VANISH or round_ is Round.ADVERTISE_KEYS):
                 raise ValueError(f"client {client_id}: {fault.name} is no fault of a message down in {round_.value}")
 
@@ -65,6 +67,8 @@ class FaultSchedule:
         The number is exact, as the planner counts it; who, when and how follow from ``seed``.
         """
         ids, rounds, kinds = sorted(client_ids), tuple(rounds), tuple(kinds)
+        if not rounds or not kinds:
+            raise ValueError("clients vanish in one of the rounds and in one of the ways given: give at least one each")
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(ids), size=_part_of(len(ids), fraction), replace=False).tolist()
         return cls(
@@ -101,6 +105,8 @@ class FaultSchedule:
     @classmethod
     def random(cls, client_ids: Iterable[ClientId], rate: float, *, seed: int) -> "FaultSchedule":
         """Every message of every client, up and down, has a fault of any kind with probability ``rate``."""
+        if not 0 <= rate <= 1:
+            raise ValueError(f"the rate of faults must be between 0 and 1, not {rate}")
         rng = np.random.default_rng(seed)
         kinds = tuple(Fault)
         faults = {}

@@ -29,7 +29,7 @@ class FrameDecoder:
     def __init__(self, max_payload: int) -> None:
         self._max_payload = max_payload
         self._buffer = bytearray()
-        self._broken = False
+        self.broken: str | None = None
 
     @property
     def incomplete(self) -> bool:
@@ -40,32 +40,33 @@ class FrameDecoder:
         """The payloads that ``data`` completes.
 
         Raises:
-            FrameError: a frame that is too long or damaged; from then on always.
+            FrameError: a frame that is too long or damaged; from then on always. Payloads that came before it in
+                ``data`` are returned first: then the next call raises, and `broken` says so at once.
         """
-        if self._broken:
-            raise FrameError("the stream was broken before")
-        self._buffer += data
-        payloads = []
-        while (payload := self._next()) is not None:
-            payloads.append(payload)
-        return payloads
+        if self.broken is None:
+            self._buffer += data
+            payloads = []
+            try:
+                while (payload := self._next()) is not None:
+                    payloads.append(payload)
+            except FrameError as error:
+                self.broken = str(error)
+                self._buffer.clear()
+            if payloads or self.broken is None:
+                return payloads
+        raise FrameError(self.broken)
 
     def _next(self) -> bytes | None:
         if len(self._buffer) < HEADER_BYTES:
             return None
         length, checksum = _HEADER.unpack_from(self._buffer)
         if length > self._max_payload:
-            self._fail(f"a frame announces {length} bytes, but at most {self._max_payload} are accepted")
+            raise FrameError(f"a frame announces {length} bytes, but at most {self._max_payload} are accepted")
         end = HEADER_BYTES + length
         if len(self._buffer) < end:
             return None
         payload = bytes(memoryview(self._buffer)[HEADER_BYTES:end])
         del self._buffer[:end]
         if zlib.crc32(payload) != checksum:
-            self._fail("a frame is damaged: its checksum does not match")
+            raise FrameError("a frame is damaged: its checksum does not match")
         return payload
-
-    def _fail(self, why: str) -> None:
-        self._broken = True
-        self._buffer.clear()
-        raise FrameError(why)

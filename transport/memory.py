@@ -23,12 +23,13 @@ from secagg import (
     ClientId,
     Completed,
     DropReason,
+    EntropySource,
+    LocalProtocolError,
     Parameters,
     Round,
     SecAggError,
     Server,
 )
-from secagg.primitives.entropy import EntropySource
 from transport.driver import ClientDriver, Deadlines, InputVector, ServerDriver
 from transport.errors import FrameError
 from transport.faults import Direction, Fault, FaultSchedule
@@ -101,6 +102,7 @@ def run_session(
     *,
     client_ids: Iterable[ClientId] | None = None,
     context: bytes = b"",
+    received_context: Callable[[ClientId], bytes] | None = None,
     faults: FaultSchedule | None = None,
     deadlines: Deadlines | None = None,
     seed: int = 0,
@@ -114,7 +116,9 @@ def run_session(
         params: the session's parameters.
         inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits).
         client_ids: who takes part; by default 0 .. num_clients - 1.
-        context: bytes bound into the session, such as the hash of the model.
+        context: bytes that the server binds into the session, such as the hash of the model that it sends.
+        received_context: what each client binds in its stead, such as the hash of the model that it received; by
+            default the server's.
         faults: what goes wrong; by default nothing.
         deadlines: how long rounds stay open, in virtual seconds.
         seed: of the network's latencies and of which bits a CORRUPT fault flips; never of keys or masks.
@@ -123,12 +127,18 @@ def run_session(
         observer: called after each message that the server took.
 
     Raises:
-        LocalProtocolError: an input of a wrong shape, dtype or range.
+        LocalProtocolError: an input of a wrong shape, dtype or range; a client without one.
+        ValueError: a negative seed, or no workers.
     """
+    if workers < 1 or seed < 0:
+        raise ValueError("workers must be at least 1, and seed not negative")
     ids = tuple(range(params.num_clients)) if client_ids is None else tuple(client_ids)
     nonce = entropy(_NONCE_BYTES)
     server = Server(params, ids, context=context, nonce=nonce, entropy=entropy)
-    clients = {i: Client(params, i, context=context, nonce=nonce, entropy=entropy) for i in ids}
+    context_of = (lambda client_id: context) if received_context is None else received_context
+    clients = {i: Client(params, i, context=context_of(i), nonce=nonce, entropy=entropy) for i in ids}
+    if not callable(inputs) and (without := sorted(set(ids) - set(inputs))):
+        raise LocalProtocolError(f"there is no input for clients {', '.join(map(str, without[:10]))}")
     make_input = inputs if callable(inputs) else inputs.__getitem__
     network = _Network(
         server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, workers, observer
@@ -317,7 +327,7 @@ class _Network:
                 self._schedule_answer(connection, partial(connection.driver.data_received, message))
 
     def _give_up(self, connection: _Connection, error: SecAggError | FrameError) -> None:
-        """The client ends its connection; what it had sent before still arrives."""
+        """The client ends its connection."""
         connection.report.error = error
         self._disconnect(connection)
 

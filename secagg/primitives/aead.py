@@ -23,5 +23,4 @@ def open_sealed(key: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(_NONCE, ciphertext, associated_data)
     except InvalidTag:
-        # `from None`: the cause says nothing more, and holds frames with the key.
         raise AuthenticationError("a ciphertext does not authenticate") from None

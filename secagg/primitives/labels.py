@@ -7,6 +7,7 @@ PROTOCOL_VERSION: Final = 1
 SESSION_ID: Final = b"secagg/1 session id"
 CHANNEL_KEYS: Final = b"secagg/1 channel keys"
 SHARE_DATA: Final = b"secagg/1 encrypted shares"
+SHARING_COEFFICIENTS: Final = b"secagg/1 sharing coefficients"
 MASK_KEY_PAIR: Final = b"secagg/1 mask key pair"
 PAIRWISE_MASK: Final = b"secagg/1 pairwise mask"
 SELF_MASK: Final = b"secagg/1 self mask"

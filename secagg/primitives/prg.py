@@ -39,3 +39,31 @@ class Keystream:
         The 16 bytes after them are overwritten too.  Releases the interpreter lock while it works.
         """
         self._cipher.encrypt_into(index.to_bytes(12, "big"), _ZEROS[:size], None, buffer[: size + _TAG_BYTES])
+
+
+class KeystreamReader:
+    """A keystream as a source of bytes, read from its beginning: the same key gives the same bytes again."""
+
+    __slots__ = ("_buffer", "_chunk", "_keystream", "_used")
+
+    def __init__(self, key: bytes) -> None:
+        self._keystream = Keystream(key)
+        self._buffer = chunk_buffer()
+        self._chunk = -1
+        self._used = CHUNK_BYTES
+
+    def __repr__(self) -> str:
+        return "KeystreamReader(<redacted>)"
+
+    def __call__(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
+        read = bytearray()
+        while len(read) < size:
+            if self._used == CHUNK_BYTES:
+                self._chunk += 1
+                self._used = 0
+                self._keystream.chunk_into(self._chunk, memoryview(self._buffer), CHUNK_BYTES)
+            taken = self._buffer[self._used : min(CHUNK_BYTES, self._used + size - len(read))]
+            self._used += len(taken)
+            read += taken
+        return bytes(read)

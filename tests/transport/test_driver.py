@@ -90,7 +90,10 @@ def test_unknown_clients_are_noted_and_change_nothing() -> None:
     session = Session()
     stranger = ClientDriver(Client(session.params, 77), lambda: np.zeros(10, np.uint8))
     session.hand_in([(77, data) for data in stranger.start()], now=1.0)
-    assert session.server.unknown_clients == {77}
+    assert session.server.unknown_messages == 1
+    assert session.server.disconnected(78, now=1.0) == []
+    assert session.server.data_received(79, b"garbage", now=1.0) == []
+    assert session.server.unknown_messages == 3
     assert session.server.dropped == {}
 
 
