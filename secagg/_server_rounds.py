@@ -137,6 +137,7 @@ class AdvertiseKeysRound(Stage):
 
     def drop(self, client_id: ClientId) -> None:
         super().drop(client_id)
+        self.received.discard(client_id)
         self._keys.pop(client_id, None)
 
     def close(self) -> Closing:
@@ -208,6 +209,7 @@ class ShareKeysRound(Stage):
 
     def drop(self, client_id: ClientId) -> None:
         super().drop(client_id)
+        self.received.discard(client_id)
         self._shared[self._directory.node_of[client_id]] = False
 
     def close(self) -> Closing:
@@ -242,13 +244,14 @@ class MaskedInputRound(Stage):
 
     @property
     def ready(self) -> bool:
-        return self._fewest_holders(self._answering()) >= self._session.params.threshold
+        answering = self._answering()
+        return bool(answering.any()) and self._fewest_holders(answering) >= self._session.params.threshold
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, MaskedInput):
             return DropReason.UNEXPECTED_MESSAGE
-        vector = message.masked_input
-        if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
+        vector, params = message.masked_input, self._session.params
+        if not ring.is_vector(vector, params.vector_length, params.ring_bits):
             return DropReason.WRONG_SIZE
         np.add(self._sum, vector, out=self._sum)
         self._survives[self._directory.node_of[client_id]] = True
@@ -429,7 +432,7 @@ class Recovery(Stage):
         if masks.num_masks != self._num_masks:
             raise LocalProtocolError(f"{masks.num_masks} masks, but the job has {self._num_masks}: combine() its parts")
         vector = masks.vector
-        if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
+        if not ring.is_vector(vector, len(self._sum), self._ring_bits):
             raise LocalProtocolError(
                 f"finish() takes the job's result: shape {self._sum.shape}, dtype {self._sum.dtype}"
             )

@@ -20,7 +20,7 @@ from secagg._client_states import (
 )
 from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule, SecAggError
 from secagg.events import ClientEvent
-from secagg.messages import ServerMessage
+from secagg.messages import Message, ServerMessage
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
@@ -106,12 +106,12 @@ class Client:
 
         Raises:
             RemoteProtocolError: the message breaks a rule; the client is ABORTED and released nothing.
-            LocalProtocolError: this client was aborted or suspended, or ``message`` is none of a server's.
+            LocalProtocolError: this client was aborted or suspended, or ``message`` is no message at all.
         """
         if self.phase in (ClientPhase.ABORTED, ClientPhase.SUSPENDED):
             self._refuse("receive()")
-        if not isinstance(message, ServerMessage):
-            raise LocalProtocolError(f"receive() takes a message of the server's, not {type(message).__name__}")
+        if not isinstance(message, Message):
+            raise LocalProtocolError(f"receive() takes a message, not {type(message).__name__}")
         return self._advance(lambda state: _receive(state, message))
 
     def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:

@@ -216,11 +216,11 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[An
 
 
 def _check_masked_input(message: MaskedInput, params: Parameters) -> None:
-    vector, dtype = message.masked_input, ring.word_dtype(params.ring_bits)
-    if vector.shape != (params.vector_length,) or vector.dtype != dtype:
+    if not ring.is_vector(message.masked_input, params.vector_length, params.ring_bits):
+        dtype = ring.word_dtype(params.ring_bits)
         raise LocalProtocolError(f"a masked input has shape ({params.vector_length},) and dtype {dtype}")
     # Bits above the ring's would run over into the next element.
-    if not ring.is_reduced(vector, params.ring_bits):
+    if not ring.is_reduced(message.masked_input, params.ring_bits):
         raise LocalProtocolError(f"a masked input has elements below 2^{params.ring_bits}")
 
 

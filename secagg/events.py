@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from secagg.algebra.ring import RingVector
 from secagg.masking import UnmaskJob
 from secagg.messages import ClientMessage, ServerMessage
@@ -93,12 +95,19 @@ class UnmaskReady:
     job: UnmaskJob
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Completed:
     """Server: the end. ``sum`` has shape (vector_length,), the ring's dtype; ``included`` are its clients."""
 
     sum: RingVector = field(repr=False)
     included: tuple[ClientId, ...]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Completed):
+            return NotImplemented
+        return self.included == other.included and np.array_equal(self.sum, other.sum)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)

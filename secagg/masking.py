@@ -175,6 +175,8 @@ class UnmaskJob:
         for result in results:
             if not isinstance(result, MaskSum) or result.session_id != self.session_id:
                 raise LocalProtocolError("combine() takes the results of this job's parts")
+            if not ring.is_vector(result.vector, self.vector_length, self.ring_bits):
+                raise LocalProtocolError(f"a part's vector has {self.vector_length} elements of the ring's dtype")
             np.add(total, result.vector, out=total)
             num_masks += result.num_masks
         if num_masks != self.num_masks:

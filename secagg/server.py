@@ -20,7 +20,7 @@ from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
 from secagg.masking import MaskSum
-from secagg.messages import ClientMessage
+from secagg.messages import ClientMessage, Message
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
@@ -178,8 +178,8 @@ class Server:
         Returns nothing, or the `ClientDropped` that a bad message costs its sender. What comes from clients that were
         dropped, or after the session's end, is ignored.
         """
-        if not isinstance(message, ClientMessage):
-            raise LocalProtocolError(f"receive() takes a client's message, not {type(message).__name__}")
+        if not isinstance(message, Message):
+            raise LocalProtocolError(f"receive() takes a message, not {type(message).__name__}")
         if (unknown := self._known(client_id)) is not None:
             return unknown
         reason = self._accept(client_id, message)

@@ -31,6 +31,11 @@ def zeros(length: int, ring_bits: int) -> RingVector:
     return np.zeros(length, dtype=word_dtype(ring_bits))
 
 
+def is_vector(value: object, length: int, ring_bits: int) -> bool:
+    """Whether ``value`` is an array of shape (length,) and of the ring's dtype."""
+    return isinstance(value, np.ndarray) and value.shape == (length,) and value.dtype == word_dtype(ring_bits)
+
+
 def reduce_in_place(vector: RingVector, ring_bits: int) -> None:
     """Clear all bits above the low ``ring_bits`` ones."""
     if ring_bits < 8 * vector.dtype.itemsize:
