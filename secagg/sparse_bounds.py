@@ -7,7 +7,7 @@ With n clients of which A are corrupt and D vanish, B = A + D, on a randomly rel
   clients and the hypergeometric tail; against a semi-malicious server, which may ask each honest neighbour for either
   share, but not both, t1 becomes ceil((t1 + k - 1.25) / 2);
 - every client keeps more than t2 neighbours that do not vanish, except with probability 2^-eta;
-- a threshold exists: t2 > t1, and it is t = max(t1 + 1, 2).
+- a threshold exists: t = max(t1 + 1, 2) <= t2.
 """
 
 from functools import cached_property
@@ -56,7 +56,7 @@ class SparseBounds:
         for degree in range(2, min(_EXHAUSTIVE, largest) + 1, 2):
             if (threshold := self.threshold(degree)) is not None:
                 return degree, threshold
-        return self._search(_EXHAUSTIVE, largest)
+        return self._search(_EXHAUSTIVE, largest) if largest > _EXHAUSTIVE else None
 
     def threshold(self, degree: int) -> int | None:
         """The threshold that makes this degree safe and workable; None if there is none."""
@@ -65,9 +65,8 @@ class SparseBounds:
         corrupt = self._most_corrupt_neighbors(degree)
         if self._semi_malicious:
             corrupt = ceil((corrupt + degree - 1.25) / 2)
-        if self.fewest_remaining_neighbors(degree) <= corrupt:
-            return None
-        return max(corrupt + 1, 2)
+        threshold = max(corrupt + 1, 2)
+        return threshold if threshold <= self.fewest_remaining_neighbors(degree) else None
 
     def _possible_at_all(self) -> bool:
         """Whether even with unlimited degree, when the tails vanish, a threshold would exist."""

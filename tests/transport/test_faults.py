@@ -46,3 +46,25 @@ def test_faults_that_cannot_be_are_refused(round_: Round, fault: Fault) -> None:
 def test_a_fraction_is_between_zero_and_one(fraction: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         FaultSchedule.dropouts(range(3), fraction, seed=0)
+
+
+def test_each_round_loses_its_own_part_and_nobody_vanishes_twice() -> None:
+    fractions = {Round.SHARE_KEYS: 0.1, Round.MASKED_INPUT_COLLECTION: 0.29}
+    schedule = FaultSchedule.dropouts_by_round(range(100), fractions, seed=2)
+    rounds = [round_ for _, round_, _ in schedule.faults]
+    assert (rounds.count(Round.SHARE_KEYS), rounds.count(Round.MASKED_INPUT_COLLECTION)) == (10, 29)
+    assert len({client for client, _, _ in schedule.faults}) == 39
+    with pytest.raises(ValueError, match="120 clients are to vanish, but there are 100"):
+        FaultSchedule.dropouts_by_round(range(100), {Round.SHARE_KEYS: 0.6, Round.UNMASKING: 0.6}, seed=2)
+
+
+def test_faults_are_not_given_by_name() -> None:
+    with pytest.raises(TypeError, match="not by name"):
+        FaultSchedule({(0, Round.UNMASKING, Direction.UP): "VANISH"})
+
+
+def test_a_schedule_needs_a_round_and_a_way() -> None:
+    with pytest.raises(ValueError, match="at least one each"):
+        FaultSchedule.dropouts(range(3), 0.5, seed=0, rounds=())
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        FaultSchedule.random(range(3), 7, seed=0)

@@ -1,0 +1,116 @@
+"""`secagg simulate`: exact sums, figures for each round, and clear refusals."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import secagg
+from fl.cli import app
+from fl.errors import ConfigError
+from fl.simulate_command import parse_dropouts
+from fl.simulation import MadeUpInputs, simulate
+from secagg import Completed, GraphKind, Round
+from transport import FaultSchedule
+
+
+def run(*options: str):
+    return CliRunner().invoke(app, ["simulate", *options])
+
+
+def test_the_json_has_what_each_round_cost_and_says_that_the_sum_is_exact() -> None:
+    result = run("--clients", "20", "--length", "500", "--dropout", "masked-input-collection=0.2", "--json")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["exact"] is True
+    assert figures["included"] == 16
+    assert figures["dropped"] == 4
+    assert figures["peak_rss_bytes"] > 10_000_000
+    assert set(figures["rounds"]) == {round_.value for round_ in Round}
+    masked = figures["rounds"]["MaskedInputCollection"]
+    # 500 elements of 16 bits and five more for the sum of 20.
+    assert masked["client_bytes_up"] == pytest.approx(500 * 21 / 8, abs=100)
+    assert masked["client_seconds"] > 0
+    assert masked["server_seconds"] > 0
+    assert figures["seconds"] > 0
+
+
+def test_the_sparse_graph_and_the_table() -> None:
+    result = run("--clients", "100", "--length", "50", "--graph", "sparse", "--corrupt", "0.05", "--dropout", "0.05")
+    assert result.exit_code == 0, result.stderr
+    assert "degree 12, threshold 6" in result.stdout
+    assert "is exact" in result.stdout
+    for round_ in Round:
+        assert round_.value[:15] in result.stdout
+
+
+def test_a_sum_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = secagg.plan(num_clients=4, vector_length=10, value_bits=8)
+    assert simulate(plan, FaultSchedule(), seed=0, workers=1).exact is True
+    honest = MadeUpInputs.sum_of
+    monkeypatch.setattr(MadeUpInputs, "sum_of", lambda self, ids: honest(self, ids) ^ np.uint64(1))
+    assert simulate(plan, FaultSchedule(), seed=0, workers=1).exact is False
+
+
+def test_inputs_are_the_same_each_time_and_fill_their_range() -> None:
+    plan = secagg.plan(num_clients=4, vector_length=2000, value_bits=5, graph=GraphKind.COMPLETE)
+    inputs = MadeUpInputs(plan, seed=3)
+    assert np.array_equal(inputs(2), inputs(2))
+    assert not np.array_equal(inputs(1), inputs(2))
+    assert (int(inputs(1).min()), int(inputs(1).max())) == (0, 31)
+
+
+def test_a_session_that_aborts_has_no_sum_to_check() -> None:
+    # The planner refuses what would abort; a schedule of its own does not ask it.
+    plan = secagg.plan(num_clients=10, vector_length=5, value_bits=8)
+    schedule = FaultSchedule.dropouts_by_round(range(10), {Round.SHARE_KEYS: 0.6}, seed=0)
+    result = simulate(plan, schedule, seed=0, workers=1)
+    assert result.exact is None
+    assert not isinstance(result.report.outcome, Completed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dropout", "nowhere=0.1"], "unknown round 'nowhere'"),
+        (["--dropout", "lots"], "'lots' is no number"),
+        (["--dropout", "1.5"], "at least 0 and below 1"),
+        (["--dropout", "share-keys=0.1", "--dropout", "share-keys=0.1"], "has a fraction already"),
+        (["--dropout", "share-keys=0.6", "--dropout", "unmasking=0.6"], "nobody would be left"),
+        (["--dropout", "0.7"], "fewer than the threshold"),
+        (["--seed", "-1"], "must not be negative"),
+        (["--clients", "1"], "num_clients"),
+        (["--bits", "65"], "value_bits is 65"),
+        (["--graph", "star"], "graph 'star' is not known"),
+        (["--adversary", "malicious"], "adversary 'malicious' is not known"),
+    ],
+)
+def test_mistakes_are_a_line_and_an_exit_code(options: list[str], message: str) -> None:
+    result = run(*options)
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_dropouts_by_round_and_over_all() -> None:
+    assert parse_dropouts(["0.2"]) == dict.fromkeys(Round, 0.05)
+    assert parse_dropouts(["share-keys=0.2"]) == {Round.SHARE_KEYS: 0.2}
+    with pytest.raises(ConfigError):
+        parse_dropouts(["0.2", "unmasking=0.1"])
+
+
+def test_it_does_without_torch() -> None:
+    """The protocol alone is what is measured, and torch would be most of the memory."""
+    code = (
+        "import sys; sys.argv = ['secagg', 'simulate', '--clients', '3', '--length', '5', '--json']\n"
+        "import fl.__main__\n"
+        "try:\n    fl.__main__.main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["exact"] is True
