@@ -24,7 +24,8 @@ class RoundRequest:
         train: trains a client and gives its update; called once for each that gets so far.
         context: what the server binds the round to: the digest of the model that it sends, and the round's number.
         received_context: the same from a client's point of view, of the model that it received: if they differ, the
-            client cannot take part, and a server that sends each client a model of its own learns nothing.
+            client cannot take part, and a server that sends each client a model of its own learns nothing. By
+            default the server's.
         faults: what goes wrong with whom.
         seed: of rounding and of the network's latencies.
         observer: hears of progress.
@@ -33,9 +34,9 @@ class RoundRequest:
     client_ids: tuple[ClientId, ...]
     train: Callable[[ClientId], ClientUpdate]
     context: bytes
-    received_context: Callable[[ClientId], bytes]
     faults: FaultSchedule
     seed: int
+    received_context: Callable[[ClientId], bytes] | None = None
     observer: Observer | None = None
 
 

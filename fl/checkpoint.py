@@ -19,6 +19,7 @@ import safetensors.torch
 
 from fl.config import RunConfig
 from fl.errors import ConfigError
+from fl.formatting import json_line
 from fl.rounds import FederatedRun, RoundRecord, record_to_json
 from fl.serialization import model_to_bytes, own_tensors
 
@@ -42,15 +43,14 @@ class RunFolder:
         """Where the trained model goes."""
         return self.path / _MODEL
 
-    def create(self, config: RunConfig) -> None:
+    def create(self) -> None:
         """Make the folder for a new run; ConfigError if there is one in it already."""
-        if (self.path / _CHECKPOINT).exists():
-            raise ConfigError(
-                f"{self.path} holds a run already: go on with it by --resume {self.path}, or choose another folder"
-            )
         try:
+            if (self.path / _CHECKPOINT).exists():
+                raise ConfigError(
+                    f"{self.path} holds a run already: go on with it by --resume {self.path}, or choose another folder"
+                )
             self.path.mkdir(parents=True, exist_ok=True)
-            self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -63,11 +63,12 @@ class RunFolder:
         metadata = {
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
-            "records": json.dumps(lines),
+            "records": json_line(lines),
         }
         try:
+            self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
             self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
-            self._replace(_METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            self._replace(_METRICS, "".join(json_line(line) + "\n" for line in lines).encode())
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -102,7 +103,11 @@ class RunFolder:
 
     def _metadata(self) -> dict[str, str]:
         path = self.path / _CHECKPOINT
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.path}: {error.strerror}") from error
+        if not found:
             raise ConfigError(f"there is no run to resume in {self.path}: it has no {_CHECKPOINT}")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -112,16 +117,22 @@ class RunFolder:
         return metadata or {}
 
     def _foreign(self, error: Exception) -> ConfigError:
-        return ConfigError(f"{self.path / _CHECKPOINT} is no checkpoint of this program, or is damaged: {error}")
+        why = " ".join(str(error).split())
+        return ConfigError(f"{self.path / _CHECKPOINT} is no checkpoint of this program, or is damaged: {why}")
 
     def _replace(self, name: str, data: bytes) -> None:
         """Write a file in one step: it is the old one or the new one, never a part."""
         with tempfile.NamedTemporaryFile(dir=self.path, prefix=f".{name}.", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is for its owner's eyes only; results are as readable as anything the user writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(file.name).chmod(0o666 & ~mask)
-        Path(file.name).replace(self.path / name)
+            temporary = Path(file.name)
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                # A temporary file is for its owner's eyes only; results are as readable as what the user writes.
+                mask = os.umask(0)
+                os.umask(mask)
+                temporary.chmod(0o666 & ~mask)
+                temporary.replace(self.path / name)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise

@@ -1,6 +1,5 @@
 """The command line: options and output. What the commands do is in the modules that they import when they run."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer import Option
 
 import secagg
 from fl.config import DROPOUT_POINTS, RunConfig
 from fl.errors import ConfigError, FLError
+from fl.formatting import json_line
 from fl.plan_json import plan_to_json
 from secagg import Adversary, GraphKind, PlanError, SecAggError
 
@@ -43,17 +44,14 @@ def _reported(as_json: bool) -> Iterator[None]:
     except (FLError, SecAggError) as error:
         console = Console(stderr=True)
         reasons = error.reasons if isinstance(error, PlanError) else (str(error),)
-        console.print(
-            "[bold red]error:[/bold red]",
-            reasons[0] if len(reasons) == 1 else "this cannot work:",
-            soft_wrap=True,
-            highlight=False,
-        )
+        # What the user wrote stands in it: no markup.
+        headline = escape(reasons[0]) if len(reasons) == 1 else "this cannot work:"
+        console.print("[bold red]error:[/bold red]", headline, highlight=False, soft_wrap=True)
         if len(reasons) > 1:
             for reason in reasons:
-                console.print(f"  - {reason}", highlight=False, soft_wrap=True)
+                console.print(f"  - {escape(reason)}", highlight=False, soft_wrap=True)
         if as_json:
-            typer.echo(json.dumps({"error": str(error), "reasons": list(reasons)}))
+            typer.echo(json_line({"error": str(error), "reasons": list(reasons)}))
         raise typer.Exit(1) from None
 
 
@@ -84,7 +82,7 @@ def plan(
             graph=graph,
         )
     if as_json:
-        typer.echo(json.dumps(plan_to_json(chosen)))
+        typer.echo(json_line(plan_to_json(chosen)))
         return
     params = chosen.parameters
     table = Table(title=f"plan for {params.num_clients} clients", show_header=False)
@@ -128,7 +126,7 @@ def simulate(
     corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
     adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
     graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
-    workers: Annotated[int, Option(help="Threads for the recovery of the masks [default: all cores].")] = 0,
+    workers: Annotated[int, Option(help="Threads for the recovery of the masks (default: all cores).")] = 0,
     seed: Annotated[int, Option(help="Of inputs and dropouts; never of keys and masks.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -152,7 +150,7 @@ def simulate(
             chosen, dropouts, seed=seed, workers=workers, console=Console(stderr=as_json)
         )
     if as_json:
-        typer.echo(json.dumps(as_object))
+        typer.echo(json_line(as_object))
     if not result.exact:
         raise typer.Exit(1)
 
@@ -162,9 +160,9 @@ def train(
     context: typer.Context,
     dataset: Annotated[str, Option(help="digits, fashion-mnist, mnist or mnist-writers.")] = _DEFAULTS["dataset"],
     data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
-    model: Annotated[str, Option(help="2nn, cnn, small-cnn or logistic [default: suits the data set].")] = "",
+    model: Annotated[str, Option(help="2nn, cnn, small-cnn or logistic (default: suits the data set).")] = "",
     clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = _DEFAULTS["clients"],
-    sample: Annotated[int | None, Option(help="Clients that take part in a round [default: all].")] = None,
+    sample: Annotated[int | None, Option(help="Clients that take part in a round (default: all).")] = None,
     rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
     epochs: Annotated[int, Option(help="Local epochs a round.")] = _DEFAULTS["epochs"],
     batch_size: Annotated[int, Option("--batch-size", "--batch", help="Local batch size.")] = _DEFAULTS["batch_size"],
@@ -176,14 +174,14 @@ def train(
         float, Option("--server-learning-rate", "--server-lr", help="Multiplies the mean update.")
     ] = _DEFAULTS["server_learning_rate"],
     partition: Annotated[
-        str, Option(help="iid, shards, dirichlet or by-writer [default: by-writer for mnist-writers, else iid].")
+        str, Option(help="iid, shards, dirichlet or by-writer (default: by-writer for mnist-writers, else iid).")
     ] = "",
     alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = _DEFAULTS["alpha"],
     shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = _DEFAULTS["shards_per_client"],
     dropout: Annotated[float, Option(help="Fraction of the sampled clients that vanish.")] = _DEFAULTS["dropout"],
     dropout_at: Annotated[
         list[str] | None,
-        Option(help=f"Where they vanish: {', '.join(DROPOUT_POINTS)}; may be repeated [default: any]."),
+        Option(help=f"Where they vanish: {', '.join(DROPOUT_POINTS)}; may be repeated (default: any)."),
     ] = None,
     corrupt: Annotated[float, Option(help="Fraction that may work with the server.")] = _DEFAULTS["corrupt"],
     aggregator: Annotated[str, Option(help="secure or plain.")] = _DEFAULTS["aggregator"],
@@ -192,7 +190,7 @@ def train(
     ] = False,
     clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
     value_bits: Annotated[
-        int | None, Option(help="Bits that an element is rounded to [default: at most 24, for a ring of 32].")
+        int | None, Option(help="Bits that an element is rounded to (default: at most 24, for a ring of 32).")
     ] = None,
     seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
     channels_last: Annotated[bool, Option(help="Convolutions in the fast memory layout.")] = True,
@@ -222,6 +220,6 @@ def train(
         else:
             finished = start_training(RunConfig(**values), out, data_dir, console)
     if as_json:
-        typer.echo(json.dumps(finished.summary))
+        typer.echo(json_line(finished.summary))
     if finished.interrupted:
         sys.exit(_INTERRUPTED)

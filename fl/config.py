@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 AggregatorName = Literal["secure", "plain"]
 
+
+def _value_bits_for(num_clients: int) -> int:
+    """The most bits, up to 24, that the sum of so many clients' values fits 32 bits with."""
+    return min(24, 32 - (num_clients - 1).bit_length())
+
+
 DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "any": tuple(Round),
     "advertise-keys": (Round.ADVERTISE_KEYS,),
@@ -91,7 +97,7 @@ class RunConfig:
             "partition": self.partition or _DEFAULT_PARTITION.get(self.dataset, "iid"),
             "sample": self.sample or self.clients,
             "dropout_at": tuple(self.dropout_at),
-            "value_bits": self.value_bits or max(1, min(24, 32 - (self.sample or self.clients).bit_length())),
+            "value_bits": self.value_bits or max(MIN_VALUE_BITS, _value_bits_for(self.sample or self.clients)),
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
@@ -117,8 +123,11 @@ class RunConfig:
             if point not in DROPOUT_POINTS:
                 problems.append(f"unknown dropout point {point!r}; known are {', '.join(DROPOUT_POINTS)}")
         for name in ("clients", "rounds", "epochs", "batch_size", "shards_per_client"):
-            if not 1 <= getattr(self, name) <= _MOST:
-                problems.append(f"{name} must be between 1 and {_MOST}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not 1 <= value <= _MOST:
+                problems.append(f"{name} must be at {f'least 1, not {value}' if value < 1 else f'most {_MOST}'}")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            problems.append(f"alpha must be a number above 0, not {self.alpha}")
         if not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
             problems.append(f"value_bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}")
         if not MIN_CLIP <= self.clip <= MAX_CLIP:
@@ -136,6 +145,11 @@ class RunConfig:
             problems.append(f"seed must be at least 0 and below 2^63, not {self.seed}")
         if self.compare and self.aggregator != "secure":
             problems.append("compare runs the plain aggregator beside the secure one: leave aggregator at secure")
+        if self.epochs >= 1 and self.batch_size >= 1:
+            try:
+                _ = self.local_training
+            except ConfigError as error:
+                problems.append(str(error))
         return problems
 
     @property

@@ -129,8 +129,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     if compared:
         row("secure sum less plain sum, in the ring", str(summary["ring_difference"]))
         total, plain = (summary[f"{prefix}bytes_up"] + summary[f"{prefix}bytes_down"] for prefix in ("", "plain_"))
-        own_bytes = total - summary["model_bytes"]
-        plain_bytes = plain - summary["plain_model_bytes"]
+        own_bytes = total - summary.get("model_bytes", 0)
+        plain_bytes = plain - summary.get("plain_model_bytes", 0)
         row("bytes without the model's download", format_bytes(own_bytes), format_bytes(plain_bytes))
         more = "more" if total >= plain else "less"
         row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")

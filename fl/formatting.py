@@ -1,10 +1,30 @@
 """Figures as text."""
 
+import json
+import math
+from typing import Any
+
+
+def json_line(value: Any) -> str:
+    """JSON on one line. Numbers that are not finite, of a model that ran away, become null: JSON has none such."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
 
 def format_bytes(count: float) -> str:
     """Decimal units, three figures: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        # What would be rounded up to 1000 is one of the next unit.
+        if count < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

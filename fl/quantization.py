@@ -135,9 +135,10 @@ class UpdateEncoding:
             raise QuantizationError(f"{update.num_examples} examples, but 1 to {self.max_examples} were planned")
         if not 0 <= update.correct <= update.num_examples:
             raise QuantizationError(f"{update.correct} correct predictions of {update.num_examples} examples")
-        clipped = np.clip(delta, -self.clip, self.clip)
-        num_clipped = int(np.count_nonzero(clipped != delta))
-        scaled = clipped.astype(np.float64)
+        # In float64 from the start: in float32 the bound itself would be rounded, and with it the range left.
+        scaled = delta.astype(np.float64)
+        num_clipped = int(np.count_nonzero(np.abs(scaled) > self.clip))
+        np.clip(scaled, -self.clip, self.clip, out=scaled)
         scaled += self.clip
         scaled *= update.num_examples / self.max_examples / self._step
         scaled += rng.random(len(scaled))

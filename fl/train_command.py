@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from fl.checkpoint import RunFolder
 from fl.config import RunConfig
@@ -33,7 +34,7 @@ def start_training(config: RunConfig, out: Path | None, data_dir: Path | None, c
     folder = None
     if out is not None:
         folder = RunFolder(out)
-        folder.create(config)
+        folder.create()
         folder.save(config, runs, [])
     return _train(config, runs, [], folder, console)
 
@@ -52,7 +53,10 @@ def resume_training(
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
     runs = start_runs(config, load_dataset(config.dataset, data_dir))
     records = folder.restore(runs, rounds_done)
-    console.print(f"going on after round {rounds_done} of {config.rounds} in {path}", highlight=False)
+    # The number of rounds may be new, and the other files older than the checkpoint.
+    folder.save(config, runs, records)
+    going_on = f"going on after round {rounds_done} of {config.rounds} in {path}"
+    console.print(escape(going_on), highlight=False, soft_wrap=True)
     return _train(config, runs, records, folder, console)
 
 
@@ -88,7 +92,7 @@ def _finish(
             # The round that was broken off may have changed a model already: the checkpoint has the last whole ones.
             _, rounds_done = folder.load_config()
             records = folder.restore(runs, rounds_done)
-            kept = f"go on with: secagg train --resume {folder.path}"
+            kept = f"go on with: secagg train --resume {escape(str(folder.path))}"
         else:
             rounds_done = len(records) // len(runs)
             kept = "nothing is kept without --out"
@@ -103,5 +107,6 @@ def _finish(
         if folder is not None:
             folder.save_model(runs[0])
             save_plot(folder.plot_path, config, records)
-            console.print(f"figure {folder.plot_path}, model {folder.model_path}", highlight=False, soft_wrap=True)
+            files = f"figure {folder.plot_path}, model {folder.model_path}"
+            console.print(escape(files), highlight=False, soft_wrap=True)
     return FinishedTraining(summary, interrupted)

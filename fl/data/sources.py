@@ -49,7 +49,7 @@ def load_dataset(
         return _load_digits()
     if name not in catalog:
         raise ConfigError(f"unknown data set {name!r}; known are {', '.join(('digits', *catalog))}")
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is not None and not _is_folder(data_dir):
         raise DataError(f"{data_dir}: no such folder (data_dir)")
     source = catalog[name]
     finder = FileFinder(source, data_dir, download)
@@ -63,6 +63,13 @@ def load_dataset(
         num_classes=source.num_classes,
         train_writers=(None if source.writers is None else _read_writers(finder, source.writers, train_labels)),
     )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # A name that is too long, for instance.
+        return False
 
 
 def _load_digits() -> Dataset:
