@@ -386,20 +386,35 @@ class UnmaskingRound(Stage):
         return Aborted(reason, self.round, needed, had, missing, owners=self._directory.ids(owners))
 
     def _reconstruct(self) -> dict[int, bytes | None]:
-        """The seed that is due of every client that shared keys, by node: one matrix product a set of holders."""
+        """The seed that is due of every client that shared keys, by node: one matrix product a set of holders.
+
+        Where more shares than needed came in, the first and the last ``threshold`` of them must give the same seed: a
+        wrong share is then noticed, and None is what it leaves.
+        """
         threshold = self._session.params.threshold
         owners = np.flatnonzero(_owners(self._directory, self._shared, self._survives))
-        # The first `threshold` holders of each owner; owners with the same ones are reconstructed together.
-        chosen = self._held[owners] & (np.cumsum(self._held[owners], axis=1) <= threshold)
-        patterns, group_of = np.unique(np.packbits(chosen, axis=1), axis=0, return_inverse=True)
+        held = self._held[owners]
+        number = np.cumsum(held, axis=1)
+        first = held & (number <= threshold)
+        last = held & (number > number[:, -1:] - threshold)
+        # Owners with the same holders are reconstructed together.
+        patterns = np.packbits(np.concatenate((first, last), axis=1), axis=1)
+        _, group_of = np.unique(patterns, axis=0, return_inverse=True)
         seeds: dict[int, bytes | None] = {}
-        for group in range(len(patterns)):
+        for group in range(int(group_of.max(initial=-1)) + 1):
             members = np.flatnonzero(group_of.reshape(-1) == group)
-            places = np.flatnonzero(chosen[members[0]])
-            shares = self._shares[owners[members][None, :], places[:, None]]
-            reconstructed = sharing.reconstruct_seeds(places, shares)
-            seeds.update(zip(owners[members].tolist(), reconstructed, strict=True))
+            nodes, a_member = owners[members], members[0]
+            found = self._seeds_from(nodes, first[a_member])
+            if not np.array_equal(first[a_member], last[a_member]):
+                again = self._seeds_from(nodes, last[a_member])
+                found = [one if one == other else None for one, other in zip(found, again, strict=True)]
+            seeds.update(zip(nodes.tolist(), found, strict=True))
         return seeds
+
+    def _seeds_from(self, owners: npt.NDArray[np.intp], holders: npt.NDArray[np.bool_]) -> list[bytes | None]:
+        """These owners' seeds from the shares of these holders, flags by place."""
+        places = np.flatnonzero(holders)
+        return sharing.reconstruct_seeds(places, self._shares[owners[None, :], places[:, None]])
 
     def _opens(self, node: int, seed: bytes) -> bool:
         """Whether a reconstructed mask key is the one whose public key was advertised."""
@@ -459,4 +474,6 @@ def _drop_lonely(round_: Round, directory: Directory, lonely: NodeFlags) -> list
 
 def _too_few(stage: Stage, params: Parameters, left: set[ClientId]) -> Closing:
     missing = tuple(sorted(stage.invited - left))
-    return Ended(stage.round), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.quorum, len(left), missing),)
+    # On a sparse graph there may be enough of them, but no neighbourhood in which there are.
+    had = len(left) if len(left) < params.quorum else 0
+    return Ended(stage.round), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, params.quorum, had, missing),)

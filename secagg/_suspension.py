@@ -50,17 +50,28 @@ def load(blob: bytes | bytearray | memoryview) -> State:
     body = blob[header:]
     if blob[len(_MAGIC) : header] != _checksum(body):
         raise LocalProtocolError("the suspended client is damaged: its checksum does not match")
+    # Unpacked in a function of its own, whose frame with the secrets is gone when an error is raised here.
+    state = _unpack(body)
+    if isinstance(state, State):
+        return state
+    if state is not None:
+        raise LocalProtocolError(f"this client was suspended by protocol version {state}, not {PROTOCOL_VERSION}")
+    raise LocalProtocolError("these bytes are no suspended client of this version")
+
+
+def _unpack(body: bytes) -> State | int | None:
+    """The state; or the version, if it is another one; or None if it is nothing of the kind."""
     try:
         version, phase, params, client_id, session_id, values = msgpack.unpackb(body, use_list=False)
-        if version != PROTOCOL_VERSION:
-            raise LocalProtocolError(f"this client was suspended by protocol version {version}, not {PROTOCOL_VERSION}")
+        if type(version) is not int or version != PROTOCOL_VERSION:
+            return version if type(version) is int else None
         if type(client_id) is int and type(session_id) is bytes and len(session_id) == SESSION_ID_BYTES:
             setup = Setup(_load_params(params), client_id, session_id)
             if all(isinstance(value, bytes | tuple) for value in values.values()):
                 return _STATES[phase](setup, **values)
     except (ValueError, TypeError, KeyError, AttributeError, PlanError, msgpack.UnpackException):
         pass
-    raise LocalProtocolError("these bytes are no suspended client of this version")
+    return None
 
 
 def _load_params(values: dict[str, Any]) -> Parameters:

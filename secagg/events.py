@@ -118,7 +118,8 @@ class Aborted:
         reason: why.
         round: in which round.
         needed: how many clients, or shares of each secret, were needed; for INVALID_SHARES, how many secrets.
-        had: how many there were; of shares, for the secret that has the fewest.
+        had: how many there were; of shares, for the secret that has the fewest; 0 if there were enough clients, but
+            on a sparse graph none of them with enough neighbours.
         missing: the clients that the round was opened for and that did not answer.
         owners: the clients whose secrets could not be recovered.
         culprits: clients that are known to have sent something wrong. Empty against a server that only looks: who sent

@@ -1,7 +1,8 @@
 """A cohort of clients and a server that exchange encoded bytes in lockstep, with hooks to lose or change messages."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,8 @@ from secagg import (
     SERVER,
     Client,
     ClientDropped,
+    CodecError,
+    DropReason,
     InputRequested,
     Parameters,
     RemoteProtocolError,
@@ -26,11 +29,14 @@ BEFORE_KEYS, BEFORE_SHARES, BEFORE_INPUT, BEFORE_UNMASKING = range(4)
 NEVER = 4
 
 
-def make_params(num_clients=5, threshold=3, vector_length=10, value_bits=8, ring_bits=None, modular=False) -> Parameters:
+def make_params(
+    num_clients=5, threshold=3, vector_length=10, value_bits=8, ring_bits=None, modular=False, degree=None
+) -> Parameters:
+    """Parameters of the complete graph, if no ``degree`` is given, and of the smallest ring, if no ``ring_bits``."""
     return Parameters(
         num_clients=num_clients,
         threshold=threshold,
-        degree=num_clients - 1,
+        degree=num_clients - 1 if degree is None else degree,
         vector_length=vector_length,
         value_bits=value_bits,
         ring_bits=required_ring_bits(num_clients, value_bits) if ring_bits is None else ring_bits,
@@ -38,16 +44,35 @@ def make_params(num_clients=5, threshold=3, vector_length=10, value_bits=8, ring
     )
 
 
-def seeded_entropy(seed: str) -> Callable[[int], bytes]:
-    """A repeatable source: SHAKE-256 of the seed and a counter. For tests alone."""
-    count = 0
+class SeededEntropy:
+    """A repeatable source that records what it gave: SHAKE-256 of the seed and a counter. For tests alone.
 
-    def draw(size: int) -> bytes:
-        nonlocal count
-        count += 1
-        return hashlib.shake_256(f"{seed}/{count}".encode()).digest(size)
+    The record is kept outside the object: whoever walks over what a machine reaches must not find it there.
+    """
 
-    return draw
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+        self._count = 0
+        _DRAWS[self] = []
+
+    def __call__(self, size: int) -> bytes:
+        self._count += 1
+        drawn = hashlib.shake_256(f"{self._seed}/{self._count}".encode()).digest(size)
+        _DRAWS[self].append(drawn)
+        return drawn
+
+    @property
+    def draws(self) -> list[bytes]:
+        """What the source has given so far, in order."""
+        return list(_DRAWS[self])
+
+
+_DRAWS: weakref.WeakKeyDictionary[SeededEntropy, list[bytes]] = weakref.WeakKeyDictionary()
+
+
+def seeded_entropy(seed: str) -> SeededEntropy:
+    """A repeatable, recording source."""
+    return SeededEntropy(seed)
 
 
 def random_inputs(params: Parameters, seed: int) -> dict[int, np.ndarray]:
@@ -76,7 +101,13 @@ class Outcome:
 
 @dataclass
 class Cohort:
-    """Runs one session. ``uplink``/``downlink`` may replace a message, or return None to lose it."""
+    """Runs one session, message by message.
+
+    ``uplink`` and ``downlink`` may replace a message, return None to lose it, or give a list of messages to send
+    instead.  A client in ``missing_from`` vanishes before the given round; the server learns it from the deadline,
+    or at once if the client is in ``disconnects`` too.  The order of ``inputs`` is the order in which clients answer.
+    ``sent`` keeps what the clients meant to send, by type and client; ``entropy`` their sources, if they are seeded.
+    """
 
     params: Parameters
     inputs: dict[int, np.ndarray]
@@ -89,27 +120,45 @@ class Cohort:
     suspend: bool = False
     workers: int = 1
     parts: int = 0
+    disconnects: Collection[int] = ()
+    entropy: dict[int, SeededEntropy] = field(default_factory=dict, init=False)
+    sent: dict[type, dict[int, object]] = field(default_factory=dict, init=False)
 
     def run(self) -> Outcome:
         params = self.params
-        entropy = {} if self.entropy_seed is None else {"entropy": seeded_entropy(f"{self.entropy_seed}/server")}
-        self.server = Server(params, self.inputs.keys(), context=self.context, **entropy)
+        server_entropy = {} if self.entropy_seed is None else {"entropy": seeded_entropy(f"{self.entropy_seed}/server")}
+        self.server = Server(params, self.inputs.keys(), context=self.context, **server_entropy)
         self.clients = {}
         self.dropped: dict[int, ClientDropped] = {}
         self.refused: dict[int, RemoteProtocolError] = {}
         for client_id in self.inputs:
             if self.entropy_seed is not None:
-                entropy = {"entropy": seeded_entropy(f"{self.entropy_seed}/{client_id}")}
+                self.entropy[client_id] = seeded_entropy(f"{self.entropy_seed}/{client_id}")
             context = self.client_contexts.get(client_id, self.context)
-            self.clients[client_id] = Client(params, client_id, context=context, **entropy)
-        for client_id, client in self.clients.items():
+            self.clients[client_id] = Client(params, client_id, context=context, **self._source(client_id))
+        self._disconnect(BEFORE_KEYS)
+        for client_id in self.clients:
             if self._present(client_id, BEFORE_KEYS):
-                self._from_client(client_id, client.start())
+                self._from_client(client_id, self._client(client_id).start())
         for stage in (BEFORE_SHARES, BEFORE_INPUT, BEFORE_UNMASKING, NEVER):
+            self._disconnect(stage)
             end = self._close(stage)
             if end is not None:
                 return Outcome(end, self.dropped, self.refused, self.server, self.clients)
         raise AssertionError("the session did not end")
+
+    def _source(self, client_id: int) -> dict[str, SeededEntropy]:
+        return {"entropy": self.entropy[client_id]} if client_id in self.entropy else {}
+
+    def _disconnect(self, stage: int) -> None:
+        for client_id in self.disconnects:
+            if self.missing_from.get(client_id) == stage:
+                self._note(self.server.drop(client_id, DropReason.DISCONNECTED))
+
+    def _note(self, drops) -> None:
+        for drop in drops:
+            assert isinstance(drop, ClientDropped)
+            self.dropped.setdefault(drop.client_id, drop)
 
     def _present(self, client_id: int, stage: int) -> bool:
         return self.missing_from.get(client_id, NEVER) > stage
@@ -118,7 +167,7 @@ class Cohort:
         for event in self.server.close_round():
             match event:
                 case ClientDropped():
-                    self.dropped[event.client_id] = event
+                    self._note((event,))
                 case Send():
                     if self._present(event.to, stage):
                         self._to_client(event.to, event.message)
@@ -137,20 +186,17 @@ class Cohort:
         return end
 
     def _to_client(self, client_id: int, message) -> None:
-        message = self.downlink(client_id, message)
-        if message is None:
-            return
-        data = secagg.encode(message, self.params)
-        assert len(data) <= secagg.max_message_bytes(self.params)
-        decoded = secagg.decode_server_message(data, self.params)
-        try:
-            self._from_client(client_id, self._client(client_id).receive(decoded))
-        except RemoteProtocolError as error:
-            self.refused[client_id] = error
+        for replaced in _listed(self.downlink(client_id, message)):
+            try:
+                self._from_client(client_id, self._client(client_id).receive(self._over_the_wire(replaced)))
+            except RemoteProtocolError as error:
+                self.refused[client_id] = error
+                return
 
     def _client(self, client_id: int) -> Client:
         if self.suspend:
-            self.clients[client_id] = Client.resume(self.clients[client_id].suspend())
+            blob = self.clients[client_id].suspend()
+            self.clients[client_id] = Client.resume(blob, **self._source(client_id))
         return self.clients[client_id]
 
     def _from_client(self, client_id: int, events) -> None:
@@ -161,10 +207,24 @@ class Cohort:
                     self._from_client(client_id, client.submit_input(self.inputs[client_id]))
                 case Send():
                     assert event.to is SERVER
-                    message = self.uplink(client_id, event.message)
-                    if message is None:
-                        continue
-                    data = secagg.encode(message, self.params)
-                    assert len(data) <= secagg.max_message_bytes(self.params)
-                    for drop in self.server.receive(client_id, secagg.decode_client_message(data, self.params)):
-                        self.dropped[client_id] = drop
+                    self.sent.setdefault(type(event.message), {})[client_id] = event.message
+                    for message in _listed(self.uplink(client_id, event.message)):
+                        try:
+                            arrived = self._over_the_wire(message)
+                        except CodecError as error:
+                            self._note(self.server.drop(client_id, DropReason.MALFORMED, str(error)))
+                        else:
+                            self._note(self.server.receive(client_id, arrived))
+
+    def _over_the_wire(self, message):
+        data = secagg.encode(message, self.params)
+        assert len(data) <= secagg.max_message_bytes(self.params)
+        if isinstance(message, secagg.messages.ServerMessage):
+            return secagg.decode_server_message(data, self.params)
+        return secagg.decode_client_message(data, self.params)
+
+
+def _listed(messages) -> list:
+    if messages is None:
+        return []
+    return messages if isinstance(messages, list) else [messages]

@@ -1,0 +1,328 @@
+"""Ring, field and Shamir's scheme against Python's integers, up to the limits of float64's exactness."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secagg.algebra import field, ring, shamir
+from secagg.algebra.field import MAX_INNER_DIMENSION, PRIME
+from secagg.sharing import LIMBS, InvalidSharesError, reconstruct_seeds, share_seeds, shares_from_bytes, shares_to_bytes
+from tests import reference
+from tests.cohort import seeded_entropy
+
+elements = st.integers(0, PRIME - 1)
+seeds = st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16])
+
+
+# --- Ring ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ring_bits", range(1, 65))
+def test_a_ring_has_the_smallest_word_that_holds_it(ring_bits):
+    dtype = ring.word_dtype(ring_bits)
+    assert 8 * dtype.itemsize == reference.word_bits(ring_bits)
+    assert dtype.kind == "u"
+    assert dtype == dtype.newbyteorder("<"), "little-endian on every machine"
+
+
+@pytest.mark.parametrize("ring_bits", [0, 65, -1])
+def test_there_is_no_ring_beyond_a_word(ring_bits):
+    with pytest.raises(ValueError, match="between 1 and 64"):
+        ring.word_dtype(ring_bits)
+
+
+@given(st.integers(1, 64), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20))
+def test_reduction_keeps_the_low_bits(ring_bits, values):
+    word = reference.word_bits(ring_bits)
+    vector = np.array([value % 2**word for value in values], dtype=ring.word_dtype(ring_bits))
+    assert ring.is_reduced(vector, ring_bits) == all(value % 2**word < 2**ring_bits for value in values)
+    ring.reduce_in_place(vector, ring_bits)
+    assert vector.tolist() == [value % 2**ring_bits for value in values]
+    assert ring.is_reduced(vector, ring_bits)
+
+
+@given(st.integers(1, 64), st.data())
+def test_the_centered_lift_is_the_representative_nearest_zero(ring_bits, data):
+    half = 2 ** (ring_bits - 1)
+    wanted = data.draw(st.lists(st.integers(-half, half - 1), min_size=1, max_size=20))
+    vector = np.array([value % 2**ring_bits for value in wanted], dtype=ring.word_dtype(ring_bits))
+    lifted = ring.centered_lift(vector, ring_bits)
+    assert lifted.dtype == np.int64
+    assert lifted.tolist() == wanted
+
+
+@pytest.mark.parametrize("ring_bits", range(1, 65))
+def test_the_centered_lift_at_its_edges(ring_bits):
+    half = 2 ** (ring_bits - 1)
+    vector = np.array([0, half - 1, half, 2**ring_bits - 1], dtype=ring.word_dtype(ring_bits))
+    assert ring.centered_lift(vector, ring_bits).tolist() == [0, half - 1, -half, -1]
+
+
+def test_zeros():
+    vector = ring.zeros(5, 17)
+    assert vector.dtype == np.uint32
+    assert vector.tolist() == [0] * 5
+
+
+# --- Field -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_prime_is_the_largest_below_2_to_16():
+    def is_prime(number):
+        return all(number % divisor for divisor in range(2, int(number**0.5) + 1))
+
+    assert PRIME == reference.PRIME == max(number for number in range(65000, 2**16) if is_prime(number))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20))
+def test_reduce_is_mod_p(values):
+    assert field.reduce(np.array(values, dtype=np.uint64)).tolist() == [value % PRIME for value in values]
+
+
+@given(st.lists(elements, min_size=1, max_size=8), st.lists(elements, min_size=1, max_size=8))
+def test_multiplication_broadcasts(left, right):
+    product = field.multiply(np.array(left, dtype=np.uint64)[:, None], np.array(right, dtype=np.uint64))
+    assert product.tolist() == [[a * b % PRIME for b in right] for a in left]
+
+
+def test_every_element_but_zero_has_its_inverse():
+    everything = np.arange(PRIME, dtype=np.uint64)
+    inverses = field.inverse(everything)
+    assert int(inverses[0]) == 0
+    assert np.array_equal(field.multiply(everything, inverses)[1:], np.ones(PRIME - 1))
+
+
+def test_float64_is_exact_up_to_the_largest_inner_dimension():
+    """Every product is the largest that there is, (p-1)^2 = 1 mod p, and as many are summed as are allowed."""
+    assert MAX_INNER_DIMENSION * PRIME**2 <= 2**53 < (MAX_INNER_DIMENSION + 1) * PRIME**2
+    for inner in (1, 2, 1000, 2**20 + 1, MAX_INNER_DIMENSION):
+        largest = np.full(inner, PRIME - 1, dtype=np.float64)
+        assert int(field.matmul(largest[None, :], largest[:, None])[0, 0]) == inner * (PRIME - 1) ** 2 % PRIME
+
+
+def test_beyond_it_the_product_is_refused():
+    ones = np.ones(MAX_INNER_DIMENSION + 1)
+    with pytest.raises(ValueError, match="not exact"):
+        field.matmul(ones[None, :], ones[:, None])
+
+
+# --- Shamir ----------------------------------------------------------------------------------------------------------
+
+
+def random_elements(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).integers(0, PRIME, shape, dtype=np.uint16)
+
+
+@pytest.mark.parametrize(("num_holders", "threshold"), [(2, 2), (5, 1), (5, 2), (5, 3), (5, 5), (6, 4)])
+def test_any_threshold_of_shares_give_the_secrets(num_holders, threshold):
+    secrets = random_elements(4, seed=1)
+    shares = shamir.share(secrets, random_elements(threshold - 1, 4, seed=2), num_holders)
+    for places in itertools.combinations(range(num_holders), threshold):
+        chosen = np.array(places)
+        assert np.array_equal(shamir.reconstruct(chosen, shares[chosen]), secrets)
+        shuffled = chosen[::-1]
+        assert np.array_equal(shamir.reconstruct(shuffled, shares[shuffled]), secrets)
+
+
+@settings(max_examples=100)
+@given(st.data(), st.integers(1, 8), st.integers(1, 4))
+def test_shares_are_the_values_of_the_polynomial(data, threshold, num_secrets):
+    num_holders = data.draw(st.integers(threshold, 12))
+    secrets = data.draw(st.lists(elements, min_size=num_secrets, max_size=num_secrets))
+    rows = data.draw(
+        st.lists(
+            st.lists(elements, min_size=num_secrets, max_size=num_secrets),
+            min_size=threshold - 1,
+            max_size=threshold - 1,
+        )
+    )
+    coefficients = np.array(rows, dtype=np.uint16).reshape(threshold - 1, num_secrets)
+    shares = shamir.share(np.array(secrets, dtype=np.uint16), coefficients, num_holders)
+    assert shares.tolist() == [
+        [
+            reference.evaluate([secret, *(row[column] for row in rows)], place + 1)
+            for column, secret in enumerate(secrets)
+        ]
+        for place in range(num_holders)
+    ]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(1, PRIME - 1), min_size=1, max_size=20, unique=True))
+def test_lagrange_weights_are_those_of_the_formula(points):
+    weights = shamir.lagrange_weights(np.array(points, dtype=np.uint64)).tolist()
+    for i, x_i in enumerate(points):
+        expected = 1
+        for j, x_j in enumerate(points):
+            if i != j:
+                expected = expected * x_j * pow(x_j - x_i, -1, PRIME) % PRIME
+        assert weights[i] == expected
+
+
+@settings(max_examples=100)
+@given(st.data(), st.integers(2, 6), elements)
+def test_fewer_shares_than_the_threshold_fit_every_secret(data, threshold, other_secret):
+    """Perfect secrecy: for t - 1 shares and any secret there is a polynomial that goes through them."""
+    secret = data.draw(elements)
+    coefficients = data.draw(st.lists(elements, min_size=threshold - 1, max_size=threshold - 1))
+    known = data.draw(st.lists(st.integers(0, 9), min_size=threshold - 1, max_size=threshold - 1, unique=True))
+    shares = shamir.share(
+        np.array([secret], dtype=np.uint16), np.array(coefficients, dtype=np.uint16)[:, None], num_holders=10
+    )[:, 0].tolist()
+    # The point that makes the polynomial through the known shares and (0, other_secret) complete.
+    through = [(0, other_secret), *((place + 1, shares[place]) for place in known)]
+    new_place = next(place for place in range(10) if place not in known)
+    value = _interpolate(through, new_place + 1)
+    places = np.array([*known, new_place])
+    forged = np.array([[shares[place]] for place in known] + [[value]], dtype=np.uint16)
+    assert shamir.reconstruct(places, forged).tolist() == [other_secret]
+
+
+def _interpolate(points, at):
+    """f(at) through the points: shift them so that the reference's interpolation at zero gives it."""
+    return reference.interpolate_at_zero([((x - at) % PRIME, y) for x, y in points])
+
+
+def test_every_value_of_a_share_is_equally_likely():
+    """With t = 2 the slope alone decides: over all slopes each share value comes up exactly once."""
+    coefficients = np.arange(PRIME, dtype=np.uint16)[None, :]
+    for secret in (0, 1, PRIME - 1):
+        shares = shamir.share(np.full(PRIME, secret, dtype=np.uint16), coefficients, num_holders=3)
+        for holder in range(3):
+            assert np.array_equal(np.sort(shares[holder]), np.arange(PRIME))
+
+
+def largest_everywhere(threshold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Secrets and coefficients of p - 1: the largest sums that the matrix product can meet."""
+    return np.full(3, PRIME - 1, dtype=np.uint16), np.full((threshold - 1, 3), PRIME - 1, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("values", ["largest", "random"])
+@pytest.mark.parametrize(("num_holders", "threshold"), [(2000, 2000), (2000, 1334), (1500, 751)])
+def test_large_numbers_of_holders_are_exact(num_holders, threshold, values):
+    if values == "largest":
+        secrets, coefficients = largest_everywhere(threshold)
+    else:
+        secrets, coefficients = random_elements(3, seed=5), random_elements(threshold - 1, 3, seed=6)
+    shares = shamir.share(secrets, coefficients, num_holders)
+    for place in (0, 1, num_holders // 2, num_holders - 1):
+        for column in range(3):
+            polynomial = [int(secrets[column]), *coefficients[:, column].tolist()]
+            assert int(shares[place, column]) == reference.evaluate(polynomial, place + 1)
+    places = np.random.default_rng(7).permutation(num_holders)[:threshold]
+    assert np.array_equal(shamir.reconstruct(places, shares[places]), secrets)
+
+
+def test_the_last_holders_of_the_field_are_exact():
+    secrets, coefficients = random_elements(2, seed=8), random_elements(2, 2, seed=9)
+    shares = shamir.share(secrets, coefficients, shamir.MAX_HOLDERS)
+    places = np.array([shamir.MAX_HOLDERS - 1, 0, shamir.MAX_HOLDERS - 2])
+    assert np.array_equal(shamir.reconstruct(places, shares[places]), secrets)
+
+
+def test_many_secrets_at_once_are_exact():
+    """More columns than one block of the reconstruction holds."""
+    secrets, coefficients = random_elements(300_000, seed=10), random_elements(1, 300_000, seed=11)
+    shares = shamir.share(secrets, coefficients, 3)
+    assert np.array_equal(shamir.reconstruct(np.array([2, 0]), shares[[2, 0]]), secrets)
+
+
+@pytest.mark.parametrize("num_holders", [2, PRIME, PRIME + 1])
+def test_numbers_of_holders_that_cannot_be_are_refused(num_holders):
+    """Fewer than the threshold; or so many that a point would be 0, where the secret lies."""
+    with pytest.raises(ValueError, match="num_holders"):
+        shamir.share(random_elements(1), random_elements(2, 1), num_holders)
+
+
+# --- Seeds as secrets ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(st.lists(seeds, min_size=1, max_size=3), st.integers(1, 5), st.data())
+def test_any_seeds_come_back_from_any_threshold_of_shares(secret_seeds, threshold, data):
+    num_holders = data.draw(st.integers(threshold, 8))
+    shares = share_seeds(tuple(secret_seeds), threshold, num_holders, seeded_entropy(data.draw(st.text(max_size=4))))
+    assert shares.shape == (num_holders, len(secret_seeds), LIMBS)
+    places = data.draw(st.permutations(range(num_holders)))[:threshold]
+    assert reconstruct_seeds(np.array(places), shares[places]) == secret_seeds
+    assert reference.reconstruct_seed([(place, shares[place, 0].tolist()) for place in places]) == secret_seeds[0]
+
+
+def test_limbs_that_are_no_seed_give_none():
+    """Nine limbs of 15 bits hold 135 bits: what has a limb too large, or more than 128 bits, was never a seed."""
+
+    def from_limbs(*limbs):
+        return reconstruct_seeds(np.array([0]), np.array([[limbs]], dtype=np.uint16))[0]
+
+    assert from_limbs(*[2**15 - 1] * 8, 2**8 - 1) == b"\xff" * 16
+    assert from_limbs(*[2**15 - 1] * 8, 2**8) is None
+    assert from_limbs(2**15, *[0] * 8) is None
+    assert from_limbs(*[0] * 8, PRIME - 1) is None
+    assert from_limbs(*[0] * 9) == bytes(16)
+
+
+def test_words_outside_the_field_are_never_used_as_coefficients():
+    """The source gives words that encode p or more before, between and after good ones; shares must not see them."""
+    threshold, num_holders = 4, 6
+    refused = [0xFFFF, PRIME, PRIME + 1, 0xFFF8]
+    good = [(7919 * number) % PRIME for number in range(3 * 2 * LIMBS)]
+    stream = bytearray()
+    for number, word in enumerate(good):
+        stream += refused[number % 4].to_bytes(2, "big") * (1 + number % 3) + word.to_bytes(2, "big")
+
+    def entropy(size):
+        """Hands the stream out piece by piece, then nothing but words that must be refused."""
+        drawn = bytes(stream[:size]).ljust(size, b"\xff")
+        del stream[:size]
+        return drawn
+
+    own_seeds = (b"\x01" * 16, b"\xfe" * 16)
+    shares = share_seeds(own_seeds, threshold, num_holders, entropy)
+    columns = reference.seed_to_limbs(own_seeds[0]) + reference.seed_to_limbs(own_seeds[1])
+    rows = [good[at : at + len(columns)] for at in range(0, len(good), len(columns))]
+    for place in range(num_holders):
+        expected = [
+            reference.evaluate([limb, *(row[column] for row in rows)], place + 1) for column, limb in enumerate(columns)
+        ]
+        assert shares[place].reshape(-1).tolist() == expected
+
+
+def test_coefficients_are_uniform_over_the_field():
+    """With t = 2 a share is limb + coefficient: all residues must come up, and the small ones no more often.
+
+    Taking words mod p would give the residues 0 to 14 twice as often; 15 cells of 65521 are tested against the rest.
+    """
+    draws = seeded_entropy("uniform")
+    num_limbs = 1500 * LIMBS
+    shares = share_seeds((bytes(16),) * 1500, 2, 2, draws)[0].reshape(-1)
+    for _ in range(99):
+        shares = np.concatenate([shares, share_seeds((bytes(16),) * 1500, 2, 2, draws)[0].reshape(-1)])
+    assert len(shares) == 100 * num_limbs
+    small = int((shares < 15).sum())
+    expected = len(shares) * 15 / PRIME
+    assert abs(small - expected) < 5 * expected**0.5, "biased words would give twice as many"
+    counts = np.bincount(shares // 1024, minlength=64)[:63]
+    statistic = float(((counts - len(shares) * 1024 / PRIME) ** 2 / (len(shares) * 1024 / PRIME)).sum())
+    assert abs(statistic - 63) < 5 * (2 * 63) ** 0.5
+
+
+@given(st.lists(st.lists(elements, min_size=LIMBS, max_size=LIMBS), max_size=5))
+def test_shares_travel_as_big_endian_limbs(rows):
+    shares = np.array(rows, dtype=np.uint16).reshape(-1, LIMBS)
+    data = shares_to_bytes(shares)
+    assert data == b"".join(limb.to_bytes(2, "big") for row in rows for limb in row)
+    assert np.array_equal(shares_from_bytes(data), shares)
+
+
+@pytest.mark.parametrize("limb", [PRIME, PRIME + 1, 0xFFFF])
+@pytest.mark.parametrize("position", [0, 8, 17])
+def test_limbs_outside_the_field_are_no_share(limb, position):
+    data = bytearray(4 * LIMBS)
+    data[2 * position : 2 * position + 2] = limb.to_bytes(2, "big")
+    with pytest.raises(InvalidSharesError):
+        shares_from_bytes(bytes(data))
+    data[2 * position : 2 * position + 2] = (PRIME - 1).to_bytes(2, "big")
+    assert shares_from_bytes(bytes(data)).shape == (2, LIMBS)

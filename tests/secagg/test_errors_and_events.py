@@ -1,0 +1,100 @@
+"""Errors and events as values: they can be compared, and sent to where the host wants them."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from secagg import (
+    Aborted,
+    AbortReason,
+    ClientDropped,
+    ClientPhase,
+    CodecError,
+    Completed,
+    DropReason,
+    InputRequested,
+    LocalProtocolError,
+    PlanError,
+    RemoteProtocolError,
+    Round,
+    Rule,
+    SecAggError,
+    ServerPhase,
+    plan,
+)
+from secagg.messages import AdvertiseKeys, PeerKeys
+from tests.secagg.machines import ALICE, script
+
+ERRORS = [
+    LocalProtocolError("called wrongly"),
+    CodecError("no message"),
+    RemoteProtocolError(Rule.TOO_FEW_PEERS),
+    RemoteProtocolError(Rule.INVALID_PUBLIC_KEY, "of clients 3, 5", (3, 5)),
+    PlanError(("one reason",)),
+    PlanError(("one reason", "and another")),
+]
+
+EVENTS = {
+    "InputRequested": lambda: InputRequested((3, 5)),
+    "ClientDropped": lambda: ClientDropped(3, DropReason.DEADLINE, Round.SHARE_KEYS, "late"),
+    "Aborted": lambda: Aborted(AbortReason.TOO_FEW_SHARES, Round.UNMASKING, 3, 2, (1,), (2,)),
+    "Completed": lambda: Completed(np.arange(3, dtype=np.uint16), (0, 2)),
+}
+
+
+def through_pickle(value):
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("duplicate", [copy.copy, through_pickle], ids=["copy", "pickle"])
+def test_errors_come_whole_out_of_another_process(error, duplicate):
+    """Executors pickle what their workers raise: an error that cannot be rebuilt breaks the whole pool."""
+    again = duplicate(error)
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_every_error_is_one_of_the_librarys(error):
+    assert isinstance(error, SecAggError)
+    with pytest.raises(SecAggError):
+        raise error
+
+
+def test_errors_say_who_was_at_fault():
+    error = ERRORS[3]
+    assert error.rule is Rule.INVALID_PUBLIC_KEY
+    assert error.culprits == (3, 5)
+    assert "clients 3, 5" in str(error)
+    with pytest.raises(PlanError) as refusal:
+        plan(num_clients=1, vector_length=0, value_bits=1)
+    assert len(refusal.value.reasons) > 1
+    assert all(reason in str(refusal.value) for reason in refusal.value.reasons)
+
+
+@pytest.mark.parametrize("build", EVENTS.values(), ids=EVENTS)
+def test_events_are_equal_by_value_and_survive_pickling(build):
+    assert build() == build()
+    assert through_pickle(build()) == build()
+    assert build() != "another type"
+
+
+@pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", PeerKeys], ids=repr)
+def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_message):
+    """Handing over bytes that were not decoded is easily done; the session need not die of it."""
+    client, _ = script().client(ClientPhase.ADVERTISED, ALICE)
+    with pytest.raises(LocalProtocolError):
+        client.receive(not_a_message)
+    assert client.phase is ClientPhase.ADVERTISED
+
+
+@pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", AdvertiseKeys], ids=repr)
+def test_what_is_no_message_is_the_callers_mistake_and_drops_no_client(not_a_message):
+    server = script().server(ServerPhase.ADVERTISE_KEYS)
+    with pytest.raises(LocalProtocolError):
+        server.receive(ALICE, not_a_message)
+    assert ALICE in server.pending

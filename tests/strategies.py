@@ -1,0 +1,154 @@
+"""Hypothesis strategies: sessions with any numbers and any dropouts, and messages of every kind."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from secagg import Parameters
+from secagg.algebra import ring
+from secagg.algebra.field import PRIME
+from secagg.messages import (
+    AdvertiseKeys,
+    MaskedInput,
+    PeerKeys,
+    PeerShares,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
+from secagg.params import MAX_CLIENT_ID, required_ring_bits
+from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS
+from tests.cohort import BEFORE_KEYS, NEVER
+
+MAX_CLIENTS = 12
+
+# Around the sizes at which packing, words and their groups change, and anything between.
+vector_lengths = st.sampled_from([1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129]) | st.integers(1, 200)
+client_ids = st.integers(0, MAX_CLIENT_ID)
+session_ids = st.binary(min_size=32, max_size=32)
+
+
+@st.composite
+def parameters(draw, max_clients: int = MAX_CLIENTS) -> Parameters:
+    """Any parameters of a small session: every ring, wrapping on purpose or wide enough for the sum."""
+    num_clients = draw(st.integers(2, max_clients))
+    ring_bits = draw(st.integers(1, 64))
+    value_bits = draw(st.integers(1, ring_bits))
+    return Parameters(
+        num_clients=num_clients,
+        # A low threshold lets a session survive many dropouts, a high one shows an error by one.
+        threshold=draw(st.integers(2, max(2, num_clients // 2)) | st.integers(2, num_clients)),
+        degree=num_clients - 1,
+        vector_length=draw(vector_lengths),
+        value_bits=value_bits,
+        ring_bits=ring_bits,
+        modular=required_ring_bits(num_clients, value_bits) > ring_bits or draw(st.booleans()),
+    )
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One session to run: who takes part with which input, and who vanishes when and how."""
+
+    params: Parameters
+    inputs: dict[int, np.ndarray]
+    missing_from: dict[int, int]
+    disconnects: frozenset[int]
+
+    def __repr__(self) -> str:
+        return (
+            f"Scenario({self.params}, client_ids={list(self.inputs)}, missing_from={self.missing_from}, "
+            f"disconnects={sorted(self.disconnects)})"
+        )
+
+
+# Two of three clients stay, so that many sessions go on to their end, but few of them with everybody.
+_last_rounds = st.sampled_from([NEVER] * 8 + list(range(BEFORE_KEYS, NEVER)))
+
+
+@st.composite
+def sparse_parameters(draw) -> Parameters:
+    """Parameters of a graph in which not everybody is everybody's neighbour."""
+    num_clients = draw(st.integers(4, MAX_CLIENTS + 4))
+    degree = 2 * draw(st.integers(1, (num_clients - 2) // 2))
+    return Parameters(
+        num_clients=num_clients,
+        threshold=draw(st.integers(2, max(2, degree // 2)) | st.integers(2, degree)),
+        degree=degree,
+        vector_length=draw(vector_lengths),
+        value_bits=8,
+        ring_bits=draw(st.integers(12, 64)),
+    )
+
+
+@st.composite
+def scenarios(draw, parameters=parameters()) -> Scenario:  # noqa: B008 - a strategy is a constant
+    """Any parameters, client ids (in any order), inputs and schedule of dropouts."""
+    params = draw(parameters)
+    num_present = draw(st.integers(params.threshold, params.num_clients))
+    ids = draw(st.lists(client_ids, min_size=num_present, max_size=num_present, unique=True))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    largest = (1 << params.value_bits) - 1
+    # Inputs of nothing but the largest value are where an overflow would show.
+    low = draw(st.sampled_from([0, largest]))
+    inputs = {i: rng.integers(low, largest, params.vector_length, dtype=np.uint64, endpoint=True) for i in ids}
+    schedule = draw(st.lists(_last_rounds, min_size=num_present, max_size=num_present))
+    missing_from = {i: last for i, last in zip(ids, schedule, strict=True) if last != NEVER}
+    disconnects = frozenset(i for i in missing_from if draw(st.booleans()))
+    return Scenario(params, inputs, missing_from, disconnects)
+
+
+def _repeated(size: int, count: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size * count, max_size=size * count)
+
+
+@st.composite
+def _flags(draw, params: Parameters) -> tuple[bool, ...]:
+    return tuple(draw(st.lists(st.booleans(), max_size=params.degree + 1)))
+
+
+@st.composite
+def _peer_keys(draw, params: Parameters) -> PeerKeys:
+    ids = sorted(draw(st.sets(client_ids, max_size=params.degree + 1)))
+    return PeerKeys(draw(session_ids), tuple(ids), draw(_repeated(32, len(ids))), draw(_repeated(32, len(ids))))
+
+
+@st.composite
+def _encrypted_shares(draw, params: Parameters) -> bytes:
+    return draw(_repeated(ENCRYPTED_SHARES_BYTES, draw(st.integers(0, params.degree))))
+
+
+@st.composite
+def _masked_input(draw, params: Parameters) -> MaskedInput:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    vector = rng.integers(0, params.modulus - 1, params.vector_length, dtype=np.uint64, endpoint=True)
+    return MaskedInput(draw(session_ids), vector.astype(ring.word_dtype(params.ring_bits)))
+
+
+@st.composite
+def _unmasking_shares(draw, params: Parameters) -> UnmaskingShares:
+    held = draw(_flags(params))
+    count = sum(held) * LIMBS
+    limbs = draw(st.lists(st.integers(0, PRIME - 1), min_size=count, max_size=count))
+    return UnmaskingShares(draw(session_ids), held, np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS))
+
+
+def client_messages(params: Parameters) -> st.SearchStrategy:
+    """Well-formed messages that a client of such a session may send, whatever they say."""
+    key = _repeated(32, 1)
+    return st.one_of(
+        st.builds(AdvertiseKeys, session_ids, key, key),
+        st.builds(ShareKeys, session_ids, _encrypted_shares(params)),
+        _masked_input(params),
+        _unmasking_shares(params),
+    )
+
+
+def server_messages(params: Parameters) -> st.SearchStrategy:
+    """Well-formed messages that the server of such a session may send, whatever they say."""
+    return st.one_of(
+        _peer_keys(params),
+        st.builds(PeerShares, session_ids, _flags(params), _encrypted_shares(params)),
+        st.builds(SurvivorList, session_ids, _flags(params)),
+    )
