@@ -1,0 +1,97 @@
+"""Small federated runs, and the command line in this process or in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from torch import nn
+from typer.testing import CliRunner
+
+from fl.cli import app
+from fl.config import RunConfig
+from fl.data import Dataset
+from fl.rounds import RoundRecord, record_to_json
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMES = {"seconds", "training_seconds", "server_seconds", "client_seconds"}
+
+
+def tiny_dataset() -> Dataset:
+    """240 training and 60 test images of 4x4 in three classes, which a linear model can tell apart."""
+    rng = np.random.default_rng(5)
+    prototypes = rng.normal(size=(3, 1, 4, 4))
+
+    def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = np.arange(count) % 3
+        images = prototypes[labels] + rng.normal(scale=0.7, size=(count, 1, 4, 4))
+        return torch.tensor(images, dtype=torch.float32), torch.tensor(labels)
+
+    train_images, train_labels = part(240)
+    test_images, test_labels = part(60)
+    return Dataset("tiny", train_images, train_labels, test_images, test_labels, num_classes=3)
+
+
+def tiny_config(**changes: Any) -> RunConfig:
+    """A run of a second or less on `tiny_dataset`."""
+    small = {"model": "logistic", "clients": 6, "rounds": 3, "epochs": 1, "seed": 11}
+    return RunConfig(**{**small, **changes})
+
+
+def state_bytes(model: nn.Module) -> dict[str, bytes]:
+    """Every bit of the model's state, by name."""
+    return {name: value.contiguous().numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def untimed(record: RoundRecord | dict[str, Any]) -> dict[str, Any]:
+    """A round's record as JSON would give it back, but for what the clock says."""
+    values = record_to_json(record) if isinstance(record, RoundRecord) else record
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name not in TIMES
+    }
+
+
+def invoke(*arguments: object) -> Result:
+    """The command line in this process: exit code, stdout and stderr."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line as a user has it."""
+    return subprocess.run(  # noqa: S603 - our own program
+        command(*arguments), capture_output=True, text=True, timeout=100, cwd=REPOSITORY, env=environment()
+    )
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fl", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """One thread: on a busy machine two wait for each other longer than they compute."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def assert_refused(result: Result, *said: str) -> None:
+    """One line on stderr that says what is wrong, nothing on stdout, and no traceback."""
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for words in said:
+        assert words in lines[0]
+
+
+def use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`secagg train` gets `tiny_dataset` for `digits`."""
+    dataset = tiny_dataset()
+    monkeypatch.setattr("fl.train_command.load_dataset", lambda name, data_dir=None: dataset)

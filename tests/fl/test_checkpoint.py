@@ -1,0 +1,472 @@
+"""A run's folder: a run that ended in any way goes on as if it had not, and nothing foreign is taken for a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from fl import checkpoint, rounds
+from fl.checkpoint import RunFolder
+from fl.data import load_dataset
+from fl.models import build_model
+from fl.rounds import FederatedRun
+from fl.training import train
+from tests.fl.runs import (
+    REPOSITORY,
+    assert_refused,
+    command,
+    environment,
+    invoke,
+    state_bytes,
+    untimed,
+    use_tiny_data,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CLIENTS = 6
+FILES = {"accuracy.png", "checkpoint.safetensors", "config.json", "metrics.jsonl", "model.safetensors"}
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small data, and no figure, which would take longer than all else."""
+    use_tiny_data(monkeypatch)
+    monkeypatch.setattr("fl.train_command.save_plot", lambda path, *_: path.write_bytes(b""))
+
+
+def start(out: Path, *options: object, num_rounds: int = 3) -> Any:
+    return invoke(
+        "train", "--model", "logistic", "--clients", CLIENTS, "--epochs", 1, "--seed", 11, "--compare",
+        "--json", "--rounds", num_rounds, "--out", out, *options,
+    )  # fmt: skip
+
+
+def resume(out: Path, *options: object) -> Any:
+    return invoke("train", "--resume", out, "--json", *options)
+
+
+def start_well(out: Path, *options: object, num_rounds: int = 3) -> dict[str, Any]:
+    return summary_of(start(out, *options, num_rounds=num_rounds))
+
+
+def summary_of(result: Any, exit_code: int = 0) -> dict[str, Any]:
+    assert result.exit_code == exit_code, (result.stderr, result.exception)
+    assert "Traceback" not in result.stderr
+    summary: dict[str, Any] = json.loads(result.stdout)
+    return summary
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [untimed(json.loads(line)) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """The same models to the last bit, and the same figures but for times."""
+    assert stored(folder) == stored(other)
+    for name in ("checkpoint.safetensors", "model.safetensors"):
+        assert tensor_bytes(folder / name) == tensor_bytes(other / name), name
+    assert metrics(folder) == metrics(other)
+
+
+def stored(out: Path) -> dict[str, Any]:
+    """The checkpoint's metadata, without times."""
+    values = {name: json.loads(value) for name, value in metadata_of(out).items()}
+    return {**values, "records": [untimed(record) for record in values["records"]]}
+
+
+def tensor_bytes(path: Path) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in safetensors.torch.load_file(path).items()}
+
+
+def metadata_of(out: Path) -> dict[str, str]:
+    with safetensors.safe_open(out / "checkpoint.safetensors", framework="pt") as file:
+        metadata: dict[str, str] = file.metadata()
+    return metadata
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, at_training: int) -> None:
+    """Ctrl-C when a client is trained for the so-manieth time."""
+    calls = 0
+
+    def broken_off(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at_training:
+            raise KeyboardInterrupt
+        return train(*args, **options)
+
+    monkeypatch.setattr(rounds, "train", broken_off)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dropout", 0.34),
+        ("--sample", 4, "--partition", "dirichlet", "--value-bits", 8),
+        ("--model", "small-cnn", "--momentum", 0.9),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp_path: Path) -> None:
+    whole = start_well(tmp_path / "whole", *options, num_rounds=4)
+    start_well(tmp_path / "part", *options, num_rounds=2)
+    resumed = summary_of(resume(tmp_path / "part", "--rounds", 4))
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
+    for name in ("rounds", "accuracy", "plain_accuracy", "loss", "included_clients", "bytes_down", "ring_difference"):
+        assert resumed[name] == whole[name], name
+    # Each round changes the model: had the second part begun anew, or from another seed, it would show.
+    lines = metrics(tmp_path / "part")
+    assert [(line["round"], line["aggregator"]) for line in lines] == [
+        (number, name) for number in (1, 2, 3, 4) for name in ("secure", "plain")
+    ]
+    assert len({line["loss"] for line in lines if line["aggregator"] == "secure"}) == 4
+
+
+@pytest.mark.parametrize(
+    ("in_round", "in_run"), [(3, "secure"), (3, "plain"), (1, "secure"), (1, "plain"), (4, "secure")]
+)
+def test_a_run_broken_off_in_a_round_goes_on(
+    in_round: int, in_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_well(tmp_path / "whole", num_rounds=4)
+    start_well(tmp_path / "shorter", num_rounds=max(in_round - 1, 1))
+    with monkeypatch.context() as patch:
+        break_off(patch, (in_round - 1) * 2 * CLIENTS + (3 if in_run == "secure" else CLIENTS + 3))
+        result = start(tmp_path / "part", num_rounds=4)
+    summary = summary_of(result, exit_code=130)
+    assert summary["rounds"] == in_round - 1
+    assert f"interrupted after round {in_round - 1} of 4" in result.stderr
+    assert f"--resume {tmp_path / 'part'}" in result.stderr
+    assert RunFolder(tmp_path / "part").load_config()[1] == in_round - 1
+    if in_round > 1:
+        # What is left there is the last whole round's, not that of a round in which one of two models was changed.
+        models = [tensor_bytes(tmp_path / folder / "model.safetensors") for folder in ("part", "shorter")]
+        assert models[0] == models[1]
+        assert metrics(tmp_path / "part") == metrics(tmp_path / "shorter")
+    assert summary_of(resume(tmp_path / "part"))["rounds"] == 4
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
+
+
+def test_a_run_may_be_broken_off_and_resumed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_well(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        break_off(patch, 5)
+        summary_of(start(tmp_path / "part"), exit_code=130)
+    for done in (1, 2):
+        with monkeypatch.context() as patch:
+            break_off(patch, 2 * CLIENTS + 8)
+            assert summary_of(resume(tmp_path / "part"), exit_code=130)["rounds"] == done
+    assert summary_of(resume(tmp_path / "part"))["rounds"] == 3
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
+
+
+def fail_to_write(patch: pytest.MonkeyPatch, name: str, at_time: int, error: BaseException) -> None:
+    """The so-manieth write of a file fails when it has been half done."""
+    current = ""
+    times = 0
+
+    def open_file(*args: Any, **options: Any) -> Any:
+        nonlocal current
+        current = options["prefix"]
+        return tempfile.NamedTemporaryFile(*args, **options)
+
+    def fsync(_: int) -> None:
+        nonlocal times
+        if name in current:
+            times += 1
+            if times == at_time:
+                raise error
+
+    patch.setattr(checkpoint, "tempfile", SimpleNamespace(NamedTemporaryFile=open_file))
+    patch.setattr(checkpoint.os, "fsync", fsync)
+
+
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DISK_FULL], ids=["interrupt", "disk full"])
+@pytest.mark.parametrize(
+    ("name", "in_round", "done"),
+    [
+        ("checkpoint", 1, 0),
+        ("checkpoint", 2, 1),
+        ("checkpoint", 3, 2),
+        ("metrics", 2, None),
+        ("metrics", 3, None),
+    ],
+)
+def test_a_file_that_is_not_written_to_its_end_is_the_one_before(
+    name: str, in_round: int, done: int | None, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``done`` rounds are kept; with the metrics it is the round before or, if the checkpoint came first, this one."""
+    start_well(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        # The first time is before the first round.
+        fail_to_write(patch, name, 1 + in_round, error)
+        result = start(tmp_path / "part")
+    kept = RunFolder(tmp_path / "part").load_config()[1]
+    assert kept == done or (done is None and kept in (in_round - 1, in_round))
+    if isinstance(error, KeyboardInterrupt):
+        # What it said is what there was.
+        assert summary_of(result, exit_code=130)["rounds"] == kept
+        assert f"interrupted after round {kept} of 3" in result.stderr
+    else:
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit), repr(result.exception)
+        assert "No space left on device" in result.stderr
+    assert {path.name for path in (tmp_path / "part").iterdir()} <= FILES
+    assert summary_of(resume(tmp_path / "part"))["rounds"] == 3
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
+
+
+def test_without_a_folder_an_interrupted_run_still_sums_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_off(monkeypatch, 2 * CLIENTS + 3)
+    result = invoke("train", "--model", "logistic", "--clients", CLIENTS, "--compare", "--json")
+    summary = summary_of(result, exit_code=130)
+    assert summary["rounds"] == 1
+    assert summary["plain_accuracy"] is not None
+    assert "nothing is kept without --out" in result.stderr
+
+
+def test_a_run_broken_off_at_once_gives_an_empty_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_off(monkeypatch, 1)
+    summary = summary_of(start(tmp_path), exit_code=130)
+    assert summary["rounds"] == 0
+    assert summary["accuracy"] is summary["seconds_per_round"] is summary["ring_difference"] is None
+    assert summary["included"] == []
+
+
+def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    """A real process and a real signal, which comes whenever it comes."""
+    out = tmp_path / "run"
+    options = ("--model", "logistic", "--clients", 4, "--epochs", 10, "--rounds", 100_000, "--seed", 5)
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command("train", *options, "--json", "--out", out),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment(),
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("round") and line.split()[1].startswith("2/"):
+                break
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        stdout, rest = process.communicate(timeout=60)
+    said.append(rest)
+    assert process.returncode == 130, "".join(said)
+    assert "Traceback" not in "".join(said)
+    config, done = RunFolder(out).load_config()
+    assert done >= 2
+    assert json.loads(stdout)["rounds"] == done
+    assert {path.name for path in out.iterdir()} == FILES
+
+    # The rest of the run happens in this process, and so does a run that nobody interrupts.
+    digits = load_dataset("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fl.train_command.load_dataset", lambda name, data_dir=None: digits)
+        resumed = summary_of(resume(out, "--rounds", done + 1))
+    assert resumed["rounds"] == done + 1
+    whole = FederatedRun(config, digits, "secure")
+    for _ in range(done + 1):
+        whole.run_round()
+    restored = build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=0)
+    restored.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
+    assert state_bytes(restored) == state_bytes(whole.model)
+
+
+def test_a_finished_run_has_its_files_and_no_others(tmp_path: Path) -> None:
+    start_well(tmp_path / "new" / "folder")
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == FILES
+    metadata = metadata_of(tmp_path / "new" / "folder")
+    assert metadata["rounds_done"] == "3"
+    assert json.loads((tmp_path / "new" / "folder" / "config.json").read_text()) == json.loads(metadata["config"])
+
+
+def test_results_are_as_readable_as_other_files(tmp_path: Path) -> None:
+    start_well(tmp_path / "run")
+    (tmp_path / "other").write_text("")
+    for name in FILES - {"accuracy.png"}:
+        assert (tmp_path / "run" / name).stat().st_mode == (tmp_path / "other").stat().st_mode, name
+
+
+def test_the_stored_model_can_be_loaded_elsewhere(tmp_path: Path) -> None:
+    start_well(tmp_path)
+    model = build_model("logistic", image_shape=(1, 4, 4), num_classes=3, seed=0)
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    secure = {
+        name.removeprefix("secure/"): value
+        for name, value in safetensors.torch.load_file(tmp_path / "checkpoint.safetensors").items()
+        if name.startswith("secure/")
+    }
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, secure[name], rtol=0, atol=0)
+
+
+def test_the_config_to_read_is_that_of_the_resumed_run(tmp_path: Path) -> None:
+    start_well(tmp_path, num_rounds=1)
+    summary_of(resume(tmp_path, "--rounds", 2))
+    assert json.loads(metadata_of(tmp_path)["config"])["rounds"] == 2
+    assert json.loads((tmp_path / "config.json").read_text())["rounds"] == 2
+
+
+def test_more_rounds_are_remembered_by_a_run_that_is_broken_off_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_well(tmp_path, num_rounds=1)
+    with monkeypatch.context() as patch:
+        break_off(patch, 1)
+        summary_of(resume(tmp_path, "--rounds", 2), exit_code=130)
+    # As the message says: no other option.
+    assert summary_of(resume(tmp_path))["rounds"] == 2
+
+
+def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    start_well(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    result = invoke("train", "--model", "logistic", "--clients", CLIENTS, "--out", tmp_path)
+    assert_refused(result, str(tmp_path), "holds a run already", "--resume")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["more lines", "half a line", "no lines", "no file", "not JSON"])
+@pytest.mark.parametrize("num_rounds", [4, 2])
+def test_metrics_are_those_of_the_rounds_in_the_checkpoint(damage: str, num_rounds: int, tmp_path: Path) -> None:
+    """Whatever was left in their file: lines of a round that was not stored, or half a line by a power failure."""
+    start_well(tmp_path / "whole", num_rounds=4)
+    later = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)[4]
+    start_well(tmp_path / "part", num_rounds=2)
+    expected = tmp_path / "whole"
+    if num_rounds == 2:
+        # There is nothing left to do.
+        expected = tmp_path / "two"
+        shutil.copytree(tmp_path / "part", expected)
+    file = tmp_path / "part" / "metrics.jsonl"
+    if damage == "no file":
+        file.unlink()
+    else:
+        lines = file.read_text()
+        file.write_text(
+            {"more lines": lines + later, "half a line": lines + later[:100], "no lines": "", "not JSON": "[\n" * 4}[
+                damage
+            ]
+        )
+    assert summary_of(resume(tmp_path / "part", "--rounds", num_rounds))["rounds"] == num_rounds
+    assert_same_run(tmp_path / "part", expected)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    finished = start_well(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    assert summary_of(resume(tmp_path / "run")) == finished
+    assert_same_run(tmp_path / "run", tmp_path / "before")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "before" / "metrics.jsonl").read_bytes()
+
+
+def rewrite(
+    out: Path,
+    tensors: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda tensors: tensors,
+    **metadata: Any,
+) -> None:
+    """A checkpoint with other contents; a metadata value of None is left out."""
+    path = out / "checkpoint.safetensors"
+    values = {name: value for name, value in {**metadata_of(out), **metadata}.items() if value is not None}
+    path.write_bytes(safetensors.torch.save(tensors(safetensors.torch.load_file(path)), values or None))
+
+
+def config_with(out: Path, **changes: Any) -> str:
+    return json.dumps({**json.loads(metadata_of(out)["config"]), **changes})
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda out: (out / "checkpoint.safetensors").write_bytes(b""),
+    "text": lambda out: (out / "checkpoint.safetensors").write_text("not a checkpoint at all, " * 20),
+    "cut off": lambda out: (out / "checkpoint.safetensors").write_bytes(
+        (out / "checkpoint.safetensors").read_bytes()[:-7]
+    ),
+    "too long": lambda out: (out / "checkpoint.safetensors").write_bytes(
+        (out / "checkpoint.safetensors").read_bytes() + b"1"
+    ),
+    "no metadata": lambda out: rewrite(out, config=None, rounds_done=None),
+    "no config": lambda out: rewrite(out, config=None),
+    "no rounds": lambda out: rewrite(out, rounds_done=None),
+    "config is no JSON": lambda out: rewrite(out, config="{"),
+    "config is a list": lambda out: rewrite(out, config="[1]"),
+    "config is a number": lambda out: rewrite(out, config="1"),
+    "rounds are no number": lambda out: rewrite(out, rounds_done="many"),
+    "config out of range": lambda out: rewrite(out, config=config_with(out, dropout=1.5)),
+    "config of another type": lambda out: rewrite(out, config=config_with(out, clients="six")),
+    "config with a fraction for a count": lambda out: rewrite(out, config=config_with(out, sample=2.5)),
+    "another version": lambda out: rewrite(out, config=config_with(out, novelty=1)),
+    "a model is missing": lambda out: rewrite(
+        out, lambda tensors: {name: value for name, value in tensors.items() if name.startswith("secure/")}
+    ),
+    "a tensor is missing": lambda out: rewrite(
+        out, lambda tensors: {name: value for name, value in tensors.items() if not name.endswith("bias")}
+    ),
+    "another model": lambda out: rewrite(out, lambda tensors: {name: value[:2] for name, value in tensors.items()}),
+    "no records": lambda out: rewrite(out, records=None),
+    "records are no JSON": lambda out: rewrite(out, records="["),
+    "records of something else": lambda out: rewrite(out, records='[{"round": 1}]'),
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_data(patch)
+        patch.setattr("fl.train_command.save_plot", lambda path, *_: path.write_bytes(b""))
+        start_well(out, num_rounds=2)
+    return out
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_or_foreign_run_is_refused(damage: str, finished_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished_run, out)
+    DAMAGE[damage](out)
+    assert_refused(invoke("train", "--resume", out, "--rounds", 3))
+
+
+def test_resuming_needs_a_run(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("empty", "file", "missing"):
+        assert_refused(invoke("train", "--resume", tmp_path / name), "no run to resume", str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--clients", 7), ("--seed", 1), ("--out", "elsewhere"), ("--dropout-at", "unmasking"), ("--lr", 0.1)],
+)
+def test_a_resumed_run_takes_no_other_settings(options: tuple[object, ...], finished_run: Path) -> None:
+    name = {"--lr": "--learning-rate"}.get(str(options[0]), str(options[0]))
+    assert_refused(invoke("train", "--resume", finished_run, *options), "leave out", name)
+
+
+def test_settings_that_are_the_default_are_refused_as_well_beside_resume(finished_run: Path) -> None:
+    assert_refused(invoke("train", "--resume", finished_run, "--clients", 40, "--compare"), "--clients", "--compare")
+
+
+def test_a_run_cannot_be_resumed_to_fewer_rounds(finished_run: Path) -> None:
+    assert_refused(invoke("train", "--resume", finished_run, "--rounds", 1), "2 rounds already")
+    assert_refused(invoke("train", "--resume", finished_run, "--rounds", 0), "rounds")

@@ -1,0 +1,265 @@
+"""Updates as integers: always in range, right on average, and sums that give back exact totals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fl.errors import ConfigError
+from fl.quantization import MAX_VALUE_BITS, MIN_VALUE_BITS, ClientUpdate, QuantizationError, UpdateEncoding
+from secagg.params import required_ring_bits
+
+value_bits = st.integers(MIN_VALUE_BITS, MAX_VALUE_BITS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+class Rounding:
+    """In the place of a random generator: every element is rounded by the same draw."""
+
+    def __init__(self, draw: float) -> None:
+        self._draw = draw
+
+    def random(self, size: int) -> np.ndarray:
+        return np.full(size, self._draw)
+
+
+LARGEST_DRAW = float(np.nextafter(1.0, 0.0))
+
+
+def make_encoding(**changes: Any) -> UpdateEncoding:
+    return UpdateEncoding(**{"update_length": 4, "max_examples": 10, "clip": 1.0, "value_bits": 16} | changes)
+
+
+def make_update(delta: Any, *, num_examples: int = 10, loss_sum: float = 0.0, correct: int = 0) -> ClientUpdate:
+    return ClientUpdate(np.array(delta, dtype=np.float32), num_examples, loss_sum, correct)
+
+
+def aggregate(encoding: UpdateEncoding, updates: list[ClientUpdate], seed: int = 0) -> Any:
+    """Encode all, add them up in the ring that a plan for so many clients would have, and decode."""
+    bits = required_ring_bits(len(updates), encoding.value_bits)
+    total = np.zeros(encoding.vector_length, dtype=np.uint64)
+    for number, update in enumerate(updates):
+        vector = encoding.encode(update, np.random.default_rng((seed, number)))
+        assert vector.shape == (encoding.vector_length,)
+        total += vector.astype(np.uint64)
+    return encoding.decode(total & np.uint64((1 << bits) - 1), len(updates))
+
+
+@st.composite
+def deltas(draw: st.DrawFn, clip: float, length: int) -> np.ndarray:
+    """Elements inside and outside of the clipping bound, and next to it."""
+    at_clip = np.float32(clip)
+    special = [0.0, -0.0, *(sign * float(near) for sign in (1, -1) for near in (
+        at_clip, np.nextafter(at_clip, np.float32(0)), np.nextafter(at_clip, np.float32(np.inf)), 2 * at_clip, 3e38
+    ))]  # fmt: skip
+    inside = st.floats(-float(at_clip), float(at_clip), width=32)
+    elements = st.sampled_from(special) | inside
+    return np.array(draw(st.lists(elements, min_size=length, max_size=length)), dtype=np.float32)
+
+
+@given(
+    data=st.data(),
+    clip=st.floats(1e-6, 1e6),
+    bits=value_bits,
+    max_examples=st.integers(1, 10**6),
+    draw=st.sampled_from([0.0, 0.5, LARGEST_DRAW]),
+)
+def test_every_encoded_element_is_in_range(
+    data: st.DataObject, clip: float, bits: int, max_examples: int, draw: float
+) -> None:
+    encoding = make_encoding(update_length=12, clip=clip, value_bits=bits, max_examples=max_examples)
+    num_examples = data.draw(st.integers(1, max_examples) | st.just(max_examples))
+    update = make_update(
+        data.draw(deltas(clip, 12)),
+        num_examples=num_examples,
+        loss_sum=data.draw(st.floats(0, 1e12)),
+        correct=data.draw(st.integers(0, num_examples)),
+    )
+    encoded = encoding.encode(update, Rounding(draw))  # type: ignore[arg-type]
+    assert encoded.dtype == np.int64
+    assert encoded.min() >= 0
+    assert encoded.max() < 1 << bits
+
+
+@pytest.mark.parametrize("clip", [0.1, 0.3, 1e-3])
+def test_a_clipping_bound_between_two_float32_numbers_keeps_the_range(clip: float) -> None:
+    """float32(0.1) is a little above 0.1: an element clipped to it must not come out below zero."""
+    encoding = make_encoding(update_length=2, clip=clip, value_bits=24)
+    for draw in (0.0, 0.5, LARGEST_DRAW):
+        encoded = encoding.encode(make_update([-9, 9]), Rounding(draw))  # type: ignore[arg-type]
+        assert encoded[0] == 0
+        assert encoded[1] in ((1 << 24) - 2, (1 << 24) - 1)
+
+
+@pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 24, MAX_VALUE_BITS])
+@pytest.mark.parametrize("draw", [0.0, LARGEST_DRAW])
+def test_the_bounds_are_the_ends_of_the_range_whatever_the_draw(bits: int, draw: float) -> None:
+    encoding = make_encoding(value_bits=bits, clip=0.75)
+    encoded = encoding.encode(make_update([-0.75, 0.75, -9, 9]), Rounding(draw))  # type: ignore[arg-type]
+    assert encoded[[0, 2]].tolist() == [0, 0]
+    assert encoded[[1, 3]].tolist() == [(1 << bits) - 1] * 2
+
+
+@pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 8, MAX_VALUE_BITS])
+@pytest.mark.parametrize("num_examples", [1, 7, 10])
+def test_rounding_is_right_on_average(bits: int, num_examples: int) -> None:
+    """The mean of many draws is w (x + c) / step, where rounding to the nearest would be off by up to a half."""
+    count = 200_000
+    encoding = make_encoding(update_length=count, value_bits=bits)
+    step = 2 / (2**bits - 1)
+    for seed, x in enumerate((-0.999, -0.31, 0.0, 0.123, 0.77)):
+        update = make_update(np.full(count, x), num_examples=num_examples)
+        encoded = encoding.encode(update, np.random.default_rng(seed))[:count]
+        expected = num_examples / 10 * (float(np.float32(x)) + 1) / step
+        assert set(np.unique(encoded)) <= {int(expected), int(expected) + 1}
+        # An element's deviation is 1/2 at most: this is over five deviations of the mean.
+        assert encoded.mean() - int(expected) == pytest.approx(expected - int(expected), abs=0.006)
+
+
+@given(
+    data=st.data(),
+    clip=st.floats(2**-20, 2**20, width=32),
+    bits=value_bits,
+    max_examples=st.integers(1, 100_000),
+    num_clients=st.integers(1, 8),
+    seed=seeds,
+)
+def test_the_decoded_mean_is_within_its_bound(
+    data: st.DataObject, clip: float, bits: int, max_examples: int, num_clients: int, seed: int
+) -> None:
+    """|decoded - mean| < step n max_examples / (all examples), beside float32's own rounding.
+
+    With w_i = e_i / M, client i's integer is less than 1 away from w_i (x_i + c) / step. So the sum of the
+    integers is less than n away from sum(w_i (x_i + c)) / step, and the decoded mean, which is step M / sum(e_i)
+    times that sum, less c, is less than step M n / sum(e_i) away from sum(e_i x_i) / sum(e_i).
+    """
+    encoding = make_encoding(update_length=5, clip=clip, value_bits=bits, max_examples=max_examples)
+    updates = [
+        make_update(data.draw(deltas(clip, 5)), num_examples=data.draw(st.integers(1, max_examples)))
+        for _ in range(num_clients)
+    ]
+    weights = np.array([update.num_examples for update in updates])
+    clipped = np.clip(np.stack([update.delta for update in updates]).astype(np.float64), -clip, clip)
+    mean = weights @ clipped / weights.sum()
+    step = 2 * clip / (2**bits - 1)
+    bound = step * num_clients * max_examples / weights.sum()
+    decoded = aggregate(encoding, updates, seed).mean_delta
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_less(np.abs(decoded - mean), bound + 2**-22 * (clip + bound))
+
+
+@given(data=st.data(), bits=value_bits, max_examples=st.integers(1, 10**7), seed=seeds)
+@example(data=None, bits=4, max_examples=10**7, seed=0)
+@example(data=None, bits=32, max_examples=10**7, seed=0)
+def test_totals_are_exact(data: st.DataObject | None, bits: int, max_examples: int, seed: int) -> None:
+    """Examples, correct and clipped ones to the unit, the loss to its step; also when all are as large as can be."""
+    if data is None:
+        counts = [(max_examples, max_examples, 256.0 * max_examples, 3)] * 9
+    else:
+        client = st.integers(1, max_examples).flatmap(
+            lambda count: st.tuples(st.just(count), st.integers(0, count), st.floats(0, 256 * count), st.integers(0, 3))
+        )
+        counts = data.draw(st.lists(client, min_size=1, max_size=9))
+    encoding = make_encoding(update_length=3, max_examples=max_examples, value_bits=bits)
+    updates = [
+        make_update([5] * clipped + [0.5] * (3 - clipped), num_examples=examples, loss_sum=loss, correct=correct)
+        for examples, correct, loss, clipped in counts
+    ]
+    result = aggregate(encoding, updates, seed)
+    examples, correct, loss, clipped = (sum(column) for column in zip(*counts, strict=True))
+    assert result.num_examples == examples
+    assert result.accuracy == correct / examples
+    assert result.clipped == clipped / (3 * len(counts))
+    # Each client's loss is rounded to the nearest 2^-16.
+    assert abs(result.loss * examples - loss) <= len(counts) * 2**-17 + 1e-12 * loss
+
+
+def test_the_mean_is_weighted_by_examples() -> None:
+    encoding = make_encoding(value_bits=24)
+    updates = [make_update([1, 0.5, 0, -1], num_examples=1), make_update([-1, 0.5, 0.4, 0], num_examples=3)]
+    result = aggregate(encoding, updates)
+    np.testing.assert_allclose(result.mean_delta, [-0.5, 0.5, 0.3, -0.25], atol=1e-5)
+    assert result.num_examples == 4
+
+
+def test_clipped_elements_are_bounded_and_counted() -> None:
+    encoding = make_encoding(clip=0.5, value_bits=24)
+    updates = [make_update([0.5, -0.5, 0.6, -7]), make_update([0.1, 0.2, 0.3, 3e38])]
+    result = aggregate(encoding, updates)
+    np.testing.assert_allclose(result.mean_delta, [0.3, -0.15, 0.4, 0], atol=1e-6)
+    assert result.clipped == 3 / 8
+
+
+@pytest.mark.parametrize("bits", [MIN_VALUE_BITS, MAX_VALUE_BITS])
+def test_the_counters_take_as_many_digits_as_they_need(bits: int) -> None:
+    encoding = make_encoding(update_length=100, max_examples=1000, value_bits=bits)
+    largest = (1000, 1000, 1000 * 256 * 2**16, 100)
+    digits = sum(ceil(number.bit_length() / bits) for number in largest)
+    assert encoding.vector_length == 100 + digits
+
+
+def test_rounding_follows_from_the_generator_alone() -> None:
+    encoding = make_encoding(update_length=100)
+    update = make_update(np.linspace(-1, 1, 100), num_examples=3, loss_sum=4.5, correct=2)
+    before = update.delta.copy()
+    first, again, other = (encoding.encode(update, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    np.testing.assert_array_equal(update.delta, before)
+
+
+def test_a_loss_beyond_what_travels_is_the_largest_that_does() -> None:
+    updates = [make_update([0] * 4, num_examples=10, loss_sum=loss) for loss in (1e30, -3.0)]
+    assert aggregate(make_encoding(), updates).loss == 256 * 10 / 20
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"delta": np.array([0, np.nan, 0, 0], np.float32)}, "finite"),
+        ({"delta": np.array([0, np.inf, 0, 0], np.float32)}, "finite"),
+        ({"delta": np.array([0, 0, 0, -np.inf], np.float32)}, "finite"),
+        ({"loss_sum": float("nan")}, "finite"),
+        ({"loss_sum": float("inf")}, "finite"),
+        ({"delta": np.zeros(3, np.float32)}, r"\(3,\)"),
+        ({"delta": np.zeros((4, 1), np.float32)}, r"\(4, 1\)"),
+        ({"num_examples": 11}, "11 examples"),
+        ({"num_examples": 0}, "0 examples"),
+        ({"num_examples": -1}, "-1 examples"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(change: dict[str, Any], said: str) -> None:
+    update = replace(make_update([0.1] * 4, loss_sum=1.0, correct=1), **change)
+    with pytest.raises(QuantizationError, match=said):
+        make_encoding().encode(update, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("correct", [-1, 4, 10**9])
+def test_more_correct_ones_than_examples_are_refused(correct: int) -> None:
+    """They would spoil the total without a sign: a digit holds value_bits bits, and nobody sees one client's."""
+    with pytest.raises(QuantizationError, match="correct"):
+        make_encoding().encode(make_update([0.1] * 4, num_examples=3, correct=correct), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value_bits": MIN_VALUE_BITS - 1}, "value bits"),
+        ({"value_bits": MAX_VALUE_BITS + 1}, "value bits"),
+        ({"clip": 0.0}, "clipping bound"),
+        ({"clip": -1.0}, "clipping bound"),
+        ({"clip": float("nan")}, "clipping bound"),
+        ({"clip": float("inf")}, "clipping bound"),
+        ({"update_length": 0}, "at least one"),
+        ({"max_examples": 0}, "at least one"),
+    ],
+)
+def test_an_encoding_out_of_range_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_encoding(**change)

@@ -1,0 +1,433 @@
+"""The federated loop: repeatable, the same securely and in the clear, and bound to the model that went out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fl import rounds
+from fl.aggregation import PlainAggregator, RoundRequest, RoundResult
+from fl.errors import ConfigError
+from fl.models import build_model
+from fl.quantization import Aggregate
+from fl.rounds import FederatedRun, RoundRecord, record_to_json, start_runs
+from fl.serialization import model_to_bytes
+from fl.state import ParameterLayout, context_digest
+from fl.threads import multiplications, torch_threads, worthwhile_threads
+from fl.training import train
+from secagg import PlanError, Round
+from tests.fl.runs import state_bytes, tiny_config, tiny_dataset, untimed
+from transport import Direction, Fault, FaultSchedule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DATASET = tiny_dataset()
+
+
+def make_run(aggregator: Any = "secure", **changes: Any) -> FederatedRun:
+    return FederatedRun(tiny_config(**changes), DATASET, aggregator)
+
+
+def run_rounds(run: FederatedRun, count: int) -> list[RoundRecord]:
+    return [run.run_round() for _ in range(count)]
+
+
+def vector(model: nn.Module) -> np.ndarray:
+    return ParameterLayout.of(model).to_vector(model)
+
+
+class Listener:
+    """In the place of an aggregator: keeps the requests, and answers each with the mean update that it is told."""
+
+    name = "secure"
+
+    def __init__(self, answer: Callable[[RoundRequest], Aggregate | None] = lambda request: None) -> None:
+        self.requests: list[RoundRequest] = []
+        self._answer = answer
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        self.requests.append(request)
+        aggregate = self._answer(request)
+        included = request.client_ids if aggregate else ()
+        return RoundResult(aggregate=aggregate, included=included, aborted=None if aggregate else "nobody came")
+
+
+def listen(run: FederatedRun, count: int, answer: Any = lambda request: None) -> list[RoundRequest]:
+    """The requests of so many rounds."""
+    listener = Listener(answer)
+    run.aggregator = listener
+    run_rounds(run, count)
+    return listener.requests
+
+
+@pytest.mark.parametrize("model", ["logistic", "small-cnn"])
+@pytest.mark.parametrize("aggregator", ["secure", "plain"])
+def test_a_seeded_run_repeats_bit_for_bit(aggregator: str, model: str) -> None:
+    options = {"model": model, "dropout": 0.34, "sample": 5, "rounds": 3}
+    first, again = (make_run(aggregator, **options) for _ in range(2))
+    records = [[untimed(record) for record in run_rounds(run, 3)] for run in (first, again)]
+    assert records[0] == records[1]
+    assert state_bytes(first.model) == state_bytes(again.model)
+
+
+@pytest.mark.parametrize("aggregator", ["secure", "plain"])
+def test_another_seed_gives_another_run(aggregator: str) -> None:
+    first, other = (make_run(aggregator, seed=seed) for seed in (1, 2))
+    assert run_rounds(first, 1)[0].loss != run_rounds(other, 1)[0].loss
+
+
+@pytest.mark.parametrize("dropout_at", ["any", "masked-input-collection"])
+def test_secure_training_follows_plain_training(dropout_at: str) -> None:
+    secure, plain = start_runs(
+        tiny_config(compare=True, clients=8, dropout=0.3, dropout_at=(dropout_at,), epochs=2), DATASET
+    )
+    start = vector(secure.model)
+    for _ in range(4):
+        own, other = secure.run_round(), plain.run_round()
+        assert own.included == other.included
+        assert own.ring_difference == 0
+        assert other.ring_difference is None
+        assert own.num_examples == other.num_examples
+        assert own.train_loss == pytest.approx(other.train_loss, abs=1e-4)
+        # Rounding adds less than step n max_examples / examples, 2^-22 here, a round, and training hardly more.
+        np.testing.assert_allclose(vector(secure.model), vector(plain.model), atol=2e-6)
+    assert np.abs(vector(secure.model) - start).max() > 0.1
+    assert own.accuracy > 0.9
+
+
+def test_the_new_model_is_the_weighted_mean_of_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """McMahan et al. 2017, algorithm 1, with a server's learning rate."""
+    local: list[tuple[int, np.ndarray]] = []
+
+    def note(model: nn.Module, images: torch.Tensor, *args: Any, **options: Any) -> Any:
+        result = train(model, images, *args, **options)
+        local.append((len(images), vector(model).astype(np.float64)))
+        return result
+
+    monkeypatch.setattr(rounds, "train", note)
+    run = make_run("plain", partition="dirichlet", alpha=0.5, server_learning_rate=0.5)
+    before = vector(run.model).astype(np.float64)
+    record = run.run_round()
+    counts = [count for count, _ in local]
+    assert len(set(counts)) > 1
+    assert sum(counts) == record.num_examples == 240
+    mean = np.average([after for _, after in local], axis=0, weights=counts)
+    np.testing.assert_allclose(vector(run.model), before + 0.5 * (mean - before), atol=1e-6)
+
+
+def test_every_client_starts_from_the_servers_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[dict[str, bytes]] = []
+
+    def note(model: nn.Module, *args: Any, **options: Any) -> Any:
+        received.append(state_bytes(model))
+        return train(model, *args, **options)
+
+    monkeypatch.setattr(rounds, "train", note)
+    run = make_run("secure")
+    for _ in range(2):
+        sent = state_bytes(run.model)
+        received.clear()
+        run.run_round()
+        assert received == [sent] * 6
+
+
+def test_every_client_trains_on_its_own_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[torch.Tensor] = []
+
+    def note(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *args: Any, **options: Any) -> Any:
+        given.append(images)
+        return train(model, images, labels, *args, **options)
+
+    monkeypatch.setattr(rounds, "train", note)
+    make_run("plain").run_round()
+    together = torch.cat(given)
+    assert len(together) == len(DATASET.train_images)
+    assert len(together.flatten(1).unique(dim=0)) == len(DATASET.train_images)
+
+
+def test_a_round_samples_anew_from_all_clients() -> None:
+    config = {"clients": 12, "sample": 5, "seed": 3}
+    requests = listen(make_run("plain", **config), 60)
+    assert [request.client_ids for request in requests] == [
+        request.client_ids for request in listen(make_run("plain", **config), 60)
+    ]
+    times: Counter[int] = Counter()
+    for request in requests:
+        ids = request.client_ids
+        assert len(set(ids)) == 5
+        assert list(ids) == sorted(ids)
+        assert set(ids) <= set(range(12))
+        times.update(ids)
+    assert len({request.client_ids for request in requests}) > 50
+    # 25 times each on average, with a deviation of 3.8.
+    assert set(times) == set(range(12))
+    assert min(times.values()) > 10
+    assert max(times.values()) < 40
+
+
+def test_every_round_is_rounded_by_draws_of_its_own() -> None:
+    first, other = (listen(make_run(seed=seed), 5) for seed in (11, 12))
+    assert len({request.seed for request in first + other}) == 10
+
+
+def test_a_round_has_the_dropouts_that_were_asked_for() -> None:
+    for request in listen(make_run("plain", clients=12, sample=10, dropout=0.3, dropout_at=("share-keys",)), 5):
+        assert len(request.faults.faults) == 3
+        for client_id, round_, direction in request.faults.faults:
+            assert client_id in request.client_ids
+            assert (round_, direction) == (Round.SHARE_KEYS, Direction.UP)
+    everywhere = listen(make_run("plain", clients=12, dropout=0.3), 20)
+    assert {round_ for request in everywhere for _, round_, _ in request.faults.faults} == set(Round)
+    assert len({tuple(request.faults.faults) for request in everywhere}) > 10
+
+
+def test_the_round_and_the_model_are_bound_into_the_session() -> None:
+    still = [request.context for request in listen(make_run(), 3)]
+    # The model did not change: the round's number alone makes the difference.
+    assert len(set(still)) == 3
+    assert still == [request.context for request in listen(make_run(), 3)]
+    other_model = [request.context for request in listen(make_run(seed=12), 3)]
+    assert not set(still) & set(other_model)
+
+    def moved(request: RoundRequest) -> Aggregate:
+        return Aggregate(np.full(51, 1e-6, np.float32), 240, 1.0, 0.5, 0.0)
+
+    changed = [request.context for request in listen(make_run(), 3, moved)]
+    assert changed[0] == still[0]
+    assert not set(changed[1:]) & set(still)
+
+
+def test_the_context_is_of_the_model_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client can work it out by itself, from the model that it received and the round's number."""
+    received: list[bytes] = []
+
+    def note(model: nn.Module, *args: Any, **options: Any) -> Any:
+        received.append(context_digest(model))
+        return train(model, *args, **options)
+
+    monkeypatch.setattr(rounds, "train", note)
+    run = make_run()
+    run.run_round()
+    digest = context_digest(run.model)
+    received.clear()
+    run.run_round()
+    assert set(received) == {digest}
+
+
+def test_a_client_binds_what_it_received_and_not_what_the_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    request = listen(run, 1)[0]
+    assert {request.received_context(client_id) for client_id in request.client_ids} == {request.context}
+
+    fair = run._model_messages
+
+    def unfair(sampled: tuple[int, ...]) -> dict[int, bytes]:
+        victim = make_run(seed=99).model
+        return {**fair(sampled), sampled[2]: model_to_bytes(victim)}
+
+    monkeypatch.setattr(run, "_model_messages", unfair)
+    request = listen(run, 1)[0]
+    contexts = [request.received_context(client_id) for client_id in request.client_ids]
+    assert [context == request.context for context in contexts] == [True, True, False, True, True, True]
+
+
+def test_a_client_with_a_model_of_its_own_is_not_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(compare=True)
+    fair = run._model_messages
+
+    def unfair(sampled: tuple[int, ...]) -> dict[int, bytes]:
+        return {**fair(sampled), sampled[0]: model_to_bytes(make_run(seed=99).model)}
+
+    monkeypatch.setattr(run, "_model_messages", unfair)
+    record = run.run_round()
+    assert record.included == (1, 2, 3, 4, 5)
+    assert record.ring_difference == 0
+
+
+def test_the_mean_update_is_scaled_and_added() -> None:
+    run = make_run("plain", server_learning_rate=0.25)
+    before = vector(run.model)
+    update = np.linspace(-1, 1, 51, dtype=np.float32)
+    listen(run, 1, lambda request: Aggregate(update, 240, 1.0, 0.5, 0.0))
+    np.testing.assert_allclose(vector(run.model), before + 0.25 * update, atol=1e-6)
+
+
+def test_an_aborted_round_leaves_the_model_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Schedule:
+        """In the second round all but one client leave."""
+
+        calls = 0
+
+        @classmethod
+        def dropouts(cls, ids: tuple[int, ...], *_: Any, **__: Any) -> FaultSchedule:
+            cls.calls += 1
+            gone = ids[1:] if cls.calls == 2 else ()
+            return FaultSchedule({(i, Round.MASKED_INPUT_COLLECTION, Direction.UP): Fault.VANISH for i in gone})
+
+    monkeypatch.setattr(rounds, "FaultSchedule", Schedule)
+    run = make_run("secure", compare=True)
+    first = run.run_round()
+    before = state_bytes(run.model)
+    aborted = run.run_round()
+    assert state_bytes(run.model) == before
+    assert run.rounds_done == aborted.round == 2
+    assert aborted.aborted is not None
+    assert "MaskedInputCollection" in aborted.aborted
+    assert "needed 4, had 1" in aborted.aborted
+    assert aborted.included == ()
+    assert aborted.num_examples == 0
+    assert aborted.dropped == {"MaskedInputCollection": 5}
+    assert aborted.train_accuracy is aborted.train_loss is aborted.clipped is aborted.ring_difference is None
+    assert (aborted.accuracy, aborted.loss) == (first.accuracy, first.loss)
+    third = run.run_round()
+    assert third.round == 3
+    assert third.aborted is None
+    assert state_bytes(run.model) != before
+
+
+def test_a_record_says_what_happened() -> None:
+    run = make_run("secure", dropout=0.34, sample=6, dropout_at=("unmasking",))
+    heard: list[tuple[str, Round, int, int]] = []
+    record = run.run_round(lambda *state: heard.append(state))
+    assert record.round == 1
+    assert record.aggregator == "secure"
+    assert record.sampled == len(record.included) == 6
+    assert record.dropped == {"Unmasking": 2}
+    assert record.num_examples == 240
+    assert 0 < record.train_accuracy < 1
+    assert record.clipped == 0
+    # Floats and a header, to each of the six.
+    assert record.model_bytes > 6 * 4 * 51
+    assert record.bytes_up > 6 * 51 * 3
+    assert record.ring_difference is None
+    assert record.training_seconds < record.seconds
+    assert {round_ for _, round_, _, _ in heard} == set(Round)
+    values = json.loads(json.dumps(record_to_json(record), allow_nan=False))
+    assert untimed(values) == untimed(record)
+
+
+def test_clipping_is_reported_and_bounds_the_step() -> None:
+    run = make_run("secure", clip=2**-7, learning_rate=0.5)
+    before = vector(run.model)
+    record = run.run_round()
+    assert record.clipped is not None
+    assert 0.5 < record.clipped <= 1
+    assert np.abs(vector(run.model) - before).max() < 2**-7 + 1e-6
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.003, 0.7])
+def test_any_clipping_bound_will_do(clip: float) -> None:
+    """Most elements are clipped to -clip, which float32 does not hold exactly."""
+    run = make_run("secure", clip=clip, learning_rate=2.0, compare=True)
+    assert [record.aborted for record in run_rounds(run, 3)] == [None] * 3
+
+
+def with_batch_norm(name: str, *, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
+    model = build_model("logistic", image_shape=image_shape, num_classes=num_classes, seed=seed)
+    return nn.Sequential(nn.BatchNorm2d(1), *model)
+
+
+@pytest.mark.parametrize("aggregator", ["secure", "plain"])
+def test_counters_of_batch_norm_stay_the_servers_and_its_means_are_averaged(
+    aggregator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fl/state.py's table: float buffers travel, integer ones never do and are reset before each client."""
+    started_at: list[int] = []
+    local: list[tuple[int, np.ndarray]] = []
+
+    def note(model: nn.Module, images: torch.Tensor, *args: Any, **options: Any) -> Any:
+        started_at.append(int(model[0].num_batches_tracked))
+        result = train(model, images, *args, **options)
+        assert model[0].num_batches_tracked == started_at[-1] + 4
+        local.append((len(images), model[0].running_var.numpy().copy()))
+        return result
+
+    monkeypatch.setattr(rounds, "build_model", with_batch_norm)
+    monkeypatch.setattr(rounds, "train", note)
+    run = make_run(aggregator)
+    run.model[0].num_batches_tracked.fill_(7)
+    for _ in range(2):
+        local.clear()
+        run.run_round()
+        mean = np.average([variance for _, variance in local], axis=0, weights=[count for count, _ in local])
+        np.testing.assert_allclose(run.model[0].running_var.numpy(), mean, atol=1e-5)
+        assert run.model[0].running_var.item() != 1
+        assert run.model[0].num_batches_tracked == 7
+    assert started_at == [7] * 12
+
+
+def test_both_runs_of_a_comparison_start_alike() -> None:
+    secure, plain = start_runs(tiny_config(compare=True), DATASET)
+    assert (secure.aggregator.name, plain.aggregator.name) == ("secure", "plain")
+    assert state_bytes(secure.model) == state_bytes(plain.model)
+    assert secure.plan is not None
+    assert plain.plan is None
+    alone = start_runs(tiny_config(), DATASET)
+    assert [run.aggregator.name for run in alone] == ["secure"]
+    assert isinstance(start_runs(tiny_config(aggregator="plain"), DATASET)[0].aggregator, PlainAggregator)
+
+
+def test_the_plan_is_for_the_sample_and_its_dropouts() -> None:
+    run = make_run("secure", clients=20, sample=10, dropout=0.2, corrupt=0.2)
+    assert run.plan is not None
+    assert run.plan.parameters.num_clients == 10
+    assert run.plan.parameters.threshold == 7
+    assert run.plan.expected_dropouts == 2
+    with pytest.raises(PlanError, match="5 of 10 clients are expected to vanish"):
+        make_run("secure", clients=20, sample=10, dropout=0.5)
+
+
+def test_a_run_that_does_not_fit_the_data_is_refused_before_it_starts() -> None:
+    with pytest.raises(ConfigError, match="examples"):
+        make_run("secure", clients=241)
+    with pytest.raises(ConfigError, match="who wrote what"):
+        make_run("secure", partition="by-writer")
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63, 2**64, 10**30])
+def test_any_seed_that_a_config_takes_can_be_run(seed: int) -> None:
+    try:
+        config = tiny_config(seed=seed)
+    except ConfigError:
+        return
+    FederatedRun(config, DATASET, "secure").run_round()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "expected"),
+    [
+        ("logistic", (1, 8, 8), 64 * 10),
+        ("2nn", (1, 28, 28), 784 * 200 + 200 * 200 + 200 * 10),
+        ("cnn", (1, 28, 28), 28 * 28 * 25 * 32 + 14 * 14 * 25 * 32 * 64 + 7 * 7 * 64 * 128 + 128 * 10),
+    ],
+)
+def test_a_models_work_is_counted(model: str, shape: tuple[int, int, int], expected: int) -> None:
+    built = build_model(model, image_shape=shape, num_classes=10, seed=0)
+    assert multiplications(built, shape) == expected
+    assert built.training
+
+
+def test_small_models_train_on_one_thread() -> None:
+    small = build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=0)
+    assert worthwhile_threads(small, (1, 8, 8), 10) == 1
+    with torch_threads(2):
+        assert worthwhile_threads(small, (1, 8, 8), 10**6) <= 2
+
+
+def test_the_number_of_threads_is_put_back() -> None:
+    def fail_on_one_thread() -> None:
+        with torch_threads(1):
+            assert torch.get_num_threads() == 1
+            raise KeyError
+
+    with torch_threads(2):
+        with pytest.raises(KeyError):
+            fail_on_one_thread()
+        assert torch.get_num_threads() == 2
