@@ -6,16 +6,9 @@ from dataclasses import dataclass
 from enum import Enum, unique
 from typing import NoReturn
 
-from secagg._server_rounds import (
-    AdvertiseKeysRound,
-    Ended,
-    MaskedInputRound,
-    Recovery,
-    Session,
-    ShareKeysRound,
-    Stage,
-    UnmaskingRound,
-)
+from secagg._server_rounds import AdvertiseKeysRound, MaskedInputRound, ShareKeysRound
+from secagg._server_stages import Ended, Session, Stage
+from secagg._server_unmasking import Recovery, UnmaskingRound
 from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
