@@ -50,6 +50,11 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.path} holds a run already: go on with it by --resume {self.path}, or choose another folder"
                 )
+            for name in (_CONFIG, _METRICS, _MODEL, PLOT):
+                if (self.path / name).exists():
+                    raise ConfigError(
+                        f"{self.path} holds a file {name} already: choose another folder, or move it away"
+                    )
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error

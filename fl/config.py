@@ -132,9 +132,9 @@ class RunConfig:
             problems.append(f"value_bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}")
         if not MIN_CLIP <= self.clip <= MAX_CLIP:
             problems.append(f"clip must be between {MIN_CLIP:g} and {MAX_CLIP:g}, not {self.clip}")
-        if self.aggregator == "secure" and self.clients < 2:
+        if self.aggregator == "secure" and self.clients == 1:
             problems.append("secure aggregation needs at least 2 clients: the sum of one update is that update")
-        if not 1 <= self.sample <= max(1, self.clients):
+        if self.clients >= 1 and not 1 <= self.sample <= self.clients:
             problems.append(f"sample must be between 1 and the {self.clients} clients, not {self.sample}")
         for name in ("dropout", "corrupt"):
             if not 0 <= getattr(self, name) < 1:

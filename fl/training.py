@@ -53,7 +53,7 @@ class LocalTraining:
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             problems.append(f"weight_decay must not be negative, nor {self.weight_decay}")
         if self.bfloat16 not in get_args(Precision):
-            problems.append(f"bfloat16 must be one of {get_args(Precision)}, not {self.bfloat16!r}")
+            problems.append(f"bfloat16 must be one of {', '.join(get_args(Precision))}, not {self.bfloat16!r}")
         if problems:
             raise ConfigError("; ".join(problems))
 

@@ -45,12 +45,12 @@ def load_dataset(
     Raises ConfigError for an unknown name; DataError if the data cannot be found, or are not what they
     should be.
     """
-    if name == "digits":
-        return _load_digits()
-    if name not in catalog:
+    if name != "digits" and name not in catalog:
         raise ConfigError(f"unknown data set {name!r}; known are {', '.join(('digits', *catalog))}")
     if data_dir is not None and not _is_folder(data_dir):
         raise DataError(f"{data_dir}: no such folder (data_dir)")
+    if name == "digits":
+        return _load_digits()
     source = catalog[name]
     finder = FileFinder(source, data_dir, download)
     train_labels = _read_labels(finder, source.train_labels)

@@ -470,3 +470,11 @@ def test_settings_that_are_the_default_are_refused_as_well_beside_resume(finishe
 def test_a_run_cannot_be_resumed_to_fewer_rounds(finished_run: Path) -> None:
     assert_refused(invoke("train", "--resume", finished_run, "--rounds", 1), "2 rounds already")
     assert_refused(invoke("train", "--resume", finished_run, "--rounds", 0), "rounds")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "model.safetensors", "accuracy.png"])
+def test_a_strangers_file_is_not_written_over(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    result = invoke("train", "--model", "logistic", "--clients", CLIENTS, "--out", tmp_path)
+    assert_refused(result, f"holds a file {name} already")
+    assert (tmp_path / name).read_text() == "mine"
