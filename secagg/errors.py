@@ -13,7 +13,10 @@ class SecAggError(Exception):
 
 
 class LocalProtocolError(SecAggError):
-    """The caller used a machine wrongly (phase, shape, dtype, range). Nothing was consumed or sent."""
+    """The caller used a machine wrongly (phase, shape, dtype, range). Nothing was sent, and the machine goes on.
+
+    Only a source of randomness that does not give what it is asked for ends the machine that asked.
+    """
 
 
 class CodecError(SecAggError):

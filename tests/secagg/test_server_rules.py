@@ -11,7 +11,16 @@ from secagg import Aborted, AbortReason, ClientDropped, Completed, DropReason, R
 from secagg.algebra.field import PRIME
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
-from tests.cohort import BEFORE_INPUT, BEFORE_KEYS, BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
+from tests.cohort import (
+    BEFORE_INPUT,
+    BEFORE_KEYS,
+    BEFORE_SHARES,
+    BEFORE_UNMASKING,
+    Cohort,
+    exact_sum,
+    make_params,
+    random_inputs,
+)
 from tests.secagg.machines import ALICE, ALL_MESSAGES, BAD_POINTS, CLIENT_MESSAGES, VANISHED, script
 
 AWAITED = {
@@ -347,12 +356,12 @@ def without_shares_of(owner):
     return uplink
 
 
-def damages_shares_of(owner, limbs=slice(None)):
-    """The first client's share of the owner's secret is wrong."""
+def damages_shares_of(owner, limbs=slice(None), sender=IDS[0]):
+    """One client's share of the owner's secret is wrong."""
     place = IDS.index(owner)
 
     def uplink(client_id, message):
-        if isinstance(message, UnmaskingShares) and client_id == IDS[0]:
+        if isinstance(message, UnmaskingShares) and client_id == sender:
             shares = message.shares.copy()
             shares[place, limbs] = (shares[place, limbs].astype(int) + 4321) % PRIME
             return replace(message, shares=shares)
@@ -401,6 +410,13 @@ FAILURES = [
         {34: BEFORE_INPUT},
         damages_shares_of(34),
     ),
+    Failure(
+        "a share of a mask key is wrong, and none is left to compare with",
+        Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, 6, 5, missing=(55,), owners=(34,)),
+        {34: BEFORE_INPUT, 55: BEFORE_UNMASKING},
+        # In a limb and by a number that leave a seed of the right form: only the advertised key tells.
+        damages_shares_of(34, 0),
+    ),
     *(
         Failure(
             f"a share of a mask key is wrong in limb {limb} alone",
@@ -438,9 +454,10 @@ def test_every_abort_reason_has_a_test():
 
 
 @pytest.mark.parametrize("limb", range(9))
-def test_a_share_of_a_self_mask_that_is_wrong_in_one_limb_gives_no_wrong_sum(limb):
+@pytest.mark.parametrize("sender", [5, 21, 55])
+def test_a_share_of_a_self_mask_that_is_wrong_in_one_limb_gives_no_wrong_sum(limb, sender):
     """All six clients answered, and four shares give the seed: the other two can tell that one share is wrong."""
-    outcome = Cohort(PARAMS, INPUTS, uplink=damages_shares_of(34, limb), entropy_seed="failures").run()
+    outcome = Cohort(PARAMS, INPUTS, uplink=damages_shares_of(34, limb, sender), entropy_seed="failures").run()
     if isinstance(outcome.end, Completed):
         assert outcome.end.sum.tolist() == exact_sum(PARAMS, INPUTS.values())
     else:
