@@ -104,7 +104,7 @@ class SecureAggregator:
         encoding: how updates become integers.
         verify: keep what the clients encoded, and compare the secure sum with theirs, element by element. For
             simulations: it needs all vectors in memory, and no real server could do it.
-        workers: threads for the recovery of the masks.
+        workers: cores for the recovery of the masks.
     """
 
     name = "secure"

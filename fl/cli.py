@@ -126,7 +126,7 @@ def simulate(
     corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
     adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
     graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
-    workers: Annotated[int, Option(help="Threads for the recovery of the masks (default: all cores).")] = 0,
+    workers: Annotated[int, Option(help="Cores for the recovery of the masks (default: all).")] = 0,
     seed: Annotated[int, Option(help="Of inputs and dropouts; never of keys and masks.")] = 0,
     as_json: JsonOption = False,
 ) -> None:

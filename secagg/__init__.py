@@ -7,7 +7,7 @@ Machine Learning" (CCS 2017).  `Client` and `Server` turn messages into events; 
 
 from secagg._client_states import ClientPhase
 from secagg.client import Client
-from secagg.codec import decode_client_message, decode_server_message, encode, max_message_bytes
+from secagg.codec import decode_client_message, decode_server_message, encode, encode_parts, max_message_bytes
 from secagg.errors import CodecError, LocalProtocolError, PlanError, RemoteProtocolError, Rule, SecAggError
 from secagg.events import (
     SERVER,
@@ -63,6 +63,7 @@ __all__ = [
     "decode_client_message",
     "decode_server_message",
     "encode",
+    "encode_parts",
     "max_message_bytes",
     "plan",
 ]

@@ -65,13 +65,24 @@ def encode(message: Message, params: Parameters) -> bytes:
 
     LocalProtocolError if it is no message of these parameters.
     """
+    return b"".join(encode_parts(message, params))
+
+
+def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryview, ...]:
+    """The same bytes in pieces, for a transport that gathers: a masked input's vector is packed and not copied again.
+
+    In a ring of exactly 8, 16, 32 or 64 bits the last piece is a view of the message's own vector.
+    """
     _check_params(params)
     try:
         code, fields = _encoded_fields(message, params)
+        *small, last = fields
+        items = (PROTOCOL_VERSION, code, message.session_id, *small)
+        payload = memoryview(last)
+        head = bytes([0x90 + len(items) + 1]) + b"".join(map(msgpack.packb, items)) + _bin_header(payload.nbytes)
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise LocalProtocolError(f"{type(message).__name__} with fields that cannot be encoded: {error}") from None
-    encoded: bytes = msgpack.packb([PROTOCOL_VERSION, code, message.session_id, *fields], use_bin_type=True)
-    return encoded
+    return head, payload
 
 
 def decode_client_message(data: bytes | memoryview, params: Parameters) -> ClientMessage:
@@ -193,7 +204,14 @@ def _decode(
     return message
 
 
+def _bin_header(size: int) -> bytes:
+    """msgpack's header of a byte string, in its shortest form."""
+    width = 1 if size < 0x100 else 2 if size < 0x10000 else 4
+    return bytes([0xC4 + width // 2]) + size.to_bytes(width, "big")
+
+
 def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[Any, ...]]:
+    """The message's type, and its fields, of which the last is a byte string."""
     match message:
         case AdvertiseKeys():
             return 1, (message.channel_public_key, message.mask_public_key)

@@ -139,13 +139,19 @@ class UnmaskJob:
     @property
     def num_masks(self) -> int:
         """How many masks have to be expanded: the unit of work."""
-        return len(self.self_mask_seeds) + sum(len(key.peer_ids) for key in self.recovered)
+        return len(self.self_mask_seeds) + self.num_agreements
+
+    @property
+    def num_agreements(self) -> int:
+        """How many of them need a key agreement first, which holds the interpreter lock."""
+        return sum(len(key.peer_ids) for key in self.recovered)
 
     def run(self, workers: int = 1) -> MaskSum:
         """The sum of the masks, for `Server.finish`.
 
         Args:
-            workers: threads. The ciphers release the interpreter lock, key agreement does not.
+            workers: threads. The ciphers release the interpreter lock, key agreement does not: a job of many
+                agreements gains by `split` over processes (`transport.RecoveryPool`).
 
         Raises:
             LocalProtocolError: workers is not a positive int.

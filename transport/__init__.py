@@ -5,6 +5,7 @@ from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
 from transport.memory import ClientReport, Inputs, Observer, SessionReport, run_session
+from transport.recovery import RecoveryPool
 
 __all__ = [
     "ClientDriver",
@@ -17,6 +18,7 @@ __all__ = [
     "FrameError",
     "Inputs",
     "Observer",
+    "RecoveryPool",
     "ServerDriver",
     "SessionReport",
     "TransportError",

@@ -39,6 +39,9 @@ InputProvider: TypeAlias = Callable[[], InputVector]
 Delivery: TypeAlias = tuple[ClientId, bytes]
 """An encoded message and the client to send it to."""
 
+Parts: TypeAlias = tuple[bytes | memoryview, ...]
+"""An encoded message in pieces, to be sent in order: `encode_frame` takes it."""
+
 _CLOSED = frozenset((ServerPhase.RECOVERY, ServerPhase.COMPLETED, ServerPhase.ABORTED))
 
 
@@ -89,7 +92,7 @@ class ServerDriver:
         """Open the first round."""
         self.deadline = now + self._deadlines.of(self.round)
 
-    def data_received(self, client_id: ClientId, data: bytes, now: float) -> list[Delivery]:
+    def data_received(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
         """A whole message of a client, whose id is the connection's."""
         try:
             message = secagg.decode_client_message(data, self._server.params)
@@ -164,11 +167,11 @@ class ClientDriver:
         """Whether nothing more is expected of this client."""
         return self.error is not None or self._client.phase is secagg.ClientPhase.FINISHED
 
-    def start(self) -> list[bytes]:
+    def start(self) -> list[Parts]:
         """The first messages to send."""
         return self._handle(self._client.start())
 
-    def data_received(self, data: bytes) -> list[bytes]:
+    def data_received(self, data: bytes | memoryview) -> list[Parts]:
         """A whole message of the server; returns the messages to send."""
         if self.error is not None:
             return []
@@ -180,12 +183,12 @@ class ClientDriver:
             self.error = error
             return []
 
-    def _handle(self, events: tuple[secagg.events.ClientEvent, ...]) -> list[bytes]:
-        out: list[bytes] = []
+    def _handle(self, events: tuple[secagg.events.ClientEvent, ...]) -> list[Parts]:
+        out: list[Parts] = []
         for event in events:
             match event:
                 case Send(message=message):
-                    out.append(secagg.encode(message, self._client.params))
+                    out.append(secagg.encode_parts(message, self._client.params))
                 case InputRequested():
                     out += self._handle(self._client.submit_input(self._provide_input()))
         return out

@@ -5,17 +5,30 @@ finds damage on a link that has no integrity of its own; against an attacker a l
 """
 
 import zlib
+from collections.abc import Sequence
 from struct import Struct
+from typing import TypeAlias
 
 from transport.errors import FrameError
 
 _HEADER = Struct(">II")
 HEADER_BYTES = _HEADER.size
 
+# Payloads from this size on are handed out as they lie in the buffer, without a copy.
+_LARGE = 1 << 16
 
-def encode_frame(payload: bytes) -> bytes:
-    """The frame that carries ``payload``."""
-    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+Payload: TypeAlias = bytes | memoryview | Sequence[bytes | memoryview]
+"""What a frame carries: bytes, or the pieces that `secagg.encode_parts` gives, in order."""
+
+
+def encode_frame(payload: Payload) -> bytes:
+    """The frame that carries ``payload``: the one place where a large vector is copied on its way out."""
+    parts = [payload] if isinstance(payload, bytes | memoryview) else payload
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join((_HEADER.pack(sum(map(len, parts)), checksum), *parts))
 
 
 class FrameDecoder:
@@ -36,8 +49,8 @@ class FrameDecoder:
         """Whether the stream ends within a frame: if it does so for good, the sender broke off."""
         return bool(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The payloads that ``data`` completes.
+    def feed(self, data: bytes) -> list[memoryview]:
+        """The payloads that ``data`` completes, each the only view of its bytes.
 
         Raises:
             FrameError: a frame that is too long or damaged; from then on always. Payloads that came before it in
@@ -56,7 +69,7 @@ class FrameDecoder:
                 return payloads
         raise FrameError(self.broken)
 
-    def _next(self) -> bytes | None:
+    def _next(self) -> memoryview | None:
         if len(self._buffer) < HEADER_BYTES:
             return None
         length, checksum = _HEADER.unpack_from(self._buffer)
@@ -65,8 +78,13 @@ class FrameDecoder:
         end = HEADER_BYTES + length
         if len(self._buffer) < end:
             return None
-        payload = bytes(memoryview(self._buffer)[HEADER_BYTES:end])
-        del self._buffer[:end]
+        payload = memoryview(self._buffer)[HEADER_BYTES:end].toreadonly()
+        if length < _LARGE:
+            payload = memoryview(bytes(payload))
+            del self._buffer[:end]
+        else:
+            # A large payload stays where it is, and what follows it is moved.
+            self._buffer = self._buffer[end:]
         if zlib.crc32(payload) != checksum:
             raise FrameError("a frame is damaged: its checksum does not match")
         return payload

@@ -30,10 +30,11 @@ from secagg import (
     SecAggError,
     Server,
 )
-from transport.driver import ClientDriver, Deadlines, InputVector, ServerDriver
+from transport.driver import ClientDriver, Deadlines, InputVector, Parts, ServerDriver
 from transport.errors import FrameError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
+from transport.recovery import RecoveryPool
 
 Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputVector]
 """Each client's input, or a function that makes it when it is due."""
@@ -122,7 +123,7 @@ def run_session(
         faults: what goes wrong; by default nothing.
         deadlines: how long rounds stay open, in virtual seconds.
         seed: of the network's latencies and of which bits a CORRUPT fault flips; never of keys or masks.
-        workers: threads for the recovery of the masks.
+        workers: cores for the recovery of the masks (see `RecoveryPool`).
         entropy: the source of keys and masks; only tests pass another than `os.urandom`.
         observer: called after each message that the server took.
 
@@ -140,10 +141,9 @@ def run_session(
     if not callable(inputs) and (without := sorted(set(ids) - set(inputs))):
         raise LocalProtocolError(f"there is no input for clients {', '.join(map(str, without[:10]))}")
     make_input = inputs if callable(inputs) else inputs.__getitem__
-    network = _Network(
-        server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, workers, observer
-    )
-    return network.run()
+    network = _Network(server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, observer)
+    with RecoveryPool(workers) as recovery:
+        return network.run(recovery)
 
 
 class _Connection:
@@ -184,7 +184,6 @@ class _Network:
         faults: FaultSchedule,
         deadlines: Deadlines,
         seed: int,
-        workers: int,
         observer: Observer | None,
     ) -> None:
         self._server = server
@@ -193,20 +192,19 @@ class _Network:
         self._faults = faults
         self._deadlines = deadlines
         self._rng = np.random.default_rng(seed)
-        self._workers = workers
         self._observer = observer
         self._now = 0.0
         self._order = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._server_seconds: defaultdict[Round, float] = defaultdict(float)
 
-    def run(self) -> SessionReport:
+    def run(self, recovery: RecoveryPool) -> SessionReport:
         self._driver.start(self._now)
         for connection in self._connections.values():
             self._schedule_answer(connection, connection.driver.start)
         while self._driver.outcome is None:
             if self._driver.job is not None:
-                self._server_step(self._finish)
+                self._server_step(lambda: self._finish(recovery))
             elif self._queue and (self._driver.deadline is None or self._queue[0][0] <= self._driver.deadline):
                 self._now, _, deliver = heapq.heappop(self._queue)
                 deliver()
@@ -222,9 +220,9 @@ class _Network:
             virtual_seconds=self._now,
         )
 
-    def _finish(self) -> list[tuple[ClientId, bytes]]:
+    def _finish(self, recovery: RecoveryPool) -> list[tuple[ClientId, bytes]]:
         assert self._driver.job is not None  # noqa: S101 - the caller saw it
-        self._driver.finish(self._driver.job.run(self._workers), self._now)
+        self._driver.finish(recovery.run(self._driver.job), self._now)
         return []
 
     def _server_step(self, step: Callable[[], list[tuple[ClientId, bytes]]]) -> None:
@@ -239,7 +237,7 @@ class _Network:
         for client_id, message in deliveries:
             self._send_down(self._connections[client_id], message)
 
-    def _schedule_answer(self, connection: _Connection, step: Callable[[], list[bytes]]) -> None:
+    def _schedule_answer(self, connection: _Connection, step: Callable[[], list[Parts]]) -> None:
         """Let a client act, so that what it sends arrives when this round's fault and the latency say.
 
         It acts when its message arrives, not when it is sent: what waits on the wire is then a promise, and not
@@ -252,7 +250,7 @@ class _Network:
             return
         self._schedule(self._delay(round_, fault), partial(self._answer, connection, round_, step))
 
-    def _answer(self, connection: _Connection, round_: Round, step: Callable[[], list[bytes]]) -> None:
+    def _answer(self, connection: _Connection, round_: Round, step: Callable[[], list[Parts]]) -> None:
         """A client acts, and its message arrives."""
         if not connection.open:
             return

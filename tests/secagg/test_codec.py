@@ -16,6 +16,7 @@ from secagg import (
     decode_client_message,
     decode_server_message,
     encode,
+    encode_parts,
     max_message_bytes,
 )
 from secagg.algebra import ring
@@ -574,3 +575,17 @@ def test_views_of_memory_that_are_no_row_of_bytes(view):
         "empty": memoryview(b""),
     }[view]
     only_codec_errors_escape(memory)
+
+
+@pytest.mark.parametrize("ring_bits", [8, 16, 32, 64])
+def test_a_masked_input_of_whole_words_is_encoded_without_a_copy(ring_bits):
+    params = make_params(vector_length=1000, value_bits=4, ring_bits=ring_bits)
+    vector = np.arange(1000).astype(f"<u{ring_bits // 8}")
+    _, payload = encode_parts(MaskedInput(bytes(32), vector), params)
+    assert np.shares_memory(np.frombuffer(payload, dtype=np.uint8), vector)
+
+
+@pytest.mark.parametrize("field", [None, 5, "text", [1], 2.0])
+def test_a_field_that_is_no_byte_string_is_not_encoded(field):
+    with pytest.raises(LocalProtocolError, match="ShareKeys"):
+        encode_parts(ShareKeys(bytes(32), field), make_params())

@@ -31,7 +31,7 @@ class Session:
     def hand_in(self, answers, now: float):
         deliveries = []
         for client_id, data in answers:
-            deliveries += self.server.data_received(client_id, data, now)
+            deliveries += self.server.data_received(client_id, b"".join(data), now)
         return deliveries
 
 

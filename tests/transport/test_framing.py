@@ -67,3 +67,21 @@ def test_a_stream_that_ends_within_a_frame_is_known_to_be_incomplete(payload: by
     decoder = FrameDecoder(max_payload=200)
     assert decoder.feed(frame[: data.draw(st.integers(1, len(frame) - 1))]) == []
     assert decoder.incomplete
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16 - 1, 2**16, 300_000])
+def test_a_message_in_pieces_travels_as_one_payload(size: int) -> None:
+    pieces = (b"head", memoryview(bytes(range(256)) * (size // 256 + 1))[:size])
+    decoder = FrameDecoder(max_payload=400_000)
+    frame = encode_frame(pieces)
+    assert frame == encode_frame(b"".join(pieces))
+    assert decoder.feed(frame + encode_frame(b"next")) == [b"".join(pieces), b"next"]
+
+
+def test_payloads_keep_their_bytes_when_more_is_fed() -> None:
+    decoder = FrameDecoder(max_payload=400_000)
+    first, second = bytes(200_000), bytes([1]) * 200_000
+    (held,) = decoder.feed(encode_frame(first))
+    decoder.feed(encode_frame(second))
+    assert held == first
+    assert held.readonly
