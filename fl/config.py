@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fl.errors import ConfigError
 from fl.quantization import MAX_CLIP, MAX_VALUE_BITS, MIN_CLIP, MIN_VALUE_BITS
 from secagg import Round
+from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 # The command line reads its defaults here; it must not wait seconds for torch to do so.
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ def _value_bits_for(num_clients: int) -> int:
 
 
 DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
-    "any": tuple(Round),
+    "any": ROUNDS_OF_EVERY_SESSION,
     "advertise-keys": (Round.ADVERTISE_KEYS,),
     "share-keys": (Round.SHARE_KEYS,),
     "masked-input-collection": (Round.MASKED_INPUT_COLLECTION,),
+    "consistency-check": (Round.CONSISTENCY_CHECK,),
     "unmasking": (Round.UNMASKING,),
 }
 """Where clients vanish: before or while they send their message of that round of the protocol."""

@@ -14,6 +14,7 @@ _COLORS = {
     Round.ADVERTISE_KEYS: "#8d6a9f",
     Round.SHARE_KEYS: "#c5a6d0",
     Round.MASKED_INPUT_COLLECTION: "#dd8452",
+    Round.CONSISTENCY_CHECK: "#e9b44c",
     Round.UNMASKING: "#f2c14e",
 }
 _INCLUDED = "#4c72b0"
@@ -21,6 +22,7 @@ _WHERE = {
     Round.ADVERTISE_KEYS: "vanished before keys",
     Round.SHARE_KEYS: "vanished before shares",
     Round.MASKED_INPUT_COLLECTION: "vanished before masked input",
+    Round.CONSISTENCY_CHECK: "vanished before the consistency check (update included)",
     Round.UNMASKING: "vanished before unmasking (update included)",
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secagg import ClientId, Completed, Plan, Round
+from secagg import ClientId, Completed, Plan, Round, rounds_of
 from transport import FaultSchedule, Observer, SessionReport, run_session
 
 
@@ -79,7 +79,8 @@ def simulate(
     exact = None
     if isinstance(outcome, Completed):
         exact = bool(np.array_equal(outcome.sum, inputs.sum_of(outcome.included)))
-    return SimulationResult(report, exact, seconds, {r: _cost(report, r) for r in Round}, _peak_rss_bytes())
+    rounds = {round_: _cost(report, round_) for round_ in rounds_of(plan.parameters)}
+    return SimulationResult(report, exact, seconds, rounds, _peak_rss_bytes())
 
 
 def to_json(plan_json: dict[str, Any], result: SimulationResult) -> dict[str, Any]:

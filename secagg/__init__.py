@@ -15,18 +15,24 @@ from secagg.events import (
     AbortReason,
     ClientDropped,
     Completed,
+    Dispute,
     DropReason,
     InputRequested,
     Round,
     Send,
+    ShareFault,
+    SharesDisputed,
     UnmaskReady,
+    rounds_of,
 )
+from secagg.identity import Identity, KeyDirectory, PinnedKeys, TrustOnFirstUse, TrustOnFirstUseWarning
 from secagg.masking import MaskSum, UnmaskJob
 from secagg.messages import ClientMessage, ServerMessage
 from secagg.params import Adversary, ClientId, Parameters
 from secagg.planner import GraphKind, Plan, plan
 from secagg.primitives.entropy import EntropySource
 from secagg.server import Server, ServerPhase, ServerStatus
+from secagg.transcript import TranscriptEntry, What
 
 __all__ = [
     "SERVER",
@@ -40,13 +46,17 @@ __all__ = [
     "ClientPhase",
     "CodecError",
     "Completed",
+    "Dispute",
     "DropReason",
     "EntropySource",
     "GraphKind",
+    "Identity",
     "InputRequested",
+    "KeyDirectory",
     "LocalProtocolError",
     "MaskSum",
     "Parameters",
+    "PinnedKeys",
     "Plan",
     "PlanError",
     "RemoteProtocolError",
@@ -58,12 +68,19 @@ __all__ = [
     "ServerMessage",
     "ServerPhase",
     "ServerStatus",
+    "ShareFault",
+    "SharesDisputed",
+    "TranscriptEntry",
+    "TrustOnFirstUse",
+    "TrustOnFirstUseWarning",
     "UnmaskJob",
     "UnmaskReady",
+    "What",
     "decode_client_message",
     "decode_server_message",
     "encode",
     "encode_parts",
     "max_message_bytes",
     "plan",
+    "rounds_of",
 ]

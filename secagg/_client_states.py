@@ -9,19 +9,21 @@ answering two different survivor lists from one state would give away both secre
 
 from dataclasses import dataclass
 from enum import Enum, unique
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from secagg import sharing
+from secagg import sharing, statements
+from secagg._client_rules import Setup, check_consistency_proof, check_flags, check_peer_keys, listed, split
 from secagg.algebra import ring
 from secagg.errors import RemoteProtocolError, Rule
 from secagg.events import SERVER, ClientEvent, InputRequested, Send
 from secagg.masking import accumulate, mask_secret_key, pairwise_mask, self_mask
 from secagg.messages import (
     AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
     Flags,
     MaskedInput,
     PeerKeys,
@@ -31,9 +33,10 @@ from secagg.messages import (
     SurvivorList,
     UnmaskingShares,
 )
-from secagg.params import ClientId, Parameters
-from secagg.primitives import aead, agreement
+from secagg.params import ClientId
+from secagg.primitives import aead, agreement, signing
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
+from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.entropy import EntropySource, draw
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, SEED_BYTES, SHARE_BYTES, ShareChannel
 
@@ -47,18 +50,10 @@ class ClientPhase(Enum):
     SHARED_KEYS = "its encrypted shares are out; waits for PeerShares"
     INPUT_REQUESTED = "the pairwise keys are set; waits for submit_input()"
     MASKED = "its masked input is out; waits for SurvivorList"
+    SURVIVORS_SIGNED = "it signed the survivor list; waits for the others' signatures"
     FINISHED = "it answered the survivor list; its part is done"
     ABORTED = "a rule was broken or the host gave up; nothing is left"
     SUSPENDED = "moved into the bytes that suspend() returned; nothing is left"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Setup:
-    """What does not change during a session. Public."""
-
-    params: Parameters
-    client_id: ClientId
-    session_id: bytes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,11 +82,14 @@ class Created(State):
         mask_key_seed = draw(entropy, SEED_BYTES)
         self_mask_seed = draw(entropy, SEED_BYTES)
         sharing_seed = draw(entropy, SEED_BYTES)
-        message = AdvertiseKeys(
-            setup.session_id,
-            channel_public_key=agreement.public_key(channel_secret_key),
-            mask_public_key=mask_secret_key(mask_key_seed, setup.session_id, setup.client_id).public_key(),
+        keys = (
+            agreement.public_key(channel_secret_key),
+            mask_secret_key(mask_key_seed, setup.session_id, setup.client_id).public_key(),
         )
+        message = AdvertiseKeys(setup.session_id, *keys)
+        if setup.identity is not None:
+            statement = statements.advertised_keys(setup.session_id, setup.client_id, *keys)
+            message = AdvertiseKeys(setup.session_id, *keys, setup.identity.public_key, setup.identity.sign(statement))
         state = Advertised(setup, channel_secret_key, mask_key_seed, self_mask_seed, sharing_seed)
         return state, (Send(SERVER, message),)
 
@@ -113,7 +111,7 @@ class Advertised(State):
             channel_key.public_key(),
             mask_secret_key(self.mask_key_seed, setup.session_id, setup.client_id).public_key(),
         )
-        own_place = _check_peer_keys(message, setup, own_keys)
+        own_place = check_peer_keys(message, setup, own_keys)
 
         num_peers = len(message.client_ids)
         coefficients = sharing.coefficient_source(self.sharing_seed, setup.session_id, setup.client_id)
@@ -131,22 +129,27 @@ class Advertised(State):
             plaintext = plaintexts[2 * SHARE_BYTES * place : 2 * SHARE_BYTES * (place + 1)]
             encrypted_shares += channel.seal_shares(plaintext, setup.session_id, setup.client_id, peer_id)
             receive_keys += channel.receive_key
+        commitment = sharing.seed_commitment(self.self_mask_seed, setup.session_id, setup.client_id)
         state = SharedKeys(
             setup,
             client_ids=message.client_ids,
             mask_public_keys=message.mask_public_keys,
+            identity_keys=message.identity_keys,
+            member_keys=_member_keys(message) if params.is_signed else b"",
             receive_keys=bytes(receive_keys),
             mask_key_seed=self.mask_key_seed,
             self_mask_seed=self.self_mask_seed,
             own_shares=sharing.shares_to_bytes(shares[own_place]),
         )
-        return state, (Send(SERVER, ShareKeys(setup.session_id, bytes(encrypted_shares))),)
+        return state, (Send(SERVER, ShareKeys(setup.session_id, commitment, bytes(encrypted_shares))),)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SharedKeys(State):
     client_ids: tuple[ClientId, ...]
     mask_public_keys: bytes
+    identity_keys: bytes
+    member_keys: bytes
     receive_keys: bytes
     mask_key_seed: bytes
     self_mask_seed: bytes
@@ -157,7 +160,7 @@ class SharedKeys(State):
         if not isinstance(message, PeerShares):
             return State.receive(self, message)
         setup, params = self.setup, self.setup.params
-        _check_flags(message.shared, self.client_ids, setup)
+        check_flags(message.shared, self.client_ids, setup)
         if len(message.encrypted_shares) != ENCRYPTED_SHARES_BYTES * (sum(message.shared) - 1):
             raise RemoteProtocolError(Rule.WRONG_SIZE, "encrypted shares for other peers than those that shared keys")
 
@@ -187,6 +190,8 @@ class SharedKeys(State):
             setup,
             client_ids=self.client_ids,
             mask_public_keys=self.mask_public_keys,
+            identity_keys=self.identity_keys,
+            member_keys=self.member_keys,
             mask_key_seed=self.mask_key_seed,
             self_mask_seed=self.self_mask_seed,
             shared=message.shared,
@@ -200,6 +205,8 @@ class SharedKeys(State):
 class InputAwaited(State):
     client_ids: tuple[ClientId, ...]
     mask_public_keys: bytes
+    identity_keys: bytes
+    member_keys: bytes
     mask_key_seed: bytes
     self_mask_seed: bytes
     shared: Flags
@@ -218,40 +225,92 @@ class InputAwaited(State):
                 masks.append(pairwise_mask(secret_key, peer_key, setup.session_id, setup.client_id, peer_id))
         accumulate(masked_input, masks)
         ring.reduce_in_place(masked_input, params.ring_bits)
-        state = Masked(setup, client_ids=self.client_ids, shared=self.shared, held=self.held, shares=self.shares)
+        state = Masked(
+            setup,
+            client_ids=self.client_ids,
+            identity_keys=self.identity_keys,
+            member_keys=self.member_keys,
+            shared=self.shared,
+            held=self.held,
+            shares=self.shares,
+        )
         return state, (Send(SERVER, MaskedInput(setup.session_id, masked_input)),)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Masked(State):
     client_ids: tuple[ClientId, ...]
+    identity_keys: bytes
+    member_keys: bytes
     shared: Flags
     held: Flags
     shares: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
-        """Release one share a peer: of a survivor's self-mask seed, of a vanished one's mask key (paper, round 4)."""
+        """Take the list of survivors: sign it (paper, round 3), or answer it at once where nothing is signed."""
         if not isinstance(message, SurvivorList):
             return State.receive(self, message)
         setup = self.setup
-        _check_flags(message.survivors, self.client_ids, setup)
+        check_flags(message.survivors, self.client_ids, setup)
         strangers = [
             peer_id
             for peer_id, survives, has_shared in zip(self.client_ids, message.survivors, self.shared, strict=True)
             if survives and not has_shared
         ]
         if strangers:
-            raise RemoteProtocolError(Rule.SURVIVORS_NOT_SUBSET, f"clients {_listed(strangers)}")
-        held = np.array(self.held, dtype=bool)
-        shares = sharing.shares_from_bytes(self.shares).reshape(-1, 2, LIMBS)[held]
-        survives = np.array(message.survivors, dtype=bool)[held]
-        released = np.where(survives[:, None], shares[:, 1], shares[:, 0])
-        return Finished(setup), (Send(SERVER, UnmaskingShares(setup.session_id, self.held, released)),)
+            raise RemoteProtocolError(Rule.SURVIVORS_NOT_SUBSET, f"clients {listed(strangers)}")
+        if setup.identity is None:
+            return _release(setup, self.held, self.shares, message.survivors)
+        members = b"".join(
+            statements.member(key, statements.standing(*standing))
+            for key, *standing in zip(
+                split(self.member_keys, DIGEST_BYTES), self.shared, message.survivors, strict=True
+            )
+        )
+        state = SurvivorsSigned(
+            setup,
+            client_ids=self.client_ids,
+            identity_keys=self.identity_keys,
+            members=members,
+            held=self.held,
+            shares=self.shares,
+            survivors=message.survivors,
+        )
+        digest = statements.view_digest(setup.session_id, split(members, DIGEST_BYTES))
+        signature = setup.identity.sign(statements.view(setup.session_id, setup.client_id, digest))
+        return state, (Send(SERVER, ConsistencyCheck(setup.session_id, signature)),)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SurvivorsSigned(State):
+    client_ids: tuple[ClientId, ...]
+    identity_keys: bytes
+    members: bytes
+    held: Flags
+    shares: bytes
+    survivors: Flags
+
+    def receive(self, message: ServerMessage) -> Transition:
+        """Answer the list once a quorum has signed the same one (paper, round 4)."""
+        if isinstance(message, SurvivorList):
+            raise _second_list(message, self.survivors)
+        if not isinstance(message, ConsistencyProof):
+            return State.receive(self, message)
+        check_consistency_proof(message, self.setup, self.client_ids, self.identity_keys, self.members, self.survivors)
+        return _release(self.setup, self.held, self.shares, self.survivors)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Finished(State):
-    pass
+    survivors: Flags
+
+    def receive(self, message: ServerMessage) -> Transition:
+        """Nothing is answered twice."""
+        if isinstance(message, SurvivorList):
+            raise _second_list(message, self.survivors)
+        if isinstance(message, ConsistencyProof) and self.setup.params.is_signed:
+            raise RemoteProtocolError(Rule.REPEATED_REQUEST)
+        return State.receive(self, message)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -270,61 +329,37 @@ PHASES: dict[type[State], ClientPhase] = {
     SharedKeys: ClientPhase.SHARED_KEYS,
     InputAwaited: ClientPhase.INPUT_REQUESTED,
     Masked: ClientPhase.MASKED,
+    SurvivorsSigned: ClientPhase.SURVIVORS_SIGNED,
     Finished: ClientPhase.FINISHED,
     Aborted: ClientPhase.ABORTED,
     Suspended: ClientPhase.SUSPENDED,
 }
 
 
-def _check_peer_keys(message: PeerKeys, setup: Setup, own_keys: tuple[bytes, bytes]) -> int:
-    """Every rule for the list of keys; returns this client's place in it."""
-    ids, params = message.client_ids, setup.params
-    size = KEY_BYTES * len(ids)
-    if len(message.channel_public_keys) != size or len(message.mask_public_keys) != size:
-        raise RemoteProtocolError(Rule.WRONG_SIZE, f"keys for other than the {len(ids)} clients listed")
-    if any(first >= second for first, second in pairwise(ids)):
-        raise RemoteProtocolError(Rule.IDS_NOT_ASCENDING)
-    if setup.client_id not in ids:
-        raise RemoteProtocolError(Rule.SELF_MISSING)
-    if len(ids) > params.degree + 1:
-        raise RemoteProtocolError(Rule.TOO_MANY_PEERS, f"{len(ids)}, but at most {params.degree + 1}")
-    _check_enough(len(ids), setup)
-    channel_keys = _split_keys(message.channel_public_keys)
-    mask_keys = _split_keys(message.mask_public_keys)
-    own_place = ids.index(setup.client_id)
-    if (channel_keys[own_place], mask_keys[own_place]) != own_keys:
-        raise RemoteProtocolError(Rule.KEYS_OF_SELF_CHANGED)
-    if len({*channel_keys, *mask_keys}) != 2 * len(ids):
-        raise RemoteProtocolError(Rule.KEYS_NOT_DISTINCT)
-    invalid = tuple(
-        peer_id
-        for peer_id, *keys in zip(ids, channel_keys, mask_keys, strict=True)
-        if not all(map(agreement.is_valid_public_key, keys))
+def _release(setup: Setup, held_flags: Flags, share_bytes: bytes, survivors: Flags) -> Transition:
+    """One share a peer: of a survivor's self-mask seed, of a vanished one's mask key (paper, round 4)."""
+    held = np.array(held_flags, dtype=bool)
+    shares = sharing.shares_from_bytes(share_bytes).reshape(-1, 2, LIMBS)[held]
+    survives = np.array(survivors, dtype=bool)[held]
+    released = np.where(survives[:, None], shares[:, 1], shares[:, 0])
+    message = UnmaskingShares(setup.session_id, held_flags, released)
+    return Finished(setup.without_identity(), survivors), (Send(SERVER, message),)
+
+
+def _second_list(message: SurvivorList, answered: Flags) -> RemoteProtocolError:
+    changed = message.survivors != answered
+    return RemoteProtocolError(Rule.SURVIVORS_CHANGED if changed else Rule.REPEATED_REQUEST)
+
+
+def _member_keys(message: PeerKeys) -> bytes:
+    """`statements.member_keys` of everyone on the list."""
+    return b"".join(
+        statements.member_keys(message.session_id, peer_id, *keys)
+        for peer_id, *keys in zip(
+            message.client_ids,
+            split(message.identity_keys, signing.KEY_BYTES),
+            split(message.channel_public_keys, KEY_BYTES),
+            split(message.mask_public_keys, KEY_BYTES),
+            strict=True,
+        )
     )
-    if invalid:
-        raise RemoteProtocolError(Rule.INVALID_PUBLIC_KEY, f"of clients {_listed(invalid)}", invalid)
-    return own_place
-
-
-def _check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -> None:
-    """The rules that both lists of clients obey, that of who shared keys and that of who survived."""
-    if len(flags) != len(client_ids):
-        raise RemoteProtocolError(Rule.WRONG_SIZE, f"{len(flags)} flags for {len(client_ids)} clients")
-    if not flags[client_ids.index(setup.client_id)]:
-        raise RemoteProtocolError(Rule.SELF_MISSING)
-    _check_enough(sum(flags), setup)
-
-
-def _check_enough(num_clients: int, setup: Setup) -> None:
-    quorum = setup.params.quorum
-    if num_clients < quorum:
-        raise RemoteProtocolError(Rule.TOO_FEW_PEERS, f"{num_clients} with this client itself, but at least {quorum}")
-
-
-def _split_keys(keys: bytes) -> list[bytes]:
-    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
-
-
-def _listed(client_ids: list[ClientId] | tuple[ClientId, ...]) -> str:
-    shown = ", ".join(map(str, client_ids[:10]))
-    return f"{shown} and {len(client_ids) - 10} more" if len(client_ids) > 10 else shown

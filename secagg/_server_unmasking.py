@@ -1,14 +1,29 @@
 """The server's last round, Unmasking, and the recovery of the masks that follows it."""
 
+import hmac
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from secagg import sharing
-from secagg._server_stages import Closing, Directory, Ended, Session, Stage, owners_of_masks
+from secagg._server_stages import Closing, Directory, Ended, Session, Shared, Stage, owners_of_masks
+from secagg._share_recovery import RecoveredSecrets, explain, recover_secrets
 from secagg.algebra import ring
 from secagg.algebra.field import PRIME
 from secagg.errors import LocalProtocolError
-from secagg.events import Aborted, AbortReason, Completed, DropReason, Round, UnmaskReady
+from secagg.events import (
+    Aborted,
+    AbortReason,
+    Completed,
+    Dispute,
+    DropReason,
+    Round,
+    ServerEvent,
+    ShareFault,
+    SharesDisputed,
+    UnmaskReady,
+)
 from secagg.graph import NodeFlags
 from secagg.masking import MaskSum, RecoveredMaskKey, UnmaskJob, mask_secret_key
 from secagg.messages import ClientMessage, UnmaskingShares
@@ -17,28 +32,38 @@ from secagg.primitives.agreement import KEY_BYTES
 from secagg.sharing import LIMBS
 
 
+@dataclass(frozen=True, slots=True)
+class Unmasking:
+    """What is to be unmasked: the sum of the survivors' masked inputs, and whose masks are in it."""
+
+    session: Session
+    directory: Directory
+    shared: Shared
+    survives: NodeFlags
+    masked_sum: ring.RingVector
+
+    @property
+    def owners(self) -> NodeFlags:
+        """Whose secrets have to be recovered."""
+        return owners_of_masks(self.directory, self.shared.flags, self.survives)
+
+
 class UnmaskingRound(Stage):
     round = Round.UNMASKING
 
-    def __init__(
-        self,
-        session: Session,
-        directory: Directory,
-        shared: NodeFlags,
-        survives: NodeFlags,
-        answering: NodeFlags,
-        masked_sum: ring.RingVector,
-    ) -> None:
-        super().__init__(frozenset(directory.ids(np.flatnonzero(answering))))
-        self._session = session
+    def __init__(self, unmasking: Unmasking, invited: NodeFlags) -> None:
+        directory = unmasking.directory
+        super().__init__(frozenset(directory.ids(np.flatnonzero(invited))))
+        self._unmasking = unmasking
+        self._session = unmasking.session
         self._directory = directory
-        self._shared = shared
-        self._survives = survives
-        self._sum = masked_sum
+        self._survives = unmasking.survives
+        self._owners = unmasking.owners
         # [owner of the secret, place of the holder in the owner's neighbourhood]
         shape = (len(directory.client_ids), directory.graph.neighborhood_size)
         self._held = np.zeros(shape, dtype=bool)
         self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
+        self._missing: list[Dispute] = []
 
     @property
     def ready(self) -> bool:
@@ -47,18 +72,18 @@ class UnmaskingRound(Stage):
     def _lacking(self) -> npt.NDArray[np.intp]:
         """Owners of whose secret fewer shares than the threshold came in."""
         enough = self._held.sum(axis=1) >= self._session.params.threshold
-        return np.flatnonzero(owners_of_masks(self._directory, self._shared, self._survives) & ~enough)
+        return np.flatnonzero(self._owners & ~enough)
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, UnmaskingShares):
             return DropReason.UNEXPECTED_MESSAGE
-        graph = self._directory.graph
+        graph, shared = self._directory.graph, self._unmasking.shared.flags
         node = self._directory.node_of[client_id]
         neighborhood = graph.neighborhood(node)
         held = np.array(message.held, dtype=bool)
         if (
             held.shape != neighborhood.shape
-            or np.any(held & ~self._shared[neighborhood])
+            or np.any(held & ~shared[neighborhood])
             or message.shares.shape != (int(held.sum()), LIMBS)
             or np.any(message.shares >= PRIME)
         ):
@@ -66,6 +91,8 @@ class UnmaskingRound(Stage):
         owners, places = neighborhood[held], graph.places_of(node)[held]
         self._shares[owners, places] = message.shares
         self._held[owners, places] = True
+        unopened = neighborhood[shared[neighborhood] & ~held & (neighborhood != node)]
+        self._missing += [Dispute(owner, client_id, ShareFault.MISSING) for owner in self._directory.ids(unopened)]
         return None
 
     def close(self) -> Closing:
@@ -73,74 +100,83 @@ class UnmaskingRound(Stage):
         lacking = self._lacking()
         if lacking.size:
             had = int(self._held[lacking].sum(axis=1).min())
-            return Ended(self.round), (self._aborted(AbortReason.TOO_FEW_SHARES, params.threshold, had, lacking),)
-        seeds = self._reconstruct()
-        survivors = np.flatnonzero(self._survives)
-        invalid = [node for node, seed in seeds.items() if seed is None]
-        self_mask_seeds: list[tuple[ClientId, bytes]] = []
-        recovered: list[RecoveredMaskKey] = []
-        for node, seed in seeds.items():
-            client_id = directory.client_ids[node]
-            if seed is None:
-                continue
-            if self._survives[node]:
-                self_mask_seeds.append((client_id, seed))
-            elif self._opens(node, seed):
-                recovered.append(RecoveredMaskKey(client_id, seed, *self._surviving_peers(node)))
-            else:
-                invalid.append(node)
-        if invalid:
-            valid = len(seeds) - len(invalid)
-            owners = np.array(sorted(invalid), dtype=np.intp)
-            return Ended(self.round), (self._aborted(AbortReason.INVALID_SHARES, len(seeds), valid, owners),)
+            aborted = self._aborted(AbortReason.TOO_FEW_SHARES, params.threshold, had, lacking, self._explained([]))
+            return Ended(self.round), (*self._disputed([]), aborted)
+        recovered = self._recover()
+        wrong = [
+            Dispute(directory.client_ids[owner], directory.client_ids[self._holder(owner, place)], ShareFault.WRONG)
+            for owner, place in recovered.wrong
+        ]
+        seeds = recovered.seeds
+        lost = np.array(sorted(node for node, seed in seeds.items() if seed is None), dtype=np.intp)
+        if lost.size:
+            lying = directory.ids(np.array(sorted(recovered.inconsistent), dtype=np.intp))
+            culprits = tuple(sorted({*self._explained(wrong), *lying}))
+            had = len(seeds) - len(lost)
+            aborted = self._aborted(AbortReason.INVALID_SHARES, len(seeds), had, lost, culprits)
+            return Ended(self.round), (*self._disputed(wrong), aborted)
         job = UnmaskJob(
             session_id=self._session.session_id,
             ring_bits=params.ring_bits,
             vector_length=params.vector_length,
-            self_mask_seeds=tuple(self_mask_seeds),
-            recovered=tuple(recovered),
+            self_mask_seeds=tuple(
+                (directory.client_ids[node], seed)
+                for node, seed in sorted(seeds.items())
+                if seed and self._survives[node]
+            ),
+            recovered=tuple(
+                RecoveredMaskKey(directory.client_ids[node], seed, *self._surviving_peers(node))
+                for node, seed in sorted(seeds.items())
+                if seed and not self._survives[node]
+            ),
         )
-        return Recovery(job, self._sum, directory.ids(survivors)), (UnmaskReady(job),)
+        included = directory.ids(np.flatnonzero(self._survives))
+        recovery = Recovery(job, self._unmasking.masked_sum, included, self._explained(wrong))
+        return recovery, (*self._disputed(wrong), UnmaskReady(job))
 
-    def _aborted(self, reason: AbortReason, needed: int, had: int, owners: npt.NDArray[np.intp]) -> Aborted:
+    def _aborted(
+        self,
+        reason: AbortReason,
+        needed: int,
+        had: int,
+        owners: npt.NDArray[np.intp],
+        culprits: tuple[ClientId, ...],
+    ) -> Aborted:
         missing = tuple(sorted(self.invited - self.received))
-        return Aborted(reason, self.round, needed, had, missing, owners=self._directory.ids(owners))
+        return Aborted(reason, self.round, needed, had, missing, self._directory.ids(owners), culprits)
 
-    def _reconstruct(self) -> dict[int, bytes | None]:
-        """The seed that is due of every client that shared keys, by node: one matrix product a set of holders.
+    def _explained(self, wrong: list[Dispute]) -> tuple[ClientId, ...]:
+        """The clients that explain the wrong shares, and those that could not be opened."""
+        # Whoever gives back a wrong share is the first suspect; of one that its holder could not open, who dealt it.
+        pairs = [(dispute.holder, dispute.owner) for dispute in wrong]
+        return tuple(explain(pairs + [(dispute.owner, dispute.holder) for dispute in self._missing]))
 
-        Where more shares than needed came in, the first and the last ``threshold`` of them must give the same seed: a
-        wrong share is then noticed, and None is what it leaves.
-        """
-        threshold = self._session.params.threshold
-        owners = np.flatnonzero(owners_of_masks(self._directory, self._shared, self._survives))
-        held = self._held[owners]
-        number = np.cumsum(held, axis=1)
-        first = held & (number <= threshold)
-        last = held & (number > number[:, -1:] - threshold)
-        # Owners with the same holders are reconstructed together.
-        patterns = np.packbits(np.concatenate((first, last), axis=1), axis=1)
-        _, group_of = np.unique(patterns, axis=0, return_inverse=True)
-        seeds: dict[int, bytes | None] = {}
-        for group in range(int(group_of.max(initial=-1)) + 1):
-            members = np.flatnonzero(group_of.reshape(-1) == group)
-            nodes, a_member = owners[members], members[0]
-            found = self._seeds_from(nodes, first[a_member])
-            if not np.array_equal(first[a_member], last[a_member]):
-                again = self._seeds_from(nodes, last[a_member])
-                found = [one if one == other else None for one, other in zip(found, again, strict=True)]
-            seeds.update(zip(nodes.tolist(), found, strict=True))
-        return seeds
+    def _disputed(self, wrong: list[Dispute]) -> tuple[ServerEvent, ...]:
+        disputes = tuple(sorted((*wrong, *self._missing)))
+        return (SharesDisputed(disputes, self._explained(wrong)),) if disputes else ()
 
-    def _seeds_from(self, owners: npt.NDArray[np.intp], holders: npt.NDArray[np.bool_]) -> list[bytes | None]:
-        """These owners' seeds from the shares of these holders, flags by place."""
-        places = np.flatnonzero(holders)
-        return sharing.reconstruct_seeds(places, self._shares[owners[None, :], places[:, None]])
+    def _recover(self) -> RecoveredSecrets:
+        return recover_secrets(
+            np.flatnonzero(self._owners),
+            self._directory.graph.members,
+            self._held,
+            self._shares,
+            self._session.params.threshold,
+            self._is_secret_of,
+            self._session.entropy,
+        )
 
-    def _opens(self, node: int, seed: bytes) -> bool:
-        """Whether a reconstructed mask key is the one whose public key was advertised."""
-        secret_key = mask_secret_key(seed, self._session.session_id, self._directory.client_ids[node])
-        return secret_key.public_key() == bytes(self._directory.mask_public_keys[node])
+    def _holder(self, owner: int, place: int) -> int:
+        return int(self._directory.graph.neighborhood(owner)[place])
+
+    def _is_secret_of(self, node: int, seed: bytes) -> bool:
+        """Whether a seed is the one that its client advertised the public key of, or committed itself to."""
+        session_id, client_id = self._session.session_id, self._directory.client_ids[node]
+        if self._survives[node]:
+            commitment = self._unmasking.shared.seed_commitments[node].tobytes()
+            return hmac.compare_digest(sharing.seed_commitment(seed, session_id, client_id), commitment)
+        secret_key = mask_secret_key(seed, session_id, client_id)
+        return hmac.compare_digest(secret_key.public_key(), self._directory.mask_public_keys[node].tobytes())
 
     def _surviving_peers(self, node: int) -> tuple[tuple[ClientId, ...], tuple[bytes, ...]]:
         neighborhood = self._directory.graph.neighborhood(node)
@@ -154,12 +190,19 @@ class Recovery(Stage):
 
     round = Round.UNMASKING
 
-    def __init__(self, job: UnmaskJob, masked_sum: ring.RingVector, included: tuple[ClientId, ...]) -> None:
+    def __init__(
+        self,
+        job: UnmaskJob,
+        masked_sum: ring.RingVector,
+        included: tuple[ClientId, ...],
+        culprits: tuple[ClientId, ...],
+    ) -> None:
         super().__init__(frozenset())
         # What identifies the job, not the job: its seeds are the host's to run and to forget.
         self._session_id, self._ring_bits, self._num_masks = job.session_id, job.ring_bits, job.num_masks
         self._sum = masked_sum
         self._included = included
+        self._culprits = culprits
 
     def finish(self, masks: MaskSum) -> Completed:
         """Take the masks off. LocalProtocolError if ``masks`` is not the job's result; call again then."""
@@ -174,4 +217,4 @@ class Recovery(Stage):
             )
         total = self._sum - vector
         ring.reduce_in_place(total, self._ring_bits)
-        return Completed(total, self._included)
+        return Completed(total, self._included, self._culprits)

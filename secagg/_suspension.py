@@ -5,16 +5,21 @@ exactly what it got.  The checksum finds accidents, not attackers.
 """
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
-from secagg._client_states import PHASES, ClientPhase, Setup, State
+from secagg._client_rules import Setup
+from secagg._client_states import PHASES, ClientPhase, State
 from secagg.errors import LocalProtocolError, PlanError
-from secagg.params import Adversary, Parameters
+from secagg.events import Round
+from secagg.identity import Identity, KeyDirectory, check_directory, check_identity
+from secagg.params import Adversary, ClientId, Parameters
 from secagg.primitives.labels import PROTOCOL_VERSION
 from secagg.session import SESSION_ID_BYTES
+from secagg.transcript import TranscriptEntry, What
 
 _MAGIC = b"secagg client"
 _CHECKSUM_BYTES = 16
@@ -22,8 +27,8 @@ _CHECKSUM_BYTES = 16
 _STATES = {phase.name: state for state, phase in PHASES.items()}
 
 
-def dump(state: State) -> bytes:
-    """The state with its setup, as bytes."""
+def dump(state: State, transcript: tuple[TranscriptEntry, ...] = ()) -> bytes:
+    """The state with its setup and the client's transcript, as bytes."""
     setup, params = state.setup, state.setup.params
     values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "setup"}
     body: bytes = msgpack.packb(
@@ -33,14 +38,22 @@ def dump(state: State) -> bytes:
             {**dataclasses.asdict(params), "adversary": params.adversary.value},
             setup.client_id,
             setup.session_id,
+            # The secret half is the host's, who hands it in again.
+            b"" if setup.identity is None else setup.identity.public_key,
             values,
+            [
+                (entry.round.value, entry.what.value, entry.subject, entry.clients, entry.digest, entry.detail)
+                for entry in transcript
+            ],
         ]
     )
     return _MAGIC + _checksum(body) + body
 
 
-def load(blob: bytes | bytearray | memoryview) -> State:
-    """The state in ``blob``; LocalProtocolError if it is not what `dump` gave."""
+def load(
+    blob: bytes | bytearray | memoryview, identity: Identity | None = None, directory: KeyDirectory | None = None
+) -> tuple[State, list[TranscriptEntry]]:
+    """What is in ``blob``; LocalProtocolError if it is not what `dump` gave, or of another identity."""
     header = len(_MAGIC) + _CHECKSUM_BYTES
     if not isinstance(blob, bytes | bytearray | memoryview):
         raise LocalProtocolError(f"a suspended client is bytes, not {type(blob).__name__}")
@@ -51,27 +64,53 @@ def load(blob: bytes | bytearray | memoryview) -> State:
     if blob[len(_MAGIC) : header] != _checksum(body):
         raise LocalProtocolError("the suspended client is damaged: its checksum does not match")
     # Unpacked in a function of its own, whose frame with the secrets is gone when an error is raised here.
-    state = _unpack(body)
-    if isinstance(state, State):
-        return state
-    if state is not None:
-        raise LocalProtocolError(f"this client was suspended by protocol version {state}, not {PROTOCOL_VERSION}")
-    raise LocalProtocolError("these bytes are no suspended client of this version")
+    found = _unpack(body)
+    if isinstance(found, int):
+        raise LocalProtocolError(f"this client was suspended by protocol version {found}, not {PROTOCOL_VERSION}")
+    if found is None:
+        raise LocalProtocolError("these bytes are no suspended client of this version")
+    state, identity_key, transcript = found
+    if not identity_key:
+        return state, transcript
+    params = state.setup.params
+    del state
+    del found
+    check_identity(params, identity)
+    check_directory(params, directory)
+    if identity is None or identity.public_key != identity_key:
+        raise LocalProtocolError("this client was suspended with another identity")
+    return _unpack_with(body, identity, directory), transcript
 
 
-def _unpack(body: bytes) -> State | int | None:
-    """The state; or the version, if it is another one; or None if it is nothing of the kind."""
+def _unpack_with(body: bytes, identity: Identity, directory: KeyDirectory | None) -> State:
+    """The state in a body that is known to hold one, signing as it did."""
+    found = _unpack(body)
+    assert isinstance(found, tuple)  # noqa: S101 - the caller saw it
+    return replace(found[0], setup=replace(found[0].setup, identity=identity, directory=directory))
+
+
+def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | None:
+    """State, identity key, transcript; or the version, if it is another one; or None if it is nothing of the kind."""
     try:
-        version, phase, params, client_id, session_id, values = msgpack.unpackb(body, use_list=False)
+        version, phase, params, client_id, session_id, identity_key, values, entries = msgpack.unpackb(
+            body, use_list=False
+        )
         if type(version) is not int or version != PROTOCOL_VERSION:
             return version if type(version) is int else None
-        if type(client_id) is int and type(session_id) is bytes and len(session_id) == SESSION_ID_BYTES:
+        typed = type(client_id) is int and type(session_id) is bytes and type(identity_key) is bytes
+        if typed and len(session_id) == SESSION_ID_BYTES:
             setup = Setup(_load_params(params), client_id, session_id)
             if all(isinstance(value, bytes | tuple) for value in values.values()):
-                return _STATES[phase](setup, **values)
+                return _STATES[phase](setup, **values), identity_key, [_entry(*entry) for entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError, PlanError, msgpack.UnpackException):
         pass
     return None
+
+
+def _entry(
+    round_: str, what: str, subject: str, clients: tuple[ClientId, ...], digest: bytes, detail: str
+) -> TranscriptEntry:
+    return TranscriptEntry(Round(round_), What(what), subject, clients, digest, detail)
 
 
 def _load_params(values: dict[str, Any]) -> Parameters:

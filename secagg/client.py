@@ -7,23 +7,25 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 
-from secagg import _suspension
+from secagg import _suspension, transcript
+from secagg._client_rules import Setup
 from secagg._client_states import (
     Aborted,
     ClientPhase,
     Created,
     InputAwaited,
-    Setup,
     State,
     Suspended,
     Transition,
 )
 from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule, SecAggError
 from secagg.events import ClientEvent
-from secagg.messages import Message, ServerMessage
+from secagg.identity import Identity, KeyDirectory, check_directory, check_identity
+from secagg.messages import Message, PeerKeys, ServerMessage
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
+from secagg.transcript import TranscriptEntry
 
 
 class Client:
@@ -48,13 +50,14 @@ class Client:
         client_id: this client's number, 0 <= id < 2^32; never two clients with one number in a session.
         context: bytes bound into the session, such as the hash of the model that this client received.
         nonce: the session's public nonce, from the server; see `secagg.session.session_id`.
+        identity, directory: in malicious mode, this client's key pair and who knows the others'; for that mode only.
         entropy: the source of all randomness; only tests pass another than `os.urandom`.
 
     Raises:
         LocalProtocolError: an argument of a wrong type or range.
     """
 
-    __slots__ = ("_entropy", "_state")
+    __slots__ = ("_entropy", "_state", "_transcript")
 
     def __init__(
         self,
@@ -63,6 +66,8 @@ class Client:
         *,
         context: bytes = b"",
         nonce: bytes = b"",
+        identity: Identity | None = None,
+        directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
     ) -> None:
         if not isinstance(params, Parameters):
@@ -71,8 +76,17 @@ class Client:
             raise LocalProtocolError(f"client_id must be an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
         if not callable(entropy):
             raise LocalProtocolError("entropy must be a function that returns so many random bytes")
-        self._state: State = Created(Setup(params, client_id, session_id(params, nonce=nonce, context=context)))
+        check_identity(params, identity)
+        check_directory(params, directory)
+        chosen_id = session_id(params, nonce=nonce, context=context)
+        self._state: State = Created(Setup(params, client_id, chosen_id, identity, directory))
         self._entropy: EntropySource | None = entropy
+        self._transcript: list[TranscriptEntry] = []
+
+    @property
+    def transcript(self) -> tuple[TranscriptEntry, ...]:
+        """What has happened so far: messages by their hashes, lists, and decisions. Holds no secret."""
+        return tuple(self._transcript)
 
     @property
     def phase(self) -> ClientPhase:
@@ -112,6 +126,7 @@ class Client:
             self._refuse("receive()")
         if not isinstance(message, Message):
             raise LocalProtocolError(f"receive() takes a message, not {type(message).__name__}")
+        self._transcript.append(transcript.of_received(message, self.params, self._listed_ids()))
         return self._advance(lambda state: _receive(state, message))
 
     def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:
@@ -142,29 +157,37 @@ class Client:
         if self.phase not in _suspension.SUSPENDABLE:
             self._refuse("suspend()")
         state = self._take()
-        blob = _suspension.dump(state)
-        self._state = Suspended(state.setup)
+        blob = _suspension.dump(state, self.transcript)
+        self._state = Suspended(state.setup.without_identity())
         return blob
 
     @classmethod
-    def resume(cls, blob: bytes | bytearray | memoryview, *, entropy: EntropySource = os.urandom) -> "Client":
+    def resume(
+        cls,
+        blob: bytes | bytearray | memoryview,
+        *,
+        identity: Identity | None = None,
+        directory: KeyDirectory | None = None,
+        entropy: EntropySource = os.urandom,
+    ) -> "Client":
         """The client that `suspend` moved into ``blob``; LocalProtocolError if it is not such.
 
         Args:
             blob: the bytes that `suspend` returned.
+            identity, directory: in malicious mode, as given to the client before: they are not in the blob.
             entropy: for a client that was suspended before `start`; later ones draw nothing more.
         """
         if not callable(entropy):
             raise LocalProtocolError("entropy must be a function that returns so many random bytes")
         client = cls.__new__(cls)
-        client._state = _suspension.load(blob)
+        client._state, client._transcript = _suspension.load(blob, identity, directory)
         client._entropy = entropy
         return client
 
     def _take(self) -> State:
         """Move the state out. Whatever fails from here on leaves a dead client behind."""
         state = self._state
-        self._state = Aborted(state.setup)
+        self._state = Aborted(state.setup.without_identity())
         return state
 
     def _advance(self, transition: Callable[[State], Transition]) -> tuple[ClientEvent, ...]:
@@ -176,10 +199,18 @@ class Client:
             # The traceback's frames hold the state with its secrets, for as long as the error is kept.
             failure = error.with_traceback(None)
         else:
+            self._transcript += transcript.of_client_events(events, self.params)
             return events
         del state
+        if isinstance(failure, RemoteProtocolError) and self._transcript:
+            self._transcript.append(transcript.of_refusal(self._transcript[-1].round, failure))
         failure.__context__ = failure.__cause__ = None
         raise failure
+
+    def _listed_ids(self) -> tuple[ClientId, ...]:
+        """The neighbourhood, if its list of keys has come."""
+        keys = (entry.clients for entry in self._transcript if entry.subject == PeerKeys.__name__)
+        return next(keys, ())
 
     def _refuse(self, call: str) -> NoReturn:
         raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {self.phase.name}")

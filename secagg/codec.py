@@ -18,6 +18,8 @@ from secagg.errors import CodecError, LocalProtocolError
 from secagg.messages import (
     AdvertiseKeys,
     ClientMessage,
+    ConsistencyCheck,
+    ConsistencyProof,
     Flags,
     MaskedInput,
     Message,
@@ -29,8 +31,11 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.params import Parameters
+from secagg.primitives import signing
 from secagg.primitives.agreement import KEY_BYTES
+from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.labels import PROTOCOL_VERSION
+from secagg.primitives.signing import SIGNATURE_BYTES
 from secagg.session import SESSION_ID_BYTES
 from secagg.sharing import (
     ENCRYPTED_SHARES_BYTES,
@@ -43,7 +48,7 @@ from secagg.sharing import (
 _ID_BYTES = 4
 _ID_DTYPE = np.dtype(">u4")
 
-# Array header, version, type, session id, and the headers of at most four fields.
+# Array header, version, type, session id, and the headers of at most six fields.
 _ENVELOPE_BYTES = 64 + SESSION_ID_BYTES
 
 _M = TypeVar("_M")
@@ -53,11 +58,24 @@ def max_message_bytes(params: Parameters) -> int:
     """No message of a session with these parameters is longer: what a transport must accept, and may refuse above."""
     _check_params(params)
     peers = params.degree + 1
+    flag_bytes = peers // 8 + 1
+    signed = _identity_bytes(params) + _signature_bytes(params)
+    # A peer's view travels by flags and digests where it is not the receiver's own.
+    view = 0 if params.is_complete else flag_bytes + peers * DIGEST_BYTES
     return _ENVELOPE_BYTES + max(
-        peers * (_ID_BYTES + 2 * KEY_BYTES),
-        peers * ENCRYPTED_SHARES_BYTES + peers // 8 + 1,
+        peers * (_ID_BYTES + 2 * KEY_BYTES + signed),
+        peers * ENCRYPTED_SHARES_BYTES + DIGEST_BYTES + flag_bytes,
         packing.packed_size(params.vector_length, params.ring_bits),
+        peers * (SIGNATURE_BYTES + view) + flag_bytes if params.is_signed else 0,
     )
+
+
+def _identity_bytes(params: Parameters) -> int:
+    return signing.KEY_BYTES if params.is_signed else 0
+
+
+def _signature_bytes(params: Parameters) -> int:
+    return SIGNATURE_BYTES if params.is_signed else 0
 
 
 def encode(message: Message, params: Parameters) -> bytes:
@@ -194,7 +212,7 @@ def _decode(
     if version != PROTOCOL_VERSION:
         raise CodecError(f"protocol version {version}, but this library speaks version {PROTOCOL_VERSION}")
     code = reader.uint()
-    if code not in decoders:
+    if code not in decoders or (code in _SIGNED_TYPES and not params.is_signed):
         raise CodecError(f"message type {code} is not known in this direction")
     expected_fields, read = decoders[code]
     if num_fields != expected_fields:
@@ -214,12 +232,14 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[An
     """The message's type, and its fields, of which the last is a byte string."""
     match message:
         case AdvertiseKeys():
-            return 1, (message.channel_public_key, message.mask_public_key)
+            keys = (message.channel_public_key, message.mask_public_key)
+            return 1, (*keys, message.identity_key, message.signature)
         case PeerKeys():
             ids = np.array(message.client_ids, dtype=_ID_DTYPE).tobytes()
-            return 2, (ids, message.channel_public_keys, message.mask_public_keys)
+            keys = (message.channel_public_keys, message.mask_public_keys)
+            return 2, (ids, *keys, message.identity_keys, message.signatures)
         case ShareKeys():
-            return 3, (message.encrypted_shares,)
+            return 3, (message.seed_commitment, message.encrypted_shares)
         case PeerShares():
             return 4, (len(message.shared), _pack_flags(message.shared), message.encrypted_shares)
         case MaskedInput():
@@ -229,6 +249,11 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[An
             return 6, (len(message.survivors), _pack_flags(message.survivors))
         case UnmaskingShares():
             return 7, (len(message.held), _pack_flags(message.held), shares_to_bytes(message.shares))
+        case ConsistencyCheck():
+            return 8, (message.signature,)
+        case ConsistencyProof():
+            flags = (len(message.consistent), _pack_flags(message.consistent))
+            return 9, (*flags, message.signatures, message.common, message.others)
         case _:
             raise LocalProtocolError(f"encode() takes a message, not {type(message).__name__}")
 
@@ -256,6 +281,8 @@ def _read_advertise_keys(reader: _Reader, session_id: bytes, params: Parameters)
         session_id,
         channel_public_key=bytes(reader.bin_of(KEY_BYTES, "channel public key")),
         mask_public_key=bytes(reader.bin_of(KEY_BYTES, "mask public key")),
+        identity_key=bytes(reader.bin_of(_identity_bytes(params), "identity key")),
+        signature=bytes(reader.bin_of(_signature_bytes(params), "signature")),
     )
 
 
@@ -271,11 +298,17 @@ def _read_peer_keys(reader: _Reader, session_id: bytes, params: Parameters) -> P
         client_ids=tuple(ids.tolist()),
         channel_public_keys=bytes(reader.bin_of(keys_bytes, "channel public keys")),
         mask_public_keys=bytes(reader.bin_of(keys_bytes, "mask public keys")),
+        identity_keys=bytes(reader.bin_of(len(ids) * _identity_bytes(params), "identity keys")),
+        signatures=bytes(reader.bin_of(len(ids) * _signature_bytes(params), "signatures")),
     )
 
 
 def _read_share_keys(reader: _Reader, session_id: bytes, params: Parameters) -> ShareKeys:
-    return ShareKeys(session_id, bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares")))
+    return ShareKeys(
+        session_id,
+        seed_commitment=bytes(reader.bin_of(DIGEST_BYTES, "seed commitment")),
+        encrypted_shares=bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares")),
+    )
 
 
 def _read_peer_shares(reader: _Reader, session_id: bytes, params: Parameters) -> PeerShares:
@@ -298,6 +331,19 @@ def _read_survivor_list(reader: _Reader, session_id: bytes, params: Parameters) 
     return SurvivorList(session_id, reader.flags(params.degree + 1))
 
 
+def _read_consistency_check(reader: _Reader, session_id: bytes, params: Parameters) -> ConsistencyCheck:
+    return ConsistencyCheck(session_id, bytes(reader.bin_of(SIGNATURE_BYTES, "signature")))
+
+
+def _read_consistency_proof(reader: _Reader, session_id: bytes, params: Parameters) -> ConsistencyProof:
+    consistent = reader.flags(params.degree + 1)
+    signatures = bytes(reader.items(SIGNATURE_BYTES, params.degree, "signatures"))
+    peers = 0 if params.is_complete else len(signatures) // SIGNATURE_BYTES
+    common = bytes(reader.bin_of(peers * ((len(consistent) + 7) // 8), "common members"))
+    others = bytes(reader.items(DIGEST_BYTES, peers * len(consistent), "other members"))
+    return ConsistencyProof(session_id, consistent, signatures, common, others)
+
+
 def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameters) -> UnmaskingShares:
     held = reader.flags(params.degree + 1)
     data = reader.bin_of(sum(held) * SHARE_BYTES, "shares")
@@ -307,14 +353,19 @@ def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameter
         raise CodecError(str(error)) from None
 
 
+# Messages that only malicious mode has.
+_SIGNED_TYPES = frozenset((8, 9))
+
 _CLIENT_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ClientMessage]]] = {
-    1: (2, _read_advertise_keys),
-    3: (1, _read_share_keys),
+    1: (4, _read_advertise_keys),
+    3: (2, _read_share_keys),
     5: (1, _read_masked_input),
     7: (3, _read_unmasking_shares),
+    8: (1, _read_consistency_check),
 }
 _SERVER_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ServerMessage]]] = {
-    2: (3, _read_peer_keys),
+    2: (5, _read_peer_keys),
     4: (3, _read_peer_shares),
     6: (2, _read_survivor_list),
+    9: (5, _read_consistency_proof),
 }

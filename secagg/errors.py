@@ -27,7 +27,9 @@ class CodecError(SecAggError):
 class Rule(Enum):
     """The rule that a message from the server broke. The client that saw it is aborted and released nothing."""
 
-    UNEXPECTED_MESSAGE = "a message out of turn, or a second one for a round that was answered already"
+    UNEXPECTED_MESSAGE = "a message out of turn"
+    REPEATED_REQUEST = "a second request for what was answered already"
+    SURVIVORS_CHANGED = "another list of survivors than the one that was answered"
     WRONG_SESSION = "a message of another session (other parameters, nonce or context)"
     TOO_FEW_PEERS = "fewer clients than the threshold"
     TOO_MANY_PEERS = "more clients than the parameters allow"
@@ -39,6 +41,11 @@ class Rule(Enum):
     WRONG_SIZE = "a list whose size does not fit the clients that were announced"
     TOO_FEW_VALID_SHARES = "fewer shares that authenticate than the threshold"
     SURVIVORS_NOT_SUBSET = "a survivor that had not shared its keys"
+    CONSISTENT_NOT_SUBSET = "a signature of the survivors by a client that is none of them"
+    IDENTITY_NOT_TRUSTED = "an identity key that the directory does not know as that client's"
+    IDENTITY_NOT_DISTINCT = "one identity key for two clients"
+    INVALID_SIGNATURE = "keys whose signature is not their client's"
+    TOO_FEW_SIGNATURES = "fewer signatures of the same survivors than the threshold"
 
 
 class RemoteProtocolError(SecAggError):

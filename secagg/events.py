@@ -9,7 +9,7 @@ import numpy as np
 from secagg.algebra.ring import RingVector
 from secagg.masking import UnmaskJob
 from secagg.messages import ClientMessage, ServerMessage
-from secagg.params import ClientId
+from secagg.params import ClientId, Parameters
 
 
 @unique
@@ -19,7 +19,13 @@ class Round(Enum):
     ADVERTISE_KEYS = "AdvertiseKeys"
     SHARE_KEYS = "ShareKeys"
     MASKED_INPUT_COLLECTION = "MaskedInputCollection"
+    CONSISTENCY_CHECK = "ConsistencyCheck"
     UNMASKING = "Unmasking"
+
+
+def rounds_of(params: Parameters) -> tuple[Round, ...]:
+    """The rounds of a session with these parameters, in order: ConsistencyCheck belongs to malicious mode."""
+    return tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK or params.is_signed)
 
 
 @unique
@@ -46,6 +52,9 @@ class DropReason(Enum):
     INVALID_PUBLIC_KEY = "a public key of its is no usable X25519 point"
     KEY_NOT_DISTINCT = "a public key of its was advertised already"
     WRONG_SIZE = "its message does not fit the clients that were announced to it"
+    IDENTITY_NOT_TRUSTED = "its identity key is not the one that the directory has"
+    IDENTITY_NOT_DISTINCT = "its identity key was advertised already"
+    INVALID_SIGNATURE = "its signature is not its identity's, or not of what it was shown"
     TOO_FEW_NEIGHBORS = "too few of its neighbours are left"
 
 
@@ -88,6 +97,44 @@ class ClientDropped:
     detail: str = ""
 
 
+@unique
+class ShareFault(Enum):
+    """What is wrong with a share of a secret."""
+
+    WRONG = "it is not what gives the secret back"
+    MISSING = "its holder could not open it"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Dispute:
+    """A share that is wrong: its owner dealt it so, or its holder changed it; which of the two, nobody else can see.
+
+    Attributes:
+        owner: the client whose secret was shared.
+        holder: the client that was to give the share back.
+        fault: what is wrong.
+    """
+
+    owner: ClientId
+    holder: ClientId
+    fault: ShareFault = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SharesDisputed:
+    """Server: shares were wrong, and were done without.
+
+    Attributes:
+        disputes: which.
+        culprits: the clients that explain them, as few as can be found. Where it could be either, it is the holder
+            that gave back a wrong share, and the owner of one that could not be opened: a client that has a dispute
+            with one other client only may be that client's victim.
+    """
+
+    disputes: tuple[Dispute, ...]
+    culprits: tuple[ClientId, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class UnmaskReady:
     """Server: run ``job`` wherever you like, and give its result to `Server.finish`."""
@@ -97,15 +144,24 @@ class UnmaskReady:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completed:
-    """Server: the end. ``sum`` has shape (vector_length,), the ring's dtype; ``included`` are its clients."""
+    """Server: the end.
+
+    Attributes:
+        sum: shape (vector_length,), the ring's dtype.
+        included: the clients whose inputs are in it.
+        culprits: clients whose wrong shares were done without; see `SharesDisputed`.
+    """
 
     sum: RingVector = field(repr=False)
     included: tuple[ClientId, ...]
+    culprits: tuple[ClientId, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Completed):
             return NotImplemented
-        return self.included == other.included and np.array_equal(self.sum, other.sum)
+        return (self.included, self.culprits) == (other.included, other.culprits) and np.array_equal(
+            self.sum, other.sum
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -122,8 +178,8 @@ class Aborted:
             on a sparse graph none of them with enough neighbours.
         missing: the clients that the round was opened for and that did not answer.
         owners: the clients whose secrets could not be recovered.
-        culprits: clients that are known to have sent something wrong. Empty against a server that only looks: who sent
-            a wrong share cannot be told without commitments to the seeds.
+        culprits: clients that are known to have sent something wrong, so far as was found out; see `SharesDisputed`.
+            An owner of a secret whose shares agree with each other and not with what it had committed itself to is one.
     """
 
     reason: AbortReason
@@ -139,4 +195,4 @@ class Aborted:
 
 
 ClientEvent: TypeAlias = Send | InputRequested
-ServerEvent: TypeAlias = Send | ClientDropped | UnmaskReady | Completed | Aborted
+ServerEvent: TypeAlias = Send | ClientDropped | SharesDisputed | UnmaskReady | Completed | Aborted

@@ -29,6 +29,11 @@ class Graph(Protocol):
         """Nodes in each neighbourhood, the node itself included."""
         ...
 
+    @property
+    def members(self) -> Places:
+        """Each node and its neighbours, ascending, shape (num_nodes, neighborhood_size). Not to be written to."""
+        ...
+
     def neighborhood(self, node: int) -> Places:
         """The node and its neighbours, ascending."""
         ...
@@ -49,6 +54,10 @@ class CompleteGraph:
         self.num_nodes = num_nodes
         self.neighborhood_size = num_nodes
         self._everyone = np.arange(num_nodes, dtype=np.intp)
+
+    @property
+    def members(self) -> Places:
+        return np.broadcast_to(self._everyone, (self.num_nodes, self.num_nodes))
 
     def neighborhood(self, node: int) -> Places:
         return self._everyone
@@ -81,7 +90,7 @@ class HararyGraph:
         window = np.arange(-(degree // 2), degree // 2 + 1)
         members = np.empty((num_nodes, degree + 1), dtype=np.intp)
         members[order] = np.sort(order[(np.arange(num_nodes)[:, None] + window) % num_nodes], axis=1)
-        self._members = members
+        self.members = members
         # Edges (member, node), sorted, list each member's neighbourhood in order: an edge's rank there is its place.
         edges = members * num_nodes + np.arange(num_nodes)[:, None]
         places = np.empty(members.size, dtype=np.intp)
@@ -89,7 +98,7 @@ class HararyGraph:
         self._places = places.reshape(members.shape)
 
     def neighborhood(self, node: int) -> Places:
-        members: Places = self._members[node]
+        members: Places = self.members[node]
         return members
 
     def places_of(self, node: int) -> Places:
@@ -97,7 +106,7 @@ class HararyGraph:
         return places
 
     def count(self, flags: NodeFlags) -> Places:
-        counts: Places = flags[self._members].sum(axis=1, dtype=np.intp)
+        counts: Places = flags[self.members].sum(axis=1, dtype=np.intp)
         return counts
 
 

@@ -20,31 +20,44 @@ Flags: TypeAlias = tuple[bool, ...]
 
 @dataclass(frozen=True, slots=True)
 class AdvertiseKeys:
-    """Client to server, round AdvertiseKeys: c_u^PK and s_u^PK, 32 bytes each."""
+    """Client to server, round AdvertiseKeys: c_u^PK and s_u^PK, 32 bytes each.
+
+    In malicious mode also the client's identity key (32 bytes) and its signature (64 bytes) of
+    `statements.advertised_keys`; in the other modes both are empty.
+    """
 
     session_id: bytes
     channel_public_key: bytes
     mask_public_key: bytes
+    identity_key: bytes = b""
+    signature: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerKeys:
     """Server to client, opens ShareKeys: the keys of the receiver's neighbourhood, itself included.
 
-    ``client_ids`` ascends; the keys are concatenated in its order, 32 bytes each.
+    ``client_ids`` ascends; the keys are concatenated in its order, 32 bytes each, and in malicious mode the identity
+    keys (32 bytes each) and signatures (64 bytes each) too.
     """
 
     session_id: bytes
     client_ids: tuple[ClientId, ...]
     channel_public_keys: bytes
     mask_public_keys: bytes
+    identity_keys: bytes = b""
+    signatures: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class ShareKeys:
-    """Client to server, round ShareKeys: e_uv for each peer but itself, ENCRYPTED_SHARES_BYTES bytes each."""
+    """Client to server, round ShareKeys: e_uv for each peer but itself, ENCRYPTED_SHARES_BYTES bytes each.
+
+    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server tell the self-mask seed from a wrong one.
+    """
 
     session_id: bytes
+    seed_commitment: bytes
     encrypted_shares: bytes
 
 
@@ -74,10 +87,35 @@ class MaskedInput:
 
 @dataclass(frozen=True, slots=True)
 class SurvivorList:
-    """Server to client, opens Unmasking: whose masked inputs are in the sum (U3)."""
+    """Server to client: whose masked inputs are in the sum (U3). Opens ConsistencyCheck, or Unmasking without it."""
 
     session_id: bytes
     survivors: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyCheck:
+    """Client to server, round ConsistencyCheck: its signature (64 bytes) of `statements.view`."""
+
+    session_id: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """Server to client, opens Unmasking in malicious mode: who signed its view (U4), and the signatures.
+
+    ``signatures`` has those of the flagged peers but the receiver, 64 bytes each.  On a sparse graph, a peer's view is
+    not the receiver's: ``common`` has for each of these peers the flags of the receiver's neighbourhood, packed to
+    bytes, that mark who is in the peer's too, and ``others`` the `statements.member` digests (32 bytes each) of the
+    rest of the peer's, peer after peer.  On the complete graph both are empty.
+    """
+
+    session_id: bytes
+    consistent: Flags
+    signatures: bytes
+    common: bytes = b""
+    others: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -106,6 +144,6 @@ class UnmaskingShares:
     __hash__ = None  # type: ignore[assignment]
 
 
-ClientMessage: TypeAlias = AdvertiseKeys | ShareKeys | MaskedInput | UnmaskingShares
-ServerMessage: TypeAlias = PeerKeys | PeerShares | SurvivorList
+ClientMessage: TypeAlias = AdvertiseKeys | ShareKeys | MaskedInput | ConsistencyCheck | UnmaskingShares
+ServerMessage: TypeAlias = PeerKeys | PeerShares | SurvivorList | ConsistencyProof
 Message: TypeAlias = ClientMessage | ServerMessage

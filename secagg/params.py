@@ -24,10 +24,12 @@ class Adversary(Enum):
 
     HONEST_BUT_CURIOUS: a server that follows the protocol and studies all that it sees.
     SEMI_MALICIOUS: one that exchanges the clients' keys honestly, and may lie from then on (Bell et al. 2020).
+    MALICIOUS: one that may lie at any time; keys and survivors are signed by identities that clients know.
     """
 
     HONEST_BUT_CURIOUS = "honest-but-curious"
     SEMI_MALICIOUS = "semi-malicious"
+    MALICIOUS = "malicious"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,11 @@ class Parameters:
         return self.degree == self.num_clients - 1
 
     @property
+    def is_signed(self) -> bool:
+        """Whether keys are signed, and ConsistencyCheck takes place: in malicious mode."""
+        return self.adversary is Adversary.MALICIOUS
+
+    @property
     def quorum(self) -> int:
         """The fewest members of a client's neighbourhood, itself included, with which the client goes on.
 
@@ -121,6 +128,11 @@ def _broken_ranges(params: Parameters) -> list[str]:
     holders = params.num_clients if params.is_complete else params.degree
     require("threshold", 2, max(2, holders), "at least two, so that no client alone holds a secret; "
             "at most as many as hold shares")  # fmt: skip
+    if params.adversary is not Adversary.HONEST_BUT_CURIOUS and 2 * params.threshold <= holders:
+        reasons.append(
+            f"threshold is {params.threshold}, but against a server that lies more than half of the {holders} holders "
+            "of a secret must be needed: of two halves it could get one secret each"
+        )
     require("value_bits", 1, ring.MAX_RING_BITS, "an element fits 64 bits")
     require("ring_bits", ring.MIN_RING_BITS, ring.MAX_RING_BITS, "an element fits 64 bits")
     if params.vector_length < 1:

@@ -177,8 +177,9 @@ def _sparse_choice(
     reasons: list[str],
 ) -> _Choice | None:
     """The sparse graph's, or None if no degree below n - 1 will do."""
-    semi_malicious = adversary is Adversary.SEMI_MALICIOUS
-    bounds = SparseBounds(num_clients, corrupt_clients, dropouts, num_clients - dropouts, semi_malicious=semi_malicious)
+    # A server that lies is held to one secret of each client by the threshold, with identities or without.
+    lies = adversary is not Adversary.HONEST_BUT_CURIOUS
+    bounds = SparseBounds(num_clients, corrupt_clients, dropouts, num_clients - dropouts, semi_malicious=lies)
     found = bounds.smallest()
     if found is None:
         return None

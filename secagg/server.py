@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from enum import Enum, unique
 from typing import NoReturn
 
+from secagg import transcript
+from secagg._server_consistency import ConsistencyRound
 from secagg._server_rounds import AdvertiseKeysRound, MaskedInputRound, ShareKeysRound
 from secagg._server_stages import Ended, Session, Stage
 from secagg._server_unmasking import Recovery, UnmaskingRound
 from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
+from secagg.identity import KeyDirectory, check_directory
 from secagg.masking import MaskSum
 from secagg.messages import ClientMessage, Message
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
+from secagg.transcript import TranscriptEntry
 
 
 @unique
@@ -26,6 +30,7 @@ class ServerPhase(Enum):
     ADVERTISE_KEYS = "collects public keys"
     SHARE_KEYS = "collects encrypted shares"
     MASKED_INPUT_COLLECTION = "collects masked inputs"
+    CONSISTENCY_CHECK = "collects signatures of the survivors"
     UNMASKING = "collects shares of the masks' seeds"
     RECOVERY = "waits for finish() with the result of the job"
     COMPLETED = "gave the sum"
@@ -36,6 +41,7 @@ _PHASES: dict[type[Stage], ServerPhase] = {
     AdvertiseKeysRound: ServerPhase.ADVERTISE_KEYS,
     ShareKeysRound: ServerPhase.SHARE_KEYS,
     MaskedInputRound: ServerPhase.MASKED_INPUT_COLLECTION,
+    ConsistencyRound: ServerPhase.CONSISTENCY_CHECK,
     UnmaskingRound: ServerPhase.UNMASKING,
     Recovery: ServerPhase.RECOVERY,
 }
@@ -77,7 +83,8 @@ class Server:
         params: the session's public parameters.
         client_ids: who may take part, at most ``params.num_clients``; by default 0 .. num_clients - 1.
         context, nonce: as given to the clients; see `secagg.session.session_id`.
-        entropy: the source of randomness, for the sparse graph; only tests pass another than `os.urandom`.
+        directory: in malicious mode, who knows the clients' identity keys; for that mode only.
+        entropy: the source of randomness; only tests pass another than `os.urandom`.
 
     Raises:
         LocalProtocolError: an argument of a wrong type or range.
@@ -92,6 +99,7 @@ class Server:
         "_params",
         "_session_id",
         "_stage",
+        "_transcript",
     )
 
     def __init__(
@@ -101,6 +109,7 @@ class Server:
         *,
         context: bytes = b"",
         nonce: bytes = b"",
+        directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
     ) -> None:
         if not isinstance(params, Parameters):
@@ -112,7 +121,11 @@ class Server:
         self._session_id = session_id(params, nonce=nonce, context=context)
         self._dropped: set[ClientId] = set()
         self._completed = False
-        session = Session(params, self._session_id, lambda num_nodes: build_graph(params, num_nodes, entropy))
+        self._transcript: list[TranscriptEntry] = []
+        check_directory(params, directory)
+        session = Session(
+            params, self._session_id, lambda num_nodes: build_graph(params, num_nodes, entropy), entropy, directory
+        )
         self._stage: Stage = AdvertiseKeysRound(session, self._client_ids)
 
     @property
@@ -124,6 +137,11 @@ class Server:
     def session_id(self) -> bytes:
         """The session's id, 32 bytes; public."""
         return self._session_id
+
+    @property
+    def transcript(self) -> tuple[TranscriptEntry, ...]:
+        """What has happened so far: lists, hashes and decisions. Holds no secret."""
+        return tuple(self._transcript)
 
     @property
     def round(self) -> Round:
@@ -189,7 +207,7 @@ class Server:
             return unknown
         self._dropped.add(client_id)
         self._stage.drop(client_id)
-        return (ClientDropped(client_id, reason, self._stage.round, detail),)
+        return self._noted((ClientDropped(client_id, reason, self._stage.round, detail),))
 
     def close_round(self) -> tuple[ServerEvent, ...]:
         """End the open round: whoever has not answered is dropped, and the next round opens.
@@ -202,7 +220,10 @@ class Server:
         drops: list[ServerEvent] = []
         for client_id in sorted(self.pending):
             drops.extend(self.drop(client_id, DropReason.DEADLINE))
+        round_, answered = self._stage.round, self._stage.received
+        self._transcript.append(transcript.of_answers(round_, answered))
         self._stage, events = self._stage.close()
+        self._noted(events, round_)
         self._dropped.update(event.client_id for event in events if isinstance(event, ClientDropped))
         return (*drops, *events)
 
@@ -220,7 +241,7 @@ class Server:
         completed = self._stage.finish(masks)
         self._completed = True
         self._stage = Ended(self._stage.round)
-        return (completed,)
+        return self._noted((completed,))
 
     def abort(self) -> tuple[ServerEvent, ...]:
         """End the session without a sum; nothing is unmasked. Returns `Aborted`, or nothing if it has ended."""
@@ -228,7 +249,12 @@ class Server:
             return ()
         status, round_ = self.status, self._stage.round
         self._stage = Ended(round_)
-        return (Aborted(AbortReason.CANCELLED, round_, status.needed, status.received),)
+        return self._noted((Aborted(AbortReason.CANCELLED, round_, status.needed, status.received),))
+
+    def _noted(self, events: tuple[ServerEvent, ...], round_: Round | None = None) -> tuple[ServerEvent, ...]:
+        """The events, once they are in the transcript."""
+        self._transcript += transcript.of_server_events(events, round_ or self._stage.round, self._params)
+        return events
 
     def _known(self, client_id: ClientId) -> tuple[ServerEvent, ...] | None:
         """What to answer at once about a client that takes no part, or no part any more; None for all others."""

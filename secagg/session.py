@@ -12,7 +12,7 @@ SESSION_ID_BYTES = 32
 
 MAX_NONCE_BYTES = 255
 
-_ADVERSARY_CODES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1}
+_ADVERSARY_CODES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1, Adversary.MALICIOUS: 2}
 
 
 def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
@@ -20,7 +20,7 @@ def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
 
     Args:
         nonce: public bytes, fresh for each session, that the application distributes with the parameters;
-            may be empty where the context never repeats.
+            may be empty where the context never repeats, but not in malicious mode.
         context: bytes that the application binds to the session, such as the hash of the model that this
             client received.  Clients with different contexts cannot agree on masks, so a server that gives
             each client a model of its own learns nothing (Pasquini et al., CCS 2022).
@@ -30,6 +30,10 @@ def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
             raise LocalProtocolError(f"{name} must be bytes, not {type(value).__name__}")
     if len(nonce) > MAX_NONCE_BYTES:
         raise LocalProtocolError(f"nonce has {len(nonce)} bytes, but at most {MAX_NONCE_BYTES}")
+    if params.is_signed and not nonce:
+        raise LocalProtocolError(
+            "malicious mode needs a nonce, fresh for each session: signatures must not be replayed"
+        )
     hasher = Hash(SHA256())
     hasher.update(bytes([len(labels.SESSION_ID)]) + labels.SESSION_ID)
     # Every field has a fixed width, or its length before it: no two inputs have one encoding.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
 from secagg.params import ClientId
-from secagg.primitives import aead, kdf, labels, prg
+from secagg.primitives import aead, digest, kdf, labels, prg
 from secagg.primitives.agreement import SecretKey
 from secagg.primitives.entropy import EntropySource, draw
 
@@ -33,8 +33,13 @@ class InvalidSharesError(Exception):
 def share_seeds(seeds: tuple[bytes, ...], threshold: int, num_holders: int, entropy: EntropySource) -> ShareArray:
     """Shares of each 16-byte seed for each holder, shape (num_holders, len(seeds), LIMBS)."""
     limbs = np.concatenate([_seed_to_limbs(seed) for seed in seeds])
-    coefficients = _uniform_field_elements((threshold - 1) * len(limbs), entropy).reshape(-1, len(limbs))
+    coefficients = uniform_field_elements((threshold - 1) * len(limbs), entropy).reshape(-1, len(limbs))
     return shamir.share(limbs, coefficients, num_holders).reshape(num_holders, len(seeds), LIMBS)
+
+
+def seed_commitment(seed: bytes, session_id: bytes, client_id: ClientId) -> bytes:
+    """What tells a client's self-mask seed from any other, 32 bytes, and nothing of it to who does not have it."""
+    return digest.labelled(labels.SEED_COMMITMENT, session_id, client_id.to_bytes(4, "big"), seed)
 
 
 def coefficient_source(seed: bytes, session_id: bytes, client_id: ClientId) -> EntropySource:
@@ -60,7 +65,7 @@ def reconstruct_seeds(places: npt.NDArray[np.integer], shares: ShareArray) -> li
     """
     num_seeds = shares.shape[1]
     limbs = shamir.reconstruct(places, shares.reshape(len(places), num_seeds * LIMBS)).reshape(num_seeds, LIMBS)
-    return [_limbs_to_seed(row) for row in limbs]
+    return [limbs_to_seed(row) for row in limbs]
 
 
 def shares_to_bytes(shares: ShareArray) -> bytes:
@@ -147,14 +152,15 @@ def _seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
     return limbs
 
 
-def _limbs_to_seed(limbs: npt.NDArray[np.uint16]) -> bytes | None:
+def limbs_to_seed(limbs: npt.NDArray[np.uint16]) -> bytes | None:
+    """The seed of LIMBS reconstructed limbs, or None if they are those of no seed."""
     value = sum(int(limb) << (_LIMB_BITS * i) for i, limb in enumerate(limbs))
     if int(limbs.max()) >> _LIMB_BITS or value >> (8 * SEED_BYTES):
         return None
     return value.to_bytes(SEED_BYTES, "big")
 
 
-def _uniform_field_elements(count: int, entropy: EntropySource) -> npt.NDArray[np.uint16]:
+def uniform_field_elements(count: int, entropy: EntropySource) -> npt.NDArray[np.uint16]:
     """``count`` uniform elements of the field, by rejection: a 16-bit word is refused with probability 15/65536."""
     accepted = np.empty(count, dtype=np.uint16)
     filled = 0

@@ -19,6 +19,7 @@ from secagg import (
     ClientId,
     CodecError,
     Completed,
+    Dispute,
     DropReason,
     InputRequested,
     MaskSum,
@@ -28,6 +29,7 @@ from secagg import (
     Send,
     Server,
     ServerPhase,
+    SharesDisputed,
     UnmaskJob,
     UnmaskReady,
 )
@@ -52,6 +54,7 @@ class Deadlines:
     advertise_keys: float = 30.0
     share_keys: float = 60.0
     masked_input_collection: float = 600.0
+    consistency_check: float = 60.0
     unmasking: float = 60.0
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class ServerDriver:
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
         self.dropped: dict[ClientId, ClientDropped] = {}
+        self.disputes: tuple[Dispute, ...] = ()
         self.unknown_messages = 0
 
     @property
@@ -134,6 +138,8 @@ class ServerDriver:
                     self.unknown_messages += 1
                 case ClientDropped():
                     self.dropped[event.client_id] = event
+                case SharesDisputed():
+                    self.disputes = event.disputes
                 case UnmaskReady():
                     self.job = event.job
                 case Completed() | Aborted():

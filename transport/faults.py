@@ -30,6 +30,10 @@ class Direction(Enum):
     DOWN = "server to client"
 
 
+ROUNDS_OF_EVERY_SESSION = tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK)
+"""ConsistencyCheck takes place in malicious mode only; `secagg.rounds_of` says which rounds a session has."""
+
+
 @dataclass(frozen=True, slots=True)
 class FaultSchedule:
     """At most one fault a client, round and direction.
@@ -59,7 +63,7 @@ class FaultSchedule:
         fraction: float,
         *,
         seed: int,
-        rounds: Iterable[Round] = tuple(Round),
+        rounds: Iterable[Round] = ROUNDS_OF_EVERY_SESSION,
         kinds: Iterable[Fault] = (Fault.VANISH, Fault.DISCONNECT),
     ) -> "FaultSchedule":
         """floor(fraction * clients) of the clients vanish, each in one of ``rounds`` and in one of the ways ``kinds``.
@@ -103,15 +107,22 @@ class FaultSchedule:
         )
 
     @classmethod
-    def random(cls, client_ids: Iterable[ClientId], rate: float, *, seed: int) -> "FaultSchedule":
+    def random(
+        cls,
+        client_ids: Iterable[ClientId],
+        rate: float,
+        *,
+        seed: int,
+        rounds: Iterable[Round] = ROUNDS_OF_EVERY_SESSION,
+    ) -> "FaultSchedule":
         """Every message of every client, up and down, has a fault of any kind with probability ``rate``."""
         if not 0 <= rate <= 1:
             raise ValueError(f"the rate of faults must be between 0 and 1, not {rate}")
         rng = np.random.default_rng(seed)
-        kinds = tuple(Fault)
+        kinds, rounds = tuple(Fault), tuple(rounds)
         faults = {}
         for client_id in sorted(client_ids):
-            for round_ in Round:
+            for round_ in rounds:
                 for direction in Direction:
                     kind = kinds[rng.integers(len(kinds))]
                     legal = direction is Direction.UP or (

@@ -24,11 +24,14 @@ from secagg import (
     Completed,
     DropReason,
     EntropySource,
+    Identity,
     LocalProtocolError,
     Parameters,
+    PinnedKeys,
     Round,
     SecAggError,
     Server,
+    rounds_of,
 )
 from transport.driver import ClientDriver, Deadlines, InputVector, Parts, ServerDriver
 from transport.errors import FrameError
@@ -42,7 +45,6 @@ Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputV
 Observer: TypeAlias = Callable[[Round, int, int], None]
 """Called as the session goes on: the open round, how many have answered, how many are awaited."""
 
-_ROUNDS = tuple(Round)
 _NONCE_BYTES = 16
 
 # Fractions of the round's deadline. A message takes up to the first each way; a reordered one comes after all of
@@ -108,6 +110,7 @@ def run_session(
     deadlines: Deadlines | None = None,
     seed: int = 0,
     workers: int = 1,
+    identities: Mapping[ClientId, Identity] | None = None,
     entropy: EntropySource = os.urandom,
     observer: Observer | None = None,
 ) -> SessionReport:
@@ -124,6 +127,7 @@ def run_session(
         deadlines: how long rounds stay open, in virtual seconds.
         seed: of the network's latencies and of which bits a CORRUPT fault flips; never of keys or masks.
         workers: cores for the recovery of the masks (see `RecoveryPool`).
+        identities: in malicious mode, each client's; by default new ones. Everyone knows all public keys.
         entropy: the source of keys and masks; only tests pass another than `os.urandom`.
         observer: called after each message that the server took.
 
@@ -135,9 +139,24 @@ def run_session(
         raise ValueError("workers must be at least 1, and seed not negative")
     ids = tuple(range(params.num_clients)) if client_ids is None else tuple(client_ids)
     nonce = entropy(_NONCE_BYTES)
-    server = Server(params, ids, context=context, nonce=nonce, entropy=entropy)
+    directory = None
+    if params.is_signed:
+        identities = {i: Identity.generate(entropy) for i in ids} if identities is None else identities
+        directory = PinnedKeys({i: identity.public_key for i, identity in identities.items()})
+    server = Server(params, ids, context=context, nonce=nonce, directory=directory, entropy=entropy)
     context_of = (lambda client_id: context) if received_context is None else received_context
-    clients = {i: Client(params, i, context=context_of(i), nonce=nonce, entropy=entropy) for i in ids}
+    clients = {
+        i: Client(
+            params,
+            i,
+            context=context_of(i),
+            nonce=nonce,
+            identity=identities.get(i) if identities else None,
+            directory=directory,
+            entropy=entropy,
+        )
+        for i in ids
+    }
     if not callable(inputs) and (without := sorted(set(ids) - set(inputs))):
         raise LocalProtocolError(f"there is no input for clients {', '.join(map(str, without[:10]))}")
     make_input = inputs if callable(inputs) else inputs.__getitem__
@@ -157,14 +176,15 @@ class _Connection:
         self.driver = ClientDriver(client, self._timed_input)
         limit = secagg.max_message_bytes(client.params)
         self.decoders = {direction: FrameDecoder(limit) for direction in Direction}
+        self._rounds = rounds_of(client.params)
         self.sent = {Direction.UP: 0, Direction.DOWN: 1}
         self.open = True
 
     def next_round(self, direction: Direction) -> Round:
         """The round of the next message that way: each side sends one a round, the server none in the first."""
-        index = min(self.sent[direction], len(_ROUNDS) - 1)
+        index = min(self.sent[direction], len(self._rounds) - 1)
         self.sent[direction] += 1
-        return _ROUNDS[index]
+        return self._rounds[index]
 
     def _timed_input(self) -> InputVector:
         started = time.perf_counter()

@@ -32,10 +32,13 @@ def multiply(left: FieldArray, right: FieldArray) -> FieldArray:
 
 
 def matmul(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> FieldArray:
-    """Matrix product mod p of reduced operands given as float64; exact, shape (a, t) x (t, c) -> (a, c), uint64."""
-    if left.shape[1] > MAX_INNER_DIMENSION:
-        raise ValueError(f"inner dimension {left.shape[1]} is above {MAX_INNER_DIMENSION}: not exact in float64")
-    return reduce((left @ right).astype(np.uint64))
+    """Matrix product mod p of reduced operands given as float64; exact.
+
+    Shapes (..., a, t) x (..., t, c) -> (..., a, c), uint64.
+    """
+    if left.shape[-1] > MAX_INNER_DIMENSION:
+        raise ValueError(f"inner dimension {left.shape[-1]} is above {MAX_INNER_DIMENSION}: not exact in float64")
+    return reduce(np.matmul(left, right).astype(np.uint64))
 
 
 def inverse(values: FieldArray) -> FieldArray:

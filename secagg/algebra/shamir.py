@@ -54,22 +54,68 @@ def share(
     return shares
 
 
-def lagrange_weights(points: FieldArray) -> FieldArray:
-    """Weights w with f(0) = sum w_i f(x_i) for any polynomial of degree < t.
+def dual_weights(held: npt.NDArray[np.bool_]) -> FieldArray:
+    """v_i = 1 / prod_{j held, j != i} (x_i - x_j) for each held place, 0 elsewhere.
 
-    w_i = prod_{j != i} x_j / (x_j - x_i), for distinct non-zero points of shape (t,), uint64.
+    These are the weights of the dual code: sum v_i q(x_i) f(x_i) = 0 for all polynomials with deg f + deg q below the
+    number of held places less one; and those of Lagrange's formula, but for factors that depend on where it is taken.
+
+    Args:
+        held: who has a share, shape (patterns, holders); the holder in place i has the point i + 1.
+
+    Returns:
+        Shape (patterns, holders), uint64.
     """
-    numerator = np.uint64(1)
-    for point in points:
-        numerator = numerator * point % np.uint64(PRIME)
-    # The i-th denominator gets x_i as its own factor too: then one numerator, the product of all, serves every i.
-    denominator = points.copy()
-    differences = np.empty_like(points)
-    for i, point in enumerate(points):
-        np.subtract(point + np.uint64(PRIME), points, out=differences)
-        differences[i] = 1
-        denominator = field.multiply(denominator, field.reduce(differences))
-    return field.multiply(field.inverse(denominator), np.broadcast_to(numerator, denominator.shape))
+    points = np.arange(1, held.shape[1] + 1, dtype=np.uint64)
+    product = np.ones(held.shape, dtype=np.uint64)
+    for place in np.flatnonzero(held.any(axis=0)).tolist():
+        difference = field.reduce(points + np.uint64(PRIME) - points[place])
+        difference[place] = 1
+        rows = np.flatnonzero(held[:, place])
+        product[rows] = field.multiply(product[rows], difference)
+    return np.where(held, field.inverse(product), np.uint64(0))
+
+
+def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
+    """Weights w with f(point) = sum w_i f(x_i) for any polynomial of a degree below the number of held places.
+
+    Args:
+        held: as in `dual_weights`; the holder in the place of ``point``, if there is one, is not among them.
+        point: where; 0 is where the secret is.
+
+    Returns:
+        Shape (patterns, holders), uint64, 0 where not held.
+    """
+    points = np.arange(1, held.shape[1] + 1, dtype=np.uint64)
+    distance = field.reduce(np.uint64(point + PRIME) - points)
+    factors = np.where(held, distance, np.uint64(1))
+    # Their product by halves: log2(holders) array operations.
+    while factors.shape[1] > 1:
+        half = factors.shape[1] // 2
+        rest = factors[:, 2 * half :]
+        factors = np.concatenate((field.multiply(factors[:, :half], factors[:, half : 2 * half]), rest), axis=1)
+    others = field.multiply(factors, field.inverse(distance)[None, :])
+    return field.multiply(dual_weights(held), others)
+
+
+def combine(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """sum_i w_i y_i for each of many secrets.
+
+    Args:
+        weights: shape (owners, holders) or (1, holders).
+        shares: shape (owners, holders, s).
+
+    Returns:
+        Shape (owners, s), uint16 below p.
+    """
+    owners, holders, width = shares.shape
+    combined = np.empty((owners, width), dtype=np.uint16)
+    rows = max(1, _BLOCK_ELEMENTS // max(1, holders * width))
+    for start in range(0, owners, rows):
+        block = shares[start : start + rows].astype(np.float64)
+        weight = weights[start : start + rows] if len(weights) > 1 else weights
+        combined[start : start + rows] = field.matmul(weight[:, None, :].astype(np.float64), block)[:, 0]
+    return combined
 
 
 def reconstruct(places: npt.NDArray[np.integer], shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
@@ -82,10 +128,7 @@ def reconstruct(places: npt.NDArray[np.integer], shares: npt.NDArray[np.uint16])
     Returns:
         Shape (s,), uint16 below p.
     """
-    weights = lagrange_weights(places.astype(np.uint64) + np.uint64(1)).astype(np.float64)
-    secrets = np.empty(shares.shape[1], dtype=np.uint16)
-    columns = max(1, _BLOCK_ELEMENTS // max(1, len(places)))
-    for start in range(0, shares.shape[1], columns):
-        block = shares[:, start : start + columns].astype(np.float64)
-        secrets[start : start + columns] = field.matmul(weights[None, :], block)[0]
+    held = np.zeros((1, int(places.max()) + 1), dtype=bool)
+    held[0, places] = True
+    secrets: npt.NDArray[np.uint16] = combine(lagrange_weights(held)[:, places], shares[None, :, :])[0]
     return secrets

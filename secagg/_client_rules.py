@@ -1,0 +1,199 @@
+"""The rules that a client holds the server to: a message that breaks one ends the client's part, and says which."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from secagg import statements
+from secagg.errors import RemoteProtocolError, Rule
+from secagg.identity import Identity, KeyDirectory
+from secagg.messages import ConsistencyProof, Flags, PeerKeys
+from secagg.params import ClientId, Parameters
+from secagg.primitives import agreement, signing
+from secagg.primitives.agreement import KEY_BYTES
+from secagg.primitives.digest import DIGEST_BYTES
+from secagg.primitives.signing import SIGNATURE_BYTES
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Setup:
+    """What does not change during a session. Public but for the identity, which is the host's and is not suspended."""
+
+    params: Parameters
+    client_id: ClientId
+    session_id: bytes
+    identity: Identity | None = None
+    directory: KeyDirectory | None = None
+
+    def without_identity(self) -> "Setup":
+        """The setup of a client that will not sign any more."""
+        return replace(self, identity=None, directory=None)
+
+
+def check_peer_keys(message: PeerKeys, setup: Setup, own_keys: tuple[bytes, bytes]) -> int:
+    """Every rule for the list of keys; returns this client's place in it."""
+    ids, params = message.client_ids, setup.params
+    _check_sizes(message, params)
+    if any(first >= second for first, second in pairwise(ids)):
+        raise RemoteProtocolError(Rule.IDS_NOT_ASCENDING)
+    if setup.client_id not in ids:
+        raise RemoteProtocolError(Rule.SELF_MISSING)
+    if len(ids) > params.degree + 1:
+        raise RemoteProtocolError(Rule.TOO_MANY_PEERS, f"{len(ids)}, but at most {params.degree + 1}")
+    _check_enough(len(ids), setup)
+    channel_keys = split(message.channel_public_keys, KEY_BYTES)
+    mask_keys = split(message.mask_public_keys, KEY_BYTES)
+    own_place = ids.index(setup.client_id)
+    if (channel_keys[own_place], mask_keys[own_place]) != own_keys:
+        raise RemoteProtocolError(Rule.KEYS_OF_SELF_CHANGED)
+    if len({*channel_keys, *mask_keys}) != 2 * len(ids):
+        raise RemoteProtocolError(Rule.KEYS_NOT_DISTINCT)
+    invalid = [
+        peer_id
+        for peer_id, *keys in zip(ids, channel_keys, mask_keys, strict=True)
+        if not all(map(agreement.is_valid_public_key, keys))
+    ]
+    _refuse(Rule.INVALID_PUBLIC_KEY, invalid)
+    if setup.identity is not None and setup.directory is not None:
+        _check_identities(message, setup, setup.identity, setup.directory, own_place)
+    return own_place
+
+
+def _check_sizes(message: PeerKeys, params: Parameters) -> None:
+    count = len(message.client_ids)
+    sizes = (
+        (message.channel_public_keys, KEY_BYTES),
+        (message.mask_public_keys, KEY_BYTES),
+        (message.identity_keys, signing.KEY_BYTES if params.is_signed else 0),
+        (message.signatures, SIGNATURE_BYTES if params.is_signed else 0),
+    )
+    if any(len(items) != size * count for items, size in sizes):
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"keys for other than the {count} clients listed")
+
+
+def _check_identities(
+    message: PeerKeys, setup: Setup, identity: Identity, directory: KeyDirectory, own_place: int
+) -> None:
+    """Malicious mode: everyone's keys are signed by an identity that the directory knows as theirs."""
+    ids = message.client_ids
+    identity_keys = split(message.identity_keys, signing.KEY_BYTES)
+    if identity_keys[own_place] != identity.public_key:
+        raise RemoteProtocolError(Rule.KEYS_OF_SELF_CHANGED)
+    if len(set(identity_keys)) != len(ids):
+        raise RemoteProtocolError(Rule.IDENTITY_NOT_DISTINCT)
+    signed = zip(
+        ids,
+        identity_keys,
+        split(message.signatures, SIGNATURE_BYTES),
+        split(message.channel_public_keys, KEY_BYTES),
+        split(message.mask_public_keys, KEY_BYTES),
+        strict=True,
+    )
+    unsigned = [
+        peer_id
+        for peer_id, identity_key, signature, *keys in signed
+        if not signing.verify(identity_key, signature, statements.advertised_keys(setup.session_id, peer_id, *keys))
+    ]
+    _refuse(Rule.INVALID_SIGNATURE, unsigned)
+    # Asked last, so that a directory that learns keys learns none from a list that is refused for another reason.
+    unknown = [
+        peer_id
+        for peer_id, identity_key in zip(ids, identity_keys, strict=True)
+        if peer_id != setup.client_id and not directory.is_trusted(peer_id, identity_key)
+    ]
+    _refuse(Rule.IDENTITY_NOT_TRUSTED, unknown)
+
+
+def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -> None:
+    """The rules that all lists of clients obey: of who shared keys, who survived, and who signed."""
+    if len(flags) != len(client_ids):
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"{len(flags)} flags for {len(client_ids)} clients")
+    if not flags[client_ids.index(setup.client_id)]:
+        raise RemoteProtocolError(Rule.SELF_MISSING)
+    _check_enough(sum(flags), setup)
+
+
+def check_consistency_proof(
+    message: ConsistencyProof,
+    setup: Setup,
+    client_ids: tuple[ClientId, ...],
+    identity_keys: bytes,
+    members: bytes,
+    survivors: Flags,
+) -> None:
+    """A quorum signed views that agree with this client's, whose `statements.member` digests are ``members``.
+
+    A signature of anything else is not counted: the agreement is in the statement that is verified.
+    """
+    check_flags(message.consistent, client_ids, setup)
+    strangers = [
+        peer_id
+        for peer_id, signed, survives in zip(client_ids, message.consistent, survivors, strict=True)
+        if signed and not survives
+    ]
+    if strangers:
+        raise RemoteProtocolError(Rule.CONSISTENT_NOT_SUBSET, f"clients {listed(strangers)}", tuple(strangers))
+    signers = [
+        place
+        for place, (peer_id, signed) in enumerate(zip(client_ids, message.consistent, strict=True))
+        if signed and peer_id != setup.client_id
+    ]
+    if len(message.signatures) != SIGNATURE_BYTES * len(signers):
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"signatures for other than the {len(signers)} clients flagged")
+    digests = _views_of(message, setup, split(members, DIGEST_BYTES), len(signers))
+    keys = split(identity_keys, signing.KEY_BYTES)
+    # This client's own signature is the first; a quorum is enough, and each costs a tenth of a millisecond.
+    valid, quorum = 1, setup.params.quorum
+    for place, signature, digest in zip(signers, split(message.signatures, SIGNATURE_BYTES), digests, strict=True):
+        if valid >= quorum:
+            break
+        valid += signing.verify(keys[place], signature, statements.view(setup.session_id, client_ids[place], digest))
+    if valid < quorum:
+        raise RemoteProtocolError(Rule.TOO_FEW_SIGNATURES, f"{valid} of the {quorum} needed")
+
+
+def _views_of(message: ConsistencyProof, setup: Setup, members: list[bytes], num_signers: int) -> list[bytes]:
+    """The digest of each signer's view, as it must be if the signer sees what this client sees."""
+    if setup.params.is_complete:
+        if message.common or message.others:
+            raise RemoteProtocolError(Rule.WRONG_SIZE, "views of their own on the complete graph")
+        return [statements.view_digest(setup.session_id, members)] * num_signers
+    flag_bytes = (len(members) + 7) // 8
+    if len(message.common) != num_signers * flag_bytes or len(message.others) % DIGEST_BYTES:
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {num_signers} clients flagged")
+    others = split(message.others, DIGEST_BYTES)
+    views = []
+    for flags in split(message.common, flag_bytes):
+        bits = int.from_bytes(flags, "little")
+        common = [member for place, member in enumerate(members) if bits >> place & 1]
+        # All neighbourhoods of a graph have one size.
+        number = len(members) - len(common)
+        if bits >> len(members) or number > len(others):
+            raise RemoteProtocolError(Rule.WRONG_SIZE, "a view of another size than this client's")
+        views.append(statements.view_digest(setup.session_id, [*common, *others[:number]]))
+        others = others[number:]
+    if others:
+        raise RemoteProtocolError(Rule.WRONG_SIZE, "views of another size than this client's")
+    return views
+
+
+def _check_enough(num_clients: int, setup: Setup) -> None:
+    quorum = setup.params.quorum
+    if num_clients < quorum:
+        raise RemoteProtocolError(Rule.TOO_FEW_PEERS, f"{num_clients} with this client itself, but at least {quorum}")
+
+
+def _refuse(rule: Rule, peer_ids: list[ClientId]) -> None:
+    """Raise if there are any."""
+    if peer_ids:
+        raise RemoteProtocolError(rule, f"of clients {listed(peer_ids)}", tuple(peer_ids))
+
+
+def split(items: bytes, size: int) -> list[bytes]:
+    """Items of one size, as they were concatenated."""
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def listed(client_ids: list[ClientId] | tuple[ClientId, ...]) -> str:
+    """A few ids for a message."""
+    shown = ", ".join(map(str, client_ids[:10]))
+    return f"{shown} and {len(client_ids) - 10} more" if len(client_ids) > 10 else shown

@@ -1,0 +1,64 @@
+"""What identities sign in malicious mode, and the view of the survivors that they sign.
+
+The paper signs the keys, and the set of survivors, by themselves; here each statement also names the session and its
+round, and the view covers the keys of everyone in it: a signature of another session, or one by a client that was
+shown other keys, says nothing here.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum, unique
+
+from secagg.params import ClientId
+from secagg.primitives import digest, labels
+
+
+@unique
+class Standing(IntEnum):
+    """How far a member of a neighbourhood has come."""
+
+    ADVERTISED = 0
+    SHARED = 1
+    SURVIVED = 2
+
+
+def standing(shared: bool, survives: bool) -> Standing:
+    """The standing of a member by the two lists that the server sent."""
+    return Standing.SURVIVED if survives else Standing.SHARED if shared else Standing.ADVERTISED
+
+
+def advertised_keys(session_id: bytes, client_id: ClientId, channel_public_key: bytes, mask_public_key: bytes) -> bytes:
+    """What a client signs in round AdvertiseKeys: these are my keys in this session."""
+    return labels.ADVERTISED_KEYS + session_id + client_id.to_bytes(4, "big") + channel_public_key + mask_public_key
+
+
+def member_keys(
+    session_id: bytes, client_id: ClientId, identity_key: bytes, channel_public_key: bytes, mask_public_key: bytes
+) -> bytes:
+    """One member of a view by its keys: a digest of 32 bytes."""
+    return digest.labelled(
+        labels.MEMBER_KEYS,
+        session_id,
+        client_id.to_bytes(4, "big"),
+        identity_key,
+        channel_public_key,
+        mask_public_key,
+    )
+
+
+def member(keys: bytes, standing: Standing) -> bytes:
+    """One member of a view with its standing, 32 bytes; ``keys`` is its `member_keys`."""
+    return digest.labelled(labels.MEMBER, bytes([standing]), keys)
+
+
+def view_digest(session_id: bytes, members: Iterable[bytes]) -> bytes:
+    """A neighbourhood as its members see it, 32 bytes.
+
+    The members are taken in the order of their digests, so that one who knows some of them by name, and the others by
+    digest only, arrives at the same statement.
+    """
+    return digest.labelled(labels.VIEW, session_id, b"".join(sorted(members)))
+
+
+def view(session_id: bytes, signer_id: ClientId, view_digest: bytes) -> bytes:
+    """What a survivor signs in round ConsistencyCheck: this is my neighbourhood, myself included."""
+    return labels.VIEW + session_id + signer_id.to_bytes(4, "big") + view_digest
