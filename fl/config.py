@@ -27,7 +27,6 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "advertise-keys": (Round.ADVERTISE_KEYS,),
     "share-keys": (Round.SHARE_KEYS,),
     "masked-input-collection": (Round.MASKED_INPUT_COLLECTION,),
-    "consistency-check": (Round.CONSISTENCY_CHECK,),
     "unmasking": (Round.UNMASKING,),
 }
 """Where clients vanish: before or while they send their message of that round of the protocol."""

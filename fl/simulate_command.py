@@ -12,8 +12,11 @@ from fl.errors import ConfigError
 from fl.formatting import format_bytes
 from fl.plan_json import plan_to_json
 from fl.simulation import SimulationResult, simulate, to_json
-from secagg import Completed, Plan, Round
+from secagg import Completed, Plan, Round, rounds_of
 from transport import FaultSchedule
+
+# Training has no malicious mode, and so no such round.
+_POINTS = {**DROPOUT_POINTS, "consistency-check": (Round.CONSISTENCY_CHECK,)}
 
 
 def parse_dropouts(options: list[str]) -> dict[Round, float]:
@@ -21,9 +24,9 @@ def parse_dropouts(options: list[str]) -> dict[Round, float]:
     fractions: dict[Round, float] = {}
     for option in options:
         point, separator, number = option.rpartition("=")
-        rounds = DROPOUT_POINTS.get(point if separator else "any")
+        rounds = _POINTS.get(point if separator else "any")
         if rounds is None:
-            raise ConfigError(f"unknown round {point!r} in --dropout {option}; known are {', '.join(DROPOUT_POINTS)}")
+            raise ConfigError(f"unknown round {point!r} in --dropout {option}; known are {', '.join(_POINTS)}")
         try:
             fraction = float(number)
         except ValueError:
@@ -44,6 +47,9 @@ def run_simulation(
 ) -> tuple[SimulationResult, dict[str, Any]]:
     """Run it, with a bar for the clients of the open round, and print the table."""
     params = plan.parameters
+    for round_ in dropouts:
+        if round_ not in rounds_of(params):
+            raise ConfigError(f"{round_.value} is a round of --adversary malicious only: nobody can vanish there")
     faults = FaultSchedule.dropouts_by_round(range(params.num_clients), dropouts, seed=seed)
     with Progress(
         TextColumn("{task.description:22}"),
@@ -71,7 +77,7 @@ def _print(console: Console, plan: Plan, result: SimulationResult) -> None:
         f"degree {params.degree:,}, threshold {params.threshold:,}",
         caption="a client's figures are medians",
     )
-    for name in ("round", "server", "a client", "a client sends", "a client receives"):
+    for name in ("round", "server", "a client", "it sends", "it receives"):
         table.add_column(name, justify="left" if name == "round" else "right")
     for round_, cost in result.rounds.items():
         table.add_row(

@@ -33,7 +33,7 @@ class SimulationResult:
         exact: whether the sum is that of the included clients' inputs, element by element; None if it was aborted.
         seconds: the whole session, all clients and the server, the making of inputs not counted.
         rounds: by round, what it cost.
-        peak_rss_bytes: the most memory that the process has held.
+        peak_rss_bytes: the most memory that the process has held, and the largest child of a recovery on two cores.
     """
 
     report: SessionReport
@@ -120,6 +120,6 @@ def _median(values: list[float] | list[int]) -> float:
 
 
 def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024

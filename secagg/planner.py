@@ -189,6 +189,10 @@ def _sparse_choice(
     if not smallest <= chosen <= most:
         reasons.append(f"threshold {chosen} is not among those that are safe and work with {degree} neighbours: "
                        f"{smallest} to {most}")  # fmt: skip
+    chosen_by_server = (
+        "each client checks its own neighbourhood, which the server draws: no client's input is in a sum with fewer "
+        f"than {chosen} neighbours, but only on the complete graph do all sign one set of survivors",
+    )
     return _Choice(
         degree,
         chosen,
@@ -198,6 +202,7 @@ def _sparse_choice(
             f"{chosen} corrupt neighbours, except with probability 2^-{SECURITY_BITS}",
             f"threshold {chosen}: of {degree} neighbours at least so many remain when {dropouts} clients vanish, "
             f"except with probability 2^-{CORRECTNESS_BITS}",
+            *(chosen_by_server if adversary is Adversary.MALICIOUS else ()),
         ),
     )
 
