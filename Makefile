@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit format changelog clean
+.PHONY: demo test lint unit format bench bench-report bench-quick bench-check changelog clean
 
 demo: .venv/fl  ## train on 40 clients, a quarter of them vanishing, secure beside plain
 	rm -rf runs/demo
@@ -24,11 +24,27 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# --benchmark-quiet: our own tables, of ratios, stand in for the plugin's.
+BENCH := $(BIN)/python -m pytest --benchmark-quiet -q
+
+bench: .venv/dev .venv/peers  ## everything measured: 15 minutes on 2 cores; results in benchmarks/results/full.json
+	$(BENCH) benchmarks
+	$(MAKE) bench-report
+
+bench-report: .venv/dev  ## docs/benchmarks.md with its plots and page, from benchmarks/results/full.json
+	$(BIN)/python -m benchmarks.report --results benchmarks/results/full.json --out docs
+
+bench-quick: .venv/dev  ## smaller sizes, 2 minutes; results in benchmarks/results/quick.json
+	$(BENCH) --quick benchmarks
+
+bench-check: .venv/dev  ## exit 1 if a ratio fell below its floor or a message grew; under a minute
+	$(BIN)/python -m benchmarks.check
+
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("secagg needs Python 3.11 or newer, and PYTHON=$(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -42,4 +58,12 @@ clean:
 
 .venv/dev: pyproject.toml constraints.txt .venv/fl | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[fl,dev]'
+	touch $@
+
+# The peers' pins (typer, rich, packaging) exclude ours, so they live apart; what does the arithmetic is of one version.
+.venv/peers: pyproject.toml constraints.txt .venv/dev | .venv/bin/python
+	test -x .venv-peers/bin/python || $(BIN)/python -m venv .venv-peers
+	grep -E '^(numpy|cryptography|msgpack)==' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-peers/constraints.txt --editable '.[peers]'
 	touch $@

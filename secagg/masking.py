@@ -68,10 +68,10 @@ def accumulate(vector: RingVector, masks: Iterable[Mask]) -> None:
 
     Element j of a mask is the j-th little-endian word of the keystream, chunk after chunk.
     """
-    buffer = chunk_buffer()
+    chunk_length = CHUNK_BYTES // vector.dtype.itemsize
+    buffer = chunk_buffer(min(vector.nbytes, CHUNK_BYTES))
     view = memoryview(buffer)
-    words = np.frombuffer(buffer, dtype=vector.dtype, count=CHUNK_BYTES // vector.dtype.itemsize)
-    chunk_length = len(words)
+    words = np.frombuffer(buffer, dtype=vector.dtype, count=min(len(vector), chunk_length))
     pending = iter(masks)
     while batch := [
         (Keystream(mask.key), np.subtract if mask.subtract else np.add) for mask in islice(pending, _BATCH)
@@ -176,16 +176,17 @@ class UnmaskJob:
 
     def combine(self, results: Iterable[MaskSum]) -> MaskSum:
         """The sum of the parts' results. LocalProtocolError if they are not all of this job's parts."""
-        total = ring.zeros(self.vector_length, self.ring_bits)
+        total: RingVector | None = None
         num_masks = 0
         for result in results:
             if not isinstance(result, MaskSum) or result.session_id != self.session_id:
                 raise LocalProtocolError("combine() takes the results of this job's parts")
             if not ring.is_vector(result.vector, self.vector_length, self.ring_bits):
                 raise LocalProtocolError(f"a part's vector has {self.vector_length} elements of the ring's dtype")
-            np.add(total, result.vector, out=total)
+            # The first is copied: a part's result stays as it is.
+            total = result.vector.copy() if total is None else np.add(total, result.vector, out=total)
             num_masks += result.num_masks
-        if num_masks != self.num_masks:
+        if total is None or num_masks != self.num_masks:
             raise LocalProtocolError(f"the parts hold {num_masks} masks, but the job has {self.num_masks}")
         ring.reduce_in_place(total, self.ring_bits)
         return MaskSum(self.session_id, num_masks, total)

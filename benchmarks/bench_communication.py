@@ -1,0 +1,73 @@
+"""What travels: the bytes of one client's session over its vector in the clear, beside the paper's formula.
+
+Counted is everything that one client sends and receives, in all rounds, with session ids, flags and frames; the
+vector in the clear is 16 bits an element, sent once, and nothing else.  The model that an application sends to the
+clients is in neither.  Bytes do not vary from run to run.
+"""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.neighborhood import Peers, published_bytes, traffic
+from benchmarks.results import Entry
+from benchmarks.tables import published
+from secagg import GraphKind, Parameters, plan
+
+_ROWS = published.communication()
+_QUICK_CLIENTS = 1024
+
+
+def parameters(num_clients: int, num_elements: int, graph: str) -> Parameters:
+    """16-bit values; a sparse graph is for 5% corrupt clients and 5% that vanish, a complete one for the server."""
+    sparse = graph == "sparse"
+    return plan(
+        num_clients=num_clients,
+        vector_length=num_elements,
+        value_bits=16,
+        corrupt=0.05 if sparse else 0.0,
+        dropout=0.05,
+        graph=GraphKind(graph),
+    ).parameters
+
+
+@pytest.fixture(scope="module")
+def peers(quick: bool) -> Peers:
+    largest = _QUICK_CLIENTS if quick else max(row["clients"] for row in _ROWS)
+    return Peers(largest - 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "row" in metafunc.fixturenames:
+        quick = metafunc.config.getoption("--quick")
+        rows = [row for row in _ROWS if not quick or row["clients"] <= _QUICK_CLIENTS]
+        metafunc.parametrize("row", rows, ids=lambda row: f"{row['clients']}-{row['elements']}-{row['graph']}")
+
+
+def bench_communication(benchmark: Any, row: dict[str, Any], peers: Peers) -> None:
+    """One client's session; the time is that of making and reading its messages, its peers' keys given."""
+    params = parameters(row["clients"], row["elements"], row["graph"])
+    benchmark.group = "communication"
+    found = benchmark.pedantic(traffic, args=(params, peers))
+    clear = 2 * params.vector_length
+    formula = published_bytes(row["clients"], row["elements"])
+    entry: Entry = {
+        "name": "bytes_of_a_client",
+        "params": {name: row[name] for name in ("clients", "elements", "graph")},
+        "neighbors": params.degree,
+        "threshold": params.threshold,
+        "ring_bits": params.ring_bits,
+        "bytes_up": found.up,
+        "bytes_down": found.down,
+        "bytes": found.total,
+        "bytes_in_the_clear": clear,
+        "published_formula": formula / clear,
+        "published": row["published"],
+        "ratio": {
+            "value": found.total / clear,
+            "of": "bytes sent and received over 16-bit values in the clear",
+            "goal": row["goal"],
+            "higher_is_better": False,
+        },
+    }
+    benchmark.extra_info.update(entry)

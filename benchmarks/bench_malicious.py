@@ -1,0 +1,73 @@
+"""What safety from a lying server costs: a malicious session beside an honest-but-curious one, at the same time."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.results import Entry
+from benchmarks.simulated import simulate
+from secagg import Adversary
+
+_CLIENTS, _QUICK_CLIENTS = 500, 60
+_LENGTH = 100_000
+_CORRUPT = _DROPOUT = 0.05
+
+
+def bench_malicious(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None]) -> None:
+    """Both sessions run in processes of their own, one on each core, so that a machine that drifts slows both."""
+    clients = _QUICK_CLIENTS if quick else _CLIENTS
+
+    def session(adversary: Adversary) -> dict[str, Any]:
+        return simulate(clients, _LENGTH, dropout=_DROPOUT, corrupt=_CORRUPT, adversary=adversary, workers=1)
+
+    def both() -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(session, (Adversary.HONEST_BUT_CURIOUS, Adversary.MALICIOUS)))
+
+    honest, malicious = benchmark.pedantic(both, rounds=1, iterations=1)
+    assert honest["exact"] is True, honest["aborted"]
+    assert malicious["exact"] is True, malicious["aborted"]
+    threshold, included = malicious["plan"]["threshold"], malicious["included"]
+    signatures = {
+        # Of everyone's keys but its own; then of a quorum's views, its own being the first of them.
+        "client": {"signatures_made": 2, "signatures_checked": clients - 1 + threshold - 1},
+        "server": {"signatures_made": 0, "signatures_checked": clients + included},
+    }
+    for role in ("client", "server"):
+        record(_entry(role, honest, malicious) | signatures[role])
+    benchmark.group = "malicious"
+    benchmark.extra_info.update({"name": "sessions", "params": {"clients": clients, "values": _LENGTH}})
+
+
+def _entry(role: str, honest: dict[str, Any], malicious: dict[str, Any]) -> Entry:
+    """One role's time and bytes in both sessions; a client's are medians, the server's bytes those of all clients."""
+    before, after = (_seconds(role, session) for session in (honest, malicious))
+    entry = {
+        "group": "malicious",
+        "name": role,
+        "params": {"clients": honest["plan"]["num_clients"], "values": honest["plan"]["vector_length"]},
+        "seconds": {"median": after, "min": after, "max": after, "rounds": 1},
+        "honest_seconds": before,
+        "ratio": {
+            "value": after / before,
+            "of": "time in malicious mode over honest-but-curious, in the same run",
+            "goal": None,
+            "higher_is_better": False,
+        },
+    }
+    for way in ("up", "down"):
+        bytes_before, bytes_after = (_bytes(role, way, session) for session in (honest, malicious))
+        entry |= {f"bytes_{way}": bytes_after, f"bytes_{way}_ratio": bytes_after / bytes_before}
+    return entry
+
+
+def _seconds(role: str, session: dict[str, Any]) -> float:
+    return float(sum(cost[f"{role}_seconds"] for cost in session["rounds"].values()))
+
+
+def _bytes(role: str, way: str, session: dict[str, Any]) -> int:
+    if role == "server":
+        return int(session[f"bytes_{way}"])
+    return int(sum(cost[f"client_bytes_{way}"] for cost in session["rounds"].values()))

@@ -1,0 +1,79 @@
+"""What a result was measured on: enough to compare machines, nothing that says whose machine it is."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# Those that decide how fast the mask generator and the matrix products are.
+_FLAGS = ("aes", "vaes", "avx2", "avx512f")
+
+
+def describe() -> dict[str, Any]:
+    """CPU, memory (bytes), operating system and the versions that matter; plain JSON values."""
+    from cryptography.hazmat.backends.openssl import backend
+
+    cpu = _cpu_info()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+        "memory_bytes": _memory_bytes(),
+        "os": _os_name(),
+        "python": platform.python_version(),
+        "numpy": metadata.version("numpy"),
+        "cryptography": metadata.version("cryptography"),
+        "openssl": backend.openssl_version_text(),
+    }
+
+
+def commit(repository: Path) -> str | None:
+    """The short hash of the commit that ``repository`` is at, with a "+" if files differ from it; None without git."""
+    head = _git(repository, "rev-parse", "--short", "HEAD")
+    if not head:
+        return None
+    # Results are what a run writes: they do not make the code another one.
+    changes = _git(repository, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return f"{head}+" if changes else head
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - the arguments are ours
+            ["git", *arguments],  # noqa: S607
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _cpu_info() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; empty where there is no such file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _os_name() -> str:
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = f"{platform.system()} {platform.release()}"
+    return f"{name}, {platform.machine()}"

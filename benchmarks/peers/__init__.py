@@ -1,0 +1,1 @@
+"""Other libraries' secure aggregation, timed in processes and environments of their own."""
