@@ -53,8 +53,8 @@ def check_peer_keys(message: PeerKeys, setup: Setup, own_keys: tuple[bytes, byte
         if not all(map(agreement.is_valid_public_key, keys))
     ]
     _refuse(Rule.INVALID_PUBLIC_KEY, invalid)
-    if setup.identity is not None and setup.directory is not None:
-        _check_identities(message, setup, setup.identity, setup.directory, own_place)
+    if setup.identity is not None:
+        _check_identities(message, setup, setup.identity, own_place)
     return own_place
 
 
@@ -70,10 +70,8 @@ def _check_sizes(message: PeerKeys, params: Parameters) -> None:
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"keys for other than the {count} clients listed")
 
 
-def _check_identities(
-    message: PeerKeys, setup: Setup, identity: Identity, directory: KeyDirectory, own_place: int
-) -> None:
-    """Malicious mode: everyone's keys are signed by an identity that the directory knows as theirs."""
+def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_place: int) -> None:
+    """Everyone's keys are signed by its identity, which in malicious mode the directory knows as theirs."""
     ids = message.client_ids
     identity_keys = split(message.identity_keys, signing.KEY_BYTES)
     if identity_keys[own_place] != identity.public_key:
@@ -95,10 +93,11 @@ def _check_identities(
     ]
     _refuse(Rule.INVALID_SIGNATURE, unsigned)
     # Asked last, so that a directory that learns keys learns none from a list that is refused for another reason.
+    directory = setup.directory
     unknown = [
         peer_id
         for peer_id, identity_key in zip(ids, identity_keys, strict=True)
-        if peer_id != setup.client_id and not directory.is_trusted(peer_id, identity_key)
+        if directory is not None and peer_id != setup.client_id and not directory.is_trusted(peer_id, identity_key)
     ]
     _refuse(Rule.IDENTITY_NOT_TRUSTED, unknown)
 
@@ -112,47 +111,68 @@ def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) ->
     _check_enough(sum(flags), setup)
 
 
-def check_consistency_proof(
-    message: ConsistencyProof,
-    setup: Setup,
-    client_ids: tuple[ClientId, ...],
-    identity_keys: bytes,
-    members: bytes,
-    survivors: Flags,
-) -> None:
-    """A quorum signed views that agree with this client's, whose `statements.member` digests are ``members``.
+@dataclass(frozen=True, slots=True, repr=False)
+class View:
+    """A client's neighbourhood as it knows it: who is in it, with which keys, and how far each has come. Public.
 
-    A signature of anything else is not counted: the agreement is in the statement that is verified.
+    ``member_keys`` are the `statements.member_keys`, 32 bytes each.
     """
-    check_flags(message.consistent, client_ids, setup)
+
+    client_ids: tuple[ClientId, ...]
+    identity_keys: bytes
+    member_keys: bytes
+    shared: Flags
+    survivors: Flags
+
+    def members(self) -> list[bytes]:
+        """The `statements.member` digest of each, in the order of the ids."""
+        standings = map(statements.standing, self.shared, self.survivors)
+        return list(map(statements.member, split(self.member_keys, DIGEST_BYTES), standings))
+
+    def others_may_not_be(self) -> frozenset[bytes]:
+        """All digests that speak of somebody in this view, whatever they say."""
+        keys = split(self.member_keys, DIGEST_BYTES)
+        return frozenset(statements.member(key, standing) for key in keys for standing in statements.Standing)
+
+
+def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View) -> None:
+    """A quorum signed views that agree with this client's, and that have this client among the survivors.
+
+    Whoever answers can then be sure that its own mask key stays hidden: a quorum of its neighbours will release shares
+    of its self-mask seed, and of one secret only.  A signature of anything else than what agrees is not counted: the
+    agreement is in the statement that is verified.
+    """
+    check_flags(message.consistent, view.client_ids, setup)
     strangers = [
         peer_id
-        for peer_id, signed, survives in zip(client_ids, message.consistent, survivors, strict=True)
+        for peer_id, signed, survives in zip(view.client_ids, message.consistent, view.survivors, strict=True)
         if signed and not survives
     ]
     if strangers:
         raise RemoteProtocolError(Rule.CONSISTENT_NOT_SUBSET, f"clients {listed(strangers)}", tuple(strangers))
     signers = [
         place
-        for place, (peer_id, signed) in enumerate(zip(client_ids, message.consistent, strict=True))
+        for place, (peer_id, signed) in enumerate(zip(view.client_ids, message.consistent, strict=True))
         if signed and peer_id != setup.client_id
     ]
     if len(message.signatures) != SIGNATURE_BYTES * len(signers):
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"signatures for other than the {len(signers)} clients flagged")
-    digests = _views_of(message, setup, split(members, DIGEST_BYTES), len(signers))
-    keys = split(identity_keys, signing.KEY_BYTES)
+    digests = _digests_of_views(message, setup, view, len(signers))
+    keys = split(view.identity_keys, signing.KEY_BYTES)
     # This client's own signature is the first; a quorum is enough, and each costs a tenth of a millisecond.
     valid, quorum = 1, setup.params.quorum
     for place, signature, digest in zip(signers, split(message.signatures, SIGNATURE_BYTES), digests, strict=True):
         if valid >= quorum:
             break
-        valid += signing.verify(keys[place], signature, statements.view(setup.session_id, client_ids[place], digest))
+        statement = statements.view(setup.session_id, view.client_ids[place], digest)
+        valid += signing.verify(keys[place], signature, statement)
     if valid < quorum:
         raise RemoteProtocolError(Rule.TOO_FEW_SIGNATURES, f"{valid} of the {quorum} needed")
 
 
-def _views_of(message: ConsistencyProof, setup: Setup, members: list[bytes], num_signers: int) -> list[bytes]:
+def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, num_signers: int) -> list[bytes]:
     """The digest of each signer's view, as it must be if the signer sees what this client sees."""
+    members = view.members()
     if setup.params.is_complete:
         if message.common or message.others:
             raise RemoteProtocolError(Rule.WRONG_SIZE, "views of their own on the complete graph")
@@ -161,19 +181,25 @@ def _views_of(message: ConsistencyProof, setup: Setup, members: list[bytes], num
     if len(message.common) != num_signers * flag_bytes or len(message.others) % DIGEST_BYTES:
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {num_signers} clients flagged")
     others = split(message.others, DIGEST_BYTES)
-    views = []
+    # A member that both know must not come as one that only the signer knows: it could be said to stand otherwise.
+    if not view.others_may_not_be().isdisjoint(others):
+        raise RemoteProtocolError(Rule.VIEWS_CONTRADICT)
+    own_place = view.client_ids.index(setup.client_id)
+    digests = []
     for flags in split(message.common, flag_bytes):
         bits = int.from_bytes(flags, "little")
+        if not bits >> own_place & 1:
+            raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, "without this client")
         common = [member for place, member in enumerate(members) if bits >> place & 1]
         # All neighbourhoods of a graph have one size.
         number = len(members) - len(common)
         if bits >> len(members) or number > len(others):
             raise RemoteProtocolError(Rule.WRONG_SIZE, "a view of another size than this client's")
-        views.append(statements.view_digest(setup.session_id, [*common, *others[:number]]))
+        digests.append(statements.view_digest(setup.session_id, [*common, *others[:number]]))
         others = others[number:]
     if others:
         raise RemoteProtocolError(Rule.WRONG_SIZE, "views of another size than this client's")
-    return views
+    return digests
 
 
 def _check_enough(num_clients: int, setup: Setup) -> None:

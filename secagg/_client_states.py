@@ -7,7 +7,7 @@ States hold secrets; they never leave the shell in `client.py`, which moves them
 answering two different survivor lists from one state would give away both secrets of a peer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, unique
 from typing import TypeAlias
 
@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg import sharing, statements
-from secagg._client_rules import Setup, check_consistency_proof, check_flags, check_peer_keys, listed, split
+from secagg._client_rules import Setup, View, check_consistency_proof, check_flags, check_peer_keys, listed, split
 from secagg.algebra import ring
 from secagg.errors import RemoteProtocolError, Rule
 from secagg.events import SERVER, ClientEvent, InputRequested, Send
+from secagg.identity import Identity
 from secagg.masking import accumulate, mask_secret_key, pairwise_mask, self_mask
 from secagg.messages import (
     AdvertiseKeys,
@@ -36,7 +37,6 @@ from secagg.messages import (
 from secagg.params import ClientId
 from secagg.primitives import aead, agreement, signing
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
-from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.entropy import EntropySource, draw
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, SEED_BYTES, SHARE_BYTES, ShareChannel
 
@@ -82,6 +82,8 @@ class Created(State):
         mask_key_seed = draw(entropy, SEED_BYTES)
         self_mask_seed = draw(entropy, SEED_BYTES)
         sharing_seed = draw(entropy, SEED_BYTES)
+        if setup.params.is_signed and not setup.params.has_identities:
+            setup = replace(setup, identity=Identity.generate(entropy))
         keys = (
             agreement.public_key(channel_secret_key),
             mask_secret_key(mask_key_seed, setup.session_id, setup.client_id).public_key(),
@@ -261,22 +263,17 @@ class Masked(State):
             raise RemoteProtocolError(Rule.SURVIVORS_NOT_SUBSET, f"clients {listed(strangers)}")
         if setup.identity is None:
             return _release(setup, self.held, self.shares, message.survivors)
-        members = b"".join(
-            statements.member(key, statements.standing(*standing))
-            for key, *standing in zip(
-                split(self.member_keys, DIGEST_BYTES), self.shared, message.survivors, strict=True
-            )
-        )
         state = SurvivorsSigned(
             setup,
             client_ids=self.client_ids,
             identity_keys=self.identity_keys,
-            members=members,
+            member_keys=self.member_keys,
+            shared=self.shared,
+            survivors=message.survivors,
             held=self.held,
             shares=self.shares,
-            survivors=message.survivors,
         )
-        digest = statements.view_digest(setup.session_id, split(members, DIGEST_BYTES))
+        digest = statements.view_digest(setup.session_id, state.view().members())
         signature = setup.identity.sign(statements.view(setup.session_id, setup.client_id, digest))
         return state, (Send(SERVER, ConsistencyCheck(setup.session_id, signature)),)
 
@@ -285,10 +282,15 @@ class Masked(State):
 class SurvivorsSigned(State):
     client_ids: tuple[ClientId, ...]
     identity_keys: bytes
-    members: bytes
+    member_keys: bytes
+    shared: Flags
+    survivors: Flags
     held: Flags
     shares: bytes
-    survivors: Flags
+
+    def view(self) -> View:
+        """What it has signed."""
+        return View(self.client_ids, self.identity_keys, self.member_keys, self.shared, self.survivors)
 
     def receive(self, message: ServerMessage) -> Transition:
         """Answer the list once a quorum has signed the same one (paper, round 4)."""
@@ -296,7 +298,7 @@ class SurvivorsSigned(State):
             raise _second_list(message, self.survivors)
         if not isinstance(message, ConsistencyProof):
             return State.receive(self, message)
-        check_consistency_proof(message, self.setup, self.client_ids, self.identity_keys, self.members, self.survivors)
+        check_consistency_proof(message, self.setup, self.view())
         return _release(self.setup, self.held, self.shares, self.survivors)
 
 

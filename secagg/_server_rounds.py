@@ -68,8 +68,8 @@ class AdvertiseKeysRound(Stage):
         return None
 
     def _check_identity(self, client_id: ClientId, message: AdvertiseKeys) -> DropReason | None:
-        """In malicious mode: one client with bad keys must not make all others refuse the list."""
-        if self._session.directory is None:
+        """Where keys are signed: one client with bad keys must not make all others refuse the list."""
+        if not self._session.params.is_signed:
             return DropReason.WRONG_SIZE if message.identity_key or message.signature else None
         statement = statements.advertised_keys(
             self._session.session_id, client_id, message.channel_public_key, message.mask_public_key
@@ -78,7 +78,8 @@ class AdvertiseKeysRound(Stage):
             return DropReason.INVALID_SIGNATURE
         if message.identity_key in self._identities:
             return DropReason.IDENTITY_NOT_DISTINCT
-        if not self._session.directory.is_trusted(client_id, message.identity_key):
+        directory = self._session.directory
+        if directory is not None and not directory.is_trusted(client_id, message.identity_key):
             return DropReason.IDENTITY_NOT_TRUSTED
         self._identities.add(message.identity_key)
         return None

@@ -84,6 +84,8 @@ class UnmaskingRound(Stage):
         if (
             held.shape != neighborhood.shape
             or np.any(held & ~shared[neighborhood])
+            # In a sparse graph nobody holds a share of its own.
+            or (not self._session.params.is_complete and np.any(held & (neighborhood == node)))
             or message.shares.shape != (int(held.sum()), LIMBS)
             or np.any(message.shares >= PRIME)
         ):

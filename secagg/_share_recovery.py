@@ -31,7 +31,8 @@ class RecoveredSecrets:
     Attributes:
         seeds: the secret of each owner that has one, by its row; None if its shares do not give it.
         wrong: (row of the owner, place of the holder) of each share that is known to be wrong.
-        inconsistent: rows of owners whose shares agree with each other, but not with what the owner advertised.
+        inconsistent: rows of owners whose shares, more of them than needed, agree with each other, but not with what
+            the owner advertised. (That exactly the threshold agree says nothing: any shares do.)
     """
 
     seeds: dict[int, bytes | None] = field(default_factory=dict)
@@ -226,9 +227,10 @@ def _settle(
     good = np.setdiff1d(np.flatnonzero(held[row]), bad)
     (seed,) = _reconstruct(_first(_flags(good, held.shape[1]), threshold), shares[row : row + 1])
     if seed is None or not verify(row, seed):
-        # The shares that were dealt belong together, and are not those of the secret.
         seed = None
-        result.inconsistent.append(row)
+        # Only shares that had to agree, and do, speak against who dealt them: else one holder could frame it.
+        if len(good) > threshold:
+            result.inconsistent.append(row)
     result.seeds[row] = seed
     result.wrong += [(row, place) for place in bad.tolist()]
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from secagg._client_rules import Setup
 from secagg._client_states import PHASES, ClientPhase, State
-from secagg.errors import LocalProtocolError, PlanError
+from secagg.errors import LocalProtocolError, SecAggError
 from secagg.events import Round
 from secagg.identity import Identity, KeyDirectory, check_directory, check_identity
 from secagg.params import Adversary, ClientId, Parameters
@@ -38,8 +38,7 @@ def dump(state: State, transcript: tuple[TranscriptEntry, ...] = ()) -> bytes:
             {**dataclasses.asdict(params), "adversary": params.adversary.value},
             setup.client_id,
             setup.session_id,
-            # The secret half is the host's, who hands it in again.
-            b"" if setup.identity is None else setup.identity.public_key,
+            *_identity_fields(setup),
             values,
             [
                 (entry.round.value, entry.what.value, entry.subject, entry.clients, entry.digest, entry.detail)
@@ -71,6 +70,7 @@ def load(
         raise LocalProtocolError("these bytes are no suspended client of this version")
     state, identity_key, transcript = found
     if not identity_key:
+        # In semi-malicious mode the identity is the session's, and came with the state.
         return state, transcript
     params = state.setup.params
     del state
@@ -92,19 +92,27 @@ def _unpack_with(body: bytes, identity: Identity, directory: KeyDirectory | None
 def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | None:
     """State, identity key, transcript; or the version, if it is another one; or None if it is nothing of the kind."""
     try:
-        version, phase, params, client_id, session_id, identity_key, values, entries = msgpack.unpackb(
+        version, phase, params, client_id, session_id, identity_key, own_identity, values, entries = msgpack.unpackb(
             body, use_list=False
         )
         if type(version) is not int or version != PROTOCOL_VERSION:
             return version if type(version) is int else None
         typed = type(client_id) is int and type(session_id) is bytes and type(identity_key) is bytes
         if typed and len(session_id) == SESSION_ID_BYTES:
-            setup = Setup(_load_params(params), client_id, session_id)
+            identity = Identity(own_identity) if own_identity else None
+            setup = Setup(_load_params(params), client_id, session_id, identity)
             if all(isinstance(value, bytes | tuple) for value in values.values()):
                 return _STATES[phase](setup, **values), identity_key, [_entry(*entry) for entry in entries]
-    except (ValueError, TypeError, KeyError, AttributeError, PlanError, msgpack.UnpackException):
+    except (ValueError, TypeError, KeyError, AttributeError, SecAggError, msgpack.UnpackException):
         pass
     return None
+
+
+def _identity_fields(setup: Setup) -> tuple[bytes, bytes]:
+    """The public key of an identity that the host hands in again, or the secret key of one drawn for the session."""
+    if setup.identity is None:
+        return b"", b""
+    return (setup.identity.public_key, b"") if setup.params.has_identities else (b"", setup.identity.to_bytes())
 
 
 def _entry(

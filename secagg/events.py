@@ -178,8 +178,8 @@ class Aborted:
             on a sparse graph none of them with enough neighbours.
         missing: the clients that the round was opened for and that did not answer.
         owners: the clients whose secrets could not be recovered.
-        culprits: clients that are known to have sent something wrong, so far as was found out; see `SharesDisputed`.
-            An owner of a secret whose shares agree with each other and not with what it had committed itself to is one.
+        culprits: the clients that explain the wrong shares, so far as was found out; see `SharesDisputed`. The owner of
+            a secret whose shares, more than needed, agree with each other and not with its commitment is one.
     """
 
     reason: AbortReason

@@ -1,4 +1,7 @@
-"""Who a client is beyond one session: its identity key, and who vouches for it (malicious mode only)."""
+"""Who a client is beyond one session: its identity key, and who vouches for it (malicious mode only).
+
+In semi-malicious mode an `Identity` is drawn for the session and nobody vouches for it.
+"""
 
 import os
 import warnings
@@ -130,17 +133,17 @@ class TrustOnFirstUse:
 
 def check_directory(params: Parameters, directory: KeyDirectory | None) -> None:
     """LocalProtocolError unless there is a directory in malicious mode, and none in the others."""
-    if params.is_signed and not isinstance(directory, KeyDirectory):
+    if params.has_identities and not isinstance(directory, KeyDirectory):
         raise LocalProtocolError("malicious mode needs a directory of identity keys, such as secagg.PinnedKeys")
-    if not params.is_signed and directory is not None:
+    if not params.has_identities and directory is not None:
         raise LocalProtocolError(f"a directory is for malicious mode, not {params.adversary.value}")
 
 
 def check_identity(params: Parameters, identity: Identity | None) -> None:
     """LocalProtocolError unless there is an identity in malicious mode, and none in the others."""
-    if params.is_signed and not isinstance(identity, Identity):
+    if params.has_identities and not isinstance(identity, Identity):
         raise LocalProtocolError("malicious mode needs the client's identity, a secagg.Identity")
-    if not params.is_signed and identity is not None:
+    if not params.has_identities and identity is not None:
         raise LocalProtocolError(f"an identity is for malicious mode, not {params.adversary.value}")
 
 

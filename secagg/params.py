@@ -23,8 +23,9 @@ class Adversary(Enum):
     """Whom a session is safe against, alone or together with corrupt clients.
 
     HONEST_BUT_CURIOUS: a server that follows the protocol and studies all that it sees.
-    SEMI_MALICIOUS: one that exchanges the clients' keys honestly, and may lie from then on (Bell et al. 2020).
-    MALICIOUS: one that may lie at any time; keys and survivors are signed by identities that clients know.
+    SEMI_MALICIOUS: one that exchanges the clients' keys honestly, and may lie from then on (Bell et al. 2020): the
+        survivors are signed, by keys that were exchanged like the others.
+    MALICIOUS: one that may lie at any time: keys and survivors are signed by identities that clients know.
     """
 
     HONEST_BUT_CURIOUS = "honest-but-curious"
@@ -79,7 +80,12 @@ class Parameters:
 
     @property
     def is_signed(self) -> bool:
-        """Whether keys are signed, and ConsistencyCheck takes place: in malicious mode."""
+        """Whether keys are signed, and ConsistencyCheck takes place: against every server that may lie."""
+        return self.adversary is not Adversary.HONEST_BUT_CURIOUS
+
+    @property
+    def has_identities(self) -> bool:
+        """Whether those who sign are known beyond the session: in malicious mode. Else they draw a key for it."""
         return self.adversary is Adversary.MALICIOUS
 
     @property

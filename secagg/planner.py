@@ -177,7 +177,7 @@ def _sparse_choice(
     reasons: list[str],
 ) -> _Choice | None:
     """The sparse graph's, or None if no degree below n - 1 will do."""
-    # A server that lies is held to one secret of each client by the threshold, with identities or without.
+    # The bound that a server that lies is held to if the graph is drawn at random; see docs/threat-model.md.
     lies = adversary is not Adversary.HONEST_BUT_CURIOUS
     bounds = SparseBounds(num_clients, corrupt_clients, dropouts, num_clients - dropouts, semi_malicious=lies)
     found = bounds.smallest()
@@ -189,9 +189,9 @@ def _sparse_choice(
     if not smallest <= chosen <= most:
         reasons.append(f"threshold {chosen} is not among those that are safe and work with {degree} neighbours: "
                        f"{smallest} to {most}")  # fmt: skip
-    chosen_by_server = (
-        "each client checks its own neighbourhood, which the server draws: no client's input is in a sum with fewer "
-        f"than {chosen} neighbours, but only on the complete graph do all sign one set of survivors",
+    margin = (
+        f"a client's input is hidden while fewer than {2 * chosen - degree} of its {degree} neighbours are corrupt: "
+        "a server that draws the graph honestly ensures it; one that does not can seat corrupt clients around a victim",
     )
     return _Choice(
         degree,
@@ -202,7 +202,7 @@ def _sparse_choice(
             f"{chosen} corrupt neighbours, except with probability 2^-{SECURITY_BITS}",
             f"threshold {chosen}: of {degree} neighbours at least so many remain when {dropouts} clients vanish, "
             f"except with probability 2^-{CORRECTNESS_BITS}",
-            *(chosen_by_server if adversary is Adversary.MALICIOUS else ()),
+            *(margin if adversary is Adversary.MALICIOUS else ()),
         ),
     )
 

@@ -30,7 +30,7 @@ def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
             raise LocalProtocolError(f"{name} must be bytes, not {type(value).__name__}")
     if len(nonce) > MAX_NONCE_BYTES:
         raise LocalProtocolError(f"nonce has {len(nonce)} bytes, but at most {MAX_NONCE_BYTES}")
-    if params.is_signed and not nonce:
+    if params.has_identities and not nonce:
         raise LocalProtocolError(
             "malicious mode needs a nonce, fresh for each session: signatures must not be replayed"
         )

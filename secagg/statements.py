@@ -1,4 +1,4 @@
-"""What identities sign in malicious mode, and the view of the survivors that they sign.
+"""What identities sign, and the view of the survivors that they sign.
 
 The paper signs the keys, and the set of survivors, by themselves; here each statement also names the session and its
 round, and the view covers the keys of everyone in it: a signature of another session, or one by a client that was
@@ -56,7 +56,7 @@ def view_digest(session_id: bytes, members: Iterable[bytes]) -> bytes:
     The members are taken in the order of their digests, so that one who knows some of them by name, and the others by
     digest only, arrives at the same statement.
     """
-    return digest.labelled(labels.VIEW, session_id, b"".join(sorted(members)))
+    return digest.labelled(labels.VIEW_DIGEST, session_id, b"".join(sorted(members)))
 
 
 def view(session_id: bytes, signer_id: ClientId, view_digest: bytes) -> bytes:

@@ -140,7 +140,7 @@ def run_session(
     ids = tuple(range(params.num_clients)) if client_ids is None else tuple(client_ids)
     nonce = entropy(_NONCE_BYTES)
     directory = None
-    if params.is_signed:
+    if params.has_identities:
         identities = {i: Identity.generate(entropy) for i in ids} if identities is None else identities
         directory = PinnedKeys({i: identity.public_key for i, identity in identities.items()})
     server = Server(params, ids, context=context, nonce=nonce, directory=directory, entropy=entropy)
