@@ -115,14 +115,15 @@ def measure(operation: Operation, samples: int, seed: int) -> tuple[float, float
     """Welch's t between fixed and random inputs, and the median time in microseconds."""
     rng = np.random.default_rng(seed)
     is_fixed = rng.random(samples) < 0.5
-    # Both are fresh copies, so that neither is better placed in the caches.
-    inputs = [operation.fixed.copy() if flag else operation.random(rng) for flag in is_fixed]
-    for value in inputs[:50]:
-        operation.run(value)
+    # Every input is made in the same steps and handed over in the same buffer, so that none is better placed.
+    work = operation.fixed.copy()
+    for _ in range(50):
+        operation.run(work)
     times = np.empty(samples)
-    for index, value in enumerate(inputs):
+    for index, flag in enumerate(is_fixed):
+        work[...] = np.where(flag, operation.fixed, operation.random(rng))
         started = perf_counter_ns()
-        operation.run(value)
+        operation.run(work)
         times[index] = perf_counter_ns() - started
     kept = times <= np.quantile(times, _CUT)
     return welch(times[kept & is_fixed], times[kept & ~is_fixed]), float(np.median(times)) / 1000

@@ -1,0 +1,1 @@
+"""What the test vectors are made of, one module a file or a purpose."""
