@@ -40,6 +40,11 @@ bench-quick: .venv/dev  ## smaller sizes, 2 minutes; results in benchmarks/resul
 bench-check: .venv/dev  ## exit 1 if a ratio fell below its floor or a message grew; under a minute
 	$(BIN)/python -m benchmarks.check
 
+.PHONY: fuzz
+SECONDS ?= 600
+fuzz: .venv/fuzz  ## SECONDS=600: coverage-guided fuzzing of all that takes others' bytes; exit 1 on a finding
+	$(BIN)/python -m fuzz --seconds $(SECONDS)
+
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
@@ -58,6 +63,10 @@ clean:
 
 .venv/dev: pyproject.toml constraints.txt .venv/fl | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[fl,dev]'
+	touch $@
+
+.venv/fuzz: pyproject.toml constraints.txt .venv/dev | .venv/bin/python
+	$(PIP) --constraint constraints.txt --editable '.[fuzz]'
 	touch $@
 
 # The peers' pins (typer, rich, packaging) exclude ours, so they live apart; what does the arithmetic is of one version.

@@ -10,27 +10,38 @@ import numpy as np
 import secagg
 from secagg import (
     SERVER,
+    Adversary,
     Client,
     ClientDropped,
     CodecError,
     DropReason,
+    Identity,
     InputRequested,
     Parameters,
+    PinnedKeys,
     RemoteProtocolError,
     Send,
     Server,
     ServerPhase,
+    SharesDisputed,
     UnmaskReady,
 )
 from secagg.params import required_ring_bits
 
 # What a client does last, by the round in which it is missing.
-BEFORE_KEYS, BEFORE_SHARES, BEFORE_INPUT, BEFORE_UNMASKING = range(4)
-NEVER = 4
+BEFORE_KEYS, BEFORE_SHARES, BEFORE_INPUT, BEFORE_CONSISTENCY, BEFORE_UNMASKING = range(5)
+NEVER = 5
 
 
 def make_params(
-    num_clients=5, threshold=3, vector_length=10, value_bits=8, ring_bits=None, modular=False, degree=None
+    num_clients=5,
+    threshold=3,
+    vector_length=10,
+    value_bits=8,
+    ring_bits=None,
+    modular=False,
+    degree=None,
+    adversary=Adversary.HONEST_BUT_CURIOUS,
 ) -> Parameters:
     """Parameters of the complete graph, if no ``degree`` is given, and of the smallest ring, if no ``ring_bits``."""
     return Parameters(
@@ -41,7 +52,18 @@ def make_params(
         value_bits=value_bits,
         ring_bits=required_ring_bits(num_clients, value_bits) if ring_bits is None else ring_bits,
         modular=modular,
+        adversary=adversary,
     )
+
+
+def identity_of(client_id: int) -> Identity:
+    """A client's identity, the same in every session of the tests."""
+    return Identity(hashlib.sha256(f"identity/{client_id}".encode()).digest())
+
+
+def directory_of(client_ids: Iterable[int]) -> PinnedKeys:
+    """Everyone's identity keys."""
+    return PinnedKeys({client_id: identity_of(client_id).public_key for client_id in client_ids})
 
 
 class SeededEntropy:
@@ -97,6 +119,7 @@ class Outcome:
     refused: dict[int, RemoteProtocolError]
     server: Server
     clients: dict[int, Client]
+    disputed: SharesDisputed | None = None
 
 
 @dataclass
@@ -115,6 +138,7 @@ class Cohort:
     uplink: Callable[[int, object], object | None] = lambda client_id, message: message
     downlink: Callable[[int, object], object | None] = lambda client_id, message: message
     context: bytes = b"test"
+    nonce: bytes = b""
     client_contexts: dict[int, bytes] = field(default_factory=dict)
     entropy_seed: str | None = None
     suspend: bool = False
@@ -127,33 +151,47 @@ class Cohort:
     def run(self) -> Outcome:
         params = self.params
         server_entropy = {} if self.entropy_seed is None else {"entropy": seeded_entropy(f"{self.entropy_seed}/server")}
-        self.server = Server(params, self.inputs.keys(), context=self.context, **server_entropy)
+        if params.has_identities:
+            self.nonce = self.nonce or b"nonce"
+            self.directory = directory_of(self.inputs)
+            server_entropy["directory"] = self.directory
+        session = {"context": self.context, "nonce": self.nonce}
+        self.server = Server(params, self.inputs.keys(), **session, **server_entropy)
         self.clients = {}
+        self.disputed: SharesDisputed | None = None
         self.dropped: dict[int, ClientDropped] = {}
         self.refused: dict[int, RemoteProtocolError] = {}
         for client_id in self.inputs:
             if self.entropy_seed is not None:
                 self.entropy[client_id] = seeded_entropy(f"{self.entropy_seed}/{client_id}")
-            context = self.client_contexts.get(client_id, self.context)
-            self.clients[client_id] = Client(params, client_id, context=context, **self._source(client_id))
+            session["context"] = self.client_contexts.get(client_id, self.context)
+            self.clients[client_id] = Client(params, client_id, **session, **self._source(client_id))
         self._disconnect(BEFORE_KEYS)
         for client_id in self.clients:
             if self._present(client_id, BEFORE_KEYS):
                 self._from_client(client_id, self._client(client_id).start())
-        for stage in (BEFORE_SHARES, BEFORE_INPUT, BEFORE_UNMASKING, NEVER):
+        consistency = (BEFORE_CONSISTENCY,) if params.is_signed else ()
+        for stage in (BEFORE_SHARES, BEFORE_INPUT, *consistency, BEFORE_UNMASKING, NEVER):
             self._disconnect(stage)
             end = self._close(stage)
             if end is not None:
-                return Outcome(end, self.dropped, self.refused, self.server, self.clients)
+                return Outcome(end, self.dropped, self.refused, self.server, self.clients, self.disputed)
         raise AssertionError("the session did not end")
 
-    def _source(self, client_id: int) -> dict[str, SeededEntropy]:
-        return {"entropy": self.entropy[client_id]} if client_id in self.entropy else {}
+    def _source(self, client_id: int) -> dict[str, object]:
+        source: dict[str, object] = {"entropy": self.entropy[client_id]} if client_id in self.entropy else {}
+        if self.params.has_identities:
+            source |= {"identity": identity_of(client_id), "directory": self.directory}
+        return source
 
     def _disconnect(self, stage: int) -> None:
         for client_id in self.disconnects:
-            if self.missing_from.get(client_id) == stage:
+            if self.missing_from.get(client_id) in self._since(stage):
                 self._note(self.server.drop(client_id, DropReason.DISCONNECTED))
+
+    def _since(self, stage: int) -> tuple[int, ...]:
+        """A session without ConsistencyCheck loses a client there before Unmasking."""
+        return (stage, BEFORE_CONSISTENCY) if stage == BEFORE_UNMASKING and not self.params.is_signed else (stage,)
 
     def _note(self, drops) -> None:
         for drop in drops:
@@ -171,6 +209,8 @@ class Cohort:
                 case Send():
                     if self._present(event.to, stage):
                         self._to_client(event.to, event.message)
+                case SharesDisputed():
+                    self.disputed = event
                 case UnmaskReady():
                     assert self.server.phase is ServerPhase.RECOVERY
                     return self._finish(event.job)

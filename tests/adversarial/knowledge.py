@@ -1,0 +1,168 @@
+"""What the server and its corrupt clients can compute from all that they heard: by reconstruction, not by argument.
+
+Of each client it counts the shares of both secrets, reconstructs what can be reconstructed, and solves for sums of
+inputs: clients whose self-mask is known, joined by each pairwise mask that is not, give one sum for each component.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secagg import sharing
+from secagg._client_rules import split
+from secagg.algebra import ring
+from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask
+from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, SurvivorList, UnmaskingShares
+from secagg.primitives.agreement import KEY_BYTES, SecretKey
+from tests.adversarial.adversary import LyingServer
+
+MASK_KEY, SELF_MASK = 0, 1
+
+
+@dataclass
+class Knowledge:
+    """Everything that follows from what a `LyingServer` heard.
+
+    ``own_keys`` are mask keys that the server made itself, and passed off as a client's.
+    """
+
+    server: LyingServer
+    own_keys: list[SecretKey] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.shares: dict[int, tuple[dict, dict]] = {client_id: ({}, {}) for client_id in self.server.honest}
+        for holder in self.server.heard.get(UnmaskingShares, {}):
+            self._take_released(holder)
+        for holder in self.server.corrupt:
+            self._take_corrupt(holder)
+        self.seeds = {owner: (self._seed(owner, MASK_KEY), self._seed(owner, SELF_MASK)) for owner in self.shares}
+        # Secret mask keys by public key: whoever has one end of a pairwise mask has the mask.
+        self._secret_keys = {key.public_key(): key for key in self.own_keys}
+        for client_id in self.server.inputs:
+            if client_id in self.server.corrupt:
+                seed = self.server.entropy[client_id].draws[1]
+            elif (seed := self.seeds[client_id][MASK_KEY]) is None:
+                continue
+            key = mask_secret_key(seed, self.server.session_id, client_id)
+            self._secret_keys[key.public_key()] = key
+
+    def _listed(self, client_id: int) -> tuple[int, ...]:
+        return self.server.told[PeerKeys][client_id].client_ids
+
+    def _take(self, owner: int, holder: int, kind: int, share: np.ndarray) -> None:
+        if owner in self.shares and owner in self.server.told.get(PeerKeys, {}) and holder in self._listed(owner):
+            self.shares[owner][kind][self._listed(owner).index(holder)] = share
+
+    def _take_released(self, holder: int) -> None:
+        message = self.server.heard[UnmaskingShares][holder]
+        survivors = self.server.told[SurvivorList][holder].survivors
+        shares = iter(message.shares)
+        for owner, held, survives in zip(self._listed(holder), message.held, survivors, strict=True):
+            if held:
+                self._take(owner, holder, SELF_MASK if survives else MASK_KEY, next(shares))
+
+    def _take_corrupt(self, holder: int) -> None:
+        """A corrupt client opens what it was sent, both shares."""
+        session_id = self.server.session_id
+        if not self.server.entropy[holder].draws:
+            return
+        key = SecretKey(self.server.entropy[holder].draws[0])
+        for owner, message in self.server.heard.get(ShareKeys, {}).items():
+            peers = [peer_id for peer_id in self._listed(owner) if peer_id != owner]
+            if owner in self.shares and holder in peers:
+                public_key = self.server.heard[AdvertiseKeys][owner].channel_public_key
+                channel = sharing.ShareChannel.agree(key, public_key, session_id, holder, owner)
+                item = split(message.encrypted_shares, sharing.ENCRYPTED_SHARES_BYTES)[peers.index(holder)]
+                for kind, share in enumerate(sharing.open_shares(channel.receive_key, item, session_id, owner, holder)):
+                    self._take(owner, holder, kind, share)
+
+    def _seed(self, owner: int, kind: int) -> bytes | None:
+        """The secret, if there are shares enough; what honest clients dealt and gave back must be what it was."""
+        shares, threshold = self.shares[owner][kind], self.server.params.threshold
+        if len(shares) < threshold:
+            return None
+        places = sorted(shares)[:threshold]
+        rows = np.stack([shares[place] for place in places])
+        (seed,) = sharing.reconstruct_seeds(np.array(places), rows[:, None, :])
+        assert seed == self.server.entropy[owner].draws[1 + kind], "this model of the adversary is wrong"
+        return seed
+
+    def counts(self, owner: int) -> tuple[int, int]:
+        """How many shares of its mask key, and of its self-mask seed, are known."""
+        return len(self.shares[owner][MASK_KEY]), len(self.shares[owner][SELF_MASK])
+
+    def sums(self) -> dict[frozenset[int], np.ndarray]:
+        """Every set of honest clients whose sum can be computed, and that sum; no smaller sums follow."""
+        masked = self.server.heard.get(MaskedInput, {})
+        partial: dict[int, np.ndarray] = {}
+        unknown: dict[int, set[frozenset]] = {}
+        for owner, (_, seed) in self.seeds.items():
+            if owner in masked and seed is not None:
+                known, unknown[owner] = self._pairwise(owner)
+                known.append(self_mask(seed, self.server.session_id, owner))
+                partial[owner] = _without(masked[owner].masked_input, known, self.server.params.ring_bits)
+        found = {}
+        while unknown:
+            component, edges = self._component(next(iter(unknown)), unknown)
+            ends = [edge for owner in component for edge in unknown.pop(owner)]
+            if all(ends.count(edge) == 2 for edge in edges):
+                total = sum(
+                    (partial[owner] for owner in component),
+                    start=ring.zeros(len(partial[owner := next(iter(component))]), self.server.params.ring_bits),
+                )
+                ring.reduce_in_place(total, self.server.params.ring_bits)
+                found[frozenset(component)] = total
+        return found
+
+    def _pairwise(self, owner: int) -> tuple[list[Mask], set[frozenset]]:
+        """The masks in an input that are known, and the names of those that are not: both ends, as told."""
+        keys = self.server.told[PeerKeys][owner]
+        own_key = self.server.heard[AdvertiseKeys][owner].mask_public_key
+        known: list[Mask] = []
+        unknown: set[frozenset] = set()
+        peers = zip(
+            keys.client_ids,
+            split(keys.mask_public_keys, KEY_BYTES),
+            self.server.told[PeerShares][owner].shared,
+            strict=True,
+        )
+        for peer_id, peer_key, shared in peers:
+            if peer_id == owner or not shared:
+                continue
+            if peer_key in self._secret_keys:
+                mask = pairwise_mask(self._secret_keys[peer_key], own_key, self.server.session_id, peer_id, owner)
+                known.append(Mask(mask.key, subtract=not mask.subtract))
+            elif own_key in self._secret_keys:
+                secret_key = self._secret_keys[own_key]
+                known.append(pairwise_mask(secret_key, peer_key, self.server.session_id, owner, peer_id))
+            else:
+                unknown.add(frozenset(((owner, own_key), (peer_id, peer_key))))
+        return known, unknown
+
+    @staticmethod
+    def _component(start: int, unknown: dict[int, set[frozenset]]) -> tuple[set[int], set[frozenset]]:
+        component, edges = {start}, set(unknown[start])
+        while more := {owner for owner, masks in unknown.items() if owner not in component and masks & edges}:
+            component |= more
+            edges.update(*(unknown[owner] for owner in more))
+        return component, edges
+
+
+def _without(masked_input: np.ndarray, masks: list[Mask], ring_bits: int) -> np.ndarray:
+    """A masked input without these masks."""
+    vector = masked_input.copy()
+    accumulate(vector, [Mask(mask.key, subtract=not mask.subtract) for mask in masks])
+    ring.reduce_in_place(vector, ring_bits)
+    return vector
+
+
+def assert_hidden(server: LyingServer, *, least: int = 2, own_keys: list[SecretKey] | None = None) -> Knowledge:
+    """Of no honest client are both secrets known, and no sum of fewer than ``least`` honest inputs."""
+    knowledge = Knowledge(server, own_keys or [])
+    threshold = server.params.threshold
+    for owner in server.honest:
+        assert min(knowledge.counts(owner)) < threshold, f"both secrets of client {owner} are out"
+    for owners, total in knowledge.sums().items():
+        assert total.tolist() == server.true_sum(owners), "this model of the adversary is wrong"
+        assert len(owners) >= least, f"the sum of {sorted(owners)} alone is out"
+    return knowledge
