@@ -31,8 +31,8 @@ class RecoveredSecrets:
     Attributes:
         seeds: the secret of each owner that has one, by its row; None if its shares do not give it.
         wrong: (row of the owner, place of the holder) of each share that is known to be wrong.
-        inconsistent: rows of owners whose shares, more of them than needed, agree with each other, but not with what
-            the owner advertised. (That exactly the threshold agree says nothing: any shares do.)
+        inconsistent: rows of owners whose shares agree with each other, but not with what the owner advertised, and
+            are so many that it would take more holders to make that up than wrong parties otherwise.
     """
 
     seeds: dict[int, bytes | None] = field(default_factory=dict)
@@ -81,18 +81,26 @@ def recover_secrets(
         if pending.size:
             # One of the others is decoded by itself; those whom it shows to lie are left out for the rest.
             row, pending = int(pending[0]), pending[1:]
-            bad = _decode(row, held, shares, threshold, entropy)
-            if bad is None:
+            settled = _settle(row, usable[~good][0], held, shares, threshold, verify, entropy)
+            if settled is None:
                 undecoded[row] = len(suspects)
-                result.seeds[row] = None
             else:
-                _settle(row, bad, held, shares, threshold, verify, result)
+                result.seeds[row], bad = settled
+                result.wrong += [(row, place) for place in bad]
                 suspects.update(holders[row, bad].tolist())
         if not pending.size:
             again = [row for row, known in undecoded.items() if known < len(suspects)]
             pending = np.array(again, dtype=np.intp)
             for row in again:
                 del undecoded[row]
+    for row in undecoded:
+        result.seeds[row] = None
+        decoded = _decode(row, held[row], shares, threshold, entropy)
+        # That the owner dealt another secret, and those in the bad places changed their shares, takes 1 + bad parties.
+        # That the others made up a polynomial takes r - bad - t + 1 of them: who is named must be the fewer.
+        if decoded is not None and 2 * len(decoded) < held[row].sum() - threshold:
+            result.inconsistent.append(row)
+            result.wrong += [(row, place) for place in decoded.tolist()]
     result.wrong.sort()
     return result
 
@@ -180,21 +188,55 @@ def _mismatches(
 ) -> list[tuple[int, int]]:
     """Of the shares that were left out, those that are not on the polynomial through the base's, which are right."""
     wrong: list[tuple[int, int]] = []
-    for place in np.flatnonzero(left_out.any(axis=0)).tolist():
-        asked = np.flatnonzero(left_out[:, place])
-        patterns, pattern_of = _patterns(base[asked])
-        weights = shamir.lagrange_weights(patterns, point=place + 1)
-        expected = shamir.combine(weights if len(weights) == 1 else weights[pattern_of], shares[rows[asked]])
-        differs = np.any(expected != shares[rows[asked], place], axis=1)
-        wrong += [(int(rows[index]), place) for index in asked[differs]]
+    asked = np.flatnonzero(left_out.any(axis=1))
+    patterns, pattern_of = _patterns(base[asked])
+    for number, pattern in enumerate(patterns):
+        members = asked[pattern_of == number]
+        places = np.flatnonzero(left_out[members].any(axis=0))
+        weights = shamir.evaluation_weights(pattern, places.astype(np.uint64) + np.uint64(1))
+        for start in range(0, len(members), _ROWS):
+            block = members[start : start + _ROWS]
+            expected = shamir.evaluate(weights, shares[rows[block]])
+            differs = np.any(expected != shares[rows[block]][:, places], axis=2) & left_out[block][:, places]
+            wrong += [(int(rows[block[row]]), int(places[place])) for row, place in np.argwhere(differs)]
     return wrong
+
+
+def _settle(
+    row: int,
+    usable: npt.NDArray[np.bool_],
+    held: npt.NDArray[np.bool_],
+    shares: ShareArray,
+    threshold: int,
+    verify: Verifier,
+    entropy: EntropySource,
+) -> tuple[bytes, list[int]] | None:
+    """An owner's secret and the places from which its shares are wrong; None if they are too many to tell.
+
+    First without those who are suspected, then with everybody.  What the decoder takes for errors counts only if the
+    secret is right: with too many wrong shares it can arrive at another polynomial, and at honest holders.
+    """
+    candidates = [usable] if np.array_equal(usable, held[row]) else [usable, held[row]]
+    for candidate in candidates:
+        bad = _decode(row, candidate, shares, threshold, entropy)
+        if bad is None:
+            continue
+        good = candidate.copy()
+        good[bad] = False
+        base = _first(good[None, :], threshold)
+        (seed,) = _reconstruct(base, shares[[row]])
+        if seed is not None and verify(row, seed):
+            left_out = (held[row] & ~candidate)[None, :]
+            others = _mismatches(np.array([row], dtype=np.intp), base, left_out, shares)
+            return seed, sorted([*bad.tolist(), *(place for _, place in others)])
+    return None
 
 
 def _decode(
     row: int, held: npt.NDArray[np.bool_], shares: ShareArray, threshold: int, entropy: EntropySource
 ) -> npt.NDArray[np.intp] | None:
-    """The places from which an owner's shares are wrong; None if they are too many to tell."""
-    (places,) = np.nonzero(held[row])
+    """Of the places that are held, those whose shares are not on the polynomial of all others; None if too many."""
+    (places,) = np.nonzero(held)
     points = places.astype(np.uint64) + np.uint64(1)
     limbs = shares[row, places].astype(np.uint64)
     bad = np.zeros(len(places), dtype=bool)
@@ -206,33 +248,11 @@ def _decode(
         if errors is None:
             return None
         bad[errors] = True
-        kept = _flags(places[~bad], held.shape[1])
         if 2 * np.count_nonzero(bad) > len(places) - threshold:
             return None
-        if _agree(kept, shares[row : row + 1], threshold, entropy)[0]:
+        if _agree(_flags(places[~bad], len(held)), shares[[row]], threshold, entropy)[0]:
             break
     return places[bad]
-
-
-def _settle(
-    row: int,
-    bad: npt.NDArray[np.intp],
-    held: npt.NDArray[np.bool_],
-    shares: ShareArray,
-    threshold: int,
-    verify: Verifier,
-    result: RecoveredSecrets,
-) -> None:
-    """The secret of an owner without the shares from the bad places."""
-    good = np.setdiff1d(np.flatnonzero(held[row]), bad)
-    (seed,) = _reconstruct(_first(_flags(good, held.shape[1]), threshold), shares[row : row + 1])
-    if seed is None or not verify(row, seed):
-        seed = None
-        # Only shares that had to agree, and do, speak against who dealt them: else one holder could frame it.
-        if len(good) > threshold:
-            result.inconsistent.append(row)
-    result.seeds[row] = seed
-    result.wrong += [(row, place) for place in bad.tolist()]
 
 
 def _flags(places: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.bool_]:

@@ -71,6 +71,8 @@ def load(
     state, identity_key, transcript = found
     if not identity_key:
         # In semi-malicious mode the identity is the session's, and came with the state.
+        if _lacks_identity(state):
+            raise LocalProtocolError("these bytes are no suspended client of this version")
         return state, transcript
     params = state.setup.params
     del state
@@ -113,6 +115,14 @@ def _identity_fields(setup: Setup) -> tuple[bytes, bytes]:
     if setup.identity is None:
         return b"", b""
     return (setup.identity.public_key, b"") if setup.params.has_identities else (b"", setup.identity.to_bytes())
+
+
+def _lacks_identity(state: State) -> bool:
+    """Whether this client has to sign something yet and could not: it would go on without any checks."""
+    params = state.setup.params
+    if state.phase is ClientPhase.FINISHED or state.setup.identity is not None:
+        return False
+    return params.has_identities or (params.is_signed and state.phase is not ClientPhase.CREATED)
 
 
 def _entry(

@@ -1,9 +1,9 @@
 """A slow second implementation of the protocol, for tests to compare with: Python's integers and bytes alone.
 
 It is written from the papers and standards (Bonawitz et al., CCS 2017, figure 4; Shamir 1979; RFC 5869; RFC 7748;
-NIST SP 800-38A and 38D) and from the library's documented encodings, and imports nothing of the library.  Vectors are
-lists of ints, field and ring arithmetic is ``%``, bit packing is one big integer, HKDF is written out over hmac,
-masks come from plain AES-CTR.
+RFC 8032; NIST SP 800-38A and 38D) and from the library's documented encodings, and imports nothing of the library.
+Vectors are lists of ints, field and ring arithmetic is ``%``, bit packing is one big integer, HKDF is written out over
+hmac, masks come from plain AES-CTR.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 PRIME = 65521
 LIMBS = 9
 LIMB_BITS = 15
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 2**20
 
 MASK_KEY, SELF_MASK = 0, 1
 """Which of a client's two shared secrets: the seed of its mask key pair, or that of its self mask."""
@@ -52,6 +53,14 @@ def x25519_public(secret_key: bytes) -> bytes:
 
 def x25519(secret_key: bytes, public_key: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(secret_key).exchange(X25519PublicKey.from_public_bytes(public_key))
+
+
+def ed25519_public(secret_key: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(secret_key).public_key().public_bytes_raw()
+
+
+def ed25519_sign(secret_key: bytes, statement: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(secret_key).sign(statement)
 
 
 def derive(secret: bytes, session: bytes, label: bytes, context: bytes, length: int) -> bytes:
@@ -107,7 +116,7 @@ def word_bits(ring_bits: int) -> int:
 
 
 def chunked_keystream(key: bytes, size: int) -> bytes:
-    """Plain AES-CTR, chunk after chunk of 256 KiB: chunk i starts at counter block BE96(i) || BE32(2)."""
+    """Plain AES-CTR, chunk after chunk of 1 MiB: chunk i starts at counter block BE96(i) || BE32(2)."""
     stream = b""
     chunk = 0
     while len(stream) < size:
@@ -156,6 +165,7 @@ class Numbers:
     ring_bits: int
     modular: bool = False
     adversary: int = 0
+    """0 honest-but-curious, 1 semi-malicious, 2 malicious."""
 
 
 def session_id(numbers: Numbers, nonce: bytes, context: bytes) -> bytes:
@@ -181,6 +191,35 @@ def id_bytes(*client_ids: int) -> bytes:
     return b"".join(client_id.to_bytes(4, "big") for client_id in client_ids)
 
 
+def labelled_digest(label: bytes, content: bytes) -> bytes:
+    """SHA-256 of the label with its length before it, then the content."""
+    return hashlib.sha256(bytes([len(label)]) + label + content).digest()
+
+
+def seed_commitment(seed: bytes, session: bytes, client_id: int) -> bytes:
+    return labelled_digest(b"secagg/1 seed commitment", session + id_bytes(client_id) + seed)
+
+
+ADVERTISED, SHARED, SURVIVED = 0, 1, 2
+"""How far a member of a view has come."""
+
+
+def view_member(session: bytes, client_id: int, keys: Sequence[bytes], standing: int) -> bytes:
+    """The digest of one member of a view; ``keys`` are its identity key, its channel key and its mask key."""
+    of_keys = labelled_digest(b"secagg/1 member keys", session + id_bytes(client_id) + b"".join(keys))
+    return labelled_digest(b"secagg/1 member", bytes([standing]) + of_keys)
+
+
+def view_digest(session: bytes, members: Iterable[bytes]) -> bytes:
+    """The digest of a view: of its members' digests in ascending order."""
+    return labelled_digest(b"secagg/1 view digest", session + b"".join(sorted(members)))
+
+
+def view_statement(session: bytes, signer_id: int, members: Iterable[bytes]) -> bytes:
+    """What a survivor signs in ConsistencyCheck."""
+    return b"secagg/1 view of survivors" + session + id_bytes(signer_id) + view_digest(session, members)
+
+
 def self_mask_key(seed: bytes, session: bytes, client_id: int) -> bytes:
     return derive(seed, session, b"secagg/1 self mask", id_bytes(client_id), 16)
 
@@ -201,10 +240,25 @@ class Client:
         self.numbers = numbers
         self.session = session
         self.client_id = client_id
-        self.channel_secret_key, self.mask_key_seed, self.self_mask_seed, self.sharing_seed = draws
+        self.channel_secret_key, self.mask_key_seed, self.self_mask_seed, self.sharing_seed = draws[:4]
+        # Drawn for the session in semi-malicious mode alone; in malicious mode identities outlive it.
+        self.session_identity = draws[4] if len(draws) > 4 else None
         self.mask_secret_key = mask_secret_key(self.mask_key_seed, session, client_id)
         self.channel_public_key = x25519_public(self.channel_secret_key)
         self.mask_public_key = x25519_public(self.mask_secret_key)
+
+    def seed_commitment(self) -> bytes:
+        return seed_commitment(self.self_mask_seed, self.session, self.client_id)
+
+    def keys_statement(self) -> bytes:
+        """What a client signs in AdvertiseKeys."""
+        keys = self.channel_public_key + self.mask_public_key
+        return b"secagg/1 advertised keys" + self.session + id_bytes(self.client_id) + keys
+
+    def view_member(self, identity_key: bytes, standing: int) -> bytes:
+        """This client as a member of its neighbours' views, and of its own."""
+        keys = (identity_key, self.channel_public_key, self.mask_public_key)
+        return view_member(self.session, self.client_id, keys, standing)
 
     def polynomials(self) -> list[list[int]]:
         """One polynomial of degree t - 1 for each limb of the mask key's seed, then of the self mask's."""

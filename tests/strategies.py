@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from secagg import Parameters
+from secagg import Adversary, Parameters
 from secagg.algebra import ring
 from secagg.algebra.field import PRIME
 from secagg.messages import (
     AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
     MaskedInput,
     PeerKeys,
     PeerShares,
@@ -29,21 +31,31 @@ client_ids = st.integers(0, MAX_CLIENT_ID)
 session_ids = st.binary(min_size=32, max_size=32)
 
 
+adversaries = st.sampled_from(Adversary)
+
+
+def thresholds(adversary: Adversary, holders: int) -> st.SearchStrategy[int]:
+    """A low threshold lets a session survive many dropouts, a high one shows an error by one."""
+    lowest = 2 if adversary is Adversary.HONEST_BUT_CURIOUS else max(2, holders // 2 + 1)
+    return st.integers(lowest, max(lowest, holders // 2)) | st.integers(lowest, holders)
+
+
 @st.composite
-def parameters(draw, max_clients: int = MAX_CLIENTS) -> Parameters:
-    """Any parameters of a small session: every ring, wrapping on purpose or wide enough for the sum."""
+def parameters(draw, max_clients: int = MAX_CLIENTS, adversaries=adversaries) -> Parameters:
+    """Any parameters of a small session: every ring, wrapping on purpose or wide enough for the sum, in every mode."""
     num_clients = draw(st.integers(2, max_clients))
     ring_bits = draw(st.integers(1, 64))
     value_bits = draw(st.integers(1, ring_bits))
+    adversary = draw(adversaries)
     return Parameters(
         num_clients=num_clients,
-        # A low threshold lets a session survive many dropouts, a high one shows an error by one.
-        threshold=draw(st.integers(2, max(2, num_clients // 2)) | st.integers(2, num_clients)),
+        threshold=draw(thresholds(adversary, num_clients)),
         degree=num_clients - 1,
         vector_length=draw(vector_lengths),
         value_bits=value_bits,
         ring_bits=ring_bits,
         modular=required_ring_bits(num_clients, value_bits) > ring_bits or draw(st.booleans()),
+        adversary=adversary,
     )
 
 
@@ -72,13 +84,15 @@ def sparse_parameters(draw) -> Parameters:
     """Parameters of a graph in which not everybody is everybody's neighbour."""
     num_clients = draw(st.integers(4, MAX_CLIENTS + 4))
     degree = 2 * draw(st.integers(1, (num_clients - 2) // 2))
+    adversary = draw(adversaries)
     return Parameters(
         num_clients=num_clients,
-        threshold=draw(st.integers(2, max(2, degree // 2)) | st.integers(2, degree)),
+        threshold=draw(thresholds(adversary, degree)),
         degree=degree,
         vector_length=draw(vector_lengths),
         value_bits=8,
         ring_bits=draw(st.integers(12, 64)),
+        adversary=adversary,
     )
 
 
@@ -111,12 +125,32 @@ def _flags(draw, params: Parameters) -> tuple[bool, ...]:
 @st.composite
 def _peer_keys(draw, params: Parameters) -> PeerKeys:
     ids = sorted(draw(st.sets(client_ids, max_size=params.degree + 1)))
-    return PeerKeys(draw(session_ids), tuple(ids), draw(_repeated(32, len(ids))), draw(_repeated(32, len(ids))))
+    signed = len(ids) if params.is_signed else 0
+    return PeerKeys(
+        draw(session_ids),
+        tuple(ids),
+        draw(_repeated(32, len(ids))),
+        draw(_repeated(32, len(ids))),
+        draw(_repeated(32, signed)),
+        draw(_repeated(64, signed)),
+    )
 
 
 @st.composite
 def _encrypted_shares(draw, params: Parameters) -> bytes:
     return draw(_repeated(ENCRYPTED_SHARES_BYTES, draw(st.integers(0, params.degree))))
+
+
+@st.composite
+def _consistency_proof(draw, params: Parameters) -> ConsistencyProof:
+    """On a sparse graph with views of any members; on the complete one without."""
+    consistent = draw(_flags(params))
+    signers = draw(st.integers(0, params.degree))
+    peers = 0 if params.is_complete else signers
+    common = _repeated((len(consistent) + 7) // 8, peers)
+    # What is not in the receiver's own neighbourhood: at most all of each view.
+    others = st.integers(0, peers * len(consistent)).flatmap(lambda count: _repeated(32, count))
+    return ConsistencyProof(draw(session_ids), consistent, draw(_repeated(64, signers)), draw(common), draw(others))
 
 
 @st.composite
@@ -136,19 +170,26 @@ def _unmasking_shares(draw, params: Parameters) -> UnmaskingShares:
 
 def client_messages(params: Parameters) -> st.SearchStrategy:
     """Well-formed messages that a client of such a session may send, whatever they say."""
-    key = _repeated(32, 1)
-    return st.one_of(
-        st.builds(AdvertiseKeys, session_ids, key, key),
-        st.builds(ShareKeys, session_ids, _encrypted_shares(params)),
+    key, digest, signature = _repeated(32, 1), _repeated(32, 1), _repeated(64, 1)
+    signed = (key, signature) if params.is_signed else ()
+    messages = [
+        st.builds(AdvertiseKeys, session_ids, key, key, *signed),
+        st.builds(ShareKeys, session_ids, digest, _encrypted_shares(params)),
         _masked_input(params),
         _unmasking_shares(params),
-    )
+    ]
+    if params.is_signed:
+        messages.append(st.builds(ConsistencyCheck, session_ids, signature))
+    return st.one_of(messages)
 
 
 def server_messages(params: Parameters) -> st.SearchStrategy:
     """Well-formed messages that the server of such a session may send, whatever they say."""
-    return st.one_of(
+    messages = [
         _peer_keys(params),
         st.builds(PeerShares, session_ids, _flags(params), _encrypted_shares(params)),
         st.builds(SurvivorList, session_ids, _flags(params)),
-    )
+    ]
+    if params.is_signed:
+        messages.append(_consistency_proof(params))
+    return st.one_of(messages)

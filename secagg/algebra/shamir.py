@@ -98,6 +98,33 @@ def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
     return field.multiply(dual_weights(held), others)
 
 
+def evaluation_weights(held: npt.NDArray[np.bool_], points: FieldArray) -> FieldArray:
+    """Weights w with f(x) = sum w_i f(x_i) at several points x, none of them that of a held place.
+
+    Args:
+        held: one pattern of `dual_weights`, shape (holders,).
+        points: shape (points,).
+
+    Returns:
+        Shape (points, holders), uint64, 0 where not held.
+    """
+    places = np.flatnonzero(held)
+    own = places.astype(np.uint64) + np.uint64(1)
+    distance = field.reduce(points[:, None] + np.uint64(PRIME) - own[None, :])
+    product = np.ones(len(points), dtype=np.uint64)
+    for column in distance.T:
+        product = field.multiply(product, column)
+    dual = dual_weights(held[None, :])[0, places]
+    weights = np.zeros((len(points), len(held)), dtype=np.uint64)
+    weights[:, places] = field.multiply(field.multiply(field.inverse(distance), dual[None, :]), product[:, None])
+    return weights
+
+
+def evaluate(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """Many polynomials at several points: shapes (points, holders) x (owners, holders, s) -> (owners, points, s)."""
+    return field.matmul(weights.astype(np.float64), shares.astype(np.float64)).astype(np.uint16)
+
+
 def combine(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
     """sum_i w_i y_i for each of many secrets.
 

@@ -14,6 +14,7 @@ from fl.errors import ConfigError
 from fl.training import LocalTraining
 from secagg import Round
 from secagg.params import required_ring_bits
+from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 WRONG = [
     ("dataset", "cifar"),
@@ -147,10 +148,10 @@ def test_chosen_value_bits_are_kept() -> None:
 
 
 def test_dropout_points_are_the_protocols_rounds_in_their_order() -> None:
-    assert RunConfig().dropout_rounds == tuple(Round)
+    assert RunConfig().dropout_rounds == ROUNDS_OF_EVERY_SESSION
     points = ("unmasking", "share-keys", "unmasking")
     assert RunConfig(dropout_at=points).dropout_rounds == (Round.SHARE_KEYS, Round.UNMASKING)
-    assert {round_ for rounds in DROPOUT_POINTS.values() for round_ in rounds} == set(Round)
+    assert {round_ for rounds in DROPOUT_POINTS.values() for round_ in rounds} == set(ROUNDS_OF_EVERY_SESSION)
 
 
 def test_local_training_gets_the_clients_settings() -> None:

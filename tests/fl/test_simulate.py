@@ -15,6 +15,7 @@ from fl.simulate_command import parse_dropouts
 from fl.simulation import MadeUpInputs, simulate
 from secagg import Completed, GraphKind, Round
 from transport import FaultSchedule
+from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 
 def run(*options: str):
@@ -29,7 +30,7 @@ def test_the_json_has_what_each_round_cost_and_says_that_the_sum_is_exact() -> N
     assert figures["included"] == 16
     assert figures["dropped"] == 4
     assert figures["peak_rss_bytes"] > 10_000_000
-    assert set(figures["rounds"]) == {round_.value for round_ in Round}
+    assert set(figures["rounds"]) == {round_.value for round_ in ROUNDS_OF_EVERY_SESSION}
     masked = figures["rounds"]["MaskedInputCollection"]
     # 500 elements of 16 bits and five more for the sum of 20.
     assert masked["client_bytes_up"] == pytest.approx(500 * 21 / 8, abs=100)
@@ -43,8 +44,24 @@ def test_the_sparse_graph_and_the_table() -> None:
     assert result.exit_code == 0, result.stderr
     assert "degree 12, threshold 6" in result.stdout
     assert "is exact" in result.stdout
-    for round_ in Round:
+    for round_ in ROUNDS_OF_EVERY_SESSION:
         assert round_.value[:15] in result.stdout
+    assert Round.CONSISTENCY_CHECK.value not in result.stdout
+
+
+@pytest.mark.parametrize("graph", ["complete", "sparse"])
+def test_a_malicious_session_has_a_round_more(graph: str) -> None:
+    options = ("--clients", "60", "--length", "50", "--graph", graph, "--adversary", "malicious", "--json")
+    result = run(*options, "--dropout", "consistency-check=0.05")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["exact"] is True
+    assert (figures["included"], figures["dropped"]) == (60, 3)
+    assert set(figures["rounds"]) == {round_.value for round_ in Round}
+    # A signature up; the others' down.
+    assert figures["rounds"]["ConsistencyCheck"]["client_bytes_up"] == pytest.approx(64, abs=60)
+    assert figures["rounds"]["Unmasking"]["client_bytes_down"] > 64 * figures["plan"]["threshold"]
+    assert figures["plan"]["adversary"] == "malicious"
 
 
 def test_a_sum_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +102,8 @@ def test_a_session_that_aborts_has_no_sum_to_check() -> None:
         (["--clients", "1"], "num_clients"),
         (["--bits", "65"], "value_bits is 65"),
         (["--graph", "star"], "graph 'star' is not known"),
-        (["--adversary", "malicious"], "adversary 'malicious' is not known"),
+        (["--adversary", "gods"], "adversary 'gods' is not known"),
+        (["--dropout", "consistency-check=0.1"], "ConsistencyCheck is a round of --adversary malicious only"),
     ],
 )
 def test_mistakes_are_a_line_and_an_exit_code(options: list[str], message: str) -> None:
@@ -96,7 +114,7 @@ def test_mistakes_are_a_line_and_an_exit_code(options: list[str], message: str) 
 
 
 def test_dropouts_by_round_and_over_all() -> None:
-    assert parse_dropouts(["0.2"]) == dict.fromkeys(Round, 0.05)
+    assert parse_dropouts(["0.2"]) == dict.fromkeys(ROUNDS_OF_EVERY_SESSION, 0.05)
     assert parse_dropouts(["share-keys=0.2"]) == {Round.SHARE_KEYS: 0.2}
     with pytest.raises(ConfigError):
         parse_dropouts(["0.2", "unmasking=0.1"])

@@ -1,13 +1,17 @@
 """Machines halted in any phase, with the messages that they would get next, from one recorded session."""
 
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
 import secagg
-from secagg import Client, ClientPhase, Parameters, Server, ServerPhase
+from secagg import Adversary, Client, ClientPhase, Parameters, Server, ServerPhase
 from secagg.messages import (
     AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
     MaskedInput,
     PeerKeys,
     PeerShares,
@@ -16,18 +20,39 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests import reference
-from tests.cohort import BEFORE_INPUT, Cohort, SeededEntropy, make_params, random_inputs
+from tests.cohort import (
+    BEFORE_INPUT,
+    Cohort,
+    SeededEntropy,
+    directory_of,
+    identity_of,
+    make_params,
+    random_inputs,
+    seeded_entropy,
+)
 from tests.secagg.object_graph import vector_encodings
 
-CLIENT_MESSAGES = (AdvertiseKeys, ShareKeys, MaskedInput, UnmaskingShares)
-SERVER_MESSAGES = (PeerKeys, PeerShares, SurvivorList)
+CLIENT_MESSAGES = (AdvertiseKeys, ShareKeys, MaskedInput, ConsistencyCheck, UnmaskingShares)
+SERVER_MESSAGES = (PeerKeys, PeerShares, SurvivorList, ConsistencyProof)
 ALL_MESSAGES = CLIENT_MESSAGES + SERVER_MESSAGES
+
+SIGNED_MESSAGES = (ConsistencyCheck, ConsistencyProof)
+"""Those that only a session against a server that lies has."""
 
 CONTEXT = b"test"
 
-# The session of `script`.
+HONEST, SEMI_MALICIOUS, MALICIOUS = Adversary
+MODES = (HONEST, MALICIOUS)
+"""Those in which whole sessions are tested throughout; the third has the messages of the second."""
+
+# The sessions of `script`.
 PARAMS = make_params(5, 3, vector_length=40, value_bits=16)
+SIGNED_PARAMS = replace(PARAMS, adversary=MALICIOUS)
 IDS = (3, 17, 1000, 2**31, 2**32 - 1)
+
+# The session of `sparse_script`.
+SPARSE_PARAMS = make_params(14, 4, vector_length=8, degree=6, adversary=MALICIOUS)
+SPARSE_IDS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 1000)
 
 ALICE = 17
 """The client under test: neither the first nor the last on the list."""
@@ -67,7 +92,13 @@ def numbers_of(params: Parameters) -> reference.Numbers:
         params.value_bits,
         params.ring_bits,
         params.modular,
+        {HONEST: 0, SEMI_MALICIOUS: 1, MALICIOUS: 2}[params.adversary],
     )
+
+
+def kinds_of(adversary: Adversary, kinds: Collection[type] = ALL_MESSAGES) -> tuple[type, ...]:
+    """Of these types, those that a session of this mode has."""
+    return tuple(kind for kind in kinds if adversary is not HONEST or kind not in SIGNED_MESSAGES)
 
 
 class Script:
@@ -101,22 +132,36 @@ class Script:
         )
         self.end = self.cohort.run().end
         self.session_id = self.cohort.server.session_id
+        self.kinds = kinds_of(params.adversary)
+        self.nonce = self.cohort.nonce
+        self._signed = {"directory": directory_of(inputs)} if params.has_identities else {}
 
     def message(self, kind: type, client_id: int):
-        """The message of this type that the client sent or got."""
+        """The message of this type that the client sent or got; one of another session's if this one has no such."""
+        if kind not in self.kinds:
+            return replace(script(MALICIOUS).message(kind, client_id), session_id=self.session_id)
         return {**self.client_messages, **self.server_messages}[kind][client_id]
+
+    def host_of(self, client_id: int) -> dict[str, object]:
+        """What the client's host gives it, and gives again when it resumes it."""
+        return {**self._signed, "identity": identity_of(client_id)} if self._signed else {}
 
     def client(self, phase: ClientPhase, client_id: int) -> tuple[Client, SeededEntropy]:
         """A client in the given phase, and its source of randomness."""
         entropy = SeededEntropy(f"{self._seed}/{client_id}")
-        client = Client(self.params, client_id, context=CONTEXT, entropy=entropy)
+        client = Client(
+            self.params, client_id, context=CONTEXT, nonce=self.nonce, entropy=entropy, **self.host_of(client_id)
+        )
         steps = {
             ClientPhase.ADVERTISED: client.start,
             ClientPhase.SHARED_KEYS: lambda: client.receive(self.message(PeerKeys, client_id)),
             ClientPhase.INPUT_REQUESTED: lambda: client.receive(self.message(PeerShares, client_id)),
             ClientPhase.MASKED: lambda: client.submit_input(self.inputs[client_id]),
-            ClientPhase.FINISHED: lambda: client.receive(self.message(SurvivorList, client_id)),
+            ClientPhase.SURVIVORS_SIGNED: lambda: client.receive(self.message(SurvivorList, client_id)),
+            ClientPhase.FINISHED: lambda: client.receive(self.message(ConsistencyProof, client_id)),
         }
+        if not self.params.is_signed:
+            steps[ClientPhase.FINISHED] = steps.pop(ClientPhase.SURVIVORS_SIGNED)
         if phase is ClientPhase.ABORTED:
             client.start()
             client.abort()
@@ -133,13 +178,21 @@ class Script:
 
     def server(self, phase: ServerPhase) -> Server:
         """A server in the given phase, which has got no message of that phase's round."""
-        server = Server(self.params, self.inputs.keys(), context=CONTEXT)
+        server = Server(
+            self.params,
+            self.inputs.keys(),
+            context=CONTEXT,
+            nonce=self.nonce,
+            entropy=seeded_entropy(f"{self._seed}/server"),
+            **self._signed,
+        )
         if phase is ServerPhase.ABORTED:
             server.abort()
         rounds = {
             ServerPhase.ADVERTISE_KEYS: AdvertiseKeys,
             ServerPhase.SHARE_KEYS: ShareKeys,
             ServerPhase.MASKED_INPUT_COLLECTION: MaskedInput,
+            ServerPhase.CONSISTENCY_CHECK: ConsistencyCheck,
             ServerPhase.UNMASKING: UnmaskingShares,
         }
         while server.phase is not phase:
@@ -164,7 +217,7 @@ class Script:
             for peer_id, entropy in self.cohort.entropy.items()
         }
         model = models[client_id]
-        ids = sorted(models)
+        ids = self.message(PeerKeys, client_id).client_ids
         own_share = model.share(ids.index(client_id))
         secrets: dict[str, bytes | list[bytes]] = {f"draw {number}": draw for number, draw in enumerate(draws)}
         coefficients = reference.derive(
@@ -181,8 +234,11 @@ class Script:
             "own share of mask key": _share_encodings(own_share[0]),
             "own share of self mask": _share_encodings(own_share[1]),
         }
-        for peer_id, peer in models.items():
+        if self.params.has_identities:
+            secrets["identity's secret key"] = identity_of(client_id).to_bytes()
+        for peer_id in ids:
             if peer_id != client_id:
+                peer = models[peer_id]
                 send_key, receive_key = model.channel_keys(peer_id, peer.channel_public_key)
                 secrets |= {
                     f"pairwise mask key with {peer_id}": model.pairwise_mask_key(peer),
@@ -197,7 +253,46 @@ def _share_encodings(share: list[int]) -> list[bytes]:
 
 
 @cache
-def script() -> Script:
+def script(adversary: Adversary = HONEST) -> Script:
     """Five clients of which one vanishes before its input; three must remain."""
-    inputs = dict(zip(IDS, random_inputs(PARAMS, seed=11).values(), strict=True))
-    return Script(PARAMS, inputs, {VANISHED: BEFORE_INPUT}, seed="script")
+    params = replace(PARAMS, adversary=adversary)
+    inputs = dict(zip(IDS, random_inputs(params, seed=11).values(), strict=True))
+    return Script(params, inputs, {VANISHED: BEFORE_INPUT}, seed="script")
+
+
+@cache
+def sparse_script() -> Script:
+    """Fourteen clients with six neighbours each, in malicious mode; one vanishes before its input."""
+    inputs = dict(zip(SPARSE_IDS, random_inputs(SPARSE_PARAMS, seed=12).values(), strict=True))
+    return Script(SPARSE_PARAMS, inputs, {VANISHED: BEFORE_INPUT}, seed="sparse script 5")
+
+
+@dataclass(frozen=True)
+class Halt:
+    """A mode and a phase of its sessions: where a machine is halted. A phase that a mode lacks has no such."""
+
+    adversary: Adversary
+    phase: ClientPhase | ServerPhase
+
+    @property
+    def script(self) -> Script:
+        return script(self.adversary)
+
+    def client(self, client_id: int = ALICE) -> Client:
+        return self.script.client(self.phase, client_id)[0]
+
+    def server(self) -> Server:
+        return self.script.server(self.phase)
+
+    def __str__(self) -> str:
+        return f"{self.adversary.value}, {self.phase.name}"
+
+
+_SIGNED_PHASES = (ClientPhase.SURVIVORS_SIGNED, ServerPhase.CONSISTENCY_CHECK)
+
+
+def halts(phases: Collection[ClientPhase] | Collection[ServerPhase]) -> list[Halt]:
+    """Of every mode, each of these phases that it has."""
+    return [
+        Halt(mode, phase) for mode in Adversary for phase in phases if mode is not HONEST or phase not in _SIGNED_PHASES
+    ]

@@ -13,6 +13,7 @@ from types import (
 )
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -63,7 +64,7 @@ def secrets_in(secrets: Mapping[str, bytes | Iterable[bytes]], *roots: object) -
     """
     found = set()
     for thing in reachable(*roots):
-        if isinstance(thing, X25519PrivateKey | AESGCM):
+        if isinstance(thing, X25519PrivateKey | Ed25519PrivateKey | AESGCM):
             found.add(f"a {type(thing).__name__} object")
         for buffer in _as_bytes(thing):
             found |= {name for name, secret in secrets.items() if any(part in buffer for part in _encodings(secret))}

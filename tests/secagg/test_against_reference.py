@@ -5,12 +5,33 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg import Completed
-from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, SurvivorList, UnmaskingShares
+from secagg import Adversary, Completed
+from secagg.messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
+    MaskedInput,
+    PeerKeys,
+    PeerShares,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
 from secagg.session import session_id
 from tests import reference
-from tests.cohort import BEFORE_INPUT, BEFORE_KEYS, BEFORE_SHARES, BEFORE_UNMASKING, exact_sum, make_params
-from tests.secagg.machines import Script, numbers_of
+from tests.cohort import (
+    BEFORE_CONSISTENCY,
+    BEFORE_INPUT,
+    BEFORE_KEYS,
+    BEFORE_SHARES,
+    BEFORE_UNMASKING,
+    exact_sum,
+    identity_of,
+    make_params,
+)
+from tests.secagg.machines import Script, numbers_of, sparse_script
+
+MALICIOUS = Adversary.MALICIOUS
 
 IDS = (4, 0, 2**32 - 1, 77, 256)
 
@@ -26,22 +47,42 @@ SESSIONS = {
         make_params(5, 3, 33, value_bits=64, ring_bits=64, modular=True),
         {77: BEFORE_INPUT, 0: BEFORE_INPUT},
     ),
-    "more than a chunk of bytes": (make_params(5, 3, 2**18 + 5, value_bits=5), {256: BEFORE_INPUT}),
+    "more than a chunk of bytes": (make_params(5, 3, 2**20 + 5, value_bits=5), {256: BEFORE_INPUT}),
+    "malicious, and nobody vanishes": (make_params(5, 3, vector_length=9, value_bits=8, adversary=MALICIOUS), {}),
+    "malicious, with dropouts in every round": (
+        make_params(5, 3, vector_length=20, value_bits=30, adversary=MALICIOUS),
+        {77: BEFORE_SHARES, 256: BEFORE_INPUT},
+    ),
+    "malicious, and one vanishes before it signs": (
+        make_params(5, 3, vector_length=3, value_bits=3, adversary=MALICIOUS),
+        {2**32 - 1: BEFORE_CONSISTENCY, 4: BEFORE_INPUT},
+    ),
+    "malicious, and one vanishes once it has signed": (
+        make_params(5, 4, vector_length=3, value_bits=3, adversary=MALICIOUS),
+        {0: BEFORE_UNMASKING},
+    ),
+    "semi-malicious": (make_params(5, 3, adversary=Adversary.SEMI_MALICIOUS), {256: BEFORE_INPUT}),
     "more than a chunk of eight-byte words": (make_params(5, 3, 2**15 + 1, value_bits=34), {4: BEFORE_INPUT}),
 }
+
+
+def record(name: str) -> Script:
+    params, missing_from = SESSIONS[name]
+    rng = np.random.default_rng(5)
+    largest = (1 << params.value_bits) - 1
+    inputs = {i: rng.integers(0, largest, params.vector_length, dtype=np.uint64, endpoint=True) for i in IDS}
+    return Script(params, inputs, missing_from, seed=name)
 
 
 class Replay:
     """A recorded session beside the reference's model of each client."""
 
-    def __init__(self, name: str) -> None:
-        params, missing_from = SESSIONS[name]
-        rng = np.random.default_rng(5)
-        largest = (1 << params.value_bits) - 1
-        inputs = {i: rng.integers(0, largest, params.vector_length, dtype=np.uint64, endpoint=True) for i in IDS}
+    def __init__(self, recorded: Script) -> None:
+        params = recorded.params
         self.params = params
-        self.script = Script(params, inputs, missing_from, seed=name)
-        self.session = reference.session_id(numbers_of(params), b"", b"test")
+        self.script = recorded
+        self.nonce = b"nonce" if params.has_identities else b""
+        self.session = reference.session_id(numbers_of(params), self.nonce, b"test")
         self.clients = {
             i: reference.Client(numbers_of(params), self.session, i, entropy.draws)
             for i, entropy in self.script.cohort.entropy.items()
@@ -50,6 +91,29 @@ class Replay:
         self.advertised = sorted(self.script.client_messages[AdvertiseKeys])
         self.shared = sorted(self.script.client_messages[ShareKeys])
         self.survivors = sorted(self.script.client_messages[MaskedInput])
+        self.signers = sorted(self.script.client_messages[ConsistencyCheck])
+
+    def identity(self, client_id: int) -> bytes:
+        """The secret key that signs: the client's own, or that of this session."""
+        return self.clients[client_id].session_identity or identity_of(client_id).to_bytes()
+
+    def identity_key(self, client_id: int) -> bytes:
+        return reference.ed25519_public(self.identity(client_id)) if self.params.is_signed else b""
+
+    def keys_signature(self, client_id: int) -> bytes:
+        if not self.params.is_signed:
+            return b""
+        return reference.ed25519_sign(self.identity(client_id), self.clients[client_id].keys_statement())
+
+    def member(self, client_id: int) -> bytes:
+        """The client as it stands when the survivors are listed."""
+        standing = (client_id in self.shared) + (client_id in self.survivors)
+        return self.clients[client_id].view_member(self.identity_key(client_id), standing)
+
+    def view_signature(self, client_id: int) -> bytes:
+        neighbors = self.script.message(PeerKeys, client_id).client_ids
+        statement = reference.view_statement(self.session, client_id, map(self.member, neighbors))
+        return reference.ed25519_sign(self.identity(client_id), statement)
 
     def place(self, client_id: int) -> int:
         return self.advertised.index(client_id)
@@ -60,7 +124,7 @@ class Replay:
 
 @pytest.fixture(scope="module", params=SESSIONS)
 def replay(request) -> Replay:
-    return Replay(request.param)
+    return Replay(record(request.param))
 
 
 def test_session_id(replay):
@@ -70,7 +134,13 @@ def test_session_id(replay):
 def test_advertised_keys(replay):
     for client_id, message in replay.script.client_messages[AdvertiseKeys].items():
         model = replay.clients[client_id]
-        assert message == AdvertiseKeys(replay.session, model.channel_public_key, model.mask_public_key)
+        assert message == AdvertiseKeys(
+            replay.session,
+            model.channel_public_key,
+            model.mask_public_key,
+            replay.identity_key(client_id),
+            replay.keys_signature(client_id),
+        )
 
 
 def test_directory_of_keys(replay):
@@ -79,11 +149,14 @@ def test_directory_of_keys(replay):
         assert message.client_ids == tuple(replay.advertised)
         assert message.channel_public_keys == b"".join(model.channel_public_key for model in models)
         assert message.mask_public_keys == b"".join(model.mask_public_key for model in models)
+        assert message.identity_keys == b"".join(map(replay.identity_key, replay.advertised))
+        assert message.signatures == b"".join(map(replay.keys_signature, replay.advertised))
 
 
 def test_encrypted_shares_as_sent(replay):
     for client_id, message in replay.script.client_messages[ShareKeys].items():
         model = replay.clients[client_id]
+        assert message.seed_commitment == model.seed_commitment()
         assert message.encrypted_shares == b"".join(
             model.encrypted_share(peer, replay.place(peer.client_id))
             for peer in replay.peers(client_id, replay.advertised)
@@ -110,6 +183,43 @@ def test_masked_inputs_on_the_wire(replay):
     for message in replay.script.client_messages[MaskedInput].values():
         packed = reference.pack(message.masked_input.tolist(), replay.params.ring_bits)
         assert secagg.encode(message, replay.params) == msgpack.packb([1, 5, replay.session, packed])
+
+
+def test_signatures_of_the_survivors(replay):
+    checks = replay.script.client_messages[ConsistencyCheck]
+    assert (set(checks) == set()) == (not replay.params.is_signed)
+    for client_id, message in checks.items():
+        assert message == ConsistencyCheck(replay.session, replay.view_signature(client_id))
+
+
+def test_proofs_of_consistency(replay):
+    for client_id, message in replay.script.server_messages[ConsistencyProof].items():
+        assert message == ConsistencyProof(
+            replay.session,
+            tuple(i in replay.signers for i in replay.advertised),
+            b"".join(replay.view_signature(i) for i in replay.signers if i != client_id),
+        )
+
+
+def test_the_signatures_and_proofs_of_a_sparse_session():
+    """A peer's view has the flags of the members in common, and the digests of the others in the order of their ids."""
+    replay = Replay(sparse_script())
+    checks, proofs = (replay.script.client_messages[ConsistencyCheck], replay.script.server_messages[ConsistencyProof])
+    assert set(checks) == set(proofs) == set(replay.survivors)
+    for client_id, message in checks.items():
+        assert message.signature == replay.view_signature(client_id)
+    neighbors_of = {i: replay.script.message(PeerKeys, i).client_ids for i in replay.advertised}
+    for client_id, message in proofs.items():
+        own = neighbors_of[client_id]
+        peers = [i for i in own if i in replay.signers and i != client_id]
+        common, others = b"", b""
+        for peer in peers:
+            bits = sum(1 << place for place, member in enumerate(own) if member in neighbors_of[peer])
+            common += bits.to_bytes(1, "little")
+            others += b"".join(replay.member(i) for i in neighbors_of[peer] if i not in own)
+        signatures = b"".join(map(replay.view_signature, peers))
+        flags = tuple(i in replay.signers for i in own)
+        assert message == ConsistencyProof(replay.session, flags, signatures, common, others)
 
 
 def test_released_shares(replay):
@@ -161,7 +271,7 @@ def test_session_ids_of_any_nonce_and_context(nonce, context, modular):
 def test_every_number_nonce_and_context_changes_the_session_id():
     base = {
         "num_clients": 10,
-        "threshold": 3,
+        "threshold": 5,
         "degree": 6,
         "vector_length": 7,
         "value_bits": 8,
@@ -171,11 +281,12 @@ def test_every_number_nonce_and_context_changes_the_session_id():
     changes = [
         {"num_clients": 8},
         {"threshold": 4},
-        {"degree": 4},
+        {"degree": 8},
         {"vector_length": 8},
         {"value_bits": 9},
         {"ring_bits": 21},
         {"modular": True},
+        {"adversary": Adversary.SEMI_MALICIOUS},
     ]
     ids = {session_id(secagg.Parameters(**{**base, **change}), nonce=b"", context=b"") for change in [{}, *changes]}
     # Bytes that move from the nonce to the context must not go unseen.

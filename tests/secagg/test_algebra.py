@@ -150,16 +150,108 @@ def test_shares_are_the_values_of_the_polynomial(data, threshold, num_secrets):
     ]
 
 
+@st.composite
+def patterns(draw, most_patterns: int = 3) -> np.ndarray:
+    """Who holds a share, for a few owners."""
+    holders = draw(st.integers(1, 20))
+    row = st.lists(st.booleans(), min_size=holders, max_size=holders).filter(any)
+    return np.array(draw(st.lists(row, min_size=1, max_size=most_patterns)))
+
+
+def places_of(held: np.ndarray) -> list[int]:
+    return np.flatnonzero(held).tolist()
+
+
+@settings(max_examples=150)
+@given(patterns())
+def test_dual_weights_are_those_of_the_formula(held):
+    weights = shamir.dual_weights(held)
+    assert weights.shape == held.shape
+    for row, flags in zip(weights.tolist(), held, strict=True):
+        for i, weight in enumerate(row):
+            expected = 1 if flags[i] else 0
+            for j in places_of(flags):
+                if i != j:
+                    expected = expected * pow(i - j, -1, PRIME) % PRIME
+            assert weight == expected
+
+
+@settings(max_examples=150)
+@given(patterns(), st.data())
+def test_dual_weights_cancel_every_product_of_a_low_degree(held, data):
+    """sum v_i q(x_i) f(x_i) = 0 whenever deg q + deg f < r - 1; and not for the next degree."""
+    (weights, *_), (flags, *_) = shamir.dual_weights(held).tolist(), held
+    places = places_of(flags)
+
+    def weighted(values):
+        return sum(weights[place] * value for place, value in zip(places, values, strict=True)) % PRIME
+
+    coefficients = data.draw(st.lists(elements, min_size=len(places), max_size=len(places)))
+    assert weighted(reference.evaluate(coefficients[:-1], place + 1) for place in places) == 0
+    # The weights give the highest coefficient of the polynomial through all points.
+    assert weighted(reference.evaluate(coefficients, place + 1) for place in places) == coefficients[-1]
+
+
+@settings(max_examples=150)
+@given(patterns(), st.integers(0, 25))
+def test_lagrange_weights_are_those_of_the_formula(held, point):
+    if 1 <= point <= held.shape[1]:
+        held[:, point - 1] = False
+    weights = shamir.lagrange_weights(held, point)
+    assert weights.shape == held.shape
+    assert point or np.array_equal(weights, shamir.lagrange_weights(held))
+    for row, flags in zip(weights.tolist(), held, strict=True):
+        for i, weight in enumerate(row):
+            expected = 1 if flags[i] else 0
+            for j in places_of(flags):
+                if i != j:
+                    expected = expected * (point - 1 - j) * pow(i - j, -1, PRIME) % PRIME
+            assert weight == expected
+
+
 @settings(max_examples=100)
-@given(st.lists(st.integers(1, PRIME - 1), min_size=1, max_size=20, unique=True))
-def test_lagrange_weights_are_those_of_the_formula(points):
-    weights = shamir.lagrange_weights(np.array(points, dtype=np.uint64)).tolist()
-    for i, x_i in enumerate(points):
-        expected = 1
-        for j, x_j in enumerate(points):
-            if i != j:
-                expected = expected * x_j * pow(x_j - x_i, -1, PRIME) % PRIME
-        assert weights[i] == expected
+@given(patterns(), st.integers(0, 25), st.data())
+def test_lagrange_weights_give_the_polynomials_value_anywhere(held, point, data):
+    if 1 <= point <= held.shape[1]:
+        held[:, point - 1] = False
+    weights = shamir.lagrange_weights(held, point)
+    for row, flags in zip(weights.tolist(), held, strict=True):
+        places = places_of(flags)
+        polynomial = data.draw(st.lists(elements, min_size=len(places), max_size=len(places)))
+        total = sum(row[place] * reference.evaluate(polynomial, place + 1) for place in places) % PRIME
+        assert total == reference.evaluate(polynomial, point)
+
+
+@settings(max_examples=100)
+@given(st.data(), st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.booleans())
+def test_combinations_are_weighted_sums(data, owners, holders, width, one_for_all):
+    def array(*shape):
+        flat = data.draw(st.lists(elements, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+        return np.array(flat, dtype=np.uint64).reshape(shape)
+
+    weights, shares = array(1 if one_for_all else owners, holders), array(owners, holders, width).astype(np.uint16)
+    combined = shamir.combine(weights, shares)
+    assert combined.dtype == np.uint16
+    assert combined.tolist() == [
+        [
+            sum(
+                int(weights[0 if one_for_all else owner, holder]) * int(shares[owner, holder, column])
+                for holder in range(holders)
+            )
+            % PRIME
+            for column in range(width)
+        ]
+        for owner in range(owners)
+    ]
+
+
+def test_combinations_of_more_owners_than_one_block_holds_are_exact():
+    """The largest sums that can be, in blocks of which the last is not full."""
+    shares = np.full((700, 1000, 3), PRIME - 1, dtype=np.uint16)
+    weights = np.full((700, 1000), PRIME - 1, dtype=np.uint64)
+    assert np.array_equal(shamir.combine(weights, shares), np.full((700, 3), 1000))
+    weights[:, 0] = np.arange(700)
+    assert shamir.combine(weights, shares)[:, 0].tolist() == [(999 - row) % PRIME for row in range(700)]
 
 
 @settings(max_examples=100)

@@ -13,6 +13,7 @@ from secagg import (
     ClientPhase,
     CodecError,
     Completed,
+    Dispute,
     DropReason,
     InputRequested,
     LocalProtocolError,
@@ -22,10 +23,13 @@ from secagg import (
     Rule,
     SecAggError,
     ServerPhase,
+    ShareFault,
+    SharesDisputed,
     plan,
+    rounds_of,
 )
 from secagg.messages import AdvertiseKeys, PeerKeys
-from tests.secagg.machines import ALICE, script
+from tests.secagg.machines import ALICE, MODES, PARAMS, SIGNED_PARAMS, script
 
 ERRORS = [
     LocalProtocolError("called wrongly"),
@@ -39,8 +43,9 @@ ERRORS = [
 EVENTS = {
     "InputRequested": lambda: InputRequested((3, 5)),
     "ClientDropped": lambda: ClientDropped(3, DropReason.DEADLINE, Round.SHARE_KEYS, "late"),
-    "Aborted": lambda: Aborted(AbortReason.TOO_FEW_SHARES, Round.UNMASKING, 3, 2, (1,), (2,)),
-    "Completed": lambda: Completed(np.arange(3, dtype=np.uint16), (0, 2)),
+    "Aborted": lambda: Aborted(AbortReason.TOO_FEW_SHARES, Round.UNMASKING, 3, 2, (1,), (2,), (5,)),
+    "SharesDisputed": lambda: SharesDisputed((Dispute(1, 2, ShareFault.WRONG),), (2,)),
+    "Completed": lambda: Completed(np.arange(3, dtype=np.uint16), (0, 2), (7,)),
 }
 
 
@@ -83,18 +88,37 @@ def test_events_are_equal_by_value_and_survive_pickling(build):
     assert build() != "another type"
 
 
+def test_a_sum_is_another_if_other_clients_gave_wrong_shares():
+    total = np.arange(3, dtype=np.uint16)
+    assert Completed(total, (0, 2), (7,)) != Completed(total, (0, 2))
+    assert Completed(total, (0, 2), (7,)) != Completed(total + np.uint16(1), (0, 2), (7,))
+    assert Completed(total, (0, 2)) != Completed(total, (0,))
+
+
+def test_disputes_are_sorted_by_owner_and_holder():
+    disputes = [Dispute(2, 1, ShareFault.WRONG), Dispute(1, 3, ShareFault.MISSING), Dispute(1, 2, ShareFault.WRONG)]
+    assert sorted(disputes) == [disputes[2], disputes[1], disputes[0]]
+
+
+def test_the_consistency_check_belongs_to_malicious_sessions():
+    assert rounds_of(SIGNED_PARAMS) == tuple(Round)
+    assert rounds_of(PARAMS) == tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK)
+
+
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", PeerKeys], ids=repr)
-def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_message):
+def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_message, adversary):
     """Handing over bytes that were not decoded is easily done; the session need not die of it."""
-    client, _ = script().client(ClientPhase.ADVERTISED, ALICE)
+    client, _ = script(adversary).client(ClientPhase.ADVERTISED, ALICE)
     with pytest.raises(LocalProtocolError):
         client.receive(not_a_message)
     assert client.phase is ClientPhase.ADVERTISED
 
 
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", AdvertiseKeys], ids=repr)
-def test_what_is_no_message_is_the_callers_mistake_and_drops_no_client(not_a_message):
-    server = script().server(ServerPhase.ADVERTISE_KEYS)
+def test_what_is_no_message_is_the_callers_mistake_and_drops_no_client(not_a_message, adversary):
+    server = script(adversary).server(ServerPhase.ADVERTISE_KEYS)
     with pytest.raises(LocalProtocolError):
         server.receive(ALICE, not_a_message)
     assert ALICE in server.pending

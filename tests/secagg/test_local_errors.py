@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from secagg import Client, ClientPhase, LocalProtocolError, PlanError, Server, ServerPhase
-from secagg.messages import MaskedInput, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
+from secagg.messages import ConsistencyProof, MaskedInput, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
 from tests.cohort import SeededEntropy, make_params
-from tests.secagg.machines import ALICE, PARAMS, script
+from tests.secagg.machines import ALICE, MALICIOUS, MODES, PARAMS, halts, script
 from tests.secagg.object_graph import secrets_in, vector_encodings
 
 LENGTH, VALUE_BITS = 40, 16
@@ -56,16 +56,26 @@ WRONG_INPUTS = {
 }
 
 
+def take_to_the_end(recorded, client):
+    """From MASKED on; gives the client's last answer."""
+    events = client.receive(recorded.message(SurvivorList, ALICE))
+    if recorded.params.is_signed:
+        events = client.receive(recorded.message(ConsistencyProof, ALICE))
+    (answer,) = events
+    return answer.message
+
+
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("wrong", WRONG_INPUTS.values(), ids=WRONG_INPUTS)
-def test_a_wrong_input_is_refused_and_the_right_one_still_taken(wrong):
-    client, _ = script().client(ClientPhase.INPUT_REQUESTED, ALICE)
+def test_a_wrong_input_is_refused_and_the_right_one_still_taken(wrong, adversary):
+    recorded = script(adversary)
+    client, _ = recorded.client(ClientPhase.INPUT_REQUESTED, ALICE)
     with pytest.raises(LocalProtocolError):
         client.submit_input(wrong)
     assert client.phase is ClientPhase.INPUT_REQUESTED
-    (event,) = client.submit_input(script().inputs[ALICE])
-    assert event.message == script().message(MaskedInput, ALICE), "the refused call changed nothing"
-    (answer,) = client.receive(script().message(SurvivorList, ALICE))
-    assert answer.message == script().message(UnmaskingShares, ALICE)
+    (event,) = client.submit_input(recorded.inputs[ALICE])
+    assert event.message == recorded.message(MaskedInput, ALICE), "the refused call changed nothing"
+    assert take_to_the_end(recorded, client) == recorded.message(UnmaskingShares, ALICE)
 
 
 @pytest.mark.parametrize(("value", "accepted"), [(0, True), (2**VALUE_BITS - 1, True), (2**VALUE_BITS, False)])
@@ -109,28 +119,27 @@ def test_a_refused_input_is_not_kept():
 
 
 @pytest.mark.parametrize(
-    "phase", [phase for phase in ClientPhase if phase is not ClientPhase.INPUT_REQUESTED], ids=lambda phase: phase.name
+    "halt", halts([phase for phase in ClientPhase if phase is not ClientPhase.INPUT_REQUESTED]), ids=str
 )
-def test_an_input_that_was_not_requested_is_refused(phase):
-    client, _ = script().client(phase, ALICE)
-    with pytest.raises(LocalProtocolError, match=phase.name):
-        client.submit_input(script().inputs[ALICE])
-    assert client.phase is phase
+def test_an_input_that_was_not_requested_is_refused(halt):
+    client = halt.client()
+    with pytest.raises(LocalProtocolError, match=halt.phase.name):
+        client.submit_input(halt.script.inputs[ALICE])
+    assert client.phase is halt.phase
 
 
-@pytest.mark.parametrize(
-    "phase", [phase for phase in ClientPhase if phase is not ClientPhase.CREATED], ids=lambda phase: phase.name
-)
-def test_a_client_starts_once(phase):
-    client, _ = script().client(phase, ALICE)
-    with pytest.raises(LocalProtocolError, match=phase.name):
+@pytest.mark.parametrize("halt", halts([phase for phase in ClientPhase if phase is not ClientPhase.CREATED]), ids=str)
+def test_a_client_starts_once(halt):
+    client = halt.client()
+    with pytest.raises(LocalProtocolError, match=halt.phase.name):
         client.start()
-    assert client.phase is phase
+    assert client.phase is halt.phase
 
 
-def test_a_session_of_clients_that_are_used_wrongly_all_along_completes_exactly():
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
+def test_a_session_of_clients_that_are_used_wrongly_all_along_completes_exactly(adversary):
     """Every wrong call at every step; the messages are bit for bit those of the undisturbed session."""
-    recorded = script()
+    recorded = script(adversary)
     for client_id in recorded.client_messages[UnmaskingShares]:
         client, _ = recorded.client(ClientPhase.CREATED, client_id)
         steps = [
@@ -140,6 +149,8 @@ def test_a_session_of_clients_that_are_used_wrongly_all_along_completes_exactly(
             lambda c=client, i=client_id: c.submit_input(recorded.inputs[i]),
             lambda c=client, i=client_id: c.receive(recorded.message(SurvivorList, i)),
         ]
+        if adversary is MALICIOUS:
+            steps.append(lambda c=client, i=client_id: c.receive(recorded.message(ConsistencyProof, i)))
         sent = []
         for step in steps:
             for wrong in WRONG_INPUTS.values():
@@ -149,7 +160,7 @@ def test_a_session_of_clients_that_are_used_wrongly_all_along_completes_exactly(
                 with pytest.raises(LocalProtocolError):
                     client.start()
             sent += [event.message for event in step() if hasattr(event, "message")]
-        assert sent == [messages[client_id] for messages in recorded.client_messages.values()]
+        assert sent == [messages[client_id] for messages in recorded.client_messages.values() if messages]
 
 
 # --- Arguments -------------------------------------------------------------------------------------------------------
@@ -223,13 +234,9 @@ def test_a_source_that_fails_halfway_leaves_no_secret_behind():
 # --- No copies -------------------------------------------------------------------------------------------------------
 
 
-def in_phase(name, build, phase):
-    return pytest.param(lambda: build(phase), id=f"{name} {phase.name}")
-
-
 MACHINES = [
-    *(in_phase("Client", lambda phase: script().client(phase, ALICE)[0], phase) for phase in ClientPhase),
-    *(in_phase("Server", lambda phase: script().server(phase), phase) for phase in ServerPhase),
+    *(pytest.param(halt.client, id=f"Client: {halt}") for halt in halts(ClientPhase)),
+    *(pytest.param(halt.server, id=f"Server: {halt}") for halt in halts(ServerPhase)),
 ]
 
 DUPLICATORS = {

@@ -1,5 +1,6 @@
 """From threat models to parameters: the numbers that the design asks for, or every reason why there are none."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, log2
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg import Adversary, Parameters, PlanError, max_message_bytes, plan
+from secagg import Adversary, GraphKind, Parameters, PlanError, max_message_bytes, plan
 from secagg.params import MAX_CLIENTS, required_ring_bits
 from tests.cohort import make_params
 
@@ -166,6 +167,46 @@ def test_no_weighted_values_within_the_plan_overflow(num_clients, max_value, max
     made = plan(num_clients=num_clients, vector_length=3, max_value=max_value, max_weight=max_weight)
     assert max_value * max_weight < 2**made.parameters.value_bits
     assert num_clients * max_value * max_weight < made.parameters.modulus
+
+
+@pytest.mark.parametrize("graph", GraphKind, ids=lambda graph: graph.value)
+@pytest.mark.parametrize("num_clients", [10, 100, 300, 1000])
+@pytest.mark.parametrize("corrupt", [0, 0.05, 0.2])
+def test_a_malicious_plan_has_the_numbers_of_a_semi_malicious_one(num_clients, corrupt, graph):
+    """A server that lies is held to one secret of each client by the threshold, with identities or without."""
+    semi, full = (
+        plan(
+            num_clients=num_clients,
+            vector_length=10,
+            value_bits=8,
+            corrupt=corrupt,
+            dropout=0.05,
+            graph=graph,
+            adversary=adversary,
+        )
+        for adversary in (Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
+    )
+    assert full.parameters == replace(semi.parameters, adversary=Adversary.MALICIOUS)
+    assert set(semi.reasons) <= set(full.reasons)
+    holders = num_clients if full.parameters.is_complete else full.parameters.degree
+    assert 2 * full.parameters.threshold > holders
+
+
+@pytest.mark.parametrize("adversary", [Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS], ids=lambda a: a.value)
+@pytest.mark.parametrize(
+    ("num_clients", "degree", "lowest"), [(2, 1, 2), (5, 4, 3), (6, 5, 4), (101, 100, 51), (20, 6, 4), (21, 12, 7)]
+)
+def test_a_server_that_lies_needs_more_than_half_of_the_holders(adversary, num_clients, degree, lowest):
+    """Of two halves it could get one secret of a client each."""
+    fine = {**FINE, "num_clients": num_clients, "degree": degree, "ring_bits": 64, "value_bits": 8}
+    Parameters(**fine | {"threshold": lowest}, adversary=adversary)
+    if lowest > 2:
+        Parameters(**fine | {"threshold": lowest - 1})
+        with pytest.raises(PlanError) as refusal:
+            Parameters(**fine | {"threshold": lowest - 1}, adversary=adversary)
+        (reason,) = refusal.value.reasons
+        assert f"threshold is {lowest - 1}" in reason
+        assert "more than half" in reason
 
 
 def test_value_bits_and_max_value_say_the_same():

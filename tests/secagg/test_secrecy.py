@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
-from secagg import ClientPhase, RemoteProtocolError, ServerPhase, _client_states
+from secagg import ClientPhase, Identity, PinnedKeys, RemoteProtocolError, ServerPhase, _client_states
 from secagg.masking import RecoveredMaskKey, self_mask
 from secagg.messages import MaskedInput, SurvivorList, UnmaskingShares
 from secagg.primitives.agreement import SecretKey
 from secagg.primitives.prg import Keystream, KeystreamReader
+from secagg.primitives.signing import SigningKey
 from secagg.sharing import ShareChannel
 from tests import reference
-from tests.cohort import Cohort, make_params, random_inputs
-from tests.secagg.machines import ALICE, ALL_MESSAGES, VANISHED, script
+from tests.cohort import Cohort, identity_of, make_params, random_inputs
+from tests.secagg.client_cases import BROKEN
+from tests.secagg.machines import ALICE, ALL_MESSAGES, HONEST, MALICIOUS, MODES, VANISHED, Halt, halts, script
 from tests.secagg.object_graph import frames_of, reachable, secrets_in, vector_encodings
-from tests.secagg.test_client_rules import CASES, PHASE_OF
 from tests.secagg.test_server_rules import AWAITED
 
 # --- The walker ------------------------------------------------------------------------------------------------------
@@ -104,6 +105,7 @@ def test_the_frames_of_an_error_are_found_behind_other_errors():
 def test_the_walker_reports_what_it_cannot_look_into():
     assert secrets_in({}, SecretKey(bytes(range(32)))) == {"a X25519PrivateKey object"}
     assert secrets_in({}, Keystream(bytes(16))) == {"a AESGCM object"}
+    assert secrets_in({}, SigningKey(bytes(32))) == {"a Ed25519PrivateKey object"}
 
 
 # --- The server's objects --------------------------------------------------------------------------------------------
@@ -141,21 +143,22 @@ def test_it_would_be_found_if_it_were_there(monkeypatch):
     assert found_in_the_server_during_a_session() == {"input of 0"}
 
 
-@pytest.mark.parametrize("phase", ServerPhase, ids=lambda phase: phase.name)
-def test_nothing_that_a_client_keeps_to_itself_is_reachable_from_the_server(phase):
-    server = script().server(phase)
-    if phase in AWAITED:
-        for client_id, message in script().client_messages[AWAITED[phase]].items():
+@pytest.mark.parametrize("halt", halts(ServerPhase), ids=str)
+def test_nothing_that_a_client_keeps_to_itself_is_reachable_from_the_server(halt):
+    server = halt.server()
+    if halt.phase in AWAITED:
+        for client_id, message in halt.script.client_messages[AWAITED[halt.phase]].items():
             server.receive(client_id, message)
-    released = {"own share of self mask"} if phase is ServerPhase.UNMASKING else set()
-    assert secrets_in(script().secrets(ALICE), server) == released
+    released = {"own share of self mask"} if halt.phase is ServerPhase.UNMASKING else set()
+    assert secrets_in(halt.script.secrets(ALICE), server) == released
 
 
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("end", ["completed", "cancelled"])
-def test_a_session_that_is_over_keeps_no_vectors_or_shares(end):
-    server = script().server(ServerPhase.COMPLETED if end == "completed" else ServerPhase.UNMASKING)
+def test_a_session_that_is_over_keeps_no_vectors_or_shares(adversary, end):
+    server = script(adversary).server(ServerPhase.COMPLETED if end == "completed" else ServerPhase.UNMASKING)
     if end == "cancelled":
-        for client_id, message in script().client_messages[UnmaskingShares].items():
+        for client_id, message in script(adversary).client_messages[UnmaskingShares].items():
             server.receive(client_id, message)
         server.abort()
     assert not [thing for thing in reachable(server) if isinstance(thing, np.ndarray)]
@@ -186,29 +189,31 @@ def test_shown_finds_what_is_there():
     assert shown({"secret": SECRET}, repr(SECRET[::-1])) == set()
 
 
-@pytest.mark.parametrize("phase", ClientPhase, ids=lambda phase: phase.name)
-def test_a_client_does_not_show_its_secrets(phase):
-    client, _ = script().client(phase, ALICE)
+@pytest.mark.parametrize("halt", halts(ClientPhase), ids=str)
+def test_a_client_does_not_show_its_secrets(halt):
+    client, secrets = halt.client(), halt.script.secrets(ALICE)
     assert str(ALICE) in repr(client)
-    assert phase.name in repr(client)
-    assert shown(script().secrets(ALICE), texts_of(client)) == set()
-    assert shown(script().secrets(ALICE), texts_of(client._state)) == set()
+    assert halt.phase.name in repr(client)
+    assert shown(secrets, texts_of(client)) == set()
+    assert shown(secrets, texts_of(client._state)) == set()
+    assert shown(secrets, texts_of(client._state.setup)) == set()
 
 
-@pytest.mark.parametrize("phase", ServerPhase, ids=lambda phase: phase.name)
-def test_a_server_does_not_show_secrets(phase):
-    server = script().server(phase)
-    assert phase.name in repr(server)
+@pytest.mark.parametrize("halt", halts(ServerPhase), ids=str)
+def test_a_server_does_not_show_secrets(halt):
+    server = halt.server()
+    assert halt.phase.name in repr(server)
     texts = texts_of(server) + texts_of(server.status) + texts_of(server.params)
     for client_id in (ALICE, VANISHED):
-        assert shown(script().secrets(client_id), texts) == set()
+        assert shown(halt.script.secrets(client_id), texts) == set()
 
 
 @pytest.mark.parametrize("kind", ALL_MESSAGES, ids=lambda kind: kind.__name__)
-def test_messages_do_not_show_secrets(kind):
-    message = script().message(kind, ALICE)
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
+def test_messages_do_not_show_secrets(adversary, kind):
+    message = script(adversary).message(kind, ALICE)
     assert kind.__name__ in repr(message)
-    assert shown(script().secrets(ALICE), texts_of(message)) == set()
+    assert shown(script(adversary).secrets(ALICE), texts_of(message)) == set()
 
 
 def test_released_shares_are_not_shown():
@@ -220,8 +225,9 @@ def test_released_shares_are_not_shown():
         assert all(str(limb) not in text for limb in share)
 
 
-def test_events_do_not_show_secrets():
-    recorded = script()
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
+def test_events_do_not_show_secrets(adversary):
+    recorded = script(adversary)
     created, _ = recorded.client(ClientPhase.CREATED, ALICE)
     masked, _ = recorded.client(ClientPhase.MASKED, ALICE)
     recorded.server(ServerPhase.RECOVERY)
@@ -238,19 +244,37 @@ def test_the_sum_is_not_shown():
     assert all(str(element) not in text for element in script().end.sum.tolist())
 
 
-@pytest.mark.parametrize("case", CASES[::4], ids=lambda case: f"{case.rule.name}: {case.name}")
-def test_refusals_do_not_show_secrets(case):
-    client, _ = script().client(PHASE_OF[case.kind], ALICE)
+@pytest.mark.parametrize("broken", BROKEN[::4], ids=str)
+def test_refusals_do_not_show_secrets(broken):
+    client = broken.client()
     with pytest.raises(RemoteProtocolError) as refusal:
-        client.receive(case.tweak(script().message(case.kind, ALICE)))
+        client.receive(broken.message())
     error = refusal.value
-    assert shown(script().secrets(ALICE), texts_of(error) + repr(error.args) + repr(vars(error))) == set()
+    assert shown(broken.script.secrets(ALICE), texts_of(error) + repr(error.args) + repr(vars(error))) == set()
+
+
+def test_an_identity_that_was_handed_in_stays_the_hosts():
+    """The client lets go of it at its end; the host's object is as good as before, and no other is made of it."""
+    secret = {"identity": identity_of(ALICE).to_bytes()}
+    for phase in (ClientPhase.FINISHED, ClientPhase.ABORTED, ClientPhase.SUSPENDED):
+        client = Halt(MALICIOUS, phase).client()
+        assert secrets_in(secret, client) == set()
+    assert secrets_in(secret, Halt(MALICIOUS, ClientPhase.SURVIVORS_SIGNED).client()) >= {"identity"}
+    assert secrets_in(secret, Halt(MALICIOUS, ClientPhase.MASKED).client().suspend()) == set()
+
+
+def test_a_directory_is_not_kept_by_a_client_that_is_done():
+    """It may reach whatever the application does."""
+    for phase in (ClientPhase.FINISHED, ClientPhase.ABORTED, ClientPhase.SUSPENDED):
+        assert not [thing for thing in reachable(Halt(MALICIOUS, phase).client()) if isinstance(thing, PinnedKeys)]
 
 
 def test_helpers_do_not_show_their_keys():
     key = bytes(range(100, 132))
     holders = [
         SecretKey(key),
+        SigningKey(key),
+        Identity(key),
         Keystream(key[:16]),
         KeystreamReader(key[:16]),
         ShareChannel(key[:16], key[16:]),
@@ -263,7 +287,7 @@ def test_helpers_do_not_show_their_keys():
 
 
 def test_masked_inputs_are_sent_and_not_kept():
-    client, _ = script().client(ClientPhase.INPUT_REQUESTED, ALICE)
+    client = Halt(HONEST, ClientPhase.INPUT_REQUESTED).client()
     (event,) = client.submit_input(script().inputs[ALICE])
     assert isinstance(event.message, MaskedInput)
     kept = [thing for thing in reachable(client) if isinstance(thing, np.ndarray)]

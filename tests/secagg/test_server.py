@@ -20,25 +20,37 @@ from secagg import (
     ServerStatus,
     UnmaskReady,
 )
-from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
+from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
 from tests.cohort import Cohort, exact_sum, make_params, random_inputs
-from tests.secagg.machines import ALICE, CONTEXT, IDS, VANISHED, script
+from tests.secagg.machines import (
+    ALICE,
+    CLIENT_MESSAGES,
+    IDS,
+    MALICIOUS,
+    MODES,
+    VANISHED,
+    halts,
+    kinds_of,
+    script,
+)
 from tests.secagg.test_server_rules import AWAITED, OVER
+
+each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 
 
 def deliver(server, kind, client_ids) -> None:
     for client_id in client_ids:
-        assert server.receive(client_id, script().message(kind, client_id)) == ()
+        assert server.receive(client_id, script(server.params.adversary).message(kind, client_id)) == ()
 
 
 # --- Status ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", AWAITED, ids=lambda phase: phase.name)
-def test_status_counts_a_round_down(phase):
-    kind = AWAITED[phase]
-    senders = sorted(script().client_messages[kind])
-    server = script().server(phase)
+@pytest.mark.parametrize("halt", halts(AWAITED), ids=str)
+def test_status_counts_a_round_down(halt):
+    phase, kind = halt.phase, AWAITED[halt.phase]
+    senders = sorted(halt.script.client_messages[kind])
+    server = halt.server()
     awaited = set(server.pending)
     for number in range(len(senders) + 1):
         assert server.status == ServerStatus(phase, number, len(awaited), needed=3, ready=number >= 3)
@@ -49,29 +61,29 @@ def test_status_counts_a_round_down(phase):
     assert awaited == ({VANISHED} if phase is ServerPhase.MASKED_INPUT_COLLECTION else set())
 
 
-@pytest.mark.parametrize("phase", [ServerPhase.RECOVERY, *OVER], ids=lambda phase: phase.name)
-def test_nobody_is_awaited_when_no_round_is_open(phase):
-    server = script().server(phase)
-    assert server.status == ServerStatus(phase, 0, 0, needed=3, ready=False)
+@pytest.mark.parametrize("halt", halts([ServerPhase.RECOVERY, *OVER]), ids=str)
+def test_nobody_is_awaited_when_no_round_is_open(halt):
+    server = halt.server()
+    assert server.status == ServerStatus(halt.phase, 0, 0, needed=3, ready=False)
     assert server.pending == frozenset()
 
 
-@pytest.mark.parametrize("phase", AWAITED, ids=lambda phase: phase.name)
-def test_a_drop_is_no_longer_pending(phase):
-    server = script().server(phase)
+@pytest.mark.parametrize("halt", halts(AWAITED), ids=str)
+def test_a_drop_is_no_longer_pending(halt):
+    server = halt.server()
     before = server.status.pending
     server.drop(ALICE, DropReason.DISCONNECTED)
     assert server.status.pending == before - 1
     assert ALICE not in server.pending
 
 
-@pytest.mark.parametrize("phase", AWAITED, ids=lambda phase: phase.name)
+@pytest.mark.parametrize("halt", halts(AWAITED), ids=str)
 @pytest.mark.parametrize("num_answers", [2, 3])
 @pytest.mark.parametrize("dropped_after_answering", [0, 1])
-def test_ready_says_whether_closing_now_would_abort(phase, num_answers, dropped_after_answering):
-    kind = AWAITED[phase]
-    senders = sorted(script().client_messages[kind])[:num_answers]
-    server = script().server(phase)
+def test_ready_says_whether_closing_now_would_abort(halt, num_answers, dropped_after_answering):
+    kind = AWAITED[halt.phase]
+    senders = sorted(halt.script.client_messages[kind])[:num_answers]
+    server = halt.server()
     deliver(server, kind, senders)
     for client_id in senders[:dropped_after_answering]:
         server.drop(client_id, DropReason.DISCONNECTED)
@@ -80,20 +92,23 @@ def test_ready_says_whether_closing_now_would_abort(phase, num_answers, dropped_
     assert isinstance(last, Aborted) != ready
 
 
-@pytest.mark.parametrize("phase", [ServerPhase.ADVERTISE_KEYS, ServerPhase.SHARE_KEYS], ids=lambda phase: phase.name)
-def test_a_message_that_was_thrown_away_with_its_sender_is_not_counted(phase):
+COUNTED_WHILE_THERE = [ServerPhase.ADVERTISE_KEYS, ServerPhase.SHARE_KEYS, ServerPhase.CONSISTENCY_CHECK]
+
+
+@pytest.mark.parametrize("halt", halts(COUNTED_WHILE_THERE), ids=str)
+def test_a_message_that_was_thrown_away_with_its_sender_is_not_counted(halt):
     """`received` and `needed` are what a host compares: three answers of which one was dropped are two."""
-    kind = AWAITED[phase]
-    server = script().server(phase)
-    deliver(server, kind, IDS[:3])
+    kind = AWAITED[halt.phase]
+    server = halt.server()
+    deliver(server, kind, [client_id for client_id in IDS if client_id != VANISHED][:3])
     server.drop(IDS[0], DropReason.DISCONNECTED)
     assert not server.status.ready
     assert server.status.received < server.status.needed
 
 
-@pytest.mark.parametrize("phase", AWAITED, ids=lambda phase: phase.name)
-def test_the_short_queries_say_what_the_status_says(phase):
-    server = script().server(phase)
+@pytest.mark.parametrize("halt", halts(AWAITED), ids=str)
+def test_the_short_queries_say_what_the_status_says(halt):
+    phase, server = halt.phase, halt.server()
     deliver(server, AWAITED[phase], IDS[:2])
     assert server.round is Round[phase.name]
     assert server.num_received == server.status.received == 2
@@ -105,19 +120,19 @@ def test_the_short_queries_say_what_the_status_says(phase):
 # --- Drops -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", [*AWAITED, ServerPhase.RECOVERY], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("halt", halts([*AWAITED, ServerPhase.RECOVERY]), ids=str)
 @pytest.mark.parametrize("reason", DropReason, ids=lambda reason: reason.name)
-def test_a_drop_is_reported_once_with_its_reason(phase, reason):
-    server = script().server(phase)
+def test_a_drop_is_reported_once_with_its_reason(halt, reason):
+    phase, server = halt.phase, halt.server()
     open_round = Round.UNMASKING if phase is ServerPhase.RECOVERY else Round[phase.name]
     assert server.drop(ALICE, reason, "why") == (ClientDropped(ALICE, reason, open_round, "why"),)
     assert server.drop(ALICE, reason, "why") == ()
-    assert server.receive(ALICE, script().message(UnmaskingShares, ALICE)) == ()
+    assert server.receive(ALICE, halt.script.message(UnmaskingShares, ALICE)) == ()
 
 
-@pytest.mark.parametrize("phase", OVER, ids=lambda phase: phase.name)
-def test_a_drop_after_the_end_is_ignored(phase):
-    assert script().server(phase).drop(ALICE, DropReason.DISCONNECTED) == ()
+@pytest.mark.parametrize("halt", halts(OVER), ids=str)
+def test_a_drop_after_the_end_is_ignored(halt):
+    assert halt.server().drop(ALICE, DropReason.DISCONNECTED) == ()
 
 
 def test_a_stranger_that_leaves_changes_nothing():
@@ -194,8 +209,25 @@ def test_who_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing
     assert end.sum.tolist() == exact_sum(script().params, [script().inputs[i] for i in survivors])
 
 
-def test_who_leaves_after_its_unmasking_shares_has_done_its_part():
-    server = script().server(ServerPhase.UNMASKING)
+def test_who_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing():
+    """Its neighbours must not wait for shares of one that is known to be gone; its input stays in the sum."""
+    server = script(MALICIOUS).server(ServerPhase.CONSISTENCY_CHECK)
+    survivors = [client_id for client_id in IDS if client_id != VANISHED]
+    deliver(server, ConsistencyCheck, survivors)
+    server.drop(survivors[-1], DropReason.DISCONNECTED)
+    sends = server.close_round()
+    assert [event.to for event in sends] == survivors[:3]
+    assert all(event.message.consistent == (True, True, False, True, False) for event in sends)
+    assert all(len(event.message.signatures) == 2 * 64 for event in sends)
+    deliver(server, UnmaskingShares, survivors[:3])
+    (ready,) = server.close_round()
+    (end,) = server.finish(ready.job.run())
+    assert end.included == tuple(survivors)
+
+
+@each_mode
+def test_who_leaves_after_its_unmasking_shares_has_done_its_part(adversary):
+    server = script(adversary).server(ServerPhase.UNMASKING)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, UnmaskingShares, survivors[:3])
     for client_id in survivors[:3]:
@@ -204,34 +236,33 @@ def test_who_leaves_after_its_unmasking_shares_has_done_its_part():
     assert isinstance(ready, UnmaskReady)
 
 
-def test_drops_while_the_job_runs_change_nothing():
-    server = script().server(ServerPhase.RECOVERY)
+@each_mode
+def test_drops_while_the_job_runs_change_nothing(adversary):
+    server = script(adversary).server(ServerPhase.RECOVERY)
     server.drop(ALICE, DropReason.DISCONNECTED)
-    (end,) = server.finish(script().job.run())
+    (end,) = server.finish(script(adversary).job.run())
     assert isinstance(end, Completed)
     assert ALICE in end.included
-    assert np.array_equal(end.sum, script().end.sum)
+    assert np.array_equal(end.sum, script(adversary).end.sum)
 
 
 # --- The machine -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", [ServerPhase.RECOVERY, *OVER], ids=lambda phase: phase.name)
-def test_no_round_can_be_closed_when_none_is_open(phase):
-    server = script().server(phase)
-    with pytest.raises(LocalProtocolError, match=phase.name):
+@pytest.mark.parametrize("halt", halts([ServerPhase.RECOVERY, *OVER]), ids=str)
+def test_no_round_can_be_closed_when_none_is_open(halt):
+    server = halt.server()
+    with pytest.raises(LocalProtocolError, match=halt.phase.name):
         server.close_round()
-    assert server.phase is phase
+    assert server.phase is halt.phase
 
 
-@pytest.mark.parametrize(
-    "phase", [phase for phase in ServerPhase if phase is not ServerPhase.RECOVERY], ids=lambda phase: phase.name
-)
-def test_nothing_can_be_finished_without_a_job(phase):
-    server = script().server(phase)
-    with pytest.raises(LocalProtocolError, match=phase.name):
+@pytest.mark.parametrize("halt", halts([phase for phase in ServerPhase if phase is not ServerPhase.RECOVERY]), ids=str)
+def test_nothing_can_be_finished_without_a_job(halt):
+    server = halt.server()
+    with pytest.raises(LocalProtocolError, match=halt.phase.name):
         server.finish(np.zeros(40, dtype=np.uint32))
-    assert server.phase is phase
+    assert server.phase is halt.phase
 
 
 @pytest.mark.parametrize(
@@ -284,11 +315,12 @@ def test_client_ids_at_the_ends_of_their_range_take_part():
     assert outcome.end.sum.tolist() == exact_sum(params, inputs.values())
 
 
-def test_messages_may_come_in_any_order():
-    recorded = script()
-    server = Server(recorded.params, IDS, context=CONTEXT)
+@each_mode
+def test_messages_may_come_in_any_order(adversary):
+    recorded = script(adversary)
+    server = recorded.server(ServerPhase.ADVERTISE_KEYS)
     rng = np.random.default_rng(8)
-    for kind in AWAITED.values():
+    for kind in kinds_of(adversary, CLIENT_MESSAGES):
         senders = sorted(recorded.client_messages[kind])
         deliver(server, kind, rng.permutation(senders).tolist())
         *_, event = server.close_round()
@@ -296,11 +328,12 @@ def test_messages_may_come_in_any_order():
     assert np.array_equal(end.sum, recorded.end.sum)
 
 
-def test_late_messages_after_the_end_are_ignored():
-    server = script().server(ServerPhase.COMPLETED)
+@each_mode
+def test_late_messages_after_the_end_are_ignored(adversary):
+    server = script(adversary).server(ServerPhase.COMPLETED)
     for kind in AWAITED.values():
         for client_id in (*IDS, 4711):
-            assert server.receive(client_id, script().message(kind, ALICE)) == ()
+            assert server.receive(client_id, script(adversary).message(kind, ALICE)) == ()
     assert server.phase is ServerPhase.COMPLETED
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg import Aborted, AbortReason, Completed, DropReason, Round
+from secagg import Aborted, AbortReason, Adversary, Completed, DropReason, Round
 from secagg.algebra import ring
 from tests.cohort import (
+    BEFORE_CONSISTENCY,
     BEFORE_INPUT,
     BEFORE_KEYS,
     BEFORE_SHARES,
@@ -34,11 +35,13 @@ class Verdict:
 
 
 def expected_verdict(scenario: Scenario) -> Verdict:
-    """The paper's sets U1 >= U2 >= U3 >= U5, from the schedule alone."""
-    threshold = scenario.params.threshold
+    """The paper's sets U1 >= U2 >= U3 >= U4 >= U5, from the schedule alone."""
+    threshold, is_signed = scenario.params.threshold, scenario.params.is_signed
 
     def last_round(client_id: int) -> int:
-        return scenario.missing_from.get(client_id, NEVER)
+        stage = scenario.missing_from.get(client_id, NEVER)
+        # Without a ConsistencyCheck, who would vanish there vanishes before Unmasking.
+        return BEFORE_UNMASKING if stage == BEFORE_CONSISTENCY and not is_signed else stage
 
     def stays(client_id: int, stage: int) -> bool:
         """Whether the server still counts the client when it closes the round before ``stage``."""
@@ -53,9 +56,13 @@ def expected_verdict(scenario: Scenario) -> Verdict:
     if len(shared) < threshold:
         return Verdict(reason=AbortReason.TOO_FEW_CLIENTS, round=Round.SHARE_KEYS, had=len(shared))
     survivors = {i for i in shared if last_round(i) > BEFORE_INPUT}
-    alive = {i for i in survivors if stays(i, BEFORE_UNMASKING)}
+    alive = {i for i in survivors if stays(i, BEFORE_CONSISTENCY if is_signed else BEFORE_UNMASKING)}
     if len(alive) < threshold:
         return Verdict(reason=AbortReason.TOO_FEW_CLIENTS, round=Round.MASKED_INPUT_COLLECTION, had=len(alive))
+    if is_signed:
+        alive = {i for i in alive if last_round(i) > BEFORE_CONSISTENCY and stays(i, BEFORE_UNMASKING)}
+        if len(alive) < threshold:
+            return Verdict(reason=AbortReason.TOO_FEW_CLIENTS, round=Round.CONSISTENCY_CHECK, had=len(alive))
     answering = {i for i in alive if last_round(i) > BEFORE_UNMASKING}
     if len(answering) < threshold:
         return Verdict(reason=AbortReason.TOO_FEW_SHARES, round=Round.UNMASKING, had=len(answering))
@@ -67,11 +74,13 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
     cohort = Cohort(params, scenario.inputs, scenario.missing_from, disconnects=scenario.disconnects, **options)
     outcome = cohort.run()
     assert not outcome.refused, "no honest message may be refused"
+    assert outcome.disputed is None, "no honest share may be disputed"
     verdict = expected_verdict(scenario)
     match outcome.end:
         case Completed() as end:
             assert verdict.reason is None, verdict
             assert end.included == verdict.included
+            assert end.culprits == ()
             assert end.sum.dtype == ring.word_dtype(params.ring_bits)
             assert end.sum.tolist() == exact_sum(params, [scenario.inputs[i] for i in end.included])
         case Aborted() as end:
@@ -113,6 +122,7 @@ def test_any_session_on_a_sparse_graph_gives_the_exact_sum_or_aborts(scenario, s
     )
     outcome = cohort.run()
     assert not outcome.refused, "no honest message may be refused"
+    assert outcome.disputed is None, "no honest share may be disputed"
     if isinstance(outcome.end, Aborted):
         assert scenario.missing_from or len(inputs) <= params.threshold, "without dropouts nothing is missing"
         return
@@ -163,15 +173,28 @@ def test_a_hundred_clients_with_dropouts_in_every_round():
     assert len(end.included) == 63
 
 
-@pytest.mark.parametrize("stage", [BEFORE_KEYS, BEFORE_SHARES, BEFORE_INPUT, BEFORE_UNMASKING])
+EVERY_STAGE = [
+    *((Adversary.HONEST_BUT_CURIOUS, stage) for stage in (BEFORE_KEYS, BEFORE_SHARES, BEFORE_INPUT, BEFORE_UNMASKING)),
+    *((Adversary.MALICIOUS, stage) for stage in range(BEFORE_KEYS, NEVER)),
+]
+
+
+@pytest.mark.parametrize(("adversary", "stage"), EVERY_STAGE)
 @pytest.mark.parametrize("disconnect", [False, True])
 @pytest.mark.parametrize("num_left", [3, 4, 5])
-def test_the_threshold_is_exact_in_every_round(stage, disconnect, num_left):
-    params = make_params(6, 4)
+def test_the_threshold_is_exact_in_every_round(adversary, stage, disconnect, num_left):
+    params = make_params(6, 4, adversary=adversary)
     missing_from = dict.fromkeys(range(6 - num_left), stage)
     disconnects = frozenset(missing_from) if disconnect else frozenset()
     end = run_and_check(Scenario(params, random_inputs(params, seed=3), missing_from, disconnects))
     assert isinstance(end, Completed) == (num_left >= 4)
+
+
+def test_a_hundred_clients_of_a_malicious_session_with_dropouts_in_every_round():
+    params = make_params(100, 51, vector_length=7, value_bits=20, adversary=Adversary.MALICIOUS)
+    missing_from = {client_id: client_id // 2 % 5 for client_id in range(0, 98, 2)}
+    end = run_and_check(Scenario(params, random_inputs(params, seed=2), missing_from, frozenset()))
+    assert len(end.included) == 100 - 3 * 10
 
 
 def test_fewer_clients_than_the_parameters_allow_may_take_part():
@@ -180,9 +203,10 @@ def test_fewer_clients_than_the_parameters_allow_may_take_part():
     assert run_and_check(Scenario(params, inputs, {}, frozenset())).included == (2, 5, 9)
 
 
-def test_clients_with_another_context_are_left_out_of_the_sum():
+@pytest.mark.parametrize("adversary", Adversary, ids=lambda adversary: adversary.value)
+def test_clients_with_another_context_are_left_out_of_the_sum(adversary):
     """Pasquini et al.: a server that gives one client a model of its own must not get that client's input."""
-    params = make_params(5, 3)
+    params = make_params(5, 3, adversary=adversary)
     inputs = random_inputs(params, seed=5)
     outcome = Cohort(params, inputs, client_contexts={3: b"another model"}).run()
     assert outcome.end.included == (0, 1, 2, 4)

@@ -72,6 +72,8 @@ def test_where_everyone_fits_one_neighbourhood_the_graph_is_complete() -> None:
         (1_000, 0.33, 0.05, Adversary.HONEST_BUT_CURIOUS, 78, 60),
         (1_000, 0.05, 0.05, Adversary.SEMI_MALICIOUS, 52, 37),
         (10_000, 0.05, 0.05, Adversary.SEMI_MALICIOUS, 62, 44),
+        (1_000, 0.05, 0.05, Adversary.MALICIOUS, 52, 37),
+        (10_000, 0.05, 0.05, Adversary.MALICIOUS, 62, 44),
     ],
 )
 def test_the_planner_finds_the_smallest_degree(num_clients, corrupt, dropout, adversary, degree, threshold) -> None:

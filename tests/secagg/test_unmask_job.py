@@ -18,7 +18,7 @@ from tests.secagg.machines import Script, numbers_of
 @cache
 def long_script() -> Script:
     """Seven clients, of which two vanished: 5 self masks and 2 x 5 pairwise ones, over more than one chunk."""
-    params = make_params(7, 3, vector_length=2**17 + 3, value_bits=10)
+    params = make_params(7, 3, vector_length=2**19 + 3, value_bits=10)
     return Script(params, random_inputs(params, seed=31), {2: BEFORE_INPUT, 5: BEFORE_INPUT}, seed="unmask")
 
 

@@ -126,7 +126,7 @@ def test_a_client_whose_server_breaks_a_rule_gives_up_and_names_it() -> None:
     assert driver.error.rule is secagg.Rule.WRONG_SESSION
 
 
-@pytest.mark.parametrize("name", ["advertise_keys", "share_keys", "masked_input_collection", "unmasking"])
+@pytest.mark.parametrize("name", [f"{round_.name.lower()}" for round_ in Round])
 def test_deadlines_are_positive(name: str) -> None:
     with pytest.raises(ValueError, match="above 0 seconds"):
         Deadlines(**{name: 0.0})

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from secagg import Round
 from transport import Direction, Fault, FaultSchedule
+from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 
 @given(st.integers(1, 200), st.integers(0, 100), st.integers(0, 2**32))
@@ -20,7 +21,9 @@ def test_dropouts_happen_in_the_rounds_asked_for_and_in_all_of_them() -> None:
     schedule = FaultSchedule.dropouts(range(1000), 0.5, seed=3, rounds=(Round.SHARE_KEYS, Round.UNMASKING))
     assert {round_ for _, round_, _ in schedule.faults} == {Round.SHARE_KEYS, Round.UNMASKING}
     everywhere = FaultSchedule.dropouts(range(1000), 0.5, seed=3)
-    assert {round_ for _, round_, _ in everywhere.faults} == set(Round)
+    assert {round_ for _, round_, _ in everywhere.faults} == set(ROUNDS_OF_EVERY_SESSION)
+    malicious = FaultSchedule.dropouts(range(1000), 0.5, seed=3, rounds=tuple(Round))
+    assert {round_ for _, round_, _ in malicious.faults} == set(Round)
 
 
 def test_the_seed_decides() -> None:

@@ -1,6 +1,7 @@
 """Sessions over the in-process network: whatever goes wrong, the exact sum of who is included, or Aborted."""
 
 import time
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -10,15 +11,19 @@ from hypothesis import strategies as st
 from secagg import (
     Aborted,
     AbortReason,
+    Adversary,
     Completed,
     DropReason,
     LocalProtocolError,
     Parameters,
     RemoteProtocolError,
     Round,
+    rounds_of,
 )
 from tests.cohort import exact_sum, make_params, random_inputs, seeded_entropy
+from tests.strategies import thresholds
 from transport import Deadlines, Direction, Fault, FaultSchedule, FrameError, SessionReport, run_session
+from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 UP, DOWN = Direction.UP, Direction.DOWN
 LOST_BEFORE_THE_SUM = (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION)
@@ -33,8 +38,14 @@ def check_exact(params: Parameters, inputs: dict[int, np.ndarray], report: Sessi
         assert isinstance(report.outcome, Aborted)
 
 
-def run_with(fault: Fault, round_: Round, direction: Direction, client_id: int = 2) -> SessionReport:
-    params = make_params(6, 4)
+def run_with(
+    fault: Fault,
+    round_: Round,
+    direction: Direction,
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    client_id: int = 2,
+) -> SessionReport:
+    params = make_params(6, 4, adversary=adversary)
     inputs = random_inputs(params, seed=0)
     report = run_session(params, inputs, faults=FaultSchedule({(client_id, round_, direction): fault}))
     check_exact(params, inputs, report)
@@ -42,7 +53,14 @@ def run_with(fault: Fault, round_: Round, direction: Direction, client_id: int =
     return report
 
 
-@pytest.mark.parametrize("round_", list(Round))
+EVERY_ROUND = [
+    *((Adversary.HONEST_BUT_CURIOUS, round_) for round_ in ROUNDS_OF_EVERY_SESSION),
+    *((Adversary.MALICIOUS, round_) for round_ in Round),
+]
+each_round = pytest.mark.parametrize(("adversary", "round_"), EVERY_ROUND)
+
+
+@each_round
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -52,42 +70,45 @@ def run_with(fault: Fault, round_: Round, direction: Direction, client_id: int =
         (Fault.CORRUPT, DropReason.MALFORMED),
     ],
 )
-def test_a_message_that_is_lost_up_costs_its_sender_alone(fault: Fault, reason: DropReason, round_: Round) -> None:
-    report = run_with(fault, round_, UP)
+def test_a_message_that_is_lost_up_costs_its_sender_alone(
+    fault: Fault, reason: DropReason, adversary: Adversary, round_: Round
+) -> None:
+    report = run_with(fault, round_, UP, adversary)
     assert {i: (drop.reason, drop.round) for i, drop in report.dropped.items()} == {2: (reason, round_)}
     expected = (0, 1, 3, 4, 5) if round_ in LOST_BEFORE_THE_SUM else (0, 1, 2, 3, 4, 5)
     assert report.outcome.included == expected
 
 
-@pytest.mark.parametrize("round_", list(Round))
-def test_a_message_that_comes_last_is_as_good_as_any(round_: Round) -> None:
-    report = run_with(Fault.REORDER, round_, UP)
+@each_round
+def test_a_message_that_comes_last_is_as_good_as_any(adversary: Adversary, round_: Round) -> None:
+    report = run_with(Fault.REORDER, round_, UP, adversary)
     assert report.dropped == {}
     assert report.outcome.included == (0, 1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize("round_", list(Round))
-def test_a_second_copy_of_a_message_ends_its_senders_part(round_: Round) -> None:
-    report = run_with(Fault.DUPLICATE, round_, UP)
+@each_round
+def test_a_second_copy_of_a_message_ends_its_senders_part(adversary: Adversary, round_: Round) -> None:
+    report = run_with(Fault.DUPLICATE, round_, UP, adversary)
     # The copy may come when the next round is open already, if its sender was the last one awaited.
     assert set(report.dropped) <= {2}
     assert all(drop.reason in (DropReason.DUPLICATE, DropReason.UNEXPECTED_MESSAGE) for drop in report.dropped.values())
 
 
-@pytest.mark.parametrize("round_", [Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION, Round.UNMASKING])
+@pytest.mark.parametrize(("adversary", "round_"), [(a, r) for a, r in EVERY_ROUND if r is not Round.ADVERTISE_KEYS])
 @pytest.mark.parametrize(
     ("fault", "error"),
     [(Fault.CORRUPT, FrameError), (Fault.DISCONNECT, type(None)), (Fault.DUPLICATE, RemoteProtocolError)],
 )
 def test_a_message_that_is_spoiled_down_costs_its_receiver_alone(
-    fault: Fault, error: type[Exception], round_: Round
+    fault: Fault, error: type[Exception], adversary: Adversary, round_: Round
 ) -> None:
-    report = run_with(fault, round_, DOWN)
+    report = run_with(fault, round_, DOWN, adversary)
     assert set(report.dropped) <= {2}
     assert isinstance(report.clients[2].error, error)
     if fault is not Fault.DUPLICATE:
         assert report.dropped[2].reason is DropReason.DISCONNECTED
-    included = (0, 1, 2, 3, 4, 5) if round_ is Round.UNMASKING else (0, 1, 3, 4, 5)
+    had_sent_its_input = round_ in (Round.CONSISTENCY_CHECK, Round.UNMASKING)
+    included = (0, 1, 2, 3, 4, 5) if had_sent_its_input else (0, 1, 3, 4, 5)
     if fault is not Fault.DUPLICATE:
         assert report.outcome.included == included
 
@@ -97,16 +118,65 @@ def test_a_message_that_is_spoiled_down_costs_its_receiver_alone(
     num_clients=st.integers(2, 9),
     rate=st.sampled_from([0.0, 0.05, 0.15, 0.4]),
     seed=st.integers(0, 2**32),
+    adversary=st.sampled_from(Adversary),
     data=st.data(),
 )
-def test_never_a_wrong_sum_whatever_goes_wrong(num_clients: int, rate: float, seed: int, data: st.DataObject) -> None:
-    params = make_params(num_clients, data.draw(st.integers(2, num_clients)), vector_length=7, value_bits=5)
+def test_never_a_wrong_sum_whatever_goes_wrong(
+    num_clients: int, rate: float, seed: int, adversary: Adversary, data: st.DataObject
+) -> None:
+    threshold = data.draw(thresholds(adversary, num_clients))
+    params = make_params(num_clients, threshold, vector_length=7, value_bits=5, adversary=adversary)
     inputs = random_inputs(params, seed)
-    faults = FaultSchedule.random(range(num_clients), rate, seed=seed)
+    faults = FaultSchedule.random(range(num_clients), rate, seed=seed, rounds=rounds_of(params))
     report = run_session(params, inputs, faults=faults, seed=seed)
     check_exact(params, inputs, report)
     if not faults.faults:
         assert report.outcome.included == tuple(range(num_clients))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        make_params(40, 21, vector_length=50, adversary=Adversary.MALICIOUS),
+        make_params(120, 26, vector_length=50, degree=50, adversary=Adversary.MALICIOUS),
+    ],
+    ids=["complete", "sparse"],
+)
+def test_a_malicious_session_with_every_fault_in_every_round_sums_exactly(params: Parameters) -> None:
+    """Each fault hits one client, in one round and on one way: all together a quarter of the clients."""
+    kinds = [(fault, round_, UP) for round_ in Round for fault in Fault]
+    kinds += [
+        (fault, round_, DOWN)
+        for round_ in Round
+        for fault in Fault
+        if fault is not Fault.VANISH and round_ is not Round.ADVERTISE_KEYS
+    ]
+    inputs = random_inputs(params, seed=7)
+    seen, num_faults = set(), params.num_clients // 4
+    upcoming = cycle(kinds)
+    for seed in range(-(-len(kinds) // num_faults)):
+        chosen = [next(upcoming) for _ in range(num_faults)]
+        faults = FaultSchedule({(4 * i, round_, way): fault for i, (fault, round_, way) in enumerate(chosen)})
+        report = run_session(params, inputs, faults=faults, seed=seed)
+        check_exact(params, inputs, report)
+        assert isinstance(report.outcome, Completed)
+        assert report.outcome.culprits == ()
+        untouched = {i for i in inputs if i % 4}
+        assert untouched <= set(report.outcome.included)
+        assert not untouched & set(report.dropped)
+        seen.update(chosen)
+    assert seen == set(kinds)
+
+
+def test_the_consistency_check_has_a_deadline_of_its_own() -> None:
+    params = make_params(5, 3, adversary=Adversary.MALICIOUS)
+    inputs = random_inputs(params, 0)
+    faults = FaultSchedule({(1, Round.CONSISTENCY_CHECK, UP): Fault.VANISH})
+    report = run_session(params, inputs, faults=faults, deadlines=Deadlines(consistency_check=77777))
+    assert report.dropped[1].round is Round.CONSISTENCY_CHECK
+    assert 77777 <= report.virtual_seconds < 80000
+    assert report.outcome.included == (0, 1, 2, 3, 4)
+    check_exact(params, inputs, report)
 
 
 def test_too_many_losses_abort_and_say_what_was_missing() -> None:
@@ -179,16 +249,17 @@ def test_bytes_are_counted_on_both_ways_by_round() -> None:
     params = make_params(4, 3, vector_length=1000, value_bits=14)
     report = run_session(params, random_inputs(params, 0))
     client = report.clients[1]
-    assert set(client.bytes_up) == set(Round)
-    assert set(client.bytes_down) == set(Round) - {Round.ADVERTISE_KEYS}
+    assert set(client.bytes_up) == set(ROUNDS_OF_EVERY_SESSION)
+    assert set(client.bytes_down) == set(ROUNDS_OF_EVERY_SESSION) - {Round.ADVERTISE_KEYS}
     # 1,000 elements of 16 bits, and no more than a hundred bytes of frame, session id and headers.
     assert 2000 < client.bytes_up[Round.MASKED_INPUT_COLLECTION] < 2100
     assert report.bytes_up == sum(sum(c.bytes_up.values()) for c in report.clients.values())
 
 
-def test_the_observer_sees_every_round_open_and_fill() -> None:
+@pytest.mark.parametrize("adversary", Adversary)
+def test_the_observer_sees_every_round_open_and_fill(adversary: Adversary) -> None:
     seen: list[tuple[Round, int, int]] = []
-    params = make_params(4, 3)
+    params = make_params(4, 3, adversary=adversary)
     run_session(params, random_inputs(params, 0), observer=lambda *state: seen.append(state))
-    assert {round_ for round_, _, _ in seen} == set(Round)
+    assert {round_ for round_, _, _ in seen} == set(rounds_of(params))
     assert (Round.SHARE_KEYS, 3, 4) in seen

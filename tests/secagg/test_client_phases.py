@@ -1,0 +1,220 @@
+"""A client in each phase: every message out of turn is refused, and nothing is held longer than it is needed."""
+
+from dataclasses import replace
+
+import pytest
+
+from secagg import ClientPhase, InputRequested, LocalProtocolError, RemoteProtocolError, Rule, Send
+from secagg.messages import ConsistencyProof, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
+from tests import reference
+from tests.secagg.machines import (
+    ALICE,
+    ALL_MESSAGES,
+    HONEST,
+    IDS,
+    MALICIOUS,
+    MODES,
+    SEMI_MALICIOUS,
+    SERVER_MESSAGES,
+    VANISHED,
+    Halt,
+    Script,
+    halts,
+    numbers_of,
+    script,
+    sparse_script,
+)
+from tests.secagg.object_graph import secrets_in
+
+NEXT_PHASE = {
+    (ClientPhase.ADVERTISED, PeerKeys): ClientPhase.SHARED_KEYS,
+    (ClientPhase.SHARED_KEYS, PeerShares): ClientPhase.INPUT_REQUESTED,
+    (ClientPhase.MASKED, SurvivorList): ClientPhase.SURVIVORS_SIGNED,
+    (ClientPhase.SURVIVORS_SIGNED, ConsistencyProof): ClientPhase.FINISHED,
+}
+"""The legal moves where survivors are signed. All others are refused."""
+
+HONEST_NEXT_PHASE = {
+    **{move: phase for move, phase in NEXT_PHASE.items() if ClientPhase.SURVIVORS_SIGNED not in (*move, phase)},
+    (ClientPhase.MASKED, SurvivorList): ClientPhase.FINISHED,
+}
+
+REPEATED = {
+    (ClientPhase.SURVIVORS_SIGNED, SurvivorList),
+    (ClientPhase.FINISHED, SurvivorList),
+    (ClientPhase.FINISHED, ConsistencyProof),
+}
+"""Requests that were answered already, rather than of another phase."""
+
+HONEST_REPEATED = {(ClientPhase.FINISHED, SurvivorList)}
+
+DEAD = (ClientPhase.ABORTED, ClientPhase.SUSPENDED)
+LIVE = [phase for phase in ClientPhase if phase not in DEAD]
+
+each_message = pytest.mark.parametrize("kind", ALL_MESSAGES, ids=lambda kind: kind.__name__)
+
+
+def assert_dead(recorded: Script, client, phase=ClientPhase.ABORTED) -> None:
+    """Nothing more can be had of the client, and nothing secret is left in it: its host's identity neither."""
+    assert client.phase is phase
+    assert secrets_in(recorded.secrets(ALICE), client) == set()
+    for call in (
+        client.start,
+        client.suspend,
+        lambda: client.submit_input(recorded.inputs[ALICE]),
+        *(lambda kind=kind: client.receive(recorded.message(kind, ALICE)) for kind in SERVER_MESSAGES),
+    ):
+        with pytest.raises(LocalProtocolError, match=phase.name):
+            call()
+    assert client.phase is phase
+
+
+# --- Every phase with every message ----------------------------------------------------------------------------------
+
+
+@each_message
+@pytest.mark.parametrize("halt", halts(ClientPhase), ids=str)
+def test_every_message_in_every_phase_is_legal_or_refused(halt, kind):
+    client, message = halt.client(), halt.script.message(kind, ALICE)
+    moves = HONEST_NEXT_PHASE if halt.adversary is HONEST else NEXT_PHASE
+    repeated = HONEST_REPEATED if halt.adversary is HONEST else REPEATED
+    if halt.phase in DEAD:
+        with pytest.raises(LocalProtocolError):
+            client.receive(message)
+        assert_dead(halt.script, client, halt.phase)
+    elif (halt.phase, kind) in moves:
+        (event,) = client.receive(message)
+        assert client.phase is moves[halt.phase, kind]
+        assert isinstance(event, InputRequested if client.phase is ClientPhase.INPUT_REQUESTED else Send)
+    else:
+        with pytest.raises(RemoteProtocolError) as refusal:
+            client.receive(message)
+        if (halt.phase, kind) in repeated:
+            assert refusal.value.rule is Rule.REPEATED_REQUEST
+        else:
+            assert refusal.value.rule is Rule.UNEXPECTED_MESSAGE
+            assert kind.__name__ in str(refusal.value)
+        assert_dead(halt.script, client)
+
+
+@each_message
+@pytest.mark.parametrize("halt", halts(LIVE), ids=str)
+def test_a_message_of_another_session_is_refused_in_every_phase(halt, kind):
+    client = halt.client()
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(replace(halt.script.message(kind, ALICE), session_id=bytes(32)))
+    assert refusal.value.rule is Rule.WRONG_SESSION
+    assert_dead(halt.script, client)
+
+
+@pytest.mark.parametrize("halt", halts([*LIVE, ClientPhase.ABORTED]), ids=str)
+def test_abort_forgets_every_secret_in_every_phase(halt):
+    client = halt.client()
+    client.abort()
+    if halt.phase is ClientPhase.FINISHED:
+        assert client.phase is halt.phase, "a client whose part is done has nothing to give up"
+    else:
+        assert_dead(halt.script, client)
+
+
+@pytest.mark.parametrize("halt", halts([ClientPhase.SURVIVORS_SIGNED, ClientPhase.FINISHED]), ids=str)
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, Rule.REPEATED_REQUEST),
+        ({"survivors": (True,) * 5}, Rule.SURVIVORS_CHANGED),
+        ({"survivors": (True, True, False, True, False)}, Rule.SURVIVORS_CHANGED),
+        ({"survivors": ()}, Rule.SURVIVORS_CHANGED),
+    ],
+    ids=["the same", "one more", "one less", "none"],
+)
+def test_a_second_survivor_list_is_refused(halt, change, rule):
+    """Two different lists would draw both secrets of a client out of its peers; so one answer is all there is."""
+    client = halt.client()
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(replace(halt.script.message(SurvivorList, ALICE), **change))
+    assert refusal.value.rule is rule
+    assert_dead(halt.script, client)
+
+
+def test_a_second_proof_is_refused_whatever_it_says():
+    for change in ({}, {"signatures": b""}, {"consistent": (True,) * 5}):
+        client = Halt(MALICIOUS, ClientPhase.FINISHED).client()
+        with pytest.raises(RemoteProtocolError) as refusal:
+            client.receive(replace(script(MALICIOUS).message(ConsistencyProof, ALICE), **change))
+        assert refusal.value.rule is Rule.REPEATED_REQUEST
+        assert_dead(script(MALICIOUS), client)
+
+
+# --- What a client holds, and when it lets go ------------------------------------------------------------------------
+
+IDENTITY = {
+    MALICIOUS: {"identity's secret key", "a Ed25519PrivateKey object"},
+    # Drawn at the start, for this session alone.
+    SEMI_MALICIOUS: {"draw 4", "a Ed25519PrivateKey object"},
+}
+
+HELD = {
+    ClientPhase.CREATED: set(),
+    ClientPhase.ADVERTISED: {"draw 0", "draw 1", "draw 2", "draw 3"},
+    ClientPhase.SHARED_KEYS: {"draw 1", "draw 2", "own share of mask key", "own share of self mask"}
+    | {f"channel key from {peer_id}" for peer_id in IDS if peer_id != ALICE},
+    ClientPhase.INPUT_REQUESTED: {"draw 1", "draw 2", "own share of mask key", "own share of self mask"},
+    ClientPhase.MASKED: {"own share of mask key", "own share of self mask"},
+    ClientPhase.SURVIVORS_SIGNED: {"own share of mask key", "own share of self mask"},
+    ClientPhase.FINISHED: set(),
+    ClientPhase.ABORTED: set(),
+    ClientPhase.SUSPENDED: set(),
+}
+"""Draw 0 is the channel key, 1 the mask key's seed, 2 the self mask's, 3 that of the sharing polynomials."""
+
+
+@pytest.mark.parametrize("halt", halts(ClientPhase), ids=str)
+def test_a_client_holds_only_the_secrets_that_it_still_needs(halt):
+    """This is also the walker's proof that it finds what is there.
+
+    The identity is the host's; a client that will not sign any more lets go of it.
+    """
+    held = set(HELD[halt.phase])
+    if halt.phase not in (*DEAD, ClientPhase.FINISHED):
+        held |= IDENTITY.get(halt.adversary, set())
+    if (halt.adversary, halt.phase) == (SEMI_MALICIOUS, ClientPhase.CREATED):
+        held = set()
+    assert secrets_in(halt.script.secrets(ALICE), halt.client()) == held
+
+
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
+def test_no_event_holds_a_secret_beyond_the_share_that_is_released(adversary):
+    recorded = script(adversary)
+    sent = [recorded.message(kind, ALICE) for kind in recorded.kinds]
+    answer = recorded.message(UnmaskingShares, ALICE)
+    assert secrets_in(recorded.secrets(ALICE), sent) == {"own share of self mask"}
+    model = reference.Client(None, recorded.session_id, ALICE, recorded.cohort.entropy[ALICE].draws)
+    assert secrets_in({"mask key": model.mask_secret_key, "seed": model.self_mask_seed}, answer) == set()
+
+
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
+def test_of_each_peer_exactly_one_of_the_two_shares_is_released(adversary):
+    """The heart of double masking: of a survivor the self mask's share, of one that vanished the mask key's."""
+    recorded = script(adversary)
+    released = recorded.message(UnmaskingShares, ALICE).shares
+    assert released.shape == (5, 9)
+    assert_one_share_each(recorded, IDS, released.tolist())
+
+
+def test_of_each_neighbour_exactly_one_of_the_two_shares_is_released_and_none_of_its_own():
+    recorded = sparse_script()
+    answer = recorded.message(UnmaskingShares, ALICE)
+    neighbors = recorded.message(PeerKeys, ALICE).client_ids
+    assert VANISHED in neighbors
+    assert answer.held == tuple(client_id != ALICE for client_id in neighbors)
+    assert_one_share_each(recorded, [i for i in neighbors if i != ALICE], answer.shares.tolist())
+
+
+def assert_one_share_each(recorded: Script, owners, rows) -> None:
+    for owner, row in zip(owners, rows, strict=True):
+        numbers = numbers_of(recorded.params)
+        model = reference.Client(numbers, recorded.session_id, owner, recorded.cohort.entropy[owner].draws)
+        place = recorded.message(PeerKeys, owner).client_ids.index(ALICE)
+        mask_key_share, self_mask_share = model.share(place)
+        assert row == (mask_key_share if owner == VANISHED else self_mask_share)

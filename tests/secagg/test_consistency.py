@@ -1,0 +1,275 @@
+"""The survivors' signatures: a client answers only a list that a quorum of its neighbours was shown too."""
+
+from dataclasses import replace
+
+import pytest
+
+from secagg import ClientPhase, Completed, DropReason, RemoteProtocolError, Round, Rule
+from secagg.messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
+    PeerKeys,
+    PeerShares,
+    SurvivorList,
+    UnmaskingShares,
+)
+from tests import reference
+from tests.cohort import BEFORE_CONSISTENCY, Cohort, exact_sum, identity_of, make_params, random_inputs
+from tests.secagg.client_cases import CHANNEL, MASK, signed_anew, split, with_item
+from tests.secagg.machines import ALICE, MALICIOUS, VANISHED, Script, script, sparse_script
+from tests.secagg.test_client_phases import assert_dead
+
+QUORUM = 5
+"""Of the sparse session: four neighbours and the client itself."""
+
+
+def own_view() -> tuple[int, ...]:
+    return sparse_script().message(PeerKeys, ALICE).client_ids
+
+
+def signers() -> list[int]:
+    return [i for i in own_view() if i in sparse_script().client_messages[ConsistencyCheck] and i != ALICE]
+
+
+def view_of(client_id: int) -> tuple[int, ...]:
+    return sparse_script().message(PeerKeys, client_id).client_ids
+
+
+def proof() -> ConsistencyProof:
+    return sparse_script().message(ConsistencyProof, ALICE)
+
+
+def views() -> list[tuple[int, list[bytes]]]:
+    """Of each signer, the bits of the members in common and the digests of the others."""
+    digests = split(proof().others, 32)
+    taken = []
+    for bits in proof().common:
+        number = 7 - bits.bit_count()
+        taken.append((bits, digests[:number]))
+        digests = digests[number:]
+    assert digests == []
+    return taken
+
+
+def proof_of(changed: list[tuple[int, list[bytes]]]) -> ConsistencyProof:
+    return replace(
+        proof(),
+        common=bytes(bits for bits, _ in changed),
+        others=b"".join(digest for _, digests in changed for digest in digests),
+    )
+
+
+def refusal_of(message: ConsistencyProof) -> Rule:
+    client, _ = sparse_script().client(ClientPhase.SURVIVORS_SIGNED, ALICE)
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(message)
+    assert_dead(sparse_script(), client)
+    return refusal.value.rule
+
+
+def test_the_recorded_session_has_what_these_tests_need():
+    assert len(own_view()) == 7
+    assert VANISHED in own_view()
+    assert len(signers()) == 5
+    assert all(0 < len(digests) < 6 for _, digests in views())
+    client, _ = sparse_script().client(ClientPhase.SURVIVORS_SIGNED, ALICE)
+    (event,) = client.receive(proof())
+    assert event.message == sparse_script().message(UnmaskingShares, ALICE)
+
+
+# --- Sizes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"common": lambda data: b""},
+        {"common": lambda data: data[:-1]},
+        {"common": lambda data: data + b"\x7f"},
+        {"others": lambda data: b""},
+        {"others": lambda data: data[:-1]},
+        {"others": lambda data: data[:-32]},
+        {"others": lambda data: data + bytes(32)},
+        {"signatures": lambda data: data[:-64]},
+        {"signatures": lambda data: data + bytes(64)},
+        {"consistent": lambda flags: flags[:-1]},
+    ],
+)
+def test_views_of_wrong_sizes_are_refused(change):
+    assert refusal_of(replace(proof(), **{n: f(getattr(proof(), n)) for n, f in change.items()})) is Rule.WRONG_SIZE
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_bit_behind_the_last_member_is_refused(place):
+    changed = views()
+    changed[place] = changed[place][0] | 0x80, changed[place][1]
+    assert refusal_of(proof_of(changed)) is Rule.WRONG_SIZE
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_view_of_another_size_is_refused(place):
+    """All neighbourhoods of a graph have one size: one member less in common takes a digest of the next view's."""
+    changed = views()
+    bits, digests = changed[place]
+    member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] != ALICE)
+    changed[place] = bits ^ 1 << member, digests
+    assert refusal_of(proof_of(changed)) is Rule.WRONG_SIZE
+
+
+# --- What a view says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_view_without_its_reader_is_refused(place):
+    """A peer that was not told of this client will not release a share of its self-mask seed, but of its key."""
+    changed = views()
+    bits, digests = changed[place]
+    changed[place] = bits ^ 1 << own_view().index(ALICE), [*digests, bytes(32)]
+    assert refusal_of(proof_of(changed)) is Rule.VIEWS_CONTRADICT
+
+
+@pytest.mark.parametrize("standing", range(3))
+@pytest.mark.parametrize("place", range(5))
+def test_a_member_that_both_know_does_not_come_as_one_that_only_the_signer_knows(place, standing):
+    """Behind a digest it could be said to stand otherwise, and nobody would see the contradiction."""
+    changed = views()
+    bits, digests = changed[place]
+    member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] != ALICE)
+    hidden = member_digest(sparse_script(), own_view()[member], standing)
+    changed[place] = bits ^ 1 << member, [*digests, hidden]
+    assert refusal_of(proof_of(changed)) is Rule.VIEWS_CONTRADICT
+
+
+def member_digest(recorded: Script, client_id: int, standing: int) -> bytes:
+    keys = recorded.message(AdvertiseKeys, client_id)
+    own = (keys.identity_key, keys.channel_public_key, keys.mask_public_key)
+    return reference.view_member(recorded.session_id, client_id, own, standing)
+
+
+@pytest.mark.parametrize("num_spoiled", [1, 2, 5])
+def test_signatures_of_other_views_are_not_counted(num_spoiled):
+    """Six with the client's own: one may be no good, two are one too many."""
+    changed = views()
+    for place in range(num_spoiled):
+        bits, digests = changed[place]
+        changed[place] = bits, [bytes(32), *digests[1:]]
+    if 1 + 5 - num_spoiled >= QUORUM:
+        client, _ = sparse_script().client(ClientPhase.SURVIVORS_SIGNED, ALICE)
+        client.receive(proof_of(changed))
+        assert client.phase is ClientPhase.FINISHED
+    else:
+        assert refusal_of(proof_of(changed)) is Rule.TOO_FEW_SIGNATURES
+
+
+def test_the_views_of_two_peers_are_not_taken_for_each_others():
+    changed = views()
+    changed[0], changed[1] = changed[1], changed[0]
+    changed[2], changed[3] = changed[3], changed[2]
+    assert refusal_of(proof_of(changed)) is Rule.TOO_FEW_SIGNATURES
+
+
+# --- Servers that tell different clients different things ------------------------------------------------------------
+
+
+def told_otherwise(recorded: Script, survivors: dict[int, bool]) -> None:
+    """ALICE gets another list of survivors than everybody else: their signatures must be worth nothing to it."""
+    client, _ = recorded.client(ClientPhase.MASKED, ALICE)
+    honest = recorded.message(SurvivorList, ALICE)
+    ids = recorded.message(PeerKeys, ALICE).client_ids
+    flags = tuple(survivors.get(i, flag) for i, flag in zip(ids, honest.survivors, strict=True))
+    assert flags != honest.survivors
+    (check,) = client.receive(replace(honest, survivors=flags))
+    assert check.message != recorded.message(ConsistencyCheck, ALICE)
+    agreeing = [i for i in recorded.message(PeerKeys, ALICE).client_ids if not set(survivors) & neighbors(recorded, i)]
+    assert 1 + len(agreeing) < recorded.params.quorum
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(recorded.message(ConsistencyProof, ALICE))
+    assert refusal.value.rule is Rule.TOO_FEW_SIGNATURES
+    assert_dead(recorded, client)
+
+
+def neighbors(recorded: Script, client_id: int) -> set[int]:
+    return set(recorded.message(PeerKeys, client_id).client_ids)
+
+
+def test_a_client_that_was_told_of_another_survivor_does_not_answer():
+    told_otherwise(script(MALICIOUS), {VANISHED: True})
+    told_otherwise(sparse_script(), {VANISHED: True, signers()[0]: True})
+
+
+@pytest.mark.parametrize("recorded", [lambda: script(MALICIOUS), sparse_script], ids=["complete", "sparse"])
+def test_keys_that_only_one_client_was_shown_make_its_view_another(recorded):
+    """A corrupt peer signs two pairs of keys, and the server shows the second to ALICE alone."""
+    recorded = recorded()
+    honest = recorded.message(PeerKeys, ALICE)
+    shared_by_most = max(
+        (i for i in honest.client_ids if i not in (ALICE, VANISHED)),
+        key=lambda i: len(neighbors(recorded, i) & neighbors(recorded, ALICE)),
+    )
+    place = honest.client_ids.index(shared_by_most)
+    shown = honest
+    for name, number in ((CHANNEL, 1), (MASK, 2)):
+        shown = with_item(name, place, reference.x25519_public(bytes([number]) * 32))(shown)
+    shown = signed_anew(place, shared_by_most)(shown)
+    client, _ = recorded.client(ClientPhase.ADVERTISED, ALICE)
+    client.receive(shown)
+    (event,) = client.receive(recorded.message(PeerShares, ALICE))
+    assert event.rejected_shares == (shared_by_most,)
+    client.submit_input(recorded.inputs[ALICE])
+    client.receive(recorded.message(SurvivorList, ALICE))
+    agreeing = [i for i in honest.client_ids if shared_by_most not in neighbors(recorded, i)]
+    assert 1 + len(agreeing) < recorded.params.quorum
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(recorded.message(ConsistencyProof, ALICE))
+    assert refusal.value.rule is Rule.TOO_FEW_SIGNATURES
+
+
+def test_a_signature_of_a_view_in_another_session_is_worth_nothing():
+    recorded = script(MALICIOUS)
+    other = Script(recorded.params, recorded.inputs, {VANISHED: 2}, seed="another")
+    client, _ = recorded.client(ClientPhase.SURVIVORS_SIGNED, ALICE)
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(replace(other.message(ConsistencyProof, ALICE), session_id=recorded.session_id))
+    assert refusal.value.rule is Rule.TOO_FEW_SIGNATURES
+
+
+# --- The server ------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_whose_neighbours_did_not_sign_is_dropped_and_its_input_stays():
+    """Its proof would not have a quorum: it would refuse it."""
+    params = make_params(40, 5, vector_length=4, degree=8, adversary=MALICIOUS)
+    inputs = random_inputs(params, seed=3)
+    session = Cohort(params, inputs, entropy_seed="lonely signers")
+    views_seen: dict[int, tuple[int, ...]] = {}
+
+    def downlink(client_id, message):
+        if isinstance(message, PeerKeys):
+            views_seen[client_id] = message.client_ids
+        return message
+
+    session.downlink = downlink
+    session.run()
+    silent = [i for i in views_seen[7] if i != 7][:4]
+    session.missing_from = dict.fromkeys(silent, BEFORE_CONSISTENCY)
+    outcome = session.run()
+    assert isinstance(outcome.end, Completed) or outcome.end.round is Round.CONSISTENCY_CHECK
+    assert {outcome.dropped[i].round for i in silent} == {Round.CONSISTENCY_CHECK}
+    assert {outcome.dropped[i].reason for i in silent} == {DropReason.DEADLINE}
+    if isinstance(outcome.end, Completed):
+        assert outcome.dropped[7].reason is DropReason.TOO_FEW_NEIGHBORS
+        assert outcome.end.included == tuple(range(40))
+        assert outcome.end.sum.tolist() == exact_sum(params, inputs.values())
+    assert not outcome.refused
+
+
+def test_signatures_are_checked_with_the_key_that_was_advertised():
+    """One bad signature is dropped by the server: it must not spoil everybody's proof."""
+    recorded = script(MALICIOUS)
+    for client_id, check in recorded.client_messages[ConsistencyCheck].items():
+        neighbors_seen = recorded.message(PeerKeys, client_id).client_ids
+        standings = [2 if i != VANISHED else 1 for i in neighbors_seen]
+        members = [member_digest(recorded, i, standing) for i, standing in zip(neighbors_seen, standings, strict=True)]
+        statement = reference.view_statement(recorded.session_id, client_id, members)
+        assert check.signature == identity_of(client_id).sign(statement)
