@@ -15,7 +15,7 @@ from fl.simulation import SimulationResult, simulate, to_json
 from secagg import Completed, Plan, Round, rounds_of
 from transport import FaultSchedule
 
-# Training has no malicious mode, and so no such round.
+# Training signs nothing, and so has no such round.
 _POINTS = {**DROPOUT_POINTS, "consistency-check": (Round.CONSISTENCY_CHECK,)}
 
 
@@ -49,7 +49,7 @@ def run_simulation(
     params = plan.parameters
     for round_ in dropouts:
         if round_ not in rounds_of(params):
-            raise ConfigError(f"{round_.value} is a round of --adversary malicious only: nobody can vanish there")
+            raise ConfigError(f"{round_.value} is no round of --adversary honest-but-curious: nobody can vanish there")
     faults = FaultSchedule.dropouts_by_round(range(params.num_clients), dropouts, seed=seed)
     with Progress(
         TextColumn("{task.description:22}"),

@@ -1,4 +1,4 @@
-"""The server's round ConsistencyCheck (paper, figure 4, round 3): in malicious mode the survivors sign their lists."""
+"""The server's round ConsistencyCheck (paper, figure 4, round 3): the survivors sign what they were told."""
 
 import numpy as np
 import numpy.typing as npt

@@ -38,7 +38,7 @@ class Session:
 class Directory:
     """The clients that advertised keys (U1), ascending, and who is whose neighbour; nodes are places in it.
 
-    ``identity_keys`` and ``signatures`` have no columns but in malicious mode.
+    ``identity_keys`` and ``signatures`` have no columns where nothing is signed.
     """
 
     client_ids: tuple[ClientId, ...]

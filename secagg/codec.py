@@ -353,7 +353,7 @@ def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameter
         raise CodecError(str(error)) from None
 
 
-# Messages that only malicious mode has.
+# Messages that only signed sessions have.
 _SIGNED_TYPES = frozenset((8, 9))
 
 _CLIENT_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ClientMessage]]] = {

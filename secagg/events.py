@@ -24,7 +24,7 @@ class Round(Enum):
 
 
 def rounds_of(params: Parameters) -> tuple[Round, ...]:
-    """The rounds of a session with these parameters, in order: ConsistencyCheck belongs to malicious mode."""
+    """The rounds of a session with these parameters, in order: ConsistencyCheck belongs to those that are signed."""
     return tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK or params.is_signed)
 
 

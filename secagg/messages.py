@@ -22,7 +22,7 @@ Flags: TypeAlias = tuple[bool, ...]
 class AdvertiseKeys:
     """Client to server, round AdvertiseKeys: c_u^PK and s_u^PK, 32 bytes each.
 
-    In malicious mode also the client's identity key (32 bytes) and its signature (64 bytes) of
+    Against a server that may lie also the client's identity key (32 bytes) and its signature (64 bytes) of
     `statements.advertised_keys`; in the other modes both are empty.
     """
 
@@ -37,7 +37,7 @@ class AdvertiseKeys:
 class PeerKeys:
     """Server to client, opens ShareKeys: the keys of the receiver's neighbourhood, itself included.
 
-    ``client_ids`` ascends; the keys are concatenated in its order, 32 bytes each, and in malicious mode the identity
+    ``client_ids`` ascends; the keys are concatenated in its order, 32 bytes each; where they are signed, the identity
     keys (32 bytes each) and signatures (64 bytes each) too.
     """
 
@@ -103,7 +103,7 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyProof:
-    """Server to client, opens Unmasking in malicious mode: who signed its view (U4), and the signatures.
+    """Server to client, opens Unmasking where views are signed: who signed its own (U4), and the signatures.
 
     ``signatures`` has those of the flagged peers but the receiver, 64 bytes each.  On a sparse graph, a peer's view is
     not the receiver's: ``common`` has for each of these peers the flags of the receiver's neighbourhood, packed to

@@ -31,7 +31,7 @@ class Direction(Enum):
 
 
 ROUNDS_OF_EVERY_SESSION = tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK)
-"""ConsistencyCheck takes place in malicious mode only; `secagg.rounds_of` says which rounds a session has."""
+"""ConsistencyCheck takes place only where the server may lie; `secagg.rounds_of` says which rounds a session has."""
 
 
 @dataclass(frozen=True, slots=True)

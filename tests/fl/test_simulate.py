@@ -103,7 +103,7 @@ def test_a_session_that_aborts_has_no_sum_to_check() -> None:
         (["--bits", "65"], "value_bits is 65"),
         (["--graph", "star"], "graph 'star' is not known"),
         (["--adversary", "gods"], "adversary 'gods' is not known"),
-        (["--dropout", "consistency-check=0.1"], "ConsistencyCheck is a round of --adversary malicious only"),
+        (["--dropout", "consistency-check=0.1"], "ConsistencyCheck is no round of --adversary honest-but-curious"),
     ],
 )
 def test_mistakes_are_a_line_and_an_exit_code(options: list[str], message: str) -> None:

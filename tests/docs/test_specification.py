@@ -1,0 +1,536 @@
+"""The specification says what the code does: generated parts, names, sizes, links; and its formulas give its bytes."""
+
+import hashlib
+import hmac
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+import secagg
+from secagg import (
+    AbortReason,
+    Adversary,
+    ClientPhase,
+    DropReason,
+    GraphKind,
+    Parameters,
+    RemoteProtocolError,
+    Round,
+    Rule,
+    ShareFault,
+    plan,
+)
+from secagg._share_recovery import recover_secrets
+from secagg.messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
+    MaskedInput,
+    PeerKeys,
+    PeerShares,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
+from secagg.primitives import labels
+from secagg.primitives.prg import KeystreamReader
+from secagg.sharing import coefficient_source, share_seeds
+from tests.cohort import Cohort, make_params, random_inputs
+from tools.specification.documents import parts, replaced
+from tools.specification.recording import Recording
+from tools.specification.seeds import identity_of
+from tools.specification.tables import client_table, server_table
+
+ROOT = Path(__file__).parents[2]
+FILES = ("docs/protocol.md", "docs/wire-format.md", "docs/threat-model.md", "SECURITY.md")
+PROTOCOL, WIRE, THREATS, SECURITY = ((ROOT / name).read_text(encoding="utf-8") for name in FILES)
+
+TYPES = {
+    1: AdvertiseKeys,
+    2: PeerKeys,
+    3: ShareKeys,
+    4: PeerShares,
+    5: MaskedInput,
+    6: SurvivorList,
+    7: UnmaskingShares,
+    8: ConsistencyCheck,
+    9: ConsistencyProof,
+}
+
+LABELS = {name: value for name, value in vars(labels).items() if isinstance(value, bytes)}
+
+
+class TestGenerated:
+    @pytest.mark.parametrize("name", ["protocol.md", "wire-format.md"])
+    def test_the_generated_parts_are_up_to_date(self, name) -> None:
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert replaced(text, parts()[name]) == text, "run python -m tools.specification"
+
+    def test_no_part_is_left_without_a_generator(self) -> None:
+        for name, generated in parts().items():
+            text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+            assert re.findall(r"<!-- generated: (.*) -->", text) == list(generated)
+
+    @pytest.mark.parametrize("adversary", list(Adversary))
+    def test_every_adversary_has_the_tables_that_are_named_after_it(self, adversary) -> None:
+        recording = Recording(adversary, 3)
+        for side, table in (("client", client_table), ("server", server_table)):
+            named = re.findall(rf"<!-- generated: {side} states, (.*) -->\n\n([^<]*)\n<!-- end -->", PROTOCOL)
+            (shown,) = [text for group, text in named if adversary.value in group.split(" and ")]
+            assert shown == table(recording)
+
+    def test_a_document_without_its_markers_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="0 places for the generated part 'dumps'"):
+            replaced("no markers\n", {"dumps": ""})
+
+
+class TestNames:
+    @pytest.mark.parametrize("kind", [Rule, DropReason, AbortReason, ShareFault])
+    def test_every_member_is_explained_outside_of_the_tables(self, kind) -> None:
+        written = re.sub(r"<!-- generated.*?<!-- end -->", "", PROTOCOL, flags=re.DOTALL)
+        assert [member.name for member in kind if f"`{member.name}`" not in written] == []
+
+    def test_every_round_has_its_section(self) -> None:
+        assert set(re.findall(r"^### (\w+)$", PROTOCOL, flags=re.MULTILINE)) >= {round_.value for round_ in Round}
+
+    def test_every_label_stands_in_the_table_of_labels(self) -> None:
+        rows = re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", PROTOCOL, flags=re.MULTILINE)
+        assert {name: value.encode() for name, value in rows} == LABELS
+
+    def test_no_formula_uses_a_label_that_there_is_not(self) -> None:
+        used = set(re.findall(r"\"(secagg/1 [^\"]+)\"", PROTOCOL))
+        assert {label.encode() for label in used} <= set(LABELS.values())
+
+    def test_every_parameter_has_its_row(self) -> None:
+        section = PROTOCOL.split("## Parameters")[1].split("## Session id")[0]
+        rows = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+        assert sorted(rows) == sorted(Parameters.__dataclass_fields__)
+
+    def test_every_message_type_has_its_fields_limits_dump_and_cost(self) -> None:
+        fields = re.findall(r"^\| (\d) \| `(\w+)` \|", WIRE, flags=re.MULTILINE)
+        assert {int(code): name for code, name in fields} == {code: kind.__name__ for code, kind in TYPES.items()}
+        assert set(re.findall(r"^\| (\d) \| (?!`)", WIRE, flags=re.MULTILINE)) == set(map(str, TYPES))
+        for kind in TYPES.values():
+            assert f"\n{kind.__name__}, as client 3 " in WIRE
+            assert f"\n| `{kind.__name__}` | " in WIRE
+            assert f"`{kind.__name__}`" in PROTOCOL
+
+    def test_every_adversary_is_modelled(self) -> None:
+        assert [adversary for adversary in Adversary if f"| `{adversary.name}` |" not in THREATS] == []
+
+    def test_rounds_and_rules_of_signed_sessions_are_not_told_of_malicious_mode_alone(self) -> None:
+        alone = re.findall(r"^\|[^|]*malicious mode:[^|]*\| `(\w+)` \|", PROTOCOL, flags=re.MULTILINE)
+        assert set(alone) == {Rule.IDENTITY_NOT_TRUSTED.name}
+
+
+class TestLinks:
+    @pytest.mark.parametrize("name", FILES)
+    def test_every_relative_link_leads_to_a_file_and_a_heading(self, name) -> None:
+        path = ROOT / name
+        links = re.findall(r"\]\(((?!https?:)[^)]+)\)", path.read_text(encoding="utf-8"))
+        assert links
+        for link in links:
+            file, _, anchor = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.is_file(), link
+            assert not anchor or anchor in _anchors(target), link
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_the_text_is_plain_ascii(self, name) -> None:
+        assert (ROOT / name).read_text(encoding="utf-8").isascii()
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _is_signed(adversary: Adversary) -> bool:
+    """The signed modes, by name."""
+    modes = re.search(r"\*signed modes\*, ([\w-]+) and ([\w-]+), clients sign", " ".join(PROTOCOL.split()))
+    return adversary.value in modes.groups()
+
+
+def _header(size: int) -> int:
+    return 2 if size < 2**8 else 3 if size < 2**16 else 5
+
+
+def _uint(value: int) -> int:
+    return 1 if value < 2**7 else 2 if value < 2**8 else 3 if value < 2**16 else 5
+
+
+def _costs(h: int, vector_bytes: int, *, signed: bool, sparse: bool) -> dict[type, int]:
+    """The table of docs/wire-format.md, "What a peer costs"."""
+
+    def text(size: int) -> int:
+        return _header(size) + size
+
+    flags = (h + 7) // 8
+    listed = 37 + _uint(h) + text(flags)
+    half = (h - 1) // 2
+    common, others = (flags * (h - 1), 32 * half * (half + 1)) if sparse else (0, 0)
+    costs = {
+        AdvertiseKeys: 205 if signed else 109,
+        PeerKeys: 37 + text(4 * h) + 2 * text(32 * h) + (text(32 * h) + text(64 * h) if signed else 4),
+        ShareKeys: 71 + text(52 * (h - 1)),
+        PeerShares: listed + text(52 * (h - 1)),
+        MaskedInput: 37 + text(vector_bytes),
+        SurvivorList: listed,
+        UnmaskingShares: listed + text(18 * (h - 1 if sparse else h)),
+    }
+    if signed:
+        costs[ConsistencyCheck] = 103
+        costs[ConsistencyProof] = listed + text(64 * (h - 1)) + text(common) + text(others)
+    return costs
+
+
+class TestSizes:
+    @pytest.mark.parametrize("adversary", list(Adversary))
+    @pytest.mark.parametrize(("num_clients", "degree", "threshold"), [(7, 6, 4), (20, 12, 8)])
+    def test_the_costs_are_those_of_a_session(self, adversary, num_clients, degree, threshold) -> None:
+        params = make_params(num_clients, threshold, vector_length=37, degree=degree, adversary=adversary)
+        sizes: dict[type, set[int]] = {}
+
+        def measure(client_id, message):
+            sizes.setdefault(type(message), set()).add(len(secagg.encode(message, params)))
+            return message
+
+        outcome = Cohort(params, random_inputs(params, 1), uplink=measure, downlink=measure).run()
+        assert isinstance(outcome.end, secagg.Completed)
+        vector_bytes = (37 * params.ring_bits + 7) // 8
+        costs = _costs(degree + 1, vector_bytes, signed=_is_signed(adversary), sparse=not params.is_complete)
+        assert sizes == {kind: {size} for kind, size in costs.items()}
+
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_the_examples_of_the_document(self, signed) -> None:
+        modes = [adversary.value for adversary in Adversary if _is_signed(adversary) is signed]
+        totals = []
+        for h, sparse in ((100, False), (53, True)):
+            costs = _costs(h, 0, signed=signed, sparse=sparse)
+            totals.append(sum(costs.values()) - costs[MaskedInput])
+        assert f"| {', '.join(modes)} | {totals[0]:,} | {totals[1]:,} |" in WIRE
+
+    @pytest.mark.parametrize("adversary", list(Adversary))
+    @pytest.mark.parametrize(("num_clients", "degree"), [(2, 1), (9, 8), (40, 12), (1000, 999), (1000, 52)])
+    @pytest.mark.parametrize("vector_length", [1, 10**6])
+    def test_the_longest_message(self, adversary, num_clients, degree, vector_length) -> None:
+        params = make_params(
+            num_clients, max(2, degree * 3 // 4 + 1), vector_length=vector_length, degree=degree, adversary=adversary
+        )
+        h, f = degree + 1, (degree + 1) // 8 + 1
+        s = 96 if _is_signed(adversary) else 0
+        view = 0 if params.is_complete else f + 32 * h
+        longest = [h * (68 + s), 52 * h + 32 + f, (vector_length * params.ring_bits + 7) // 8]
+        longest += [h * (64 + view) + f] if _is_signed(adversary) else []
+        assert secagg.max_message_bytes(params) == 96 + max(longest)
+
+
+PRIME = 65521
+
+
+class Document:
+    """The dumps of docs/wire-format.md as numbers, and the formulas of docs/protocol.md without the library."""
+
+    def __init__(self, mode: str = "honest-but-curious") -> None:
+        listing = WIRE.split("<!-- generated: dumps -->")[1]
+        self.values = dict(re.findall(r"^([a-z][^:\n]*): (.+)$", listing.split("```")[1], flags=re.MULTILINE))
+        self.mode = mode
+        self.sid = bytes.fromhex(self.values[f"session id, {mode}"])
+        self.messages = {}
+        dumped = rf"^(\w+), as client 3 \w+ it in the {mode} session:\n\n```text\n(.*?)```"
+        for name, block in re.findall(dumped, listing, re.MULTILINE | re.DOTALL):
+            items: dict[str, bytes] = {}
+            for line in block.splitlines():
+                if found := re.fullmatch(r"[0-9a-f]{4}  [0-9a-f ]+  (.+): \d+ bytes", line):
+                    items[current := found[1]] = b""
+                elif found := re.fullmatch(r"[0-9a-f]{4}    ([0-9a-f]+)", line):
+                    items[current] += bytes.fromhex(found[1])
+            self.messages[name] = items
+
+    def secret(self, client_id: int, name: str) -> bytes:
+        return bytes.fromhex(self.values[f"client {client_id}, {name}"])
+
+    def number(self, name: str) -> int:
+        return int(self.values[name])
+
+    def text(self, name: str) -> bytes:
+        return self.values[name].strip("'").encode()
+
+    def kdf(self, secret: bytes, label: str, context: bytes, length: int) -> bytes:
+        key = hmac.digest(self.sid, secret, "sha256")
+        block = hmac.digest(key, bytes([len(label)]) + label.encode() + context + b"\x01", "sha256")
+        assert length <= len(block)
+        return block[:length]
+
+    def channel(self, client_id: int) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self.secret(client_id, "channel secret key"))
+
+    def mask_key(self, client_id: int) -> X25519PrivateKey:
+        seed = self.secret(client_id, "mask key seed")
+        return X25519PrivateKey.from_private_bytes(self.kdf(seed, "secagg/1 mask key pair", _id(client_id), 32))
+
+    def identity(self, client_id: int) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.secret(client_id, f"identity secret key, {self.mode}"))
+
+    def public_keys(self, client_id: int) -> bytes:
+        """Channel and mask public key."""
+        keys = (self.channel(client_id), self.mask_key(client_id))
+        return b"".join(key.public_key().public_bytes_raw() for key in keys)
+
+    def shares(self, client_id: int, x: int) -> bytes:
+        """Both shares for the point x; threshold 2."""
+        key = self.kdf(self.secret(client_id, "sharing seed"), "secagg/1 sharing coefficients", _id(client_id), 16)
+        stream = _stream(key, 64)
+        words = [int.from_bytes(stream[at : at + 2], "big") for at in range(0, 64, 2)]
+        slopes = [word for word in words if word < PRIME]
+        limbs = []
+        for name in ("mask key seed", "self-mask seed"):
+            value = int.from_bytes(self.secret(client_id, name), "big")
+            limbs += [value >> 15 * limb & 0x7FFF for limb in range(9)]
+        return b"".join(
+            ((limb + slope * x) % PRIME).to_bytes(2, "big") for limb, slope in zip(limbs, slopes, strict=False)
+        )
+
+    def masks(self) -> tuple[bytes, bytes]:
+        """The keys of client 3's self-mask, and of its pairwise mask with 258."""
+        shared = self.mask_key(3).exchange(self.mask_key(258).public_key())
+        return (
+            self.kdf(self.secret(3, "self-mask seed"), "secagg/1 self mask", _id(3), 16),
+            self.kdf(shared, "secagg/1 pairwise mask", _id(3) + _id(258), 16),
+        )
+
+
+def _id(client_id: int) -> bytes:
+    return client_id.to_bytes(4, "big")
+
+
+def _stream(key: bytes, size: int) -> bytes:
+    """The beginning of chunk 0."""
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(12) + (2).to_bytes(4, "big"))).encryptor()
+    return encryptor.update(bytes(size))
+
+
+def _hash(label: str, data: bytes) -> bytes:
+    return hashlib.sha256(bytes([len(label)]) + label.encode() + data).digest()
+
+
+def _member(sid: bytes, standing: int, client_id: int, keys: bytes) -> bytes:
+    """A member of a view; ``keys`` are identity key, channel and mask public key."""
+    return _hash("secagg/1 member", bytes([standing]) + _hash("secagg/1 member keys", sid + _id(client_id) + keys))
+
+
+class SparseSession(Recording):
+    """Four survivors on a ring, each the neighbour of two; what they sign, by the formulas of docs/protocol.md."""
+
+    def __init__(self) -> None:
+        super().__init__(Adversary.MALICIOUS, 4, degree=2)
+
+    def neighborhood(self, client_id: int) -> tuple[int, ...]:
+        return self.message(PeerKeys, client_id).client_ids
+
+    def member(self, client_id: int, standing: int = 2) -> bytes:
+        sent = self.message(AdvertiseKeys, client_id)
+        keys = sent.identity_key + sent.channel_public_key + sent.mask_public_key
+        return _member(self.session_id, standing, client_id, keys)
+
+    def signature(self, client_id: int, without: int | None = None) -> bytes:
+        """Of the client's view, in which one member may not have survived."""
+        members = [self.member(peer, 1 if peer == without else 2) for peer in self.neighborhood(client_id)]
+        digest = _hash("secagg/1 view digest", self.session_id + b"".join(sorted(members)))
+        statement = b"secagg/1 view of survivors" + self.session_id + _id(client_id) + digest
+        return identity_of(client_id).sign(statement)
+
+    def rule_of(self, **changes: bytes) -> Rule:
+        """Which rule client 3 says that a changed proof breaks."""
+        proof = self.message(ConsistencyProof)
+        fields = {name: getattr(proof, name) for name in proof.__slots__}
+        with pytest.raises(RemoteProtocolError) as caught:
+            self.client(ClientPhase.SURVIVORS_SIGNED).receive(ConsistencyProof(**{**fields, **changes}))
+        return caught.value.rule
+
+
+SIGNED = pytest.mark.parametrize("mode", ["semi-malicious", "malicious"])
+
+
+class TestFormulas:
+    """What docs/protocol.md says, computed anew, gives the bytes that docs/wire-format.md shows."""
+
+    @pytest.mark.parametrize(("code", "mode"), list(enumerate(("honest-but-curious", "semi-malicious", "malicious"))))
+    def test_session_id(self, code, mode) -> None:
+        assert f"{code} {mode}" in PROTOCOL
+        document = Document(mode)
+        numbers = [(1, 2), *((document.number(name), 4) for name in ("num_clients", "threshold", "degree"))]
+        numbers += [(document.number("vector_length"), 8), (document.number("value_bits"), 1)]
+        numbers += [(document.number("ring_bits"), 1), (document.values["modular"] == "True", 1)]
+        numbers += [(code, 1), (len(document.text("nonce")), 1)]
+        encoded = b"".join(int(number).to_bytes(size, "big") for number, size in numbers) + document.text("nonce")
+        context = document.text("context")
+        encoded += len(context).to_bytes(8, "big") + context
+        assert _hash("secagg/1 session id", encoded) == document.sid
+
+    def test_keys(self) -> None:
+        document = Document()
+        sent, listed = document.messages["AdvertiseKeys"], document.messages["PeerKeys"]
+        assert sent["channel public key"] == document.channel(3).public_key().public_bytes_raw()
+        assert sent["mask public key"] == document.mask_key(3).public_key().public_bytes_raw()
+        assert listed["client ids"] == _id(3) + _id(258)
+        for kind, secret in (("channel", document.channel), ("mask", document.mask_key)):
+            keys = b"".join(secret(client_id).public_key().public_bytes_raw() for client_id in (3, 258))
+            assert listed[f"{kind} public keys"] == keys
+
+    def test_encrypted_shares(self) -> None:
+        document = Document()
+        shared = document.channel(3).exchange(document.channel(258).public_key())
+        keys = document.kdf(shared, "secagg/1 channel keys", _id(3) + _id(258), 32)
+        label = b"secagg/1 encrypted shares" + document.sid
+        upward = AESGCM(keys[:16]).encrypt(bytes(12), document.shares(3, 2), label + _id(3) + _id(258))
+        downward = AESGCM(keys[16:]).encrypt(bytes(12), document.shares(258, 1), label + _id(258) + _id(3))
+        assert document.messages["ShareKeys"]["encrypted shares"] == upward
+        assert document.messages["PeerShares"]["encrypted shares"] == downward
+
+    def test_commitment(self) -> None:
+        document = Document()
+        commitment = _hash("secagg/1 seed commitment", document.sid + _id(3) + document.secret(3, "self-mask seed"))
+        assert document.messages["ShareKeys"]["seed commitment"] == commitment
+
+    def test_masked_input(self) -> None:
+        document = Document()
+        bits, inputs = document.number("ring_bits"), (1, 2, 3)
+        assert document.values["client 3, input"] == str(list(inputs))
+        self_mask, pairwise_mask = (_stream(key, len(inputs)) for key in document.masks())
+        # 3 is the smaller id, and adds; words are of one byte.
+        masked = [sum(values) % (1 << bits) for values in zip(inputs, self_mask, pairwise_mask, strict=True)]
+        packed = sum(element << bits * place for place, element in enumerate(masked))
+        assert document.messages["MaskedInput"]["packed elements"] == packed.to_bytes(2, "little")
+
+    def test_unmasking_shares(self) -> None:
+        document = Document()
+        # Of the survivors 3 and 258, client 3 in place 0 gives its shares of the self-mask seeds.
+        shares = document.shares(3, 1)[18:] + document.shares(258, 1)[18:]
+        assert document.messages["UnmaskingShares"]["shares"] == shares
+
+    @SIGNED
+    def test_signature_of_the_keys(self, mode) -> None:
+        document = Document(mode)
+        sent, public_keys = document.messages["AdvertiseKeys"], document.public_keys(3)
+        assert sent["channel public key"] + sent["mask public key"] == public_keys
+        assert sent["identity key"] == document.identity(3).public_key().public_bytes_raw()
+        statement = b"secagg/1 advertised keys" + document.sid + _id(3) + public_keys
+        assert sent["signature"] == document.identity(3).sign(statement)
+
+    @SIGNED
+    def test_signature_of_the_view(self, mode) -> None:
+        document = Document(mode)
+        members = []
+        for client_id in (3, 258):
+            keys = document.identity(client_id).public_key().public_bytes_raw() + document.public_keys(client_id)
+            members.append(_member(document.sid, 2, client_id, keys))
+        digest = _hash("secagg/1 view digest", document.sid + b"".join(sorted(members)))
+        signed = {
+            client_id: document.identity(client_id).sign(
+                b"secagg/1 view of survivors" + document.sid + _id(client_id) + digest
+            )
+            for client_id in (3, 258)
+        }
+        assert document.messages["ConsistencyCheck"]["signature"] == signed[3]
+        if mode == "malicious":
+            assert document.messages["ConsistencyProof"]["signatures"] == signed[258]
+
+    def test_a_proof_on_a_sparse_graph(self) -> None:
+        recording = SparseSession()
+        proof, listed = recording.message(ConsistencyProof), recording.neighborhood(3)
+        assert proof.consistent == (True, True, True)
+        signers = [client_id for client_id in listed if client_id != 3]
+        assert proof.signatures == b"".join(map(recording.signature, signers))
+        views = [set(recording.neighborhood(signer)) for signer in signers]
+        assert proof.common == bytes(
+            sum(1 << place for place, client_id in enumerate(listed) if client_id in view) for view in views
+        )
+        others = [recording.member(client_id) for view in views for client_id in sorted(view - set(listed))]
+        assert proof.others == b"".join(others)
+
+    def test_a_mask_goes_on_in_the_next_chunk(self) -> None:
+        exponents = re.search(r"in chunks of 2\^(\d+) bytes \(2\^(\d+) blocks\)", " ".join(PROTOCOL.split()))
+        size, blocks = (2 ** int(exponent) for exponent in exponents.groups())
+        assert size == 16 * blocks
+        key = bytes(range(16))
+        counter = (1).to_bytes(12, "big") + (2).to_bytes(4, "big")
+        second = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(32))
+        assert KeystreamReader(key)(size + 32) == _stream(key, size) + second
+
+
+class TestClaims:
+    """What docs/threat-model.md and docs/protocol.md say of proofs, thresholds and blame."""
+
+    @pytest.mark.parametrize("standing", [0, 1, 2])
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    def test_nobody_of_the_neighborhood_is_passed_off_as_one_that_only_the_signer_knows(self, place, standing) -> None:
+        session = SparseSession()
+        others = session.message(ConsistencyProof).others
+        hidden = session.member(session.neighborhood(3)[place], standing)
+        assert session.rule_of(others=others[32:] + hidden) is Rule.VIEWS_CONTRADICT
+
+    def test_a_view_without_the_receiver_is_refused(self) -> None:
+        session = SparseSession()
+        own = session.neighborhood(3).index(3)
+        common = session.message(ConsistencyProof).common
+        without = bytes([common[0] & ~(1 << own), *common[1:]])
+        assert session.rule_of(common=without) is Rule.VIEWS_CONTRADICT
+
+    def test_a_signer_that_saw_the_receiver_vanish_is_not_counted(self) -> None:
+        session = SparseSession()
+        first, second = (client_id for client_id in session.neighborhood(3) if client_id != 3)
+        signatures = session.signature(first) + session.signature(second, without=3)
+        assert session.rule_of(signatures=signatures) is Rule.TOO_FEW_SIGNATURES
+
+    @pytest.mark.parametrize(("corrupt", "degree", "threshold"), [(0.0, 22, 12), (0.1, 32, 22)])
+    def test_the_plans_that_the_threat_model_speaks_of(self, corrupt, degree, threshold) -> None:
+        planned = plan(
+            num_clients=100,
+            vector_length=1,
+            value_bits=8,
+            dropout=0.1,
+            corrupt=corrupt,
+            adversary=Adversary.SEMI_MALICIOUS,
+            graph=GraphKind.SPARSE,
+        ).parameters
+        assert (planned.degree, planned.threshold) == (degree, threshold)
+        assert f"k = {degree} and t = {threshold}" in " ".join(THREATS.split())
+
+    @pytest.mark.parametrize(("received", "threshold"), [(4, 3), (5, 3), (6, 3), (7, 3), (8, 5), (9, 4)])
+    def test_so_many_holders_and_no_fewer_have_an_honest_owner_called_inconsistent(self, received, threshold) -> None:
+        assert _inconsistent(received, threshold, received - threshold + 1)
+        assert not any(
+            _inconsistent(received, threshold, liars) for liars in range((received - threshold + 1) // 2 + 1)
+        )
+
+    def test_of_exactly_the_threshold_no_shares_have_the_owner_called_inconsistent(self) -> None:
+        assert not any(_inconsistent(4, 4, liars) for liars in range(1, 5))
+
+
+def _inconsistent(received: int, threshold: int, liars: int) -> bool:
+    """Whether the owner is blamed if the last holders add a polynomial that is 0 where most honest ones stand."""
+    seed = bytes(range(16))
+    shares = share_seeds((seed,), threshold, received, coefficient_source(bytes(16), bytes(32), 1))[None, :, 0]
+    for place in range(received - liars, received):
+        added = 1
+        for honest in range(1, threshold):
+            added *= place + 1 - honest
+        shares[0, place] = (shares[0, place].astype(np.int64) + added) % PRIME
+    holders = np.arange(received)[None]
+    recovered = recover_secrets(
+        np.array([0]),
+        holders,
+        holders >= 0,
+        shares,
+        threshold,
+        lambda _, found: found == seed,
+        coefficient_source(bytes(16), bytes(32), 2),
+    )
+    return recovered.inconsistent == [0]

@@ -1,0 +1,153 @@
+"""The state tables: a machine in each phase, and each message and call tried on it."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from secagg import (
+    SERVER,
+    Aborted,
+    Client,
+    ClientDropped,
+    ClientPhase,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Send,
+    Server,
+    ServerPhase,
+    UnmaskReady,
+)
+from secagg.messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
+    MaskedInput,
+    PeerKeys,
+    PeerShares,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
+
+from .recording import Recording, answers, of_another_session
+from .seeds import ALICE, STRANGER, VECTORS
+
+Cells: TypeAlias = list[str]
+
+
+def client_table(recording: Recording) -> str:
+    """Phase x input -> what the client does."""
+    survivors = recording.message(SurvivorList)
+    proof = (
+        recording.message(ConsistencyProof)
+        if recording.signed
+        else ConsistencyProof(recording.session_id, survivors.survivors, b"")
+    )
+    messages = {
+        "PeerKeys": recording.message(PeerKeys),
+        "PeerShares": recording.message(PeerShares),
+        "SurvivorList": survivors,
+        "another SurvivorList": SurvivorList(recording.session_id, (True, True, False)),
+        "ConsistencyProof": proof,
+        "of another session": of_another_session(recording.message(PeerKeys)),
+    }
+    calls: dict[str, Callable[[Client], object]] = {
+        "start()": lambda client: client.start(),
+        "submit_input()": lambda client: client.submit_input(np.array(VECTORS[ALICE])),
+    }
+    calls |= {name: _receiving(message) for name, message in messages.items()}
+    rows = [
+        [phase.name, *(_client_cell(recording.client(phase), call) for call in calls.values())]
+        for phase in ClientPhase
+        if phase is not ClientPhase.SURVIVORS_SIGNED or recording.signed
+    ]
+    return _table(["phase", *calls], rows)
+
+
+def _receiving(message: Any) -> Callable[[Client], object]:
+    return lambda client: client.receive(message)
+
+
+def _client_cell(client: Client, call: Callable[[Client], Any]) -> str:
+    try:
+        events = call(client)
+    except RemoteProtocolError as error:
+        return error.rule.name if client.phase is ClientPhase.ABORTED else f"{error.rule.name} -> {client.phase.name}"
+    except LocalProtocolError:
+        return "refused"
+    sent = [type(event.message).__name__ for event in events if isinstance(event, Send) and event.to is SERVER]
+    return f"{f'sends {sent[0]} ' if sent else ''}-> {client.phase.name}"
+
+
+def server_table(recording: Recording) -> str:
+    """Phase x input -> what the server does."""
+    rounds = answers(recording.signed)
+    messages = {
+        "AdvertiseKeys": recording.message(AdvertiseKeys),
+        "ShareKeys": recording.message(ShareKeys),
+        "MaskedInput": recording.message(MaskedInput),
+        "ConsistencyCheck": recording.message(ConsistencyCheck)
+        if recording.signed
+        else ConsistencyCheck(recording.session_id, bytes(64)),
+        "UnmaskingShares": recording.message(UnmaskingShares),
+    }
+    strange = of_another_session(messages["AdvertiseKeys"])
+    header = ["phase", *messages, "second message", "of another session", "from a stranger"]
+    calls = ["close_round(), all answered", "close_round(), none answered", "finish()"]
+    rows = []
+    for phase in ServerPhase:
+        if phase is ServerPhase.CONSISTENCY_CHECK and not recording.signed:
+            continue
+        row = [_received(recording.server(phase), ALICE, message) for message in messages.values()]
+        server = recording.server(phase)
+        expected = recording.message(rounds.get(phase, UnmaskingShares))
+        server.receive(ALICE, expected)
+        row.append(_received(server, ALICE, expected) if phase in rounds else "as above")
+        row.append(_received(recording.server(phase), ALICE, strange))
+        row.append(_received(recording.server(phase), STRANGER, expected))
+        full = recording.server(phase)
+        if phase in rounds:
+            for client_id in recording.ids:
+                full.receive(client_id, recording.message(rounds[phase], client_id))
+        row += [_closed(full), _closed(recording.server(phase)), _finished(recording, phase)]
+        rows.append([phase.name, *row])
+    return _table([*header, *calls], rows)
+
+
+def _received(server: Server, client_id: int, message: Any) -> str:
+    phase = server.phase
+    for event in server.receive(client_id, message):
+        if isinstance(event, ClientDropped):
+            return event.reason.name
+    return "ignored" if phase in (ServerPhase.COMPLETED, ServerPhase.ABORTED) else "taken"
+
+
+def _closed(server: Server) -> str:
+    try:
+        events = server.close_round()
+    except LocalProtocolError:
+        return "refused"
+    for event in events:
+        match event:
+            case Send(message=message):
+                return f"sends {type(message).__name__} -> {server.phase.name}"
+            case UnmaskReady():
+                return f"UnmaskReady -> {server.phase.name}"
+            case Aborted(reason=reason):
+                return f"{reason.name} -> {server.phase.name}"
+    return f"-> {server.phase.name}"
+
+
+def _finished(recording: Recording, phase: ServerPhase) -> str:
+    server = recording.server(phase)
+    try:
+        server.finish(recording.done())
+    except LocalProtocolError:
+        return "refused"
+    return f"Completed -> {server.phase.name}"
+
+
+def _table(header: Cells, rows: list[Cells]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
