@@ -13,6 +13,7 @@ from rich.table import Table
 from typer import Option
 
 import secagg
+from fl import certs_command
 from fl.config import DROPOUT_POINTS, RunConfig
 from fl.errors import ConfigError, FLError
 from fl.formatting import json_line
@@ -53,6 +54,9 @@ def _reported(as_json: bool) -> Iterator[None]:
         if as_json:
             typer.echo(json_line({"error": str(error), "reasons": list(reasons)}))
         raise typer.Exit(1) from None
+
+
+certs_command.register(app, _reported)
 
 
 @app.command()

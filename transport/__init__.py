@@ -1,25 +1,40 @@
-"""Moves the protocol's messages: framing, drivers with deadlines, and an in-process network with faults."""
+"""Moves the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
+from transport.client_host import ClientHost
+from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, Deadlines, ServerDriver
-from transport.errors import FrameError, TransportError
+from transport.errors import FrameError, JournalError, LinkError, SessionRefusedError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
+from transport.host import SessionHost
+from transport.journal import Journal
+from transport.link import EndCode, Offer, RefusalCode
 from transport.memory import ClientReport, Inputs, Observer, SessionReport, run_session
 from transport.recovery import RecoveryPool
 
 __all__ = [
     "ClientDriver",
+    "ClientHost",
+    "ClientJournal",
     "ClientReport",
     "Deadlines",
     "Direction",
+    "EndCode",
     "Fault",
     "FaultSchedule",
     "FrameDecoder",
     "FrameError",
     "Inputs",
+    "Journal",
+    "JournalError",
+    "LinkError",
     "Observer",
+    "Offer",
     "RecoveryPool",
+    "RefusalCode",
     "ServerDriver",
+    "SessionHost",
+    "SessionRefusedError",
     "SessionReport",
     "TransportError",
     "encode_frame",

@@ -7,3 +7,29 @@ class TransportError(Exception):
 
 class FrameError(TransportError):
     """A byte stream that is no sequence of intact frames. Nothing after it can be trusted: close the connection."""
+
+
+class LinkError(TransportError):
+    """A payload that is no message of the link protocol, or one that is out of turn: close the connection."""
+
+
+class SessionRefusedError(TransportError):
+    """This client takes no part in the session, or no part any more; raise it in ``accept`` to decline an offer.
+
+    Attributes:
+        code: the server's code (`transport.link.RefusalCode`), or None where the client itself declined.
+    """
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class JournalError(TransportError):
+    """A journal that cannot be used, or could not be written; its text says what to do. Nothing was overwritten.
+
+    After it, a host is dead: nothing that is not on the disk was sent. Start again and resume.
+    """

@@ -1,0 +1,424 @@
+"""A server's host and its clients' hosts in memory and virtual time: connections, losses, crashes, in a seeded order.
+
+What ever left a host is kept (`Evidence`), over all its incarnations: a server must never say two different things
+under one number, a client never give two answers, and what was acknowledged must still be there.
+"""
+
+import contextlib
+import random
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from secagg import Aborted, Adversary, Completed, Parameters
+from tests.cohort import directory_of, exact_sum, identity_of, make_params
+from transport import link
+from transport.client_host import ClientHost
+from transport.client_journal import ClientJournal
+from transport.driver import Deadlines
+from transport.host import Close, SessionHost
+from transport.journal import Journal
+
+DEADLINES = Deadlines(
+    advertise_keys=100, share_keys=100, masked_input_collection=100, consistency_check=100, unmasking=100
+)
+CONTEXT = b"model"
+
+MODES = {
+    "complete": make_params(5, 3, vector_length=7),
+    "sparse": make_params(8, 2, vector_length=5, degree=4),
+    "semi-malicious": make_params(8, 4, vector_length=5, degree=6, adversary=Adversary.SEMI_MALICIOUS),
+    "malicious": make_params(5, 3, vector_length=7, adversary=Adversary.MALICIOUS),
+    "malicious sparse": make_params(8, 3, vector_length=5, degree=4, adversary=Adversary.MALICIOUS),
+}
+
+
+class CrashError(Exception):
+    """The process ended here, as far as the test is concerned."""
+
+
+@contextlib.contextmanager
+def journal_directory() -> Iterator[Path]:
+    """A directory in memory where there is one: that the disk is waited for is SQLite's affair, and slow."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+class CrashingJournal(Journal):
+    """Ends the process before or after the k-th of its operations. Half of them are inside what a host calls one."""
+
+    crash_at = -1
+    operations = 0
+    on_point: Callable[[], None] | None = None
+
+    def _point(self) -> None:
+        self.operations += 1
+        if self.on_point is not None:
+            self.on_point()
+        if self.operations == self.crash_at:
+            raise CrashError
+
+    def record(self, *args, **kwargs) -> None:
+        self._point()
+        super().record(*args, **kwargs)
+        self._point()
+
+    def record_answer(self, *args) -> None:
+        self._point()
+        super().record_answer(*args)
+        self._point()
+
+    def commit(self) -> None:
+        self._point()
+        super().commit()
+        self._point()
+
+
+class CrashingClientJournal(ClientJournal):
+    crash_at = -1
+    operations = 0
+    on_point: Callable[[], None] | None = None
+
+    _point = CrashingJournal._point
+
+    def begin(self, *args) -> None:
+        self._point()
+        super().begin(*args)
+
+    def save(self, *args) -> None:
+        self._point()
+        super().save(*args)
+        self._point()
+
+
+@dataclass
+class Evidence:
+    """What was said, by (client, sequence number)."""
+
+    down: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    up: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    acknowledged: set[tuple[int, int]] = field(default_factory=set)
+    inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    outcomes: list[Completed | Aborted] = field(default_factory=list)
+
+    def note(self, said: dict[tuple[int, int], bytes], client_id: int, message: link.Message) -> None:
+        body = b"".join(message.body) if isinstance(message.body, tuple) else bytes(message.body)
+        assert said.setdefault((client_id, message.sequence), body) == body, "two different messages under one number"
+
+    def note_acknowledged(self, client_id: int, sequence: int) -> None:
+        self.acknowledged.add((client_id, sequence))
+
+    def note_input(self, client_id: int, vector: np.ndarray) -> None:
+        """The last one that was asked for is the one that counts: none is asked for once an answer is stored."""
+        self.inputs[client_id] = vector
+
+    def note_outcome(self, outcome: Completed | Aborted) -> None:
+        self.outcomes.append(outcome)
+
+    def copy(self) -> "Evidence":
+        return Evidence(dict(self.down), dict(self.up), set(self.acknowledged), dict(self.inputs), list(self.outcomes))
+
+    def check_end(self, params: Parameters) -> Completed | Aborted:
+        """The outcome: the exact sum of what was put in, or an abort; the same whenever it was given."""
+        first, *others = self.outcomes
+        assert all(other == first for other in others)
+        if isinstance(first, Completed):
+            assert first.sum.tolist() == exact_sum(params, [self.inputs[i] for i in first.included])
+        return first
+
+
+@dataclass
+class Wire:
+    """One connection: what is on its way, each way."""
+
+    number: int
+    up: deque[bytes] = field(default_factory=deque)
+    down: deque[bytes] = field(default_factory=deque)
+
+
+class World:
+    """One session. ``durable`` clients have a journal, the others begin anew after a crash."""
+
+    def __init__(
+        self,
+        params: Parameters,
+        directory: Path,
+        seed: object,
+        *,
+        forgetful: tuple[int, ...] = (),
+        evidence: Evidence | None = None,
+        on_point: Callable[[], None] | None = None,
+    ) -> None:
+        self.params = params
+        self.directory = directory
+        self.rng = random.Random(str(seed))
+        self.evidence = Evidence() if evidence is None else evidence
+        self.on_point = on_point
+        self.forgetful = forgetful
+        self.now = 0.0
+        self.wires: dict[int, Wire] = {}
+        self.clients: dict[int, ClientHost | None] = {}
+        self.gone: set[int] = set()
+        self.directory_of_keys = (
+            directory_of(range(params.num_clients)) if params.adversary is Adversary.MALICIOUS else None
+        )
+        self.server_crash_at = -1
+        self.client_crash_at: dict[int, int] = {}
+        self.crashes = 0
+        self.server: SessionHost | None = None
+        self.start_server()
+        for client_id in range(params.num_clients):
+            self.start_client(client_id)
+
+    # Processes start, and end.
+
+    def start_server(self) -> None:
+        self.journal = CrashingJournal(self.directory / "server.journal")
+        self.journal.crash_at, self.journal.on_point = self.server_crash_at, self.on_point
+        arguments = {"deadlines": DEADLINES, "now": self.now, "context": CONTEXT, "directory": self.directory_of_keys}
+        if self.journal.is_empty:
+            assert not self.evidence.acknowledged, "acknowledged messages are lost"
+            self.server = SessionHost(self.params, journal=self.journal, extra=b"round 7", **arguments)
+        else:
+            self.server = SessionHost.resume(self.journal, **arguments)
+            for client_id, sequence in self.evidence.acknowledged:
+                assert len(self.server._conversations.links[client_id].digests) > sequence, (
+                    "an acknowledged message is lost"
+                )
+
+    def crash_server(self) -> None:
+        self.crashes += 1
+        self.journal.close()
+        for client_id in list(self.wires):
+            self.lose(client_id, server_notices=False)
+        self.server_crash_at = -1
+        self.server = None
+        self.start_server()
+
+    def _client_arguments(self, client_id: int) -> dict:
+        signed = self.params.adversary is Adversary.MALICIOUS
+        return {
+            "identity": identity_of(client_id) if signed else None,
+            "directory": self.directory_of_keys if signed else None,
+        }
+
+    def start_client(self, client_id: int) -> None:
+        journal = None
+        if client_id not in self.forgetful:
+            journal = CrashingClientJournal(self.directory / f"{client_id}.journal", self.directory / "key")
+            journal.crash_at, journal.on_point = self.client_crash_at.pop(client_id, -1), self.on_point
+
+        def provide(offer: link.Offer) -> np.ndarray:
+            assert offer.extra == b"round 7"
+            rng = np.random.default_rng(self.rng.getrandbits(32))
+            vector = rng.integers(0, 1 << self.params.value_bits, self.params.vector_length)
+            self.evidence.note_input(client_id, vector)
+            return vector
+
+        arguments = self._client_arguments(client_id)
+        if journal is not None and not journal.is_empty:
+            self.clients[client_id] = ClientHost.resume(journal, provide, **arguments)
+        else:
+            self.clients[client_id] = ClientHost(client_id, provide, context=CONTEXT, journal=journal, **arguments)
+
+    def crash_client(self, client_id: int) -> None:
+        self.crashes += 1
+        host = self.clients[client_id]
+        if host._journal is not None:
+            host._journal.close()
+        elif self.evidence.up.keys() & {(client_id, 0)}:
+            # It begins anew, with other keys, and must be refused.
+            for key in [key for key in self.evidence.up if key[0] == client_id]:
+                del self.evidence.up[key]
+        self.lose(client_id, server_notices=self.rng.random() < 0.5)
+        self.start_client(client_id)
+
+    # The network.
+
+    def connect(self, client_id: int) -> None:
+        number = self._serve(lambda: self.server.connected(client_id, self.now))
+        if number is None:
+            return
+        self.wires[client_id] = Wire(number)
+        for parts in self.clients[client_id].connected():
+            self.wires[client_id].up.append(b"".join(parts))
+
+    def lose(self, client_id: int, *, server_notices: bool = True) -> None:
+        wire = self.wires.pop(client_id, None)
+        if wire is not None:
+            self.clients[client_id].disconnected()
+            if server_notices and self.server is not None:
+                self.server.disconnected(client_id, self.now, wire.number)
+
+    def deliver_up(self, client_id: int, *, keep: bool = False) -> None:
+        wire = self.wires[client_id]
+        frame = wire.up[0] if keep else wire.up.popleft()
+        self._serve(lambda: self.server.frame_received(client_id, frame, self.now, wire.number))
+
+    def deliver_down(self, client_id: int) -> None:
+        wire, host = self.wires[client_id], self.clients[client_id]
+        payload = wire.down.popleft()
+        try:
+            frames = host.frame_received(payload)
+        except CrashError:
+            self.crash_client(client_id)
+            return
+        for parts in frames:
+            sent = link.decode_client_frame(b"".join(parts))
+            if isinstance(sent, link.Message):
+                self.evidence.note(self.evidence.up, client_id, sent)
+            wire.up.append(b"".join(parts))
+        if host.finished:
+            self.lose(client_id)
+
+    def commit(self) -> None:
+        outgoing = self._serve(lambda: self.server.commit(self.now))
+        for out in outgoing or []:
+            wire = self.wires.get(out.client_id)
+            frame = link.decode_server_frame(b"".join(out.parts))
+            if isinstance(frame, link.Message):
+                self.evidence.note(self.evidence.down, out.client_id, frame)
+            if isinstance(frame, link.Ack):
+                self.evidence.note_acknowledged(out.client_id, frame.sequence)
+            if wire is None or wire.number != out.connection:
+                continue
+            wire.down.append(b"".join(out.parts))
+            if isinstance(out, Close):
+                wire.up.clear()
+        if outgoing is not None and self.server.outcome is not None:
+            self.evidence.note_outcome(self.server.outcome)
+        if self.server.job is not None:
+            self._serve(lambda: self.server.finish(self.server.job.run(), self.now))
+
+    def _serve(self, step):
+        try:
+            return step()
+        except CrashError:
+            self.crash_server()
+            return None
+
+    # Schedules.
+
+    def settle(self, steps: int = 20_000) -> Completed | Aborted:
+        """No more faults: run to the end. Whoever is gone is waited for until the deadline."""
+        for _ in range(steps):
+            over = self.gone | {i for i, client in self.clients.items() if client.finished}
+            if self.server.outcome is not None and self.server.untold <= over:
+                return self.evidence.check_end(self.params)
+            if not self.step_without_faults():
+                self.now = self.server.deadline if self.server.deadline is not None else self.now + 1.0
+                self._serve(lambda: self.server.tick(self.now))
+        phases = {i: (client.finished, client.error, client.outcome) for i, client in self.clients.items()}
+        raise AssertionError(f"no end: {self.server.status}, untold {self.server.untold}, clients {phases}")
+
+    def step_without_faults(self) -> bool:
+        """Everything that is due, once; whether anything was."""
+        acted = False
+        for client_id, host in list(self.clients.items()):
+            if client_id not in self.gone and not host.finished and client_id not in self.wires:
+                self.connect(client_id)
+                acted = True
+        for client_id in list(self.wires):
+            if client_id in self.wires and self.wires[client_id].up:
+                self.deliver_up(client_id)
+                acted = True
+        before = self.server.counters.frames_down
+        self.commit()
+        acted |= self.server.counters.frames_down != before
+        for client_id in list(self.wires):
+            while client_id in self.wires and self.wires[client_id].down:
+                self.deliver_down(client_id)
+                acted = True
+        # A connection that the server closed ends once what was on it is read.
+        for client_id in list(self.wires):
+            if self.server._conversations.links[client_id].connection != self.wires[client_id].number:
+                self.lose(client_id)
+                acted = True
+        return acted
+
+    def random_step(self, fault_rate: float) -> None:
+        """One thing happens: a fault, or what was due."""
+        rng = self.rng
+        self.now += rng.random() * 2
+        if rng.random() < fault_rate:
+            self._fault(rng.choice(sorted(self.clients)), rng.choice(FAULTS))
+            return
+        choices = [lambda: self.commit(), lambda: self._serve(lambda: self.server.tick(self.now))]
+        for client_id, host in self.clients.items():
+            wire = self.wires.get(client_id)
+            if wire is None:
+                if client_id not in self.gone and not host.finished:
+                    choices.append(lambda i=client_id: self.connect(i))
+                continue
+            if wire.up:
+                choices.append(lambda i=client_id: self.deliver_up(i))
+            if wire.down:
+                choices += [lambda i=client_id: self.deliver_down(i)] * 2
+            elif self.server._conversations.links[client_id].connection != wire.number:
+                choices.append(lambda i=client_id: self.lose(i))
+        rng.choice(choices)()
+
+    def _fault(self, client_id: int, fault: str) -> None:
+        wire = self.wires.get(client_id)
+        match fault:
+            case "lose":
+                self.lose(client_id)
+            case "half-open":
+                self.lose(client_id, server_notices=False)
+            case "duplicate" if wire is not None and wire.up:
+                self.deliver_up(client_id, keep=True)
+            case "server":
+                self.crash_server()
+            case "server inside":
+                self.journal.crash_at = self.journal.operations + self.rng.randint(1, 8)
+            case "client" if not self.clients[client_id].finished:
+                self.crash_client(client_id)
+            case "client inside":
+                journal = self.clients[client_id]._journal
+                if journal is not None:
+                    journal.crash_at = journal.operations + self.rng.randint(1, 3)
+            case "gone" if len(self.gone) < self.params.num_clients - self.params.threshold and self.rng.random() < 0.3:
+                self.lose(client_id)
+                self.gone.add(client_id)
+
+    def close(self) -> None:
+        self.journal.close()
+        for host in self.clients.values():
+            if host._journal is not None:
+                host._journal.close()
+
+    def snapshot(self, target: Path) -> None:
+        """The files as they are now, in the middle of whatever is going on: what a power cut would leave."""
+        target.mkdir()
+        for path in self.directory.iterdir():
+            if path.is_file():
+                shutil.copy(path, target / path.name)
+        (target / "key").chmod(0o600)
+
+    def restarted_from(self, files: Path) -> "World":
+        """All processes start again from these files; nothing that was on its way arrives."""
+        return World(self.params, files, self.rng.random(), forgetful=self.forgetful, evidence=self.evidence.copy())
+
+
+FAULTS = ("lose", "half-open", "duplicate", "server", "server inside", "client", "client inside", "gone")
+
+
+def run_schedule(mode: str, seed: int, fault_rate: float = 0.06) -> tuple[Completed | Aborted, int]:
+    """One session with faults in a seeded order; its outcome, checked, and how many processes crashed."""
+    with journal_directory() as directory:
+        # In a third of the sessions one client has no journal, and does not survive its crashes.
+        world = World(MODES[mode], directory, (mode, seed), forgetful=(0,) if seed % 3 == 0 else ())
+        try:
+            for _ in range(world.rng.randint(50, 400)):
+                world.random_step(fault_rate)
+                if world.server.outcome is not None:
+                    break
+            return world.settle(), world.crashes
+        finally:
+            world.close()

@@ -1,0 +1,252 @@
+"""Certificates: who they name, what they are for, what is never overwritten; identities out of them."""
+
+import json
+import stat
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from typer.testing import CliRunner
+
+from fl.cli import app
+from secagg import Adversary, Completed
+from tests.cohort import exact_sum, make_params, random_inputs
+from transport import run_session
+from transport.authority import Authority
+from transport.certs import (
+    CertificateError,
+    Credentials,
+    client_id_of,
+    directory_from,
+    identity_from,
+    is_for_clients,
+    load_certificate,
+)
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority.create(tmp_path / "certs")
+
+
+@pytest.fixture
+def certs(tmp_path, authority):
+    authority.issue(server_names=["localhost", "127.0.0.1", "::1"], client_ids=range(3))
+    return tmp_path / "certs"
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["certs", *map(str, args)])
+
+
+def test_certificates_say_who_and_what_for(certs):
+    client = load_certificate(certs / "client-2.pem")
+    server = load_certificate(certs / "server.pem")
+    assert client_id_of(client) == 2
+    assert is_for_clients(client)
+    assert client_id_of(server) is None
+    assert not is_for_clients(server)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    for certificate in (client, server):
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        assert usage.digital_signature
+        assert not usage.key_cert_sign
+        extended = list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        assert extended == [
+            ExtendedKeyUsageOID.CLIENT_AUTH if certificate is client else ExtendedKeyUsageOID.SERVER_AUTH
+        ]
+        certificate.verify_directly_issued_by(load_certificate(certs / "ca.pem"))
+    of_authority = load_certificate(certs / "ca.pem").extensions
+    assert of_authority.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
+
+
+def test_keys_are_for_their_owners_eyes(certs):
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in certs.glob("*.key")}
+    assert len(modes) == 5
+    assert set(modes.values()) == {0o600}
+
+
+def test_certificates_last_as_long_as_was_asked(authority, tmp_path):
+    authority.issue(client_ids=[7], days=3)
+    certificate = load_certificate(tmp_path / "certs" / "client-7.pem")
+    left = certificate.not_valid_after_utc - datetime.now(UTC)
+    assert timedelta(days=2.9) < left <= timedelta(days=3)
+    for days in (0, -1, float("nan"), 10**6):
+        with pytest.raises(CertificateError, match="days"):
+            authority.issue(client_ids=[8], days=days)
+
+
+def test_nothing_is_overwritten_unless_told_to(certs):
+    before = {path.name: path.read_bytes() for path in certs.iterdir()}
+    authority = Authority(certs)
+    with pytest.raises(CertificateError, match=r"client-2\.pem.*there already"):
+        authority.issue(client_ids=[5, 2])
+    with pytest.raises(CertificateError, match="there already"):
+        Authority.create(certs)
+    assert {path.name: path.read_bytes() for path in certs.iterdir()} == before
+    authority.issue(client_ids=[2], overwrite=True)
+    after = {path.name: path.read_bytes() for path in certs.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"client-2.pem", "client-2.key"}
+    assert stat.S_IMODE((certs / "client-2.key").stat().st_mode) == 0o600
+
+
+def test_renewing_keeps_the_identity(certs):
+    before = identity_from(certs / "client-1.key").public_key
+    old = load_certificate(certs / "client-1.pem")
+    Authority(certs).issue(client_ids=[1], days=5, renew=True)
+    assert identity_from(certs / "client-1.key").public_key == before
+    assert load_certificate(certs / "client-1.pem").serial_number != old.serial_number
+    with pytest.raises(CertificateError, match="No such file"):
+        Authority(certs).issue(client_ids=[9], renew=True)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "urn:x", "a" * 300, "host/path", "ümlaut"])
+def test_what_is_no_host_name_is_refused(authority, name):
+    with pytest.raises(CertificateError, match="neither a host name nor an IP address"):
+        authority.issue(server_names=[name])
+
+
+@pytest.mark.parametrize("client_id", [-1, 2**32, True, "1"])
+def test_what_is_no_client_id_is_refused(authority, client_id):
+    with pytest.raises(CertificateError, match="client id"):
+        authority.issue(client_ids=[client_id])
+
+
+def certificate_with(*uris, key=None):
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+    )
+    if uris:
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(key, None if not isinstance(key, ec.EllipticCurvePrivateKey) else _sha256())
+
+
+def _sha256():
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return SHA256()
+
+
+@pytest.mark.parametrize(
+    ("uris", "client_id"),
+    [
+        ((), None),
+        (("urn:secagg:client:0",), 0),
+        (("urn:secagg:client:4294967295",), 4294967295),
+        (("https://example.org/", "urn:secagg:client:12"), 12),
+        (("urn:secagg:client:4294967296",), None),
+        (("urn:secagg:client:01",), None),
+        (("urn:secagg:client:-1",), None),
+        (("urn:secagg:client:",), None),
+        (("urn:secagg:client:1 ",), None),
+        (("urn:secagg:client:1\n",), None),
+        (("URN:secagg:client:1",), None),
+        (("urn:secagg:server:1",), None),
+        (("urn:secagg:client:1", "urn:secagg:client:2"), None),
+        (("urn:secagg:client:1", "urn:secagg:client:1"), None),
+    ],
+)
+def test_only_one_exact_name_is_an_id(uris, client_id):
+    assert client_id_of(certificate_with(*uris)) == client_id
+
+
+def test_a_deployments_certificates_are_its_directory_of_identities(certs):
+    directory = directory_from(certs, certs / "ca.pem")
+    for client_id in range(3):
+        key = identity_from(certs / f"client-{client_id}.key").public_key
+        assert directory.is_trusted(client_id, key)
+        assert not directory.is_trusted((client_id + 1) % 3, key)
+    assert not directory.is_trusted(3, key)
+
+
+def test_malicious_mode_runs_on_the_certificates_keys(certs):
+    params = make_params(3, 3, adversary=Adversary.MALICIOUS)
+    inputs = random_inputs(params, seed=1)
+    report = run_session(params, inputs, identities={i: identity_from(certs / f"client-{i}.key") for i in range(3)})
+    assert isinstance(report.outcome, Completed)
+    assert report.outcome.sum.tolist() == exact_sum(params, list(inputs.values()))
+
+
+def test_a_directory_takes_only_what_its_authority_issued(certs, tmp_path):
+    Authority.create(tmp_path / "other").issue(client_ids=[5])
+    stranger = tmp_path / "other" / "client-5.pem"
+    with pytest.raises(CertificateError, match="did not issue"):
+        directory_from([certs / "client-0.pem", stranger], certs / "ca.pem")
+    with pytest.raises(CertificateError, match="no client's certificate"):
+        directory_from([certs / "server.pem"], certs / "ca.pem")
+    with pytest.raises(CertificateError, match="two certificates"):
+        directory_from([certs / "client-0.pem", certs / "client-0.pem"], certs / "ca.pem")
+    with pytest.raises(CertificateError, match="expired"):
+        directory_from(certs, certs / "ca.pem", now=datetime.now(UTC) + timedelta(days=1000))
+    with pytest.raises(CertificateError, match="no certificates"):
+        directory_from(tmp_path, certs / "ca.pem")
+
+
+def test_files_that_are_none_say_which(tmp_path, certs):
+    damaged = tmp_path / "damaged.pem"
+    damaged.write_text("nonsense")
+    for load, path in ((load_certificate, damaged), (identity_from, damaged), (load_certificate, tmp_path / "none")):
+        with pytest.raises(CertificateError, match=str(path)):
+            load(path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    damaged.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(CertificateError, match="no Ed25519 key"):
+        identity_from(damaged)
+    (certs / "ca.key").write_bytes((certs / "client-0.key").read_bytes())
+    with pytest.raises(CertificateError, match="not the key of"):
+        Authority(certs)
+
+
+def test_the_command_makes_a_deployment_and_adds_to_it(tmp_path):
+    directory = tmp_path / "certs"
+    first = run(directory, "--clients", 5, "--server", "localhost")
+    assert first.exit_code == 0, first.output
+    assert "client-0 to client-4" in first.output
+    assert {path.name for path in directory.glob("*.pem")} == {"ca.pem", "server.pem", *(
+        f"client-{i}.pem" for i in range(5)
+    )}  # fmt: skip
+    authority = (directory / "ca.pem").read_bytes()
+    more = run(directory, "--clients", 2, "--first-id", 5, "--json")
+    assert more.exit_code == 0, more.output
+    assert [client["id"] for client in json.loads(more.stdout)["clients"]] == [5, 6]
+    assert (directory / "ca.pem").read_bytes() == authority
+    assert Credentials.of_client(directory, 6).key.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        ((), "nothing to issue"),
+        (("--clients", "1"), "there already"),
+        (("--clients", "-1"), "between 0 and"),
+        (("--clients", "1", "--first-id", "-3"), "client id"),
+        (("--clients", "1", "--force", "--renew"), "one of them"),
+        (("--server", "no name"), "neither a host name"),
+        (("--clients", "1", "--first-id", "9", "--days", "0"), "days"),
+    ],
+)
+def test_the_commands_mistakes_are_one_line(certs, args, what):
+    before = {path.name: path.read_bytes() for path in certs.iterdir()}
+    result = run(certs, *args)
+    assert result.exit_code == 1
+    assert what in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert {path.name: path.read_bytes() for path in certs.iterdir()} == before
+    as_json = run(certs, *args, "--json")
+    assert as_json.exit_code == 1
+    assert what in json.loads(as_json.stdout)["error"]

@@ -1,0 +1,400 @@
+"""The server's journal: what is committed is there, what is not is not, and no file is taken for what it is not."""
+
+import contextlib
+import gc
+import sqlite3
+import stat
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg import Aborted, DropReason, PinnedKeys
+from tests.cohort import make_params
+from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
+from transport import link
+from transport.client_host import ClientHost
+from transport.client_journal import ClientJournal
+from transport.errors import JournalError
+from transport.host import SessionHost
+from transport.journal import AnswerKind, Entry, EntryKind, Header, Journal
+
+HEADER = Header(b"offer", (0, 1, 2**32 - 1), b"s" * 32)
+
+
+@pytest.fixture
+def directory():
+    with journal_directory() as path:
+        yield path
+
+
+def filled(path) -> Journal:
+    journal = Journal(path)
+    journal.begin(HEADER)
+    journal.record(EntryKind.MESSAGE, 2**32 - 1, b"body")
+    journal.record_answer(AnswerKind.DRAW, b"random")
+    journal.record(EntryKind.CLOSE)
+    journal.commit()
+    return journal
+
+
+def number_of_entries(path) -> int:
+    with contextlib.closing(Journal(path)) as journal:
+        return len(list(journal.entries()))
+
+
+def test_what_was_committed_is_there_and_nothing_else(directory) -> None:
+    journal = filled(directory / "j")
+    journal.record(EntryKind.DROP, 1, b"lost")
+    journal.close()
+    journal = Journal(directory / "j")
+    assert journal.header == HEADER
+    assert list(journal.entries()) == [
+        Entry(EntryKind.MESSAGE, 2**32 - 1, b"body"),
+        Entry(EntryKind.CLOSE, 0, b""),
+    ]
+    assert journal.answers() == [(AnswerKind.DRAW, b"random")]
+    # It goes on where it was.
+    journal.record(EntryKind.ABORT)
+    journal.commit()
+    journal.close()
+    assert number_of_entries(directory / "j") == 3
+
+
+def test_a_journal_is_its_owners_alone(directory) -> None:
+    journal = filled(directory / "j")
+    files = sorted(directory.iterdir())
+    assert [path.name for path in files] == ["j", "j-wal"]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
+    journal.close()
+
+
+def test_deleting_leaves_nothing(directory) -> None:
+    journal = filled(directory / "j")
+    journal.delete()
+    journal.delete()
+    assert list(directory.iterdir()) == []
+    with pytest.raises(JournalError, match="is closed"):
+        journal.record(EntryKind.ABORT)
+
+
+def test_only_one_process_has_it(directory) -> None:
+    journal = filled(directory / "j")
+    with pytest.raises(JournalError, match="in use"):
+        Journal(directory / "j")
+    command = "import sys; from transport.journal import Journal; Journal(sys.argv[1])"
+    other = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", command, directory / "j"], capture_output=True, text=True, check=False
+    )
+    assert "JournalError" in other.stderr
+    assert "another process runs its session" in other.stderr
+    journal.close()
+    Journal(directory / "j").close()
+
+
+def test_durability_is_asked_of_the_disk(directory) -> None:
+    journal = filled(directory / "j")
+    connection = journal._database._connection
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    journal.close()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"SQLite format 3\x00", b"\x00" * 5000, bytes(range(256)) * 40])
+def test_other_files_are_refused_and_left_as_they_are(directory, content: bytes) -> None:
+    path = directory / "j"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match=r"no journal|damaged"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_another_programs_database_is_refused_and_left_as_it_is(directory) -> None:
+    path = directory / "j"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t(x)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="something else"):
+        Journal(path)
+    assert path.read_bytes() == before
+
+
+def test_a_clients_journal_is_not_a_servers(directory) -> None:
+    ClientJournal(directory / "j", directory / "key").close()
+    with pytest.raises(JournalError, match="something else"):
+        Journal(directory / "j")
+
+
+def test_another_format_is_refused_with_what_to_do(directory) -> None:
+    filled(directory / "j").close()
+    connection = sqlite3.connect(directory / "j")
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(JournalError, match=r"format 99.*finish its session with the version that began it"):
+        Journal(directory / "j")
+
+
+def test_an_unreachable_path_is_a_typed_error(directory) -> None:
+    with pytest.raises(JournalError, match="No such file"):
+        Journal(directory / "missing" / "j")
+    with pytest.raises(JournalError):
+        Journal(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entries SET data = x'00' WHERE id = 0",
+        "UPDATE entries SET kind = 2 WHERE id = 0",
+        "UPDATE entries SET client = 3 WHERE id = 0",
+        "UPDATE entries SET data = 'text' WHERE id = 0",
+        "DELETE FROM entries WHERE id = 0",
+        "UPDATE answers SET data = x'00'",
+        "UPDATE answers SET kind = 77",
+        "UPDATE session SET offer = x'00'",
+        "UPDATE session SET clients = x'00'",
+        "UPDATE session SET session_id = 'text'",
+        "DROP TABLE entries",
+    ],
+)
+def test_a_changed_row_is_found(directory, change: str) -> None:
+    filled(directory / "j").close()
+    connection = sqlite3.connect(directory / "j")
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+
+    def read() -> None:
+        journal = Journal(directory / "j")
+        try:
+            list(journal.entries())
+            journal.answers()
+        finally:
+            journal.close()
+
+    with pytest.raises(JournalError, match=r"damaged|cannot be used"):
+        read()
+
+
+def test_damaged_bytes_are_found_or_harmless(directory) -> None:
+    """Wherever a page is hit: an error of ours, or everything as it was."""
+    filled(directory / "j").close()
+    intact = (directory / "j").read_bytes()
+    for at in range(0, len(intact), 97):
+        data = bytearray(intact)
+        data[at : at + 8] = b"\xff" * 8
+        path = directory / f"damaged{at}"
+        path.write_bytes(data)
+        journal = None
+        try:
+            journal = Journal(path)
+            assert journal.is_empty or journal.header == HEADER
+            if not journal.is_empty:
+                assert [entry.data for entry in journal.entries()] == [b"body", b""]
+                assert journal.answers() == [(AnswerKind.DRAW, b"random")]
+        except JournalError:
+            pass
+        finally:
+            if journal is not None:
+                journal.close()
+
+
+def test_a_failed_write_stops_everything_that_follows(directory) -> None:
+    journal = filled(directory / "j")
+    connection = journal._database._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    journal.record(EntryKind.ABORT)
+    with pytest.raises(JournalError, match="see to the disk"):
+        journal.record(EntryKind.MESSAGE, 1, bytes(100_000))
+    # SQLite took the first one back too: going on would leave a hole.
+    with pytest.raises(JournalError, match="start again to resume"):
+        journal.commit()
+    with pytest.raises(JournalError, match="start again to resume"):
+        journal.record(EntryKind.ABORT)
+    journal.close()
+    assert number_of_entries(directory / "j") == 2
+
+
+def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
+    world = World(MODES["complete"], directory, 1)
+    for client_id in range(5):
+        world.connect(client_id)
+        world.deliver_up(client_id)
+    world.commit()
+    world.deliver_down(0)
+    connection = world.journal._database._connection
+    connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
+    frame = world.wires[0].up.popleft()
+    # The page is full: the message of a size that a session may have finds no room.
+    with pytest.raises(JournalError, match="see to the disk"):
+        world.server.frame_received(0, frame + bytes(5000), 1.0)
+    with pytest.raises(JournalError, match="start again to resume"):
+        world.server.commit(1.0)
+    with pytest.raises(JournalError, match="start again to resume"):
+        world.server.tick(1000.0)
+    world.close()
+
+
+# Resuming.
+
+
+def begun(directory, mode: str = "complete") -> World:
+    """A session in whose journal two clients' messages are."""
+    world = World(MODES[mode], directory, 1)
+    for client_id in range(2):
+        world.connect(client_id)
+        world.deliver_up(client_id)
+        world.commit()
+        world.deliver_down(client_id)
+        world.deliver_up(client_id)
+        world.commit()
+    return world
+
+
+def resume(path, **arguments) -> SessionHost:
+    journal = Journal(path)
+    try:
+        return SessionHost.resume(journal, **{"deadlines": DEADLINES, "now": 500.0, "context": CONTEXT, **arguments})
+    finally:
+        journal.close()
+
+
+def test_the_open_phase_gets_its_whole_deadline_again(directory) -> None:
+    begun(directory).close()
+    host = resume(directory / "server.journal")
+    assert host.deadline == 600.0
+    assert host.status.received == 2
+    assert host.connected_clients == frozenset()
+
+
+def test_a_session_is_not_begun_over_another(directory) -> None:
+    begun(directory).close()
+    journal = Journal(directory / "server.journal")
+    with pytest.raises(JournalError, match="holds a session already"):
+        SessionHost(MODES["complete"], deadlines=DEADLINES, now=0.0, journal=journal)
+    with pytest.raises(JournalError, match="holds a session already"):
+        journal.begin(HEADER)
+    journal.close()
+
+
+def test_there_must_be_a_session_to_resume(directory) -> None:
+    with pytest.raises(JournalError, match="no session to resume"):
+        resume(directory / "new")
+    with pytest.raises(JournalError, match=r"takes a transport\.Journal"):
+        SessionHost.resume("path", deadlines=DEADLINES, now=0.0, context=b"")
+
+
+def test_another_context_is_refused_with_what_to_do(directory) -> None:
+    begun(directory).close()
+    with pytest.raises(JournalError, match="hash of the same model"):
+        resume(directory / "server.journal", context=b"another model")
+
+
+def test_an_abort_stays_one(directory) -> None:
+    world = begun(directory)
+    world.server.abort(1.0)
+    world.server.commit(1.0)
+    world.close()
+    host = resume(directory / "server.journal")
+    assert isinstance(host.outcome, Aborted)
+    assert host.deadline is None
+
+
+def test_the_directory_is_not_asked_again(directory) -> None:
+    """What a client's key was taken for when it came in is what it stays, whatever the directory has learned since."""
+    world = begun(directory, "malicious")
+    world.close()
+    host = resume(directory / "server.journal", directory=PinnedKeys({}))
+    assert host.status.received == 2
+    assert not host.dropped
+
+
+def test_a_drop_is_repeated(directory) -> None:
+    world = begun(directory)
+    world.server.frame_received(0, b"".join(link.encode(link.Message(0, b"other"))), 1.0)
+    world.server.commit(1.0)
+    world.close()
+    host = resume(directory / "server.journal")
+    assert host.dropped[0].reason is DropReason.DUPLICATE
+
+
+@pytest.mark.parametrize("mode", ["complete", "sparse"])
+def test_a_replay_that_differs_is_refused(directory, mode: str) -> None:
+    """As by a version of the library that does something else with the same input."""
+    world = World(MODES[mode], directory, 1)
+    while world.server.round is secagg.Round.ADVERTISE_KEYS:
+        world.step_without_faults()
+    world.close()
+    connection = sqlite3.connect(directory / "server.journal")
+    (rows,) = connection.execute("SELECT count(*) FROM entries WHERE kind = 5").fetchone()
+    connection.close()
+    assert rows
+    journal = Journal(directory / "server.journal")
+    copy = Journal(directory / "copy")
+    copy.begin(journal.header)
+    for entry in journal.entries():
+        data = bytes(32) if entry.kind is EntryKind.CHECK else entry.data
+        copy.record(entry.kind, entry.client_id, data)
+    for kind, data in journal.answers():
+        copy.record_answer(kind, data)
+    copy.commit()
+    copy.close()
+    journal.close()
+    with pytest.raises(JournalError, match="leads elsewhere"):
+        resume(directory / "copy")
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"), [([], "other things"), ([(AnswerKind.TRUST, b"\x01")], "other things"), (None, "asks for less")]
+)
+def test_answers_that_do_not_fit_are_refused(directory, answers, why: str) -> None:
+    world = World(MODES["sparse"], directory, 1)
+    while world.server.round is secagg.Round.ADVERTISE_KEYS:
+        world.step_without_faults()
+    world.close()
+    journal = Journal(directory / "server.journal")
+    copy = Journal(directory / "copy")
+    copy.begin(journal.header)
+    for entry in journal.entries():
+        copy.record(entry.kind, entry.client_id, entry.data)
+    for kind, data in [*journal.answers(), (AnswerKind.DRAW, b"more")] if answers is None else answers:
+        copy.record_answer(kind, data)
+    copy.commit()
+    copy.close()
+    journal.close()
+    with pytest.raises(JournalError, match=why):
+        resume(directory / "copy")
+
+
+def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -> None:
+    """20 inputs of 800 kB each are in the journal; the replay holds a few of them."""
+    params = make_params(20, 11, vector_length=200_000, value_bits=16, ring_bits=32)
+    journal = Journal(directory / "j")
+    host = SessionHost(params, deadlines=DEADLINES, now=0.0, context=CONTEXT, journal=journal)
+    vector = np.ones(200_000, dtype=np.int64)
+    clients = {i: ClientHost(i, lambda offer: vector, context=CONTEXT) for i in range(20)}
+    for client_id, client in clients.items():
+        host.connected(client_id, 0.0)
+        host.frame_received(client_id, b"".join(client.connected()[0]), 0.0)
+    while host.round is not secagg.Round.UNMASKING:
+        for out in host.commit(0.0):
+            for reply in clients[out.client_id].frame_received(b"".join(out.parts)):
+                host.frame_received(out.client_id, b"".join(reply), 0.0)
+    host.commit(0.0)
+    journal.close()
+    del host, clients
+    gc.collect()
+    journal = Journal(directory / "j")
+    tracemalloc.start()
+    host = SessionHost.resume(journal, deadlines=DEADLINES, now=0.0, context=CONTEXT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    journal.close()
+    assert host.round is secagg.Round.UNMASKING
+    assert peak < 5 * 800_000, peak

@@ -1,0 +1,178 @@
+"""The link protocol's frames: one encoding each, bounded, and nothing else is taken."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secagg import Adversary, LocalProtocolError
+from tests.cohort import make_params
+from transport import link
+from transport.errors import LinkError
+from transport.link import RefusalCode
+
+PARAMS = make_params(8, 5, degree=6, vector_length=100, adversary=Adversary.SEMI_MALICIOUS)
+UP = [
+    link.Hello(),
+    link.Hello(bytes(range(32)), 3),
+    link.Message(0, b""),
+    link.Message(4, b"\x00" * 300),
+    link.Ping(),
+    link.Pong(),
+]
+DOWN = [
+    link.Offer(PARAMS, b"nonce", b"x" * 300, 2**40),
+    link.Offer(make_params(modular=True)),
+    link.Message(3, b"body"),
+    link.Ack(0),
+    link.End(link.EndCode.COMPLETED, 200),
+    link.End(link.EndCode.TOO_FEW_SHARES, 0, "aborted: über"),
+    *[link.Refused(code, "why") for code in RefusalCode],
+    link.Ping(),
+    link.Pong(),
+]
+FRAMES = [(link.decode_client_frame, frame) for frame in UP] + [(link.decode_server_frame, frame) for frame in DOWN]
+
+
+def payload_of(frame) -> bytes:
+    return b"".join(link.encode(frame))
+
+
+@pytest.mark.parametrize(("decode", "frame"), FRAMES)
+def test_frames_come_back_as_they_were(decode, frame) -> None:
+    assert decode(payload_of(frame)) == frame
+    assert decode(memoryview(payload_of(frame))) == frame
+
+
+@pytest.mark.parametrize(("decode", "frame"), [pair for pair in FRAMES if not isinstance(pair[1], link.Message)])
+def test_no_frame_is_taken_that_is_cut_short_or_goes_on(decode, frame) -> None:
+    payload = payload_of(frame)
+    for size in range(len(payload)):
+        with pytest.raises(LinkError):
+            decode(payload[:size])
+    with pytest.raises(LinkError):
+        decode(payload + b"\x00")
+
+
+@given(st.binary(max_size=80))
+def test_bytes_are_refused_or_are_the_one_encoding_of_a_frame(data: bytes) -> None:
+    for decode in (link.decode_client_frame, link.decode_server_frame, link.decode_identify):
+        try:
+            frame = decode(data)
+        except LinkError:
+            continue
+        if not (isinstance(frame, link.Hello) and frame.version != link.LINK_VERSION):
+            assert payload_of(frame) == data
+
+
+@given(st.sampled_from(FRAMES), st.data())
+def test_a_changed_frame_is_refused_or_the_one_encoding_of_another(pair, data) -> None:
+    decode, frame = pair
+    payload = bytearray(payload_of(frame))
+    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        changed = decode(bytes(payload))
+    except LinkError:
+        return
+    if not (isinstance(changed, link.Hello) and changed.version != link.LINK_VERSION):
+        assert payload_of(changed) == payload
+
+
+@pytest.mark.parametrize("frame", DOWN[:2] + DOWN[3:6])
+def test_a_client_sends_no_servers_frames(frame) -> None:
+    with pytest.raises(LinkError, match="not one that a client sends"):
+        link.decode_client_frame(payload_of(frame))
+
+
+def test_a_server_sends_no_clients_frames() -> None:
+    with pytest.raises(LinkError, match="not one that a server sends"):
+        link.decode_server_frame(payload_of(link.Hello()))
+    for decode in (link.decode_client_frame, link.decode_server_frame):
+        with pytest.raises(LinkError, match="kind 9"):
+            decode(payload_of(link.Identify(3)))
+
+
+def test_identify_carries_any_client_id() -> None:
+    assert link.decode_identify(payload_of(link.Identify(2**32 - 1))).client_id == 2**32 - 1
+    with pytest.raises(LinkError, match="begins with IDENTIFY"):
+        link.decode_identify(payload_of(link.Hello()))
+
+
+def test_a_hello_of_another_version_is_read_no_further() -> None:
+    assert link.decode_client_frame(b"\x01\x02whatever that version has") == link.Hello(version=2)
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"\x01\x01\xc4\x01a\x00", "32 bytes"),
+        (b"\x01\x01\xc4\x00\x01", "without a session"),
+        (b"\x01\x01\xc4\x21" + bytes(33), "above 32"),
+        (b"\x01\xcc\x01\xc4\x00\x00", "shortest"),
+        (b"\x01\x01\xc5\x00\x00\x00", "shortest"),
+        (b"\x01\x01\xa0\x00", "no byte string"),
+        (b"\x01\xff\xc4\x00\x00", "no unsigned integer"),
+        (b"\x03\x10", "above 15"),
+        (b"\x03", "cut short"),
+    ],
+)
+def test_what_is_wrong_is_named(payload: bytes, why: str) -> None:
+    with pytest.raises(LinkError, match=why):
+        link.decode_client_frame(payload)
+
+
+def test_an_offer_announces_no_more_than_the_client_takes() -> None:
+    payload = payload_of(link.Offer(PARAMS, extra=b"x" * 1001))
+    with pytest.raises(LinkError, match="above 1000"):
+        link.decode_server_frame(payload, max_extra=1000)
+    assert len(payload) <= link.max_server_payload(None, 1001)
+
+
+def test_a_length_that_is_only_claimed_allocates_nothing() -> None:
+    # 4 GiB announced in ten bytes.
+    with pytest.raises(LinkError, match="above"):
+        link.decode_server_frame(b"\x06\x01\xc6\xff\xff\xff\xff")
+
+
+def test_an_offer_of_impossible_parameters_is_no_frame() -> None:
+    payload = bytearray(payload_of(link.Offer(make_params())))
+    payload[3] = 9  # the threshold, above the number of clients
+    with pytest.raises(LinkError, match="threshold is 9"):
+        link.decode_server_frame(bytes(payload))
+
+
+@pytest.mark.parametrize("text", ["line\nbreak", "\x1b[31mred", "x" * 1000, "ü" * 1000])
+def test_texts_are_printable_and_cut(text: str) -> None:
+    got = link.decode_server_frame(payload_of(link.Refused(RefusalCode.BUSY, text)))
+    assert got.text.isprintable()
+    assert len(got.text.encode()) <= 400
+    with pytest.raises(LinkError, match="cannot be printed"):
+        link.decode_server_frame(b"\x06\x01\xc4\x01\n")
+    with pytest.raises(LinkError, match="UTF-8"):
+        link.decode_server_frame(b"\x06\x01\xc4\x01\xff")
+
+
+@pytest.mark.parametrize("payload", [b"\x06\x00\xc4\x00", b"\x06\x0a\xc4\x00", b"\x05\x05\x00\xc4\x00"])
+def test_codes_that_there_are_not(payload: bytes) -> None:
+    with pytest.raises(LinkError):
+        link.decode_server_frame(payload)
+
+
+def test_bounds_hold_the_longest_messages() -> None:
+    import secagg
+
+    body = b"x" * secagg.max_message_bytes(PARAMS)
+    assert len(payload_of(link.Message(15, body))) <= link.max_client_payload(PARAMS)
+    assert len(payload_of(link.Message(15, body))) <= link.max_server_payload(PARAMS)
+
+
+def test_misuse_raises_where_it_happens() -> None:
+    with pytest.raises(ValueError, match="between 0 and 15"):
+        link.encode(link.Message(16, b""))
+    with pytest.raises(LocalProtocolError, match="extra"):
+        link.check_announcement("text", 0)
+    with pytest.raises(LocalProtocolError, match="number"):
+        link.check_announcement(b"", -1)
+
+
+def test_no_body_is_shown() -> None:
+    assert "secret" not in repr(link.Message(0, b"secret"))

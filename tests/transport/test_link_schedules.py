@@ -1,0 +1,23 @@
+"""Sessions over connections that break, with processes that crash: the sum is exact, or there is none."""
+
+import pytest
+
+from secagg import Aborted, AbortReason
+from tests.transport.link_world import MODES, run_schedule
+
+SCHEDULES = 61
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_breaks_the_sum_is_exact_or_the_session_aborts(mode: str) -> None:
+    completed = crashes = 0
+    for seed in range(SCHEDULES):
+        outcome, crashed = run_schedule(mode, seed)
+        crashes += crashed
+        if isinstance(outcome, Aborted):
+            assert outcome.reason in (AbortReason.TOO_FEW_CLIENTS, AbortReason.TOO_FEW_SHARES)
+        else:
+            completed += 1
+    # What aborts all the time is safe, and of no use.
+    assert completed > SCHEDULES // 2
+    assert crashes > SCHEDULES

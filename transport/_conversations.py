@@ -1,0 +1,240 @@
+"""The server's side of the link protocol: who is connected, what each has and lacks, and what is to be sent."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from secagg import ClientDropped, ClientId, Completed, DropReason
+from transport._links import Close, Counters, Deliver, Link, Outgoing, digest_of
+from transport._machine import RecordedMachine
+from transport.driver import Delivery
+from transport.errors import LinkError
+from transport.link import (
+    LINK_VERSION,
+    Ack,
+    End,
+    EndCode,
+    Hello,
+    Message,
+    Offer,
+    Ping,
+    Pong,
+    RefusalCode,
+    decode_client_frame,
+    encode,
+)
+
+_TOO_MANY = "too many frames that bring the session no further"
+
+
+class Conversations:
+    """Turns frames into inputs of the machine, and what the machine gives into frames.
+
+    What is to be sent waits in `outbox`: the host hands it out once the inputs that led to it are durable.
+    """
+
+    def __init__(self, machine: RecordedMachine, offer: Offer, client_ids: Iterable[ClientId]) -> None:
+        self._machine = machine
+        # Encoded once: what it announces may be large, and every HELLO is answered with it.
+        self._offer = encode(offer)
+        self._drops_told = 0
+        self._connections = 0
+        self._ended = False
+        self._ending: list[tuple[Link, int]] = []
+        self.links = {client_id: Link(client_id) for client_id in client_ids}
+        self.outbox: list[Outgoing] = []
+        self.counters = Counters()
+
+    def connected(self, client_id: ClientId, now: float) -> int:
+        """A client's connection was made; gives its number. An older one of the same client is closed."""
+        self._connections += 1
+        self.counters.connections += 1
+        link = self.links.get(client_id)
+        if link is None:
+            self._close(client_id, self._connections, RefusalCode.UNKNOWN_CLIENT, "not on this session's list")
+            return self._connections
+        if link.connection:
+            self._refuse(link, RefusalCode.REPLACED, "a newer connection of the same client")
+        self.counters.reconnects += link.was_connected
+        link.connection, link.greeted, link.was_connected = self._connections, False, True
+        return link.connection
+
+    def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
+        """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""
+        link = self._of(client_id, connection)
+        if link is not None:
+            link.connection, link.greeted = 0, False
+
+    def frame_received(
+        self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None
+    ) -> None:
+        """A frame came over a connection; by default over the client's present one.
+
+        Frames of connections that the host closed are ignored. Never raises for what a client sends.
+        """
+        link = self._of(client_id, connection)
+        if link is None:
+            return
+        self.counters.frames_up += 1
+        self.counters.bytes_up += len(payload)
+        try:
+            frame = decode_client_frame(payload)
+        except LinkError as error:
+            self._refuse(link, RefusalCode.PROTOCOL_ERROR, str(error))
+            return
+        match frame:
+            case Message() if link.greeted:
+                self._message(link, frame, now)
+            case Message():
+                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a message before HELLO")
+            case _ if not link.spend(now):
+                self._refuse(link, RefusalCode.BUSY, _TOO_MANY)
+            case Hello():
+                self._hello(link, frame, now)
+            case Ping():
+                self.outbox.append(link.deliver(Pong()))
+
+    def settle_replayed(self, client_id: ClientId | None, data: bytes, deliveries: list[Delivery]) -> None:
+        """An input of the journal, with what it led to: what `frame_received` did when it came; no id: no message."""
+        link = None if client_id is None else self.links.get(client_id)
+        if link is not None:
+            link.answered(digest_of(data))
+        self.settle(deliveries)
+
+    def take_outbox(self) -> list[Outgoing]:
+        """All that is to be sent now, but for connections that have ended."""
+        for link, connection in self._ending:
+            link.told |= link.connection == connection
+        self._ending.clear()
+        outgoing = [
+            out
+            for out in self.outbox
+            if isinstance(out, Close) or self.links[out.client_id].connection == out.connection
+        ]
+        self.outbox.clear()
+        self.counters.frames_down += len(outgoing)
+        self.counters.bytes_down += sum(len(part) for out in outgoing for part in out.parts)
+        return outgoing
+
+    def _message(self, link: Link, message: Message, now: float) -> None:
+        assert not isinstance(message.body, tuple)  # noqa: S101 - a decoded one is one view
+        digest = digest_of(message.body)
+        if message.sequence < len(link.digests):
+            self._repeated(link, message, digest, now)
+        elif message.sequence > len(link.digests):
+            text = f"message {message.sequence} where message {len(link.digests)} is due"
+            self._refuse(link, RefusalCode.PROTOCOL_ERROR, text)
+        elif not self._ended:
+            deliveries = self._machine.message(link.client_id, message.body, now)
+            link.answered(digest)
+            if link.client_id not in self._machine.driver.dropped:
+                self.outbox.append(link.deliver(Ack(message.sequence)))
+            self.settle(deliveries)
+
+    def _repeated(self, link: Link, message: Message, digest: bytes, now: float) -> None:
+        """What is there already is acknowledged again, and not given to the machine again."""
+        self.counters.repeated += 1
+        if digest != link.digests[message.sequence]:
+            self._drop(link, DropReason.DUPLICATE, f"another message {message.sequence} than before", now)
+        elif link.spend(now):
+            self.outbox.append(link.deliver(Ack(message.sequence)))
+        else:
+            self._refuse(link, RefusalCode.BUSY, _TOO_MANY)
+
+    def _hello(self, link: Link, hello: Hello, now: float) -> None:
+        missing = link.sent - hello.received
+        if hello.version != LINK_VERSION:
+            text = f"link version {hello.version}, but this server speaks version {LINK_VERSION}"
+            self._refuse(link, RefusalCode.BAD_VERSION, text)
+        elif link.greeted:
+            # The same one again, as a channel without integrity may bring it, asks for nothing new.
+            if hello != link.hello:
+                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second, other HELLO")
+        elif hello.session_id and hello.session_id != self._machine.server.session_id:
+            self._refuse(link, RefusalCode.NO_SESSION, "another session, or one of another context, is run here")
+        elif link.client_id in self._machine.driver.dropped:
+            self._refuse_dropped(link, self._machine.driver.dropped[link.client_id])
+        elif not hello.session_id and self._ended:
+            link.told = True
+            self._refuse(link, RefusalCode.TOO_LATE, "the session is over")
+        elif missing < 0:
+            self._refuse(link, RefusalCode.PROTOCOL_ERROR, f"{hello.received} messages, but {link.sent} were sent")
+        elif self._ended:
+            link.greeted, link.hello = True, hello
+            self._tell_end(link)
+        elif self._has_lost_state(link, hello, missing):
+            # Were it to begin again, it would answer twice; waiting for it is in vain.
+            self._drop(link, DropReason.DISCONNECTED, "it came back without the state it had", now)
+        else:
+            link.greeted, link.hello = True, hello
+            self.outbox.append(Deliver(link.client_id, link.connection, self._offer))
+            if missing:
+                assert link.unanswered is not None  # noqa: S101 - else the state was lost
+                self.outbox.append(link.deliver(Message(link.sent - 1, link.unanswered)))
+
+    @staticmethod
+    def _has_lost_state(link: Link, hello: Hello, missing: int) -> bool:
+        """Whether the client knows less than what it has already answered says that it knew."""
+        return (
+            missing > 1 or (missing == 1 and link.unanswered is None) or (not hello.session_id and bool(link.digests))
+        )
+
+    def _drop(self, link: Link, reason: DropReason, detail: str, now: float) -> None:
+        if self._ended:
+            self._refuse(link, RefusalCode.DROPPED, f"{reason.value}: {detail}")
+        else:
+            self.settle(self._machine.drop(link.client_id, reason, detail, now))
+
+    def settle(self, deliveries: list[Delivery]) -> None:
+        """Turn what the machine gave into frames, for those that are there to get them."""
+        for client_id, data in deliveries:
+            link = self.links[client_id]
+            link.sent, link.unanswered = link.sent + 1, data
+            if link.greeted:
+                self.outbox.append(link.deliver(Message(link.sent - 1, data)))
+        news = (
+            islice(self._machine.driver.dropped.values(), self._drops_told, None)
+            if len(self._machine.driver.dropped) > self._drops_told
+            else ()
+        )
+        for drop in news:
+            link = self.links[drop.client_id]
+            link.unanswered = None
+            if link.connection:
+                self._refuse_dropped(link, drop)
+        self._drops_told = len(self._machine.driver.dropped)
+        if self._machine.driver.outcome is not None and not self._ended:
+            self._ended = True
+            for link in self.links.values():
+                link.unanswered = None
+                if link.greeted:
+                    self._tell_end(link)
+
+    def _tell_end(self, link: Link) -> None:
+        outcome = self._machine.driver.outcome
+        if isinstance(outcome, Completed):
+            end = End(EndCode.COMPLETED, len(outcome.included))
+        else:
+            assert outcome is not None  # noqa: S101 - the callers know
+            end = End(EndCode[outcome.reason.name], 0, str(outcome))
+        self.outbox.append(link.deliver(end))
+        self._ending.append((link, link.connection))
+
+    def _refuse_dropped(self, link: Link, drop: ClientDropped) -> None:
+        code = RefusalCode.TOO_LATE if drop.reason is DropReason.DEADLINE else RefusalCode.DROPPED
+        self._refuse(link, code, f"{drop.round.value}: {drop.reason.value}")
+
+    def _refuse(self, link: Link, code: RefusalCode, text: str) -> None:
+        """Close a client's present connection."""
+        self._close(link.client_id, link.connection, code, text)
+        link.connection, link.greeted = 0, False
+
+    def _close(self, client_id: ClientId, connection: int, code: RefusalCode, text: str) -> None:
+        self.counters.refused[code] += 1
+        self.outbox.append(Close(client_id, connection, code, text))
+
+    def _of(self, client_id: ClientId, connection: int | None) -> Link | None:
+        """The link whose present connection it is."""
+        link = self.links.get(client_id)
+        if link is None or not link.connection or connection not in (None, link.connection):
+            return None
+        return link

@@ -1,0 +1,210 @@
+"""A small certificate authority for trial deployments.
+
+Whoever holds the authority's key can be any client, and with that all peers of a client: it belongs on neither the
+server nor a client. Keep it apart, and above all away from the server.
+
+All keys are Ed25519. A client's key may serve malicious mode as its identity too: docs/deployment.md says why.
+"""
+
+import contextlib
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from secagg import ClientId
+from secagg.params import MAX_CLIENT_ID
+from transport.certs import CertificateError, Credentials, client_uri, load_certificate, load_key
+
+AUTHORITY_DAYS = 3650
+DEFAULT_DAYS = 365
+_MAX_DAYS = 36500
+
+# Clocks differ: a certificate is valid from a little before it was made.
+_BACKDATED = timedelta(minutes=5)
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+", re.ASCII)
+
+
+class Authority:
+    """A certificate authority that lives in a directory: ``ca.pem``, ``ca.key``, and beside them what it issues.
+
+    Nothing is overwritten unless told to, and the authority itself never is. Key files have mode 0600.
+
+    Args:
+        directory: where an authority was made before.
+
+    Raises:
+        CertificateError: there is none, or its files do not belong together.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self._directory = Path(directory)
+        self._certificate = load_certificate(self._directory / "ca.pem")
+        self._key = load_key(self._directory / "ca.key")
+        if self._certificate.public_key() != self._key.public_key():
+            raise CertificateError(f"{self._directory}: ca.key is not the key of ca.pem")
+
+    @classmethod
+    def create(cls, directory: Path | str, *, days: float = AUTHORITY_DAYS) -> "Authority":
+        """Make a new one, valid for ``days``; CertificateError if there is one already."""
+        directory = Path(directory)
+        _check_days(days)
+        _check_free((directory / "ca.pem", directory / "ca.key"))
+        key = Ed25519PrivateKey.generate()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"secagg authority {os.urandom(4).hex()}")])
+        certificate = (
+            _builder(name, name, key.public_key(), days)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .sign(key, None)
+        )
+        _write_pair(directory, "ca", certificate, key, overwrite=False)
+        return cls(directory)
+
+    @classmethod
+    def exists(cls, directory: Path | str) -> bool:
+        """Whether ``directory`` holds an authority, or a part of one."""
+        return any((Path(directory) / name).exists() for name in ("ca.pem", "ca.key"))
+
+    def issue(
+        self,
+        *,
+        server_names: Sequence[str] = (),
+        client_ids: Iterable[ClientId] = (),
+        days: float = DEFAULT_DAYS,
+        overwrite: bool = False,
+        renew: bool = False,
+    ) -> tuple[Credentials, ...]:
+        """Issue a server's certificate, if it is given names, and one for each client; all of them or none.
+
+        Args:
+            server_names: host names and IP addresses under which clients reach the server.
+            client_ids: the clients.
+            days: how long the certificates are valid.
+            overwrite: replace certificates and keys that are there. A client with a new key is a new identity.
+            renew: replace certificates that are there, and keep their keys: the same identity for longer.
+
+        Raises:
+            CertificateError: a name or number that cannot be, or a file that is there already.
+        """
+        _check_days(days)
+        ids = sorted(set(client_ids))
+        subjects = [("server", _server_names(server_names), ExtendedKeyUsageOID.SERVER_AUTH)] if server_names else []
+        subjects += [(f"client-{i}", _client_names(i), ExtendedKeyUsageOID.CLIENT_AUTH) for i in ids]
+        if not overwrite and not renew:
+            _check_free(self._directory / f"{name}{suffix}" for name, _, _ in subjects for suffix in (".pem", ".key"))
+        kept = {name: load_key(self._directory / f"{name}.key") for name, _, _ in subjects if renew}
+        issued = []
+        for name, names, usage in subjects:
+            key = kept.get(name) or Ed25519PrivateKey.generate()
+            certificate = self._sign(name, names, usage, key.public_key(), days)
+            _write_pair(self._directory, name, certificate, key, overwrite=overwrite or renew)
+            issued.append(Credentials.named(self._directory, name))
+        return tuple(issued)
+
+    def _sign(
+        self, name: str, names: list[x509.GeneralName], usage: x509.ObjectIdentifier, key: Ed25519PublicKey, days: float
+    ) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"secagg {name}")])
+        return (
+            _builder(subject, self._certificate.subject, key, days)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .sign(self._key, None)
+        )
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: Ed25519PublicKey, days: float
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _server_names(names: Sequence[str]) -> list[x509.GeneralName]:
+    general: list[x509.GeneralName] = []
+    for name in names:
+        with contextlib.suppress(ValueError):
+            general.append(x509.IPAddress(ipaddress.ip_address(name)))
+            continue
+        if not _HOST_NAME.fullmatch(name):
+            raise CertificateError(f"{name!r} is neither a host name nor an IP address")
+        general.append(x509.DNSName(name))
+    return general
+
+
+def _client_names(client_id: ClientId) -> list[x509.GeneralName]:
+    if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:
+        raise CertificateError(f"a client id is an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
+    return [x509.UniformResourceIdentifier(client_uri(client_id))]
+
+
+def _check_days(days: float) -> None:
+    if not 0 < days <= _MAX_DAYS:
+        raise CertificateError(f"certificates are valid for more than 0 and at most {_MAX_DAYS} days, not {days}")
+
+
+def _check_free(paths: Iterable[Path]) -> None:
+    taken = [path for path in paths if path.exists()]
+    if taken:
+        others = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise CertificateError(f"{taken[0]}{others}: there already, and left as it is")
+
+
+def _write_pair(
+    directory: Path, name: str, certificate: x509.Certificate, key: Ed25519PrivateKey, *, overwrite: bool
+) -> None:
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / f"{name}.key", pem, 0o600, overwrite)
+        _write(directory / f"{name}.pem", certificate.public_bytes(Encoding.PEM), 0o644, overwrite)
+    except OSError as error:
+        raise CertificateError(f"{error.filename}: {error.strerror}") from None
+
+
+def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
+    """The whole file or none; one that is there is replaced only when told to."""
+    target = path.with_name(f".{path.name}.new") if overwrite else path
+    if overwrite:
+        target.unlink(missing_ok=True)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    if overwrite:
+        target.replace(path)

@@ -1,0 +1,214 @@
+"""The client's shell: connects a `ClientHost`, again and again if need be, until its session has ended."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import TypeAlias
+
+from secagg import ClientId
+from transport import link
+from transport.certs import CertificateError, Credentials, client_id_of, load_certificate
+from transport.client_host import ClientHost
+from transport.driver import InputVector
+from transport.errors import TransportError
+from transport.tcp_connection import PING, PONG, Connection, CutOffError
+from transport.tcp_settings import Address, Limits, Plaintext, Retry, check_loopback
+from transport.tcp_stream import Stream, connect_stream
+from transport.tls import TlsRefusedError, client_context
+
+Accept: TypeAlias = Callable[[link.Offer], None]
+"""Looks at an offer, and raises `SessionRefusedError` to decline it."""
+
+ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
+"""Makes a client's input when it is due."""
+
+Context: TypeAlias = bytes | Callable[[link.Offer], bytes]
+"""What a client binds into the session, or how it finds that out."""
+
+logger = logging.getLogger("transport.tcp")
+
+# Payloads that may wait while the host works, and bytes that may wait to be sent behind a message.
+_INBOX = 8
+_QUEUED_BYTES = 1 << 20
+_GOODBYE_SECONDS = 5.0
+
+
+class ServerUnreachableError(TransportError):
+    """There was no word from the server for as long as the client was told to try."""
+
+
+class SessionClient:
+    """Runs one client's session over as many connections as it takes.
+
+    Args:
+        host: the session's state; nobody else may use it meanwhile.
+        client_id: whose session it is.
+        address: where the server is.
+        tls: the client's certificate, or `PLAINTEXT` for a trial on one machine.
+        server_name: the name in the server's certificate, if it is not the one that is called.
+        retry: how it comes back.
+        limits: what the connection may take.
+
+    Raises:
+        CertificateError: see `client_context`.
+    """
+
+    def __init__(
+        self,
+        host: ClientHost,
+        client_id: ClientId,
+        *,
+        address: Address,
+        tls: Credentials | Plaintext,
+        server_name: str | None = None,
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._host = host
+        self._client_id = client_id
+        self._address = address
+        self._context: ssl.SSLContext | None = client_context(tls) if isinstance(tls, Credentials) else None
+        self._server_name = server_name
+        self._retry = retry or Retry()
+        self._limits = limits or Limits()
+        self._heard = False
+
+    async def run(self) -> None:
+        """Until the host is finished.
+
+        Raises:
+            TlsRefusedError: the server, or we, did not accept the other's certificate.
+            ServerUnreachableError: no word from the server for `Retry.give_up` seconds.
+            PlaintextError: without TLS, the server is not on this machine.
+            Exception: what the making of the input raised.
+        """
+        clock = asyncio.get_running_loop().time
+        failures, last_word = 0, clock()
+        while not self._host.finished:
+            self._heard = False
+            error = await self._once()
+            if self._host.finished:
+                return
+            if self._heard:
+                failures, last_word = 0, clock()
+            failures += 1
+            delay = self._retry.delay(failures)
+            if clock() + delay - last_word > self._retry.give_up:
+                raise ServerUnreachableError(
+                    f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error}"
+                )
+            logger.info(
+                "the connection to the server is lost (%s); next try in %.1f s",
+                error,
+                delay,
+                extra={"event": "reconnecting", "client_id": self._client_id, "reason": str(error)},
+            )
+            await asyncio.sleep(delay)
+
+    async def _once(self) -> BaseException | str:
+        """One connection; gives why it ended."""
+        try:
+            stream = await connect_stream(
+                *self._address,
+                self._context,
+                server_name=self._server_name,
+                handshake_seconds=self._limits.handshake_seconds,
+                stall_seconds=self._limits.stall_seconds,
+            )
+        except TlsRefusedError as error:
+            if not error.may_pass:
+                raise
+            return error
+        except OSError as error:
+            return error
+        try:
+            if self._context is None:
+                check_loopback(stream.peer)
+            why = await self._converse(stream)
+            if self._host.finished:
+                await stream.close()
+            return why
+        finally:
+            stream.abort()
+
+    async def _converse(self, stream: Stream) -> BaseException | str:
+        # The server may be quiet at first: it runs another session, or none yet.
+        connection = Connection(
+            stream, self._limits, max_payload=self._host.max_payload, max_queued=_QUEUED_BYTES, patient=True
+        )
+        inbox: asyncio.Queue[memoryview | None] = asyncio.Queue(_INBOX)
+        if self._context is None:
+            connection.send(link.encode(link.Identify(self._client_id)))
+        for parts in self._host.connected():
+            connection.send(parts)
+        reading = asyncio.create_task(self._read(connection, inbox))
+        writing = asyncio.create_task(connection.write())
+        working = asyncio.create_task(self._work(connection, inbox))
+        # A connection that takes nothing any more gives nothing any more.
+        writing.add_done_callback(lambda task: stream.abort() if not task.cancelled() and task.exception() else None)
+        try:
+            try:
+                await working
+            except CutOffError as error:
+                return error
+            if self._host.finished:
+                connection.finish()
+                await asyncio.wait((writing,), timeout=_GOODBYE_SECONDS)
+                return "the session is over"
+            # What was read to the end says why there was no more; unless it was the writer that broke off.
+            found = writing.exception() if writing.done() and not writing.cancelled() else None
+            return found or (reading.done() and reading.result()) or "the server closed the connection"
+        finally:
+            for task in (reading, writing, working):
+                task.cancel()
+            await asyncio.gather(reading, writing, working, return_exceptions=True)
+            if working.done() and not working.cancelled():
+                self._host.disconnected()
+
+    async def _read(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> BaseException | None:
+        """Take in frames, and answer PINGs whatever the host is busy with."""
+        found: BaseException | None = None
+        try:
+            async for payload in connection.frames():
+                self._heard = True
+                if payload == PING:
+                    connection.send((PONG,))
+                elif payload != PONG:
+                    await inbox.put(payload)
+        except TlsRefusedError as error:
+            found = error
+        except (CutOffError, OSError) as error:
+            found = error
+        await inbox.put(None)
+        if isinstance(found, TlsRefusedError) and not found.may_pass and not self._heard:
+            raise found
+        return found
+
+    async def _work(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> None:
+        """Give frames to the host, in a thread: the making of an input may take long."""
+        while (payload := await inbox.get()) is not None:
+            for parts in await asyncio.to_thread(self._host.frame_received, payload):
+                connection.send(parts)
+            connection.raise_bound(self._host.max_payload)
+            if self._host.finished:
+                return
+
+
+def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId:
+    """The client's id: the one in its certificate, which the given one has to be, if there is one.
+
+    Raises:
+        CertificateError: the certificate names no client, or another one.
+        TypeError: there is no certificate, and no id.
+    """
+    if not isinstance(tls, Credentials):
+        if client_id is None:
+            raise TypeError("without TLS a client has to be given its client_id")
+        return client_id
+    named = client_id_of(load_certificate(tls.certificate))
+    if named is None:
+        raise CertificateError(f"{tls.certificate}: it names no client (urn:secagg:client:<id>)")
+    if client_id is not None and client_id != named:
+        raise CertificateError(f"{tls.certificate}: this is client {named}'s certificate, not client {client_id}'s")
+    return named

@@ -1,0 +1,186 @@
+"""What both ends of a connection do alike: frames in, frames out, and an eye on who is silent or too slow."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from secagg import ClientId
+from transport import link
+from transport.driver import Parts
+from transport.errors import TransportError
+from transport.framing import HEADER_BYTES, FrameDecoder, encode_frame
+from transport.tcp_settings import Limits
+from transport.tcp_stream import CHUNK, Stream
+
+PING = b"".join(link.encode(link.Ping()))
+PONG = b"".join(link.encode(link.Pong()))
+
+
+class CutOffError(TransportError):
+    """A connection that was ended since the other side did not keep to its limits.
+
+    Attributes:
+        reason: one word for logs and counters.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        self.reason = reason
+        super().__init__(text)
+
+
+class Connection:
+    """Frames over a stream. `frames` and `write` run as a task each, until one of them ends.
+
+    Args:
+        stream: the connection.
+        limits: what it may take.
+        max_payload: the longest payload to accept, in bytes.
+        max_queued: bytes that may wait behind the frame that is being sent; with more the other side does not read.
+        patient: whether the first frame is awaited like all others, instead of for `Limits.handshake_seconds`.
+        peer: the other side's address, for logs.
+        client_id: the client at the other end, where that is known.
+
+    Attributes:
+        key: the client, and the number that its host gave this connection.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        limits: Limits,
+        *,
+        max_payload: int,
+        max_queued: int,
+        patient: bool = False,
+        peer: str = "",
+        client_id: ClientId | None = None,
+    ) -> None:
+        self.stream = stream
+        self.peer = peer
+        self.client_id = client_id
+        self.key: tuple[ClientId, int] | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._limits = limits
+        self._max_payload = max_payload
+        self._decoder = FrameDecoder(max_payload)
+        self._max_queued = max_queued
+        self._patient = patient
+        self._queue: deque[Parts] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._last = False
+        self._cut: CutOffError | None = None
+
+    def send(self, parts: Parts, *, last: bool = False) -> None:
+        """Queue a payload. After the ``last`` one nothing more is sent, and `write` returns once it is out.
+
+        Raises:
+            CutOffError: too much is waiting already.
+        """
+        if self._last:
+            return
+        size = sum(map(len, parts))
+        if self._queue and self._queued_bytes + size > self._max_queued:
+            raise CutOffError("not-reading", f"{self._queued_bytes} bytes wait to be sent to it")
+        self._queue.append(parts)
+        self._queued_bytes += size
+        self._last = last
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Send what is queued, and nothing more."""
+        self._last = True
+        self._wake.set()
+
+    def cut(self, error: CutOffError) -> None:
+        """Make `write` raise ``error`` as soon as it looks."""
+        self._cut = error
+        self._wake.set()
+
+    def raise_bound(self, max_payload: int) -> None:
+        """Accept payloads of up to so many bytes from the next frame on."""
+        if max_payload != self._max_payload and not self._decoder.incomplete:
+            self._max_payload = max_payload
+            self._decoder = FrameDecoder(max_payload)
+
+    async def write(self) -> None:
+        """Send what is queued, until the last frame is out. OSError: the connection broke."""
+        while True:
+            while self._queue and self._cut is None:
+                parts = self._queue.popleft()
+                size = sum(map(len, parts))
+                self._queued_bytes -= size
+                for piece in _pieces(parts, size):
+                    await self.stream.send(piece)
+                self.bytes_sent += size + HEADER_BYTES
+            if self._cut is not None:
+                raise self._cut
+            if self._last:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def frames(self) -> AsyncIterator[memoryview]:
+        """The payloads that come, until the other side closes.
+
+        Raises:
+            CutOffError: it is silent, too slow, or sends what is no frame.
+            TlsRefusedError: it refused us, or what it sends is not TLS.
+            OSError: the connection broke.
+        """
+        clock = asyncio.get_running_loop().time
+        limits = self._limits
+        heard, asked, heard_frame = clock(), False, self._patient
+        begun, arrived = 0.0, 0
+        while True:
+            if self._decoder.incomplete:
+                due = begun + limits.frame_seconds + arrived / limits.minimum_rate
+            elif not heard_frame:
+                due = heard + limits.handshake_seconds
+            else:
+                due = heard + limits.idle_seconds + (limits.answer_seconds if asked else 0.0)
+            try:
+                async with asyncio.timeout_at(due):
+                    data = await self.stream.receive()
+            except TimeoutError:
+                if self._decoder.incomplete:
+                    raise CutOffError("slow-frame", f"a frame is too slow: {arrived} bytes of it have come") from None
+                if not heard_frame:
+                    raise CutOffError("no-hello", "nothing came over the connection") from None
+                if asked:
+                    raise CutOffError("silent", f"no answer within {limits.answer_seconds:g} s") from None
+                asked = True
+                self.send((PING,))
+                continue
+            if not data:
+                if self._decoder.incomplete:
+                    raise CutOffError("broken-off", "the connection ended within a frame")
+                return
+            heard, asked = clock(), False
+            if not self._decoder.incomplete:
+                begun, arrived = heard, 0
+            arrived += len(data)
+            self.bytes_received += len(data)
+            decoder = self._decoder
+            payloads = [] if decoder.broken else _fed(decoder, data)
+            if payloads:
+                heard_frame = True
+                begun, arrived = heard, 0
+            for payload in payloads:
+                yield payload
+            if decoder.broken:
+                raise CutOffError("bad-frame", decoder.broken)
+
+
+def _fed(decoder: FrameDecoder, data: bytes) -> list[memoryview]:
+    try:
+        return decoder.feed(data)
+    except TransportError:
+        return []  # `broken` says why
+
+
+def _pieces(parts: Parts, size: int) -> tuple[bytes | memoryview, ...]:
+    """The frame in pieces: small ones as a whole, of large ones no copy is kept while they are being sent."""
+    frame = encode_frame(parts)
+    return (frame,) if size <= CHUNK else (frame[:HEADER_BYTES], *parts)

@@ -1,0 +1,228 @@
+"""Accepts connections, counts them, and finds out by TLS who is at their other end."""
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from secagg import ClientId
+from transport.certs import Credentials
+from transport.tcp_settings import Address, Limits, Plaintext, check_loopback
+from transport.tcp_stream import Stream, accept_stream
+from transport.tls import TlsRefusedError, client_id_from, server_context
+
+logger = logging.getLogger("transport.tcp")
+
+_BACKLOG = 1024
+_NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_GOODBYE_SECONDS = 2.0
+
+
+class Listener:
+    """Listening sockets, and the tasks of the connections that they accepted.
+
+    Args:
+        address: where to listen; an empty host is every address of the machine.
+        tls: the server's certificate, or `PLAINTEXT`.
+        limits: what connections may take.
+        serve: called for each connection with its stream, the client's id by its certificate (None in plaintext) and
+            the IP address; the stream is its to close.
+        failed: called with what a ``serve`` raised: a mistake of ours, or of the disk.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        tls: Credentials | Plaintext,
+        limits: Limits,
+        serve: Callable[[Stream, ClientId | None, str], Awaitable[None]],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._address = address
+        self._tls = tls
+        self._limits = limits
+        self._serve = serve
+        self._failed = failed
+        self._context: ssl.SSLContext | None = None
+        self._sockets: list[socket.socket] = []
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._handshakes = asyncio.Semaphore(limits.handshakes)
+        self._per_address: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return tuple(sock.getsockname()[:2] for sock in self._sockets)
+
+    @property
+    def num_connections(self) -> int:
+        """How many connections are open, those in their handshake included."""
+        return len(self._serving)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be listened at.
+            CertificateError: see `server_context`.
+            PlaintextError: without TLS, the address is not loopback.
+        """
+        if isinstance(self._tls, Credentials):
+            self._context = server_context(self._tls)
+        host, port = self._address
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        places = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        if self._context is None:
+            for _, address in places:
+                check_loopback(str(address[0]))
+        try:
+            for family, address in places:
+                # A port that the system chose is the same for all addresses.
+                port = port or (self._sockets[0].getsockname()[1] if self._sockets else 0)
+                try:
+                    self._listen(family, (address[0], port, *address[2:]))
+                except OSError as error:
+                    # A name may stand for an address of a family that this machine does not have.
+                    if error.errno not in _NO_SUCH_FAMILY or (not self._sockets and address == places[-1][1]):
+                        raise
+        except BaseException:
+            self._close_sockets()
+            raise
+        for sock in self._sockets:
+            self._start(self._accept(sock), self._accepting)
+
+    async def close(self) -> None:
+        """Stop listening, let connections that are being closed say their goodbyes, and end all others."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        self._close_sockets()
+        try:
+            if self._serving:
+                await asyncio.wait(self._serving, timeout=_GOODBYE_SECONDS)
+        finally:
+            remaining = list(self._serving)
+            for task in remaining:
+                task.cancel()
+            await asyncio.gather(*remaining, return_exceptions=True)
+
+    def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
+        """Count a refusal, and log it: one line."""
+        self.refusals[reason] += 1
+        who = peer if client_id is None else f"client {client_id} at {peer}"
+        logger.warning(
+            "refused %s: %s: %s",
+            who,
+            reason,
+            detail,
+            extra={"event": "refused", "reason": reason, "client_id": client_id, "peer": peer},
+        )
+
+    def lost(self, detail: str, *, peer: str, client_id: ClientId | None) -> None:
+        """Log a connection that the network, or the other side, broke: no fault, and no end of the client's part."""
+        logger.info(
+            "lost client %s at %s: %s",
+            client_id,
+            peer,
+            detail,
+            extra={"event": "lost", "reason": "connection-lost", "client_id": client_id, "peer": peer},
+        )
+
+    def _listen(self, family: int, address: tuple[Any, ...]) -> None:
+        # asyncio sends small frames at once (TCP_NODELAY) only on sockets that say that they are TCP.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        self._sockets.append(sock)
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+
+    def _start(self, work: Coroutine[Any, Any, None], tasks: "set[asyncio.Task[None]]") -> None:
+        def ended(task: "asyncio.Task[None]") -> None:
+            tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._failed(error)
+
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(ended)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._handshakes.acquire()
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError as error:
+                self._handshakes.release()
+                # What else accept() reports are connections that ended before they were taken.
+                if error.errno in _OUT_OF_FILES:
+                    logger.warning("cannot accept connections: %s", error, extra={"event": "out_of_files"})
+                    await asyncio.sleep(0.5)
+                continue
+            except BaseException:
+                self._handshakes.release()
+                raise
+            self._start(self._greet(sock, str(address[0])), self._serving)
+            # A flood of connections leaves the others their turn.
+            await asyncio.sleep(0)
+
+    async def _greet(self, sock: socket.socket, peer: str) -> None:
+        """One connection, from its first byte to its end."""
+        self._per_address[peer] += 1
+        try:
+            try:
+                stream, client_id = await self._identified(sock, peer)
+            except TlsRefusedError as error:
+                self.refused(error.reason.name.lower().replace("_", "-"), str(error), peer=peer)
+                return
+            except OSError as error:
+                self.refused("broken-off", str(error), peer=peer)
+                return
+            finally:
+                self._handshakes.release()
+            if stream is not None:
+                await self._serve(stream, client_id, peer)
+        finally:
+            self._per_address[peer] -= 1
+            if not self._per_address[peer]:
+                del self._per_address[peer]
+
+    async def _identified(self, sock: socket.socket, peer: str) -> tuple[Stream | None, ClientId | None]:
+        limits = self._limits
+        if len(self._serving) > limits.connections or self._per_address[peer] > limits.connections_per_address:
+            sock.close()
+            self.refused("too-many-connections", f"{len(self._serving)} connections are open", peer=peer)
+            return None, None
+        stream = await accept_stream(
+            sock,
+            self._context,
+            handshake_seconds=limits.handshake_seconds,
+            stall_seconds=limits.stall_seconds,
+        )
+        if stream.tls is None:
+            return stream, None
+        try:
+            return stream, client_id_from(stream.tls)
+        except TlsRefusedError:
+            await stream.close()
+            raise

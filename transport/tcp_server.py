@@ -1,0 +1,269 @@
+"""The server's shell: carries frames between the connections of a `Listener` and a `SessionHost`.
+
+What connections tell the host is only taken in; `SessionServer.run`, one loop, lets a few milliseconds of it gather,
+makes it durable at once, and then sends what may be sent.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TypeAlias
+
+from secagg import ClientId, MaskSum
+from transport import link
+from transport.certs import Credentials
+from transport.errors import LinkError
+from transport.host import Close, Outgoing, SessionHost
+from transport.recovery import RecoveryPool
+from transport.tcp_connection import PONG, Connection, CutOffError
+from transport.tcp_listener import Listener
+from transport.tcp_settings import Address, Limits, Plaintext
+from transport.tcp_stream import StalledError, Stream
+from transport.tls import TlsRefusedError
+
+logger = logging.getLogger("transport.tcp")
+
+HostObserver: TypeAlias = Callable[[SessionHost], None]
+"""Called after each commit, for progress and metrics; what it raises ends the session's run."""
+
+
+class SessionServer:
+    """A listening server that runs sessions, one after the other; clients that come in between wait for the next.
+
+    Use it as an asynchronous context manager: leaving it closes all connections::
+
+        async with SessionServer(("", 7000), Credentials.of_server("certs")) as server:
+            await server.run(host, pool)
+
+    Args:
+        address: where to listen; an empty host is every address of the machine, port 0 one that the system chooses.
+        tls: the server's certificate, or `PLAINTEXT` for a trial on one machine.
+        limits: what connections may take.
+
+    Raises (on entering):
+        OSError: the address cannot be listened at.
+        CertificateError: see `server_context`.
+        PlaintextError: without TLS, the address is not loopback.
+    """
+
+    def __init__(self, address: Address, tls: Credentials | Plaintext, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
+        self._host: SessionHost | None = None
+        self._error: BaseException | None = None
+        self._connections: dict[tuple[ClientId, int], Connection] = {}
+        self._waiting: dict[ClientId, asyncio.Future[SessionHost | None]] = {}
+        self._news = asyncio.Event()
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+    async def __aenter__(self) -> "SessionServer":
+        await self._listener.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for client_id in list(self._waiting):
+            self._release(client_id, None)
+        await self._listener.close()
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return self._listener.addresses
+
+    @property
+    def num_connections(self) -> int:
+        """How many connections are open, those in their handshake included."""
+        return self._listener.num_connections
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """How many connections were refused or cut off, by reason."""
+        return self._listener.refusals
+
+    async def run(self, host: SessionHost, pool: RecoveryPool, observer: HostObserver | None = None) -> None:
+        """Run one session until it has its outcome, and until everyone who comes back in time has been told.
+
+        Cancelling it tells the clients to come back later; with a journal the session can be resumed. A recovery of
+        masks that is running is waited for.
+
+        Raises:
+            JournalError: from the host; nothing that is not durable was sent.
+        """
+        if self._host is not None:
+            raise RuntimeError("a server runs one session at a time")
+        self._host, self._error, self._connections = host, None, {}
+        for client_id in list(self._waiting):
+            self._release(client_id, host)
+        recovery: asyncio.Task[MaskSum] | None = None
+        farewell: float | None = None
+        self._news.set()
+        try:
+            while True:
+                await self._wait_for_news(host.deadline if farewell is None else farewell)
+                host.tick(self._now())
+                self._send(host.commit(self._now()))
+                if self._error is not None:
+                    raise self._error
+                if observer is not None:
+                    observer(host)
+                if host.job is not None and recovery is None:
+                    recovery = asyncio.create_task(asyncio.to_thread(pool.run, host.job))
+                    recovery.add_done_callback(lambda _: self._news.set())
+                elif recovery is not None and recovery.done() and host.outcome is None:
+                    host.finish(recovery.result(), self._now())
+                    self._news.set()
+                if host.outcome is not None:
+                    farewell = farewell or self._now() + self._limits.farewell_seconds
+                    if not host.untold or self._now() >= farewell:
+                        return
+        finally:
+            self._host = None
+            for connection in self._connections.values():
+                if host.outcome is None:
+                    stopping = link.encode(link.Refused(link.RefusalCode.STOPPING, "the server is being stopped"))
+                    with contextlib.suppress(CutOffError):
+                        connection.send(stopping)
+                connection.finish()
+            if recovery is not None and not recovery.done():
+                await asyncio.wait((recovery,))
+
+    async def _wait_for_news(self, until: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+                # What comes within the next moment is made durable together with it.
+                await asyncio.sleep(self._limits.commit_seconds)
+        self._news.clear()
+
+    def _send(self, outgoing: Iterable[Outgoing]) -> None:
+        for item in outgoing:
+            connection = self._connections.get((item.client_id, item.connection))
+            if connection is None:
+                continue
+            try:
+                connection.send(item.parts, last=isinstance(item, Close))
+            except CutOffError as error:
+                connection.cut(error)
+            if isinstance(item, Close):
+                reason = item.code.name.lower().replace("_", "-")
+                self._listener.refused(reason, item.text, peer=connection.peer, client_id=item.client_id)
+
+    async def _serve(self, stream: Stream, client_id: ClientId | None, peer: str) -> None:
+        """One connection, from the handshake to its end."""
+        try:
+            host = await self._session(client_id)
+        except BaseException:
+            stream.abort()
+            raise
+        if host is None:
+            await stream.close()
+            return
+        # One offer, one frame of each other kind, and as much again, may wait; then nobody reads.
+        max_queued = 2 * link.max_server_payload(host.offer.params, len(host.offer.extra)) + (1 << 16)
+        connection = Connection(
+            stream, self._limits, max_payload=host.max_payload, max_queued=max_queued, peer=peer, client_id=client_id
+        )
+        try:
+            await self._converse(host, connection)
+        finally:
+            self.bytes_received += connection.bytes_received
+            self.bytes_sent += connection.bytes_sent
+
+    async def _session(self, client_id: ClientId | None) -> SessionHost | None:
+        """The session that runs, or is next; None for a connection whose place a newer one took."""
+        if self._host is not None or client_id is None:
+            return self._host
+        self._release(client_id, None)
+        turn: asyncio.Future[SessionHost | None] = asyncio.get_running_loop().create_future()
+        self._waiting[client_id] = turn
+        return await turn
+
+    def _release(self, client_id: ClientId, host: SessionHost | None) -> None:
+        turn = self._waiting.pop(client_id, None)
+        if turn is not None and not turn.done():
+            turn.set_result(host)
+
+    async def _converse(self, host: SessionHost, connection: Connection) -> None:
+        connections = self._connections
+        reading = asyncio.create_task(self._read(host, connection, connections))
+        writing = asyncio.create_task(connection.write())
+        error: BaseException | None = None
+        try:
+            done, _ = await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+            error = next((found for task in done if (found := task.exception()) is not None), None)
+        finally:
+            reading.cancel()
+            writing.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+            if connection.key is not None:
+                del connections[connection.key]
+                if self._host is host:
+                    # Of one that the host itself closed it does not want to hear, and ignores it.
+                    host.disconnected(connection.key[0], self._now(), connection.key[1])
+                    self._news.set()
+            if error is not None:
+                connection.stream.abort()
+        if error is None:
+            await connection.stream.close()
+            return
+        match error:
+            case CutOffError():
+                reason = error.reason
+            case LinkError():
+                reason = "bad-frame"
+            case TlsRefusedError():
+                reason = error.reason.name.lower().replace("_", "-")
+            case StalledError():
+                reason = "not-reading"
+            case OSError():
+                self._listener.lost(str(error), peer=connection.peer, client_id=connection.client_id)
+                return
+            case _:
+                raise error
+        self._listener.refused(reason, str(error), peer=connection.peer, client_id=connection.client_id)
+
+    async def _read(
+        self, host: SessionHost, connection: Connection, connections: dict[tuple[ClientId, int], Connection]
+    ) -> None:
+        client_id = connection.client_id
+        if client_id is not None and not self._enter(host, connection, connections, client_id):
+            return
+        async for payload in connection.frames():
+            if connection.key is None:
+                # Without TLS a client says itself who it is.
+                client_id = connection.client_id = link.decode_identify(payload).client_id
+                if not self._enter(host, connection, connections, client_id):
+                    return
+            elif payload != PONG and self._host is host:
+                host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
+                self._news.set()
+
+    def _enter(
+        self,
+        host: SessionHost,
+        connection: Connection,
+        connections: dict[tuple[ClientId, int], Connection],
+        client_id: ClientId,
+    ) -> bool:
+        """Tell the host of a connection; False if its session is over."""
+        if self._host is not host:
+            return False
+        connection.key = (client_id, host.connected(client_id, self._now()))
+        connections[connection.key] = connection
+        self._news.set()
+        return True
+
+    def _failed(self, error: BaseException) -> None:
+        # No peer can cause that: the session ends with it.
+        self._error = error
+        self._news.set()
+        logger.error("a connection failed: %r", error, extra={"event": "failed"})
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,209 @@
+"""One connection: bytes both ways over TCP, inside TLS or bare.
+
+TLS is done in memory here rather than by asyncio's transport, for three reasons: a refusal is known with its reason
+and its alert reaches the other side; what waits to be sent is bounded at every layer; and a peer that stops reading is
+noticed by the first 64 KiB that do not go out.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from transport.tls import TlsRefusal, TlsRefusedError, refusal_of
+
+CHUNK = 1 << 16
+
+
+class StalledError(ConnectionError):
+    """The other side has not read anything for too long."""
+
+
+class Stream:
+    """A connection that is up. Make one with `connect_stream` or `accept_stream`; one task may read, one may write.
+
+    Args:
+        reader, writer: the TCP connection.
+        stall_seconds: how long 64 KiB may take to go out.
+
+    Attributes:
+        tls: what TLS says of the other side; None without.
+        peer: the other side's IP address.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stall_seconds: float) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._stall_seconds = stall_seconds
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.tls: ssl.SSLObject | None = None
+        peer = writer.get_extra_info("peername")
+        self.peer: str = peer[0] if peer else ""
+        writer.transport.set_write_buffer_limits(high=CHUNK)
+
+    async def handshake(self, context: ssl.SSLContext, *, server_name: str | None = None) -> None:
+        """Agree on TLS keys: as the server, unless the ``server_name`` that was called is given.
+
+        Raises:
+            TlsRefusedError: one side did not accept the other. The client learns of the server's refusal only when it
+                first reads.
+        """
+        tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
+        )
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLError as error:
+                # The alert says why.
+                with contextlib.suppress(OSError):
+                    await self._flush()
+                raise refusal_of(error) from None
+        await self._flush()
+        self.tls = tls
+
+    async def receive(self) -> bytes:
+        """Some bytes, or none at the end.
+
+        Raises:
+            TlsRefusedError: the other side refused us, or what came is not TLS.
+            OSError: the connection broke.
+        """
+        if self.tls is None:
+            return await self._reader.read(CHUNK)
+        while True:
+            try:
+                data = self.tls.read(CHUNK)
+            except ssl.SSLWantReadError:
+                await self._fill()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as error:
+                raise refusal_of(error) from None
+            else:
+                if self._outgoing.pending:  # pragma: no cover - the answer to a key update
+                    await self._flush()
+                return data
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """Send all of it; returns once at most 64 KiB wait in this process.
+
+        Raises:
+            StalledError: the other side does not read.
+            OSError: the connection broke.
+        """
+        view = memoryview(data)
+        for start in range(0, len(view), CHUNK):
+            chunk = view[start : start + CHUNK]
+            if self.tls is None:
+                self._writer.write(chunk)
+                await self._drain()
+                continue
+            try:
+                self.tls.write(chunk)
+            except ssl.SSLError as error:
+                raise ConnectionResetError(str(error)) from None
+            await self._flush()
+
+    async def close(self, linger: float = 1.0) -> None:
+        """Say that it is over and wait for the other side to see it, ``linger`` seconds at most; then close.
+
+        A connection that is closed while the other side still sends is reset, and what was said last is lost.
+        """
+        try:
+            async with asyncio.timeout(linger):
+                if self.tls is not None:
+                    with contextlib.suppress(ssl.SSLError):
+                        self.tls.unwrap()
+                    await self._flush()
+                self._writer.write_eof()
+                while await self._reader.read(CHUNK):
+                    pass
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once; what waits to be sent is lost."""
+        self._writer.transport.abort()
+
+    async def _fill(self) -> None:
+        data = await self._reader.read(CHUNK)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._writer.write(self._outgoing.read())
+            await self._drain()
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self._writer.drain()
+        except TimeoutError:
+            raise StalledError(f"the other side has read nothing for {self._stall_seconds:g} s") from None
+
+
+async def accept_stream(
+    sock: socket.socket, context: ssl.SSLContext | None, *, handshake_seconds: float, stall_seconds: float
+) -> Stream:
+    """The server's end of an accepted connection; ``sock`` is closed if that fails.
+
+    Raises:
+        TlsRefusedError: the handshake failed.
+        OSError: the connection broke.
+    """
+    reader, writer = await asyncio.open_connection(sock=sock, limit=CHUNK)
+    return await _secured(Stream(reader, writer, stall_seconds), context, None, handshake_seconds)
+
+
+async def connect_stream(
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    *,
+    server_name: str | None = None,
+    handshake_seconds: float,
+    stall_seconds: float,
+) -> Stream:
+    """The client's end of a new connection. The server's certificate has to be for ``server_name``, or for ``host``.
+
+    Raises:
+        TlsRefusedError: the handshake failed, or took too long, connecting included.
+        OSError: there is nobody, or the connection broke.
+    """
+    try:
+        async with asyncio.timeout(handshake_seconds):
+            reader, writer = await asyncio.open_connection(host, port, limit=CHUNK)
+    except TimeoutError:
+        raise TlsRefusedError(TlsRefusal.TIMED_OUT) from None
+    return await _secured(Stream(reader, writer, stall_seconds), context, server_name or host, handshake_seconds)
+
+
+async def _secured(
+    stream: Stream, context: ssl.SSLContext | None, server_name: str | None, handshake_seconds: float
+) -> Stream:
+    if context is None:
+        return stream
+    try:
+        async with asyncio.timeout(handshake_seconds):
+            await stream.handshake(context, server_name=server_name)
+    except TlsRefusedError:
+        await stream.close()
+        raise
+    except TimeoutError:
+        stream.abort()
+        raise TlsRefusedError(TlsRefusal.TIMED_OUT) from None
+    except BaseException:
+        stream.abort()
+        raise
+    return stream
