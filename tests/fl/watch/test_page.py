@@ -1,0 +1,168 @@
+"""The status page as a person sees it, in headless Chromium.
+
+With SECAGG_KEEP_SCREENSHOT=1 the picture in the documentation is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fl.watch import Watch, serve_watch
+from secagg import Aborted, AbortReason, Completed, Round
+from tests.cohort import make_params, random_inputs
+from tests.fl.watch.browser import COMMAND, Browser
+from tests.transport.network import QUICK, deadlines, join
+from transport import RecoveryPool, SessionHost, encode_frame, link
+from transport.tcp import PLAINTEXT, SessionServer
+
+PICTURE = Path(__file__).parents[3] / "docs" / "status-page.png"
+
+ACCURACIES = (0.31, 0.58, 0.712, 0.789, 0.835, 0.852, 0.88, 0.901, 0.914)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    if COMMAND is None:
+        pytest.skip("no chromium; apt-get install chromium")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+def watch_in_the_middle() -> Watch:
+    """Nine rounds of twenty are over, one of them without a sum."""
+    watch = Watch("digits, small-cnn", total_rounds=20)
+    accuracies = iter(ACCURACIES)
+    for number in range(1, 11):
+        aborted = "too-few-clients" if number == 5 else None
+        accuracy = None if aborted else next(accuracies)
+        watch.restore(
+            number, included=0 if aborted else 23 - number % 3, invited=24, seconds=4.1 + number % 4 / 3,
+            dropped={"deadline": 11 if aborted else 1 + number % 3}, accuracy=accuracy,
+            loss=None if accuracy is None else 2.3 * (1 - accuracy), bytes_up=41_200 - 180 * (number % 3),
+            bytes_down=86_500 - 210 * (number % 4), aborted=aborted,
+        )  # fmt: skip
+    return watch
+
+
+async def session_in_its_middle(watch: Watch, number: int, at_the_input, clients: int = 24) -> SessionHost:
+    """A real session; ``at_the_input`` is called, in a thread, once all masked inputs but a few are in."""
+    params = make_params(clients, 14)
+    inputs = random_inputs(params, seed=0)
+    seen = asyncio.Event()
+
+    def observer(host: SessionHost) -> None:
+        watch.session(host)
+        if host.round is Round.MASKED_INPUT_COLLECTION and host.status.received == clients - 9:
+            seen.set()
+
+    looked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    # Each slow client takes a thread, and by default there are few.
+    loop.set_default_executor(ThreadPoolExecutor(clients + 8))
+
+    def slow_input(vector):
+        # Made in a thread: a client that is still training.
+        return lambda _: (asyncio.run_coroutine_threadsafe(looked.wait(), loop).result(10), vector)[1]
+
+    watch.round_started(number, params)
+    host = SessionHost(params, deadlines=deadlines(15), now=loop.time())
+    with RecoveryPool(1) as pool:
+        async with SessionServer(("127.0.0.1", 0), PLAINTEXT, QUICK) as server:
+            watch.listener(server)
+            running = asyncio.create_task(server.run(host, pool, observer))
+            port = server.addresses[0][1]
+            # Two send what is no message and are dropped at once, seven are slow, all others answer.
+            bad = [asyncio.create_task(dropped(port, i)) for i in (0, 1)]
+            joins = [
+                asyncio.create_task(join(port, inputs[i] if i >= 9 else slow_input(inputs[i]), PLAINTEXT, i))
+                for i in inputs
+                if i > 1
+            ]
+            await asyncio.wait_for(seen.wait(), 10)
+            await asyncio.to_thread(at_the_input)
+            looked.set()
+            await asyncio.gather(running, *joins, *bad)
+    return host
+
+
+async def dropped(port: int, client_id: int) -> None:
+    """A client that sends what is no message."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for item in (link.Identify(client_id), link.Hello(), link.Message(0, b"nonsense")):
+        writer.write(encode_frame(link.encode(item)))
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+
+def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> None:
+    watch = watch_in_the_middle()
+    with serve_watch(watch, ("127.0.0.1", 0)) as server:
+        page = browser.open(server.url, scale=1.5)
+        other = browser.open(server.url, width=390, dark=True)
+        for each in (page, other):
+            each.until("document.getElementById('link').textContent === 'live'")
+            each.until("document.getElementById('round').textContent === '10'")
+        assert page.value("document.querySelectorAll('#curve circle').length") == 1
+        assert len(page.value("document.querySelector('#curve polyline').getAttribute('points')").split()) == 9
+
+        def look() -> None:
+            for each in (page, other):
+                each.until("document.querySelector('#phases .running')?.innerText.includes('15 in')")
+            assert page.text("#round") == "11"
+            assert page.text("#state") == "running"
+            assert "masked input collection" in page.text("#phases .running")
+            assert page.value("document.querySelectorAll('#phases .done').length") == 2
+            assert page.text("#dropped") == "Dropped: 2 malformed."
+            tiles = page.text("#tiles")
+            assert "Survivors 22 of 24, 14 needed" in tiles
+            assert "Pending 7" in tiles
+            assert "Accuracy 91.40%" in tiles
+            assert page.text("#rounds tr:first-child").startswith("10 22 of 24 91.40%")
+            assert "aborted: too few clients" in page.text("#rounds .failed")
+            page.screenshot(tmp_path / "page.png")
+            other.screenshot(tmp_path / "phone.png")
+
+        host = asyncio.run(session_in_its_middle(watch, 11, look))
+        assert isinstance(host.outcome, Completed)
+        watch.round_ended(11, host.outcome, 5.0, accuracy=0.925, loss=0.2)
+        for each in (page, other):
+            each.until("document.querySelector('#rounds tr').innerText.startsWith('11')")
+            assert "92.50%" in each.text("#tiles")
+            assert each.value("document.querySelectorAll('#phases .done').length") == 5
+        # Nothing to scroll sideways on a phone but the table itself.
+        assert other.value("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.console == []
+    picture = (tmp_path / "page.png").read_bytes()
+    width, height = struct.unpack(">II", picture[16:24])
+    assert width == 1350
+    assert height > 1000
+    if os.environ.get("SECAGG_KEEP_SCREENSHOT"):
+        PICTURE.write_bytes(picture)
+
+
+def test_the_page_comes_back_when_the_server_does(browser: Browser) -> None:
+    watch = Watch("digits", total_rounds=2)
+    with serve_watch(watch, ("127.0.0.1", 0)) as server:
+        address = server.server_address[:2]
+        page = browser.open(server.url)
+        page.until("document.getElementById('link').textContent === 'live'")
+        assert page.text("#no-curve") == "Nothing has been measured yet."
+    page.until("document.getElementById('link').textContent === 'reconnecting'")
+    again = Watch("digits", total_rounds=2)
+    again.restore(1, included=4, seconds=2.0, accuracy=0.5)
+    with serve_watch(again, address):
+        page.until("document.getElementById('link').textContent === 'live'")
+        page.until("document.getElementById('round').textContent === '1'")
+        again.round_ended(2, Aborted(AbortReason.TOO_FEW_CLIENTS, Round.UNMASKING, 3, 2), 1.0)
+        page.until("document.getElementById('state').textContent === 'finished'")
