@@ -17,6 +17,7 @@ from fl import certs_command
 from fl.config import DROPOUT_POINTS, RunConfig
 from fl.errors import ConfigError, FLError
 from fl.formatting import json_line
+from fl.network import join_command, serve_command
 from fl.plan_json import plan_to_json
 from secagg import Adversary, GraphKind, PlanError, SecAggError
 
@@ -57,6 +58,8 @@ def _reported(as_json: bool) -> Iterator[None]:
 
 
 certs_command.register(app, _reported)
+serve_command.register(app, _reported)
+join_command.register(app, _reported)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 import secagg
@@ -21,12 +22,12 @@ from fl.quantization import ClientUpdate, UpdateEncoding
 from fl.serialization import load_model, model_to_bytes
 from fl.state import ParameterLayout, context_digest
 from fl.threads import torch_threads, worthwhile_threads
-from fl.training import evaluate, train
+from fl.training import LocalTraining, evaluate, train
 from secagg import ClientId, Round
 from transport import FaultSchedule
 
 # What a seed is for: every use of the run's seed has a stream of its own.
-_SAMPLING, _FAULTS, _TRAINING, _NETWORK = range(4)
+_SAMPLING, _FAULTS, TRAINING_SEED, NETWORK_SEED = range(4)
 
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's open round, how many clients have answered, and of how many."""
@@ -151,7 +152,7 @@ class FederatedRun:
                 faults=FaultSchedule.dropouts(
                     sampled, self.config.dropout, seed=self._seed(_FAULTS, number), rounds=self.config.dropout_rounds
                 ),
-                seed=self._seed(_NETWORK, number),
+                seed=self._seed(NETWORK_SEED, number),
                 observer=None if observe is None else (lambda *state: observe(self.aggregator.name, *state)),
             )
         )
@@ -197,25 +198,39 @@ class FederatedRun:
     def _train_client(self, client_id: ClientId, number: int, model_message: bytes) -> ClientUpdate:
         """A client's work: load the model that it was sent, train on its own examples, and take the difference."""
         load_model(self._local_model, model_message)
-        received = self._layout.to_vector(self._local_model)
         examples = self._parts[client_id]
-        with torch_threads(self._threads):
-            result = train(
-                self._local_model,
-                self._dataset.train_images[examples],
-                self._dataset.train_labels[examples],
-                self._local_training,
-                seed=self._seed(_TRAINING, number, client_id),
-            )
-        return ClientUpdate(
-            delta=self._layout.to_vector(self._local_model) - received,
-            num_examples=result.num_examples,
-            loss_sum=result.loss_sum,
-            correct=result.correct,
+        return local_update(
+            self._local_model,
+            self._dataset.train_images[examples],
+            self._dataset.train_labels[examples],
+            self._local_training,
+            seed=self._seed(TRAINING_SEED, number, client_id),
+            threads=self._threads,
         )
 
     def _seed(self, purpose: int, *path: int) -> int:
-        return int(np.random.SeedSequence((self.config.seed, purpose, *path)).generate_state(1, np.uint64)[0] >> 1)
+        return derived_seed(self.config.seed, purpose, *path)
+
+
+def derived_seed(seed: int, purpose: int, *path: int) -> int:
+    """The seed of one use of the run's seed; ``path`` says which round's and client's."""
+    return int(np.random.SeedSequence((seed, purpose, *path)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def local_update(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: LocalTraining, *, seed: int, threads: int
+) -> ClientUpdate:
+    """Train the model that a client received on its examples, in place, and take the difference."""
+    layout = ParameterLayout.of(model)
+    received = layout.to_vector(model)
+    with torch_threads(threads):
+        result = train(model, images, labels, training, seed=seed)
+    return ClientUpdate(
+        delta=layout.to_vector(model) - received,
+        num_examples=result.num_examples,
+        loss_sum=result.loss_sum,
+        correct=result.correct,
+    )
 
 
 def _context(model: nn.Module, number: int) -> bytes:

@@ -1,0 +1,29 @@
+"""Addresses as users write them."""
+
+from fl.errors import ConfigError
+from transport.tcp_settings import Address
+
+
+def parse_address(text: str, *, listening: bool = False) -> Address:
+    """``HOST:PORT`` or ``[IPV6]:PORT``; a server may leave out HOST (all addresses) and take port 0 (any free one).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+        colon = ""
+    lowest = 0 if listening else 1
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and lowest <= int(port) <= 65535
+    if not colon or not is_port or not (host or listening):
+        raise ConfigError(f"an address is HOST:PORT, such as sum.example:7000 or [::1]:7000, not {text!r}")
+    return host, int(port)
+
+
+def show_address(address: Address) -> str:
+    """As `parse_address` takes it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,159 @@
+"""What the server announces with a session's offer: a round of training and its model, or that training is over.
+
+The announcement is the offer's ``extra``: msgpack of ``[version, fields, model bytes]``.  The model travels in it as
+safetensors, which hold tensors and nothing that could run; both sides bound its size (`transport.link.MAX_EXTRA_BYTES`
+at most).  All of it is bound into the session: clients that were announced anything different, a clipping bound or
+one weight, cannot agree on masks.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from fl.errors import ConfigError
+from fl.models import ImageShape
+from fl.network.errors import AnnouncementError
+from fl.quantization import UpdateEncoding
+from fl.training import LocalTraining
+
+_VERSION = 1
+_LABEL = b"secagg/fl/network-round/1"
+
+# A layer is allocated for them before the model that was sent is looked at.
+_MAX_CLASSES = 1 << 16
+
+_MOST = 2**63 - 1
+
+_ENCODING = {"update_length": int, "max_examples": int, "clip": float, "value_bits": int}
+_TRAINING = {
+    "epochs": int,
+    "batch_size": int,
+    "learning_rate": float,
+    "momentum": float,
+    "channels_last": bool,
+    "bfloat16": str,
+}
+_FIELDS = {
+    "round": int,
+    "rounds": int,
+    "model": str,
+    "image_shape": list,
+    "num_classes": int,
+    "seed": int,
+    "encoding": dict,
+    "training": dict,
+    "model_sha256": bytes,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """One round of training.
+
+    Attributes:
+        round: from 1.
+        rounds: of the whole training.
+        model: one of `fl.models.MODELS`.
+        image_shape: (channels, height, width) of the examples.
+        num_classes: of the labels.
+        seed: of shuffling and rounding; keys and masks have nothing to do with it.
+        encoding: how updates become integers.
+        training: how clients train.
+        model_bytes: the global model, as `fl.serialization.model_to_bytes` gives it.
+    """
+
+    round: int
+    rounds: int
+    model: str
+    image_shape: ImageShape
+    num_classes: int
+    seed: int
+    encoding: UpdateEncoding
+    training: LocalTraining
+    model_bytes: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOver:
+    """There are no more rounds."""
+
+
+def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
+    """The offer's ``extra``. Equal announcements give equal bytes."""
+    if isinstance(announcement, TrainingOver):
+        return bytes(msgpack.packb([_VERSION, {}, b""]))
+    fields = {
+        "round": announcement.round,
+        "rounds": announcement.rounds,
+        "model": announcement.model,
+        "image_shape": list(announcement.image_shape),
+        "num_classes": announcement.num_classes,
+        "seed": announcement.seed,
+        "encoding": {name: kind(getattr(announcement.encoding, name)) for name, kind in _ENCODING.items()},
+        "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
+        "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
+    }
+    return bytes(msgpack.packb([_VERSION, fields, announcement.model_bytes]))
+
+
+def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
+    """What `encode_announcement` gave; whether it suits the client is `fl.network.policy`'s to say.
+
+    Raises:
+        AnnouncementError: it is none, of another version, or its numbers are out of range.
+    """
+    try:
+        content = msgpack.unpackb(extra)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise AnnouncementError(f"the server's announcement is none: {error}") from None
+    if not isinstance(content, list) or len(content) != 3:
+        raise AnnouncementError("the server announces no training: is it `secagg serve`?")
+    version, fields, model_bytes = content
+    if version != _VERSION:
+        raise AnnouncementError(f"the server announces in version {version!r}, and this client knows {_VERSION}")
+    if fields == {}:
+        return TrainingOver()
+    fields = _checked("the announcement", fields, _FIELDS)
+    if not isinstance(model_bytes, bytes) or hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
+        raise AnnouncementError("the announced model is not the one that came with it")
+    number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
+    if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MAX_CLASSES or not 0 <= fields["seed"] <= _MOST:
+        raise AnnouncementError(f"round {number} of {rounds} with {classes} classes cannot be")
+    if len(shape) != 3 or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
+        raise AnnouncementError("the announced images have no shape")
+    try:
+        encoding = UpdateEncoding(**_checked("the encoding", fields["encoding"], _ENCODING))
+        training = LocalTraining(**_checked("the training", fields["training"], _TRAINING))
+    except ConfigError as error:
+        raise AnnouncementError(f"the announced numbers cannot be: {error}") from None
+    return Announcement(
+        round=number,
+        rounds=rounds,
+        model=fields["model"],
+        image_shape=(shape[0], shape[1], shape[2]),
+        num_classes=classes,
+        seed=fields["seed"],
+        encoding=encoding,
+        training=training,
+        model_bytes=model_bytes,
+    )
+
+
+def round_context(number: int, extra: bytes) -> bytes:
+    """What a round is bound to, 32 bytes: SHA-256 over its number and all that was announced, the model included.
+
+    The server hashes what it sends, each client what it received.
+    """
+    return hashlib.sha256(_LABEL + number.to_bytes(8, "big") + extra).digest()
+
+
+def _checked(what: str, values: Any, types: dict[str, type]) -> dict[str, Any]:
+    if not isinstance(values, dict) or values.keys() != types.keys():
+        raise AnnouncementError(f"{what} has other fields than this version knows")
+    for name, kind in types.items():
+        # True is an int to isinstance, and no number here.
+        if type(values[name]) is not kind:
+            raise AnnouncementError(f"{what}'s {name} is of type {type(values[name]).__name__}, not {kind.__name__}")
+    return values

@@ -1,0 +1,133 @@
+"""`secagg join`: the options of a networked training's client."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer import Argument, Option
+
+from fl.errors import ConfigError
+from fl.network.addresses import parse_address
+from fl.network.errors import NetworkError
+from secagg import Adversary
+from transport import TransportError
+from transport.certs import Credentials
+from transport.link import MAX_EXTRA_BYTES
+from transport.tcp import PLAINTEXT
+
+if TYPE_CHECKING:
+    from fl.network.joining import JoinOptions
+    from fl.network.local_data import LocalData
+
+_INTERRUPTED = 130
+_ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
+
+
+def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
+    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+
+    @app.command()
+    def join(
+        server: Annotated[str, Argument(help="HOST:PORT of the server.")],
+        client_id: Annotated[int, Option("--id", help="This client's number, the one in its certificate.")],
+        certs: Annotated[Path | None, Option(help="Folder with ca.pem, client-<id>.pem and .key.")] = None,
+        plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
+        server_name: Annotated[str | None, Option(help="Name in the server's certificate, if it is not HOST.")] = None,
+        arrays: Annotated[
+            Path | None, Option(help="Own examples: folder or .npz with arrays x (N, H, W) and y (N,).")
+        ] = None,
+        dataset: Annotated[str, Option(help="Or a part of a known data set.")] = "digits",
+        data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
+        shard: Annotated[str | None, Option(help="Which part: I/N, from 0/N to N-1/N.")] = None,
+        partition: Annotated[str, Option(help="How parts are dealt out.")] = "iid",
+        alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = 0.5,
+        shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = 2,
+        seed: Annotated[int, Option(help="Of the partition; all clients of one data set give the same.")] = 0,
+        require_adversary: Annotated[
+            str, Option(help=f"The least that a session must be safe against: {_ADVERSARIES}.")
+        ] = Adversary.HONEST_BUT_CURIOUS.value,
+        min_inputs: Annotated[int, Option(help="The fewest updates that a mean may be of.")] = 2,
+        max_epochs: Annotated[int, Option(help="The most local epochs a round.")] = 100,
+        max_model_bytes: Annotated[int, Option(help="The largest model to take.")] = 1 << 26,
+        directory: Annotated[
+            Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
+        ] = None,
+        state: Annotated[Path | None, Option(help="Folder for an encrypted journal: a crash costs no round.")] = None,
+        give_up: Annotated[float, Option(help="Seconds without a word from the server.")] = 300.0,
+        once: Annotated[bool, Option("--once", help="One round only.")] = False,
+    ) -> None:
+        """Take part in a training that `secagg serve` runs, with one's own examples, round after round."""
+        console = Console()
+        with reported(False):
+            modes = {member.value: member for member in Adversary}
+            if require_adversary not in modes:
+                raise ConfigError(f"adversary {require_adversary!r} is not known here; known: {_ADVERSARIES}")
+            address = parse_address(server)
+            if (certs is None) != plaintext:
+                raise ConfigError("give --certs, or --plaintext for a trial on loopback")
+            if (arrays is None) == (shard is None):
+                raise ConfigError("give --arrays with your own examples, or --shard I/N of a data set")
+            if min_inputs < 2 or max_epochs < 1 or not 0 < give_up < float("inf"):
+                raise ConfigError("min-inputs must be at least 2, max-epochs at least 1, give-up above 0 seconds")
+            if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
+                raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
+            # Everything below waits seconds for torch.
+            from fl.network.joining import JoinOptions
+            from fl.network.local_data import load_arrays, load_shard, parse_shard
+            from fl.network.policy import Policy
+
+            credentials = None if certs is None else Credentials.of_client(certs, client_id)
+            options = JoinOptions(
+                client_id=client_id,
+                address=address,
+                tls=credentials or PLAINTEXT,
+                server_name=server_name,
+                identity_key=None if credentials is None else credentials.key,
+                directory=directory or certs,
+                state=state,
+                policy=Policy(adversary=modes[require_adversary], min_inputs=min_inputs, max_epochs=max_epochs),
+                max_model_bytes=max_model_bytes,
+                give_up=give_up,
+                once=once,
+            )
+            if arrays is not None:
+                data = load_arrays(arrays)
+            else:
+                assert shard is not None  # noqa: S101 - checked above
+                data = load_shard(
+                    dataset,
+                    data_dir,
+                    parse_shard(shard),
+                    scheme=partition,
+                    seed=seed,
+                    alpha=alpha,
+                    per_client=shards_per_client,
+                )
+            interrupted = _take_part(options, data, console)
+        if interrupted:
+            sys.exit(_INTERRUPTED)
+
+
+def _take_part(options: "JoinOptions", data: "LocalData", console: Console) -> bool:
+    """Whether the user broke it off."""
+    from fl.network.joining import Participant
+
+    def say(text: str) -> None:
+        console.print(escape(text), highlight=False, soft_wrap=True)
+
+    participant = Participant(options, data, say)
+    try:
+        asyncio.run(participant.run())
+    except KeyboardInterrupt:
+        kept = "its round can be gone on with" if options.state else "its round goes on without it"
+        console.print(f"\n[yellow]interrupted after {participant.rounds} rounds[/yellow]; {kept}", highlight=False)
+        return True
+    except TransportError as error:
+        raise NetworkError(str(error)) from None
+    return False

@@ -1,0 +1,99 @@
+"""What a client asks of an offer before it takes part: the server proposes, and is not believed."""
+
+from dataclasses import dataclass
+
+import safetensors
+from torch import nn
+
+from fl.errors import ConfigError, FLError
+from fl.models import build_model
+from fl.network.announcement import Announcement
+from fl.network.local_data import LocalData
+from fl.serialization import load_model
+from fl.state import ParameterLayout
+from secagg import Adversary, Parameters
+
+_ORDER = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
+
+
+class PolicyError(FLError):
+    """An offer that this client declines, with every reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a client insists on.
+
+    Attributes:
+        adversary: the weakest adversary that a session may be safe against.
+        min_inputs: the fewest inputs that a sum may be of, this client's included; a threshold below is refused.
+        max_epochs: the most local epochs a round.
+    """
+
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
+    min_inputs: int = 2
+    max_epochs: int = 100
+
+    def check_parameters(self, params: Parameters) -> None:
+        """PolicyError unless the protocol's parameters are what this client agrees to."""
+        reasons = []
+        holders = params.num_clients if params.is_complete else params.degree
+        if 2 * params.threshold <= holders:
+            reasons.append(
+                f"the threshold is {params.threshold} of {holders}, but more than half must be needed to unmask anyone"
+            )
+        if params.threshold < self.min_inputs:
+            reasons.append(f"a sum of {params.threshold} inputs would do, but this client asks for {self.min_inputs}")
+        if _ORDER.index(params.adversary) < _ORDER.index(self.adversary):
+            reasons.append(
+                f"the session is safe against a {params.adversary.value} server, but this client asks for "
+                f"{self.adversary.value}"
+            )
+        if params.modular:
+            reasons.append("sums may wrap, and what wraps is no mean")
+        _raise(reasons)
+
+    def check_training(self, announcement: Announcement, params: Parameters, data: LocalData) -> nn.Module:
+        """The announced model; PolicyError unless it fits its own announcement, the session, and the client's data."""
+        encoding, reasons = announcement.encoding, []
+        if announcement.image_shape != data.image_shape:
+            reasons.append(f"the model is for images {announcement.image_shape}, but these are {data.image_shape}")
+        if data.max_label >= announcement.num_classes:
+            reasons.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
+        if len(data.labels) > encoding.max_examples:
+            reasons.append(
+                f"at most {encoding.max_examples} examples a client were planned for, but there are {len(data.labels)}"
+            )
+        if announcement.training.epochs > self.max_epochs:
+            reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
+        if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
+            reasons.append(
+                f"updates have {encoding.vector_length} values of {encoding.value_bits} bits, but the session's "
+                f"vectors {params.vector_length} of {params.value_bits}"
+            )
+        # Before a model is made of the server's numbers, they are those of this client's own data.
+        _raise(reasons)
+        model = _received_model(announcement)
+        size = ParameterLayout.of(model).size
+        if size != encoding.update_length:
+            _raise([f"the model has {size} parameters, but updates {encoding.update_length}"])
+        return model
+
+
+def _received_model(announcement: Announcement) -> nn.Module:
+    try:
+        model = build_model(
+            announcement.model, image_shape=announcement.image_shape, num_classes=announcement.num_classes, seed=0
+        )
+        load_model(model, announcement.model_bytes)
+    except ConfigError as error:
+        raise PolicyError(str(error)) from None
+    except (safetensors.SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise PolicyError(f"the model that came is no {announcement.model} of this size: {why}") from None
+    return model
+
+
+def _raise(reasons: list[str]) -> None:
+    if reasons:
+        raise PolicyError("; ".join(reasons))

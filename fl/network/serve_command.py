@@ -1,0 +1,176 @@
+"""`secagg serve`: the options of a networked training's server."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer import Option
+
+from fl.config import RunConfig
+from fl.errors import ConfigError
+from fl.formatting import json_line
+from fl.network.addresses import parse_address
+from secagg import Adversary
+from transport import Deadlines
+from transport.certs import Credentials
+from transport.tcp import PLAINTEXT
+
+_DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.__dataclass_fields__.items()}
+_INTERRUPTED = 130
+_ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
+
+# What a run is made of is settled when it starts; where and how patiently it is served is not.
+_RESUMABLE = {
+    *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
+    *("wait", "retries", "join_seconds", "reply_seconds", "training_seconds"),
+}
+
+
+def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
+    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+
+    @app.command()
+    def serve(
+        context: typer.Context,
+        listen: Annotated[str, Option(help="HOST:PORT; without HOST all addresses, port 0 any.")] = "localhost:7000",
+        certs: Annotated[Path | None, Option(help="Folder with ca.pem, server.pem and server.key.")] = None,
+        plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
+        clients: Annotated[int, Option(help="Enrolled clients: ids 0 to CLIENTS - 1.")] = 0,
+        min_clients: Annotated[int, Option(help="Clients to wait for (default: two thirds and one).")] = 0,
+        wait: Annotated[float, Option(help="Seconds to wait for them.")] = 60.0,
+        retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
+        adversary: Annotated[str, Option(help=f"{_ADVERSARIES}.")] = Adversary.HONEST_BUT_CURIOUS.value,
+        corrupt: Annotated[float, Option(help="Fraction of clients that may work with the server.")] = 0.0,
+        directory: Annotated[
+            Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
+        ] = None,
+        join_seconds: Annotated[float, Option(help="How long a round waits for those not there yet.")] = 10.0,
+        reply_seconds: Annotated[float, Option(help="How long for answers that need no training.")] = 30.0,
+        training_seconds: Annotated[float, Option(help="How long for the trained updates.")] = 600.0,
+        dataset: Annotated[str, Option(help="Gives the images' shape and the test set.")] = _DEFAULTS["dataset"],
+        data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
+        model: Annotated[str, Option(help="2nn, cnn, small-cnn or logistic (default: suits the data set).")] = "",
+        rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
+        epochs: Annotated[int, Option(help="Local epochs a round.")] = _DEFAULTS["epochs"],
+        batch_size: Annotated[int, Option("--batch-size", "--batch", help="Local batch size.")] = _DEFAULTS[
+            "batch_size"
+        ],
+        learning_rate: Annotated[float, Option("--learning-rate", "--lr", help="Local learning rate (SGD).")] = (
+            _DEFAULTS["learning_rate"]
+        ),
+        momentum: Annotated[float, Option(help="Local momentum.")] = _DEFAULTS["momentum"],
+        server_learning_rate: Annotated[
+            float, Option("--server-learning-rate", "--server-lr", help="Multiplies the mean update.")
+        ] = _DEFAULTS["server_learning_rate"],
+        partition: Annotated[str, Option(help="How clients deal the data set out; for --max-examples.")] = "",
+        max_examples: Annotated[
+            int, Option(help="A public bound on a client's examples (default: the largest part's).")
+        ] = 0,
+        clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
+        value_bits: Annotated[int, Option(help="Bits of an element (default: at most 24, for a ring of 32).")] = 0,
+        seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
+        out: Annotated[Path | None, Option(help="Folder for checkpoint, journal, metrics, figure and model.")] = None,
+        resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
+        as_json: Annotated[
+            bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")
+        ] = False,
+    ) -> None:
+        """Train a model with clients on other machines, who run `secagg join`."""
+        given = {
+            name
+            for name in context.params
+            if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+        }
+        with reported(as_json), _terminated_as_interrupted():
+            values = {name: value for name, value in context.params.items() if name in _DEFAULTS}
+            _check(given, values, out, resume, retries=retries, wait=wait)
+            modes = {member.value: member for member in Adversary}
+            if adversary not in modes:
+                raise ConfigError(f"adversary {adversary!r} is not known here; known: {_ADVERSARIES}")
+            address = parse_address(listen, listening=True)
+            if (certs is None) != plaintext:
+                raise ConfigError("give --certs, or --plaintext for a trial on loopback")
+            deadlines = _deadlines(join_seconds, reply_seconds, training_seconds)
+            # Everything below waits seconds for torch.
+            from fl.network.serving import resume_serving, start_serving
+            from fl.network.settings import ServeOptions
+
+            options = ServeOptions(
+                address=address,
+                tls=PLAINTEXT if certs is None else Credentials.of_server(certs),
+                directory=directory or certs,
+                wait=wait,
+                retries=retries,
+                deadlines=deadlines,
+            )
+            console = Console(stderr=as_json)
+            if resume is not None:
+                finished = resume_serving(resume, rounds if "rounds" in given else None, data_dir, options, console)
+            else:
+                assert out is not None  # noqa: S101 - checked above
+                finished = start_serving(
+                    RunConfig(**values),
+                    out,
+                    data_dir,
+                    options,
+                    console,
+                    min_clients=min_clients,
+                    adversary=modes[adversary],
+                    max_examples=max_examples,
+                )
+        if as_json:
+            typer.echo(json_line(finished.summary))
+        if finished.interrupted:
+            sys.exit(_INTERRUPTED)
+
+
+def _check(
+    given: set[str], values: dict[str, Any], out: Path | None, resume: Path | None, *, retries: int, wait: float
+) -> None:
+    if retries < 0 or not 0 < wait < float("inf"):
+        raise ConfigError("retries must not be negative, and wait must be above 0 seconds")
+    if resume is not None:
+        if refused := sorted(given - _RESUMABLE):
+            options = ", ".join("--" + name.replace("_", "-") for name in refused)
+            raise ConfigError(f"--resume goes on with the run as it was started; leave out {options}")
+    elif out is None:
+        raise ConfigError("give --out, a folder for the checkpoint that survives a crash, or --resume")
+    elif "clients" not in given:
+        raise ConfigError("give --clients: how many are enrolled")
+    for name in ("value_bits", "max_examples", "min_clients"):
+        # They stand for "by default"; who writes 0 means 0.
+        if name in given and not values.get(name, 1):
+            raise ConfigError(f"{name} must be at least 1, not 0")
+
+
+def _deadlines(join: float, reply: float, training: float) -> Deadlines:
+    try:
+        return Deadlines(
+            advertise_keys=join,
+            share_keys=reply,
+            masked_input_collection=training,
+            consistency_check=reply,
+            unmasking=reply,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A service manager's request to end is like Ctrl-C: a checkpoint stays, and clients are told to come back."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

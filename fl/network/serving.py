@@ -1,0 +1,222 @@
+"""The server's training: a run's folder as `secagg train` keeps it, and rounds over the network.
+
+Beside the checkpoint lie ``network.json``, what the run's rounds have in common, and while a round goes on
+``round.journal``, its session.  Whenever the process ends, both together are enough to go on within the same round.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+import secagg
+from fl.checkpoint import RunFolder
+from fl.config import RunConfig
+from fl.console import TrainingDisplay, summary_table
+from fl.data import Dataset, load_dataset
+from fl.errors import ConfigError
+from fl.network.addresses import show_address
+from fl.network.aggregator import NetworkAggregator, ServingRules
+from fl.network.announcement import Announcement
+from fl.network.errors import NetworkError
+from fl.network.session_thread import SessionThread
+from fl.network.settings import NetworkSettings, ServeOptions, settle
+from fl.quantization import UpdateEncoding
+from fl.report import save_plot
+from fl.rounds import FederatedRun, RoundRecord
+from fl.serialization import model_to_bytes
+from fl.state import ParameterLayout
+from fl.summary import summarize
+from secagg import Adversary, KeyDirectory
+from transport import TransportError
+from transport.certs import directory_from
+
+_JOURNAL = "round.journal"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedServing:
+    """How it ended: the run's figures, and whether the user broke it off."""
+
+    summary: dict[str, Any]
+    interrupted: bool
+
+
+def start_serving(
+    config: RunConfig,
+    out: Path,
+    data_dir: Path | None,
+    options: ServeOptions,
+    console: Console,
+    *,
+    min_clients: int = 0,
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    max_examples: int = 0,
+) -> FinishedServing:
+    """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
+    dataset = load_dataset(config.dataset, data_dir)
+    settings = settle(config, dataset, min_clients=min_clients, adversary=adversary, max_examples=max_examples)
+    run = FederatedRun(config, dataset, "secure")
+    return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], is_new=True)
+
+
+def resume_serving(
+    path: Path, rounds: int | None, data_dir: Path | None, options: ServeOptions, console: Console
+) -> FinishedServing:
+    """Go on with a stored run, in the middle of a round if it was left there."""
+    settings = NetworkSettings.load(path)
+    folder = RunFolder(path)
+    config, rounds_done = folder.load_config()
+    config = replace(config, rounds=config.rounds if rounds is None else rounds)
+    if rounds_done > config.rounds:
+        raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
+    dataset = load_dataset(config.dataset, data_dir)
+    run = FederatedRun(config, dataset, "secure")
+    records = folder.restore([run], rounds_done)
+    folder.save(config, [run], records)
+    console.print(
+        escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
+    )
+    return _Serving(config, settings, options, dataset, run, folder, console).serve(records)
+
+
+class _Serving:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        settings: NetworkSettings,
+        options: ServeOptions,
+        dataset: Dataset,
+        run: FederatedRun,
+        folder: RunFolder,
+        console: Console,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._settings = settings
+        self._options = options
+        self._dataset = dataset
+        self._run = run
+        self._console = console
+        self._encoding = UpdateEncoding(
+            update_length=ParameterLayout.of(run.model).size,
+            max_examples=settings.max_examples,
+            clip=config.clip,
+            value_bits=config.value_bits,
+        )
+        # Those who need not be there are those who are expected to vanish.
+        self._plan = secagg.plan(
+            num_clients=config.clients,
+            vector_length=self._encoding.vector_length,
+            value_bits=config.value_bits,
+            dropout=(config.clients - settings.min_clients) / config.clients,
+            corrupt=config.corrupt,
+            adversary=settings.adversary,
+        )
+
+    def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
+        interrupted = False
+        with _network_errors():
+            directory = self._directory()
+            with SessionThread(self._options.address, self._options.tls) as sessions:
+                # Only once nothing is in the way: a folder with a run in it cannot be given again.
+                if is_new:
+                    self._folder.create()
+                    self._settings.save(self._folder.path)
+                    self._folder.save(self._config, [self._run], records)
+                self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
+                try:
+                    self._rounds(sessions, directory, records)
+                except KeyboardInterrupt:
+                    interrupted = True
+        return self._finish(interrupted)
+
+    def _directory(self) -> KeyDirectory | None:
+        if self._settings.adversary is not Adversary.MALICIOUS:
+            return None
+        path = self._options.directory
+        if path is None:
+            raise ConfigError("malicious mode needs everybody's certificates: give --directory")
+        return directory_from(path, path / "ca.pem")
+
+    def _rounds(self, sessions: SessionThread, directory: KeyDirectory | None, records: list[RoundRecord]) -> None:
+        run, config = self._run, self._config
+        aggregator = NetworkAggregator(
+            self._plan,
+            self._encoding,
+            sessions=sessions,
+            announce=self._announcement,
+            rules=ServingRules(
+                min_clients=self._settings.min_clients,
+                wait=self._options.wait,
+                retries=self._options.retries,
+                deadlines=self._options.deadlines,
+            ),
+            journal=self._folder.path / _JOURNAL,
+            say=self._say,
+            directory=directory,
+        )
+        run.aggregator = aggregator
+        aggregator.forget_older(run.rounds_done)
+        with TrainingDisplay(self._console, config) as display:
+            display.introduce([run], self._encoding.update_length)
+            while run.rounds_done < config.rounds:
+                display.round_started(run.rounds_done)
+                record = run.run_round(display.on_progress)
+                records.append(record)
+                self._folder.save(config, [run], records)
+                aggregator.forget_round()
+                display.round_done([record])
+            aggregator.say_goodbye(tuple(range(config.clients)))
+
+    def _announcement(self) -> Announcement:
+        return Announcement(
+            round=self._run.rounds_done + 1,
+            rounds=self._config.rounds,
+            model=self._config.model,
+            image_shape=self._dataset.image_shape,
+            num_classes=self._dataset.num_classes,
+            seed=self._config.seed,
+            encoding=self._encoding,
+            training=self._config.local_training,
+            model_bytes=model_to_bytes(self._run.model),
+        )
+
+    def _finish(self, interrupted: bool) -> FinishedServing:
+        # What was broken off may have changed the model already: the checkpoint has the last whole round.
+        _, rounds_done = self._folder.load_config()
+        records = self._folder.restore([self._run], rounds_done)
+        if interrupted:
+            self._console.print(
+                f"\n[yellow]interrupted after round {rounds_done} of {self._config.rounds}[/yellow]; go on with: "
+                f"secagg serve --resume {escape(str(self._folder.path))}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        summary = summarize(self._config, records, self._plan)
+        if records:
+            self._console.print(summary_table(summary))
+            self._folder.save_model(self._run)
+            save_plot(self._folder.plot_path, self._config, records)
+            self._say(f"figure {self._folder.plot_path}, model {self._folder.model_path}")
+        return FinishedServing(summary, interrupted)
+
+    def _say(self, text: str) -> None:
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """The network's errors as the user's."""
+    try:
+        yield
+    except TransportError as error:
+        raise NetworkError(str(error)) from None
+    except OSError as error:
+        raise NetworkError(f"cannot serve: {error.strerror or error}") from None

@@ -1,0 +1,98 @@
+"""How a run is served: what is stored with it, and what each process is told anew."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl.config import RunConfig
+from fl.data import Dataset
+from fl.data.partition import partition
+from fl.errors import ConfigError
+from secagg import Adversary
+from transport import Deadlines
+from transport.certs import Credentials
+from transport.tcp import Address, Plaintext
+
+_SETTINGS = "network.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """What a run's rounds have in common, beside its `RunConfig`; stored when it starts.
+
+    Attributes:
+        min_clients: so many of the enrolled clients are awaited before a round begins; the others may be missing.
+        adversary: whom rounds are safe against.
+        max_examples: a public bound on any client's examples, which weights are relative to.
+    """
+
+    min_clients: int
+    adversary: Adversary
+    max_examples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "adversary": self.adversary.value}
+
+    def save(self, path: Path) -> None:
+        """Store it in a run's folder, before the first checkpoint. ConfigError if that cannot be written to."""
+        try:
+            (path / _SETTINGS).write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write to {path}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> "NetworkSettings":
+        """What was stored. ConfigError if nothing was."""
+        try:
+            values = json.loads((path / _SETTINGS).read_text())
+            return cls(**{**values, "adversary": Adversary(values["adversary"])})
+        except FileNotFoundError:
+            raise ConfigError(f"{path} holds no run of secagg serve: it has no {_SETTINGS}") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{path / _SETTINGS} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """How this process serves; may be others when a run is resumed.
+
+    Attributes:
+        address: where to listen.
+        tls: the server's certificate, or that there is to be none.
+        directory: in malicious mode, the folder with everybody's certificates and the authority's.
+        wait, retries, deadlines: see `ServingRules`.
+    """
+
+    address: Address
+    tls: Credentials | Plaintext
+    directory: Path | None
+    wait: float
+    retries: int
+    deadlines: Deadlines
+
+
+def settle(
+    config: RunConfig, dataset: Dataset, *, min_clients: int, adversary: Adversary, max_examples: int
+) -> NetworkSettings:
+    """The settings of a new run; 0 stands for a number that suits the others.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    fewest = min_clients or 2 * config.clients // 3 + 1
+    if not 2 <= fewest <= config.clients:
+        raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
+    if not max_examples:
+        parts = partition(
+            dataset,
+            config.partition,
+            config.clients,
+            seed=config.seed,
+            alpha=config.alpha,
+            shards_per_client=config.shards_per_client,
+        )
+        max_examples = max(map(len, parts))
+    return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples)

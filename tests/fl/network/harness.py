@@ -1,0 +1,246 @@
+"""A training's server and clients: as processes of their own, or clients in threads beside a server in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fl.config import RunConfig
+from fl.data.partition import partition
+from fl.network.joining import JoinOptions, Participant
+from fl.network.local_data import LocalData
+from fl.network.policy import Policy
+from fl.network.serving import FinishedServing, start_serving
+from fl.network.settings import ServeOptions
+from tests.fl.network.program import run
+from tests.fl.runs import tiny_config, tiny_dataset
+from transport import Deadlines
+from transport.authority import Authority
+from transport.certs import Credentials
+
+CLIENTS = 4
+
+
+# Each program would need seconds to import torch: they are forked from a process that did it once.
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["fl.cli", "fl.network.serving", "fl.network.joining", "sklearn.datasets"])
+
+
+class Program:
+    """`secagg` in a process of its own, and the lines that it says."""
+
+    def __init__(self, *arguments: object) -> None:
+        output, theirs = _FORKED.Pipe(duplex=False)
+        with pytest.MonkeyPatch.context() as patch:
+            # Read when the first one is forked: on a busy machine two threads wait for each other.
+            patch.setenv("OMP_NUM_THREADS", "1")
+            self._process = _FORKED.Process(target=run, args=(theirs, list(map(str, arguments))), daemon=True)
+            self._process.start()
+        theirs.close()
+        self._output = open(os.dup(output.fileno()), encoding="utf-8", errors="replace")  # noqa: SIM115 - see close()
+        output.close()
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._output:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, words: str, seconds: float = 45) -> str:
+        """The first line with these words, also one that was said before."""
+
+        def found() -> bool:
+            return self._ended or any(words in line for line in self.lines)
+
+        with self._changed:
+            self._changed.wait_for(found, seconds)
+            for line in self.lines:
+                if words in line:
+                    return line
+        raise AssertionError(f"it never said {words!r}, but {self.lines[-5:]}")
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to this process, and no other."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Signal 9, and see it dead."""
+        self._process.kill()
+        self._process.join(10)
+
+    def wait(self, seconds: float = 45) -> int | None:
+        """Its exit code."""
+        self._process.join(seconds)
+        self._reader.join(5)
+        return self._process.exitcode
+
+    def close(self) -> None:
+        """End it if it still runs."""
+        self.kill()
+        self._reader.join(5)
+        self._output.close()
+        self._process.close()
+
+
+@dataclass
+class Client:
+    """A client in a thread."""
+
+    participant: Participant
+    said: list[str] = field(default_factory=list)
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        def work() -> None:
+            try:
+                asyncio.run(self.participant.run())
+            except BaseException as error:  # noqa: BLE001 - the test looks at it
+                self.error = error
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def finish(self, seconds: float = 30) -> None:
+        """Wait for its end; raises what it raised."""
+        assert self.thread is not None
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), self.said
+        if self.error is not None:
+            raise self.error
+
+
+class Deployment:
+    """Certificates for a server and `CLIENTS` clients, with `tiny_dataset` dealt out to them."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.certs = directory / "certs"
+        authority = Authority.create(self.certs)
+        authority.issue(server_names=["localhost", "127.0.0.1"], client_ids=range(CLIENTS))
+        monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 0.2)
+        self.dataset = tiny_dataset()
+        monkeypatch.setattr("fl.network.serving.load_dataset", lambda name, data_dir=None: self.dataset)
+        monkeypatch.setattr("fl.network.serving.save_plot", lambda path, *_: path.write_bytes(b""))
+        self.port = 0
+        self.listening = threading.Event()
+        self.output: list[str] = []
+        self._clients: list[Client] = []
+
+    def options(self, **changes: Any) -> ServeOptions:
+        defaults: dict[str, Any] = {
+            "address": ("127.0.0.1", self.port),
+            "tls": Credentials.of_server(self.certs),
+            "directory": self.certs,
+            "wait": 10.0,
+            "retries": 1,
+            "deadlines": Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=3, unmasking=5),
+        }
+        return ServeOptions(**{**defaults, **changes})
+
+    def console(self) -> Console:
+        """One that notes the port, on which clients wait."""
+        deployment = self
+
+        class Notes(Console):
+            def print(self, *objects: Any, **options: Any) -> None:
+                text = " ".join(map(str, objects))
+                deployment.output.append(text)
+                if text.startswith("listening on "):
+                    deployment.port = int(text.rpartition(":")[2])
+                    deployment.listening.set()
+
+        return Notes(quiet=True)
+
+    def config(self, **changes: Any) -> RunConfig:
+        return tiny_config(clients=CLIENTS, **changes)
+
+    def data(self, client_id: int, config: RunConfig) -> LocalData:
+        chosen = partition(self.dataset, "iid", CLIENTS, seed=config.seed)[client_id]
+        return LocalData(self.dataset.train_images[chosen], self.dataset.train_labels[chosen])
+
+    def client(
+        self, client_id: int, config: RunConfig, *, make: Callable[..., Participant] = Participant, **changes: Any
+    ) -> Client:
+        """A client, to be started once the server listens."""
+        credentials = Credentials.of_client(self.certs, client_id)
+        options: dict[str, Any] = {
+            "client_id": client_id,
+            "address": ("127.0.0.1", self.port),
+            "tls": credentials,
+            "identity_key": credentials.key,
+            "directory": self.certs,
+            "policy": Policy(),
+            "max_model_bytes": 1 << 20,
+            "give_up": 10.0,
+        }
+        said: list[str] = []
+        participant = make(JoinOptions(**{**options, **changes}), self.data(client_id, config), said.append)
+        self._clients.append(Client(participant, said))
+        return self._clients[-1]
+
+    def run_beside(self, config: RunConfig, clients: Callable[[], None], **serving: Any) -> FinishedServing:
+        """Serve in this thread; ``clients`` runs in another one, once the server listens."""
+        options = serving.pop("options", None) or self.options()
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                assert self.listening.wait(10)
+                clients()
+            except BaseException as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            return start_serving(config, self.directory / "run", None, options, self.console(), **serving)
+        finally:
+            thread.join(10)
+            if errors:
+                raise errors[0]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def programs() -> Iterator[Callable[..., Program]]:
+    """Starts programs; those that still run at the end are ended, each by its own id."""
+    started: list[Program] = []
+
+    def start(*arguments: object) -> Program:
+        started.append(Program(*arguments))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for program in started:
+            program.close()

@@ -1,0 +1,296 @@
+"""Announcements, policies, local data, addresses and options, each by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+
+import secagg
+from fl.errors import ConfigError, DataError
+from fl.models import build_model
+from fl.network.addresses import parse_address, show_address
+from fl.network.announcement import (
+    Announcement,
+    TrainingOver,
+    decode_announcement,
+    encode_announcement,
+    round_context,
+)
+from fl.network.errors import AnnouncementError
+from fl.network.local_data import LocalData, load_arrays, load_shard, parse_shard
+from fl.network.policy import Policy, PolicyError
+from fl.quantization import UpdateEncoding
+from fl.serialization import model_to_bytes
+from fl.training import LocalTraining
+from secagg import Adversary, GraphKind, Parameters
+from tests.fl.runs import assert_refused, invoke
+from transport.authority import Authority
+
+SHAPE = (1, 4, 4)
+ENCODING = UpdateEncoding(update_length=51, max_examples=10, clip=1.0, value_bits=16)
+PARAMS = secagg.plan(num_clients=4, vector_length=ENCODING.vector_length, value_bits=16).parameters
+DATA = LocalData(torch.zeros(5, *SHAPE), torch.tensor([0, 1, 2, 1, 0]))
+
+
+def announcement(**changes: Any) -> Announcement:
+    values: dict[str, Any] = {
+        "round": 2,
+        "rounds": 5,
+        "model": "logistic",
+        "image_shape": SHAPE,
+        "num_classes": 3,
+        "seed": 7,
+        "encoding": ENCODING,
+        "training": LocalTraining(epochs=1, batch_size=10, learning_rate=0.1, momentum=0.5),
+        "model_bytes": model_to_bytes(build_model("logistic", image_shape=SHAPE, num_classes=3, seed=1)),
+    }
+    return Announcement(**{**values, **changes})
+
+
+def test_announcements_come_back_as_they_were() -> None:
+    for given in (announcement(), TrainingOver()):
+        assert decode_announcement(encode_announcement(given)) == given
+    assert encode_announcement(announcement()) == encode_announcement(announcement())
+
+
+def test_all_that_is_announced_is_in_the_context() -> None:
+    extra = encode_announcement(announcement())
+    other = encode_announcement(announcement(encoding=dataclasses.replace(ENCODING, clip=2.0)))
+    assert len({round_context(2, extra), round_context(3, extra), round_context(2, other)}) == 3
+
+
+def tampered(**fields: Any) -> bytes:
+    version, values, model = msgpack.unpackb(encode_announcement(announcement()))
+    for name, value in fields.items():
+        outer, _, inner = name.partition("__")
+        if inner:
+            values[outer][inner] = value
+        else:
+            values[outer] = value
+    return msgpack.packb([version, values, model])
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (b"", "none"),
+        (b"\xc1", "none"),
+        (b"\x93\x01", "none"),
+        (encode_announcement(announcement())[:-1], "none"),
+        (encode_announcement(announcement()) + b"x", "none"),
+        (b"\x91" * 5000 + b"\x90", "none"),
+        (msgpack.packb({"a": 1}), "no training"),
+        (msgpack.packb([2, {}, b""]), "version"),
+        (msgpack.packb([1, {"round": 1}, b""]), "other fields"),
+        (tampered(more=1), "other fields"),
+        (tampered(round=True), "of type bool"),
+        (tampered(round=0), "cannot be"),
+        (tampered(round=6), "cannot be"),
+        (tampered(num_classes=1 << 30), "cannot be"),
+        (tampered(seed=-1), "cannot be"),
+        (tampered(image_shape=[4, 4]), "no shape"),
+        (tampered(image_shape=[1, 4, "4"]), "no shape"),
+        (tampered(model_sha256=b""), "not the one"),
+        (tampered(encoding__clip=float("nan")), "clipping"),
+        (tampered(encoding__value_bits=40), "value bits"),
+        (tampered(encoding=[]), "of type list"),
+        (tampered(training__epochs=0), "epochs"),
+        (tampered(training__learning_rate=float("inf")), "learning_rate"),
+        (tampered(training__bfloat16="maybe"), "bfloat16"),
+    ],
+)  # fmt: skip
+def test_what_is_no_announcement_is_refused(extra: bytes, said: str) -> None:
+    with pytest.raises(AnnouncementError, match=said):
+        decode_announcement(extra)
+
+
+@pytest.mark.parametrize(
+    ("policy", "params", "said"),
+    [
+        (Policy(), {}, None),
+        (Policy(adversary=Adversary.SEMI_MALICIOUS), {"adversary": Adversary.MALICIOUS}, None),
+        (Policy(adversary=Adversary.SEMI_MALICIOUS), {}, "asks for semi-malicious"),
+        (Policy(), {"threshold": 2}, "more than half"),
+        (Policy(min_inputs=4), {}, "asks for 4"),
+        (Policy(), {"modular": True}, "wrap"),
+    ],
+)
+def test_the_protocols_parameters_are_within_the_policy(
+    policy: Policy, params: dict[str, Any], said: str | None
+) -> None:
+    offered: Parameters = dataclasses.replace(PARAMS, **params)
+    if said is None:
+        policy.check_parameters(offered)
+        return
+    with pytest.raises(PolicyError, match=said):
+        policy.check_parameters(offered)
+
+
+def test_a_sparse_graphs_threshold_is_of_its_neighbourhoods() -> None:
+    params = secagg.plan(
+        num_clients=2000, vector_length=4, value_bits=4, dropout=0.05, graph=GraphKind.SPARSE
+    ).parameters  # fmt: skip
+    assert not params.is_complete
+    try:
+        Policy().check_parameters(params)
+        accepted = True
+    except PolicyError:
+        accepted = False
+    assert accepted == (2 * params.threshold > params.degree)
+
+
+@pytest.mark.parametrize(
+    ("changes", "params", "said"),
+    [
+        ({"image_shape": (1, 1 << 40, 1 << 40)}, {}, "the model is for images"),
+        ({"num_classes": 2}, {}, "there is a label 2"),
+        ({"encoding": dataclasses.replace(ENCODING, max_examples=4)}, {}, "at most 4 examples"),
+        ({"training": LocalTraining(epochs=101, batch_size=1, learning_rate=0.1)}, {}, "at most 100"),
+        ({}, {"vector_length": 100}, "updates have"),
+        ({}, {"value_bits": 15}, "56 of 15"),
+        ({"model": "transformer"}, {}, "unknown model"),
+        ({"model": "2nn"}, {}, "is no 2nn of this size"),
+        ({"num_classes": 4}, {}, "is no logistic of this size"),
+        ({"model_bytes": b"\x80\x04."}, {}, "is no logistic of this size"),
+        ({"encoding": dataclasses.replace(ENCODING, update_length=50)}, {"vector_length": ENCODING.vector_length - 1},
+         "51 parameters, but updates 50"),
+    ],
+)  # fmt: skip
+def test_a_training_that_does_not_fit_is_declined(changes: dict[str, Any], params: dict[str, Any], said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        Policy().check_training(announcement(**changes), dataclasses.replace(PARAMS, **params), DATA)
+
+
+def test_a_training_that_fits_gives_the_model_that_was_sent() -> None:
+    model = Policy().check_training(announcement(), PARAMS, DATA)
+    assert model_to_bytes(model) == announcement().model_bytes
+
+
+def test_own_arrays_from_a_folder_an_archive_or_a_file(tmp_path: Path) -> None:
+    x, y = np.arange(48, dtype=np.float64).reshape(3, 4, 4), np.array([2, 0, 1], dtype=np.uint8)
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "folder" / "x.npy", x)
+    np.save(tmp_path / "folder" / "y.npy", y)
+    (tmp_path / "archive").mkdir()
+    np.savez(tmp_path / "archive" / "mine.npz", x=x[:, None], y=y)
+    for path in (tmp_path / "folder", tmp_path / "archive", tmp_path / "archive" / "mine.npz"):
+        data = load_arrays(path)
+        assert data.image_shape == SHAPE
+        assert data.max_label == 2
+        assert torch.equal(data.images[:, 0], torch.tensor(x, dtype=torch.float32))
+        assert data.labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.zeros((3, 4)), np.zeros(3, int)),
+        (np.zeros((0, 4, 4)), np.zeros(0, int)),
+        (np.zeros((3, 4, 4)), np.zeros(2, int)),
+        (np.zeros((3, 4, 4)), np.zeros(3)),
+        (np.zeros((3, 4, 4)), np.full(3, -1)),
+        (np.full((3, 4, 4), np.nan), np.zeros(3, int)),
+        (np.zeros((3, 4, 4), complex), np.zeros(3, int)),
+        (np.full((3, 4, 4), None), np.zeros(3, int)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, x: Any, y: Any) -> None:
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    with pytest.raises(DataError):
+        load_arrays(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04rubbish", b"rubbish"])
+def test_what_holds_no_arrays_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.npz").write_bytes(content)
+    for path in (tmp_path, tmp_path / "a.npz"):
+        with pytest.raises(DataError, match="no arrays x and y"):
+            load_arrays(path)
+
+
+def test_shards_are_those_of_a_simulation() -> None:
+    parts = [load_shard("digits", None, (i, 3), scheme="iid", seed=4, alpha=0.5, per_client=2) for i in range(3)]
+    assert sum(len(part.labels) for part in parts) == 1442
+    assert parse_shard("2/3") == (2, 3)
+    for text in ("", "3/3", "1", "-1/3", "a/b", "1/3/5"):
+        with pytest.raises(ConfigError):
+            parse_shard(text)
+
+
+def test_addresses() -> None:
+    assert parse_address("sum.example:7000") == ("sum.example", 7000)
+    assert parse_address("[::1]:7000") == ("::1", 7000)
+    assert parse_address(":0", listening=True) == ("", 0)
+    assert show_address(("::1", 7)) == "[::1]:7"
+    for text in ("", "host", "host:", "host:99999", "host:0", ":7000", "::1:7000", "host:-1", "host:٣"):
+        with pytest.raises(ConfigError, match="an address is HOST:PORT"):
+            parse_address(text)
+
+
+CERTS = ("--certs", "nowhere")
+SHARD = ("--shard", "0/2")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("serve", "--clients", 4, "--out", "run"), "give --certs, or --plaintext"),
+        (("serve", "--clients", 4, *CERTS), "give --out"),
+        (("serve", "--out", "run", *CERTS), "give --clients"),
+        (("serve", "--clients", 4, "--out", "run", *CERTS), "nowhere/server.pem: there is no such file"),
+        (("serve", "--clients", 1, "--out", "run", *CERTS), "at least 2 clients"),
+        (("serve", "--clients", 4, "--min-clients", 5, "--out", "run", *CERTS), "min-clients"),
+        (("serve", "--clients", 4, "--min-clients", 2, "--out", "run", *CERTS), "threshold"),
+        (("serve", "--clients", 4, "--out", "run", "--adversary", "evil", *CERTS), "'evil' is not known"),
+        (("serve", "--clients", 4, "--out", "run", "--listen", "x", *CERTS), "an address is HOST:PORT"),
+        (("serve", "--clients", 4, "--out", "run", "--wait", 0, *CERTS), "wait"),
+        (("serve", "--clients", 4, "--out", "run", "--reply-seconds", 0, *CERTS), "deadline"),
+        (("serve", "--clients", 4, "--out", "run", "--plaintext", "--listen", "192.0.2.1:7"), "loopback"),
+        (("serve", "--resume", "run", "--clients", 4, *CERTS), "leave out --clients"),
+        (("serve", "--resume", "run", *CERTS), "holds no run of secagg serve"),
+        (("serve", "--clients", 4, "--out", "run", "--model", "logistic", "--adversary", "malicious", "--plaintext"),
+         "--directory"),
+        (("join", "h:1", "--id", 0, *CERTS), "--arrays"),
+        (("join", "h:1", "--id", 0, *SHARD), "give --certs"),
+        (("join", "h", "--id", 0, *CERTS, *SHARD), "an address is HOST:PORT"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--require-adversary", "evil"), "'evil' is not known"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--min-inputs", 1), "min-inputs"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-model-bytes", 1 << 40), "max-model-bytes"),
+        (("join", "h:1", "--id", 0, *CERTS, "--shard", "2/2"), "a shard is I/N"),
+        (("join", "h:1", "--id", 0, *CERTS, "--arrays", "nowhere"), "no arrays x and y"),
+        (("join", "127.0.0.1:1", "--id", 0, *CERTS, *SHARD), "client-0.pem: No such file"),
+        (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--give-up", 0.1), "no word from 127.0.0.1:1"),
+    ],
+)  # fmt: skip
+def test_a_users_mistake_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*options)
+    lines = result.stdout.splitlines()
+    assert all(line.startswith("client ") for line in lines), result.stdout
+    assert result.exit_code == 1, (result.exception, result.stderr)
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert said in result.stderr
+    # Nothing is left that would be in the way of a second try.
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    import socket
+
+    Authority.create(tmp_path / "certs").issue(server_names=["127.0.0.1"], client_ids=())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = invoke(
+            "serve", "--clients", 4, "--model", "logistic", "--out", tmp_path / "run", "--certs", tmp_path / "certs",
+            "--listen", listen,
+        )  # fmt: skip
+    assert_refused(result, "cannot serve", "in use")

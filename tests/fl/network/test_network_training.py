@@ -1,0 +1,247 @@
+"""Trainings over TLS in one process: who vanishes, who is late, who declines, and what is left on the disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import secagg
+from fl.checkpoint import RunFolder
+from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.joining import Participant
+from fl.network.policy import Policy
+from fl.network.serving import resume_serving
+from fl.rounds import FederatedRun
+from secagg import Adversary
+from tests.fl.network.harness import CLIENTS, Client, Deployment, until
+from transport import Deadlines, Journal, SessionHost, TransportError
+from transport.authority import Authority
+from transport.certs import Credentials
+from transport.tcp import PLAINTEXT
+
+_MALICIOUS = Adversary.MALICIOUS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Vanishing(Participant):
+    """Breaks off where its input is due in its first round."""
+
+    def _input(self, offer):
+        raise KeyError("gone")
+
+
+class Slow(Participant):
+    """Too late with its first update."""
+
+    def _input(self, offer):
+        if not self.rounds and not hasattr(self, "was_late"):
+            self.was_late = True
+            time.sleep(2.5)
+        return super()._input(offer)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    return Deployment(tmp_path, monkeypatch)
+
+
+def start_all(clients: list[Client]) -> list[Client]:
+    for client in clients:
+        client.start()
+    return clients
+
+
+def test_the_model_is_bit_for_bit_that_of_the_simulation(deployment: Deployment) -> None:
+    config = deployment.config(rounds=2)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config) for i in range(CLIENTS)]))
+
+    finished = deployment.run_beside(config, beside)
+    for client in clients:
+        client.finish()
+        assert client.participant.rounds == 2
+    simulated = FederatedRun(config, deployment.dataset, "secure")
+    accuracies = [simulated.run_round().accuracy for _ in range(2)]
+    assert finished.summary["accuracy"] == accuracies[-1]
+    assert finished.summary["included"] == [CLIENTS, CLIENTS]
+    served = FederatedRun(config, deployment.dataset, "secure")
+    RunFolder(deployment.directory / "run").restore([served], 2)
+    for name, value in simulated.model.state_dict().items():
+        assert torch.equal(value, served.model.state_dict()[name]), name
+
+
+def test_a_client_that_vanishes_or_is_late_misses_a_round_and_is_in_the_next(deployment: Deployment) -> None:
+    """Round 1 without client 3, which dies; round 2 without it, since it is late; round 3 with everyone."""
+    config = deployment.config(rounds=3)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config) for i in (0, 1, 2)]))
+        gone = deployment.client(3, config, make=Vanishing)
+        gone.start()
+        with pytest.raises(KeyError, match="gone"):
+            gone.finish()
+        clients.append(deployment.client(3, config, make=Slow))
+        clients[3].start()
+
+    deadlines = Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=1.5, unmasking=5)
+    finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included_clients"] == [[0, 1, 2], [0, 1, 2], [0, 1, 2, 3]]
+    assert finished.summary["dropped"] == [{"MaskedInputCollection": 1}, {"MaskedInputCollection": 1}, {}]
+    assert [client.participant.rounds for client in clients] == [3, 3, 3, 1]
+    assert sum("not in this round" in line for line in clients[3].said) >= 1
+
+
+def test_who_misses_the_last_round_hears_that_it_was_the_last(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 3.0)
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config) for i in (0, 1, 2)]))
+        clients.append(deployment.client(3, config, make=Slow))
+        clients[3].start()
+
+    deadlines = Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=1.5, unmasking=5)
+    finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included_clients"] == [[0, 1, 2]]
+    assert clients[3].said[-1] == "the training is over"
+
+
+def test_too_few_clients_end_it_with_the_reason_and_the_checkpoint_as_it_was(deployment: Deployment) -> None:
+    """Two of three come; then the same run goes on with everyone."""
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config) for i in (0, 1)]))
+
+    with pytest.raises(RoundFailedError, match=r"round 1 was aborted 2 times, .* 2 of 3 clients were there"):
+        deployment.run_beside(config, beside, options=deployment.options(wait=0.6))
+    out = deployment.directory / "run"
+    assert RunFolder(out).load_config() == (config, 0)
+    clients.extend(start_all([deployment.client(2, config)]))
+    finished = resume_serving(out, None, None, deployment.options(), deployment.console())
+    for client in clients:
+        client.finish()
+    assert finished.summary["included_clients"] == [[0, 1, 2]]
+
+
+def test_an_aborted_round_is_tried_again(deployment: Deployment) -> None:
+    """Of three clients one dies: too few for a sum. In the second try there are enough."""
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config) for i in (0, 1)]))
+        gone = deployment.client(3, config, make=Vanishing)
+        gone.start()
+        with pytest.raises(KeyError, match="gone"):
+            gone.finish()
+        until(lambda: any("no result" in line for line in clients[0].said))
+        clients.extend(start_all([deployment.client(2, config)]))
+
+    deadlines = Deadlines(advertise_keys=0.7, share_keys=5, masked_input_collection=1.0, unmasking=5)
+    finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included_clients"] == [[0, 1, 2]]
+    (said,) = (line for line in deployment.output if line.startswith("round 1 was aborted"))
+    assert "in MaskedInputCollection" in said
+    assert "needed 3, had 2" in said
+
+
+def test_malicious_mode_takes_the_certificates_identities(deployment: Deployment) -> None:
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+    policy = Policy(adversary=Adversary.MALICIOUS)
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config, policy=policy, once=True) for i in range(CLIENTS)]))
+
+    finished = deployment.run_beside(config, beside, adversary=Adversary.MALICIOUS)
+    for client in clients:
+        client.finish()
+    assert finished.summary["included"] == [CLIENTS]
+    assert finished.summary["plan"]["adversary"] == "malicious"
+
+
+def test_without_tls_on_loopback(deployment: Deployment) -> None:
+    config = deployment.config(rounds=2)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config, tls=PLAINTEXT) for i in range(CLIENTS)]))
+
+    finished = deployment.run_beside(config, beside, options=deployment.options(tls=PLAINTEXT))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included"] == [CLIENTS, CLIENTS]
+
+
+def test_clients_that_do_not_agree_end_with_the_reason_and_the_others_train(deployment: Deployment) -> None:
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+    strangers = deployment.directory / "strangers"
+    Authority.create(strangers).issue(client_ids=[0])
+    declining: list[tuple[str, dict[str, Any]]] = [
+        ("safe against a honest-but-curious server, .* asks for malicious", {"policy": Policy(adversary=_MALICIOUS)}),
+        ("a sum of 3 inputs would do, but this client asks for 4", {"policy": Policy(min_inputs=4)}),
+        ("an announcement of .* bytes, but this client takes 100", {"max_model_bytes": 100}),
+        ("an authority that is not trusted here", {"tls": Credentials.of_client(strangers, 0)}),
+        ("client 1's certificate, not client 0's", {"tls": Credentials.of_client(deployment.certs, 1)}),
+    ]
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config) for i in (1, 2)]))
+        for said, changes in declining:
+            client = deployment.client(0, config, **changes)
+            client.start()
+            with pytest.raises((NetworkError, TransportError), match=said):
+                client.finish()
+        clients.extend(start_all([deployment.client(0, config)]))
+
+    deadlines = Deadlines(advertise_keys=4, share_keys=5, masked_input_collection=5, unmasking=5)
+    finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included"] == [3]
+
+
+def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) -> None:
+    """Its sum would be of another model's updates. One of a round that is in the checkpoint is out of date."""
+    config = deployment.config(rounds=1)
+    with pytest.raises(RoundFailedError, match="0 of 3 clients"):
+        deployment.run_beside(config, lambda: None, options=deployment.options(wait=0.1, retries=0))
+    out = deployment.directory / "run"
+    params = secagg.plan(num_clients=4, vector_length=3, value_bits=8).parameters
+    path = out / "round.journal"
+
+    def leave(number: int) -> None:
+        journal = Journal(path)
+        host = SessionHost(params, deadlines=Deadlines(), now=0.0, extra=b"x", number=number, journal=journal)
+        host.commit(0.0)
+        journal.close()
+
+    leave(1)
+    with pytest.raises(NetworkError, match="no journal of a training"):
+        resume_serving(out, None, None, deployment.options(), deployment.console())
+    assert path.exists()
+    path.unlink()
+    leave(0)
+    with pytest.raises(RoundFailedError):
+        resume_serving(out, None, None, deployment.options(wait=0.1), deployment.console())
+    assert not path.exists()
