@@ -17,6 +17,7 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, NetworkError, RoundFailedError
 from fl.network.session_thread import Session, SessionThread
 from fl.quantization import UpdateEncoding
+from fl.watch import Watch
 from secagg import ClientId, Completed, KeyDirectory
 from transport import Deadlines, Journal, LinkError, Offer, SessionHost
 from transport.link import MAX_EXTRA_BYTES, decode_server_frame
@@ -54,6 +55,7 @@ class NetworkAggregator(SecureAggregator):
         journal: a file that makes a round survive the end of this process.
         say: tells the user something, a line at a time.
         directory: in malicious mode, who knows the clients' identity keys.
+        watch: is shown the sessions of the rounds.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class NetworkAggregator(SecureAggregator):
         journal: Path,
         say: Callable[[str], None],
         directory: KeyDirectory | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(plan, encoding)
+        self._watch = watch
         self._sum_encoding = encoding
         self._sessions = sessions
         self._announce = announce
@@ -94,6 +98,8 @@ class NetworkAggregator(SecureAggregator):
             raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
 
         def observe(host: SessionHost) -> None:
+            if self._watch is not None:
+                self._watch.session(host)
             status = host.status
             if request.observer is not None:
                 request.observer(host.round, status.received, status.received + status.pending)

@@ -28,7 +28,7 @@ _ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
     *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
-    *("wait", "retries", "join_seconds", "reply_seconds", "training_seconds"),
+    *("wait", "retries", "join_seconds", "reply_seconds", "training_seconds", "watch", "log_json"),
 }
 
 
@@ -75,6 +75,10 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
         value_bits: Annotated[int, Option(help="Bits of an element (default: at most 24, for a ring of 32).")] = 0,
         seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
+        watch: Annotated[
+            str, Option(help="HOST:PORT of a status page and metrics (loopback, unless a proxy guards it).")
+        ] = "",
+        log_json: Annotated[bool, Option("--log-json", help="One JSON object a log line, on stderr.")] = False,
         out: Annotated[Path | None, Option(help="Folder for checkpoint, journal, metrics, figure and model.")] = None,
         resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
         as_json: Annotated[
@@ -97,9 +101,13 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
             deadlines = _deadlines(join_seconds, reply_seconds, training_seconds)
+            watch_address = parse_address(watch, listening=True) if watch else None
             # Everything below waits seconds for torch.
             from fl.network.serving import resume_serving, start_serving
             from fl.network.settings import ServeOptions
+            from fl.watch import configure_logging
+
+            configure_logging(json=log_json, level="INFO" if log_json else "WARNING")
 
             options = ServeOptions(
                 address=address,
@@ -108,6 +116,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 wait=wait,
                 retries=retries,
                 deadlines=deadlines,
+                watch=watch_address,
             )
             console = Console(stderr=as_json)
             if resume is not None:

@@ -31,6 +31,7 @@ from fl.rounds import FederatedRun, RoundRecord
 from fl.serialization import model_to_bytes
 from fl.state import ParameterLayout
 from fl.summary import summarize
+from fl.watch import Watch, serve_watch
 from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certs import directory_from
@@ -132,10 +133,36 @@ class _Serving:
                     self._folder.save(self._config, [self._run], records)
                 self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
                 try:
-                    self._rounds(sessions, directory, records)
+                    with self._watched(sessions, records) as watch:
+                        self._rounds(sessions, directory, records, watch)
                 except KeyboardInterrupt:
                     interrupted = True
         return self._finish(interrupted)
+
+    @contextmanager
+    def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Watch | None]:
+        """Show what happens, if it is asked for; rounds of an earlier process too."""
+        if self._options.watch is None:
+            yield None
+            return
+        watch = Watch(f"{self._config.dataset}, {self._config.model}", self._config.rounds)
+        watch.listener(sessions.server)
+        for record in records:
+            watch.restore(
+                record.round,
+                included=len(record.included),
+                seconds=record.seconds,
+                invited=record.sampled,
+                dropped=record.dropped,
+                accuracy=record.accuracy,
+                loss=record.loss,
+                bytes_up=record.bytes_up,
+                bytes_down=record.bytes_down,
+                aborted=record.aborted,
+            )
+        with serve_watch(watch, self._options.watch) as page:
+            self._say(f"watch it at {page.url}")
+            yield watch
 
     def _directory(self) -> KeyDirectory | None:
         if self._settings.adversary is not Adversary.MALICIOUS:
@@ -145,7 +172,13 @@ class _Serving:
             raise ConfigError("malicious mode needs everybody's certificates: give --directory")
         return directory_from(path, path / "ca.pem")
 
-    def _rounds(self, sessions: SessionThread, directory: KeyDirectory | None, records: list[RoundRecord]) -> None:
+    def _rounds(
+        self,
+        sessions: SessionThread,
+        directory: KeyDirectory | None,
+        records: list[RoundRecord],
+        watch: Watch | None,
+    ) -> None:
         run, config = self._run, self._config
         aggregator = NetworkAggregator(
             self._plan,
@@ -161,6 +194,7 @@ class _Serving:
             journal=self._folder.path / _JOURNAL,
             say=self._say,
             directory=directory,
+            watch=watch,
         )
         run.aggregator = aggregator
         aggregator.forget_older(run.rounds_done)
@@ -168,7 +202,11 @@ class _Serving:
             display.introduce([run], self._encoding.update_length)
             while run.rounds_done < config.rounds:
                 display.round_started(run.rounds_done)
+                if watch is not None:
+                    watch.round_started(run.rounds_done + 1, self._plan.parameters)
                 record = run.run_round(display.on_progress)
+                if watch is not None:
+                    watch.round_ended(record.round, None, record.seconds, record.accuracy, record.loss)
                 records.append(record)
                 self._folder.save(config, [run], records)
                 aggregator.forget_round()

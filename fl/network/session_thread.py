@@ -87,6 +87,11 @@ class SessionThread:
         self._pool.close()
 
     @property
+    def server(self) -> SessionServer:
+        """The listening server, for those who count its connections."""
+        return self._server
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it listens."""
         return self._server.addresses

@@ -64,6 +64,7 @@ class ServeOptions:
         tls: the server's certificate, or that there is to be none.
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
         wait, retries, deadlines: see `ServingRules`.
+        watch: where to show the training, `fl.watch`, if anywhere.
     """
 
     address: Address
@@ -72,6 +73,7 @@ class ServeOptions:
     wait: float
     retries: int
     deadlines: Deadlines
+    watch: Address | None = None
 
 
 def settle(

@@ -41,7 +41,7 @@ class Slow(Participant):
     def _input(self, offer):
         if not self.rounds and not hasattr(self, "was_late"):
             self.was_late = True
-            time.sleep(2.5)
+            time.sleep(6)
         return super()._input(offer)
 
 
@@ -91,7 +91,7 @@ def test_a_client_that_vanishes_or_is_late_misses_a_round_and_is_in_the_next(dep
         clients.append(deployment.client(3, config, make=Slow))
         clients[3].start()
 
-    deadlines = Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=1.5, unmasking=5)
+    deadlines = Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=4, unmasking=5)
     finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines))
     for client in clients:
         client.finish()
@@ -113,7 +113,7 @@ def test_who_misses_the_last_round_hears_that_it_was_the_last(
         clients.append(deployment.client(3, config, make=Slow))
         clients[3].start()
 
-    deadlines = Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=1.5, unmasking=5)
+    deadlines = Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=4, unmasking=5)
     finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines))
     for client in clients:
         client.finish()
