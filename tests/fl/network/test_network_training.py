@@ -41,7 +41,7 @@ class Slow(Participant):
     def _input(self, offer):
         if not self.rounds and not hasattr(self, "was_late"):
             self.was_late = True
-            time.sleep(6)
+            time.sleep(5.5)
         return super()._input(offer)
 
 
@@ -104,7 +104,7 @@ def test_a_client_that_vanishes_or_is_late_misses_a_round_and_is_in_the_next(dep
 def test_who_misses_the_last_round_hears_that_it_was_the_last(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 3.0)
+    monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 8.0)
     config = deployment.config(rounds=1)
     clients: list[Client] = []
 
