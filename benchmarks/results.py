@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from benchmarks import machine
 
 FORMAT = 1
-GROUPS = ("micro", "figure8", "communication", "peers", "scaling", "malicious")
+GROUPS = ("micro", "figure8", "communication", "peers", "scaling", "malicious", "network")
 FOLDER = Path(__file__).parent / "results"
 
 Entry: TypeAlias = dict[str, Any]

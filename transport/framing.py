@@ -22,13 +22,19 @@ Payload: TypeAlias = bytes | memoryview | Sequence[bytes | memoryview]
 """What a frame carries: bytes, or the pieces that `secagg.encode_parts` gives, in order."""
 
 
-def encode_frame(payload: Payload) -> bytes:
-    """The frame that carries ``payload``: the one place where a large vector is copied on its way out."""
+def frame_header(payload: Payload) -> bytes:
+    """What goes before ``payload`` in its frame: whoever sends header and pieces in turn copies nothing."""
     parts = [payload] if isinstance(payload, bytes | memoryview) else payload
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
-    return b"".join((_HEADER.pack(sum(map(len, parts)), checksum), *parts))
+    return _HEADER.pack(sum(map(len, parts)), checksum)
+
+
+def encode_frame(payload: Payload) -> bytes:
+    """The frame that carries ``payload``, as one piece: a large vector is copied here."""
+    parts = [payload] if isinstance(payload, bytes | memoryview) else payload
+    return b"".join((frame_header(parts), *parts))
 
 
 class FrameDecoder:

@@ -55,10 +55,10 @@ class SessionHost:
         host.tick(now)                                  # when host.deadline has come
         for out in host.commit(now): ...                # after each batch of the above: send, and close where it says
         host.finish(pool.run(host.job), now)            # once host.job is set; commit again
-        host.outcome                                    # once set and everyone told: journal.delete()
+        host.outcome                                    # once set, everyone told, the sum saved: journal.delete()
 
-    ``now`` is in seconds on any clock that does not go back within this process.  Calls must not overlap; `commit`
-    waits for the disk and may run in a worker thread meanwhile.
+    ``now`` is in seconds on any clock that does not go back within this process.  Calls must not overlap, whatever
+    thread they are from; `commit` waits for the disk where `waits_for_disk` says so, and may do that in a thread.
 
     A client is dropped for a bad message or by its phase's deadline only, not for a lost connection.  One that comes
     back without the state in which it had sent messages is dropped: it cannot go on, and must not begin again.
@@ -106,11 +106,14 @@ class SessionHost:
         machine = RecordedMachine(
             offer, ids, context=context, deadlines=deadlines, directory=directory, journal=journal, entropy=entropy
         )
-        self._set_up(machine, offer, ids)
+        self._set_up(machine, offer, ids, journal)
         machine.begin(Header(b"".join(encode(offer)), ids, machine.server.session_id), now)
 
-    def _set_up(self, machine: RecordedMachine, offer: Offer, client_ids: tuple[ClientId, ...]) -> None:
+    def _set_up(
+        self, machine: RecordedMachine, offer: Offer, client_ids: tuple[ClientId, ...], journal: Journal | None
+    ) -> None:
         self._machine = machine
+        self._journal = journal
         self._offer = offer
         self._conversations = Conversations(machine, offer, client_ids)
         self.job: UnmaskJob | None = None
@@ -124,6 +127,11 @@ class SessionHost:
         deadlines: Deadlines,
         now: float,
         context: bytes,
+        params: Parameters | None = None,
+        client_ids: Iterable[ClientId] | None = None,
+        nonce: bytes | None = None,
+        extra: bytes | None = None,
+        number: int | None = None,
         directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
     ) -> "SessionHost":
@@ -137,10 +145,12 @@ class SessionHost:
         Args:
             journal: one that holds a session.
             context, directory: as given when the session began.
+            params, client_ids, nonce, extra, number: what the session is to be of, where the caller says; by default
+                whatever it is of.
 
         Raises:
-            JournalError: the journal holds no session or one of another context, is damaged, or was written by a
-                version of this library that acts differently.
+            JournalError: the journal holds no session or another one than the arguments say, is damaged, or was written
+                by a version of this library that acts differently.
         """
         header = resumable(journal)
         try:
@@ -149,6 +159,9 @@ class SessionHost:
             raise journal.mismatch(f"its offer: {error}") from None
         if not isinstance(offer, Offer):
             raise journal.mismatch("its offer is none")
+        ids = None if client_ids is None else tuple(client_ids)
+        begun = (offer.params, header.client_ids, offer.nonce, offer.extra, offer.number)
+        _check_same(journal, begun, (params, ids, nonce, extra, number))
         machine = RecordedMachine(
             offer,
             header.client_ids,
@@ -164,7 +177,7 @@ class SessionHost:
                 "hash of the same model"
             )
         host = cls.__new__(cls)
-        host._set_up(machine, offer, header.client_ids)
+        host._set_up(machine, offer, header.client_ids, journal)
         for entry, deliveries in machine.replay(now):
             client_id = entry.client_id if entry.kind is EntryKind.MESSAGE else None
             host._conversations.settle_replayed(client_id, entry.data, deliveries)
@@ -264,6 +277,11 @@ class SessionHost:
         self._machine.finish(masks, now)
         self._conversations.settle([])
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether the next `commit` has something to write."""
+        return self._journal is not None and self._journal.is_dirty
+
     def abort(self, now: float) -> None:
         """End the session without a sum; nothing is unmasked. Nothing happens if it has ended."""
         self._machine.abort()
@@ -283,3 +301,14 @@ class SessionHost:
 
     def __repr__(self) -> str:
         return f"<SessionHost {self._machine.server.phase.name}, {len(self.connected_clients)} clients connected>"
+
+
+def _check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object, ...]) -> None:
+    """JournalError if something that was given, and is not None, is not what the session began with."""
+    names = ("parameters", "clients", "nonce", "announcement", "number")
+    others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
+    if others:
+        raise JournalError(
+            f"{journal.path} holds a session of other {', '.join(others)}: resume it with those that it began with, or "
+            "choose another path"
+        )

@@ -91,6 +91,7 @@ async def serve_session(
     workers: int | None = None,
     limits: Limits | None = None,
     observer: HostObserver | None = None,
+    on_outcome: Callable[[NetworkReport], None] | None = None,
     listening: Callable[[Sequence[Address]], None] | None = None,
 ) -> NetworkReport:
     """Serve one session to its end. Cancelling is safe: clients are told to come back later.
@@ -107,18 +108,23 @@ async def serve_session(
         number: the session's, for the applications.
         directory: in malicious mode, who knows the clients' identity keys, such as `transport.certs.directory_from`.
         journal: a file that makes the session survive the end of this process: call again with the same arguments, and
-            it is resumed. It is deleted when the session has ended.
+            it is resumed. It is deleted once the session has ended and ``on_outcome`` has returned.
         workers: cores for the recovery of the masks; by default all.
         limits: what connections may take.
         observer: called with the host after each batch of messages.
+        on_outcome: called with the report before the journal is deleted: save the sum there, and no crash can lose it.
+            Should the process end before it has returned, or should it raise, the session is still in the journal, and
+            the next call ends with the same sum and calls it again. Without it, the sum is in what is returned alone.
         listening: called with the addresses once clients can connect.
 
     Raises:
         OSError: the address cannot be listened at.
         CertificateError: a certificate or key that cannot be used.
         PlaintextError: without TLS, on an address that is not loopback.
-        JournalError: a journal that cannot be used, or holds a session of another context.
+        JournalError: a journal that cannot be used, or holds a session of other parameters, clients, announcement,
+            number, nonce (where one is given) or context.
         secagg.LocalProtocolError: an argument of a wrong type or range.
+        Exception: what ``observer`` or ``on_outcome`` raises; the journal is kept.
     """
     now = asyncio.get_running_loop().time
     started, deadlines = now(), deadlines or Deadlines()
@@ -138,18 +144,32 @@ async def serve_session(
                 journal=record,
             )
         else:
-            host = SessionHost.resume(record, deadlines=deadlines, now=started, context=context, directory=directory)
+            host = SessionHost.resume(
+                record,
+                deadlines=deadlines,
+                now=started,
+                context=context,
+                params=params,
+                client_ids=range(params.num_clients) if client_ids is None else client_ids,
+                nonce=nonce,
+                extra=extra,
+                number=number,
+                directory=directory,
+            )
         with RecoveryPool(workers) as pool:
             async with SessionServer(address, tls, limits) as server:
                 if listening is not None:
                     listening(server.addresses)
                 await server.run(host, pool, observer)
         assert host.outcome is not None  # noqa: S101 - that is when it returns
-        if record is not None:
-            record.delete()
-        return NetworkReport(
+        report = NetworkReport(
             host.outcome, dict(host.dropped), host.disputes, host.counters, server.refusals, now() - started
         )
+        if on_outcome is not None:
+            on_outcome(report)
+        if record is not None:
+            record.delete()
+        return report
     finally:
         if record is not None:
             record.close()
@@ -217,7 +237,9 @@ async def join_session(
             max_extra=max_extra,
         )
     else:
-        host = ClientHost.resume(journal, provide, identity=identity, directory=directory, max_extra=max_extra)
+        host = ClientHost.resume(
+            journal, provide, client_id=client_id, identity=identity, directory=directory, max_extra=max_extra
+        )
     await SessionClient(
         host, client_id, address=address, tls=tls, server_name=server_name, retry=retry, limits=limits
     ).run()

@@ -32,6 +32,7 @@ logger = logging.getLogger("transport.tcp")
 _INBOX = 8
 _QUEUED_BYTES = 1 << 20
 _GOODBYE_SECONDS = 5.0
+_ACK = link.encode(link.Ack(0))[0][:1]
 
 
 class ServerUnreachableError(TransportError):
@@ -188,7 +189,12 @@ class SessionClient:
     async def _work(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> None:
         """Give frames to the host, in a thread: the making of an input may take long."""
         while (payload := await inbox.get()) is not None:
-            for parts in await asyncio.to_thread(self._host.frame_received, payload):
+            if payload[:1] == _ACK:
+                # It only makes the host forget its answer: a thread would cost more than that.
+                answers = self._host.frame_received(payload)
+            else:
+                answers = await asyncio.to_thread(self._host.frame_received, payload)
+            for parts in answers:
                 connection.send(parts)
             connection.raise_bound(self._host.max_payload)
             if self._host.finished:

@@ -8,7 +8,7 @@ from secagg import ClientId
 from transport import link
 from transport.driver import Parts
 from transport.errors import TransportError
-from transport.framing import HEADER_BYTES, FrameDecoder, encode_frame
+from transport.framing import HEADER_BYTES, FrameDecoder, frame_header
 from transport.tcp_settings import Limits
 from transport.tcp_stream import CHUNK, Stream
 
@@ -66,6 +66,7 @@ class Connection:
         self._decoder = FrameDecoder(max_payload)
         self._max_queued = max_queued
         self._patient = patient
+        # Frames in pieces, header first.
         self._queue: deque[Parts] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -73,17 +74,21 @@ class Connection:
         self._cut: CutOffError | None = None
 
     def send(self, parts: Parts, *, last: bool = False) -> None:
-        """Queue a payload. After the ``last`` one nothing more is sent, and `write` returns once it is out.
+        """Queue a payload, in pieces. After the ``last`` one nothing more is sent, and `write` returns once it is out.
 
         Raises:
             CutOffError: too much is waiting already.
         """
+        self.send_framed(frame_header(parts), parts, last=last)
+
+    def send_framed(self, header: bytes, parts: Parts, *, last: bool = False) -> None:
+        """The same for a payload whose `frame_header` is known."""
         if self._last:
             return
         size = sum(map(len, parts))
         if self._queue and self._queued_bytes + size > self._max_queued:
             raise CutOffError("not-reading", f"{self._queued_bytes} bytes wait to be sent to it")
-        self._queue.append(parts)
+        self._queue.append((header, *parts))
         self._queued_bytes += size
         self._last = last
         self._wake.set()
@@ -108,18 +113,26 @@ class Connection:
         """Send what is queued, until the last frame is out. OSError: the connection broke."""
         while True:
             while self._queue and self._cut is None:
-                parts = self._queue.popleft()
-                size = sum(map(len, parts))
-                self._queued_bytes -= size
-                for piece in _pieces(parts, size):
-                    await self.stream.send(piece)
-                self.bytes_sent += size + HEADER_BYTES
+                pieces = self._next_pieces()
+                await self.stream.send(pieces)
+                self.bytes_sent += sum(map(len, pieces))
             if self._cut is not None:
                 raise self._cut
             if self._last:
                 return
             self._wake.clear()
             await self._wake.wait()
+
+    def _next_pieces(self) -> list[bytes | memoryview]:
+        """The next frame, and the small ones that wait behind it: they go out together."""
+        pieces: list[bytes | memoryview] = []
+        size = 0
+        while self._queue and (not pieces or size + sum(map(len, self._queue[0])) <= CHUNK):
+            frame = self._queue.popleft()
+            pieces += frame
+            size += sum(map(len, frame))
+            self._queued_bytes -= sum(map(len, frame)) - HEADER_BYTES
+        return pieces
 
     async def frames(self) -> AsyncIterator[memoryview]:
         """The payloads that come, until the other side closes.
@@ -163,12 +176,14 @@ class Connection:
             arrived += len(data)
             self.bytes_received += len(data)
             decoder = self._decoder
-            payloads = [] if decoder.broken else _fed(decoder, data)
+            payloads = deque(() if decoder.broken else _fed(decoder, data))
+            # While the next frame is awaited, nothing holds this one.
+            del data
             if payloads:
                 heard_frame = True
                 begun, arrived = heard, 0
-            for payload in payloads:
-                yield payload
+            while payloads:
+                yield payloads.popleft()
             if decoder.broken:
                 raise CutOffError("bad-frame", decoder.broken)
 
@@ -178,9 +193,3 @@ def _fed(decoder: FrameDecoder, data: bytes) -> list[memoryview]:
         return decoder.feed(data)
     except TransportError:
         return []  # `broken` says why
-
-
-def _pieces(parts: Parts, size: int) -> tuple[bytes | memoryview, ...]:
-    """The frame in pieces: small ones as a whole, of large ones no copy is kept while they are being sent."""
-    frame = encode_frame(parts)
-    return (frame,) if size <= CHUNK else (frame[:HEADER_BYTES], *parts)

@@ -8,14 +8,18 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from secagg import ClientId, MaskSum
 from transport import link
+from transport._refusals import RefusalRate
 from transport.certs import Credentials
+from transport.driver import Parts
 from transport.errors import LinkError
+from transport.framing import frame_header
 from transport.host import Close, Outgoing, SessionHost
 from transport.recovery import RecoveryPool
 from transport.tcp_connection import PONG, Connection, CutOffError
@@ -26,8 +30,34 @@ from transport.tls import TlsRefusedError
 
 logger = logging.getLogger("transport.tcp")
 
+_T = TypeVar("_T")
+
 HostObserver: TypeAlias = Callable[[SessionHost], None]
 """Called after each commit, for progress and metrics; what it raises ends the session's run."""
+
+
+class _QuietListener(Listener):
+    """Counts every refusal, and logs so many of each address."""
+
+    def __init__(
+        self,
+        address: Address,
+        tls: Credentials | Plaintext,
+        limits: Limits,
+        serve: Callable[[Stream, ClientId | None, str], Awaitable[None]],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(address, tls, limits, serve, failed)
+        self._rate = RefusalRate()
+
+    def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
+        untold = self._rate.untold(peer, asyncio.get_running_loop().time())
+        if untold is None:
+            self.refusals[reason] += 1
+            return
+        if untold:
+            detail += f" (and {untold} before it that were not logged)"
+        super().refused(reason, detail, peer=peer, client_id=client_id)
 
 
 class SessionServer:
@@ -51,12 +81,18 @@ class SessionServer:
 
     def __init__(self, address: Address, tls: Credentials | Plaintext, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
+        self._listener = _QuietListener(address, tls, self._limits, self._serve, self._failed)
         self._host: SessionHost | None = None
         self._error: BaseException | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}
         self._waiting: dict[ClientId, asyncio.Future[SessionHost | None]] = {}
         self._news = asyncio.Event()
+        # The host's calls must not overlap: while a commit waits for the disk in a thread, they wait, or are noted.
+        self._free = asyncio.Event()
+        self._free.set()
+        self._departed: list[tuple[ClientId, int]] = []
+        # Threads of its own: what the application does in asyncio's must not hold up a commit.
+        self._threads: ThreadPoolExecutor | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
 
@@ -70,6 +106,9 @@ class SessionServer:
         for client_id in list(self._waiting):
             self._release(client_id, None)
         await self._listener.close()
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -97,23 +136,26 @@ class SessionServer:
         """
         if self._host is not None:
             raise RuntimeError("a server runs one session at a time")
-        self._host, self._error, self._connections = host, None, {}
+        self._host, self._error, self._connections, self._departed = host, None, {}, []
+        if self._threads is None:
+            # One for commits, one for the recovery of the masks.
+            self._threads = ThreadPoolExecutor(2, "secagg-server")
         for client_id in list(self._waiting):
             self._release(client_id, host)
-        recovery: asyncio.Task[MaskSum] | None = None
+        recovery: asyncio.Future[MaskSum] | None = None
         farewell: float | None = None
         self._news.set()
         try:
             while True:
                 await self._wait_for_news(host.deadline if farewell is None else farewell)
                 host.tick(self._now())
-                self._send(host.commit(self._now()))
+                self._send(await self._committed(host))
                 if self._error is not None:
                     raise self._error
                 if observer is not None:
                     observer(host)
                 if host.job is not None and recovery is None:
-                    recovery = asyncio.create_task(asyncio.to_thread(pool.run, host.job))
+                    recovery = asyncio.get_running_loop().run_in_executor(self._threads, pool.run, host.job)
                     recovery.add_done_callback(lambda _: self._news.set())
                 elif recovery is not None and recovery.done() and host.outcome is None:
                     host.finish(recovery.result(), self._now())
@@ -141,13 +183,36 @@ class SessionServer:
                 await asyncio.sleep(self._limits.commit_seconds)
         self._news.clear()
 
+    async def _committed(self, host: SessionHost) -> list[Outgoing]:
+        """The host's commit, in a thread if it waits for the disk: connections go on meanwhile.
+
+        Cancelling waits for it all the same: nobody may close a journal that is being written.
+        """
+        if not host.waits_for_disk:
+            return host.commit(self._now())
+        self._free.clear()
+        try:
+            writing = asyncio.get_running_loop().run_in_executor(self._threads, host.commit, self._now())
+            return await _uninterrupted(writing)
+        finally:
+            self._free.set()
+            departed, self._departed = self._departed, []
+            for client_id, number in departed:
+                host.disconnected(client_id, self._now(), number)
+
     def _send(self, outgoing: Iterable[Outgoing]) -> None:
+        latest: Parts | None = None
+        header = b""
         for item in outgoing:
             connection = self._connections.get((item.client_id, item.connection))
             if connection is None:
                 continue
+            parts = item.parts
+            if parts is not latest:
+                # The offer, which may be large, is one object for all that get it.
+                latest, header = parts, frame_header(parts)
             try:
-                connection.send(item.parts, last=isinstance(item, Close))
+                connection.send_framed(header, parts, last=isinstance(item, Close))
             except CutOffError as error:
                 connection.cut(error)
             if isinstance(item, Close):
@@ -203,10 +268,12 @@ class SessionServer:
             await asyncio.gather(reading, writing, return_exceptions=True)
             if connection.key is not None:
                 del connections[connection.key]
-                if self._host is host:
-                    # Of one that the host itself closed it does not want to hear, and ignores it.
+                # Of one that the host itself closed it does not want to hear, and ignores it.
+                if self._host is host and self._free.is_set():
                     host.disconnected(connection.key[0], self._now(), connection.key[1])
                     self._news.set()
+                elif self._host is host:
+                    self._departed.append(connection.key)
             if error is not None:
                 connection.stream.abort()
         if error is None:
@@ -232,19 +299,23 @@ class SessionServer:
         self, host: SessionHost, connection: Connection, connections: dict[tuple[ClientId, int], Connection]
     ) -> None:
         client_id = connection.client_id
-        if client_id is not None and not self._enter(host, connection, connections, client_id):
+        if client_id is not None and not await self._enter(host, connection, connections, client_id):
             return
         async for payload in connection.frames():
             if connection.key is None:
                 # Without TLS a client says itself who it is.
                 client_id = connection.client_id = link.decode_identify(payload).client_id
-                if not self._enter(host, connection, connections, client_id):
+                if not await self._enter(host, connection, connections, client_id):
                     return
-            elif payload != PONG and self._host is host:
-                host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
-                self._news.set()
+            elif payload != PONG:
+                await self._turn()
+                if self._host is host:
+                    host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
+                    self._news.set()
+            # A hundred connections that wait for their next frame hold no masked inputs.
+            del payload
 
-    def _enter(
+    async def _enter(
         self,
         host: SessionHost,
         connection: Connection,
@@ -252,12 +323,18 @@ class SessionServer:
         client_id: ClientId,
     ) -> bool:
         """Tell the host of a connection; False if its session is over."""
+        await self._turn()
         if self._host is not host:
             return False
         connection.key = (client_id, host.connected(client_id, self._now()))
         connections[connection.key] = connection
         self._news.set()
         return True
+
+    async def _turn(self) -> None:
+        """Until the host may be called; whoever calls it does so before awaiting anything else."""
+        while not self._free.is_set():
+            await self._free.wait()
 
     def _failed(self, error: BaseException) -> None:
         # No peer can cause that: the session ends with it.
@@ -267,3 +344,15 @@ class SessionServer:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+async def _uninterrupted(work: "asyncio.Future[_T]") -> _T:
+    """The result of ``work``; a cancellation takes effect once it is done."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((work,))
+        work.exception()
+        raise

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Iterator, Sequence
 
 from transport.tls import TlsRefusal, TlsRefusedError, refusal_of
 
@@ -38,6 +39,8 @@ class Stream:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls: ssl.SSLObject | None = None
+        # Why nothing more comes: asked again, OpenSSL may say something else.
+        self._over: ssl.SSLError | None = None
         peer = writer.get_extra_info("peername")
         self.peer: str = peer[0] if peer else ""
         writer.transport.set_write_buffer_limits(high=CHUNK)
@@ -76,36 +79,45 @@ class Stream:
         """
         if self.tls is None:
             return await self._reader.read(CHUNK)
-        while True:
+        # A read gives one record, 16 KiB at most; whoever waits for a large frame is to be woken for more than that.
+        records: list[bytes] = []
+        while self._over is None and sum(map(len, records)) < CHUNK:
             try:
                 data = self.tls.read(CHUNK)
             except ssl.SSLWantReadError:
+                if records:
+                    break
                 await self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
+                continue
             except ssl.SSLError as error:
-                raise refusal_of(error) from None
-            else:
-                if self._outgoing.pending:  # pragma: no cover - the answer to a key update
-                    await self._flush()
-                return data
+                self._over = error
+                break
+            if not data:
+                break
+            records.append(data)
+        if self._over is not None and not records:
+            if isinstance(self._over, ssl.SSLZeroReturnError | ssl.SSLEOFError):
+                return b""
+            raise refusal_of(self._over) from None
+        if self._outgoing.pending:  # pragma: no cover - the answer to a key update
+            await self._flush()
+        return records[0] if len(records) == 1 else b"".join(records)
 
-    async def send(self, data: bytes | memoryview) -> None:
-        """Send all of it; returns once at most 64 KiB wait in this process.
+    async def send(self, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
+        """Send all of it, in one piece or several; returns once at most 64 KiB wait in this process.
 
         Raises:
             StalledError: the other side does not read.
             OSError: the connection broke.
         """
-        view = memoryview(data)
-        for start in range(0, len(view), CHUNK):
-            chunk = view[start : start + CHUNK]
+        for chunks in _chunked([data] if isinstance(data, bytes | memoryview) else data):
             if self.tls is None:
-                self._writer.write(chunk)
+                self._writer.writelines(chunks)
                 await self._drain()
                 continue
             try:
-                self.tls.write(chunk)
+                # Small pieces would each make a record of their own.
+                self.tls.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
             except ssl.SSLError as error:
                 raise ConnectionResetError(str(error)) from None
             await self._flush()
@@ -151,6 +163,22 @@ class Stream:
                 await self._writer.drain()
         except TimeoutError:
             raise StalledError(f"the other side has read nothing for {self._stall_seconds:g} s") from None
+
+
+def _chunked(pieces: Sequence[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
+    """The bytes of ``pieces`` in groups of `CHUNK`; a long piece is cut, and not copied."""
+    group: list[bytes | memoryview] = []
+    room = CHUNK
+    for piece in pieces:
+        view = memoryview(piece)
+        while len(view) >= room:
+            yield [*group, view[:room]]
+            view, group, room = view[room:], [], CHUNK
+        if view:
+            group.append(view)
+            room -= len(view)
+    if group:
+        yield group
 
 
 async def accept_stream(

@@ -100,6 +100,13 @@ def malicious(entries: list[Entry]) -> list[Table]:
     return [tables.generic("", [entry for entry in entries if entry["name"] in ("client", "server")])]
 
 
+def network(entries: list[Entry]) -> list[Table]:
+    """Sessions beside memory; then what the server holds."""
+    titles = {"session": "Over TLS beside in memory", "memory_of_the_server": "The server's memory"}
+    rows = {name: [entry for entry in entries if entry["name"] == name] for name in titles}
+    return [tables.generic(titles[name], found) for name, found in rows.items() if found]
+
+
 def _points(title: str, entries: list[Entry]) -> Table:
     columns: list[Column] = [
         ("clients", lambda entry: f"{entry['params']['clients']:,}"),

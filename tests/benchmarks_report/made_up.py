@@ -98,6 +98,17 @@ MALICIOUS = [
     entry("malicious", "client", {"clients": 500}, 0.3, honest_seconds=0.1, ratio=ratio(3.0, None)),
     entry("malicious", "server", {"clients": 500}, 2.0, honest_seconds=1.6, ratio=ratio(1.25, None)),
 ]
+NETWORK = [
+    entry(
+        "network",
+        "session",
+        {"clients": 200, "journal": False},
+        9.0,
+        frames=2720,
+        ratio=ratio(1.3, 1.5, higher_is_better=False),
+    ),
+    entry("network", "memory_of_the_server", {"clients": 200}, 9.0, peak_bytes=92_000_000, ratio=ratio(0.5, None)),
+]
 MICRO = [
     entry("micro", "masked_add", {"elements": 1000}, 1e-3, gigabytes_per_second=7.5, ratio=ratio(0.65, 0.6)),
     entry("micro", "threads", {"elements": 1000}, 1e-3, ratio=ratio(0.97, 1.6)),
@@ -107,7 +118,7 @@ MICRO = [
 
 def document(*groups: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     """A document of these groups' entries, by default of all."""
-    chosen = groups or (MICRO, FIGURE8, COMMUNICATION, PEERS, SCALING, MALICIOUS)
+    chosen = groups or (MICRO, FIGURE8, COMMUNICATION, PEERS, SCALING, MALICIOUS, NETWORK)
     return {
         "format": 1,
         "mode": "full",

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.report.__main__ import main
 from benchmarks.report.fits import log_fit
 from benchmarks.report.goals import goals
-from tests.benchmarks_report.made_up import COMMUNICATION, FIGURE8, MALICIOUS, MICRO, PEERS, SCALING, document
+from tests.benchmarks_report.made_up import COMMUNICATION, FIGURE8, MALICIOUS, MICRO, NETWORK, PEERS, SCALING, document
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FIGURES = ("figure8", "peers", "scaling-clients", "scaling-length", "micro")
@@ -60,8 +60,8 @@ def test_missed_goals_are_computed_from_the_data(written: tuple[Path, str, str])
     ]  # fmt: skip
     assert "| 0.97 | ≥ 1.6 | 39% |" in missed
     assert "| 84.0 s | ≤ 60.0 s | 40% |" in missed
-    assert "5 of 8 goals are reached." in markdown
-    assert sum(goal.reached for goal in goals(document())) == 5
+    assert "6 of 9 goals are reached." in markdown
+    assert sum(goal.reached for goal in goals(document())) == 6
 
 
 def test_without_missed_goals_nothing_is_said_to_be_missed(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     assert report(tmp_path, document(PEERS)) == report(tmp_path, document(PEERS))
 
 
-@pytest.mark.parametrize("run_alone", range(6))
+@pytest.mark.parametrize("run_alone", range(7))
 def test_groups_that_were_not_run_are_said(tmp_path: Path, run_alone: int) -> None:
-    groups = [MICRO, FIGURE8, COMMUNICATION, PEERS, SCALING, MALICIOUS]
+    groups = [MICRO, FIGURE8, COMMUNICATION, PEERS, SCALING, MALICIOUS, NETWORK]
     titles = [
         "Pieces",
         "The paper's figure 8",
@@ -122,9 +122,10 @@ def test_groups_that_were_not_run_are_said(tmp_path: Path, run_alone: int) -> No
         "Peers",
         "Scaling",
         "Against a server that lies",
+        "Between processes",
     ]
     markdown, page = report(tmp_path, document(groups[run_alone]))
-    assert markdown.count("*Not run.*") == page.count(">Not run.<") == 5
+    assert markdown.count("*Not run.*") == page.count(">Not run.<") == 6
     run = titles.pop(run_alone)
     assert all(title in markdown.split("Not run: ")[1].split("\n")[0] for title in titles)
     assert run not in markdown.split("Not run: ")[1].split("\n")[0]

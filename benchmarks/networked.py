@@ -1,0 +1,298 @@
+"""One session over TLS, in processes of its own on loopback, and in memory: what both take, and the server's memory.
+
+A child is told what to do as JSON, says that it is ready, waits for the word and says what came of it, a line each::
+
+    python -m benchmarks.networked server '{"clients": 200, ...}'
+
+Vanishing clients share their keys, break off when their input is due, and come back as if they knew of nothing: the
+server then goes on without them at once, by its own rule, and no deadline is waited for or counted.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import secagg
+from transport import Deadlines, FaultSchedule, link, run_session
+from transport.authority import Authority
+from transport.certs import Credentials
+from transport.errors import SessionRefusedError
+from transport.faults import Direction, Fault
+from transport.tcp import Limits, join_session, serve_session
+
+VALUE_BITS = 16
+_CLIENT_PROCESSES = 2
+_ROOT = Path(__file__).parent.parent
+# A client of two hundred waits for its turn on a core that all share, and nobody is to come back for that.
+_LIMITS = Limits(handshake_seconds=60, idle_seconds=300)
+
+
+class _VanishedError(Exception):
+    """What a vanishing client's input is."""
+
+
+def over_tls(
+    certs: Path, clients: int, length: int, dropout: float, *, core: int | None, journal: Path | None = None
+) -> "Running":
+    """Start a server and its clients, which wait for the word; ``core``: the only one that they may all use."""
+    options = {
+        "certs": str(certs),
+        "clients": clients,
+        "length": length,
+        "dropout": dropout,
+        "core": core,
+        "journal": None if journal is None else str(journal),
+    }
+    server = _Child("server", options)
+    running = Running(server, [])
+    try:
+        port = server.line()["port"]
+        for part in range(_CLIENT_PROCESSES):
+            own = list(range(part, clients, _CLIENT_PROCESSES))
+            running.others.append(_Child("clients", options | {"port": port, "own": own}))
+        for child in running.others:
+            child.line()
+    except BaseException:
+        running.close()
+        raise
+    return running
+
+
+def in_memory(clients: int, length: int, dropout: float, *, core: int | None) -> "Running":
+    """Start a process that waits for the word, and then runs the session by `transport.run_session`."""
+    child = _Child("memory", {"clients": clients, "length": length, "dropout": dropout, "core": core})
+    child.line()
+    return Running(child, [])
+
+
+class Running:
+    """A session that waits for the word."""
+
+    def __init__(self, first: "_Child", others: "list[_Child]") -> None:
+        self.first = first
+        self.others = others
+
+    def result(self) -> dict[str, Any]:
+        """Give the word, and wait for the session's end. Seconds are from then until everybody knows of it."""
+        begun = time.monotonic()
+        try:
+            for child in (self.first, *self.others):
+                child.go()
+            result = self.first.line()
+            others = [child.line() for child in self.others]
+        finally:
+            self.close()
+        cpu = sum(child["cpu_seconds"] for child in others)
+        ended = max(child["ended"] for child in (result, *others))
+        return {**result, "seconds": ended - begun, "client_cpu_seconds": cpu}
+
+    def close(self) -> None:
+        """End all its processes."""
+        for child in (self.first, *self.others):
+            child.close()
+
+
+@contextlib.contextmanager
+def deployment(clients: int) -> Iterator[Path]:
+    """A directory with certificates for a server on loopback and its clients."""
+    with tempfile.TemporaryDirectory() as directory:
+        certs = Path(directory) / "certs"
+        Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(clients))
+        yield certs
+
+
+class _Child:
+    def __init__(self, role: str, options: dict[str, Any]) -> None:
+        # numpy's threads would have more cores than were given.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
+            [sys.executable, "-m", "benchmarks.networked", role, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
+            env=environment,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._words, self._lines = self._process.stdin, self._process.stdout
+
+    def go(self) -> None:
+        self._words.write("\n")
+        self._words.flush()
+
+    def line(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line:
+            raise RuntimeError(f"a process of the session ended with code {self._process.wait()}, and said nothing")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        # One that has said its last line ends by itself.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=2)
+        self._process.kill()
+        self._process.wait()
+        self._lines.close()
+        with contextlib.suppress(OSError):
+            self._words.close()
+
+
+def _parameters(options: dict[str, Any]) -> secagg.Parameters:
+    plan = secagg.plan(
+        num_clients=options["clients"],
+        vector_length=options["length"],
+        value_bits=VALUE_BITS,
+        dropout=options["dropout"],
+    )
+    return plan.parameters
+
+
+def _vanishing(options: dict[str, Any]) -> frozenset[int]:
+    clients = options["clients"]
+    count = int(options["dropout"] * clients)
+    return frozenset(clients * k // count for k in range(count)) if count else frozenset()
+
+
+def _vector(client_id: int, options: dict[str, Any]) -> npt.NDArray[np.uint16]:
+    length: int = options["length"]
+    return np.random.default_rng(client_id).integers(2**VALUE_BITS, size=length, dtype=np.uint16)
+
+
+def _say(**values: Any) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def _wait_for_word() -> float:
+    """The processor time of this process when the word came."""
+    sys.stdin.readline()
+    return time.process_time()
+
+
+def _exact(outcome: object, options: dict[str, Any]) -> bool:
+    """Whether it is the sum of everyone who was to stay, and of nobody else."""
+    staying = sorted(set(range(options["clients"])) - _vanishing(options))
+    if not isinstance(outcome, secagg.Completed) or list(outcome.included) != staying:
+        return False
+    expected = np.zeros(options["length"], np.uint64)
+    for client_id in staying:
+        expected += _vector(client_id, options)
+    return bool((outcome.sum == expected).all())
+
+
+def _peak_bytes() -> int:
+    """The most that this process has held; that of its parent, which the kernel may count in `ru_maxrss`, left out."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _workers(options: dict[str, Any]) -> int:
+    return 1 if options["core"] is not None else os.cpu_count() or 1
+
+
+def _memory(options: dict[str, Any]) -> None:
+    params = _parameters(options)
+    inputs = {i: _vector(i, options) for i in range(params.num_clients)}
+    place = secagg.Round.MASKED_INPUT_COLLECTION, Direction.UP
+    faults = FaultSchedule({(i, *place): Fault.VANISH for i in _vanishing(options)})
+    _say(ready=True)
+    cpu = _wait_for_word()
+    report = run_session(params, inputs, faults=faults, workers=_workers(options))
+    ended, cpu = time.monotonic(), time.process_time() - cpu
+    _say(ended=ended, exact=_exact(report.outcome, options), cpu_seconds=cpu)
+
+
+async def _server(options: dict[str, Any]) -> None:
+    idle = 0
+    cpu = 0.0
+    params = _parameters(options)
+
+    def listening(addresses: Any) -> None:
+        nonlocal idle, cpu
+        idle, cpu = _peak_bytes(), time.process_time()
+        _say(port=addresses[0][1])
+
+    report = await serve_session(
+        params,
+        address=("127.0.0.1", 0),
+        tls=Credentials.of_server(options["certs"]),
+        deadlines=Deadlines(share_keys=600, unmasking=600),
+        journal=options["journal"],
+        workers=_workers(options),
+        limits=_LIMITS,
+        listening=listening,
+    )
+    ended, cpu, peak = time.monotonic(), time.process_time() - cpu, _peak_bytes()
+    counters = report.counters
+    _say(
+        ended=ended,
+        exact=_exact(report.outcome, options),
+        cpu_seconds=cpu,
+        idle_bytes=idle,
+        peak_bytes=peak,
+        frames=counters.frames_up + counters.frames_down,
+        bytes=counters.bytes_up + counters.bytes_down,
+        connections=counters.connections,
+        commits=counters.commits,
+    )
+
+
+async def _clients(options: dict[str, Any]) -> None:
+    vanishing = _vanishing(options)
+    vectors = {i: _vector(i, options) for i in options["own"]}
+    credentials = {i: Credentials.of_client(options["certs"], i) for i in options["own"]}
+
+    async def join(client_id: int) -> None:
+        def vanish(offer: link.Offer) -> npt.NDArray[np.uint16]:
+            raise _VanishedError
+
+        address, tls = ("127.0.0.1", options["port"]), credentials[client_id]
+        if client_id not in vanishing:
+            end = await join_session(vectors[client_id], address=address, tls=tls, limits=_LIMITS)
+            assert end.code is link.EndCode.COMPLETED
+            return
+        with contextlib.suppress(_VanishedError):
+            await join_session(vanish, address=address, tls=tls, limits=_LIMITS)
+        with contextlib.suppress(SessionRefusedError):
+            await join_session(vanish, address=address, tls=tls, limits=_LIMITS)
+
+    # Machines of their own would not share a core: of the clients of a process, one works at a time.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    _say(ready=True)
+    cpu = _wait_for_word()
+    await asyncio.gather(*map(join, options["own"]))
+    _say(ended=time.monotonic(), cpu_seconds=time.process_time() - cpu)
+
+
+def _main(role: str, options: dict[str, Any]) -> None:
+    if options["core"] is not None:
+        os.sched_setaffinity(0, {options["core"]})
+    match role:
+        case "memory":
+            _memory(options)
+        case "server":
+            asyncio.run(_server(options))
+        case "clients":
+            asyncio.run(_clients(options))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], json.loads(sys.argv[2]))

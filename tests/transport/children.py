@@ -1,0 +1,65 @@
+"""Children of the tests, and the lines of JSON that they say."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Child:
+    """One process of ours; ``before`` is what it is started by, if not directly. Close it, whatever happens."""
+
+    def __init__(self, module, role, *, before=(), **options):
+        # One thread each: many processes share few cores.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
+            [*before, sys.executable, "-m", module, role, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+        )
+        self.lines = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self._process.stdout:
+            with self._changed:
+                self.lines.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, key, seconds=60, *, count=1):
+        """The ``count``-th line that has the key."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while len(found := [line for line in self.lines if key in line]) < count:
+                if self._ended or not self._changed.wait(end - time.monotonic()):
+                    raise AssertionError(f"it never said {key!r}, but {[str(line)[:80] for line in self.lines[-3:]]}")
+        return found[count - 1]
+
+    def go(self):
+        """The word that it waits for."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def close(self):
+        """End it, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()

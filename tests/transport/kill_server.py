@@ -1,0 +1,148 @@
+"""Servers that are killed: a process that has imported everything forks one for each order that it reads, a line each.
+
+An order is ``{"run": ..., "port": ..., "kill_at": ["commit", 3], ...}``; what is told on stdout are lines of the same
+run: ``pid`` when it starts, ``listening``, and ``ended`` with the wait status.
+"""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+from tests.cohort import make_params
+from tests.transport.network import deadlines
+from transport import RecoveryPool, link
+from transport.certs import Credentials
+from transport.host import SessionHost
+from transport.tcp import Limits, serve_session
+from transport.tcp_connection import Connection
+
+MESSAGE, END = b"\x03", b"\x05"
+
+
+def say(**values):
+    os.write(1, (json.dumps(values) + "\n").encode())
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(point, number):
+    """Have this process die at a point: before or after the n-th time that it gets there."""
+    left = number
+
+    def watched(owner, name, *, after=False, counts=lambda *_: True):
+        original = getattr(owner, name)
+
+        def call(*args, **options):
+            nonlocal left
+            result = original(*args, **options) if after else None
+            if counts(*args):
+                left -= 1
+                if left < 0:
+                    die()
+            return result if after else original(*args, **options)
+
+        setattr(owner, name, call)
+
+    def is_message(host, client_id, payload, *_):
+        return bytes(payload[:1]) == MESSAGE
+
+    match point:
+        case "message":
+            # It went into the machine, and is not durable yet.
+            watched(SessionHost, "frame_received", after=True, counts=is_message)
+        case "before-commit":
+            watched(SessionHost, "commit", counts=lambda host, now: host.waits_for_disk)
+        case "after-commit":
+            durable = []
+            commit = SessionHost.commit
+
+            def committed(host, now):
+                durable[:] = [host.waits_for_disk]
+                return commit(host, now)
+
+            SessionHost.commit = committed
+            watched(SessionHost, "commit", after=True, counts=lambda host, now: durable[0])
+        case "recovery":
+            watched(RecoveryPool, "run", after=bool(number))
+            left = 0
+        case "finish":
+            watched(SessionHost, "finish", after=bool(number))
+            left = 0
+        case "end":
+            # So many clients have been told of the end.
+            watched(Connection, "send_framed", counts=lambda connection, header, parts: parts[0][:1] == END)
+        case "none" | "save" | "time":
+            pass
+        case _:
+            raise ValueError(point)
+
+
+def save(path, kill_before, kill_after, report):
+    """What an application does with its sum."""
+    if kill_before:
+        die()
+    outcome = report.outcome
+    values = {"sum": outcome.sum.tolist(), "included": outcome.included} if hasattr(outcome, "sum") else {}
+    path.mkdir(exist_ok=True)
+    half = path / f"half-{os.getpid()}"
+    half.write_text(json.dumps({"outcome": type(outcome).__name__, **values}))
+    half.rename(path / f"whole-{os.getpid()}")
+    if kill_after:
+        die()
+
+
+async def serve(order):
+    point, number = order.get("kill_at", ("none", 0))
+    arm(point, number)
+    params = make_params(order["clients"], order["threshold"], vector_length=order["length"])
+    result = Path(order["result"])
+    await serve_session(
+        params,
+        address=("127.0.0.1", order["port"]),
+        tls=Credentials.of_server(order["certs"]),
+        deadlines=deadlines(30),
+        journal=order["journal"],
+        workers=1,
+        limits=Limits(commit_seconds=0.0005, farewell_seconds=0.3),
+        on_outcome=lambda report: save(
+            result, point == "save" and number == 0, point == "save" and number == 1, report
+        ),
+        listening=lambda _: say(run=order["run"], listening=True),
+    )
+
+
+def main():
+    children = {}
+    reading, orders = b"", True
+    while orders or children:
+        ready, _, _ = select.select([0] if orders else [], [], [], 0.01)
+        if ready:
+            data = os.read(0, 1 << 16)
+            orders = bool(data)
+            *lines, reading = (reading + data).split(b"\n")
+            for line in lines:
+                order = json.loads(line)
+                pid = os.fork()
+                if pid == 0:
+                    os.close(0)
+                    asyncio.run(serve(order))
+                    sys.stdout.flush()
+                    os._exit(0)
+                children[pid] = order["run"]
+                say(run=order["run"], pid=pid)
+        while children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            say(run=children.pop(pid), ended=os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    assert link.EndCode.COMPLETED == 0
+    main()
