@@ -14,26 +14,32 @@ _CLIENTS, _QUICK_CLIENTS = 200, 40
 _LENGTH = 100_000
 _DROPOUT = 0.1
 _GOAL = 1.5
-_TURNS = 2
-_COUNTED = "wall time of the session over TLS over that of the same session in memory, both on one core"
+_COUNTED = "wall time of the session over TLS over that of the same session in memory, in one process"
 
 
-@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize(("cores", "journal"), [("all", False), ("all", True), ("one", True)])
 def bench_network(
-    benchmark: BenchmarkFixture, quick: bool, tmp_path: Path, record: Callable[[Entry], None], journal: bool
+    benchmark: BenchmarkFixture,
+    quick: bool,
+    tmp_path: Path,
+    record: Callable[[Entry], None],
+    cores: str,
+    journal: bool,
 ) -> None:
-    """By turns on one and the same core: server and clients, and then the in-memory network; the faster of each."""
+    """One after the other: the server and two processes of clients, then the in-memory network in one process.
+
+    On all cores, as they would be used, and all on one core, where nothing but work counts.
+    """
+    core = None if cores == "all" else 0
     clients = _QUICK_CLIENTS if quick else _CLIENTS
     over_tls: list[dict[str, Any]] = []
     in_memory: list[dict[str, Any]] = []
 
     def by_turns() -> None:
         with networked.deployment(clients) as certs:
-            for turn in range(_TURNS):
-                path = tmp_path / str(turn) if journal else None
-                running = networked.over_tls(certs, clients, _LENGTH, _DROPOUT, core=0, journal=path)
-                over_tls.append(running.result())
-                in_memory.append(networked.in_memory(clients, _LENGTH, _DROPOUT, core=0).result())
+            path = tmp_path / "journal" if journal else None
+            over_tls.append(networked.over_tls(certs, clients, _LENGTH, _DROPOUT, core=core, journal=path).result())
+            in_memory.append(networked.in_memory(clients, _LENGTH, _DROPOUT, core=core).result())
 
     benchmark.pedantic(by_turns, rounds=1, iterations=1)
     assert all(result["exact"] for result in over_tls + in_memory)
@@ -43,7 +49,7 @@ def bench_network(
         {
             "group": "network",
             "name": "session",
-            "params": {"clients": clients, "values": _LENGTH, "journal": journal},
+            "params": {"clients": clients, "values": _LENGTH, "journal": journal, "cores": cores},
             "seconds": _spread(over_tls),
             "in_memory_seconds": memory["seconds"],
             "cpu_ratio": cpu / min(result["cpu_seconds"] for result in in_memory),
@@ -62,7 +68,7 @@ def bench_network(
         }
     )
     benchmark.group = "network"
-    benchmark.extra_info.update({"name": "turns", "params": {"clients": clients, "journal": journal}})
+    benchmark.extra_info.update({"name": "turns", "params": {"clients": clients, "journal": journal, "cores": cores}})
 
 
 def bench_memory_of_the_server(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None]) -> None:

@@ -77,7 +77,7 @@ _MALICIOUS = (
 )
 _NETWORK = (
     "Server and clients in three processes on loopback, TLS 1.3 with certificates on both sides, beside "
-    "`transport.run_session` in one process; by turns, all processes on one and the same core. Counted: from the word "
+    "`transport.run_session` in one process; on all cores, and all on one and the same. Counted: from the word "
     "to begin, with the server listening, keys loaded and inputs made, until the server has its sum and every client "
     "knows of the end; connecting and handshakes included. A tenth of the clients vanish when their input is due: over "
     "TLS they come back without their state, which the server takes for their leaving, so that no deadline is waited "
