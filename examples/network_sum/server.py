@@ -4,10 +4,15 @@ import asyncio
 
 import secagg
 from transport.certs import Credentials
-from transport.tcp import serve_session
+from transport.tcp import NetworkReport, serve_session
 
 params = secagg.plan(num_clients=5, vector_length=4, value_bits=16, dropout=0.2).parameters
-report = asyncio.run(
-    serve_session(params, address=("localhost", 7000), tls=Credentials.of_server("certs"), journal="sum.journal")
-)
-print(report.outcome, report.outcome.sum if isinstance(report.outcome, secagg.Completed) else "")  # noqa: T201
+
+
+def show(report: NetworkReport) -> None:
+    """Called before the journal is deleted: a sum that was not shown is given again when the server is restarted."""
+    print(report.outcome, report.outcome.sum if isinstance(report.outcome, secagg.Completed) else "")  # noqa: T201
+
+
+certificate = Credentials.of_server("certs")
+asyncio.run(serve_session(params, address=("localhost", 7000), tls=certificate, journal="sum.journal", on_outcome=show))

@@ -1,0 +1,57 @@
+"""Clients that are there but of no use, since too few are left around them or behind them: who is named, and when."""
+
+from itertools import combinations
+
+import pytest
+
+from secagg import Aborted, AbortReason, ClientDropped, Completed, DropReason, Round, ServerPhase
+from secagg.messages import MaskedInput, PeerKeys
+from tests.cohort import BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
+from tests.secagg.machines import ALICE, IDS, MODES, VANISHED, script
+
+
+@pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
+def test_those_that_left_after_their_input_are_missing_too(adversary):
+    """There are inputs of a quorum, so that the two clients left would answer; but two shares recover nothing."""
+    recorded = script(adversary)
+    server = recorded.server(ServerPhase.MASKED_INPUT_COLLECTION)
+    for client_id, message in recorded.client_messages[MaskedInput].items():
+        assert server.receive(client_id, message) == ()
+    left = (ALICE, IDS[-1])
+    for client_id in left:
+        server.drop(client_id, DropReason.DISCONNECTED)
+    assert not server.status.ready
+    *_, end = server.close_round()
+    missing = tuple(sorted((*left, VANISHED)))
+    assert end == Aborted(AbortReason.TOO_FEW_CLIENTS, Round.MASKED_INPUT_COLLECTION, 3, 2, missing)
+    assert server.phase is ServerPhase.ABORTED
+    assert server.round is Round.MASKED_INPUT_COLLECTION
+
+
+def test_a_client_without_a_quorum_around_it_is_dropped_in_the_round_of_the_shares():
+    """It would refuse the list that the round ends with."""
+    params = make_params(40, 4, vector_length=4, degree=8)
+    inputs = random_inputs(params, seed=4)
+    seen = {}
+
+    def downlink(client_id, message):
+        if isinstance(message, PeerKeys):
+            seen[client_id] = set(message.client_ids)
+        return message
+
+    session = Cohort(params, inputs, downlink=downlink, entropy_seed="lonely")
+    session.run()
+    # Five of its eight neighbours, such that everybody else keeps a quorum.
+    vanish = next(
+        chosen
+        for chosen in combinations(sorted(seen[7] - {7}), 5)
+        if all(len(seen[i] - {7, *chosen}) >= params.quorum for i in set(inputs) - {7, *chosen})
+    )
+    session.missing_from = dict.fromkeys(vanish, BEFORE_SHARES)
+    outcome = session.run()
+    reasons = dict.fromkeys(vanish, DropReason.DEADLINE) | {7: DropReason.TOO_FEW_NEIGHBORS}
+    assert outcome.dropped == {i: ClientDropped(i, reason, Round.SHARE_KEYS) for i, reason in reasons.items()}
+    assert isinstance(outcome.end, Completed)
+    assert outcome.end.included == tuple(i for i in range(40) if i not in reasons)
+    assert outcome.end.sum.tolist() == exact_sum(params, [inputs[i] for i in outcome.end.included])
+    assert not outcome.refused
