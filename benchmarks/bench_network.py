@@ -17,7 +17,7 @@ _GOAL = 1.5
 _COUNTED = "wall time of the session over TLS over that of the same session in memory, in one process"
 
 
-@pytest.mark.parametrize(("cores", "journal"), [("all", False), ("all", True), ("one", True)])
+@pytest.mark.parametrize(("cores", "journal"), [("all", True), ("one", True)])
 def bench_network(
     benchmark: BenchmarkFixture,
     quick: bool,
