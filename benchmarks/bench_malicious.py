@@ -59,7 +59,7 @@ def _entry(role: str, honest: dict[str, Any], malicious: dict[str, Any]) -> Entr
     }
     for way in ("up", "down"):
         bytes_before, bytes_after = (_bytes(role, way, session) for session in (honest, malicious))
-        entry |= {f"bytes_{way}": bytes_after, f"bytes_{way}_ratio": bytes_after / bytes_before}
+        entry |= {f"bytes_{way}": bytes_after, f"{way}_over_honest": bytes_after / bytes_before}
     return entry
 
 

@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,7 +34,7 @@ class SimulationResult:
         exact: whether the sum is that of the included clients' inputs, element by element; None if it was aborted.
         seconds: the whole session, all clients and the server, the making of inputs not counted.
         rounds: by round, what it cost.
-        peak_rss_bytes: the most memory that the process has held, and the largest child of a recovery on two cores.
+        peak_rss_bytes: the most memory that the process has held, the children of a long recovery not counted.
     """
 
     report: SessionReport
@@ -120,6 +121,14 @@ def _median(values: list[float] | list[int]) -> float:
 
 
 def _peak_rss_bytes() -> int:
-    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    # Linux counts in KiB, macOS in bytes.
+    """The high-water mark of this process.
+
+    Linux's own, where there is one: getrusage's is inherited from the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, others in KiB.
     return peak if sys.platform == "darwin" else peak * 1024

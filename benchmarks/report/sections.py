@@ -67,8 +67,8 @@ _SCALING = (
     "`secagg simulate` in a process of its own for each point: real keys, masks and bytes of all clients and the "
     "server; 5% of the clients vanish after ShareKeys; on the sparse graph another 5% may work together with an "
     "honest-but-curious server. Times are of computing, the making of inputs not counted; a client's figures are "
-    "medians; memory is the most that the process held, all clients together, and the largest of the children "
-    "that a long recovery is shared with. Every sum is exact, or the benchmark fails."
+    "medians; memory is the most that the process held, all clients together, without the children that a long "
+    "recovery is shared with. Every sum is exact, or the benchmark fails."
 )
 _MALICIOUS = (
     "The same session twice, at the same time in two processes on one core each: against a server that only looks, and "
