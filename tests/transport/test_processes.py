@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 
 from secagg import Completed
 from tests.cohort import exact_sum, make_params, random_inputs
+from tests.transport import children
 from tests.transport.network import deadlines, deployment, served
 from transport import link
 from transport.authority import Authority
@@ -33,34 +32,11 @@ def certs(tmp_path_factory):
     return deployment(tmp_path_factory.mktemp("certs"), 20)
 
 
-class Child:
+class Child(children.Child):
     """One process of ours and the lines that it says."""
 
     def __init__(self, what, **options):
-        # One thread each: twenty processes share few cores.
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
-            [sys.executable, "-m", "tests.transport.network_child", what, json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=ROOT,
-            text=True,
-        )
-        self.lines = []
-        self._changed = threading.Condition()
-        self._ended = False
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self):
-        for line in self._process.stdout:
-            with self._changed:
-                self.lines.append(json.loads(line))
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        super().__init__("tests.transport.network_child", what, **options)
 
     def wait_for(self, condition, seconds=30):
         """The first line that fulfils it, also one that was said before."""
@@ -75,11 +51,6 @@ class Child:
                 if self._ended or not self._changed.wait(end - time.monotonic()):
                     raise AssertionError(f"it never said that, but {[str(line)[:80] for line in self.lines[-3:]]}")
 
-    def go(self):
-        """What a client that was told to wait waits for."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
     def wait(self):
         """Until it has ended."""
         return self._process.wait(30)
@@ -89,26 +60,18 @@ class Child:
         self._process.send_signal(signal.SIGKILL)
         self.close()
 
-    def close(self):
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        self._process.stdout.close()
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-
 
 @pytest.fixture
 def start():
     """Starts children; those that are still there at the end are ended, by their own id."""
-    children = []
+    begun = []
 
     def started(what, **options):
-        children.append(Child(what, **options))
-        return children[-1]
+        begun.append(Child(what, **options))
+        return begun[-1]
 
     yield started
-    for child in children:
+    for child in begun:
         child.close()
 
 
