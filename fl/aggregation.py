@@ -4,15 +4,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgpack
 import numpy as np
 
 import secagg
-from fl.quantization import Aggregate, ClientUpdate, IntegerVector, UpdateEncoding
+from fl.counters import IntegerVector
+from fl.errors import FLError
+from fl.phases import PhaseCost, phase_costs
+from fl.quantization import Aggregate, ClientUpdate, QuantizationError, UpdateEncoding
 from secagg import Adversary, ClientId, Round
-from transport import Direction, Fault, FaultSchedule, Observer, encode_frame, run_session
+from transport import Direction, Fault, FaultSchedule, InputWithheldError, Observer, encode_frame, run_session
+
+_Encoded = TypeVar("_Encoded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +26,8 @@ class RoundRequest:
 
     Attributes:
         client_ids: the clients sampled for this round.
-        train: trains a client and gives its update; called once for each that gets so far.
+        train: trains a client and gives its update; called once for each that gets so far. If it raises an FLError,
+            that client sends nothing, and the round goes on without it.
         context: what the server binds the round to: the digest of the model that it sends, and the round's number.
         received_context: the same from a client's point of view, of the model that it received: if they differ, the
             client cannot take part, and a server that sends each client a model of its own learns nothing. By
@@ -48,7 +54,9 @@ class RoundResult:
         aggregate: what the server learned; None if the round was aborted.
         included: whose updates are in it.
         dropped: the clients that vanished, and in which round of the protocol; in Unmasking, an update is in already.
+        refused: the clients that had no update that may be sent, and why; known to themselves, and to a simulation.
         aborted: why there is no aggregate, if there is none.
+        phases: what each round of the protocol cost; empty where there is no protocol.
         bytes_up, bytes_down: bytes of all clients' messages, the model's download not counted.
         seconds: of the whole round; training_seconds: of the clients' training in it.
         server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
@@ -59,6 +67,8 @@ class RoundResult:
     aggregate: Aggregate | None
     included: tuple[ClientId, ...]
     dropped: dict[ClientId, Round] = field(default_factory=dict)
+    refused: dict[ClientId, str] = field(default_factory=dict)
+    phases: dict[Round, PhaseCost] = field(default_factory=dict)
     aborted: str | None = None
     bytes_up: int = 0
     bytes_down: int = 0
@@ -83,17 +93,23 @@ class Aggregator(Protocol):
 
 
 class _TimedTraining:
-    """The request's training, with its time."""
+    """The request's training, with its time, and what came of those who had no update."""
 
     def __init__(self, request: RoundRequest) -> None:
         self._request = request
         self.seconds = 0.0
+        self.refused: dict[ClientId, str] = {}
 
-    def __call__(self, client_id: ClientId) -> ClientUpdate:
+    def __call__(self, client_id: ClientId, encode: Callable[[ClientUpdate], _Encoded]) -> _Encoded:
+        """The client's update, encoded. InputWithheldError if there is none that may be sent."""
         started = time.perf_counter()
-        update = self._request.train(client_id)
-        self.seconds += time.perf_counter() - started
-        return update
+        try:
+            update = self._request.train(client_id)
+            self.seconds += time.perf_counter() - started
+            return encode(update)
+        except FLError as error:
+            self.refused[client_id] = str(error)
+            raise InputWithheldError(str(error)) from error
 
 
 class SecureAggregator:
@@ -122,7 +138,7 @@ class SecureAggregator:
 
         def make_input(client_id: ClientId) -> IntegerVector:
             rng = np.random.default_rng((request.seed, client_id))
-            vector = self._encoding.encode(train(client_id), rng)
+            vector = train(client_id, lambda update: self._encoding.encode(update, rng))
             if self._verify:
                 encoded[client_id] = vector
             return vector
@@ -151,6 +167,8 @@ class SecureAggregator:
             aggregate=aggregate,
             included=included,
             dropped={client_id: drop.round for client_id, drop in report.dropped.items()},
+            refused=train.refused,
+            phases=phase_costs(report, self.plan.parameters),
             aborted=None if aggregate is not None else str(outcome),
             bytes_up=report.bytes_up,
             bytes_down=report.bytes_down,
@@ -178,13 +196,14 @@ class PlainAggregator:
         included: list[ClientId] = []
         dropped: dict[ClientId, Round] = {}
         for client_id in request.client_ids:
-            if round_ := _vanishes_before_its_update(request.faults, client_id):
+            if round_ := vanishes_before_its_update(request.faults, client_id):
                 dropped[client_id] = round_
                 continue
-            update = train(client_id)
-            message: bytes = msgpack.packb(
-                [update.num_examples, update.correct, update.loss_sum, update.delta.astype("<f4").tobytes()]
-            )
+            try:
+                message = train(client_id, _plain_message)
+            except InputWithheldError:
+                dropped[client_id] = Round.MASKED_INPUT_COLLECTION
+                continue
             bytes_up += len(encode_frame(message))
             examples, right, loss, delta = msgpack.unpackb(message)
             weighted = np.frombuffer(delta, dtype="<f4").astype(np.float64) * examples
@@ -206,6 +225,7 @@ class PlainAggregator:
             aggregate=aggregate,
             included=tuple(included),
             dropped=dropped,
+            refused=train.refused,
             aborted=None if aggregate is not None else "no client sent its update",
             bytes_up=bytes_up,
             seconds=time.perf_counter() - started,
@@ -227,7 +247,18 @@ def plan_secure_aggregation(
     )
 
 
-def _vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Round | None:
+def _plain_message(update: ClientUpdate) -> bytes:
+    """What the client sends in the clear; QuantizationError where the encoding for the ring would refuse as well."""
+    if not (np.isfinite(update.delta).all() and np.isfinite(update.loss_sum)):
+        raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
+    message: bytes = msgpack.packb(
+        [update.num_examples, update.correct, update.loss_sum, update.delta.astype("<f4").tobytes()]
+    )
+    return message
+
+
+def vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Round | None:
+    """The round of the protocol in which a client vanishes without its update being in the sum, if it does."""
     for round_ in (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION):
         if faults.of(client_id, round_, Direction.UP) in (Fault.VANISH, Fault.DISCONNECT):
             return round_

@@ -1,7 +1,8 @@
 """A run's folder: what is needed to go on, and what came out of it.
 
     config.json             the run's config, to read
-    checkpoint.safetensors  the models after the last whole round, with the config and the round's number
+    checkpoint.safetensors  the models after the last whole round, what the server's optimizers remember, the config
+                            and the round's number
     metrics.jsonl           a line a round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 
 from fl.config import RunConfig
 from fl.errors import ConfigError
@@ -24,6 +26,7 @@ from fl.rounds import FederatedRun, RoundRecord, record_to_json
 from fl.serialization import model_to_bytes, own_tensors
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
+_MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"
 PLOT = "accuracy.png"
 
 
@@ -62,9 +65,10 @@ class RunFolder:
     def save(self, config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord]) -> None:
         """Store the state after a round, and all records so far. ConfigError if the folder cannot be written to."""
         lines = [record_to_json(record) for record in records]
-        tensors = {
-            f"{run.aggregator.name}/{name}": tensor for run in runs for name, tensor in own_tensors(run.model).items()
-        }
+        tensors = {}
+        for run in runs:
+            for kind, state in ((_MODEL_STATE, own_tensors(run.model)), (_SERVER_STATE, run.server_optimizer.state())):
+                tensors.update({f"{run.aggregator.name}/{kind}/{name}": tensor for name, tensor in state.items()})
         metadata = {
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
@@ -98,9 +102,8 @@ class RunFolder:
             ]
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
-                prefix = f"{run.aggregator.name}/"
-                state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-                run.model.load_state_dict(state)
+                run.model.load_state_dict(_part(tensors, f"{run.aggregator.name}/{_MODEL_STATE}/"))
+                run.server_optimizer.load_state(_part(tensors, f"{run.aggregator.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done
         except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise self._foreign(error) from error
@@ -141,3 +144,7 @@ class RunFolder:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

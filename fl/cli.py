@@ -14,7 +14,7 @@ from typer import Option
 
 import secagg
 from fl import certs_command
-from fl.config import DROPOUT_POINTS, RunConfig
+from fl.config import DROPOUT_POINTS, ENGINES, RunConfig
 from fl.errors import ConfigError, FLError
 from fl.formatting import json_line
 from fl.network import join_command, serve_command
@@ -177,9 +177,25 @@ def train(
         "learning_rate"
     ],
     momentum: Annotated[float, Option(help="Local momentum.")] = _DEFAULTS["momentum"],
+    optimizer: Annotated[str, Option(help="Local: sgd or adam.")] = _DEFAULTS["optimizer"],
+    weight_decay: Annotated[float, Option(help="Local weight decay.")] = _DEFAULTS["weight_decay"],
+    proximal: Annotated[float, Option(help="FedProx: pulls local weights to the global ones.")] = _DEFAULTS["proximal"],
+    learning_rate_decay: Annotated[
+        float, Option("--learning-rate-decay", "--lr-decay", help="Local learning rate, times this after each round.")
+    ] = _DEFAULTS["learning_rate_decay"],
+    server_optimizer: Annotated[str, Option(help="fedavg, fedavgm, fedadagrad, fedadam or fedyogi.")] = _DEFAULTS[
+        "server_optimizer"
+    ],
     server_learning_rate: Annotated[
-        float, Option("--server-learning-rate", "--server-lr", help="Multiplies the mean update.")
+        float, Option("--server-learning-rate", "--server-lr", help="With fedavg, multiplies the mean update.")
     ] = _DEFAULTS["server_learning_rate"],
+    server_momentum: Annotated[float, Option(help="Of all server optimizers but fedavg.")] = _DEFAULTS[
+        "server_momentum"
+    ],
+    server_beta2: Annotated[float, Option(help="Of fedadam and fedyogi.")] = _DEFAULTS["server_beta2"],
+    server_tau: Annotated[float, Option(help="Adaptivity of fedadagrad, fedadam and fedyogi.")] = _DEFAULTS[
+        "server_tau"
+    ],
     partition: Annotated[
         str, Option(help="iid, shards, dirichlet or by-writer (default: by-writer for mnist-writers, else iid).")
     ] = "",
@@ -190,6 +206,12 @@ def train(
         list[str] | None,
         Option(help=f"Where they vanish: {', '.join(DROPOUT_POINTS)}; may be repeated (default: any)."),
     ] = None,
+    dropout_model: Annotated[
+        str, Option(help="independent, or slow: slow clients vanish more often, the same ones each time.")
+    ] = _DEFAULTS["dropout_model"],
+    holdout: Annotated[
+        float, Option(help="Fraction of each client's examples to measure the model on, by secure aggregation.")
+    ] = _DEFAULTS["holdout"],
     corrupt: Annotated[float, Option(help="Fraction that may work with the server.")] = _DEFAULTS["corrupt"],
     aggregator: Annotated[str, Option(help="secure or plain.")] = _DEFAULTS["aggregator"],
     compare: Annotated[
@@ -200,6 +222,7 @@ def train(
         int | None, Option(help="Bits that an element is rounded to (default: at most 24, for a ring of 32).")
     ] = None,
     seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
+    engine: Annotated[str, Option(help="Where clients train: " + ", ".join(ENGINES) + ".")] = _DEFAULTS["engine"],
     channels_last: Annotated[bool, Option(help="Convolutions in the fast memory layout.")] = True,
     bfloat16: Annotated[str, Option(help="auto, on or off: local training in bfloat16.")] = _DEFAULTS["bfloat16"],
     out: Annotated[Path | None, Option(help="Folder for checkpoint, metrics, figure and model.")] = None,

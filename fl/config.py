@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fl.errors import ConfigError
 from fl.quantization import MAX_CLIP, MAX_VALUE_BITS, MIN_CLIP, MIN_VALUE_BITS
@@ -12,9 +13,14 @@ from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 # The command line reads its defaults here; it must not wait seconds for torch to do so.
 if TYPE_CHECKING:
+    from fl.server_optimizer import ServerOptimization
     from fl.training import LocalTraining
 
 AggregatorName = Literal["secure", "plain"]
+DropoutModel = Literal["independent", "slow"]
+
+ENGINES: tuple[str, ...] = ("serial", "processes", "batched", "ray")
+"""Where clients are trained; see `fl.engines`."""
 
 
 def _value_bits_for(num_clients: int) -> int:
@@ -42,18 +48,27 @@ class RunConfig:
     """A federated training run.
 
     Attributes:
-        dataset: one of `fl.data.DATASETS`.
-        model: one of `fl.models.MODELS`; by default one that suits the data set.
+        dataset: one of `fl.data.DATASETS`, or ``package.module:loader`` of your own (`fl.custom`).
+        model: one of `fl.models.MODELS`, or ``package.module:factory`` of your own; by default one that suits the data
+            set.
         clients: how many clients the training data is dealt out to.
         sample: how many of them take part in each round; by default all.
         rounds: communication rounds.
-        epochs, batch_size, learning_rate, momentum: of the clients' local training, by SGD.
-        server_learning_rate: what the mean update is multiplied by before it is applied.
+        epochs, batch_size, learning_rate, momentum, weight_decay, optimizer, proximal: of the clients' local training;
+            see `fl.training.LocalTraining`.
+        learning_rate_decay: what the clients' learning rate is multiplied by after each round.
+        server_optimizer, server_learning_rate, server_momentum, server_beta2, server_tau: what the server does with the
+            mean update; see `fl.server_optimizer.ServerOptimization`. With FedAvg it is multiplied by the learning rate
+            and added.
         partition: one of `fl.data.partition.SCHEMES`; by default by writer where the data set has writers, else iid.
         alpha: of the Dirichlet partition.
         shards_per_client: of the shards partition.
         dropout: the fraction of the sampled clients that vanish in each round.
         dropout_at: where they vanish, keys of `DROPOUT_POINTS`.
+        dropout_model: ``independent``: each is as likely to vanish as any other; ``slow``: clients have speeds, and the
+            slow ones vanish more often, the same ones again and again (`fl.dropouts`).
+        holdout: the fraction of each client's examples that it never learns from; the global model is measured on
+            them after each round, by secure aggregation of the counts. 0: no such measurement.
         corrupt: the fraction of clients that may work together with the server; raises the threshold.
         aggregator: `secure` or `plain`.
         compare: run both side by side, and check the secure sums against those of the same clients' vectors.
@@ -61,6 +76,8 @@ class RunConfig:
         value_bits: bits that an update's element is rounded to; by default 24, the precision of float32, or less where
             the sum of so many clients would not fit 32 bits: a wider ring costs twice the time.
         seed: of everything but keys and masks.
+        engine: where clients are trained, one of `ENGINES`; the sums are the same to the bit, except that ``batched``
+            rounds otherwise.
         channels_last, bfloat16: see `fl.training.LocalTraining`.
 
     Raises:
@@ -76,18 +93,29 @@ class RunConfig:
     batch_size: int = 10
     learning_rate: float = 0.1
     momentum: float = 0.5
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    weight_decay: float = 0.0
+    proximal: float = 0.0
+    learning_rate_decay: float = 1.0
+    server_optimizer: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: float = 1.0
+    server_momentum: float = 0.9
+    server_beta2: float = 0.99
+    server_tau: float = 1e-3
     partition: str = ""
     alpha: float = 0.5
     shards_per_client: int = 2
     dropout: float = 0.0
     dropout_at: tuple[str, ...] = ("any",)
+    dropout_model: DropoutModel = "independent"
+    holdout: float = 0.0
     corrupt: float = 0.0
     aggregator: AggregatorName = "secure"
     compare: bool = False
     clip: float = 1.0
     value_bits: int = 0
     seed: int = 0
+    engine: str = "serial"
     channels_last: bool = True
     bfloat16: Literal["auto", "on", "off"] = "auto"
 
@@ -116,9 +144,12 @@ class RunConfig:
             "model": (self.model, MODELS),
             "partition": (self.partition, SCHEMES),
             "aggregator": (self.aggregator, ("secure", "plain")),
+            "dropout model": (self.dropout_model, get_args(DropoutModel)),
+            "engine": (self.engine, ENGINES),
         }
         for name, (value, known) in choices.items():
-            if value not in known:
+            is_own = name in ("dataset", "model") and ":" in value
+            if value not in known and not is_own:
                 problems.append(f"unknown {name} {value!r}; known are {', '.join(known)}")
         for point in self.dropout_at:
             if point not in DROPOUT_POINTS:
@@ -137,34 +168,59 @@ class RunConfig:
             problems.append("secure aggregation needs at least 2 clients: the sum of one update is that update")
         if self.clients >= 1 and not 1 <= self.sample <= self.clients:
             problems.append(f"sample must be between 1 and the {self.clients} clients, not {self.sample}")
-        for name in ("dropout", "corrupt"):
+        for name in ("dropout", "corrupt", "holdout"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be a fraction, at least 0 and below 1, not {getattr(self, name)}")
-        if not (math.isfinite(self.server_learning_rate) and self.server_learning_rate > 0):
-            problems.append(f"server_learning_rate must be above 0, not {self.server_learning_rate}")
+        if not 0 < self.learning_rate_decay <= 1:
+            problems.append(f"learning_rate_decay must be above 0 and at most 1, not {self.learning_rate_decay}")
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed must be at least 0 and below 2^63, not {self.seed}")
         if self.compare and self.aggregator != "secure":
             problems.append("compare runs the plain aggregator beside the secure one: leave aggregator at secure")
+        parts = ["server_optimization"]
         if self.epochs >= 1 and self.batch_size >= 1:
+            parts.append("local_training")
+        for part in parts:
             try:
-                _ = self.local_training
+                getattr(self, part)
             except ConfigError as error:
                 problems.append(str(error))
         return problems
 
     @property
     def local_training(self) -> "LocalTraining":
-        """The clients' part of it; ConfigError if it is out of range."""
+        """The clients' part of it, in the first round; ConfigError if it is out of range."""
+        return self.local_training_in(1)
+
+    def local_training_in(self, number: int) -> "LocalTraining":
+        """The clients' part of the round of that number, from 1."""
         from fl.training import LocalTraining
 
+        # No lower than the smallest normal float: a rate of 0 would be refused, in the middle of a run.
+        decayed = self.learning_rate * self.learning_rate_decay ** (number - 1)
         return LocalTraining(
             epochs=self.epochs,
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
+            learning_rate=decayed if number == 1 else max(decayed, sys.float_info.min),
             momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            optimizer=self.optimizer,
+            proximal=self.proximal,
             channels_last=self.channels_last,
             bfloat16=self.bfloat16,
+        )
+
+    @property
+    def server_optimization(self) -> "ServerOptimization":
+        """The server's part of it; ConfigError if it is out of range."""
+        from fl.server_optimizer import ServerOptimization
+
+        return ServerOptimization(
+            name=self.server_optimizer,
+            learning_rate=self.server_learning_rate,
+            momentum=self.server_momentum,
+            beta2=self.server_beta2,
+            tau=self.server_tau,
         )
 
     @property

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -95,6 +96,17 @@ class TrainingDisplay:
         if own.clipped is not None and own.clipped >= 0.00005:
             parts.append(f"{percent(own.clipped)} clipped")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+        for client_id, why in own.refused.items():
+            self._console.print(
+                f"  [yellow]client {client_id} sent nothing: {escape(why)}[/yellow]", highlight=False, soft_wrap=True
+            )
+        if own.held_out_accuracy is not None:
+            self._console.print(
+                f"  [dim]on {own.held_out_examples:,} examples that the clients hold out: accuracy "
+                f"{percent(own.held_out_accuracy)}, loss {own.held_out_loss:.4f}[/dim]",
+                highlight=False,
+                soft_wrap=True,
+            )
         if own.aborted:
             self._console.print(
                 f"  [red]the model stays as it was: {own.aborted}[/red]", highlight=False, soft_wrap=True

@@ -13,22 +13,18 @@ Counters (examples, correct predictions, loss, clipped elements) travel behind t
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fl.counters import LOSS_STEPS, MAX_LOSS, CounterEncoding, IntegerVector, loss_steps
 from fl.errors import ConfigError, FLError
 
 Vector: TypeAlias = npt.NDArray[np.float32]
-IntegerVector: TypeAlias = npt.NDArray[np.integer[Any]]
 
 MIN_VALUE_BITS, MAX_VALUE_BITS = 4, 32
 MIN_CLIP, MAX_CLIP = 1e-20, 1e20
-
-# Losses travel in steps of 2^-16, and up to 256 nats an example: a guess that is wrong with certainty e^-256.
-_LOSS_STEPS = 1 << 16
-_MAX_LOSS = 256
 
 
 class QuantizationError(FLError):
@@ -103,18 +99,17 @@ class UpdateEncoding:
     @property
     def vector_length(self) -> int:
         """Elements of an encoded update: the update's, and the counters' digits."""
-        return self.update_length + sum(self._digits())
+        return self.update_length + self._counters.vector_length
 
     @property
     def _step(self) -> float:
         return 2 * self.clip / ((1 << self.value_bits) - 1)
 
-    def _largest_counters(self) -> tuple[int, int, int, int]:
-        """The most that examples, correct ones, loss steps and clipped elements of one client can be."""
-        return self.max_examples, self.max_examples, self.max_examples * _MAX_LOSS * _LOSS_STEPS, self.update_length
-
-    def _digits(self) -> tuple[int, ...]:
-        return tuple(-(-largest.bit_length() // self.value_bits) for largest in self._largest_counters())
+    @property
+    def _counters(self) -> CounterEncoding:
+        """Of examples, correct ones, loss steps and clipped elements."""
+        largest = (self.max_examples, self.max_examples, self.max_examples * MAX_LOSS * LOSS_STEPS, self.update_length)
+        return CounterEncoding(largest, self.value_bits)
 
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
         """The encoded update, int64, shape (vector_length,), elements in [0, 2^value_bits).
@@ -146,31 +141,20 @@ class UpdateEncoding:
         # The largest element plus its rounding can come out one ulp too high.
         np.minimum(np.floor(scaled, out=scaled), (1 << self.value_bits) - 1, out=scaled)
         encoded[: self.update_length] = scaled
-        loss_steps = min(round(max(update.loss_sum, 0.0) * _LOSS_STEPS), self._largest_counters()[2])
-        counters = (update.num_examples, update.correct, loss_steps, num_clipped)
-        base = (1 << self.value_bits) - 1
-        encoded[self.update_length :] = [
-            counter >> (self.value_bits * place) & base
-            for counter, digits in zip(counters, self._digits(), strict=True)
-            for place in range(digits)
-        ]
+        loss = loss_steps(update.loss_sum, self.max_examples)
+        encoded[self.update_length :] = self._counters.encode((update.num_examples, update.correct, loss, num_clipped))
         return encoded
 
     def decode(self, total: IntegerVector, num_clients: int) -> Aggregate:
         """The aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,)."""
-        at = self.update_length
-        counters = []
-        for digits in self._digits():
-            counters.append(sum(int(total[at + place]) << (self.value_bits * place) for place in range(digits)))
-            at += digits
-        num_examples, correct, loss_steps, num_clipped = counters
+        num_examples, correct, loss, num_clipped = self._counters.decode(total[self.update_length :])
         mean = total[: self.update_length].astype(np.float64)
         mean *= self._step * self.max_examples / num_examples
         mean -= self.clip
         return Aggregate(
             mean_delta=mean.astype(np.float32),
             num_examples=num_examples,
-            loss=loss_steps / _LOSS_STEPS / num_examples,
+            loss=loss / LOSS_STEPS / num_examples,
             accuracy=correct / num_examples,
             clipped=num_clipped / (self.update_length * num_clients),
         )

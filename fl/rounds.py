@@ -1,33 +1,43 @@
 """The federated loop: sample clients, send the model, train locally, aggregate, apply (McMahan et al. 2017)."""
 
-import hashlib
+import dataclasses
 import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-import torch
-from torch import nn
 
 import secagg
-from fl.aggregation import Aggregator, PlainAggregator, RoundRequest, SecureAggregator, plan_secure_aggregation
+from fl.aggregation import (
+    Aggregator,
+    PlainAggregator,
+    RoundRequest,
+    RoundResult,
+    SecureAggregator,
+    plan_secure_aggregation,
+    vanishes_before_its_update,
+)
 from fl.config import AggregatorName, RunConfig
 from fl.data import Dataset
-from fl.data.partition import Indices, partition
+from fl.data.partition import partition
+from fl.dropouts import dropout_schedule
+from fl.engines import RoundTraining, TrainingEngine, open_engine
+from fl.federated_evaluation import FederatedEvaluation
+from fl.local_work import LocalWorker, round_context
 from fl.models import build_model
-from fl.quantization import ClientUpdate, UpdateEncoding
-from fl.serialization import load_model, model_to_bytes
-from fl.state import ParameterLayout, context_digest
-from fl.threads import torch_threads, worthwhile_threads
-from fl.training import LocalTraining, evaluate, train
+from fl.quantization import UpdateEncoding
+from fl.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
+from fl.serialization import model_to_bytes
+from fl.server_optimizer import ServerOptimizer
+from fl.state import ParameterLayout
+from fl.threads import torch_threads
+from fl.training import DivergedError, Evaluation, evaluate
 from secagg import ClientId, Round
 from transport import FaultSchedule
-
-# What a seed is for: every use of the run's seed has a stream of its own.
-_SAMPLING, _FAULTS, TRAINING_SEED, NETWORK_SEED = range(4)
 
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's open round, how many clients have answered, and of how many."""
@@ -46,11 +56,17 @@ class RoundRecord:
         sampled: how many clients were asked.
         included: the ids of those whose updates are in the mean.
         dropped: how many vanished, by the round of the protocol in which they did.
+        refused: the clients that had no update that may be sent, such as one with NaN in it, and why. They know it
+            themselves; a server sees clients that vanished. By id, as text: JSON has no other keys.
         clipped: the fraction of update elements that were clipped.
         bytes_up, bytes_down: of all clients' protocol messages.
         model_bytes: of the model, sent to each sampled client.
         seconds: of the round without the test; training_seconds: of all clients' training in it.
         server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
+        held_out_accuracy, held_out_loss: of the new global model on what the round's clients hold out, from totals that
+            were aggregated securely; None without `RunConfig.holdout`, or if that session was aborted.
+        held_out_examples: how many examples those totals are of.
+        phases: what each round of the protocol cost (`fl.phases.PhaseCost`), by its name.
         ring_difference: secure sum against plain sum of the same vectors; None where not checked.
         aborted: why the model did not change, if it did not.
     """
@@ -65,6 +81,7 @@ class RoundRecord:
     sampled: int
     included: tuple[ClientId, ...]
     dropped: dict[str, int]
+    refused: dict[str, str]
     clipped: float | None
     bytes_up: int
     bytes_down: int
@@ -73,6 +90,10 @@ class RoundRecord:
     training_seconds: float
     server_seconds: float
     client_seconds: float
+    held_out_accuracy: float | None
+    held_out_loss: float | None
+    held_out_examples: int
+    phases: dict[str, dict[str, float]]
     ring_difference: int | None
     aborted: str | None
 
@@ -91,22 +112,37 @@ class FederatedRun:
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
         self._dataset = dataset
-        self._parts: list[Indices] = partition(
+        self.worker = LocalWorker(
+            config,
             dataset,
-            config.partition,
-            config.clients,
-            seed=config.seed,
-            alpha=config.alpha,
-            shards_per_client=config.shards_per_client,
-        )
-        # The clients' model: one object that each client in turn fills with what it received.
-        self._local_model = build_model(
-            config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
+            partition(
+                dataset,
+                config.partition,
+                config.clients,
+                seed=config.seed,
+                alpha=config.alpha,
+                shards_per_client=config.shards_per_client,
+            ),
         )
         self._layout = ParameterLayout.of(self.model)
-        self._local_training = config.local_training
-        self._threads = worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
+        self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
         self.aggregator = self._build_aggregator(aggregator)
+        self._evaluation = self._build_evaluation()
+        self._engine: TrainingEngine | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the engine's processes; a later round starts them anew."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     @property
     def plan(self) -> secagg.Plan | None:
@@ -117,7 +153,7 @@ class FederatedRun:
         config = self.config
         encoding = UpdateEncoding(
             update_length=self._layout.size,
-            max_examples=max(len(part) for part in self._parts),
+            max_examples=self.worker.max_examples,
             clip=config.clip,
             value_bits=config.value_bits,
         )
@@ -128,41 +164,52 @@ class FederatedRun:
         )
         return SecureAggregator(plan, encoding, verify=config.compare, workers=os.cpu_count() or 1)
 
+    def _build_evaluation(self) -> FederatedEvaluation | None:
+        config = self.config
+        if not config.holdout:
+            return None
+        return FederatedEvaluation(
+            num_clients=config.sample,
+            max_examples=self.worker.max_held_out,
+            dropout=config.dropout,
+            corrupt=config.corrupt,
+        )
+
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
-        """One round; the model is changed at its end, if it was not aborted."""
+        """One round; the model is changed at its end, if it was not aborted.
+
+        Raises:
+            DivergedError: every client's training ran away: the settings are at fault, not a client.
+        """
         started = time.perf_counter()
         number = self.rounds_done + 1
         sampled = self._sample(number)
         model_messages = self._model_messages(sampled)
         before = self._layout.to_vector(self.model)
-
-        def train_client(client_id: ClientId) -> ClientUpdate:
-            return self._train_client(client_id, number, model_messages[client_id])
-
-        def received_context(client_id: ClientId) -> bytes:
-            load_model(self._local_model, model_messages[client_id])
-            return _context(self._local_model, number)
-
-        result = self.aggregator.aggregate(
-            RoundRequest(
-                client_ids=sampled,
-                train=train_client,
-                context=_context(self.model, number),
-                received_context=received_context,
-                faults=FaultSchedule.dropouts(
-                    sampled, self.config.dropout, seed=self._seed(_FAULTS, number), rounds=self.config.dropout_rounds
-                ),
-                seed=self._seed(NETWORK_SEED, number),
-                observer=None if observe is None else (lambda *state: observe(self.aggregator.name, *state)),
+        faults = dropout_schedule(self.config, sampled, number)
+        training = RoundTraining(number, model_messages, _expected(sampled, faults))
+        if self._engine is None:
+            self._engine = open_engine(self.config.engine, self.worker)
+        with self._engine.round(training) as train_client:
+            result = self.aggregator.aggregate(
+                RoundRequest(
+                    client_ids=sampled,
+                    train=train_client,
+                    context=round_context(self.model, number),
+                    received_context=lambda client_id: self.worker.received_context(number, model_messages[client_id]),
+                    faults=faults,
+                    seed=self._seed(NETWORK_SEED, number),
+                    observer=None if observe is None else (lambda *state: observe(self.aggregator.name, *state)),
+                )
             )
-        )
+        _raise_if_all_refused(result, training.expected)
         aggregate = result.aggregate
         if aggregate is not None:
-            after = before + np.float32(self.config.server_learning_rate) * aggregate.mean_delta
-            self._layout.load_vector(self.model, after)
+            self._layout.load_vector(self.model, self.server_optimizer.step(before, aggregate.mean_delta))
         seconds = time.perf_counter() - started
         self.rounds_done = number
-        with torch_threads(self._threads):
+        held_out = self._evaluate_held_out(sampled, number)
+        with torch_threads(self.worker.threads):
             test = evaluate(self.model, self._dataset.test_images, self._dataset.test_labels)
         return RoundRecord(
             round=number,
@@ -175,6 +222,7 @@ class FederatedRun:
             sampled=len(sampled),
             included=result.included,
             dropped=dict(Counter(round_.value for round_ in result.dropped.values())),
+            refused={str(client_id): why for client_id, why in sorted(result.refused.items())},
             clipped=None if aggregate is None or np.isnan(aggregate.clipped) else aggregate.clipped,
             bytes_up=result.bytes_up,
             bytes_down=result.bytes_down,
@@ -183,6 +231,10 @@ class FederatedRun:
             training_seconds=result.training_seconds,
             server_seconds=result.server_seconds,
             client_seconds=result.client_seconds,
+            held_out_accuracy=None if held_out is None else held_out.accuracy,
+            held_out_loss=None if held_out is None else held_out.loss,
+            held_out_examples=0 if held_out is None else held_out.num_examples,
+            phases={round_.value: dataclasses.asdict(cost) for round_, cost in result.phases.items()},
             ring_difference=result.ring_difference,
             aborted=result.aborted,
         )
@@ -192,50 +244,36 @@ class FederatedRun:
         return dict.fromkeys(sampled, model_to_bytes(self.model))
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
-        rng = np.random.default_rng(self._seed(_SAMPLING, number))
+        rng = np.random.default_rng(self._seed(SAMPLING_SEED, number))
         return tuple(sorted(rng.choice(self.config.clients, size=self.config.sample, replace=False).tolist()))
 
-    def _train_client(self, client_id: ClientId, number: int, model_message: bytes) -> ClientUpdate:
-        """A client's work: load the model that it was sent, train on its own examples, and take the difference."""
-        load_model(self._local_model, model_message)
-        examples = self._parts[client_id]
-        return local_update(
-            self._local_model,
-            self._dataset.train_images[examples],
-            self._dataset.train_labels[examples],
-            self._local_training,
-            seed=self._seed(TRAINING_SEED, number, client_id),
-            threads=self._threads,
-        )
+    def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> Evaluation | None:
+        """The new global model on what the round's clients hold out: a session of its own, with its own dropouts."""
+        if self._evaluation is None:
+            return None
+        messages = self._model_messages(sampled)
+        return self._evaluation.run(
+            sampled,
+            lambda client_id: self.worker.evaluate_held_out(client_id, messages[client_id]),
+            context=round_context(self.model, number),
+            received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
+            faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
+            seed=self._seed(EVALUATION_SEED, number),
+        ).evaluation
 
     def _seed(self, purpose: int, *path: int) -> int:
         return derived_seed(self.config.seed, purpose, *path)
 
 
-def derived_seed(seed: int, purpose: int, *path: int) -> int:
-    """The seed of one use of the run's seed; ``path`` says which round's and client's."""
-    return int(np.random.SeedSequence((seed, purpose, *path)).generate_state(1, np.uint64)[0] >> 1)
+def _expected(sampled: tuple[ClientId, ...], faults: FaultSchedule) -> tuple[ClientId, ...]:
+    """The clients that will be asked for their update."""
+    return tuple(client_id for client_id in sampled if vanishes_before_its_update(faults, client_id) is None)
 
 
-def local_update(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: LocalTraining, *, seed: int, threads: int
-) -> ClientUpdate:
-    """Train the model that a client received on its examples, in place, and take the difference."""
-    layout = ParameterLayout.of(model)
-    received = layout.to_vector(model)
-    with torch_threads(threads):
-        result = train(model, images, labels, training, seed=seed)
-    return ClientUpdate(
-        delta=layout.to_vector(model) - received,
-        num_examples=result.num_examples,
-        loss_sum=result.loss_sum,
-        correct=result.correct,
-    )
-
-
-def _context(model: nn.Module, number: int) -> bytes:
-    """What a round is bound to: clients that were given another model, or another round, cannot agree on masks."""
-    return hashlib.sha256(context_digest(model) + number.to_bytes(8, "big")).digest()
+def _raise_if_all_refused(result: RoundResult, expected: tuple[ClientId, ...]) -> None:
+    if expected and result.refused.keys() >= set(expected):
+        client_id, why = next(iter(sorted(result.refused.items())))
+        raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
 
 
 def start_runs(config: RunConfig, dataset: Dataset) -> list[FederatedRun]:

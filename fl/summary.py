@@ -34,6 +34,9 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         "included_clients": [list(record.included) for record in own],
         "dropped": [record.dropped for record in own],
         "aborted": [{"round": record.round, "reason": record.aborted} for record in own if record.aborted],
+        "refused": [record.refused for record in own],
+        "held_out_accuracy": own[-1].held_out_accuracy if own else None,
+        "held_out_loss": own[-1].held_out_loss if own else None,
         "clipped": max((record.clipped for record in own if record.clipped is not None), default=None),
         **_bytes(own),
     }

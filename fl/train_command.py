@@ -1,5 +1,6 @@
 """`secagg train`: from options to a finished run and its folder."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def _train(
     config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord], folder: RunFolder | None, console: Console
 ) -> FinishedTraining:
     interrupted = False
-    with TrainingDisplay(console, config) as display:
+    with TrainingDisplay(console, config) as display, ExitStack() as engines:
+        for run in runs:
+            engines.enter_context(run)
         display.introduce(runs, sum(parameter.numel() for parameter in runs[0].model.parameters()))
         try:
             while runs[0].rounds_done < config.rounds:

@@ -1,4 +1,4 @@
-"""A client's part of a round: some epochs of SGD on its own examples; and the measurement of a model.
+"""A client's part of a round: some epochs of SGD or Adam on its own examples; and the measurement of a model.
 
 Both run on the CPU. Numbers repeat bit for bit on one machine with one number of threads: shuffling and
 layers that draw at random (dropout) depend on `seed` only, and nothing depends on the clock.
@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -24,9 +24,16 @@ class DivergedError(FLError):
     """Training ran away: the loss or the weights are no longer finite. The model is spoiled."""
 
 
+OptimizerName = Literal["sgd", "adam"]
+
+
 @dataclass(frozen=True)
 class LocalTraining:
     """How a client trains. `channels_last` and `bfloat16` are about speed; see `fl.precision` for "auto".
+
+    `optimizer` is "sgd" or "adam" (Kingma and Ba 2015, with torch's defaults; `momentum` is SGD's alone). `proximal`
+    is FedProx's mu (Li et al. 2020, arXiv:1812.06127): mu/2 ||w - w0||^2 is added to the loss, w0 being the weights
+    that the client began with.
 
     In bfloat16 only the layers' arithmetic is; weights, gradients and their sums stay float32. Raises
     ConfigError for numbers out of range.
@@ -39,6 +46,8 @@ class LocalTraining:
     weight_decay: float = 0.0
     channels_last: bool = True
     bfloat16: Precision = "auto"
+    optimizer: OptimizerName = "sgd"
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         problems = []
@@ -52,6 +61,10 @@ class LocalTraining:
             problems.append(f"momentum must be in [0, 1), not {self.momentum}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             problems.append(f"weight_decay must not be negative, nor {self.weight_decay}")
+        if not (math.isfinite(self.proximal) and self.proximal >= 0):
+            problems.append(f"proximal must not be negative, nor {self.proximal}")
+        if self.optimizer not in get_args(OptimizerName):
+            problems.append(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not {self.optimizer!r}")
         if self.bfloat16 not in get_args(Precision):
             problems.append(f"bfloat16 must be one of {', '.join(get_args(Precision))}, not {self.bfloat16!r}")
         if problems:
@@ -84,7 +97,7 @@ class Evaluation:
 def train(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: LocalTraining, seed: int
 ) -> LocalResult:
-    """Train `model` in place on images float32 (N, C, H, W) with labels int64 (N,): plain SGD.
+    """Train `model` in place on images float32 (N, ...) with labels int64 (N,).
 
     Every epoch goes through all examples once in a new order drawn from `seed`; the last batch may be
     smaller. `model` gets the memory format that `config` says and is left in training mode. The optimizer's
@@ -97,13 +110,8 @@ def train(
     rows = _ImageRows(images, channels_last=config.channels_last)
     _set_memory_format(model, channels_last=config.channels_last)
     in_bfloat16 = uses_bfloat16(config.bfloat16, model, images.shape[1:])
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
+    optimizer = _optimizer(model, config)
+    proximal_term = _ProximalTerm(model, config.proximal)
     model.train()
     loss_sum, correct = 0.0, 0
     with _seeded(seed) as generator:
@@ -122,6 +130,7 @@ def train(
                     )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
+                proximal_term.add_gradient()
                 optimizer.step()
                 if is_last:
                     loss_sum += mean_loss * len(chosen)
@@ -162,6 +171,37 @@ def evaluate(
             loss_sum += functional.cross_entropy(logits, truth, reduction="sum").item()
             correct += _num_correct(logits, truth)
     return Evaluation(loss_sum / num_examples, correct / num_examples, num_examples)
+
+
+def _optimizer(model: nn.Module, config: LocalTraining) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
+
+
+class _ProximalTerm:
+    """The gradient of mu/2 ||w - w0||^2, mu (w - w0): cheaper than to differentiate the term with the loss."""
+
+    def __init__(self, model: nn.Module, strength: float) -> None:
+        self._strength = strength
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._start = [parameter.detach().clone() for parameter in self._parameters] if strength else []
+
+    def add_gradient(self) -> None:
+        if not self._strength:
+            return
+        with torch.no_grad():
+            for parameter, start in zip(self._parameters, self._start, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter - start, alpha=self._strength)
 
 
 class _ImageRows:

@@ -3,7 +3,14 @@
 from transport.client_host import ClientHost
 from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, Deadlines, ServerDriver
-from transport.errors import FrameError, JournalError, LinkError, SessionRefusedError, TransportError
+from transport.errors import (
+    FrameError,
+    InputWithheldError,
+    JournalError,
+    LinkError,
+    SessionRefusedError,
+    TransportError,
+)
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
 from transport.host import SessionHost
@@ -24,6 +31,7 @@ __all__ = [
     "FaultSchedule",
     "FrameDecoder",
     "FrameError",
+    "InputWithheldError",
     "Inputs",
     "Journal",
     "JournalError",

@@ -33,6 +33,7 @@ from secagg import (
     UnmaskJob,
     UnmaskReady,
 )
+from transport.errors import InputWithheldError
 
 InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
 InputProvider: TypeAlias = Callable[[], InputVector]
@@ -159,14 +160,14 @@ class ServerDriver:
 class ClientDriver:
     """Feeds a client with bytes, and with its input when that is due.
 
-    `error` is set once the server broke a rule or sent what is no message; the client is dead then, and its connection
-    is to be closed.
+    `error` is set once the server broke a rule or sent what is no message, or the client's own input was withheld; the
+    client is dead then, and its connection is to be closed.
     """
 
     def __init__(self, client: Client, provide_input: InputProvider) -> None:
         self._client = client
         self._provide_input = provide_input
-        self.error: SecAggError | None = None
+        self.error: SecAggError | InputWithheldError | None = None
 
     @property
     def finished(self) -> bool:
@@ -184,7 +185,7 @@ class ClientDriver:
         try:
             message = secagg.decode_server_message(data, self._client.params)
             return self._handle(self._client.receive(message))
-        except (CodecError, RemoteProtocolError) as error:
+        except (CodecError, RemoteProtocolError, InputWithheldError) as error:
             self._client.abort()
             self.error = error
             return []

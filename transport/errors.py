@@ -28,6 +28,13 @@ class SessionRefusedError(TransportError):
         return str(self.args[0])
 
 
+class InputWithheldError(TransportError):
+    """Raise it where a client's input is asked for, and the client leaves instead: it has none that may be sent.
+
+    To the server it is a client that vanished before its masked input; its text stays on the client's side.
+    """
+
+
 class JournalError(TransportError):
     """A journal that cannot be used, or could not be written; its text says what to do. Nothing was overwritten.
 

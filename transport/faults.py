@@ -6,6 +6,7 @@ from enum import Enum, unique
 from math import floor
 
 import numpy as np
+import numpy.typing as npt
 
 from secagg import ClientId, Round
 
@@ -65,16 +66,19 @@ class FaultSchedule:
         seed: int,
         rounds: Iterable[Round] = ROUNDS_OF_EVERY_SESSION,
         kinds: Iterable[Fault] = (Fault.VANISH, Fault.DISCONNECT),
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> "FaultSchedule":
         """floor(fraction * clients) of the clients vanish, each in one of ``rounds`` and in one of the ways ``kinds``.
 
-        The number is exact, as the planner counts it; who, when and how follow from ``seed``.
+        The number is exact, as the planner counts it; who, when and how follow from ``seed``. With ``weights``, one
+        above 0 for each client in the order of their ids, some are likelier to vanish than others.
         """
         ids, rounds, kinds = sorted(client_ids), tuple(rounds), tuple(kinds)
         if not rounds or not kinds:
             raise ValueError("clients vanish in one of the rounds and in one of the ways given: give at least one each")
         rng = np.random.default_rng(seed)
-        chosen = rng.choice(len(ids), size=_part_of(len(ids), fraction), replace=False).tolist()
+        chances = None if weights is None else weights / weights.sum()
+        chosen = rng.choice(len(ids), size=_part_of(len(ids), fraction), replace=False, p=chances).tolist()
         return cls(
             {
                 (ids[index], rounds[rng.integers(len(rounds))], Direction.UP): kinds[rng.integers(len(kinds))]

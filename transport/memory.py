@@ -34,7 +34,7 @@ from secagg import (
     rounds_of,
 )
 from transport.driver import ClientDriver, Deadlines, InputVector, Parts, ServerDriver
-from transport.errors import FrameError
+from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
 from transport.recovery import RecoveryPool
@@ -61,13 +61,13 @@ class ClientReport:
     Attributes:
         bytes_up, bytes_down: bytes that it sent and received, by round, frames included.
         seconds: computing time, by round, the making of its input not counted.
-        error: why it gave up, if it did: the rule that a message broke.
+        error: why it gave up, if it did: the rule that a message broke, or why its input was withheld.
     """
 
     bytes_up: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
     bytes_down: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
     seconds: defaultdict[Round, float] = field(default_factory=lambda: defaultdict(float))
-    error: SecAggError | FrameError | None = None
+    error: SecAggError | TransportError | None = None
 
 
 @dataclass
@@ -118,7 +118,8 @@ def run_session(
 
     Args:
         params: the session's parameters.
-        inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits).
+        inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits). A function may raise
+            `InputWithheldError` instead: that client leaves, and the session goes on.
         client_ids: who takes part; by default 0 .. num_clients - 1.
         context: bytes that the server binds into the session, such as the hash of the model that it sends.
         received_context: what each client binds in its stead, such as the hash of the model that it received; by
@@ -344,7 +345,7 @@ class _Network:
             else:
                 self._schedule_answer(connection, partial(connection.driver.data_received, message))
 
-    def _give_up(self, connection: _Connection, error: SecAggError | FrameError) -> None:
+    def _give_up(self, connection: _Connection, error: SecAggError | TransportError) -> None:
         """The client ends its connection."""
         connection.report.error = error
         self._disconnect(connection)

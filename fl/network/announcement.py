@@ -18,7 +18,7 @@ from fl.network.errors import AnnouncementError
 from fl.quantization import UpdateEncoding
 from fl.training import LocalTraining
 
-_VERSION = 1
+_VERSION = 2
 _LABEL = b"secagg/fl/network-round/1"
 
 # A layer is allocated for them before the model that was sent is looked at.
@@ -34,6 +34,9 @@ _TRAINING = {
     "momentum": float,
     "channels_last": bool,
     "bfloat16": str,
+    "weight_decay": float,
+    "optimizer": str,
+    "proximal": float,
 }
 _FIELDS = {
     "round": int,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fl.counters import IntegerVector
+from fl.local_work import local_update
 from fl.network.addresses import show_address
 from fl.network.announcement import Announcement, TrainingOver, decode_announcement, round_context
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy, PolicyError
-from fl.quantization import IntegerVector
-from fl.rounds import NETWORK_SEED, TRAINING_SEED, derived_seed, local_update
+from fl.seeds import NETWORK_SEED, TRAINING_SEED, derived_seed
 from fl.threads import worthwhile_threads
 from secagg import ClientId, Identity, KeyDirectory
 from transport import ClientJournal, EndCode, Offer, RefusalCode, SessionRefusedError

@@ -222,7 +222,7 @@ class _Serving:
             num_classes=self._dataset.num_classes,
             seed=self._config.seed,
             encoding=self._encoding,
-            training=self._config.local_training,
+            training=self._config.local_training_in(self._run.rounds_done + 1),
             model_bytes=model_to_bytes(self._run.model),
         )
 

@@ -53,8 +53,14 @@ def state_bytes(model: nn.Module) -> dict[str, bytes]:
 def untimed(record: RoundRecord | dict[str, Any]) -> dict[str, Any]:
     """A round's record as JSON would give it back, but for what the clock says."""
     values = record_to_json(record) if isinstance(record, RoundRecord) else record
+    phases = {
+        phase: {name: cost for name, cost in costs.items() if not name.endswith("seconds")}
+        for phase, costs in values["phases"].items()
+    }
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name not in TIMES
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
+        **dict.fromkeys(TIMES),
+        "phases": phases,
     }
 
 

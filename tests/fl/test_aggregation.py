@@ -14,7 +14,8 @@ import secagg
 import transport.memory
 from fl import aggregation
 from fl.aggregation import PlainAggregator, RoundRequest, RoundResult, SecureAggregator, plan_secure_aggregation
-from fl.quantization import Aggregate, ClientUpdate, QuantizationError, UpdateEncoding
+from fl.quantization import Aggregate, ClientUpdate, UpdateEncoding
+from fl.training import DivergedError
 from secagg import CodecError, PlanError, Round
 from transport import Direction, Fault, FaultSchedule, SessionReport, encode_frame
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -291,17 +292,34 @@ def test_the_plan_is_of_the_encoded_vector() -> None:
     assert params.threshold == 7
 
 
-def test_an_update_that_cannot_be_encoded_ends_the_round_loudly() -> None:
+def _spoiled(update: ClientUpdate) -> ClientUpdate:
+    update.delta[5] = np.nan
+    return update
+
+
+def _diverged(update: ClientUpdate) -> ClientUpdate:
+    raise DivergedError("the loss is nan")
+
+
+@pytest.mark.parametrize(("spoil", "said"), [(_spoiled, "not finite"), (_diverged, "the loss is nan")])
+@pytest.mark.parametrize("aggregator", [secure_aggregator, PlainAggregator])
+def test_a_client_whose_update_may_not_be_sent_leaves_and_the_round_goes_on(
+    aggregator: Callable[[], Any], spoil: Callable[[ClientUpdate], ClientUpdate], said: str
+) -> None:
     clients = Clients()
 
     def train(client_id: int) -> ClientUpdate:
         update = clients.train(client_id)
-        if client_id == IDS[3]:
-            update.delta[5] = np.nan
-        return update
+        return spoil(update) if client_id == IDS[3] else update
 
-    with pytest.raises(QuantizationError, match="finite"):
-        secure_aggregator().aggregate(make_request(clients, train=train))
+    result = aggregator().aggregate(make_request(clients, train=train))
+    others = tuple(client_id for client_id in IDS if client_id != IDS[3])
+    assert result.included == others
+    assert result.dropped == {IDS[3]: Round.MASKED_INPUT_COLLECTION}
+    assert result.refused.keys() == {IDS[3]}
+    assert said in result.refused[IDS[3]]
+    expected = PlainAggregator().aggregate(make_request(Clients(), client_ids=others)).aggregate
+    assert_close(result.aggregate, expected, 16, len(others))
 
 
 def test_the_bytes_are_those_of_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fl import checkpoint, rounds
+from fl import checkpoint, local_work
 from fl.checkpoint import RunFolder
 from fl.data import load_dataset
 from fl.models import build_model
@@ -110,7 +110,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, at_training: int) -> None:
             raise KeyboardInterrupt
         return train(*args, **options)
 
-    monkeypatch.setattr(rounds, "train", broken_off)
+    monkeypatch.setattr(local_work, "train", broken_off)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,9 @@ def break_off(monkeypatch: pytest.MonkeyPatch, at_training: int) -> None:
         ("--dropout", 0.34),
         ("--sample", 4, "--partition", "dirichlet", "--value-bits", 8),
         ("--model", "small-cnn", "--momentum", 0.9),
+        ("--server-optimizer", "fedadam", "--server-lr", 0.03, "--learning-rate-decay", 0.9),
+        ("--server-optimizer", "fedavgm", "--optimizer", "adam", "--lr", 0.01, "--holdout", 0.2),
+        ("--dropout", 0.34, "--dropout-model", "slow", "--proximal", 0.1),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp_path: Path) -> None:
@@ -313,9 +316,9 @@ def test_the_stored_model_can_be_loaded_elsewhere(tmp_path: Path) -> None:
     model = build_model("logistic", image_shape=(1, 4, 4), num_classes=3, seed=0)
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     secure = {
-        name.removeprefix("secure/"): value
+        name.removeprefix("secure/model/"): value
         for name, value in safetensors.torch.load_file(tmp_path / "checkpoint.safetensors").items()
-        if name.startswith("secure/")
+        if name.startswith("secure/model/")
     }
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, secure[name], rtol=0, atol=0)

@@ -264,7 +264,7 @@ def test_a_model_that_ran_away_is_told_in_json_that_everyone_can_read(tmp_path: 
 
 @pytest.mark.usefixtures("tiny_data")
 def test_a_run_that_diverges_keeps_its_whole_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fl import rounds
+    from fl import local_work
     from fl.training import DivergedError, train
 
     calls = 0
@@ -276,11 +276,12 @@ def test_a_run_that_diverges_keeps_its_whole_rounds(tmp_path: Path, monkeypatch:
             raise DivergedError("the loss is nan")
         return train(*args, **options)
 
-    monkeypatch.setattr(rounds, "train", diverge)
+    monkeypatch.setattr(local_work, "train", diverge)
     result = invoke("train", *SMALL, "--out", tmp_path)
     assert result.exit_code == 1
-    assert result.stderr == "error: the loss is nan\n"
-    monkeypatch.setattr(rounds, "train", train)
+    said = "error: no client has an update that may be sent; client 0: the loss is nan\n"
+    assert result.stderr == said
+    monkeypatch.setattr(local_work, "train", train)
     assert invoke("train", "--resume", tmp_path).exit_code == 0
 
 
@@ -304,7 +305,8 @@ def make_record(number: int = 1, **changes: Any) -> RoundRecord:
         "round": number, "aggregator": "secure", "accuracy": 0.5, "loss": 1.0, "train_accuracy": 0.4, "train_loss": 1.1,
         "num_examples": 10, "sampled": 6, "included": (1, 2, 3, 4), "dropped": {"ShareKeys": 2}, "clipped": 0.25,
         "bytes_up": 1000, "bytes_down": 2000, "model_bytes": 500, "seconds": 1.5, "training_seconds": 1.0,
-        "server_seconds": 0.1, "client_seconds": 0.1, "ring_difference": 0, "aborted": None,
+        "server_seconds": 0.1, "client_seconds": 0.1, "ring_difference": 0, "aborted": None, "refused": {},
+        "held_out_accuracy": None, "held_out_loss": None, "held_out_examples": 0, "phases": {},
     }  # fmt: skip
     return RoundRecord(**{name: values[name] for name in RoundRecord.__dataclass_fields__} | changes)
 

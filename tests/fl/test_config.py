@@ -56,12 +56,33 @@ WRONG = [
     ("value_bits", 3),
     ("value_bits", 33),
     ("bfloat16", "maybe"),
+    ("optimizer", "lion"),
+    ("weight_decay", -0.1),
+    ("proximal", -0.1),
+    ("proximal", float("nan")),
+    ("learning_rate_decay", 0.0),
+    ("learning_rate_decay", 1.1),
+    ("learning_rate_decay", float("nan")),
+    ("server_optimizer", "fedlion"),
+    ("server_momentum", 1.0),
+    ("server_beta2", -0.1),
+    ("server_tau", 0.0),
+    ("dropout_model", "sometimes"),
+    ("holdout", 1.0),
+    ("holdout", -0.1),
+    ("engine", "steam"),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_a_wrong_value_is_refused_by_its_name(name: str, value: Any) -> None:
-    words = {"dropout_at": "dropout point", "value_bits": "value.bits", "clip": "clip"}.get(name, name)
+    words = {
+        "dropout_at": "dropout point",
+        "dropout_model": "dropout model",
+        "server_optimizer": "server optimizer",
+        "value_bits": "value.bits",
+        "clip": "clip",
+    }.get(name, name)
     with pytest.raises(ConfigError, match=words):
         RunConfig(**{name: value})
 

@@ -348,3 +348,55 @@ def test_processor_detection(
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: helper, raising=False)
     assert precision.processor_has_bfloat16.__wrapped__() == expected
+
+
+def test_adam_is_as_in_the_paper() -> None:
+    """Kingma and Ba 2015, algorithm 1, on one batch of all examples, twice."""
+    images, labels = make_batch((12, 1, 4, 4))
+    model = build_model("logistic", image_shape=(1, 4, 4), num_classes=10, seed=1)
+    weight = [p.detach().double().numpy().copy() for p in model.parameters()]
+    first = [np.zeros_like(w) for w in weight]
+    second = [np.zeros_like(w) for w in weight]
+    inputs = images.reshape(12, 16).double().numpy()
+    for step in (1, 2):
+        logits = inputs @ weight[0].T + weight[1]
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        error = (shares - np.eye(10)[labels]) / 12
+        for place, gradient in enumerate((error.T @ inputs, error.sum(axis=0))):
+            first[place] = 0.9 * first[place] + 0.1 * gradient
+            second[place] = 0.999 * second[place] + 0.001 * gradient**2
+            mean, variance = first[place] / (1 - 0.9**step), second[place] / (1 - 0.999**step)
+            weight[place] = weight[place] - 0.01 * mean / (np.sqrt(variance) + 1e-8)
+    train(model, images, labels, settings(batch_size=100, epochs=2, learning_rate=0.01, optimizer="adam"), seed=0)
+    for trained, expected in zip(model.parameters(), weight, strict=True):
+        np.testing.assert_allclose(trained.detach().numpy(), expected, atol=2e-6)
+
+
+def test_the_proximal_term_is_its_gradient() -> None:
+    """FedProx: the same steps as with mu/2 ||w - w0||^2 in the loss, differentiated by torch."""
+    images, labels = make_batch((12, 1, 4, 4))
+    ours, theirs = (build_model("2nn", image_shape=(1, 4, 4), num_classes=10, seed=1) for _ in range(2))
+    start = [parameter.detach().clone() for parameter in theirs.parameters()]
+    train(ours, images, labels, settings(batch_size=100, epochs=4, proximal=0.7), seed=0)
+    for _ in range(4):
+        loss = functional.cross_entropy(theirs(images), labels)
+        for parameter, begun in zip(theirs.parameters(), start, strict=True):
+            loss = loss + 0.35 * (parameter - begun).square().sum()
+        theirs.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter -= 0.1 * parameter.grad
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_a_strong_proximal_term_keeps_the_model_where_it_was() -> None:
+    images, labels = make_batch((64, 1, 4, 4))
+    moved = []
+    for strength in (0.0, 1.0, 9.0):
+        model = build_model("logistic", image_shape=(1, 4, 4), num_classes=10, seed=1)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        train(model, images, labels, settings(epochs=20, proximal=strength), seed=0)
+        moved.append(max(float((p - b).detach().abs().max()) for p, b in zip(model.parameters(), before, strict=True)))
+    assert moved[0] > 2 * moved[1] > 4 * moved[2]

@@ -8,7 +8,7 @@ import pytest
 import secagg
 from secagg import Client, ClientPhase, Completed, DropReason, Round, Server
 from tests.cohort import exact_sum, make_params, random_inputs
-from transport import ClientDriver, Deadlines, ServerDriver
+from transport import ClientDriver, Deadlines, InputWithheldError, ServerDriver
 
 DEADLINES = Deadlines(advertise_keys=10, share_keys=20, masked_input_collection=30, unmasking=40)
 
@@ -130,3 +130,24 @@ def test_a_client_whose_server_breaks_a_rule_gives_up_and_names_it() -> None:
 def test_deadlines_are_positive(name: str) -> None:
     with pytest.raises(ValueError, match="above 0 seconds"):
         Deadlines(**{name: 0.0})
+
+
+def test_a_client_that_withholds_its_input_leaves_and_says_why_to_its_host_only() -> None:
+    session = Session()
+
+    def withhold() -> np.ndarray:
+        raise InputWithheldError("the update is not finite")
+
+    session.clients[2] = ClientDriver(Client(session.params, 2), withhold)
+    answers = [(i, data) for i, client in session.clients.items() for data in client.start()]
+    for _ in range(2):
+        answers = session.answers(session.hand_in(answers, now=1.0))
+    assert [client_id for client_id, _ in answers] == [0, 1, 3]
+    assert str(session.clients[2].error) == "the update is not finite"
+    assert session.clients[2].finished
+    deliveries = session.hand_in(answers, now=2.0) + session.server.disconnected(2, now=2.0)
+    session.hand_in(session.answers(deliveries), now=3.0)
+    assert session.server.job is not None
+    session.server.finish(session.server.job.run(), now=4.0)
+    assert isinstance(session.server.outcome, Completed)
+    assert session.server.outcome.included == (0, 1, 3)

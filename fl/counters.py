@@ -1,0 +1,60 @@
+"""Counters as small digits that add up in a ring: how clients' totals travel, alone or behind an update."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+IntegerVector: TypeAlias = npt.NDArray[np.integer[Any]]
+
+LOSS_STEPS = 1 << 16
+MAX_LOSS = 256
+"""Losses travel in steps of 2^-16, and up to 256 nats an example: a guess that is wrong with certainty e^-256."""
+
+
+def loss_steps(loss_sum: float, num_examples: int) -> int:
+    """A sum of losses (nats) as a counter, at most that of ``num_examples`` examples of the largest loss."""
+    return min(round(max(loss_sum, 0.0) * LOSS_STEPS), num_examples * MAX_LOSS * LOSS_STEPS)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterEncoding:
+    """Counters as digits in base 2^value_bits, lowest first.
+
+    Attributes:
+        largest: the most that each counter of one client can be.
+        value_bits: bits of a digit. Sums of digits are wider, and are carried when they are decoded.
+    """
+
+    largest: tuple[int, ...]
+    value_bits: int
+
+    @property
+    def vector_length(self) -> int:
+        """Digits of all counters."""
+        return sum(self._digits())
+
+    def encode(self, counters: Sequence[int]) -> IntegerVector:
+        """The counters' digits, int64, shape (vector_length,). Each counter is in [0, largest]."""
+        base = (1 << self.value_bits) - 1
+        return np.array(
+            [
+                counter >> (self.value_bits * place) & base
+                for counter, digits in zip(counters, self._digits(), strict=True)
+                for place in range(digits)
+            ],
+            dtype=np.int64,
+        )
+
+    def decode(self, total: IntegerVector) -> tuple[int, ...]:
+        """The sums of the counters, from the sums of their digits, shape (vector_length,)."""
+        at, counters = 0, []
+        for digits in self._digits():
+            counters.append(sum(int(total[at + place]) << (self.value_bits * place) for place in range(digits)))
+            at += digits
+        return tuple(counters)
+
+    def _digits(self) -> tuple[int, ...]:
+        return tuple(-(-largest.bit_length() // self.value_bits) for largest in self.largest)
