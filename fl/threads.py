@@ -15,7 +15,7 @@ from torch import nn
 _WORTHWHILE = 20_000_000
 
 
-def multiplications(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Multiply-accumulate operations of one image's forward pass, in the linear and convolutional layers."""
     total = 0
 
@@ -38,7 +38,7 @@ def multiplications(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return total
 
 
-def worthwhile_threads(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> int:
+def worthwhile_threads(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
     """Threads for batches of this size: all of torch's, or one."""
     if multiplications(model, image_shape) * batch_size < _WORTHWHILE:
         return 1

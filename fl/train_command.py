@@ -11,7 +11,7 @@ from rich.markup import escape
 from fl.checkpoint import RunFolder
 from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
-from fl.data import load_dataset
+from fl.custom import make_dataset
 from fl.errors import ConfigError
 from fl.report import save_plot
 from fl.rounds import FederatedRun, RoundRecord, start_runs
@@ -31,7 +31,7 @@ class FinishedTraining:
 
 def start_training(config: RunConfig, out: Path | None, data_dir: Path | None, console: Console) -> FinishedTraining:
     """A new run. FLError or PlanError for what cannot work, before the first round."""
-    runs = start_runs(config, load_dataset(config.dataset, data_dir))
+    runs = start_runs(config, make_dataset(config.dataset, data_dir))
     folder = None
     if out is not None:
         folder = RunFolder(out)
@@ -52,7 +52,7 @@ def resume_training(
     config = replace(config, rounds=config.rounds if rounds is None else rounds)
     if rounds_done > config.rounds:
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-    runs = start_runs(config, load_dataset(config.dataset, data_dir))
+    runs = start_runs(config, make_dataset(config.dataset, data_dir))
     records = folder.restore(runs, rounds_done)
     # The number of rounds may be new, and the other files older than the checkpoint.
     folder.save(config, runs, records)

@@ -1,4 +1,4 @@
-"""A labeled image set in memory: the one form in which data goes from the sources to training."""
+"""A labeled data set in memory: the one form in which data goes from the sources to training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from fl.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels, split into training and test examples.
+    """Examples and labels, split into training and test examples. The examples of `fl.data` are images; others may be
+    rows of a table or anything else that has one shape.
 
-    `train_images`, `test_images`: float32 tensors (N, 1, H, W), standardized (see `standardize`).
+    `train_images`, `test_images`: finite float32 tensors (N, ...); images are (N, C, H, W), standardized (see
+    `standardize`).
     `train_labels`, `test_labels`: int64 tensors (N,), each in 0..num_classes-1.
-    `train_writers`: who wrote each training image, int64 array (N,), or None where that is not known.
+    `train_writers`: whose each training example is (its writer, hospital, phone), int64 array (N,), or None where that
+    is not known.
 
-    Raises DataError if a shape, a dtype, a length or a label does not fit.
+    Raises DataError if a shape, a dtype, a length, a value or a label does not fit.
     """
 
     name: str
@@ -46,10 +49,12 @@ class Dataset:
             )
 
     def _check_part(self, part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != 1 or images.dtype != torch.float32:
+        if images.ndim < 2 or images.dtype != torch.float32:
             raise DataError(
-                f"{self.name}: {part} images must be float32 (N, 1, H, W), not {images.dtype} {tuple(images.shape)}"
+                f"{self.name}: {part} examples must be float32 (N, ...), not {images.dtype} {tuple(images.shape)}"
             )
+        if not images.numel():
+            raise DataError(f"{self.name}: there are no {part} examples: their shape is {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise DataError(
                 f"{self.name}: {part} labels must be one int64 for each of the {len(images)} images, "
@@ -57,12 +62,14 @@ class Dataset:
             )
         if len(labels) and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise DataError(f"{self.name}: {part} labels must be in 0..{self.num_classes - 1}")
+        if not torch.isfinite(images).all():
+            at = int((~torch.isfinite(images.flatten(1))).any(dim=1).nonzero()[0])
+            raise DataError(f"{self.name}: {part} example {at} has a value that is not finite")
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        channels, height, width = self.train_images.shape[1:]
-        return channels, height, width
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one example; of an image, (channels, height, width)."""
+        return tuple(self.train_images.shape[1:])
 
 
 def standardize(pixels: npt.NDArray[np.uint8], *, full_scale: float, mean: float, std: float) -> torch.Tensor:

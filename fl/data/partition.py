@@ -18,8 +18,8 @@ from fl.errors import ConfigError
 
 Indices = npt.NDArray[np.int64]
 
-SCHEMES: tuple[str, ...] = ("iid", "shards", "dirichlet", "by-writer")
-"""The names that `partition` knows."""
+SCHEMES: tuple[str, ...] = ("iid", "shards", "dirichlet", "by-writer", "by-owner")
+"""The names that `partition` knows; by-owner is by-writer where examples are not written."""
 
 
 def partition(
@@ -43,9 +43,9 @@ def partition(
         return shards(labels, num_clients, seed, shards_per_client=shards_per_client)
     if scheme == "dirichlet":
         return dirichlet(labels, num_clients, seed, alpha=alpha)
-    if scheme == "by-writer":
+    if scheme in ("by-writer", "by-owner"):
         if dataset.train_writers is None:
-            raise ConfigError(f"{dataset.name} does not say who wrote what; mnist-writers does")
+            raise ConfigError(f"{dataset.name} does not say who wrote what, or whose it is; mnist-writers does")
         return by_writer(dataset.train_writers, num_clients, seed)
     raise ConfigError(f"unknown partition {scheme!r}; known are {', '.join(SCHEMES)}")
 

@@ -19,6 +19,7 @@ from fl.quantization import UpdateEncoding
 from fl.training import LocalTraining
 
 _VERSION = 2
+_MOST_AXES = 8
 _LABEL = b"secagg/fl/network-round/1"
 
 # A layer is allocated for them before the model that was sent is looked at.
@@ -58,8 +59,8 @@ class Announcement:
     Attributes:
         round: from 1.
         rounds: of the whole training.
-        model: one of `fl.models.MODELS`.
-        image_shape: (channels, height, width) of the examples.
+        model: one of `fl.models.MODELS`, or ``package.module:factory``, which a client takes only if its user says so.
+        image_shape: of one example; of an image, (channels, height, width).
         num_classes: of the labels.
         seed: of shuffling and rounding; keys and masks have nothing to do with it.
         encoding: how updates become integers.
@@ -124,8 +125,8 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
     if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MAX_CLASSES or not 0 <= fields["seed"] <= _MOST:
         raise AnnouncementError(f"round {number} of {rounds} with {classes} classes cannot be")
-    if len(shape) != 3 or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
-        raise AnnouncementError("the announced images have no shape")
+    if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
+        raise AnnouncementError("the announced examples have no shape")
     try:
         encoding = UpdateEncoding(**_checked("the encoding", fields["encoding"], _ENCODING))
         training = LocalTraining(**_checked("the training", fields["training"], _TRAINING))
@@ -135,7 +136,7 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
         round=number,
         rounds=rounds,
         model=fields["model"],
-        image_shape=(shape[0], shape[1], shape[2]),
+        image_shape=tuple(shape),
         num_classes=classes,
         seed=fields["seed"],
         encoding=encoding,

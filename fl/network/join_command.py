@@ -42,7 +42,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         arrays: Annotated[
             Path | None, Option(help="Own examples: folder or .npz with arrays x (N, H, W) and y (N,).")
         ] = None,
-        dataset: Annotated[str, Option(help="Or a part of a known data set.")] = "digits",
+        dataset: Annotated[
+            str, Option(help="Or a part of a known data set, or of one of your own: package.module:loader.")
+        ] = "digits",
+        model: Annotated[
+            str, Option(help="A model of your own to agree to, package.module:factory; its code is yours, here.")
+        ] = "",
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
         shard: Annotated[str | None, Option(help="Which part: I/N, from 0/N to N-1/N.")] = None,
         partition: Annotated[str, Option(help="How parts are dealt out.")] = "iid",
@@ -91,7 +96,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 identity_key=None if credentials is None else credentials.key,
                 directory=directory or certs,
                 state=state,
-                policy=Policy(adversary=modes[require_adversary], min_inputs=min_inputs, max_epochs=max_epochs),
+                policy=Policy(
+                    adversary=modes[require_adversary], min_inputs=min_inputs, max_epochs=max_epochs, own_model=model
+                ),
                 max_model_bytes=max_model_bytes,
                 give_up=give_up,
                 once=once,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl.data import load_dataset
+from fl.custom import make_dataset
 from fl.data.partition import partition
 from fl.errors import ConfigError, DataError
 from fl.models import ImageShape
@@ -23,7 +23,7 @@ class LocalData:
     """A client's training examples.
 
     Attributes:
-        images: float32 (N, C, H, W).
+        images: float32 (N, ...); images are (N, C, H, W).
         labels: int64 (N,), at least 0.
     """
 
@@ -32,9 +32,8 @@ class LocalData:
 
     @property
     def image_shape(self) -> ImageShape:
-        """(channels, height, width) of one image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+        """The shape of one example; of an image, (channels, height, width)."""
+        return tuple(self.images.shape[1:])
 
     @property
     def max_label(self) -> int:
@@ -56,14 +55,14 @@ def load_shard(
     """One part of a known data set, dealt out as `secagg train` does with the same numbers.
 
     Args:
-        name, data_dir: as `fl.data.load_dataset` takes them.
+        name, data_dir: as `fl.custom.make_dataset` takes them.
         shard: which part, of how many.
         scheme, seed, alpha, per_client: as `fl.data.partition.partition` takes them.
 
     Raises:
         ConfigError, DataError: as those.
     """
-    dataset = load_dataset(name, data_dir)
+    dataset = make_dataset(name, data_dir)
     index, count = shard
     parts = partition(dataset, scheme, count, seed=seed, alpha=alpha, shards_per_client=per_client)
     return LocalData(dataset.train_images[parts[index]], dataset.train_labels[parts[index]])
@@ -72,8 +71,9 @@ def load_shard(
 def load_arrays(path: Path) -> LocalData:
     """Arrays ``x`` and ``y``: a folder with x.npy and y.npy or with one .npz file, or that file.
 
-    ``x`` is (N, H, W) or (N, C, H, W), numbers as the model is to see them (scaled, standardized); ``y`` is (N,),
-    labels from 0. Files with Python objects in them are refused: reading those would run what is in them.
+    ``x`` is (N, H, W) or (N, C, H, W), or (N, columns) of a table, numbers as the model is to see them (scaled,
+    standardized); ``y`` is (N,), labels from 0. Files with Python objects in them are refused: reading those would run
+    what is in them.
 
     Raises:
         DataError: they are missing, damaged, or do not fit.
@@ -84,8 +84,8 @@ def load_arrays(path: Path) -> LocalData:
         raise DataError(f"{path}: no arrays x and y in it (.npy or .npz, without objects): {error}") from None
     if x.ndim == 3:
         x = x[:, None]
-    if x.ndim != 4 or x.dtype.kind not in "fiub" or not x.size:
-        raise DataError(f"{path}: x must be numbers (N, H, W) or (N, C, H, W), not {x.dtype} {x.shape}")
+    if x.ndim not in (2, 4) or x.dtype.kind not in "fiub" or not x.size:
+        raise DataError(f"{path}: x must be numbers (N, H, W), (N, C, H, W) or (N, columns), not {x.dtype} {x.shape}")
     if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= 2**31:
         raise DataError(f"{path}: y must be one label from 0 for each of the {len(x)} images, not {y.dtype} {y.shape}")
     images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import safetensors
 from torch import nn
 
+from fl.custom import is_reference, make_model
 from fl.errors import ConfigError, FLError
-from fl.models import build_model
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.serialization import load_model
@@ -28,11 +28,14 @@ class Policy:
         adversary: the weakest adversary that a session may be safe against.
         min_inputs: the fewest inputs that a sum may be of, this client's included; a threshold below is refused.
         max_epochs: the most local epochs a round.
+        own_model: a model of the user's own, ``package.module:factory``, to take beside those of `fl.models`: the
+            server's word alone makes no client import anything.
     """
 
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
     min_inputs: int = 2
     max_epochs: int = 100
+    own_model: str = ""
 
     def check_parameters(self, params: Parameters) -> None:
         """PolicyError unless the protocol's parameters are what this client agrees to."""
@@ -73,16 +76,20 @@ class Policy:
             )
         # Before a model is made of the server's numbers, they are those of this client's own data.
         _raise(reasons)
-        model = _received_model(announcement)
+        model = _received_model(announcement, self.own_model)
         size = ParameterLayout.of(model).size
         if size != encoding.update_length:
             _raise([f"the model has {size} parameters, but updates {encoding.update_length}"])
         return model
 
 
-def _received_model(announcement: Announcement) -> nn.Module:
+def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
+    if is_reference(announcement.model) and announcement.model != own_model:
+        raise PolicyError(
+            f"the model is {announcement.model}: if that is a module of your own here, give it by --model"
+        )
     try:
-        model = build_model(
+        model = make_model(
             announcement.model, image_shape=announcement.image_shape, num_classes=announcement.num_classes, seed=0
         )
         load_model(model, announcement.model_bytes)

@@ -55,7 +55,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         training_seconds: Annotated[float, Option(help="How long for the trained updates.")] = 600.0,
         dataset: Annotated[str, Option(help="Gives the images' shape and the test set.")] = _DEFAULTS["dataset"],
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
-        model: Annotated[str, Option(help="2nn, cnn, small-cnn or logistic (default: suits the data set).")] = "",
+        model: Annotated[str, Option(help="As in secagg train, your own included (default: suits the data set).")] = "",
         rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
         epochs: Annotated[int, Option(help="Local epochs a round.")] = _DEFAULTS["epochs"],
         batch_size: Annotated[int, Option("--batch-size", "--batch", help="Local batch size.")] = _DEFAULTS[

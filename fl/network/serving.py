@@ -17,7 +17,8 @@ import secagg
 from fl.checkpoint import RunFolder
 from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
-from fl.data import Dataset, load_dataset
+from fl.custom import make_dataset
+from fl.data import Dataset
 from fl.errors import ConfigError
 from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator, ServingRules
@@ -59,7 +60,7 @@ def start_serving(
     max_examples: int = 0,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
-    dataset = load_dataset(config.dataset, data_dir)
+    dataset = make_dataset(config.dataset, data_dir)
     settings = settle(config, dataset, min_clients=min_clients, adversary=adversary, max_examples=max_examples)
     run = FederatedRun(config, dataset, "secure")
     return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], is_new=True)
@@ -75,7 +76,7 @@ def resume_serving(
     config = replace(config, rounds=config.rounds if rounds is None else rounds)
     if rounds_done > config.rounds:
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-    dataset = load_dataset(config.dataset, data_dir)
+    dataset = make_dataset(config.dataset, data_dir)
     run = FederatedRun(config, dataset, "secure")
     records = folder.restore([run], rounds_done)
     folder.save(config, [run], records)

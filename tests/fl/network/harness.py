@@ -141,7 +141,7 @@ class Deployment:
         authority.issue(server_names=["localhost", "127.0.0.1"], client_ids=range(CLIENTS))
         monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 0.2)
         self.dataset = tiny_dataset()
-        monkeypatch.setattr("fl.network.serving.load_dataset", lambda name, data_dir=None: self.dataset)
+        monkeypatch.setattr("fl.network.serving.make_dataset", lambda name, data_dir=None: self.dataset)
         monkeypatch.setattr("fl.network.serving.save_plot", lambda path, *_: path.write_bytes(b""))
         self.port = 0
         self.listening = threading.Event()

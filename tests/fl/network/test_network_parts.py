@@ -95,7 +95,9 @@ def tampered(**fields: Any) -> bytes:
         (tampered(round=6), "cannot be"),
         (tampered(num_classes=1 << 30), "cannot be"),
         (tampered(seed=-1), "cannot be"),
-        (tampered(image_shape=[4, 4]), "no shape"),
+        (tampered(image_shape=[]), "no shape"),
+        (tampered(image_shape=[1] * 9), "no shape"),
+        (tampered(image_shape=[0, 4]), "no shape"),
         (tampered(image_shape=[1, 4, "4"]), "no shape"),
         (tampered(model_sha256=b""), "not the one"),
         (tampered(encoding__clip=float("nan")), "clipping"),
@@ -191,7 +193,8 @@ def test_own_arrays_from_a_folder_an_archive_or_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("x", "y"),
     [
-        (np.zeros((3, 4)), np.zeros(3, int)),
+        (np.zeros(3), np.zeros(3, int)),
+        (np.zeros((3, 1, 4, 4, 1)), np.zeros(3, int)),
         (np.zeros((0, 4, 4)), np.zeros(0, int)),
         (np.zeros((3, 4, 4)), np.zeros(2, int)),
         (np.zeros((3, 4, 4)), np.zeros(3)),

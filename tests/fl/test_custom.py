@@ -1,0 +1,273 @@
+"""Models and data of the user's own: they train like those that are known, and what is wrong with them is one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl.config import RunConfig
+from fl.custom import load_reference, make_dataset, make_model
+from fl.errors import ConfigError, FLError
+from fl.network.announcement import Announcement
+from fl.network.local_data import LocalData
+from fl.network.policy import Policy, PolicyError
+from fl.quantization import UpdateEncoding
+from fl.serialization import model_to_bytes
+from fl.training import LocalTraining
+from secagg import plan
+from tests.fl.runs import assert_refused, invoke, run_process, state_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PROJECT = """
+import torch
+from torch import nn
+from fl.data import Dataset
+
+def model(example_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(*example_shape, 8), nn.Tanh(), nn.Linear(8, num_classes))
+
+def table(data_dir):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(200, 5, generator=generator)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    owners = torch.arange(150) % 3
+    return Dataset("table", x[:150], y[:150], x[150:], y[150:], 2, train_writers=owners.numpy())
+
+class Nested:
+    model = staticmethod(model)
+
+not_callable = 3
+
+def raises(*_):
+    raise ValueError("the weather\\nis bad")
+
+def no_module(*_):
+    return "a model"
+
+def no_logits(example_shape, num_classes):
+    return nn.Linear(*example_shape, num_classes + 1)
+
+def two_outputs(example_shape, num_classes):
+    return nn.LSTM(*example_shape, num_classes)
+
+def cannot_run(example_shape, num_classes):
+    return nn.Linear(99, num_classes)
+
+def nothing_to_train(example_shape, num_classes):
+    return nn.Flatten()
+
+def not_finite(example_shape, num_classes):
+    layer = nn.Linear(*example_shape, num_classes)
+    with torch.no_grad():
+        layer.bias.fill_(float("nan"))
+    return layer
+
+def complex_values(example_shape, num_classes):
+    return nn.Linear(*example_shape, num_classes, dtype=torch.complex64)
+
+def missing_file(data_dir):
+    return open("no-such-table.csv")
+
+def nan_in_a_row(data_dir):
+    data = table(data_dir)
+    data.train_images[7, 2] = float("nan")
+    return Dataset("nan", data.train_images, data.train_labels, data.test_images, data.test_labels, 2)
+
+def empty(data_dir):
+    data = table(data_dir)
+    return Dataset("empty", data.train_images[:0], data.train_labels[:0], data.test_images, data.test_labels, 2)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module in the working directory; its name."""
+    name = f"own_{abs(hash(tmp_path)):x}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(PROJECT))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield name
+    sys.modules.pop(name, None)
+
+
+def make(reference: str) -> torch.nn.Module:
+    return make_model(reference, image_shape=(5,), num_classes=2, seed=4)
+
+
+def test_a_model_of_ones_own_is_made_of_the_seed_alone(project: str) -> None:
+    torch.manual_seed(1)
+    first = make(f"{project}:model")
+    state = torch.get_rng_state()
+    again = make(f"{project}:Nested.model")
+    assert state_bytes(first) == state_bytes(again)
+    assert torch.equal(state, torch.get_rng_state())
+    other = make_model(f"{project}:model", image_shape=(5,), num_classes=2, seed=5)
+    assert state_bytes(first) != state_bytes(other)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "said"),
+    [
+        ("missing", "has no missing"),
+        ("model.missing", "has no model.missing"),
+        ("not_callable", "must be callable, and is of type int"),
+        ("raises", "ValueError: the weather is bad (own_"),
+        ("no_module", "must give a torch.nn.Module, not str"),
+        ("no_logits", "must give logits (2, 2), not (2, 3)"),
+        ("two_outputs", "must give logits (2, 2), not tuple"),
+        ("cannot_run", "RuntimeError"),
+        ("nothing_to_train", "nothing to train"),
+        ("not_finite", "begins with values that are not finite"),
+        ("complex_values", "is complex"),
+    ],
+)
+def test_a_model_that_cannot_work_is_refused_before_it_is_trained(project: str, attribute: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(f"{project}:{attribute}")
+    assert said in str(refused.value)
+    assert f"{project}:{attribute}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "said"),
+    [
+        ("missing_file", "FileNotFoundError"),
+        ("nan_in_a_row", "training example 7 has a value that is not finite"),
+        ("empty", "there are no training examples"),
+        ("no_module", "must give a fl.data.Dataset, not str"),
+        ("raises", "the weather is bad"),
+    ],
+)
+def test_a_data_set_that_cannot_work_is_refused(project: str, attribute: str, said: str) -> None:
+    with pytest.raises(FLError) as refused:
+        make_dataset(f"{project}:{attribute}")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("reference", ["a:", ":b", "a b:c", "a:b c", "../a:b", "a:b:c", "1:2", ".:x"])
+def test_what_is_no_reference_is_told_what_one_is(reference: str) -> None:
+    with pytest.raises(ConfigError, match=r"write package\.module:name"):
+        load_reference(reference, "model")
+
+
+def test_a_module_that_is_not_there_is_told_from_one_that_needs_another(project: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no module nowhere_at_all"):
+        load_reference("nowhere_at_all.models:make", "model")
+    (tmp_path / "needs_more.py").write_text("import nowhere_at_all\n")
+    with pytest.raises(ConfigError, match="needs_more needs nowhere_at_all, which is not installed"):
+        load_reference("needs_more:make", "model")
+    (tmp_path / "broken_module.py").write_text("def make(:\n")
+    with pytest.raises(ConfigError, match="SyntaxError"):
+        load_reference("broken_module:make", "model")
+
+
+def test_own_model_and_data_train_from_the_command_line_and_resume(project: str, tmp_path: Path) -> None:
+    options = ["--model", f"{project}:model", "--dataset", f"{project}:table", "--partition", "by-owner"]
+    result = invoke("train", *options, "--clients", 3, "--rounds", 3, "--compare", "--json", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["accuracy"] > 0.8
+    assert summary["ring_difference"] == 0
+    resumed = invoke("train", "--resume", tmp_path / "run", "--rounds", 4, "--json")
+    assert resumed.exit_code == 0, resumed.output
+    assert json.loads(resumed.stdout)["rounds"] == 4
+
+
+@pytest.mark.parametrize("model", ["cnn", "small-cnn"])
+def test_a_convolution_over_a_table_is_refused(project: str, model: str) -> None:
+    result = invoke("train", "--dataset", f"{project}:table", "--model", model, "--clients", 3)
+    assert_refused(result, f"{model} takes images", "not examples of shape (5,)")
+
+
+def test_a_table_gets_a_model_that_takes_it_by_default() -> None:
+    assert RunConfig(dataset="a.b:c").model == "2nn"
+
+
+def test_the_installed_command_finds_modules_where_it_is_run(project: str, tmp_path: Path) -> None:
+    """`secagg` is a script elsewhere: the working directory is on no path of its own."""
+    code = "import sys; sys.path = [p for p in sys.path if p]; from fl.__main__ import main; main()"
+
+    options = [
+        "train",
+        "--model",
+        f"{project}:model",
+        "--dataset",
+        f"{project}:table",
+        "--clients",
+        "3",
+        "--rounds",
+        "1",
+    ]
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", code, *options], capture_output=True, text=True, cwd=tmp_path, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
+    model = make(f"{project}:model")
+    encoding = UpdateEncoding(update_length=66, max_examples=10, clip=1.0, value_bits=16)
+    announced = Announcement(
+        round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, seed=0, encoding=encoding,
+        training=LocalTraining(epochs=1, batch_size=5, learning_rate=0.1), model_bytes=model_to_bytes(model),
+    )  # fmt: skip
+    params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16).parameters
+    data = LocalData(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64))
+    sys.modules.pop(project)
+    for policy in (Policy(), Policy(own_model="another:model")):
+        with pytest.raises(PolicyError, match="give it by --model"):
+            policy.check_training(announced, params, data)
+    assert project not in sys.modules
+    taken = Policy(own_model=f"{project}:model").check_training(announced, params, data)
+    assert state_bytes(taken) == state_bytes(model)
+
+
+def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('model = "logistic"\nclients = 4\nrounds = 2\nlearning_rate = 1\ndropout_at = ["unmasking"]\n')
+    result = invoke("train", "--config", path, "--rounds", 1, "--json", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["model"], stored["clients"], stored["rounds"], stored["learning_rate"]) == ("logistic", 4, 1, 1.0)
+    assert stored["dropout_at"] == ["unmasking"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clents = 4", "unknown clents; settings are dataset"),
+        ("clients = 4.5", "clients must be a whole number, not 4.5"),
+        ('rounds = "2"', "rounds must be a whole number, not '2'"),
+        ("dropout_at = 3", "dropout_at must be a list of texts, not 3"),
+        ("compare = 1", "compare must be true or false, not 1"),
+        ("clients = ", "is no TOML file"),
+        ("clients = -1", "clients must be at least 1"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    assert_refused(invoke("train", "--config", path), said)
+
+
+def test_a_file_of_settings_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert_refused(invoke("train", "--config", tmp_path / "none.toml"), "none.toml", "No such file")
+
+
+def test_a_bad_reference_is_one_line_to_the_user() -> None:
+    done = run_process("train", "--model", "nowhere_at_all:make")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "error: model nowhere_at_all:make: there is no module nowhere_at_all here or among the installed\n"
+    )
