@@ -36,6 +36,7 @@ class Recipient(Enum):
 
 
 SERVER: Literal[Recipient.SERVER] = Recipient.SERVER
+"""Where a client's messages go: the recipient of its `Send` events."""
 
 
 @unique

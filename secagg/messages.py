@@ -145,5 +145,9 @@ class UnmaskingShares:
 
 
 ClientMessage: TypeAlias = AdvertiseKeys | ShareKeys | MaskedInput | ConsistencyCheck | UnmaskingShares
+"""What a client sends, one message a round."""
+
 ServerMessage: TypeAlias = PeerKeys | PeerShares | SurvivorList | ConsistencyProof
+"""What the server sends, one message a client and round; the first round has none."""
+
 Message: TypeAlias = ClientMessage | ServerMessage

@@ -20,6 +20,7 @@ class Plaintext(Enum):
 
 
 PLAINTEXT: Final[Literal[Plaintext.ON_LOOPBACK]] = Plaintext.ON_LOOPBACK
+"""Without TLS: for trials on one machine, refused on any address but loopback."""
 
 
 class PlaintextError(TransportError):

@@ -11,4 +11,4 @@ from transport.tcp import join_session
 client_id = int(sys.argv[1])
 vector = np.array([1, client_id, 10 * client_id, 100 * client_id])
 end = asyncio.run(join_session(vector, address=("localhost", 7000), tls=Credentials.of_client("certs", client_id)))
-print(f"client {client_id}: {end.code.name}, {end.included} inputs are in the sum")  # noqa: T201
+print(f"client {client_id}: {end.code.name}, {end.included} inputs are in the sum")

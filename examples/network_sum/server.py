@@ -11,7 +11,7 @@ params = secagg.plan(num_clients=5, vector_length=4, value_bits=16, dropout=0.2)
 
 def show(report: NetworkReport) -> None:
     """Called before the journal is deleted: a sum that was not shown is given again when the server is restarted."""
-    print(report.outcome, report.outcome.sum if isinstance(report.outcome, secagg.Completed) else "")  # noqa: T201
+    print(report.outcome, report.outcome.sum if isinstance(report.outcome, secagg.Completed) else "")
 
 
 certificate = Credentials.of_server("certs")

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from secagg.errors import LocalProtocolError
 
 EntropySource: TypeAlias = Callable[[int], bytes]
+"""Gives so many random bytes, like `os.urandom`, the default everywhere; only tests pass another."""
 
 
 def draw(entropy: EntropySource, size: int) -> bytes:

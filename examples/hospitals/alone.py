@@ -1,0 +1,26 @@
+"""What each hospital's model is worth without the others: as many epochs on its own patients, the same test set.
+
+python alone.py
+"""
+
+from pathlib import Path
+
+from fl.config import RunConfig
+from fl.config_file import read_config_file
+from fl.custom import make_dataset, make_model
+from fl.data.partition import partition
+from fl.training import evaluate, train
+
+if __name__ == "__main__":
+    config = RunConfig(**read_config_file(Path("hospitals.toml")))
+    data = make_dataset(config.dataset)
+    parts = partition(data, config.partition, config.clients, seed=config.seed)
+    for number, patients in sorted(enumerate(parts), key=lambda part: -len(part[1])):
+        model = make_model(config.model, image_shape=data.image_shape, num_classes=data.num_classes, seed=config.seed)
+        for round_ in range(1, config.rounds + 1):
+            settings = config.local_training_in(round_)
+            train(model, data.train_images[patients], data.train_labels[patients], settings, seed=round_)
+        measured = evaluate(model, data.test_images, data.test_labels)
+        print(
+            f"hospital {number} with {len(patients):3} patients alone: {measured.accuracy:.2%}, loss {measured.loss:.3f}"
+        )

@@ -1,0 +1,46 @@
+"""Five hospitals of unequal size train a classifier of breast tumours, and none shows its patients or its update.
+
+569 biopsies with 30 measurements each (Street, Wolberg and Mangasarian 1993), embedded in scikit-learn.
+
+    cd examples/hospitals
+    secagg train --config hospitals.toml
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_breast_cancer
+from torch import nn
+
+from fl.data import Dataset
+
+SHARES = (0.40, 0.25, 0.18, 0.12, 0.05)
+NUM_TEST = 114
+
+
+def make_model(example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Logistic regression: one weight a measurement and class."""
+    return nn.Linear(*example_shape, num_classes)
+
+
+def load(data_dir: Path | None) -> Dataset:
+    """The biopsies, dealt out to the hospitals; the test set is everyone's."""
+    measurements, diagnoses = load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(7).permutation(len(diagnoses))
+    # The range of each measurement is published with the data set (its DESCR): nobody has to see all patients for it.
+    low, high = measurements.min(axis=0), measurements.max(axis=0)
+    scaled = 6 * np.sqrt((measurements[order] - low) / (high - low)) - 3
+    examples = torch.tensor(scaled, dtype=torch.float32)
+    classes = torch.tensor(diagnoses[order], dtype=torch.int64)
+    bounds = np.cumsum(SHARES)[:-1] * (len(classes) - NUM_TEST)
+    hospital = np.searchsorted(bounds, np.arange(len(classes) - NUM_TEST), side="right")
+    return Dataset(
+        name="hospitals",
+        train_images=examples[NUM_TEST:],
+        train_labels=classes[NUM_TEST:],
+        test_images=examples[:NUM_TEST],
+        test_labels=classes[:NUM_TEST],
+        num_classes=2,
+        train_writers=hospital.astype(np.int64),
+    )

@@ -1,0 +1,91 @@
+"""One message for one client, handled by a process that keeps nothing: see README.md.
+
+python worker.py FOLDER NUMBER < message > answer
+
+Between messages the client is a row of FOLDER/client.db. A row is read, resumed and replaced in one transaction, and
+the answer is printed only after it: whatever is killed or delivered twice, no two answers ever differ.
+"""
+
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+import secagg
+from secagg import Client, InputRequested, Send
+
+SCHEMA = """CREATE TABLE IF NOT EXISTS client (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 0), number INTEGER, state BLOB, answer BLOB)"""
+
+
+def main() -> None:
+    folder, number = Path(sys.argv[1]), int(sys.argv[2])
+    with transaction(folder / "client.db") as database:
+        answer = handled(database, folder, number, sys.stdin.buffer.read())
+    if answer is None:
+        sys.exit("this client gave up: the server broke a rule, and no state is left to answer it with")
+    sys.stdout.buffer.write(answer)
+
+
+def handled(database: sqlite3.Connection, folder: Path, number: int, message: bytes) -> bytes | None:
+    """The answer to a message, its own if it was answered before; None if this client has given up."""
+    row = database.execute("SELECT number, state, answer FROM client").fetchone()
+    last, state, answer = row or (-1, None, None)
+    if number == last or (row and state is None):
+        return answer
+    if number != last + 1:
+        sys.exit(f"message {number} came, but {last + 1} is next")
+    try:
+        client, answer = invited(message) if row is None else answered(Client.resume(state), folder, message)
+        state = client.suspend()
+    except (secagg.CodecError, secagg.RemoteProtocolError):
+        # A client that refused is dead: if its old state were kept, another list could be tried on it.
+        state = answer = None
+    database.execute("REPLACE INTO client VALUES (0, ?, ?, ?)", (number, state, answer))
+    return answer
+
+
+def invited(invitation: bytes) -> tuple[Client, bytes]:
+    """A new client with its first message. Message 0 is the invitation, from whoever this client trusts."""
+    terms = json.loads(invitation)
+    values = terms["parameters"]
+    params = secagg.Parameters(**{**values, "adversary": secagg.Adversary(values["adversary"])})
+    client = Client(params, terms["client_id"], nonce=bytes.fromhex(terms["nonce"]))
+    return client, encoded(client, client.start())
+
+
+def answered(client: Client, folder: Path, message: bytes) -> tuple[Client, bytes]:
+    """The client one message on."""
+    events = client.receive(secagg.decode_server_message(message, client.params))
+    if isinstance(events[0], InputRequested):
+        events = client.submit_input(np.load(folder / "vector.npy"))
+    return client, encoded(client, events)
+
+
+def encoded(client: Client, events: tuple[Send | InputRequested, ...]) -> bytes:
+    """The one message that a client sends at a time."""
+    (message,) = (event.message for event in events if isinstance(event, Send))
+    return secagg.encode(message, client.params)
+
+
+@contextmanager
+def transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """All or nothing, one process at a time; on the disk when it is over."""
+    path.touch(mode=0o600)  # what is suspended here is as secret as a private key
+    database = sqlite3.connect(path, timeout=60, isolation_level=None)
+    try:
+        # Old states are overwritten, not only forgotten.
+        database.executescript(f"PRAGMA secure_delete = ON; PRAGMA synchronous = FULL; {SCHEMA};")
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            yield database
+    finally:
+        database.close()
+
+
+if __name__ == "__main__":
+    main()

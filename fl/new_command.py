@@ -1,0 +1,28 @@
+"""`secagg new`: the options of the starter project."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer import Argument
+
+
+def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
+    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+
+    @app.command()
+    def new(folder: Annotated[Path, Argument(help="Folder to write the project to; made if it is not there.")]) -> None:
+        """Write a small project to start from: a model, data, settings and a test of your own."""
+        with reported(False):
+            from fl.starter import write_project
+
+            written = write_project(folder)
+        console = Console()
+        for path in written:
+            console.print(escape(str(path)), highlight=False, soft_wrap=True)
+        steps = f"\nnow:  cd {folder}\n      secagg train --config experiment.toml\n      python -m pytest"
+        console.print(escape(steps), highlight=False, soft_wrap=True)

@@ -1,0 +1,54 @@
+"""The examples that are one program each do what they say."""
+
+import ast
+import io
+import re
+import tokenize
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+
+from tests.examples.programs import EXAMPLES, run
+
+
+def test_three_clients_give_the_sum_of_the_two_that_stay(tmp_path) -> None:
+    finished = run("three_clients.py", folder=tmp_path)
+    assert (finished.returncode, finished.stdout.decode(), finished.stderr) == (0, "(0, 1) [11 22 33 44]\n", b"")
+
+
+def test_three_clients_take_thirty_lines() -> None:
+    source = (EXAMPLES / "three_clients.py").read_text()
+    lines = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        and token.string
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    docstring = ast.parse(source).body[0]
+    assert len(lines - set(range(docstring.lineno, docstring.end_lineno + 1))) <= 30
+
+
+def test_the_histograms_are_those_of_the_hospitals_that_stayed(tmp_path) -> None:
+    finished = run("histograms.py", folder=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    shown = finished.stdout.decode()
+    # Which hospitals stayed follows from the example's seeds. Everything else is counted here once more.
+    included, invited = map(int, re.match(r"(\d+) of (\d+) hospitals", shown).groups())
+    assert included < invited == 20
+    rows = np.array([line.split()[-2:] for line in shown.splitlines() if " to " in line], dtype=int)
+    records = load_breast_cancer()
+    hospitals = np.random.default_rng(0).integers(20, size=len(records.target))
+    edges = np.arange(5, 31, 2.5)
+    everyone = [np.histogram(records.data[records.target == code, 0], edges)[0] for code in (0, 1)]
+    assert (rows <= np.transpose(everyone)).all()
+    missing = len(records.target) - rows.sum()
+    sizes = np.bincount(hospitals)
+    assert missing in {sizes[i] + sizes[j] for i in range(20) for j in range(i)}
+    assert f"mean radius {records.data[:, 0].mean():.0f}" in shown
+
+
+def test_the_index_lists_every_example() -> None:
+    linked = re.findall(r"\]\(([\w.]+)", (EXAMPLES / "README.md").read_text())
+    there = {path.relative_to(EXAMPLES).parts[0] for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".md")}
+    assert there - {"README.md"} <= set(linked)

@@ -1,0 +1,58 @@
+"""The starter project works as it is written, with the commands that its README gives."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl.starter.writer import FILES
+from tests.fl.runs import assert_refused, environment, invoke
+
+
+def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=200
+    )
+
+
+def test_the_project_trains_and_its_test_passes(tmp_path: Path) -> None:
+    folder = tmp_path / "a project"
+    result = invoke("new", folder)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+    trained = run_in(folder, "-m", "fl", "train", "--config", "experiment.toml", "--rounds", "3", "--json")
+    assert trained.returncode == 0, trained.stderr
+    summary = json.loads(trained.stdout)
+    assert summary["ring_difference"] == 0
+    assert summary["included"] == [3, 3, 3] or min(summary["included"]) >= 3
+    tested = run_in(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "1 passed" in tested.stdout
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("mine")
+    assert_refused(invoke("new", tmp_path), str(tmp_path), "no empty folder")
+    assert_refused(invoke("new", tmp_path / "models.py"), "no empty folder")
+    assert_refused(invoke("new", tmp_path / "models.py" / "project"), "cannot write to")
+    assert [path.name for path in tmp_path.iterdir()] == ["models.py"]
+    assert (tmp_path / "models.py").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_documents_functions_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/own-models.md shows a model and a data set: they are what it says they are."""
+    document = (Path(__file__).parents[2] / "docs" / "own-models.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "shown_in_the_docs.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names = ["--model", "shown_in_the_docs:make_model", "--dataset", "shown_in_the_docs:load"]
+    result = invoke("train", *names, "--partition", "by-owner", "--clients", 6, "--rounds", 5, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["accuracy"] > 0.8
