@@ -1,0 +1,148 @@
+"""NVFlare plain, with its homomorphic encryption, and with secagg: one model, one data set, the same rounds.
+
+    .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.compare --out results.json
+
+All three are jobs of NVFlare's recipes in its simulator, with a process for each of three sites.  The recipe with
+homomorphic encryption refuses the simulator, for nobody provisions its keys there; here its contexts are made by the
+code that makes them for startup kits (`HEBuilder`), and its job runs like the others.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
+from nvflare.app_opt.pt.recipes.fedavg_he import FedAvgRecipeWithHE
+from nvflare.lighter.impl.he import HEBuilder
+
+from benchmarks.integrations.nvflare.instruments import HEContexts, RoundClock, WireMeter
+from fl.integrations.nvflare import add_secure_aggregation
+
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "examples" / "nvflare_digits"
+METHODS = ("plain", "HE", "secagg")
+NUM_SITES = 3
+
+
+def main() -> None:
+    """Measure, or (--one) run one method in this process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 2048])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--interval", type=float, default=0.1, help="seconds after which a site asks for a task again")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
+    parser.add_argument("--one", nargs=3, metavar=("METHOD", "WIDTH", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        method, width, folder = args.one
+        run(method, int(width), args.rounds, args.interval, Path(folder))
+        return
+    rows = []
+    for width in args.widths:
+        for method in args.methods:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(measure(method, width, args.rounds, args.interval, Path(folder)))
+                print(json.dumps(rows[-1]))
+    names = ("nvflare", "tenseal", "torch", "numpy", "secagg-fl")
+    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), **{name: version(name) for name in names}}
+    result = {"machine": machine, "sites": NUM_SITES, "rounds": args.rounds, "interval": args.interval, "rows": rows}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(method: str, width: int, rounds: int, interval: float, folder: Path) -> dict[str, Any]:
+    """One method in processes of its own: the recipe's class registers encoders for good."""
+    command = [sys.executable, "-m", "benchmarks.integrations.nvflare.compare"]
+    command += ["--one", method, str(width), str(folder)]
+    command += ["--rounds", str(rounds), "--interval", str(interval)]
+    paths = os.pathsep.join((str(ROOT), str(EXAMPLE), str(Path(__file__).parent)))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    began = time.monotonic()
+    with (folder / "log").open("w") as log:
+        done = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(f"{method} failed:\n" + (folder / "log").read_text()[-4000:])
+    starts = [line["began"] for line in _lines(folder / "rounds")]
+    trained = _lines(folder / "trained")
+    wire = _lines(folder / "wire")
+    # Sites start and import during the first round, and only some of the last one's end is seen.
+    between = [after - before for before, after in itertools.pairwise(starts[1:])]
+    last = max(line["round"] for line in trained)
+    settled = [line for line in wire if starts[1] <= line["at"] < starts[-1]]
+    per_site = NUM_SITES * (len(starts) - 2)
+    return {
+        "method": method,
+        "parameters": sum(array.numel() for array in _model(width).state_dict().values()),
+        "seconds_a_round": round(statistics.median(between), 2),
+        "seconds_a_round_all": [round(seconds, 2) for seconds in between],
+        "train_seconds": round(statistics.median(line["train_seconds"] for line in trained), 2),
+        "bytes_up_a_site": round(sum(line.get("up", 0) for line in settled) / per_site),
+        "bytes_down_a_site": round(sum(line.get("down", 0) for line in settled) / per_site),
+        "accuracy": round(statistics.mean(line["accuracy"] for line in trained if line["round"] == last), 4),
+        "accuracy_after_rounds": last,
+        "job_seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def run(method: str, width: int, rounds: int, interval: float, folder: Path) -> None:
+    """The job of one method."""
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {
+        "name": "job",
+        "model": _model(width),
+        "min_clients": NUM_SITES,
+        "num_rounds": rounds,
+        "train_script": str(Path(__file__).parent / "trainer.py"),
+        "train_args": f"--sites {NUM_SITES} --width {width} --report {folder / 'trained'}",
+    }
+    recipe = FedAvgRecipeWithHE(**arguments) if method == "HE" else FedAvgRecipe(**arguments)
+    recipe.add_client_config({"default_task_fetch_interval": interval})
+    recipe.add_server_config({"server": {"task_request_interval": interval}})
+    if method == "secagg":
+        add_secure_aggregation(recipe, clip=2.0, max_steps=64)
+    # The recipes have no way for these; the job has.
+    job = recipe._job
+    job.to_server(RoundClock(str(folder / "rounds")), id="clock")
+    job.to_clients(WireMeter(str(folder / "wire")), id="meter")
+    if method == "HE":
+        write_he_contexts(folder)
+        job.to_server(HEContexts(str(folder)), id="contexts")
+        job.to_clients(HEContexts(str(folder)), id="contexts")
+    job.set_app_packages(["benchmarks", "fl", "secagg", "transport"])
+    code = job.simulator_run(str(folder / "workspace"), n_clients=NUM_SITES, threads=NUM_SITES)
+    if code:
+        sys.exit(code)
+
+
+def write_he_contexts(folder: Path) -> None:
+    """The files that NVFlare's provisioning writes: all sites get the same one, with the secret key in it."""
+    builder = HEBuilder()
+    builder.initialize(None, None)
+    (folder / "server_context.tenseal").write_bytes(builder.get_serialized_context())
+    (folder / "client_context.tenseal").write_bytes(builder.get_serialized_context(is_client=True))
+
+
+def _model(width: int) -> Any:
+    sys.path.insert(0, str(EXAMPLE))
+    from digits_model import DigitsNet  # type: ignore[import-not-found]
+
+    return DigitsNet(width)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    main()

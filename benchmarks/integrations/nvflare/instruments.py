@@ -1,0 +1,65 @@
+"""Components that a measured job carries: they write what they see to files, one JSON object a line."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.fuel.sec.security_content_service import SecurityContentManager, SecurityContentService
+from nvflare.fuel.utils import fobs
+from nvflare.widgets.widget import Widget
+
+
+class RoundClock(Widget):
+    """On the server: when each round began."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Note the time of a round's start."""
+        if event_type == AppEventType.ROUND_STARTED:
+            _append(self.path, {"began": time.monotonic()})
+
+
+class WireMeter(Widget):
+    """On a site: the bytes of each task's data as it came, and of its result as it goes, in NVFlare's encoding."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Note the bytes of one task."""
+        if event_type == EventType.BEFORE_TASK_DATA_FILTER:
+            self._note("down", fl_ctx, FLContextKey.TASK_DATA)
+        elif event_type == EventType.AFTER_TASK_RESULT_FILTER:
+            self._note("up", fl_ctx, FLContextKey.TASK_RESULT)
+
+    def _note(self, way: str, fl_ctx: FLContext, key: str) -> None:
+        data: Any = fl_ctx.get_prop(key)
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        _append(
+            self.path,
+            {"site": fl_ctx.get_identity_name(), "task": task, way: len(fobs.dumps(data)), "at": time.monotonic()},
+        )
+
+
+class HEContexts(Widget):
+    """Lets NVFlare's homomorphic components find their contexts where no site was provisioned: in the simulator."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+        # The simulator has it look into a folder that nobody put contexts into.
+        SecurityContentService.security_content_manager = SecurityContentManager(folder)
+
+
+def _append(path: str, line: dict[str, object]) -> None:
+    with Path(path).open("a") as file:
+        file.write(json.dumps(line) + "\n")

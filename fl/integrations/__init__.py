@@ -1,0 +1,1 @@
+"""Secure aggregation inside other frameworks: one package each, and what they share."""

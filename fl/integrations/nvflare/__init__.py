@@ -1,0 +1,23 @@
+"""Secure aggregation inside NVFlare: its jobs, trainers and model saving, and averages that nobody saw the terms of.
+
+A recipe is made secure with `add_secure_aggregation`; the parts of a job that is written by hand are
+`SecAggController` on the server and `SecAggExecutor`, around any trainer, on the sites.
+"""
+
+from fl.integrations.nvflare.controller import SecAggController
+from fl.integrations.nvflare.errors import AnnouncementError, ModelError, NVFlareJobError
+from fl.integrations.nvflare.executor import SecAggExecutor
+from fl.integrations.nvflare.identities import SiteIdentities, SiteKeyFiles, new_identity_file
+from fl.integrations.nvflare.recipe import add_secure_aggregation
+
+__all__ = [
+    "AnnouncementError",
+    "ModelError",
+    "NVFlareJobError",
+    "SecAggController",
+    "SecAggExecutor",
+    "SiteIdentities",
+    "SiteKeyFiles",
+    "add_secure_aggregation",
+    "new_identity_file",
+]

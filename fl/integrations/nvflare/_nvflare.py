@@ -1,0 +1,132 @@
+"""What of NVFlare is used, in one place: a release that moves something fails here, by name."""
+
+import importlib
+import logging
+from typing import Any
+
+TESTED_VERSIONS = ("2.7.3", "2.8.3", "2.9.0")
+"""Releases that the tests were run with."""
+
+# Each is imported, called or overridden; _get_aggregated_result is where FedAvg asks its subclasses for the average.
+EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("nvflare.apis.controller_spec", "Task", ()),
+    ("nvflare.apis.dxo", "DXO", ()),
+    ("nvflare.apis.dxo", "DataKind", ("WEIGHTS", "WEIGHT_DIFF")),
+    ("nvflare.apis.dxo", "MetaKey", ("INITIAL_METRICS", "NUM_STEPS_CURRENT_ROUND")),
+    ("nvflare.apis.event_type", "EventType", ("END_RUN",)),
+    ("nvflare.apis.executor", "Executor", ("execute",)),
+    ("nvflare.apis.fl_component", "FLComponent", ("handle_event", "fire_event")),
+    ("nvflare.apis.fl_constant", "FLContextKey", ("RUNNER", "SHAREABLE")),
+    ("nvflare.apis.fl_constant", "FilterKey", ("IN", "OUT", "DELIMITER")),
+    ("nvflare.apis.fl_constant", "ReturnCode", ("OK", "EXECUTION_EXCEPTION", "TASK_UNKNOWN")),
+    (
+        "nvflare.apis.fl_context",
+        "FLContext",
+        ("get_engine", "get_identity_name", "get_job_id", "get_peer_context", "set_peer_context"),
+    ),
+    ("nvflare.apis.shareable", "Shareable", ("get_return_code", "set_header", "add_cookie")),
+    ("nvflare.apis.shareable", "make_reply", ()),
+    ("nvflare.apis.utils.task_utils", "apply_filters", ()),
+    ("nvflare.app_common.abstract.fl_model", "FLModel", ()),
+    ("nvflare.app_common.abstract.fl_model", "ParamsType", ("FULL", "DIFF")),
+    ("nvflare.app_common.app_constant", "AppConstants", ("CURRENT_ROUND", "CONTRIBUTION_ROUND", "NUM_ROUNDS")),
+    ("nvflare.app_common.app_event_type", "AppEventType", ("BEFORE_CONTRIBUTION_ACCEPT", "ROUND_STARTED")),
+    ("nvflare.app_common.utils.fl_model_utils", "FLModelUtils", ("to_shareable", "from_shareable")),
+    (
+        "nvflare.app_common.workflows.fedavg",
+        "FedAvg",
+        (
+            "run",
+            "send_model",
+            "_get_aggregated_result",
+            "sample_clients",
+            "set_fl_context",
+            "event",
+            "send",
+            "cancel_task",
+            "get_client_disconnect_time",
+            "process_result_of_unknown_task",
+            "panic",
+        ),
+    ),
+    ("nvflare.fuel.utils.class_utils", "get_component_init_parameters", ()),
+    ("nvflare.job_config.api", "FedJob", ("set_app_packages",)),
+    ("nvflare.recipe.spec", "Recipe", ("export", "add_client_output_filter")),
+)
+
+
+def missing_extension_points() -> list[str]:
+    """The dotted names of those that this NVFlare does not have."""
+    missing = []
+    for module_name, name, attributes in EXTENSION_POINTS:
+        try:
+            found: Any = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError):
+            missing.append(f"{module_name}.{name}")
+            continue
+        missing += [f"{module_name}.{name}.{attribute}" for attribute in attributes if not hasattr(found, attribute)]
+    return missing
+
+
+def logger(module: str) -> logging.Logger:
+    """A logger that NVFlare 2.7 shows on its console too: other than its own it shows those below ``custom``."""
+    return logging.getLogger(f"custom.{module}")
+
+
+def version() -> str:
+    """NVFlare's version."""
+    return str(importlib.import_module("nvflare").__version__)
+
+
+try:
+    importlib.import_module("nvflare")
+except ImportError as error:
+    raise ImportError("NVFlare is not installed: pip install 'secagg-fl[nvflare]'") from error
+if _missing := missing_extension_points():
+    raise ImportError(
+        f"NVFlare {version()} is not like those that this integration was written for ({', '.join(TESTED_VERSIONS)}); "
+        f"it lacks {', '.join(_missing)}"
+    )
+
+from nvflare.apis.controller_spec import Task  # noqa: E402
+from nvflare.apis.dxo import DXO, DataKind, MetaKey  # noqa: E402
+from nvflare.apis.event_type import EventType  # noqa: E402
+from nvflare.apis.executor import Executor  # noqa: E402
+from nvflare.apis.fl_component import FLComponent  # noqa: E402
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode  # noqa: E402
+from nvflare.apis.fl_context import FLContext  # noqa: E402
+from nvflare.apis.shareable import Shareable, make_reply  # noqa: E402
+from nvflare.apis.utils.task_utils import apply_filters  # noqa: E402
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType  # noqa: E402
+from nvflare.app_common.app_constant import AppConstants  # noqa: E402
+from nvflare.app_common.app_event_type import AppEventType  # noqa: E402
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils  # noqa: E402
+from nvflare.app_common.workflows.fedavg import FedAvg  # noqa: E402
+from nvflare.fuel.utils.class_utils import get_component_init_parameters  # noqa: E402
+from nvflare.recipe.spec import Recipe  # noqa: E402
+
+__all__ = [
+    "DXO",
+    "AppConstants",
+    "AppEventType",
+    "DataKind",
+    "EventType",
+    "Executor",
+    "FLComponent",
+    "FLContext",
+    "FLContextKey",
+    "FLModel",
+    "FLModelUtils",
+    "FedAvg",
+    "FilterKey",
+    "MetaKey",
+    "ParamsType",
+    "Recipe",
+    "ReturnCode",
+    "Shareable",
+    "Task",
+    "apply_filters",
+    "get_component_init_parameters",
+    "logger",
+    "make_reply",
+]

@@ -1,0 +1,122 @@
+"""What the server announces of a round: all of it is bound into the session, so all sites were told the same."""
+
+from dataclasses import dataclass
+
+import msgpack
+
+from fl.errors import ConfigError
+from fl.integrations.nvflare.errors import AnnouncementError
+from fl.integrations.nvflare.model_encoding import ModelEncoding
+from secagg import Adversary, ClientId, Parameters, PlanError
+
+_VERSION = 1
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """One round of one job.
+
+    Attributes:
+        job_id: NVFlare's id of the job.
+        round: NVFlare's number of the round.
+        sites: the names of the sites that it is opened for; a site's place is its number in the session.
+        params: the session's parameters.
+        encoding: how updates become integers.
+        model_digest: of the model that every site will be sent; see `model_encoding.digest`.
+        nonce: fresh for each session.
+    """
+
+    job_id: str
+    round: int
+    sites: tuple[str, ...]
+    params: Parameters
+    encoding: ModelEncoding
+    model_digest: bytes
+    nonce: bytes
+
+    def client_id(self, site: str) -> ClientId:
+        """The number of a site; AnnouncementError if it is not on the list."""
+        try:
+            return self.sites.index(site)
+        except ValueError:
+            raise AnnouncementError(f"the round was announced to others, and not to {site!r}") from None
+
+    def to_bytes(self) -> bytes:
+        """Equal announcements give equal bytes."""
+        params, encoding = self.params, self.encoding
+        return bytes(
+            msgpack.packb(
+                (
+                    _VERSION,
+                    self.job_id,
+                    self.round,
+                    self.sites,
+                    (
+                        params.num_clients,
+                        params.threshold,
+                        params.degree,
+                        params.vector_length,
+                        params.value_bits,
+                        params.ring_bits,
+                        params.adversary.value,
+                    ),
+                    (
+                        encoding.max_steps,
+                        encoding.clip,
+                        encoding.value_bits,
+                        encoding.metrics,
+                        encoding.metric_bound,
+                        encoding.exclude_vars,
+                    ),
+                    self.model_digest,
+                    self.nonce,
+                )
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: object) -> "Announcement":
+        """What `to_bytes` gave; AnnouncementError for anything else."""
+        if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
+            raise AnnouncementError("what the server sent is no announcement of a round")
+        try:
+            version, job_id, round_, sites, params, encoding, model_digest, nonce = msgpack.unpackb(
+                data, use_list=False, strict_map_key=True
+            )
+            *numbers, adversary = params
+            names = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
+            max_steps, clip, value_bits, metrics, metric_bound, exclude_vars = encoding
+            announcement = cls(
+                job_id=job_id,
+                round=round_,
+                sites=sites,
+                params=Parameters(**dict(zip(names, numbers, strict=True)), adversary=Adversary(adversary)),
+                encoding=ModelEncoding(
+                    max_steps=max_steps,
+                    clip=clip,
+                    value_bits=value_bits,
+                    metrics=metrics,
+                    metric_bound=metric_bound,
+                    exclude_vars=exclude_vars,
+                ),
+                model_digest=model_digest,
+                nonce=nonce,
+            )
+            is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
+        except (ValueError, TypeError, msgpack.UnpackException, PlanError, ConfigError) as error:
+            raise AnnouncementError(f"what the server sent is no announcement of a round: {error}") from None
+        if not is_valid:
+            raise AnnouncementError("what the server sent is no announcement of a round of this version")
+        return announcement
+
+    def _is_consistent(self) -> bool:
+        return (
+            isinstance(self.job_id, str)
+            and type(self.round) is int
+            and isinstance(self.model_digest, bytes)
+            and isinstance(self.nonce, bytes)
+            and all(isinstance(site, str) for site in self.sites)
+            and len(set(self.sites)) == len(self.sites) == self.params.num_clients
+            and self.encoding.value_bits == self.params.value_bits
+        )

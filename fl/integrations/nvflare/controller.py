@@ -1,0 +1,245 @@
+"""The server's side: NVFlare's FedAvg, whose average comes from a sum that nobody saw the terms of."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fl.errors import FLError
+from fl.integrations.nvflare._nvflare import (
+    DXO,
+    AppConstants,
+    AppEventType,
+    DataKind,
+    FedAvg,
+    FLContext,
+    FLContextKey,
+    FLModel,
+    MetaKey,
+    ParamsType,
+    Shareable,
+    logger,
+)
+from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.errors import NVFlareJobError
+from fl.integrations.nvflare.identities import SiteIdentities
+from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest
+from fl.integrations.nvflare.server_session import SessionReport, describe, run_session
+from fl.integrations.nvflare.task_courier import TaskCourier
+from secagg import Adversary, Completed, Parameters, PlanError, plan
+from transport.driver import Deadlines
+
+_LOG = logger(__name__)
+
+
+class SecAggController(FedAvg):
+    """FedAvg over secure sums: rounds, model selection, early stopping and saving are NVFlare's own.
+
+    Each round is one session of the protocol, of its own nonce, bound to the model that it starts from.  A round in
+    which too few sites remain leaves the model as it is; after ``max_failed_rounds`` such rounds in a row the job ends.
+
+    Args:
+        clip: each element of a site's change is clipped to [-clip, clip].
+        max_steps: a public bound on any site's NUM_STEPS_CURRENT_ROUND; the closer, the finer the weighted values.
+        metrics: metrics that are averaged, and seen as averages only; others that trainers report stay with the sites.
+        metric_bound: they are in [-metric_bound, metric_bound].
+        value_bits: bits of an encoded element; by default as many, at most 24, as keep a sum within 32.
+        adversary: whom the rounds are to be safe against: honest-but-curious, semi-malicious or malicious.
+        dropout: the fraction of sites expected to vanish in a round.
+        corrupt: the fraction of sites that may share what they know with the server.
+        threshold: a larger threshold than the one that follows from these.
+        identity_id: in malicious mode, the id of the `SiteIdentities` component.
+        round_timeout: seconds for each of the protocol's rounds in which nobody trains.
+        train_timeout: seconds for the round in which sites train.
+        max_failed_rounds: rounds without a sum, in a row, that the job goes on after.
+        workers: threads that unmask.
+        num_clients: sites in a round; by default all that are connected.
+        args, kwargs: `FedAvg`'s others. It takes no aggregator and no weights by site, which need the sites' updates.
+
+    Raises:
+        NVFlareJobError: an argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        clip: float,
+        max_steps: int,
+        metrics: Sequence[str] = (),
+        metric_bound: float = 1000.0,
+        value_bits: int | None = None,
+        adversary: str = Adversary.HONEST_BUT_CURIOUS.value,
+        dropout: float = 0.0,
+        corrupt: float = 0.0,
+        threshold: int | None = None,
+        identity_id: str | None = None,
+        round_timeout: float = 60.0,
+        train_timeout: float = 600.0,
+        max_failed_rounds: int = 2,
+        workers: int = 1,
+        num_clients: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, num_clients=num_clients, **kwargs)
+        if self.aggregator is not None or self.aggregation_weights:
+            raise NVFlareJobError("an aggregator or weights by site need each site's update, which nobody sees")
+        self.clip = clip
+        self.max_steps = max_steps
+        self.metrics = list(metrics)
+        self.metric_bound = metric_bound
+        self.value_bits = value_bits
+        self.adversary = adversary
+        self.dropout = dropout
+        self.corrupt = corrupt
+        self.threshold = threshold
+        self.identity_id = identity_id
+        self.round_timeout = round_timeout
+        self.train_timeout = train_timeout
+        self.max_failed_rounds = max_failed_rounds
+        self.workers = workers
+        self._check_arguments()
+        self._failed_rounds = 0
+        self._is_told_of_round = False
+        self._mean: tuple[MeanUpdate, int] | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Note that a round's start was made known."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == AppEventType.ROUND_STARTED:
+            self._is_told_of_round = True
+
+    def send_model(self, *, data: FLModel, targets: Sequence[str], **_: Any) -> None:
+        """Where FedAvg sends the model out: one session, to its end."""
+        self._mean = None
+        self._open_round(data)
+        sites = tuple(sorted(targets))
+        try:
+            model = as_model(data.params)
+            announcement = self._announce(model, sites)
+            report = self._run(announcement, data)
+        except PlanError as error:
+            self.panic(f"no round with {len(sites)} sites can be secure as the job asks: {error}")
+            return
+        except FLError as error:
+            self.panic(f"the round cannot be opened: {error}")
+            return
+        line = f"round {data.current_round}: {describe(report, len(sites))}"
+        if isinstance(report.outcome, Completed):
+            self._failed_rounds = 0
+            included = len(report.outcome.included)
+            self._mean = announcement.encoding.decode(report.outcome.sum, included, model), included
+            _LOG.info("%s", line)
+            self._tell_widgets(self._mean[0], data)
+        elif report.outcome is not None:
+            self._failed_rounds += 1
+            _LOG.error("%s; the model stays as it is", line)
+            if self._failed_rounds > self.max_failed_rounds:
+                self.panic(f"{self._failed_rounds} rounds in a row without a sum; the last: {report.outcome}")
+
+    def _get_aggregated_result(self) -> FLModel:
+        """Where FedAvg makes the average of what came in."""
+        meta: dict[str, Any] = {"nr_aggregated": 0, "current_round": self.current_round}
+        if self._mean is None:
+            return FLModel(params={}, params_type=ParamsType.DIFF, meta=meta)
+        mean, included = self._mean
+        meta |= {"nr_aggregated": included, MetaKey.NUM_STEPS_CURRENT_ROUND: mean.total_steps}
+        return FLModel(
+            params=mean.differences,
+            params_type=ParamsType.DIFF,
+            metrics=mean.metrics or None,
+            current_round=self.current_round,
+            meta=meta,
+        )
+
+    def process_result_of_unknown_task(
+        self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """A site that answers late: the round went on without it."""
+        _LOG.info("%s answered %s when that was over", client.name, task_name)
+
+    def _open_round(self, data: FLModel) -> None:
+        """What FedAvg's own way of sending does first, and widgets go by; from 2.8 on the loop tells of the round."""
+        self.set_fl_context(data)
+        if not self._is_told_of_round:
+            self.event(AppEventType.ROUND_STARTED)
+        self._is_told_of_round = False
+
+    def _announce(self, model: Model, sites: tuple[str, ...]) -> Announcement:
+        encoding = self._encoding(len(sites))
+        return Announcement(
+            job_id=self.fl_ctx.get_job_id(),
+            round=self.current_round,
+            sites=sites,
+            params=self._parameters(len(sites), encoding.vector_length(model), encoding.value_bits),
+            encoding=encoding,
+            model_digest=digest(model),
+            nonce=os.urandom(32),
+        )
+
+    def _run(self, announcement: Announcement, model: FLModel) -> SessionReport:
+        courier = TaskCourier(self, announcement, model, self.fl_ctx, self.abort_signal)
+        directory = None
+        if announcement.params.has_identities:
+            identities = self.get_component(self.identity_id)
+            if not isinstance(identities, SiteIdentities):
+                raise NVFlareJobError("malicious mode needs a component with the sites' identities: give `identities`")
+            directory = identities.directory(announcement.sites, self.fl_ctx)
+        return run_session(announcement, courier, self._deadlines(), directory=directory, workers=self.workers)
+
+    def _tell_widgets(self, mean: MeanUpdate, model: FLModel) -> None:
+        """Widgets that follow sites' contributions, such as the one that selects the best model, see one: the mean."""
+        if not mean.metrics:
+            return
+        meta = {MetaKey.INITIAL_METRICS: mean.metrics, MetaKey.NUM_STEPS_CURRENT_ROUND: mean.total_steps}
+        shareable = DXO(DataKind.WEIGHT_DIFF, data=mean.differences, meta=meta).to_shareable()
+        shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, self.current_round)
+        mean_of_sites = FLContext()
+        mean_of_sites.set_prop(FLContextKey.SHAREABLE, shareable, private=True, sticky=False)
+        before = self.fl_ctx.get_peer_context()
+        self.fl_ctx.set_peer_context(mean_of_sites)
+        try:
+            self.event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT)
+        finally:
+            if before is not None:
+                self.fl_ctx.set_peer_context(before)
+
+    def _check_arguments(self) -> None:
+        """What can be checked before the number of sites is known."""
+        try:
+            self._encoding(2)
+            self._deadlines()
+            Adversary(self.adversary)
+        except (FLError, ValueError, TypeError) as error:
+            raise NVFlareJobError(str(error)) from None
+        if self.adversary == Adversary.MALICIOUS.value and self.identity_id is None:
+            raise NVFlareJobError("malicious mode needs the sites' identities: give `identities`, such as SiteKeyFiles")
+
+    def _encoding(self, num_sites: int) -> ModelEncoding:
+        bits = self.value_bits
+        return ModelEncoding(
+            max_steps=self.max_steps,
+            clip=self.clip,
+            value_bits=min(24, 32 - (num_sites - 1).bit_length()) if bits is None else bits,
+            metrics=tuple(self.metrics),
+            metric_bound=self.metric_bound,
+            exclude_vars=self.exclude_vars,
+        )
+
+    def _parameters(self, num_sites: int, vector_length: int, value_bits: int) -> Parameters:
+        return plan(
+            num_clients=num_sites,
+            vector_length=vector_length,
+            value_bits=value_bits,
+            dropout=self.dropout,
+            corrupt=self.corrupt,
+            adversary=Adversary(self.adversary),
+            threshold=self.threshold,
+        ).parameters
+
+    def _deadlines(self) -> Deadlines:
+        return Deadlines(
+            advertise_keys=self.round_timeout,
+            share_keys=self.round_timeout,
+            masked_input_collection=self.train_timeout,
+            consistency_check=self.round_timeout,
+            unmasking=self.round_timeout,
+        )

@@ -1,0 +1,215 @@
+"""The site's side: an executor around any other, which never lets the other's update out unmasked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fl.errors import FLError
+from fl.integrations.nvflare import messages
+from fl.integrations.nvflare._nvflare import (
+    EventType,
+    Executor,
+    FilterKey,
+    FLContext,
+    FLContextKey,
+    FLModelUtils,
+    MetaKey,
+    ParamsType,
+    ReturnCode,
+    Shareable,
+    apply_filters,
+    logger,
+    make_reply,
+)
+from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.errors import AnnouncementError, ModelError, NVFlareJobError
+from fl.integrations.nvflare.identities import SiteIdentities
+from fl.integrations.nvflare.model_encoding import SiteUpdate, as_model, digest
+from fl.integrations.nvflare.site_session import SiteSession
+from fl.integrations.policy import SessionPolicy
+from secagg import Adversary, Round, SecAggError
+from transport.driver import InputVector
+from transport.errors import InputWithheldError
+
+_LOG = logger(__name__)
+
+TRAINER_ID = "secagg_trainer"
+
+
+class SecAggExecutor(Executor):
+    """Runs the protocol's rounds as tasks, and hands the model to the trainer when an input is due.
+
+    The trainer is any executor: it gets NVFlare's ``train`` task as it would without this, the job's and the site's
+    filters for that task are applied as they would be, and what comes out of them is encoded, masked, and only then
+    sent.  An update that cannot be encoded (not finite, of other shapes, of too many
+    steps) is not sent; the reason is in the site's own log, and the round goes on without the site.
+
+    Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
+    the trainer for its update under another name.
+
+    Args:
+        trainer_id: the trainer's id among the job's components.
+        train_task: the name of the task in which sites train.
+        adversary: the weakest adversary that this site agrees to take part against.
+        min_inputs: the fewest sites whose sum this site agrees to be part of.
+        identity_id: in malicious mode, the id of the `SiteIdentities` component.
+        plain_tasks: names of tasks that the trainer may answer in the clear, such as ``validate``.
+    """
+
+    def __init__(
+        self,
+        trainer_id: str = TRAINER_ID,
+        train_task: str = "train",
+        adversary: str = Adversary.HONEST_BUT_CURIOUS.value,
+        min_inputs: int = 2,
+        identity_id: str | None = None,
+        plain_tasks: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.trainer_id = trainer_id
+        self.train_task = train_task
+        self.adversary = adversary
+        self.min_inputs = min_inputs
+        self.identity_id = identity_id
+        self.plain_tasks = list(plain_tasks)
+        self._policy = SessionPolicy(adversary=Adversary(adversary), min_inputs=min_inputs)
+        self._session: SiteSession | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Forget the session when the run ends."""
+        if event_type == EventType.END_RUN:
+            self._session = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
+        """Answer one task."""
+        if task_name in self.plain_tasks:
+            return self._trainer(fl_ctx).execute(task_name, shareable, fl_ctx, abort_signal)
+        if task_name not in messages.TASKS.values():
+            _LOG.error(
+                "refused task %r: it is not the protocol's, and its result would leave this site in the clear "
+                "(plain_tasks lists those that may)",
+                task_name,
+            )
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        try:
+            if task_name == messages.TASKS[Round.ADVERTISE_KEYS]:
+                return self._join(shareable, fl_ctx)
+            return self._answer(shareable, fl_ctx, abort_signal)
+        except (FLError, SecAggError, InputWithheldError) as error:
+            self._session = None
+            # Without the traceback, whose frames may hold the update.
+            _LOG.error("this site is out of the round: %s", error)
+            return messages.refusal()
+        except BaseException:
+            self._session = None
+            raise
+
+    def _join(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        announcement = Announcement.from_bytes(messages.announced(shareable))
+        site = fl_ctx.get_identity_name()
+        if self._session is None or self._session.announcement != announcement:
+            # What was in progress is over: the server opens one round at a time.
+            self._session = None
+            if announcement.job_id != fl_ctx.get_job_id():
+                raise AnnouncementError("the round was announced for another job")
+            self._policy.check(announcement.params)
+            self._session = self._open(announcement, site, fl_ctx)
+            _LOG.info(
+                "takes part in round %d with %d sites, of which %d must remain, against a %s server",
+                announcement.round,
+                announcement.params.num_clients,
+                announcement.params.threshold,
+                announcement.params.adversary.value,
+            )
+        return messages.put_message(Shareable(), self._session.opening)
+
+    def _open(self, announcement: Announcement, site: str, fl_ctx: FLContext) -> SiteSession:
+        if not announcement.params.has_identities:
+            return SiteSession(announcement, site)
+        if self.identity_id is None:
+            raise NVFlareJobError("the round is one of malicious mode, and the job has no component with identities")
+        identities = self._component(self.identity_id, SiteIdentities, fl_ctx)
+        identity = identities.identity(site, fl_ctx)
+        directory = identities.directory(announcement.sites, fl_ctx)
+        return SiteSession(announcement, site, identity=identity, directory=directory)
+
+    def _answer(self, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
+        message = messages.take_message(shareable)
+        session = self._session
+        if session is None or message is None:
+            raise AnnouncementError("there is no session here that this task belongs to")
+        answer = session.answer(message, lambda: self._train(session.announcement, shareable, fl_ctx, abort_signal))
+        return messages.put_message(Shareable(), answer)
+
+    def _train(
+        self, announcement: Announcement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
+    ) -> InputVector:
+        """The trainer's update, encoded; whatever is wrong with it withholds it."""
+        try:
+            received = as_model(FLModelUtils.from_shareable(shareable).params)
+            if digest(received) != announcement.model_digest:
+                raise ModelError(
+                    "the model that arrived is not the one that was announced to all sites: the server may be lying, "
+                    "or a filter for incoming tasks changes it"
+                )
+            if announcement.encoding.vector_length(received) != announcement.params.vector_length:
+                raise ModelError("the announced vector has another length than this model's")
+            result = self._filtered_training(shareable, fl_ctx, abort_signal)
+            # It rounds, and protects nothing.
+            rng = np.random.default_rng()
+            return announcement.encoding.encode(_site_update(result), received, rng)
+        except FLError as error:
+            raise InputWithheldError(str(error)) from None
+
+    def _filtered_training(self, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> object:
+        """The train task as NVFlare's own runner does it.
+
+        NVFlare applies the site's own filters, those of its privacy policy, to every task: to this one's data it has,
+        but behind the masking they would find no update.
+        """
+        runner = fl_ctx.get_prop(FLContextKey.RUNNER)
+        if runner is None:
+            raise NVFlareJobError("NVFlare's runner was not found, nor with it the filters of what this site sends")
+        for filter_ in runner.task_data_filters.get(self.train_task + FilterKey.DELIMITER + FilterKey.IN, ()):
+            shareable = filter_.process(shareable, fl_ctx)
+        result = self._trainer(fl_ctx).execute(self.train_task, shareable, fl_ctx, abort_signal)
+        if not isinstance(result, Shareable):
+            return result
+        filters = runner.task_result_filters
+        return apply_filters("task_result_filters", result, fl_ctx, filters, self.train_task, FilterKey.OUT)
+
+    def requires_materialized_task_result(self, task_name: str) -> bool:
+        """NVFlare asks whether the trainer's result is needed here, instead of streamed past to the server."""
+        return True
+
+    def _trainer(self, fl_ctx: FLContext) -> Executor:
+        return self._component(self.trainer_id, Executor, fl_ctx)
+
+    @staticmethod
+    def _component(component_id: str, kind: type, fl_ctx: FLContext) -> Any:
+        component = fl_ctx.get_engine().get_component(component_id)
+        if not isinstance(component, kind):
+            raise NVFlareJobError(f"the job has no component {component_id!r} that is a {kind.__name__}")
+        return component
+
+
+def _site_update(result: object) -> SiteUpdate:
+    """What a trainer returned; ModelError if it is no update."""
+    if not isinstance(result, Shareable):
+        raise ModelError("the trainer gave no result")
+    if (code := result.get_return_code()) not in (None, ReturnCode.OK):
+        raise ModelError(f"the trainer failed: {code}")
+    try:
+        model = FLModelUtils.from_shareable(result)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the trainer's result holds no model: {error}") from None
+    if not isinstance(model.params, Mapping):
+        raise ModelError("the trainer's result holds no model")
+    return SiteUpdate(
+        entries=model.params,
+        is_difference=model.params_type == ParamsType.DIFF,
+        # As in NVFlare's own average.
+        steps=(model.meta or {}).get(MetaKey.NUM_STEPS_CURRENT_ROUND, 1),
+        metrics=model.metrics if isinstance(model.metrics, Mapping) else {},
+    )

@@ -1,0 +1,94 @@
+"""Who the sites are, against a server that may lie: what a job's identity component has to answer."""
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from fl.integrations.nvflare._nvflare import FLComponent, FLContext
+from fl.integrations.nvflare.errors import NVFlareJobError
+from secagg import ClientId, Identity, LocalProtocolError, PinnedKeys
+from secagg.identity import KeyDirectory
+
+
+class SiteIdentities(FLComponent):
+    """A component of the job, on the server and on every site; `add_secure_aggregation` puts it there."""
+
+    @abstractmethod
+    def identity(self, site: str, fl_ctx: FLContext) -> Identity:
+        """This site's own; asked for on sites only."""
+
+    @abstractmethod
+    def directory(self, sites: Sequence[str], fl_ctx: FLContext) -> KeyDirectory:
+        """Who of a round's sites has which key: a client's number is its site's place in ``sites``."""
+
+
+class SiteKeyFiles(SiteIdentities):
+    """Identities from files that every site keeps: its own secret key, and the public keys of all.
+
+    Args:
+        identity_file: 32 bytes, as `new_identity_file` writes them; on sites only.
+        directory_file: a JSON object of site names and public keys in hexadecimal, the same everywhere.
+
+    Relative paths start at the site's own folder of configuration, ``local``, which no job can write to; NVFlare
+    replaces ``{SITE_NAME}`` in them.
+
+    Security: whoever can exchange the directory can play all sites but one.  It has to come from somewhere else than
+    the server of the job: sites send their public keys to each other.
+    """
+
+    def __init__(
+        self, identity_file: str = "secagg_identity.key", directory_file: str = "secagg_directory.json"
+    ) -> None:
+        super().__init__()
+        self.identity_file = identity_file
+        self.directory_file = directory_file
+
+    def identity(self, site: str, fl_ctx: FLContext) -> Identity:
+        """The key in the site's own file; NVFlareJobError if there is none."""
+        path = _local_path(self.identity_file, fl_ctx)
+        try:
+            return Identity(path.read_bytes())
+        except OSError as error:
+            raise NVFlareJobError(
+                f"this site's identity key {path} cannot be read ({error.strerror}): make one with new_identity_file"
+            ) from None
+        except LocalProtocolError as error:
+            raise NVFlareJobError(f"{path} is no identity key: {error}") from None
+
+    def directory(self, sites: Sequence[str], fl_ctx: FLContext) -> KeyDirectory:
+        """The keys in the directory's file; NVFlareJobError if it is none, or a site is not in it."""
+        path = _local_path(self.directory_file, fl_ctx)
+        try:
+            listed = json.loads(path.read_text())
+            keys: dict[ClientId, bytes] = {number: bytes.fromhex(listed[site]) for number, site in enumerate(sites)}
+            return PinnedKeys(keys)
+        except OSError as error:
+            raise NVFlareJobError(f"the directory of keys {path} cannot be read: {error.strerror}") from None
+        except KeyError as error:
+            raise NVFlareJobError(f"the directory of keys {path} has no site {error}") from None
+        except (ValueError, TypeError, LocalProtocolError) as error:
+            raise NVFlareJobError(f"{path} is no directory of keys: {error}") from None
+
+
+def new_identity_file(path: str | os.PathLike[str]) -> str:
+    """Write a new identity key, readable by its owner alone; returns the public key in hexadecimal, to be sent around.
+
+    NVFlareJobError if there is a file already: a key is never overwritten.
+    """
+    identity = Identity.generate()
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except OSError as error:
+        raise NVFlareJobError(f"the identity key {path} cannot be written: {error.strerror}") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(identity.to_bytes())
+    return identity.public_key.hex()
+
+
+def _local_path(name: str, fl_ctx: FLContext) -> Path:
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    return Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / path

@@ -1,0 +1,47 @@
+"""The tasks that carry the protocol, and what travels in them."""
+
+from fl.integrations.nvflare._nvflare import ReturnCode, Shareable, make_reply
+from secagg import Round
+
+TASK_PREFIX = "secagg_"
+
+TASKS = {
+    Round.ADVERTISE_KEYS: TASK_PREFIX + "advertise_keys",
+    Round.SHARE_KEYS: TASK_PREFIX + "share_keys",
+    # The one that brings the model, and in which sites train.
+    Round.MASKED_INPUT_COLLECTION: TASK_PREFIX + "masked_input",
+    Round.CONSISTENCY_CHECK: TASK_PREFIX + "consistency_check",
+    Round.UNMASKING: TASK_PREFIX + "unmasking",
+}
+"""The name of each round's task."""
+
+_ANNOUNCEMENT, _MESSAGE = "secagg_announcement", "secagg_message"
+
+
+def announcing(announcement: bytes) -> Shareable:
+    """The first task's data."""
+    shareable = Shareable()
+    shareable[_ANNOUNCEMENT] = announcement
+    return shareable
+
+
+def announced(shareable: Shareable) -> object:
+    """The announcement in the first task's data, unchecked."""
+    return shareable.get(_ANNOUNCEMENT)
+
+
+def put_message(shareable: Shareable, message: bytes) -> Shareable:
+    """Add a message of the protocol to a task's data or result; returns it."""
+    shareable[_MESSAGE] = message
+    return shareable
+
+
+def take_message(shareable: Shareable) -> bytes | None:
+    """Take the protocol's message out of a task's data or result; None if there is none."""
+    message = shareable.pop(_MESSAGE, None)
+    return message if isinstance(message, bytes) else None
+
+
+def refusal() -> Shareable:
+    """A result that says that this site is out of the round, and not why: reasons stay with it."""
+    return make_reply(ReturnCode.EXECUTION_EXCEPTION)

@@ -1,0 +1,144 @@
+"""Any of NVFlare's FedAvg recipes, made secure: in the manner of its own ``add_experiment_tracking(recipe, ...)``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fl.integrations.nvflare._nvflare import FedAvg, Recipe, get_component_init_parameters
+from fl.integrations.nvflare.controller import SecAggController
+from fl.integrations.nvflare.errors import NVFlareJobError
+from fl.integrations.nvflare.executor import TRAINER_ID, SecAggExecutor
+from fl.integrations.nvflare.identities import SiteIdentities
+from fl.integrations.nvflare.messages import TASKS
+from secagg import Adversary
+
+_IDENTITIES_ID = "secagg_identities"
+
+# Sites ask for a task two seconds after the last one by default, and a round is four or five of them.
+_FETCH_INTERVAL = 0.1
+
+# Code of these packages is installed on every site, and not copied into jobs.
+_PACKAGES = ("fl", "secagg", "transport")
+
+
+def add_secure_aggregation(
+    recipe: Recipe,
+    *,
+    clip: float,
+    max_steps: int,
+    metrics: Sequence[str] | None = None,
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    identities: SiteIdentities | None = None,
+    min_inputs: int = 2,
+    plain_tasks: Sequence[str] = (),
+    fetch_interval: float | None = _FETCH_INTERVAL,
+    **arguments: Any,
+) -> None:
+    """Make a recipe's averages secure.
+
+    The recipe's FedAvg controller becomes a `SecAggController` with the same arguments, and every executor that trains
+    is put inside a `SecAggExecutor`, which applies the filters of what sites send (clipping, noise) before the masking.
+    `fl`, `secagg` and `transport` have to be installed on the server and the sites.
+
+    Args:
+        recipe: of FedAvg, for any framework, whose sites exchange numpy arrays.
+        clip, max_steps: see `SecAggController`.
+        metrics: see `SecAggController`; by default the recipe's ``key_metric`` and that of its ``stop_cond``.
+        adversary: whom the rounds are to be safe against; sites refuse less.
+        identities: in malicious mode, who the sites are.
+        min_inputs: the fewest sites whose sum a site agrees to be part of.
+        plain_tasks: see `SecAggExecutor`.
+        fetch_interval: seconds after which a site asks for the next task; None leaves NVFlare's own, two seconds, with
+            which every round takes some eight seconds more.
+        arguments: any other of `SecAggController`.
+
+    Raises:
+        NVFlareJobError: it has no FedAvg controller, an aggregator of its own, or was made secure already; or an
+            argument that cannot be.
+    """
+    job = _job(recipe)
+    identity_id = None if identities is None else _IDENTITIES_ID
+    arguments |= {
+        "clip": clip,
+        "max_steps": max_steps,
+        "metrics": _default_metrics(recipe) if metrics is None else metrics,
+        "adversary": Adversary(adversary).value,
+        "identity_id": identity_id,
+    }
+    apps = {target: app.app_config for target, app in job._deploy_map.items()}
+    servers = [app for app in apps.values() if hasattr(app, "workflows")]
+    sites = [app for app in apps.values() if hasattr(app, "executors")]
+    if len(servers) != 1 or not sites:
+        raise NVFlareJobError("the recipe's job has no server or no sites yet")
+    # Everything that may be refused comes before anything is changed.
+    controllers = [(workflow, _secure_controller(workflow.controller, arguments)) for workflow in servers[0].workflows]
+    if len(controllers) != 1:
+        raise NVFlareJobError("the recipe's server has not one workflow, but several: each would see updates its way")
+    wrapped = [_training_executor(app) for app in sites]
+    for workflow, controller in controllers:
+        workflow.controller = controller
+    if fetch_interval is not None:
+        servers[0].additional_params.setdefault("server", {}).setdefault("task_request_interval", fetch_interval)
+    for app, definition in zip(sites, wrapped, strict=True):
+        app.add_component(TRAINER_ID, definition.executor)
+        definition.executor = SecAggExecutor(
+            train_task=controllers[0][1].task_name,
+            adversary=Adversary(adversary).value,
+            min_inputs=min_inputs,
+            identity_id=identity_id,
+            plain_tasks=plain_tasks,
+        )
+        definition.tasks = list(dict.fromkeys((*definition.tasks, *TASKS.values())))
+        if fetch_interval is not None:
+            app.additional_params.setdefault("default_task_fetch_interval", fetch_interval)
+    if identities is not None:
+        for app in (*servers, *sites):
+            app.add_component(_IDENTITIES_ID, identities)
+    job.set_app_packages(sorted({*job.job.app_packages, *_PACKAGES}))
+
+
+def _job(recipe: Recipe) -> Any:
+    """The recipe's job, with its sites; NVFlare gives no other way to it."""
+    prepare = getattr(recipe, "_ensure_client_apps_prepared", None)
+    if prepare is not None:
+        prepare()
+    # Before 2.8 it was public.
+    job = getattr(recipe, "_job", None) or getattr(recipe, "job", None)
+    if job is None or not hasattr(job, "_deploy_map"):
+        raise NVFlareJobError(f"{type(recipe).__name__} is no recipe with a job")
+    return job
+
+
+def _default_metrics(recipe: Recipe) -> list[str]:
+    stop_cond = getattr(recipe, "stop_cond", None)
+    named = (getattr(recipe, "key_metric", None), stop_cond.split()[0] if stop_cond else None)
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def _secure_controller(controller: object, arguments: dict[str, Any]) -> SecAggController:
+    """A controller with the arguments of FedAvg's; they are read as NVFlare's own export of jobs reads them."""
+    if isinstance(controller, SecAggController):
+        raise NVFlareJobError("the recipe was made secure already")
+    if type(controller) is not FedAvg:
+        raise NVFlareJobError(
+            f"{type(controller).__name__} cannot be made secure: of FedAvg's average it is known that sums are enough"
+        )
+    own: dict[str, Any] = {}
+    for name in get_component_init_parameters(controller):
+        for attribute in (name, "_" + name):
+            if name not in ("self", "args", "kwargs", "num_clients") and attribute in vars(controller):
+                own[name] = vars(controller)[attribute]
+                break
+    try:
+        return SecAggController(**(own | arguments))
+    except TypeError as error:
+        raise NVFlareJobError(f"not an argument of SecAggController: {error}") from None
+
+
+def _training_executor(app: Any) -> Any:
+    """The definition of the one executor that trains."""
+    if TRAINER_ID in app.components:
+        raise NVFlareJobError(f"the job has a component with the id {TRAINER_ID} already")
+    definitions = [definition for definition in app.executors if {"train", "*"} & set(definition.tasks)]
+    if len(definitions) != 1:
+        raise NVFlareJobError(f"a site has {len(definitions)} executors that train, but one is needed")
+    return definitions[0]

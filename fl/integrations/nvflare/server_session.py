@@ -1,0 +1,175 @@
+"""The server's part in one session: the protocol's rounds over whatever carries tasks to sites and results back."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fl.integrations.nvflare.announcement import Announcement
+from secagg import Aborted, ClientDropped, Completed, DropReason, Round, Server
+from secagg.identity import KeyDirectory
+from transport.driver import Deadlines, Delivery, ServerDriver
+
+# How long a result is waited for before deadlines, sites that are gone and the job's end are looked at.
+_GLANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A site's result of a task; ``message`` is None where it failed."""
+
+    site: str
+    message: bytes | None
+
+
+class Courier(Protocol):
+    """Carries tasks to sites."""
+
+    def announce(self, site: str) -> None:
+        """Send the announcement."""
+
+    def send(self, site: str, round_: Round, message: bytes) -> None:
+        """Send the protocol's message that opens a round; with the model, if that is where sites train."""
+
+    def next_result(self, timeout: float) -> Result | None:
+        """A site's result, or None after ``timeout`` seconds."""
+
+    def is_gone(self, site: str) -> bool:
+        """Whether the framework knows that the site will not answer."""
+
+    def cancel(self, site: str) -> None:
+        """A site's task is void."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job was ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """How a session went.
+
+    Attributes:
+        outcome: the sum, or why there is none; None if the job was ended.
+        dropped: the sites that left it, with the round and the reason.
+        bytes_down, bytes_up: of the protocol's messages, to and from each site; models are not counted.
+        seconds: by round.
+    """
+
+    outcome: Completed | Aborted | None
+    dropped: dict[str, ClientDropped]
+    bytes_down: dict[str, int]
+    bytes_up: dict[str, int]
+    seconds: dict[Round, float]
+
+
+def run_session(
+    announcement: Announcement,
+    courier: Courier,
+    deadlines: Deadlines,
+    *,
+    directory: KeyDirectory | None = None,
+    workers: int = 1,
+    clock: Callable[[], float] = time.monotonic,
+) -> SessionReport:
+    """One session, to its end.
+
+    Args:
+        announcement: the round.
+        courier: carries the tasks.
+        deadlines: seconds that each round stays open when not everyone has answered.
+        directory: in malicious mode, who knows the sites' identity keys.
+        workers: threads that unmask.
+        clock: seconds.
+    """
+    server = Server(announcement.params, context=announcement.to_bytes(), nonce=announcement.nonce, directory=directory)
+    session = _Session(announcement.sites, ServerDriver(server, deadlines), courier, clock)
+    session.run(workers)
+    return session.report()
+
+
+class _Session:
+    def __init__(
+        self, sites: tuple[str, ...], driver: ServerDriver, courier: Courier, clock: Callable[[], float]
+    ) -> None:
+        self._sites, self._driver, self._courier, self._clock = sites, driver, courier, clock
+        self._numbers = {site: number for number, site in enumerate(sites)}
+        self._busy: set[str] = set()
+        self._down = dict.fromkeys(sites, 0)
+        self._up = dict.fromkeys(sites, 0)
+        self._seconds: dict[Round, float] = {}
+
+    def run(self, workers: int) -> None:
+        began = self._clock()
+        self._driver.start(began)
+        for site in self._sites:
+            self._busy.add(site)
+            self._courier.announce(site)
+        while self._driver.outcome is None and not self._courier.stopped:
+            round_, began = self._driver.round, self._clock()
+            if self._driver.job is not None:
+                self._driver.finish(self._driver.job.run(workers=workers), self._clock())
+            else:
+                self._wait()
+            self._seconds[round_] = self._seconds.get(round_, 0.0) + self._clock() - began
+        for site in sorted(self._busy):
+            self._courier.cancel(site)
+
+    def report(self) -> SessionReport:
+        dropped = {self._sites[number]: event for number, event in self._driver.dropped.items()}
+        return SessionReport(self._driver.outcome, dropped, self._down, self._up, self._seconds)
+
+    def _wait(self) -> None:
+        """Take one result in, or see who is gone and whose time is up."""
+        result = self._courier.next_result(_GLANCE)
+        now = self._clock()
+        if result is None:
+            for site in [site for site in sorted(self._busy) if self._courier.is_gone(site)]:
+                self._busy.discard(site)
+                self._courier.cancel(site)
+                self._deliver(self._driver.disconnected(self._numbers[site], now))
+            self._deliver(self._driver.tick(now))
+        elif result.site in self._busy:
+            self._busy.discard(result.site)
+            number = self._numbers[result.site]
+            if result.message is None:
+                self._deliver(self._driver.disconnected(number, now))
+            else:
+                self._up[result.site] += len(result.message)
+                self._deliver(self._driver.data_received(number, result.message, now))
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        """Open the next round: whoever has not answered the last one has no part in it."""
+        if not deliveries:
+            return
+        for site in sorted(self._busy):
+            self._courier.cancel(site)
+        self._busy.clear()
+        for number, message in deliveries:
+            site = self._sites[number]
+            self._busy.add(site)
+            self._down[site] += len(message)
+            self._courier.send(site, self._driver.round, message)
+
+
+def describe(report: SessionReport, num_sites: int) -> str:
+    """The session in a line for the log."""
+    left = ", ".join(
+        f"{site} in {event.round.value} ({_REASONS.get(event.reason, event.reason.value)})"
+        for site, event in sorted(report.dropped.items())
+    )
+    took = ", ".join(f"{round_.value} {seconds:.1f} s" for round_, seconds in report.seconds.items())
+    match report.outcome:
+        case Completed(included=included):
+            head = f"the sum of {len(included)} of {num_sites} sites"
+        case Aborted():
+            head = f"no sum: {report.outcome}"
+        case _:
+            head = "no sum: the job was ended"
+    return f"{head}{'; left: ' + left if left else ''}; {took}"
+
+
+_REASONS = {
+    DropReason.DISCONNECTED: "it failed, refused, or is gone: its own log says why",
+    DropReason.DEADLINE: "its time was up",
+}

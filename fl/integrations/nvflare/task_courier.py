@@ -1,0 +1,86 @@
+"""Tasks of NVFlare's controller as the courier of a session: a task for each site, since each gets another message."""
+
+import queue
+from typing import Any
+
+from fl.integrations.nvflare import messages
+from fl.integrations.nvflare._nvflare import FLContext, FLModel, FLModelUtils, Shareable, Task
+from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.server_session import Result
+from secagg import Round
+
+
+class TaskCourier:
+    """Sends through a controller, whose threads bring the results.
+
+    Args:
+        controller: any controller of NVFlare.
+        announcement: the round.
+        model: what sites train on, as NVFlare sends it.
+        fl_ctx, abort_signal: of the run.
+    """
+
+    def __init__(
+        self,
+        controller: Any,
+        announcement: Announcement,
+        model: FLModel,
+        fl_ctx: FLContext,
+        abort_signal: Any,
+    ) -> None:
+        self._controller, self._fl_ctx, self._abort_signal = controller, fl_ctx, abort_signal
+        self._announcement = announcement.to_bytes()
+        self._model = model
+        self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._open: dict[str, Task] = {}
+
+    def announce(self, site: str) -> None:
+        """Send the announcement."""
+        self._schedule(
+            site,
+            messages.TASKS[Round.ADVERTISE_KEYS],
+            messages.announcing(self._announcement),
+        )
+
+    def send(self, site: str, round_: Round, message: bytes) -> None:
+        """Send the protocol's message that opens a round; with the model, if that is where sites train."""
+        trains = round_ is Round.MASKED_INPUT_COLLECTION
+        data = FLModelUtils.to_shareable(self._model) if trains else Shareable()
+        self._schedule(site, messages.TASKS[round_], messages.put_message(data, message))
+
+    def next_result(self, timeout: float) -> Result | None:
+        """A site's result, or None after ``timeout`` seconds."""
+        try:
+            return self._results.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def is_gone(self, site: str) -> bool:
+        """Whether NVFlare has given the site up, which takes it a minute unless the job says otherwise."""
+        return self._controller.get_client_disconnect_time(site) is not None
+
+    def cancel(self, site: str) -> None:
+        """A site's task is void."""
+        task = self._open.pop(site, None)
+        if task is not None:
+            self._controller.cancel_task(task)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job was ended."""
+        return bool(self._abort_signal.triggered)
+
+    def _schedule(self, site: str, name: str, data: Shareable) -> None:
+        task = Task(name=name, data=data, result_received_cb=self._received)
+        self._open[site] = task
+        self._controller.send(task=task, fl_ctx=self._fl_ctx, targets=[site])
+
+    def _received(self, client_task: Any, fl_ctx: FLContext) -> None:
+        """Called by another thread."""
+        result, site = client_task.result, client_task.client.name
+        client_task.result = None
+        # A round's task may be answered late, when the site has another or none.
+        if self._open.get(site) is not client_task.task:
+            return
+        message = messages.take_message(result) if isinstance(result, Shareable) else None
+        self._results.put(Result(site, message))

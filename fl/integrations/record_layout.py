@@ -1,0 +1,179 @@
+"""The structure of named arrays and metrics, without their values: what of a client's reply the server may see."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from fl.errors import FLError
+
+Arrays: TypeAlias = Mapping[str, Mapping[str, npt.NDArray[Any]]]
+"""Named arrays in named records."""
+
+Metric: TypeAlias = int | float | Sequence[int] | Sequence[float]
+Metrics: TypeAlias = Mapping[str, Mapping[str, Metric]]
+"""Named numbers, or lists of numbers, in named records."""
+
+_VERSION = 1
+_MAX_DIMENSIONS = 32
+_MAX_NAME = 1 << 12
+
+
+class RecordError(FLError):
+    """Records that cannot be averaged, or whose structure is not what was agreed on; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayField:
+    """One array of a reply.
+
+    Attributes:
+        record, name: where it is.
+        dtype: its numpy name, such as ``float32``.
+        shape: its shape.
+        travels: False for an array of integers or bools that was sent to the client and came back with the same shape:
+            it has no average, so the server's stays.
+    """
+
+    record: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    travels: bool
+
+    @property
+    def size(self) -> int:
+        """Elements that travel."""
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size if self.travels else 0
+
+
+@dataclass(frozen=True, slots=True)
+class MetricField:
+    """One metric of a reply: a number, or a list of ``length`` numbers."""
+
+    record: str
+    name: str
+    length: int | None
+
+    @property
+    def size(self) -> int:
+        """Numbers that travel."""
+        return 1 if self.length is None else self.length
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLayout:
+    """All that a reply holds but the values, in the reply's order.
+
+    Attributes:
+        arrays, metrics: the fields; the weight is not among the metrics.
+        weight_record: the metric record that holds the weight.
+    """
+
+    arrays: tuple[ArrayField, ...]
+    metrics: tuple[MetricField, ...]
+    weight_record: str
+
+    @property
+    def num_elements(self) -> int:
+        """Array elements that travel."""
+        return sum(field.size for field in self.arrays)
+
+    @property
+    def num_metrics(self) -> int:
+        """Numbers that travel as metrics."""
+        return sum(field.size for field in self.metrics)
+
+    def to_bytes(self) -> bytes:
+        """Equal layouts give equal bytes."""
+        arrays = [(f.record, f.name, f.dtype, f.shape, f.travels) for f in self.arrays]
+        metrics = [(f.record, f.name, f.length) for f in self.metrics]
+        return bytes(msgpack.packb([_VERSION, arrays, metrics, self.weight_record]))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "RecordLayout":
+        """What `to_bytes` gave; RecordError for anything else."""
+        try:
+            version, arrays, metrics, weight_record = msgpack.unpackb(data, use_list=False)
+            layout = cls(
+                tuple(ArrayField(*field) for field in arrays), tuple(MetricField(*field) for field in metrics),
+                weight_record,
+            )  # fmt: skip
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise RecordError("these bytes are no layout of records") from error
+        if version != _VERSION or not layout._is_valid() or layout.to_bytes() != data:
+            raise RecordError("these bytes are no layout of records of this version")
+        return layout
+
+    def _is_valid(self) -> bool:
+        places = [(field.record, field.name) for field in self.arrays]
+        places += [(field.record, field.name) for field in self.metrics]
+        names = [self.weight_record, *(name for place in places for name in place)]
+        return (
+            all(isinstance(name, str) and len(name) <= _MAX_NAME for name in names)
+            and len(set(places)) == len(places)
+            and all(_is_array(field) for field in self.arrays)
+            and all(field.length is None or _is_size(field.length) for field in self.metrics)
+        )
+
+
+def is_float(dtype: str) -> bool:
+    """Whether arrays of this type have an average: half, single and double precision."""
+    return dtype in ("float16", "float32", "float64")
+
+
+def _is_array(field: ArrayField) -> bool:
+    if not (isinstance(field.dtype, str) and isinstance(field.shape, tuple) and type(field.travels) is bool):
+        return False
+    if len(field.shape) > _MAX_DIMENSIONS or not all(_is_size(length) for length in field.shape):
+        return False
+    return field.travels == is_float(field.dtype)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 40
+
+
+def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str) -> RecordLayout:
+    """The layout of a reply.
+
+    Args:
+        arrays, metrics: the reply.
+        received: the arrays that the client was sent.
+        weight: the metric that holds the weight, by which everything else is averaged.
+
+    Raises:
+        RecordError: there is no weight; an array has another shape than the one of its name that was sent, or a type
+            that has no average.
+    """
+    records = [record for record, values in metrics.items() if weight in values]
+    if not records:
+        raise RecordError(f"the reply has no metric {weight!r}: without weights there is no average")
+    fields = tuple(
+        _array_field(record, name, array, received.get(record, {}).get(name))
+        for record, named in arrays.items()
+        for name, array in named.items()
+    )
+    numbers = tuple(
+        MetricField(record, name, None if np.isscalar(value) else len(value))  # type: ignore[arg-type]
+        for record, values in metrics.items()
+        for name, value in values.items()
+        if (record, name) != (records[0], weight)
+    )
+    return RecordLayout(fields, numbers, records[0])
+
+
+def _array_field(record: str, name: str, array: npt.NDArray[Any], sent: npt.NDArray[Any] | None) -> ArrayField:
+    dtype, where = array.dtype.name, f"array {name!r} of record {record!r}"
+    if sent is not None and sent.shape != array.shape:
+        raise RecordError(f"{where} has shape {array.shape}, but the one that was sent has {sent.shape}")
+    travels = is_float(dtype)
+    if not travels and (sent is None or sent.dtype != array.dtype):
+        raise RecordError(f"{where} is of type {dtype}, which has no average: send floats, or leave it out")
+    return ArrayField(record, name, dtype, array.shape, travels)

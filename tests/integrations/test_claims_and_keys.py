@@ -1,0 +1,99 @@
+"""States that are used once, keys that are enrolled, and what clients insist on."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fl.errors import ConfigError
+from fl.integrations.claims import ClaimedError, Claims
+from fl.integrations.identities import EnrolledKeys
+from fl.integrations.policy import PolicyError, SessionPolicy
+from secagg import Adversary, Identity, KeyDirectory, LocalProtocolError, Parameters
+
+
+def test_a_state_is_claimed_once(tmp_path: Path) -> None:
+    Claims(tmp_path).claim(b"one")
+    Claims(tmp_path).claim(b"two")
+    with pytest.raises(ClaimedError, match="answer twice"):
+        Claims(tmp_path).claim(b"one")
+
+
+def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+    def try_it(number: int) -> bool:
+        try:
+            Claims(tmp_path).claim(b"state")
+        except ClaimedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(try_it, range(64))) == 1
+
+
+def test_claims_say_nothing_of_the_state(tmp_path: Path) -> None:
+    Claims(tmp_path / "claims").claim(b"secret")
+    (file,) = (tmp_path / "claims").iterdir()
+    assert file.stat().st_size == 0
+    assert b"secret".hex() not in file.name
+    assert (tmp_path / "claims").stat().st_mode & 0o777 == 0o700
+
+
+def test_old_claims_are_forgotten(tmp_path: Path) -> None:
+    Claims(tmp_path).claim(b"old")
+    (old,) = tmp_path.iterdir()
+    long_ago = time.time() - 30 * 24 * 3600
+    os.utime(old, (long_ago, long_ago))
+    Claims(tmp_path).claim(b"new")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="writable for nobody else"):
+        Claims(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Claims(tmp_path / "file")
+
+
+def test_enrolled_keys_are_trusted_under_any_number() -> None:
+    keys = [Identity.generate().public_key for _ in range(3)]
+    directory = EnrolledKeys(keys)
+    assert isinstance(directory, KeyDirectory)
+    assert all(directory.is_trusted(client_id, key) for client_id in (0, 7) for key in keys)
+    assert not directory.is_trusted(0, Identity.generate().public_key)
+    assert len(directory) == 3
+    for wrong in ([*keys, keys[0]], [b"short"], keys[0], "text", 3):
+        with pytest.raises(LocalProtocolError):
+            EnrolledKeys(wrong)  # type: ignore[arg-type]
+
+
+def parameters(
+    threshold: int = 5, adversary: Adversary = Adversary.HONEST_BUT_CURIOUS, *, modular: bool = False
+) -> Parameters:
+    return Parameters(
+        num_clients=8, threshold=threshold, degree=7, vector_length=1, value_bits=8, ring_bits=11, modular=modular,
+        adversary=adversary,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "params", "text"),
+    [
+        (SessionPolicy(), parameters(4), "more than half"),
+        (SessionPolicy(min_inputs=6), parameters(5), "asks for 6"),
+        (SessionPolicy(adversary=Adversary.MALICIOUS), parameters(5, Adversary.SEMI_MALICIOUS), "asks for malicious"),
+        (SessionPolicy(), parameters(5, modular=True), "wrap"),
+    ],
+)
+def test_sessions_that_a_client_declines(policy: SessionPolicy, params: Parameters, text: str) -> None:
+    with pytest.raises(PolicyError, match=text):
+        policy.check(params)
+
+
+def test_sessions_that_a_client_takes_part_in() -> None:
+    SessionPolicy().check(parameters())
+    SessionPolicy(min_inputs=5, adversary=Adversary.SEMI_MALICIOUS).check(parameters(5, Adversary.MALICIOUS))
