@@ -6,6 +6,8 @@
     metrics.jsonl           a line a round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
+    report.html, tensorboard/                   what `secagg report` and --tensorboard write
+    series.json, personalization.json           more for the report, from whoever has it: `fl.report.extras`
 
 The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole.
 """

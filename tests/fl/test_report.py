@@ -10,8 +10,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl import report
-from fl.report import save_plot
+from fl.report import plot, save_plot
+from fl.report.participation import stayed
 from fl.rounds import RoundRecord
 from fl.summary import summarize
 from tests.fl.runs import tiny_config
@@ -46,7 +46,7 @@ def axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Figure, Axes,
         figures.append(Figure(*args, **options))
         return figures[-1]
 
-    monkeypatch.setattr(report, "Figure", keep)
+    monkeypatch.setattr(plot, "Figure", keep)
     save_plot(tmp_path / "plot.png", tiny_config(clients=9, sample=6, compare=True, partition="shards"), RECORDS)
     (figure,) = figures
     upper, lower = figure.axes
@@ -90,6 +90,12 @@ def test_the_bars_are_the_clients_by_where_they_left(axes: tuple[Figure, Axes, A
     assert bars["vanished before keys"] == [(6, 0), (6, 0), (0, 5)]
     colors = [container.patches[0].get_facecolor() for container in drawn]
     assert len(set(colors)) == 5
+
+
+def test_whoever_vanishes_before_the_consistency_check_is_in_the_sum_and_counted_once() -> None:
+    record = make_record(1, included=(0, 1, 2, 3, 4), dropped={"ShareKeys": 1, "ConsistencyCheck": 2, "Unmasking": 1})
+    assert stayed(record) == 2
+    assert stayed(record) + sum(record.dropped.values()) == record.sampled
 
 
 @pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], [make_record(number) for number in range(1, 31)]])

@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fl.config import RunConfig
+from fl.report.participation import stayed
 from fl.rounds import RoundRecord
 from secagg import Round
 
@@ -49,8 +50,7 @@ def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None
     upper.legend(title="aggregator, last round", loc="lower right")
 
     rounds = [record.round for record in own]
-    late = [record.dropped.get(Round.UNMASKING.value, 0) if record.included else 0 for record in own]
-    bottom = [len(record.included) - gone for record, gone in zip(own, late, strict=True)]
+    bottom = [stayed(record) for record in own]
     lower.bar(rounds, bottom, color=_INCLUDED, width=0.8, label="stayed to the end")
     for round_ in reversed(Round):
         counts = [record.dropped.get(round_.value, 0) for record in own]

@@ -1,0 +1,76 @@
+"""What a person sees of an experiment: a bar an arm, lines above them as arms get on, and the closing table."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl.experiments.results import Document
+from fl.experiments.workers import ArmEvent, Finished, Progressed
+
+_LINES_AN_ARM = 10
+
+
+class ExperimentDisplay:
+    """Bars for the arms at work; a line for about every tenth of an arm, and for each that has finished."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # Bars are for eyes: a file or a pipe gets the lines only.
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_event(self, event: ArmEvent) -> None:
+        """Show how an arm gets on."""
+        if isinstance(event, Progressed):
+            self._show_progress(event)
+        elif isinstance(event, Finished):
+            if event.arm in self._tasks:
+                self._progress.remove_task(self._tasks.pop(event.arm))
+            self._line(f"{event.arm}: done, {event.result['headline']}, {event.result['seconds']:.1f} s")
+
+    def _show_progress(self, event: Progressed) -> None:
+        task = self._tasks.get(event.arm)
+        if task is None:
+            task = self._tasks[event.arm] = self._progress.add_task(event.arm, total=event.total, note="")
+        self._progress.update(task, completed=event.done, total=event.total, note=event.note)
+        if event.done == 1 or event.done % max(event.total // _LINES_AN_ARM, 1) == 0:
+            self._line(f"{event.arm}: {event.done}/{event.total}  {event.note}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def results_table(document: Document) -> Table:
+    """The closing table: a row an arm."""
+    table = Table(title=document["title"])
+    for heading, justify in (("arm", "left"), ("result", "left"), ("seconds", "right")):
+        table.add_column(heading, justify="right" if justify == "right" else "left")
+    for arm in document["arms"]:
+        table.add_row(escape(arm["title"]), escape(arm["headline"]), f"{arm['seconds']:.1f}")
+    for name in document["unfinished"]:
+        table.add_row(escape(name), "not run to its end", "")
+    return table

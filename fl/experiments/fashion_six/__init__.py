@@ -1,0 +1,6 @@
+"""Six clients on Fashion-MNIST: each alone, all data centrally, and federated, with Adam and with SGD locally."""
+
+from fl.experiments.fashion_six.arms import build
+from fl.experiments.fashion_six.section import section
+
+__all__ = ["build", "section"]

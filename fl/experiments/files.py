@@ -1,0 +1,41 @@
+"""JSON files that are whole at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fl.errors import ConfigError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file in one step; its folder is made. ConfigError if it cannot be written.
+
+    Numbers that are not finite are refused (ValueError): JSON has none such.
+    """
+    data = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What the file holds, None if there is no file; ConfigError if it cannot be read, or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no file of this program, or is damaged: {error}") from error

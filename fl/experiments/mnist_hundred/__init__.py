@@ -1,0 +1,6 @@
+"""McMahan et al.'s MNIST: a hundred clients, ten a round; how many rounds it takes to an accuracy."""
+
+from fl.experiments.mnist_hundred.arms import build
+from fl.experiments.mnist_hundred.section import section
+
+__all__ = ["build", "section"]

@@ -1,0 +1,136 @@
+"""The arms: each of the paper's four settings as published, and with what beats it.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017), tables 1 and
+2. A round samples a tenth of 100 clients with 600 images each, the update is the mean weighted by examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fl.config import RunConfig
+from fl.experiments.experiment import Experiment
+from fl.experiments.federated import FederatedArm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One of the paper's cells.
+
+    Attributes:
+        name: of the arm with plain federated averaging; the other is called NAME-fast.
+        title: for people.
+        model: the model and its training: `RunConfig` values.
+        target: test accuracy.
+        published: the paper's rounds to it, with a learning rate tuned for each cell.
+        cap, fast_cap: rounds after which federated averaging and the other arm are given up here.
+        averaging: what else plain federated averaging has, its learning rate.
+        fast: the same of the arm that is to beat it.
+        why: what that is, for people.
+    """
+
+    name: str
+    title: str
+    model: dict[str, Any]
+    target: float
+    published: int
+    cap: int
+    fast_cap: int
+    averaging: dict[str, Any]
+    fast: dict[str, Any]
+    why: str
+
+
+_CNN: dict[str, Any] = {"model": "cnn", "epochs": 5, "batch_size": 10}
+_2NN: dict[str, Any] = {"model": "2nn", "epochs": 1, "batch_size": 10}
+
+SETTINGS = (
+    Setting(
+        name="cnn-iid",
+        title="CNN, E = 5, IID",
+        model=_CNN,
+        target=0.99,
+        published=20,
+        cap=30,
+        fast_cap=30,
+        averaging={"learning_rate": 0.1},
+        fast={
+            "learning_rate": 0.1,
+            "learning_rate_decay": 0.95,
+            "server_optimizer": "fedavgm",
+            "server_momentum": 0.7,
+        },
+        why="server momentum and a falling learning rate",
+    ),
+    Setting(
+        name="cnn-shards",
+        title="CNN, E = 5, two shards",
+        model=_CNN | {"partition": "shards"},
+        target=0.99,
+        published=229,
+        cap=40,
+        fast_cap=100,
+        averaging={"learning_rate": 0.1},
+        fast={
+            "learning_rate": 0.05,
+            "learning_rate_decay": 0.985,
+            "server_optimizer": "fedavgm",
+            "server_learning_rate": 0.3,
+        },
+        why="server momentum and a falling learning rate",
+    ),
+    Setting(
+        name="2nn-iid",
+        title="2NN, E = 1, IID",
+        model=_2NN,
+        target=0.97,
+        published=87,
+        cap=200,
+        fast_cap=87,
+        averaging={"learning_rate": 0.1},
+        fast={"learning_rate": 0.1, "server_optimizer": "fedavgm", "server_momentum": 0.7},
+        why="server momentum",
+    ),
+    Setting(
+        name="2nn-shards",
+        title="2NN, E = 1, two shards",
+        model=_2NN | {"partition": "shards"},
+        target=0.97,
+        published=664,
+        cap=664,
+        fast_cap=400,
+        averaging={"learning_rate": 0.1},
+        fast={
+            "learning_rate": 0.1,
+            "learning_rate_decay": 0.99,
+            "server_optimizer": "fedavgm",
+            "server_learning_rate": 0.3,
+        },
+        why="server momentum and a falling learning rate",
+    ),
+)
+
+
+def build(*, quick: bool, seed: int) -> Experiment:
+    """See `fl.experiments.catalog.ExperimentModule`."""
+    common: dict[str, Any] = {"dataset": "mnist", "clients": 100, "sample": 10, "momentum": 0.0, "seed": seed}
+    if quick:
+        common |= {"dataset": "digits", "clients": 40, "sample": 4}
+    arms = []
+    for setting in SETTINGS:
+        for name, title, more, rounds in (
+            (setting.name, "federated averaging", setting.averaging, setting.cap),
+            (f"{setting.name}-fast", setting.why, setting.fast, setting.fast_cap),
+        ):
+            values = common | setting.model | more | {"rounds": rounds}
+            if quick:
+                values |= {"rounds": 2, "model": {"cnn": "small-cnn"}.get(values["model"], values["model"])}
+            arms.append(
+                FederatedArm(
+                    name=name, title=f"{setting.title}: {title}", config=RunConfig(**values), stop_at=setting.target
+                )
+            )
+    # The longest first: the last ones fill up what is left of the cores' time.
+    arms.sort(key=lambda arm: arm.config.rounds * arm.config.epochs, reverse=True)
+    return Experiment(name="mnist-hundred", title="A hundred clients on MNIST", arms=tuple(arms))

@@ -1,0 +1,112 @@
+"""`python -m fl.experiments.page`: docs/experiments.md and its figures, from the committed results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fl.errors import ConfigError
+from fl.experiments.catalog import EXPERIMENTS, find
+from fl.experiments.results import Document, read_document
+from fl.experiments.section import Section
+
+_HEAD = """# Experiments
+
+Whole comparisons of training runs, each by one command. A command that is broken off, at any moment, goes on where it
+was when it is given again, and ends with the same bits; `--quick` runs the same arms on scikit-learn's digits, in
+seconds. Data sets are found as `secagg train` finds them. Accuracies are on test images that nobody trained on; seconds
+are of one arm's rounds without the tests between them, several arms running at once where it says so.
+
+This page is made by `make experiments-page` from the results in `experiments/results`, which the commands wrote
+(`--results`). Every result has the digest of the trained model in it: a run on such a machine gives the same again.
+"""
+
+
+def page(results: dict[str, Document]) -> tuple[str, dict[str, Section]]:
+    """The page as Markdown, and each experiment's part of it, from the results by the experiment's name."""
+    parts, sections = [_HEAD], {}
+    for name in EXPERIMENTS:
+        document = results.get(name)
+        if document is None:
+            parts.append(f"## {name}\n\nNo results are kept yet: `secagg experiment {name}` makes them.\n")
+            continue
+        sections[name] = find(name).section(document)
+        parts.append(f"## {document['title']}\n\n{_origin(document)}\n\n{sections[name].markdown}\n")
+    return "\n".join(parts), sections
+
+
+def read_results(folder: Path) -> dict[str, Document]:
+    """The committed results, by the experiment's name. ConfigError for a file that is none, or of a quick run."""
+    found = {}
+    for name in EXPERIMENTS:
+        path = folder / f"{name}.json"
+        if not path.exists():
+            continue
+        document = read_document(path)
+        if document["experiment"] != name:
+            raise ConfigError(f"{path} holds the results of {document['experiment']}")
+        if document["quick"]:
+            raise ConfigError(f"{path} holds the results of a quick run, which are no figures")
+        found[name] = document
+    return found
+
+
+def write(results: dict[str, Document], path: Path) -> list[Path]:
+    """Write the page, and its figures into the folder beside it; what was written. ConfigError if it cannot be."""
+    text, sections = page(results)
+    written = [path]
+    figures = path.parent / path.stem
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        for section in sections.values():
+            for name, figure in section.figures.items():
+                written.append(figures / f"{name}.png")
+                # Without matplotlib's version in it, a figure that shows the same is the same file.
+                figure.savefig(written[-1], dpi=110, metadata={"Software": None})
+    except OSError as error:
+        raise ConfigError(f"cannot write to {error.filename}: {error.strerror}") from error
+    return written
+
+
+def _origin(document: Document) -> str:
+    """The command, where it ran and how long."""
+    machine, versions = document["machine"], document["versions"]
+    memory = machine.get("memory_bytes")
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"
+    if memory:
+        where += f", {memory / 1e9:.0f} GB"
+    with_versions = ", ".join(f"{name} {version}" for name, version in versions.items())
+    lines = [
+        f"    {document['command']}",
+        "",
+        f"{_duration(document['elapsed_seconds'])} on {where}; {document['jobs']} arms at once, {document['threads']} "
+        f"thread{'' if document['threads'] == 1 else 's'} each; {with_versions}; {document['created'][:10]}.",
+    ]
+    if document["unfinished"]:
+        lines += ["", f"**Not finished:** {', '.join(document['unfinished'])}."]
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if the page was written, 1 if it could not be; wrong options end with 2."""
+    parser = argparse.ArgumentParser(prog="python -m fl.experiments.page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("experiments/results"), help="the folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("docs/experiments.md"), help="the page; figures go beside it")
+    options = parser.parse_args(arguments)
+    try:
+        written = write(read_results(options.results), options.out)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write("".join(f"{path}\n" for path in written))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

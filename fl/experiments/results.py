@@ -1,0 +1,102 @@
+"""An experiment's results: one JSON document, with all that is needed to repeat it.
+
+::
+
+    {"format": 1, "experiment", "title", "quick", "seed", "command", "created", "versions": {...}, "machine": {...},
+     "jobs", "threads", "elapsed_seconds", "unfinished": [names], "arms": [{"name", "title", "settings", ...result}]}
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fl.errors import ConfigError
+from fl.experiments.experiment import Experiment
+from fl.experiments.files import read_json
+from fl.experiments.folder import FORMAT, ExperimentFolder, Identity
+
+Document = dict[str, Any]
+
+
+def new_document(experiment: Experiment, folder: ExperimentFolder, identity: Identity, *, jobs: int) -> Document:
+    """The document of what the folder holds, made on this machine and now."""
+    arms, unfinished = [], []
+    for arm in experiment.arms:
+        result = folder.result(arm.name)
+        if result is None:
+            unfinished.append(arm.name)
+        else:
+            arms.append({"name": arm.name, "title": arm.title, "settings": arm.settings(), **result})
+    return {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "quick": identity.quick,
+        "seed": identity.seed,
+        "command": command(identity, jobs=jobs),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "machine": _machine(),
+        "jobs": jobs,
+        "threads": identity.threads,
+        "elapsed_seconds": round(folder.elapsed_seconds, 1),
+        "unfinished": unfinished,
+        "arms": arms,
+    }
+
+
+def command(identity: Identity, *, jobs: int) -> str:
+    """The command line that gives these results."""
+    parts = ["secagg", "experiment", identity.experiment, *(["--quick"] if identity.quick else [])]
+    return " ".join([*parts, "--seed", str(identity.seed), "--jobs", str(jobs), "--threads", str(identity.threads)])
+
+
+def read_document(path: Path) -> Document:
+    """The document in a file; ConfigError if there is none, or another format's."""
+    document = read_json(path)
+    if document is None:
+        raise ConfigError(f"there are no results in {path}")
+    if not isinstance(document, dict) or document.get("format") != FORMAT or "arms" not in document:
+        raise ConfigError(f"{path} holds no results of format {FORMAT}: they are of another version, or damaged")
+    return document
+
+
+def arms_by_name(document: Document) -> dict[str, dict[str, Any]]:
+    """The finished arms' results, by name."""
+    return {arm["name"]: arm for arm in document["arms"]}
+
+
+def _versions() -> dict[str, str]:
+    names = {"secagg": "secagg-fl", "torch": "torch", "numpy": "numpy", "cryptography": "cryptography"}
+    return {"python": platform.python_version(), **{name: metadata.version(package) for name, package in names.items()}}
+
+
+def _machine() -> dict[str, Any]:
+    """Enough to compare machines, nothing that says whose machine it is."""
+    return {
+        "cpu": _cpu_name() or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "system": f"{platform.system()}, {platform.machine()}",
+    }
+
+
+def _cpu_name() -> str:
+    """As Linux says it; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

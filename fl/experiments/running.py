@@ -1,0 +1,104 @@
+"""Run an experiment's arms, several at once where there are cores, and go on with those that were broken off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from fl.errors import ConfigError
+from fl.experiments.experiment import Arm, Experiment
+from fl.experiments.folder import ExperimentFolder, Identity
+from fl.experiments.workers import ArmEvent, ExperimentError, Failed, Finished, WorkerPool, Workplace
+
+Listener = Callable[[ArmEvent], None]
+
+
+def chosen_arms(experiment: Experiment, names: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms of those names, all without names, in the experiment's order. ConfigError for a name that is none."""
+    known = [arm.name for arm in experiment.arms]
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(f"{experiment.name} has no arm {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+    return tuple(arm for arm in experiment.arms if not names or arm.name in names)
+
+
+def run_arms(
+    experiment: Experiment,
+    arms: Sequence[Arm],
+    folder: ExperimentFolder,
+    identity: Identity,
+    *,
+    jobs: int,
+    data_dir: Path | None,
+    listen: Listener,
+) -> None:
+    """Run those of ``arms`` that have not finished, ``jobs`` at a time; ``listen`` hears how they get on.
+
+    With one job they run in this process. However it ends, what was done is in the folder.
+
+    Raises:
+        ConfigError: the folder is another experiment's, or an arm needs one that is not run.
+        ExperimentError: an arm could not be run.
+    """
+    folder.open(identity, arms)
+    waiting = [arm for arm in arms if folder.result(arm.name) is None]
+    _check_needs(waiting, folder)
+    workplace = Workplace(folders=folder.of_all(experiment), data_dir=data_dir, threads=identity.threads)
+    started = time.monotonic()
+    try:
+        if jobs == 1 or len(waiting) <= 1:
+            _run_here(waiting, workplace, folder, listen)
+        else:
+            _run_in_processes(waiting, workplace, folder, listen, jobs=min(jobs, len(waiting)))
+    finally:
+        folder.save_elapsed(time.monotonic() - started)
+
+
+def _check_needs(waiting: Iterable[Arm], folder: ExperimentFolder) -> None:
+    names = {arm.name for arm in waiting}
+    for arm in waiting:
+        missing = [name for name in arm.needs if name not in names and folder.result(name) is None]
+        if missing:
+            raise ConfigError(f"{arm.name} needs {', '.join(missing)}, which has not been run: run it too with --arm")
+
+
+def _run_here(waiting: list[Arm], workplace: Workplace, folder: ExperimentFolder, listen: Listener) -> None:
+    load = workplace.loader()
+    while waiting:
+        arm = _take_ready(waiting, folder)
+        if arm is None:
+            raise _circle(waiting)
+        _note(workplace.run(arm, load, listen), folder, listen)
+
+
+def _run_in_processes(
+    waiting: list[Arm], workplace: Workplace, folder: ExperimentFolder, listen: Listener, *, jobs: int
+) -> None:
+    with WorkerPool(workplace, jobs) as pool:
+        while waiting or pool.num_idle < jobs:
+            while pool.num_idle and (arm := _take_ready(waiting, folder)) is not None:
+                pool.start(arm)
+            if pool.num_idle == jobs:
+                raise _circle(waiting)
+            for event in pool.next_events():
+                _note(event, folder, listen)
+
+
+def _take_ready(waiting: list[Arm], folder: ExperimentFolder) -> Arm | None:
+    """The first arm whose needs have finished, taken out of the list."""
+    for place, arm in enumerate(waiting):
+        if all(folder.result(name) is not None for name in arm.needs):
+            return waiting.pop(place)
+    return None
+
+
+def _note(event: ArmEvent, folder: ExperimentFolder, listen: Listener) -> None:
+    if isinstance(event, Failed):
+        raise ExperimentError(f"{event.arm}: {event.reason}")
+    if isinstance(event, Finished):
+        folder.finish(event.arm, event.result)
+    listen(event)
+
+
+def _circle(waiting: list[Arm]) -> ValueError:
+    return ValueError(f"arms that need each other: {', '.join(arm.name for arm in waiting)}")

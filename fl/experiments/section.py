@@ -1,0 +1,44 @@
+"""An experiment's part of the page: Markdown and figures, made of its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fl.formatting import percent
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Markdown below the experiment's heading, and the figures that it shows, by file name without ``.png``.
+
+    A figure is shown by ``![what is to be seen](experiments/NAME.png)``.
+    """
+
+    markdown: str
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text, and the others right-aligned figures."""
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def new_figure(*, width: float = 9, height: float = 5) -> Figure:
+    """An empty figure, inches, that needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def published(fraction: float, *, about: bool = False) -> str:
+    """A source's accuracy, as it is compared with."""
+    return f"{'about ' if about else ''}{percent(fraction)}"

@@ -1,0 +1,170 @@
+"""The personalization of the experiment: every writer's own model by one method, measured on what he holds out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fl.config import RunConfig
+from fl.errors import ConfigError
+from fl.experiments.experiment import ArmResult, ArmWork
+from fl.experiments.files import read_json, write_json
+from fl.experiments.writers.training import TrainedRun
+from fl.personalization import ClientGain, Ditto, FineTuning, measure_gain, summarize_gains
+from fl.seeds import PERSONALIZATION_SEED, derived_seed
+from fl.serialization import load_model
+from fl.threads import torch_threads
+from fl.training import DivergedError
+from secagg import ClientId
+
+Start = Literal["global", "initial"]
+
+_GAINS = "gains.json"
+_WRITERS_A_STEP = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonalizationArm:
+    """Each client's personal model, beside the last global one.
+
+    Attributes:
+        name, title: see `fl.experiments.experiment.Arm`.
+        trained: the `WritersTraining` whose global models these are.
+        config: of that training.
+        method: how.
+        start: what `FineTuning` starts from: the last global model, or the initial one, which knows nothing yet: a
+            client that learns alone.
+    """
+
+    name: str
+    title: str
+    trained: str
+    config: RunConfig
+    method: FineTuning | Ditto
+    start: Start = "global"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training."""
+        return (self.trained,)
+
+    def settings(self) -> dict[str, Any]:
+        """The training's and the method's."""
+        return {
+            "trained": self.trained,
+            "config": self.config.to_json(),
+            "method": {"kind": type(self.method).__name__, **dataclasses.asdict(self.method)},
+            "start": self.start,
+        }
+
+    def run(self, work: ArmWork) -> ArmResult:
+        """Make and measure the personal models, or go on; see `_result`."""
+        trained = TrainedRun(work.folders[self.trained], self.config, work.load(self.config.dataset))
+        records = trained.records()
+        run = trained.run
+        maker = _PersonalModels(self, trained, [record.included for record in records])
+        path, clients = work.folder / _GAINS, self._measurable(trained)
+        gains, seconds = _stored(path)
+        for client_id in clients[len(gains) :]:
+            began = time.perf_counter()
+            personal = maker.of(client_id)
+            seconds += time.perf_counter() - began
+            gains.append(measure_gain(run.worker, client_id, run.model, personal))
+            if len(gains) % _WRITERS_A_STEP == 0 or len(gains) == len(clients):
+                write_json(path, {"seconds": seconds, "gains": [dataclasses.asdict(gain) for gain in gains]})
+                work.report(len(gains), len(clients), f"{1000 * seconds / len(gains):.0f} ms a client")
+        return self._result(gains, seconds)
+
+    def _measurable(self, trained: TrainedRun) -> list[ClientId]:
+        """The clients that hold something out."""
+        found = [number for number, examples in enumerate(trained.run.worker.examples) if len(examples.held_out)]
+        if not found:
+            raise ConfigError("no client has so many examples that one is held out: raise holdout")
+        return found
+
+    def _result(self, gains: list[ClientGain], seconds: float) -> ArmResult:
+        """Accuracies are fractions, losses in nats, seconds those of making the models; `by_client` has a value a
+        client in each of its lists, right answers as counts."""
+        summary = summarize_gains(gains)
+        spread = summary.accuracy_gain
+        return {
+            "headline": f"gain {100 * spread.median:+.2f} points ({100 * spread.p10:+.2f} to {100 * spread.p90:+.2f})",
+            "seconds": seconds,
+            "seconds_per_client": seconds / len(gains),
+            "summary": dataclasses.asdict(summary),
+            "by_client": {
+                "client": [gain.client for gain in gains],
+                "held_out": [gain.held_out for gain in gains],
+                "global_correct": [round(gain.global_accuracy * gain.held_out) for gain in gains],
+                "personal_correct": [round(gain.personal_accuracy * gain.held_out) for gain in gains],
+                "loss_gain": [round(gain.loss_gain, 5) for gain in gains],
+            },
+        }
+
+
+class _PersonalModels:
+    """Makes one client's personal model after the other, on one model object."""
+
+    def __init__(self, arm: PersonalizationArm, trained: TrainedRun, included: list[tuple[ClientId, ...]]) -> None:
+        self._seed = arm.config.seed
+        self._worker = trained.run.worker
+        self._personal = copy.deepcopy(trained.run.model)
+        last = len(included)
+        make: Callable[[ClientId], None]
+        if isinstance(arm.method, FineTuning):
+            started_from = trained.model(last if arm.start == "global" else 0)
+            method = arm.method
+
+            def make(client_id: ClientId) -> None:
+                load_model(self._personal, started_from)
+                method.personalize(self._personal, *self._examples(client_id), seed=self._seed_of(client_id))
+        else:
+            ditto = arm.method
+            models = [trained.model(rounds) for rounds in range(last + 1)]
+            received = copy.deepcopy(trained.run.model)
+
+            def make(client_id: ClientId) -> None:
+                # In a round it gets the model of the rounds before; at the end everyone gets the last one.
+                rounds = [number for number, clients in enumerate(included) if client_id in clients]
+                for step, number in enumerate([*rounds, last]):
+                    load_model(received, models[number])
+                    if step == 0:
+                        load_model(self._personal, models[number])
+                    seed = self._seed_of(client_id, number)
+                    ditto.improve(self._personal, received, *self._examples(client_id), seed=seed)
+
+        self._make = make
+
+    def of(self, client_id: ClientId) -> nn.Module:
+        """The client's personal model; valid until the next call."""
+        with torch_threads(self._worker.threads):
+            try:
+                self._make(client_id)
+            except DivergedError as error:
+                raise DivergedError(f"client {client_id}'s personal model: {error}") from error
+        return self._personal
+
+    def _examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._worker.training_examples(client_id)
+
+    def _seed_of(self, client_id: ClientId, *path: int) -> int:
+        return derived_seed(self._seed, PERSONALIZATION_SEED, client_id, *path)
+
+
+def _stored(path: Path) -> tuple[list[ClientGain], float]:
+    """What an earlier start of the arm has measured, and in how many seconds."""
+    stored = read_json(path)
+    if stored is None:
+        return [], 0.0
+    try:
+        return [ClientGain(**gain) for gain in stored["gains"]], float(stored["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is no file of this program, or is damaged: remove it to measure again") from error

@@ -1,0 +1,149 @@
+"""The page's part on writers: who is heard under dropouts, and what each writer gains by a model of his own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fl.experiments.results import Document, arms_by_name
+from fl.experiments.section import Section, table
+from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
+from fl.experiments.writers.figures import dropouts_figure, gains_figure
+from fl.experiments.writers.training import by_speed_groups
+from fl.formatting import format_bytes, percent
+
+GAINS, DROPOUTS = "mnist-writers-gains", "mnist-writers-dropouts"
+
+Arms = dict[str, dict[str, Any]]
+
+_SPEEDS = ("fastest fifth", "second", "third", "fourth", "slowest fifth")
+
+
+def section(document: Document) -> Section:
+    """See `fl.experiments.catalog.ExperimentModule`."""
+    arms = arms_by_name(document)
+    trained = [name for name in DROPOUT_MODELS if f"federated-{name}" in arms]
+    parts, figures = [], {}
+    if trained:
+        parts += [_setting(arms[f"federated-{trained[0]}"]["settings"]["config"]), _table_of_runs(arms, trained)]
+        parts += [_about_speeds(), _table_of_speeds(arms, trained)]
+        parts.append(
+            f"![share of the rounds that included a writer, by speed; accuracy by round](experiments/{DROPOUTS}.png)"
+        )
+        figures[DROPOUTS] = dropouts_figure({name: arms[f"federated-{name}"] for name in trained})
+    for name in trained:
+        personal = {method: arms[f"{method}-{name}"] for method in METHODS if f"{method}-{name}" in arms}
+        if not personal:
+            continue
+        if not any(file.startswith(GAINS) for file in figures):
+            parts.append(_about_methods(personal))
+        parts += [f"Personal models after the run in which {DROPOUT_MODELS[name]}:", _table_of_gains(personal)]
+        file = f"{GAINS}-{name}"
+        parts.append(f"![each writer's gain by method](experiments/{file}.png)")
+        figures[file] = gains_figure(personal, f"Personal models where {DROPOUT_MODELS[name]}")
+    return Section("\n\n".join(parts), figures)
+
+
+def _setting(config: dict[str, Any]) -> str:
+    return (
+        f"Each of the {config['clients']} writers of MNIST's training images (QMNIST's extended labels say who wrote "
+        f"what; 19 to 131 images each) is a client. A round samples {config['sample']} of them, of which "
+        f"{percent(config['dropout'])} vanish somewhere in the protocol; sums are secure. Every writer holds "
+        f"{percent(config['holdout'])} of his images out, from federated and personal training alike. *New writers*: "
+        "MNIST's 10,000 test images, by 297 other people, none of whom is among the clients. *Known writers*: all "
+        "clients' held-out images."
+    )
+
+
+def _table_of_runs(arms: Arms, trained: list[str]) -> str:
+    rows = []
+    for name in trained:
+        arm = arms[f"federated-{name}"]
+        included = arm["by_round"]["included"]
+        rows.append(
+            [
+                arm["title"],
+                str(arm["rounds"]),
+                percent(arm["accuracy"]),
+                percent(arm["held_out_accuracy"]),
+                f"{min(included)} to {max(included)}",
+                str(arm["aborted"]),
+                f"{arm['seconds_per_round']:.1f}",
+                f"{arm['training_seconds_per_round']:.1f}",
+                f"{arm['server_seconds_per_round']:.2f}",
+                format_bytes((arm["bytes_up"] + arm["bytes_down"]) / arm["rounds"]),
+            ]
+        )
+    head = ["", "rounds", "new writers", "known writers", "in the sum", "aborted", "seconds a round", "of training"]
+    return table([*head, "of the server", "bytes a round"], rows)
+
+
+def _about_speeds() -> str:
+    return (
+        "Where *anyone vanishes*, each sampled writer is as likely to as any other. Where *slow ones vanish*, writers "
+        "have speeds (log-normal), and the chance to miss a round grows with the time that a writer takes: as many "
+        "vanish, but the same ones again and again, and the model is made without them more often. The share of all "
+        "rounds that included a writer's update, and the accuracy on what the group holds out, of the global model and "
+        "of personal ones (all layers fine-tuned):"
+    )
+
+
+def _table_of_speeds(arms: Arms, trained: list[str]) -> str:
+    head, rows = ["writers"], [[speed] for speed in _SPEEDS]
+    for name in trained:
+        head += [f"{DROPOUT_MODELS[name]}: included", "accuracy"]
+        for row, group in zip(rows, arms[f"federated-{name}"]["by_speed"], strict=True):
+            row += [percent(group["included"]), percent(group["accuracy"])]
+        if personal := arms.get(f"full-{name}"):
+            head.append("fine-tuned")
+            for row, accuracy in zip(rows, _by_speed(arms[f"federated-{name}"], personal), strict=True):
+                row.append(percent(accuracy))
+    return table(head, rows)
+
+
+def _by_speed(trained: dict[str, Any], personal: dict[str, Any]) -> list[float | None]:
+    """The personal models' accuracy on what each group of writers holds out; None for a group that holds out none."""
+    columns = personal["by_client"]
+    measured = zip(columns["personal_correct"], columns["held_out"], strict=True)
+    counts = dict(zip(columns["client"], measured, strict=True))
+    found: list[float | None] = []
+    for members in by_speed_groups(np.array(trained["slowness"])):
+        of_group = [counts[client] for client in members.tolist() if client in counts]
+        held_out = sum(count for _, count in of_group)
+        found.append(sum(correct for correct, _ in of_group) / held_out if held_out else None)
+    return found
+
+
+def _about_methods(personal: Arms) -> str:
+    clients = max(arm["summary"]["clients"] for arm in personal.values())
+    examples = max(arm["summary"]["held_out"] for arm in personal.values())
+    return (
+        f"**Personal models.** {clients} writers with {examples:,} held-out images together: the last layer alone is "
+        "trained on, or all of them, or all with a pull back to the global model (FedProx's term), on the writer's own "
+        "images; Ditto (Li et al. 2021) keeps a second model beside the global one in each round that a writer takes "
+        "part in; *alone* is a model that never heard of the others. A writer holds out some thirty images, and one of "
+        "them is three points of his accuracy: the loss, which knows finer differences, is given too. Gains are "
+        "personal less global, each writer counted once: 10th percentile, median, 90th percentile and mean."
+    )
+
+
+def _table_of_gains(personal: Arms) -> str:
+    rows = []
+    for arm in personal.values():
+        summary = arm["summary"]
+        accuracy, loss = summary["accuracy_gain"], summary["loss_gain"]
+        rows.append(
+            [
+                arm["title"],
+                percent(summary["global_accuracy"]),
+                percent(summary["personal_accuracy"]),
+                *(f"{100 * accuracy[key]:+.2f}" for key in ("p10", "median", "p90", "mean")),
+                *(percent(summary[key]) for key in ("better", "same", "worse")),
+                f"{loss['median']:+.4f} ({loss['p10']:+.4f} to {loss['p90']:+.4f})",
+                percent(summary["lower_loss"]),
+                f"{1000 * arm['seconds_per_client']:.0f}",
+            ]
+        )
+    head = ["", "global", "personal", "gain, points: p10", "median", "p90", "mean", "writers better off", "the same"]
+    return table([*head, "worse off", "loss lower by, nats: median (p10 to p90)", "for", "ms a writer"], rows)

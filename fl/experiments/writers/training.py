@@ -1,0 +1,168 @@
+"""The federated runs of the experiment: what `FederatedArm` does, and each round's global model kept for Ditto."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fl.checkpoint import RunFolder
+from fl.config import RunConfig
+from fl.data import Dataset
+from fl.dropouts import client_slowness
+from fl.errors import ConfigError
+from fl.experiments.experiment import ArmResult, ArmWork
+from fl.experiments.federated import FederatedArm
+from fl.rounds import FederatedRun, RoundRecord, start_runs
+from fl.serialization import load_model, model_to_bytes
+from fl.training import evaluate
+
+_RUN, _MODELS = "run", "models"
+SPEED_GROUPS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritersTraining:
+    """A federated run with a holdout at each writer.
+
+    Its result has, beyond `FederatedArm`'s, the last model's ``held_out_accuracy`` over all writers' held-out examples,
+    ``included_rounds`` and ``slowness`` of each writer, and ``by_speed``, the groups of `by_speed_groups`: the share of
+    all rounds that included one of its writers, and the last model's accuracy on what they hold out, None if that is
+    nothing.
+    """
+
+    federated: FederatedArm
+
+    def __post_init__(self) -> None:
+        if not self.federated.config.holdout:
+            raise ConfigError(f"{self.federated.name}: personal models are measured on what is held out: set holdout")
+
+    @property
+    def name(self) -> str:
+        """See `fl.experiments.experiment.Arm`, as for the others."""
+        return self.federated.name
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.federated.title
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """No other arm."""
+        return self.federated.needs
+
+    def settings(self) -> dict[str, Any]:
+        """The run's."""
+        return self.federated.settings()
+
+    def run(self, work: ArmWork) -> ArmResult:
+        """Train, or go on training."""
+        config, dataset = self.federated.config, work.load(self.federated.config.dataset)
+        trained = TrainedRun(work.folder, config, dataset)
+        # If the last start was broken off between a checkpoint and its copy: no later model is there yet.
+        trained.keep_model()
+
+        def report(done: int, total: int, note: str) -> None:
+            trained.keep_model()
+            work.report(done, total, note)
+
+        result = self.federated.run(replace(work, report=report))
+        records = trained.records()
+        included = included_rounds(records, config.clients)
+        # Rounded before it is used: who reads the result gets the same groups.
+        slowness = np.round(client_slowness(config.clients, config.seed), 3)
+        correct, held_out = _held_out_counts(trained.run, dataset)
+        return {
+            **result,
+            "held_out_accuracy": _fraction(int(correct.sum()), int(held_out.sum())),
+            "included_rounds": included.tolist(),
+            "slowness": slowness.tolist(),
+            "by_speed": [
+                {
+                    "median_slowness": float(np.median(slowness[members])),
+                    "included": float(included[members].mean()) / len(records),
+                    "accuracy": _fraction(int(correct[members].sum()), int(held_out[members].sum())),
+                }
+                for members in by_speed_groups(slowness)
+            ],
+        }
+
+
+class TrainedRun:
+    """What a `WritersTraining` leaves in its folder: the run, and its global model before and after each round."""
+
+    def __init__(self, folder: Path, config: RunConfig, dataset: Dataset) -> None:
+        (self.run,) = start_runs(config, dataset)
+        self._folder = RunFolder(folder / _RUN)
+        self._models = folder / _MODELS
+
+    def keep_model(self) -> None:
+        """Copy the checkpoint's model, or the initial one where there is no checkpoint yet."""
+        self.records()
+        path = self._model_path(self.run.rounds_done)
+        try:
+            self._models.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}")
+            temporary.write_bytes(model_to_bytes(self.run.model))
+            temporary.replace(path)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
+
+    def records(self) -> list[RoundRecord]:
+        """The rounds done; `run` is put into the state after the last of them."""
+        if not (self._folder.path / "checkpoint.safetensors").exists():
+            return []
+        _, done = self._folder.load_config()
+        return self._folder.restore([self.run], done)
+
+    def model(self, rounds: int) -> bytes:
+        """The global model after so many rounds. ConfigError if it was not kept."""
+        path = self._model_path(rounds)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read {path}: {error.strerror}; remove {path.parents[1]} to train again"
+            ) from error
+
+    def _model_path(self, rounds: int) -> Path:
+        return self._models / f"{rounds:05d}.safetensors"
+
+
+def included_rounds(records: Sequence[RoundRecord], num_clients: int) -> npt.NDArray[np.int64]:
+    """In how many rounds each client's update was in the sum, int64 (num_clients,)."""
+    counts = Counter(client_id for record in records for client_id in record.included)
+    return np.array([counts[client_id] for client_id in range(num_clients)], dtype=np.int64)
+
+
+def by_speed_groups(
+    slowness: npt.NDArray[np.float64],
+) -> list[npt.NDArray[np.int64]]:
+    """The clients in `SPEED_GROUPS` groups of about one size, the fastest first."""
+    return [np.sort(group) for group in np.array_split(np.argsort(slowness, kind="stable"), SPEED_GROUPS)]
+
+
+def _held_out_counts(run: FederatedRun, dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Right answers of the run's model on what each client holds out, and of how many."""
+    load_model(run.worker.model, model_to_bytes(run.model))
+    correct, held_out = [], []
+    for examples in run.worker.examples:
+        places = torch.from_numpy(examples.held_out)
+        held_out.append(len(places))
+        correct.append(0)
+        if len(places):
+            found = evaluate(run.worker.model, dataset.train_images[places], dataset.train_labels[places])
+            correct[-1] = round(found.accuracy * len(places))
+    return np.array(correct, dtype=np.int64), np.array(held_out, dtype=np.int64)
+
+
+def _fraction(part: int, whole: int) -> float | None:
+    """None where there is nothing to take a part of."""
+    return part / whole if whole else None

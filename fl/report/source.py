@@ -1,0 +1,171 @@
+"""A run's folder as the report reads it: without the data set, and without trusting that the folder is whole.
+
+The checkpoint alone is believed: it is replaced in one step, where ``metrics.jsonl`` may be older or half a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fl.checkpoint import RunFolder
+from fl.config import RunConfig
+from fl.errors import ConfigError
+from fl.network.settings import NetworkSettings
+from fl.phases import PhaseCost
+from fl.report.extras import MOST_SERIES, Personalization, Point, Series, load_personalization, load_series
+from fl.rounds import RoundRecord
+from secagg import Round
+
+_CHECKPOINT = "checkpoint.safetensors"
+_NETWORK = "network.json"
+
+_Check = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run as it lies in its folder.
+
+    Attributes:
+        path: the folder.
+        config, rounds_done: of the checkpoint.
+        records: all rounds' figures, of all aggregators.
+        network: how it is served, if it is a run of `secagg serve`.
+        series, personalization: what others left for the report (`fl.report.extras`).
+        changed: when the checkpoint was written, seconds since 1970.
+    """
+
+    path: Path
+    config: RunConfig
+    rounds_done: int
+    records: tuple[RoundRecord, ...]
+    network: NetworkSettings | None
+    series: tuple[Series, ...]
+    personalization: Personalization | None
+    changed: float
+
+    @property
+    def own(self) -> list[RoundRecord]:
+        """The rounds of the run's own aggregator."""
+        return [record for record in self.records if record.aggregator == self.config.aggregator]
+
+    @property
+    def plain(self) -> list[RoundRecord]:
+        """The rounds of the plain twin, where there is one beside the run itself."""
+        return [record for record in self.records if record.aggregator != self.config.aggregator]
+
+
+def load_run(path: Path) -> StoredRun:
+    """Read a run's folder. ConfigError, one line, if there is no run in it, or something in it is damaged."""
+    try:
+        if not path.is_dir():
+            raise ConfigError(f"there is no folder {path}: name the folder of a run, what --out said")
+        checkpoint = path / _CHECKPOINT
+        if not checkpoint.is_file():
+            raise ConfigError(f"there is no run in {path}: it has no {_CHECKPOINT}")
+        changed = checkpoint.stat().st_mtime
+        is_served = (path / _NETWORK).exists()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    folder = RunFolder(path)
+    try:
+        config, rounds_done = folder.load_config()
+        records = tuple(folder.restore([], rounds_done))
+    except ConfigError as error:
+        # Not all of them say which of the runs it is about.
+        raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from None
+    for record in records:
+        _check(checkpoint, record)
+    run = StoredRun(
+        path=path,
+        config=config,
+        rounds_done=rounds_done,
+        records=records,
+        network=NetworkSettings.load(path) if is_served else None,
+        series=load_series(path),
+        personalization=load_personalization(path),
+        changed=changed,
+    )
+    for name, rounds in (("own", run.own), ("plain", run.plain)):
+        expected = rounds_done if name == "own" or rounds else 0
+        if [record.round for record in rounds] != list(range(1, expected + 1)):
+            raise ConfigError(f"{checkpoint} is damaged: its {name} rounds are not 1 to {rounds_done}")
+    if not run.own:
+        raise ConfigError(f"the run in {path} has done no round yet: there is nothing to report")
+    return run
+
+
+def run_beside(run: StoredRun, named: str) -> StoredRun:
+    """The run with another one's curves beside its own. ``named`` is ``NAME=RUN_DIR``. ConfigError as above."""
+    name, separator, place = named.partition("=")
+    name = name.strip()
+    if not (separator and name and place):
+        raise ConfigError(f"--beside takes NAME=RUN_DIR, not {named!r}")
+    taken = {run.config.aggregator, "plain", "notes", *(one.name for one in run.series)}
+    if name in taken:
+        raise ConfigError(f"--beside: there is a curve {name} already; name it otherwise")
+    if len(run.series) >= MOST_SERIES:
+        raise ConfigError(f"--beside: a figure holds {MOST_SERIES} curves beside the run's own")
+    other = load_run(Path(place))
+    if other.config.dataset != run.config.dataset:
+        raise ConfigError(f"--beside: {place} is of {other.config.dataset}, and not of {run.config.dataset}")
+    points = tuple(Point(record.round, record.accuracy, record.loss) for record in other.own)
+    return replace(run, series=(*run.series, Series(name, points, f"{other.config.model}, {other.config.aggregator}")))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _or_none(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+def _by_name(name_check: _Check, check: _Check) -> _Check:
+    return lambda value: (
+        isinstance(value, dict) and all(name_check(name) and check(item) for name, item in value.items())
+    )
+
+
+def _is_round(name: Any) -> bool:
+    return name in {round_.value for round_ in Round}
+
+
+def _is_cost(value: Any) -> bool:
+    return _by_name(_is_text, _is_number)(value) and value.keys() == PhaseCost.__dataclass_fields__.keys()
+
+
+_CHECKS: dict[str, _Check] = {
+    **dict.fromkeys(("round", "num_examples", "sampled", "held_out_examples"), _is_count),
+    **dict.fromkeys(("bytes_up", "bytes_down", "model_bytes"), _is_count),
+    **dict.fromkeys(("seconds", "training_seconds", "server_seconds", "client_seconds"), _is_number),
+    # A loss that was not finite is stored as null: JSON has no such number.
+    **dict.fromkeys(("accuracy", "loss", "train_accuracy", "train_loss", "clipped"), _or_none(_is_number)),
+    **dict.fromkeys(("held_out_accuracy", "held_out_loss"), _or_none(_is_number)),
+    "aggregator": _is_text,
+    "included": lambda value: isinstance(value, tuple) and all(map(_is_count, value)),
+    "dropped": _by_name(_is_round, _is_count),
+    "refused": _by_name(_is_text, _is_text),
+    "phases": _by_name(_is_round, _is_cost),
+    "ring_difference": _or_none(_is_count),
+    "aborted": _or_none(_is_text),
+}
+
+
+def _check(checkpoint: Path, record: RoundRecord) -> None:
+    """What a figure is made of must be of its kind: half a page would be worse than none."""
+    for name, is_right in _CHECKS.items():
+        value = getattr(record, name)
+        if not is_right(value):
+            raise ConfigError(f"{checkpoint} is damaged: a round's {name} is {str(value)[:40]!r}")

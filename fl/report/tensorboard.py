@@ -1,0 +1,219 @@
+"""TensorBoard's event files, for those who have it open: ``tensorboard --logdir RUN_DIR/tensorboard``.
+
+One TensorBoard run an aggregator and further curve, so that they lie over each other under one tag. The step is the
+communication round. Whoever begins writes all rounds that are over once more, and TensorBoard forgets what it read of
+them before (a session that starts at step 0 purges it): after a crash nothing is missing, and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from fl.config import RunConfig
+from fl.errors import ConfigError
+from fl.report.extras import Series
+from fl.report.verdict import Verdict
+from fl.report.verdict_plot import confusion_plot, samples_plot
+from fl.rounds import RoundRecord
+from secagg import Plan
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FOLDER = "tensorboard"
+"""In the run's folder."""
+
+# TensorBoard sorts by name: what one looks for first comes first.
+_ACCURACY, _LOSS = "accuracy/test", "loss/test"
+
+
+def require_tensorboard() -> None:
+    """ConfigError if the package is not there; before anything is trained."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"--tensorboard needs the package tensorboard: pip install 'secagg-fl[tensorboard]' ({error})"
+        ) from None
+
+
+class EventFiles:
+    """Writes a run's event files while it goes on, or afterwards.
+
+    Args:
+        folder: the run's folder; the files go into ``FOLDER`` in it.
+        config, plan: of the run, shown as text.
+        records: the rounds that are over.
+        ended: when the last of them was, seconds since 1970.
+
+    Raises:
+        ConfigError: the package is missing, or the folder cannot be written to.
+    """
+
+    def __init__(
+        self, folder: Path, config: RunConfig, plan: Plan | None, records: Sequence[RoundRecord], *, ended: float
+    ) -> None:
+        require_tensorboard()
+        self.path = folder / FOLDER
+        self._config = config
+        self._writers: dict[str, SummaryWriter] = {}
+        self._folders: set[Path] = set()
+        own = self._writer(config.aggregator)
+        with _writable(self.path):
+            _write_texts(own, config, plan, ended)
+            _write_settings(own, config, ended)
+        for record, when in _times(records, ended):
+            self._add(record, when)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _writable(self.path):
+            for writer in self._writers.values():
+                writer.close()
+
+    def add(self, records: Sequence[RoundRecord]) -> None:
+        """What a round gave, of all aggregators; TensorBoard can show it at once."""
+        for record in records:
+            self._add(record, time.time())
+        with _writable(self.path):
+            for writer in self._writers.values():
+                writer.flush()
+
+    def add_series(self, series: Sequence[Series], *, ended: float) -> None:
+        """Curves beside the run's own."""
+        for one in series:
+            writer = self._writer(one.name)
+            with _writable(self.path):
+                for point in one.points:
+                    _scalar(writer, _ACCURACY, point.accuracy, point.round, ended)
+                    _scalar(writer, _LOSS, point.loss, point.round, ended)
+
+    def add_verdict(self, verdict: Verdict, rounds_done: int, *, ended: float) -> None:
+        """The final model's confusion matrix, and sample images where the examples are images."""
+        writer = self._writer(self._config.aggregator)
+        figures = {"model/confusion": confusion_plot(verdict), "model/samples": samples_plot(verdict)}
+        with _writable(self.path):
+            for tag, figure in figures.items():
+                if figure is not None:
+                    writer.add_figure(tag, figure, rounds_done, walltime=ended)
+
+    def _add(self, record: RoundRecord, when: float) -> None:
+        writer = self._writer(record.aggregator)
+        with _writable(self.path):
+            for tag, value in _scalars(record):
+                _scalar(writer, tag, value, record.round, when)
+
+    def _writer(self, name: str) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if name not in self._writers:
+            folder = self.path / _folder_name(name)
+            while folder in self._folders:
+                folder = folder.with_name(folder.name + "-2")
+            self._folders.add(folder)
+            with _writable(self.path):
+                # Before the writer: it would fail in a thread of its own.
+                folder.mkdir(parents=True, exist_ok=True)
+                self._writers[name] = SummaryWriter(str(folder), purge_step=0)
+        return self._writers[name]
+
+
+def _scalars(record: RoundRecord) -> Iterator[tuple[str, float | None]]:
+    yield _ACCURACY, record.accuracy
+    yield _LOSS, record.loss
+    yield "accuracy/clients' training", record.train_accuracy
+    yield "loss/clients' training", record.train_loss
+    yield "accuracy/held out", record.held_out_accuracy
+    yield "loss/held out", record.held_out_loss
+    yield "clients/asked", record.sampled
+    yield "clients/in the sum", len(record.included)
+    yield "clients/refused", len(record.refused)
+    yield "clients/clipped share", record.clipped
+    # Nobody is a figure too: a gap would look like a round that was not measured.
+    for round_ in {**record.phases, **record.dropped}:
+        yield f"clients/vanished in {round_}", record.dropped.get(round_, 0)
+    yield "seconds/round", record.seconds
+    yield "seconds/clients' training", record.training_seconds
+    yield "seconds/server", record.server_seconds
+    yield "seconds/median client", record.client_seconds
+    yield "bytes/up", record.bytes_up
+    yield "bytes/down", record.bytes_down
+    yield "bytes/model download", record.model_bytes
+    yield "clients/round aborted", float(record.aborted is not None)
+    for round_, cost in record.phases.items():
+        yield f"seconds by phase, server/{round_}", cost["server_seconds"]
+        yield f"seconds by phase, median client/{round_}", cost["client_seconds"]
+        yield f"bytes by phase/{round_}", cost["bytes_up"] + cost["bytes_down"]
+
+
+def _write_texts(writer: SummaryWriter, config: RunConfig, plan: Plan | None, when: float) -> None:
+    settings = config.to_json()
+    rows = [f"| {name} | {_markdown(str(value))} |" for name, value in settings.items()]
+    _text(writer, "parameters", "\n".join(["| setting | value |", "|---|---|", *rows]), when)
+    if plan is not None:
+        _text(writer, "the planner's reasons", "\n".join(f"- {_markdown(reason)}" for reason in plan.reasons), when)
+
+
+def _write_settings(writer: SummaryWriter, config: RunConfig, when: float) -> None:
+    """For the table of runs by their settings, where several folders are looked at together."""
+    from torch.utils.tensorboard.summary import hparams
+
+    settings = {
+        name: ", ".join(value) if isinstance(value, list) else value for name, value in config.to_json().items()
+    }
+    summaries = hparams(settings, {_ACCURACY: 0.0, _LOSS: 0.0})  # type: ignore[no-untyped-call]
+    # Not add_hparams: it would begin a run of its own, with these zeros as its curves.
+    for summary in summaries:
+        writer.file_writer.add_summary(summary, walltime=when)  # type: ignore[attr-defined]
+
+
+def _text(writer: SummaryWriter, tag: str, text: str, when: float) -> None:
+    writer.add_text(tag, text, 0, walltime=when)
+
+
+def _scalar(writer: SummaryWriter, tag: str, value: float | None, step: int, when: float) -> None:
+    # A loss that ran away stays a gap: TensorBoard draws no NaN.
+    if value is not None and math.isfinite(value):
+        writer.add_scalar(tag, value, step, walltime=when)
+
+
+def _times(records: Sequence[RoundRecord], ended: float) -> list[tuple[RoundRecord, float]]:
+    """When each round ended, as far as it can be known: rounds one after the other, the last at ``ended``."""
+    lasted: dict[int, float] = {}
+    for record in records:
+        lasted[record.round] = lasted.get(record.round, 0.0) + record.seconds
+    after = 0.0
+    ends = {}
+    for number in sorted(lasted, reverse=True):
+        ends[number] = ended - after
+        after += lasted[number]
+    return [(record, ends[record.round]) for record in records]
+
+
+def _folder_name(series: str) -> str:
+    """A name that is a folder's on every system, and none outside."""
+    return re.sub(r"[^\w-]+", "-", series)[:60].strip("-") or "series"
+
+
+def _markdown(text: str) -> str:
+    """The user's text as text: TensorBoard shows Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", " ".join(text.split()))
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write TensorBoard's files to {path}: {error.strerror or error}") from None

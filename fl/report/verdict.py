@@ -1,0 +1,157 @@
+"""The final model on the test set: what it takes for what, and some examples to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+import secagg
+from fl.checkpoint import RunFolder
+from fl.custom import is_reference, make_dataset
+from fl.data import Dataset, load_dataset
+from fl.errors import FLError
+from fl.quantization import UpdateEncoding
+from fl.report.class_names import class_names
+from fl.report.source import StoredRun
+from fl.rounds import FederatedRun
+from fl.state import ParameterLayout
+from fl.threads import torch_threads
+
+_SAMPLES = 12
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One test example: its place in the test set, pixels float32 (H, W) or (H, W, 3) in 0..1, None if it is no image;
+    its class, the model's answer, and how sure the model is of it (softmax, 0..1)."""
+
+    place: int
+    pixels: npt.NDArray[np.float32] | None
+    truth: int
+    answer: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """`confusion` is int64 (classes, classes): rows are the truth, columns the answers."""
+
+    names: tuple[str, ...]
+    confusion: npt.NDArray[np.int64]
+    right: tuple[Sample, ...]
+    wrong: tuple[Sample, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, 0..1."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class FinalModel:
+    """What needs the data set: the protocol's plan, and the verdict; or in ``missing`` why they are not there."""
+
+    plan: secagg.Plan | None = None
+    verdict: Verdict | None = None
+    missing: str = ""
+
+
+def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool = False) -> FinalModel:
+    """Restore the run's final model and measure it. What stands in the way is said in the result, never raised.
+
+    Nothing is downloaded. ``own_code`` allows to import the modules that the stored config names: to look at a run
+    that came from elsewhere must not mean to run what it says.
+    """
+    config = run.config
+    named = [name for name in (config.dataset, config.model) if is_reference(name)]
+    if named and not own_code:
+        return FinalModel(missing=f"The run's own code ({', '.join(named)}) is run with --own-code only.")
+    try:
+        dataset = (
+            make_dataset(config.dataset, data_dir)
+            if is_reference(config.dataset)
+            else load_dataset(config.dataset, data_dir, download=False)
+        )
+        federated = FederatedRun(config, dataset, config.aggregator)
+        RunFolder(run.path).restore([federated], run.rounds_done)
+        plan = federated.plan if run.network is None else _served_plan(run, federated)
+    except (FLError, secagg.SecAggError) as error:
+        return FinalModel(missing=f"The model could not be tested. {error}")
+    return FinalModel(plan=plan, verdict=verdict_on(federated.model, dataset, config.seed))
+
+
+def _served_plan(run: StoredRun, federated: FederatedRun) -> secagg.Plan | None:
+    """The plan of a run between machines, whose missing clients are those who need not be there."""
+    config, network = run.config, run.network
+    if network is None:
+        return None
+    encoding = UpdateEncoding(
+        update_length=ParameterLayout.of(federated.model).size,
+        max_examples=network.max_examples,
+        clip=config.clip,
+        value_bits=config.value_bits,
+    )
+    return secagg.plan(
+        num_clients=config.clients,
+        vector_length=encoding.vector_length,
+        value_bits=config.value_bits,
+        dropout=(config.clients - network.min_clients) / config.clients,
+        corrupt=config.corrupt,
+        adversary=network.adversary,
+    )
+
+
+def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:
+    """Measure ``model`` on the test examples, in float32; which of them are shown follows from ``seed``."""
+    answers, confidences = _answers(model, dataset.test_images)
+    truth = dataset.test_labels.numpy()
+    classes = dataset.num_classes
+    confusion = np.bincount(truth * classes + answers, minlength=classes * classes).reshape(classes, classes)
+    low, high = float(dataset.test_images.min()), float(dataset.test_images.max())
+    rng = np.random.default_rng(seed)
+
+    def some(places: npt.NDArray[np.int64]) -> tuple[Sample, ...]:
+        chosen = np.sort(rng.permutation(places)[:_SAMPLES])
+        return tuple(
+            Sample(
+                place,
+                _pixels(dataset.test_images[place], low, high),
+                int(truth[place]),
+                int(answers[place]),
+                float(confidences[place]),
+            )
+            for place in chosen.tolist()
+        )
+
+    right = some(np.flatnonzero(answers == truth))
+    wrong = some(np.flatnonzero(answers != truth))
+    return Verdict(class_names(dataset.name, classes), confusion.astype(np.int64), right, wrong)
+
+
+def _answers(model: nn.Module, examples: torch.Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch_threads(1):
+            logits = torch.cat([model(part) for part in torch.split(examples, _BATCH)]).float()
+    finally:
+        model.train(was_training)
+    confidences, answers = torch.softmax(logits, dim=1).max(dim=1)
+    return answers.numpy().astype(np.int64), confidences.numpy()
+
+
+def _pixels(example: torch.Tensor, low: float, high: float) -> npt.NDArray[np.float32] | None:
+    """Standardized values back on a scale that can be seen; None for what is no picture."""
+    if example.ndim != 3 or example.shape[0] not in (1, 3):
+        return None
+    scaled = (example - low) / max(high - low, 1e-12)
+    pixels: npt.NDArray[np.float32] = (
+        scaled.permute(1, 2, 0).squeeze(2).numpy() if len(example) == 1 else (scaled.permute(1, 2, 0).numpy())
+    )
+    return pixels

@@ -1,0 +1,141 @@
+"""The arm that is a training run: it goes on where it was broken off, bit for bit, and says what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fl.config import RunConfig
+from fl.data import load_dataset
+from fl.errors import ConfigError
+from fl.experiments.federated import FederatedArm, Part
+from fl.experiments.workers import ArmEvent, Progressed
+from fl.rounds import start_runs
+from fl.serialization import model_to_bytes
+from fl.training import evaluate
+from tests.fl.experiments.arms import digits_arm, run_in, untimed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class BrokenOffError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def break_off_after(round_: int) -> Callable[[ArmEvent], None]:
+    """A listener that ends the run after a round."""
+
+    def listen(event: ArmEvent) -> None:
+        if isinstance(event, Progressed) and event.done == round_:
+            raise BrokenOffError
+
+    return listen
+
+
+@pytest.mark.parametrize("broken_after", [1, 2, 3])
+def test_a_run_that_is_broken_off_ends_with_the_same_bits(tmp_path: Path, broken_after: int) -> None:
+    arm = digits_arm(before_averaging=True, dropout=0.25, server_optimizer="fedavgm")
+    whole = run_in(tmp_path / "whole", arm)["run"]
+    with pytest.raises(BrokenOffError):
+        run_in(tmp_path / "broken", arm, listen=break_off_after(broken_after))
+    seen: list[ArmEvent] = []
+    again = run_in(tmp_path / "broken", arm, listen=seen.append)["run"]
+    assert untimed(again) == untimed(whole)
+    # It did not begin anew.
+    assert [event.done for event in seen if isinstance(event, Progressed)] == list(range(broken_after + 1, 4))
+    assert len(whole["by_round"]["accuracy"]) == whole["rounds"] == 3
+    assert whole["seconds"] == pytest.approx(sum(whole["by_round"]["seconds"]), abs=0.01)
+
+
+def test_it_is_the_run_that_the_config_stands_for(tmp_path: Path) -> None:
+    arm = digits_arm()
+    result = run_in(tmp_path, arm)["run"]
+    dataset = load_dataset("digits")
+    (run,) = start_runs(arm.config, dataset)
+    records = [run.run_round() for _ in range(3)]
+    assert result["accuracy"] == records[-1].accuracy
+    assert result["by_round"]["accuracy"] == [round(record.accuracy, 6) for record in records]
+    assert result["bytes_up"] == sum(record.bytes_up for record in records)
+    assert result["train_accuracy"] == evaluate(run.model, dataset.train_images, dataset.train_labels).accuracy
+    assert result["parameters"] == 650
+    assert result["reached"] is None
+
+
+def test_it_stops_at_the_accuracy_that_it_is_to_reach_and_stays_there(tmp_path: Path) -> None:
+    accuracies = run_in(tmp_path / "all", digits_arm(rounds=5))["run"]["by_round"]["accuracy"]
+    # The result has six decimals.
+    target = accuracies[1] - 1e-6
+    first = next(number for number, accuracy in enumerate(accuracies, 1) if accuracy >= target)
+    arm = digits_arm(rounds=5, stop_at=target)
+    with pytest.raises(BrokenOffError):
+        run_in(tmp_path / "stopped", arm, listen=break_off_after(first))
+    result = run_in(tmp_path / "stopped", arm)["run"]
+    assert result["reached"] == result["rounds"] == first
+    assert result["by_round"]["accuracy"] == accuracies[:first]
+
+
+def test_clients_are_measured_with_the_models_that_the_last_round_averages(tmp_path: Path) -> None:
+    arm = digits_arm(before_averaging=True, aggregator="plain")
+    result = run_in(tmp_path / "with", arm)["run"]
+    assert [one["client"] for one in result["clients"]] == [0, 1, 2, 3]
+    assert {one["round"] for one in result["clients"]} == {3}
+    dataset = load_dataset("digits")
+    (run,) = start_runs(arm.config, dataset)
+    run.run_round()
+    run.run_round()
+    run.worker.update(2, 3, model_to_bytes(run.model))
+    test = evaluate(run.worker.model, dataset.test_images, dataset.test_labels)
+    assert result["clients"][2]["test_accuracy"] == test.accuracy
+    assert sum(one["train_examples"] for one in result["clients"]) == len(dataset.train_labels)
+    # To measure them leaves the run as it is.
+    without = run_in(tmp_path / "without", digits_arm(aggregator="plain"))["run"]
+    assert result["model_sha256"] == without["model_sha256"]
+
+
+def test_a_client_alone_has_what_the_federation_gives_it_and_no_more(tmp_path: Path) -> None:
+    arms = [
+        digits_arm(f"alone-{client}", clients=1, aggregator="plain", part=Part(client=client, clients=4), rounds=1)
+        for client in range(4)
+    ]
+    results = run_in(tmp_path, *arms)
+    federation = digits_arm().config
+    (run,) = start_runs(federation, load_dataset("digits"))
+    for client in range(4):
+        (alone,) = start_runs(arms[client].config, arms[client]._dataset(_Loading()))  # type: ignore[arg-type]
+        images, labels = alone.worker.training_examples(0)
+        expected_images, expected_labels = run.worker.training_examples(client)
+        assert images.equal(expected_images)
+        assert labels.equal(expected_labels)
+    assert len({result["model_sha256"] for result in results.values()}) == 4
+
+
+class _Loading:
+    """As much of an `ArmWork` as the data takes."""
+
+    load = staticmethod(load_dataset)
+
+
+def test_arms_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="compare it with another arm"):
+        digits_arm(compare=True)
+    with pytest.raises(ConfigError, match="a run of one client, not 4"):
+        digits_arm(part=Part(client=0, clients=4))
+    with pytest.raises(ConfigError, match="which round is the last"):
+        digits_arm(before_averaging=True, stop_at=0.5)
+
+
+def test_secure_and_plain_arms_agree(tmp_path: Path) -> None:
+    results = run_in(tmp_path, digits_arm("secure"), digits_arm("plain", aggregator="plain"))
+    assert results["secure"]["accuracy"] == pytest.approx(results["plain"]["accuracy"], abs=0.006)
+    assert results["secure"]["bytes_up"] != results["plain"]["bytes_up"]
+
+
+def test_settings_say_all_that_the_arm_is_made_of() -> None:
+    arm = digits_arm(stop_at=0.5)
+    settings = arm.settings()
+    assert RunConfig.from_json(settings["config"]) == arm.config
+    assert {"stop_at", "part", "before_averaging"} <= settings.keys()
+    identity = {"name", "title", "needs"}
+    assert settings.keys() == set(FederatedArm.__dataclass_fields__) - identity

@@ -1,0 +1,131 @@
+"""Arms are run in the order of their needs, in this process or in several, and what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fl.errors import ConfigError
+from fl.experiments.experiment import Experiment
+from fl.experiments.folder import ExperimentFolder, Identity
+from fl.experiments.running import chosen_arms, run_arms
+from fl.experiments.workers import ArmEvent, ExperimentError, Finished
+from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_an_arm_waits_for_those_that_it_needs(tmp_path: Path) -> None:
+    arms = [
+        NotingArm(name="last", needs=("first", "middle")),
+        NotingArm(name="middle", needs=("first",)),
+        NotingArm(name="first"),
+    ]
+    results = run_in(tmp_path, *arms)
+    assert results["first"]["finished"] == []
+    assert results["middle"]["finished"] == ["first"]
+    assert results["last"]["finished"] == ["first", "middle"]
+
+
+def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
+    arms = [NotingArm(name="first"), NotingArm(name="second")]
+    run_in(tmp_path, *arms[:1])
+    seen: list[ArmEvent] = []
+    run_in(tmp_path, *arms, listen=seen.append)
+    assert [event.arm for event in seen if isinstance(event, Finished)] == ["second"]
+
+
+def test_several_processes_give_the_bits_of_one(tmp_path: Path) -> None:
+    """Real ones, that load torch by themselves; an arm that needs another runs after it."""
+    arms = [digits_arm("one"), digits_arm("two", seed=4), NotingArm(name="after", needs=("one", "two"))]
+    together = run_in(tmp_path / "together", *arms, jobs=2)
+    apart = run_in(tmp_path / "apart", *arms)
+    for name in ("one", "two"):
+        assert untimed(together[name]) == untimed(apart[name])
+    assert together["after"]["finished"] == ["one", "two"]
+    assert together["after"]["process"] != os.getpid()
+    assert apart["after"]["process"] == os.getpid()
+
+
+def test_a_failure_names_the_arm_and_keeps_the_others(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"^bad: there is no such thing$"):
+        run_in(tmp_path, NotingArm(name="good"), BrokenArm(name="bad"))
+    assert ExperimentFolder(tmp_path).result("good") is not None
+    assert ExperimentFolder(tmp_path).result("bad") is None
+
+
+def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"^bad: its process died \(exit code -9\)"):
+        run_in(tmp_path, BrokenArm(name="bad", dies=True), BrokenArm(name="worse", needs=("bad",)), jobs=2)
+
+
+def test_an_arm_whose_needs_are_left_out_is_refused(tmp_path: Path) -> None:
+    arms = (NotingArm(name="first"), NotingArm(name="last", needs=("first",)))
+    experiment = experiment_of(*arms)
+    chosen = chosen_arms(experiment, ["last"])
+    with pytest.raises(ConfigError, match="last needs first, which has not been run"):
+        run_arms(experiment, chosen, ExperimentFolder(tmp_path), IDENTITY, jobs=1, data_dir=None, listen=print)
+
+
+def test_arms_that_need_each_other_are_a_programming_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="need each other"):
+        run_in(tmp_path, NotingArm(name="hen", needs=("egg",)), NotingArm(name="egg", needs=("hen",)))
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "a/b", "..", "two words", "-"])
+def test_an_arms_name_is_a_folders_name(name: str) -> None:
+    with pytest.raises(ValueError, match="an arm's name"):
+        Experiment(name="trial", title="", arms=(NotingArm(name=name),))
+
+
+def test_names_are_taken_once_and_needs_are_known() -> None:
+    with pytest.raises(ValueError, match="taken"):
+        experiment_of(NotingArm(name="one"), NotingArm(name="one"))
+    with pytest.raises(ValueError, match="which is no arm"):
+        experiment_of(NotingArm(name="one", needs=("two",)))
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"threads": 2}, {"quick": False}, {"experiment": "other"}])
+def test_a_folder_is_of_one_experiment(tmp_path: Path, changes: dict[str, object]) -> None:
+    run_in(tmp_path, NotingArm(name="one"))
+    other = Identity(**{**IDENTITY.to_json(), **changes})
+    with pytest.raises(ConfigError, match=f"holds an experiment with {next(iter(changes))}"):
+        ExperimentFolder(tmp_path).open(other, [])
+
+
+def test_an_arm_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    run_in(tmp_path, NotingArm(name="one"))
+    with pytest.raises(ConfigError, match=r"one with other settings \(size\)"):
+        run_in(tmp_path, NotingArm(name="one", size=2))
+    run_in(tmp_path, digits_arm("run"))
+    with pytest.raises(ConfigError, match=r"other settings \(learning_rate\)"):
+        run_in(tmp_path, digits_arm("run", learning_rate=0.2))
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="holds something else already"):
+        run_in(tmp_path, NotingArm(name="one"))
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "one/arm.json", "one/result.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "\ufffd"])
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: str) -> None:
+    run_in(tmp_path, NotingArm(name="one"))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=r"damaged|other settings") as refusal:
+        run_in(tmp_path, NotingArm(name="one"))
+    assert str(tmp_path / name).removesuffix("/arm.json") in str(refusal.value)
+
+
+def test_the_time_of_all_starts_is_kept(tmp_path: Path) -> None:
+    run_in(tmp_path, NotingArm(name="one"))
+    path = tmp_path / "experiment.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "elapsed_seconds": 1000.0}))
+    run_in(tmp_path, NotingArm(name="two"))
+    assert 1000 <= json.loads(path.read_text())["elapsed_seconds"] < 1100

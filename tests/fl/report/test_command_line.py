@@ -1,0 +1,53 @@
+"""The command that the page gives is the run's, to the last option."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from fl.config import RunConfig
+from fl.report.command_line import is_default, train_command
+from tests.fl.runs import invoke
+
+CONFIGS = [
+    RunConfig(),
+    RunConfig(dataset="fashion-mnist", clients=6, compare=True, holdout=0.1),
+    RunConfig(dataset="mnist-writers", model="2nn", clients=539, sample=100, dropout=0.2, dropout_model="slow"),
+    RunConfig(partition="dirichlet", alpha=0.05, learning_rate=1e-5, server_tau=1e-9, optimizer="adam"),
+    RunConfig(aggregator="plain", channels_last=False, bfloat16="off", dropout_at=("share-keys", "unmasking")),
+    RunConfig(sample=10, value_bits=12, clip=0.25, seed=2**62, server_optimizer="fedyogi", server_beta2=0.5),
+    RunConfig(dataset="my data.sets:load it's", model="a;b:$(rm -rf .)"),
+    RunConfig(model="small-cnn", partition="iid", sample=40, value_bits=24),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+def test_the_command_gives_the_config_again(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[RunConfig] = []
+
+    class Stop(Exception):  # noqa: N818 - no error, the end of what is looked at
+        pass
+
+    def start(config: RunConfig, *_: Any, **__: Any) -> None:
+        given.append(config)
+        raise Stop
+
+    monkeypatch.setattr("fl.train_command.start_training", start)
+    words = shlex.split(train_command(config))
+    assert words[0] == "secagg"
+    result = invoke(*words[1:])
+    assert isinstance(result.exception, Stop), result.output
+    assert given == [config]
+
+
+def test_what_is_by_default_is_left_out() -> None:
+    assert train_command(RunConfig()) == "secagg train"
+    assert train_command(RunConfig(dataset="mnist-writers", clients=539)) == (
+        "secagg train --dataset mnist-writers --clients 539"
+    )
+    # The model is the data set's own, and 28 bits are not what 40 clients get.
+    assert is_default(RunConfig(dataset="mnist"), "model")
+    assert not is_default(RunConfig(dataset="mnist", model="2nn"), "model")
+    assert not is_default(RunConfig(value_bits=8), "value_bits")

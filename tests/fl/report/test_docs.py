@@ -1,0 +1,51 @@
+"""docs/report.md is run as it stands there, and its screenshots are of what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from fl.report.source import load_run
+from tests.fl.runs import invoke
+
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = (DOCS / "report.md").read_text()
+
+
+def test_what_it_shows_of_python_works(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained, tmp_path / "runs" / "mnist")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(block, "report.md", "exec"), {})  # noqa: S102 - our own page
+    run = load_run(tmp_path / "runs" / "mnist")
+    assert [series.name for series in run.series] == ["central", "local"]
+    assert run.personalization is not None
+    assert run.personalization.what == "writer"
+
+
+def test_its_commands_have_the_options_that_it_gives_them() -> None:
+    lines = re.findall(r"^\$ (secagg .*)$", TEXT, flags=re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        name, *words = shlex.split(line, comments=True)[1:]
+        known = invoke(name, "--help")
+        assert known.exit_code == 0
+        for word in words:
+            if word.startswith("--"):
+                assert word in known.output, line
+
+
+def test_its_pictures_are_there_and_large_enough_to_read() -> None:
+    pictures = re.findall(r"!\[[^\]]{20,}\]\(([^)]+)\)", TEXT)
+    assert pictures == ["report.png", "tensorboard.png"]
+    for name in pictures:
+        content = (DOCS / name).read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        assert width >= 1000
+        assert height >= 600
+        assert len(content) < 400_000
