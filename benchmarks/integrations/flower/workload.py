@@ -1,0 +1,62 @@
+"""What is trained: the two-hidden-layer network of McMahan et al. (2017), on a part of MNIST for each client."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl.data import Dataset, load_dataset
+from fl.models import build_model
+from fl.training import LocalTraining, evaluate, train
+
+EXAMPLES = 300
+"""Each client's."""
+
+MODEL = "2nn"
+TRAINING = LocalTraining(epochs=1, batch_size=20, learning_rate=0.1, momentum=0.5)
+
+Weights = list[np.ndarray]
+
+
+@lru_cache(maxsize=1)
+def dataset() -> Dataset:
+    """MNIST, from SECAGG_DATA or the user's cache; loaded once a process."""
+    torch.set_num_threads(1)
+    folder = os.environ.get("SECAGG_DATA")
+    return load_dataset("mnist", Path(folder) if folder else None, download=False)
+
+
+def new_model() -> nn.Module:
+    """The model that every run begins with."""
+    return build_model(MODEL, image_shape=(1, 28, 28), num_classes=10, seed=1)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """A model's tensors, in its own order."""
+    return [tensor.detach().numpy() for tensor in model.state_dict().values()]
+
+
+def model_with(weights: Weights) -> nn.Module:
+    """The model with these tensors."""
+    model = new_model()
+    names = model.state_dict().keys()
+    model.load_state_dict({name: torch.tensor(array) for name, array in zip(names, weights, strict=True)})
+    return model
+
+
+def trained(weights: Weights, client: int) -> tuple[Weights, float]:
+    """A client's model after its training, and its mean loss; the same in every run."""
+    data = dataset()
+    part = torch.from_numpy(np.random.default_rng(client).permutation(len(data.train_labels))[:EXAMPLES])
+    model = model_with(weights)
+    result = train(model, data.train_images[part], data.train_labels[part], TRAINING, seed=client)
+    return weights_of(model), result.loss_sum / result.num_examples
+
+
+def accuracy(weights: Weights) -> float:
+    """On MNIST's 10,000 test images."""
+    data = dataset()
+    return evaluate(model_with(weights), data.test_images, data.test_labels).accuracy

@@ -1,0 +1,222 @@
+"""The server's side: a grid that hands a strategy the clients' average in place of their replies."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fl.errors import ConfigError
+from fl.integrations.flower._flwr import Grid, Message, RecordDict
+from fl.integrations.flower.content import arrays_of, content_digest
+from fl.integrations.flower.errors import FlowerError, RoundAbortedError
+from fl.integrations.flower.exchange import exchange
+from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.session import Session, SessionReport, reply_with
+from fl.integrations.flower.settings import SecAggSettings
+from fl.integrations.flower.strategies import calling_strategy, check_strategy, weight_of
+from fl.integrations.flower.wire import CONTROL
+from fl.integrations.identities import EnrolledKeys
+from fl.integrations.record_layout import is_float
+from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, Round
+
+_LOG = logging.getLogger("flwr.secagg")
+
+_NONCE_BYTES = 16
+
+
+class SecAggGrid(Grid):
+    """Wraps Flower's grid, so that train messages are answered by one reply, the average of all::
+
+        strategy.start(grid=SecAggGrid(grid), initial_arrays=arrays, num_rounds=3)
+
+    Everything else goes to the grid unchanged.  The clients need `secagg_mod`.
+
+    Args:
+        grid: the grid that Flower gave the ServerApp.
+        strategy: who will use the replies; by default found when it does.
+        enrolled: in malicious mode, the identity keys of all nodes that may take part, 32 bytes each.
+        settings: those of `SecAggSettings`, by name.
+
+    Attributes:
+        reports: what came of each session, in order.
+
+    Raises:
+        ConfigError: a setting that is out of range, or none.
+        StrategyRefusedError: a strategy that cannot work with an average.
+    """
+
+    def __init__(
+        self, grid: Grid, *, strategy: Any = None, enrolled: Iterable[bytes] | None = None, **settings: Any
+    ) -> None:
+        self._grid = grid
+        self._settings = SecAggSettings.of(settings)
+        self._strategy = strategy
+        self._checked: Any = None
+        if strategy is not None:
+            self._check(strategy)
+        malicious = self._settings.adversary is Adversary.MALICIOUS
+        if malicious != (enrolled is not None):
+            raise ConfigError("`enrolled` keys belong to adversary=Adversary.MALICIOUS: give both or neither")
+        try:
+            self._directory: KeyDirectory | None = None if enrolled is None else EnrolledKeys(enrolled)
+        except LocalProtocolError as error:
+            raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
+        self.reports: list[SessionReport] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Run a session for the messages whose answers are protected, send the others as they are.
+
+        Args:
+            messages: one a node; those that are protected have all the same content.
+            timeout: seconds that clients have to train.
+
+        Returns:
+            One reply with the average; none if the round was aborted, so that the strategy keeps its model.
+
+        Raises:
+            FlowerError: messages that cannot be answered by an average.
+            RoundAbortedError: an aborted round, with on_abort="raise".
+        """
+        listed = list(messages)
+        protected = [message for message in listed if self._is_protected(message)]
+        others = [message for message in listed if not self._is_protected(message)]
+        if not protected:
+            return self._grid.send_and_receive(others, timeout=timeout)
+        if others:
+            raise FlowerError("train messages and others in one call: send those apart, secure aggregation is for all")
+        strategy = self._strategy or calling_strategy()
+        if strategy is not None:
+            self._check(strategy)
+        return self._aggregate(protected, timeout, weight_of(strategy))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As the grid's; FlowerError for messages whose answers are protected, which need `send_and_receive`."""
+        listed = list(messages)
+        if any(self._is_protected(message) for message in listed):
+            raise FlowerError("train messages go through send_and_receive: their answers are an average of all")
+        return self._grid.push_messages(listed)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As the grid's."""
+        return self._grid.pull_messages(message_ids)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """As the grid's."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Any:
+        """As the grid's."""
+        return self._grid.get_nodes()
+
+    def create_message(self, *arguments: Any, **options: Any) -> Message:
+        """As the grid's."""
+        return self._grid.create_message(*arguments, **options)
+
+    def set_run(self, run: Any) -> None:
+        """As the grid's."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """As the grid's."""
+        return self._grid.run
+
+    def _is_protected(self, message: Message) -> bool:
+        category = message.metadata.message_type.split(".")[0]
+        return category == "train" or (category == "evaluate" and self._settings.protect_evaluate)
+
+    def _check(self, strategy: Any) -> None:
+        """Once for each strategy: warnings need not come each round."""
+        if strategy is not self._checked:
+            check_strategy(strategy)
+            self._checked = strategy
+
+    def _aggregate(self, messages: list[Message], timeout: float | None, weight: str) -> list[Message]:
+        offer = self._offer(messages, self._settings.weighted_by or weight)
+        session = Session(
+            messages,
+            offer,
+            lambda sent, round_: self._exchange(sent, round_, timeout),
+            workers=self._settings.workers,
+            directory=self._directory,
+        )
+        report, average = session.run()
+        self.reports.append(report)
+        _log(report, len(messages))
+        if average is None:
+            if self._settings.on_abort == "raise":
+                raise RoundAbortedError(str(report.aborted))
+            return []
+        return [reply_with(average, report, messages)]
+
+    def _offer(self, messages: list[Message], weight: str) -> Offer:
+        content, digest = _common_content(messages)
+        num_elements = sum(
+            array.size
+            for named in arrays_of(content).values()
+            for array in named.values()
+            if is_float(array.dtype.name)
+        )
+        # An evaluation answers with metrics alone.
+        if messages[0].metadata.message_type.split(".")[0] == "evaluate":
+            num_elements = 0
+        encoding = self._settings.encoding(num_clients=len(messages), num_elements=num_elements, weight=weight)
+        try:
+            plan = self._settings.plan(
+                len(messages),
+                vector_length=encoding.vector_length,
+                value_bits=encoding.value_bits,
+                threshold=self._settings.threshold,
+            )
+        except PlanError as error:
+            raise FlowerError(f"secure aggregation over {len(messages)} nodes cannot be: {error}") from None
+        return Offer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), digest)
+
+    def _exchange(self, messages: list[Message], round_: Round, timeout: float | None) -> Iterator[Message]:
+        trains = round_ is Round.MASKED_INPUT_COLLECTION
+        return exchange(
+            self._grid,
+            messages,
+            timeout=timeout if trains else self._settings.round_timeout,
+            poll_seconds=self._settings.poll_seconds,
+        )
+
+
+def _common_content(messages: list[Message]) -> tuple[RecordDict, bytes]:
+    """What all messages hold, and its digest; FlowerError if they differ, since then their answers have no average."""
+    first = messages[0]
+    nodes = {message.metadata.dst_node_id for message in messages}
+    if len(nodes) != len(messages):
+        raise FlowerError("a node would be sent two train messages in one round: its replies would count twice")
+    if CONTROL in first.content:
+        raise FlowerError(f"a record of the app is called {CONTROL!r}, as the protocol's own: give it another name")
+    digest = content_digest(first.metadata.message_type, first.content)
+    for message in messages[1:]:
+        same = (
+            message.content is first.content and message.metadata.message_type == first.metadata.message_type
+        ) or content_digest(message.metadata.message_type, message.content) == digest
+        if not same:
+            raise FlowerError(
+                f"node {message.metadata.dst_node_id} would be sent other records than node "
+                f"{first.metadata.dst_node_id}: secure aggregation needs one content for all, since clients that were "
+                "given different models cannot agree on masks"
+            )
+    return first.content, digest
+
+
+def _log(report: SessionReport, num_nodes: int) -> None:
+    """A round in the log: who is in, who left, and what was clipped. No node's own numbers are known here."""
+    for node, (round_, reason) in report.dropped.items():
+        _LOG.info("secagg: node %d left in %s: %s", node, round_.value, reason)
+    seconds = sum(report.seconds.values())
+    if report.aborted is not None:
+        _LOG.error("secagg: this round has no result, and the model stays as it was: %s", report.aborted)
+        return
+    _LOG.info(
+        "secagg: the average of %d of %d nodes, %d examples, in %.2f s (protocol: %.1f kB up, %.1f kB down)",
+        len(report.included), num_nodes, report.total_weight, seconds, report.bytes_up / 1e3, report.bytes_down / 1e3,
+    )  # fmt: skip
+    if report.clipped > 0:
+        _LOG.warning(
+            "secagg: %.2g of all elements were clipped: a larger `clip` keeps them, at coarser steps", report.clipped
+        )

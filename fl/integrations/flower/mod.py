@@ -1,0 +1,244 @@
+"""The client's side: a Flower mod that answers through the protocol, and never in the clear.
+
+Each message may be handled by another process: between two, the client lives in ``context.state`` alone, as the bytes
+that `secagg.Client.suspend` gave.  Training happens when the masked input is due, so no update is ever stored.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from fl.errors import ConfigError, FLError
+from fl.integrations.claims import Claims
+from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
+from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
+from fl.integrations.flower.errors import OfferError
+from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.wire import CONTROL, Onward, Opening, pack_answer, unpack
+from fl.integrations.identities import EnrolledKeys
+from fl.integrations.policy import SessionPolicy
+from fl.integrations.record_layout import Arrays
+from secagg import (
+    Adversary,
+    Client,
+    ClientPhase,
+    Identity,
+    InputRequested,
+    LocalProtocolError,
+    SecAggError,
+    Send,
+    decode_server_message,
+    encode,
+)
+
+_LOG = logging.getLogger("flwr.secagg")
+
+_STATE = f"{CONTROL}.client"
+
+ClientAppCallable = Callable[[Message, Context], Message]
+IdentitySource = Identity | Callable[[Context], Identity] | None
+KeySource = Iterable[bytes] | Callable[[Context], Iterable[bytes]] | None
+
+
+class _AppFailedError(FLError):
+    """The app answered with an error of its own, which goes to the server as it is."""
+
+    def __init__(self, reply: Message) -> None:
+        super().__init__("the app answered with an error")
+        self.reply = reply
+
+
+def secagg_mod(
+    *,
+    min_inputs: int = 2,
+    adversary: Adversary | str | None = None,
+    identity: IdentitySource = None,
+    enrolled: KeySource = None,
+    protect_evaluate: bool = False,
+    claims: str | os.PathLike[str] | None = None,
+) -> "SecAggMod":
+    """A mod that lets a `ClientApp` train through secure aggregation; the first of its mods::
+
+        app = ClientApp(mods=[secagg_mod(), fixedclipping_mod])
+
+    Mods behind it see the app's messages and replies as ever; so clipping and noise come before masking.
+
+    Args:
+        min_inputs: the fewest clients that an average may be of; sessions with a lower threshold are declined.
+        adversary: the weakest server that sessions must be safe against; by default `Adversary.MALICIOUS` if there is
+            an identity, else `Adversary.HONEST_BUT_CURIOUS`.
+        identity: in malicious mode, this node's key pair, or a function of the context that loads it.
+        enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that loads them;
+            they must come by another way than through the server.
+        protect_evaluate: decline to evaluate, too, but through the protocol.
+        claims: against a server that lies, a folder that all processes of this node share; see
+            `fl.integrations.claims.Claims`.
+
+    Raises:
+        ConfigError: arguments that do not fit each other.
+    """
+    return SecAggMod(
+        policy=SessionPolicy(adversary=_required(adversary, identity), min_inputs=min_inputs),
+        identity=identity,
+        enrolled=enrolled,
+        protected=frozenset({"train", "evaluate"} if protect_evaluate else {"train"}),
+        claims=claims,
+    )
+
+
+class SecAggMod:
+    """What `secagg_mod` makes; see there."""
+
+    def __init__(
+        self,
+        *,
+        policy: SessionPolicy,
+        identity: IdentitySource,
+        enrolled: KeySource,
+        protected: frozenset[str],
+        claims: str | os.PathLike[str] | None,
+    ) -> None:
+        if (identity is None) != (enrolled is None):
+            raise ConfigError("malicious mode needs both: this node's identity, and the enrolled keys of all nodes")
+        if policy.adversary is Adversary.MALICIOUS and identity is None:
+            raise ConfigError("sessions that are safe against a malicious server need `identity` and `enrolled`")
+        if type(policy.min_inputs) is not int or policy.min_inputs < 2:
+            raise ConfigError(f"min_inputs must be an int of at least 2, not {policy.min_inputs!r}")
+        self._policy = policy
+        self._identity = identity
+        self._enrolled = enrolled
+        self._protected = protected
+        self._claims = claims
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer one message, as Flower calls a mod."""
+        try:
+            said, own = unpack(message.content)
+            if said is None:
+                return self._unprotected(message, context, call_next)
+            if isinstance(said, Opening):
+                answer = self._open(said, context)
+            else:
+                answer = self._go_on(said, own, message, context, call_next)
+        except _AppFailedError as failure:
+            return failure.reply
+        except (FLError, SecAggError) as error:
+            # The reason may speak of this client's data: it stays here.
+            _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
+            return _refusal(message, "secagg: this node takes no part; its own log says why")
+        return Message(answer, reply_to=message)
+
+    def _unprotected(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """A message that is not part of a session: let through, unless its answer is to be protected."""
+        category = message.metadata.message_type.split(".")[0]
+        if category not in self._protected:
+            return call_next(message, context)
+        _LOG.error("secagg: node %s was asked to %s in the clear, and declines", context.node_id, category)
+        return _refusal(
+            message,
+            f"secagg: this node answers {category} messages through secure aggregation only: wrap the ServerApp's grid "
+            "in SecAggGrid" + (" with protect_evaluate=True" if category == "evaluate" else ""),
+        )
+
+    def _open(self, opening: Opening, context: Context) -> RecordDict:
+        """Begin a session; one that was open is forgotten."""
+        context.state.pop(_STATE, None)
+        offer = Offer.from_bytes(opening.offer)
+        self._policy.check(offer.params)
+        client = Client(
+            offer.params,
+            opening.client_id,
+            context=offer.context,
+            nonce=offer.nonce,
+            **self._who(offer, context),
+        )
+        (send,) = client.start()
+        return self._answer(client, send, opening.offer, context)
+
+    def _go_on(
+        self, onward: Onward, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
+    ) -> RecordDict:
+        """Take a message of the protocol, and train if the input is due."""
+        stored = context.state.pop(_STATE, None)
+        if stored is None:
+            raise OfferError("no session is open here: it was never offered, or is over")
+        blob, offer_bytes = stored["client"], stored["offer"]
+        offer = Offer.from_bytes(offer_bytes)
+        if offer.params.is_signed:
+            Claims(self._claims).claim(blob)
+        client = Client.resume(blob, **self._who(offer, context))
+        (event,) = client.receive(decode_server_message(onward.message, offer.params))
+        if not isinstance(event, InputRequested):
+            return self._answer(client, event, offer_bytes, context)
+        if event.rejected_shares:
+            _LOG.warning("secagg: shares of %d clients could not be opened", len(event.rejected_shares))
+        if content_digest(message.metadata.message_type, own) != offer.content:
+            raise OfferError("what is to be answered is not what the session was opened for")
+        vector, layout = self._train(offer, own, message, context, call_next)
+        (send,) = client.submit_input(vector)
+        return self._answer(client, send, offer_bytes, context, layout)
+
+    def _train(
+        self, offer: Offer, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
+    ) -> tuple[Any, bytes]:
+        """The app's reply, encoded, with its layout. FLError if it may not be sent."""
+        # The app may empty the records that it is given.
+        received = {name: dict(record) for name, record in own.array_records.items()}
+        message.content = own
+        reply = call_next(message, context)
+        if reply.has_error():
+            raise _AppFailedError(reply)
+        if reply.content.config_records:
+            _LOG.info("secagg: what the reply says in ConfigRecords is not sent: it has no average")
+        # Rounding hides nothing; its seed is as good as any.
+        rng = np.random.default_rng()
+        vector, layout = offer.encoding.encode(reply_of(reply.content), _ndarrays(received), rng)
+        return vector, layout.to_bytes()
+
+    def _answer(self, client: Client, send: Any, offer: bytes, context: Context, layout: bytes = b"") -> RecordDict:
+        """The reply with a client's message; the client goes to rest in the node's state until the next one."""
+        assert isinstance(send, Send)  # noqa: S101 - all that a client has to say but InputRequested
+        data = encode(send.message, client.params)
+        if client.phase is not ClientPhase.FINISHED:
+            context.state[_STATE] = ConfigRecord({"client": client.suspend(), "offer": offer})
+        return pack_answer(data, layout)
+
+    def _who(self, offer: Offer, context: Context) -> dict[str, Any]:
+        """The identity and the directory, in the mode that has them."""
+        if not offer.params.has_identities:
+            return {}
+        if self._identity is None or self._enrolled is None:
+            raise OfferError("the server asks for identities, and this node was given none: secagg_mod(identity=...)")
+        identity = self._identity if isinstance(self._identity, Identity) else self._identity(context)
+        enrolled = self._enrolled(context) if callable(self._enrolled) else self._enrolled
+        try:
+            return {"identity": identity, "directory": EnrolledKeys(enrolled)}
+        except LocalProtocolError as error:
+            raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"SecAggMod({self._policy.adversary.value}, at least {self._policy.min_inputs} inputs)"
+
+
+def _required(adversary: Adversary | str | None, identity: IdentitySource) -> Adversary:
+    if adversary is None:
+        return Adversary.HONEST_BUT_CURIOUS if identity is None else Adversary.MALICIOUS
+    try:
+        return Adversary(adversary)
+    except ValueError:
+        known = ", ".join(repr(mode.value) for mode in Adversary)
+        raise ConfigError(f"adversary must be one of {known}, not {adversary!r}") from None
+
+
+def _ndarrays(received: dict[str, dict[str, Array]]) -> Arrays:
+    return {
+        record: {name: ndarray_of(record, name, array) for name, array in named.items()}
+        for record, named in received.items()
+    }
+
+
+def _refusal(message: Message, reason: str) -> Message:
+    return Message(Error(code=FAILED_PRECONDITION, reason=reason), reply_to=message)

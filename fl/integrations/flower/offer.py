@@ -1,0 +1,104 @@
+"""What a server offers its clients: a session's parameters, how replies are encoded, and what the session is about.
+
+All of it is the session's context: clients that were offered anything different cannot agree on masks.
+"""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from fl.errors import ConfigError
+from fl.integrations.flower.errors import OfferError
+from fl.integrations.records import RecordEncoding
+from secagg import Adversary, Parameters, PlanError
+
+_VERSION = 1
+_LABEL = b"secagg/fl/flower-session/1"
+
+_KINDS = {
+    "capacity": int,
+    "weight": str,
+    "max_weight": int,
+    "clip": float,
+    "value_bits": int,
+    "max_metrics": int,
+    "metric_bound": float,
+}
+_PARAMETERS = {
+    "num_clients": int,
+    "threshold": int,
+    "degree": int,
+    "vector_length": int,
+    "value_bits": int,
+    "ring_bits": int,
+    "modular": bool,
+    "adversary": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A session, before it begins.
+
+    Attributes:
+        params: the protocol's.
+        encoding: how replies become vectors.
+        nonce: fresh for each session.
+        content: `content_digest` of the message that clients are to answer; they are sent it in the third round.
+    """
+
+    params: Parameters
+    encoding: RecordEncoding
+    nonce: bytes
+    content: bytes
+
+    def to_bytes(self) -> bytes:
+        """Equal offers give equal bytes."""
+        params = {**dataclasses.asdict(self.params), "adversary": self.params.adversary.value}
+        encoding = {name: kind(getattr(self.encoding, name)) for name, kind in _KINDS.items()}
+        return bytes(msgpack.packb([_VERSION, params, encoding, self.nonce, self.content]))
+
+    @property
+    def context(self) -> bytes:
+        """What the session is bound to, 32 bytes."""
+        return hashlib.sha256(_LABEL + self.to_bytes()).digest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Offer":
+        """What `to_bytes` gave; OfferError if it is no offer of this version, or its numbers cannot be."""
+        try:
+            version, params, encoding, nonce, content = msgpack.unpackb(data)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise OfferError("what opened the session is no offer") from error
+        if version != _VERSION:
+            raise OfferError(f"the server offers in version {version!r}, and this client knows {_VERSION}")
+        if not (isinstance(nonce, bytes) and isinstance(content, bytes)):
+            raise OfferError("what opened the session is no offer")
+        params, encoding = _checked(params, _PARAMETERS), _checked(encoding, _KINDS)
+        try:
+            offer = cls(
+                Parameters(**{**params, "adversary": Adversary(params["adversary"])}),
+                RecordEncoding(**encoding),
+                nonce,
+                content,
+            )
+        except (PlanError, ConfigError, ValueError) as error:
+            raise OfferError(f"the offered numbers cannot be: {error}") from None
+        wanted = (offer.encoding.vector_length, offer.encoding.value_bits)
+        if wanted != (offer.params.vector_length, offer.params.value_bits):
+            raise OfferError("the offered session is not for vectors of the offered encoding")
+        if offer.to_bytes() != data:
+            raise OfferError("the offer is not in its one form")
+        return offer
+
+
+def _checked(values: Any, kinds: dict[str, type]) -> dict[str, Any]:
+    if not isinstance(values, dict) or values.keys() != kinds.keys():
+        raise OfferError("the offer has other fields than this version knows")
+    for name, kind in kinds.items():
+        if type(values[name]) is not kind:
+            raise OfferError(f"{name} in the offer must be of type {kind.__name__}")
+    return values

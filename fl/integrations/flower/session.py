@@ -1,0 +1,215 @@
+"""One session on the server's side: the protocol's rounds as exchanges of messages with the nodes."""
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from fl.integrations.flower._flwr import Message, RecordDict
+from fl.integrations.flower.content import arrays_of, content_of
+from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.wire import Onward, Opening, pack_onward, pack_opening, unpack_answer
+from fl.integrations.record_layout import RecordError, RecordLayout
+from fl.integrations.records import Average
+from secagg import Aborted, ClientDropped, ClientId, Completed, DropReason, KeyDirectory, Round, Server
+from transport import Deadlines, RecoveryPool, ServerDriver
+
+_LOG = logging.getLogger("flwr.secagg")
+
+NodeId = int
+Exchange = Callable[[list[Message], Round], Iterator[Message]]
+"""Sends one message to each node and gives their replies, within the time of that round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionReport:
+    """What came of a session.
+
+    Attributes:
+        aborted: why there is no average, if there is none.
+        included: nodes whose replies are in the average.
+        dropped: nodes that left, in which round, and why.
+        total_weight: of all included, together; 0 without an average.
+        clipped: the fraction of array elements that were clipped.
+        bytes_down, bytes_up: of the protocol's messages; the app's own records are not counted.
+        seconds: of each round, waiting included.
+    """
+
+    aborted: Aborted | None
+    included: tuple[NodeId, ...]
+    dropped: dict[NodeId, tuple[Round, str]]
+    total_weight: int = 0
+    clipped: float = 0.0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: dict[Round, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A reply that carries the protocol."""
+
+    client_id: ClientId
+    message: bytes
+    layout: bytes
+
+
+class Session:
+    """Runs one session over the nodes that were sent ``messages``, all with one content.
+
+    Args:
+        messages: what the app sends, one a node.
+        offer: the session.
+        exchange: moves messages.
+        workers: cores for the recovery of the masks.
+        directory: in malicious mode, the enrolled keys.
+    """
+
+    def __init__(
+        self,
+        messages: list[Message],
+        offer: Offer,
+        exchange: Exchange,
+        *,
+        workers: int | None,
+        directory: KeyDirectory | None,
+    ) -> None:
+        self._messages = dict(enumerate(messages))
+        self._content: RecordDict = messages[0].content
+        self._clients = {message.metadata.dst_node_id: client_id for client_id, message in self._messages.items()}
+        self._offer = offer
+        self._exchange = exchange
+        self._workers = workers
+        self._sent = arrays_of(self._content)
+        server = Server(offer.params, self._messages, context=offer.context, nonce=offer.nonce, directory=directory)
+        self._server = server
+        # Time is the exchange's: to the driver all rounds take none, or for ever.
+        self._driver = ServerDriver(server, Deadlines())
+        self._layout: RecordLayout | None = None
+        self._bytes = {"down": 0, "up": 0}
+        self._seconds: dict[Round, float] = {}
+
+    def run(self) -> tuple[SessionReport, Average | None]:
+        """Run all rounds; the average is None if the session was aborted."""
+        self._driver.start(0.0)
+        offer = self._offer.to_bytes()
+        self._bytes["down"] += len(offer) * len(self._messages)
+        contents = {client_id: pack_opening(Opening(client_id, offer)) for client_id in self._messages}
+        while contents:
+            started, round_ = time.perf_counter(), self._server.round
+            deliveries = self._feed(list(self._answers(contents, round_)), round_)
+            contents = {client_id: self._onward(data) for client_id, data in deliveries}
+            self._seconds[round_] = time.perf_counter() - started
+        if self._driver.job is not None:
+            started = time.perf_counter()
+            with RecoveryPool(self._workers) as pool:
+                self._driver.finish(pool.run(self._driver.job), 0.0)
+            self._seconds[Round.UNMASKING] += time.perf_counter() - started
+        return self._result()
+
+    def _onward(self, data: bytes) -> RecordDict:
+        """A message of the protocol; beside the app's records where clients are to train next."""
+        self._bytes["down"] += len(data)
+        trains = self._server.round is Round.MASKED_INPUT_COLLECTION
+        return pack_onward(Onward(data), self._content if trains else None)
+
+    def _answers(self, contents: dict[ClientId, RecordDict], round_: Round) -> Iterator[_Answer]:
+        """Send each client its message; its answer, or the end of its part in the session."""
+        for reply in self._exchange([self._message(i, content) for i, content in contents.items()], round_):
+            client_id = self._clients.get(reply.metadata.src_node_id)
+            if client_id is None:
+                continue
+            answer = None if reply.has_error() else unpack_answer(reply.content)
+            if answer is None:
+                reason = _reason(reply) if reply.has_error() else "its reply is not one of the protocol's"
+                self._driver.disconnected(client_id, 0.0, DropReason.DISCONNECTED, reason)
+                continue
+            self._bytes["up"] += len(answer[0]) + len(answer[1])
+            yield _Answer(client_id, *answer)
+
+    def _message(self, client_id: ClientId, content: RecordDict) -> Message:
+        metadata = self._messages[client_id].metadata
+        return Message(
+            content,
+            dst_node_id=metadata.dst_node_id,
+            message_type=metadata.message_type,
+            ttl=metadata.ttl,
+            group_id=metadata.group_id,
+        )
+
+    def _feed(self, answers: list[_Answer], round_: Round) -> list[tuple[ClientId, bytes]]:
+        """Give the server what came, and close its round."""
+        if round_ is Round.MASKED_INPUT_COLLECTION:
+            answers = self._of_one_layout(answers)
+        deliveries: list[tuple[ClientId, bytes]] = []
+        for answer in answers:
+            deliveries += self._driver.data_received(answer.client_id, answer.message, 0.0)
+        return deliveries or self._driver.tick(math.inf)
+
+    def _of_one_layout(self, answers: list[_Answer]) -> list[_Answer]:
+        """The inputs that can be added up: those of the layout that most have. The others leave before the sum."""
+        if not answers:
+            return answers
+        (common, count), *others = Counter(answer.layout for answer in answers).most_common()
+        try:
+            self._layout = RecordLayout.from_bytes(common)
+            self._offer.encoding.check_layout(self._layout, self._sent)
+        except RecordError as error:
+            self._layout, common = None, b""
+            _LOG.error("secagg: the layout that %d replies have cannot be: %s", count, error)
+        if others:
+            _LOG.error(
+                "secagg: %d replies hold other records than the %d that agree, and are left out: all clients must "
+                "reply with the same arrays and metrics", sum(number for _, number in others), count,
+            )  # fmt: skip
+        for answer in answers:
+            if answer.layout != common or self._layout is None:
+                self._driver.disconnected(
+                    answer.client_id, 0.0, DropReason.DISCONNECTED, "its reply holds other records than the others'"
+                )
+        return [answer for answer in answers if answer.layout == common and self._layout is not None]
+
+    def _result(self) -> tuple[SessionReport, Average | None]:
+        outcome = self._driver.outcome
+        assert outcome is not None  # noqa: S101 - the rounds are over
+        average = None
+        included: tuple[ClientId, ...] = ()
+        if isinstance(outcome, Completed):
+            assert self._layout is not None  # noqa: S101 - there are inputs in the sum
+            included = outcome.included
+            average = self._offer.encoding.decode(outcome.sum, len(included), self._layout, self._sent)
+        report = SessionReport(
+            aborted=outcome if isinstance(outcome, Aborted) else None,
+            included=tuple(self._node(client_id) for client_id in included),
+            dropped={
+                self._node(client_id): (drop.round, _why(drop)) for client_id, drop in self._driver.dropped.items()
+            },
+            total_weight=0 if average is None else average.total_weight,
+            clipped=0.0 if average is None else average.clipped,
+            bytes_down=self._bytes["down"],
+            bytes_up=self._bytes["up"],
+            seconds=self._seconds,
+        )
+        return report, average
+
+    def _node(self, client_id: ClientId) -> NodeId:
+        node: NodeId = self._messages[client_id].metadata.dst_node_id
+        return node
+
+
+def reply_with(average: Average, report: SessionReport, messages: list[Message]) -> Message:
+    """The one reply that a strategy sees: the average, in the name of the first node that is in it."""
+    origin = next(message for message in messages if message.metadata.dst_node_id == report.included[0])
+    return Message(content_of(average), reply_to=origin)
+
+
+def _why(drop: ClientDropped) -> str:
+    """Why a node left; where it said so itself, in its words."""
+    return drop.detail if drop.reason is DropReason.DISCONNECTED and drop.detail else drop.reason.value
+
+
+def _reason(reply: Message) -> str:
+    """Why a node answered with an error, in one line."""
+    return " ".join(str(reply.error.reason).split())[:200] or f"error {reply.error.code}"

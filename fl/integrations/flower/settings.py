@@ -1,0 +1,112 @@
+"""What the server's side can be told; every value is checked here, before anything is sent."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import secagg
+from fl.errors import ConfigError
+from fl.integrations.records import RecordEncoding
+from secagg import Adversary, GraphKind, PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecAggSettings:
+    """How rounds are aggregated.
+
+    Attributes:
+        threshold: a larger threshold than the threat model asks for.
+        dropout, corrupt, adversary, graph: the threat model; see `secagg.plan`.
+        clip: each element of what a client changes in an array is clipped to [-clip, clip]; so is each element of an
+            array that clients were not sent.
+        value_bits: bits that an element is rounded to; by default up to 24, as many as keep sums within 32.
+        max_examples: a public bound on any client's weight. The closer to the largest, the finer the rounding.
+        max_metrics: how many numbers a client's metrics may be.
+        metric_bound: they are in [-metric_bound, metric_bound].
+        weighted_by: the metric that weighs a client; by default the strategy's, else ``num-examples``.
+        capacity: array elements that a reply may have; by default as many floats as were sent to the clients.
+        protect_evaluate: evaluation replies too give averages only; clients that do so all the time refuse others.
+        round_timeout: seconds that clients have for each round but the one in which they train, whose time is the
+            strategy's.
+        poll_seconds: how long to wait between two looks for replies.
+        on_abort: what comes of a round without a sum: ``skip``: no reply for the strategy, which keeps its model, and
+            an error in the log; ``raise``: `RoundAbortedError`.
+        workers: cores for the recovery of the masks; by default all.
+
+    Raises:
+        ConfigError: naming every value that is out of range.
+    """
+
+    threshold: int | None = None
+    dropout: float = 0.0
+    corrupt: float = 0.0
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
+    graph: GraphKind = GraphKind.COMPLETE
+    clip: float = 1.0
+    value_bits: int | None = None
+    max_examples: int = 1 << 16
+    max_metrics: int = 16
+    metric_bound: float = 2.0**20
+    weighted_by: str | None = None
+    capacity: int | None = None
+    protect_evaluate: bool = False
+    round_timeout: float = 120.0
+    poll_seconds: float = 0.1
+    on_abort: Literal["skip", "raise"] = "skip"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("round_timeout", "poll_seconds"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+                problems.append(f"{name} must be a number of seconds above 0, not {value!r}")
+        if self.on_abort not in ("skip", "raise"):
+            problems.append(f"on_abort must be 'skip' or 'raise', not {self.on_abort!r}")
+        for name in ("threshold", "capacity", "workers"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                problems.append(f"{name} must be a positive int, not {value!r}")
+        try:
+            self.encoding(num_clients=2, num_elements=1, weight="num-examples")
+            # With so many clients that only fractions and modes can be wrong.
+            self.plan(1000, vector_length=1, value_bits=8, threshold=None)
+        except (ConfigError, PlanError, TypeError) as error:
+            problems.append(str(error))
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "SecAggSettings":
+        """Settings by name; ConfigError for a name that is none."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(options.keys() - known):
+            raise ConfigError(f"no such setting: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        return cls(**options)
+
+    def encoding(self, *, num_clients: int, num_elements: int, weight: str) -> RecordEncoding:
+        """The encoding for replies to messages with ``num_elements`` floats."""
+        bits = self.value_bits
+        return RecordEncoding(
+            capacity=num_elements if self.capacity is None else self.capacity,
+            weight=weight,
+            max_weight=self.max_examples,
+            clip=float(self.clip),
+            # A wider ring than 32 bits costs twice the time.
+            value_bits=min(24, 32 - (num_clients - 1).bit_length()) if bits is None else bits,
+            max_metrics=self.max_metrics,
+            metric_bound=float(self.metric_bound),
+        )
+
+    def plan(self, num_clients: int, *, vector_length: int, value_bits: int, threshold: int | None) -> secagg.Plan:
+        """The session's plan; PlanError if it cannot be."""
+        return secagg.plan(
+            num_clients=num_clients,
+            vector_length=vector_length,
+            value_bits=value_bits,
+            dropout=self.dropout,
+            corrupt=self.corrupt,
+            adversary=self.adversary,
+            graph=self.graph,
+            threshold=threshold,
+        )

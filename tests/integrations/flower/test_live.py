@@ -1,0 +1,87 @@
+"""Flower's own programs, as its users run them: `flwr run` with the simulation engine, and with SuperNodes.
+
+Each run starts a dozen processes and takes a minute or two on small machines, so they run when they are asked for:
+``make test-flower LIVE=1``.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+if not os.environ.get("SECAGG_LIVE"):
+    pytest.skip("minutes of Flower's processes on loopback: make test-flower LIVE=1", allow_module_level=True)
+
+import torch
+
+from tests.integrations.flower import official_quickstart
+from tests.integrations.flower.processes import Federation, copy_of_example
+
+SECURE = {
+    "client_app.py": ("ClientApp(mods=[secagg_mod()])", "ClientApp()"),
+    "server_app.py": (
+        'SecAggGrid(grid, max_examples=int(context.run_config["max-examples"]), clip=2.0)',
+        "grid",
+    ),
+}
+
+
+def example(folder: Path, *, secure: bool) -> Path:
+    """The example, or what is left of it without its two lines."""
+    folder.mkdir()
+    app = copy_of_example(folder)
+    for name, (ours, plain) in SECURE.items():
+        path = app / "flower_quickstart" / name
+        text = path.read_text(encoding="utf-8")
+        assert text.count(ours) == 1
+        if not secure:
+            path.write_text(text.replace(ours, plain), encoding="utf-8")
+    return app
+
+
+def model_of(path: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(path, weights_only=True))
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=tolerance, rtol=0)
+
+
+def test_simulation_gives_the_model_of_plain_averaging(tmp_path: Path) -> None:
+    with Federation(tmp_path) as federation:
+        models = {}
+        for secure in (False, True):
+            app = example(tmp_path / f"secure-{secure}", secure=secure)
+            model = tmp_path / f"{secure}.pt"
+            printed = federation.run(app, config=f'num-server-rounds=2 out="{model}"', simulated=3)
+            assert printed.count("secagg: the average of 3 of 3 nodes, 1442 examples") == (2 if secure else 0)
+            models[secure] = model_of(model)
+        # Rounding is 1e-5 at most; the second round trains on it, and amplifies it.
+        assert_same(models[False], models[True], 2e-2)
+
+
+def test_supernodes_train_through_the_protocol(tmp_path: Path) -> None:
+    """Each message is handled by a process that a SuperNode starts for it."""
+    with Federation(tmp_path, nodes=3) as federation:
+        models = {}
+        for secure in (False, True):
+            app = example(tmp_path / f"secure-{secure}", secure=secure)
+            model = tmp_path / f"{secure}.pt"
+            printed = federation.run(app, config=f'num-server-rounds=1 out="{model}"', timeout=600)
+            assert ("secagg: the average of 3 of 3 nodes, 1442 examples" in printed) == secure, federation.logs()
+            models[secure] = model_of(model)
+        assert_same(models[False], models[True], 1e-5)
+
+
+def test_flowers_own_quickstart_with_two_lines(tmp_path: Path) -> None:
+    wheel = official_quickstart.download(tmp_path)
+    if wheel is None:
+        pytest.skip(f"flwr {official_quickstart.RELEASE}, whose wheel holds the quickstart, cannot be downloaded")
+    app = official_quickstart.write_app(wheel, tmp_path / "quickstart-app", secure=True)
+    with Federation(tmp_path) as federation:
+        printed = federation.run(app, config="num-server-rounds=2 fraction-train=1.0", simulated=3)
+    assert printed.count("secagg: the average of 3 of 3 nodes") == 2
+    assert "Strategy execution finished" in printed

@@ -1,0 +1,117 @@
+"""Malicious mode: enrolled keys as identities; and a server that has one stored client answer twice."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+
+from flwr.app import Context, Message
+
+from fl.integrations.flower import SecAggGrid, secagg_mod
+from fl.integrations.flower.wire import unpack
+from secagg import Adversary, Identity
+from tests.integrations.flower.apps import examples_of, make_app, number_of, train_messages
+from tests.integrations.flower.loopback import LoopbackGrid
+
+NODES = 5
+
+
+@pytest.fixture
+def identities() -> list[Identity]:
+    return [Identity.generate() for _ in range(NODES)]
+
+
+def keys_of(identities: Sequence[Identity]) -> list[bytes]:
+    return [identity.public_key for identity in identities]
+
+
+def app_of(identities: Sequence[Identity], claims: Path, enrolled: Sequence[bytes] | None = None) -> Any:
+    """An app whose nodes load their identities by their number."""
+
+    def identity(context: Context) -> Identity:
+        return identities[number_of(context)]
+
+    return make_app(
+        secagg_mod(identity=identity, enrolled=keys_of(identities) if enrolled is None else enrolled, claims=claims)
+    )
+
+
+def run(loopback: LoopbackGrid, enrolled: Sequence[bytes]) -> tuple[Any, Any]:
+    grid = SecAggGrid(
+        loopback, adversary=Adversary.MALICIOUS, enrolled=enrolled, round_timeout=0.02, poll_seconds=0.005
+    )
+    replies = list(grid.send_and_receive(train_messages(grid), timeout=0.02))
+    return (replies[0].content if replies else None), grid.reports[0]
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_session(identities: list[Identity], tmp_path: Path, processes: bool) -> None:
+    loopback = LoopbackGrid(app_of(identities, tmp_path / "claims"), NODES, processes=processes)
+    content, report = run(loopback, keys_of(identities))
+    assert content["metrics"]["num-examples"] == sum(map(examples_of, range(NODES)))
+    assert report.aborted is None
+    assert len(loopback.seen) == 5 * NODES
+
+
+def test_a_stranger_is_left_out(identities: list[Identity], tmp_path: Path) -> None:
+    """A node with a key that nobody enrolled is dropped by the server; one that says so all alone leaves by itself."""
+    others = [*identities[:4], Identity.generate()]
+    enrolled = keys_of(identities)
+    content, report = run(LoopbackGrid(app_of(others, tmp_path, enrolled), NODES), enrolled)
+    assert list(report.dropped) == [1004]
+    assert "identity key" in report.dropped[1004][1]
+    assert content["metrics"]["num-examples"] == sum(map(examples_of, range(4)))
+
+
+def test_a_server_that_enrolls_a_stranger(identities: list[Identity], tmp_path: Path) -> None:
+    """It lets its own node in; the clients know better, and the session ends without a sum."""
+    stranger = Identity.generate()
+    others = [*identities[:4], stranger]
+    content, report = run(
+        LoopbackGrid(app_of(others, tmp_path, keys_of(identities)), NODES), [*keys_of(identities), stranger.public_key]
+    )
+    assert content is None
+    assert report.aborted is not None
+
+
+def test_a_client_without_identity(identities: list[Identity], tmp_path: Path) -> None:
+    content, report = run(LoopbackGrid(make_app(secagg_mod(claims=tmp_path)), NODES), keys_of(identities))
+    assert content is None
+    assert len(report.dropped) == NODES
+
+
+def test_clients_with_identities_decline_weaker_sessions(identities: list[Identity], tmp_path: Path) -> None:
+    grid = SecAggGrid(LoopbackGrid(app_of(identities, tmp_path), NODES), round_timeout=0.02)
+    assert list(grid.send_and_receive(train_messages(grid), timeout=0.02)) == []
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_two_messages_at_once_get_one_answer(identities: list[Identity], tmp_path: Path, step: int) -> None:
+    """A SuperNode may handle two messages at once, each with the same stored client: the second is refused."""
+
+    class Doubling(LoopbackGrid):
+        """Sends one node's message of one step twice, with the context as it was before the first."""
+
+        def _push(self, message: Message) -> str:
+            said, _ = unpack(message.content)
+            node = message.metadata.dst_node_id
+            before = self.contexts[node]
+            twice = node == 1000 and self._steps[node] == step and said is not None
+            identifier = super()._push(message)
+            if twice:
+                self.contexts[node], after = before, self.contexts[node]
+                self._steps[node] -= 1
+                second = super()._push(Message(message.content, node, "train"))
+                answers.extend(self.pull_messages([second]))
+                self.contexts[node] = after
+            return identifier
+
+    answers: list[Message] = []
+    content, report = run(Doubling(app_of(identities, tmp_path), NODES), keys_of(identities))
+    (second,) = answers
+    assert second.has_error()
+    assert 1000 in report.included
+    assert content is not None

@@ -1,0 +1,173 @@
+"""What cannot work is refused by a clear error, before any client has trained."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import strategy as strategies
+from flwr.serverapp.strategy import FedAvg
+
+from fl.errors import ConfigError
+from fl.integrations.flower import FlowerError, SecAggGrid, StrategyRefusedError, secagg_mod
+from secagg import Adversary, Identity
+from tests.integrations.flower.apps import initial_arrays, make_app, train_messages
+from tests.integrations.flower.loopback import LoopbackGrid
+
+NOT_AVERAGING = {
+    "FedMedian": lambda: strategies.FedMedian(),
+    "FedTrimmedAvg": lambda: strategies.FedTrimmedAvg(),
+    "Krum": lambda: strategies.Krum(num_malicious_nodes=1),
+    "MultiKrum": lambda: strategies.MultiKrum(num_malicious_nodes=1),
+    "Bulyan": lambda: strategies.Bulyan(num_malicious_nodes=1),
+    "QFedAvg": lambda: strategies.QFedAvg(client_learning_rate=0.1),
+    "FedXgbBagging": lambda: strategies.FedXgbBagging(),
+    "FedXgbCyclic": lambda: strategies.FedXgbCyclic(),
+    "ServerSideFixedClipping": lambda: strategies.DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 4),
+    "ServerSideAdaptiveClipping": lambda: strategies.DifferentialPrivacyServerSideAdaptiveClipping(FedAvg(), 0.1, 4),
+    "ClientSideAdaptiveClipping": lambda: strategies.DifferentialPrivacyClientSideAdaptiveClipping(FedAvg(), 0.1, 4),
+    "ClientSideFixedClipping of a median": lambda: strategies.DifferentialPrivacyClientSideFixedClipping(
+        strategies.FedMedian(), 1.0, 1.0, 4
+    ),
+}
+
+
+class OwnAggregation(FedAvg):
+    """A user's strategy, which does with replies what nobody knows."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        return super().aggregate_train(server_round, replies)
+
+
+class OwnAveraging(OwnAggregation):
+    """The same, whose author vouches for it."""
+
+    secagg_averages = True
+
+
+class OwnConfiguration(FedAvg):
+    """A user's strategy that aggregates as Flower does."""
+
+    def configure_train(self, *arguments: Any, **options: Any) -> Any:
+        return super().configure_train(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", NOT_AVERAGING)
+def test_a_strategy_that_looks_at_single_replies_is_refused(name: str) -> None:
+    loopback = LoopbackGrid(make_app(secagg_mod()), 4)
+    arrays = ArrayRecord([np.zeros(3, np.uint8)]) if "Xgb" in name else initial_arrays()
+    with pytest.raises(StrategyRefusedError, match="cannot be used with secure aggregation"):
+        NOT_AVERAGING[name]().start(grid=SecAggGrid(loopback), initial_arrays=arrays, num_rounds=1)
+    assert loopback.sent == []
+    with pytest.raises(StrategyRefusedError):
+        SecAggGrid(loopback, strategy=NOT_AVERAGING[name]())
+
+
+def test_all_of_flowers_strategies_are_judged() -> None:
+    """A strategy that is new in Flower is refused until somebody has looked at it: then it belongs to one list."""
+    from fl.integrations.flower.strategies import _AVERAGING, _WHY_NOT, _WRAPPERS
+
+    known = _AVERAGING | _WRAPPERS | _WHY_NOT.keys()
+    assert set(strategies.__all__) - {"Result", "Strategy"} <= known
+
+
+def test_a_strategy_of_ones_own_is_judged_by_its_aggregation() -> None:
+    loopback = LoopbackGrid(make_app(secagg_mod()), 3)
+    with pytest.raises(StrategyRefusedError, match="secagg_averages = True"):
+        OwnAggregation().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=1)
+    assert loopback.sent == []
+    for make in (OwnAveraging, OwnConfiguration):
+        result = make().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=1)
+        assert result.train_metrics_clientapp[1]
+
+
+def test_an_accountant_counts_replies() -> None:
+    strategy = strategies.DifferentialPrivacyClientSideFixedClipping(FedAvg(), 1.0, 1.0, 4)
+    strategy.accountant = object()
+    with pytest.raises(StrategyRefusedError, match="accountant"):
+        SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 4), strategy=strategy)
+
+
+def test_metrics_of_ones_own_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    SecAggGrid(LoopbackGrid(make_app(), 4), strategy=FedAvg(train_metrics_aggr_fn=lambda records, weight: None))
+    assert "one reply: the clients' average" in caplog.text
+
+
+def test_nodes_are_sent_the_same() -> None:
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3))
+    messages = train_messages(grid)
+    content = RecordDict({"arrays": initial_arrays(seed=1), "config": ConfigRecord({"server-round": 1, "lr": 0.1})})
+    messages[1] = Message(content, messages[1].metadata.dst_node_id, "train")
+    with pytest.raises(FlowerError, match="node 1001 would be sent other records"):
+        grid.send_and_receive(messages)
+    # Equal content in another object is the same content.
+    messages[1] = Message(train_messages(grid)[0].content, messages[1].metadata.dst_node_id, "train")
+    assert len(list(grid.send_and_receive(messages, timeout=5))) == 1
+
+
+def test_what_cannot_be_one_session() -> None:
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3))
+    messages = train_messages(grid)
+    with pytest.raises(FlowerError, match="two train messages"):
+        grid.send_and_receive([*messages, messages[0]])
+    with pytest.raises(FlowerError, match="over 1 nodes cannot be"):
+        grid.send_and_receive(messages[:1])
+    with pytest.raises(FlowerError, match="in one call"):
+        grid.send_and_receive([*messages, Message(RecordDict(), 1000, "query")])
+    with pytest.raises(FlowerError, match="go through send_and_receive"):
+        grid.push_messages(messages)
+    with pytest.raises(FlowerError, match="as the protocol's own"):
+        grid.send_and_receive(train_messages(grid, RecordDict({"secagg": ConfigRecord({"lr": 0.1})})))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"treshold": 3}, "no such setting: treshold"),
+        ({"clip": 0.0}, "clipping bound"),
+        ({"clip": float("nan")}, "clipping bound"),
+        ({"value_bits": 99}, "value bits"),
+        ({"max_examples": 0}, "at least one"),
+        ({"max_metrics": -1}, "metrics"),
+        ({"metric_bound": 0}, "bound"),
+        ({"dropout": 1.5}, "dropout"),
+        ({"corrupt": -0.1}, "corrupt"),
+        ({"adversary": "nobody"}, "adversary"),
+        ({"round_timeout": 0}, "round_timeout"),
+        ({"poll_seconds": float("inf")}, "poll_seconds"),
+        ({"on_abort": "cry"}, "on_abort"),
+        ({"threshold": 0}, "threshold"),
+        ({"capacity": 1.5}, "capacity"),
+        ({"workers": 0}, "workers"),
+        ({"adversary": Adversary.MALICIOUS}, "enrolled"),
+        ({"enrolled": [bytes(32)]}, "enrolled"),
+        ({"adversary": Adversary.MALICIOUS, "enrolled": [b"short"]}, "enrolled keys"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        SecAggGrid(LoopbackGrid(make_app(), 3), **settings)
+
+
+def test_a_threshold_that_the_nodes_cannot_meet() -> None:
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3), threshold=5)
+    with pytest.raises(FlowerError, match="fewer than the threshold"):
+        grid.send_and_receive(train_messages(grid))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"min_inputs": 1}, "min_inputs"),
+        ({"adversary": "nobody"}, "adversary must be one of"),
+        ({"adversary": "malicious"}, "`identity` and `enrolled`"),
+        ({"identity": Identity.generate()}, "needs both"),
+        ({"enrolled": []}, "needs both"),
+    ],
+)
+def test_mods_that_cannot_be(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        secagg_mod(**arguments)
