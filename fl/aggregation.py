@@ -11,11 +11,21 @@ import numpy as np
 
 import secagg
 from fl.counters import IntegerVector
-from fl.errors import FLError
+from fl.errors import EngineError, FLError
 from fl.phases import PhaseCost, phase_costs
 from fl.quantization import Aggregate, ClientUpdate, QuantizationError, UpdateEncoding
 from secagg import Adversary, ClientId, Round
-from transport import Direction, Fault, FaultSchedule, InputWithheldError, Observer, encode_frame, run_session
+from transport import (
+    Announcement,
+    Direction,
+    Fault,
+    FaultSchedule,
+    InputWithheldError,
+    MaskRecovery,
+    Observer,
+    encode_frame,
+    run_session,
+)
 
 _Encoded = TypeVar("_Encoded")
 
@@ -27,7 +37,7 @@ class RoundRequest:
     Attributes:
         client_ids: the clients sampled for this round.
         train: trains a client and gives its update; called once for each that gets so far. If it raises an FLError,
-            that client sends nothing, and the round goes on without it.
+            that client sends nothing, and the round goes on without it; but an EngineError ends the round.
         context: what the server binds the round to: the digest of the model that it sends, and the round's number.
         received_context: the same from a client's point of view, of the model that it received: if they differ, the
             client cannot take part, and a server that sends each client a model of its own learns nothing. By
@@ -35,6 +45,8 @@ class RoundRequest:
         faults: what goes wrong with whom.
         seed: of rounding and of the network's latencies.
         observer: hears of progress.
+        announce: hears ahead which clients will be asked, and in which order.
+        recovery: where the masks are recovered, if not on this machine.
     """
 
     client_ids: tuple[ClientId, ...]
@@ -44,6 +56,8 @@ class RoundRequest:
     seed: int
     received_context: Callable[[ClientId], bytes] | None = None
     observer: Observer | None = None
+    announce: Announcement | None = None
+    recovery: MaskRecovery | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +121,9 @@ class _TimedTraining:
             update = self._request.train(client_id)
             self.seconds += time.perf_counter() - started
             return encode(update)
+        except EngineError:
+            # Not this client's fault: a round without it would be another round than the one that was asked for.
+            raise
         except FLError as error:
             self.refused[client_id] = str(error)
             raise InputWithheldError(str(error)) from error
@@ -153,6 +170,8 @@ class SecureAggregator:
             seed=request.seed,
             workers=self._workers,
             observer=request.observer,
+            announce=request.announce,
+            recovery=request.recovery,
         )
         outcome = report.outcome
         aggregate: Aggregate | None = None
@@ -195,6 +214,10 @@ class PlainAggregator:
         num_examples, correct, loss_sum, bytes_up = 0, 0, 0.0, 0
         included: list[ClientId] = []
         dropped: dict[ClientId, Round] = {}
+        if request.announce is not None:
+            for due, client_id in enumerate(request.client_ids):
+                if not vanishes_before_its_update(request.faults, client_id):
+                    request.announce(client_id, due)
         for client_id in request.client_ids:
             if round_ := vanishes_before_its_update(request.faults, client_id):
                 dropped[client_id] = round_

@@ -38,9 +38,11 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
 """Where clients vanish: before or while they send their message of that round of the protocol."""
 
 _MOST = 2**31 - 1
+_MOST_THREADS = 1024
 
+# Of a data set of the user's own nothing is known: the model that takes examples of any shape.
 _DEFAULT_MODEL = {"digits": "small-cnn"}
-_DEFAULT_PARTITION = {"mnist-writers": "by-writer"}
+_DEFAULT_PARTITION = {"mnist-writers": "by-writer", "leaf-femnist": "by-writer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,10 @@ class RunConfig:
         value_bits: bits that an update's element is rounded to; by default 24, the precision of float32, or less where
             the sum of so many clients would not fit 32 bits: a wider ring costs twice the time.
         seed: of everything but keys and masks.
-        engine: where clients are trained, one of `ENGINES`; the sums are the same to the bit, except that ``batched``
-            rounds otherwise.
+        engine: where clients are trained, one of `ENGINES`. With as many threads the sums are the same to the bit,
+            except that ``batched`` rounds otherwise.
+        threads: of torch while a client is trained, on which the last bits depend. By default one, but all cores for
+            larger models (`fl.threads`) with the engine ``serial``, which trains one client at a time.
         channels_last, bfloat16: see `fl.training.LocalTraining`.
 
     Raises:
@@ -116,13 +120,14 @@ class RunConfig:
     value_bits: int = 0
     seed: int = 0
     engine: str = "serial"
+    threads: int = 0
     channels_last: bool = True
     bfloat16: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         # Defaults that depend on other values are settled here, so that what is stored says all.
         settled = {
-            "model": self.model or _DEFAULT_MODEL.get(self.dataset, "cnn"),
+            "model": self.model or _DEFAULT_MODEL.get(self.dataset, "2nn" if ":" in self.dataset else "cnn"),
             "partition": self.partition or _DEFAULT_PARTITION.get(self.dataset, "iid"),
             "sample": self.sample or self.clients,
             "dropout_at": tuple(self.dropout_at),
@@ -168,6 +173,8 @@ class RunConfig:
             problems.append("secure aggregation needs at least 2 clients: the sum of one update is that update")
         if self.clients >= 1 and not 1 <= self.sample <= self.clients:
             problems.append(f"sample must be between 1 and the {self.clients} clients, not {self.sample}")
+        if not 0 <= self.threads <= _MOST_THREADS:
+            problems.append(f"threads must be between 1 and {_MOST_THREADS}, or 0 for a default, not {self.threads}")
         for name in ("dropout", "corrupt", "holdout"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be a fraction, at least 0 and below 1, not {getattr(self, name)}")

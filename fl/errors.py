@@ -9,5 +9,9 @@ class DataError(FLError):
     """A data set is missing, damaged, or not what it says it is."""
 
 
+class EngineError(FLError):
+    """Clients cannot be trained, and not for a reason of theirs: the processes or machines that train them fail."""
+
+
 class ConfigError(FLError):
     """Settings that do not fit each other, the data or the model."""

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from fl.config import RunConfig
+from fl.custom import make_model
 from fl.data import Dataset
 from fl.data.partition import Indices
-from fl.models import build_model
 from fl.quantization import ClientUpdate
 from fl.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
 from fl.serialization import load_model
@@ -40,10 +40,10 @@ class LocalWorker:
         self.config = config
         self.dataset = dataset
         self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
-        self.model = build_model(
+        self.model = make_model(
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
-        self.threads = worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
+        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
 
     @property
     def max_examples(self) -> int:

@@ -22,13 +22,13 @@ from fl.aggregation import (
     vanishes_before_its_update,
 )
 from fl.config import AggregatorName, RunConfig
+from fl.custom import make_model
 from fl.data import Dataset
 from fl.data.partition import partition
 from fl.dropouts import dropout_schedule
-from fl.engines import RoundTraining, TrainingEngine, open_engine
+from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.federated_evaluation import FederatedEvaluation
 from fl.local_work import LocalWorker, round_context
-from fl.models import build_model
 from fl.quantization import UpdateEncoding
 from fl.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
 from fl.serialization import model_to_bytes
@@ -61,7 +61,8 @@ class RoundRecord:
         clipped: the fraction of update elements that were clipped.
         bytes_up, bytes_down: of all clients' protocol messages.
         model_bytes: of the model, sent to each sampled client.
-        seconds: of the round without the test; training_seconds: of all clients' training in it.
+        seconds: of the round without the test; training_seconds: of all clients' training in it;
+            with an engine that trains elsewhere, what the round waited for it.
         server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
         held_out_accuracy, held_out_loss: of the new global model on what the round's clients hold out, from totals that
             were aggregated securely; None without `RunConfig.holdout`, or if that session was aborted.
@@ -105,10 +106,13 @@ class FederatedRun:
     which change nothing in the sum: two runs of one config give the same models, and so does one that is resumed.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, aggregator: AggregatorName) -> None:
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, aggregator: AggregatorName, resources: Resources | None = None
+    ) -> None:
         self.config = config
+        self._resources = resources or Resources()
         self.rounds_done = 0
-        self.model = build_model(
+        self.model = make_model(
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
         self._dataset = dataset
@@ -124,6 +128,7 @@ class FederatedRun:
                 shards_per_client=config.shards_per_client,
             ),
         )
+        check_engine(config.engine, self.worker, self._resources)
         self._layout = ParameterLayout.of(self.model)
         self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
         self.aggregator = self._build_aggregator(aggregator)
@@ -189,12 +194,14 @@ class FederatedRun:
         faults = dropout_schedule(self.config, sampled, number)
         training = RoundTraining(number, model_messages, _expected(sampled, faults))
         if self._engine is None:
-            self._engine = open_engine(self.config.engine, self.worker)
-        with self._engine.round(training) as train_client:
+            self._engine = open_engine(self.config.engine, self.worker, self._resources)
+        with self._engine.round(training) as trainer:
             result = self.aggregator.aggregate(
                 RoundRequest(
                     client_ids=sampled,
-                    train=train_client,
+                    train=trainer,
+                    announce=trainer.announce,
+                    recovery=self._engine.recovery,
                     context=round_context(self.model, number),
                     received_context=lambda client_id: self.worker.received_context(number, model_messages[client_id]),
                     faults=faults,
@@ -276,10 +283,10 @@ def _raise_if_all_refused(result: RoundResult, expected: tuple[ClientId, ...]) -
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
 
 
-def start_runs(config: RunConfig, dataset: Dataset) -> list[FederatedRun]:
+def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:
     """The config's run, and the plain one beside it where it is to be compared."""
     names: list[AggregatorName] = [config.aggregator, "plain"] if config.compare else [config.aggregator]
-    return [FederatedRun(config, dataset, name) for name in names]
+    return [FederatedRun(config, dataset, name, resources) for name in names]
 
 
 def record_to_json(record: RoundRecord) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 SAMPLING_SEED, FAULTS_SEED, TRAINING_SEED, NETWORK_SEED, HOLDOUT_SEED, EVALUATION_SEED, SPEED_SEED = range(7)
+PERSONALIZATION_SEED = 7
 
 
 def derived_seed(seed: int, purpose: int, *path: int) -> int:

@@ -1,5 +1,6 @@
 """`secagg train`: from options to a finished run and its folder."""
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from fl.checkpoint import RunFolder
 from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
 from fl.custom import make_dataset
+from fl.engines import Resources
 from fl.errors import ConfigError
 from fl.report import save_plot
+from fl.report.tensorboard import EventFiles, require_tensorboard
+from fl.report.verdict import verdict_on
 from fl.rounds import FederatedRun, RoundRecord, start_runs
 from fl.summary import summarize
 
 # What may be given beside --resume: the rest of a run is settled when it starts.
-_RESUMABLE = {"resume", "rounds", "data_dir", "as_json"}
+_RESUMABLE = {"resume", "rounds", "data_dir", "as_json", "tensorboard", "workers", "address"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +33,42 @@ class FinishedTraining:
     interrupted: bool
 
 
-def start_training(config: RunConfig, out: Path | None, data_dir: Path | None, console: Console) -> FinishedTraining:
-    """A new run. FLError or PlanError for what cannot work, before the first round."""
-    runs = start_runs(config, make_dataset(config.dataset, data_dir))
+def start_training(
+    config: RunConfig,
+    out: Path | None,
+    data_dir: Path | None,
+    console: Console,
+    *,
+    tensorboard: bool = False,
+    resources: Resources | None = None,
+) -> FinishedTraining:
+    """A new run; with ``tensorboard``, event files too. FLError or PlanError for what cannot work, before round 1."""
+    if tensorboard:
+        require_tensorboard()
+        if out is None:
+            raise ConfigError("--tensorboard writes into the run's folder: give --out")
+    runs = start_runs(config, make_dataset(config.dataset, data_dir), resources)
     folder = None
     if out is not None:
         folder = RunFolder(out)
         folder.create()
         folder.save(config, runs, [])
-    return _train(config, runs, [], folder, console)
+    return _train(config, runs, [], folder, console, tensorboard)
 
 
 def resume_training(
-    path: Path, given: list[str], rounds: int | None, data_dir: Path | None, console: Console
+    path: Path,
+    given: list[str],
+    rounds: int | None,
+    data_dir: Path | None,
+    console: Console,
+    *,
+    tensorboard: bool = False,
+    resources: Resources | None = None,
 ) -> FinishedTraining:
-    """Go on with a stored run, up to its rounds or ``rounds`` if given."""
+    """Go on with a stored run, up to its rounds or ``rounds`` if given; ``tensorboard`` as above."""
+    if tensorboard:
+        require_tensorboard()
     if refused := sorted(set(given) - _RESUMABLE):
         options = ", ".join("--" + name.replace("_", "-") for name in refused)
         raise ConfigError(f"--resume goes on with the run as it was started; leave out {options}")
@@ -52,18 +77,46 @@ def resume_training(
     config = replace(config, rounds=config.rounds if rounds is None else rounds)
     if rounds_done > config.rounds:
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-    runs = start_runs(config, make_dataset(config.dataset, data_dir))
+    runs = start_runs(config, make_dataset(config.dataset, data_dir), resources)
     records = folder.restore(runs, rounds_done)
     # The number of rounds may be new, and the other files older than the checkpoint.
     folder.save(config, runs, records)
     going_on = f"going on after round {rounds_done} of {config.rounds} in {path}"
     console.print(escape(going_on), highlight=False, soft_wrap=True)
-    return _train(config, runs, records, folder, console)
+    return _train(config, runs, records, folder, console, tensorboard)
 
 
 def _train(
-    config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord], folder: RunFolder | None, console: Console
+    config: RunConfig,
+    runs: list[FederatedRun],
+    records: list[RoundRecord],
+    folder: RunFolder | None,
+    console: Console,
+    tensorboard: bool,
 ) -> FinishedTraining:
+    if folder is None or not tensorboard:
+        interrupted = _rounds(config, runs, records, folder, console)
+        return _finish(config, runs, records, folder, console, interrupted)
+    with EventFiles(folder.path, config, runs[0].plan, records, ended=time.time()) as events:
+        interrupted = _rounds(config, runs, records, folder, console, events)
+        finished = _finish(config, runs, records, folder, console, interrupted)
+        if finished.summary["rounds"]:
+            verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)
+            events.add_verdict(verdict, runs[0].rounds_done, ended=time.time())
+        looked_at = f"events {events.path}: tensorboard --logdir {events.path}"
+        console.print(escape(looked_at), highlight=False, soft_wrap=True)
+    return finished
+
+
+def _rounds(
+    config: RunConfig,
+    runs: list[FederatedRun],
+    records: list[RoundRecord],
+    folder: RunFolder | None,
+    console: Console,
+    events: EventFiles | None = None,
+) -> bool:
+    """All rounds that are left; whether the user broke them off."""
     interrupted = False
     with TrainingDisplay(console, config) as display, ExitStack() as engines:
         for run in runs:
@@ -76,10 +129,12 @@ def _train(
                 records += done
                 if folder is not None:
                     folder.save(config, runs, records)
+                if events is not None:
+                    events.add(done)
                 display.round_done(done)
         except KeyboardInterrupt:
             interrupted = True
-    return _finish(config, runs, records, folder, console, interrupted)
+    return interrupted
 
 
 def _finish(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate as running_totals
 from itertools import islice, pairwise
 
 import numpy as np
@@ -16,6 +17,11 @@ from secagg.primitives.prg import CHUNK_BYTES, KEY_BYTES, Keystream, chunk_buffe
 
 # Masks that are expanded together, chunk by chunk: the accumulator's chunk stays in the cache meanwhile.
 _BATCH = 64
+
+# What else a job costs, in bytes of keystream that take as long: a key agreement, and a byte of a part's result that
+# goes to another process and is added there. Measured; docs/scaling.md says how.
+_AGREEMENT_BYTES = 300_000
+_MOVE = 5
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,10 +69,11 @@ def pairwise_mask(
     return Mask(key, subtract=own_id == high)
 
 
-def accumulate(vector: RingVector, masks: Iterable[Mask]) -> None:
+def accumulate(vector: RingVector, masks: Iterable[Mask], first: int = 0) -> None:
     """Add or subtract every mask to ``vector`` in place, modulo its word; the caller reduces to the ring.
 
-    Element j of a mask is the j-th little-endian word of the keystream, chunk after chunk.
+    Element j of a mask is the j-th little-endian word of the keystream, chunk after chunk. ``vector`` may be a part of
+    the whole one that begins with element ``first``, the first one of a chunk.
     """
     chunk_length = CHUNK_BYTES // vector.dtype.itemsize
     buffer = chunk_buffer(min(vector.nbytes, CHUNK_BYTES))
@@ -76,7 +83,7 @@ def accumulate(vector: RingVector, masks: Iterable[Mask]) -> None:
     while batch := [
         (Keystream(mask.key), np.subtract if mask.subtract else np.add) for mask in islice(pending, _BATCH)
     ]:
-        for chunk, start in enumerate(range(0, len(vector), chunk_length)):
+        for chunk, start in enumerate(range(0, len(vector), chunk_length), first // chunk_length):
             part = vector[start : start + chunk_length]
             expanded = words[: len(part)]
             for keystream, apply in batch:
@@ -102,11 +109,13 @@ class MaskSum:
         session_id: the job's session.
         num_masks: how many masks are in it: a part that got lost is noticed by its count.
         vector: their sum, shape (vector_length,), the ring's dtype, reduced.
+        first: the element of the whole vector that it begins with.
     """
 
     session_id: bytes
     num_masks: int
     vector: RingVector
+    first: int = 0
 
     def __repr__(self) -> str:
         return f"MaskSum(num_masks={self.num_masks}, <redacted>)"
@@ -125,6 +134,7 @@ class UnmaskJob:
         vector_length: elements of the vector.
         self_mask_seeds: (client id, seed) of each survivor.
         recovered: the mask keys of those that vanished after they had shared keys.
+        first: the element of the whole vector that a part begins with.
     """
 
     session_id: bytes
@@ -132,6 +142,7 @@ class UnmaskJob:
     vector_length: int
     self_mask_seeds: tuple[tuple[ClientId, bytes], ...]
     recovered: tuple[RecoveredMaskKey, ...]
+    first: int = 0
 
     def __repr__(self) -> str:
         return f"UnmaskJob(num_masks={self.num_masks}, vector_length={self.vector_length}, <redacted>)"
@@ -166,30 +177,72 @@ class UnmaskJob:
             return self.combine(list(pool.map(UnmaskJob._expand, parts)))
 
     def split(self, parts: int) -> tuple["UnmaskJob", ...]:
-        """At most ``parts`` jobs of about equal work whose results, added by `combine`, are this job's result."""
+        """At most ``parts`` jobs of about equal work whose results, put together by `combine`, are this job's result.
+
+        Each has some of the masks, or all of them in a range of coordinates, whichever is less work: a range needs
+        all key agreements, and some masks a whole vector to be sent back and added.
+        """
         if type(parts) is not int or parts < 1:
             raise LocalProtocolError(f"a job is split into a positive number of parts, not {parts!r}")
-        total = self.num_masks
-        cuts = sorted({total * i // parts for i in range(parts + 1)})
-        ranges = list(pairwise(cuts)) or [(0, 0)]
-        return tuple(self._slice(start, stop) for start, stop in ranges)
+        if parts > 1 and self._work_of_a_range(parts) < self._work_of_some_masks(parts):
+            return self._by_ranges(parts)
+        return self._by_masks(parts)
 
     def combine(self, results: Iterable[MaskSum]) -> MaskSum:
         """The sum of the parts' results. LocalProtocolError if they are not all of this job's parts."""
-        total: RingVector | None = None
-        num_masks = 0
+        total = ring.zeros(self.vector_length, self.ring_bits)
+        # How many masks more an element has than the one before it.
+        steps = {0: 0, self.vector_length: 0}
         for result in results:
             if not isinstance(result, MaskSum) or result.session_id != self.session_id:
                 raise LocalProtocolError("combine() takes the results of this job's parts")
-            if not ring.is_vector(result.vector, self.vector_length, self.ring_bits):
-                raise LocalProtocolError(f"a part's vector has {self.vector_length} elements of the ring's dtype")
-            # The first is copied: a part's result stays as it is.
-            total = result.vector.copy() if total is None else np.add(total, result.vector, out=total)
-            num_masks += result.num_masks
-        if total is None or num_masks != self.num_masks:
-            raise LocalProtocolError(f"the parts hold {num_masks} masks, but the job has {self.num_masks}")
+            size = np.size(result.vector)
+            start = result.first - self.first
+            if not ring.is_vector(result.vector, size, self.ring_bits) or not 0 <= start <= self.vector_length - size:
+                raise LocalProtocolError(
+                    f"a part's vector is a range of the job's {self.vector_length} elements, of the ring's dtype"
+                )
+            np.add(total[start : start + size], result.vector, out=total[start : start + size])
+            steps[start] = steps.get(start, 0) + result.num_masks
+            steps[start + size] = steps.get(start + size, 0) - result.num_masks
+        *counts, _ = running_totals(steps[place] for place in sorted(steps))
+        if any(count != self.num_masks for count in counts):
+            held = min(counts), max(counts)
+            raise LocalProtocolError(
+                f"the parts hold {held[0]} to {held[1]} masks of each element, but the job has {self.num_masks}"
+            )
         ring.reduce_in_place(total, self.ring_bits)
-        return MaskSum(self.session_id, num_masks, total)
+        return MaskSum(self.session_id, self.num_masks, total, self.first)
+
+    @property
+    def _chunk_length(self) -> int:
+        return CHUNK_BYTES // ring.word_dtype(self.ring_bits).itemsize
+
+    @property
+    def _num_chunks(self) -> int:
+        return -(-self.vector_length // self._chunk_length)
+
+    def _work_of_some_masks(self, parts: int) -> int:
+        """The largest part's, in bytes of keystream: its share of the masks, and a vector for the sum."""
+        vector_bytes = self.vector_length * CHUNK_BYTES // self._chunk_length
+        masks, agreements = -(-self.num_masks // parts), -(-self.num_agreements // parts)
+        return masks * vector_bytes + agreements * _AGREEMENT_BYTES + _MOVE * vector_bytes
+
+    def _work_of_a_range(self, parts: int) -> int:
+        """The same of a part with all masks, and its range of the vector."""
+        range_bytes = -(-self._num_chunks // parts) * CHUNK_BYTES
+        return self.num_masks * range_bytes + self.num_agreements * _AGREEMENT_BYTES + _MOVE * range_bytes
+
+    def _by_masks(self, parts: int) -> tuple["UnmaskJob", ...]:
+        return tuple(self._slice(start, stop) for start, stop in _equal_ranges(self.num_masks, parts))
+
+    def _by_ranges(self, parts: int) -> tuple["UnmaskJob", ...]:
+        """Ranges of whole chunks, which the mask generator can begin with."""
+        cuts = [
+            (start * self._chunk_length, min(stop * self._chunk_length, self.vector_length))
+            for start, stop in _equal_ranges(self._num_chunks, parts)
+        ]
+        return tuple(replace(self, first=self.first + start, vector_length=stop - start) for start, stop in cuts)
 
     def _slice(self, start: int, stop: int) -> "UnmaskJob":
         seeds = self.self_mask_seeds[start:stop]
@@ -216,6 +269,12 @@ class UnmaskJob:
 
     def _expand(self) -> MaskSum:
         total = ring.zeros(self.vector_length, self.ring_bits)
-        accumulate(total, self._masks())
+        accumulate(total, self._masks(), self.first)
         ring.reduce_in_place(total, self.ring_bits)
-        return MaskSum(self.session_id, self.num_masks, total)
+        return MaskSum(self.session_id, self.num_masks, total, self.first)
+
+
+def _equal_ranges(total: int, parts: int) -> list[tuple[int, int]]:
+    """At most ``parts`` ranges of about equal length that cover 0..total-1."""
+    cuts = sorted({total * i // parts for i in range(parts + 1)})
+    return list(pairwise(cuts)) or [(0, 0)]

@@ -16,10 +16,11 @@ from transport.framing import FrameDecoder, encode_frame
 from transport.host import SessionHost
 from transport.journal import Journal
 from transport.link import EndCode, Offer, RefusalCode
-from transport.memory import ClientReport, Inputs, Observer, SessionReport, run_session
-from transport.recovery import RecoveryPool
+from transport.memory import Announcement, ClientReport, Inputs, Observer, SessionReport, run_session
+from transport.recovery import MaskRecovery, RecoveryPool
 
 __all__ = [
+    "Announcement",
     "ClientDriver",
     "ClientHost",
     "ClientJournal",
@@ -36,6 +37,7 @@ __all__ = [
     "Journal",
     "JournalError",
     "LinkError",
+    "MaskRecovery",
     "Observer",
     "Offer",
     "RecoveryPool",

@@ -37,13 +37,16 @@ from transport.driver import ClientDriver, Deadlines, InputVector, Parts, Server
 from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
-from transport.recovery import RecoveryPool
+from transport.recovery import MaskRecovery, RecoveryPool
 
 Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputVector]
 """Each client's input, or a function that makes it when it is due."""
 
 Observer: TypeAlias = Callable[[Round, int, int], None]
 """Called as the session goes on: the open round, how many have answered, how many are awaited."""
+
+Announcement: TypeAlias = Callable[[ClientId, float], None]
+"""Called when it is settled that a client's input will be asked for, and when, in virtual seconds."""
 
 _NONCE_BYTES = 16
 
@@ -113,6 +116,8 @@ def run_session(
     identities: Mapping[ClientId, Identity] | None = None,
     entropy: EntropySource = os.urandom,
     observer: Observer | None = None,
+    announce: Announcement | None = None,
+    recovery: MaskRecovery | None = None,
 ) -> SessionReport:
     """Run one session from the first key to its outcome.
 
@@ -131,6 +136,9 @@ def run_session(
         identities: in malicious mode, each client's; by default new ones. Everyone knows all public keys.
         entropy: the source of keys and masks; only tests pass another than `os.urandom`.
         observer: called after each message that the server took.
+        announce: told ahead which inputs will be asked for, in which order: who makes them elsewhere can begin. A few
+            that are announced may not be asked for after all.
+        recovery: where the masks are recovered, instead of a pool of ``workers`` for this session; it is not closed.
 
     Raises:
         LocalProtocolError: an input of a wrong shape, dtype or range; a client without one.
@@ -161,9 +169,13 @@ def run_session(
     if not callable(inputs) and (without := sorted(set(ids) - set(inputs))):
         raise LocalProtocolError(f"there is no input for clients {', '.join(map(str, without[:10]))}")
     make_input = inputs if callable(inputs) else inputs.__getitem__
-    network = _Network(server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, observer)
-    with RecoveryPool(workers) as recovery:
+    network = _Network(
+        server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, observer, announce
+    )
+    if recovery is not None:
         return network.run(recovery)
+    with RecoveryPool(workers) as pool:
+        return network.run(pool)
 
 
 class _Connection:
@@ -206,6 +218,7 @@ class _Network:
         deadlines: Deadlines,
         seed: int,
         observer: Observer | None,
+        announce: Announcement | None,
     ) -> None:
         self._server = server
         self._driver = ServerDriver(server, deadlines)
@@ -214,12 +227,13 @@ class _Network:
         self._deadlines = deadlines
         self._rng = np.random.default_rng(seed)
         self._observer = observer
+        self._announce = announce
         self._now = 0.0
         self._order = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._server_seconds: defaultdict[Round, float] = defaultdict(float)
 
-    def run(self, recovery: RecoveryPool) -> SessionReport:
+    def run(self, recovery: MaskRecovery) -> SessionReport:
         self._driver.start(self._now)
         for connection in self._connections.values():
             self._schedule_answer(connection, connection.driver.start)
@@ -241,7 +255,7 @@ class _Network:
             virtual_seconds=self._now,
         )
 
-    def _finish(self, recovery: RecoveryPool) -> list[tuple[ClientId, bytes]]:
+    def _finish(self, recovery: MaskRecovery) -> list[tuple[ClientId, bytes]]:
         assert self._driver.job is not None  # noqa: S101 - the caller saw it
         self._driver.finish(recovery.run(self._driver.job), self._now)
         return []
@@ -269,7 +283,10 @@ class _Network:
         if fault is Fault.VANISH:
             connection.open = False
             return
-        self._schedule(self._delay(round_, fault), partial(self._answer, connection, round_, step))
+        delay = self._delay(round_, fault)
+        if self._announce is not None and round_ is Round.MASKED_INPUT_COLLECTION:
+            self._announce(connection.client_id, self._now + delay)
+        self._schedule(delay, partial(self._answer, connection, round_, step))
 
     def _answer(self, connection: _Connection, round_: Round, step: Callable[[], list[Parts]]) -> None:
         """A client acts, and its message arrives."""

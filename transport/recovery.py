@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 from types import TracebackType
-from typing import IO
+from typing import IO, Protocol
 
 from secagg import LocalProtocolError, MaskSum, UnmaskJob
 
@@ -20,6 +20,17 @@ _WORTH_STARTING = 10_000
 _WORTH_SENDING = 500
 
 _CHILD = "from transport.recovery import _serve; _serve()"
+
+
+class MaskRecovery(Protocol):
+    """Whatever runs the server's jobs: `RecoveryPool`, or machines that the host has.
+
+    It is given the seeds of the masks that are left in the sum: it belongs to the server, with all its machines.
+    """
+
+    def run(self, job: UnmaskJob) -> MaskSum:
+        """The job's whole result."""
+        ...
 
 
 class RecoveryPool:

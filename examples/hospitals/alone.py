@@ -21,6 +21,5 @@ if __name__ == "__main__":
             settings = config.local_training_in(round_)
             train(model, data.train_images[patients], data.train_labels[patients], settings, seed=round_)
         measured = evaluate(model, data.test_images, data.test_labels)
-        print(
-            f"hospital {number} with {len(patients):3} patients alone: {measured.accuracy:.2%}, loss {measured.loss:.3f}"
-        )
+        result = f"{measured.accuracy:.2%}, loss {measured.loss:.3f}"
+        print(f"hospital {number} with {len(patients):3} patients alone: {result}")

@@ -61,7 +61,7 @@ class FileFinder:
 
     def _places(self, file: IdxFile) -> Iterator[tuple[str, Path]]:
         """(who named it, folder), in order."""
-        for label, folder in _named_folders(self.data_dir):
+        for label, folder in named_folders(self.data_dir):
             yield label, folder / file.folder
             yield label, folder
         if self.source.system_folder is not None:
@@ -97,7 +97,8 @@ class FileFinder:
         )
 
 
-def _named_folders(data_dir: Path | None) -> Iterator[tuple[str, Path]]:
+def named_folders(data_dir: Path | None) -> Iterator[tuple[str, Path]]:
+    """The folders that the user named: (how, folder), in the order of the search."""
     if data_dir is not None:
         yield "data_dir", data_dir
     if variable := os.environ.get(ENVIRONMENT_VARIABLE):

@@ -12,10 +12,11 @@ import torch
 from fl.data.catalog import CATALOG, IdxFile, IdxSource
 from fl.data.dataset import Dataset, standardize
 from fl.data.idx import IdxArray, parse_idx
+from fl.data.leaf import LEAF_FEMNIST, find_leaf_femnist, load_leaf_femnist
 from fl.data.search import FileFinder
 from fl.errors import ConfigError, DataError
 
-DATASETS: tuple[str, ...] = ("digits", *CATALOG)
+DATASETS: tuple[str, ...] = ("digits", *CATALOG, LEAF_FEMNIST)
 """Every name that `load_dataset` knows; the first is the default of the command line."""
 
 # QMNIST's extended labels (Yadav and Bottou 2019, arXiv:1905.10498): column 0 is the class, column 2 the
@@ -38,6 +39,8 @@ def load_dataset(
     - `fashion-mnist`, `mnist`: 60,000 + 10,000 images of 28x28, gray levels 0..255.
     - `mnist-writers`: MNIST with the writer of each training image (539 writers; the test images are
       MNIST's, by other writers).
+    - `leaf-femnist`: characters in 62 classes with their writers, as LEAF's preprocessing leaves them in
+      `data_dir` (`fl.data.leaf`); never downloaded.
 
     `data_dir` is searched first for IDX files (the whole order: `fl.data.search.FileFinder`); `digits` reads
     no files. `download=False` never touches the network.
@@ -45,12 +48,15 @@ def load_dataset(
     Raises ConfigError for an unknown name; DataError if the data cannot be found, or are not what they
     should be.
     """
-    if name != "digits" and name not in catalog:
-        raise ConfigError(f"unknown data set {name!r}; known are {', '.join(('digits', *catalog))}")
+    if name not in ("digits", LEAF_FEMNIST) and name not in catalog:
+        known = ", ".join(("digits", *catalog, LEAF_FEMNIST))
+        raise ConfigError(f"unknown data set {name!r}; known are {known}")
     if data_dir is not None and not _is_folder(data_dir):
         raise DataError(f"{data_dir}: no such folder (data_dir)")
     if name == "digits":
         return _load_digits()
+    if name == LEAF_FEMNIST:
+        return load_leaf_femnist(find_leaf_femnist(data_dir))
     source = catalog[name]
     finder = FileFinder(source, data_dir, download)
     train_labels = _read_labels(finder, source.train_labels)
@@ -78,7 +84,7 @@ def _load_digits() -> Dataset:
     The rule needs no random numbers, so the split is the same under every version of every library.
     """
     # scikit-learn takes a second to import, which only this data set has to pay for.
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     images = standardize(pixels.astype(np.uint8).reshape(-1, 8, 8), full_scale=16, mean=0.3053, std=0.3760)

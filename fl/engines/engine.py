@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +12,34 @@ from fl.errors import ConfigError
 from fl.local_work import LocalWorker
 from fl.quantization import ClientUpdate
 from secagg import ClientId
+from transport import MaskRecovery
 
-TrainClient = Callable[[ClientId], ClientUpdate]
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an engine may use. It is about the machine and not about the run: a resumed run may have others.
+
+    Attributes:
+        workers: clients that are trained at the same time; 0: as many as there are cores.
+        address: of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; empty: Ray on this machine.
+    """
+
+    workers: int = 0
+    address: str = ""
+
+    def check(self, engine: str) -> None:
+        """ConfigError if the engine of that name cannot use them."""
+        problems = []
+        if self.workers < 0:
+            problems.append(f"workers must be at least 1, or 0 for all cores, not {self.workers}")
+        elif self.workers and engine not in ("processes", "ray"):
+            problems.append(f"workers are of the engines processes and ray: the engine {engine} is one process")
+        if self.address and engine != "ray":
+            problems.append(f"an address is of a Ray cluster: use the engine ray, not {engine}")
+        if self.address and self.workers:
+            problems.append("a Ray cluster has as many workers as it has cores: leave out workers")
+        if problems:
+            raise ConfigError("; ".join(problems))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,16 +58,35 @@ class RoundTraining:
     expected: tuple[ClientId, ...]
 
 
+class RoundTrainer(Protocol):
+    """Gives the updates of one round's clients."""
+
+    def __call__(self, client_id: ClientId) -> ClientUpdate:
+        """A sampled client's update, trained in this round from the model that it was sent.
+
+        Raises:
+            DivergedError: its training ran away (`fl.training`).
+            EngineError: it cannot be trained, through no fault of its own.
+        """
+        ...
+
+    def announce(self, client_id: ClientId, due: float) -> None:
+        """The client will be asked for its update; those with a smaller ``due`` before it. It need not be told."""
+        ...
+
+
 class TrainingEngine(Protocol):
     """Trains a run's clients.
 
-    `round` gives, within its context, a function that returns a sampled client's update, trained in that round from
-    the model that it was sent; it raises `fl.training.DivergedError` for a client whose training ran away. Leaving the
-    context drops what was not asked for.
+    Attributes:
+        recovery: where the server's masks are recovered, if not on this machine.
     """
 
-    def round(self, training: RoundTraining) -> AbstractContextManager[TrainClient]:
-        """Open a round."""
+    @property
+    def recovery(self) -> MaskRecovery | None: ...
+
+    def round(self, training: RoundTraining) -> AbstractContextManager[RoundTrainer]:
+        """Open a round, one at a time. Leaving the context drops what was not asked for."""
         ...
 
     def close(self) -> None:
@@ -48,10 +94,41 @@ class TrainingEngine(Protocol):
         ...
 
 
-def open_engine(name: str, worker: LocalWorker) -> TrainingEngine:
+def check_engine(name: str, worker: LocalWorker, resources: Resources) -> None:
+    """ConfigError if the engine of that name cannot work here, as far as can be told without starting anything."""
+    resources.check(name)
+    if name == "batched":
+        open_engine(name, worker, resources).close()
+    if name == "ray":
+        from fl.integrations.ray import require_ray
+
+        require_ray()
+
+
+def open_engine(name: str, worker: LocalWorker, resources: Resources | None = None) -> TrainingEngine:
     """The engine of that name (`fl.config.ENGINES`) for one run. ConfigError if it cannot work here."""
+    resources = resources or Resources()
+    resources.check(name)
+    # Each is loaded by those who use it: Ray alone takes a second, and need not be installed.
     if name == "serial":
         from fl.engines.serial import SerialEngine
 
         return SerialEngine(worker)
+    if name == "processes":
+        from fl.engines.processes import ProcessesEngine
+
+        return ProcessesEngine(worker, resources.workers or available_cores())
+    if name == "batched":
+        from fl.engines.batched import BatchedEngine
+
+        return BatchedEngine(worker)
+    if name == "ray":
+        from fl.integrations.ray import open_ray_engine
+
+        return open_ray_engine(worker, resources)
     raise ConfigError(f"unknown engine {name!r}")
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

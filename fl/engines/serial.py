@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from fl.engines.engine import RoundTraining, TrainClient
+from fl.engines.engine import RoundTraining
 from fl.local_work import LocalWorker
 from fl.quantization import ClientUpdate
 from secagg import ClientId
@@ -12,17 +13,27 @@ from secagg import ClientId
 class SerialEngine:
     """The engine that others are measured against."""
 
+    recovery = None
+
     def __init__(self, worker: LocalWorker) -> None:
         self._worker = worker
 
     @contextmanager
-    def round(self, training: RoundTraining) -> Iterator[TrainClient]:
+    def round(self, training: RoundTraining) -> Iterator["_SerialRound"]:
         """See `TrainingEngine`."""
-
-        def train_client(client_id: ClientId) -> ClientUpdate:
-            return self._worker.update(client_id, training.number, training.model_messages[client_id])
-
-        yield train_client
+        yield _SerialRound(self._worker, training)
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SerialRound:
+    worker: LocalWorker
+    training: RoundTraining
+
+    def __call__(self, client_id: ClientId) -> ClientUpdate:
+        return self.worker.update(client_id, self.training.number, self.training.model_messages[client_id])
+
+    def announce(self, client_id: ClientId, due: float) -> None:
+        """Nothing is done ahead."""

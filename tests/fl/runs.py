@@ -100,4 +100,4 @@ def assert_refused(result: Result, *said: str) -> None:
 def use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """`secagg train` gets `tiny_dataset` for `digits`."""
     dataset = tiny_dataset()
-    monkeypatch.setattr("fl.train_command.load_dataset", lambda name, data_dir=None: dataset)
+    monkeypatch.setattr("fl.train_command.make_dataset", lambda name, data_dir=None: dataset)

@@ -285,7 +285,7 @@ def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path
     # The rest of the run happens in this process, and so does a run that nobody interrupts.
     digits = load_dataset("digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fl.train_command.load_dataset", lambda name, data_dir=None: digits)
+        patch.setattr("fl.train_command.make_dataset", lambda name, data_dir=None: digits)
         resumed = summary_of(resume(out, "--rounds", done + 1))
     assert resumed["rounds"] == done + 1
     whole = FederatedRun(config, digits, "secure")

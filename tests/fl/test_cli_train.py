@@ -80,7 +80,7 @@ def test_an_error_is_a_line_and_with_json_an_object_too() -> None:
     result = invoke("train", "--dataset", "cifar", "--json")
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        "error: unknown dataset 'cifar'; known are digits, fashion-mnist, mnist, mnist-writers"
+        "error: unknown dataset 'cifar'; known are digits, fashion-mnist, mnist, mnist-writers, leaf-femnist"
     ]
     assert len(result.stdout.splitlines()) == 1
     assert strict_json(result.stdout)["reasons"] == [result.stderr.strip().removeprefix("error: ")]

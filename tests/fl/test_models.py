@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fl.errors import ConfigError
-from fl.models import MODELS, build_model
+from fl.models import MODELS, RandomMirror, build_model
 
 
 def num_parameters(model: torch.nn.Module) -> int:
@@ -20,6 +20,8 @@ def num_parameters(model: torch.nn.Module) -> int:
         ("2nn", 8, 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10),
         ("cnn", 28, 25 * 32 + 32 + 25 * 32 * 64 + 64 + 7 * 7 * 64 * 128 + 128 + 128 * 10 + 10),
         ("cnn", 8, 25 * 32 + 32 + 25 * 32 * 64 + 64 + 2 * 2 * 64 * 128 + 128 + 128 * 10 + 10),
+        ("cnn3", 28, 9 * 24 + 24 + 9 * 24 * 48 + 48 + 9 * 48 * 96 + 96 + 3 * 3 * 96 * 128 + 128 + 128 * 10 + 10),
+        ("cnn3", 8, 9 * 24 + 24 + 9 * 24 * 48 + 48 + 9 * 48 * 96 + 96 + 96 * 128 + 128 + 128 * 10 + 10),
         ("small-cnn", 28, 23_946),
         ("small-cnn", 8, 13_706),
         ("logistic", 28, 7_850),
@@ -76,7 +78,7 @@ def test_initial_weights_fill_torch_s_default_range(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "image_shape", "num_classes", "complaint"),
     [
-        ("resnet", (1, 28, 28), 10, "2nn, cnn, small-cnn, logistic"),
+        ("resnet", (1, 28, 28), 10, "2nn, cnn, cnn3, cnn3-mirror, small-cnn, logistic"),
         ("cnn", (1, 3, 28), 10, "4x4 pixels at least, not 3x28"),
         ("small-cnn", (1, 8, 3), 10, "4x4 pixels at least, not 8x3"),
         ("2nn", (1, 0, 8), 10, "no model"),
@@ -86,3 +88,16 @@ def test_initial_weights_fill_torch_s_default_range(name: str) -> None:
 def test_what_cannot_be_built(name: str, image_shape: tuple[int, int, int], num_classes: int, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         build_model(name, image_shape=image_shape, num_classes=num_classes, seed=0)
+
+
+def test_images_are_mirrored_in_training_only_and_each_by_itself() -> None:
+    images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    layer = RandomMirror()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(4)
+        shown = layer(images)
+    is_kept = (shown == images).flatten(1).all(dim=1)
+    is_mirrored = (shown == images.flip(3)).flatten(1).all(dim=1)
+    assert (is_kept ^ is_mirrored).all()
+    assert 16 < int(is_mirrored.sum()) < 48
+    assert layer.eval()(images) is images

@@ -346,8 +346,8 @@ def test_counters_of_batch_norm_stay_the_servers_and_its_means_are_averaged(
         local.append((len(images), model[0].running_var.numpy().copy()))
         return result
 
-    monkeypatch.setattr(rounds, "build_model", with_batch_norm)
-    monkeypatch.setattr(local_work, "build_model", with_batch_norm)
+    monkeypatch.setattr(rounds, "make_model", with_batch_norm)
+    monkeypatch.setattr(local_work, "make_model", with_batch_norm)
     monkeypatch.setattr(local_work, "train", note)
     run = make_run(aggregator)
     run.model[0].num_batches_tracked.fill_(7)

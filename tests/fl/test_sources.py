@@ -266,7 +266,7 @@ def test_files_that_do_not_fit_each_other(
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="digits, fashion-mnist, mnist, mnist-writers"):
         load_dataset("cifar")
-    assert DATASETS == ("digits", "fashion-mnist", "mnist", "mnist-writers")
+    assert DATASETS == ("digits", "fashion-mnist", "mnist", "mnist-writers", "leaf-femnist")
 
 
 def test_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""One row: a plain loop over all images, and each engine over the clients that hold them, by turns."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from fl.config import RunConfig
+from fl.data import Dataset, load_dataset
+from fl.data.partition import partition
+from fl.engines import Resources, RoundTraining, TrainingEngine, open_engine
+from fl.errors import ConfigError
+from fl.local_work import LocalWorker
+from fl.serialization import model_to_bytes
+from fl.threads import torch_threads
+from fl.training import train
+
+ENGINES = ("serial", "processes", "batched")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is trained: so many clients with ``images`` images each, one epoch."""
+
+    model: str
+    batch_size: int
+    clients: int
+    images: int = 100
+
+
+FULL = (
+    Row("logistic", 10, 300),
+    Row("2nn", 10, 300),
+    Row("small-cnn", 10, 300),
+    Row("cnn", 10, 100),
+    Row("cnn", 50, 100),
+)
+QUICK = (Row("logistic", 10, 60), Row("2nn", 10, 60))
+
+
+def measure(row: Row, *, rounds: int, engines: tuple[str, ...] = ENGINES) -> dict[str, Any]:
+    """Images a second of each, the median of the rounds; and the median of the rounds' ratios to the plain loop.
+
+    The plain loop is one model on all images, with the number of threads that was faster in that round.
+    """
+    worker = _worker(row)
+    cores = os.cpu_count() or 1
+    works: dict[str, Callable[[], object]] = {
+        f"plain, {threads} threads" if threads > 1 else "plain, 1 thread": _plain_loop(worker, row, threads)
+        for threads in sorted({1, cores})
+    }
+    plain = tuple(works)
+    with ExitStack() as opened:
+        for name in engines:
+            try:
+                engine = open_engine(name, worker, Resources())
+            except ConfigError:
+                continue
+            opened.callback(engine.close)
+            works[name] = _engine_round(engine, worker, row)
+        seconds = _by_turns(works, rounds)
+    total = row.clients * row.images
+    speeds = {name: [total / second for second in taken] for name, taken in seconds.items()}
+    best = [max(speeds[name][index] for name in plain) for index in range(rounds)]
+    return {
+        "params": {"model": row.model, "batch_size": row.batch_size, "clients": row.clients, "images": row.images},
+        "rounds": rounds,
+        "images_per_second": {name: round(median(values), 1) for name, values in speeds.items()},
+        "over_plain": {
+            name: round(median(value / reference for value, reference in zip(values, best, strict=True)), 3)
+            for name, values in speeds.items()
+            if name not in plain
+        },
+    }
+
+
+def _worker(row: Row) -> LocalWorker:
+    full = load_dataset("fashion-mnist", None)
+    count = row.clients * row.images
+    data = Dataset(
+        full.name,
+        full.train_images[:count].clone(),
+        full.train_labels[:count].clone(),
+        full.test_images[:100].clone(),
+        full.test_labels[:100].clone(),
+        full.num_classes,
+    )
+    config = RunConfig(
+        dataset="fashion-mnist",
+        model=row.model,
+        clients=row.clients,
+        epochs=1,
+        batch_size=row.batch_size,
+        learning_rate=0.05,
+        momentum=0.5,
+    )
+    parts = partition(data, "iid", row.clients, seed=0, alpha=1.0, shards_per_client=2)
+    return LocalWorker(config, data, parts)
+
+
+def _plain_loop(worker: LocalWorker, row: Row, threads: int) -> Callable[[], object]:
+    training = worker.config.local_training_in(1)
+
+    def loop() -> None:
+        model = copy.deepcopy(worker.model)
+        with torch_threads(threads):
+            train(model, worker.dataset.train_images, worker.dataset.train_labels, training, seed=1)
+
+    return loop
+
+
+def _engine_round(engine: TrainingEngine, worker: LocalWorker, row: Row) -> Callable[[], object]:
+    clients = tuple(range(row.clients))
+    training = RoundTraining(1, dict.fromkeys(clients, model_to_bytes(worker.model)), clients)
+
+    def one_round() -> None:
+        with engine.round(training) as trainer:
+            for due, client_id in enumerate(clients):
+                trainer.announce(client_id, due)
+            for client_id in clients:
+                trainer(client_id)
+
+    return one_round
+
+
+def _by_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, one a round; every other round goes backwards. Nothing else of ours runs meanwhile."""
+    # Children start, and torch chooses its kernels, before anything is timed.
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for _ in range(rounds):
+        for name in names:
+            started = time.perf_counter()
+            works[name]()
+            seconds[name].append(time.perf_counter() - started)
+        names.reverse()
+    return seconds
+
+
+def describe_torch() -> dict[str, Any]:
+    """What decides how fast torch is here."""
+    return {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}

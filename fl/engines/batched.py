@@ -1,0 +1,110 @@
+"""Clients of small models trained together, as one computation (`fl.engines.stacked`), in this process.
+
+With it a round repeats to the bit on one machine, but the last bits are not those of the other engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import safetensors.torch
+import torch
+
+from fl.engines.engine import RoundTraining
+from fl.engines.outlook import Outlook, updates_kept
+from fl.engines.stacked import StackedClient, StackedTraining, check_stackable
+from fl.local_work import LocalWorker
+from fl.quantization import ClientUpdate
+from fl.seeds import TRAINING_SEED, derived_seed
+from fl.state import ParameterLayout
+from fl.threads import torch_threads, worthwhile_threads
+from fl.training import DivergedError
+from secagg import ClientId
+
+# More clients at once gain nothing: with few weights a step's beginning is spread thin enough then, and with many
+# the weights and gradients of all, which each step goes through, leave the processor's cache.
+_MOST_CLIENTS = 64
+_MOST_WEIGHT_BYTES = 16 << 20
+
+
+class BatchedEngine:
+    """Trains a client when it is asked for, and with it others that will be; see `TrainingEngine`.
+
+    Raises:
+        ConfigError: the model or its training cannot be stacked.
+    """
+
+    recovery = None
+
+    def __init__(self, worker: LocalWorker) -> None:
+        config, dataset = worker.config, worker.dataset
+        check_stackable(worker.model, config.local_training)
+        self._worker = worker
+        self._stacked = StackedTraining(worker.model, dataset.train_images, dataset.train_labels)
+        self._stacked.check()
+        weight_bytes = 4 * max(1, ParameterLayout.of(worker.model).size)
+        self.clients_at_once = max(1, min(_MOST_CLIENTS, _MOST_WEIGHT_BYTES // weight_bytes))
+        self._capacity = updates_kept(worker, at_least=2 * self.clients_at_once)
+        self._threads = config.threads or worthwhile_threads(
+            worker.model, dataset.image_shape, config.batch_size * self.clients_at_once
+        )
+
+    @contextmanager
+    def round(self, training: RoundTraining) -> Iterator[_Round]:
+        """See `TrainingEngine`."""
+        yield _Round(self, training, Outlook(training.expected, self._capacity))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def train(
+        self, client_ids: list[ClientId], training: RoundTraining
+    ) -> dict[ClientId, ClientUpdate | DivergedError]:
+        """Clients that were sent the same model."""
+        worker, number = self._worker, training.number
+        clients = [
+            StackedClient(
+                places=torch.from_numpy(worker.examples[client_id].training),
+                seed=derived_seed(worker.config.seed, TRAINING_SEED, number, client_id),
+            )
+            for client_id in client_ids
+        ]
+        received = safetensors.torch.load(training.model_messages[client_ids[0]])
+        with torch_threads(self._threads):
+            results = self._stacked.updates(received, clients, worker.config.local_training_in(number))
+        return dict(zip(client_ids, results, strict=True))
+
+
+class _Round:
+    """One open round."""
+
+    def __init__(self, engine: BatchedEngine, training: RoundTraining, outlook: Outlook) -> None:
+        self._engine = engine
+        self._training = training
+        self._outlook = outlook
+        self._results: dict[ClientId, ClientUpdate | DivergedError] = {}
+
+    def __call__(self, client_id: ClientId) -> ClientUpdate:
+        """The client's update; see `RoundTrainer`."""
+        if client_id not in self._results:
+            for together in self._with_others(client_id):
+                self._results |= self._engine.train(together, self._training)
+        result = self._results.pop(client_id)
+        self._outlook.handed_over(client_id)
+        if isinstance(result, DivergedError):
+            raise result
+        return result
+
+    def announce(self, client_id: ClientId, due: float) -> None:
+        self._outlook.announce(client_id, due)
+
+    def _with_others(self, client_id: ClientId) -> list[list[ClientId]]:
+        """The client and those that are due next, by the model that they were sent: usually one model."""
+        self._outlook.begin(client_id)
+        by_model = {id(self._training.model_messages[client_id]): [client_id]}
+        for _ in range(1, self._engine.clients_at_once):
+            if (other := self._outlook.next()) is None:
+                break
+            by_model.setdefault(id(self._training.model_messages[other]), []).append(other)
+        return list(by_model.values())

@@ -1,0 +1,50 @@
+"""A model's last layer, and what it is given."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fl.errors import ConfigError
+
+_BATCH = 500
+
+
+def classifier_head(model: nn.Module) -> nn.Linear:
+    """The last linear layer, in the order in which the model was built. ConfigError if there is none."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ConfigError("the model has no linear layer that could be fine-tuned by itself: fine-tune all of it")
+    return layers[-1]
+
+
+def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What `classifier_head` is given for each image in evaluation mode, float32 (N, features).
+
+    Raises ConfigError if its output is not the model's: then to train it alone would be to train something else.
+    """
+    head = classifier_head(model)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append((inputs[0], output))
+
+    was_training = [(module, module.training) for module in model.modules()]
+    hook = head.register_forward_hook(note)
+    features = []
+    try:
+        model.eval()
+        with torch.no_grad():
+            for batch in torch.split(images, _BATCH):
+                seen.clear()
+                logits = model(batch)
+                if len(seen) != 1 or not torch.equal(seen[0][1], logits):
+                    raise ConfigError(
+                        "the model's last linear layer is not what gives its answers: fine-tune all of it instead"
+                    )
+                features.append(seen[0][0])
+    finally:
+        hook.remove()
+        for module, training in was_training:
+            module.training = training
+    return torch.cat(features)

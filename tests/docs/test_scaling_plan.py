@@ -1,0 +1,63 @@
+"""docs/scaling.md says what its script computes from the committed figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools import scaling_plan
+from tools.scaling_plan import DOCUMENT, Machines, UnitCosts, Work, many_sessions, markdown, one_session, with_tables
+
+COSTS = UnitCosts(
+    word_mask=1e-9, long_mask=3e-9, word_add=2e-10, whole_word=1e-10, packed_word=1e-9, agreement=5e-5, client=1e-3
+)
+MACHINES = Machines(count=10, cores=4, gigabits=8.0)
+
+
+def test_the_tables_are_what_the_script_makes_of_the_results() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert with_tables(text) == text, "run `python -m tools.scaling_plan --write`"
+
+
+def test_unit_costs_are_of_the_size_that_one_core_can_have() -> None:
+    costs = UnitCosts.measured(scaling_plan._load("full"))
+    assert 1e-10 < costs.word_mask < costs.long_mask < 1e-8
+    assert costs.word_add < costs.word_mask
+    assert costs.whole_word < costs.packed_word
+    assert 1e-5 < costs.agreement < 1e-3
+    assert 1e-5 < costs.client < 1e-1
+
+
+def test_the_arithmetic() -> None:
+    """1,000 clients of whom 50 vanished, degree 20: 950 self masks, and 50 x 20 x 0.95 pairwise ones."""
+    work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
+    assert (work.included, work.agreements, work.masks) == (950, 950, 1900)
+    lines = one_session(work, COSTS, MACHINES)
+    core = [line[2] for line in lines]
+    takes = [line[3] for line in lines]
+    assert core == pytest.approx([1.0, 0.0, 950 * 0.3e-3, 950 * 5e-5, 1900 * 1e-3, 0.0])
+    # 950 inputs of 4 MB at 1 GB/s into one machine; 40 results of 4 MB at the end.
+    assert takes == pytest.approx([1.0, 3.8, 0.285, 0.0475 / 40, 1.9 / 40, 0.16])
+    shared = many_sessions(work, COSTS, MACHINES)
+    assert [line[2] for line in shared] == pytest.approx([10 * value for value in core])
+    assert [line[3] for line in shared] == pytest.approx([1.0, 3.8, 0.285, 0.0475 / 4, 1.9 / 4, 0.08])
+
+
+def test_wider_rings_cost_words_of_64_bits_and_narrower_ones_their_packing() -> None:
+    wide, narrow, whole = (Work.of(100, 1000, ring_bits=bits, degree=20) for bits in (36, 26, 32))
+    assert COSTS.masks(wide) == pytest.approx(3 * COSTS.masks(whole))
+    assert COSTS.inputs(wide) == pytest.approx(2 * COSTS.inputs(narrow))
+    assert COSTS.inputs(narrow) == pytest.approx(4 * COSTS.inputs(whole))
+    assert wide.input_bytes == 4500
+
+
+def test_more_machines_make_what_is_spread_faster_and_nothing_else() -> None:
+    work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
+    few, many = (one_session(work, COSTS, Machines(count, 4, 8.0)) for count in (10, 100))
+    faster = [a[3] / b[3] for a, b in zip(few, many, strict=True)]
+    assert faster == pytest.approx([1, 1, 1, 10, 10, 0.1])
+
+
+def test_any_plan_can_be_printed() -> None:
+    text = markdown(COSTS, MACHINES, clients=5000, values=1000, value_bits=20)
+    assert "5,000 clients, 1,000 values of 20 bits" in text
+    assert text.count("| **one after the other** |") == 2

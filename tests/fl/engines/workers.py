@@ -1,0 +1,113 @@
+"""A run's worker on tiny data, and models that misbehave."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl.data.partition import partition
+from fl.engines import RoundTraining, TrainingEngine
+from fl.local_work import LocalWorker
+from fl.quantization import ClientUpdate
+from fl.serialization import model_to_bytes
+from tests.fl.runs import tiny_config, tiny_dataset
+
+DATASET = tiny_dataset()
+
+
+def make_worker(**changes: Any) -> LocalWorker:
+    """Of clients with different numbers of examples."""
+    config = tiny_config(**{"model": "small-cnn", "clients": 8, "partition": "dirichlet", "epochs": 2, **changes})
+    parts = partition(DATASET, config.partition, config.clients, seed=3, alpha=0.7, shards_per_client=2)
+    return LocalWorker(config, DATASET, parts)
+
+
+def training_of(worker: LocalWorker, number: int = 1, expected: tuple[int, ...] = ()) -> RoundTraining:
+    """A round in which every client was sent the worker's model as it is."""
+    return RoundTraining(number, dict.fromkeys(range(worker.config.clients), model_to_bytes(worker.model)), expected)
+
+
+def updates(engine: TrainingEngine, training: RoundTraining, order: Any = None) -> dict[int, ClientUpdate]:
+    """Every client's update, asked for in an order."""
+    with engine.round(training) as trainer:
+        return {i: trainer(i) for i in (range(len(training.model_messages)) if order is None else order)}
+
+
+def assert_same_bits(ours: dict[int, ClientUpdate], theirs: dict[int, ClientUpdate]) -> None:
+    assert ours.keys() == theirs.keys()
+    for client_id, update in ours.items():
+        other = theirs[client_id]
+        assert update.delta.dtype == other.delta.dtype == np.float32
+        assert update.delta.tobytes() == other.delta.tobytes()
+        assert (update.num_examples, update.loss_sum, update.correct) == (
+            other.num_examples,
+            other.loss_sum,
+            other.correct,
+        )
+
+
+class Misbehaving(nn.Module):
+    """A linear model that does something else while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.misbehave()
+        logits: torch.Tensor = self.layer(images.flatten(1))
+        return logits
+
+    def misbehave(self) -> None:
+        raise NotImplementedError
+
+
+class DyingSequential(nn.Sequential):
+    """The model that it is made of; takes its process with it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            os._exit(7)
+        logits: torch.Tensor = super().forward(images)
+        return logits
+
+
+class DyingOnce(Misbehaving):
+    """Takes its process with it, but each file in the folder only once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def misbehave(self) -> None:
+        for file in self.folder.iterdir():
+            file.unlink()
+            os._exit(7)
+
+
+class Buggy(Misbehaving):
+    """Prints, and has a bug."""
+
+    def misbehave(self) -> None:
+        print("loss: unknown", flush=True)  # noqa: T201
+        raise KeyError("a bug of the user's")
+
+
+class Endless(Misbehaving):
+    """Tells that it has begun, and does not end before somebody puts a file `stop` beside that."""
+
+    def __init__(self, begun: Path) -> None:
+        super().__init__()
+        self.begun = begun
+
+    def misbehave(self) -> None:
+        self.begun.with_name(f"begun-{os.getpid()}").touch()
+        while not self.begun.with_name("stop").exists():
+            time.sleep(0.05)

@@ -1,0 +1,309 @@
+"""The plan of docs/scaling.md: what a very large session costs, from the unit costs that `make bench` measured.
+
+`python -m tools.scaling_plan` prints the plan; its options make other plans. Nothing is run: it is multiplication, of
+figures that were measured on one core, with the planner's own parameters. `--write` puts it into docs/scaling.md, with
+the tables of `benchmarks.training` and `benchmarks.integrations.ray`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import secagg
+from benchmarks.integrations.ray.table import table as ray_table
+from benchmarks.training.table import table as training_table
+from secagg import GraphKind
+
+_REPOSITORY = Path(__file__).parents[1]
+_RESULTS = _REPOSITORY / "benchmarks" / "results"
+DOCUMENT = _REPOSITORY / "docs" / "scaling.md"
+
+DROPOUT = CORRUPT = 0.05
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCosts:
+    """Seconds of one core.
+
+    Attributes:
+        word_mask: a mask made and added, a word of 32 bits (`micro/masked_add`, 64 masks); of 64 bits, `long_mask`.
+        word_add: a vector added, a word of 32 bits (`micro/masked_add` of one mask less `micro/prg_expansion`).
+        whole_word, packed_word: a word of 32 bits, or of fewer, taken out of a message (`micro/unpack`, 32, 26 bits).
+        agreement: a key agreement (`micro/key_agreement`).
+        client: all else that the server does for a client on the sparse graph: keys, shares and reconstruction
+            (`scaling/clients`, 10,000 clients, less its masks and inputs by the costs above).
+    """
+
+    word_mask: float
+    long_mask: float
+    word_add: float
+    whole_word: float
+    packed_word: float
+    agreement: float
+    client: float
+
+    @classmethod
+    def measured(cls, document: dict[str, Any]) -> UnitCosts:
+        """From a results file of `make bench`."""
+
+        def seconds(group: str, name: str, **params: int) -> float:
+            for entry in document["results"]:
+                if (entry["group"], entry["name"]) == (group, name) and params.items() <= entry["params"].items():
+                    median: float = entry["seconds"]["median"]
+                    return median
+            raise LookupError(f"no {group}/{name} with {params} in the results: run `make bench`")
+
+        word_mask = seconds("micro", "masked_add", word_bits=32, masks=64) / 64 / _MILLION
+        adding = seconds("micro", "masked_add", word_bits=32, masks=1) - seconds("micro", "prg_expansion")
+        agreement = seconds("micro", "key_agreement")
+        (session,) = (
+            entry
+            for entry in document["results"]
+            if entry["name"] == "clients" and entry["group"] == "scaling" and entry["params"]["clients"] == 10_000
+        )
+        work = Work.of(10_000, session["params"]["length"], session["ring_bits"], session["degree"])
+        costs = cls(
+            word_mask=word_mask,
+            long_mask=seconds("micro", "masked_add", word_bits=64, masks=64) / 64 / _MILLION,
+            word_add=adding / _MILLION,
+            whole_word=seconds("micro", "unpack", ring_bits=32) / _MILLION,
+            packed_word=seconds("micro", "unpack", ring_bits=26) / _MILLION,
+            agreement=agreement,
+            client=0.0,
+        )
+        known = costs.masks(work) + costs.agreements(work) + costs.inputs(work)
+        return replace(costs, client=(session["server_seconds"] - known) / 10_000)
+
+    def masks(self, work: Work) -> float:
+        """Core-seconds for all masks of a session."""
+        return work.masks * work.values * (self.word_mask if work.word_bytes == 4 else self.long_mask)
+
+    def agreements(self, work: Work) -> float:
+        """Core-seconds for all key agreements of a session."""
+        return work.agreements * self.agreement
+
+    def inputs(self, work: Work) -> float:
+        """Core-seconds to decode and add all masked inputs of a session."""
+        unpacking = self.whole_word if work.ring_bits == 32 else self.packed_word
+        return work.included * work.values * (unpacking + self.word_add) * work.word_bytes / 4
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one session has to do, in numbers.
+
+    Attributes:
+        included: clients whose masked inputs arrive; as many self masks are taken off.
+        agreements: pairwise masks of those who vanished, each with its key agreement.
+    """
+
+    clients: int
+    values: int
+    ring_bits: int
+    included: int
+    agreements: int
+
+    @property
+    def masks(self) -> int:
+        return self.included + self.agreements
+
+    @property
+    def input_bytes(self) -> float:
+        return self.values * self.ring_bits / 8
+
+    @property
+    def word_bytes(self) -> int:
+        return 4 if self.ring_bits <= 32 else 8
+
+    @classmethod
+    def of(cls, clients: int, values: int, ring_bits: int, degree: int) -> Work:
+        """Of a session on the sparse graph of which `DROPOUT` vanish after they have shared their keys."""
+        vanished = int(DROPOUT * clients)
+        included = clients - vanished
+        return cls(clients, values, ring_bits, included, round(vanished * degree * included / clients))
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """Where it runs: so many alike, each with cores like the measured one, and a network (gigabits a second, each)."""
+
+    count: int
+    cores: int
+    gigabits: float
+
+    def transfer(self, total_bytes: float, machines: int | None = None) -> float:
+        """Seconds for bytes that go in or out of ``machines`` of them, shared out evenly."""
+        return total_bytes * 8 / (self.gigabits * 1e9) / (machines or self.count)
+
+
+Line = tuple[str, str, float, float]
+"""What, in numbers, core-seconds, and seconds that it takes."""
+
+
+def one_session(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
+    """All clients in one session: one server, its unmasking over all machines."""
+    vector_bytes = work.values * work.word_bytes
+    parts = machines.count * machines.cores
+    masks, agreements, adding = costs.masks(work), costs.agreements(work), costs.inputs(work)
+    arriving = work.included * work.input_bytes
+    return [
+        (
+            "keys, shares, reconstruction, on one core",
+            f"{work.clients:,} clients",
+            *_on(work.clients * costs.client, 1),
+        ),
+        ("masked inputs into one machine", f"{arriving / 1e12:.1f} TB", 0.0, machines.transfer(arriving, 1)),
+        ("adding them, on one core", f"{work.included:,} vectors", *_on(adding, 1)),
+        ("key agreements, over all cores", f"{work.agreements:,}", *_on(agreements, parts)),
+        ("masks, over all cores", f"{work.masks:,} x {work.values:,}", *_on(masks, parts)),
+        (
+            "parts' results into one machine",
+            f"{parts} x {vector_bytes / 1e6:.0f} MB",
+            0.0,
+            machines.transfer(parts * vector_bytes, 1),
+        ),
+    ]
+
+
+def many_sessions(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
+    """As many sessions as machines, each a server with its share of the clients; their sums are added at the end.
+
+    ``work`` is one session's; the lines' core-seconds are all sessions'.
+    """
+    count = machines.count
+    masks, agreements, adding = costs.masks(work), costs.agreements(work), costs.inputs(work)
+    arriving = count * work.included * work.input_bytes
+    sums = count * work.values * 8.0
+
+    def each(seconds: float, cores: int) -> tuple[float, float]:
+        return seconds * count, seconds / cores
+
+    return [
+        (
+            "keys, shares, reconstruction, on one core each",
+            f"{work.clients:,} clients",
+            *each(work.clients * costs.client, 1),
+        ),
+        ("masked inputs into each machine", f"{arriving / count / 1e12:.2f} TB", 0.0, machines.transfer(arriving)),
+        ("adding them, on one core each", f"{work.included:,} vectors", *each(adding, 1)),
+        ("key agreements, on all cores of each", f"{work.agreements:,}", *each(agreements, machines.cores)),
+        ("masks, on all cores of each", f"{work.masks:,} x {work.values:,}", *each(masks, machines.cores)),
+        ("sums into one machine", f"{count} x {work.values * 8 / 1e6:.0f} MB", 0.0, machines.transfer(sums, 1)),
+    ]
+
+
+def _on(core_seconds: float, cores: int) -> tuple[float, float]:
+    return core_seconds, core_seconds / cores
+
+
+def planned(clients: int, values: int, value_bits: int) -> Work:
+    """The work of the session that the planner plans."""
+    params = secagg.plan(
+        num_clients=clients,
+        vector_length=values,
+        value_bits=value_bits,
+        dropout=DROPOUT,
+        corrupt=CORRUPT,
+        graph=GraphKind.SPARSE,
+    ).parameters
+    return Work.of(clients, values, params.ring_bits, params.degree)
+
+
+def markdown(
+    costs: UnitCosts, machines: Machines, *, clients: int = _MILLION, values: int = 10_000_000, value_bits: int = 12
+) -> str:
+    """Unit costs, and both plans, as they stand in docs/scaling.md."""
+    whole = planned(clients, values, value_bits)
+    share = planned(-(-clients // machines.count), values, value_bits)
+    units = [
+        ("a mask made and added, a million words of 32 bits", costs.word_mask * _MILLION * 1e3, "ms"),
+        ("the same of 64 bits", costs.long_mask * _MILLION * 1e3, "ms"),
+        ("a masked input decoded, a million words of 32 bits", costs.whole_word * _MILLION * 1e3, "ms"),
+        ("the same of fewer bits", costs.packed_word * _MILLION * 1e3, "ms"),
+        ("a vector added, a million words of 32 bits", costs.word_add * _MILLION * 1e3, "ms"),
+        ("a key agreement", costs.agreement * 1e6, "µs"),
+        ("keys, shares and reconstruction, a client", costs.client * 1e3, "ms"),
+    ]
+    title = f"{clients:,} clients, {values:,} values of {value_bits} bits, {machines.count} machines of "
+    title += f"{machines.cores} cores with {machines.gigabits:g} Gbit/s"
+    return "\n\n".join(
+        [
+            "\n".join(["| unit, on one core | |", "| :--- | ---: |", *(f"| {n} | {v:.3g} {u} |" for n, v, u in units)]),
+            f"**{title}: one session** (ring of {whole.ring_bits} bits)",
+            _table(one_session(whole, costs, machines)),
+            f"**The same as {machines.count} sessions of {share.clients:,}, one a machine** "
+            f"(ring of {share.ring_bits} bits)",
+            _table(many_sessions(share, costs, machines)),
+        ]
+    )
+
+
+def _table(lines: list[Line]) -> str:
+    core, wall = (sum(line[place] for line in lines) for place in (2, 3))
+    rows = [
+        f"| {what} | {number} | {_duration(seconds) if seconds else '–'} | {_duration(takes)} |"
+        for what, number, seconds, takes in lines
+    ]
+    head = ["| stage | how many | core time | takes |", "| :--- | ---: | ---: | ---: |"]
+    return "\n".join([*head, *rows, f"| **one after the other** | | {_duration(core)} | {_duration(wall)} |"])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+def with_tables(text: str) -> str:
+    """The document with every table made anew; one whose results are not there yet says how to get them."""
+    costs = UnitCosts.measured(_load("full"))
+    tables = {
+        "plan": markdown(costs, Machines(count=100, cores=2, gigabits=10.0)),
+        "training": training_table(_load("training")) if _has("training") else "(`make bench-training`)",
+        "ray": ray_table(_load("ray")) if _has("ray") else "(`make bench-ray`)",
+    }
+    for name, table in tables.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise LookupError(f"{DOCUMENT.name} has no marks {start.strip()} and {end}")
+        text = f"{before}{start}\n{table}\n\n{end}{after}"
+    return text
+
+
+def _has(name: str) -> bool:
+    return (_RESULTS / f"{name}.json").exists()
+
+
+def _load(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return document
+
+
+def main() -> None:
+    """Print the plan, or write the document's tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=_MILLION)
+    parser.add_argument("--values", type=int, default=10_000_000)
+    parser.add_argument("--value-bits", type=int, default=12)
+    parser.add_argument("--machines", type=int, default=100)
+    parser.add_argument("--cores", type=int, default=2, help="of each machine")
+    parser.add_argument("--gigabits", type=float, default=10.0, help="a second, into and out of each machine")
+    parser.add_argument("--write", action="store_true", help="the tables of docs/scaling.md, of its own plan")
+    options = parser.parse_args()
+    if options.write:
+        DOCUMENT.write_text(with_tables(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    costs = UnitCosts.measured(_load("full"))
+    machines = Machines(options.machines, options.cores, options.gigabits)
+    print(markdown(costs, machines, clients=options.clients, values=options.values, value_bits=options.value_bits))
+
+
+if __name__ == "__main__":
+    main()
