@@ -37,6 +37,10 @@ bench-report: .venv/dev  ## docs/benchmarks.md with its plots and page, from ben
 bench-quick: .venv/dev  ## smaller sizes, 2 minutes; results in benchmarks/results/quick.json
 	$(BENCH) --quick benchmarks
 
+.PHONY: experiments-page
+experiments-page: .venv/dev  ## docs/experiments.md with its figures, from experiments/results
+	$(BIN)/python -m fl.experiments.page
+
 bench-check: .venv/dev  ## exit 1 if a ratio fell below its floor or a message grew; under a minute
 	$(BIN)/python -m benchmarks.check
 
@@ -45,11 +49,53 @@ SECONDS ?= 600
 fuzz: .venv/fuzz  ## SECONDS=600: coverage-guided fuzzing of all that takes others' bytes; exit 1 on a finding
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
+.PHONY: docs
+docs: .venv/docs  ## the documentation as a site, in site/: guides and reference; warnings are errors
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+
+.PHONY: test-flower bench-flower
+LIVE ?=
+test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also `flwr run`, minutes of processes on loopback
+	FLWR_TELEMETRY_ENABLED=0 SECAGG_LIVE=$(LIVE) .venv-flower/bin/python -m pytest tests/integrations/flower
+
+CLIENTS ?= 10 50
+bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
+	.venv-flower/bin/python -m benchmarks.integrations.flower --clients $(CLIENTS)
+	.venv-flower/bin/python -m benchmarks.integrations.flower.table
+
+.PHONY: test-nvflare bench-nvflare
+test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m pytest tests/integrations/nvflare
+
+bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results beside the script
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.compare
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.leak
+	$(BIN)/python -m benchmarks.integrations.nvflare.table
+
+.PHONY: test-mpc bench-mpc
+test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
+	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m pytest tests/fl/encrypted
+
+bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; half an hour
+	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.encrypted.compare
+
+.PHONY: test-ray bench-ray bench-training
+test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/integrations/ray
+
+bench-ray: .venv/ray  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
+	.venv-ray/bin/python -m benchmarks.integrations.ray
+	.venv-ray/bin/python -m tools.scaling_plan --write
+
+bench-training: .venv/dev  ## images a second of each training engine; results and docs table; five minutes
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.training
+	$(BIN)/python -m tools.scaling_plan --write
+
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
 clean:
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs
+	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("secagg needs Python 3.11 or newer, and PYTHON=$(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -75,4 +121,48 @@ clean:
 	grep -E '^(numpy|cryptography|msgpack)==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint .venv-peers/constraints.txt --editable '.[peers]'
+	touch $@
+
+# Flower pins what ours excludes (typer, rich, packaging), so it lives apart too, with what its tests need.
+.venv/flower: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-flower/bin/python || $(BIN)/python -m venv .venv-flower
+	grep -E '^(numpy|cryptography|msgpack|torch|scikit-learn|scipy|pytest|hypothesis)==' constraints.txt \
+		> .venv-flower/constraints.txt
+	.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-flower/constraints.txt torch
+	.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-flower/constraints.txt --upgrade --editable '.[flower]' 'flwr[simulation]' pytest hypothesis
+	touch $@
+
+# NVFlare brings hundreds of megabytes of its own, and TenSEAL is for the comparison with its homomorphic encryption.
+.venv/nvflare: pyproject.toml constraints.txt benchmarks/integrations/nvflare/requirements.txt | .venv/bin/python
+	test -x .venv-nvflare/bin/python || $(BIN)/python -m venv .venv-nvflare
+	grep -E '^(torch|pytest|hypothesis)==' constraints.txt > .venv-nvflare/constraints.txt
+	.venv-nvflare/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-nvflare/constraints.txt torch
+	.venv-nvflare/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-nvflare/constraints.txt --upgrade --editable '.[nvflare]' pytest hypothesis \
+		--requirement benchmarks/integrations/nvflare/requirements.txt
+	touch $@
+
+# MPyC is small, but reads its options from every program's command line that imports it.
+.venv/mpc: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-mpc/bin/python || $(BIN)/python -m venv .venv-mpc
+	.venv-mpc/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt torch
+	.venv-mpc/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint constraints.txt --editable '.[mpc,dev]'
+	touch $@
+
+# The site is made from the sources alone; nothing of ours is installed there.
+.venv/docs: docs/requirements.txt | .venv/bin/python
+	test -x .venv-docs/bin/python || $(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install --quiet --requirement docs/requirements.txt
+	touch $@
+
+# Ray is large, and what ours needs of it is little: apart, nobody installs it who does not ask for it.
+.venv/ray: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-ray/bin/python || $(BIN)/python -m venv .venv-ray
+	.venv-ray/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt torch
+	.venv-ray/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint constraints.txt --editable '.[ray]' pytest hypothesis
 	touch $@

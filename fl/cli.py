@@ -13,8 +13,9 @@ from rich.table import Table
 from typer import Option
 
 import secagg
-from fl import certs_command
+from fl import certs_command, evaluate_command, experiment_command, new_command, report_command
 from fl.config import DROPOUT_POINTS, ENGINES, RunConfig
+from fl.config_file import read_config_file
 from fl.errors import ConfigError, FLError
 from fl.formatting import json_line
 from fl.network import join_command, serve_command
@@ -58,8 +59,12 @@ def _reported(as_json: bool) -> Iterator[None]:
 
 
 certs_command.register(app, _reported)
+evaluate_command.register(app, _reported)
+report_command.register(app, _reported)
+experiment_command.register(app, _reported)
 serve_command.register(app, _reported)
 join_command.register(app, _reported)
+new_command.register(app, _reported)
 
 
 @app.command()
@@ -165,9 +170,20 @@ def simulate(
 @app.command()
 def train(
     context: typer.Context,
-    dataset: Annotated[str, Option(help="digits, fashion-mnist, mnist or mnist-writers.")] = _DEFAULTS["dataset"],
-    data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
-    model: Annotated[str, Option(help="2nn, cnn, small-cnn or logistic (default: suits the data set).")] = "",
+    config: Annotated[
+        Path | None, Option(help="TOML file with these settings; what is given here comes first.")
+    ] = None,
+    dataset: Annotated[
+        str,
+        Option(help="digits, fashion-mnist, mnist, mnist-writers, leaf-femnist, or your own: package.module:loader."),
+    ] = _DEFAULTS["dataset"],
+    data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
+    model: Annotated[
+        str,
+        Option(
+            help="2nn, cnn, cnn3, small-cnn, logistic, mlp-500, or your own, package.module:factory (default: by data set)."
+        ),
+    ] = "",
     clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = _DEFAULTS["clients"],
     sample: Annotated[int | None, Option(help="Clients that take part in a round (default: all).")] = None,
     rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
@@ -197,7 +213,8 @@ def train(
         "server_tau"
     ],
     partition: Annotated[
-        str, Option(help="iid, shards, dirichlet or by-writer (default: by-writer for mnist-writers, else iid).")
+        str,
+        Option(help="iid, shards, dirichlet, by-writer or by-owner (default: by-writer where known, else iid)."),
     ] = "",
     alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = _DEFAULTS["alpha"],
     shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = _DEFAULTS["shards_per_client"],
@@ -215,7 +232,7 @@ def train(
     corrupt: Annotated[float, Option(help="Fraction that may work with the server.")] = _DEFAULTS["corrupt"],
     aggregator: Annotated[str, Option(help="secure or plain.")] = _DEFAULTS["aggregator"],
     compare: Annotated[
-        bool, Option("--compare", help="Run the plain aggregator beside the secure one, and compare the sums.")
+        bool, Option("--compare/--no-compare", help="Run the plain aggregator too, and compare the sums.")
     ] = False,
     clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
     value_bits: Annotated[
@@ -223,10 +240,18 @@ def train(
     ] = None,
     seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
     engine: Annotated[str, Option(help="Where clients train: " + ", ".join(ENGINES) + ".")] = _DEFAULTS["engine"],
+    threads: Annotated[int, Option(help="Of torch, for a client (default: by engine and model).")] = _DEFAULTS[
+        "threads"
+    ],
+    workers: Annotated[int, Option(help="Clients trained at once by processes or ray (default: one a core).")] = 0,
+    address: Annotated[str, Option(help="Ray cluster: auto, HOST:6379 or ray://HOST:10001 (default: Ray here).")] = "",
     channels_last: Annotated[bool, Option(help="Convolutions in the fast memory layout.")] = True,
     bfloat16: Annotated[str, Option(help="auto, on or off: local training in bfloat16.")] = _DEFAULTS["bfloat16"],
     out: Annotated[Path | None, Option(help="Folder for checkpoint, metrics, figure and model.")] = None,
     resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
+    tensorboard: Annotated[
+        bool, Option("--tensorboard", help="Write event files for TensorBoard into the run's folder.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on the clients' data by federated averaging."""
@@ -242,13 +267,23 @@ def train(
         for name in ("sample", "value_bits"):
             if values.get(name) == 0:
                 raise ConfigError(f"{name} must be at least 1, not 0")
+        if config is not None:
+            written = read_config_file(config)
+            values = {**values, **{name: value for name, value in written.items() if name not in given}}
+        from fl.engines import Resources
         from fl.train_command import resume_training, start_training
 
         console = Console(stderr=as_json)
+        resources = Resources(workers, address)
         if resume is not None:
-            finished = resume_training(resume, given, rounds if "rounds" in given else None, data_dir, console)
+            more = rounds if "rounds" in given else None
+            finished = resume_training(
+                resume, given, more, data_dir, console, tensorboard=tensorboard, resources=resources
+            )
         else:
-            finished = start_training(RunConfig(**values), out, data_dir, console)
+            finished = start_training(
+                RunConfig(**values), out, data_dir, console, tensorboard=tensorboard, resources=resources
+            )
     if as_json:
         typer.echo(json_line(finished.summary))
     if finished.interrupted:

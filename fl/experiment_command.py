@@ -38,7 +38,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             Path | None,
             Option(help="Folder for checkpoints and results (default: runs/NAME); goes on with what is there."),
         ] = None,
-        data_dir: Annotated[Path | None, Option(help="Folder with the data sets' IDX files.")] = None,
+        data_dir: Annotated[Path | None, Option(help="Folder with the data sets' files.")] = None,
         arm: Annotated[list[str] | None, Option(help="Run this arm only; may be repeated (default: all).")] = None,
         quick: Annotated[bool, Option("--quick", help="The same arms in seconds, on a small data set.")] = False,
         seed: Annotated[int, Option(help="Of everything but keys and masks.")] = 0,

@@ -22,7 +22,7 @@ _WRITERS: dict[str, Any] = {
     "model": "small-cnn",
     "clients": 539,
     "sample": 200,
-    "rounds": 36,
+    "rounds": 30,
     "epochs": 2,
     "batch_size": 10,
     "learning_rate": 0.1,

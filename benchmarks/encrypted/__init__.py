@@ -1,0 +1,1 @@
+"""Encrypted evaluation of MNIST: ``python -m benchmarks.encrypted.compare``."""

@@ -1,0 +1,153 @@
+"""What encrypted evaluation of MNIST costs, and what made it slow.
+
+    make bench-mpc                                              # all, half an hour on two idle cores
+    .venv-mpc/bin/python -m benchmarks.encrypted.compare --quick
+
+Models are trained by `secagg train` first, where they are not there yet. Results go to ``results.json`` beside
+this file, run by run, and from there as tables into docs/encrypted-evaluation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.encrypted.table import write_tables
+from benchmarks.machine import commit, describe
+from fl.custom import make_model
+from fl.data import Dataset, load_dataset
+from fl.encrypted import EncryptedTask, MpycEvaluator
+from fl.encrypted.jobs import Arithmetic, Opening
+from fl.serialization import load_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results.json")
+MODELS_FOLDER = REPOSITORY / "runs" / "encrypted"
+
+# Adam with its usual learning rate suits both activations.
+_TRAINING = {"clients": 10, "rounds": 4, "epochs": 1, "batch-size": 32, "optimizer": "adam", "lr": 0.001, "seed": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One run. `quick_images` where the time is short."""
+
+    name: str
+    model: str
+    images: int
+    quick_images: int
+    batch: int
+    opening: Opening = "predictions"
+    tls: bool = True
+    arithmetic: Arithmetic = "words"
+
+
+CASES = (
+    Case(name="ReLU", model="mlp-500", images=1000, quick_images=200, batch=50),
+    Case(name="square", model="mlp-500-square", images=1000, quick_images=200, batch=50),
+    Case(name="CNN, ReLU", model="small-cnn", images=1000, quick_images=10, batch=10),
+    Case(name="CNN, square", model="small-cnn-square", images=1000, quick_images=50, batch=25),
+    Case(name="only the accuracy", model="mlp-500", images=1000, quick_images=200, batch=50, opening="accuracy"),
+    Case(name="batch 1", model="mlp-500", images=50, quick_images=10, batch=1),
+    Case(name="batch 10", model="mlp-500", images=200, quick_images=50, batch=10),
+    Case(name="batch 200", model="mlp-500", images=1000, quick_images=200, batch=200),
+    Case(name="without TLS", model="mlp-500", images=1000, quick_images=200, batch=50, tls=False),
+    Case(name="MPyC's own arrays", model="mlp-500", images=20, quick_images=5, batch=10, arithmetic="objects"),
+    Case(
+        name="MPyC's own arrays, square",
+        model="mlp-500-square",
+        images=20,
+        quick_images=5,
+        batch=10,
+        arithmetic="objects",
+    ),
+)
+
+
+def main() -> None:
+    """Run the cases whose names are given, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer images")
+    parser.add_argument("--tables", action="store_true", help="only write the tables again")
+    parser.add_argument("cases", nargs="*", help="names of cases: " + ", ".join(case.name for case in CASES))
+    options = parser.parse_args()
+    if unknown := set(options.cases) - {case.name for case in CASES}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    torch.set_num_threads(1)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
+    if not options.tables:
+        dataset = load_dataset("mnist")
+        for case in CASES:
+            if not options.cases or case.name in options.cases:
+                results["machine"] = {**describe(), "commit": commit(REPOSITORY)}
+                measured = {**results["cases"], case.name: measure(case, dataset, quick=options.quick)}
+                results["cases"] = {known.name: measured[known.name] for known in CASES if known.name in measured}
+                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_tables(results, REPOSITORY / "docs" / "encrypted-evaluation.md")
+
+
+def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:
+    """Run a case; its figures beside the plain model's."""
+    path = trained(case.model)
+    task = EncryptedTask(
+        model_path=path,
+        model=case.model,
+        dataset="mnist",
+        images=case.quick_images if quick else case.images,
+        batch=case.batch,
+        opening=case.opening,
+    )
+    load_before = os.getloadavg()[0]
+    result = MpycEvaluator(timeout=1200, tls=case.tls, arithmetic=case.arithmetic).evaluate(
+        task, lambda done, total: print(f"\r{case.name}: {done} of {total}", end="", flush=True)
+    )
+    print(f"  {result.milliseconds_per_image:.1f} ms an image")
+    model = make_model(case.model, image_shape=dataset.image_shape, num_classes=10, seed=0)
+    load_model(model, path.read_bytes())
+    with torch.no_grad():
+        plain = torch.cat([model.eval()(part).argmax(dim=1) for part in dataset.test_images.split(500)])
+    images = result.images
+    agreement = None
+    if result.predictions is not None:
+        agreement = (plain[:images] == torch.tensor(result.predictions)).double().mean().item()
+    return {
+        "model": case.model,
+        "images": images,
+        "batch": case.batch,
+        "tls": case.tls,
+        "arithmetic": case.arithmetic,
+        "opened": case.opening,
+        "milliseconds_per_image": result.milliseconds_per_image,
+        "cpu_milliseconds_per_image": 1000 * sum(result.cpu_seconds) / images,
+        "start_seconds": result.start_seconds,
+        "bytes_per_image": sum(result.bytes_sent) / images,
+        "accuracy": result.accuracy,
+        "agreement": agreement,
+        "plain_accuracy": (plain[:images] == dataset.test_labels[:images]).double().mean().item(),
+        "plain_accuracy_all": (plain == dataset.test_labels).double().mean().item(),
+        "load_before": load_before,
+        "widths": result.widths,
+    }
+
+
+def trained(model: str) -> Path:
+    """The file of a model that `secagg train` trained on MNIST, 10 clients and 4 rounds under secure aggregation."""
+    path = MODELS_FOLDER / model / "model.safetensors"
+    if not path.exists():
+        command = [sys.executable, "-m", "fl", "train", "--dataset", "mnist", "--model", model]
+        for option, value in _TRAINING.items():
+            command += [f"--{option}", str(value)]
+        subprocess.run([*command, "--out", str(path.parent)], check=True, cwd=REPOSITORY)  # noqa: S603 - our own
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What the owners of model and data do in plain text, each in its own process, before anything is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fl.custom import make_dataset, make_model
+from fl.encrypted.jobs import DataInput, ModelInput, Opening
+from fl.encrypted.plan import StoredWeights, make_plan
+from fl.encrypted.steps import Plan
+from fl.errors import ConfigError, DataError
+from fl.serialization import load_model
+
+_CALIBRATION_EXAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What the data's owner tells everybody.
+
+    shape: of one image. classes, count, batch, opening: how many classes and images, how many images at a time, what is
+    opened. pixel_range: the smallest and the largest pixel of all.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    count: int
+    batch: int
+    opening: Opening
+    pixel_range: tuple[float, float]
+
+
+class ModelOwner:
+    """Has the model; ConfigError if its file cannot be read."""
+
+    def __init__(self, source: ModelInput) -> None:
+        self._source = source
+        try:
+            self._bytes = Path(source.path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read {source.path}: {error.strerror}") from None
+
+    def __repr__(self) -> str:
+        return "ModelOwner(<redacted>)"
+
+    def plan(self, announced: Announcement) -> tuple[Plan, list[StoredWeights]]:
+        """How the model runs on such images, and its weights as integers. ConfigError if it cannot."""
+        source = self._source
+        model = make_model(source.name, image_shape=announced.shape, num_classes=announced.classes, seed=0)
+        try:
+            load_model(model, self._bytes)
+        except Exception as error:  # noqa: BLE001  # safetensors and torch raise half a dozen kinds
+            kind = type(error).__name__
+            raise ConfigError(f"{source.path} is no {source.name} for images {announced.shape}: {kind}") from None
+        examples = None
+        if source.calibration is not None:
+            examples = make_dataset(source.calibration, _path(source.data_dir)).train_images[:_CALIBRATION_EXAMPLES]
+        return make_plan(model, announced.shape, announced.pixel_range, examples)
+
+
+class DataOwner:
+    """Has images and labels; DataError or ConfigError if they cannot be had."""
+
+    def __init__(self, source: DataInput) -> None:
+        dataset = make_dataset(source.dataset, _path(source.data_dir))
+        images = dataset.test_images
+        count = len(images) if source.images is None else source.images
+        if count > len(images):
+            raise DataError(f"{source.dataset} has {len(images)} test images, not {count}")
+        self._images: torch.Tensor = images[:count]
+        self._labels: npt.NDArray[np.int64] = dataset.test_labels[:count].numpy()
+        self.announcement = Announcement(
+            shape=tuple(images.shape[1:]),
+            classes=dataset.num_classes,
+            count=count,
+            batch=source.batch,
+            opening=source.opening,
+            pixel_range=(float(images.min()), float(images.max())),
+        )
+
+    def __repr__(self) -> str:
+        return "DataOwner(<redacted>)"
+
+    def pixels(self, part: slice, bits: int) -> npt.NDArray[np.int64]:
+        """Pixels of a batch, stored as round(x * 2^bits): int64 (n, *shape)."""
+        return np.rint(self._images[part].double().numpy() * 2.0**bits).astype(np.int64)
+
+    def labels(self, part: slice) -> npt.NDArray[np.int64]:
+        """int64 (n,)."""
+        return self._labels[part]
+
+    def accuracy(self, predictions: list[int]) -> float:
+        """The share of correct ones."""
+        return float(np.mean(np.array(predictions) == self._labels))
+
+
+def _path(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder)

@@ -1,0 +1,166 @@
+"""One party of an encrypted evaluation, a process of its own: ``python -m fl.encrypted.party``.
+
+It reads its job (`fl.encrypted.jobs`) from standard input, which stays open: when it closes, whoever started the party
+is gone, and it ends. Events, one JSON object a line, go to standard output. A user's mistake is told in words, of any
+other error only the kind: messages of MPyC's may hold shares, and so may its tracebacks on standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fl.encrypted.engine import start_engine
+from fl.encrypted.forward import SharedModel
+from fl.encrypted.jobs import DATA_OWNER, MODEL_OWNER, RECEIVERS, Job
+from fl.errors import FLError
+
+# The owners need torch; the third party starts in half the time without it.
+if TYPE_CHECKING:
+    from fl.encrypted.owners import Announcement, DataOwner, ModelOwner
+    from fl.encrypted.steps import Plan
+
+
+def _tell(event: str, **values: Any) -> None:
+    print(json.dumps({"event": event, **values}), flush=True)  # noqa: T201
+
+
+def main() -> int:
+    """Run the job; 0 if it was done to its end."""
+    job = Job.from_json(json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, args=(Path(job.folder),), daemon=True).start()
+    failures: list[str] = []
+    try:
+        party = _Party(job)
+        os.chdir(job.folder)  # MPyC looks for its certificates in .config here.
+        party.run(failures)
+    except FLError as error:
+        _tell("error", kind=type(error).__name__, message=str(error))
+        return 1
+    except Exception as error:  # noqa: BLE001  # see the module
+        # What stopped the event loop comes first, and not that it was stopped.
+        _tell("error", kind=(*failures, type(error).__name__)[0])
+        return 1
+    return 0
+
+
+def _end_with_parent(folder: Path) -> None:
+    # Past Python's buffer, whose lock would be held when this process ends.
+    while os.read(0, 4096):
+        pass
+    # Nobody else is left to delete the keys.
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+    os._exit(3)
+
+
+class _Party:
+    """What a party has, and what it does."""
+
+    def __init__(self, job: Job) -> None:
+        self._id = job.party
+        self._model_owner: ModelOwner | None = None
+        self._data_owner: DataOwner | None = None
+        if job.model is not None or job.data is not None:
+            import torch
+
+            from fl.encrypted.owners import DataOwner, ModelOwner
+
+            torch.set_num_threads(1)
+            self._model_owner = None if job.model is None else ModelOwner(job.model)
+            self._data_owner = None if job.data is None else DataOwner(job.data)
+        self._mpc, self._integers = start_engine(job)
+
+    def run(self, failures: list[str]) -> None:
+        """All of it; kinds of exceptions that end the event loop from within are added to ``failures``."""
+
+        def handle(loop: Any, context: dict[str, Any]) -> None:
+            failures.append(type(context.get("exception")).__name__)
+            loop.stop()
+
+        self._mpc._loop.set_exception_handler(handle)
+        self._mpc.run(self._evaluate())
+
+    async def _evaluate(self) -> None:
+        _tell("ready")
+        await self._mpc.start()
+        connected = time.perf_counter()
+        own = None if self._data_owner is None else self._data_owner.announcement
+        announced: Announcement = await self._mpc.transfer(own, senders=DATA_OWNER)
+        plan, model = await self._share_model(announced)
+        began, cpu = time.perf_counter(), time.process_time()
+        _tell("shared", seconds=began - connected, widths=plan.comparisons)
+        result = await self._run_batches(announced, plan, model)
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        sent = sum(peer.protocol.nbytes_sent for peer in self._mpc.parties if peer.pid != self._id)
+        await self._mpc.shutdown()
+        _tell("done", **result, images=announced.count, seconds=seconds, cpu_seconds=cpu_seconds, bytes_sent=sent)
+
+    async def _share_model(self, announced: Announcement) -> tuple[Plan, SharedModel]:
+        own_plan, own_weights = (None, []) if self._model_owner is None else self._model_owner.plan(announced)
+        plan: Plan = await self._mpc.transfer(own_plan, senders=MODEL_OWNER)
+        shares = []
+        for index, shape in enumerate(plan.weight_shapes):
+            matrix, bias = (own_weights[index].matrix, own_weights[index].bias) if own_weights else (None, None)
+            shares.append(
+                (await self._share(MODEL_OWNER, shape, matrix), await self._share(MODEL_OWNER, shape[1:], bias))
+            )
+        return plan, SharedModel(self._mpc, self._integers, plan, shares)
+
+    async def _run_batches(self, announced: Announcement, plan: Plan, model: SharedModel) -> dict[str, Any]:
+        """What this party learns: predictions and their accuracy, or the accuracy alone, or nothing."""
+        receivers = list(RECEIVERS[announced.opening])
+        predictions: list[int] = []
+        hits: list[Any] = []
+        for start in range(0, announced.count, announced.batch):
+            part = slice(start, min(start + announced.batch, announced.count))
+            size = part.stop - part.start
+            pixels = None if self._data_owner is None else self._data_owner.pixels(part, plan.input_bits)
+            classes = await model.classes(await self._share(DATA_OWNER, (size, *announced.shape), pixels))
+            if announced.opening == "accuracy":
+                labels = None if self._data_owner is None else self._data_owner.labels(part)
+                hits.append(
+                    await self._hits(classes, await self._share(DATA_OWNER, (size,), labels), announced.classes)
+                )
+            else:
+                opened = await self._mpc.output(self._secure(2, classes), receivers=receivers)
+                predictions += [] if opened is None else [int(value) for value in opened]
+            _tell("progress", images=part.stop, total=announced.count)
+        if announced.opening == "accuracy":
+            total = hits[0]
+            for more in hits[1:]:
+                total = total + more
+            opened = await self._mpc.output(self._secure(2, total), receivers=receivers)
+            return {} if opened is None else {"accuracy": int(opened[0]) / announced.count}
+        if self._data_owner is None:
+            return {}
+        return {"predictions": predictions, "accuracy": self._data_owner.accuracy(predictions)}
+
+    async def _hits(self, classes: Any, labels: Any, num_classes: int) -> Any:
+        """Shares of how many classes are the labels, a field array (1,); nobody learns which."""
+        bits = math.ceil(math.log2(num_classes)) + 2
+        equal = await self._mpc.gather(self._mpc.np_sgn(self._secure(bits, classes - labels), l=bits, EQ=True))
+        return type(equal)(np.sum(equal.value.reshape(1, -1), axis=1))
+
+    async def _share(self, owner: int, shape: tuple[int, ...], values: Any) -> Any:
+        """Shares, a field array, of the owner's int64 array of this shape; others give None."""
+        array = np.zeros(shape, np.int64) if values is None else values
+        return await self._mpc.gather(self._mpc.input(self._secure(2, array), senders=owner))
+
+    def _secure(self, bits: int, values: Any) -> Any:
+        return self._integers(bits).array(values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The processes of the three parties: started, watched, and ended whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from fl.encrypted.errors import EncryptedEvaluationError
+from fl.encrypted.jobs import PARTIES, ROLES, Job
+
+_ENVIRONMENT = {
+    # The parties outnumber the cores of most machines, and threads that wait for each other spin.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # glibc's allocator: keep the megabytes of one array for the next, instead of giving them back to the system and
+    # faulting them in again page by page; a third of the time of array arithmetic. Others ignore it.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+
+# After one party has failed the others have so long to say why they did.
+_LAST_WORDS = 2.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a party said; ``ended`` with an exit code when its process is over."""
+
+    party: int
+    name: str
+    values: dict[str, Any]
+
+
+class PartyProcesses:
+    """A process for each job, all ended when the context is left; should this process die, they end by themselves."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+        self._processes: list[subprocess.Popen[str]] = []
+        self._listeners: list[threading.Thread] = []
+        self._events: queue.Queue[Event] = queue.Queue()
+
+    def __enter__(self) -> Self:
+        try:
+            for job in self._jobs:
+                self._start(job)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids."""
+        return [process.pid for process in self._processes]
+
+    def run(self, on_event: Callable[[Event], None], timeout: float) -> list[dict[str, Any]]:
+        """Wait until all are done; gives what each said of its result.
+
+        Raises:
+            EncryptedEvaluationError: a party failed, or nobody said anything for ``timeout`` seconds.
+        """
+        results: dict[int, dict[str, Any]] = {}
+        ended: set[int] = set()
+        while len(ended) < PARTIES:
+            try:
+                event = self._events.get(timeout=timeout)
+            except queue.Empty:
+                raise EncryptedEvaluationError(
+                    f"nothing was heard of the three parties for {timeout:g} seconds; they were ended"
+                ) from None
+            if event.name == "done":
+                results[event.party] = event.values
+            elif event.name == "error" or (event.name == "ended" and event.party not in results):
+                raise self._failure(event)
+            if event.name == "ended":
+                ended.add(event.party)
+            else:
+                on_event(event)
+        return [results[party] for party in range(PARTIES)]
+
+    def _start(self, job: Job) -> None:
+        environment = {**os.environ, **_ENVIRONMENT}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fl.encrypted.party"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Tracebacks of MPyC may hold shares: nobody gets to see them.
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            # Ctrl-C is for this process, which then ends the others.
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(job)) + "\n")
+                process.stdin.flush()
+        listener = threading.Thread(target=self._listen, args=(job.party, process), daemon=True)
+        listener.start()
+        self._listeners.append(listener)
+
+    def _listen(self, party: int, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            try:
+                values = json.loads(line)
+                name = values.pop("event")
+            except (ValueError, KeyError, AttributeError, TypeError):
+                continue  # Not ours: whatever a library prints.
+            self._events.put(Event(party, name, values))
+        self._events.put(Event(party, "ended", {"code": process.wait()}))
+
+    def _failure(self, first: Event) -> EncryptedEvaluationError:
+        """The most telling of what is said in the next moments: when one fails, the others lose their connections."""
+        heard = [first]
+        until = time.monotonic() + _LAST_WORDS
+        while (left := until - time.monotonic()) > 0 and not any("message" in event.values for event in heard):
+            try:
+                event = self._events.get(timeout=left)
+            except queue.Empty:
+                break
+            if event.name in ("error", "ended"):
+                heard.append(event)
+        for event in heard:
+            if "message" in event.values:
+                return EncryptedEvaluationError(f"{self._called(event.party)}: {event.values['message']}")
+        killed = [event for event in heard if event.name == "ended" and event.values["code"] < 0]
+        event = (killed or heard)[0]
+        if event.name == "ended":
+            code = event.values["code"]
+            how = f"was killed by signal {-code}" if code < 0 else f"ended early with code {code}"
+            return EncryptedEvaluationError(f"{self._called(event.party)} {how}; start again")
+        kind = event.values.get("kind", "an error")
+        return EncryptedEvaluationError(f"{self._called(event.party)} failed with {kind}; start again")
+
+    def _called(self, party: int) -> str:
+        return f"party {party} ({ROLES[party]})"
+
+    def _end(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+        for process in self._processes:
+            process.wait()
+        for listener in self._listeners:
+            listener.join()
+        for process in self._processes:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
