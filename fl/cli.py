@@ -181,7 +181,7 @@ def train(
     model: Annotated[
         str,
         Option(
-            help="2nn, cnn, cnn3, small-cnn, logistic, mlp-500, or your own, package.module:factory (default: by data set)."
+            help="2nn, cnn, cnn3, small-cnn, logistic, mlp-500, or your own: package.module:factory (default: by data)."
         ),
     ] = "",
     clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = _DEFAULTS["clients"],
