@@ -190,7 +190,7 @@ def test_the_help_says_what_is_chosen_by_default() -> None:
         capture_output=True, text=True, timeout=60, cwd=REPOSITORY, env={**environment(), "COLUMNS": "200"},
     )  # fmt: skip
     help_text = " ".join(result.stdout.replace("│", " ").split())
-    for words in ("default: all", "default: any", "default: suits the data set", "else iid", "for a ring of 32"):
+    for words in ("default: all", "default: any", "default: by data", "else iid", "for a ring of 32"):
         assert words in help_text, words
 
 
