@@ -13,8 +13,6 @@ The checkpoint is one file that is replaced in one step: whenever the run ends, 
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import safetensors
@@ -23,6 +21,7 @@ import torch
 
 from fl.config import RunConfig
 from fl.errors import ConfigError
+from fl.files import replace_file
 from fl.formatting import json_line
 from fl.rounds import FederatedRun, RoundRecord, record_to_json
 from fl.serialization import model_to_bytes, own_tensors
@@ -131,21 +130,7 @@ class RunFolder:
         return ConfigError(f"{self.path / _CHECKPOINT} is no checkpoint of this program, or is damaged: {why}")
 
     def _replace(self, name: str, data: bytes) -> None:
-        """Write a file in one step: it is the old one or the new one, never a part."""
-        with tempfile.NamedTemporaryFile(dir=self.path, prefix=f".{name}.", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                # A temporary file is for its owner's eyes only; results are as readable as what the user writes.
-                mask = os.umask(0)
-                os.umask(mask)
-                temporary.chmod(0o666 & ~mask)
-                temporary.replace(self.path / name)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        replace_file(self.path / name, data)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

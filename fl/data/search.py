@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +15,7 @@ from fl.data.catalog import IdxFile, IdxSource
 from fl.data.download import fetch
 from fl.data.idx import expand, read_uncompressed
 from fl.errors import DataError
+from fl.files import replace_file
 
 ENVIRONMENT_VARIABLE = "SECAGG_DATA"
 """Names a folder that is searched like the `data_dir` argument, after it."""
@@ -119,12 +119,4 @@ def _is_file(path: Path) -> bool:
 def _keep(path: Path, data: bytes) -> None:
     """Write `path` in one step: another process must never read half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-        temporary = Path(stream.name)
-        try:
-            stream.write(data)
-            stream.close()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    replace_file(path, data)

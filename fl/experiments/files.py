@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from fl.errors import ConfigError
+from fl.files import replace_file
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -16,16 +16,10 @@ def write_json(path: Path, value: Any) -> None:
     Numbers that are not finite are refused (ValueError): JSON has none such.
     """
     data = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, data.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
 
 

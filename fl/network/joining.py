@@ -14,8 +14,9 @@ from fl.network.addresses import show_address
 from fl.network.announcement import Announcement, TrainingOver, decode_announcement, round_context
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.local_data import LocalData
-from fl.network.policy import Policy, PolicyError
+from fl.network.policy import Policy
 from fl.seeds import NETWORK_SEED, TRAINING_SEED, derived_seed
+from fl.session_policy import PolicyError
 from fl.threads import worthwhile_threads
 from secagg import ClientId, Identity, KeyDirectory
 from transport import ClientJournal, EndCode, Offer, RefusalCode, SessionRefusedError

@@ -6,18 +6,13 @@ import safetensors
 from torch import nn
 
 from fl.custom import is_reference, make_model
-from fl.errors import ConfigError, FLError
+from fl.errors import ConfigError
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.serialization import load_model
+from fl.session_policy import PolicyError, SessionPolicy
 from fl.state import ParameterLayout
 from secagg import Adversary, Parameters
-
-_ORDER = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
-
-
-class PolicyError(FLError):
-    """An offer that this client declines, with every reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +34,7 @@ class Policy:
 
     def check_parameters(self, params: Parameters) -> None:
         """PolicyError unless the protocol's parameters are what this client agrees to."""
-        reasons = []
-        holders = params.num_clients if params.is_complete else params.degree
-        if 2 * params.threshold <= holders:
-            reasons.append(
-                f"the threshold is {params.threshold} of {holders}, but more than half must be needed to unmask anyone"
-            )
-        if params.threshold < self.min_inputs:
-            reasons.append(f"a sum of {params.threshold} inputs would do, but this client asks for {self.min_inputs}")
-        if _ORDER.index(params.adversary) < _ORDER.index(self.adversary):
-            reasons.append(
-                f"the session is safe against a {params.adversary.value} server, but this client asks for "
-                f"{self.adversary.value}"
-            )
-        if params.modular:
-            reasons.append("sums may wrap, and what wraps is no mean")
-        _raise(reasons)
+        SessionPolicy(adversary=self.adversary, min_inputs=self.min_inputs).check(params)
 
     def check_training(self, announcement: Announcement, params: Parameters, data: LocalData) -> nn.Module:
         """The announced model; PolicyError unless it fits its own announcement, the session, and the client's data."""

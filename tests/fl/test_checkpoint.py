@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fl import checkpoint, local_work
+from fl import files, local_work
 from fl.checkpoint import RunFolder
 from fl.data import load_dataset
 from fl.models import build_model
@@ -194,8 +194,8 @@ def fail_to_write(patch: pytest.MonkeyPatch, name: str, at_time: int, error: Bas
             if times == at_time:
                 raise error
 
-    patch.setattr(checkpoint, "tempfile", SimpleNamespace(NamedTemporaryFile=open_file))
-    patch.setattr(checkpoint.os, "fsync", fsync)
+    patch.setattr(files, "tempfile", SimpleNamespace(NamedTemporaryFile=open_file))
+    patch.setattr(files.os, "fsync", fsync)
 
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -17,9 +17,10 @@ from fl.custom import load_reference, make_dataset, make_model
 from fl.errors import ConfigError, FLError
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
-from fl.network.policy import Policy, PolicyError
+from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
 from fl.serialization import model_to_bytes
+from fl.session_policy import PolicyError
 from fl.training import LocalTraining
 from secagg import plan
 from tests.fl.runs import assert_refused, invoke, run_process, state_bytes

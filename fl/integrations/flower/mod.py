@@ -19,8 +19,8 @@ from fl.integrations.flower.errors import OfferError
 from fl.integrations.flower.offer import Offer
 from fl.integrations.flower.wire import CONTROL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
-from fl.integrations.policy import SessionPolicy
 from fl.integrations.record_layout import Arrays
+from fl.session_policy import SessionPolicy
 from secagg import (
     Adversary,
     Client,

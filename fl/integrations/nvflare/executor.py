@@ -27,7 +27,7 @@ from fl.integrations.nvflare.errors import AnnouncementError, ModelError, NVFlar
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.model_encoding import SiteUpdate, as_model, digest
 from fl.integrations.nvflare.site_session import SiteSession
-from fl.integrations.policy import SessionPolicy
+from fl.session_policy import SessionPolicy
 from secagg import Adversary, Round, SecAggError
 from transport.driver import InputVector
 from transport.errors import InputWithheldError

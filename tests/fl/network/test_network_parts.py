@@ -24,9 +24,10 @@ from fl.network.announcement import (
 )
 from fl.network.errors import AnnouncementError
 from fl.network.local_data import LocalData, load_arrays, load_shard, parse_shard
-from fl.network.policy import Policy, PolicyError
+from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
 from fl.serialization import model_to_bytes
+from fl.session_policy import PolicyError
 from fl.training import LocalTraining
 from secagg import Adversary, GraphKind, Parameters
 from tests.fl.runs import assert_refused, invoke

@@ -1,4 +1,4 @@
-"""What a client inside another framework asks of a session before it takes part: the server is not believed."""
+"""What a client asks of a session before it takes part: the server proposes, and is not believed."""
 
 from dataclasses import dataclass
 
