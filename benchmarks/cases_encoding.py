@@ -1,6 +1,7 @@
 """Packing beside a copy of the same bytes, and the codec beside packing and plain msgpack."""
 
 import os
+from functools import partial
 from typing import Literal
 
 import msgpack
@@ -28,9 +29,9 @@ def packed(way: Way, ring_bits: int) -> Case:
         vector = _random_vector(ring_bits)
         octets = packing.pack(vector, ring_bits)
         source, copy = np.ones(size, dtype=np.uint8), np.empty(size, dtype=np.uint8)
-        work: Work = lambda: packing.pack(vector, ring_bits)  # noqa: E731
+        work: Work = partial(packing.pack, vector, ring_bits)
         if way == "back":
-            work = lambda: packing.unpack(octets, _LENGTH, ring_bits)  # noqa: E731
+            work = partial(packing.unpack, octets, _LENGTH, ring_bits)
         return work, lambda: np.copyto(copy, source)
 
     name = "pack" if way == "there" else "unpack"

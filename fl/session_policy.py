@@ -19,10 +19,13 @@ class SessionPolicy:
     Attributes:
         adversary: the weakest adversary that a session may be safe against.
         min_inputs: the fewest inputs that a sum may be of, this client's included; a threshold below is refused.
+        max_elements: the longest vectors to take part with: the server says how long they are, and a client needs some
+            30 bytes of memory for each element.
     """
 
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
     min_inputs: int = 2
+    max_elements: int = 1 << 27
 
     def check(self, params: Parameters) -> None:
         """PolicyError unless the session's parameters are what this client agrees to."""
@@ -39,6 +42,8 @@ class SessionPolicy:
                 f"the session is safe against a {params.adversary.value} server, but this client asks for "
                 f"{self.adversary.value}"
             )
+        if params.vector_length > self.max_elements:
+            reasons.append(f"vectors of {params.vector_length} elements, but this client takes {self.max_elements}")
         if params.modular:
             reasons.append("sums may wrap, and what wraps is no mean")
         if reasons:

@@ -21,6 +21,7 @@ from fl.integrations.record_layout import Arrays, Metric, Metrics, RecordError, 
 from fl.quantization import ClientUpdate, UpdateEncoding
 
 # Metrics are rounded to 2^-20 each, below what anyone prints of a loss.
+MOST_METRICS = 1 << 16
 _FRACTION_BITS = 20
 
 _MAX_METRIC_BOUND = 2.0**40
@@ -77,8 +78,9 @@ class RecordEncoding:
     metric_bound: float
 
     def __post_init__(self) -> None:
-        if self.max_metrics < 0:
-            raise ConfigError(f"there cannot be room for {self.max_metrics} metrics")
+        # A server says how many, and each needs memory before there is a reply.
+        if not 0 <= self.max_metrics <= MOST_METRICS:
+            raise ConfigError(f"there can be room for 0 to {MOST_METRICS} metrics, not for {self.max_metrics}")
         if not 0 < self.metric_bound <= _MAX_METRIC_BOUND:
             raise ConfigError(
                 f"the metrics' bound must be above 0, at most {_MAX_METRIC_BOUND:g}, not {self.metric_bound}"

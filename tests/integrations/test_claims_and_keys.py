@@ -72,11 +72,15 @@ def test_enrolled_keys_are_trusted_under_any_number() -> None:
 
 
 def parameters(
-    threshold: int = 5, adversary: Adversary = Adversary.HONEST_BUT_CURIOUS, *, modular: bool = False
+    threshold: int = 5,
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    *,
+    modular: bool = False,
+    vector_length: int = 1,
 ) -> Parameters:
     return Parameters(
-        num_clients=8, threshold=threshold, degree=7, vector_length=1, value_bits=8, ring_bits=11, modular=modular,
-        adversary=adversary,
+        num_clients=8, threshold=threshold, degree=7, vector_length=vector_length, value_bits=8, ring_bits=11,
+        modular=modular, adversary=adversary,
     )  # fmt: skip
 
 
@@ -87,6 +91,8 @@ def parameters(
         (SessionPolicy(min_inputs=6), parameters(5), "asks for 6"),
         (SessionPolicy(adversary=Adversary.MALICIOUS), parameters(5, Adversary.SEMI_MALICIOUS), "asks for malicious"),
         (SessionPolicy(), parameters(5, modular=True), "wrap"),
+        (SessionPolicy(max_elements=100), parameters(5, vector_length=101), "101 elements, but this client takes 100"),
+        (SessionPolicy(), parameters(5, vector_length=1 << 30), "1073741824 elements"),
     ],
 )
 def test_sessions_that_a_client_declines(policy: SessionPolicy, params: Parameters, text: str) -> None:

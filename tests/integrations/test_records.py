@@ -133,7 +133,14 @@ def test_replies_that_have_no_average(strange: Reply, error: type[Exception], te
 
 @pytest.mark.parametrize(
     "changes",
-    [{"max_metrics": -1}, {"metric_bound": 0.0}, {"metric_bound": float("nan")}, {"clip": 0.0}, {"max_weight": 0}],
+    [
+        {"max_metrics": -1},
+        {"max_metrics": 10**12},
+        {"metric_bound": 0.0},
+        {"metric_bound": float("nan")},
+        {"clip": 0.0},
+        {"max_weight": 0},
+    ],
 )
 def test_encodings_that_cannot_be(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

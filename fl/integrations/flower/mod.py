@@ -54,6 +54,7 @@ class _AppFailedError(FLError):
 def secagg_mod(
     *,
     min_inputs: int = 2,
+    max_elements: int = 1 << 27,
     adversary: Adversary | str | None = None,
     identity: IdentitySource = None,
     enrolled: KeySource = None,
@@ -68,6 +69,7 @@ def secagg_mod(
 
     Args:
         min_inputs: the fewest clients that an average may be of; sessions with a lower threshold are declined.
+        max_elements: the longest vectors to take part with; a client needs some 30 bytes of memory for each element.
         adversary: the weakest server that sessions must be safe against; by default `Adversary.MALICIOUS` if there is
             an identity, else `Adversary.HONEST_BUT_CURIOUS`.
         identity: in malicious mode, this node's key pair, or a function of the context that loads it.
@@ -81,7 +83,9 @@ def secagg_mod(
         ConfigError: arguments that do not fit each other.
     """
     return SecAggMod(
-        policy=SessionPolicy(adversary=_required(adversary, identity), min_inputs=min_inputs),
+        policy=SessionPolicy(
+            adversary=_required(adversary, identity), min_inputs=min_inputs, max_elements=max_elements
+        ),
         identity=identity,
         enrolled=enrolled,
         protected=frozenset({"train", "evaluate"} if protect_evaluate else {"train"}),
