@@ -103,6 +103,7 @@ class FinishedExperiment:
 
 def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExperiment:
     """Run, or go on. FLError or SecAggError for what cannot work, before the first arm where it can be known."""
+    from fl.experiments.beside import leave
     from fl.experiments.catalog import find
     from fl.experiments.display import results_table
     from fl.experiments.files import write_json
@@ -110,7 +111,8 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     from fl.experiments.results import new_document
     from fl.experiments.running import chosen_arms
 
-    experiment = find(request.name).build(quick=request.quick, seed=request.seed)
+    module = find(request.name)
+    experiment = module.build(quick=request.quick, seed=request.seed)
     arms = chosen_arms(experiment, request.arms)
     if request.results is not None:
         _check_is_file_to_be(request.results)
@@ -121,6 +123,7 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     for path in (folder.results_path, request.results):
         if path is not None:
             write_json(path, document)
+    leave(folder, module.beside(document))
     console.print(results_table(document))
     if interrupted:
         console.print("[yellow]interrupted[/yellow]; the same command goes on with it", soft_wrap=True)

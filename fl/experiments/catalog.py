@@ -9,6 +9,7 @@ from fl.errors import ConfigError
 
 # The command line lists the names in its help; it must not wait seconds for torch and matplotlib to do so.
 if TYPE_CHECKING:
+    from fl.experiments.beside import Beside
     from fl.experiments.experiment import Experiment
     from fl.experiments.results import Document
     from fl.experiments.section import Section
@@ -32,6 +33,10 @@ class ExperimentModule(Protocol):
 
     def section(self, document: Document) -> Section:
         """Its part of the page, from its committed results."""
+        ...
+
+    def beside(self, document: Document) -> dict[str, Beside]:
+        """What the reports of its runs show beside them, by the arm's name, from the results so far."""
         ...
 
 

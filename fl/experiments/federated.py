@@ -21,7 +21,10 @@ from fl.rounds import FederatedRun, RoundRecord, start_runs
 from fl.serialization import model_to_bytes
 from fl.training import Evaluation, evaluate
 
-_RUN, _CLIENTS = "run", "before-averaging.json"
+RUN = "run"
+"""Where in its folder an arm keeps its run, for `secagg report` too."""
+
+_CLIENTS = "before-averaging.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ class FederatedArm:
         """Train, or go on training; see `ArmResult` and `_result`."""
         dataset = self._dataset(work)
         (run,) = start_runs(self.config, dataset)
-        folder = RunFolder(work.folder / _RUN)
+        folder = RunFolder(work.folder / RUN)
         with run:
             if (folder.path / "checkpoint.safetensors").exists():
                 config, rounds_done = folder.load_config()

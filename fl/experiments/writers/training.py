@@ -18,12 +18,12 @@ from fl.data import Dataset
 from fl.dropouts import client_slowness
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
-from fl.experiments.federated import FederatedArm
+from fl.experiments.federated import RUN, FederatedArm
 from fl.rounds import FederatedRun, RoundRecord, start_runs
 from fl.serialization import load_model, model_to_bytes
 from fl.training import evaluate
 
-_RUN, _MODELS = "run", "models"
+_MODELS = "models"
 SPEED_GROUPS = 5
 
 
@@ -100,7 +100,7 @@ class TrainedRun:
 
     def __init__(self, folder: Path, config: RunConfig, dataset: Dataset) -> None:
         (self.run,) = start_runs(config, dataset)
-        self._folder = RunFolder(folder / _RUN)
+        self._folder = RunFolder(folder / RUN)
         self._models = folder / _MODELS
 
     def keep_model(self) -> None:

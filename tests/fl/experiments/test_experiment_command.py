@@ -18,6 +18,7 @@ from fl.experiment_command import ExperimentRequest, run_experiment
 from fl.experiments.catalog import EXPERIMENTS, find
 from fl.experiments.page import page
 from fl.experiments.results import read_document
+from fl.report.source import load_run
 from tests.fl.experiments.arms import digits_arm, experiment_of, untimed
 from tests.fl.runs import REPOSITORY, assert_refused, command, environment, invoke
 
@@ -40,6 +41,14 @@ def test_a_quick_experiment_gives_a_document_a_table_and_a_page(name: str, tmp_p
     for arm in document["arms"]:
         assert arm["title"] in page({name: document})[0] or arm["name"].startswith(("alone", "central"))
     assert "done" in result.stderr
+    first = document["arms"][0]
+    run = load_run(tmp_path / "run" / first["name"] / "run")
+    if name == "fashion-six":
+        assert [(one.name, len(one.points)) for one in run.series] == [("plain sums", 3), ("central", 2), ("local", 2)]
+        alone = [arm["by_round"]["accuracy"][1] for arm in document["arms"] if arm["name"].startswith("alone-sgd")]
+        assert run.series[2].points[1].accuracy == pytest.approx(sum(alone) / 6)
+    else:
+        assert [one.name for one in run.series] == ["faster"]
     # Started again, nothing is left to do, and the results are the same.
     again = invoke("experiment", name, "--quick", "--out", tmp_path / "run", "--jobs", 1, "--json")
     assert json.loads(again.stdout)["arms"] == document["arms"]
@@ -152,6 +161,9 @@ class Building:
 
     def build(self, *, quick: bool, seed: int) -> object:
         return self._experiment
+
+    def beside(self, document: object) -> dict[str, object]:
+        return {}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from fl.experiments.writers.figures import accuracy_gains
 from fl.experiments.writers.personal import PersonalizationArm
 from fl.experiments.writers.training import TrainedRun, WritersTraining, by_speed_groups, included_rounds
 from fl.personalization import Ditto, FineTuning, measure_gain
+from fl.report.source import load_run
 from fl.rounds import start_runs
 from fl.seeds import PERSONALIZATION_SEED, derived_seed
 from fl.serialization import load_model, model_to_bytes
@@ -338,3 +339,13 @@ def test_quick_gives_all_arms_as_a_command(tmp_path: Path) -> None:
     for arm in arms:
         assert arm.title in markdown
     assert "12 writers" in markdown
+    run = load_run(out / "federated-slow" / "run")
+    assert [one.name for one in run.series] == ["anyone vanishes"]
+    personalization = run.personalization
+    assert personalization is not None
+    assert [method.name for method in personalization.methods] == [
+        METHODS[name][0] for name in METHODS if name != "alone"
+    ]
+    full = next(arm for arm in made["arms"] if arm["name"] == "full-slow")
+    gains = personalization.methods[1].gains
+    assert np.median(gains) == pytest.approx(100 * full["summary"]["accuracy_gain"]["median"])
