@@ -13,6 +13,9 @@ from fl.formatting import format_bytes, percent
 from fl.rounds import FederatedRun, RoundRecord
 from secagg import Round
 
+_MOST_NAMED = 8
+"""Clients that a line names; of more it says how many."""
+
 
 class TrainingDisplay:
     """Bars for rounds and for the clients of the open round, with a line above them for each round that is done."""
@@ -60,6 +63,14 @@ class TrainingDisplay:
                 f"secure aggregation: threshold {params.threshold} of {params.num_clients}, values of "
                 f"{params.value_bits} bits in a ring of {params.ring_bits}; "
                 f"{plan.expected_dropouts} may vanish a round as expected, and {plan.spare_clients} more",
+                soft_wrap=True,
+            )
+        if few := runs[0].worker.of_one_class:
+            named = ", ".join(map(str, few[:_MOST_NAMED])) + (", ..." if len(few) > _MOST_NAMED else "")
+            self._console.print(
+                f"[yellow]{len(few)} of {config.clients} clients have examples of one class only ({named}): their "
+                "updates pull towards it[/yellow]",
+                highlight=False,
                 soft_wrap=True,
             )
 

@@ -85,6 +85,9 @@ def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     dataset = _call(name, lambda: loader(data_dir))
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset {name}: it must give a fl.data.Dataset, not {type(dataset).__name__}")
+    first = dataset.train_labels[0]
+    if (dataset.train_labels == first).all():
+        raise DataError(f"dataset {name}: every training label is {first}: a model would have nothing to tell apart")
     return dataset
 
 

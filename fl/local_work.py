@@ -55,6 +55,13 @@ class LocalWorker:
         """The most examples that any client holds out."""
         return max(len(examples.held_out) for examples in self.examples)
 
+    @property
+    def of_one_class(self) -> list[ClientId]:
+        """The clients that learn from examples of a single class."""
+        labels = self.dataset.train_labels.numpy()
+        own = (labels[examples.training] for examples in self.examples)
+        return [client_id for client_id, found in enumerate(own) if (found == found[0]).all()]
+
     def update(self, client_id: ClientId, number: int, model_message: bytes) -> ClientUpdate:
         """Load the model that the client was sent, train on its examples, and take the difference.
 

@@ -85,6 +85,11 @@ def nan_in_a_row(data_dir):
 def empty(data_dir):
     data = table(data_dir)
     return Dataset("empty", data.train_images[:0], data.train_labels[:0], data.test_images, data.test_labels, 2)
+
+def one_class(data_dir):
+    data = table(data_dir)
+    data.train_labels[:] = 1
+    return Dataset("one", data.train_images, data.train_labels, data.test_images, data.test_labels, 2)
 """
 
 
@@ -144,6 +149,7 @@ def test_a_model_that_cannot_work_is_refused_before_it_is_trained(project: str, 
         ("missing_file", "FileNotFoundError"),
         ("nan_in_a_row", "training example 7 has a value that is not finite"),
         ("empty", "there are no training examples"),
+        ("one_class", "every training label is 1"),
         ("no_module", "must give a fl.data.Dataset, not str"),
         ("raises", "the weather is bad"),
     ],

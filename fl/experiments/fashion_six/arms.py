@@ -18,7 +18,7 @@ _ROUNDS = 50
 _EPOCHS_APART = 10
 
 _TRAINING: dict[str, dict[str, Any]] = {
-    "sgd": {"optimizer": "sgd", "learning_rate": 0.03, "momentum": 0.9},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.03, "momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"optimizer": "adam", "learning_rate": 0.001},
 }
 # The mean of six equal clients has little noise in it: the server may go further along it.

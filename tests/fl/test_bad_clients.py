@@ -1,0 +1,123 @@
+"""What single clients may be like: without examples, of one class, with values that no training bears, too few."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from fl.checkpoint import RunFolder
+from fl.data.catalog import CATALOG
+from tests.fl.runs import assert_refused, invoke
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OWNERS = """
+    from pathlib import Path
+    import numpy as np
+    import torch
+    from fl.data import Dataset
+
+    def owners(data_dir):
+        \"\"\"Owner 2 has one class only.\"\"\"
+        rng = np.random.default_rng(3)
+        labels = np.arange(100) % 2
+        rows = torch.tensor(rng.normal(size=(100, 4)) + 2 * labels[:, None], dtype=torch.float32)
+        owner = np.arange(100) // 20
+        labels = torch.tensor(np.where(owner == 2, 0, labels))
+        if Path("everything-is-huge").exists():
+            rows *= 1e30
+        return Dataset("owners", rows, labels, rows, labels, 2, owner)
+
+    def one_is_huge(data_dir):
+        \"\"\"Owner 4's table is in another unit.\"\"\"
+        data = owners(data_dir)
+        data.train_images[80:] *= 1e30
+        return Dataset("huge", data.train_images, data.train_labels, data.test_images[:80], data.test_labels[:80], 2,
+                       data.train_writers)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module in the working directory; its name."""
+    name = f"owners_{abs(hash(tmp_path)):x}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(OWNERS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield name
+    sys.modules.pop(name, None)
+
+
+def by_owner(project: str, loader: str, **options: object) -> tuple[object, ...]:
+    values = {"model": "logistic", "clients": 5, "rounds": 2, "epochs": 1, "batch": 10, "out": "run", **options}
+    return (
+        "train", "--dataset", f"{project}:{loader}", "--partition", "by-owner",
+        *(item for name, value in values.items() for item in (f"--{name}", value)),
+    )  # fmt: skip
+
+
+def test_a_client_of_one_class_takes_part_and_is_named(project: str) -> None:
+    result = invoke(*by_owner(project, "owners"))
+    assert result.exit_code == 0, result.output
+    assert re.search(r"1 of 5 clients have examples of one class only \(\d\)", result.output)
+    assert "5 to 5" in result.output
+
+
+def test_clients_for_whom_there_are_no_examples_are_refused_before_anything_is_written(
+    project: str, tmp_path: Path
+) -> None:
+    assert_refused(invoke(*by_owner(project, "owners", clients=6)), "6 clients, but only 5")
+    assert_refused(invoke("train", "--dataset", f"{project}:owners", "--clients", 101), "101 clients, but only 100")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_client_whose_training_runs_away_sends_nothing_and_the_others_go_on(project: str) -> None:
+    result = invoke(*by_owner(project, "one_is_huge"))
+    assert result.exit_code == 0, result.output
+    assert len(set(re.findall(r"client (\d) sent nothing: the loss is", result.output))) == 1
+    assert "4 to 4" in result.output
+
+
+def test_where_nobody_has_an_update_to_send_the_run_ends_and_its_rounds_are_kept(project: str, tmp_path: Path) -> None:
+    assert invoke(*by_owner(project, "owners")).exit_code == 0
+    (tmp_path / "everything-is-huge").touch()
+    model = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    result = invoke("train", "--resume", "run", "--rounds", 4)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: no client has an update that may be sent; client 0: the loss is")
+    assert "Traceback" not in result.output
+    kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    assert {name: value.tobytes() for name, value in kept.items()} == {n: value.tobytes() for n, value in model.items()}
+    (tmp_path / "everything-is-huge").unlink()
+    assert invoke("train", "--resume", "run", "--rounds", 4).exit_code == 0
+    assert RunFolder(tmp_path / "run").load_config()[1] == 4
+
+
+def test_more_dropouts_than_the_threshold_bears_are_refused_beforehand(project: str, tmp_path: Path) -> None:
+    assert_refused(invoke(*by_owner(project, "owners", dropout=0.7)), "fewer than the threshold")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_data_file_is_named_with_the_hash_that_it_should_have(tmp_path: Path, mnist_folder: Path) -> None:
+    file = "train-labels-idx1-ubyte"
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for path in (mnist_folder / "mnist").iterdir():
+        (folder / path.name).symlink_to(path)
+    whole = gzip.decompress((folder / f"{file}.gz").read_bytes())
+    (folder / f"{file}.gz").unlink()
+    (folder / file).write_bytes(whole[:-1])
+    result = invoke("train", "--dataset", "mnist", "--data-dir", tmp_path, "--rounds", 1, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert str(folder / file) in result.stderr
+    (entry,) = (one for one in CATALOG["mnist"].files if one.name == file)
+    assert entry.sha256 in result.stderr
+    assert not (tmp_path / "run").exists()
