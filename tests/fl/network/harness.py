@@ -207,7 +207,7 @@ class Deployment:
 
         def work() -> None:
             try:
-                assert self.listening.wait(10)
+                assert self.listening.wait(60)
                 clients()
             except BaseException as error:  # noqa: BLE001 - raised below
                 errors.append(error)

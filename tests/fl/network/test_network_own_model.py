@@ -1,0 +1,98 @@
+"""Trainings over TLS of a model that the user wrote: clients run it who name it themselves, and no others."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fl.checkpoint import RunFolder
+from fl.network.errors import NetworkError
+from fl.network.policy import Policy
+from fl.rounds import FederatedRun
+from tests.fl.network.harness import CLIENTS, Client, Deployment
+from tests.fl.runs import state_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = """
+    from math import prod
+    from torch import nn
+
+    def two_layers(example_shape, num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(prod(example_shape), 6), nn.Tanh(), nn.Linear(6, num_classes))
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A model of the user's own; its ``module:factory``."""
+    name = f"own_{abs(hash(tmp_path)):x}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(MODEL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield f"{name}:two_layers"
+    sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    return Deployment(tmp_path, monkeypatch)
+
+
+def test_it_is_trained_to_the_bits_of_the_simulation(deployment: Deployment, model: str) -> None:
+    config = deployment.config(rounds=2, model=model)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        for client_id in range(CLIENTS):
+            clients.append(deployment.client(client_id, config, policy=Policy(own_model=model)))
+            clients[-1].start()
+
+    finished = deployment.run_beside(config, beside)
+    for client in clients:
+        client.finish()
+    simulated = FederatedRun(config, deployment.dataset, "secure")
+    for _ in range(2):
+        simulated.run_round()
+    served = FederatedRun(config, deployment.dataset, "secure")
+    RunFolder(deployment.directory / "run").restore([served], 2)
+    assert state_bytes(served.model) == state_bytes(simulated.model)
+    assert finished.summary["included_clients"] == [list(range(CLIENTS))] * 2
+
+
+def test_a_client_whose_user_did_not_name_it_runs_nothing_and_says_how_to(deployment: Deployment, model: str) -> None:
+    config = deployment.config(rounds=1, model=model)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        for client_id in range(CLIENTS):
+            trusting = Policy(own_model=model) if client_id else Policy()
+            clients.append(deployment.client(client_id, config, policy=trusting))
+            clients[-1].start()
+
+    finished = deployment.run_beside(config, beside)
+    for client in clients[1:]:
+        client.finish()
+    with pytest.raises(NetworkError, match=r"two_layers: if that is a module of your own here, give it by --model"):
+        clients[0].finish()
+    assert finished.summary["included_clients"] == [[1, 2, 3]]
+
+
+def test_a_client_of_one_class_is_told_so(deployment: Deployment) -> None:
+    deployment.dataset.train_labels[:] = 1
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        for client_id in range(CLIENTS):
+            clients.append(deployment.client(client_id, config))
+            clients[-1].start()
+
+    deployment.run_beside(config, beside)
+    for client in clients:
+        client.finish()
+        assert "all of them are of class 1: is that right?" in client.said
