@@ -17,8 +17,9 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A file's tests stay in one process: what its fixtures have made is made once.
 unit: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

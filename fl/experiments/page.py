@@ -16,7 +16,7 @@ _HEAD = """# Experiments
 Whole comparisons of training runs, each by one command. A command that is broken off, at any moment, goes on where it
 was when it is given again, and ends with the same bits; `--quick` runs the same arms on scikit-learn's digits, in
 seconds. Data sets are found as `secagg train` finds them. Accuracies are on test images that nobody trained on; seconds
-are of one arm's rounds without the tests between them, several arms running at once where it says so.
+are of one arm's rounds without the tests between them, on one core, while other arms and experiments ran on the others.
 
 This page is made by `make experiments-page` from the results in `experiments/results`, which the commands wrote
 (`--results`). Every result has the digest of the trained model in it: a run on such a machine gives the same again.
@@ -81,12 +81,16 @@ def _origin(document: Document) -> str:
     lines = [
         f"    {document['command']}",
         "",
-        f"{_duration(document['elapsed_seconds'])} on {where}; {document['jobs']} arms at once, {document['threads']} "
+        f"{_duration(document['elapsed_seconds'])} on {where}; {_at_once(document['jobs'])}, {document['threads']} "
         f"thread{'' if document['threads'] == 1 else 's'} each; {with_versions}; {document['created'][:10]}.",
     ]
     if document["unfinished"]:
         lines += ["", f"**Not finished:** {', '.join(document['unfinished'])}."]
     return "\n".join(lines)
+
+
+def _at_once(jobs: int) -> str:
+    return "one arm at a time" if jobs == 1 else f"{jobs} arms at once"
 
 
 def _duration(seconds: float) -> str:
