@@ -14,12 +14,14 @@ from typer import Option
 
 import secagg
 from fl import certs_command, evaluate_command, experiment_command, new_command, report_command
+from fl import training_options as options
 from fl.config import DROPOUT_POINTS, ENGINES, RunConfig
 from fl.config_file import read_config_file
 from fl.errors import ConfigError, FLError
 from fl.formatting import json_line
 from fl.network import join_command, serve_command
 from fl.plan_json import plan_to_json
+from fl.training_options import DEFAULTS
 from secagg import Adversary, GraphKind, PlanError, SecAggError
 
 app = typer.Typer(
@@ -30,7 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.__dataclass_fields__.items()}
 _INTERRUPTED = 130
 
 _ADVERSARIES = " or ".join(adversary.value for adversary in Adversary) + "."
@@ -176,7 +177,7 @@ def train(
     dataset: Annotated[
         str,
         Option(help="digits, fashion-mnist, mnist, mnist-writers, leaf-femnist, or your own: package.module:loader."),
-    ] = _DEFAULTS["dataset"],
+    ] = DEFAULTS["dataset"],
     data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
     model: Annotated[
         str,
@@ -184,69 +185,57 @@ def train(
             help="2nn, cnn, cnn3, small-cnn, logistic, mlp-500, or your own: package.module:factory (default: by data)."
         ),
     ] = "",
-    clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = _DEFAULTS["clients"],
+    clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = DEFAULTS["clients"],
     sample: Annotated[int | None, Option(help="Clients that take part in a round (default: all).")] = None,
-    rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
-    epochs: Annotated[int, Option(help="Local epochs a round.")] = _DEFAULTS["epochs"],
-    batch_size: Annotated[int, Option("--batch-size", "--batch", help="Local batch size.")] = _DEFAULTS["batch_size"],
-    learning_rate: Annotated[float, Option("--learning-rate", "--lr", help="Local learning rate (SGD).")] = _DEFAULTS[
-        "learning_rate"
-    ],
-    momentum: Annotated[float, Option(help="Local momentum.")] = _DEFAULTS["momentum"],
-    optimizer: Annotated[str, Option(help="Local: sgd or adam.")] = _DEFAULTS["optimizer"],
-    weight_decay: Annotated[float, Option(help="Local weight decay.")] = _DEFAULTS["weight_decay"],
-    proximal: Annotated[float, Option(help="FedProx: pulls local weights to the global ones.")] = _DEFAULTS["proximal"],
-    learning_rate_decay: Annotated[
-        float, Option("--learning-rate-decay", "--lr-decay", help="Local learning rate, times this after each round.")
-    ] = _DEFAULTS["learning_rate_decay"],
-    server_optimizer: Annotated[str, Option(help="fedavg, fedavgm, fedadagrad, fedadam or fedyogi.")] = _DEFAULTS[
-        "server_optimizer"
-    ],
-    server_learning_rate: Annotated[
-        float, Option("--server-learning-rate", "--server-lr", help="With fedavg, multiplies the mean update.")
-    ] = _DEFAULTS["server_learning_rate"],
-    server_momentum: Annotated[float, Option(help="Of all server optimizers but fedavg.")] = _DEFAULTS[
-        "server_momentum"
-    ],
-    server_beta2: Annotated[float, Option(help="Of fedadam and fedyogi.")] = _DEFAULTS["server_beta2"],
-    server_tau: Annotated[float, Option(help="Adaptivity of fedadagrad, fedadam and fedyogi.")] = _DEFAULTS[
-        "server_tau"
-    ],
+    rounds: options.Rounds = DEFAULTS["rounds"],
+    epochs: options.Epochs = DEFAULTS["epochs"],
+    batch_size: options.BatchSize = DEFAULTS["batch_size"],
+    learning_rate: options.LearningRate = DEFAULTS["learning_rate"],
+    momentum: options.Momentum = DEFAULTS["momentum"],
+    optimizer: options.Optimizer = DEFAULTS["optimizer"],
+    weight_decay: options.WeightDecay = DEFAULTS["weight_decay"],
+    proximal: options.Proximal = DEFAULTS["proximal"],
+    learning_rate_decay: options.LearningRateDecay = DEFAULTS["learning_rate_decay"],
+    server_optimizer: options.ServerOptimizer = DEFAULTS["server_optimizer"],
+    server_learning_rate: options.ServerLearningRate = DEFAULTS["server_learning_rate"],
+    server_momentum: options.ServerMomentum = DEFAULTS["server_momentum"],
+    server_beta2: options.ServerBeta2 = DEFAULTS["server_beta2"],
+    server_tau: options.ServerTau = DEFAULTS["server_tau"],
     partition: Annotated[
         str,
         Option(help="iid, shards, dirichlet, by-writer or by-owner (default: by-writer where known, else iid)."),
     ] = "",
-    alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = _DEFAULTS["alpha"],
-    shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = _DEFAULTS["shards_per_client"],
-    dropout: Annotated[float, Option(help="Fraction of the sampled clients that vanish.")] = _DEFAULTS["dropout"],
+    alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = DEFAULTS["alpha"],
+    shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = DEFAULTS["shards_per_client"],
+    dropout: Annotated[float, Option(help="Fraction of the sampled clients that vanish.")] = DEFAULTS["dropout"],
     dropout_at: Annotated[
         list[str] | None,
         Option(help=f"Where they vanish: {', '.join(DROPOUT_POINTS)}; may be repeated (default: any)."),
     ] = None,
     dropout_model: Annotated[
         str, Option(help="independent, or slow: slow clients vanish more often, the same ones each time.")
-    ] = _DEFAULTS["dropout_model"],
+    ] = DEFAULTS["dropout_model"],
     holdout: Annotated[
         float, Option(help="Fraction of each client's examples to measure the model on, by secure aggregation.")
-    ] = _DEFAULTS["holdout"],
-    corrupt: Annotated[float, Option(help="Fraction that may work with the server.")] = _DEFAULTS["corrupt"],
-    aggregator: Annotated[str, Option(help="secure or plain.")] = _DEFAULTS["aggregator"],
+    ] = DEFAULTS["holdout"],
+    corrupt: options.Corrupt = DEFAULTS["corrupt"],
+    aggregator: Annotated[str, Option(help="secure or plain.")] = DEFAULTS["aggregator"],
     compare: Annotated[
         bool, Option("--compare/--no-compare", help="Run the plain aggregator too, and compare the sums.")
     ] = False,
-    clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
+    clip: options.Clip = DEFAULTS["clip"],
     value_bits: Annotated[
         int | None, Option(help="Bits that an element is rounded to (default: at most 24, for a ring of 32).")
     ] = None,
-    seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
-    engine: Annotated[str, Option(help="Where clients train: " + ", ".join(ENGINES) + ".")] = _DEFAULTS["engine"],
-    threads: Annotated[int, Option(help="Of torch, for a client (default: by engine and model).")] = _DEFAULTS[
+    seed: options.Seed = DEFAULTS["seed"],
+    engine: Annotated[str, Option(help="Where clients train: " + ", ".join(ENGINES) + ".")] = DEFAULTS["engine"],
+    threads: Annotated[int, Option(help="Of torch, for a client (default: by engine and model).")] = DEFAULTS[
         "threads"
     ],
     workers: Annotated[int, Option(help="Clients trained at once by processes or ray (default: one a core).")] = 0,
     address: Annotated[str, Option(help="Ray cluster: auto, HOST:6379 or ray://HOST:10001 (default: Ray here).")] = "",
     channels_last: Annotated[bool, Option(help="Convolutions in the fast memory layout.")] = True,
-    bfloat16: Annotated[str, Option(help="auto, on or off: local training in bfloat16.")] = _DEFAULTS["bfloat16"],
+    bfloat16: Annotated[str, Option(help="auto, on or off: local training in bfloat16.")] = DEFAULTS["bfloat16"],
     out: Annotated[Path | None, Option(help="Folder for checkpoint, metrics, figure and model.")] = None,
     resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
     tensorboard: Annotated[
@@ -255,7 +244,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on the clients' data by federated averaging."""
-    values = {name: value for name, value in context.params.items() if name in _DEFAULTS and value is not None}
+    values = {name: value for name, value in context.params.items() if name in DEFAULTS and value is not None}
     values["dropout_at"] = tuple(dropout_at or ("any",))
     given = [
         name

@@ -50,9 +50,11 @@ class TrainingDisplay:
     def introduce(self, runs: list[FederatedRun], num_parameters: int) -> None:
         """Say what is about to run."""
         config = self._config
+        # What clients elsewhere have, nobody here knows.
+        dealt_out = "" if runs[0].is_served else f" ({config.partition})"
         self._console.print(
             f"[bold]{config.dataset}[/bold], {config.model} with {num_parameters:,} parameters; "
-            f"{config.clients} clients ({config.partition}), {config.sample} a round"
+            f"{config.clients} clients{dealt_out}, {config.sample} a round"
             + (f", of which {percent(config.dropout)} vanish" if config.dropout else ""),
             soft_wrap=True,
         )

@@ -24,7 +24,7 @@ from fl.aggregation import (
 from fl.config import AggregatorName, RunConfig
 from fl.custom import make_model
 from fl.data import Dataset
-from fl.data.partition import partition
+from fl.data.partition import Indices, partition
 from fl.dropouts import dropout_schedule
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.federated_evaluation import FederatedEvaluation
@@ -104,10 +104,24 @@ class FederatedRun:
 
     Everything that a round does follows from the config's seed and the round's number, keys and masks excepted,
     which change nothing in the sum: two runs of one config give the same models, and so does one that is resumed.
+
+    Args:
+        config: the run's settings.
+        dataset: what is dealt out to the clients, and the test set.
+        aggregator: through which the clients' updates are summed.
+        resources: of the engine.
+        served_max_examples: of a run whose clients are elsewhere, a bound on any one's examples: none are dealt out
+            here, and ``dataset`` gives their shape, the number of classes, and the test set.
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, aggregator: AggregatorName, resources: Resources | None = None
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        aggregator: AggregatorName,
+        resources: Resources | None = None,
+        *,
+        served_max_examples: int | None = None,
     ) -> None:
         self.config = config
         self._resources = resources or Resources()
@@ -116,18 +130,9 @@ class FederatedRun:
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
         self._dataset = dataset
-        self.worker = LocalWorker(
-            config,
-            dataset,
-            partition(
-                dataset,
-                config.partition,
-                config.clients,
-                seed=config.seed,
-                alpha=config.alpha,
-                shards_per_client=config.shards_per_client,
-            ),
-        )
+        self.is_served = served_max_examples is not None
+        self.worker = LocalWorker(config, dataset, [] if self.is_served else _parts(config, dataset))
+        self._max_examples = self.worker.max_examples if served_max_examples is None else served_max_examples
         check_engine(config.engine, self.worker, self._resources)
         self._layout = ParameterLayout.of(self.model)
         self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
@@ -158,7 +163,7 @@ class FederatedRun:
         config = self.config
         encoding = UpdateEncoding(
             update_length=self._layout.size,
-            max_examples=self.worker.max_examples,
+            max_examples=self._max_examples,
             clip=config.clip,
             value_bits=config.value_bits,
         )
@@ -270,6 +275,17 @@ class FederatedRun:
 
     def _seed(self, purpose: int, *path: int) -> int:
         return derived_seed(self.config.seed, purpose, *path)
+
+
+def _parts(config: RunConfig, dataset: Dataset) -> list[Indices]:
+    return partition(
+        dataset,
+        config.partition,
+        config.clients,
+        seed=config.seed,
+        alpha=config.alpha,
+        shards_per_client=config.shards_per_client,
+    )
 
 
 def _expected(sampled: tuple[ClientId, ...], faults: FaultSchedule) -> tuple[ClientId, ...]:

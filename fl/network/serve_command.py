@@ -12,16 +12,17 @@ import typer
 from rich.console import Console
 from typer import Option
 
+from fl import training_options
 from fl.config import RunConfig
 from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.network.addresses import parse_address
+from fl.training_options import DEFAULTS
 from secagg import Adversary
 from transport import Deadlines
 from transport.certs import Credentials
 from transport.tcp import PLAINTEXT
 
-_DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.__dataclass_fields__.items()}
 _INTERRUPTED = 130
 _ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
 
@@ -46,35 +47,39 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         wait: Annotated[float, Option(help="Seconds to wait for them.")] = 60.0,
         retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
         adversary: Annotated[str, Option(help=f"{_ADVERSARIES}.")] = Adversary.HONEST_BUT_CURIOUS.value,
-        corrupt: Annotated[float, Option(help="Fraction of clients that may work with the server.")] = 0.0,
+        corrupt: training_options.Corrupt = DEFAULTS["corrupt"],
         directory: Annotated[
             Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
         ] = None,
         join_seconds: Annotated[float, Option(help="How long a round waits for those not there yet.")] = 10.0,
         reply_seconds: Annotated[float, Option(help="How long for answers that need no training.")] = 30.0,
         training_seconds: Annotated[float, Option(help="How long for the trained updates.")] = 600.0,
-        dataset: Annotated[str, Option(help="Gives the images' shape and the test set.")] = _DEFAULTS["dataset"],
+        dataset: Annotated[str, Option(help="Gives the examples' shape, the classes and the test set.")] = DEFAULTS[
+            "dataset"
+        ],
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
         model: Annotated[str, Option(help="As in secagg train, your own included (default: suits the data set).")] = "",
-        rounds: Annotated[int, Option(help="Communication rounds.")] = _DEFAULTS["rounds"],
-        epochs: Annotated[int, Option(help="Local epochs a round.")] = _DEFAULTS["epochs"],
-        batch_size: Annotated[int, Option("--batch-size", "--batch", help="Local batch size.")] = _DEFAULTS[
-            "batch_size"
-        ],
-        learning_rate: Annotated[float, Option("--learning-rate", "--lr", help="Local learning rate (SGD).")] = (
-            _DEFAULTS["learning_rate"]
-        ),
-        momentum: Annotated[float, Option(help="Local momentum.")] = _DEFAULTS["momentum"],
-        server_learning_rate: Annotated[
-            float, Option("--server-learning-rate", "--server-lr", help="Multiplies the mean update.")
-        ] = _DEFAULTS["server_learning_rate"],
+        rounds: training_options.Rounds = DEFAULTS["rounds"],
+        epochs: training_options.Epochs = DEFAULTS["epochs"],
+        batch_size: training_options.BatchSize = DEFAULTS["batch_size"],
+        learning_rate: training_options.LearningRate = DEFAULTS["learning_rate"],
+        momentum: training_options.Momentum = DEFAULTS["momentum"],
+        optimizer: training_options.Optimizer = DEFAULTS["optimizer"],
+        weight_decay: training_options.WeightDecay = DEFAULTS["weight_decay"],
+        proximal: training_options.Proximal = DEFAULTS["proximal"],
+        learning_rate_decay: training_options.LearningRateDecay = DEFAULTS["learning_rate_decay"],
+        server_optimizer: training_options.ServerOptimizer = DEFAULTS["server_optimizer"],
+        server_learning_rate: training_options.ServerLearningRate = DEFAULTS["server_learning_rate"],
+        server_momentum: training_options.ServerMomentum = DEFAULTS["server_momentum"],
+        server_beta2: training_options.ServerBeta2 = DEFAULTS["server_beta2"],
+        server_tau: training_options.ServerTau = DEFAULTS["server_tau"],
         partition: Annotated[str, Option(help="How clients deal the data set out; for --max-examples.")] = "",
         max_examples: Annotated[
-            int, Option(help="A public bound on a client's examples (default: the largest part's).")
+            int, Option(help="A public bound on a client's examples (default: the largest part's, if they are here).")
         ] = 0,
-        clip: Annotated[float, Option(help="Bound of an update's elements.")] = _DEFAULTS["clip"],
+        clip: training_options.Clip = DEFAULTS["clip"],
         value_bits: Annotated[int, Option(help="Bits of an element (default: at most 24, for a ring of 32).")] = 0,
-        seed: Annotated[int, Option(help="Of everything but keys and masks.")] = _DEFAULTS["seed"],
+        seed: training_options.Seed = DEFAULTS["seed"],
         watch: Annotated[
             str, Option(help="HOST:PORT of a status page and metrics (loopback, unless a proxy guards it).")
         ] = "",
@@ -92,7 +97,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
         }
         with reported(as_json), _terminated_as_interrupted():
-            values = {name: value for name, value in context.params.items() if name in _DEFAULTS}
+            values = {name: value for name, value in context.params.items() if name in DEFAULTS}
             _check(given, values, out, resume, retries=retries, wait=wait)
             modes = {member.value: member for member in Adversary}
             if adversary not in modes:

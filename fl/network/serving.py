@@ -62,7 +62,7 @@ def start_serving(
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
     dataset = make_dataset(config.dataset, data_dir)
     settings = settle(config, dataset, min_clients=min_clients, adversary=adversary, max_examples=max_examples)
-    run = FederatedRun(config, dataset, "secure")
+    run = FederatedRun(config, dataset, "secure", served_max_examples=settings.max_examples)
     return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], is_new=True)
 
 
@@ -77,7 +77,7 @@ def resume_serving(
     if rounds_done > config.rounds:
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
     dataset = make_dataset(config.dataset, data_dir)
-    run = FederatedRun(config, dataset, "secure")
+    run = FederatedRun(config, dataset, "secure", served_max_examples=settings.max_examples)
     records = folder.restore([run], rounds_done)
     folder.save(config, [run], records)
     console.print(

@@ -82,19 +82,24 @@ def settle(
     """The settings of a new run; 0 stands for a number that suits the others.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or no bound is given and the data set cannot be dealt out for one.
     """
     fewest = min_clients or 2 * config.clients // 3 + 1
     if not 2 <= fewest <= config.clients:
         raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
     if not max_examples:
-        parts = partition(
-            dataset,
-            config.partition,
-            config.clients,
-            seed=config.seed,
-            alpha=config.alpha,
-            shards_per_client=config.shards_per_client,
-        )
+        try:
+            parts = partition(
+                dataset,
+                config.partition,
+                config.clients,
+                seed=config.seed,
+                alpha=config.alpha,
+                shards_per_client=config.shards_per_client,
+            )
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}: if the clients have examples of their own, say by --max-examples how many one has at most"
+            ) from None
         max_examples = max(map(len, parts))
     return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples)

@@ -1,0 +1,214 @@
+"""Every setting of a training that a server can carry out: from its command line to the clients' updates."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import fl.network.serving
+from fl.checkpoint import RunFolder
+from fl.cli import app
+from fl.config import RunConfig
+from fl.config_file import read_config_file
+from fl.data import Dataset
+from fl.errors import ConfigError
+from fl.network.errors import RoundFailedError
+from fl.network.serving import resume_serving, start_serving
+from fl.rounds import FederatedRun
+from tests.fl.network.harness import CLIENTS, Client, Deployment
+from tests.fl.runs import REPOSITORY, assert_refused, invoke, state_bytes
+from transport.authority import Authority
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINING: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 0.02,
+    "weight_decay": 0.01,
+    "proximal": 0.3,
+    "learning_rate_decay": 0.5,
+    "server_optimizer": "fedavgm",
+    "server_learning_rate": 0.7,
+    "server_momentum": 0.6,
+}
+
+# Who takes part and who vanishes is what happens there; examples are not dealt out, and clients train where they are.
+SIMULATION_ONLY = {
+    *("sample", "dropout", "dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
+    *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
+}
+
+
+class _NotedError(Exception):
+    """Served no further."""
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    return Deployment(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configs that `secagg serve` would have started with."""
+    configs: list[RunConfig] = []
+
+    def note(config: RunConfig, *_: object, **__: object) -> NoReturn:
+        configs.append(config)
+        raise _NotedError
+
+    monkeypatch.setattr("fl.network.serving.start_serving", note)
+    return configs
+
+
+def start_all(deployment: Deployment, config: RunConfig) -> list[Client]:
+    clients = [deployment.client(client_id, config) for client_id in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    return clients
+
+
+def simulated(deployment: Deployment, config: RunConfig) -> FederatedRun:
+    run = FederatedRun(config, deployment.dataset, "secure")
+    for _ in range(config.rounds):
+        run.run_round()
+    return run
+
+
+def served(deployment: Deployment, config: RunConfig) -> FederatedRun:
+    """The run as its folder has it."""
+    run = FederatedRun(config, deployment.dataset, "secure")
+    RunFolder(deployment.directory / "run").restore([run], config.rounds)
+    return run
+
+
+def test_optimizers_on_both_sides_give_the_bits_of_the_simulation(deployment: Deployment) -> None:
+    config = deployment.config(rounds=3, **TRAINING)
+    clients: list[Client] = []
+    finished = deployment.run_beside(config, lambda: clients.extend(start_all(deployment, config)))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included"] == [CLIENTS] * 3
+    expected, found = simulated(deployment, config), served(deployment, config)
+    assert state_bytes(found.model) == state_bytes(expected.model)
+    assert repr(found.server_optimizer.state()) == repr(expected.server_optimizer.state())
+    plain = simulated(deployment, deployment.config(rounds=3))
+    assert state_bytes(found.model) != state_bytes(plain.model)
+
+
+def options_of(values: dict[str, Any]) -> list[object]:
+    return [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), value)]
+
+
+def test_every_option_arrives(noted: list[RunConfig], tmp_path: Path) -> None:
+    others = {"server_beta2": 0.95, "server_tau": 0.01, "momentum": 0.25, "epochs": 2, "batch_size": 7, "clip": 2.0}
+    given = {**TRAINING, **others, "clients": 5, "rounds": 4, "seed": 8, "partition": "shards", "model": "logistic"}
+    result = invoke("serve", "--plaintext", "--out", tmp_path / "run", *options_of(given))
+    assert isinstance(result.exception, _NotedError), result.stderr
+    assert noted == [RunConfig(**given)]
+
+
+def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> None:
+    commands = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+    settings = RunConfig.__dataclass_fields__.keys()
+    train, serve = (inspect.signature(commands[name]).parameters for name in ("train", "serve"))
+    assert (train.keys() & settings) - serve.keys() == SIMULATION_ONLY
+    # One name, one meaning: help, type and default are the same, but for those that say more of a server.
+    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits"}
+    for name in (train.keys() & serve.keys() & settings) - own:
+        assert train[name].annotation == serve[name].annotation, name
+        assert train[name].default == serve[name].default, name
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--optimizer", "lion"), "optimizer must be one of sgd, adam"),
+        (("--server-optimizer", "lion"), "unknown server optimizer 'lion'"),
+        (("--learning-rate-decay", 0), "learning_rate_decay must be above 0"),
+        (("--proximal", -1), "proximal must not be negative"),
+        (("--weight-decay", "nan"), "weight_decay must not be negative"),
+        (("--server-beta2", 1), "server_beta2 must be in [0, 1)"),
+        (("--server-tau", 0), "server_tau must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_one_line(options: tuple[object, ...], said: str, tmp_path: Path) -> None:
+    result = invoke("serve", "--plaintext", "--clients", 4, "--out", tmp_path / "run", *options)
+    assert_refused(result, said)
+
+
+def test_a_run_that_goes_on_keeps_its_settings(tmp_path: Path) -> None:
+    result = invoke("serve", "--plaintext", "--resume", tmp_path, "--optimizer", "adam", "--server-tau", 1)
+    assert_refused(result, "leave out --optimizer, --server-tau")
+
+
+def test_the_documented_command_serves_the_hospitals_settings(
+    noted: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Authority.create(tmp_path / "certs").issue(server_names=["localhost"], client_ids=())
+    monkeypatch.chdir(tmp_path)
+    document = (REPOSITORY / "docs" / "own-models.md").read_text()
+    (command,) = re.findall(r"^\$ secagg (serve --model hospitals:(?:.*\\\n)*.*)$", document, re.MULTILINE)
+    result = invoke(*shlex.split(command.replace("\\\n", "")))
+    assert isinstance(result.exception, _NotedError), result.stderr
+    settings = read_config_file(REPOSITORY / "examples" / "hospitals" / "hospitals.toml")
+    assert noted == [RunConfig(**{name: value for name, value in settings.items() if name not in SIMULATION_ONLY})]
+
+
+def test_nothing_is_said_of_the_clients_examples(deployment: Deployment) -> None:
+    """Those of the server are no client's, whatever they look like."""
+    deployment.dataset.train_labels[:] = 1
+    config = deployment.config(rounds=1)
+    clients: list[Client] = []
+    deployment.run_beside(config, lambda: clients.extend(start_all(deployment, config)))
+    for client in clients:
+        client.finish()
+    (introduction,) = (line for line in deployment.output if "parameters; " in line)
+    assert "4 clients, 4 a round" in introduction
+    assert not any("one class" in line for line in deployment.output)
+
+
+def without_training_set(dataset: Dataset) -> Dataset:
+    """What a server has that only measures: the two training examples that a data set must have are test examples."""
+    return Dataset(
+        "measured",
+        dataset.test_images[:2],
+        dataset.test_labels[:2],
+        dataset.test_images,
+        dataset.test_labels,
+        dataset.num_classes,
+    )
+
+
+def test_a_server_needs_no_training_examples(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run that is gone on with, too."""
+    config = deployment.config(rounds=1)
+    own = without_training_set(deployment.dataset)
+    monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
+    nobody = deployment.options(wait=0.1, retries=0)
+    with pytest.raises(RoundFailedError, match="0 of 3 clients"):
+        deployment.run_beside(config, lambda: None, options=nobody, max_examples=60)
+    clients = start_all(deployment, config)
+    finished = resume_serving(deployment.directory / "run", None, None, deployment.options(), deployment.console())
+    for client in clients:
+        client.finish()
+    expected = simulated(deployment, config)
+    assert state_bytes(served(deployment, config).model) == state_bytes(expected.model)
+    assert finished.summary["included"] == [CLIENTS]
+
+
+def test_without_a_bound_training_examples_are_asked_for(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = without_training_set(deployment.dataset)
+    monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
+    with pytest.raises(ConfigError, match=r"4 clients, but only 2 examples: .* --max-examples") as caught:
+        start_serving(
+            deployment.config(), deployment.directory / "run", None, deployment.options(), deployment.console()
+        )
+    assert "\n" not in str(caught.value)
