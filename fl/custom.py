@@ -8,9 +8,11 @@ from a server (`fl.network` knows the models of `fl.models` alone).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,8 +23,13 @@ from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError, DataError, FLError
 from fl.models import build_model
 from fl.state import ParameterLayout
+from secagg import SecAggError
 
 _Result = TypeVar("_Result")
+
+_OWN_REFERENCE = "_secagg_reference"
+# Whose lines tell the user nothing: Python's own library, and this package.
+_NOT_THE_USERS = (Path(os.__file__).parent, Path(__file__).parent)
 
 
 class ModelFactory(Protocol):
@@ -69,7 +76,27 @@ def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, see
         torch.default_generator.manual_seed(seed)
         model = _call(name, lambda: factory(image_shape, num_classes))
         _check_model(name, model, image_shape, num_classes)
+    # In the object itself: it is copied, and sent to the processes that train it.
+    vars(model)[_OWN_REFERENCE] = name
     return model
+
+
+@contextmanager
+def own_code_of(model: nn.Module) -> Iterator[None]:
+    """Around what runs a model: where it is the user's own (`make_model`), what it raises becomes one line.
+
+    Raises:
+        ConfigError: which model, what it raised, and in which line.
+    """
+    try:
+        yield
+    except (FLError, SecAggError):
+        raise
+    except Exception as error:
+        name = vars(model).get(_OWN_REFERENCE)
+        if name is None:
+            raise
+        raise _failed(f"model {name}", error) from error
 
 
 def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
@@ -151,8 +178,26 @@ def _call(name: str, step: Callable[[], _Result]) -> _Result:
 
 
 def _failed(what: str, error: Exception) -> FLError:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())
-    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = ": ".join(filter(None, (type(error).__name__, " ".join(said.split()))))
+    file, line = _place(error)
     kind = DataError if isinstance(error, OSError) else ConfigError
-    return kind(f"{what}: {type(error).__name__}: {text} ({where})")
+    return kind(f"{what}: {text} ({Path(file).name}, line {line})")
+
+
+def _place(error: Exception) -> tuple[str, int | None]:
+    """File and line: the user's last one, and where there is none, such as in a model of torch's layers, the last."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if _is_the_users(frame.filename)), frames[-1])
+    return frame.filename, frame.lineno
+
+
+def _is_the_users(filename: str) -> bool:
+    path = Path(filename)
+    return not (
+        filename.startswith("<")
+        or {"site-packages", "dist-packages"} & set(path.parts)
+        or any(path.is_relative_to(folder) for folder in _NOT_THE_USERS)
+    )

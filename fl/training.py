@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl.custom import own_code_of
 from fl.errors import ConfigError, DataError, FLError
 from fl.precision import Precision, uses_bfloat16
 
@@ -100,11 +101,12 @@ def train(
     """Train `model` in place on images float32 (N, ...) with labels int64 (N,).
 
     Every epoch goes through all examples once in a new order drawn from `seed`; the last batch may be
-    smaller. `model` gets the memory format that `config` says and is left in training mode. The optimizer's
-    state is new with each call.
+    smaller, but where the model normalizes over a batch, a single example joins the batch before. `model` gets
+    the memory format that `config` says and is left in training mode. The optimizer's state is new with each call.
 
-    Raises ConfigError if there are no examples, DataError if images and labels do not match, DivergedError
-    if the loss or a weight stops being finite (`model` is then useless).
+    Raises ConfigError if there are no examples, too few to normalize over, or a model of the user's own fails;
+    DataError if images and labels do not match, DivergedError if the loss or a weight stops being finite (`model`
+    is then useless).
     """
     num_examples = _check_examples(images, labels)
     rows = _ImageRows(images, channels_last=config.channels_last)
@@ -112,16 +114,20 @@ def train(
     in_bfloat16 = uses_bfloat16(config.bfloat16, model, images.shape[1:])
     optimizer = _optimizer(model, config)
     proximal_term = _ProximalTerm(model, config.proximal)
-    model.train()
+    normalizing = batch_normalizing_layers(model)
     loss_sum, correct = 0.0, 0
-    with _seeded(seed) as generator:
+    with own_code_of(model), _seeded(seed) as generator:
+        model.train()
         for epoch in range(config.epochs):
             is_last = epoch == config.epochs - 1
             order = torch.randperm(num_examples, generator=generator)
             batches: tuple[torch.Tensor, ...] = torch.split(order, config.batch_size)
+            if normalizing and len(batches) > 1 and len(batches[-1]) == 1:
+                batches = (*batches[:-2], torch.cat(batches[-2:]))
             for number, chosen in enumerate(batches):
                 truth = labels.index_select(0, chosen)
-                logits = _logits(model, rows.select(chosen), in_bfloat16)
+                with _enough_to_normalize(normalizing, len(chosen), num_examples):
+                    logits = _logits(model, rows.select(chosen), in_bfloat16)
                 loss = functional.cross_entropy(logits, truth)
                 mean_loss = loss.item()
                 if not math.isfinite(mean_loss):
@@ -157,7 +163,8 @@ def evaluate(
     float32 unless told otherwise, so that a figure does not depend on the processor's abilities. A model
     that has run away gives a loss that is not finite, and no error.
 
-    Raises ConfigError if there are no examples, DataError if images and labels do not match.
+    Raises ConfigError if there are no examples, or a model of the user's own fails; DataError if images and labels
+    do not match.
     """
     num_examples = _check_examples(images, labels)
     rows = _ImageRows(images, channels_last=channels_last)
@@ -165,13 +172,36 @@ def evaluate(
     in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:])
     loss_sum, correct = 0.0, 0
     # no_grad and not inference_mode: a model may keep a tensor it makes here, and train with it later.
-    with _evaluation_mode(model), torch.no_grad():
+    with own_code_of(model), _evaluation_mode(model), torch.no_grad():
         for start in range(0, num_examples, batch_size):
             truth = labels[start : start + batch_size]
             logits = _logits(model, rows.part(start, start + batch_size), in_bfloat16)
             loss_sum += functional.cross_entropy(logits, truth, reduction="sum").item()
             correct += _num_correct(logits, truth)
     return Evaluation(loss_sum / num_examples, correct / num_examples, num_examples)
+
+
+def batch_normalizing_layers(model: nn.Module) -> list[str]:
+    """The kinds of the layers that normalize over a batch: what they make of an example depends on the others."""
+    return sorted(
+        {type(layer).__name__ for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    )
+
+
+@contextlib.contextmanager
+def _enough_to_normalize(layers: list[str], size: int, num_examples: int) -> Iterator[None]:
+    """torch's error about the variance of a single number, in words of the settings.
+
+    It is left to torch to raise: over the places of an image BatchNorm2d normalizes even one example.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not layers or size > 1 or "more than 1 value" not in str(error):
+            raise
+        why = "there is only one" if num_examples == 1 else "raise batch_size"
+        needs = f"{', '.join(layers)} normalizes over a batch and needs at least 2 examples in it"
+        raise ConfigError(f"{needs}: {why}") from error
 
 
 def _optimizer(model: nn.Module, config: LocalTraining) -> torch.optim.Optimizer:

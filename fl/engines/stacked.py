@@ -16,10 +16,11 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
+from fl.custom import own_code_of
 from fl.errors import ConfigError
 from fl.quantization import ClientUpdate
 from fl.state import ParameterLayout
-from fl.training import DivergedError, LocalTraining
+from fl.training import DivergedError, LocalTraining, batch_normalizing_layers
 
 Weights: TypeAlias = dict[str, torch.Tensor]
 
@@ -42,6 +43,9 @@ def check_stackable(model: nn.Module, training: LocalTraining) -> None:
     state = model.state_dict(keep_vars=True)
     if buffers := sorted(set(state) - {name for name, _ in model.named_parameters(remove_duplicate=False)}):
         problems.append(f"the model has state that training changes outside its gradients ({', '.join(buffers)})")
+    # Also without state: batches are padded here, and what fills them up would count.
+    if normalizing := batch_normalizing_layers(model):
+        problems.append(f"the model normalizes over a batch ({', '.join(normalizing)})")
     if len({id(value) for value in state.values()}) != len(state):
         problems.append("the model has one parameter under several names")
     if drawing := sorted({type(layer).__name__ for layer in model.modules() if _draws(layer)}):
@@ -73,13 +77,14 @@ class StackedTraining:
         pair = {name: torch.stack([value, value]) for name, value in weights.items() if name in self._trained}
         frozen = {name: value for name, value in weights.items() if name not in self._trained}
         inputs, truth = self._rows.new_zeros(2, 2, *self._shape), torch.zeros(2, 2, dtype=torch.int64)
-        try:
-            self._gradients(pair, frozen, inputs, truth, truth == 0)
-        except RuntimeError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ConfigError(
-                f"the engine batched cannot stack this model ({reason}). Use the engine processes"
-            ) from error
+        with own_code_of(self._model):
+            try:
+                self._gradients(pair, frozen, inputs, truth, truth == 0)
+            except RuntimeError as error:
+                reason = str(error).strip().split("\n")[0]
+                raise ConfigError(
+                    f"the engine batched cannot stack this model ({reason}). Use the engine processes"
+                ) from error
 
     def updates(
         self, received: Weights, clients: Sequence[StackedClient], training: LocalTraining
@@ -105,7 +110,8 @@ class StackedTraining:
             inputs = self._rows.index_select(0, places.view(-1)).view(active, -1, *self._shape)
             truth = self._labels.index_select(0, places.view(-1)).view(active, -1)
             current = {name: value[:active] for name, value in weights.items()}
-            gradients, (loss, right) = self._gradients(current, frozen, inputs, truth, counted)
+            with own_code_of(self._model):
+                gradients, (loss, right) = self._gradients(current, frozen, inputs, truth, counted)
             losses[number, :active] = loss.numpy()
             correct[number, :active] = right.numpy()
             step.apply(gradients, active)

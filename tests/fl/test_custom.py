@@ -42,6 +42,40 @@ def table(data_dir):
     owners = torch.arange(150) % 3
     return Dataset("table", x[:150], y[:150], x[150:], y[150:], 2, train_writers=owners.numpy())
 
+def normalized(example_shape, num_classes):
+    return nn.Sequential(nn.Linear(*example_shape, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, num_classes))
+
+def without_statistics(example_shape, num_classes):
+    norm = nn.BatchNorm1d(*example_shape, track_running_stats=False)
+    return nn.Sequential(norm, nn.Linear(*example_shape, num_classes))
+
+class Failing(nn.Module):
+    def __init__(self, layer, fails):
+        super().__init__()
+        self.layer, self.fails = layer, fails
+
+    def forward(self, examples):
+        if self.fails == "training" and self.training or self.fails == "evaluation" and len(examples) == 50:
+            raise ValueError("there is\\nno such layer")
+        return self.layer(examples)
+
+def fails_in_training(example_shape, num_classes):
+    return Failing(nn.Linear(*example_shape, num_classes), "training")
+
+def fails_in_evaluation(example_shape, num_classes):
+    return Failing(nn.Linear(*example_shape, num_classes), "evaluation")
+
+class Shapeless(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(99, 2)
+
+    def forward(self, examples):
+        return self.layer(examples)  # the shape is wrong here
+
+def wrong_shape(example_shape, num_classes):
+    return Shapeless()
+
 class Nested:
     model = staticmethod(model)
 
@@ -188,6 +222,50 @@ def test_own_model_and_data_train_from_the_command_line_and_resume(project: str,
     resumed = invoke("train", "--resume", tmp_path / "run", "--rounds", 4, "--json")
     assert resumed.exit_code == 0, resumed.output
     assert json.loads(resumed.stdout)["rounds"] == 4
+
+
+@pytest.mark.parametrize("model", ["normalized", "without_statistics"])
+def test_a_model_that_normalizes_over_batches_trains_on_a_last_batch_of_one(project: str, model: str) -> None:
+    options = ["--model", f"{project}:{model}", "--dataset", f"{project}:table", "--partition", "by-owner"]
+    result = invoke("train", *options, "--clients", 3, "--rounds", 2, "--batch-size", 7, "--json")
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["included"]) == 2
+    assert "sent nothing" not in result.stderr
+
+
+def line_of(text: str) -> int:
+    """Where it stands in the project's module."""
+    return 1 + next(number for number, line in enumerate(PROJECT.splitlines()) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "engine"),
+    [
+        ("fails_in_training", "serial"),
+        ("fails_in_training", "processes"),
+        ("fails_in_training", "batched"),
+        ("fails_in_evaluation", "serial"),
+    ],
+)
+def test_what_an_own_model_raises_in_a_round_is_one_line(project: str, attribute: str, engine: str) -> None:
+    options = ["--model", f"{project}:{attribute}", "--dataset", f"{project}:table", "--partition", "by-owner"]
+    result = invoke("train", *options, "--clients", 3, "--rounds", 1, "--batch-size", 10, "--engine", engine)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    line = line_of('raise ValueError("there is')
+    assert f"model {project}:{attribute}: ValueError: there is no such layer ({project}.py, line {line})" in said
+
+
+def test_the_users_line_is_named_and_not_a_librarys(project: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(f"{project}:wrong_shape")
+    line = line_of("the shape is wrong here")
+    assert str(refused.value).endswith(f"({project}.py, line {line})")
+    (tmp_path / "half_written.py").write_text("import torch\n\ndef make(:\n")
+    with pytest.raises(ConfigError) as refused:
+        load_reference("half_written:make", "model")
+    assert str(refused.value) == "model half_written:make: SyntaxError: invalid syntax (half_written.py, line 3)"
 
 
 @pytest.mark.parametrize("model", ["cnn", "small-cnn"])

@@ -180,6 +180,11 @@ def tied() -> nn.Module:
         (None, {"optimizer": "adam"}, "train with sgd, not adam"),
         (None, {"bfloat16": "on"}, "float32, not bfloat16"),
         (lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 3)), {}, r"state .*0.running_mean"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 3)),
+            {},
+            r"normalizes over a batch \(BatchNorm1d\)",
+        ),
         (lambda: nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 3)), {}, r"draws at random \(Dropout\)"),
         (tied, {"optimizer": "adam"}, r"not adam; .* one parameter under several names"),
         (Branching, {}, "cannot stack this model"),
