@@ -46,6 +46,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             str,
             Option(help="guaranteed: no image can overflow; measured: on the model owner's examples, more precise."),
         ] = "guaranteed",
+        own_code: Annotated[
+            bool, Option("--own-code", help="Run the package.module:name that the run names as its data set or model.")
+        ] = False,
         compare: Annotated[
             bool, Option("--compare", help="Also evaluate in plain text here, and say how many predictions agree.")
         ] = False,
@@ -56,7 +59,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         with reported(as_json):
             if not encrypted:
                 _refuse_encrypted_options(context)
-            subject = find_model(path, model, dataset)
+            subject = find_model(path, model, dataset, own_code=own_code)
             console = Console(stderr=as_json)
             if encrypted:
                 result = _evaluate_encrypted(
@@ -82,14 +85,19 @@ class Subject:
     dataset: str
 
 
-def find_model(path: Path, model: str, dataset: str) -> Subject:
-    """From the command's arguments; ConfigError for a folder without a model, or a bare file."""
+def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) -> Subject:
+    """From the command's arguments; ConfigError for a folder without a model, or a bare file.
+
+    ``own_code`` allows to run what a folder names: to test a model that came from elsewhere must not mean to run what
+    came with it. What the arguments name, the user wants to run.
+    """
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     if is_folder:
         from fl.checkpoint import RunFolder
+        from fl.custom import is_reference
 
         folder = RunFolder(path)
         config, rounds_done = folder.load_config()
@@ -100,12 +108,25 @@ def find_model(path: Path, model: str, dataset: str) -> Subject:
                 f"{path} has no {folder.model_path.name} yet, after {rounds_done} of {config.rounds} rounds: "
                 f"go on with secagg train --resume {path}"
             )
+        named = {"--model": "" if model else config.model, "--dataset": "" if dataset else config.dataset}
+        _check_consent(path, {option: name for option, name in named.items() if is_reference(name)}, own_code)
         return Subject(folder.model_path, config.model, dataset or config.dataset)
     if not is_file:
         raise ConfigError(f"{path}: there is no run's folder and no model of that name")
     if missing := [option for option, value in (("--model", model), ("--dataset", dataset)) if not value]:
         raise ConfigError(f"{path} is a file that does not say what it is: give {' and '.join(missing)}")
     return Subject(path, model, dataset)
+
+
+def _check_consent(path: Path, own: dict[str, str], is_given: bool) -> None:
+    """ConfigError if the folder's own word would have code of somebody's run."""
+    if own and not is_given:
+        code = ", ".join(own.values())
+        options = " ".join(f"{option} {name}" for option, name in own.items())
+        raise ConfigError(
+            f"the run in {path} names code of its own ({code}), which is run with --own-code only, or if you name it: "
+            f"{options}"
+        )
 
 
 def _refuse_encrypted_options(context: typer.Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,40 @@ def test_a_run_without_a_finished_model_is_refused(run_folder: Path) -> None:
     (run_folder / "model.safetensors").unlink()
     assert_refused(invoke("evaluate", run_folder), "has no model.safetensors", "--resume")
     assert_refused(invoke("evaluate", run_folder, "--model", "2nn"), "trained logistic")
+
+
+OWN = """
+from torch import nn
+from fl.data import load_dataset
+
+def model(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+def data(data_dir):
+    return load_dataset("digits")
+"""
+
+
+def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_evaluated.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    named = ("--model", "own_evaluated:model", "--dataset", "own_evaluated:data")
+    result = invoke("train", *named, "--clients", 4, "--rounds", 1, "--aggregator", "plain", "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    del sys.modules["own_evaluated"]
+    for options in ((), ("--encrypted",), named[:2], named[2:]):
+        missing = [name for name in named[1::2] if name not in options]
+        assert_refused(invoke("evaluate", "run", *options), f"({', '.join(missing)})", "--own-code only")
+    assert_refused(invoke("evaluate", "run", "--dataset", "digits"), "(own_evaluated:model)", "--model own_evaluated")
+    assert "own_evaluated" not in sys.modules
+    for options in (("--own-code",), named, (*named[:2], "--dataset", "digits"), (*named[2:], "--own-code")):
+        result = invoke("evaluate", "run", *options, "--images", 20, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["images"] == 20
+    del sys.modules["own_evaluated"]
 
 
 def test_numbers_that_cannot_be_are_refused(model_file: Path) -> None:
