@@ -182,7 +182,8 @@ def train(
     model: Annotated[
         str,
         Option(
-            help="2nn, cnn, cnn3, small-cnn, logistic, mlp-500, or your own: package.module:factory (default: by data)."
+            help="2nn, cnn, cnn3, cnn3-mirror, small-cnn, small-cnn-square, logistic, mlp-500, mlp-500-square, or "
+            "your own: package.module:factory (default: by data)."
         ),
     ] = "",
     clients: Annotated[int, Option(help="Clients that the training data is dealt out to.")] = DEFAULTS["clients"],
@@ -203,7 +204,10 @@ def train(
     server_tau: options.ServerTau = DEFAULTS["server_tau"],
     partition: Annotated[
         str,
-        Option(help="iid, shards, dirichlet, by-writer or by-owner (default: by-writer where known, else iid)."),
+        Option(
+            help="iid, shards, dirichlet, by-writer or by-owner (default: by-writer for mnist-writers and "
+            "leaf-femnist, else iid, for your own data set as well)."
+        ),
     ] = "",
     alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = DEFAULTS["alpha"],
     shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = DEFAULTS["shards_per_client"],

@@ -62,7 +62,8 @@ class RunConfig:
         server_optimizer, server_learning_rate, server_momentum, server_beta2, server_tau: what the server does with the
             mean update; see `fl.server_optimizer.ServerOptimization`. With FedAvg it is multiplied by the learning rate
             and added.
-        partition: one of `fl.data.partition.SCHEMES`; by default by writer where the data set has writers, else iid.
+        partition: one of `fl.data.partition.SCHEMES`; by default by writer for mnist-writers and leaf-femnist, else
+            iid: a data set of your own as well, whose examples belong to somebody or not.
         alpha: of the Dirichlet partition.
         shards_per_client: of the shards partition.
         dropout: the fraction of the sampled clients that vanish in each round.

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from fl.config import RunConfig
+from fl.custom import is_reference
+from fl.data import Dataset
 from fl.formatting import format_bytes, percent
 from fl.rounds import FederatedRun, RoundRecord
 from secagg import Round
@@ -65,6 +67,13 @@ class TrainingDisplay:
                 f"secure aggregation: threshold {params.threshold} of {params.num_clients}, values of "
                 f"{params.value_bits} bits in a ring of {params.ring_bits}; "
                 f"{plan.expected_dropouts} may vanish a round as expected, and {plan.spare_clients} more",
+                soft_wrap=True,
+            )
+        if not runs[0].is_served and _deals_out_owned(config, runs[0].worker.dataset):
+            self._console.print(
+                "[yellow]the data set says whose each example is, and each client is dealt examples of all: "
+                "--partition by-owner makes each owner a client[/yellow]",
+                highlight=False,
                 soft_wrap=True,
             )
         if few := runs[0].worker.of_one_class:
@@ -160,6 +169,12 @@ def summary_table(summary: dict[str, Any]) -> Table:
         more = "more" if total >= plain else "less"
         row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
     return table
+
+
+def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:
+    """Whether owners that the user's own data set names have no say in who gets which example."""
+    is_by_owner = config.partition in ("by-owner", "by-writer")
+    return is_reference(config.dataset) and dataset.train_writers is not None and not is_by_owner
 
 
 def _span(counts: list[int]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from fl.data import DATASETS
+from fl.models import MODELS
 from tests.fl.runs import REPOSITORY, assert_refused, command, environment, invoke, run_process
 
 
@@ -192,6 +195,7 @@ def test_the_help_says_what_is_chosen_by_default() -> None:
     help_text = " ".join(result.stdout.replace("│", " ").split())
     for words in ("default: all", "default: any", "default: by data", "else iid", "for a ring of 32"):
         assert words in help_text, words
+    assert {*MODELS, *DATASETS} <= set(re.split("[ ,]+", help_text))
 
 
 def test_a_lean_installation_is_told_what_to_install() -> None:

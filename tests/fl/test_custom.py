@@ -224,6 +224,17 @@ def test_own_model_and_data_train_from_the_command_line_and_resume(project: str,
     assert json.loads(resumed.stdout)["rounds"] == 4
 
 
+@pytest.mark.parametrize(
+    ("partition", "is_said"),
+    [([], True), (["--partition", "shards"], True), (["--partition", "by-owner"], False)],
+)
+def test_owners_that_are_dealt_out_among_all_are_told(project: str, partition: list[str], is_said: bool) -> None:
+    options = ["--model", "logistic", "--dataset", f"{project}:table", *partition]
+    result = invoke("train", *options, "--clients", 3, "--rounds", 1, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert ("--partition by-owner makes each owner a client" in result.stdout) == is_said
+
+
 @pytest.mark.parametrize("model", ["normalized", "without_statistics"])
 def test_a_model_that_normalizes_over_batches_trains_on_a_last_batch_of_one(project: str, model: str) -> None:
     options = ["--model", f"{project}:{model}", "--dataset", f"{project}:table", "--partition", "by-owner"]
