@@ -20,16 +20,28 @@ def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_project_trains_and_its_test_passes(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_the_project_trains_and_its_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a project"
     result = invoke("new", folder)
     assert result.exit_code == 0, result.output
     assert {path.name for path in folder.iterdir()} == set(FILES)
-    trained = run_in(folder, "-m", "fl", "train", "--config", "experiment.toml", "--rounds", "3", "--json")
+    options = ("--config", "experiment.toml", "--rounds", "3", "--out", "runs/first", "--json")
+    trained = run_in(folder, "-m", "fl", "train", *options)
     assert trained.returncode == 0, trained.stderr
     summary = json.loads(trained.stdout)
     assert summary["ring_difference"] == 0
     assert summary["included"] == [3, 3, 3] or min(summary["included"]) >= 3
+    (report,) = re.findall(r"^\$ secagg (report .*)$", (folder / "README.md").read_text(), flags=re.MULTILINE)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for module in ("data", "models"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    reported = invoke(*report.split(), "--json")
+    assert reported.exit_code == 0, reported.output
+    assert json.loads(reported.stdout)["missing"] == ""
+    for module in ("data", "models"):
+        del sys.modules[module]
     tested = run_in(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert "1 passed" in tested.stdout
