@@ -8,7 +8,9 @@ import tokenize
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
+from fl.report.extras import load_personalization
 from tests.examples.programs import EXAMPLES, run
+from tests.fl.runs import invoke
 
 
 def test_three_clients_give_the_sum_of_the_two_that_stay(tmp_path) -> None:
@@ -46,6 +48,32 @@ def test_the_histograms_are_those_of_the_hospitals_that_stayed(tmp_path) -> None
     sizes = np.bincount(hospitals)
     assert missing in {sizes[i] + sizes[j] for i in range(20) for j in range(i)}
     assert f"mean radius {records.data[:, 0].mean():.0f}" in shown
+
+
+def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
+    options = ["--clients", 6, "--rounds", 2, "--epochs", 1, "--partition", "dirichlet", "--holdout", 0.2]
+    trained = invoke("train", "--model", "logistic", *options, "--out", tmp_path / "run")
+    assert trained.exit_code == 0, trained.output
+    finished = run("personal_models.py", tmp_path / "run", folder=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    lines = re.findall(r"^(.+): 6 clients gain ([+-][\d.]+) points", finished.stdout.decode(), flags=re.MULTILINE)
+    assert [name for name, _ in lines] == ["fine-tuning", "Ditto"]
+    # Clients with classes of their own: a model of one's own is better at them.
+    assert all(float(gain) > 0 for _, gain in lines)
+    methods = load_personalization(tmp_path / "run").methods
+    assert [round(float(method.gains.mean()), 1) for method in methods] == [float(gain) for _, gain in lines]
+    assert invoke("report", tmp_path / "run").exit_code == 0
+    assert "Ditto" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_models_of_their_own_are_not_measured_without_examples_for_it(tmp_path) -> None:
+    options = ["--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--aggregator", "plain"]
+    assert invoke("train", *options, "--out", tmp_path / "run").exit_code == 0
+    for folder, said in (("run", "hold nothing out"), ("none", "there is no run")):
+        finished = run("personal_models.py", tmp_path / folder, folder=tmp_path)
+        assert finished.returncode == 1
+        assert said in finished.stderr.decode()
+        assert len(finished.stderr.splitlines()) == 1
 
 
 def test_the_index_lists_every_example() -> None:
