@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from fl.config import RunConfig
 from fl.custom import load_reference, make_dataset, make_model
 from fl.errors import ConfigError, FLError
+from fl.local_work import local_update
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
@@ -266,6 +268,14 @@ def test_what_an_own_model_raises_in_a_round_is_one_line(project: str, attribute
     (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     line = line_of('raise ValueError("there is')
     assert f"model {project}:{attribute}: ValueError: there is no such layer ({project}.py, line {line})" in said
+
+
+def test_a_client_elsewhere_gets_the_same_line(project: str) -> None:
+    """`fl.network.joining` makes the model of its policy and trains it by these two."""
+    model = copy.deepcopy(make(f"{project}:fails_in_training"))
+    training = LocalTraining(epochs=1, batch_size=5, learning_rate=0.1)
+    with pytest.raises(ConfigError, match=f"model {project}:fails_in_training: ValueError: there is no such layer"):
+        local_update(model, torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), training, seed=0, threads=1)
 
 
 def test_the_users_line_is_named_and_not_a_librarys(project: str, tmp_path: Path) -> None:
