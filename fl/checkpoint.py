@@ -83,8 +83,18 @@ class RunFolder:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def save_model(self, run: FederatedRun) -> None:
-        """Store the trained model by itself."""
-        self._replace(_MODEL, model_to_bytes(run.model))
+        """Store the trained model by itself. ConfigError if it cannot be written."""
+        try:
+            self._replace(_MODEL, model_to_bytes(run.model))
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def remove_model(self) -> None:
+        """Take away the model that was stored by itself; the checkpoint has it too. ConfigError as above."""
+        try:
+            self.model_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def load_config(self) -> tuple[RunConfig, int]:
         """The stored run's config and how many rounds it did; ConfigError if there is none."""

@@ -44,6 +44,9 @@ _MOST_THREADS = 1024
 _DEFAULT_MODEL = {"digits": "small-cnn"}
 _DEFAULT_PARTITION = {"mnist-writers": "by-writer", "leaf-femnist": "by-writer"}
 
+# The adaptive rules' steps do not shrink with the update: a rate of 1 would wreck the model.
+_SERVER_RATES = {"fedavg": 1.0, "fedavgm": 1.0, "fedadagrad": 0.1, "fedadam": 0.03, "fedyogi": 0.03}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
@@ -61,7 +64,7 @@ class RunConfig:
         learning_rate_decay: what the clients' learning rate is multiplied by after each round.
         server_optimizer, server_learning_rate, server_momentum, server_beta2, server_tau: what the server does with the
             mean update; see `fl.server_optimizer.ServerOptimization`. With FedAvg it is multiplied by the learning rate
-            and added.
+            and added. The rate is by default 1 for FedAvg and FedAvgM, 0.1 for FedAdagrad, 0.03 for the others.
         partition: one of `fl.data.partition.SCHEMES`; by default by writer for mnist-writers and leaf-femnist, else
             iid: a data set of your own as well, whose examples belong to somebody or not.
         alpha: of the Dirichlet partition.
@@ -103,7 +106,7 @@ class RunConfig:
     proximal: float = 0.0
     learning_rate_decay: float = 1.0
     server_optimizer: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
-    server_learning_rate: float = 1.0
+    server_learning_rate: float | None = None
     server_momentum: float = 0.9
     server_beta2: float = 0.99
     server_tau: float = 1e-3
@@ -132,6 +135,11 @@ class RunConfig:
             "partition": self.partition or _DEFAULT_PARTITION.get(self.dataset, "iid"),
             "sample": self.sample or self.clients,
             "dropout_at": tuple(self.dropout_at),
+            "server_learning_rate": (
+                _SERVER_RATES.get(self.server_optimizer, 1.0)
+                if self.server_learning_rate is None
+                else self.server_learning_rate
+            ),
             "value_bits": self.value_bits or max(MIN_VALUE_BITS, _value_bits_for(self.sample or self.clients)),
         }
         for name, value in settled.items():
@@ -223,6 +231,7 @@ class RunConfig:
         """The server's part of it; ConfigError if it is out of range."""
         from fl.server_optimizer import ServerOptimization
 
+        assert self.server_learning_rate is not None  # noqa: S101 - settled above
         return ServerOptimization(
             name=self.server_optimizer,
             learning_rate=self.server_learning_rate,

@@ -9,6 +9,10 @@ class DataError(FLError):
     """A data set is missing, damaged, or not what it says it is."""
 
 
+class AbortedError(FLError):
+    """A training whose rounds were all aborted: too few clients stayed for a single sum."""
+
+
 class EngineError(FLError):
     """Clients cannot be trained, and not for a reason of theirs: the processes or machines that train them fail."""
 

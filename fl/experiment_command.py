@@ -110,6 +110,7 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     from fl.experiments.folder import ExperimentFolder, Identity
     from fl.experiments.results import new_document
     from fl.experiments.running import chosen_arms
+    from fl.experiments.workers import ExperimentError
 
     module = find(request.name)
     experiment = module.build(quick=request.quick, seed=request.seed)
@@ -118,12 +119,22 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
         _check_is_file_to_be(request.results)
     identity = Identity(experiment=request.name, quick=request.quick, seed=request.seed, threads=request.threads)
     folder = ExperimentFolder(request.out)
-    interrupted = _run(request, experiment, arms, folder, identity, console)
-    document = new_document(experiment, folder, identity, jobs=request.jobs)
-    for path in (folder.results_path, request.results):
-        if path is not None:
-            write_json(path, document)
-    leave(folder, module.beside(document))
+
+    def keep() -> dict[str, Any]:
+        document = new_document(experiment, folder, identity, jobs=request.jobs)
+        for path in (folder.results_path, request.results):
+            if path is not None:
+                write_json(path, document)
+        leave(folder, document, module.beside(document))
+        return document
+
+    try:
+        interrupted = _run(request, experiment, arms, folder, identity, console)
+    except ExperimentError:
+        # One arm could not be run: what the others have come to is kept all the same.
+        keep()
+        raise
+    document = keep()
     console.print(results_table(document))
     if interrupted:
         console.print("[yellow]interrupted[/yellow]; the same command goes on with it", soft_wrap=True)

@@ -76,7 +76,7 @@ class FederatedEvaluation:
                 return self._counters.encode((0, 0, 0))
             loss_sum = measured.loss * measured.num_examples
             # A model that ran away: its loss is no number, and is taken for the largest there is.
-            loss = loss_steps(loss_sum if loss_sum < float("inf") else float(2**60), self._max_examples)
+            loss = loss_steps(loss_sum if loss_sum < float("inf") else float(2**60), measured.num_examples)
             return self._counters.encode(
                 (measured.num_examples, round(measured.accuracy * measured.num_examples), loss)
             )

@@ -141,7 +141,7 @@ class UpdateEncoding:
         # The largest element plus its rounding can come out one ulp too high.
         np.minimum(np.floor(scaled, out=scaled), (1 << self.value_bits) - 1, out=scaled)
         encoded[: self.update_length] = scaled
-        loss = loss_steps(update.loss_sum, self.max_examples)
+        loss = loss_steps(update.loss_sum, update.num_examples)
         encoded[self.update_length :] = self._counters.encode((update.num_examples, update.correct, loss, num_clipped))
         return encoded
 

@@ -176,7 +176,7 @@ class FederatedRun:
 
     def _build_evaluation(self) -> FederatedEvaluation | None:
         config = self.config
-        if not config.holdout:
+        if not config.holdout or self.is_served:
             return None
         return FederatedEvaluation(
             num_clients=config.sample,

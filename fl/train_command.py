@@ -14,7 +14,7 @@ from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
 from fl.custom import make_dataset
 from fl.engines import Resources
-from fl.errors import ConfigError
+from fl.errors import AbortedError, ConfigError
 from fl.report import save_plot
 from fl.report.tensorboard import EventFiles, require_tensorboard
 from fl.report.verdict import verdict_on
@@ -79,6 +79,9 @@ def resume_training(
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
     runs = start_runs(config, make_dataset(config.dataset, data_dir), resources)
     records = folder.restore(runs, rounds_done)
+    if rounds_done < config.rounds:
+        # Of the rounds before: if this start is broken off, nobody must take it for the checkpoint's.
+        folder.remove_model()
     # The number of rounds may be new, and the other files older than the checkpoint.
     folder.save(config, runs, records)
     going_on = f"going on after round {rounds_done} of {config.rounds} in {path}"
@@ -94,11 +97,14 @@ def _train(
     console: Console,
     tensorboard: bool,
 ) -> FinishedTraining:
+    rounds_before = runs[0].rounds_done
     if folder is None or not tensorboard:
         interrupted = _rounds(config, runs, records, folder, console)
+        _raise_if_all_aborted(config, records, rounds_before)
         return _finish(config, runs, records, folder, console, interrupted)
     with EventFiles(folder.path, config, runs[0].plan, records, ended=time.time()) as events:
         interrupted = _rounds(config, runs, records, folder, console, events)
+        _raise_if_all_aborted(config, records, rounds_before)
         finished = _finish(config, runs, records, folder, console, interrupted)
         if finished.summary["rounds"]:
             verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)
@@ -135,6 +141,13 @@ def _rounds(
         except KeyboardInterrupt:
             interrupted = True
     return interrupted
+
+
+def _raise_if_all_aborted(config: RunConfig, records: list[RoundRecord], rounds_before: int) -> None:
+    """A training in which no round came to a sum has failed, however many more it might try."""
+    new = [one for one in records if one.aggregator == config.aggregator and one.round > rounds_before]
+    if new and all(one.aborted for one in new):
+        raise AbortedError(f"no round came to a sum, and the model is what it was; the last one: {new[-1].aborted}")
 
 
 def _finish(

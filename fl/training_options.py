@@ -22,7 +22,13 @@ LearningRateDecay = Annotated[
 ]
 ServerOptimizer = Annotated[str, Option(help="fedavg, fedavgm, fedadagrad, fedadam or fedyogi.")]
 ServerLearningRate = Annotated[
-    float, Option("--server-learning-rate", "--server-lr", help="With fedavg, multiplies the mean update.")
+    float | None,
+    Option(
+        "--server-learning-rate",
+        "--server-lr",
+        help="With fedavg, multiplies the mean update (default: 1; fedadagrad 0.1, fedadam and fedyogi 0.03).",
+        show_default=False,
+    ),
 ]
 ServerMomentum = Annotated[float, Option(help="Of all server optimizers but fedavg.")]
 ServerBeta2 = Annotated[float, Option(help="Of fedadam and fedyogi.")]

@@ -43,7 +43,10 @@ class FileFinder:
         for _, folder in self._places(file):
             for path in (folder / file.name, folder / f"{file.name}.gz"):
                 if _is_file(path):
-                    data = read_uncompressed(path)
+                    try:
+                        data = read_uncompressed(path)
+                    except DataError as error:
+                        raise DataError(f"{error}\n{_wanted(file)}") from error
                     self._verify(file, data, where=str(path))
                     return data
         if not self.download:
@@ -52,7 +55,10 @@ class FileFinder:
             packed = fetch(file.url)
         except DataError as error:
             raise DataError(self._not_found(file, str(error))) from error
-        data = expand(packed, source=file.url)
+        try:
+            data = expand(packed, source=file.url)
+        except DataError as error:
+            raise DataError(f"{error}\n{_wanted(file)}") from error
         self._verify(file, data, where=file.url)
         # The data are here and right; that they cannot be kept (a read-only home) is no reason to stop.
         with contextlib.suppress(OSError):
@@ -103,6 +109,13 @@ def named_folders(data_dir: Path | None) -> Iterator[tuple[str, Path]]:
         yield "data_dir", data_dir
     if variable := os.environ.get(ENVIRONMENT_VARIABLE):
         yield ENVIRONMENT_VARIABLE, Path(variable)
+
+
+def _wanted(file: IdxFile) -> str:
+    return (
+        f"It should be {file.folder}'s {file.name}, whose uncompressed bytes have SHA-256\n  {file.sha256}.\n"
+        "Replace or remove the file, or name another folder."
+    )
 
 
 def _cache() -> Path:

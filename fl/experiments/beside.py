@@ -9,7 +9,16 @@ from typing import Any
 
 from fl.experiments.federated import RUN
 from fl.experiments.folder import ExperimentFolder
-from fl.report.extras import Personalization, Point, Series, save_personalization, save_series
+from fl.experiments.results import Document
+from fl.report.extras import (
+    Origin,
+    Personalization,
+    Point,
+    Series,
+    save_origin,
+    save_personalization,
+    save_series,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +29,15 @@ class Beside:
     personalization: Personalization | None = None
 
 
-def leave(folder: ExperimentFolder, besides: dict[str, Beside]) -> None:
-    """Put it into the arms' runs, by the arm's name. ConfigError where a folder cannot be written to."""
+def leave(folder: ExperimentFolder, document: Document, besides: dict[str, Beside]) -> None:
+    """Put it into the arms' runs, by the arm's name, and into all of them how they were made.
+
+    ConfigError where a folder cannot be written to.
+    """
+    for arm in document["arms"]:
+        run = folder.of(arm["name"]) / RUN
+        if run.is_dir():
+            save_origin(run, Origin(f"{document['command']} --arm {arm['name']}", arm["headline"]))
     for name, beside in besides.items():
         run = folder.of(name) / RUN
         if beside.series:
@@ -34,11 +50,17 @@ def curve(name: str, arms: Sequence[dict[str, Any]], note: str = "") -> Series:
     """The arms' mean test accuracy and loss by round, up to the last round that all of them have."""
     by_round = zip(*(_rounds(arm) for arm in arms), strict=False)
     points = (
-        Point(number, accuracy=mean(one[0] for one in measured), loss=mean(one[1] for one in measured))
+        Point(number, accuracy=_mean([one[0] for one in measured]), loss=_mean([one[1] for one in measured]))
         for number, measured in enumerate(by_round, 1)
     )
     return Series(name, tuple(points), note)
 
 
-def _rounds(arm: dict[str, Any]) -> list[tuple[float, float]]:
+def _mean(values: list[float | None]) -> float | None:
+    """None if one of them ran away."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
+
+
+def _rounds(arm: dict[str, Any]) -> list[tuple[float | None, float | None]]:
     return list(zip(arm["by_round"]["accuracy"], arm["by_round"]["loss"], strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,8 +158,8 @@ class FederatedArm:
             "aborted": sum(record.aborted is not None for record in records),
             "model_sha256": hashlib.sha256(model_to_bytes(run.model)).hexdigest(),
             "by_round": {
-                "accuracy": [round(record.accuracy, 6) for record in records],
-                "loss": [round(record.loss, 5) for record in records],
+                "accuracy": [_rounded(record.accuracy, 6) for record in records],
+                "loss": [_rounded(record.loss, 5) for record in records],
                 "included": [len(record.included) for record in records],
                 "seconds": [round(record.seconds, 3) for record in records],
             },
@@ -187,6 +188,11 @@ def _as_json(evaluation: Evaluation, prefix: str) -> dict[str, Any]:
         f"{prefix}_loss": evaluation.loss,
         f"{prefix}_examples": evaluation.num_examples,
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    """None for a loss that ran away: after a resume it is None already, and the result is to be the same."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def _mean(values: list[float]) -> float:

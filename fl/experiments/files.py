@@ -8,14 +8,15 @@ from typing import Any
 
 from fl.errors import ConfigError
 from fl.files import replace_file
+from fl.formatting import finite
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace the file in one step; its folder is made. ConfigError if it cannot be written.
 
-    Numbers that are not finite are refused (ValueError): JSON has none such.
+    Numbers that are not finite, of a model that ran away, become null: JSON has none such.
     """
-    data = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    data = json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data.encode())

@@ -13,6 +13,8 @@ from fl.experiments.workers import ArmEvent, ExperimentError, Failed, Finished, 
 
 Listener = Callable[[ArmEvent], None]
 
+_SECONDS_BETWEEN_SAVES = 5.0
+
 
 def chosen_arms(experiment: Experiment, names: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of those names, all without names, in the experiment's order. ConfigError for a name that is none."""
@@ -44,14 +46,38 @@ def run_arms(
     waiting = [arm for arm in arms if folder.result(arm.name) is None]
     _check_needs(waiting, folder)
     workplace = Workplace(folders=folder.of_all(experiment), data_dir=data_dir, threads=identity.threads)
-    started = time.monotonic()
+    clock = _Clock(folder)
+
+    def timed(event: ArmEvent) -> None:
+        clock.tick()
+        listen(event)
+
     try:
         if jobs == 1 or len(waiting) <= 1:
-            _run_here(waiting, workplace, folder, listen)
+            _run_here(waiting, workplace, folder, timed)
         else:
-            _run_in_processes(waiting, workplace, folder, listen, jobs=min(jobs, len(waiting)))
+            _run_in_processes(waiting, workplace, folder, timed, jobs=min(jobs, len(waiting)))
     finally:
-        folder.save_elapsed(time.monotonic() - started)
+        clock.save()
+
+
+class _Clock:
+    """Keeps the time that the experiment runs in its folder, so that little of it is lost with a killed process."""
+
+    def __init__(self, folder: ExperimentFolder) -> None:
+        self._folder = folder
+        self._saved = time.monotonic()
+
+    def tick(self) -> None:
+        """Save, if that is some time ago."""
+        if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        """Add the time since it was last saved."""
+        now = time.monotonic()
+        self._folder.save_elapsed(now - self._saved)
+        self._saved = now
 
 
 def _check_needs(waiting: Iterable[Arm], folder: ExperimentFolder) -> None:

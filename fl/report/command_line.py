@@ -7,7 +7,7 @@ from typing import Any
 from fl.config import RunConfig
 
 # What stands for "by default", and is settled when the config is made.
-_SETTLED: dict[str, Any] = {"model": "", "partition": "", "sample": 0, "value_bits": 0}
+_SETTLED: dict[str, Any] = {"model": "", "partition": "", "sample": 0, "server_learning_rate": None, "value_bits": 0}
 
 
 def train_command(config: RunConfig) -> str:

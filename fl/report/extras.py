@@ -4,8 +4,9 @@
                             "notes": {"central": "an epoch a round"}}
     personalization.json    {"what": "writer", "methods": [{"name": "Ditto", "note": "", "clients": [
                             {"id": 17, "examples": 12, "global_accuracy": 0.83, "personal_accuracy": 0.92}, ...]}]}
+    origin.json             {"command": "secagg experiment ...", "outcome": "99.01% after 20 rounds"}
 
-Both are written and read here alone, so that what can be written can be read.
+All are written and read here alone, so that what can be written can be read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.report.files import replace_file
 
-SERIES, PERSONALIZATION = "series.json", "personalization.json"
+SERIES, PERSONALIZATION, ORIGIN = "series.json", "personalization.json", "origin.json"
 
 MOST_SERIES = 6
 """Further curves, beside secure and plain."""
@@ -85,6 +86,14 @@ class Personalization:
     what: str = "client"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What made the run, where that is not `secagg train`: the command, and what it came to when it was finished."""
+
+    command: str
+    outcome: str
+
+
 def save_series(folder: Path, series: Sequence[Series]) -> None:
     """Write ``series.json``. ConfigError for what a report would refuse, or a folder that cannot be written to."""
     path = folder / SERIES
@@ -100,6 +109,11 @@ def save_series(folder: Path, series: Sequence[Series]) -> None:
 def save_personalization(folder: Path, personalization: Personalization) -> None:
     """Write ``personalization.json``. Errors as above."""
     _save(folder / PERSONALIZATION, asdict(personalization), _parse_personalization)
+
+
+def save_origin(folder: Path, origin: Origin) -> None:
+    """Write ``origin.json``. Errors as above."""
+    _save(folder / ORIGIN, asdict(origin), _parse_origin)
 
 
 def _save(path: Path, values: dict[str, Any], parse: Callable[[Path, Any], object]) -> None:
@@ -129,6 +143,12 @@ def load_personalization(folder: Path) -> Personalization | None:
     """The clients' own models, None if there is no file. Errors as above."""
     values = _read(folder / PERSONALIZATION)
     return None if values is None else _parse_personalization(folder / PERSONALIZATION, values)
+
+
+def load_origin(folder: Path) -> Origin | None:
+    """What made the run, None if there is no file. Errors as above."""
+    values = _read(folder / ORIGIN)
+    return None if values is None else _parse_origin(folder / ORIGIN, values)
 
 
 def _read(path: Path) -> Any:
@@ -201,6 +221,13 @@ def _parse_personalization(path: Path, values: Any) -> Personalization:
     if not 1 <= len(methods) <= _MOST_METHODS:
         raise ConfigError(f"{where}: {len(methods)} methods; there must be 1 to {_MOST_METHODS}")
     return Personalization(tuple(methods), _text(f"{where}: what", fields.get("what", "client")))
+
+
+def _parse_origin(path: Path, values: Any) -> Origin:
+    where = str(path)
+    fields = _mapping(where, values)
+    _known(where, fields, required=("command", "outcome"))
+    return Origin(_text(f"{where}, command", fields["command"]), _text(f"{where}, outcome", fields["outcome"]))
 
 
 def _client(where: str, value: Any) -> PersonalizedClient:

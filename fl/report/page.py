@@ -103,7 +103,7 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "mismatch": _mismatch(run, final),
         "groups": _parameter_groups(config),
         "plan": None if final.plan is None else plan_to_json(final.plan),
-        "command": None if run.network is not None else train_command(config),
+        "command": _command(run),
         "versions": _versions(),
         "written": (written or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         "changed": datetime.fromtimestamp(run.changed, UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -142,9 +142,18 @@ def _loss(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
 
 
+def _command(run: StoredRun) -> str | None:
+    """What makes the same run again; None where that takes several machines."""
+    if run.origin is not None:
+        return run.origin.command
+    return None if run.network is not None else train_command(run.config)
+
+
 def _state(run: StoredRun) -> tuple[str, str]:
     """How far the run came, and the kind of news that is."""
     done, wanted = run.rounds_done, run.config.rounds
+    if run.origin is not None:
+        return f"finished: {run.origin.outcome}", "good"
     return ("finished", "good") if done >= wanted else (f"stopped after round {done} of {wanted}", "warn")
 
 

@@ -15,7 +15,16 @@ from fl.config import RunConfig
 from fl.errors import ConfigError
 from fl.network.settings import NetworkSettings
 from fl.phases import PhaseCost
-from fl.report.extras import MOST_SERIES, Personalization, Point, Series, load_personalization, load_series
+from fl.report.extras import (
+    MOST_SERIES,
+    Origin,
+    Personalization,
+    Point,
+    Series,
+    load_origin,
+    load_personalization,
+    load_series,
+)
 from fl.rounds import RoundRecord
 from secagg import Round
 
@@ -34,7 +43,7 @@ class StoredRun:
         config, rounds_done: of the checkpoint.
         records: all rounds' figures, of all aggregators.
         network: how it is served, if it is a run of `secagg serve`.
-        series, personalization: what others left for the report (`fl.report.extras`).
+        series, personalization, origin: what others left for the report (`fl.report.extras`).
         changed: when the checkpoint was written, seconds since 1970.
     """
 
@@ -45,6 +54,7 @@ class StoredRun:
     network: NetworkSettings | None
     series: tuple[Series, ...]
     personalization: Personalization | None
+    origin: Origin | None
     changed: float
 
     @property
@@ -87,6 +97,7 @@ def load_run(path: Path) -> StoredRun:
         network=NetworkSettings.load(path) if is_served else None,
         series=load_series(path),
         personalization=load_personalization(path),
+        origin=load_origin(path),
         changed=changed,
     )
     for name, rounds in (("own", run.own), ("plain", run.plain)):

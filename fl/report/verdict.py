@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 
 import secagg
 from fl.checkpoint import RunFolder
-from fl.custom import is_reference, make_dataset
+from fl.custom import is_reference, make_dataset, own_code_of
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.quantization import UpdateEncoding
@@ -78,12 +78,18 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             if is_reference(config.dataset)
             else load_dataset(config.dataset, data_dir, download=False)
         )
-        federated = FederatedRun(config, dataset, config.aggregator)
+        # Nothing is trained: what trained it (Ray, say) need not be here.
+        federated = FederatedRun(
+            replace(config, engine="serial"),
+            dataset,
+            config.aggregator,
+            served_max_examples=None if run.network is None else run.network.max_examples,
+        )
         RunFolder(run.path).restore([federated], run.rounds_done)
         plan = federated.plan if run.network is None else _served_plan(run, federated)
+        return FinalModel(plan=plan, verdict=verdict_on(federated.model, dataset, config.seed))
     except (FLError, secagg.SecAggError) as error:
         return FinalModel(missing=f"The model could not be tested. {error}")
-    return FinalModel(plan=plan, verdict=verdict_on(federated.model, dataset, config.seed))
 
 
 def _served_plan(run: StoredRun, federated: FederatedRun) -> secagg.Plan | None:
@@ -109,7 +115,8 @@ def _served_plan(run: StoredRun, federated: FederatedRun) -> secagg.Plan | None:
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:
     """Measure ``model`` on the test examples, in float32; which of them are shown follows from ``seed``."""
-    answers, confidences = _answers(model, dataset.test_images)
+    with own_code_of(model):
+        answers, confidences = _answers(model, dataset.test_images)
     truth = dataset.test_labels.numpy()
     classes = dataset.num_classes
     confusion = np.bincount(truth * classes + answers, minlength=classes * classes).reshape(classes, classes)

@@ -35,6 +35,11 @@ OWNERS = """
             rows *= 1e30
         return Dataset("owners", rows, labels, rows, labels, 2, owner)
 
+    def three_are_huge(data_dir):
+        data = owners(data_dir)
+        data.train_images[40:] *= 1e30
+        return data
+
     def one_is_huge(data_dir):
         \"\"\"Owner 4's table is in another unit.\"\"\"
         data = owners(data_dir)
@@ -100,24 +105,47 @@ def test_where_nobody_has_an_update_to_send_the_run_ends_and_its_rounds_are_kept
     assert RunFolder(tmp_path / "run").load_config()[1] == 4
 
 
+def test_where_too_few_have_an_update_to_send_there_is_no_sum_and_no_model(project: str, tmp_path: Path) -> None:
+    """Three of five refuse, and the threshold is three."""
+    result = invoke(*by_owner(project, "three_are_huge"))
+    assert result.exit_code == 1
+    assert "error: no round came to a sum, and the model is what it was; the last one: " in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert RunFolder(tmp_path / "run").load_config()[1] == 2
+
+
+def test_a_run_that_goes_on_has_no_model_of_before_beside_it(project: str, tmp_path: Path) -> None:
+    assert invoke(*by_owner(project, "owners")).exit_code == 0
+    model = tmp_path / "run" / "model.safetensors"
+    assert model.exists()
+    (tmp_path / "everything-is-huge").touch()
+    assert invoke("train", "--resume", "run", "--rounds", 3).exit_code == 1
+    assert not model.exists()
+
+
 def test_more_dropouts_than_the_threshold_bears_are_refused_beforehand(project: str, tmp_path: Path) -> None:
     assert_refused(invoke(*by_owner(project, "owners", dropout=0.7)), "fewer than the threshold")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_truncated_data_file_is_named_with_the_hash_that_it_should_have(tmp_path: Path, mnist_folder: Path) -> None:
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_truncated_data_file_is_named_with_the_hash_that_it_should_have(
+    ending: str, tmp_path: Path, mnist_folder: Path
+) -> None:
     file = "train-labels-idx1-ubyte"
     folder = tmp_path / "mnist"
     folder.mkdir()
     for path in (mnist_folder / "mnist").iterdir():
         (folder / path.name).symlink_to(path)
-    whole = gzip.decompress((folder / f"{file}.gz").read_bytes())
+    packed = (folder / f"{file}.gz").read_bytes()
     (folder / f"{file}.gz").unlink()
-    (folder / file).write_bytes(whole[:-1])
+    damaged = folder / f"{file}{ending}"
+    damaged.write_bytes((packed if ending else gzip.decompress(packed))[:-1])
     result = invoke("train", "--dataset", "mnist", "--data-dir", tmp_path, "--rounds", 1, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert "Traceback" not in result.output
-    assert str(folder / file) in result.stderr
+    assert str(damaged) in result.stderr
     (entry,) = (one for one in CATALOG["mnist"].files if one.name == file)
     assert entry.sha256 in result.stderr
     assert not (tmp_path / "run").exists()

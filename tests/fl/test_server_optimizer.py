@@ -11,8 +11,10 @@ from torch import nn
 
 from fl.errors import ConfigError
 from fl.models import build_model
-from fl.server_optimizer import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizer
+from fl.rounds import FederatedRun
+from fl.server_optimizer import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizer, ServerOptimizerName
 from fl.state import ParameterLayout
+from tests.fl.runs import tiny_config, tiny_dataset
 
 MODEL = build_model("logistic", image_shape=(1, 3, 3), num_classes=4, seed=0)
 SIZE = ParameterLayout.of(MODEL).size
@@ -112,6 +114,16 @@ def test_averaged_buffers_take_their_plain_mean(name: str) -> None:
         after = optimizer.step(before, delta)
         for entry in places:
             np.testing.assert_array_equal(after[entry.start : entry.stop], before[entry.start : entry.stop] - 0.5)
+
+
+@pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
+def test_each_rule_learns_with_the_numbers_that_it_has_by_default(name: ServerOptimizerName) -> None:
+    """The adaptive ones' steps do not shrink with the update: with FedAvg's rate of 1 they would wreck the model."""
+    config = tiny_config(aggregator="plain", server_optimizer=name, rounds=12)
+    run = FederatedRun(config, tiny_dataset(), "plain")
+    with run:
+        accuracies = [run.run_round().accuracy for _ in range(config.rounds)]
+    assert accuracies[-1] >= 0.9
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from fl.experiment_command import ExperimentRequest, run_experiment
 from fl.experiments.catalog import EXPERIMENTS, find
 from fl.experiments.page import page
 from fl.experiments.results import read_document
+from fl.experiments.workers import ExperimentError
 from fl.report.source import load_run
-from tests.fl.experiments.arms import digits_arm, experiment_of, untimed
+from tests.fl.experiments.arms import BrokenArm, digits_arm, experiment_of, untimed
 from tests.fl.runs import REPOSITORY, assert_refused, command, environment, invoke
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,6 +152,23 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again = run_experiment(request, Console(quiet=True))
     assert not again.interrupted
     assert again.document["unfinished"] == []
+
+
+def test_an_arm_that_cannot_be_run_does_not_lose_the_results_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(digits_arm("first", rounds=1), BrokenArm(name="second"))
+    monkeypatch.setattr("fl.experiments.catalog.find", lambda name: Building(experiment))
+    copy = tmp_path / "copy.json"
+    request = ExperimentRequest(name="trial", out=tmp_path / "run", quick=True, results=copy)
+    with pytest.raises(ExperimentError, match="second: there is no such thing"):
+        run_experiment(request, Console(quiet=True))
+    document = read_document(copy)
+    assert [arm["name"] for arm in document["arms"]] == ["first"]
+    assert document["unfinished"] == ["second"]
+    origin = load_run(tmp_path / "run" / "first" / "run").origin
+    assert origin is not None
+    assert origin.command.endswith(" --arm first")
 
 
 class Building:

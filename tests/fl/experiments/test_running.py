@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,20 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str) -> Non
     with pytest.raises(ConfigError, match=r"damaged|other settings") as refusal:
         run_in(tmp_path, NotingArm(name="one"))
     assert str(tmp_path / name).removesuffix("/arm.json") in str(refusal.value)
+
+
+def test_the_time_is_kept_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed has no time to write."""
+    monkeypatch.setattr("fl.experiments.running._SECONDS_BETWEEN_SAVES", 0.0)
+    stored: list[float] = []
+
+    def look(event: object) -> None:
+        stored.append(json.loads((tmp_path / "experiment.json").read_text())["elapsed_seconds"])
+        time.sleep(0.15)
+
+    run_in(tmp_path, NotingArm(name="one"), NotingArm(name="two"), listen=look)
+    assert stored == sorted(stored)
+    assert stored[-1] >= 0.1
 
 
 def test_the_time_of_all_starts_is_kept(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from fl.data import load_dataset
 from fl.formatting import format_bytes, percent
 from fl.network.settings import NetworkSettings
 from fl.report.extras import (
+    Origin,
     Personalization,
     PersonalizedClient,
     PersonalizedMethod,
     Point,
     Series,
+    save_origin,
     save_personalization,
     save_series,
 )
@@ -346,6 +348,24 @@ def test_aborted_rounds_are_named(folder: Path) -> None:
     assert "1 of 3 rounds were aborted and changed nothing: round 2 (too few <clients>)." in page.one("main").text
     legend = [item.text for item in section(page, "dropouts").all("li")]
     assert any(entry.startswith("stayed, but the round was aborted 1") for entry in legend)
+
+
+def test_the_run_of_an_experiment_says_which_and_is_finished_when_that_says_so(folder: Path) -> None:
+    """It may end at an accuracy, and be of a part of the data: `secagg train` would make another run."""
+    rewrite_checkpoint(folder, lambda stored: stored["config"].update(rounds=9))
+    command = "secagg experiment mnist-hundred --seed 0 --arm 2nn-iid"
+    save_origin(folder, Origin(command, "97.02% after 3 rounds"))
+    page = parse(render_page(load_run(folder), FinalModel(missing="")))
+    assert page.one("span", of_class="pill").text == "finished: 97.02% after 3 rounds"
+    assert command in page.one("main").text
+    assert "secagg train" not in page.one("main").text
+
+
+def test_a_model_is_tested_where_the_engine_that_trained_it_is_missing(folder: Path) -> None:
+    rewrite_checkpoint(folder, lambda stored: stored["config"].update(engine="ray"))
+    final = judge_final_model(load_run(folder), None)
+    assert final.missing == ""
+    assert final.verdict is not None
 
 
 def test_a_run_that_was_broken_off_says_so(folder: Path) -> None:
