@@ -33,6 +33,7 @@ class ExperimentDisplay:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -57,7 +58,9 @@ class ExperimentDisplay:
         if task is None:
             task = self._tasks[event.arm] = self._progress.add_task(event.arm, total=event.total, note="")
         self._progress.update(task, completed=event.done, total=event.total, note=event.note)
-        if event.done == 1 or event.done % max(event.total // _LINES_AN_ARM, 1) == 0:
+        part = event.done * _LINES_AN_ARM // event.total
+        if part > self._said.get(event.arm, -1):
+            self._said[event.arm] = part
             self._line(f"{event.arm}: {event.done}/{event.total}  {event.note}")
 
     def _line(self, text: str) -> None:

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fl.errors import ConfigError
+from fl.experiments.display import ExperimentDisplay
 from fl.experiments.experiment import Experiment
 from fl.experiments.folder import ExperimentFolder, Identity
 from fl.experiments.running import chosen_arms, run_arms
-from fl.experiments.workers import ArmEvent, ExperimentError, Finished
+from fl.experiments.workers import ArmEvent, ExperimentError, Finished, Progressed
 from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,3 +146,13 @@ def test_the_time_of_all_starts_is_kept(tmp_path: Path) -> None:
     path.write_text(json.dumps({**stored, "elapsed_seconds": 1000.0}))
     run_in(tmp_path, NotingArm(name="two"))
     assert 1000 <= json.loads(path.read_text())["elapsed_seconds"] < 1100
+
+
+def test_lines_come_at_every_tenth_whatever_the_steps_are(tmp_path: Path) -> None:
+    """Personal models are reported twenty at a time, of 539."""
+    with (tmp_path / "said").open("w") as said, ExperimentDisplay(Console(file=said, width=100)) as display:
+        for done in [*range(20, 539, 20), 539]:
+            display.on_event(Progressed("personal", done, 539, "20 ms a client"))
+    lines = (tmp_path / "said").read_text().splitlines()
+    assert len(lines) == 11
+    assert lines[1] == "personal: 60/539  20 ms a client"
