@@ -70,7 +70,7 @@ SETTINGS = (
         target=0.99,
         published=229,
         cap=40,
-        fast_cap=100,
+        fast_cap=150,
         averaging={"learning_rate": 0.1},
         fast={
             "learning_rate": 0.05,
