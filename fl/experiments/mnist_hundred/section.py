@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fl.experiments.mnist_hundred.arms import SETTINGS, Setting
 from fl.experiments.results import Document, arms_by_name
@@ -96,6 +97,7 @@ def _figure(arms: dict[str, dict[str, Any]]) -> Figure:
         axes.axhline(100 * setting.target, color="#c44e52", linestyle="--", linewidth=1, label="target")
         axes.axvline(setting.published, color="#c44e52", linestyle=":", linewidth=1, label="published rounds")
         axes.set_title(setting.title, fontsize="medium")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("communication round")
         axes.set_ylabel("test accuracy (%)")
         axes.set_ylim(100 * setting.target - 12, 100)
