@@ -77,7 +77,7 @@ bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic e
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m pytest tests/fl/encrypted
 
-bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; half an hour
+bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.encrypted.compare
 
 .PHONY: test-ray bench-ray bench-training
@@ -88,7 +88,7 @@ bench-ray: .venv/ray  ## recovery of the masks by 1 and 2 Ray workers; results a
 	.venv-ray/bin/python -m benchmarks.integrations.ray
 	.venv-ray/bin/python -m tools.scaling_plan --write
 
-bench-training: .venv/dev  ## images a second of each training engine; results and docs table; five minutes
+bench-training: .venv/dev  ## images a second of each training engine; results and docs table; ten minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.training
 	$(BIN)/python -m tools.scaling_plan --write
 

@@ -1,6 +1,6 @@
 """What encrypted evaluation of MNIST costs, and what made it slow.
 
-    make bench-mpc                                              # all, half an hour on two idle cores
+    make bench-mpc                                              # all, ten minutes on two idle cores
     .venv-mpc/bin/python -m benchmarks.encrypted.compare --quick
 
 Models are trained by `secagg train` first, where they are not there yet. Results go to ``results.json`` beside

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training`: measure, and write benchmarks/results/training.json. Five minutes on two idle cores.
+"""`python -m benchmarks.training`: measure, and write benchmarks/results/training.json. Ten minutes on two idle cores.
 
 With --quick, half a minute, and nothing is written.
 """
@@ -22,7 +22,7 @@ def main() -> None:
     """Measure the rows, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and clients; nothing is written")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed")
     options = parser.parse_args()
     results = []
     for row in QUICK if options.quick else FULL:

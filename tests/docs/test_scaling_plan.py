@@ -18,6 +18,12 @@ def test_the_tables_are_what_the_script_makes_of_the_results() -> None:
     assert with_tables(text) == text, "run `python -m tools.scaling_plan --write`"
 
 
+def test_each_model_has_an_engine_that_keeps_up_with_a_plain_loop() -> None:
+    """The text says so of worker processes."""
+    for row in scaling_plan._load("training")["results"]:
+        assert row["over_plain"]["processes"] >= 0.9, row["params"]
+
+
 def test_unit_costs_are_of_the_size_that_one_core_can_have() -> None:
     costs = UnitCosts.measured(scaling_plan._load("full"))
     assert 1e-10 < costs.word_mask < costs.long_mask < 1e-8

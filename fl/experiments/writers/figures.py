@@ -87,7 +87,9 @@ def dropouts_figure(trained: Arms) -> Figure:
     left.set_xticks(places, ["fastest\nfifth", "second", "third", "fourth", "slowest\nfifth"])
     left.set_ylabel("rounds that included the writer (%)")
     left.set_title("who is heard")
-    left.legend(loc="lower left", framealpha=0.9)
+    # Room for the legend above the bars.
+    left.set_ylim(0, 1.2 * left.get_ylim()[1])
+    left.legend(loc="upper right", ncols=2)
     right.set_xlabel("communication round")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_ylabel("test accuracy, new writers (%)")

@@ -122,7 +122,8 @@ def _about_methods(personal: Arms) -> str:
         f"**Personal models.** {clients} writers with {examples:,} held-out images together: the last layer alone is "
         "trained on, or all of them, or all with a pull back to the global model (FedProx's term), on the writer's own "
         "images; Ditto (Li et al. 2021) keeps a second model beside the global one in each round that a writer takes "
-        "part in; *alone* is a model that never heard of the others. A writer holds out some thirty images, and one of "
+        "part in, pulled to what was the global model then, which late in a training of few rounds is behind the last "
+        "one; *alone* is a model that never heard of the others. A writer holds out some thirty images, and one of "
         "them is three points of his accuracy: the loss, which knows finer differences, is given too. Gains are "
         "personal less global, each writer counted once: 10th percentile, median, 90th percentile and mean."
     )
