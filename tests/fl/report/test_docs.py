@@ -42,7 +42,7 @@ def test_its_commands_have_the_options_that_it_gives_them() -> None:
 
 def test_its_pictures_are_there_and_large_enough_to_read() -> None:
     pictures = re.findall(r"!\[[^\]]{20,}\]\(([^)]+)\)", TEXT)
-    assert pictures == ["report.png", "tensorboard.png"]
+    assert pictures == ["report.png", "report-writers.png", "tensorboard.png"]
     for name in pictures:
         content = (DOCS / name).read_bytes()
         width, height = struct.unpack(">II", content[16:24])
