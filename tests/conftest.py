@@ -1,6 +1,7 @@
 """Settings that every suite shares."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -8,3 +9,7 @@ settings.register_profile("local", deadline=None, suppress_health_check=[HealthC
 # Nobody watches a continuous build: there a failure must come from the change, so the examples repeat.
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "local"))
+
+# A shell's background jobs have SIGINT ignored, and so would have the programs that tests start to interrupt them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
