@@ -24,7 +24,7 @@ from fl.aggregation import (
 from fl.config import AggregatorName, RunConfig
 from fl.custom import make_model
 from fl.data import Dataset
-from fl.data.partition import Indices, partition
+from fl.dealing import deal_out
 from fl.dropouts import dropout_schedule
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.federated_evaluation import FederatedEvaluation
@@ -131,7 +131,7 @@ class FederatedRun:
         )
         self._dataset = dataset
         self.is_served = served_max_examples is not None
-        self.worker = LocalWorker(config, dataset, [] if self.is_served else _parts(config, dataset))
+        self.worker = LocalWorker(config, dataset, [] if self.is_served else deal_out(config, dataset))
         self._max_examples = self.worker.max_examples if served_max_examples is None else served_max_examples
         check_engine(config.engine, self.worker, self._resources)
         self._layout = ParameterLayout.of(self.model)
@@ -275,17 +275,6 @@ class FederatedRun:
 
     def _seed(self, purpose: int, *path: int) -> int:
         return derived_seed(self.config.seed, purpose, *path)
-
-
-def _parts(config: RunConfig, dataset: Dataset) -> list[Indices]:
-    return partition(
-        dataset,
-        config.partition,
-        config.clients,
-        seed=config.seed,
-        alpha=config.alpha,
-        shards_per_client=config.shards_per_client,
-    )
 
 
 def _expected(sampled: tuple[ClientId, ...], faults: FaultSchedule) -> tuple[ClientId, ...]:

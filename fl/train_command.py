@@ -100,11 +100,13 @@ def _train(
     rounds_before = runs[0].rounds_done
     if folder is None or not tensorboard:
         interrupted = _rounds(config, runs, records, folder, console)
-        _raise_if_all_aborted(config, records, rounds_before)
+        if not interrupted:
+            _raise_if_all_aborted(config, records, rounds_before)
         return _finish(config, runs, records, folder, console, interrupted)
     with EventFiles(folder.path, config, runs[0].plan, records, ended=time.time()) as events:
         interrupted = _rounds(config, runs, records, folder, console, events)
-        _raise_if_all_aborted(config, records, rounds_before)
+        if not interrupted:
+            _raise_if_all_aborted(config, records, rounds_before)
         finished = _finish(config, runs, records, folder, console, interrupted)
         if finished.summary["rounds"]:
             verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)

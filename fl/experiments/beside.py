@@ -37,7 +37,15 @@ def leave(folder: ExperimentFolder, document: Document, besides: dict[str, Besid
     for arm in document["arms"]:
         run = folder.of(arm["name"]) / RUN
         if run.is_dir():
-            save_origin(run, Origin(f"{document['command']} --arm {arm['name']}", arm["headline"]))
+            origin = Origin(
+                experiment=document["experiment"],
+                arm=arm["name"],
+                quick=document["quick"],
+                seed=document["seed"],
+                threads=document["threads"],
+                outcome=arm["headline"],
+            )
+            save_origin(run, origin)
     for name, beside in besides.items():
         run = folder.of(name) / RUN
         if beside.series:

@@ -13,7 +13,7 @@ import torch
 from fl.checkpoint import RunFolder
 from fl.config import RunConfig
 from fl.data import Dataset
-from fl.data.partition import partition
+from fl.dealing import deal_out
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
@@ -106,16 +106,7 @@ class FederatedArm:
         dataset = work.load(self.config.dataset)
         if self.part is None:
             return dataset
-        config = self.config
-        parts = partition(
-            dataset,
-            config.partition,
-            self.part.clients,
-            seed=config.seed,
-            alpha=config.alpha,
-            shards_per_client=config.shards_per_client,
-        )
-        places = torch.from_numpy(parts[self.part.client])
+        places = torch.from_numpy(deal_out(self.config, dataset, self.part.clients)[self.part.client])
         return dataclasses.replace(
             dataset,
             train_images=dataset.train_images[places],

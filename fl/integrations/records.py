@@ -20,8 +20,10 @@ from fl.errors import ConfigError
 from fl.integrations.record_layout import Arrays, Metric, Metrics, RecordError, RecordLayout, layout_of
 from fl.quantization import ClientUpdate, UpdateEncoding
 
-# Metrics are rounded to 2^-20 each, below what anyone prints of a loss.
 MOST_METRICS = 1 << 16
+"""Metrics of a reply, at most."""
+
+# Metrics are rounded to 2^-20 each, below what anyone prints of a loss.
 _FRACTION_BITS = 20
 
 _MAX_METRIC_BOUND = 2.0**40

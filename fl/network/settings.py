@@ -8,7 +8,7 @@ from typing import Any
 
 from fl.config import RunConfig
 from fl.data import Dataset
-from fl.data.partition import partition
+from fl.dealing import deal_out
 from fl.errors import ConfigError
 from secagg import Adversary
 from transport import Deadlines
@@ -89,14 +89,7 @@ def settle(
         raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
     if not max_examples:
         try:
-            parts = partition(
-                dataset,
-                config.partition,
-                config.clients,
-                seed=config.seed,
-                alpha=config.alpha,
-                shards_per_client=config.shards_per_client,
-            )
+            parts = deal_out(config, dataset)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}: if the clients have examples of their own, say by --max-examples how many one has at most"

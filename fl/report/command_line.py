@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 from fl.config import RunConfig
+from fl.report.extras import Origin
 
 # What stands for "by default", and is settled when the config is made.
 _SETTLED: dict[str, Any] = {"model": "", "partition": "", "sample": 0, "server_learning_rate": None, "value_bits": 0}
@@ -18,6 +19,12 @@ def train_command(config: RunConfig) -> str:
         if value != _default(config, field.name):
             words.extend(_option(field.name, value))
     return shlex.join(words)
+
+
+def arm_command(origin: Origin) -> str:
+    """`secagg experiment` of the one arm."""
+    words = ["secagg", "experiment", origin.experiment, *(["--quick"] if origin.quick else []), "--arm", origin.arm]
+    return shlex.join([*words, "--seed", str(origin.seed), "--threads", str(origin.threads)])
 
 
 def is_default(config: RunConfig, name: str) -> bool:

@@ -4,7 +4,8 @@
                             "notes": {"central": "an epoch a round"}}
     personalization.json    {"what": "writer", "methods": [{"name": "Ditto", "note": "", "clients": [
                             {"id": 17, "examples": 12, "global_accuracy": 0.83, "personal_accuracy": 0.92}, ...]}]}
-    origin.json             {"command": "secagg experiment ...", "outcome": "99.01% after 20 rounds"}
+    origin.json             {"experiment": "mnist-hundred", "arm": "cnn-iid", "quick": false, "seed": 0, "threads": 1,
+                            "outcome": "99.01% after 20 rounds"}
 
 All are written and read here alone, so that what can be written can be read.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -32,6 +34,7 @@ MOST_SERIES = 6
 """Further curves, beside secure and plain."""
 
 _MOST_METHODS = 8
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _OWN = ("secure", "plain", "notes")
 _LARGEST = 64 << 20
 
@@ -88,9 +91,16 @@ class Personalization:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What made the run, where that is not `secagg train`: the command, and what it came to when it was finished."""
+    """Of which experiment's arm the run is, and what it came to when it was finished.
 
-    command: str
+    Not its command, which is made of this: who looks at a folder from elsewhere must not be shown a command of its own.
+    """
+
+    experiment: str
+    arm: str
+    quick: bool
+    seed: int
+    threads: int
     outcome: str
 
 
@@ -226,8 +236,17 @@ def _parse_personalization(path: Path, values: Any) -> Personalization:
 def _parse_origin(path: Path, values: Any) -> Origin:
     where = str(path)
     fields = _mapping(where, values)
-    _known(where, fields, required=("command", "outcome"))
-    return Origin(_text(f"{where}, command", fields["command"]), _text(f"{where}, outcome", fields["outcome"]))
+    _known(where, fields, required=tuple(Origin.__dataclass_fields__))
+    if not isinstance(fields["quick"], bool):
+        raise ConfigError(f"{where}, quick: true or false is expected, not {_shown(fields['quick'])}")
+    return Origin(
+        experiment=_name(f"{where}, experiment", fields["experiment"]),
+        arm=_name(f"{where}, arm", fields["arm"]),
+        quick=fields["quick"],
+        seed=_whole(f"{where}, seed", fields["seed"], 0),
+        threads=_whole(f"{where}, threads", fields["threads"], 1),
+        outcome=_text(f"{where}, outcome", fields["outcome"]),
+    )
 
 
 def _client(where: str, value: Any) -> PersonalizedClient:
@@ -263,6 +282,12 @@ def _known(where: str, fields: Mapping[str, Any], *, required: tuple[str, ...], 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{where}: a text is expected, not {_shown(value)}")
+    return value
+
+
+def _name(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ConfigError(f"{where}: lower case words with hyphens are expected, not {_shown(value)}")
     return value
 
 

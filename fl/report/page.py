@@ -17,7 +17,7 @@ from markupsafe import Markup
 from fl.config import RunConfig
 from fl.formatting import format_bytes, percent
 from fl.plan_json import plan_to_json
-from fl.report.command_line import is_default, train_command
+from fl.report.command_line import arm_command, is_default, train_command
 from fl.report.gains import gains_figure, summarize_gains
 from fl.report.png import data_url
 from fl.report.rounds_view import (
@@ -145,7 +145,7 @@ def _loss(value: float | None) -> str:
 def _command(run: StoredRun) -> str | None:
     """What makes the same run again; None where that takes several machines."""
     if run.origin is not None:
-        return run.origin.command
+        return arm_command(run.origin)
     return None if run.network is not None else train_command(run.config)
 
 

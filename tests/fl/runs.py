@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def assert_refused(result: Result, *said: str) -> None:
     assert lines[0].startswith("error: ")
     for words in said:
         assert words in lines[0]
+
+
+def own_module(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the user's own in the working directory, which ``folder`` becomes; its name, new for each folder."""
+    name = f"own_{abs(hash(folder)):x}"
+    (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
 
 
 def use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:

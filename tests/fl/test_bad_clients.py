@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from safetensors.numpy import load_file
 
 from fl.checkpoint import RunFolder
 from fl.data.catalog import CATALOG
-from tests.fl.runs import assert_refused, invoke
+from tests.fl.runs import assert_refused, invoke, own_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,14 +47,9 @@ OWNERS = """
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working directory; its name."""
-    name = f"owners_{abs(hash(tmp_path)):x}"
-    (tmp_path / f"{name}.py").write_text(textwrap.dedent(OWNERS))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield name
-    sys.modules.pop(name, None)
+    return own_module(tmp_path, OWNERS, monkeypatch)
 
 
 def by_owner(project: str, loader: str, **options: object) -> tuple[object, ...]:

@@ -6,8 +6,6 @@ import copy
 import json
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ from fl.serialization import model_to_bytes
 from fl.session_policy import PolicyError
 from fl.training import LocalTraining
 from secagg import plan
-from tests.fl.runs import assert_refused, invoke, run_process, state_bytes
+from tests.fl.runs import assert_refused, invoke, own_module, run_process, state_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,14 +128,9 @@ def one_class(data_dir):
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working directory; its name."""
-    name = f"own_{abs(hash(tmp_path)):x}"
-    (tmp_path / f"{name}.py").write_text(textwrap.dedent(PROJECT))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield name
-    sys.modules.pop(name, None)
+    return own_module(tmp_path, PROJECT, monkeypatch)
 
 
 def make(reference: str) -> torch.nn.Module:

@@ -115,45 +115,6 @@ def test_an_epoch_shows_every_example_once_in_a_new_order(num_examples: int, siz
     assert epochs[0] != epochs[1]
 
 
-class NormalizingListener(Listener):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.norm(super().forward(images))
-        return logits
-
-
-@pytest.mark.parametrize(("num_examples", "sizes"), [(9, [4, 5]), (5, [5]), (10, [4, 4, 2]), (8, [4, 4]), (2, [2])])
-def test_a_single_example_joins_the_batch_before_where_batches_are_normalized(
-    num_examples: int, sizes: list[int]
-) -> None:
-    images = torch.randn(num_examples, 1, 2, 2)
-    model = NormalizingListener()
-    result = train(model, images, torch.zeros(num_examples).long(), settings(epochs=2, batch_size=4), seed=1)
-    assert [len(batch) for batch in model.batches] == sizes * 2
-    shown = [example for batch in model.batches for example in batch]
-    for epoch in (shown[:num_examples], shown[num_examples:]):
-        assert sorted(epoch) == sorted(images[:, 0, 0, 0].tolist())
-    assert result.num_examples == num_examples
-
-
-@pytest.mark.parametrize(
-    ("num_examples", "batch_size", "why"), [(1, 4, "there is only one"), (8, 1, "raise batch_size")]
-)
-def test_one_example_alone_cannot_be_normalized(num_examples: int, batch_size: int, why: str) -> None:
-    images, labels = torch.randn(num_examples, 1, 2, 2), torch.zeros(num_examples).long()
-    with pytest.raises(ConfigError, match=f"BatchNorm1d normalizes over a batch and needs at least 2 .*: {why}"):
-        train(NormalizingListener(), images, labels, settings(batch_size=batch_size), seed=1)
-
-
-def test_an_images_own_places_are_enough_to_normalize_over() -> None:
-    images, labels = make_batch((1, 1, 4, 4))
-    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 10))
-    assert train(model, images, labels, settings(), seed=1).num_examples == 1
-
-
 def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
     images, labels = digits.train_images, digits.train_labels
     untouched = build_model("2nn", image_shape=(1, 8, 8), num_classes=10, seed=1)

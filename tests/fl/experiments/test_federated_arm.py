@@ -11,6 +11,7 @@ from fl.config import RunConfig
 from fl.data import load_dataset
 from fl.errors import ConfigError
 from fl.experiments.federated import FederatedArm, Part
+from fl.experiments.files import read_json
 from fl.experiments.workers import ArmEvent, Progressed
 from fl.rounds import start_runs
 from fl.serialization import model_to_bytes
@@ -32,6 +33,18 @@ def break_off_after(round_: int) -> Callable[[ArmEvent], None]:
             raise BrokenOffError
 
     return listen
+
+
+def test_a_model_that_ran_away_has_a_result_and_the_same_one_after_a_break(tmp_path: Path) -> None:
+    """Its loss is no number, and JSON has none such."""
+    arm = digits_arm(rounds=1, server_learning_rate=3e38)
+    run_in(tmp_path / "whole", arm)
+    with pytest.raises(BrokenOffError):
+        run_in(tmp_path / "broken", arm, listen=break_off_after(1))
+    run_in(tmp_path / "broken", arm)
+    whole, again = (read_json(tmp_path / name / "run" / "result.json") for name in ("whole", "broken"))
+    assert whole["by_round"]["loss"] == [None]
+    assert untimed(again) == untimed(whole)
 
 
 @pytest.mark.parametrize("broken_after", [1, 2, 3])

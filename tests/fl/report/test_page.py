@@ -353,8 +353,8 @@ def test_aborted_rounds_are_named(folder: Path) -> None:
 def test_the_run_of_an_experiment_says_which_and_is_finished_when_that_says_so(folder: Path) -> None:
     """It may end at an accuracy, and be of a part of the data: `secagg train` would make another run."""
     rewrite_checkpoint(folder, lambda stored: stored["config"].update(rounds=9))
-    command = "secagg experiment mnist-hundred --seed 0 --arm 2nn-iid"
-    save_origin(folder, Origin(command, "97.02% after 3 rounds"))
+    command = "secagg experiment mnist-hundred --arm 2nn-iid --seed 0 --threads 1"
+    save_origin(folder, Origin("mnist-hundred", "2nn-iid", False, 0, 1, "97.02% after 3 rounds"))
     page = parse(render_page(load_run(folder), FinalModel(missing="")))
     assert page.one("span", of_class="pill").text == "finished: 97.02% after 3 rounds"
     assert command in page.one("main").text

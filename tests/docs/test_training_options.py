@@ -1,0 +1,40 @@
+"""docs/training.md names options that are there, with the defaults that they have."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import typer
+
+from fl.cli import app
+from fl.config import RunConfig
+from fl.server_optimizer import SERVER_OPTIMIZERS
+from tests.fl.runs import invoke
+
+TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_every_option_is_one_of_secagg_train() -> None:
+    named = set(re.findall(r"--[a-z][a-z0-9-]+", TEXT)) - {"--config"}
+    assert len(named) > 20
+    train = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    assert named <= {option for parameter in train.params for option in parameter.opts}
+
+
+def test_its_command_is_a_run() -> None:
+    (line,) = re.findall(r"^\$ secagg (.*)$", TEXT, flags=re.MULTILINE)
+    result = invoke(*shlex.split(line), "--rounds", 1, "--json")
+    assert result.exit_code == 0, result.output
+
+
+def test_the_rates_of_the_servers_rules_are_those_by_default() -> None:
+    table = TEXT[TEXT.index("| rule |") : TEXT.index("The adaptive rules")]
+    found = {
+        name: float(row.rpartition("|")[0].rpartition("|")[2])
+        for row in table.strip().splitlines()[2:]
+        for name in re.findall(r"`(fed\w+)`", row.split("|")[1])
+    }
+    defaults = {name: RunConfig(server_optimizer=name).server_learning_rate for name in SERVER_OPTIMIZERS}
+    assert found == defaults
