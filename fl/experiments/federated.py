@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,8 +181,8 @@ def _as_json(evaluation: Evaluation, prefix: str) -> dict[str, Any]:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """None for a loss that ran away: after a resume it is None already, and the result is to be the same."""
-    return None if value is None or not math.isfinite(value) else round(value, digits)
+    """None is the loss of a model that ran away, as a checkpoint gives it back."""
+    return None if value is None else round(value, digits)
 
 
 def _mean(values: list[float]) -> float:

@@ -102,7 +102,7 @@ class Listener(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(("num_examples", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3])])
+@pytest.mark.parametrize(("num_examples", "sizes"), [(10, [4, 4, 2]), (9, [4, 4, 1]), (8, [4, 4]), (3, [3])])
 def test_an_epoch_shows_every_example_once_in_a_new_order(num_examples: int, sizes: list[int]) -> None:
     images = torch.zeros(num_examples, 1, 2, 2)
     images[:, 0, 0, 0] = torch.arange(num_examples)
