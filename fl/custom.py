@@ -21,6 +21,7 @@ from torch import nn
 
 from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError, DataError, FLError
+from fl.global_generator import seeded_global_generator
 from fl.models import build_model
 from fl.state import ParameterLayout
 from secagg import SecAggError
@@ -72,8 +73,7 @@ def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, see
     if not is_reference(name):
         return build_model(name, image_shape=image_shape, num_classes=num_classes, seed=seed)
     factory: ModelFactory = load_reference(name, "model")
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(seed)
+    with seeded_global_generator(seed):
         model = _call(name, lambda: factory(image_shape, num_classes))
         _check_model(name, model, image_shape, num_classes)
     # In the object itself: it is copied, and sent to the processes that train it.

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from fl.custom import own_code_of
 from fl.errors import ConfigError, DataError, FLError
+from fl.global_generator import seeded_global_generator
 from fl.precision import Precision, uses_bfloat16
 
 
@@ -107,6 +108,8 @@ def train(
     Raises ConfigError if there are no examples, too few to normalize over, or a model of the user's own fails;
     DataError if images and labels do not match, DivergedError if the loss or a weight stops being finite (`model`
     is then useless).
+
+    Threads of one process train one after the other, since torch's random generator is the process's.
     """
     num_examples = _check_examples(images, labels)
     rows = _ImageRows(images, channels_last=config.channels_last)
@@ -300,12 +303,8 @@ def _remedy(config: LocalTraining) -> str:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[torch.Generator]:
-    """A generator for shuffling; meanwhile torch's global one, from which dropout draws, is seeded as well.
-
-    Afterwards the global generator goes on from where it was.
-    """
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(seed)
+    """A generator for shuffling; meanwhile torch's global one, from which dropout draws, is seeded as well."""
+    with seeded_global_generator(seed):
         yield torch.Generator().manual_seed(seed)
 
 
