@@ -52,6 +52,8 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
+        # Accepted, and its task has not begun: a task that is cancelled before its first step closes nothing.
+        self._unclaimed: set[socket.socket] = set()
         self._handshakes = asyncio.Semaphore(limits.handshakes)
         self._per_address: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -113,6 +115,8 @@ class Listener:
             for task in remaining:
                 task.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)
+            while self._unclaimed:
+                self._unclaimed.pop().close()
 
     def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
         """Count a refusal, and log it: one line."""
@@ -167,11 +171,12 @@ class Listener:
         task.add_done_callback(ended)
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._handshakes.acquire()
             try:
-                sock, address = await loop.sock_accept(listener)
+                await _readable(listener)
+                # At once, and not by `loop.sock_accept`: cancelled at the wrong moment, that loses what it accepted.
+                sock, address = listener.accept()
             except OSError as error:
                 self._handshakes.release()
                 # What else accept() reports are connections that ended before they were taken.
@@ -182,12 +187,15 @@ class Listener:
             except BaseException:
                 self._handshakes.release()
                 raise
+            sock.setblocking(False)
+            self._unclaimed.add(sock)
             self._start(self._greet(sock, str(address[0])), self._serving)
             # A flood of connections leaves the others their turn.
             await asyncio.sleep(0)
 
     async def _greet(self, sock: socket.socket, peer: str) -> None:
         """One connection, from its first byte to its end."""
+        self._unclaimed.discard(sock)
         self._per_address[peer] += 1
         try:
             try:
@@ -226,3 +234,14 @@ class Listener:
         except TlsRefusedError:
             await stream.close()
             raise
+
+
+async def _readable(sock: socket.socket) -> None:
+    """Wait until something has come."""
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    loop.add_reader(sock, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(sock)

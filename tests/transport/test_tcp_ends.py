@@ -1,9 +1,12 @@
 """How sessions over TCP end, servers and clients stop, and what is refused before they begin."""
 
 import asyncio
+import contextlib
+import gc
 import os
 import socket
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -286,3 +289,25 @@ def test_the_report_says_what_came_of_it(certs):
     assert report.counters.connections == 3
     assert 0 < report.seconds < 10
     assert EAGER.give_up == 5
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_is_accepted_while_the_server_stops_is_closed_too(turns):
+    """At every turn of the event loop between the connection's arrival and its task's first step."""
+
+    async def scenario():
+        async with SessionServer(("127.0.0.1", 0), PLAINTEXT, QUICK) as server:
+            await asyncio.sleep(0.01)
+            client = socket.create_connection(server.addresses[0])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        return client
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = asyncio.run(scenario())
+        gc.collect()
+    assert [str(one.message) for one in caught] == []
+    with client, contextlib.suppress(ConnectionResetError):
+        client.settimeout(5)
+        assert client.recv(1) == b""
