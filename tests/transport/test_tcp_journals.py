@@ -133,14 +133,18 @@ class ClientJournalOf:
 def slow_disk(monkeypatch):
     """Commits that take a while, in a thread; calls of the host meanwhile are noted."""
     commit = SessionHost.commit
-    seen = {"commits": 0, "overlaps": 0, "threads": set(), "writing": False}
+    begun, go_on = threading.Event(), threading.Event()
+    go_on.set()
+    seen = {"commits": 0, "overlaps": 0, "threads": set(), "writing": False, "begun": begun, "go on": go_on}
 
     def slowly(host, now):
         if host.waits_for_disk:
             seen["commits"] += 1
             seen["threads"].add(threading.current_thread())
             seen["writing"] = True
+            begun.set()
             time.sleep(0.05)
+            assert go_on.wait(10)
             outgoing = commit(host, now)
             seen["writing"] = False
             return outgoing
@@ -192,13 +196,16 @@ def test_cancelling_waits_for_the_disk(certs, tmp_path, slow_disk):
     inputs = random_inputs(params, seed=0)
     path = tmp_path / "journal"
 
+    slow_disk["go on"].clear()
+
     async def scenario():
         async with served(params, certs, journal=path) as serving:
-            while not slow_disk["writing"]:
-                await asyncio.sleep(0.001)
+            assert await asyncio.to_thread(slow_disk["begun"].wait, 10)
             for _ in range(3):
                 serving.task.cancel()
                 await asyncio.sleep(0.005)
+            assert slow_disk["writing"]
+            slow_disk["go on"].set()
             with pytest.raises(asyncio.CancelledError):
                 await serving.task
             assert not slow_disk["writing"]
