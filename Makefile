@@ -17,9 +17,12 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A test that hangs ends its process, with the stacks of all threads; also one in which the interpreter itself is stuck.
+TESTS := -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+
 # A file's tests stay in one process: what its fixtures have made is made once.
 unit: .venv/dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python $(TESTS) --numprocesses auto --dist loadfile --max-worker-restart 0
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
@@ -57,7 +60,7 @@ docs: .venv/docs  ## the documentation as a site, in site/: guides and reference
 .PHONY: test-flower bench-flower
 LIVE ?=
 test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also `flwr run`, minutes of processes on loopback
-	FLWR_TELEMETRY_ENABLED=0 SECAGG_LIVE=$(LIVE) .venv-flower/bin/python -m pytest tests/integrations/flower
+	FLWR_TELEMETRY_ENABLED=0 SECAGG_LIVE=$(LIVE) .venv-flower/bin/python $(TESTS) tests/integrations/flower
 
 CLIENTS ?= 10 50
 bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
@@ -66,7 +69,7 @@ bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, 
 
 .PHONY: test-nvflare bench-nvflare
 test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
-	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m pytest tests/integrations/nvflare
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python $(TESTS) tests/integrations/nvflare
 
 bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results beside the script
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.compare
@@ -75,14 +78,14 @@ bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic e
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
-	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m pytest tests/fl/encrypted
+	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted
 
 bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.encrypted.compare
 
 .PHONY: test-ray bench-ray bench-training
 test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
-	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/integrations/ray
+	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray
 
 bench-ray: .venv/ray  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
 	.venv-ray/bin/python -m benchmarks.integrations.ray
