@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from dataclasses import dataclass
 from enum import Enum, unique
 
@@ -47,30 +48,39 @@ class FaultProxy:
         self._target = port
         self._random = random.Random(seed)
         self._faults = faults or Faults()
-        self._server: asyncio.Server | None = None
+        # Its own, since a server of asyncio's loses what arrives while it is closed.
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
         self._tasks: set[asyncio.Task[None]] = set()
         self.spoiled: list[Spoil] = []
         self.connections = 0
-        self.port = 0
+        self.port = self._listener.getsockname()[1]
 
     async def __aenter__(self) -> "FaultProxy":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._connected(sock))
         self._tasks.add(task)
+        task.add_done_callback(lambda _: sock.close())
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connected(self, sock: socket.socket) -> None:
         self.connections += 1
+        reader, writer = await asyncio.open_connection(sock=sock)
         writers = [writer]
         pumps: list[asyncio.Task[None]] = []
         try:
@@ -89,7 +99,6 @@ class FaultProxy:
             await asyncio.gather(*pumps, return_exceptions=True)
             for one in writers:
                 one.transport.abort()
-            self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         held = b""
