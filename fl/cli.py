@@ -211,6 +211,9 @@ def train(
     ] = "",
     alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = DEFAULTS["alpha"],
     shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = DEFAULTS["shards_per_client"],
+    allow_one_class: Annotated[
+        bool, Option("--allow-one-class", help="Train although an owner's examples are all of one class.")
+    ] = False,
     dropout: Annotated[float, Option(help="Fraction of the sampled clients that vanish.")] = DEFAULTS["dropout"],
     dropout_at: Annotated[
         list[str] | None,
@@ -275,7 +278,13 @@ def train(
             )
         else:
             finished = start_training(
-                RunConfig(**values), out, data_dir, console, tensorboard=tensorboard, resources=resources
+                RunConfig(**values),
+                out,
+                data_dir,
+                console,
+                allow_one_class=allow_one_class,
+                tensorboard=tensorboard,
+                resources=resources,
             )
     if as_json:
         typer.echo(json_line(finished.summary))

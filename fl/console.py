@@ -11,12 +11,9 @@ from rich.table import Table
 from fl.config import RunConfig
 from fl.custom import is_reference
 from fl.data import Dataset
-from fl.formatting import format_bytes, percent
+from fl.formatting import format_bytes, listed, percent
 from fl.rounds import FederatedRun, RoundRecord
 from secagg import Round
-
-_MOST_NAMED = 8
-"""Clients that a line names; of more it says how many."""
 
 
 class TrainingDisplay:
@@ -77,10 +74,9 @@ class TrainingDisplay:
                 soft_wrap=True,
             )
         if few := runs[0].worker.of_one_class:
-            named = ", ".join(map(str, few[:_MOST_NAMED])) + (", ..." if len(few) > _MOST_NAMED else "")
             self._console.print(
-                f"[yellow]{len(few)} of {config.clients} clients have examples of one class only ({named}): their "
-                "updates pull towards it[/yellow]",
+                f"[yellow]{len(few)} of {config.clients} clients have examples of one class only ({listed(few)}): "
+                "their updates pull towards it[/yellow]",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
+
+_MOST_LISTED = 8
 
 
 def json_line(value: Any) -> str:
@@ -19,6 +22,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """The first few of them: 1, 2, 3, ..."""
+    return ", ".join(map(str, numbers[:_MOST_LISTED])) + (", ..." if len(numbers) > _MOST_LISTED else "")
 
 
 def format_bytes(count: float) -> str:

@@ -15,6 +15,8 @@ from fl.console import TrainingDisplay, summary_table
 from fl.custom import make_dataset
 from fl.engines import Resources
 from fl.errors import AbortedError, ConfigError
+from fl.formatting import listed
+from fl.local_work import LocalWorker
 from fl.report import save_plot
 from fl.report.tensorboard import EventFiles, require_tensorboard
 from fl.report.verdict import verdict_on
@@ -39,21 +41,42 @@ def start_training(
     data_dir: Path | None,
     console: Console,
     *,
+    allow_one_class: bool = False,
     tensorboard: bool = False,
     resources: Resources | None = None,
 ) -> FinishedTraining:
-    """A new run; with ``tensorboard``, event files too. FLError or PlanError for what cannot work, before round 1."""
+    """A new run; with ``tensorboard``, event files too. FLError or PlanError for what cannot work, before round 1.
+
+    Owners whose examples are all of one class are refused, unless ``allow_one_class``; clients that were dealt such
+    examples, by chance or on purpose, are named.
+    """
     if tensorboard:
         require_tensorboard()
         if out is None:
             raise ConfigError("--tensorboard writes into the run's folder: give --out")
     runs = start_runs(config, make_dataset(config.dataset, data_dir), resources)
+    if config.partition == "by-owner" and not allow_one_class:
+        _refuse_one_class(runs[0].worker)
     folder = None
     if out is not None:
         folder = RunFolder(out)
         folder.create()
         folder.save(config, runs, [])
     return _train(config, runs, [], folder, console, tensorboard)
+
+
+def _refuse_one_class(worker: LocalWorker) -> None:
+    """ConfigError if an owner's examples are all of one class: most likely his labels are not what they should be."""
+    owners = worker.dataset.train_writers
+    assert owners is not None  # noqa: S101 - else there was nothing to deal out by
+    few = sorted(int(owners[worker.examples[client_id].training[0]]) for client_id in worker.of_one_class)
+    if few:
+        owners_have = "owner {} has" if len(few) == 1 else "owners {} have"
+        raise ConfigError(
+            f"{owners_have.format(listed(few))} examples of one class only, and a model trained on them learns to say "
+            "nothing else: see to the labels, leave such owners out, or train with them all the same with "
+            "--allow-one-class"
+        )
 
 
 def resume_training(

@@ -54,6 +54,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = 0.5,
         shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = 2,
         seed: Annotated[int, Option(help="Of the partition; all clients of one data set give the same.")] = 0,
+        allow_one_class: Annotated[
+            bool, Option("--allow-one-class", help="Take part although all own examples are of one class.")
+        ] = False,
         require_adversary: Annotated[
             str, Option(help=f"The least that a session must be safe against: {_ADVERSARIES}.")
         ] = Adversary.HONEST_BUT_CURIOUS.value,
@@ -115,6 +118,13 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     seed=seed,
                     alpha=alpha,
                     per_client=shards_per_client,
+                )
+            # What is dealt out by chance, or on purpose, may come to that.
+            is_own = arrays is not None or partition == "by-owner"
+            if is_own and data.is_of_one_class and not allow_one_class:
+                raise ConfigError(
+                    f"all {len(data.labels)} examples are of class {data.max_label}, and a model trained on them "
+                    "learns to say nothing else: see to the labels, or take part all the same with --allow-one-class"
                 )
             interrupted = _take_part(options, data, console)
         if interrupted:

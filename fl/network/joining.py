@@ -107,7 +107,7 @@ class Participant:
         options, refusals = self._options, 0
         where = show_address(options.address)
         self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
-        if (self._data.labels == self._data.max_label).all():
+        if self._data.is_of_one_class:
             self._say(f"all of them are of class {self._data.max_label}: is that right?")
         while True:
             self._announced = None

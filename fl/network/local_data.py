@@ -40,6 +40,11 @@ class LocalData:
         """The largest label."""
         return int(self.labels.max())
 
+    @property
+    def is_of_one_class(self) -> bool:
+        """Whether all labels are the same."""
+        return bool((self.labels == self.max_label).all())
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """``I/N``: the I-th of N parts, counted from 0. ConfigError if it is none."""

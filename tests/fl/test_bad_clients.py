@@ -22,19 +22,22 @@ OWNERS = """
     from fl.data import Dataset
 
     def owners(data_dir):
-        \"\"\"Owner 2 has one class only.\"\"\"
         rng = np.random.default_rng(3)
         labels = np.arange(100) % 2
         rows = torch.tensor(rng.normal(size=(100, 4)) + 2 * labels[:, None], dtype=torch.float32)
         owner = np.arange(100) // 20
-        labels = torch.tensor(np.where(owner == 2, 0, labels))
+        if Path("one-has-one-class").exists():
+            labels = np.where(owner == 2, 0, labels)
+        labels = torch.tensor(labels)
         if Path("everything-is-huge").exists():
             rows *= 1e30
         return Dataset("owners", rows, labels, rows, labels, 2, owner)
 
     def three_are_huge(data_dir):
+        \"\"\"And their labels are wrong as often as right, so that there is something to learn from.\"\"\"
         data = owners(data_dir)
         data.train_images[40:] *= 1e30
+        data.train_labels[40:] = torch.arange(60) // 2 % 2
         return data
 
     def one_is_huge(data_dir):
@@ -60,11 +63,32 @@ def by_owner(project: str, loader: str, **options: object) -> tuple[object, ...]
     )  # fmt: skip
 
 
-def test_a_client_of_one_class_takes_part_and_is_named(project: str) -> None:
-    result = invoke(*by_owner(project, "owners"))
+def test_an_owner_of_one_class_is_refused_by_name_before_anything_is_written(project: str, tmp_path: Path) -> None:
+    assert invoke(*by_owner(project, "owners", out="before")).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
+    (tmp_path / "one-has-one-class").touch()
+    assert_refused(invoke(*by_owner(project, "owners")), "owner 2 has examples of one class only", "--allow-one-class")
+    assert not (tmp_path / "run").exists()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()} == before
+
+
+def test_an_owner_of_one_class_takes_part_if_that_is_said(project: str, tmp_path: Path) -> None:
+    (tmp_path / "one-has-one-class").touch()
+    result = invoke(*by_owner(project, "owners"), "--allow-one-class")
     assert result.exit_code == 0, result.output
     assert re.search(r"1 of 5 clients have examples of one class only \(\d\)", result.output)
     assert "5 to 5" in result.output
+    assert_refused(invoke("train", "--resume", "run", "--allow-one-class"), "leave out --allow-one-class")
+
+
+def test_a_client_that_is_dealt_one_class_takes_part_and_is_named(project: str) -> None:
+    """Shards are dealt out so that clients have few classes."""
+    result = invoke(
+        "train", "--dataset", f"{project}:owners", "--partition", "shards", "--shards-per-client", 1, "--clients", 4,
+        "--model", "logistic", "--rounds", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "4 of 4 clients have examples of one class only (0, 1, 2, 3)" in result.output
 
 
 def test_clients_for_whom_there_are_no_examples_are_refused_before_anything_is_written(

@@ -30,7 +30,7 @@ from fl.serialization import model_to_bytes
 from fl.session_policy import PolicyError
 from fl.training import LocalTraining
 from secagg import Adversary, GraphKind, Parameters
-from tests.fl.runs import assert_refused, invoke
+from tests.fl.runs import assert_refused, invoke, own_module
 from transport.authority import Authority
 
 SHAPE = (1, 4, 4)
@@ -299,3 +299,39 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
             "--listen", listen,
         )  # fmt: skip
     assert_refused(result, "cannot serve", "in use")
+
+
+@pytest.mark.parametrize("partition", [None, "by-owner"])
+def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str | None
+) -> None:
+    if partition is None:
+        np.savez(tmp_path / "own.npz", x=np.zeros((5, 8, 8)), y=np.full(5, 3))
+        data: tuple[object, ...] = ("--arrays", tmp_path / "own.npz")
+    else:
+        loader = own_module(tmp_path, ONE_CLASS_EACH, monkeypatch)
+        data = ("--dataset", f"{loader}:load", "--partition", partition, "--shard", "0/2")
+    join = ("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--give-up", 0.1, *data)
+    assert_refused(invoke(*join), "examples are of class", "take part all the same with --allow-one-class")
+    allowed = invoke(*join, "--allow-one-class")
+    assert "all of them are of class" in allowed.stdout
+    assert "no word from 127.0.0.1:1" in allowed.stderr
+
+
+def test_a_part_of_one_class_that_was_dealt_out_so_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = own_module(tmp_path, ONE_CLASS_EACH, monkeypatch)
+    dealt = ("--dataset", f"{loader}:load", "--partition", "shards", "--shards-per-client", 1, "--shard", "0/2")
+    result = invoke("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--give-up", 0.1, *dealt)
+    assert "all of them are of class" in result.stdout
+    assert "no word from 127.0.0.1:1" in result.stderr
+
+
+ONE_CLASS_EACH = """
+    import numpy as np
+    import torch
+    from fl.data import Dataset
+
+    def load(data_dir):
+        labels = torch.arange(20) // 10
+        return Dataset("halves", torch.rand(20, 4), labels, torch.rand(20, 4), labels, 2, np.arange(20) // 10)
+"""
