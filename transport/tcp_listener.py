@@ -174,9 +174,7 @@ class Listener:
         while True:
             await self._handshakes.acquire()
             try:
-                await _readable(listener)
-                # At once, and not by `loop.sock_accept`: cancelled at the wrong moment, that loses what it accepted.
-                sock, address = listener.accept()
+                sock, address = await _next_connection(listener)
             except OSError as error:
                 self._handshakes.release()
                 # What else accept() reports are connections that ended before they were taken.
@@ -236,12 +234,17 @@ class Listener:
             raise
 
 
-async def _readable(sock: socket.socket) -> None:
-    """Wait until something has come."""
+async def _next_connection(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """As `loop.sock_accept`, which loses what it has accepted if it is cancelled at the wrong moment."""
     loop = asyncio.get_running_loop()
     came = asyncio.Event()
-    loop.add_reader(sock, came.set)
+    try:
+        loop.add_reader(listener, came.set)
+    except NotImplementedError:
+        # Windows' own event loop.
+        return await loop.sock_accept(listener)
     try:
         await came.wait()
     finally:
-        loop.remove_reader(sock)
+        loop.remove_reader(listener)
+    return listener.accept()

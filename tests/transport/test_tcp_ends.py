@@ -311,3 +311,20 @@ def test_a_connection_that_is_accepted_while_the_server_stops_is_closed_too(turn
     with client, contextlib.suppress(ConnectionResetError):
         client.settimeout(5)
         assert client.recv(1) == b""
+
+
+def test_an_event_loop_without_readers_accepts_connections_too(certs, monkeypatch):
+    """As Windows' own has none."""
+    add_reader = asyncio.SelectorEventLoop.add_reader
+
+    def refuse(loop, fileobj, callback, *args):
+        if isinstance(fileobj, socket.socket) and fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise NotImplementedError
+        return add_reader(loop, fileobj, callback, *args)
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "add_reader", refuse)
+    params = make_params(4, 3)
+    inputs = random_inputs(params, seed=0)
+    report, _ = asyncio.run(run_all(params, inputs, certs))
+    assert check_exact(params, inputs, report.outcome)
+    assert report.dropped == {}
