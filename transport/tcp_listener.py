@@ -52,8 +52,6 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
-        # Accepted, and its task has not begun: a task that is cancelled before its first step closes nothing.
-        self._unclaimed: set[socket.socket] = set()
         self._handshakes = asyncio.Semaphore(limits.handshakes)
         self._per_address: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -115,8 +113,6 @@ class Listener:
             for task in remaining:
                 task.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)
-            while self._unclaimed:
-                self._unclaimed.pop().close()
 
     def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
         """Count a refusal, and log it: one line."""
@@ -186,14 +182,12 @@ class Listener:
                 self._handshakes.release()
                 raise
             sock.setblocking(False)
-            self._unclaimed.add(sock)
             self._start(self._greet(sock, str(address[0])), self._serving)
             # A flood of connections leaves the others their turn.
             await asyncio.sleep(0)
 
     async def _greet(self, sock: socket.socket, peer: str) -> None:
         """One connection, from its first byte to its end."""
-        self._unclaimed.discard(sock)
         self._per_address[peer] += 1
         try:
             try:
