@@ -1,14 +1,10 @@
 """The specification says what the code does: generated parts, names, sizes, links; and its formulas give its bytes."""
 
-import hashlib
-import hmac
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -16,11 +12,9 @@ import secagg
 from secagg import (
     AbortReason,
     Adversary,
-    ClientPhase,
     DropReason,
     GraphKind,
     Parameters,
-    RemoteProtocolError,
     Round,
     Rule,
     ShareFault,
@@ -42,14 +36,25 @@ from secagg.primitives import labels
 from secagg.primitives.prg import KeystreamReader
 from secagg.sharing import coefficient_source, share_seeds
 from tests.cohort import Cohort, make_params, random_inputs
+from tests.docs.formulas import (
+    FILES,
+    PRIME,
+    PROTOCOL,
+    ROOT,
+    THREATS,
+    WIRE,
+    Document,
+    SparseSession,
+    id_bytes,
+    is_signed,
+    keystream,
+    message_costs,
+    tagged_hash,
+    view_member,
+)
 from tools.specification.documents import parts, replaced
 from tools.specification.recording import Recording
-from tools.specification.seeds import identity_of
 from tools.specification.tables import client_table, server_table
-
-ROOT = Path(__file__).parents[2]
-FILES = ("docs/protocol.md", "docs/wire-format.md", "docs/threat-model.md", "SECURITY.md")
-PROTOCOL, WIRE, THREATS, SECURITY = ((ROOT / name).read_text(encoding="utf-8") for name in FILES)
 
 TYPES = {
     1: AdvertiseKeys,
@@ -151,45 +156,6 @@ def _anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def _is_signed(adversary: Adversary) -> bool:
-    """The signed modes, by name."""
-    modes = re.search(r"\*signed modes\*, ([\w-]+) and ([\w-]+), clients sign", " ".join(PROTOCOL.split()))
-    return adversary.value in modes.groups()
-
-
-def _header(size: int) -> int:
-    return 2 if size < 2**8 else 3 if size < 2**16 else 5
-
-
-def _uint(value: int) -> int:
-    return 1 if value < 2**7 else 2 if value < 2**8 else 3 if value < 2**16 else 5
-
-
-def _costs(h: int, vector_bytes: int, *, signed: bool, sparse: bool) -> dict[type, int]:
-    """The table of docs/wire-format.md, "What a peer costs"."""
-
-    def text(size: int) -> int:
-        return _header(size) + size
-
-    flags = (h + 7) // 8
-    listed = 37 + _uint(h) + text(flags)
-    half = (h - 1) // 2
-    common, others = (flags * (h - 1), 32 * half * (half + 1)) if sparse else (0, 0)
-    costs = {
-        AdvertiseKeys: 205 if signed else 109,
-        PeerKeys: 37 + text(4 * h) + 2 * text(32 * h) + (text(32 * h) + text(64 * h) if signed else 4),
-        ShareKeys: 71 + text(52 * (h - 1)),
-        PeerShares: listed + text(52 * (h - 1)),
-        MaskedInput: 37 + text(vector_bytes),
-        SurvivorList: listed,
-        UnmaskingShares: listed + text(18 * (h - 1 if sparse else h)),
-    }
-    if signed:
-        costs[ConsistencyCheck] = 103
-        costs[ConsistencyProof] = listed + text(64 * (h - 1)) + text(common) + text(others)
-    return costs
-
-
 class TestSizes:
     @pytest.mark.parametrize("adversary", list(Adversary))
     @pytest.mark.parametrize(("num_clients", "degree", "threshold"), [(7, 6, 4), (20, 12, 8)])
@@ -204,15 +170,15 @@ class TestSizes:
         outcome = Cohort(params, random_inputs(params, 1), uplink=measure, downlink=measure).run()
         assert isinstance(outcome.end, secagg.Completed)
         vector_bytes = (37 * params.ring_bits + 7) // 8
-        costs = _costs(degree + 1, vector_bytes, signed=_is_signed(adversary), sparse=not params.is_complete)
+        costs = message_costs(degree + 1, vector_bytes, signed=is_signed(adversary), sparse=not params.is_complete)
         assert sizes == {kind: {size} for kind, size in costs.items()}
 
     @pytest.mark.parametrize("signed", [False, True])
     def test_the_examples_of_the_document(self, signed) -> None:
-        modes = [adversary.value for adversary in Adversary if _is_signed(adversary) is signed]
+        modes = [adversary.value for adversary in Adversary if is_signed(adversary) is signed]
         totals = []
         for h, sparse in ((100, False), (53, True)):
-            costs = _costs(h, 0, signed=signed, sparse=sparse)
+            costs = message_costs(h, 0, signed=signed, sparse=sparse)
             totals.append(sum(costs.values()) - costs[MaskedInput])
         assert f"| {', '.join(modes)} | {totals[0]:,} | {totals[1]:,} |" in WIRE
 
@@ -224,135 +190,11 @@ class TestSizes:
             num_clients, max(2, degree * 3 // 4 + 1), vector_length=vector_length, degree=degree, adversary=adversary
         )
         h, f = degree + 1, (degree + 1) // 8 + 1
-        s = 96 if _is_signed(adversary) else 0
+        s = 96 if is_signed(adversary) else 0
         view = 0 if params.is_complete else f + 32 * h
         longest = [h * (68 + s), 52 * h + 32 + f, (vector_length * params.ring_bits + 7) // 8]
-        longest += [h * (64 + view) + f] if _is_signed(adversary) else []
+        longest += [h * (64 + view) + f] if is_signed(adversary) else []
         assert secagg.max_message_bytes(params) == 96 + max(longest)
-
-
-PRIME = 65521
-
-
-class Document:
-    """The dumps of docs/wire-format.md as numbers, and the formulas of docs/protocol.md without the library."""
-
-    def __init__(self, mode: str = "honest-but-curious") -> None:
-        listing = WIRE.split("<!-- generated: dumps -->")[1]
-        self.values = dict(re.findall(r"^([a-z][^:\n]*): (.+)$", listing.split("```")[1], flags=re.MULTILINE))
-        self.mode = mode
-        self.sid = bytes.fromhex(self.values[f"session id, {mode}"])
-        self.messages = {}
-        dumped = rf"^(\w+), as client 3 \w+ it in the {mode} session:\n\n```text\n(.*?)```"
-        for name, block in re.findall(dumped, listing, re.MULTILINE | re.DOTALL):
-            items: dict[str, bytes] = {}
-            for line in block.splitlines():
-                if found := re.fullmatch(r"[0-9a-f]{4}  [0-9a-f ]+  (.+): \d+ bytes", line):
-                    items[current := found[1]] = b""
-                elif found := re.fullmatch(r"[0-9a-f]{4}    ([0-9a-f]+)", line):
-                    items[current] += bytes.fromhex(found[1])
-            self.messages[name] = items
-
-    def secret(self, client_id: int, name: str) -> bytes:
-        return bytes.fromhex(self.values[f"client {client_id}, {name}"])
-
-    def number(self, name: str) -> int:
-        return int(self.values[name])
-
-    def text(self, name: str) -> bytes:
-        return self.values[name].strip("'").encode()
-
-    def kdf(self, secret: bytes, label: str, context: bytes, length: int) -> bytes:
-        key = hmac.digest(self.sid, secret, "sha256")
-        block = hmac.digest(key, bytes([len(label)]) + label.encode() + context + b"\x01", "sha256")
-        assert length <= len(block)
-        return block[:length]
-
-    def channel(self, client_id: int) -> X25519PrivateKey:
-        return X25519PrivateKey.from_private_bytes(self.secret(client_id, "channel secret key"))
-
-    def mask_key(self, client_id: int) -> X25519PrivateKey:
-        seed = self.secret(client_id, "mask key seed")
-        return X25519PrivateKey.from_private_bytes(self.kdf(seed, "secagg/1 mask key pair", _id(client_id), 32))
-
-    def identity(self, client_id: int) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self.secret(client_id, f"identity secret key, {self.mode}"))
-
-    def public_keys(self, client_id: int) -> bytes:
-        """Channel and mask public key."""
-        keys = (self.channel(client_id), self.mask_key(client_id))
-        return b"".join(key.public_key().public_bytes_raw() for key in keys)
-
-    def shares(self, client_id: int, x: int) -> bytes:
-        """Both shares for the point x; threshold 2."""
-        key = self.kdf(self.secret(client_id, "sharing seed"), "secagg/1 sharing coefficients", _id(client_id), 16)
-        stream = _stream(key, 64)
-        words = [int.from_bytes(stream[at : at + 2], "big") for at in range(0, 64, 2)]
-        slopes = [word for word in words if word < PRIME]
-        limbs = []
-        for name in ("mask key seed", "self-mask seed"):
-            value = int.from_bytes(self.secret(client_id, name), "big")
-            limbs += [value >> 15 * limb & 0x7FFF for limb in range(9)]
-        return b"".join(
-            ((limb + slope * x) % PRIME).to_bytes(2, "big") for limb, slope in zip(limbs, slopes, strict=False)
-        )
-
-    def masks(self) -> tuple[bytes, bytes]:
-        """The keys of client 3's self-mask, and of its pairwise mask with 258."""
-        shared = self.mask_key(3).exchange(self.mask_key(258).public_key())
-        return (
-            self.kdf(self.secret(3, "self-mask seed"), "secagg/1 self mask", _id(3), 16),
-            self.kdf(shared, "secagg/1 pairwise mask", _id(3) + _id(258), 16),
-        )
-
-
-def _id(client_id: int) -> bytes:
-    return client_id.to_bytes(4, "big")
-
-
-def _stream(key: bytes, size: int) -> bytes:
-    """The beginning of chunk 0."""
-    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(12) + (2).to_bytes(4, "big"))).encryptor()
-    return encryptor.update(bytes(size))
-
-
-def _hash(label: str, data: bytes) -> bytes:
-    return hashlib.sha256(bytes([len(label)]) + label.encode() + data).digest()
-
-
-def _member(sid: bytes, standing: int, client_id: int, keys: bytes) -> bytes:
-    """A member of a view; ``keys`` are identity key, channel and mask public key."""
-    return _hash("secagg/1 member", bytes([standing]) + _hash("secagg/1 member keys", sid + _id(client_id) + keys))
-
-
-class SparseSession(Recording):
-    """Four survivors on a ring, each the neighbour of two; what they sign, by the formulas of docs/protocol.md."""
-
-    def __init__(self) -> None:
-        super().__init__(Adversary.MALICIOUS, 4, degree=2)
-
-    def neighborhood(self, client_id: int) -> tuple[int, ...]:
-        return self.message(PeerKeys, client_id).client_ids
-
-    def member(self, client_id: int, standing: int = 2) -> bytes:
-        sent = self.message(AdvertiseKeys, client_id)
-        keys = sent.identity_key + sent.channel_public_key + sent.mask_public_key
-        return _member(self.session_id, standing, client_id, keys)
-
-    def signature(self, client_id: int, without: int | None = None) -> bytes:
-        """Of the client's view, in which one member may not have survived."""
-        members = [self.member(peer, 1 if peer == without else 2) for peer in self.neighborhood(client_id)]
-        digest = _hash("secagg/1 view digest", self.session_id + b"".join(sorted(members)))
-        statement = b"secagg/1 view of survivors" + self.session_id + _id(client_id) + digest
-        return identity_of(client_id).sign(statement)
-
-    def rule_of(self, **changes: bytes) -> Rule:
-        """Which rule client 3 says that a changed proof breaks."""
-        proof = self.message(ConsistencyProof)
-        fields = {name: getattr(proof, name) for name in proof.__slots__}
-        with pytest.raises(RemoteProtocolError) as caught:
-            self.client(ClientPhase.SURVIVORS_SIGNED).receive(ConsistencyProof(**{**fields, **changes}))
-        return caught.value.rule
 
 
 SIGNED = pytest.mark.parametrize("mode", ["semi-malicious", "malicious"])
@@ -372,14 +214,14 @@ class TestFormulas:
         encoded = b"".join(int(number).to_bytes(size, "big") for number, size in numbers) + document.text("nonce")
         context = document.text("context")
         encoded += len(context).to_bytes(8, "big") + context
-        assert _hash("secagg/1 session id", encoded) == document.sid
+        assert tagged_hash("secagg/1 session id", encoded) == document.sid
 
     def test_keys(self) -> None:
         document = Document()
         sent, listed = document.messages["AdvertiseKeys"], document.messages["PeerKeys"]
         assert sent["channel public key"] == document.channel(3).public_key().public_bytes_raw()
         assert sent["mask public key"] == document.mask_key(3).public_key().public_bytes_raw()
-        assert listed["client ids"] == _id(3) + _id(258)
+        assert listed["client ids"] == id_bytes(3) + id_bytes(258)
         for kind, secret in (("channel", document.channel), ("mask", document.mask_key)):
             keys = b"".join(secret(client_id).public_key().public_bytes_raw() for client_id in (3, 258))
             assert listed[f"{kind} public keys"] == keys
@@ -387,23 +229,25 @@ class TestFormulas:
     def test_encrypted_shares(self) -> None:
         document = Document()
         shared = document.channel(3).exchange(document.channel(258).public_key())
-        keys = document.kdf(shared, "secagg/1 channel keys", _id(3) + _id(258), 32)
+        keys = document.kdf(shared, "secagg/1 channel keys", id_bytes(3) + id_bytes(258), 32)
         label = b"secagg/1 encrypted shares" + document.sid
-        upward = AESGCM(keys[:16]).encrypt(bytes(12), document.shares(3, 2), label + _id(3) + _id(258))
-        downward = AESGCM(keys[16:]).encrypt(bytes(12), document.shares(258, 1), label + _id(258) + _id(3))
+        upward = AESGCM(keys[:16]).encrypt(bytes(12), document.shares(3, 2), label + id_bytes(3) + id_bytes(258))
+        downward = AESGCM(keys[16:]).encrypt(bytes(12), document.shares(258, 1), label + id_bytes(258) + id_bytes(3))
         assert document.messages["ShareKeys"]["encrypted shares"] == upward
         assert document.messages["PeerShares"]["encrypted shares"] == downward
 
     def test_commitment(self) -> None:
         document = Document()
-        commitment = _hash("secagg/1 seed commitment", document.sid + _id(3) + document.secret(3, "self-mask seed"))
+        commitment = tagged_hash(
+            "secagg/1 seed commitment", document.sid + id_bytes(3) + document.secret(3, "self-mask seed")
+        )
         assert document.messages["ShareKeys"]["seed commitment"] == commitment
 
     def test_masked_input(self) -> None:
         document = Document()
         bits, inputs = document.number("ring_bits"), (1, 2, 3)
         assert document.values["client 3, input"] == str(list(inputs))
-        self_mask, pairwise_mask = (_stream(key, len(inputs)) for key in document.masks())
+        self_mask, pairwise_mask = (keystream(key, len(inputs)) for key in document.masks())
         # 3 is the smaller id, and adds; words are of one byte.
         masked = [sum(values) % (1 << bits) for values in zip(inputs, self_mask, pairwise_mask, strict=True)]
         packed = sum(element << bits * place for place, element in enumerate(masked))
@@ -421,7 +265,7 @@ class TestFormulas:
         sent, public_keys = document.messages["AdvertiseKeys"], document.public_keys(3)
         assert sent["channel public key"] + sent["mask public key"] == public_keys
         assert sent["identity key"] == document.identity(3).public_key().public_bytes_raw()
-        statement = b"secagg/1 advertised keys" + document.sid + _id(3) + public_keys
+        statement = b"secagg/1 advertised keys" + document.sid + id_bytes(3) + public_keys
         assert sent["signature"] == document.identity(3).sign(statement)
 
     @SIGNED
@@ -430,11 +274,11 @@ class TestFormulas:
         members = []
         for client_id in (3, 258):
             keys = document.identity(client_id).public_key().public_bytes_raw() + document.public_keys(client_id)
-            members.append(_member(document.sid, 2, client_id, keys))
-        digest = _hash("secagg/1 view digest", document.sid + b"".join(sorted(members)))
+            members.append(view_member(document.sid, 2, client_id, keys))
+        digest = tagged_hash("secagg/1 view digest", document.sid + b"".join(sorted(members)))
         signed = {
             client_id: document.identity(client_id).sign(
-                b"secagg/1 view of survivors" + document.sid + _id(client_id) + digest
+                b"secagg/1 view of survivors" + document.sid + id_bytes(client_id) + digest
             )
             for client_id in (3, 258)
         }
@@ -462,7 +306,7 @@ class TestFormulas:
         key = bytes(range(16))
         counter = (1).to_bytes(12, "big") + (2).to_bytes(4, "big")
         second = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(32))
-        assert KeystreamReader(key)(size + 32) == _stream(key, size) + second
+        assert KeystreamReader(key)(size + 32) == keystream(key, size) + second
 
 
 class TestClaims:

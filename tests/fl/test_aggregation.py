@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -13,78 +13,27 @@ import pytest
 import secagg
 import transport.memory
 from fl import aggregation
-from fl.aggregation import PlainAggregator, RoundRequest, RoundResult, SecureAggregator, plan_secure_aggregation
-from fl.quantization import Aggregate, ClientUpdate, UpdateEncoding
+from fl.aggregation import PlainAggregator, SecureAggregator, plan_secure_aggregation
+from fl.quantization import ClientUpdate
 from fl.training import DivergedError
 from secagg import CodecError, PlanError, Round
+from tests.fl.aggregations import (
+    CLIP,
+    IDS,
+    LEAVING,
+    LENGTH,
+    MAX_EXAMPLES,
+    Clients,
+    assert_close,
+    make_encoding,
+    make_request,
+    run_both,
+    secure_aggregator,
+)
 from transport import Direction, Fault, FaultSchedule, SessionReport, encode_frame
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 
-LENGTH, MAX_EXAMPLES, CLIP = 37, 50, 1.0
-IDS = (3, 4, 17, 101, 5000, 4_000_000_000)
 UP = Direction.UP
-LEAVING = (Fault.VANISH, Fault.DISCONNECT)
-
-
-def make_encoding(value_bits: int = 16) -> UpdateEncoding:
-    return UpdateEncoding(update_length=LENGTH, max_examples=MAX_EXAMPLES, clip=CLIP, value_bits=value_bits)
-
-
-@dataclass
-class Clients:
-    """Clients with fixed updates, and a note of who was asked for one."""
-
-    asked: list[int] = field(default_factory=list)
-
-    def update(self, client_id: int) -> ClientUpdate:
-        rng = np.random.default_rng(client_id)
-        examples = int(rng.integers(1, MAX_EXAMPLES, endpoint=True))
-        return ClientUpdate(
-            delta=rng.uniform(-CLIP, CLIP, LENGTH).astype(np.float32),
-            num_examples=examples,
-            loss_sum=float(rng.uniform(0, 3 * examples)),
-            correct=int(rng.integers(0, examples, endpoint=True)),
-        )
-
-    def train(self, client_id: int) -> ClientUpdate:
-        self.asked.append(client_id)
-        return self.update(client_id)
-
-
-def make_request(clients: Clients, faults: dict[Any, Fault] | None = None, **changes: Any) -> RoundRequest:
-    values = {
-        "client_ids": IDS,
-        "train": clients.train,
-        "context": b"model and round",
-        "received_context": lambda client_id: b"model and round",
-        "faults": FaultSchedule(faults or {}),
-        "seed": 1,
-    }
-    return RoundRequest(**{**values, **changes})
-
-
-def secure_aggregator(value_bits: int = 16, *, verify: bool = True, num_clients: int = len(IDS)) -> SecureAggregator:
-    encoding = make_encoding(value_bits)
-    return SecureAggregator(
-        plan_secure_aggregation(encoding, num_clients=num_clients, dropout=0.0), encoding, verify=verify
-    )
-
-
-def run_both(faults: dict[Any, Fault] | None = None, value_bits: int = 16) -> tuple[RoundResult, RoundResult]:
-    secure = secure_aggregator(value_bits).aggregate(make_request(Clients(), faults))
-    return secure, PlainAggregator().aggregate(make_request(Clients(), faults))
-
-
-def assert_close(secure: Aggregate | None, plain: Aggregate | None, value_bits: int, num_included: int) -> None:
-    """Within the bound of the quantization (see test_quantization.py); the totals are the same."""
-    assert secure is not None
-    assert plain is not None
-    step = 2 * CLIP / (2**value_bits - 1)
-    bound = step * num_included * MAX_EXAMPLES / plain.num_examples + 1e-6
-    np.testing.assert_array_less(np.abs(secure.mean_delta - plain.mean_delta), bound)
-    assert secure.num_examples == plain.num_examples
-    assert secure.accuracy == plain.accuracy
-    assert secure.loss == pytest.approx(plain.loss, abs=num_included * 2**-17 / plain.num_examples + 1e-9)
 
 
 @pytest.mark.parametrize("value_bits", [4, 16, 24, 32])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +18,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fl import files, local_work
+from fl import files
 from fl.checkpoint import RunFolder
 from fl.data import load_dataset
 from fl.models import build_model
 from fl.rounds import FederatedRun
-from fl.training import train
 from tests.fl.runs import (
     REPOSITORY,
     assert_refused,
@@ -32,14 +30,24 @@ from tests.fl.runs import (
     environment,
     invoke,
     state_bytes,
-    untimed,
     use_tiny_data,
+)
+from tests.fl.stored_runs import (
+    CLIENTS,
+    DAMAGE,
+    FILES,
+    assert_same_run,
+    break_off,
+    metadata_of,
+    metrics,
+    resume,
+    start,
+    start_well,
+    summary_of,
+    tensor_bytes,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CLIENTS = 6
-FILES = {"accuracy.png", "checkpoint.safetensors", "config.json", "metrics.jsonl", "model.safetensors"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,70 +55,6 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data, and no figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
     monkeypatch.setattr("fl.train_command.save_plot", lambda path, *_: path.write_bytes(b""))
-
-
-def start(out: Path, *options: object, num_rounds: int = 3) -> Any:
-    return invoke(
-        "train", "--model", "logistic", "--clients", CLIENTS, "--epochs", 1, "--seed", 11, "--compare",
-        "--json", "--rounds", num_rounds, "--out", out, *options,
-    )  # fmt: skip
-
-
-def resume(out: Path, *options: object) -> Any:
-    return invoke("train", "--resume", out, "--json", *options)
-
-
-def start_well(out: Path, *options: object, num_rounds: int = 3) -> dict[str, Any]:
-    return summary_of(start(out, *options, num_rounds=num_rounds))
-
-
-def summary_of(result: Any, exit_code: int = 0) -> dict[str, Any]:
-    assert result.exit_code == exit_code, (result.stderr, result.exception)
-    assert "Traceback" not in result.stderr
-    summary: dict[str, Any] = json.loads(result.stdout)
-    return summary
-
-
-def metrics(out: Path) -> list[dict[str, Any]]:
-    return [untimed(json.loads(line)) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same_run(folder: Path, other: Path) -> None:
-    """The same models to the last bit, and the same figures but for times."""
-    assert stored(folder) == stored(other)
-    for name in ("checkpoint.safetensors", "model.safetensors"):
-        assert tensor_bytes(folder / name) == tensor_bytes(other / name), name
-    assert metrics(folder) == metrics(other)
-
-
-def stored(out: Path) -> dict[str, Any]:
-    """The checkpoint's metadata, without times."""
-    values = {name: json.loads(value) for name, value in metadata_of(out).items()}
-    return {**values, "records": [untimed(record) for record in values["records"]]}
-
-
-def tensor_bytes(path: Path) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in safetensors.torch.load_file(path).items()}
-
-
-def metadata_of(out: Path) -> dict[str, str]:
-    with safetensors.safe_open(out / "checkpoint.safetensors", framework="pt") as file:
-        metadata: dict[str, str] = file.metadata()
-    return metadata
-
-
-def break_off(monkeypatch: pytest.MonkeyPatch, at_training: int) -> None:
-    """Ctrl-C when a client is trained for the so-manieth time."""
-    calls = 0
-
-    def broken_off(*args: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == at_training:
-            raise KeyboardInterrupt
-        return train(*args, **options)
-
-    monkeypatch.setattr(local_work, "train", broken_off)
 
 
 @pytest.mark.parametrize(
@@ -382,54 +326,6 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert summary_of(resume(tmp_path / "run")) == finished
     assert_same_run(tmp_path / "run", tmp_path / "before")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "before" / "metrics.jsonl").read_bytes()
-
-
-def rewrite(
-    out: Path,
-    tensors: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda tensors: tensors,
-    **metadata: Any,
-) -> None:
-    """A checkpoint with other contents; a metadata value of None is left out."""
-    path = out / "checkpoint.safetensors"
-    values = {name: value for name, value in {**metadata_of(out), **metadata}.items() if value is not None}
-    path.write_bytes(safetensors.torch.save(tensors(safetensors.torch.load_file(path)), values or None))
-
-
-def config_with(out: Path, **changes: Any) -> str:
-    return json.dumps({**json.loads(metadata_of(out)["config"]), **changes})
-
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "empty": lambda out: (out / "checkpoint.safetensors").write_bytes(b""),
-    "text": lambda out: (out / "checkpoint.safetensors").write_text("not a checkpoint at all, " * 20),
-    "cut off": lambda out: (out / "checkpoint.safetensors").write_bytes(
-        (out / "checkpoint.safetensors").read_bytes()[:-7]
-    ),
-    "too long": lambda out: (out / "checkpoint.safetensors").write_bytes(
-        (out / "checkpoint.safetensors").read_bytes() + b"1"
-    ),
-    "no metadata": lambda out: rewrite(out, config=None, rounds_done=None),
-    "no config": lambda out: rewrite(out, config=None),
-    "no rounds": lambda out: rewrite(out, rounds_done=None),
-    "config is no JSON": lambda out: rewrite(out, config="{"),
-    "config is a list": lambda out: rewrite(out, config="[1]"),
-    "config is a number": lambda out: rewrite(out, config="1"),
-    "rounds are no number": lambda out: rewrite(out, rounds_done="many"),
-    "config out of range": lambda out: rewrite(out, config=config_with(out, dropout=1.5)),
-    "config of another type": lambda out: rewrite(out, config=config_with(out, clients="six")),
-    "config with a fraction for a count": lambda out: rewrite(out, config=config_with(out, sample=2.5)),
-    "another version": lambda out: rewrite(out, config=config_with(out, novelty=1)),
-    "a model is missing": lambda out: rewrite(
-        out, lambda tensors: {name: value for name, value in tensors.items() if name.startswith("secure/")}
-    ),
-    "a tensor is missing": lambda out: rewrite(
-        out, lambda tensors: {name: value for name, value in tensors.items() if not name.endswith("bias")}
-    ),
-    "another model": lambda out: rewrite(out, lambda tensors: {name: value[:2] for name, value in tensors.items()}),
-    "no records": lambda out: rewrite(out, records=None),
-    "records are no JSON": lambda out: rewrite(out, records="["),
-    "records of something else": lambda out: rewrite(out, records='[{"round": 1}]'),
-}
 
 
 @pytest.fixture(scope="module")

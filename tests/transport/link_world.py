@@ -4,12 +4,10 @@ What ever left a host is kept (`Evidence`), over all its incarnations: a server 
 under one number, a client never give two answers, and what was acknowledged must still be there.
 """
 
-import contextlib
 import random
 import shutil
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,12 +15,11 @@ import numpy as np
 
 from secagg import Aborted, Adversary, Completed, Parameters
 from tests.cohort import directory_of, exact_sum, identity_of, make_params
+from tests.transport.crashing_journals import CrashError, CrashingClientJournal, CrashingJournal, journal_directory
 from transport import link
 from transport.client_host import ClientHost
-from transport.client_journal import ClientJournal
 from transport.driver import Deadlines
 from transport.host import Close, SessionHost
-from transport.journal import Journal
 
 DEADLINES = Deadlines(
     advertise_keys=100, share_keys=100, masked_input_collection=100, consistency_check=100, unmasking=100
@@ -36,65 +33,6 @@ MODES = {
     "malicious": make_params(5, 3, vector_length=7, adversary=Adversary.MALICIOUS),
     "malicious sparse": make_params(8, 3, vector_length=5, degree=4, adversary=Adversary.MALICIOUS),
 }
-
-
-class CrashError(Exception):
-    """The process ended here, as far as the test is concerned."""
-
-
-@contextlib.contextmanager
-def journal_directory() -> Iterator[Path]:
-    """A directory in memory where there is one: that the disk is waited for is SQLite's affair, and slow."""
-    memory = Path("/dev/shm")  # noqa: S108
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield Path(directory)
-
-
-class CrashingJournal(Journal):
-    """Ends the process before or after the k-th of its operations. Half of them are inside what a host calls one."""
-
-    crash_at = -1
-    operations = 0
-    on_point: Callable[[], None] | None = None
-
-    def _point(self) -> None:
-        self.operations += 1
-        if self.on_point is not None:
-            self.on_point()
-        if self.operations == self.crash_at:
-            raise CrashError
-
-    def record(self, *args, **kwargs) -> None:
-        self._point()
-        super().record(*args, **kwargs)
-        self._point()
-
-    def record_answer(self, *args) -> None:
-        self._point()
-        super().record_answer(*args)
-        self._point()
-
-    def commit(self) -> None:
-        self._point()
-        super().commit()
-        self._point()
-
-
-class CrashingClientJournal(ClientJournal):
-    crash_at = -1
-    operations = 0
-    on_point: Callable[[], None] | None = None
-
-    _point = CrashingJournal._point
-
-    def begin(self, *args) -> None:
-        self._point()
-        super().begin(*args)
-
-    def save(self, *args) -> None:
-        self._point()
-        super().save(*args)
-        self._point()
 
 
 @dataclass

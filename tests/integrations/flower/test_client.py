@@ -1,8 +1,6 @@
 """The client's side: what it refuses, what it never says, and that its state is the context's alone."""
 
-import os
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -387,17 +385,3 @@ def test_nothing_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     for blob in blobs:
         assert blob[40:72].hex() not in shown
         assert not any(blob[40:72] in pickle.dumps(dict(reply.content)) for reply in loopback.seen)
-
-
-def test_importing_fl_does_not_load_flower() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, pkgutil, importlib, fl, fl.integrations\n"
-        "for module in pkgutil.iter_modules(fl.integrations.__path__, 'fl.integrations.'):\n"
-        "    if not module.ispkg: importlib.import_module(module.name)\n"
-        "import fl.rounds, fl.aggregation\n"
-        "assert not any(name.split('.')[0] == 'flwr' for name in sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ}, cwd=Path(__file__).parents[3])  # noqa: S603
