@@ -72,7 +72,7 @@ def bench_declearn_masking(
 ) -> None:
     """All clients mask a vector, with the key agreement of every pair left out, or included, on both sides alike."""
     if quick and clients > 20:
-        pytest.skip("not with --quick")
+        pytest.skip("not with --quick: that is of 20 clients at most")
     environment.require("declearn")
     # declearn keeps so many of the 32 bits free for the sum.
     value_bits = 32 - (clients - 1).bit_length()

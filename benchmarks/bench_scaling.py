@@ -38,7 +38,7 @@ def bench_clients(benchmark: BenchmarkFixture, quick: bool, clients: int) -> Non
 def bench_length(benchmark: BenchmarkFixture, quick: bool, length: int) -> None:
     """Longer and longer vectors of a few clients, on the complete graph."""
     if quick and length > _QUICK_LENGTH:
-        pytest.skip("not with --quick")
+        pytest.skip(f"not with --quick: that is of {_QUICK_LENGTH:,} values at most")
     _session(benchmark, "length", _FEW_CLIENTS, length, sparse=False)
 
 
