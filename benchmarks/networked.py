@@ -38,6 +38,7 @@ _CLIENT_PROCESSES = 2
 _ROOT = Path(__file__).parent.parent
 # A client of two hundred waits for its turn on a core that all share, and nobody is to come back for that.
 _LIMITS = Limits(handshake_seconds=60, idle_seconds=300)
+_TRUSTING = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS)
 
 
 class _VanishedError(Exception):
@@ -266,13 +267,13 @@ async def _clients(options: dict[str, Any]) -> None:
 
         address, tls = ("127.0.0.1", options["port"]), credentials[client_id]
         if client_id not in vanishing:
-            end = await join_session(vectors[client_id], address=address, tls=tls, limits=_LIMITS)
+            end = await join_session(vectors[client_id], address=address, tls=tls, accept=_TRUSTING, limits=_LIMITS)
             assert end.code is link.EndCode.COMPLETED
             return
         with contextlib.suppress(_VanishedError):
-            await join_session(vanish, address=address, tls=tls, limits=_LIMITS)
+            await join_session(vanish, address=address, tls=tls, accept=_TRUSTING, limits=_LIMITS)
         with contextlib.suppress(SessionRefusedError):
-            await join_session(vanish, address=address, tls=tls, limits=_LIMITS)
+            await join_session(vanish, address=address, tls=tls, accept=_TRUSTING, limits=_LIMITS)
 
     # Machines of their own would not share a core: of the clients of a process, one works at a time.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))

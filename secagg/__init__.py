@@ -8,7 +8,15 @@ Machine Learning" (CCS 2017).  `Client` and `Server` turn messages into events; 
 from secagg._client_states import ClientPhase
 from secagg.client import Client
 from secagg.codec import decode_client_message, decode_server_message, encode, encode_parts, max_message_bytes
-from secagg.errors import CodecError, LocalProtocolError, PlanError, RemoteProtocolError, Rule, SecAggError
+from secagg.errors import (
+    CodecError,
+    LocalProtocolError,
+    PlanError,
+    PolicyError,
+    RemoteProtocolError,
+    Rule,
+    SecAggError,
+)
 from secagg.events import (
     SERVER,
     Aborted,
@@ -30,6 +38,7 @@ from secagg.masking import MaskSum, UnmaskJob
 from secagg.messages import ClientMessage, ServerMessage
 from secagg.params import Adversary, ClientId, Parameters
 from secagg.planner import GraphKind, Plan, plan
+from secagg.policy import SessionPolicy
 from secagg.primitives.entropy import EntropySource
 from secagg.server import Server, ServerPhase, ServerStatus
 from secagg.transcript import TranscriptEntry, What
@@ -59,6 +68,7 @@ __all__ = [
     "PinnedKeys",
     "Plan",
     "PlanError",
+    "PolicyError",
     "RemoteProtocolError",
     "Round",
     "Rule",
@@ -68,6 +78,7 @@ __all__ = [
     "ServerMessage",
     "ServerPhase",
     "ServerStatus",
+    "SessionPolicy",
     "ShareFault",
     "SharesDisputed",
     "TranscriptEntry",

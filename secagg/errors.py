@@ -2,6 +2,7 @@
 
 ``LocalProtocolError``: you called it wrongly.  ``RemoteProtocolError``: the other side broke the protocol.
 ``CodecError``: bytes that are no message.  ``PlanError``: numbers that cannot work, found before a round starts.
+``PolicyError``: numbers that work, but not for this client.
 Anything else that escapes from `secagg` is a bug.
 """
 
@@ -81,3 +82,7 @@ class PlanError(SecAggError):
 
     def __str__(self) -> str:
         return "; ".join(self.reasons)
+
+
+class PolicyError(SecAggError):
+    """A session that this client declines; its text gives every reason."""

@@ -8,6 +8,7 @@ from transport.errors import (
     InputWithheldError,
     JournalError,
     LinkError,
+    RepeatedSessionError,
     SessionRefusedError,
     TransportError,
 )
@@ -17,6 +18,7 @@ from transport.host import SessionHost
 from transport.journal import Journal
 from transport.link import EndCode, Offer, RefusalCode
 from transport.memory import Announcement, ClientReport, Inputs, Observer, SessionReport, run_session
+from transport.participation import ClientRecord, Participation
 from transport.recovery import MaskRecovery, RecoveryPool
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "ClientDriver",
     "ClientHost",
     "ClientJournal",
+    "ClientRecord",
     "ClientReport",
     "Deadlines",
     "Direction",
@@ -40,8 +43,10 @@ __all__ = [
     "MaskRecovery",
     "Observer",
     "Offer",
+    "Participation",
     "RecoveryPool",
     "RefusalCode",
+    "RepeatedSessionError",
     "ServerDriver",
     "SessionHost",
     "SessionRefusedError",

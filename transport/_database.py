@@ -9,6 +9,12 @@ from typing import Any
 
 from transport.errors import JournalError
 
+_WAIT_SECONDS = 10.0
+
+_MEMORY = ":memory:"
+
+_IF_DAMAGED = "its session cannot go on; keep the file to look into it, or delete it to give the session up"
+
 # SQLite's own limit for one value, unless it was built with another.
 MAX_BLOB_BYTES = 10**9 - 2**12
 
@@ -23,19 +29,36 @@ class Database:
         path: the file; made if it is not there or empty, never overwritten.
         application_id, version: what the file must say it is, 32 bits each.
         schema: the statements that make the tables.
+        shared: several processes may have the file open; each locks it only from `begin` to `commit`, and waits up to
+            ten seconds for the others. ``":memory:"`` is then a database of this process alone.
+        if_damaged: what to do with a file that is damaged.
 
     Raises:
         JournalError: the file is of something else, of another version, damaged, or in use.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, application_id: int, version: int, schema: str) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        application_id: int,
+        version: int,
+        schema: str,
+        shared: bool = False,
+        if_damaged: str = _IF_DAMAGED,
+    ) -> None:
         self.path = Path(path)
+        self._shared = shared
+        self._if_damaged = if_damaged
         self._connection: sqlite3.Connection | None = None
         self._failed = False
         with self._errors():
-            self._claim()
+            if str(path) != _MEMORY:
+                self._claim()
             # Whoever calls from several threads calls from one at a time; a commit may wait for the disk in a worker.
-            connection = sqlite3.connect(self.path, isolation_level=None, timeout=0.0, check_same_thread=False)
+            connection = sqlite3.connect(
+                self.path, isolation_level=None, timeout=_WAIT_SECONDS if shared else 0.0, check_same_thread=False
+            )
             self._connection = connection
             try:
                 self._open(connection, application_id, version, schema)
@@ -51,7 +74,8 @@ class Database:
             _sync_directory(self.path.parent)
 
     def _open(self, connection: sqlite3.Connection, application_id: int, version: int, schema: str) -> None:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        if not self._shared:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         # Read before anything is written: another program's file is not to be changed.
         found, tables = self._one("PRAGMA application_id"), self._one("SELECT count(*) FROM sqlite_schema")
         is_new = not found and not tables
@@ -62,12 +86,14 @@ class Database:
                 f"{self.path} is a journal of format {stored}, and this version reads format {version}: finish its "
                 "session with the version that began it, or delete the file to give the session up"
             )
-        if self._one("PRAGMA journal_mode=WAL") != "wal":
+        # Opened for a single row each time, a shared file is better off without a log beside it.
+        if not self._shared and self._one("PRAGMA journal_mode=WAL") != "wal":
             raise JournalError(f"{self.path}: this file system has no write-ahead log; put the journal on a local disk")
         connection.execute("PRAGMA synchronous=FULL")
-        # Takes the lock, and keeps it.
+        # Takes the lock, and keeps it unless the file is shared.
         connection.execute("BEGIN EXCLUSIVE")
-        if is_new:
+        # Where it is shared, another process may have made the tables meanwhile.
+        if is_new and not self._one("SELECT count(*) FROM sqlite_schema"):
             for statement in schema.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={application_id}")
@@ -79,18 +105,28 @@ class Database:
         row = self._connection.execute(query).fetchone()
         return row[0]
 
-    def write(self, statement: str, values: Sequence[object]) -> None:
-        """Execute a statement within the transaction that `commit` ends."""
+    def begin(self) -> None:
+        """Begin the transaction that `commit` ends, if none has begun: what is read in it stays true until then."""
         with self._writing():
-            connection = self._opened()
-            if not connection.in_transaction:
-                connection.execute("BEGIN IMMEDIATE")
-            connection.execute(statement, values)
+            if not self._opened().in_transaction:
+                self._opened().execute("BEGIN IMMEDIATE")
 
-    def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+    def roll_back(self) -> None:
+        """Take back what was not committed."""
+        with self._errors():
+            if self._opened().in_transaction:
+                self._opened().execute("ROLLBACK")
+
+    def write(self, statement: str, values: Sequence[object]) -> int:
+        """Execute a statement within the transaction that `commit` ends; returns how many rows it changed."""
+        self.begin()
+        with self._writing():
+            return self._opened().execute(statement, values).rowcount
+
+    def rows(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         """The query's rows, one at a time: no more than one of them is in memory."""
         with self._errors():
-            yield from self._opened().execute(query)
+            yield from self._opened().execute(query, values)
 
     @property
     def is_dirty(self) -> bool:
@@ -146,19 +182,16 @@ class Database:
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 raise JournalError(f"{self.path} is no journal: choose another path; it was left as it is") from None
-            raise damaged(self.path, str(error)) from None
+            raise damaged(self.path, str(error), self._if_damaged) from None
         except sqlite3.Error as error:
             raise JournalError(f"{self.path} cannot be used: {error}") from None
         except OSError as error:
             raise JournalError(f"{self.path} cannot be used: {error.strerror or error}") from None
 
 
-def damaged(path: Path, what: str) -> JournalError:
+def damaged(path: Path, what: str, advice: str = _IF_DAMAGED) -> JournalError:
     """The error for a file that holds something else than what was written to it."""
-    return JournalError(
-        f"{path} is damaged ({what}): its session cannot go on; keep the file to look into it, or delete it to give "
-        "the session up"
-    )
+    return JournalError(f"{path} is damaged ({what}): {advice}")
 
 
 def _sync_directory(directory: Path) -> None:

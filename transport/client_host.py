@@ -6,7 +6,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from secagg import Client, ClientId, EntropySource, Identity, KeyDirectory, LocalProtocolError, SecAggError
+from secagg import (
+    Client,
+    ClientId,
+    ClientPhase,
+    EntropySource,
+    Identity,
+    KeyDirectory,
+    LocalProtocolError,
+    PolicyError,
+    SecAggError,
+    SessionPolicy,
+)
 from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, InputVector, Parts
 from transport.errors import JournalError, LinkError, SessionRefusedError, TransportError
@@ -26,9 +37,13 @@ from transport.link import (
     encode,
     max_server_payload,
 )
+from transport.participation import IN_MEMORY, ClientRecord
 
 OfferedInput: TypeAlias = Callable[[Offer], InputVector]
 """Gives the client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
+
+Accept: TypeAlias = SessionPolicy | Callable[[Offer], None]
+"""What a client asks of an offer: a policy, or a function that raises `SessionRefusedError` to decline it."""
 
 # So many refusals in a row for what this client sent, and nothing got through in between: it will not get better.
 _STRIKES = 3
@@ -55,12 +70,16 @@ class ClientHost:
         client_id: this client's number.
         provide_input: called with the offer when the input is due. After a crash it may be called once more; the input
             that was never sent is forgotten.
-        accept: called with the offer before anything else; raises `SessionRefusedError` to decline. By default every
-            session is taken: check there that the parameters are what this client agreed to.
+        accept: what this client asks of an offer, looked at before anything else. By default `secagg.SessionPolicy`,
+            which takes sessions on the complete graph that are safe against a server that lies, and declines all
+            others; whoever trusts the server passes ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``.
         context: bytes bound into the session id, such as the hash of the model that this client has, or a function
             that gives them for the offer. Never take them from the offer unseen.
         identity, directory: in malicious mode, this client's key pair and who knows the others'.
         journal: an empty `ClientJournal`; without one, a crash ends the client's part.
+        record: what this client has taken part in, so that it enters no malicious-mode session twice and, where its
+            rounds are numbered, answers none twice. By default it is kept in this process's memory alone, and a client
+            that is started again has forgotten it: give one with a file (`transport.Participation`).
         entropy: the source of randomness; only tests pass another than `os.urandom`.
         max_extra: the longest announcement to take, in bytes.
 
@@ -73,11 +92,12 @@ class ClientHost:
         client_id: ClientId,
         provide_input: OfferedInput,
         *,
-        accept: Callable[[Offer], None] | None = None,
+        accept: Accept | None = None,
         context: bytes | Callable[[Offer], bytes] = b"",
         identity: Identity | None = None,
         directory: KeyDirectory | None = None,
         journal: ClientJournal | None = None,
+        record: ClientRecord | None = None,
         entropy: EntropySource = os.urandom,
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     ) -> None:
@@ -85,11 +105,13 @@ class ClientHost:
             raise JournalError(f"{journal.path} holds a session already: resume it, or choose another path")
         self._client_id = client_id
         self._provide_input = provide_input
-        self._accept = accept
+        self._accept = SessionPolicy() if accept is None else accept
         self._context = context
         self._identity = identity
         self._directory = directory
         self._journal = journal
+        who = client_id.to_bytes(4, "big") if identity is None else identity.public_key
+        self._record = ClientRecord(IN_MEMORY, who) if record is None else record
         self._entropy = entropy
         self._max_extra = max_extra
         self._client: Client | None = None
@@ -114,6 +136,7 @@ class ClientHost:
         client_id: ClientId | None = None,
         identity: Identity | None = None,
         directory: KeyDirectory | None = None,
+        record: ClientRecord | None = None,
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     ) -> "ClientHost":
         """The client that is in ``journal``, as it was when it last gave an answer out; other arguments as before.
@@ -128,13 +151,23 @@ class ClientHost:
         saved = journal.load()
         if client_id not in (None, journal.client_id):
             raise JournalError(f"{journal.path} is that of client {journal.client_id}, and not of client {client_id}")
-        host = cls(journal.client_id, provide_input, identity=identity, directory=directory, max_extra=max_extra)
+        host = cls(
+            journal.client_id,
+            provide_input,
+            identity=identity,
+            directory=directory,
+            record=record,
+            max_extra=max_extra,
+        )
         host._journal = journal
         offer = decode_server_frame(journal.offer, len(journal.offer))
         assert isinstance(offer, Offer)  # noqa: S101 - it is authentic, and was one when it was written
         host._offer, host._offer_digest = offer, _digest(journal.offer)
         host._client = Client.resume(saved.machine, identity=identity, directory=directory)
         host._sequence, host._answer, host._received = saved.sequence, (saved.answer,), list(saved.received)
+        if host._client.params.has_identities:
+            # The end came, perhaps, before it was recorded; nothing had gone out then.
+            host._record.enter(host._client.session_id, again=True)
         return host
 
     @property
@@ -227,8 +260,7 @@ class ClientHost:
             self._offered = True
             # Whether it arrived before the connection was lost, the server knows by its number.
             return [] if self._answer is None else [encode(Message(self._sequence, self._answer))]
-        if self._accept is not None:
-            self._accept(offer)
+        self._check(offer)
         context = self._context(offer) if callable(self._context) else self._context
         try:
             client = Client(
@@ -242,10 +274,28 @@ class ClientHost:
             )
         except LocalProtocolError as error:
             raise SessionRefusedError(f"a session that this client cannot take part in: {error}") from None
+        # A second part in one session, with one identity, could be played against the first.
+        if offer.params.has_identities:
+            self._record.check(client.session_id)
         if self._journal is not None:
             self._journal.begin(self._client_id, client.session_id, bytes(payload))
         self._client, self._offer, self._offer_digest, self._offered = client, offer, _digest(payload), True
-        return self._answered(self._driver(client).start())
+        frames = self._answered(self._driver(client).start())
+        # Last, so that a client that is stopped in between can be resumed; and before anything is out.
+        if offer.params.has_identities:
+            self._record.enter(client.session_id)
+        return frames
+
+    def _check(self, offer: Offer) -> None:
+        """SessionRefusedError unless this client agrees to the offer."""
+        if isinstance(self._accept, SessionPolicy):
+            try:
+                self._accept.check(offer.params)
+            except PolicyError as error:
+                raise SessionRefusedError(f"the offer was declined: {error}") from None
+        else:
+            self._accept(offer)
+        self._record.check_round(offer.number)
 
     def _take_message(self, message: Message) -> list[Parts]:
         assert self._client is not None  # noqa: S101 - an offer was taken
@@ -268,6 +318,10 @@ class ClientHost:
     def _answered(self, answers: list[Parts]) -> list[Parts]:
         """The machine gave its answer: on the disk with both, and only then out."""
         assert self._client is not None  # noqa: S101 - it has just answered
+        assert self._offer is not None  # noqa: S101 - an offer was taken
+        if self._client.phase is ClientPhase.FINISHED:
+            # The answer releases shares: from here on the round may be in a sum.
+            self._record.answer(self._client.session_id, self._offer.number)
         # Each message of the server's has exactly one answer.
         (self._answer,) = answers
         self._sequence += 1

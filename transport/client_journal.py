@@ -37,6 +37,7 @@ CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 0), place INTEGER, nonces 
 """
 
 _LABEL = b"secagg client journal v1"
+_SEED_LABEL = b"secagg client journal seed v1"
 _KEY_BYTES = 32
 _SALT_BYTES = 32
 _NONCE_BYTES = 12
@@ -85,6 +86,7 @@ class ClientJournal:
         self._cipher: AESGCM | None = None
         self._client_id: ClientId = 0
         self._session_id = b""
+        self._salt = b""
         self._offer = b""
         self._place = 0
         try:
@@ -123,7 +125,7 @@ class ClientJournal:
         if self._cipher is not None:
             raise JournalError(f"{self.path} holds a session already: resume it, or choose another path")
         salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
-        self._client_id, self._session_id, self._offer = client_id, session_id, offer
+        self._client_id, self._session_id, self._offer, self._salt = client_id, session_id, offer, salt
         self._cipher = _cipher(self._key, salt)
         sealed = self._cipher.encrypt(nonce, offer, self._associated(_OFFER, 0))
         values = (client_id, session_id, salt, nonce, sealed)
@@ -167,6 +169,18 @@ class ClientJournal:
             return Saved(machine, sequence, answer, received)
         raise JournalError(f"{self.path} holds no session to resume")
 
+    def derive_seed(self, purpose: bytes) -> bytes:
+        """32 secret bytes of this journal's own, the same whenever its session is resumed.
+
+        For randomness of the application that a crash has to repeat, such as that of a training. JournalError if no
+        session has begun.
+        """
+        if self._cipher is None:
+            raise JournalError(f"{self.path} holds no session, and so no randomness of one")
+        return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=self._salt, info=_SEED_LABEL + purpose).derive(
+            self._key
+        )
+
     def _read_header(self) -> None:
         for client_id, session_id, salt, nonce, sealed in self._database.rows(
             "SELECT client, session_id, salt, nonce, offer FROM session"
@@ -174,7 +188,7 @@ class ClientJournal:
             is_typed = type(client_id) is int and all(type(v) is bytes for v in (session_id, salt, nonce, sealed))
             if not is_typed or not 0 <= client_id < 2**32 or len(nonce) != _NONCE_BYTES:
                 raise damaged(self._database.path, "its head")
-            self._client_id, self._session_id = client_id, session_id
+            self._client_id, self._session_id, self._salt = client_id, session_id, salt
             self._cipher = _cipher(self._key, salt)
             self._offer = self._open(nonce, sealed, _OFFER, 0)
 

@@ -28,6 +28,13 @@ class SessionRefusedError(TransportError):
         return str(self.args[0])
 
 
+class RepeatedSessionError(SessionRefusedError):
+    """The server asks for a session, or a round, in which this client has taken part before.
+
+    The client's part in it is over; another session, of a later round, it may take part in.
+    """
+
+
 class InputWithheldError(TransportError):
     """Raise it where a client's input is asked for, and the client leaves instead: it has none that may be sent.
 

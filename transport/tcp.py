@@ -27,14 +27,15 @@ from secagg import (
     Parameters,
 )
 from transport.certs import Credentials
-from transport.client_host import ClientHost
+from transport.client_host import Accept, ClientHost
 from transport.client_journal import ClientJournal
 from transport.driver import Deadlines, InputVector
 from transport.host import Counters, SessionHost
 from transport.journal import Journal
 from transport.link import DEFAULT_MAX_EXTRA_BYTES, End
+from transport.participation import ClientRecord
 from transport.recovery import RecoveryPool
-from transport.tcp_client import Accept, Context, ProvideInput, ServerUnreachableError, SessionClient, own_id
+from transport.tcp_client import Context, ProvideInput, ServerUnreachableError, SessionClient, own_id
 from transport.tcp_server import HostObserver, SessionServer
 from transport.tcp_settings import PLAINTEXT, Address, Limits, Plaintext, PlaintextError, Retry
 
@@ -186,6 +187,7 @@ async def join_session(
     identity: Identity | None = None,
     directory: KeyDirectory | None = None,
     journal: ClientJournal | None = None,
+    record: ClientRecord | None = None,
     server_name: str | None = None,
     max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     retry: Retry | None = None,
@@ -202,11 +204,14 @@ async def join_session(
         address: where the server is.
         tls: the client's certificate, or `PLAINTEXT`, on loopback only.
         client_id: by default the one in the certificate.
-        accept: called with the offer; raises `SessionRefusedError` to decline its parameters.
+        accept: what this client asks of an offer; by default `secagg.SessionPolicy`, which declines all but sessions on
+            the complete graph that are safe against a server that lies. See `transport.ClientHost`.
         context: bytes bound into the session, or a function of the offer that gives them. They are this side's own
             view, such as the hash of the model that was received; the server does not send them.
         identity, directory: in malicious mode, by `transport.certs.identity_from` and `directory_from` for instance.
         journal: makes the client survive the end of its process: call again with the same arguments.
+        record: what this client has taken part in; see `transport.ClientHost`. Without one, a client that is started
+            again has forgotten it.
         server_name: the name in the server's certificate, if it is not the host that is called.
         max_extra: bytes that the server may announce.
         retry: how the client comes back when a connection is lost.
@@ -219,6 +224,7 @@ async def join_session(
         TlsRefusedError: one side did not accept the other's certificate.
         ServerUnreachableError: no word from the server for `Retry.give_up` seconds.
         SessionRefusedError: the server goes on without this client, or ``accept`` declined.
+        RepeatedSessionError: the server asks for a session or a round in which this client has taken part before.
         CertificateError, PlaintextError, JournalError: as for `serve_session`.
         secagg.RemoteProtocolError: the server broke a rule of the protocol; nothing was given away.
         secagg.LocalProtocolError: a vector of a wrong shape, dtype or range.
@@ -234,11 +240,18 @@ async def join_session(
             identity=identity,
             directory=directory,
             journal=journal,
+            record=record,
             max_extra=max_extra,
         )
     else:
         host = ClientHost.resume(
-            journal, provide, client_id=client_id, identity=identity, directory=directory, max_extra=max_extra
+            journal,
+            provide,
+            client_id=client_id,
+            identity=identity,
+            directory=directory,
+            record=record,
+            max_extra=max_extra,
         )
     await SessionClient(
         host, client_id, address=address, tls=tls, server_name=server_name, retry=retry, limits=limits

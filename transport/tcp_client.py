@@ -17,9 +17,6 @@ from transport.tcp_settings import Address, Limits, Plaintext, Retry, check_loop
 from transport.tcp_stream import Stream, connect_stream
 from transport.tls import TlsRefusedError, client_context
 
-Accept: TypeAlias = Callable[[link.Offer], None]
-"""Looks at an offer, and raises `SessionRefusedError` to decline it."""
-
 ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
 """Makes a client's input when it is due."""
 

@@ -5,10 +5,26 @@ import sys
 
 import numpy as np
 
-from transport.certs import Credentials
+import secagg
+from transport import ClientRecord, Participation
+from transport.certs import Credentials, directory_from, identity_from
 from transport.tcp import join_session
 
 client_id = int(sys.argv[1])
-vector = np.array([1, client_id, 10 * client_id, 100 * client_id])
-end = asyncio.run(join_session(vector, address=("localhost", 7000), tls=Credentials.of_client("certs", client_id)))
+tls = Credentials.of_client("certs", client_id)
+identity = identity_from(tls.key)
+end = asyncio.run(
+    join_session(
+        np.array([1, client_id, 10 * client_id, 100 * client_id]),
+        address=("localhost", 7000),
+        tls=tls,
+        # Declines every session that a server which lies could learn more from than a sum of three inputs or more.
+        accept=secagg.SessionPolicy(min_inputs=3),
+        context=b"examples/network_sum",
+        identity=identity,
+        directory=directory_from("certs", "certs/ca.pem"),
+        # Kept on the disk, so that no session is ever entered twice.
+        record=ClientRecord(Participation.in_folder(f"state-{client_id}"), identity.public_key),
+    )
+)
 print(f"client {client_id}: {end.code.name}, {end.included} inputs are in the sum")

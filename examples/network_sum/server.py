@@ -3,10 +3,12 @@
 import asyncio
 
 import secagg
-from transport.certs import Credentials
+from transport.certs import Credentials, directory_from
 from transport.tcp import NetworkReport, serve_session
 
-params = secagg.plan(num_clients=5, vector_length=4, value_bits=16, dropout=0.2).parameters
+params = secagg.plan(
+    num_clients=5, vector_length=4, value_bits=16, dropout=0.2, adversary=secagg.Adversary.MALICIOUS
+).parameters
 
 
 def show(report: NetworkReport) -> None:
@@ -14,5 +16,14 @@ def show(report: NetworkReport) -> None:
     print(report.outcome, report.outcome.sum if isinstance(report.outcome, secagg.Completed) else "")
 
 
-certificate = Credentials.of_server("certs")
-asyncio.run(serve_session(params, address=("localhost", 7000), tls=certificate, journal="sum.journal", on_outcome=show))
+asyncio.run(
+    serve_session(
+        params,
+        address=("localhost", 7000),
+        tls=Credentials.of_server("certs"),
+        context=b"examples/network_sum",
+        directory=directory_from("certs", "certs/ca.pem"),
+        journal="sum.journal",
+        on_outcome=show,
+    )
+)

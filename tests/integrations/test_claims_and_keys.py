@@ -34,20 +34,38 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
 
 
 def test_claims_say_nothing_of_the_state(tmp_path: Path) -> None:
-    Claims(tmp_path / "claims").claim(b"secret")
+    state = b"a client's state, which is secret"
+    Claims(tmp_path / "claims").claim(state)
     (file,) = (tmp_path / "claims").iterdir()
-    assert file.stat().st_size == 0
-    assert b"secret".hex() not in file.name
+    assert state not in file.read_bytes()
+    assert state.hex().encode() not in file.read_bytes()
     assert (tmp_path / "claims").stat().st_mode & 0o777 == 0o700
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_old_claims_are_forgotten(tmp_path: Path) -> None:
-    Claims(tmp_path).claim(b"old")
-    (old,) = tmp_path.iterdir()
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    key = tmp_path / "identity.key"
+    key.write_bytes(bytes(32))
     long_ago = time.time() - 30 * 24 * 3600
-    os.utime(old, (long_ago, long_ago))
-    Claims(tmp_path).claim(b"new")
-    assert len(list(tmp_path.iterdir())) == 1
+    os.utime(key, (long_ago, long_ago))
+    Claims(tmp_path).claim(b"one")
+    assert key.read_bytes() == bytes(32)
+
+
+def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    with pytest.raises(ConfigError, match="not a link"):
+        Claims(tmp_path / "link")
+    assert not list((tmp_path / "home").iterdir())
+
+
+def test_without_a_folder_claims_are_kept_with_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    Claims().claim(b"one")
+    assert (tmp_path / "secagg" / "participation.db").is_file()
+    with pytest.raises(ClaimedError):
+        Claims().claim(b"one")
 
 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
@@ -89,6 +107,7 @@ def parameters(
     [
         (SessionPolicy(), parameters(4), "more than half"),
         (SessionPolicy(min_inputs=6), parameters(5), "asks for 6"),
+        (SessionPolicy(), parameters(5), "in honest-but-curious mode, but this client asks for malicious"),
         (SessionPolicy(adversary=Adversary.MALICIOUS), parameters(5, Adversary.SEMI_MALICIOUS), "asks for malicious"),
         (SessionPolicy(), parameters(5, modular=True), "wrap"),
         (SessionPolicy(max_elements=100), parameters(5, vector_length=101), "101 elements, but this client takes 100"),
@@ -101,5 +120,6 @@ def test_sessions_that_a_client_declines(policy: SessionPolicy, params: Paramete
 
 
 def test_sessions_that_a_client_takes_part_in() -> None:
-    SessionPolicy().check(parameters())
+    SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS).check(parameters())
+    SessionPolicy().check(parameters(5, Adversary.MALICIOUS))
     SessionPolicy(min_inputs=5, adversary=Adversary.SEMI_MALICIOUS).check(parameters(5, Adversary.MALICIOUS))

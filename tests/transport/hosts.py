@@ -3,7 +3,7 @@
 import numpy as np
 
 import secagg
-from tests.cohort import make_params
+from tests.cohort import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES
 from transport import link
 from transport.client_host import ClientHost
@@ -23,7 +23,7 @@ def new_host(**arguments) -> SessionHost:
 
 def new_client(client_id: int = 0, **arguments) -> ClientHost:
     vector = np.arange(3)
-    return ClientHost(client_id, lambda offer: vector, **{"context": CONTEXT, **arguments})
+    return ClientHost(client_id, lambda offer: vector, **{"accept": any_session, "context": CONTEXT, **arguments})
 
 
 def frames(host: SessionHost, now: float = 1.0) -> list:

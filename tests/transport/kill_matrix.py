@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cohort import exact_sum, make_params, random_inputs
+from tests.cohort import any_session, exact_sum, make_params, random_inputs
 from tests.transport.network import deployment
 from transport import link
 from transport.certs import Credentials
@@ -146,7 +146,7 @@ async def kill_and_resume(run, servers, directory, certs):
         # Apart, so that the server sees them one by one.
         await asyncio.sleep(0.004 * i)
         tls = Credentials.of_client(certs, i)
-        return await join_session(inputs[i], address=("127.0.0.1", port), tls=tls, retry=RETRY)
+        return await join_session(inputs[i], address=("127.0.0.1", port), tls=tls, accept=any_session, retry=RETRY)
 
     clients = [asyncio.create_task(client(i)) for i in inputs]
     try:

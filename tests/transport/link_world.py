@@ -14,17 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from secagg import Aborted, Adversary, Completed, Parameters
-from tests.cohort import directory_of, exact_sum, identity_of, make_params
+from tests.cohort import any_session, directory_of, exact_sum, identity_of, make_params
 from tests.transport.crashing_journals import CrashError, CrashingClientJournal, CrashingJournal, journal_directory
 from transport import link
 from transport.client_host import ClientHost
 from transport.driver import Deadlines
 from transport.host import Close, SessionHost
+from transport.participation import ClientRecord, Participation
 
 DEADLINES = Deadlines(
     advertise_keys=100, share_keys=100, masked_input_collection=100, consistency_check=100, unmasking=100
 )
 CONTEXT = b"model"
+
 
 MODES = {
     "complete": make_params(5, 3, vector_length=7),
@@ -141,9 +143,12 @@ class World:
 
     def _client_arguments(self, client_id: int) -> dict:
         signed = self.params.adversary is Adversary.MALICIOUS
+        # Who has no journal remembers nothing at all.
+        path = None if client_id in self.forgetful else self.directory / "participation.db"
         return {
             "identity": identity_of(client_id) if signed else None,
             "directory": self.directory_of_keys if signed else None,
+            "record": ClientRecord(Participation(path), b"client %d" % client_id, training="world"),
         }
 
     def start_client(self, client_id: int) -> None:
@@ -163,7 +168,9 @@ class World:
         if journal is not None and not journal.is_empty:
             self.clients[client_id] = ClientHost.resume(journal, provide, **arguments)
         else:
-            self.clients[client_id] = ClientHost(client_id, provide, context=CONTEXT, journal=journal, **arguments)
+            self.clients[client_id] = ClientHost(
+                client_id, provide, accept=any_session, context=CONTEXT, journal=journal, **arguments
+            )
 
     def crash_client(self, client_id: int) -> None:
         self.crashes += 1

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from tests.cohort import make_params
+from tests.cohort import any_session, make_params
 from tests.transport.network import deadlines
 from transport import RecoveryPool
 from transport.certs import Credentials
@@ -106,6 +106,7 @@ async def one(options):
         provide,
         address=tuple(options["address"]),
         tls=Credentials.of_client(options["certs"], options["id"]),
+        accept=any_session,
         retry=Retry(first=0.1, longest=0.3, give_up=30),
         limits=Limits(handshake_seconds=1, idle_seconds=0.4, answer_seconds=0.4, stall_seconds=1),
     )

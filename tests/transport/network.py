@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from secagg import Aborted, Completed, Parameters
-from tests.cohort import exact_sum
+from tests.cohort import any_session, exact_sum
 from transport import Deadlines
 from transport.authority import Authority
 from transport.certs import Credentials
@@ -75,7 +75,7 @@ async def served(params: Parameters, certs: Path | Any, **options: Any) -> Async
 async def join(port: int, vector: Any, certs: Path | Any, client_id: int, **options: Any) -> Any:
     """Join as a client of the deployment."""
     tls = Credentials.of_client(certs, client_id) if isinstance(certs, Path) else certs
-    options = {"retry": EAGER, "limits": QUICK} | options
+    options = {"retry": EAGER, "limits": QUICK, "accept": any_session} | options
     return await join_session(vector, address=("127.0.0.1", port), tls=tls, client_id=client_id, **options)
 
 

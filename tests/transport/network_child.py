@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from secagg import Aborted, Completed, Round
-from tests.cohort import make_params, random_inputs
+from tests.cohort import any_session, make_params, random_inputs
 from tests.transport.network import deadlines
 from transport import link
 from transport.certs import Credentials
@@ -98,6 +98,7 @@ async def join(options):
         random_inputs(params, seed=options["seed"])[client_id],
         address=("127.0.0.1", options["port"]),
         tls=Credentials.of_client(options["certs"], client_id),
+        accept=any_session,
         journal=journal,
         retry=Retry(first=0.05, longest=0.5, give_up=15),
     )

@@ -13,7 +13,7 @@ import pytest
 
 import secagg
 from secagg import Aborted, DropReason, PinnedKeys
-from tests.cohort import make_params
+from tests.cohort import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
 from transport import link
 from transport.client_host import ClientHost
@@ -378,7 +378,7 @@ def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -
     journal = Journal(directory / "j")
     host = SessionHost(params, deadlines=DEADLINES, now=0.0, context=CONTEXT, journal=journal)
     vector = np.ones(200_000, dtype=np.int64)
-    clients = {i: ClientHost(i, lambda offer: vector, context=CONTEXT) for i in range(20)}
+    clients = {i: ClientHost(i, lambda offer: vector, accept=any_session, context=CONTEXT) for i in range(20)}
     for client_id, client in clients.items():
         host.connected(client_id, 0.0)
         host.frame_received(client_id, b"".join(client.connected()[0]), 0.0)

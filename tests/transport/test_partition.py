@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from secagg import Completed, DropReason, Round
-from tests.cohort import exact_sum, make_params
+from tests.cohort import any_session, exact_sum, make_params
 from tests.transport.children import Child
 from tests.transport.load_child import vector_of
 from tests.transport.network import deadlines, served
@@ -114,6 +114,7 @@ def test_a_client_that_is_cut_off_comes_back_and_one_that_stays_away_is_dropped(
                         inputs[i],
                         address=("127.0.0.1", serving.port),
                         tls=Credentials.of_client(certs, i),
+                        accept=any_session,
                         limits=QUICK,
                     )
                 )

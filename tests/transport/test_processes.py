@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from secagg import Completed
-from tests.cohort import exact_sum, make_params, random_inputs
+from tests.cohort import any_session, exact_sum, make_params, random_inputs
 from tests.transport import children
 from tests.transport.network import deadlines, deployment, served
 from transport import link
@@ -163,6 +163,7 @@ def test_a_server_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path
                 inputs[i],
                 address=("127.0.0.1", port),
                 tls=Credentials.of_client(certs, i),
+                accept=any_session,
                 retry=Retry(first=0.05, longest=0.3, give_up=20),
             )
 
@@ -199,7 +200,12 @@ def test_a_client_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path
 
             others = [
                 asyncio.create_task(
-                    join_session(vector, address=("127.0.0.1", serving.port), tls=Credentials.of_client(certs, i))
+                    join_session(
+                        vector,
+                        address=("127.0.0.1", serving.port),
+                        tls=Credentials.of_client(certs, i),
+                        accept=any_session,
+                    )
                 )
                 for i, vector in ((1, late), (2, inputs[2]))
             ]
