@@ -21,6 +21,9 @@ from secagg import Client, InputRequested, Send
 SCHEMA = """CREATE TABLE IF NOT EXISTS client (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 0), number INTEGER, state BLOB, answer BLOB)"""
 
+# Whoever sends the invitation is trusted to follow the protocol; without `adversary`, a server that lies is not.
+POLICY = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS)
+
 
 def main() -> None:
     folder, number = Path(sys.argv[1]), int(sys.argv[2])
@@ -54,6 +57,10 @@ def invited(invitation: bytes) -> tuple[Client, bytes]:
     terms = json.loads(invitation)
     values = terms["parameters"]
     params = secagg.Parameters(**{**values, "adversary": secagg.Adversary(values["adversary"])})
+    try:
+        POLICY.check(params)
+    except secagg.PolicyError as error:
+        sys.exit(f"this client takes no part: {error}")
     client = Client(params, terms["client_id"], nonce=bytes.fromhex(terms["nonce"]))
     return client, encoded(client, client.start())
 

@@ -13,7 +13,7 @@ from secagg import Send, UnmaskReady
 from tests.examples.programs import run
 
 WORKER = "stateless_worker/worker.py"
-PARAMS = secagg.plan(num_clients=3, vector_length=4, value_bits=16).parameters
+PARAMS = secagg.plan(num_clients=4, vector_length=4, value_bits=16).parameters
 NONCE = b"a nonce"
 
 
