@@ -136,7 +136,7 @@ class View:
 
 
 def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View) -> None:
-    """A quorum signed views that agree with this client's, and that have this client among the survivors.
+    """A quorum signed views that agree with this client's, and that have this client and the signer as survivors.
 
     Whoever answers can then be sure that its own mask key stays hidden: a quorum of its neighbours will release shares
     of its self-mask seed, and of one secret only.  A signature of anything else than what agrees is not counted: the
@@ -157,7 +157,7 @@ def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View)
     ]
     if len(message.signatures) != SIGNATURE_BYTES * len(signers):
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"signatures for other than the {len(signers)} clients flagged")
-    digests = _digests_of_views(message, setup, view, len(signers))
+    digests = _digests_of_views(message, setup, view, signers)
     keys = split(view.identity_keys, signing.KEY_BYTES)
     # This client's own signature is the first; a quorum is enough, and each costs a tenth of a millisecond.
     valid, quorum = 1, setup.params.quorum
@@ -170,26 +170,33 @@ def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View)
         raise RemoteProtocolError(Rule.TOO_FEW_SIGNATURES, f"{valid} of the {quorum} needed")
 
 
-def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, num_signers: int) -> list[bytes]:
-    """The digest of each signer's view, as it must be if the signer sees what this client sees."""
+def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signers: list[int]) -> list[bytes]:
+    """The digest of each signer's view, as it must be if the signer sees what this client sees.
+
+    ``signers`` are their places in this client's neighbourhood.
+    """
     members = view.members()
     if setup.params.is_complete:
         if message.common or message.others:
             raise RemoteProtocolError(Rule.WRONG_SIZE, "views of their own on the complete graph")
-        return [statements.view_digest(setup.session_id, members)] * num_signers
+        return [statements.view_digest(setup.session_id, members)] * len(signers)
     flag_bytes = (len(members) + 7) // 8
-    if len(message.common) != num_signers * flag_bytes or len(message.others) % DIGEST_BYTES:
-        raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {num_signers} clients flagged")
+    if len(message.common) != len(signers) * flag_bytes or len(message.others) % DIGEST_BYTES:
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {len(signers)} clients flagged")
     others = split(message.others, DIGEST_BYTES)
     # A member that both know must not come as one that only the signer knows: it could be said to stand otherwise.
     if not view.others_may_not_be().isdisjoint(others):
         raise RemoteProtocolError(Rule.VIEWS_CONTRADICT)
     own_place = view.client_ids.index(setup.client_id)
     digests = []
-    for flags in split(message.common, flag_bytes):
+    for place, flags in zip(signers, split(message.common, flag_bytes), strict=True):
         bits = int.from_bytes(flags, "little")
         if not bits >> own_place & 1:
             raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, "without this client")
+        # Only who has the keys that this client was shown holds its shares. A run of the same client under other keys,
+        # in the same session, would come as a member that only the signer knows, and its signature would count.
+        if not bits >> place & 1:
+            raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, f"without its signer, client {view.client_ids[place]}")
         common = [member for place, member in enumerate(members) if bits >> place & 1]
         # All neighbourhoods of a graph have one size.
         number = len(members) - len(common)

@@ -47,7 +47,7 @@ class Rule(Enum):
     IDENTITY_NOT_DISTINCT = "one identity key for two clients"
     INVALID_SIGNATURE = "keys whose signature is not their client's"
     TOO_FEW_SIGNATURES = "fewer signatures of the same survivors than the threshold"
-    VIEWS_CONTRADICT = "a peer's view in which this client, or one that both know, stands otherwise than it was told"
+    VIEWS_CONTRADICT = "a peer's view that contradicts this client's"
 
 
 class RemoteProtocolError(SecAggError):

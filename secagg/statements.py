@@ -1,8 +1,9 @@
 """What identities sign, and the view of the survivors that they sign.
 
 The paper signs the keys, and the set of survivors, by themselves; here each statement also names the session and its
-round, and the view covers the keys of everyone in it: a signature of another session, or one by a client that was
-shown other keys, says nothing here.
+round, so that a signature of another session says nothing here.  The view covers the keys of everyone in it, the
+signer's own included.  On the sparse graph signer and receiver know only some members in common: that both of them are
+among these, under the keys that the receiver knows, is for the receiver to demand.
 """
 
 from collections.abc import Iterable

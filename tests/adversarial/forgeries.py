@@ -53,22 +53,27 @@ def members_of(server: LyingServer, client_id: int) -> list[bytes]:
 
 
 def consistency_proof(
-    server: LyingServer, receiver: int, signers: Collection[int], signatures: Mapping[int, bytes] | None = None
+    server: LyingServer,
+    receiver: int,
+    signers: Collection[int],
+    signatures: Mapping[int, bytes] | None = None,
+    runs: Mapping[int, LyingServer] | None = None,
 ) -> ConsistencyProof:
     """The best proof for ``receiver`` that can be made of what these peers signed.
 
     On a sparse graph whatever of a signer's view is not in the receiver's is passed off as a member that the receiver
-    does not know.
+    does not know.  ``runs``: of a peer that took part in this session twice, the other run, to be taken instead.
     """
     listed = server.told[PeerKeys][receiver].client_ids
-    if signatures is None:
-        signatures = {peer: said.signature for peer, said in server.heard[ConsistencyCheck].items()}
+    run_of = {**dict.fromkeys(listed, server), **(runs or {})}
     flagged = [peer_id for peer_id in listed if peer_id in signers and peer_id != receiver]
+    if signatures is None:
+        signatures = {peer_id: run_of[peer_id].heard[ConsistencyCheck][peer_id].signature for peer_id in flagged}
     common, others = b"", b""
     if not server.params.is_complete:
         own = members_of(server, receiver)
         for peer_id in flagged:
-            view = members_of(server, peer_id)
+            view = members_of(run_of[peer_id], peer_id)
             flags = np.array([member in view for member in own])
             common += np.packbits(flags, bitorder="little").tobytes()
             others += b"".join(member for member in view if member not in own)

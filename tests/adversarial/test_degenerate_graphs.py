@@ -29,28 +29,34 @@ def clique(members: set[int]) -> dict[int, set[int]]:
     return dict.fromkeys(members, members)
 
 
-def play(server: LyingServer, graph: Graph, missing: Mapping[int, set[int]] | None = None) -> Knowledge:
+def play(
+    server: LyingServer,
+    graph: Graph,
+    missing: Mapping[int, set[int]] | None = None,
+    runs: Mapping[int, Mapping[int, LyingServer]] | None = None,
+) -> Knowledge:
     """A whole session on this graph (neighbourhoods with the client itself), without the honest half.
 
-    ``missing`` is whom each client is to take for vanished.
+    ``missing`` is whom each client is to take for vanished; ``runs`` what its `consistency_proof` is made of.
     """
-    server.start()
+    if not server.heard:
+        server.start()
     said = server.heard[AdvertiseKeys]
     for client_id, members in graph.items():
         server.tell(client_id, peer_keys(server, {peer: said[peer] for peer in members}))
     for client_id, members in graph.items():
-        server.tell(client_id, _shares_for(server, graph, client_id, members))
+        server.tell(client_id, shares_for(server, graph, client_id, members))
     survivors = {client_id: set(server.inputs) - (missing or {}).get(client_id, set()) for client_id in graph}
     for client_id in graph:
         if client_id in server.heard.get(MaskedInput, {}):
             server.tell(client_id, survivor_list(server, client_id, survivors[client_id]))
     for client_id in server.heard.get(ConsistencyCheck, {}):
         signers = survivors[client_id] & set(server.heard[ConsistencyCheck])
-        server.tell(client_id, consistency_proof(server, client_id, signers))
+        server.tell(client_id, consistency_proof(server, client_id, signers, runs=(runs or {}).get(client_id)))
     return Knowledge(server)
 
 
-def _shares_for(server: LyingServer, graph: Graph, receiver: int, members: set[int]) -> PeerShares:
+def shares_for(server: LyingServer, graph: Graph, receiver: int, members: set[int]) -> PeerShares:
     """What its peers encrypted for the receiver; zeros from those who do not have it on their lists."""
     items = []
     for sender in sorted(members - {receiver}):

@@ -327,6 +327,13 @@ class TestClaims:
         without = bytes([common[0] & ~(1 << own), *common[1:]])
         assert session.rule_of(common=without) is Rule.VIEWS_CONTRADICT
 
+    def test_a_view_without_its_signer_is_refused(self) -> None:
+        session = SparseSession()
+        signer, _ = (place for place, client_id in enumerate(session.neighborhood(3)) if client_id != 3)
+        common = session.message(ConsistencyProof).common
+        without = bytes([common[0] & ~(1 << signer), *common[1:]])
+        assert session.rule_of(common=without) is Rule.VIEWS_CONTRADICT
+
     def test_a_signer_that_saw_the_receiver_vanish_is_not_counted(self) -> None:
         session = SparseSession()
         first, second = (client_id for client_id in session.neighborhood(3) if client_id != 3)

@@ -112,7 +112,7 @@ def test_a_view_of_another_size_is_refused(place):
     """All neighbourhoods of a graph have one size: one member less in common takes a digest of the next view's."""
     changed = views()
     bits, digests = changed[place]
-    member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] != ALICE)
+    member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] not in (ALICE, signers()[place]))
     changed[place] = bits ^ 1 << member, digests
     assert refusal_of(proof_of(changed)) is Rule.WRONG_SIZE
 
@@ -126,6 +126,17 @@ def test_a_view_without_its_reader_is_refused(place):
     changed = views()
     bits, digests = changed[place]
     changed[place] = bits ^ 1 << own_view().index(ALICE), [*digests, bytes(32)]
+    assert refusal_of(proof_of(changed)) is Rule.VIEWS_CONTRADICT
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_view_without_its_signer_is_refused(place):
+    """What it signed under other keys, in a run of its own, says nothing of the shares that it holds in this one."""
+    changed = views()
+    bits, digests = changed[place]
+    signer = signers()[place]
+    of_another_run = reference.view_member(sparse_script().session_id, signer, [identity_of(signer).public_key] * 3, 2)
+    changed[place] = bits ^ 1 << own_view().index(signer), [*digests, of_another_run]
     assert refusal_of(proof_of(changed)) is Rule.VIEWS_CONTRADICT
 
 
@@ -163,9 +174,11 @@ def test_signatures_of_other_views_are_not_counted(num_spoiled):
 
 
 def test_the_views_of_two_peers_are_not_taken_for_each_others():
+    """Nor where each of the two is in the other's view, so that neither contradicts what ALICE knows."""
     changed = views()
-    changed[0], changed[1] = changed[1], changed[0]
-    changed[2], changed[3] = changed[3], changed[2]
+    for first, second in ((0, 1), (2, 4)):
+        assert signers()[first] in view_of(signers()[second])
+        changed[first], changed[second] = changed[second], changed[first]
     assert refusal_of(proof_of(changed)) is Rule.TOO_FEW_SIGNATURES
 
 

@@ -7,7 +7,7 @@ from secagg.messages import ConsistencyProof, PeerKeys, PeerShares, SurvivorList
 from tests.cohort import make_params, random_inputs
 from tests.secagg.client_cases import BROKEN, MASK, OTHERS, resized, with_item, with_shared, with_survivors
 from tests.secagg.machines import ALICE, BAD_POINTS, MALICIOUS, SERVER_MESSAGES, Halt, Script, halts, script
-from tests.secagg.test_consistency import member_digest, own_view, proof, proof_of, sparse_script, views
+from tests.secagg.test_consistency import member_digest, own_view, proof, proof_of, signers, sparse_script, views
 
 OTHER_PEERS = "encrypted shares for other peers than those that shared keys"
 OWN_VIEWS = "views of their own on the complete graph"
@@ -113,6 +113,13 @@ def test_a_view_without_its_reader_is_told():
     bits, digests = views()[0]
     without = proof_of([(bits ^ 1 << own_view().index(ALICE), [*digests, bytes(32)]), *views()[1:]])
     assert refusal_of(without) == (Rule.VIEWS_CONTRADICT, "without this client")
+
+
+def test_a_view_without_its_signer_is_told_with_the_client():
+    bits, digests = views()[0]
+    signer = signers()[0]
+    without = proof_of([(bits ^ 1 << own_view().index(signer), [*digests, bytes(32)]), *views()[1:]])
+    assert refusal_of(without) == (Rule.VIEWS_CONTRADICT, f"without its signer, client {signer}")
 
 
 def test_a_hidden_member_is_told_by_the_rule_alone():

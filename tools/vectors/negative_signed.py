@@ -155,15 +155,48 @@ def _views(refuses: ClientCases) -> None:
 
     refuses(Rule.VIEWS_CONTRADICT, "the first signer's view is without the receiver", kind, without_receiver)
     keys = refuses.last("PeerKeys")
-    peer = 0 if own else 1
-    at = slice(32 * peer, 32 * peer + 32)
-    known = statements.member_keys(
-        keys.session_id,
-        keys.client_ids[peer],
-        keys.identity_keys[at],
-        keys.channel_public_keys[at],
-        keys.mask_public_keys[at],
+    known = [
+        statements.member_keys(
+            keys.session_id,
+            client_id,
+            keys.identity_keys[at : at + 32],
+            keys.channel_public_keys[at : at + 32],
+            keys.mask_public_keys[at : at + 32],
+        )
+        for client_id, at in zip(keys.client_ids, range(0, 7 * 32, 32), strict=True)
+    ]
+    standings = list(
+        map(statements.standing, refuses.last("PeerShares").shared, refuses.last("SurvivorList").survivors)
     )
+
+    def by_an_earlier_run(m: Any) -> Message:
+        # The first signer took part in this session before, with other keys: here, its own two exchanged.
+        signer = next(place for place, flag in enumerate(m.consistent) if flag and place != own)
+        signer_id, at = keys.client_ids[signer], slice(32 * signer, 32 * signer + 32)
+        earlier_keys = (keys.identity_keys[at], keys.mask_public_keys[at], keys.channel_public_keys[at])
+        earlier = statements.member(
+            statements.member_keys(m.session_id, signer_id, *earlier_keys), statements.Standing.SURVIVED
+        )
+        both_know = m.common[0] & ~(1 << signer)
+        view = [statements.member(known[place], standings[place]) for place in range(7) if both_know >> place & 1]
+        only_the_signer = [m.others[32 * i : 32 * i + 32] for i in range(7 - m.common[0].bit_count())]
+        digest = statements.view_digest(m.session_id, [*view, earlier, *only_the_signer])
+        signature = identity_of(signer_id).sign(statements.view(m.session_id, signer_id, digest))
+        changed: Message = replace(
+            m,
+            signatures=signature + m.signatures[64:],
+            common=bytes([both_know]) + m.common[1:],
+            others=earlier + m.others,
+        )
+        return changed
+
+    refuses(
+        Rule.VIEWS_CONTRADICT,
+        "the first signer signed under other keys than the receiver was shown",
+        kind,
+        by_an_earlier_run,
+    )
+    peer = 0 if own else 1
 
     def with_other(digest: bytes) -> Change:
         return lambda m: replace(m, others=digest + m.others[32:])
@@ -173,5 +206,5 @@ def _views(refuses: ClientCases) -> None:
             Rule.VIEWS_CONTRADICT,
             f"a member that the receiver knows, among the others, as one that has {standing.name.lower()}",
             kind,
-            with_other(statements.member(known, standing)),
+            with_other(statements.member(known[peer], standing)),
         )

@@ -186,25 +186,27 @@ class Client:
         signatures = split(fields["signatures"], 64)
         refuse_if(len(signatures) != len(signers), "WRONG_SIZE")
         valid = 1
-        for signer, signature, members in zip(signers, signatures, self._views(fields, len(signers)), strict=True):
+        for signer, signature, members in zip(signers, signatures, self._views(fields, signers), strict=True):
             statement = crypto.view_statement(self._session, signer, crypto.view_digest(self._session, members))
             valid += crypto.ed25519_verify(self._identities[signer], statement, signature)
         refuse_if(valid < self._quorum, "TOO_FEW_SIGNATURES")
         self._release()
 
-    def _views(self, fields: Fields, number: int) -> list[list[bytes]]:
+    def _views(self, fields: Fields, signers: list[int]) -> list[list[bytes]]:
         """The members that each signer must have seen."""
         if self._complete:
-            return [self._members] * number
+            return [self._members] * len(signers)
         common, others = split(fields["common"], (len(self._ids) + 7) // 8), split(fields["others"], 32)
-        refuse_if(len(common) != number, "WRONG_SIZE")
-        # Nobody that this client knows may come as one that only the signer knows; and the signer knows this client.
+        refuse_if(len(common) != len(signers), "WRONG_SIZE")
+        # Nobody that this client knows may come as one that only the signer knows; and the signer's view has this
+        # client and the signer itself, both with the keys that this client knows.
         known = {crypto.member(keys, standing) for keys in self._member_keys for standing in range(3)}
         refuse_if(not known.isdisjoint(others), "VIEWS_CONTRADICT")
         views = []
-        for flags in common:
+        for signer, flags in zip(signers, common, strict=True):
             bits = int.from_bytes(flags, "little")
             refuse_if(not bits >> self._place & 1, "VIEWS_CONTRADICT")
+            refuse_if(not bits >> self._ids.index(signer) & 1, "VIEWS_CONTRADICT")
             members = [member for place, member in enumerate(self._members) if bits >> place & 1]
             more = len(self._ids) - len(members)
             refuse_if(bits >> len(self._ids) > 0 or more > len(others), "WRONG_SIZE")
