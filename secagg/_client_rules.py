@@ -1,7 +1,10 @@
 """The rules that a client holds the server to: a message that breaks one ends the client's part, and says which."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import compress, islice, pairwise, repeat
+
+import numpy as np
 
 from secagg import statements
 from secagg.errors import RemoteProtocolError, Rule
@@ -170,16 +173,17 @@ def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View)
         raise RemoteProtocolError(Rule.TOO_FEW_SIGNATURES, f"{valid} of the {quorum} needed")
 
 
-def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signers: list[int]) -> list[bytes]:
+def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signers: list[int]) -> Iterable[bytes]:
     """The digest of each signer's view, as it must be if the signer sees what this client sees.
 
-    ``signers`` are their places in this client's neighbourhood.
+    ``signers`` are their places in this client's neighbourhood.  All views are checked at once; each is hashed when its
+    digest is asked for.  However little they have in common, which is the server's choice, this is O(k^2) for k peers.
     """
     members = view.members()
     if setup.params.is_complete:
         if message.common or message.others:
             raise RemoteProtocolError(Rule.WRONG_SIZE, "views of their own on the complete graph")
-        return [statements.view_digest(setup.session_id, members)] * len(signers)
+        return repeat(statements.view_digest(setup.session_id, members), len(signers))
     flag_bytes = (len(members) + 7) // 8
     if len(message.common) != len(signers) * flag_bytes or len(message.others) % DIGEST_BYTES:
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {len(signers)} clients flagged")
@@ -188,7 +192,8 @@ def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signe
     if not view.others_may_not_be().isdisjoint(others):
         raise RemoteProtocolError(Rule.VIEWS_CONTRADICT)
     own_place = view.client_ids.index(setup.client_id)
-    digests = []
+    rest = iter(others)
+    views: list[list[bytes]] = []
     for place, flags in zip(signers, split(message.common, flag_bytes), strict=True):
         bits = int.from_bytes(flags, "little")
         if not bits >> own_place & 1:
@@ -197,16 +202,15 @@ def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signe
         # in the same session, would come as a member that only the signer knows, and its signature would count.
         if not bits >> place & 1:
             raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, f"without its signer, client {view.client_ids[place]}")
-        common = [member for place, member in enumerate(members) if bits >> place & 1]
+        seen = list(compress(members, np.unpackbits(np.frombuffer(flags, dtype=np.uint8), bitorder="little").tolist()))
         # All neighbourhoods of a graph have one size.
-        number = len(members) - len(common)
-        if bits >> len(members) or number > len(others):
+        seen += islice(rest, len(members) - len(seen))
+        if bits >> len(members) or len(seen) < len(members):
             raise RemoteProtocolError(Rule.WRONG_SIZE, "a view of another size than this client's")
-        digests.append(statements.view_digest(setup.session_id, [*common, *others[:number]]))
-        others = others[number:]
-    if others:
+        views.append(seen)
+    if next(rest, None) is not None:
         raise RemoteProtocolError(Rule.WRONG_SIZE, "views of another size than this client's")
-    return digests
+    return (statements.view_digest(setup.session_id, seen) for seen in views)
 
 
 def _check_enough(num_clients: int, setup: Setup) -> None:

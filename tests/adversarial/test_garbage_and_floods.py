@@ -6,8 +6,16 @@ import tracemalloc
 import msgpack
 import pytest
 
-from secagg import CodecError, DropReason, decode_client_message, decode_server_message, encode, max_message_bytes
-from secagg.messages import AdvertiseKeys, PeerKeys, SurvivorList
+from secagg import (
+    CodecError,
+    DropReason,
+    _client_rules,
+    decode_client_message,
+    decode_server_message,
+    encode,
+    max_message_bytes,
+)
+from secagg.messages import AdvertiseKeys, ConsistencyProof, PeerKeys, SurvivorList
 from tests.adversarial.adversary import CURIOUS, GRAPHS, MALICIOUS, LyingServer, params_of
 from tests.adversarial.knowledge import assert_hidden
 
@@ -193,3 +201,37 @@ def test_a_server_that_sends_everything_twice_gets_each_answer_once(mode, graph)
         assert client_id in server.refusals
     server.conclude()
     assert_hidden(server)
+
+
+def test_the_views_of_a_proof_cost_a_client_a_few_steps_for_each_of_their_digests(monkeypatch):
+    """The server chooses how many digests there are, up to one for each pair of peers."""
+    steps = 0
+
+    class Counted(list):
+        """Counts the items that are read one after the other or copied, of its copies too."""
+
+        def __iter__(self):
+            nonlocal steps
+            steps += len(self)
+            return super().__iter__()
+
+        def __getitem__(self, at):
+            nonlocal steps
+            taken = super().__getitem__(at)
+            steps += len(taken) if isinstance(at, slice) else 1
+            return Counted(taken) if isinstance(at, slice) else taken
+
+    server = LyingServer(params_of(MALICIOUS, "sparse", num_clients=40, degree=20, threshold=15))
+    letters = server.until(ConsistencyProof)
+    digests = letters[ALICE].others
+    split = _client_rules.split
+    monkeypatch.setattr(
+        _client_rules,
+        "split",
+        lambda items, size: Counted(split(items, size)) if items == digests else split(items, size),
+    )
+    server.deliver({ALICE: letters.pop(ALICE)})
+    assert len(digests) <= 32 * steps <= 3 * len(digests)
+    server.deliver(letters)
+    server.conclude()
+    server.assert_exact(server.inputs)
