@@ -3,8 +3,9 @@
 A transition takes the state and one input, checks the input against every rule, and returns the next state with
 the events.  All randomness is drawn at the start: from then on a transition is a function of its arguments.
 
-States hold secrets; they never leave the shell in `client.py`, which moves them so that no state can be used twice:
-answering two different survivor lists from one state would give away both secrets of a peer.
+States hold secrets; they never leave the shell in `client.py`, which takes one out in one step, leaves `InUse` in its
+place, and puts the next one there only if that still stands.  So no state is used twice, by whatever thread: answering
+two different survivor lists from one state would give away both secrets of a peer.
 """
 
 from dataclasses import dataclass, replace
@@ -324,6 +325,20 @@ class Aborted(State):
 class Suspended(State):
     pass
 
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InUse(State):
+    """Stands in for a state that a call has taken out and is moving on; ``found`` is that state's phase."""
+
+    found: ClientPhase
+
+    @property
+    def phase(self) -> ClientPhase:
+        return self.found
+
+
+LIVE = frozenset(ClientPhase) - {ClientPhase.ABORTED, ClientPhase.SUSPENDED}
+"""The phases in which there is a client yet."""
 
 PHASES: dict[type[State], ClientPhase] = {
     Created: ClientPhase.CREATED,

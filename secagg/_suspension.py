@@ -139,6 +139,3 @@ def _checksum(body: bytes) -> bytes:
     hasher = Hash(SHA256())
     hasher.update(body)
     return hasher.finalize()[:_CHECKSUM_BYTES]
-
-
-SUSPENDABLE = frozenset(PHASES.values()) - {ClientPhase.ABORTED, ClientPhase.SUSPENDED}

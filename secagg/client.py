@@ -1,8 +1,11 @@
 """The client machine: a linear shell around one private state."""
 
 import os
-from collections.abc import Callable
-from typing import Any, NoReturn, cast
+import sys
+import threading
+from collections.abc import Callable, Collection
+from traceback import clear_frames
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +13,17 @@ import numpy.typing as npt
 from secagg import _suspension, transcript
 from secagg._client_rules import Setup
 from secagg._client_states import (
+    LIVE,
     Aborted,
     ClientPhase,
     Created,
     InputAwaited,
+    InUse,
     State,
     Suspended,
     Transition,
 )
-from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule, SecAggError
+from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule
 from secagg.events import ClientEvent
 from secagg.identity import Identity, KeyDirectory, check_directory, check_identity
 from secagg.messages import Message, PeerKeys, ServerMessage
@@ -26,6 +31,9 @@ from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
 from secagg.transcript import TranscriptEntry
+
+_Result = TypeVar("_Result")
+_Step: TypeAlias = Callable[[State], tuple[State, _Result, tuple[TranscriptEntry, ...]]]
 
 
 class Client:
@@ -43,7 +51,10 @@ class Client:
     Dropping the object at any moment is safe: it is what a client that vanishes does.
 
     Security: a client answers each round once, ever.  It cannot be copied or pickled; `suspend` moves it.  After any
-    `RemoteProtocolError` it is ABORTED and holds no secret.
+    `RemoteProtocolError`, and after any exception that is not the library's own, it is ABORTED and holds no secret.
+
+    Threads: one call at a time.  What another thread calls meanwhile is refused (`LocalProtocolError`), except `abort`,
+    which always wins: the call that is under way then returns nothing.
 
     Args:
         params: the session's public parameters, from the server or the application.
@@ -57,7 +68,7 @@ class Client:
         LocalProtocolError: an argument of a wrong type or range.
     """
 
-    __slots__ = ("_entropy", "_state", "_transcript")
+    __slots__ = ("_entropy", "_lock", "_state", "_transcript")
 
     def __init__(
         self,
@@ -82,6 +93,7 @@ class Client:
         self._state: State = Created(Setup(params, client_id, chosen_id, identity, directory))
         self._entropy: EntropySource | None = entropy
         self._transcript: list[TranscriptEntry] = []
+        self._lock = threading.RLock()
 
     @property
     def transcript(self) -> tuple[TranscriptEntry, ...]:
@@ -110,10 +122,12 @@ class Client:
 
     def start(self) -> tuple[ClientEvent, ...]:
         """Begin: returns the `Send` of this client's public keys. LocalProtocolError if called twice."""
-        if not isinstance(self._state, Created):
-            self._refuse("start()")
-        entropy, self._entropy = self._entropy, None
-        return self._advance(lambda state: cast(Created, state).start(entropy or os.urandom))
+
+        def begin(state: State) -> Transition:
+            entropy, self._entropy = self._entropy, None
+            return cast(Created, state).start(entropy or os.urandom)
+
+        return self._advance("start()", (ClientPhase.CREATED,), begin)
 
     def receive(self, message: ServerMessage) -> tuple[ClientEvent, ...]:
         """Take a message from the server.
@@ -122,12 +136,11 @@ class Client:
             RemoteProtocolError: the message breaks a rule; the client is ABORTED and released nothing.
             LocalProtocolError: this client was aborted or suspended, or ``message`` is no message at all.
         """
-        if self.phase in (ClientPhase.ABORTED, ClientPhase.SUSPENDED):
-            self._refuse("receive()")
+        self._expect("receive()", LIVE)
         if not isinstance(message, Message):
             raise LocalProtocolError(f"receive() takes a message, not {type(message).__name__}")
-        self._transcript.append(transcript.of_received(message, self.params, self._listed_ids()))
-        return self._advance(lambda state: _receive(state, message))
+        received = transcript.of_received(message, self.params, self._listed_ids())
+        return self._advance("receive()", LIVE, lambda state: _receive(state, message), received)
 
     def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:
         """Give the input; returns the `Send` of it, masked.
@@ -138,15 +151,20 @@ class Client:
         Raises:
             LocalProtocolError: not requested now, or wrong shape, dtype or range; nothing is lost, call again.
         """
-        if not isinstance(self._state, InputAwaited):
-            self._refuse("submit_input()")
+        call, phases = "submit_input()", (ClientPhase.INPUT_REQUESTED,)
+        self._expect(call, phases)
         vector = _checked_input(input_vector, self.params)
-        return self._advance(lambda state: cast(InputAwaited, state).submit_input(vector))
+        return self._advance(call, phases, lambda state: cast(InputAwaited, state).submit_input(vector))
 
     def abort(self) -> None:
-        """Give up: forget every secret. For a host whose server broke the connection or sent no message at all."""
-        if self.phase not in (ClientPhase.FINISHED, ClientPhase.SUSPENDED):
-            self._take()
+        """Give up: forget every secret. For a host whose server broke the connection or sent no message at all.
+
+        Any thread may call it at any time.  Nothing that another call is making meanwhile goes out.
+        """
+        aborted = Aborted(self._state.setup.without_identity())
+        while (state := self._state).phase not in (ClientPhase.FINISHED, ClientPhase.SUSPENDED):
+            if self._swap(state, aborted):
+                return
 
     def suspend(self) -> bytes:
         """Move the client into bytes; this object is finished (phase SUSPENDED).
@@ -154,12 +172,11 @@ class Client:
         Security: the bytes are secret.  Resume them once: a host that resumes one blob twice and answers twice
         gives away what the protocol protects.
         """
-        if self.phase not in _suspension.SUSPENDABLE:
-            self._refuse("suspend()")
-        state = self._take()
-        blob = _suspension.dump(state, self.transcript)
-        self._state = Suspended(state.setup.without_identity())
-        return blob
+
+        def dump(state: State) -> tuple[State, bytes, tuple[()]]:
+            return Suspended(state.setup.without_identity()), _suspension.dump(state, self.transcript), ()
+
+        return self._move("suspend()", LIVE, dump)
 
     @classmethod
     def resume(
@@ -182,44 +199,88 @@ class Client:
         client = cls.__new__(cls)
         client._state, client._transcript = _suspension.load(blob, identity, directory)
         client._entropy = entropy
+        client._lock = threading.RLock()
         return client
 
-    def _take(self) -> State:
-        """Move the state out. Whatever fails from here on leaves a dead client behind."""
-        state = self._state
-        self._state = Aborted(state.setup.without_identity())
-        return state
+    def _advance(
+        self,
+        call: str,
+        phases: Collection[ClientPhase],
+        transition: Callable[[State], Transition],
+        *received: TranscriptEntry,
+    ) -> tuple[ClientEvent, ...]:
+        """Move the state through a transition of the protocol's."""
 
-    def _advance(self, transition: Callable[[State], Transition]) -> tuple[ClientEvent, ...]:
-        """Move the state through a transition, and install what comes out of it."""
-        state = self._take()
+        def noted(state: State) -> tuple[State, tuple[ClientEvent, ...], tuple[TranscriptEntry, ...]]:
+            following, events = transition(state)
+            return following, events, tuple(transcript.of_client_events(events, self.params))
+
+        return self._move(call, phases, noted, *received)
+
+    def _move(
+        self, call: str, phases: Collection[ClientPhase], step: _Step[_Result], *received: TranscriptEntry
+    ) -> _Result:
+        """Take the state out and install what ``step`` makes of it; if that fails, a dead client is left behind."""
+        in_use = InUse(self._state.setup.without_identity(), self._expect(call, phases))
+        outside = sys.exception()
         try:
-            self._state, events = transition(state)
-        except SecAggError as error:
-            # The traceback's frames hold the state with its secrets, for as long as the error is kept.
-            failure = error.with_traceback(None)
-        else:
-            self._transcript += transcript.of_client_events(events, self.params)
-            return events
-        del state
-        if isinstance(failure, RemoteProtocolError) and self._transcript:
-            self._transcript.append(transcript.of_refusal(self._transcript[-1].round, failure))
-        failure.__context__ = failure.__cause__ = None
-        raise failure
+            return self._moved(call, in_use, step, *received)
+        except BaseException as error:
+            refused = error if isinstance(error, RemoteProtocolError) else None
+            refusals = [transcript.of_refusal(entry.round, refused) for entry in received if refused]
+            self._swap(in_use, Aborted(in_use.setup), *refusals)
+            # Whoever raised it: its frames would hold the state, for as long as the error is kept.
+            _clear_frames(error, outside)
+            raise
+
+    def _moved(self, call: str, in_use: InUse, step: _Step[_Result], *received: TranscriptEntry) -> _Result:
+        state = self._state
+        if isinstance(state, InUse) or state.phase is not in_use.found or not self._swap(state, in_use, *received):
+            raise LocalProtocolError(
+                f"{call} is not possible now: client {self.client_id} is in use by another thread, "
+                "or by a call that this one was made in; make one call at a time"
+            )
+        state, result, entries = step(state)
+        if not self._swap(in_use, state, *entries):
+            raise LocalProtocolError(f"{call} gave nothing: client {self.client_id} was aborted meanwhile")
+        return result
+
+    def _swap(self, old: State, new: State, *entries: TranscriptEntry) -> bool:
+        """Install a state in one step, if the old one is still there: of two threads that try, one succeeds."""
+        # Held for these few lines only. A signal's handler may come in between and call abort(): hence an RLock.
+        with self._lock:
+            if self._state is not old:
+                return False
+            self._transcript += entries
+            self._state = new
+            return True
+
+    def _expect(self, call: str, phases: Collection[ClientPhase]) -> ClientPhase:
+        """The phase; LocalProtocolError unless it is one of these."""
+        phase = self.phase
+        if phase not in phases:
+            raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {phase.name}")
+        return phase
 
     def _listed_ids(self) -> tuple[ClientId, ...]:
         """The neighbourhood, if its list of keys has come."""
         keys = (entry.clients for entry in self._transcript if entry.subject == PeerKeys.__name__)
         return next(keys, ())
 
-    def _refuse(self, call: str) -> NoReturn:
-        raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {self.phase.name}")
-
     def __repr__(self) -> str:
         return f"<Client {self.client_id} {self.phase.name}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Client cannot be copied or pickled, since a copy could answer twice; use suspend()")
+
+
+def _clear_frames(error: BaseException, outside: BaseException | None) -> None:
+    """Forget the locals of an error's frames, and of those errors behind it that came up inside: the lines stay."""
+    chain = [error]
+    for link in chain:
+        clear_frames(link.__traceback__)
+        behind = (link.__cause__, link.__context__)
+        chain += [found for found in behind if found is not None and found not in (outside, *chain)]
 
 
 def _receive(state: State, message: ServerMessage) -> Transition:

@@ -14,9 +14,10 @@ class SecAggError(Exception):
 
 
 class LocalProtocolError(SecAggError):
-    """The caller used a machine wrongly (phase, shape, dtype, range). Nothing was sent, and the machine goes on.
+    """The caller used a machine wrongly (phase, shape, dtype, range, threads). Nothing was sent; the machine goes on.
 
-    Only a source of randomness that does not give what it is asked for ends the machine that asked.
+    Two of these end a client: its source of randomness did not give what it was asked for, or another thread called
+    `abort` meanwhile.
     """
 
 

@@ -79,6 +79,9 @@ class Server:
 
     The host keeps the time: it calls `close_round` when a deadline has passed or `status` says that nobody is pending.
 
+    Threads: one call at a time, which it does not check.  A `Client` does, since two answers at once would give away
+    secrets; a server that is called so can only spoil its own sum, and learns nothing that it has not been sent.
+
     Args:
         params: the session's public parameters.
         client_ids: who may take part, at most ``params.num_clients``; by default 0 .. num_clients - 1.
