@@ -8,7 +8,7 @@ import numpy as np
 
 from secagg import statements
 from secagg.errors import RemoteProtocolError, Rule
-from secagg.identity import Identity, KeyDirectory
+from secagg.identity import Identity, KeyDirectory, learn
 from secagg.messages import ConsistencyProof, Flags, PeerKeys
 from secagg.params import ClientId, Parameters
 from secagg.primitives import agreement, signing
@@ -95,14 +95,12 @@ def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_p
         if not signing.verify(identity_key, signature, statements.advertised_keys(setup.session_id, peer_id, *keys))
     ]
     _refuse(Rule.INVALID_SIGNATURE, unsigned)
-    # Asked last, so that a directory that learns keys learns none from a list that is refused for another reason.
-    directory = setup.directory
-    unknown = [
-        peer_id
-        for peer_id, identity_key in zip(ids, identity_keys, strict=True)
-        if directory is not None and peer_id != setup.client_id and not directory.is_trusted(peer_id, identity_key)
-    ]
-    _refuse(Rule.IDENTITY_NOT_TRUSTED, unknown)
+    # Last of all: a directory learns no key from a list that is refused.
+    if (directory := setup.directory) is not None:
+        peers = {peer_id: key for peer_id, key in zip(ids, identity_keys, strict=True) if peer_id != setup.client_id}
+        unknown = [peer_id for peer_id, key in peers.items() if not directory.is_trusted(peer_id, key)]
+        _refuse(Rule.IDENTITY_NOT_TRUSTED, unknown)
+        learn(directory, peers)
 
 
 def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -> None:

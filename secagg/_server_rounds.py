@@ -22,6 +22,7 @@ from secagg._server_unmasking import Unmasking, UnmaskingRound
 from secagg.algebra import ring
 from secagg.events import Aborted, AbortReason, DropReason, Round, Send, ServerEvent
 from secagg.graph import NodeFlags
+from secagg.identity import learn
 from secagg.messages import (
     AdvertiseKeys,
     ClientMessage,
@@ -81,6 +82,7 @@ class AdvertiseKeysRound(Stage):
         directory = self._session.directory
         if directory is not None and not directory.is_trusted(client_id, message.identity_key):
             return DropReason.IDENTITY_NOT_TRUSTED
+        learn(directory, {client_id: message.identity_key})
         self._identities.add(message.identity_key)
         return None
 

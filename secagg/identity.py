@@ -61,12 +61,28 @@ class Identity:
 class KeyDirectory(Protocol):
     """Knows whose identity key is whose. The application supplies it: a public-key infrastructure behind one question.
 
-    A server that could answer it in the clients' stead could also play all of their peers.
+    A server that could answer it in the clients' stead could also play all of their peers.  A directory that learns
+    keys does so in a second method, see `LearningDirectory`: it is asked about keys that are refused in the end, too.
     """
 
     def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
         """Whether ``identity_key`` (32 bytes, Ed25519) is that of client ``client_id``."""
         ...
+
+
+@runtime_checkable
+class LearningDirectory(KeyDirectory, Protocol):
+    """A directory that takes note of keys."""
+
+    def learn(self, keys: Mapping[ClientId, bytes]) -> None:
+        """Take note of keys that were trusted, and that came in messages which broke no rule."""
+        ...
+
+
+def learn(directory: KeyDirectory | None, keys: Mapping[ClientId, bytes]) -> None:
+    """Tell a directory that learns."""
+    if isinstance(directory, LearningDirectory):
+        directory.learn(keys)
 
 
 class PinnedKeys:
@@ -98,7 +114,7 @@ class TrustOnFirstUse:
     """A directory that takes the first key it sees of each client, with a warning, and holds on to it.
 
     Safe only if the server was honest at that first time.  Save `keys` between sessions: a directory that forgets
-    trusts everybody again.
+    trusts everybody again.  Nothing is learned from a list of keys that a client refuses.
 
     Args:
         keys: what was seen before.
@@ -106,6 +122,7 @@ class TrustOnFirstUse:
 
     def __init__(self, keys: Mapping[ClientId, bytes] | None = None) -> None:
         self._keys = _checked(keys or {})
+        self._taken = set(self._keys.values())
 
     @property
     def keys(self) -> dict[ClientId, bytes]:
@@ -113,19 +130,22 @@ class TrustOnFirstUse:
         return dict(self._keys)
 
     def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
-        """Whether it is the key that this client had before, or the first one seen of it and of nobody else."""
+        """Whether it is the key that this client had before, or the first one of it and nobody else's."""
         known = self._keys.get(client_id)
-        if known is not None:
-            return known == identity_key
-        if identity_key in self._keys.values():
-            return False
-        warnings.warn(
-            f"client {client_id} is new: its identity key {identity_key.hex()} is taken on trust",
-            TrustOnFirstUseWarning,
-            stacklevel=2,
-        )
-        self._keys[client_id] = identity_key
-        return True
+        return identity_key not in self._taken if known is None else identity_key == known
+
+    def learn(self, keys: Mapping[ClientId, bytes]) -> None:
+        """Take the keys of clients that are new."""
+        new = {i: key for i, key in keys.items() if i not in self._keys and self.is_trusted(i, key)}
+        # Where warnings are errors, nothing is learned.
+        for client_id, key in new.items():
+            warnings.warn(
+                f"client {client_id} is new: its identity key {key.hex()} is taken on trust",
+                TrustOnFirstUseWarning,
+                stacklevel=2,
+            )
+        self._keys |= new
+        self._taken.update(new.values())
 
     def __repr__(self) -> str:
         return f"TrustOnFirstUse({len(self._keys)} clients)"

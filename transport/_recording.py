@@ -1,9 +1,9 @@
 """What the server's machine asks of the outside, recorded the first time and repeated in a replay."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from secagg import ClientId, EntropySource, KeyDirectory
+from secagg import ClientId, EntropySource, KeyDirectory, identity
 from transport.journal import AnswerKind, Journal
 
 
@@ -55,6 +55,11 @@ class Outside:
         if self._journal is not None:
             self._journal.record_answer(AnswerKind.TRUST, bytes([trusted]))
         return trusted
+
+    def learn(self, keys: Mapping[ClientId, bytes]) -> None:
+        """Tell the real directory, which a replay does not ask: a `secagg.identity.LearningDirectory`."""
+        if not self.replaying:
+            identity.learn(self._directory, keys)
 
     def _repeat(self, kind: AnswerKind) -> bytes:
         assert self._journal is not None  # noqa: S101 - a replay has one

@@ -10,6 +10,7 @@ from secagg import (
     Adversary,
     Client,
     ClientPhase,
+    DropReason,
     Identity,
     KeyDirectory,
     LocalProtocolError,
@@ -20,7 +21,7 @@ from secagg import (
     TrustOnFirstUse,
     TrustOnFirstUseWarning,
 )
-from secagg.messages import PeerKeys
+from secagg.messages import AdvertiseKeys, PeerKeys
 from secagg.session import session_id
 from tests import reference
 from tests.cohort import directory_of, identity_of, make_params, seeded_entropy
@@ -127,15 +128,18 @@ def test_what_is_no_list_of_keys_is_refused(kind, keys, match):
 def test_the_first_key_is_taken_with_a_warning_and_held_on_to():
     directory = TrustOnFirstUse()
     assert isinstance(directory, KeyDirectory)
+    assert directory.is_trusted(1, key_of(1))
+    assert directory.keys == {}, "it was asked, and has learned nothing"
     with pytest.warns(TrustOnFirstUseWarning, match=f"client 1 is new.*{key_of(1).hex()}"):
-        assert directory.is_trusted(1, key_of(1))
+        directory.learn({1: key_of(1)})
     assert directory.keys == {1: key_of(1)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert directory.is_trusted(1, key_of(1)), "known by now: no warning"
         assert not directory.is_trusted(1, key_of(2)), "a changed key"
         assert not directory.is_trusted(3, key_of(1)), "one key for two ids"
-    assert directory.keys == {1: key_of(1)}, "what was refused is not learned"
+        directory.learn({1: key_of(2), 3: key_of(1)})
+    assert directory.keys == {1: key_of(1)}, "what is not trusted is not learned"
     assert repr(directory) == "TrustOnFirstUse(1 clients)"
 
 
@@ -144,17 +148,14 @@ def test_what_was_seen_before_is_taken_over_and_can_be_stored():
     directory.keys[2] = key_of(2)
     assert directory.keys == {1: key_of(1)}, "a copy"
     with pytest.warns(TrustOnFirstUseWarning):
-        directory.is_trusted(2, key_of(2))
+        directory.learn({2: key_of(2)})
     again = TrustOnFirstUse(directory.keys)
     assert again.is_trusted(2, key_of(2))
     assert not again.is_trusted(2, key_of(3))
 
 
-def test_a_list_that_is_refused_for_another_reason_teaches_a_directory_nothing():
-    directory = TrustOnFirstUse()
-    message = script(MALICIOUS).message(PeerKeys, ALICE)
-    spoiled = bytearray(message.signatures)
-    spoiled[-1] ^= 1
+def alice_with(directory: KeyDirectory) -> Client:
+    """A client that waits for its list of keys."""
     client = Client(
         SIGNED_PARAMS,
         ALICE,
@@ -165,6 +166,28 @@ def test_a_list_that_is_refused_for_another_reason_teaches_a_directory_nothing()
         entropy=seeded_entropy(f"script/{ALICE}"),
     )
     client.start()
+    return client
+
+
+@pytest.mark.parametrize("known", IDS[2:])
+def test_a_list_with_a_key_that_is_not_trusted_teaches_a_directory_nothing(known):
+    """Not even the keys that come before it: a server could have a client learn keys by lists that it refuses."""
+    seen = {known: key_of(4711)}
+    directory = TrustOnFirstUse(seen)
+    client = alice_with(directory)
+    with pytest.raises(RemoteProtocolError) as refusal:
+        client.receive(script(MALICIOUS).message(PeerKeys, ALICE))
+    assert refusal.value.rule is Rule.IDENTITY_NOT_TRUSTED
+    assert refusal.value.culprits == (known,)
+    assert directory.keys == seen
+
+
+def test_a_list_that_is_refused_for_another_reason_teaches_a_directory_nothing():
+    directory = TrustOnFirstUse()
+    message = script(MALICIOUS).message(PeerKeys, ALICE)
+    spoiled = bytearray(message.signatures)
+    spoiled[-1] ^= 1
+    client = alice_with(directory)
     with pytest.raises(RemoteProtocolError) as refusal:
         client.receive(PeerKeys(**{**fields_of(message), "signatures": bytes(spoiled)}))
     assert refusal.value.rule is Rule.INVALID_SIGNATURE
@@ -177,21 +200,46 @@ def fields_of(message: PeerKeys) -> dict[str, object]:
 
 def test_a_directory_of_first_uses_learns_all_peers_in_one_session():
     directory = TrustOnFirstUse()
-    client = Client(
-        SIGNED_PARAMS,
-        ALICE,
-        context=CONTEXT,
-        nonce=b"nonce",
-        identity=identity_of(ALICE),
-        directory=directory,
-        entropy=seeded_entropy(f"script/{ALICE}"),
-    )
-    client.start()
+    client = alice_with(directory)
     with pytest.warns(TrustOnFirstUseWarning) as caught:
         client.receive(script(MALICIOUS).message(PeerKeys, ALICE))
     assert len(caught) == 4
     assert directory.keys == {i: key_of(i) for i in IDS if i != ALICE}
     assert client.phase is ClientPhase.SHARED_KEYS
+
+
+def test_where_warnings_are_errors_nothing_is_learned():
+    directory = TrustOnFirstUse()
+    with pytest.raises(TrustOnFirstUseWarning):
+        alice_with(directory).receive(script(MALICIOUS).message(PeerKeys, ALICE))
+    assert directory.keys == {}
+
+
+def test_a_new_key_is_not_compared_with_all_that_are_known():
+    """A server lists as many new clients as it likes."""
+    compared = 0
+
+    class Counted(bytes):
+        __hash__ = bytes.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return bytes.__eq__(self, other)
+
+    directory = TrustOnFirstUse({client_id: key_of(client_id) for client_id in range(100)})
+    assert directory.is_trusted(100, Counted(key_of(100)))
+    assert not directory.is_trusted(100, Counted(key_of(99)))
+    assert compared < 5
+
+
+def test_a_server_learns_the_keys_of_those_that_it_takes():
+    directory = TrustOnFirstUse({IDS[0]: key_of(4711)})
+    server = Server(SIGNED_PARAMS, IDS, context=CONTEXT, nonce=b"nonce", directory=directory)
+    with pytest.warns(TrustOnFirstUseWarning):
+        dropped = [server.receive(i, said) for i, said in script(MALICIOUS).client_messages[AdvertiseKeys].items()]
+    assert [event.reason for events in dropped for event in events] == [DropReason.IDENTITY_NOT_TRUSTED]
+    assert directory.keys == {i: key_of(i) for i in IDS[1:]} | {IDS[0]: key_of(4711)}
 
 
 # --- What machines need ----------------------------------------------------------------------------------------------
@@ -245,5 +293,7 @@ def test_a_directory_of_ones_own_will_do(directory):
             return True
 
     assert isinstance(Delegating(), KeyDirectory)
-    Client(SIGNED_PARAMS, 1, **{**SIGNED, "directory": Delegating()})
+    client = alice_with(Delegating())
+    client.receive(script(MALICIOUS).message(PeerKeys, ALICE))
+    assert client.phase is ClientPhase.SHARED_KEYS
     Server(SIGNED_PARAMS, nonce=b"nonce", directory=directory)

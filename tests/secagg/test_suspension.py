@@ -174,7 +174,7 @@ def test_a_directory_may_be_another_one_that_knows_more():
 def test_a_directory_is_asked_after_resuming():
     unknown = TrustOnFirstUse({3: identity_of(4711).public_key})
     resumed = resume(suspended(ClientPhase.ADVERTISED, MALICIOUS), directory=unknown)
-    with pytest.warns(match="taken on trust"), pytest.raises(RemoteProtocolError) as refusal:
+    with pytest.raises(RemoteProtocolError) as refusal:
         resumed.receive(script(MALICIOUS).message(PeerKeys, ALICE))
     assert refusal.value.rule is Rule.IDENTITY_NOT_TRUSTED
     assert refusal.value.culprits == (3,)

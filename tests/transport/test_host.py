@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from secagg import Aborted, AbortReason, Completed, DropReason, LocalProtocolError, ServerPhase
-from tests.cohort import exact_sum
+from secagg import (
+    Aborted,
+    AbortReason,
+    Adversary,
+    Completed,
+    DropReason,
+    LocalProtocolError,
+    ServerPhase,
+    TrustOnFirstUse,
+    TrustOnFirstUseWarning,
+)
+from tests.cohort import directory_of, exact_sum, identity_of, make_params
 from tests.transport.hosts import (
     PARAMS,
     SESSION_ID,
@@ -271,6 +281,17 @@ def test_a_session_may_have_any_clients() -> None:
     host = SessionHost(PARAMS, [5, 2**32 - 1, 7], deadlines=DEADLINES, now=0.0, context=CONTEXT)
     run_to_the_end(host, {i: new_client(i) for i in (5, 2**32 - 1, 7)})
     assert host.outcome.included == (5, 7, 2**32 - 1)
+
+
+def test_a_directory_that_learns_keys_learns_them_from_the_hosts_machine() -> None:
+    params = make_params(4, 3, vector_length=3, adversary=Adversary.MALICIOUS)
+    directory = TrustOnFirstUse()
+    host = SessionHost(params, deadlines=DEADLINES, now=0.0, context=CONTEXT, directory=directory)
+    clients = {i: new_client(i, identity=identity_of(i), directory=directory_of(range(4))) for i in range(4)}
+    with pytest.warns(TrustOnFirstUseWarning):
+        run_to_the_end(host, clients)
+    assert isinstance(host.outcome, Completed)
+    assert directory.keys == {i: identity_of(i).public_key for i in range(4)}
 
 
 def test_reprs_hold_no_secret() -> None:
