@@ -9,6 +9,7 @@ TESTED_VERSIONS = ("2.7.3", "2.8.3", "2.9.0")
 
 # Each is imported, called or overridden; _get_aggregated_result is where FedAvg asks its subclasses for the average.
 EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("nvflare.apis.client_engine_spec", "ClientEngineSpec", ("new_context",)),
     ("nvflare.apis.controller_spec", "Task", ()),
     ("nvflare.apis.dxo", "DXO", ()),
     ("nvflare.apis.dxo", "DataKind", ("WEIGHTS", "WEIGHT_DIFF")),
@@ -16,15 +17,16 @@ EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("nvflare.apis.event_type", "EventType", ("END_RUN",)),
     ("nvflare.apis.executor", "Executor", ("execute",)),
     ("nvflare.apis.fl_component", "FLComponent", ("handle_event", "fire_event")),
-    ("nvflare.apis.fl_constant", "FLContextKey", ("RUNNER", "SHAREABLE")),
+    ("nvflare.apis.fl_constant", "FLContextKey", ("RUNNER", "SHAREABLE", "TASK_DATA", "TASK_ID", "TASK_NAME")),
     ("nvflare.apis.fl_constant", "FilterKey", ("IN", "OUT", "DELIMITER")),
-    ("nvflare.apis.fl_constant", "ReturnCode", ("OK", "EXECUTION_EXCEPTION", "TASK_UNKNOWN")),
+    ("nvflare.apis.fl_constant", "ReturnCode", ("OK", "EXECUTION_EXCEPTION", "SERVICE_UNAVAILABLE", "TASK_UNKNOWN")),
     (
         "nvflare.apis.fl_context",
         "FLContext",
         ("get_engine", "get_identity_name", "get_job_id", "get_peer_context", "set_peer_context"),
     ),
-    ("nvflare.apis.shareable", "Shareable", ("get_return_code", "set_header", "add_cookie")),
+    ("nvflare.apis.shareable", "ReservedHeaderKey", ("HEADERS", "TASK_ID", "TASK_NAME")),
+    ("nvflare.apis.shareable", "Shareable", ("get_return_code", "get_header", "set_header", "add_cookie")),
     ("nvflare.apis.shareable", "make_reply", ()),
     ("nvflare.apis.utils.task_utils", "apply_filters", ()),
     ("nvflare.app_common.abstract.fl_model", "FLModel", ()),
@@ -95,7 +97,7 @@ from nvflare.apis.executor import Executor  # noqa: E402
 from nvflare.apis.fl_component import FLComponent  # noqa: E402
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode  # noqa: E402
 from nvflare.apis.fl_context import FLContext  # noqa: E402
-from nvflare.apis.shareable import Shareable, make_reply  # noqa: E402
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply  # noqa: E402
 from nvflare.apis.utils.task_utils import apply_filters  # noqa: E402
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType  # noqa: E402
 from nvflare.app_common.app_constant import AppConstants  # noqa: E402
@@ -122,6 +124,7 @@ __all__ = [
     "MetaKey",
     "ParamsType",
     "Recipe",
+    "ReservedHeaderKey",
     "ReturnCode",
     "Shareable",
     "Task",

@@ -1,6 +1,7 @@
 """What the server announces of a round: all of it is bound into the session, so all sites were told the same."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgpack
 
@@ -9,7 +10,9 @@ from fl.integrations.nvflare.errors import AnnouncementError
 from fl.integrations.nvflare.model_encoding import ModelEncoding
 from secagg import Adversary, ClientId, Parameters, PlanError
 
-_VERSION = 1
+Scalar: TypeAlias = bool | int | float | str | None
+
+_VERSION = 2
 _MAX_BYTES = 1 << 20
 
 
@@ -19,7 +22,8 @@ class Announcement:
 
     Attributes:
         job_id: NVFlare's id of the job.
-        round: NVFlare's number of the round.
+        round, start_round, total_rounds: NVFlare's numbers of this round and of the first one, and how many there are.
+        meta: what the trainer is told besides the model: the numbers and texts in `FLModel.meta`, names ascending.
         sites: the names of the sites that it is opened for; a site's place is its number in the session.
         params: the session's parameters.
         encoding: how updates become integers.
@@ -29,6 +33,9 @@ class Announcement:
 
     job_id: str
     round: int
+    start_round: int
+    total_rounds: int
+    meta: tuple[tuple[str, Scalar], ...]
     sites: tuple[str, ...]
     params: Parameters
     encoding: ModelEncoding
@@ -43,14 +50,15 @@ class Announcement:
             raise AnnouncementError(f"the round was announced to others, and not to {site!r}") from None
 
     def to_bytes(self) -> bytes:
-        """Equal announcements give equal bytes."""
+        """Equal announcements give equal bytes; AnnouncementError if there are more than sites take."""
         params, encoding = self.params, self.encoding
-        return bytes(
-            msgpack.packb(
+        try:
+            data = msgpack.packb(
                 (
                     _VERSION,
                     self.job_id,
-                    self.round,
+                    (self.round, self.start_round, self.total_rounds),
+                    self.meta,
                     self.sites,
                     (
                         params.num_clients,
@@ -67,13 +75,20 @@ class Announcement:
                         encoding.value_bits,
                         encoding.metrics,
                         encoding.metric_bound,
-                        encoding.exclude_vars,
+                        encoding.excluded,
                     ),
                     self.model_digest,
                     self.nonce,
                 )
             )
-        )
+        except OverflowError as error:
+            raise AnnouncementError(f"a number is too large to be announced: {error}") from None
+        if len(data) > _MAX_BYTES:
+            raise AnnouncementError(
+                f"the announcement takes {len(data)} bytes, and sites take {_MAX_BYTES}: name fewer entries in "
+                "exclude_vars, or keep less in the model's meta"
+            )
+        return bytes(data)
 
     @classmethod
     def from_bytes(cls, data: object) -> "Announcement":
@@ -81,15 +96,19 @@ class Announcement:
         if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
             raise AnnouncementError("what the server sent is no announcement of a round")
         try:
-            version, job_id, round_, sites, params, encoding, model_digest, nonce = msgpack.unpackb(
+            version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce = msgpack.unpackb(
                 data, use_list=False, strict_map_key=True
             )
+            round_, start_round, total_rounds = rounds
             *numbers, adversary = params
             names = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
-            max_steps, clip, value_bits, metrics, metric_bound, exclude_vars = encoding
+            max_steps, clip, value_bits, metrics, metric_bound, excluded = encoding
             announcement = cls(
                 job_id=job_id,
                 round=round_,
+                start_round=start_round,
+                total_rounds=total_rounds,
+                meta=meta,
                 sites=sites,
                 params=Parameters(**dict(zip(names, numbers, strict=True)), adversary=Adversary(adversary)),
                 encoding=ModelEncoding(
@@ -98,7 +117,7 @@ class Announcement:
                     value_bits=value_bits,
                     metrics=metrics,
                     metric_bound=metric_bound,
-                    exclude_vars=exclude_vars,
+                    excluded=excluded,
                 ),
                 model_digest=model_digest,
                 nonce=nonce,
@@ -111,9 +130,13 @@ class Announcement:
         return announcement
 
     def _is_consistent(self) -> bool:
+        lists = (self.meta, self.sites, self.encoding.metrics, self.encoding.excluded)
         return (
             isinstance(self.job_id, str)
-            and type(self.round) is int
+            and all(isinstance(names, tuple) for names in lists)
+            and all(type(number) is int and number >= 0 for number in (self.round, self.start_round, self.total_rounds))
+            and all(isinstance(name, str) and isinstance(value, Scalar) for name, value in self.meta)
+            and [name for name, _ in self.meta] == sorted({name for name, _ in self.meta})
             and isinstance(self.model_digest, bytes)
             and isinstance(self.nonce, bytes)
             and all(isinstance(site, str) for site in self.sites)

@@ -1,8 +1,11 @@
 """The server's side: NVFlare's FedAvg, whose average comes from a sum that nobody saw the terms of."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from fl.errors import FLError
 from fl.integrations.nvflare._nvflare import (
@@ -19,7 +22,7 @@ from fl.integrations.nvflare._nvflare import (
     Shareable,
     logger,
 )
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import Announcement, Scalar
 from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest
@@ -114,7 +117,7 @@ class SecAggController(FedAvg):
         sites = tuple(sorted(targets))
         try:
             model = as_model(data.params)
-            announcement = self._announce(model, sites)
+            announcement = self._announce(model, sites, data)
             report = self._run(announcement, data)
         except PlanError as error:
             self.panic(f"no round with {len(sites)} sites can be secure as the job asks: {error}")
@@ -163,17 +166,31 @@ class SecAggController(FedAvg):
             self.event(AppEventType.ROUND_STARTED)
         self._is_told_of_round = False
 
-    def _announce(self, model: Model, sites: tuple[str, ...]) -> Announcement:
-        encoding = self._encoding(len(sites))
+    def _announce(self, model: Model, sites: tuple[str, ...], data: FLModel) -> Announcement:
+        encoding = self._encoding(len(sites), model)
         return Announcement(
             job_id=self.fl_ctx.get_job_id(),
             round=self.current_round,
+            start_round=self.start_round,
+            total_rounds=self.num_rounds,
+            meta=self._announced_meta(data.meta or {}),
             sites=sites,
             params=self._parameters(len(sites), encoding.vector_length(model), encoding.value_bits),
             encoding=encoding,
             model_digest=digest(model),
             nonce=os.urandom(32),
         )
+
+    @staticmethod
+    def _announced_meta(meta: dict[str, Any]) -> tuple[tuple[str, Scalar], ...]:
+        """What trainers are told of a model's meta: its numbers and texts."""
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in meta.items()}
+        told = {name: value for name, value in plain.items() if isinstance(name, str) and isinstance(value, Scalar)}
+        if left := plain.keys() - told.keys():
+            _LOG.warning(
+                "trainers are not told what is no number and no text: %s of the model's meta", sorted(map(str, left))
+            )
+        return tuple(sorted(told.items()))
 
     def _run(self, announcement: Announcement, model: FLModel) -> SessionReport:
         courier = TaskCourier(self, announcement, model, self.fl_ctx, self.abort_signal)
@@ -205,15 +222,18 @@ class SecAggController(FedAvg):
     def _check_arguments(self) -> None:
         """What can be checked before the number of sites is known."""
         try:
-            self._encoding(2)
+            self._encoding(2, {})
             self._deadlines()
             Adversary(self.adversary)
         except (FLError, ValueError, TypeError) as error:
             raise NVFlareJobError(str(error)) from None
+        except re.error as error:
+            raise NVFlareJobError(f"exclude_vars is no regular expression: {error}") from None
         if self.adversary == Adversary.MALICIOUS.value and self.identity_id is None:
             raise NVFlareJobError("malicious mode needs the sites' identities: give `identities`, such as SiteKeyFiles")
 
-    def _encoding(self, num_sites: int) -> ModelEncoding:
+    def _encoding(self, num_sites: int, model: Model) -> ModelEncoding:
+        pattern = None if self.exclude_vars is None else re.compile(self.exclude_vars)
         bits = self.value_bits
         return ModelEncoding(
             max_steps=self.max_steps,
@@ -221,7 +241,7 @@ class SecAggController(FedAvg):
             value_bits=min(24, 32 - (num_sites - 1).bit_length()) if bits is None else bits,
             metrics=tuple(self.metrics),
             metric_bound=self.metric_bound,
-            exclude_vars=self.exclude_vars,
+            excluded=tuple(sorted(name for name in model if pattern is not None and pattern.search(name))),
         )
 
     def _parameters(self, num_sites: int, vector_length: int, value_bits: int) -> Parameters:

@@ -1,6 +1,6 @@
 """The site's side: an executor around any other, which never lets the other's update out unmasked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,6 @@ from fl.integrations.nvflare._nvflare import (
     FilterKey,
     FLContext,
     FLContextKey,
-    FLModelUtils,
-    MetaKey,
-    ParamsType,
     ReturnCode,
     Shareable,
     apply_filters,
@@ -23,10 +20,10 @@ from fl.integrations.nvflare._nvflare import (
     make_reply,
 )
 from fl.integrations.nvflare.announcement import Announcement
-from fl.integrations.nvflare.errors import AnnouncementError, ModelError, NVFlareJobError
+from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
-from fl.integrations.nvflare.model_encoding import SiteUpdate, as_model, digest
 from fl.integrations.nvflare.site_session import SiteSession
+from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
 from fl.session_policy import SessionPolicy
 from secagg import Adversary, Round, SecAggError
 from transport.driver import InputVector
@@ -40,10 +37,11 @@ TRAINER_ID = "secagg_trainer"
 class SecAggExecutor(Executor):
     """Runs the protocol's rounds as tasks, and hands the model to the trainer when an input is due.
 
-    The trainer is any executor: it gets NVFlare's ``train`` task as it would without this, the job's and the site's
-    filters for that task are applied as they would be, and what comes out of them is encoded, masked, and only then
-    sent.  An update that cannot be encoded (not finite, of other shapes, of too many
-    steps) is not sent; the reason is in the site's own log, and the round goes on without the site.
+    The trainer is any executor: it gets NVFlare's ``train`` task, with the model, the round and the meta that were
+    announced to all sites, and nothing else of the server's.  The job's filters for that task, and the site's for its
+    results, are applied as they would be without this, and what comes out of them is encoded, masked, and only then
+    sent.  An update that cannot be encoded (not finite, of other shapes, of too many steps) is not sent; the reason is
+    in the site's own log, and the round goes on without the site.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
     the trainer for its update under another name.
@@ -108,7 +106,7 @@ class SecAggExecutor(Executor):
     def _join(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         announcement = Announcement.from_bytes(messages.announced(shareable))
         site = fl_ctx.get_identity_name()
-        if self._session is None or self._session.announcement != announcement:
+        if self._session is None or self._session.announcement.to_bytes() != announcement.to_bytes():
             # What was in progress is over: the server opens one round at a time.
             self._session = None
             if announcement.job_id != fl_ctx.get_job_id():
@@ -147,37 +145,31 @@ class SecAggExecutor(Executor):
     ) -> InputVector:
         """The trainer's update, encoded; whatever is wrong with it withholds it."""
         try:
-            received = as_model(FLModelUtils.from_shareable(shareable).params)
-            if digest(received) != announcement.model_digest:
-                raise ModelError(
-                    "the model that arrived is not the one that was announced to all sites: the server may be lying, "
-                    "or a filter for incoming tasks changes it"
-                )
-            if announcement.encoding.vector_length(received) != announcement.params.vector_length:
-                raise ModelError("the announced vector has another length than this model's")
-            result = self._filtered_training(shareable, fl_ctx, abort_signal)
+            model = received_model(shareable, announcement)
+            task = train_task(announcement, model, self.train_task)
+            result = self._filtered_training(task, site_context(fl_ctx, task), abort_signal)
             # It rounds, and protects nothing.
             rng = np.random.default_rng()
-            return announcement.encoding.encode(_site_update(result), received, rng)
+            return announcement.encoding.encode(site_update(result), model, rng)
         except FLError as error:
             raise InputWithheldError(str(error)) from None
 
-    def _filtered_training(self, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> object:
+    def _filtered_training(self, task: Shareable, context: FLContext, abort_signal: Any) -> object:
         """The train task as NVFlare's own runner does it.
 
         NVFlare applies the site's own filters, those of its privacy policy, to every task: to this one's data it has,
         but behind the masking they would find no update.
         """
-        runner = fl_ctx.get_prop(FLContextKey.RUNNER)
+        runner = context.get_prop(FLContextKey.RUNNER)
         if runner is None:
             raise NVFlareJobError("NVFlare's runner was not found, nor with it the filters of what this site sends")
         for filter_ in runner.task_data_filters.get(self.train_task + FilterKey.DELIMITER + FilterKey.IN, ()):
-            shareable = filter_.process(shareable, fl_ctx)
-        result = self._trainer(fl_ctx).execute(self.train_task, shareable, fl_ctx, abort_signal)
+            task = filter_.process(task, context)
+        result = self._trainer(context).execute(self.train_task, task, context, abort_signal)
         if not isinstance(result, Shareable):
             return result
         filters = runner.task_result_filters
-        return apply_filters("task_result_filters", result, fl_ctx, filters, self.train_task, FilterKey.OUT)
+        return apply_filters("task_result_filters", result, context, filters, self.train_task, FilterKey.OUT)
 
     def requires_materialized_task_result(self, task_name: str) -> bool:
         """NVFlare asks whether the trainer's result is needed here, instead of streamed past to the server."""
@@ -192,24 +184,3 @@ class SecAggExecutor(Executor):
         if not isinstance(component, kind):
             raise NVFlareJobError(f"the job has no component {component_id!r} that is a {kind.__name__}")
         return component
-
-
-def _site_update(result: object) -> SiteUpdate:
-    """What a trainer returned; ModelError if it is no update."""
-    if not isinstance(result, Shareable):
-        raise ModelError("the trainer gave no result")
-    if (code := result.get_return_code()) not in (None, ReturnCode.OK):
-        raise ModelError(f"the trainer failed: {code}")
-    try:
-        model = FLModelUtils.from_shareable(result)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"the trainer's result holds no model: {error}") from None
-    if not isinstance(model.params, Mapping):
-        raise ModelError("the trainer's result holds no model")
-    return SiteUpdate(
-        entries=model.params,
-        is_difference=model.params_type == ParamsType.DIFF,
-        # As in NVFlare's own average.
-        steps=(model.meta or {}).get(MetaKey.NUM_STEPS_CURRENT_ROUND, 1),
-        metrics=model.metrics if isinstance(model.metrics, Mapping) else {},
-    )

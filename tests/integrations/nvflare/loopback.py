@@ -60,7 +60,9 @@ class Site:
         self.executor = SecAggExecutor(**arguments)
         known = {"secagg_trainer": self.trainer} | dict(components or {})
         workspace = SimpleNamespace(get_site_config_dir=lambda: str(folder / name))
-        engine = SimpleNamespace(get_component=known.get, get_workspace=lambda: workspace)
+        engine = SimpleNamespace(
+            get_component=known.get, get_workspace=lambda: workspace, new_context=lambda: self._contexts.new_context()
+        )
         runner = SimpleNamespace(
             task_data_filters={"train/in": list(data_filters)}, task_result_filters={"train/out": list(result_filters)}
         )
@@ -141,7 +143,7 @@ class LoopbackCourier:
 def encoding(**changes: Any) -> ModelEncoding:
     arguments = {
         "max_steps": 64, "clip": 2.0, "value_bits": 24, "metrics": ("accuracy",), "metric_bound": 10.0,
-        "exclude_vars": None,
+        "excluded": (),
     }  # fmt: skip
     return ModelEncoding(**(arguments | changes))
 
@@ -152,7 +154,10 @@ def announce(
     arrays, chosen = as_model(model.params), changes.pop("encoding", encoding())
     arguments = {
         "job_id": JOB,
-        "round": 3,
+        "round": model.current_round,
+        "start_round": model.start_round,
+        "total_rounds": model.total_rounds,
+        "meta": tuple(sorted(model.meta.items())),
         "sites": tuple(sorted(known)),
         "params": plan(
             num_clients=len(known),

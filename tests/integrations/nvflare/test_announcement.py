@@ -21,8 +21,9 @@ from tests.integrations.nvflare.loopback import encoding
 def announcement(**changes: Any) -> Announcement:
     chosen = encoding()
     params = plan(num_clients=3, vector_length=100, value_bits=24, adversary=Adversary.MALICIOUS).parameters
-    arguments = {
-        "job_id": "job", "round": 2, "sites": ("a", "b", "c"), "params": params, "encoding": chosen,
+    arguments: dict[str, Any] = {
+        "job_id": "job", "round": 2, "start_round": 0, "total_rounds": 9, "meta": (("lr", 0.1),),
+        "sites": ("a", "b", "c"), "params": params, "encoding": chosen,
         "model_digest": bytes(32), "nonce": b"nonce",
     }  # fmt: skip
     return Announcement(**(arguments | changes))
@@ -36,9 +37,14 @@ def test_every_part_is_bound_into_the_session() -> None:
     changes: list[dict[str, Any]] = [
         {"job_id": "other"},
         {"round": 3},
+        {"start_round": 1},
+        {"total_rounds": 10},
+        {"meta": (("lr", 0.0),)},
+        {"meta": (("lr", False),)},
+        {"meta": ()},
         {"sites": ("a", "b", "d")},
         {"params": dataclasses.replace(announcement().params, vector_length=101)},
-        {"encoding": encoding(exclude_vars="x")},
+        {"encoding": encoding(excluded=("x",))},
         {"encoding": encoding(clip=3.0)},
         {"model_digest": bytes(31) + b"1"},
         {"nonce": b"another"},
@@ -71,6 +77,15 @@ def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObj
         {"encoding": encoding(value_bits=20)},
         {"nonce": "text"},
         {"round": "2"},
+        {"round": -1},
+        {"total_rounds": None},
+        {"meta": (("lr", (0.1,)),)},
+        {"meta": (("lr", b"0.1"),)},
+        {"meta": ((1, 0.1),)},
+        {"meta": (("lr", 0.1), ("a", 1))},
+        {"meta": (("lr", 0.1), ("lr", 0.2))},
+        {"meta": "lr"},
+        {"sites": "abc"},
     ],
 )
 def test_announcements_that_contradict_themselves_are_none(changes: Any) -> None:
@@ -86,6 +101,6 @@ def test_other_things_are_no_announcement(data: object) -> None:
 
 def test_an_exhausting_encoding_is_refused() -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
-    parts[5] = [10**30, *parts[5][1:]]
+    parts[6] = [10**30, *parts[6][1:]]
     with pytest.raises((AnnouncementError, OverflowError)):
         Announcement.from_bytes(msgpack.packb(parts))

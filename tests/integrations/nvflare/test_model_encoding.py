@@ -96,7 +96,9 @@ def test_a_model_of_integers_has_no_average() -> None:
         {"value_bits": 40},
         {"metrics": ("a", "a")},
         {"metrics": (1,)},
-        {"exclude_vars": "("},
+        {"excluded": ("b", "a")},
+        {"excluded": ("a", "a")},
+        {"excluded": (1,)},
         {"metric_bound": float("inf")},
     ],
 )

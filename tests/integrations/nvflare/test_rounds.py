@@ -316,7 +316,7 @@ def test_a_filter_for_outgoing_results_does_not_see_the_update(tmp_path: Path) -
 
 def test_excluded_entries_stay_with_the_site(tmp_path: Path) -> None:
     sites, model = make_sites(tmp_path), initial_model()
-    announcement = announce(model, sites, encoding=encoding(exclude_vars="^bi"))
+    announcement = announce(model, sites, encoding=encoding(excluded=("bias",)))
     report = LoopbackCourier(announcement, model, sites).run()
     mean = announcement.encoding.decode(report.outcome.sum, 3, as_model(model.params))
     assert list(mean.differences) == ["weight"]

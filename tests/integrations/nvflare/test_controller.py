@@ -1,0 +1,117 @@
+"""What the server's side plans and announces, and makes of sums that cannot be; without NVFlare's server around it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+
+import numpy as np
+from nvflare.apis.fl_context import FLContextManager
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.fl_model import FLModel
+
+import secagg
+from fl.integrations.nvflare import SecAggController, messages
+from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.server_session import SessionReport
+from secagg import Round
+from tests.integrations.nvflare.cohort import SITES, STEPS, VICTIM, by_learning_rate, model_with
+from tests.integrations.nvflare.loopback import JOB, LoopbackCourier, Site
+
+
+class Controller(SecAggController):
+    """The controller, whose sessions run with sites in this process."""
+
+    def __init__(self, sites: dict[str, Site], **arguments: Any) -> None:
+        super().__init__(num_rounds=5, clip=2.0, max_steps=64, metrics=["accuracy"], metric_bound=10.0, **arguments)
+        self.sites = sites
+        self.fl_ctx = FLContextManager(None, "server", JOB).new_context()
+        self.panics: list[str] = []
+        self.announced: list[Announcement] = []
+        self.spoil = False
+
+    def panic(self, reason: str) -> None:
+        self.panics.append(reason)
+
+    def event(self, event_type: str) -> None:
+        pass
+
+    def _run(self, announcement: Announcement, model: FLModel) -> SessionReport:
+        self.announced.append(announcement)
+        courier = LoopbackCourier(announcement, model, self.sites)
+        if self.spoil:
+            spoil(courier)
+        return courier.run()
+
+    def round_of(self, round_: int, **meta: Any) -> FLModel:
+        """One round, as FedAvg's loop has it; returns what the average came to."""
+        model = model_with(0.25, round_)
+        model.meta |= meta
+        self.current_round = round_
+        self.send_model(data=model, targets=list(self.sites))
+        return self._get_aggregated_result()
+
+
+def spoil(courier: LoopbackCourier) -> None:
+    """Let the victim's masked input take all sites' steps off again, as a site that is no honest one can send it."""
+    send, params = courier.sites[VICTIM].do, courier.announcement.params
+
+    def do(task: str, data: bytes) -> Shareable:
+        result = send(task, data)
+        if task != messages.TASKS[Round.MASKED_INPUT_COLLECTION]:
+            return result
+        message = messages.take_message(result)
+        assert message is not None
+        masked = secagg.decode_client_message(message, params)
+        vector = np.array(masked.masked_input)
+        # After twelve and three elements, the digit of the steps: less than 2^24 of them.
+        vector[15] = (int(vector[15]) - STEPS * len(courier.sites)) % (1 << params.ring_bits)
+        spoilt = secagg.encode(dataclasses.replace(masked, masked_input=vector), params)
+        return messages.put_message(Shareable(), spoilt)
+
+    courier.sites[VICTIM].do = do  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> dict[str, Site]:
+    return {name: Site(name, by_learning_rate(name), tmp_path) for name in SITES}
+
+
+MEAN = 0.25 * 2.5
+
+
+def test_all_sites_are_told_the_meta_that_trainers_get(
+    sites: dict[str, Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    controller = Controller(sites)
+    told: list[FLModel] = []
+    train = sites["a"].trainer.train
+
+    def looking(model: FLModel) -> Any:
+        told.append(model)
+        return train(model)
+
+    sites["a"].trainer.train = looking
+    controller.round_of(2, fedprox_mu=np.float32(0.5), name="x", nothing=None, nested={"a": 1}, weights=np.zeros(3))
+    (model,) = told
+    expected = {"lr": 0.25, "fedprox_mu": 0.5, "name": "x", "nothing": None}
+    assert {name: model.meta[name] for name in expected} == expected
+    assert not {"nested", "weights"} & model.meta.keys()
+    assert "['nested', 'weights'] of the model's meta" in caplog.text
+    assert (model.start_round, model.current_round, model.total_rounds) == (0, 2, 5)
+
+
+def test_the_server_resolves_its_pattern_to_names(sites: dict[str, Site]) -> None:
+    controller = Controller(sites, exclude_vars="^bi|count")
+    assert set(controller.round_of(0).params) == {"weight"}
+    assert controller.announced[0].encoding.excluded == ("bias", "counter")
+
+
+def test_an_announcement_that_no_site_would_take_is_not_sent(sites: dict[str, Site]) -> None:
+    controller = Controller(sites)
+    controller.round_of(0, text="x" * (1 << 20))
+    assert "sites take 1048576" in controller.panics[0]
+    assert all(site.results == [] for site in sites.values())

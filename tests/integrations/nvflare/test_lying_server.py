@@ -1,0 +1,143 @@
+"""A server that lies: what it cannot tell one site alone, and what it cannot ask for twice."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+
+from nvflare.apis.dxo import DXO, MetaKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+
+from fl.integrations.nvflare import messages
+from secagg import Aborted, Round
+from tests.integrations.nvflare.cohort import SITES, VICTIM, Cohort, assert_ends_well, courier_of, model_with
+from tests.integrations.nvflare.loopback import JOB, announce
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    return Cohort(tmp_path)
+
+
+# What trainers are told
+
+
+def test_a_learning_rate_for_one_site_alone_reaches_nobody(cohort: Cohort) -> None:
+    """The others' updates would be nothing, and the sum the victim's (Pasquini et al. 2022)."""
+    sites, model = cohort.sites(), model_with(0.25)
+    still = {name: model_with(0.0) for name in SITES if name != VICTIM}
+    assert_ends_well(cohort, courier_of(sites, model, other_models=still))
+
+
+def test_sites_that_were_announced_other_meta_share_no_masks(cohort: Cohort) -> None:
+    sites, model = cohort.sites(), model_with(0.25)
+    courier = courier_of(sites, model)
+    to_others = announce(model_with(0.0), sites, params=courier.announcement.params)
+    honest = courier._add
+
+    def lie(site: str, round_: Round, data: Shareable) -> None:
+        if round_ is Round.ADVERTISE_KEYS and site != VICTIM:
+            data = messages.announcing(to_others.to_bytes())
+        honest(site, round_, data)
+
+    courier._add = lie  # type: ignore[method-assign]
+    report = courier.run(directory=cohort.directory())
+    assert isinstance(report.outcome, Aborted)
+    assert sites[VICTIM].trainer.calls == 0
+    assert_ends_well(cohort, courier_of(sites, model, announced={"nonce": b"another"}))
+
+
+# Where the trainer has each part of a task from.  A part that a later NVFlare adds fails the test: it does not reach
+# the trainer, and somebody has to say whether it should.
+ANNOUNCED, MADE_HERE, LEFT_OUT = "announced to all", "made on the site", "left out"
+
+MODEL_FIELDS = {
+    "params": ANNOUNCED, "params_type": MADE_HERE, "start_round": ANNOUNCED, "current_round": ANNOUNCED,
+    "total_rounds": ANNOUNCED, "meta": ANNOUNCED, "metrics": LEFT_OUT, "optimizer_params": LEFT_OUT,
+}  # fmt: skip
+
+HEADERS = {
+    "HEADERS": MADE_HERE, "CONTENT_TYPE": MADE_HERE, "TASK_NAME": MADE_HERE, "TASK_ID": MADE_HERE,
+    "TOPIC": LEFT_OUT, "RC": LEFT_OUT, "COOKIE_JAR": LEFT_OUT, "PEER_PROPS": LEFT_OUT, "REPLY_IS_LATE": LEFT_OUT,
+    "WORKFLOW": LEFT_OUT, "AUDIT_EVENT_ID": LEFT_OUT, "TASK_OPERATOR": LEFT_OUT, "ERROR": LEFT_OUT,
+    "PEER_CTX": LEFT_OUT, "MSG_ROOT_ID": LEFT_OUT, "MSG_ROOT_TTL": LEFT_OUT, "PASS_THROUGH": LEFT_OUT,
+}  # fmt: skip
+
+FLAG = "the server says"
+"""Is in all that the server adds."""
+
+
+def test_every_part_of_a_task_is_decided_on() -> None:
+    assert set(inspect.signature(FLModel).parameters) == MODEL_FIELDS.keys()
+    assert {name for name in vars(ReservedHeaderKey) if name.isupper()} <= HEADERS.keys()
+    assert set(inspect.signature(DXO).parameters) == {"data_kind", "data", "meta"}
+
+
+def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Cohort) -> None:
+    """Whatever a server puts into headers, cookies, meta and the peer's context of one site's task."""
+    sites, model = cohort.sites(), model_with(0.25)
+    courier = courier_of(sites, model)
+    seen: list[tuple[Shareable, FLContext]] = []
+    site = sites[VICTIM]
+    honest_send, honest_context, execute = courier.send, site.context, site.trainer.execute
+
+    def send(name: str, round_: Round, message: bytes) -> None:
+        if name != VICTIM or round_ is not Round.MASKED_INPUT_COLLECTION:
+            return honest_send(name, round_, message)
+        data = FLModelUtils.to_shareable(model)
+        constants = [*vars(ReservedHeaderKey).values(), *vars(AppConstants).values(), *vars(MetaKey).values(), "other"]
+        for key in {key for key in constants if isinstance(key, str)}:
+            data["DXO"]["meta"][key] = FLAG
+            # These are what makes it a model at all.
+            if key not in (ReservedHeaderKey.HEADERS, ReservedHeaderKey.CONTENT_TYPE, AppConstants.SUBMIT_MODEL_NAME):
+                data.set_header(key, 9 if key.endswith(("_round", "_rounds")) else FLAG)
+        data["DXO"]["meta"] |= {"lr": 9.0, MetaKey.INITIAL_METRICS: {FLAG: 9.0}}
+        data["DXO"][FLAG] = data[FLAG] = FLAG
+        data.set_header(ReservedHeaderKey.COOKIE_JAR, {FLAG: FLAG})
+        data.set_header(ReservedHeaderKey.PEER_PROPS, {FLAG: FLAG})
+        return courier._add(name, round_, messages.put_message(data, message))
+
+    def context() -> FLContext:
+        """As NVFlare's runner fills it in."""
+        fl_ctx, server = honest_context(), FLContext()
+        server.set_public_props({ReservedKey.RUN_NUM: JOB, "lr": FLAG})
+        fl_ctx.set_peer_context(server)
+        for key in (FLContextKey.TASK_DATA, FLContextKey.TASK_ID, "_cc_info", "other"):
+            fl_ctx.set_prop(key, FLAG, private=True, sticky=False)
+        return fl_ctx
+
+    def looked_at(task: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
+        seen.append((shareable, fl_ctx))
+        return execute(task, shareable, fl_ctx, abort_signal)
+
+    courier.send, site.context, site.trainer.execute = send, context, looked_at  # type: ignore[method-assign]
+    assert_ends_well(cohort, courier)
+
+    ((task, fl_ctx),) = seen
+    assert FLAG not in repr(task)
+    assert task.keys() == {ReservedHeaderKey.HEADERS, "DXO"}
+    headers = dict(task[ReservedHeaderKey.HEADERS])
+    assert len(headers.pop(ReservedHeaderKey.TASK_ID)) == 32
+    assert headers == {
+        ReservedHeaderKey.CONTENT_TYPE: "DXO",
+        ReservedHeaderKey.TASK_NAME: "train",
+        AppConstants.START_ROUND: 0,
+        AppConstants.CURRENT_ROUND: 3,
+        AppConstants.NUM_ROUNDS: 5,
+    }
+    assert task["DXO"]["meta"] == {"lr": 0.25}
+    # Of the context, what NVFlare began the task with, and what was made here.
+    made = {ReservedKey.PEER_CTX, FLContextKey.TASK_DATA, FLContextKey.TASK_ID, FLContextKey.TASK_NAME}
+    filtered = {FLContextKey.FILTER_DIRECTION}
+    assert set(fl_ctx.get_prop_keys()) == made | filtered | set(honest_context().get_prop_keys())
+    assert FLAG not in repr([fl_ctx.get_prop(key) for key in fl_ctx.get_prop_keys()])
+    assert fl_ctx.get_peer_context().get_all_public_props() == {}
+    assert fl_ctx.get_prop(FLContextKey.TASK_DATA) is task
