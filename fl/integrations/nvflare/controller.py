@@ -38,7 +38,8 @@ class SecAggController(FedAvg):
     """FedAvg over secure sums: rounds, model selection, early stopping and saving are NVFlare's own.
 
     Each round is one session of the protocol, of its own nonce, bound to the model that it starts from.  A round in
-    which too few sites remain leaves the model as it is; after ``max_failed_rounds`` such rounds in a row the job ends.
+    which too few sites remain, or whose sum cannot be (one site can spoil it), leaves the model as it is; after
+    ``max_failed_rounds`` such rounds in a row the job ends.
 
     Args:
         clip: each element of a site's change is clipped to [-clip, clip].
@@ -127,16 +128,25 @@ class SecAggController(FedAvg):
             return
         line = f"round {data.current_round}: {describe(report, len(sites))}"
         if isinstance(report.outcome, Completed):
-            self._failed_rounds = 0
             included = len(report.outcome.included)
-            self._mean = announcement.encoding.decode(report.outcome.sum, included, model), included
+            try:
+                mean = announcement.encoding.decode(report.outcome.sum, included, model)
+            except FLError as error:
+                self._fail(line, f"no mean is in the sum, so a site sent what is no update: {error}")
+                return
+            self._failed_rounds = 0
+            self._mean = mean, included
             _LOG.info("%s", line)
-            self._tell_widgets(self._mean[0], data)
+            self._tell_widgets(mean, data)
         elif report.outcome is not None:
-            self._failed_rounds += 1
-            _LOG.error("%s; the model stays as it is", line)
-            if self._failed_rounds > self.max_failed_rounds:
-                self.panic(f"{self._failed_rounds} rounds in a row without a sum; the last: {report.outcome}")
+            self._fail(line, str(report.outcome))
+
+    def _fail(self, line: str, reason: str) -> None:
+        """The round has no result: the job goes on with the model as it is, unless there were too many."""
+        self._failed_rounds += 1
+        _LOG.error("%s; %s; the model stays as it is", line, reason)
+        if self._failed_rounds > self.max_failed_rounds:
+            self.panic(f"{self._failed_rounds} rounds in a row without a result; the last: {reason}")
 
     def _get_aggregated_result(self) -> FLModel:
         """Where FedAvg makes the average of what came in."""

@@ -83,6 +83,37 @@ def sites(tmp_path: Path) -> dict[str, Site]:
 MEAN = 0.25 * 2.5
 
 
+def test_a_round_without_a_mean_in_its_sum_is_one_without_a_result(
+    sites: dict[str, Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One site can spoil a sum, but not end the job with it."""
+    controller = Controller(sites, max_failed_rounds=1)
+    honest = sites[VICTIM].do
+    for round_ in (0, 2):
+        controller.spoil = True
+        spoilt = controller.round_of(round_)
+        assert spoilt.params == {}
+        assert spoilt.meta["nr_aggregated"] == 0
+        assert f"round {round_}: the sum of 4 of 4 sites" in caplog.text
+        assert "what is no update" in caplog.text
+        controller.spoil, sites[VICTIM].do = False, honest  # type: ignore[method-assign]
+        # The job goes on, and the count of failed rounds begins anew.
+        whole = controller.round_of(round_ + 1)
+        assert whole.params["bias"].mean() == pytest.approx(MEAN, abs=1e-5)
+    assert controller.panics == []
+
+
+def test_too_many_spoilt_rounds_in_a_row_end_the_job(sites: dict[str, Site]) -> None:
+    controller = Controller(sites, max_failed_rounds=1)
+    controller.spoil = True
+    honest = sites[VICTIM].do
+    for round_ in (0, 1):
+        assert controller.panics == []
+        controller.round_of(round_)
+        sites[VICTIM].do = honest  # type: ignore[method-assign]
+    assert "2 rounds in a row without a result" in controller.panics[0]
+
+
 def test_all_sites_are_told_the_meta_that_trainers_get(
     sites: dict[str, Site], caplog: pytest.LogCaptureFixture
 ) -> None:
