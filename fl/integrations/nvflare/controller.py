@@ -27,8 +27,9 @@ from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest
 from fl.integrations.nvflare.server_session import SessionReport, describe, run_session
+from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
-from secagg import Adversary, Completed, Parameters, PlanError, plan
+from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
 from transport.driver import Deadlines
 
 _LOG = logger(__name__)
@@ -47,10 +48,13 @@ class SecAggController(FedAvg):
         metrics: metrics that are averaged, and seen as averages only; others that trainers report stay with the sites.
         metric_bound: they are in [-metric_bound, metric_bound].
         value_bits: bits of an encoded element; by default as many, at most 24, as keep a sum within 32.
-        adversary: whom the rounds are to be safe against: honest-but-curious, semi-malicious or malicious.
+        adversary: whom the rounds are to be safe against: honest-but-curious, semi-malicious or malicious; by default
+            malicious with ``identity_id``, else honest-but-curious.
         dropout: the fraction of sites expected to vanish in a round.
         corrupt: the fraction of sites that may share what they know with the server.
         threshold: a larger threshold than the one that follows from these.
+        min_inputs: the fewest sites whose sum the sites agree to be part of; see `SecAggExecutor`.
+        graph: ``complete``, or ``sparse`` where the sites agree to it.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
         round_timeout: seconds for each of the protocol's rounds in which nobody trains.
         train_timeout: seconds for the round in which sites train.
@@ -71,10 +75,12 @@ class SecAggController(FedAvg):
         metrics: Sequence[str] = (),
         metric_bound: float = 1000.0,
         value_bits: int | None = None,
-        adversary: str = Adversary.HONEST_BUT_CURIOUS.value,
+        adversary: str | None = None,
         dropout: float = 0.0,
         corrupt: float = 0.0,
         threshold: int | None = None,
+        min_inputs: int | None = None,
+        graph: str = GraphKind.COMPLETE.value,
         identity_id: str | None = None,
         round_timeout: float = 60.0,
         train_timeout: float = 600.0,
@@ -95,11 +101,14 @@ class SecAggController(FedAvg):
         self.dropout = dropout
         self.corrupt = corrupt
         self.threshold = threshold
+        self.min_inputs = min_inputs
+        self.graph = graph
         self.identity_id = identity_id
         self.round_timeout = round_timeout
         self.train_timeout = train_timeout
         self.max_failed_rounds = max_failed_rounds
         self.workers = workers
+        self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._check_arguments()
         self._failed_rounds = 0
         self._is_told_of_round = False
@@ -120,7 +129,7 @@ class SecAggController(FedAvg):
             model = as_model(data.params)
             announcement = self._announce(model, sites, data)
             report = self._run(announcement, data)
-        except PlanError as error:
+        except (PlanError, PolicyError) as error:
             self.panic(f"no round with {len(sites)} sites can be secure as the job asks: {error}")
             return
         except FLError as error:
@@ -234,12 +243,11 @@ class SecAggController(FedAvg):
         try:
             self._encoding(2, {})
             self._deadlines()
-            Adversary(self.adversary)
         except (FLError, ValueError, TypeError) as error:
             raise NVFlareJobError(str(error)) from None
         except re.error as error:
             raise NVFlareJobError(f"exclude_vars is no regular expression: {error}") from None
-        if self.adversary == Adversary.MALICIOUS.value and self.identity_id is None:
+        if self._policy.adversary is Adversary.MALICIOUS and self.identity_id is None:
             raise NVFlareJobError("malicious mode needs the sites' identities: give `identities`, such as SiteKeyFiles")
 
     def _encoding(self, num_sites: int, model: Model) -> ModelEncoding:
@@ -255,15 +263,25 @@ class SecAggController(FedAvg):
         )
 
     def _parameters(self, num_sites: int, vector_length: int, value_bits: int) -> Parameters:
-        return plan(
-            num_clients=num_sites,
-            vector_length=vector_length,
-            value_bits=value_bits,
-            dropout=self.dropout,
-            corrupt=self.corrupt,
-            adversary=Adversary(self.adversary),
-            threshold=self.threshold,
-        ).parameters
+        """What the job asks for; PolicyError if the sites would decline it."""
+
+        def planned(threshold: int | None) -> Parameters:
+            return plan(
+                num_clients=num_sites,
+                vector_length=vector_length,
+                value_bits=value_bits,
+                dropout=self.dropout,
+                corrupt=self.corrupt,
+                adversary=self._policy.adversary,
+                graph=self._policy.graph,
+                threshold=threshold,
+            ).parameters
+
+        params = planned(self.threshold)
+        if params.is_complete and params.threshold < self._policy.min_inputs:
+            params = planned(self._policy.min_inputs)
+        self._policy.check(params)
+        return params
 
     def _deadlines(self) -> Deadlines:
         return Deadlines(

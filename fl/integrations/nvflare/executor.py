@@ -22,10 +22,10 @@ from fl.integrations.nvflare._nvflare import (
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
+from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
-from fl.session_policy import SessionPolicy
-from secagg import Adversary, Round, SecAggError
+from secagg import Adversary, GraphKind, Round, SecAggError
 from transport.driver import InputVector
 from transport.errors import InputWithheldError
 
@@ -49,20 +49,29 @@ class SecAggExecutor(Executor):
     Args:
         trainer_id: the trainer's id among the job's components.
         train_task: the name of the task in which sites train.
-        adversary: the weakest adversary that this site agrees to take part against.
-        min_inputs: the fewest sites whose sum this site agrees to be part of.
+        adversary: the weakest adversary that this site agrees to take part against: by default malicious with
+            ``identity_id``, else honest-but-curious.
+        min_inputs: the fewest sites whose sum this site agrees to be part of: by default 3 with ``identity_id``,
+            else 2.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
         plain_tasks: names of tasks that the trainer may answer in the clear, such as ``validate``.
+        graph: ``complete``, or ``sparse`` for a site that agrees to sparse graphs too.
+        corrupt: on sparse graphs, the fraction of sites that may share what they know with the server.
+
+    Raises:
+        NVFlareJobError: an argument that cannot be.
     """
 
     def __init__(
         self,
         trainer_id: str = TRAINER_ID,
         train_task: str = "train",
-        adversary: str = Adversary.HONEST_BUT_CURIOUS.value,
-        min_inputs: int = 2,
+        adversary: str | None = None,
+        min_inputs: int | None = None,
         identity_id: str | None = None,
         plain_tasks: Sequence[str] = (),
+        graph: str = GraphKind.COMPLETE.value,
+        corrupt: float = 0.0,
     ) -> None:
         super().__init__()
         self.trainer_id = trainer_id
@@ -71,7 +80,9 @@ class SecAggExecutor(Executor):
         self.min_inputs = min_inputs
         self.identity_id = identity_id
         self.plain_tasks = list(plain_tasks)
-        self._policy = SessionPolicy(adversary=Adversary(adversary), min_inputs=min_inputs)
+        self.graph = graph
+        self.corrupt = corrupt
+        self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._session: SiteSession | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -120,6 +131,12 @@ class SecAggExecutor(Executor):
                 announcement.params.threshold,
                 announcement.params.adversary.value,
             )
+            if announcement.params.adversary is Adversary.HONEST_BUT_CURIOUS:
+                _LOG.warning(
+                    "round %d protects this site's update from a server that follows the protocol, and from no other: "
+                    "malicious mode needs `identities`",
+                    announcement.round,
+                )
         return messages.put_message(Shareable(), self._session.opening)
 
     def _open(self, announcement: Announcement, site: str, fl_ctx: FLContext) -> SiteSession:

@@ -9,7 +9,7 @@ from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.executor import TRAINER_ID, SecAggExecutor
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.messages import TASKS
-from secagg import Adversary
+from secagg import Adversary, GraphKind
 
 _IDENTITIES_ID = "secagg_identities"
 
@@ -26,9 +26,10 @@ def add_secure_aggregation(
     clip: float,
     max_steps: int,
     metrics: Sequence[str] | None = None,
-    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    adversary: Adversary | None = None,
     identities: SiteIdentities | None = None,
-    min_inputs: int = 2,
+    min_inputs: int | None = None,
+    graph: GraphKind = GraphKind.COMPLETE,
     plain_tasks: Sequence[str] = (),
     fetch_interval: float | None = _FETCH_INTERVAL,
     **arguments: Any,
@@ -43,9 +44,11 @@ def add_secure_aggregation(
         recipe: of FedAvg, for any framework, whose sites exchange numpy arrays.
         clip, max_steps: see `SecAggController`.
         metrics: see `SecAggController`; by default the recipe's ``key_metric`` and that of its ``stop_cond``.
-        adversary: whom the rounds are to be safe against; sites refuse less.
+        adversary: whom the rounds are to be safe against; sites refuse less. By default malicious with ``identities``,
+            else honest-but-curious.
         identities: in malicious mode, who the sites are.
-        min_inputs: the fewest sites whose sum a site agrees to be part of.
+        min_inputs: the fewest sites whose sum a site agrees to be part of; by default 3 with ``identities``, else 2.
+        graph: the complete graph; SPARSE for jobs of more sites than that can serve.
         plain_tasks: see `SecAggExecutor`.
         fetch_interval: seconds after which a site asks for the next task; None leaves NVFlare's own, two seconds, with
             which every round takes some eight seconds more.
@@ -61,7 +64,9 @@ def add_secure_aggregation(
         "clip": clip,
         "max_steps": max_steps,
         "metrics": _default_metrics(recipe) if metrics is None else metrics,
-        "adversary": Adversary(adversary).value,
+        "adversary": None if adversary is None else Adversary(adversary).value,
+        "min_inputs": min_inputs,
+        "graph": GraphKind(graph).value,
         "identity_id": identity_id,
     }
     apps = {target: app.app_config for target, app in job._deploy_map.items()}
@@ -73,20 +78,26 @@ def add_secure_aggregation(
     controllers = [(workflow, _secure_controller(workflow.controller, arguments)) for workflow in servers[0].workflows]
     if len(controllers) != 1:
         raise NVFlareJobError("the recipe's server has not one workflow, but several: each would see updates its way")
+    ((workflow, controller),) = controllers
     wrapped = [_training_executor(app) for app in sites]
-    for workflow, controller in controllers:
-        workflow.controller = controller
-    if fetch_interval is not None:
-        servers[0].additional_params.setdefault("server", {}).setdefault("task_request_interval", fetch_interval)
-    for app, definition in zip(sites, wrapped, strict=True):
-        app.add_component(TRAINER_ID, definition.executor)
-        definition.executor = SecAggExecutor(
-            train_task=controllers[0][1].task_name,
-            adversary=Adversary(adversary).value,
-            min_inputs=min_inputs,
+    executors = [
+        SecAggExecutor(
+            train_task=controller.task_name,
+            adversary=controller.adversary,
+            min_inputs=controller.min_inputs,
             identity_id=identity_id,
             plain_tasks=plain_tasks,
+            graph=controller.graph,
+            corrupt=controller.corrupt,
         )
+        for _ in sites
+    ]
+    workflow.controller = controller
+    if fetch_interval is not None:
+        servers[0].additional_params.setdefault("server", {}).setdefault("task_request_interval", fetch_interval)
+    for app, definition, executor in zip(sites, wrapped, executors, strict=True):
+        app.add_component(TRAINER_ID, definition.executor)
+        definition.executor = executor
         definition.tasks = list(dict.fromkeys((*definition.tasks, *TASKS.values())))
         if fetch_interval is not None:
             app.additional_params.setdefault("default_task_fetch_interval", fetch_interval)

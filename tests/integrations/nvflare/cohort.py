@@ -36,7 +36,7 @@ class Cohort:
     def sites(self, train: Callable[[FLModel], FLModel] | None = None, **arguments: Any) -> dict[str, Site]:
         """The sites, as processes that have just been started."""
         if arguments.get("adversary") != "semi-malicious":
-            arguments |= {"components": {"ids": SiteKeyFiles()}, "identity_id": "ids", "adversary": "malicious"}
+            arguments |= {"components": {"ids": SiteKeyFiles()}, "identity_id": "ids"}
         return {name: Site(name, train or by_learning_rate(name), self.folder, **arguments) for name in SITES}
 
     def directory(self, sites: tuple[str, ...] = SITES) -> Any:

@@ -14,7 +14,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
 
 import secagg
-from fl.integrations.nvflare import SecAggController, messages
+from fl.integrations.nvflare import NVFlareJobError, SecAggController, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.server_session import SessionReport
 from secagg import Round
@@ -146,3 +146,35 @@ def test_an_announcement_that_no_site_would_take_is_not_sent(sites: dict[str, Si
     controller.round_of(0, text="x" * (1 << 20))
     assert "sites take 1048576" in controller.panics[0]
     assert all(site.results == [] for site in sites.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "num_sites", "threshold"),
+    [
+        ({}, 3, 2),
+        ({"min_inputs": 3}, 3, 3),
+        ({"min_inputs": 3}, 8, 5),
+        ({"identity_id": "ids"}, 3, 3),
+        ({"identity_id": "ids", "min_inputs": 2}, 3, 2),
+    ],
+)
+def test_rounds_are_planned_as_sites_ask(
+    sites: dict[str, Site], arguments: Any, num_sites: int, threshold: int
+) -> None:
+    params = Controller(sites, **arguments)._parameters(num_sites, 20, 24)
+    assert params.threshold == threshold
+    assert params.has_identities == ("identity_id" in arguments)
+    assert params.is_complete
+
+
+def test_rounds_that_sites_would_decline_are_not_opened(sites: dict[str, Site]) -> None:
+    controller = Controller({name: sites[name] for name in ("a", "b")}, min_inputs=3)
+    controller.round_of(0)
+    assert "no round with 2 sites can be secure" in controller.panics[0]
+    assert sites["a"].results == []
+
+
+@pytest.mark.parametrize("arguments", [{"adversary": "kind"}, {"graph": "round"}, {"exclude_vars": "("}])
+def test_arguments_that_cannot_be_are_refused(sites: dict[str, Site], arguments: Any) -> None:
+    with pytest.raises(NVFlareJobError):
+        Controller(sites, **arguments)

@@ -36,7 +36,7 @@ def run(folder: Path, **arguments: Any) -> tuple[Any, LoopbackCourier]:
             folder,
             components={"ids": keys},
             identity_id="ids",
-            adversary="malicious",
+            min_inputs=2,
         )
         for name in SITES
     }

@@ -12,8 +12,14 @@ from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 from nvflare.app_common.workflows.fedavg import FedAvg
 
-from fl.integrations.nvflare import NVFlareJobError, SecAggController, SiteKeyFiles, add_secure_aggregation
-from secagg import Adversary
+from fl.integrations.nvflare import (
+    NVFlareJobError,
+    SecAggController,
+    SecAggExecutor,
+    SiteKeyFiles,
+    add_secure_aggregation,
+)
+from secagg import Adversary, GraphKind, SessionPolicy
 
 TRAINER = Path(__file__).parent / "job" / "site_trainer.py"
 
@@ -77,6 +83,25 @@ def test_identities_are_put_everywhere(tmp_path: Path) -> None:
         assert component["args"] == {"directory_file": "d.json"}
     assert server["workflows"][0]["args"]["identity_id"] == "secagg_identities"
     assert client["executors"][0]["executor"]["args"]["adversary"] == "malicious"
+
+
+def test_sites_with_identities_ask_for_malicious_mode(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    add_secure_aggregation(recipe, clip=2.0, max_steps=64, identities=SiteKeyFiles())
+    server, client, _ = exported(recipe, tmp_path)
+    controller = SecAggController(**server["workflows"][0]["args"])
+    executor = SecAggExecutor(**client["executors"][0]["executor"]["args"])
+    for policy in (controller._policy, executor._policy):
+        assert policy == SessionPolicy(adversary=Adversary.MALICIOUS, min_inputs=3)
+
+
+def test_without_identities_the_server_is_believed_unless_the_job_says_otherwise(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    add_secure_aggregation(recipe, clip=2.0, max_steps=64, graph=GraphKind.SPARSE, corrupt=0.1, min_inputs=5)
+    server, client, _ = exported(recipe, tmp_path)
+    asked = SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS, min_inputs=5, graph=GraphKind.SPARSE, corrupt=0.1)
+    assert SecAggController(**server["workflows"][0]["args"])._policy == asked
+    assert SecAggExecutor(**client["executors"][0]["executor"]["args"])._policy == asked
 
 
 @pytest.mark.parametrize("first", ["filter", "secure"])
