@@ -21,17 +21,21 @@ from fl.integrations.nvflare._nvflare import (
 )
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError
-from fl.integrations.nvflare.identities import SiteIdentities
-from fl.integrations.nvflare.settings import session_policy
+from fl.integrations.nvflare.identities import SiteIdentities, local_path
+from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING, session_policy
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
+from fl.participation import open_participation
 from secagg import Adversary, GraphKind, Round, SecAggError
+from transport import ClientRecord
 from transport.driver import InputVector
-from transport.errors import InputWithheldError
+from transport.errors import InputWithheldError, TransportError
 
 _LOG = logger(__name__)
 
 TRAINER_ID = "secagg_trainer"
+
+_RECORD_FOLDER = "secagg_record"
 
 
 class SecAggExecutor(Executor):
@@ -44,7 +48,8 @@ class SecAggExecutor(Executor):
     in the site's own log, and the round goes on without the site.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
-    the trainer for its update under another name.
+    the trainer for its update under another name.  In signed modes a durable record keeps the site from taking part in
+    one session twice, and from answering one round of a job twice.
 
     Args:
         trainer_id: the trainer's id among the job's components.
@@ -57,6 +62,10 @@ class SecAggExecutor(Executor):
         plain_tasks: names of tasks that the trainer may answer in the clear, such as ``validate``.
         graph: ``complete``, or ``sparse`` for a site that agrees to sparse graphs too.
         corrupt: on sparse graphs, the fraction of sites that may share what they know with the server.
+        max_rounds: in signed modes, the most rounds that this site answers in one training, all jobs together.
+        training: the training's name; another one has rounds of its own to spend.
+        record: the folder with the record of what this site has taken part in, on a local disk; by default
+            ``secagg_record``. Relative paths start where those of `SiteKeyFiles` do. It has to outlive the job.
 
     Raises:
         NVFlareJobError: an argument that cannot be.
@@ -72,8 +81,13 @@ class SecAggExecutor(Executor):
         plain_tasks: Sequence[str] = (),
         graph: str = GraphKind.COMPLETE.value,
         corrupt: float = 0.0,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        training: str = DEFAULT_TRAINING,
+        record: str | None = None,
     ) -> None:
         super().__init__()
+        if max_rounds < 1:
+            raise NVFlareJobError(f"a site answers at least one round, so max_rounds cannot be {max_rounds}")
         self.trainer_id = trainer_id
         self.train_task = train_task
         self.adversary = adversary
@@ -82,6 +96,9 @@ class SecAggExecutor(Executor):
         self.plain_tasks = list(plain_tasks)
         self.graph = graph
         self.corrupt = corrupt
+        self.max_rounds = max_rounds
+        self.training = training
+        self.record = record
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._session: SiteSession | None = None
 
@@ -105,7 +122,7 @@ class SecAggExecutor(Executor):
             if task_name == messages.TASKS[Round.ADVERTISE_KEYS]:
                 return self._join(shareable, fl_ctx)
             return self._answer(shareable, fl_ctx, abort_signal)
-        except (FLError, SecAggError, InputWithheldError) as error:
+        except (FLError, SecAggError, TransportError) as error:
             self._session = None
             # Without the traceback, whose frames may hold the update.
             _LOG.error("this site is out of the round: %s", error)
@@ -140,14 +157,28 @@ class SecAggExecutor(Executor):
         return messages.put_message(Shareable(), self._session.opening)
 
     def _open(self, announcement: Announcement, site: str, fl_ctx: FLContext) -> SiteSession:
-        if not announcement.params.has_identities:
+        if not announcement.params.is_signed:
             return SiteSession(announcement, site)
+        if not announcement.params.has_identities:
+            return SiteSession(announcement, site, record=self._record(site.encode(), announcement, fl_ctx))
         if self.identity_id is None:
             raise NVFlareJobError("the round is one of malicious mode, and the job has no component with identities")
         identities = self._component(self.identity_id, SiteIdentities, fl_ctx)
         identity = identities.identity(site, fl_ctx)
         directory = identities.directory(announcement.sites, fl_ctx)
-        return SiteSession(announcement, site, identity=identity, directory=directory)
+        record = self._record(identity.public_key, announcement, fl_ctx)
+        return SiteSession(announcement, site, identity=identity, directory=directory, record=record)
+
+    def _record(self, client: bytes, announcement: Announcement, fl_ctx: FLContext) -> ClientRecord:
+        """What this site has taken part in; kept where its identity is, which it has to last as long as."""
+        folder = local_path(_RECORD_FOLDER if self.record is None else self.record, fl_ctx)
+        return ClientRecord(
+            open_participation(folder),
+            client,
+            training=self.training,
+            run=announcement.job_id,
+            max_rounds=self.max_rounds,
+        )
 
     def _answer(self, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
         message = messages.take_message(shareable)

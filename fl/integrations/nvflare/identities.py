@@ -47,7 +47,7 @@ class SiteKeyFiles(SiteIdentities):
 
     def identity(self, site: str, fl_ctx: FLContext) -> Identity:
         """The key in the site's own file; NVFlareJobError if there is none."""
-        path = _local_path(self.identity_file, fl_ctx)
+        path = local_path(self.identity_file, fl_ctx)
         try:
             return Identity(path.read_bytes())
         except OSError as error:
@@ -59,7 +59,7 @@ class SiteKeyFiles(SiteIdentities):
 
     def directory(self, sites: Sequence[str], fl_ctx: FLContext) -> KeyDirectory:
         """The keys in the directory's file; NVFlareJobError if it is none, or a site is not in it."""
-        path = _local_path(self.directory_file, fl_ctx)
+        path = local_path(self.directory_file, fl_ctx)
         try:
             listed = json.loads(path.read_text())
             keys: dict[ClientId, bytes] = {number: bytes.fromhex(listed[site]) for number, site in enumerate(sites)}
@@ -87,7 +87,8 @@ def new_identity_file(path: str | os.PathLike[str]) -> str:
     return identity.public_key.hex()
 
 
-def _local_path(name: str, fl_ctx: FLContext) -> Path:
+def local_path(name: str, fl_ctx: FLContext) -> Path:
+    """A path of the job's configuration; relative ones start at the site's own folder, ``local``."""
     path = Path(name)
     if path.is_absolute():
         return path

@@ -9,6 +9,7 @@ from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.executor import TRAINER_ID, SecAggExecutor
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.messages import TASKS
+from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING
 from secagg import Adversary, GraphKind
 
 _IDENTITIES_ID = "secagg_identities"
@@ -30,6 +31,9 @@ def add_secure_aggregation(
     identities: SiteIdentities | None = None,
     min_inputs: int | None = None,
     graph: GraphKind = GraphKind.COMPLETE,
+    max_rounds: int = DEFAULT_MAX_ROUNDS,
+    training: str = DEFAULT_TRAINING,
+    record: str | None = None,
     plain_tasks: Sequence[str] = (),
     fetch_interval: float | None = _FETCH_INTERVAL,
     **arguments: Any,
@@ -49,6 +53,8 @@ def add_secure_aggregation(
         identities: in malicious mode, who the sites are.
         min_inputs: the fewest sites whose sum a site agrees to be part of; by default 3 with ``identities``, else 2.
         graph: the complete graph; SPARSE for jobs of more sites than that can serve.
+        max_rounds, training, record: in signed modes, how many rounds a site answers, and where it keeps that; see
+            `SecAggExecutor`.
         plain_tasks: see `SecAggExecutor`.
         fetch_interval: seconds after which a site asks for the next task; None leaves NVFlare's own, two seconds, with
             which every round takes some eight seconds more.
@@ -89,6 +95,9 @@ def add_secure_aggregation(
             plain_tasks=plain_tasks,
             graph=controller.graph,
             corrupt=controller.corrupt,
+            max_rounds=max_rounds,
+            training=training,
+            record=record,
         )
         for _ in sites
     ]

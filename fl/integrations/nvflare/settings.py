@@ -4,6 +4,9 @@ from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.session_policy import SessionPolicy
 from secagg import Adversary, GraphKind
 
+DEFAULT_MAX_ROUNDS = 1000
+DEFAULT_TRAINING = "default"
+
 
 def session_policy(
     adversary: str | None, min_inputs: int | None, graph: str, corrupt: float, identity_id: str | None

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import AnnouncementError
-from secagg import Client, Identity
+from secagg import Client, ClientPhase, Identity
 from secagg.identity import KeyDirectory
+from transport import ClientRecord
 from transport.driver import ClientDriver, InputVector
 
 
@@ -20,6 +21,11 @@ class SiteSession:
         announcement: the round.
         site: this site's name.
         identity, directory: in malicious mode.
+        record: in signed modes, what this site has taken part in.
+
+    Raises:
+        RepeatedSessionError: it has taken part in this session, or answered this round or a later one, before.
+        JournalError: the record cannot be used.
     """
 
     def __init__(
@@ -29,10 +35,12 @@ class SiteSession:
         *,
         identity: Identity | None = None,
         directory: KeyDirectory | None = None,
+        record: ClientRecord | None = None,
     ) -> None:
         self.announcement = announcement
+        self._record = record
         self._train: Callable[[], InputVector] | None = None
-        client = Client(
+        self._client = Client(
             announcement.params,
             announcement.client_id(site),
             context=announcement.to_bytes(),
@@ -40,10 +48,14 @@ class SiteSession:
             identity=identity,
             directory=directory,
         )
-        self._driver = ClientDriver(client, self._input)
+        self._driver = ClientDriver(self._client, self._input)
         self._answered = b""
         (parts,) = self._driver.start()
         self._answer = b"".join(parts)
+        if record is not None:
+            record.check_round(announcement.round)
+            # Before anything is out: a second part in one session, with one identity, could be played against this one.
+            record.enter(self._client.session_id)
 
     @property
     def opening(self) -> bytes:
@@ -62,6 +74,7 @@ class SiteSession:
         Raises:
             RemoteProtocolError, CodecError: the server broke the protocol.
             InputWithheldError: ``train`` did.
+            RepeatedSessionError, JournalError: the answer would release shares, but the record does not allow it.
         """
         request = hashlib.sha256(message).digest()
         if request == self._answered:
@@ -76,6 +89,9 @@ class SiteSession:
         # Every message of the server asks for exactly one; none comes of a session that has ended.
         if len(answers) != 1:
             raise AnnouncementError("the server sent a message of a session that has ended")
+        if self._record is not None and self._client.phase is ClientPhase.FINISHED:
+            # The answer releases shares: from here on the round may be in a sum.
+            self._record.answer(self._client.session_id, self.announcement.round)
         self._answered, self._answer = request, b"".join(answers[0])
         return self._answer
 

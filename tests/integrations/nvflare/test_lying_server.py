@@ -9,17 +9,20 @@ import pytest
 pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
 
 from nvflare.apis.dxo import DXO, MetaKey
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.fuel.utils import fobs
 
 from fl.integrations.nvflare import messages
-from secagg import Aborted, Round
+from secagg import Aborted, Adversary, Completed, Round
 from tests.integrations.nvflare.cohort import SITES, VICTIM, Cohort, assert_ends_well, courier_of, model_with
-from tests.integrations.nvflare.loopback import JOB, announce
+from tests.integrations.nvflare.loopback import JOB, Site, announce
+from transport import ClientRecord, JournalError
 
 
 @pytest.fixture
@@ -141,3 +144,110 @@ def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Co
     assert FLAG not in repr([fl_ctx.get_prop(key) for key in fl_ctx.get_prop_keys()])
     assert fl_ctx.get_peer_context().get_all_public_props() == {}
     assert fl_ctx.get_prop(FLContextKey.TASK_DATA) is task
+
+
+# What is asked for twice
+
+
+def unmasked(site: Site) -> bool:
+    """Whether the last of the site's results released shares."""
+    return messages.take_message(fobs.loads(site.results[-1])) is not None
+
+
+@pytest.mark.parametrize("adversary", [Adversary.MALICIOUS, Adversary.SEMI_MALICIOUS])
+@pytest.mark.parametrize("how", ["a task out of turn", "the end of the run", "another process"])
+def test_a_session_that_a_site_has_left_is_not_entered_again(
+    cohort: Cohort, adversary: Adversary, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With other keys, what a site signs in the second could count in the first: a sparse graph isolates it then."""
+    arguments = {"adversary": adversary.value, "min_inputs": 2}
+    sites, model = cohort.sites(**arguments), model_with(0.25)
+    courier, site = courier_of(sites, model, adversary=adversary), sites[VICTIM]
+    data = fobs.dumps(messages.announcing(courier.announcement.to_bytes()))
+    task = messages.TASKS[Round.ADVERTISE_KEYS]
+    assert messages.take_message(site.do(task, data)) is not None
+    if how == "a task out of turn":
+        site.do(messages.TASKS[Round.UNMASKING], fobs.dumps(messages.put_message(Shareable(), b"?")))
+    elif how == "the end of the run":
+        site.executor.handle_event(EventType.END_RUN, site.context())
+    else:
+        sites = cohort.sites(**arguments)
+        site = sites[VICTIM]
+    assert site.do(task, data) == messages.refusal()
+    assert "has taken part in this session before" in caplog.text
+    # No shares went out, so the round may be opened again: with another nonce.
+    assert_ends_well(cohort, courier_of(sites, model, adversary=adversary, announced={"nonce": b"another"}))
+
+
+@pytest.mark.parametrize("adversary", [Adversary.MALICIOUS, Adversary.SEMI_MALICIOUS])
+@pytest.mark.parametrize("again", [3, 2, 0])
+def test_a_round_is_answered_once(cohort: Cohort, adversary: Adversary, again: int) -> None:
+    """The difference of two sums, of which one is without the victim, is the victim's update."""
+    arguments = {"adversary": adversary.value, "min_inputs": 3}
+    sites = cohort.sites(**arguments)
+    assert_ends_well(cohort, courier_of(sites, model_with(0.25, 3), adversary=adversary))
+    # As after a crash, too: the record is on the disk.
+    sites = cohort.sites(**arguments)
+    fewer = {name: site for name, site in sites.items() if name != VICTIM}
+    second = courier_of(fewer, model_with(0.25, again), adversary=adversary, announced={"nonce": b"another"})
+    report = second.run(directory=cohort.directory(tuple(fewer)) if adversary is Adversary.MALICIOUS else None)
+    assert isinstance(report.outcome, Aborted)
+    assert [site.trainer.calls for site in sites.values()] == [0] * len(SITES)
+    assert_ends_well(cohort, courier_of(sites, model_with(0.25, 4), adversary=adversary))
+
+
+def test_a_budget_bounds_the_rounds_of_all_jobs_together(cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None:
+    """A server can run a job again: the rounds of the new one have numbers of their own."""
+    for job in ("first", "second"):
+        sites = cohort.sites(max_rounds=2, job=job)
+        assert_ends_well(cohort, courier_of(sites, model_with(0.25), announced={"job_id": job}))
+    sites = cohort.sites(max_rounds=2, job="third")
+    report = courier_of(sites, model_with(0.25), announced={"job_id": "third"}).run(directory=cohort.directory())
+    assert isinstance(report.outcome, Aborted)
+    assert "its budget is 2" in caplog.text
+    assert [site.trainer.calls for site in sites.values()] == [0] * len(SITES)
+    sites = cohort.sites(max_rounds=2, job="third", training="of something else")
+    assert_ends_well(cohort, courier_of(sites, model_with(0.25), announced={"job_id": "third"}))
+
+
+def test_no_share_leaves_before_the_record_is_on_the_disk(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites, model = cohort.sites(), model_with(0.25)
+
+    def full(*_: object) -> None:
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientRecord, "answer", full)
+        report = courier_of(sites, model).run(directory=cohort.directory())
+        assert isinstance(report.outcome, Aborted)
+        assert not any(unmasked(site) for site in sites.values())
+    assert_ends_well(cohort, courier_of(sites, model, announced={"nonce": b"another"}))
+
+
+def test_shares_that_are_asked_for_again_are_the_same_bytes(cohort: Cohort) -> None:
+    """NVFlare gives a site a task again when it has not seen the result."""
+    sites = cohort.sites()
+    courier = courier_of(sites, model_with(0.25))
+    assert_ends_well(cohort, courier)
+    for name, site in sites.items():
+        before = site.results[-1]
+        site.do(messages.TASKS[Round.UNMASKING], courier.sent[name, Round.UNMASKING])
+        assert site.results[-1] == before
+
+
+def test_the_record_is_kept_beside_the_identity_of_each_site(cohort: Cohort) -> None:
+    """In the simulator many sites are one user; and a site's own folder is what outlives its containers."""
+    assert_ends_well(cohort, courier_of(cohort.sites(), model_with(0.25)))
+    for name in SITES:
+        assert (cohort.folder / name / "secagg_record").stat().st_mode & 0o777 == 0o700
+    sites = cohort.sites(record=str(cohort.folder / "elsewhere"))
+    assert_ends_well(cohort, courier_of(sites, model_with(0.25), announced={"nonce": b"another"}))
+
+
+def test_a_record_that_cannot_be_kept_keeps_a_site_out(cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None:
+    (cohort.folder / VICTIM / "secagg_record").write_text("no folder")
+    sites = cohort.sites()
+    report = courier_of(sites, model_with(0.25)).run(directory=cohort.directory())
+    assert isinstance(report.outcome, Completed)
+    assert SITES.index(VICTIM) not in report.outcome.included
+    assert "no record can be kept" in caplog.text

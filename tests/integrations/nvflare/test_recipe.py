@@ -87,12 +87,13 @@ def test_identities_are_put_everywhere(tmp_path: Path) -> None:
 
 def test_sites_with_identities_ask_for_malicious_mode(tmp_path: Path) -> None:
     recipe = make_recipe()
-    add_secure_aggregation(recipe, clip=2.0, max_steps=64, identities=SiteKeyFiles())
+    add_secure_aggregation(recipe, clip=2.0, max_steps=64, identities=SiteKeyFiles(), max_rounds=20, training="digits")
     server, client, _ = exported(recipe, tmp_path)
     controller = SecAggController(**server["workflows"][0]["args"])
     executor = SecAggExecutor(**client["executors"][0]["executor"]["args"])
     for policy in (controller._policy, executor._policy):
         assert policy == SessionPolicy(adversary=Adversary.MALICIOUS, min_inputs=3)
+    assert (executor.max_rounds, executor.training, executor.record) == (20, "digits", None)
 
 
 def test_without_identities_the_server_is_believed_unless_the_job_says_otherwise(tmp_path: Path) -> None:
@@ -129,6 +130,7 @@ def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> N
         ({}, {"round_timeout": 0}, "above 0 seconds"),
         ({}, {"tresholt": 2}, "tresholt"),
         ({}, {"metrics": ["a", "a"]}, "once"),
+        ({}, {"max_rounds": 0}, "at least one round"),
         ({"exclude_vars": "("}, {}, "regular expression"),
     ],
 )
