@@ -1,5 +1,6 @@
 """The site's side: an executor around any other, which never lets the other's update out unmasked."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ class SecAggExecutor(Executor):
         self.training = training
         self.record = record
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
+        self._busy = threading.Lock()
         self._session: SiteSession | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -118,6 +120,11 @@ class SecAggExecutor(Executor):
                 task_name,
             )
             return make_reply(ReturnCode.TASK_UNKNOWN)
+        # NVFlare executes what a server pushes beside what a site asks for.  Tasks do not wait for each other, as one
+        # of them may train for hours; an honest server sends the next when it has the last result.
+        if not self._busy.acquire(blocking=False):
+            _LOG.error("refused task %r: another task of the protocol is in progress on this site", task_name)
+            return make_reply(ReturnCode.SERVICE_UNAVAILABLE)
         try:
             if task_name == messages.TASKS[Round.ADVERTISE_KEYS]:
                 return self._join(shareable, fl_ctx)
@@ -130,6 +137,8 @@ class SecAggExecutor(Executor):
         except BaseException:
             self._session = None
             raise
+        finally:
+            self._busy.release()
 
     def _join(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         announcement = Announcement.from_bytes(messages.announced(shareable))

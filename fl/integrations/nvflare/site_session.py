@@ -1,6 +1,7 @@
 """A site's part in one session: the protocol's client, and its answers for a server that asks again."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 
 from fl.integrations.nvflare.announcement import Announcement
@@ -15,7 +16,7 @@ class SiteSession:
     """One client's session, one answer to each task.
 
     NVFlare gives a task to a client again when it has not seen the result.  The same request then gets the same bytes;
-    any other request out of turn costs the client the session, as the protocol has it.
+    any other request out of turn costs the client the session, as the protocol has it.  Threads take turns.
 
     Args:
         announcement: the round.
@@ -39,6 +40,7 @@ class SiteSession:
     ) -> None:
         self.announcement = announcement
         self._record = record
+        self._lock = threading.Lock()
         self._train: Callable[[], InputVector] | None = None
         self._client = Client(
             announcement.params,
@@ -60,9 +62,10 @@ class SiteSession:
     @property
     def opening(self) -> bytes:
         """The client's first message; later tasks have other answers."""
-        if self._answered:
-            raise AnnouncementError("the server announced a round again that is in progress")
-        return self._answer
+        with self._lock:
+            if self._answered:
+                raise AnnouncementError("the server announced a round again that is in progress")
+            return self._answer
 
     def answer(self, message: bytes, train: Callable[[], InputVector]) -> bytes:
         """The answer to a message of the server.
@@ -76,6 +79,10 @@ class SiteSession:
             InputWithheldError: ``train`` did.
             RepeatedSessionError, JournalError: the answer would release shares, but the record does not allow it.
         """
+        with self._lock:
+            return self._locked_answer(message, train)
+
+    def _locked_answer(self, message: bytes, train: Callable[[], InputVector]) -> bytes:
         request = hashlib.sha256(message).digest()
         if request == self._answered:
             return self._answer
