@@ -179,6 +179,8 @@ class ModelEncoding:
 def as_model(params: object) -> dict[str, npt.NDArray[Any]]:
     """The entries of an NVFlare model, `FLModel.params`, as numpy arrays; copies, since trainers may train in place.
 
+    Arrays are in C order and in this machine's byte order, so that models of one `digest` are one model to a trainer.
+
     ModelError for entries that are no arrays of numbers, and for tensors: jobs exchange numpy unless told otherwise.
     """
     if not isinstance(params, Mapping) or not params:
@@ -190,19 +192,19 @@ def as_model(params: object) -> dict[str, npt.NDArray[Any]]:
         if type(entry).__module__.partition(".")[0] in ("torch", "tensorflow"):
             raise ModelError(f"{name!r} is a tensor: use server_expected_format=ExchangeFormat.NUMPY, the default")
         try:
-            array = np.array(entry)
+            array = np.array(entry, order="C")
         except ValueError:
             array = np.array(None)
         if array.dtype.kind not in "fiub":
             raise ModelError(f"{name!r} is no array of numbers")
-        model[name] = array
+        model[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     return model
 
 
 def digest(model: Model) -> bytes:
-    """SHA-256 of names, types, shapes and bytes of all entries: equal models give equal digests."""
+    """SHA-256 of names, types, shapes and bytes of all entries, in their order, which some trainers go by."""
     hasher = hashlib.sha256()
-    for name, array in sorted(model.items()):
+    for name, array in model.items():
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         # Self-delimiting: no two models have one encoding.
         hasher.update(msgpack.packb([name, array.dtype.name, array.shape, little.nbytes]))

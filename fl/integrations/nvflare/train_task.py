@@ -32,8 +32,8 @@ def received_model(shareable: Shareable, announcement: Announcement) -> Model:
     """The model that the server sent, taken out of the task's data; ModelError unless it is the announced one."""
     try:
         model = as_model(FLModelUtils.from_shareable(shareable).params)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"the task brought no model: {error}") from None
+    except (ValueError, TypeError):
+        raise ModelError("the task's data holds no model that NVFlare can read") from None
     # NVFlare holds the data until the task is done; the model is not to be held twice while the site trains.
     for key in shareable.keys() - {ReservedHeaderKey.HEADERS}:
         del shareable[key]

@@ -39,14 +39,21 @@ def test_rounding_is_unbiased() -> None:
 
 
 def test_equal_models_have_equal_digests() -> None:
-    fortran = {"n": np.array(3), "w": np.asfortranarray(MODEL["w"])}
-    assert digest(fortran) == digest(MODEL)
+    fortran = {"w": np.asfortranarray(MODEL["w"]), "n": np.array(3)}
+    swapped = {"w": MODEL["w"].astype(">f4"), "n": MODEL["n"].astype(">i8")}
+    for other in (fortran, swapped):
+        assert digest(other) == digest(MODEL)
+        # To a trainer, too, they are one model.
+        entry = as_model(other)["w"]
+        assert entry.dtype.isnative
+        assert entry.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
     "other",
     [
         {"w": MODEL["w"]},
+        {"n": MODEL["n"], "w": MODEL["w"]},
         {"w": MODEL["w"].astype(np.float64), "n": MODEL["n"]},
         {"w": MODEL["w"].reshape(3, 2), "n": MODEL["n"]},
         {"w": MODEL["w"], "m": MODEL["n"]},

@@ -177,10 +177,16 @@ def test_an_update_that_cannot_be_averaged_is_not_sent(
     assert fobs.loads(sites["b"].results[-1]) == make_reply(ReturnCode.EXECUTION_EXCEPTION)
 
 
-def test_a_site_that_was_sent_another_model_does_not_train(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("what", ["other numbers", "another order"])
+def test_a_site_that_was_sent_another_model_does_not_train(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
     sites, model = make_sites(tmp_path), initial_model()
     other = initial_model()
-    other.params["bias"][0] += 1e-12
+    if what == "other numbers":
+        other.params["bias"][0] += 1e-12
+    else:
+        other.params = dict(reversed(other.params.items()))
     courier = LoopbackCourier(announce(model, sites), model, sites, other_models={"b": other})
     assert_mean_of(("a", "c"), courier.run(), courier)
     assert sites["b"].trainer.calls == 0
