@@ -154,7 +154,8 @@ class RecordEncoding:
             sent: the arrays that they were sent.
 
         Raises:
-            RecordError: the layout does not fit the encoding, or what was sent.
+            RecordError: the layout does not fit the encoding, or what was sent; or the sum cannot be one of replies,
+                since a client sent what is none.
         """
         self.check_layout(layout, sent)
         end = self._elements.vector_length
@@ -162,14 +163,21 @@ class RecordEncoding:
             aggregate = self._elements.decode(total[:end], num_clients)
         except ZeroDivisionError:
             raise RecordError("the weights add up to nothing: a client sent what is no reply") from None
-        weight = aggregate.num_examples
-        metrics = [
-            (counter - self._steps * weight) / (weight << _FRACTION_BITS)
-            for counter in self._metrics.decode(total[end:])[: layout.num_metrics]
-        ]
+        weight, counters = aggregate.num_examples, self._metrics.decode(total[end:])[: layout.num_metrics]
+        if not num_clients <= weight <= num_clients * self.max_weight:
+            raise RecordError(
+                f"the weights of {num_clients} clients add up to {weight}, and each is from 1 to {self.max_weight}: a "
+                "client sent what is no reply"
+            )
+        if max(counters, default=0) > 2 * self._steps * weight:
+            raise RecordError("the metrics add up to more than they can: a client sent what is no reply")
+        metrics = [(counter - self._steps * weight) / (weight << _FRACTION_BITS) for counter in counters]
+        arrays = _arrays(layout, aggregate.mean_delta, sent)
+        if not all(np.isfinite(arrays[field.record][field.name]).all() for field in layout.arrays if field.travels):
+            raise RecordError("the average is not finite: a client sent what is no reply")
         used = max(1, layout.num_elements)
         return Average(
-            arrays=_arrays(layout, aggregate.mean_delta, sent),
+            arrays=arrays,
             metrics=_metric_records(layout, metrics, self.weight, weight),
             total_weight=weight,
             clipped=aggregate.clipped * max(1, self.capacity) / used,
@@ -230,7 +238,9 @@ def _arrays(
         if field.travels:
             change = mean[at : at + field.size].reshape(field.shape).astype(np.float64)
             at += field.size
-            value = (change if own is None else change + own).astype(field.dtype)
+            # What is too large for the type is refused afterwards, as not finite.
+            with np.errstate(over="ignore"):
+                value = (change if own is None else change + own).astype(field.dtype)
         else:
             value = np.array(own)
         arrays.setdefault(field.record, {})[field.name] = value

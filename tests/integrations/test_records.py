@@ -208,3 +208,39 @@ def test_weights_that_add_up_to_nothing() -> None:
     form = encoding()
     with pytest.raises(RecordError, match="add up to nothing"):
         form.decode(np.zeros(form.vector_length, np.uint32), 2, layout(), SENT)
+
+
+def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> Any:
+    """The average of two replies, one of which was changed in one place."""
+    encoded = [form.encode(reply(), sent, np.random.default_rng(0)) for _ in range(2)]
+    total = encoded[0][0] + encoded[1][0]
+    total[place] += change
+    return form.decode(total.astype(np.uint32), 2, encoded[0][1], sent)
+
+
+@pytest.mark.parametrize(
+    ("place", "fits", "change", "text"),
+    [
+        # The weights are 10 each: from 2 to 200 in all. A client may lie about its own.
+        (8, -9, -19, "add up to 1, and each is from 1 to 100"),
+        (8, 180, 181, "add up to 201"),
+        # The high digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
+        (-5, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
+    ],
+)
+def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str) -> None:
+    assert spoilt(place, fits, encoding()).total_weight >= 2
+    with pytest.raises(RecordError, match=text):
+        spoilt(place, change, encoding())
+
+
+def test_an_average_that_is_not_finite() -> None:
+    """A half-precision array whose change is larger than any client's can be."""
+    sent = {"model": {"w": np.full((3, 2), 6e4, np.float16), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
+    one = Reply({"model": {"w": sent["model"]["w"]}}, {"metrics": {"num-examples": 1}})
+    form = encoding(clip=1e4)
+    vector, fields = form.encode(one, sent, np.random.default_rng(0))
+    assert form.decode(vector.astype(np.uint32), 1, fields, sent).total_weight == 1
+    vector[0] = (1 << 20) - 1
+    with pytest.raises(RecordError, match="not finite"):
+        form.decode(vector.astype(np.uint32), 1, fields, sent)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from fl.errors import FLError
 from fl.integrations.flower._flwr import Message, RecordDict
 from fl.integrations.flower.content import arrays_of, content_of
 from fl.integrations.flower.offer import Offer
@@ -28,7 +29,7 @@ class SessionReport:
     """What came of a session.
 
     Attributes:
-        aborted: why there is no average, if there is none.
+        aborted: why there is no average, if there is none; a text where there is a sum, but of no such replies.
         included: nodes whose replies are in the average.
         dropped: nodes that left, in which round, and why.
         total_weight: of all included, together; 0 without an average.
@@ -37,7 +38,7 @@ class SessionReport:
         seconds: of each round, waiting included.
     """
 
-    aborted: Aborted | None
+    aborted: Aborted | str | None
     included: tuple[NodeId, ...]
     dropped: dict[NodeId, tuple[Round, str]]
     total_weight: int = 0
@@ -174,14 +175,21 @@ class Session:
     def _result(self) -> tuple[SessionReport, Average | None]:
         outcome = self._driver.outcome
         assert outcome is not None  # noqa: S101 - the rounds are over
+        aborted: Aborted | str | None = None
         average = None
         included: tuple[ClientId, ...] = ()
         if isinstance(outcome, Completed):
             assert self._layout is not None  # noqa: S101 - there are inputs in the sum
-            included = outcome.included
-            average = self._offer.encoding.decode(outcome.sum, len(included), self._layout, self._sent)
+            try:
+                average = self._offer.encoding.decode(outcome.sum, len(outcome.included), self._layout, self._sent)
+                included = outcome.included
+            except FLError as error:
+                # One client is enough for that: it must cost this round and not the run.
+                aborted = f"the sum cannot be decoded: {error}"
+        elif isinstance(outcome, Aborted):
+            aborted = outcome
         report = SessionReport(
-            aborted=outcome if isinstance(outcome, Aborted) else None,
+            aborted=aborted,
             included=tuple(self._node(client_id) for client_id in included),
             dropped={
                 self._node(client_id): (drop.round, _why(drop)) for client_id, drop in self._driver.dropped.items()
@@ -212,4 +220,5 @@ def _why(drop: ClientDropped) -> str:
 
 def _reason(reply: Message) -> str:
     """Why a node answered with an error, in one line."""
-    return " ".join(str(reply.error.reason).split())[:200] or f"error {reply.error.code}"
+    printable = "".join(character if character.isprintable() else " " for character in str(reply.error.reason))
+    return " ".join(printable.split())[:200] or f"error {reply.error.code}"

@@ -1,0 +1,84 @@
+"""One client can spoil a sum so that it is the sum of no replies: that costs the round, and not the run."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+
+import numpy as np
+from flwr.serverapp.strategy import FedAvg
+
+import secagg.client
+from fl.integrations.flower import RoundAbortedError, SecAggGrid, secagg_mod
+from fl.integrations.records import RecordEncoding
+from tests.integrations.flower.apps import SHAPES, examples_of, initial_arrays, make_app, train_messages
+from tests.integrations.flower.loopback import LoopbackGrid
+
+NODES = 5
+CORRUPT = 2
+TOTAL = sum(map(examples_of, range(NODES)))
+LENGTH = sum(int(np.prod(shape)) for shape in SHAPES.values())
+
+# What the corrupt client puts into its vector in place of its examples, or of the high digit of its first metric.
+SPOILT = {
+    "no examples": (LENGTH, examples_of(CORRUPT) - TOTAL),
+    "fewer than clients": (LENGTH, examples_of(CORRUPT) - TOTAL + NODES - 1),
+    "more than clients can have": (LENGTH, NODES * 100),
+    "a metric that is too large": (-2 * 16 + 1, 1 << 26),
+}
+
+
+class Corrupt:
+    """Makes one node's input another one, for as long as it is on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.on = True
+        encode, (place, value) = RecordEncoding.encode, SPOILT[name]
+
+        def spoilt(encoding: RecordEncoding, reply: Any, *arguments: Any) -> Any:
+            vector, layout = encode(encoding, reply, *arguments)
+            if self.on and reply.metrics["metrics"]["num-examples"] == examples_of(CORRUPT):
+                vector[place] = value
+            return vector, layout
+
+        monkeypatch.setattr(RecordEncoding, "encode", spoilt)
+        # A corrupt client does not check itself.
+        monkeypatch.setattr(secagg.client, "_checked_input", lambda vector, params: vector)
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_sum_is_a_round_without_result(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    corrupt = Corrupt(monkeypatch, name)
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), max_examples=100, poll_seconds=0.005)
+    assert list(grid.send_and_receive(train_messages(grid), timeout=5)) == []
+    (report,) = grid.reports
+    assert "a client sent what is no reply" in str(report.aborted)
+    assert (report.included, report.total_weight) == ((), 0)
+    assert "the model stays as it was: the sum cannot be decoded" in caplog.text
+    corrupt.on = False
+    (reply,) = grid.send_and_receive(train_messages(grid), timeout=5)
+    assert reply.content["metrics"]["num-examples"] == TOTAL
+
+
+def test_the_app_can_ask_to_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Corrupt(monkeypatch, "no examples")
+    loopback = LoopbackGrid(make_app(secagg_mod()), NODES)
+    grid = SecAggGrid(loopback, max_examples=100, poll_seconds=0.005, on_abort="raise")
+    with pytest.raises(RoundAbortedError, match="cannot be decoded"):
+        grid.send_and_receive(train_messages(grid), timeout=5)
+
+
+def test_a_strategy_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    corrupt = Corrupt(monkeypatch, "no examples")
+
+    class Strategy(FedAvg):
+        def configure_train(self, server_round: int, *arguments: Any) -> Any:
+            corrupt.on = server_round == 1
+            return super().configure_train(server_round, *arguments)
+
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), max_examples=100, poll_seconds=0.005)
+    result = Strategy().start(grid=grid, initial_arrays=initial_arrays(), num_rounds=2, timeout=5)
+    assert list(result.train_metrics_clientapp) == [2]
