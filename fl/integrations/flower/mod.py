@@ -7,7 +7,9 @@ that `secagg.Client.suspend` gave.  Training happens when the masked input is du
 import logging
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from secagg import (
     Adversary,
     Client,
     ClientPhase,
+    GraphKind,
     Identity,
     InputRequested,
     LocalProtocolError,
@@ -43,6 +46,9 @@ IdentitySource = Identity | Callable[[Context], Identity] | None
 KeySource = Iterable[bytes] | Callable[[Context], Iterable[bytes]] | None
 
 
+_E = TypeVar("_E", bound=Enum)
+
+
 class _AppFailedError(FLError):
     """The app answered with an error of its own, which goes to the server as it is."""
 
@@ -53,9 +59,10 @@ class _AppFailedError(FLError):
 
 def secagg_mod(
     *,
-    min_inputs: int = 2,
+    min_inputs: int | None = None,
     max_elements: int = 1 << 27,
     adversary: Adversary | str | None = None,
+    graph: GraphKind | str = GraphKind.COMPLETE,
     identity: IdentitySource = None,
     enrolled: KeySource = None,
     protect_evaluate: bool = False,
@@ -68,10 +75,12 @@ def secagg_mod(
     Mods behind it see the app's messages and replies as ever; so clipping and noise come before masking.
 
     Args:
-        min_inputs: the fewest clients that an average may be of; sessions with a lower threshold are declined.
+        min_inputs: the fewest clients that an average may be of; sessions with a lower threshold are declined. By
+            default 3 if there is an identity, else 2.
         max_elements: the longest vectors to take part with; a client needs some 30 bytes of memory for each element.
         adversary: the weakest server that sessions must be safe against; by default `Adversary.MALICIOUS` if there is
-            an identity, else `Adversary.HONEST_BUT_CURIOUS`.
+            an identity, else `Adversary.HONEST_BUT_CURIOUS`, with a warning in the log: this node trusts the server.
+        graph: `GraphKind.SPARSE` takes sparse graphs too; see `secagg.SessionPolicy`.
         identity: in malicious mode, this node's key pair, or a function of the context that loads it.
         enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that loads them;
             they must come by another way than through the server.
@@ -82,9 +91,16 @@ def secagg_mod(
     Raises:
         ConfigError: arguments that do not fit each other.
     """
+    if min_inputs is None:
+        min_inputs = 2 if identity is None else 3
+    if adversary is None:
+        adversary = Adversary.HONEST_BUT_CURIOUS if identity is None else Adversary.MALICIOUS
     return SecAggMod(
         policy=SessionPolicy(
-            adversary=_required(adversary, identity), min_inputs=min_inputs, max_elements=max_elements
+            adversary=_one_of(Adversary, adversary, "adversary"),
+            min_inputs=min_inputs,
+            max_elements=max_elements,
+            graph=_one_of(GraphKind, graph, "graph"),
         ),
         identity=identity,
         enrolled=enrolled,
@@ -152,6 +168,8 @@ class SecAggMod:
         context.state.pop(_STATE, None)
         offer = Offer.from_bytes(opening.offer)
         self._policy.check(offer.params)
+        if not offer.params.is_signed:
+            _warn_of_trust()
         client = Client(
             offer.params,
             opening.client_id,
@@ -227,14 +245,21 @@ class SecAggMod:
         return f"SecAggMod({self._policy.adversary.value}, at least {self._policy.min_inputs} inputs)"
 
 
-def _required(adversary: Adversary | str | None, identity: IdentitySource) -> Adversary:
-    if adversary is None:
-        return Adversary.HONEST_BUT_CURIOUS if identity is None else Adversary.MALICIOUS
+def _one_of(kind: type[_E], value: Any, name: str) -> _E:
     try:
-        return Adversary(adversary)
+        return kind(value)
     except ValueError:
-        known = ", ".join(repr(mode.value) for mode in Adversary)
-        raise ConfigError(f"adversary must be one of {known}, not {adversary!r}") from None
+        known = ", ".join(repr(member.value) for member in kind)
+        raise ConfigError(f"{name} must be one of {known}, not {value!r}") from None
+
+
+@cache
+def _warn_of_trust() -> None:
+    """Once a process."""
+    _LOG.warning(
+        "secagg: this node trusts the server: sessions are safe against one that looks, and not against one that "
+        "lies; secagg_mod(identity=..., enrolled=...) changes that"
+    )
 
 
 def _ndarrays(received: dict[str, dict[str, Array]]) -> Arrays:

@@ -88,6 +88,23 @@ def test_clients_with_identities_decline_weaker_sessions(identities: list[Identi
     assert list(grid.send_and_receive(train_messages(grid), timeout=0.02)) == []
 
 
+def test_clients_with_identities_hide_among_three(
+    identities: list[Identity], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two nodes make a sum from which each knows the other's; those that ask for no more may have it."""
+    for asked, sums in (({}, 0), ({"min_inputs": 2}, 1)):
+        mod = secagg_mod(
+            identity=lambda context: identities[number_of(context)],
+            enrolled=keys_of(identities),
+            claims=tmp_path,
+            **asked,
+        )
+        loopback = LoopbackGrid(make_app(mod), 2)
+        grid = SecAggGrid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys_of(identities), round_timeout=0.02)
+        assert len(list(grid.send_and_receive(train_messages(grid), timeout=0.02))) == sums
+    assert "this client asks for 3" in caplog.text
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_two_messages_at_once_get_one_answer(identities: list[Identity], tmp_path: Path, step: int) -> None:
     """A SuperNode may handle two messages at once, each with the same stored client: the second is refused."""

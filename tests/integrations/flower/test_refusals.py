@@ -1,5 +1,6 @@
 """What cannot work is refused by a clear error, before any client has trained."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl.errors import ConfigError
 from fl.integrations.flower import FlowerError, SecAggGrid, StrategyRefusedError, secagg_mod
-from secagg import Adversary, Identity
+from fl.integrations.flower.mod import _warn_of_trust
+from secagg import Adversary, GraphKind, Identity
 from tests.integrations.flower.apps import initial_arrays, make_app, train_messages
 from tests.integrations.flower.loopback import LoopbackGrid
 
@@ -163,6 +165,7 @@ def test_a_threshold_that_the_nodes_cannot_meet() -> None:
     [
         ({"min_inputs": 1}, "min_inputs"),
         ({"adversary": "nobody"}, "adversary must be one of"),
+        ({"graph": "dense"}, "graph must be one of"),
         ({"adversary": "malicious"}, "`identity` and `enrolled`"),
         ({"identity": Identity.generate()}, "needs both"),
         ({"enrolled": []}, "needs both"),
@@ -171,3 +174,23 @@ def test_a_threshold_that_the_nodes_cannot_meet() -> None:
 def test_mods_that_cannot_be(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         secagg_mod(**arguments)
+
+
+def test_sparse_graphs_are_taken_where_the_client_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    for mod, included in ((secagg_mod(), 0), (secagg_mod(graph="sparse"), 12)):
+        grid = SecAggGrid(LoopbackGrid(make_app(mod), 12), graph=GraphKind.SPARSE)
+        grid.send_and_receive(train_messages(grid), timeout=5)
+        assert len(grid.reports[0].included) == included
+    assert "this client takes the complete graph only" in caplog.text
+
+
+def test_a_node_that_trusts_the_server_says_so_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    _warn_of_trust.cache_clear()
+    signed = LoopbackGrid(make_app(secagg_mod(adversary="semi-malicious", claims=tmp_path)), 3)
+    grid = SecAggGrid(signed, adversary=Adversary.SEMI_MALICIOUS)
+    assert len(list(grid.send_and_receive(train_messages(grid), timeout=5))) == 1
+    assert "trusts the server" not in caplog.text
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3))
+    for _ in range(2):
+        assert len(list(grid.send_and_receive(train_messages(grid), timeout=5))) == 1
+    assert caplog.text.count("this node trusts the server") == 1

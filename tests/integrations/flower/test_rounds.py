@@ -77,7 +77,7 @@ def test_the_defaults_need_no_settings() -> None:
 @pytest.mark.parametrize("adversary", [Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS])
 @pytest.mark.parametrize("graph", GraphKind)
 def test_modes_and_graphs(adversary: Adversary, graph: GraphKind, tmp_path: Any) -> None:
-    app = make_app(secagg_mod(adversary=adversary, claims=tmp_path / "claims"))
+    app = make_app(secagg_mod(adversary=adversary, graph=graph, claims=tmp_path / "claims"))
     grid = SecAggGrid(LoopbackGrid(app, 12), adversary=adversary, graph=graph, max_examples=200)
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=30)
     assert reply.content["metrics"]["num-examples"] == sum(map(examples_of, range(12)))
