@@ -6,7 +6,8 @@ TRIED = "1.40 to 1.42"
 """The releases of flwr that the tests have passed with."""
 
 try:
-    from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
+    from flwr.common.config import get_fused_config
     from flwr.common.constant import ErrorCode
     from flwr.serverapp import Grid
     from flwr.serverapp import strategy as strategies
@@ -31,8 +32,10 @@ __all__ = [
     "Error",
     "Grid",
     "Message",
+    "Metadata",
     "MetricRecord",
     "RecordDict",
     "Strategy",
+    "get_fused_config",
     "strategies",
 ]

@@ -17,3 +17,7 @@ class RoundAbortedError(FlowerError):
 
 class OfferError(FlowerError):
     """What opened a session is no offer, or contradicts itself."""
+
+
+class OtherRunError(OfferError):
+    """A node that was told other things of the run than the session was opened for; its text is no secret."""

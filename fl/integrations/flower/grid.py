@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fl.errors import ConfigError
-from fl.integrations.flower._flwr import Grid, Message, RecordDict
+from fl.integrations.flower._flwr import Grid, Message, RecordDict, get_fused_config
+from fl.integrations.flower.app_view import run_digest
 from fl.integrations.flower.content import arrays_of, content_digest
 from fl.integrations.flower.errors import FlowerError, RoundAbortedError
 from fl.integrations.flower.exchange import exchange
@@ -35,20 +37,33 @@ class SecAggGrid(Grid):
         grid: the grid that Flower gave the ServerApp.
         strategy: who will use the replies; by default found when it does.
         enrolled: in malicious mode, the identity keys of all nodes that may take part, 32 bytes each.
+        run_config: the run's configuration, as all nodes have it in ``context.run_config``: a node that was told
+            another one takes no part. By default that of the grid's run; an own grid that knows no run needs it.
         settings: those of `SecAggSettings`, by name.
 
     Attributes:
         reports: what came of each session, in order.
 
     Raises:
-        ConfigError: a setting that is out of range, or none.
+        ConfigError: a setting that is out of range, or none; a run configuration that Flower's nodes cannot have.
         StrategyRefusedError: a strategy that cannot work with an average.
     """
 
     def __init__(
-        self, grid: Grid, *, strategy: Any = None, enrolled: Iterable[bytes] | None = None, **settings: Any
+        self,
+        grid: Grid,
+        *,
+        strategy: Any = None,
+        enrolled: Iterable[bytes] | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         self._grid = grid
+        self._run_config = None if run_config is None else dict(run_config)
+        try:
+            run_digest(0, "", self._run_config or {})
+        except TypeError as error:
+            raise ConfigError(f"the run configuration cannot be a run's: {error}") from None
         self._settings = SecAggSettings.of(settings)
         self._strategy = strategy
         self._checked: Any = None
@@ -145,7 +160,7 @@ class SecAggGrid(Grid):
         _log(report, len(messages))
         if average is None:
             if self._settings.on_abort == "raise":
-                raise RoundAbortedError(str(report.aborted))
+                raise RoundAbortedError(_why_not(report))
             return []
         return [reply_with(average, report, messages)]
 
@@ -170,7 +185,16 @@ class SecAggGrid(Grid):
             )
         except PlanError as error:
             raise FlowerError(f"secure aggregation over {len(messages)} nodes cannot be: {error}") from None
-        return Offer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), digest)
+        metadata = messages[0].metadata
+        run = run_digest(metadata.run_id, metadata.group_id, self._known_config())
+        return Offer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), digest, run)
+
+    def _known_config(self) -> Mapping[str, Any]:
+        """The run's configuration, as the server has it."""
+        if self._run_config is not None:
+            return self._run_config
+        run = self._grid.run
+        return {} if run is None else get_fused_config(run)
 
     def _exchange(self, messages: list[Message], round_: Round, timeout: float | None) -> Iterator[Message]:
         trains = round_ is Round.MASKED_INPUT_COLLECTION
@@ -195,13 +219,21 @@ def _common_content(messages: list[Message]) -> tuple[RecordDict, bytes]:
         same = (
             message.content is first.content and message.metadata.message_type == first.metadata.message_type
         ) or content_digest(message.metadata.message_type, message.content) == digest
-        if not same:
+        if not same or message.metadata.group_id != first.metadata.group_id:
             raise FlowerError(
-                f"node {message.metadata.dst_node_id} would be sent other records than node "
+                f"node {message.metadata.dst_node_id} would be sent other records, or another group, than node "
                 f"{first.metadata.dst_node_id}: secure aggregation needs one content for all, since clients that were "
                 "given different models cannot agree on masks"
             )
     return first.content, digest
+
+
+def _why_not(report: SessionReport) -> str:
+    """Why there is no average, with what most of the nodes that left gave as their reason."""
+    text, reasons = str(report.aborted), Counter(reason for _, reason in report.dropped.values())
+    for reason, number in reasons.most_common(1):
+        text += f"; {number} nodes left: {reason}"
+    return text
 
 
 def _log(report: SessionReport, num_nodes: int) -> None:
@@ -210,7 +242,7 @@ def _log(report: SessionReport, num_nodes: int) -> None:
         _LOG.info("secagg: node %d left in %s: %s", node, round_.value, reason)
     seconds = sum(report.seconds.values())
     if report.aborted is not None:
-        _LOG.error("secagg: this round has no result, and the model stays as it was: %s", report.aborted)
+        _LOG.error("secagg: this round has no result, and the model stays as it was: %s", _why_not(report))
         return
     _LOG.info(
         "secagg: the average of %d of %d nodes, %d examples, in %.2f s (protocol: %.1f kB up, %.1f kB down)",

@@ -16,8 +16,9 @@ import numpy as np
 from fl.errors import ConfigError, FLError
 from fl.integrations.claims import Claims
 from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
+from fl.integrations.flower.app_view import run_digest, view_of
 from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
-from fl.integrations.flower.errors import OfferError
+from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.offer import Offer
 from fl.integrations.flower.wire import CONTROL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
@@ -52,9 +53,9 @@ _E = TypeVar("_E", bound=Enum)
 class _AppFailedError(FLError):
     """The app answered with an error of its own, which goes to the server as it is."""
 
-    def __init__(self, reply: Message) -> None:
+    def __init__(self, error: Error) -> None:
         super().__init__("the app answered with an error")
-        self.reply = reply
+        self.error = error
 
 
 def secagg_mod(
@@ -140,11 +141,14 @@ class SecAggMod:
             if said is None:
                 return self._unprotected(message, context, call_next)
             if isinstance(said, Opening):
-                answer = self._open(said, context)
+                answer = self._open(said, message, context)
             else:
                 answer = self._go_on(said, own, message, context, call_next)
         except _AppFailedError as failure:
-            return failure.reply
+            return Message(failure.error, reply_to=message)
+        except OtherRunError as error:
+            _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
+            return _refusal(message, f"secagg: {error}")
         except (FLError, SecAggError) as error:
             # The reason may speak of this client's data: it stays here.
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
@@ -163,22 +167,18 @@ class SecAggMod:
             "in SecAggGrid" + (" with protect_evaluate=True" if category == "evaluate" else ""),
         )
 
-    def _open(self, opening: Opening, context: Context) -> RecordDict:
+    def _open(self, opening: Opening, message: Message, context: Context) -> RecordDict:
         """Begin a session; one that was open is forgotten."""
         context.state.pop(_STATE, None)
         offer = Offer.from_bytes(opening.offer)
         self._policy.check(offer.params)
+        _check_run(offer, message, context)
+        who = self._who(offer, context)
+        client = Client(offer.params, opening.client_id, context=offer.context, nonce=offer.nonce, **who)
         if not offer.params.is_signed:
             _warn_of_trust()
-        client = Client(
-            offer.params,
-            opening.client_id,
-            context=offer.context,
-            nonce=offer.nonce,
-            **self._who(offer, context),
-        )
         (send,) = client.start()
-        return self._answer(client, send, opening.offer, context)
+        return self._answer(client, send, context, {"offer": opening.offer})
 
     def _go_on(
         self, onward: Onward, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
@@ -187,21 +187,23 @@ class SecAggMod:
         stored = context.state.pop(_STATE, None)
         if stored is None:
             raise OfferError("no session is open here: it was never offered, or is over")
-        blob, offer_bytes = stored["client"], stored["offer"]
-        offer = Offer.from_bytes(offer_bytes)
+        kept = dict(stored)
+        blob, offer = kept.pop("client"), Offer.from_bytes(kept["offer"])
+        _check_run(offer, message, context)
+        who = self._who(offer, context)
         if offer.params.is_signed:
             Claims(self._claims).claim(blob)
-        client = Client.resume(blob, **self._who(offer, context))
+        client = Client.resume(blob, **who)
         (event,) = client.receive(decode_server_message(onward.message, offer.params))
         if not isinstance(event, InputRequested):
-            return self._answer(client, event, offer_bytes, context)
+            return self._answer(client, event, context, kept)
         if event.rejected_shares:
             _LOG.warning("secagg: shares of %d clients could not be opened", len(event.rejected_shares))
         if content_digest(message.metadata.message_type, own) != offer.content:
             raise OfferError("what is to be answered is not what the session was opened for")
         vector, layout = self._train(offer, own, message, context, call_next)
         (send,) = client.submit_input(vector)
-        return self._answer(client, send, offer_bytes, context, layout)
+        return self._answer(client, send, context, kept, layout)
 
     def _train(
         self, offer: Offer, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
@@ -209,10 +211,11 @@ class SecAggMod:
         """The app's reply, encoded, with its layout. FLError if it may not be sent."""
         # The app may empty the records that it is given.
         received = {name: dict(record) for name, record in own.array_records.items()}
-        message.content = own
-        reply = call_next(message, context)
+        asked, seen = view_of(message, own, context)
+        reply = call_next(asked, seen)
+        context.state = seen.state
         if reply.has_error():
-            raise _AppFailedError(reply)
+            raise _AppFailedError(reply.error)
         if reply.content.config_records:
             _LOG.info("secagg: what the reply says in ConfigRecords is not sent: it has no average")
         # Rounding hides nothing; its seed is as good as any.
@@ -220,12 +223,14 @@ class SecAggMod:
         vector, layout = offer.encoding.encode(reply_of(reply.content), _ndarrays(received), rng)
         return vector, layout.to_bytes()
 
-    def _answer(self, client: Client, send: Any, offer: bytes, context: Context, layout: bytes = b"") -> RecordDict:
-        """The reply with a client's message; the client goes to rest in the node's state until the next one."""
+    def _answer(
+        self, client: Client, send: Any, context: Context, kept: dict[str, Any], layout: bytes = b""
+    ) -> RecordDict:
+        """The reply with a client's message; the client goes to rest in the node's state, beside ``kept``."""
         assert isinstance(send, Send)  # noqa: S101 - all that a client has to say but InputRequested
         data = encode(send.message, client.params)
         if client.phase is not ClientPhase.FINISHED:
-            context.state[_STATE] = ConfigRecord({"client": client.suspend(), "offer": offer})
+            context.state[_STATE] = ConfigRecord({"client": client.suspend(), **kept})
         return pack_answer(data, layout)
 
     def _who(self, offer: Offer, context: Context) -> dict[str, Any]:
@@ -251,6 +256,15 @@ def _one_of(kind: type[_E], value: Any, name: str) -> _E:
     except ValueError:
         known = ", ".join(repr(member.value) for member in kind)
         raise ConfigError(f"{name} must be one of {known}, not {value!r}") from None
+
+
+def _check_run(offer: Offer, message: Message, context: Context) -> None:
+    """OtherRunError if this node was told other things of the run than the session was opened for."""
+    if run_digest(context.run_id, message.metadata.group_id, context.run_config) != offer.run:
+        raise OtherRunError(
+            "this node was told another run configuration, run or message group than the session was opened for: if "
+            "the server is honest, SecAggGrid(run_config=...) must be the run's"
+        )
 
 
 @cache

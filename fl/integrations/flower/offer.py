@@ -48,18 +48,20 @@ class Offer:
         encoding: how replies become vectors.
         nonce: fresh for each session.
         content: `content_digest` of the message that clients are to answer; they are sent it in the third round.
+        run: `run_digest` of what clients must have been told of the run.
     """
 
     params: Parameters
     encoding: RecordEncoding
     nonce: bytes
     content: bytes
+    run: bytes
 
     def to_bytes(self) -> bytes:
         """Equal offers give equal bytes."""
         params = {**dataclasses.asdict(self.params), "adversary": self.params.adversary.value}
         encoding = {name: kind(getattr(self.encoding, name)) for name, kind in _KINDS.items()}
-        return bytes(msgpack.packb([_VERSION, params, encoding, self.nonce, self.content]))
+        return bytes(msgpack.packb([_VERSION, params, encoding, self.nonce, self.content, self.run]))
 
     @property
     def context(self) -> bytes:
@@ -70,12 +72,12 @@ class Offer:
     def from_bytes(cls, data: bytes) -> "Offer":
         """What `to_bytes` gave; OfferError if it is no offer of this version, or its numbers cannot be."""
         try:
-            version, params, encoding, nonce, content = msgpack.unpackb(data)
+            version, params, encoding, nonce, content, run = msgpack.unpackb(data)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise OfferError("what opened the session is no offer") from error
         if version != _VERSION:
             raise OfferError(f"the server offers in version {version!r}, and this client knows {_VERSION}")
-        if not (isinstance(nonce, bytes) and isinstance(content, bytes)):
+        if not all(isinstance(field, bytes) for field in (nonce, content, run)):
             raise OfferError("what opened the session is no offer")
         params, encoding = _checked(params, _PARAMETERS), _checked(encoding, _KINDS)
         try:
@@ -84,6 +86,7 @@ class Offer:
                 RecordEncoding(**encoding),
                 nonce,
                 content,
+                run,
             )
         except (PlanError, ConfigError, ValueError) as error:
             raise OfferError(f"the offered numbers cannot be: {error}") from None

@@ -62,7 +62,7 @@ class LoopbackGrid(Grid):
 
     @property
     def run(self) -> Any:
-        raise NotImplementedError
+        return None
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -109,11 +109,16 @@ class LoopbackGrid(Grid):
 
 
 def context_bytes(
-    node: int, number: int, num_nodes: int, config: dict[str, Any], run_config: dict[str, Any] | None = None
+    node: int,
+    number: int,
+    num_nodes: int,
+    config: dict[str, Any],
+    run_config: dict[str, Any] | None = None,
+    run_id: int = 1,
 ) -> bytes:
     """A fresh node's context."""
     context = Context(
-        run_id=1,
+        run_id=run_id,
         node_id=node,
         node_config={"partition-id": number, "num-partitions": num_nodes, **config},
         state=RecordDict(),
@@ -134,8 +139,10 @@ def handle(app: ClientApp, message: bytes, context: bytes) -> tuple[bytes, bytes
     return message_to_proto(reply).SerializeToString(), context_to_proto(own).SerializeToString()
 
 
-def in_new_process(app: ClientApp, message: bytes, context: bytes) -> tuple[bytes, bytes]:
-    """`handle`, in a process that ends with it."""
+def in_new_process(
+    app: ClientApp, message: bytes, context: bytes, *, handle: Callable[..., tuple[bytes, bytes]] = handle
+) -> tuple[bytes, bytes]:
+    """`handle`, in a process that ends with it; EOFError if it ends without an answer."""
     forked = multiprocessing.get_context("fork")
     receiver, sender = forked.Pipe(duplex=False)
     process = forked.Process(target=lambda: sender.send(handle(app, message, context)))

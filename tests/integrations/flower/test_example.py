@@ -3,6 +3,7 @@
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl.integrations.flower import SecAggGrid
 from tests.integrations.flower.loopback import LoopbackGrid
 from tests.integrations.flower.processes import EXAMPLE
 
@@ -35,13 +37,16 @@ def trained(config: dict[str, Any], out: Path, monkeypatch: pytest.MonkeyPatch, 
     from flower_quickstart import client_app, server_app
 
     client = client_app.app
+    config = config | {"out": str(out)}
+    # The loopback knows no run to take it from.
+    monkeypatch.setattr(server_app, "SecAggGrid", partial(SecAggGrid, run_config=config))
     if not secure:
         monkeypatch.setattr(server_app, "SecAggGrid", lambda grid, **settings: grid)
         client = ClientApp()
         client.train()(client_app.train)
         client.evaluate()(client_app.evaluate)
     grid = LoopbackGrid(client, NODES, run_config=config)
-    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config | {"out": str(out)})
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
     server_app.app(grid, context)
     return torch.load(out, weights_only=True), grid
 

@@ -109,6 +109,108 @@ def test_context_state_takes_bytes() -> None:
     assert kept == blob, moved("Context.state does not keep bytes in ConfigRecords")
 
 
+# What becomes of each part of a message and a context before the app sees it; see app_view.py.
+CONTEXT = {
+    "run_id": "bound", "run_config": "bound", "series_id": "neutral",
+    "node_id": "own", "node_config": "own", "state": "own",
+}  # fmt: skip
+METADATA = {
+    "run_id": "bound", "message_type": "bound", "group_id": "bound",
+    "dst_node_id": "own", "created_at": "own",
+    "message_id": "neutral", "src_node_id": "neutral", "reply_to_message_id": "neutral", "ttl": "neutral",
+    "src_task_id": "neutral", "dst_task_id": "neutral", "delivered_at": "neutral",
+}  # fmt: skip
+MESSAGE = {"metadata": "above", "content": "bound", "error": "none"}
+
+
+def parts(thing: Any) -> set[str]:
+    return {name.lstrip("_") for name in vars(thing)}
+
+
+def properties(kind: type) -> set[str]:
+    return {name for name, value in vars(kind).items() if isinstance(value, property)}
+
+
+def sent() -> tuple[Any, Any]:
+    from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+    content = RecordDict({"b": ConfigRecord({"y": 1, "x": 2}), "a": ConfigRecord({"z": [3]})})
+    context = Context(
+        run_id=1, node_id=2, node_config={"n": 1}, state=RecordDict(), run_config={"b": 1, "a": 2.5}, series_id=0
+    )
+    return Message(content, 2, "train", group_id="g"), context
+
+
+def test_every_part_that_reaches_the_app_was_looked_at() -> None:
+    """What is new in Flower may be another thing for each node: bind it or make it neutral in app_view.py first."""
+    from dataclasses import fields
+
+    from flwr.app import Context, Message, Metadata
+
+    message, context = sent()
+    found = parts(context) | properties(Context) | {field.name for field in fields(Context)}
+    assert found == CONTEXT.keys(), moved(f"Context has the parts {sorted(found)}")
+    found = parts(message.metadata) | properties(Metadata)
+    assert found == METADATA.keys(), moved(f"Metadata has the parts {sorted(found)}")
+    # `children` are the content.
+    found = parts(message) | properties(Message) - {"children"}
+    assert found == MESSAGE.keys(), moved(f"Message has the parts {sorted(found)}")
+
+
+def test_what_is_neither_bound_nor_the_nodes_own_is_the_same_for_all() -> None:
+    """A SuperLink that varies all that it can shows the app what every other one does."""
+    from flwr.app import RecordDict
+
+    from fl.integrations.flower.app_view import view_of
+    from fl.integrations.flower.content import content_digest
+
+    message, context = sent()
+    plain, own = view_of(message, message.content, context)
+    strange, other = sent()
+    for name, kind in METADATA.items():
+        if kind == "neutral" or name == "created_at":
+            vars(strange.metadata)[f"_{name}"] = 77 if "id" in name else 77.5
+    other.series_id = 77
+    other.run_config = dict(reversed(other.run_config.items()))
+    turned = RecordDict(
+        {name: type(record)(dict(reversed(record.items()))) for name, record in reversed(strange.content.items())}
+    )
+    assert content_digest("train", turned) == content_digest("train", message.content)
+    seen, view = view_of(strange, turned, other)
+
+    for name in METADATA.keys() - {"created_at"}:
+        assert getattr(seen.metadata, name) == getattr(plain.metadata, name), name
+    assert seen.metadata.created_at != strange.metadata.created_at
+    for name in CONTEXT:
+        assert getattr(view, name) == getattr(own, name), name
+    for one, another in ((seen.content, plain.content), (view.run_config, own.run_config)):
+        assert list(one) == list(another)
+    assert [list(record) for record in seen.content.values()] == [list(record) for record in plain.content.values()]
+    assert view.state is other.state
+    assert (view.run_id, view.node_id, view.node_config) == (1, 2, {"n": 1})
+    assert seen.metadata.message_type == "train"
+    assert seen.metadata.group_id == "g"
+
+
+def test_the_grid_knows_the_run_and_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run says which app it is of, and what overrides that app's configuration: together, what nodes are told."""
+    from flwr.supercore.run import Run
+
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    run = Run.create_empty(1)
+    assert _flwr.get_fused_config(run) == {}, moved("get_fused_config of a run of no app")
+    run.fab_id, run.fab_version, run.fab_hash = "secagg/quickstart", "1.0.0", "0123456789abcdef"
+    run.override_config = {"lr": 0.5}
+    app = tmp_path / "apps" / "secagg.quickstart.1.0.0.01234567"
+    app.mkdir(parents=True)
+    (app / "pyproject.toml").write_text(
+        (Path(__file__).parents[3] / "examples/flower_quickstart/pyproject.toml").read_text(encoding="utf-8"),
+        encoding="utf-8",
+    )
+    config = _flwr.get_fused_config(run)
+    assert (config["lr"], config["local-epochs"]) == (0.5, 2), moved("get_fused_config")
+
+
 def test_arrays_carry_bytes_as_they_are() -> None:
     from flwr.app import Array
 

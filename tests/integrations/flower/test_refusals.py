@@ -105,6 +105,9 @@ def test_nodes_are_sent_the_same() -> None:
     messages[1] = Message(content, messages[1].metadata.dst_node_id, "train")
     with pytest.raises(FlowerError, match="node 1001 would be sent other records"):
         grid.send_and_receive(messages)
+    messages[1] = Message(messages[0].content, messages[1].metadata.dst_node_id, "train", group_id="7")
+    with pytest.raises(FlowerError, match="or another group"):
+        grid.send_and_receive(messages)
     # Equal content in another object is the same content.
     messages[1] = Message(train_messages(grid)[0].content, messages[1].metadata.dst_node_id, "train")
     assert len(list(grid.send_and_receive(messages, timeout=5))) == 1
@@ -144,6 +147,7 @@ def test_what_cannot_be_one_session() -> None:
         ({"threshold": 0}, "threshold"),
         ({"capacity": 1.5}, "capacity"),
         ({"workers": 0}, "workers"),
+        ({"run_config": {"lr": None}}, "run configuration"),
         ({"adversary": Adversary.MALICIOUS}, "enrolled"),
         ({"enrolled": [bytes(32)]}, "enrolled"),
         ({"adversary": Adversary.MALICIOUS, "enrolled": [b"short"]}, "enrolled keys"),
