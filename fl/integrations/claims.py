@@ -25,17 +25,20 @@ class Claims:
     Args:
         folder: as for `fl.participation.open_participation`.
 
+    Attributes:
+        record: the record that they are part of.
+
     Raises:
         ConfigError: as there.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self._record = open_participation(folder)
+        self.record = open_participation(folder)
 
     def claim(self, state: bytes) -> None:
         """Claim a state, of which only a hash is kept; ClaimedError if it was claimed before."""
         try:
-            self._record.use(_LABEL + state)
+            self.record.use(_LABEL + state)
         except RepeatedSessionError:
             raise ClaimedError("this client's state was used before: it would answer twice, and does not") from None
         except JournalError as error:

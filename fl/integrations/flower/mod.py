@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fl.errors import ConfigError, FLError
-from fl.integrations.claims import Claims
 from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
 from fl.integrations.flower.app_view import run_digest, view_of
 from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
 from fl.integrations.flower.errors import OfferError, OtherRunError
+from fl.integrations.flower.node_record import NodeRecord, RoundName
 from fl.integrations.flower.offer import Offer
 from fl.integrations.flower.wire import CONTROL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
@@ -37,6 +37,7 @@ from secagg import (
     decode_server_message,
     encode,
 )
+from transport import TransportError
 
 _LOG = logging.getLogger("flwr.secagg")
 
@@ -45,6 +46,8 @@ _STATE = f"{CONTROL}.client"
 ClientAppCallable = Callable[[Message, Context], Message]
 IdentitySource = Identity | Callable[[Context], Identity] | None
 KeySource = Iterable[bytes] | Callable[[Context], Iterable[bytes]] | None
+NameSource = str | Callable[[Context], str]
+NumberSource = int | Callable[[Context], int]
 
 
 _E = TypeVar("_E", bound=Enum)
@@ -68,6 +71,8 @@ def secagg_mod(
     enrolled: KeySource = None,
     protect_evaluate: bool = False,
     claims: str | os.PathLike[str] | None = None,
+    training: NameSource = "default",
+    max_rounds: NumberSource = 1000,
 ) -> "SecAggMod":
     """A mod that lets a `ClientApp` train through secure aggregation; the first of its mods::
 
@@ -86,8 +91,11 @@ def secagg_mod(
         enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that loads them;
             they must come by another way than through the server.
         protect_evaluate: decline to evaluate, too, but through the protocol.
-        claims: against a server that lies, a folder that all processes of this node share; see
-            `fl.integrations.claims.Claims`.
+        claims: against a server that lies, the folder of the record of what this node has answered, which all its
+            processes share; by default one of this user's (`fl.participation.open_participation`).
+        training: the node's own name for what it answers rounds of, or a function of the context that gives it.
+        max_rounds: against a server that lies, the most rounds that the node answers in one training, in whatever
+            runs, or a function of the context. Where evaluation is protected, it counts as a round of its own.
 
     Raises:
         ConfigError: arguments that do not fit each other.
@@ -107,6 +115,8 @@ def secagg_mod(
         enrolled=enrolled,
         protected=frozenset({"train", "evaluate"} if protect_evaluate else {"train"}),
         claims=claims,
+        training=training,
+        max_rounds=max_rounds,
     )
 
 
@@ -121,6 +131,8 @@ class SecAggMod:
         enrolled: KeySource,
         protected: frozenset[str],
         claims: str | os.PathLike[str] | None,
+        training: NameSource,
+        max_rounds: NumberSource,
     ) -> None:
         if (identity is None) != (enrolled is None):
             raise ConfigError("malicious mode needs both: this node's identity, and the enrolled keys of all nodes")
@@ -128,11 +140,17 @@ class SecAggMod:
             raise ConfigError("sessions that are safe against a malicious server need `identity` and `enrolled`")
         if type(policy.min_inputs) is not int or policy.min_inputs < 2:
             raise ConfigError(f"min_inputs must be an int of at least 2, not {policy.min_inputs!r}")
+        if not callable(training):
+            _checked_training(training)
+        if not callable(max_rounds):
+            _checked_rounds(max_rounds)
         self._policy = policy
         self._identity = identity
         self._enrolled = enrolled
         self._protected = protected
         self._claims = claims
+        self._training = training
+        self._max_rounds = max_rounds
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Answer one message, as Flower calls a mod."""
@@ -149,7 +167,7 @@ class SecAggMod:
         except OtherRunError as error:
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
             return _refusal(message, f"secagg: {error}")
-        except (FLError, SecAggError) as error:
+        except (FLError, SecAggError, TransportError) as error:
             # The reason may speak of this client's data: it stays here.
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
             return _refusal(message, "secagg: this node takes no part; its own log says why")
@@ -175,7 +193,9 @@ class SecAggMod:
         _check_run(offer, message, context)
         who = self._who(offer, context)
         client = Client(offer.params, opening.client_id, context=offer.context, nonce=offer.nonce, **who)
-        if not offer.params.is_signed:
+        if offer.params.is_signed:
+            self._record(who, context).enter(client.session_id)
+        else:
             _warn_of_trust()
         (send,) = client.start()
         return self._answer(client, send, context, {"offer": opening.offer})
@@ -191,16 +211,25 @@ class SecAggMod:
         blob, offer = kept.pop("client"), Offer.from_bytes(kept["offer"])
         _check_run(offer, message, context)
         who = self._who(offer, context)
-        if offer.params.is_signed:
-            Claims(self._claims).claim(blob)
+        record = self._record(who, context) if offer.params.is_signed else None
+        if record is not None:
+            record.claim(blob)
         client = Client.resume(blob, **who)
         (event,) = client.receive(decode_server_message(onward.message, offer.params))
         if not isinstance(event, InputRequested):
+            if record is not None and client.phase is ClientPhase.FINISHED:
+                # The shares that open the sum go out next.
+                round_ = RoundName(kept["series"], kept["number"])
+                record.answer(client.session_id, round_, context.run_id, offer.content)
             return self._answer(client, event, context, kept)
         if event.rejected_shares:
             _LOG.warning("secagg: shares of %d clients could not be opened", len(event.rejected_shares))
         if content_digest(message.metadata.message_type, own) != offer.content:
             raise OfferError("what is to be answered is not what the session was opened for")
+        if record is not None:
+            round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
+            record.check(round_, context.run_id, offer.content)
+            kept |= {"series": round_.series, "number": round_.number}
         vector, layout = self._train(offer, own, message, context, call_next)
         (send,) = client.submit_input(vector)
         return self._answer(client, send, context, kept, layout)
@@ -246,6 +275,15 @@ class SecAggMod:
         except LocalProtocolError as error:
             raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
 
+    def _record(self, who: dict[str, Any], context: Context) -> NodeRecord:
+        """The record of what this node has answered, under its identity if it has one."""
+        training = self._training(context) if callable(self._training) else self._training
+        max_rounds = self._max_rounds(context) if callable(self._max_rounds) else self._max_rounds
+        owner = who["identity"].public_key if who else f"node {context.node_id}".encode()
+        return NodeRecord(
+            self._claims, owner, training=_checked_training(training), max_rounds=_checked_rounds(max_rounds)
+        )
+
     def __repr__(self) -> str:
         return f"SecAggMod({self._policy.adversary.value}, at least {self._policy.min_inputs} inputs)"
 
@@ -256,6 +294,18 @@ def _one_of(kind: type[_E], value: Any, name: str) -> _E:
     except ValueError:
         known = ", ".join(repr(member.value) for member in kind)
         raise ConfigError(f"{name} must be one of {known}, not {value!r}") from None
+
+
+def _checked_training(name: object) -> str:
+    if isinstance(name, str):
+        return name
+    raise ConfigError(f"`training` must be a name, not {name!r}")
+
+
+def _checked_rounds(number: object) -> int:
+    if type(number) is int and number >= 1:
+        return number
+    raise ConfigError(f"`max_rounds` must be a positive int, not {number!r}")
 
 
 def _check_run(offer: Offer, message: Message, context: Context) -> None:

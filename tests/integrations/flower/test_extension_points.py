@@ -211,6 +211,13 @@ def test_the_grid_knows_the_run_and_its_configuration(tmp_path: Path, monkeypatc
     assert (config["lr"], config["local-epochs"]) == (0.5, 2), moved("get_fused_config")
 
 
+def test_strategies_number_their_rounds() -> None:
+    from flwr.serverapp.strategy import FedAvg
+
+    for method in (FedAvg.configure_train, FedAvg.configure_evaluate):
+        assert 'config["server-round"] = server_round' in inspect.getsource(method), moved("config['server-round']")
+
+
 def test_arrays_carry_bytes_as_they_are() -> None:
     from flwr.app import Array
 

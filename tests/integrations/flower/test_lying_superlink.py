@@ -15,8 +15,8 @@ from fl.integrations.flower.app_view import run_digest
 from fl.integrations.flower.offer import Offer
 from tests.integrations.flower import apps
 from tests.integrations.flower.apps import examples_of, initial_arrays, train_messages
-from tests.integrations.flower.loopback import LoopbackGrid
-from tests.integrations.flower.signed import ALL, NODES, VICTIM, SignedFederation, gradient, total
+from tests.integrations.flower.loopback import Fault, Faults, LoopbackGrid
+from tests.integrations.flower.signed import ALL, NODES, VICTIM, SignedFederation, content, gradient, total
 
 SETTINGS = {"lr": 0.25, "layers": 2, "name": "a", "fast": True}
 
@@ -140,3 +140,21 @@ def test_the_rest_of_the_message_is_the_same_for_all(tmp_path: Path) -> None:
     assert len(seen) == NODES
     assert len(set(seen)) == 1
     assert all(b"kept" in context for context in federation.loopback.contexts.values())
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_offer_of_a_session_again(tmp_path: Path, ends: bool) -> None:
+    """On a sparse graph, a second instance of one identity in one session isolates the first."""
+    faults: Faults = lambda node, step: Fault.ERROR if step == 2 and not ends else None  # noqa: E731
+    federation = SignedFederation(tmp_path, faults=faults)
+    average, _ = federation.round()
+    assert (average is not None) == ends
+    opening = next(message for message in federation.loopback.sent if "offer" in message.content["secagg"])
+    for _ in range(2):
+        message = Message(opening.content, opening.metadata.dst_node_id, "train")
+        (reply,) = federation.loopback.send_and_receive([message])
+        assert reply.has_error()
+    # Another session is another matter.
+    federation.loopback._faults = lambda node, step: None
+    average, report = federation.round(content(2))
+    assert report.included == ALL
