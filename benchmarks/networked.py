@@ -37,7 +37,7 @@ VALUE_BITS = 16
 _CLIENT_PROCESSES = 2
 _ROOT = Path(__file__).parent.parent
 # A client of two hundred waits for its turn on a core that all share, and nobody is to come back for that.
-_LIMITS = Limits(handshake_seconds=60, idle_seconds=300)
+_LIMITS = Limits(first_byte_seconds=60, handshake_seconds=60, idle_seconds=300)
 _TRUSTING = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS)
 
 

@@ -19,7 +19,7 @@ class RefusalRate:
     """Lets some lines of each address through at once, and then one every few seconds.
 
     Addresses beyond the first thousand share one allowance, until others have been quiet for long enough to be
-    forgotten; so do those of one IPv6 network (/64), which one machine may have.
+    forgotten; so do those of one IPv6 network (/64).
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class RefusalRate:
 
     def untold(self, peer: str, now: float) -> int | None:
         """None: say nothing of this one. Otherwise log it, with the number of those before it that were not logged."""
-        bucket = self._bucket(_network(peer), now)
+        bucket = self._bucket(network_of(peer), now)
         bucket.allowance = min(_BURST, bucket.allowance + (now - bucket.counted_at) * _PER_SECOND)
         bucket.counted_at = now
         if bucket.allowance < 1:
@@ -52,7 +52,8 @@ class RefusalRate:
         return self._buckets[network]
 
 
-def _network(peer: str) -> str:
+def network_of(peer: str) -> str:
+    """Where an IP address belongs: itself, or for IPv6 its /64 network, all of which one machine may have."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:

@@ -1,7 +1,9 @@
 """Accepts connections, counts them, and finds out by TLS who is at their other end."""
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import logging
 import socket
 import ssl
@@ -10,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from secagg import ClientId
+from transport._half_open import HalfOpenConnections
+from transport._refusals import network_of
 from transport.certs import Credentials
 from transport.tcp_settings import Address, Limits, Plaintext, check_loopback
 from transport.tcp_stream import Stream, accept_stream
@@ -18,6 +22,7 @@ from transport.tls import TlsRefusedError, client_id_from, server_context
 logger = logging.getLogger("transport.tcp")
 
 _BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 64
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GOODBYE_SECONDS = 2.0
@@ -52,8 +57,8 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
-        self._handshakes = asyncio.Semaphore(limits.handshakes)
-        self._per_address: Counter[str] = Counter()
+        self._half_open = HalfOpenConnections(limits.handshakes)
+        self._open: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
 
     @property
@@ -63,8 +68,8 @@ class Listener:
 
     @property
     def num_connections(self) -> int:
-        """How many connections are open, those in their handshake included."""
-        return len(self._serving)
+        """How many connections are open whose other side has shown who it is."""
+        return self._open.total()
 
     async def start(self) -> None:
         """Listen.
@@ -167,69 +172,79 @@ class Listener:
         task.add_done_callback(ended)
 
     async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            await self._handshakes.acquire()
+        for number in itertools.count(1):
             try:
                 sock, address = await _next_connection(listener)
             except OSError as error:
-                self._handshakes.release()
                 # What else accept() reports are connections that ended before they were taken.
                 if error.errno in _OUT_OF_FILES:
                     logger.warning("cannot accept connections: %s", error, extra={"event": "out_of_files"})
-                    await asyncio.sleep(0.5)
+                    self._half_open.shrink()
+                await asyncio.sleep(0.5 if error.errno in _OUT_OF_FILES else 0)
                 continue
-            except BaseException:
-                self._handshakes.release()
-                raise
             sock.setblocking(False)
             self._start(self._greet(sock, str(address[0])), self._serving)
-            # A flood of connections leaves the others their turn.
-            await asyncio.sleep(0)
+            if number % _ACCEPTED_AT_ONCE == 0:
+                # A flood of connections leaves the others their turn.
+                await asyncio.sleep(0)
 
     async def _greet(self, sock: socket.socket, peer: str) -> None:
         """One connection, from its first byte to its end."""
-        self._per_address[peer] += 1
         try:
-            try:
-                stream, client_id = await self._identified(sock, peer)
-            except TlsRefusedError as error:
-                self.refused(error.reason.name.lower().replace("_", "-"), str(error), peer=peer)
-                return
-            except OSError as error:
-                self.refused("broken-off", str(error), peer=peer)
-                return
-            finally:
-                self._handshakes.release()
-            if stream is not None:
-                await self._serve(stream, client_id, peer)
+            stream, client_id = await self._identified(sock, peer)
+        except TlsRefusedError as error:
+            self.refused(error.reason.name.lower().replace("_", "-"), str(error), peer=peer)
+            return
+        except OSError as error:
+            self.refused("broken-off", str(error), peer=peer)
+            return
+        limits, network = self._limits, network_of(peer)
+        if self._open.total() >= limits.connections or self._open[network] >= limits.connections_per_address:
+            stream.abort()
+            detail = f"{self._open.total()} connections are open, {self._open[network]} of them from there"
+            self.refused("too-many-connections", detail, peer=peer, client_id=client_id)
+            return
+        self._open[network] += 1
+        try:
+            await self._serve(stream, client_id, peer)
         finally:
-            self._per_address[peer] -= 1
-            if not self._per_address[peer]:
-                del self._per_address[peer]
+            self._open[network] -= 1
+            if not self._open[network]:
+                del self._open[network]
 
-    async def _identified(self, sock: socket.socket, peer: str) -> tuple[Stream | None, ClientId | None]:
-        limits = self._limits
-        if len(self._serving) > limits.connections or self._per_address[peer] > limits.connections_per_address:
-            sock.close()
-            self.refused("too-many-connections", f"{len(self._serving)} connections are open", peer=peer)
-            return None, None
-        stream = await accept_stream(
-            sock,
-            self._context,
-            handshake_seconds=limits.handshake_seconds,
-            stall_seconds=limits.stall_seconds,
-        )
-        if stream.tls is None:
-            return stream, None
+    async def _identified(self, sock: socket.socket, peer: str) -> tuple[Stream, ClientId | None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs
+
+        def push_out() -> None:
+            task.cancel()
+            self.refused("pushed-out", "others needed its place before it had shown who it is", peer=peer)
+
+        half_open = self._half_open.enter(peer, push_out)
         try:
-            return stream, client_id_from(stream.tls)
-        except TlsRefusedError:
-            await stream.close()
-            raise
+            stream = await accept_stream(
+                sock,
+                self._context,
+                first_byte_seconds=self._limits.first_byte_seconds,
+                handshake_seconds=self._limits.handshake_seconds,
+                stall_seconds=self._limits.stall_seconds,
+                heard=half_open.speak,
+            )
+            if stream.tls is None:
+                return stream, None
+            try:
+                return stream, client_id_from(stream.tls)
+            except TlsRefusedError:
+                await stream.close()
+                raise
+        finally:
+            self._half_open.leave(half_open)
 
 
 async def _next_connection(listener: socket.socket) -> tuple[socket.socket, Any]:
     """As `loop.sock_accept`, which loses what it has accepted if it is cancelled at the wrong moment."""
+    with contextlib.suppress(BlockingIOError):
+        return listener.accept()
     loop = asyncio.get_running_loop()
     came = asyncio.Event()
     try:

@@ -117,7 +117,7 @@ class SessionServer:
 
     @property
     def num_connections(self) -> int:
-        """How many connections are open, those in their handshake included."""
+        """How many connections are open whose other side has shown who it is."""
         return self._listener.num_connections
 
     @property

@@ -54,19 +54,22 @@ class Limits(_Positive):
     """What one connection, and all of them, may take. Seconds and bytes.
 
     Attributes:
+        first_byte_seconds: from the connection to the first byte of the TLS handshake.
         handshake_seconds: from the connection to the end of the TLS handshake; and again to the first frame.
         frame_seconds: a frame that has begun may take so long,
         minimum_rate: and a second more for each so many bytes of it that have come.
         idle_seconds: silence after which the other side is asked whether it is there,
         answer_seconds: and then has so long to say anything.
         stall_seconds: 64 KiB that do not go out for so long end a connection.
-        connections: of one server, at most; further ones are closed at once.
-        connections_per_address: from one IP address, at most.
-        handshakes: going on at one time; further connections wait for their turn.
+        connections: of one server, at most, that have shown who they are; further ones are closed at once.
+        connections_per_address: of these, from one IP address (IPv6: one /64 network).
+        handshakes: connections that have not yet shown who they are. A newcomer is let in all the same: for it goes
+            one of the address that has most of them, the oldest that has said nothing, or else the oldest.
         commit_seconds: what happens within so long is made durable together, and answered then.
         farewell_seconds: how long a server whose session has ended waits for clients that have not been told.
     """
 
+    first_byte_seconds: float = 3.0
     handshake_seconds: float = 10.0
     frame_seconds: float = 30.0
     minimum_rate: float = 4096.0
@@ -75,7 +78,7 @@ class Limits(_Positive):
     stall_seconds: float = 30.0
     connections: int = 4096
     connections_per_address: int = 2048
-    handshakes: int = 256
+    handshakes: int = 1024
     commit_seconds: float = 0.002
     farewell_seconds: float = 5.0
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from transport.tls import TlsRefusal, TlsRefusedError, refusal_of
 
@@ -44,6 +44,10 @@ class Stream:
         peer = writer.get_extra_info("peername")
         self.peer: str = peer[0] if peer else ""
         writer.transport.set_write_buffer_limits(high=CHUNK)
+
+    async def first_bytes(self) -> None:
+        """Wait until the other side has said something, or has closed; `handshake` then reads it."""
+        await self._fill()
 
     async def handshake(self, context: ssl.SSLContext, *, server_name: str | None = None) -> None:
         """Agree on TLS keys: as the server, unless the ``server_name`` that was called is given.
@@ -182,16 +186,32 @@ def _chunked(pieces: Sequence[bytes | memoryview]) -> Iterator[list[bytes | memo
 
 
 async def accept_stream(
-    sock: socket.socket, context: ssl.SSLContext | None, *, handshake_seconds: float, stall_seconds: float
+    sock: socket.socket,
+    context: ssl.SSLContext | None,
+    *,
+    first_byte_seconds: float,
+    handshake_seconds: float,
+    stall_seconds: float,
+    heard: Callable[[], None],
 ) -> Stream:
-    """The server's end of an accepted connection; ``sock`` is closed if that fails.
+    """The server's end of an accepted connection; ``sock`` is closed if that fails, or is cancelled.
+
+    With TLS, ``heard`` is called when the first bytes have come, which has to be within ``first_byte_seconds``.
 
     Raises:
         TlsRefusedError: the handshake failed.
         OSError: the connection broke.
     """
     reader, writer = await asyncio.open_connection(sock=sock, limit=CHUNK)
-    return await _secured(Stream(reader, writer, stall_seconds), context, None, handshake_seconds)
+    stream = Stream(reader, writer, stall_seconds)
+    if context is None:
+        return stream
+    async with _refused_in_time(stream, handshake_seconds):
+        async with asyncio.timeout(first_byte_seconds):
+            await stream.first_bytes()
+        heard()
+        await stream.handshake(context)
+    return stream
 
 
 async def connect_stream(
@@ -214,17 +234,19 @@ async def connect_stream(
             reader, writer = await asyncio.open_connection(host, port, limit=CHUNK)
     except TimeoutError:
         raise TlsRefusedError(TlsRefusal.TIMED_OUT) from None
-    return await _secured(Stream(reader, writer, stall_seconds), context, server_name or host, handshake_seconds)
+    stream = Stream(reader, writer, stall_seconds)
+    if context is not None:
+        async with _refused_in_time(stream, handshake_seconds):
+            await stream.handshake(context, server_name=server_name or host)
+    return stream
 
 
-async def _secured(
-    stream: Stream, context: ssl.SSLContext | None, server_name: str | None, handshake_seconds: float
-) -> Stream:
-    if context is None:
-        return stream
+@contextlib.asynccontextmanager
+async def _refused_in_time(stream: Stream, handshake_seconds: float) -> AsyncIterator[None]:
+    """Close the stream if what is done here fails, or takes too long."""
     try:
         async with asyncio.timeout(handshake_seconds):
-            await stream.handshake(context, server_name=server_name)
+            yield
     except TlsRefusedError:
         await stream.close()
         raise
@@ -234,4 +256,3 @@ async def _secured(
     except BaseException:
         stream.abort()
         raise
-    return stream

@@ -52,7 +52,7 @@ async def serve(options):
         most = max(most, len(host.connected_clients))
 
     with RecoveryPool(1) as pool:
-        limits = Limits(farewell_seconds=2, handshake_seconds=30)
+        limits = Limits(farewell_seconds=2, first_byte_seconds=30, handshake_seconds=30)
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(options["certs"]), limits) as server:
             say(port=server.addresses[0][1], **usage())
             for number in range(options["sessions"]):
@@ -66,6 +66,8 @@ async def serve(options):
                 async with asyncio.timeout(30):
                     while number == options["sessions"] - 1 and server.num_connections:
                         await asyncio.sleep(0.005)
+                # A socket is closed a moment after its connection's end.
+                await asyncio.sleep(0.005)
                 say(session=number, exact=exact, included=len(included), most_connected=most, **usage())
 
 

@@ -1,0 +1,86 @@
+"""Connections that have not shown yet who they are: at most so many of them, shared fairly between addresses.
+
+Anyone can open connections and say nothing, so none of them may keep a place that somebody else needs. A newcomer is
+always let in. If that makes one too many, one of the network that has the most goes: there the oldest that has said
+nothing, or else the oldest. Whoever opens many connections thus closes only its own.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transport._refusals import network_of
+
+# Clients that come at the same moment leave each other time for a handshake.
+_FEWEST = 16
+
+
+@dataclass(eq=False, slots=True)
+class HalfOpen:
+    """One such connection.
+
+    Attributes:
+        network: where it comes from: an IPv4 address, or an IPv6 /64.
+        end: ends the connection; called once, when its place is needed.
+        arrival: later ones have higher numbers.
+        heard: whether anything has come over it.
+    """
+
+    network: str
+    end: Callable[[], None]
+    arrival: int
+    heard: bool = False
+
+    def speak(self) -> None:
+        """Note that something has come over it."""
+        self.heard = True
+
+
+class HalfOpenConnections:
+    """The connections of one listener that have not finished their handshakes.
+
+    Args:
+        limit: how many there may be.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._arrivals = 0
+        self._networks: dict[str, set[HalfOpen]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._networks.values()))
+
+    def enter(self, peer: str, end: Callable[[], None]) -> HalfOpen:
+        """Take in a connection from the IP address ``peer``; `leave` takes it out again."""
+        self._keep(self._limit - 1)
+        self._arrivals += 1
+        connection = HalfOpen(network_of(peer), end, self._arrivals)
+        self._networks.setdefault(connection.network, set()).add(connection)
+        return connection
+
+    def leave(self, connection: HalfOpen) -> None:
+        """Take a connection out, if it is still in."""
+        network = self._networks.get(connection.network, set())
+        network.discard(connection)
+        if not network:
+            self._networks.pop(connection.network, None)
+
+    def shrink(self) -> None:
+        """Have a quarter less from now on, unless they are few: there is no room for as many as there are."""
+        if len(self) > _FEWEST:
+            self._limit = max(_FEWEST, len(self) * 3 // 4)
+            self._keep(self._limit)
+
+    def _keep(self, number: int) -> None:
+        """End connections until there are so many, or fewer."""
+        while len(self) > number:
+            most = max(map(len, self._networks.values()))
+            fullest = (network for network in self._networks.values() if len(network) == most)
+            connection = min(itertools.chain(*fullest), key=_order)
+            self.leave(connection)
+            connection.end()
+
+
+def _order(connection: HalfOpen) -> tuple[bool, int]:
+    return connection.heard, connection.arrival
