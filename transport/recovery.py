@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Protocol
 
 from secagg import LocalProtocolError, MaskSum, UnmaskJob
+from transport.child_python import python_command, python_environment
 
 # Below so many key agreements (about 50 us each) a child's start costs more than it saves.
 _WORTH_STARTING = 10_000
@@ -117,10 +118,11 @@ class _Child:
     """One worker process."""
 
     def __init__(self) -> None:
-        # The child finds the library where this process did.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
-            [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            python_command("-c", _CHILD),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=python_environment(),
         )
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         assert self._process.stdout is not None  # noqa: S101

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from typing import Any, Self
 
 from fl.encrypted.errors import EncryptedEvaluationError
 from fl.encrypted.jobs import PARTIES, ROLES, Job
+from transport.child_python import python_command, python_environment
 
 _ENVIRONMENT = {
     # The parties outnumber the cores of most machines, and threads that wait for each other spin.
@@ -95,14 +94,13 @@ class PartyProcesses:
         return [results[party] for party in range(PARTIES)]
 
     def _start(self, job: Job) -> None:
-        environment = {**os.environ, **_ENVIRONMENT}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fl.encrypted.party"],
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
+            python_command("-m", "fl.encrypted.party"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Tracebacks of MPyC may hold shares: nobody gets to see them.
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=python_environment(**_ENVIRONMENT),
             text=True,
             # Ctrl-C is for this process, which then ends the others.
             start_new_session=True,

@@ -22,6 +22,7 @@ from fl.errors import FLError
 from fl.local_work import LocalWorker
 from fl.quantization import ClientUpdate
 from secagg import ClientId
+from transport.child_python import python_command, python_environment
 
 _CHILD = "from fl.engines.worker_process import serve; serve()"
 # A child whose requests have ended leaves within that time, unless it is in the middle of a client.
@@ -52,16 +53,11 @@ class WorkerProcess:
     def __init__(self, shared: SharedObject, threads: int) -> None:
         own, others = socket.socketpair()
         # Plain children, as in `transport.recovery`: multiprocessing asks things of the host's main module.
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }
+        environment = python_environment(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE")
         with others:
             descriptors = (others.fileno(), shared.fileno())
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
-                [sys.executable, "-c", _CHILD, *map(str, (*descriptors, shared.size, threads))],
+                python_command("-c", _CHILD, *map(str, (*descriptors, shared.size, threads))),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a model of the user's may print; our own stdout may have to be JSON
                 pass_fds=descriptors,

@@ -16,6 +16,7 @@ from fl.errors import FLError
 from fl.experiments.experiment import Arm, ArmResult, ArmWork
 from fl.threads import torch_threads
 from secagg import SecAggError
+from transport.child_python import safe_spawning
 
 
 class ExperimentError(FLError):
@@ -94,7 +95,8 @@ class WorkerPool:
         for _ in range(jobs):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(workplace, theirs))
-            process.start()
+            with safe_spawning():
+                process.start()
             theirs.close()
             self._processes[ours] = process
             self._idle.append(ours)

@@ -1,0 +1,82 @@
+"""Nothing that lies in the working directory runs in the processes that are started, which are handed secrets."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+RECOVERY = """
+from tests.transport.test_recovery import job_of
+from transport import recovery
+
+recovery._WORTH_STARTING = recovery._WORTH_SENDING = 1
+job = job_of(2, 9)
+with recovery.RecoveryPool(2) as pool:
+    pool.start()
+    (child,) = pool._children
+    assert child.send(job)
+    assert child.result().vector.tolist() == job.run().vector.tolist()
+"""
+
+TRAINING = """
+from fl.__main__ import main
+
+sys.argv[1:] = ["train", "--dataset", "digits", "--clients", "3", "--rounds", "1", "--epochs", "1",
+                "--engine", "processes", "--workers", "2", "--out", sys.argv[1]]
+main()
+"""
+
+EXPERIMENTS = """
+from tests.fl.experiments.arms import NotingArm, run_in
+
+if __name__ == "__main__":
+    results = run_in(Path(sys.argv[1]), NotingArm(name="one"), NotingArm(name="two"), jobs=2)
+    assert {result["headline"] for result in results.values()} == {"noted"}
+    assert os.getpid() not in {result["process"] for result in results.values()}
+"""
+
+ENCRYPTED = """
+from fl.encrypted.errors import EncryptedEvaluationError
+from fl.encrypted.jobs import Job, ModelInput
+from fl.encrypted.processes import PartyProcesses
+
+model = ModelInput(path="no-such-model", name="logistic", calibration=None, data_dir=None)
+job = Job(party=0, ports=(1, 2, 3), folder=sys.argv[1], tls=False, arithmetic="words", model=model)
+with PartyProcesses([job]) as parties:
+    try:
+        parties.run(print, 60)
+    except EncryptedEvaluationError as error:
+        assert "no-such-model" in str(error), error
+    else:
+        raise AssertionError("it found a model")
+"""
+
+
+@pytest.mark.parametrize("program", [RECOVERY, TRAINING, EXPERIMENTS, ENCRYPTED], ids=lambda text: text.split()[1])
+def test_children_do_not_import_from_the_working_directory(tmp_path, program):
+    if program is ENCRYPTED and importlib.util.find_spec("mpyc") is None:
+        pytest.skip("needs MPyC")
+    planted = tmp_path / "planted"
+    for name in ("secagg", "transport", "fl", "multiprocessing"):
+        (planted / name).mkdir(parents=True)
+        (planted / name / "__init__.py").write_text("open(__file__ + '.ran', 'w').close()\n")
+    # Elsewhere, as a console script is: Python puts a script's own folder first.
+    script = tmp_path / "scripts" / "main.py"
+    script.parent.mkdir()
+    script.write_text("import os, sys\nfrom pathlib import Path\n" + program)
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, str(script), str(tmp_path / "out")],
+        cwd=planted,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path[1:]]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert not list(planted.rglob("*.ran"))
+    assert done.returncode == 0, done.stderr
