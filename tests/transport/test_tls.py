@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from tests.transport.network import QUICK, deployment
 from transport import authority
@@ -270,3 +273,15 @@ def test_a_key_that_others_can_read_is_warned_of(certs, tmp_path, caplog):
     key.chmod(0o644)
     client_context(Credentials(certs / "client-0.pem", key, certs / "ca.pem"))
     assert "can be read by others" in caplog.text
+
+
+def test_a_servers_name_in_the_subject_is_no_name_of_it(certs, tmp_path, monkeypatch):
+    """An authority that vouches for host names does so in the subject alternative names, and there alone."""
+    for name in ("ca.pem", "ca.key"):
+        shutil.copy(certs / name, tmp_path)
+    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    monkeypatch.setattr(authority.x509, "Name", lambda _: named)
+    monkeypatch.setattr(authority, "_server_names", lambda _: authority._client_names(7))
+    (credentials,) = Authority(tmp_path).issue(server_names=["localhost"])
+    _, error = asyncio.run(call(credentials, Credentials.of_client(certs, 0)))
+    assert error.reason is TlsRefusal.WRONG_NAME
