@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from secagg import ClientId, Identity, PinnedKeys
 from secagg.params import MAX_CLIENT_ID
 from transport.errors import TransportError
+from transport.key_files import read_key_file
 
 _URI = re.compile(r"urn:secagg:client:(0|[1-9][0-9]{0,9})", re.ASCII)
 _CLIENT_FILE = re.compile(r"client-(0|[1-9][0-9]{0,9})\.pem", re.ASCII)
@@ -34,7 +35,7 @@ class Credentials:
 
     Attributes:
         certificate: its certificate, followed by intermediate ones if there are any.
-        key: the certificate's private key, unencrypted; nobody else should be able to read the file.
+        key: the certificate's private key, unencrypted; a file that nobody else can read.
         authority: the certificates of those whom it trusts to vouch for the other side.
     """
 
@@ -88,7 +89,7 @@ def identity_from(key: Path | str) -> Identity:
     """A client's identity in malicious mode: the key of its certificate (Ed25519).
 
     Raises:
-        CertificateError: the file is missing or holds another kind of key.
+        CertificateError: the file is missing, can be read by others, or holds another kind of key.
     """
     return Identity(load_key(Path(key)).private_bytes_raw())
 
@@ -139,24 +140,19 @@ def directory_from(
 def load_certificate(path: Path) -> x509.Certificate:
     """The first certificate of a PEM file; CertificateError if there is none."""
     try:
-        return x509.load_pem_x509_certificate(_read(path))
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"{path}: {error.strerror}") from None
     except ValueError:
         raise CertificateError(f"{path}: this is no PEM certificate") from None
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
-    """The Ed25519 key of an unencrypted PEM file; CertificateError if there is none."""
+    """The Ed25519 key of an unencrypted PEM file; CertificateError if there is none, or others can read it."""
     try:
-        key = load_pem_private_key(_read(path), password=None)
+        key = load_pem_private_key(read_key_file(path, raises=CertificateError), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise CertificateError(f"{path}: this is no unencrypted PEM private key") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise CertificateError(f"{path}: this is no Ed25519 key")
     return key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"{path}: {error.strerror}") from None

@@ -10,7 +10,6 @@ place: a client that is restored from a backup could answer twice.  Keep journal
 
 import contextlib
 import os
-import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secagg import ClientId
 from transport._database import MAX_BLOB_BYTES, Database, damaged
 from transport.errors import JournalError
+from transport.key_files import read_key_file
 
 # "SAgC"
 _APPLICATION_ID = 0x53416743
@@ -228,15 +228,9 @@ def _load_key(path: Path) -> bytes:
         with contextlib.suppress(FileExistsError):
             if not path.exists():
                 _make_key(path)
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            key = file.read(_KEY_BYTES + 1)
     except OSError as error:
         raise JournalError(f"the key file {path} cannot be used: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode) or mode & 0o077:
-        raise JournalError(
-            f"the key file {path} must be readable by its owner alone: chmod 600 it if nobody has seen it"
-        )
+    key = read_key_file(path, raises=JournalError)
     if len(key) != _KEY_BYTES:
         raise JournalError(
             f"the key file {path} is no key: it must have exactly {_KEY_BYTES} bytes; it was left as it is"

@@ -4,10 +4,8 @@ Nothing older than TLS 1.3 is spoken, so there is no renegotiation, no compressi
 Sessions are not resumed: every connection proves again who it is, with a certificate that is valid then.
 """
 
-import logging
 import re
 import ssl
-import stat
 from enum import Enum, unique
 
 from cryptography import x509
@@ -15,8 +13,7 @@ from cryptography import x509
 from secagg import ClientId
 from transport.certs import CertificateError, Credentials, client_id_of, is_for_clients
 from transport.errors import TransportError
-
-logger = logging.getLogger(__name__)
+from transport.key_files import read_key_file
 
 
 @unique
@@ -62,7 +59,7 @@ def server_context(credentials: Credentials) -> ssl.SSLContext:
     """The server's side: clients have to show a certificate of the authority's.
 
     Raises:
-        CertificateError: a file is missing or damaged, or the key is not the certificate's.
+        CertificateError: a file is missing or damaged, or the key is not the certificate's, or open to others.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
     context.num_tickets = 0
@@ -73,7 +70,7 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
     """The client's side: the server's certificate has to be for the name or address that is called.
 
     Raises:
-        CertificateError: a file is missing or damaged, or the key is not the certificate's.
+        CertificateError: a file is missing or damaged, or the key is not the certificate's, or open to others.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
     context.check_hostname = True
@@ -159,11 +156,10 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    for path in (credentials.certificate, credentials.key, credentials.authority):
+    for path in (credentials.certificate, credentials.authority):
         if not path.is_file():
             raise CertificateError(f"{path}: there is no such file")
-    if stat.S_IMODE(credentials.key.stat().st_mode) & 0o077:
-        logger.warning("%s can be read by others than its owner", credentials.key, extra={"event": "key_file_mode"})
+    read_key_file(credentials.key, raises=CertificateError)
     try:
         # A function for the password keeps OpenSSL from asking on the terminal.
         context.load_cert_chain(credentials.certificate, credentials.key, password=lambda: b"")

@@ -199,6 +199,7 @@ def test_a_directory_takes_only_what_its_authority_issued(certs, tmp_path):
 def test_files_that_are_none_say_which(tmp_path, certs):
     damaged = tmp_path / "damaged.pem"
     damaged.write_text("nonsense")
+    damaged.chmod(0o600)
     for load, path in ((load_certificate, damaged), (identity_from, damaged), (load_certificate, tmp_path / "none")):
         with pytest.raises(CertificateError, match=str(path)):
             load(path)
