@@ -4,6 +4,7 @@ A client is who its certificate says: the URI ``urn:secagg:client:<id>`` among t
 for by the deployment's authority (`transport.authority` makes a small one, any other will do).
 """
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,11 @@ from secagg.params import MAX_CLIENT_ID
 from transport.errors import TransportError
 from transport.key_files import read_key_file
 
+logger = logging.getLogger(__name__)
+
 _URI = re.compile(r"urn:secagg:client:(0|[1-9][0-9]{0,9})", re.ASCII)
+# Of many invalid certificates a warning names the first.
+_NAMED = 5
 _CLIENT_FILE = re.compile(r"client-(0|[1-9][0-9]{0,9})\.pem", re.ASCII)
 
 
@@ -99,6 +104,8 @@ def directory_from(
 ) -> PinnedKeys:
     """Everyone's identity keys in malicious mode, out of their certificates.
 
+    Certificates that have expired, or are not valid yet, are left out, with a warning: their clients are not trusted.
+
     Security: take neither the certificates nor the authority's from the aggregation server; see docs/deployment.md.
 
     Args:
@@ -107,8 +114,8 @@ def directory_from(
         now: when they have to be valid; by default now.
 
     Raises:
-        CertificateError: a certificate that the authority did not issue, that has expired, is no client's, or holds
-            another kind of key; or two for one client.
+        CertificateError: a certificate that the authority did not issue, is no client's, or holds another kind of
+            key; two for one client; or none that is valid now.
     """
     if isinstance(certificates, Path | str):
         directory = Path(certificates)
@@ -118,6 +125,7 @@ def directory_from(
     issuer = load_certificate(Path(authority))
     now = datetime.now(UTC) if now is None else now
     keys: dict[ClientId, bytes] = {}
+    invalid: list[str] = []
     for path in map(Path, certificates):
         certificate = load_certificate(path)
         client_id, key = client_id_of(certificate), certificate.public_key()
@@ -130,10 +138,19 @@ def directory_from(
         except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
             raise CertificateError(f"{path}: the authority {authority} did not issue this certificate") from None
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise CertificateError(f"{path}: the certificate has expired, or is not valid yet")
+            invalid.append(str(path))
+            continue
         if client_id in keys:
             raise CertificateError(f"{path}: client {client_id} has two certificates")
         keys[client_id] = key.public_bytes_raw()
+    if invalid:
+        some = ", ".join(invalid[:_NAMED]) + (f" and {len(invalid) - _NAMED} more" if len(invalid) > _NAMED else "")
+        why = f"{len(invalid)} certificates have expired, or are not valid yet: {some}"
+        if not keys:
+            raise CertificateError(f"{why}; renew them, or set this machine's clock")
+        logger.warning(
+            "%s; their clients are not trusted", why, extra={"event": "certificates_left_out", "number": len(invalid)}
+        )
     return PinnedKeys(keys)
 
 

@@ -1,5 +1,6 @@
 """Certificates: who they name, what they are for, what is never overwritten; identities out of them."""
 
+import asyncio
 import json
 import stat
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from fl.cli import app
 from secagg import Adversary, Completed
 from tests.cohort import exact_sum, make_params, random_inputs
+from tests.transport.network import check_exact, deadlines, join, served
 from transport import run_session
 from transport.authority import Authority
 from transport.certs import (
@@ -25,6 +27,7 @@ from transport.certs import (
     is_for_clients,
     load_certificate,
 )
+from transport.tls import TlsRefusedError
 
 
 @pytest.fixture
@@ -194,6 +197,56 @@ def test_a_directory_takes_only_what_its_authority_issued(certs, tmp_path):
         directory_from(certs, certs / "ca.pem", now=datetime.now(UTC) + timedelta(days=1000))
     with pytest.raises(CertificateError, match="no certificates"):
         directory_from(tmp_path, certs / "ca.pem")
+
+
+def test_expired_certificates_are_left_out_and_their_clients_not_trusted(certs, authority, caplog):
+    keys = {i: identity_from(certs / f"client-{i}.key").public_key for i in range(3)}
+    authority.issue(client_ids=[0, 2], days=500, renew=True)
+    later = datetime.now(UTC) + timedelta(days=400)
+    directory = directory_from(certs, certs / "ca.pem", now=later)
+    assert [directory.is_trusted(i, keys[i]) for i in range(3)] == [True, False, True]
+    (line,) = caplog.records
+    assert line.levelname == "WARNING"
+    assert "client-1.pem" in line.getMessage()
+    assert "client-0.pem" not in line.getMessage()
+    # One that is valid beside an expired one of the same client is that client's.
+    (certs / "old.pem").write_bytes((certs / "client-1.pem").read_bytes())
+    authority.issue(client_ids=[1], days=500, renew=True)
+    both = directory_from([certs / "old.pem", certs / "client-1.pem"], certs / "ca.pem", now=later)
+    assert both.is_trusted(1, keys[1])
+
+
+def test_a_session_goes_on_without_the_client_whose_certificate_has_expired(certs, authority):
+    authority.issue(client_ids=[1], days=1e-9, renew=True)
+    params = make_params(3, 2, adversary=Adversary.MALICIOUS)
+    inputs = random_inputs(params, seed=1)
+
+    async def scenario():
+        def directory():
+            return directory_from(certs, certs / "ca.pem")
+
+        async with served(params, certs, directory=directory(), deadlines=deadlines(1.5)) as serving:
+            ends = await asyncio.gather(
+                *(
+                    join(
+                        serving.port,
+                        inputs[i],
+                        certs,
+                        i,
+                        identity=identity_from(certs / f"client-{i}.key"),
+                        directory=directory(),
+                    )
+                    for i in inputs
+                ),
+                return_exceptions=True,
+            )
+            return ends, await serving.task
+
+    ends, report = asyncio.run(scenario())
+    assert isinstance(ends[1], TlsRefusedError)
+    assert isinstance(report.outcome, Completed)
+    assert report.outcome.included == (0, 2)
+    assert check_exact(params, inputs, report.outcome)
 
 
 def test_files_that_are_none_say_which(tmp_path, certs):
