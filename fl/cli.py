@@ -23,6 +23,7 @@ from fl.network import join_command, serve_command
 from fl.plan_json import plan_to_json
 from fl.training_options import DEFAULTS
 from secagg import Adversary, GraphKind, PlanError, SecAggError
+from transport.printable import MAX_ERROR_TEXT, printable
 
 app = typer.Typer(
     name="secagg",
@@ -46,16 +47,19 @@ def _reported(as_json: bool) -> Iterator[None]:
     try:
         yield
     except (FLError, SecAggError) as error:
-        console = Console(stderr=True)
-        reasons = error.reasons if isinstance(error, PlanError) else (str(error),)
-        # What the user wrote stands in it: no markup.
+        console = Console(stderr=True, emoji=False)
+        reasons = [
+            printable(reason, MAX_ERROR_TEXT)
+            for reason in (error.reasons if isinstance(error, PlanError) else (str(error),))
+        ]
+        # What the user wrote stands in it, and others: no markup.
         headline = escape(reasons[0]) if len(reasons) == 1 else "this cannot work:"
         console.print("[bold red]error:[/bold red]", headline, highlight=False, soft_wrap=True)
         if len(reasons) > 1:
             for reason in reasons:
                 console.print(f"  - {escape(reason)}", highlight=False, soft_wrap=True)
         if as_json:
-            typer.echo(json_line({"error": str(error), "reasons": list(reasons)}))
+            typer.echo(json_line({"error": str(error), "reasons": reasons}))
         raise typer.Exit(1) from None
 
 

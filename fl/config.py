@@ -10,6 +10,7 @@ from fl.errors import ConfigError
 from fl.quantization import MAX_CLIP, MAX_VALUE_BITS, MIN_CLIP, MIN_VALUE_BITS
 from secagg import Round
 from transport.faults import ROUNDS_OF_EVERY_SESSION
+from transport.printable import printable
 
 # The command line reads its defaults here; it must not wait seconds for torch to do so.
 if TYPE_CHECKING:
@@ -162,9 +163,12 @@ class RunConfig:
             "engine": (self.engine, ENGINES),
         }
         for name, (value, known) in choices.items():
-            is_own = name in ("dataset", "model") and ":" in value
-            if value not in known and not is_own:
+            if value in known:
+                continue
+            if name not in ("dataset", "model") or ":" not in value:
                 problems.append(f"unknown {name} {value!r}; known are {', '.join(known)}")
+            elif printable(value) != value:
+                problems.append(f"{name} {value!r} is too long, or has characters that cannot be shown")
         for point in self.dropout_at:
             if point not in DROPOUT_POINTS:
                 problems.append(f"unknown dropout point {point!r}; known are {', '.join(DROPOUT_POINTS)}")

@@ -14,6 +14,7 @@ from fl.data import Dataset
 from fl.formatting import format_bytes, listed, percent
 from fl.rounds import FederatedRun, RoundRecord
 from secagg import Round
+from transport.printable import printable
 
 
 class TrainingDisplay:
@@ -52,7 +53,7 @@ class TrainingDisplay:
         # What clients elsewhere have, nobody here knows.
         dealt_out = "" if runs[0].is_served else f" ({config.partition})"
         self._console.print(
-            f"[bold]{config.dataset}[/bold], {config.model} with {num_parameters:,} parameters; "
+            f"[bold]{escape(config.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
             f"{config.clients} clients{dealt_out}, {config.sample} a round"
             + (f", of which {percent(config.dropout)} vanish" if config.dropout else ""),
             soft_wrap=True,
@@ -116,7 +117,9 @@ class TrainingDisplay:
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
         for client_id, why in own.refused.items():
             self._console.print(
-                f"  [yellow]client {client_id} sent nothing: {escape(why)}[/yellow]", highlight=False, soft_wrap=True
+                f"  [yellow]client {client_id} sent nothing: {escape(printable(why))}[/yellow]",
+                highlight=False,
+                soft_wrap=True,
             )
         if own.held_out_accuracy is not None:
             self._console.print(
@@ -127,7 +130,9 @@ class TrainingDisplay:
             )
         if own.aborted:
             self._console.print(
-                f"  [red]the model stays as it was: {own.aborted}[/red]", highlight=False, soft_wrap=True
+                f"  [red]the model stays as it was: {escape(printable(own.aborted))}[/red]",
+                highlight=False,
+                soft_wrap=True,
             )
         elif own.dropped:
             where = ", ".join(f"{own.dropped[r.value]} in {r.value}" for r in Round if r.value in own.dropped)
@@ -138,7 +143,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """The closing table: one column an aggregator."""
     compared = "plain_accuracy" in summary
     rounds = f"{summary['rounds']} round{'' if summary['rounds'] == 1 else 's'}"
-    table = Table(title=f"{summary['dataset']}, {summary['model']}: {rounds}")
+    table = Table(title=escape(f"{summary['dataset']}, {summary['model']}: {rounds}"))
     table.add_column("")
     table.add_column(summary["aggregator"], justify="right")
     if compared:

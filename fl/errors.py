@@ -1,8 +1,16 @@
 """What can go wrong in `fl/` for a reason that the user can act on."""
 
+from transport.printable import MAX_ERROR_TEXT, printable
+
 
 class FLError(Exception):
-    """Base of every error that `fl/` raises on purpose; anything else that escapes is a bug."""
+    """Base of every error that `fl/` raises on purpose; anything else that escapes is a bug.
+
+    Its text can be shown as it is: what a server, or a file of somebody else's, wrote into it is made printable.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), MAX_ERROR_TEXT)
 
 
 class DataError(FLError):

@@ -151,7 +151,7 @@ def _evaluate_plainly(
     measured = evaluate(model, test_images, test_labels, batch_size=batch)
     milliseconds = 1000 * (time.perf_counter() - started) / measured.num_examples
     console.print(
-        f"{subject.model} on {measured.num_examples:,} test images of {escape(subject.dataset)}: "
+        f"{escape(subject.model)} on {measured.num_examples:,} test images of {escape(subject.dataset)}: "
         f"accuracy [bold]{percent(measured.accuracy)}[/bold], {milliseconds:.3f} ms an image",
         highlight=False,
         soft_wrap=True,
@@ -286,7 +286,7 @@ def _print_encrypted(console: Console, summary: dict[str, Any]) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
     line(
-        f"{summary['model']} on {summary['images']:,} test images of {escape(summary['dataset'])}, encrypted: "
+        f"{escape(summary['model'])} on {summary['images']:,} test images of {escape(summary['dataset'])}, encrypted: "
         f"accuracy [bold]{percent(summary['accuracy'])}[/bold], {summary['milliseconds_per_image']:.1f} ms an image"
     )
     if "plain_accuracy" in summary:

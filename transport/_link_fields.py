@@ -5,6 +5,7 @@ from typing import TypeVar
 import msgpack
 
 from transport.errors import LinkError
+from transport.printable import printable
 
 MAX_TEXT_BYTES = 400
 """Of a refusal's or an end's text, in UTF-8; longer ones are cut."""
@@ -60,7 +61,7 @@ class Reader:
         except UnicodeDecodeError:
             raise LinkError("a text is not UTF-8") from None
         # It comes from the other side, and ends in logs and terminals.
-        if not text.isprintable():
+        if printable(text, MAX_TEXT_BYTES) != text:
             raise LinkError("a text holds characters that cannot be printed")
         return text
 
@@ -78,5 +79,4 @@ def pack(kind: int, *values: int | bytes) -> bytes:
 
 
 def pack_text(text: str) -> bytes:
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return printable.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore").encode()
+    return printable(text, MAX_TEXT_BYTES).encode()[:MAX_TEXT_BYTES].decode(errors="ignore").encode()

@@ -1,8 +1,16 @@
 """Errors of moving messages, as opposed to those of the protocol in `secagg.errors`."""
 
+from transport.printable import MAX_ERROR_TEXT, printable
+
 
 class TransportError(Exception):
-    """Base of the errors that this package raises on purpose."""
+    """Base of the errors that this package raises on purpose.
+
+    Its text can be shown as it is: what the other side wrote into it is made printable.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), MAX_ERROR_TEXT)
 
 
 class FrameError(TransportError):
@@ -25,7 +33,7 @@ class SessionRefusedError(TransportError):
         self.code = code
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return printable(str(self.args[0]), MAX_ERROR_TEXT)
 
 
 class RepeatedSessionError(SessionRefusedError):

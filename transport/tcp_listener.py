@@ -15,6 +15,7 @@ from secagg import ClientId
 from transport._half_open import HalfOpenConnections
 from transport._refusals import network_of
 from transport.certs import Credentials
+from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp_settings import Address, Limits, Plaintext, check_loopback
 from transport.tcp_stream import Stream, accept_stream
 from transport.tls import TlsRefusedError, client_id_from, server_context
@@ -122,6 +123,7 @@ class Listener:
     def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
         """Count a refusal, and log it: one line."""
         self.refusals[reason] += 1
+        detail = printable(detail, MAX_ERROR_TEXT)
         who = peer if client_id is None else f"client {client_id} at {peer}"
         logger.warning(
             "refused %s: %s: %s",
@@ -137,7 +139,7 @@ class Listener:
             "lost client %s at %s: %s",
             client_id,
             peer,
-            detail,
+            printable(detail, MAX_ERROR_TEXT),
             extra={"event": "lost", "reason": "connection-lost", "client_id": client_id, "peer": peer},
         )
 

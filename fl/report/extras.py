@@ -27,6 +27,7 @@ import numpy.typing as npt
 from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.report.files import replace_file
+from transport.printable import MAX_ERROR_TEXT, printable
 
 SERIES, PERSONALIZATION, ORIGIN = "series.json", "personalization.json", "origin.json"
 
@@ -193,7 +194,7 @@ def _parse_series(path: Path, values: Any) -> tuple[Series, ...]:
             raise ConfigError(f"{place}: no points")
         if any(after.round <= before.round for before, after in pairwise(parsed)):
             raise ConfigError(f"{place}: rounds must ascend")
-        series.append(Series(name, parsed, _text(f"{place}, note", notes.get(name, ""))))
+        series.append(Series(_text(where, name), parsed, _text(f"{place}, note", notes.get(name, ""))))
     return tuple(series)
 
 
@@ -282,7 +283,7 @@ def _known(where: str, fields: Mapping[str, Any], *, required: tuple[str, ...], 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{where}: a text is expected, not {_shown(value)}")
-    return value
+    return printable(value, MAX_ERROR_TEXT)
 
 
 def _name(where: str, value: Any) -> str:

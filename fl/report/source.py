@@ -27,6 +27,7 @@ from fl.report.extras import (
 )
 from fl.rounds import RoundRecord
 from secagg import Round
+from transport.printable import MAX_ERROR_TEXT, printable
 
 _CHECKPOINT = "checkpoint.safetensors"
 _NETWORK = "network.json"
@@ -136,7 +137,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and printable(value, MAX_ERROR_TEXT) == value
 
 
 def _or_none(check: _Check) -> _Check:

@@ -6,6 +6,9 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from transport.printable import printable
+
+_MAX_LINE: Final = 8192
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",
     "asctime",
@@ -33,15 +36,18 @@ class JsonFormatter(logging.Formatter):
                 entry[f"extra_{name}" if name in _FIXED else name] = _plain(value)
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json_text.dumps(entry, ensure_ascii=False, allow_nan=False)
+        # In ASCII, which has nothing in it that acts on a terminal.
+        return json_text.dumps(entry, allow_nan=False)
 
 
 class LineFormatter(logging.Formatter):
     """Time, level, logger and message, and whatever a peer wrote into a message, on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = f"{_time(record)} {record.levelname:<7} {record.name}: {_on_one_line(record.getMessage())}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        lines = [f"{_time(record)} {record.levelname:<7} {record.name}: {record.getMessage()}"]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).split("\n")
+        return "\n".join(printable(line, _MAX_LINE) for line in lines)
 
 
 class _OwnHandler(logging.StreamHandler[Any]):
@@ -83,7 +89,3 @@ def _plain(value: Any) -> Any:
             return [_plain(item) for item in value]
         case _:
             return f"<{type(value).__name__}>"
-
-
-def _on_one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
