@@ -11,7 +11,7 @@ from fl.integrations.flower._flwr import Array, ArrayRecord, MetricRecord, Recor
 from fl.integrations.record_layout import Arrays, RecordError
 from fl.integrations.records import Average, Reply
 
-_LABEL = b"secagg/fl/flower-content/1"
+_LABEL = b"secagg/fl/flower-content/2"
 
 
 def arrays_of(content: RecordDict) -> Arrays:
@@ -63,7 +63,9 @@ def _parts(message_type: str, content: RecordDict) -> Iterable[bytes | memoryvie
             yield name.encode()
             value = values[name]
             if isinstance(value, Array):
-                yield f"{value.dtype}|{value.stype}|{tuple(value.shape)}".encode()
+                yield value.dtype.encode()
+                yield value.stype.encode()
+                yield str(tuple(value.shape)).encode()
                 yield value.data
             else:
                 yield _scalars(value)
