@@ -99,6 +99,19 @@ def test_a_key_that_others_can_read_is_refused(directory) -> None:
         opened(directory)
 
 
+def test_the_key_may_lie_elsewhere_behind_a_link(directory, tmp_path) -> None:
+    """Whoever copies the folder has the link, and not the key."""
+    (tmp_path / "key").touch(0o600)
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (directory / "key").symlink_to(tmp_path / "key")
+    opened(directory).close()
+    assert (tmp_path / "key").read_bytes() == bytes(range(32))
+    (tmp_path / "key").unlink()
+    with pytest.raises(JournalError, match="cannot be used"):
+        opened(directory)
+    assert not (tmp_path / "key").exists()
+
+
 @pytest.mark.parametrize("content", [b"", bytes(31), bytes(33), b"passphrase\n"])
 def test_a_key_file_that_is_none_is_refused_and_left_as_it_is(directory, content: bytes) -> None:
     (directory / "key").write_bytes(content)
