@@ -19,6 +19,7 @@ from secagg import Adversary
 from transport import TransportError
 from transport.certs import Credentials
 from transport.link import MAX_EXTRA_BYTES
+from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp import PLAINTEXT
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         once: Annotated[bool, Option("--once", help="One round only.")] = False,
     ) -> None:
         """Take part in a training that `secagg serve` runs, with one's own examples, round after round."""
-        console = Console()
+        console = Console(emoji=False)
         with reported(False):
             modes = {member.value: member for member in Adversary}
             if require_adversary not in modes:
@@ -136,7 +137,7 @@ def _take_part(options: "JoinOptions", data: "LocalData", console: Console) -> b
     from fl.network.joining import Participant
 
     def say(text: str) -> None:
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
 
     participant = Participant(options, data, say)
     try:

@@ -13,6 +13,7 @@ from fl.serialization import load_model
 from fl.session_policy import PolicyError, SessionPolicy
 from fl.state import ParameterLayout
 from secagg import Adversary, Parameters
+from transport.printable import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Policy:
 def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
     if is_reference(announcement.model) and announcement.model != own_model:
         raise PolicyError(
-            f"the model is {announcement.model}: if that is a module of your own here, give it by --model"
+            f"the model is {printable(announcement.model)}: if that is a module of your own here, give it by --model"
         )
     try:
         model = make_model(
@@ -76,7 +77,7 @@ def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
     except ConfigError as error:
         raise PolicyError(str(error)) from None
     except (safetensors.SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = printable(" ".join(str(error).split()))
         raise PolicyError(f"the model that came is no {announcement.model} of this size: {why}") from None
     return model
 

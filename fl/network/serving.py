@@ -36,6 +36,7 @@ from fl.watch import Watch, serve_watch
 from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certs import directory_from
+from transport.printable import MAX_ERROR_TEXT, printable
 
 _JOURNAL = "round.journal"
 
@@ -247,7 +248,7 @@ class _Serving:
         return FinishedServing(summary, interrupted)
 
     def _say(self, text: str) -> None:
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self._console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
 
 
 @contextmanager

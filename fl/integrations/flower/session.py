@@ -16,6 +16,7 @@ from fl.integrations.record_layout import RecordError, RecordLayout
 from fl.integrations.records import Average
 from secagg import Aborted, ClientDropped, ClientId, Completed, DropReason, KeyDirectory, Round, Server
 from transport import Deadlines, RecoveryPool, ServerDriver
+from transport.printable import printable
 
 _LOG = logging.getLogger("flwr.secagg")
 
@@ -220,5 +221,4 @@ def _why(drop: ClientDropped) -> str:
 
 def _reason(reply: Message) -> str:
     """Why a node answered with an error, in one line."""
-    printable = "".join(character if character.isprintable() else " " for character in str(reply.error.reason))
-    return " ".join(printable.split())[:200] or f"error {reply.error.code}"
+    return printable(" ".join(str(reply.error.reason).split())) or f"error {reply.error.code}"

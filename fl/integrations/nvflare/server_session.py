@@ -9,6 +9,7 @@ from fl.integrations.nvflare.announcement import Announcement
 from secagg import Aborted, ClientDropped, Completed, DropReason, Round, Server
 from secagg.identity import KeyDirectory
 from transport.driver import Deadlines, Delivery, ServerDriver
+from transport.printable import printable
 
 # How long a result is waited for before deadlines, sites that are gone and the job's end are looked at.
 _GLANCE = 0.1
@@ -155,7 +156,7 @@ class _Session:
 def describe(report: SessionReport, num_sites: int) -> str:
     """The session in a line for the log."""
     left = ", ".join(
-        f"{site} in {event.round.value} ({_REASONS.get(event.reason, event.reason.value)})"
+        f"{printable(site)} in {event.round.value} ({_REASONS.get(event.reason, event.reason.value)})"
         for site, event in sorted(report.dropped.items())
     )
     took = ", ".join(f"{round_.value} {seconds:.1f} s" for round_, seconds in report.seconds.items())

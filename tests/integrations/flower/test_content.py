@@ -1,4 +1,6 @@
-"""The digest of a message's content: no two contents have the same."""
+"""What is taken from a message: a digest that no two contents have, and a reason that can be shown."""
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -6,6 +8,7 @@ pytest.importorskip("flwr", reason="needs Flower, which has an environment of it
 
 from fl.integrations.flower._flwr import Array, ArrayRecord, RecordDict
 from fl.integrations.flower.content import content_digest
+from fl.integrations.flower.session import _reason
 
 
 def digest(**changes):
@@ -27,3 +30,13 @@ def test_each_field_of_an_array_is_hashed_apart():
         {"dtype": "a", "stype": "bc"},
     ]
     assert len({digest(**changes) for changes in others}) == len(others)
+
+
+def test_a_nodes_reason_is_one_line_that_can_be_shown():
+    def reason(text):
+        return _reason(SimpleNamespace(error=SimpleNamespace(code=2, reason=text)))
+
+    assert reason("the node is tired\nof it") == "the node is tired of it"
+    assert reason("\x1b[2J\u202etired") == "\\x1b[2J\\u202etired"
+    assert len(reason("x" * 10**6)) == 200
+    assert reason("") == "error 2"
