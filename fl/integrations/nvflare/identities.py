@@ -10,6 +10,7 @@ from fl.integrations.nvflare._nvflare import FLComponent, FLContext
 from fl.integrations.nvflare.errors import NVFlareJobError
 from secagg import ClientId, Identity, LocalProtocolError, PinnedKeys
 from secagg.identity import KeyDirectory
+from transport.key_files import read_key_file
 
 
 class SiteIdentities(FLComponent):
@@ -46,14 +47,12 @@ class SiteKeyFiles(SiteIdentities):
         self.directory_file = directory_file
 
     def identity(self, site: str, fl_ctx: FLContext) -> Identity:
-        """The key in the site's own file; NVFlareJobError if there is none."""
+        """The key in the site's own file; NVFlareJobError if there is none, or others can read it."""
         path = local_path(self.identity_file, fl_ctx)
+        if not os.path.exists(path):
+            raise NVFlareJobError(f"this site has no identity key {path}: make one with new_identity_file")
         try:
-            return Identity(path.read_bytes())
-        except OSError as error:
-            raise NVFlareJobError(
-                f"this site's identity key {path} cannot be read ({error.strerror}): make one with new_identity_file"
-            ) from None
+            return Identity(read_key_file(path, raises=NVFlareJobError))
         except LocalProtocolError as error:
             raise NVFlareJobError(f"{path} is no identity key: {error}") from None
 

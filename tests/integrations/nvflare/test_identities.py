@@ -90,6 +90,7 @@ def test_keys_are_their_owners_alone_and_never_overwritten(tmp_path: Path) -> No
     [
         (lambda site: (site / "secagg_identity.key").unlink(), "new_identity_file"),
         (lambda site: (site / "secagg_identity.key").write_bytes(b"short"), "no identity key"),
+        (lambda site: (site / "secagg_identity.key").chmod(0o644), "chmod 600"),
         (lambda site: (site / "secagg_directory.json").unlink(), "cannot be read"),
         (lambda site: (site / "secagg_directory.json").write_text("{"), "no directory of keys"),
         (lambda site: (site / "secagg_directory.json").write_text('{"a": "00"}'), "has no site"),
