@@ -77,7 +77,10 @@ class Database:
         if not self._shared:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         # Read before anything is written: another program's file is not to be changed.
-        found, tables = self._one("PRAGMA application_id"), self._one("SELECT count(*) FROM sqlite_schema")
+        # In one statement: another process may make the tables of a shared file at any moment.
+        found, tables = connection.execute(
+            "SELECT application_id, (SELECT count(*) FROM sqlite_schema) FROM pragma_application_id"
+        ).fetchone()
         is_new = not found and not tables
         if not is_new and found != application_id:
             raise JournalError(f"{self.path} is a database of something else: choose another path; it was not changed")
