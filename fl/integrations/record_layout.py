@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.errors import FLError
+from fl.strict_msgpack import unpack_bounded
 
 Arrays: TypeAlias = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 """Named arrays in named records."""
@@ -20,6 +21,8 @@ Metrics: TypeAlias = Mapping[str, Mapping[str, Metric]]
 _VERSION = 1
 _MAX_DIMENSIONS = 32
 _MAX_NAME = 1 << 12
+# Of a layout's bytes: some ten an array, and four a metric.
+_MAX_ITEMS = 1 << 19
 
 
 class RecordError(FLError):
@@ -100,12 +103,12 @@ class RecordLayout:
     def from_bytes(cls, data: bytes) -> "RecordLayout":
         """What `to_bytes` gave; RecordError for anything else."""
         try:
-            version, arrays, metrics, weight_record = msgpack.unpackb(data, use_list=False)
+            version, arrays, metrics, weight_record = unpack_bounded(data, max_items=_MAX_ITEMS, use_list=False)
             layout = cls(
                 tuple(ArrayField(*field) for field in arrays), tuple(MetricField(*field) for field in metrics),
                 weight_record,
             )  # fmt: skip
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError) as error:
             raise RecordError("these bytes are no layout of records") from error
         if version != _VERSION or not layout._is_valid() or layout.to_bytes() != data:
             raise RecordError("these bytes are no layout of records of this version")

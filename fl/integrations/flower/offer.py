@@ -13,6 +13,7 @@ import msgpack
 from fl.errors import ConfigError
 from fl.integrations.flower.errors import OfferError
 from fl.integrations.records import RecordEncoding
+from fl.strict_msgpack import unpack_bounded
 from secagg import Adversary, Parameters, PlanError
 
 _VERSION = 1
@@ -72,8 +73,8 @@ class Offer:
     def from_bytes(cls, data: bytes) -> "Offer":
         """What `to_bytes` gave; OfferError if it is no offer of this version, or its numbers cannot be."""
         try:
-            version, params, encoding, nonce, content, run = msgpack.unpackb(data)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            version, params, encoding, nonce, content, run = unpack_bounded(data, max_items=64)
+        except (ValueError, TypeError) as error:
             raise OfferError("what opened the session is no offer") from error
         if version != _VERSION:
             raise OfferError(f"the server offers in version {version!r}, and this client knows {_VERSION}")

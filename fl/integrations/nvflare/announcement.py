@@ -8,12 +8,15 @@ import msgpack
 from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import AnnouncementError
 from fl.integrations.nvflare.model_encoding import ModelEncoding
+from fl.strict_msgpack import unpack_bounded
 from secagg import Adversary, ClientId, Parameters, PlanError
 
 Scalar: TypeAlias = bool | int | float | str | None
 
 _VERSION = 2
 _MAX_BYTES = 1 << 20
+# One a site, and some.
+_MAX_ITEMS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +99,8 @@ class Announcement:
         if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
             raise AnnouncementError("what the server sent is no announcement of a round")
         try:
-            version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce = msgpack.unpackb(
-                data, use_list=False, strict_map_key=True
+            version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce = unpack_bounded(
+                data, max_items=_MAX_ITEMS, use_list=False
             )
             round_, start_round, total_rounds = rounds
             *numbers, adversary = params
@@ -123,7 +126,7 @@ class Announcement:
                 nonce=nonce,
             )
             is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
-        except (ValueError, TypeError, msgpack.UnpackException, PlanError, ConfigError) as error:
+        except (ValueError, TypeError, PlanError, ConfigError) as error:
             raise AnnouncementError(f"what the server sent is no announcement of a round: {error}") from None
         if not is_valid:
             raise AnnouncementError("what the server sent is no announcement of a round of this version")

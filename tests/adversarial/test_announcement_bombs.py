@@ -1,0 +1,33 @@
+"""Announcements that are small on the wire and large in memory: they are refused before memory is taken."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from fl.integrations.record_layout import RecordError, RecordLayout
+
+MIB = 1 << 20
+
+# An array of empty maps, a byte each, of 64 bytes in memory; alone, and in the place of a field.
+MAPS = b"\xdd" + (4 * MIB).to_bytes(4, "big") + b"\x80" * (4 * MIB)
+NESTED = b"\x94\x01" + MAPS
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes that were allocated at a time."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("bomb", [MAPS, NESTED])
+def test_a_layout_of_maps_is_refused_before_they_are_made(bomb: bytes) -> None:
+    def read() -> None:
+        with pytest.raises(RecordError, match="no layout"):
+            RecordLayout.from_bytes(bomb)
+
+    assert peak(read) < MIB
