@@ -13,7 +13,7 @@ import secagg
 from fl.counters import IntegerVector
 from fl.errors import EngineError, FLError
 from fl.phases import PhaseCost, phase_costs
-from fl.quantization import Aggregate, ClientUpdate, QuantizationError, UpdateEncoding
+from fl.quantization import Aggregate, ClientUpdate, QuantizationError, UndecodableSumError, UpdateEncoding
 from secagg import Adversary, ClientId, Round
 from transport import (
     Announcement,
@@ -174,21 +174,17 @@ class SecureAggregator:
             recovery=request.recovery,
         )
         outcome = report.outcome
-        aggregate: Aggregate | None = None
-        included: tuple[ClientId, ...] = ()
         difference: int | None = None
-        if isinstance(outcome, secagg.Completed):
-            included = outcome.included
-            aggregate = self._encoding.decode(outcome.sum, len(included))
-            if self._verify:
-                difference = _ring_difference(outcome.sum, [encoded[i] for i in included], self.plan.parameters)
+        if isinstance(outcome, secagg.Completed) and self._verify:
+            difference = _ring_difference(outcome.sum, [encoded[i] for i in outcome.included], self.plan.parameters)
+        aggregate, included, aborted = decoded(outcome, self._encoding)
         return RoundResult(
             aggregate=aggregate,
             included=included,
             dropped={client_id: drop.round for client_id, drop in report.dropped.items()},
             refused=train.refused,
             phases=phase_costs(report, self.plan.parameters),
-            aborted=None if aggregate is not None else str(outcome),
+            aborted=aborted,
             bytes_up=report.bytes_up,
             bytes_down=report.bytes_down,
             seconds=time.perf_counter() - started,
@@ -254,6 +250,18 @@ class PlainAggregator:
             seconds=time.perf_counter() - started,
             training_seconds=train.seconds,
         )
+
+
+def decoded(
+    outcome: secagg.Completed | secagg.Aborted, encoding: UpdateEncoding
+) -> tuple[Aggregate | None, tuple[ClientId, ...], str | None]:
+    """The mean update that a session came to, and whose updates are in it; or why it came to none."""
+    if isinstance(outcome, secagg.Aborted):
+        return None, (), str(outcome)
+    try:
+        return encoding.decode(outcome.sum, len(outcome.included)), outcome.included, None
+    except UndecodableSumError as error:
+        return None, (), str(error)
 
 
 def plan_secure_aggregation(

@@ -128,6 +128,12 @@ class TrainingDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
+        if own.held_out_aborted:
+            self._console.print(
+                f"  [yellow]no result on held-out examples: {escape(printable(own.held_out_aborted))}[/yellow]",
+                highlight=False,
+                soft_wrap=True,
+            )
         if own.aborted:
             self._console.print(
                 f"  [red]the model stays as it was: {escape(printable(own.aborted))}[/red]",

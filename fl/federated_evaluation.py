@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import secagg
 from fl.counters import LOSS_STEPS, MAX_LOSS, CounterEncoding, IntegerVector, loss_steps
 from fl.errors import ConfigError
+from fl.quantization import UndecodableSumError, checked_totals
 from fl.training import Evaluation
 from secagg import ClientId
 from transport import FaultSchedule, run_session
@@ -23,12 +24,14 @@ class HeldOutResult:
     """Totals over the clients that took part to the end.
 
     Attributes:
-        evaluation: mean loss and accuracy over all their held-out examples; None if the session was aborted.
+        evaluation: mean loss and accuracy over all their held-out examples; None if there are none, or no result.
         included: how many clients' counts are in it.
+        aborted: why there is no result, if there is none.
     """
 
     evaluation: Evaluation | None
     included: int
+    aborted: str | None = None
 
 
 class FederatedEvaluation:
@@ -91,7 +94,12 @@ class FederatedEvaluation:
             seed=seed,
         ).outcome
         if not isinstance(outcome, secagg.Completed):
-            return HeldOutResult(evaluation=None, included=0)
-        examples, correct, loss = self._counters.decode(outcome.sum)
+            return HeldOutResult(evaluation=None, included=0, aborted=str(outcome))
+        try:
+            examples, correct, loss = checked_totals(
+                outcome.sum, len(outcome.included), self._counters, fewest_examples=0
+            )
+        except UndecodableSumError as error:
+            return HeldOutResult(evaluation=None, included=0, aborted=str(error))
         evaluation = Evaluation(loss / LOSS_STEPS / examples, correct / examples, examples) if examples else None
         return HeldOutResult(evaluation=evaluation, included=len(outcome.included))

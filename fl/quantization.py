@@ -31,6 +31,10 @@ class QuantizationError(FLError):
     """An update that cannot be encoded: not finite, of another length, or of more examples than planned for."""
 
 
+class UndecodableSumError(FLError):
+    """A sum that inputs of the agreed form cannot add up to: a client sent something else, and there is no result."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientUpdate:
     """What a client would send in the clear.
@@ -146,15 +150,59 @@ class UpdateEncoding:
         return encoded
 
     def decode(self, total: IntegerVector, num_clients: int) -> Aggregate:
-        """The aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,)."""
-        num_examples, correct, loss, num_clipped = self._counters.decode(total[self.update_length :])
+        """The aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,).
+
+        Raises:
+            UndecodableSumError: no ``num_clients`` updates add up to it.
+        """
+        num_examples, correct, loss, num_clipped = checked_totals(
+            total, num_clients, self._counters, fewest_examples=num_clients
+        )
         mean = total[: self.update_length].astype(np.float64)
         mean *= self._step * self.max_examples / num_examples
         mean -= self.clip
+        with np.errstate(over="ignore"):
+            mean_delta = mean.astype(np.float32)
+        if not np.isfinite(mean_delta).all():
+            raise UndecodableSumError("a mean update with elements beyond float32: a client sent what is no update")
         return Aggregate(
-            mean_delta=mean.astype(np.float32),
+            mean_delta=mean_delta,
             num_examples=num_examples,
             loss=loss / LOSS_STEPS / num_examples,
             accuracy=correct / num_examples,
             clipped=num_clipped / (self.update_length * num_clients),
         )
+
+
+def checked_totals(
+    total: IntegerVector, num_clients: int, counters: CounterEncoding, *, fewest_examples: int
+) -> tuple[int, ...]:
+    """The sums of the counters at the end of a sum of vectors.
+
+    Args:
+        total: the sum, shape (at least ``counters.vector_length``,).
+        num_clients: how many vectors are in it.
+        counters: of examples, correct predictions, loss steps, and any others.
+        fewest_examples: the fewest that all clients together can have.
+
+    Raises:
+        UndecodableSumError: no ``num_clients`` vectors add up to it.
+    """
+    sums = counters.decode(total[-counters.vector_length :])
+    examples, correct, loss = sums[:3]
+    wrong = ""
+    if int(total.max()) > num_clients * ((1 << counters.value_bits) - 1):
+        wrong = f"an element of {int(total.max())}"
+    elif not fewest_examples <= examples <= num_clients * counters.largest[0]:
+        wrong = f"{examples} examples"
+    elif correct > examples:
+        wrong = f"{correct} correct predictions of {examples} examples"
+    elif loss > examples * MAX_LOSS * LOSS_STEPS:
+        wrong = f"a loss of {loss / LOSS_STEPS:g} over {examples} examples"
+    elif any(found > num_clients * largest for found, largest in zip(sums, counters.largest, strict=True)):
+        wrong = f"{max(sums[3:])} clipped elements"
+    if wrong:
+        raise UndecodableSumError(
+            f"{num_clients} clients' inputs cannot add up to {wrong}: a client sent what is no input"
+        )
+    return sums

@@ -27,7 +27,7 @@ from fl.data import Dataset
 from fl.dealing import deal_out
 from fl.dropouts import dropout_schedule
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
-from fl.federated_evaluation import FederatedEvaluation
+from fl.federated_evaluation import FederatedEvaluation, HeldOutResult
 from fl.local_work import LocalWorker, round_context
 from fl.quantization import UpdateEncoding
 from fl.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
@@ -35,7 +35,7 @@ from fl.serialization import model_to_bytes
 from fl.server_optimizer import ServerOptimizer
 from fl.state import ParameterLayout
 from fl.threads import torch_threads
-from fl.training import DivergedError, Evaluation, evaluate
+from fl.training import DivergedError, evaluate
 from secagg import ClientId, Round
 from transport import FaultSchedule
 
@@ -67,6 +67,7 @@ class RoundRecord:
         held_out_accuracy, held_out_loss: of the new global model on what the round's clients hold out, from totals that
             were aggregated securely; None without `RunConfig.holdout`, or if that session was aborted.
         held_out_examples: how many examples those totals are of.
+        held_out_aborted: why that session came to no totals, if it came to none.
         phases: what each round of the protocol cost (`fl.phases.PhaseCost`), by its name.
         ring_difference: secure sum against plain sum of the same vectors; None where not checked.
         aborted: why the model did not change, if it did not.
@@ -97,6 +98,7 @@ class RoundRecord:
     phases: dict[str, dict[str, float]]
     ring_difference: int | None
     aborted: str | None
+    held_out_aborted: str | None = None
 
 
 class FederatedRun:
@@ -220,7 +222,8 @@ class FederatedRun:
             self._layout.load_vector(self.model, self.server_optimizer.step(before, aggregate.mean_delta))
         seconds = time.perf_counter() - started
         self.rounds_done = number
-        held_out = self._evaluate_held_out(sampled, number)
+        measured = self._evaluate_held_out(sampled, number)
+        held_out = None if measured is None else measured.evaluation
         with torch_threads(self.worker.threads):
             test = evaluate(self.model, self._dataset.test_images, self._dataset.test_labels)
         return RoundRecord(
@@ -249,6 +252,7 @@ class FederatedRun:
             phases={round_.value: dataclasses.asdict(cost) for round_, cost in result.phases.items()},
             ring_difference=result.ring_difference,
             aborted=result.aborted,
+            held_out_aborted=None if measured is None else measured.aborted,
         )
 
     def _model_messages(self, sampled: tuple[ClientId, ...]) -> dict[ClientId, bytes]:
@@ -259,7 +263,7 @@ class FederatedRun:
         rng = np.random.default_rng(self._seed(SAMPLING_SEED, number))
         return tuple(sorted(rng.choice(self.config.clients, size=self.config.sample, replace=False).tolist()))
 
-    def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> Evaluation | None:
+    def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> HeldOutResult | None:
         """The new global model on what the round's clients hold out: a session of its own, with its own dropouts."""
         if self._evaluation is None:
             return None
@@ -271,7 +275,7 @@ class FederatedRun:
             received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
             faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
             seed=self._seed(EVALUATION_SEED, number),
-        ).evaluation
+        )
 
     def _seed(self, purpose: int, *path: int) -> int:
         return derived_seed(self.config.seed, purpose, *path)

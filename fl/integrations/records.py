@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fl.counters import CounterEncoding, IntegerVector
 from fl.errors import ConfigError
 from fl.integrations.record_layout import Arrays, Metric, Metrics, RecordError, RecordLayout, layout_of
-from fl.quantization import ClientUpdate, UpdateEncoding
+from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
 
 MOST_METRICS = 1 << 16
 """Metrics of a reply, at most."""
@@ -154,27 +154,19 @@ class RecordEncoding:
             sent: the arrays that they were sent.
 
         Raises:
-            RecordError: the layout does not fit the encoding, or what was sent; or the sum cannot be one of replies,
-                since a client sent what is none.
+            RecordError: the layout does not fit the encoding, or what was sent.
+            UndecodableSumError: no ``num_clients`` replies add up to it, since a client sent what is none.
         """
         self.check_layout(layout, sent)
         end = self._elements.vector_length
-        try:
-            aggregate = self._elements.decode(total[:end], num_clients)
-        except ZeroDivisionError:
-            raise RecordError("the weights add up to nothing: a client sent what is no reply") from None
+        aggregate = self._elements.decode(total[:end], num_clients)
         weight, counters = aggregate.num_examples, self._metrics.decode(total[end:])[: layout.num_metrics]
-        if not num_clients <= weight <= num_clients * self.max_weight:
-            raise RecordError(
-                f"the weights of {num_clients} clients add up to {weight}, and each is from 1 to {self.max_weight}: a "
-                "client sent what is no reply"
-            )
         if max(counters, default=0) > 2 * self._steps * weight:
-            raise RecordError("the metrics add up to more than they can: a client sent what is no reply")
+            raise UndecodableSumError("the metrics add up to more than they can: a client sent what is no reply")
         metrics = [(counter - self._steps * weight) / (weight << _FRACTION_BITS) for counter in counters]
         arrays = _arrays(layout, aggregate.mean_delta, sent)
         if not all(np.isfinite(arrays[field.record][field.name]).all() for field in layout.arrays if field.travels):
-            raise RecordError("the average is not finite: a client sent what is no reply")
+            raise UndecodableSumError("the average is not finite: a client sent what is no reply")
         used = max(1, layout.num_elements)
         return Average(
             arrays=arrays,

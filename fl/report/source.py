@@ -171,7 +171,7 @@ _CHECKS: dict[str, _Check] = {
     "refused": _by_name(_is_text, _is_text),
     "phases": _by_name(_is_round, _is_cost),
     "ring_difference": _or_none(_is_count),
-    "aborted": _or_none(_is_text),
+    **dict.fromkeys(("aborted", "held_out_aborted"), _or_none(_is_text)),
 }
 
 

@@ -112,6 +112,7 @@ class Watch:
         seconds: float,
         accuracy: float | None = None,
         loss: float | None = None,
+        aborted: str | None = None,
     ) -> None:
         """A round is over.
 
@@ -120,12 +121,13 @@ class Watch:
             outcome: how it ended; None: as the last session that was observed.
             seconds: how long it took.
             accuracy, loss: of the model after it, where they were measured.
+            aborted: why it has no result, where its session does not say so.
         """
         with self._changed:
             session = self._session
-            included, aborted = session.included, session.aborted
-            if outcome is not None:
-                included, aborted = _result_of(outcome)
+            included, why = (session.included, session.aborted) if outcome is None else _result_of(outcome)
+            if aborted is not None and why is None:
+                included, why = 0, aborted
             now = time.monotonic()
             self._append(
                 RoundFigures(
@@ -139,7 +141,7 @@ class Watch:
                     loss=loss,
                     bytes_up=session.traffic.bytes_up,
                     bytes_down=session.traffic.bytes_down,
-                    aborted=aborted,
+                    aborted=why,
                 )
             )
             self._round_open = False

@@ -48,4 +48,6 @@ def test_a_loss_that_ran_away_counts_as_the_largest_of_its_own_examples(loss: fl
 def test_an_aborted_session_gives_nothing() -> None:
     measured: list[Evaluation | None] = [Evaluation(1.0, 1.0, 3)] * 4
     vanished = {(client_id, Round.MASKED_INPUT_COLLECTION, Direction.UP): Fault.VANISH for client_id in (0, 1, 2)}
-    assert totals(measured, FaultSchedule(vanished)) == HeldOutResult(evaluation=None, included=0)
+    result = totals(measured, FaultSchedule(vanished))
+    assert (result.evaluation, result.included) == (None, 0)
+    assert str(result.aborted).startswith("aborted in MaskedInputCollection: fewer clients than the threshold")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fl.errors import ConfigError
 from fl.integrations.record_layout import ArrayField, MetricField, RecordError, RecordLayout, layout_of
 from fl.integrations.records import RecordEncoding, Reply
-from fl.quantization import QuantizationError
+from fl.quantization import QuantizationError, UndecodableSumError
 
 SENT = {"model": {"w": np.full((3, 2), 4.0, np.float32), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
 
@@ -206,7 +206,7 @@ def test_a_layout_that_does_not_fit_what_was_sent() -> None:
 def test_weights_that_add_up_to_nothing() -> None:
     """Only clients that do not keep to the encoding can bring that about."""
     form = encoding()
-    with pytest.raises(RecordError, match="add up to nothing"):
+    with pytest.raises(UndecodableSumError, match="cannot add up to 0 examples"):
         form.decode(np.zeros(form.vector_length, np.uint32), 2, layout(), SENT)
 
 
@@ -222,15 +222,15 @@ def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> A
     ("place", "fits", "change", "text"),
     [
         # The weights are 10 each: from 2 to 200 in all. A client may lie about its own.
-        (8, -9, -19, "add up to 1, and each is from 1 to 100"),
-        (8, 180, 181, "add up to 201"),
+        (8, -9, -19, "cannot add up to 1 examples"),
+        (8, 180, 181, "cannot add up to 201 examples"),
         # The high digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
         (-5, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
     ],
 )
 def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str) -> None:
     assert spoilt(place, fits, encoding()).total_weight >= 2
-    with pytest.raises(RecordError, match=text):
+    with pytest.raises(UndecodableSumError, match=text):
         spoilt(place, change, encoding())
 
 
@@ -242,5 +242,5 @@ def test_an_average_that_is_not_finite() -> None:
     vector, fields = form.encode(one, sent, np.random.default_rng(0))
     assert form.decode(vector.astype(np.uint32), 1, fields, sent).total_weight == 1
     vector[0] = (1 << 20) - 1
-    with pytest.raises(RecordError, match="not finite"):
+    with pytest.raises(UndecodableSumError, match="not finite"):
         form.decode(vector.astype(np.uint32), 1, fields, sent)

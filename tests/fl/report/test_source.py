@@ -22,6 +22,7 @@ WRONG: dict[str, list[Any]] = {
     "refused": [{"3": 4}, "none"],
     "phases": [{"ShareKeys": {}}, {"Other": {}}, {"ShareKeys": {"server_seconds": "1"}}, []],
     "aborted": [1],
+    "held_out_aborted": [1],
 }
 
 

@@ -1,0 +1,156 @@
+"""Sums that no clients' inputs add up to: an error wherever they are decoded, a round without result, and no NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fl.aggregation
+import fl.federated_evaluation
+from fl.counters import LOSS_STEPS, MAX_LOSS
+from fl.errors import FLError
+from fl.federated_evaluation import FederatedEvaluation
+from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
+from fl.rounds import FederatedRun
+from fl.training import Evaluation
+from tests.fl.aggregations import Clients, make_request, run_both, secure_aggregator
+from tests.fl.runs import state_bytes, tiny_config, tiny_dataset
+from transport import FaultSchedule, run_session
+
+LENGTH, MOST, BITS, CLIENTS = 4, 10, 16, 3
+ENCODING = UpdateEncoding(update_length=LENGTH, max_examples=MOST, clip=1.0, value_bits=BITS)
+
+
+def total(examples: int = 30, correct: int = 5, loss: float = 30.0, clipped: int = 2, element: int = 0) -> Any:
+    """A sum with these totals, and this in the place of each element."""
+    most = (MOST, MOST, MOST * MAX_LOSS * LOSS_STEPS, LENGTH)
+    digits = []
+    for counter, largest in zip((examples, correct, round(loss * LOSS_STEPS), clipped), most, strict=True):
+        # As many as one client needs; what is carried is in the last.
+        places = -(-largest.bit_length() // BITS)
+        digits += [counter >> BITS * place & (1 << BITS) - 1 for place in range(places - 1)]
+        digits.append(counter >> BITS * (places - 1))
+    return np.array([element] * LENGTH + digits, dtype=np.uint64)
+
+
+def test_totals_on_the_bounds_are_decoded() -> None:
+    for bounds in (
+        {"examples": 30, "correct": 30, "loss": 30.0 * MAX_LOSS, "clipped": 12, "element": CLIENTS * (2**BITS - 1)},
+        {"examples": 3, "correct": 0, "loss": 0.0, "clipped": 0, "element": 0},
+    ):
+        aggregate = ENCODING.decode(total(**bounds), CLIENTS)
+        assert aggregate.num_examples == bounds["examples"]
+        assert aggregate.accuracy == bounds["correct"] / bounds["examples"]
+        assert aggregate.loss == bounds["loss"] / bounds["examples"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"examples": 0}, "0 examples"),
+        ({"examples": 2}, "2 examples"),
+        ({"examples": 31}, "31 examples"),
+        ({"examples": 30, "correct": 31}, "31 correct predictions of 30 examples"),
+        ({"examples": 3, "correct": 0, "loss": 3.0 * MAX_LOSS + 1}, "a loss of 769 over 3 examples"),
+        ({"clipped": 13}, "13 clipped elements"),
+        ({"element": CLIENTS * (2**BITS - 1) + 1}, "an element of 196606"),
+    ],
+)
+def test_totals_beyond_them_are_one_error(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(
+        UndecodableSumError, match=f"3 clients' inputs cannot add up to {said}: a client sent"
+    ) as caught:
+        ENCODING.decode(total(**values), CLIENTS)
+    assert isinstance(caught.value, FLError)
+
+
+@given(st.lists(st.integers(0, 2**18 - 1), min_size=ENCODING.vector_length, max_size=ENCODING.vector_length))
+def test_any_sum_is_finite_numbers_or_that_error(elements: list[int]) -> None:
+    try:
+        aggregate = ENCODING.decode(np.array(elements, dtype=np.uint64), CLIENTS)
+    except UndecodableSumError:
+        return
+    assert np.isfinite(aggregate.mean_delta).all()
+    assert 0 <= aggregate.accuracy <= 1
+    assert 0 <= aggregate.loss <= MAX_LOSS
+    assert 0 <= aggregate.clipped <= 1
+
+
+def test_a_mean_beyond_float32_is_that_error() -> None:
+    encoding = UpdateEncoding(update_length=1, max_examples=1 << 62, clip=1e20, value_bits=4)
+    update = ClientUpdate(np.array([1e20], np.float32), 1 << 62, 0.0, 0)
+    vector = encoding.encode(update, np.random.default_rng(0)).astype(np.uint64)
+    assert encoding.decode(vector, 1).mean_delta[0] == np.float32(1e20)
+    vector[1:] = 0
+    vector[1] = 1
+    with pytest.raises(UndecodableSumError, match="beyond float32"):
+        encoding.decode(vector, 1)
+
+
+def poisoning(digit: int) -> Callable[..., Any]:
+    """`run_session`, with a client that puts as much as it can into one digit of the counters, counted from the end."""
+
+    def run(params: Any, make_input: Callable[[int], Any], **options: Any) -> Any:
+        liar = options["client_ids"][0]
+
+        def spoilt(client_id: int) -> Any:
+            vector = make_input(client_id)
+            if client_id == liar:
+                vector[digit] = (1 << params.value_bits) - 1
+            return vector
+
+        return run_session(params, spoilt, **options)
+
+    return run
+
+
+def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, _ = run_both()
+    assert honest.aggregate is not None
+    # Of the correct predictions, behind which two digits of the loss and one of the clipped elements come.
+    monkeypatch.setattr(fl.aggregation, "run_session", poisoning(-4))
+    spoilt = secure_aggregator(verify=False).aggregate(make_request(Clients()))
+    assert (spoilt.aggregate, spoilt.included) == (None, ())
+    assert "correct predictions of" in str(spoilt.aborted)
+
+
+def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
+    before = state_bytes(run.model)
+    with monkeypatch.context() as patch:
+        patch.setattr(fl.aggregation, "run_session", poisoning(-1))
+        spoilt = run.run_round()
+    assert "clipped elements" in str(spoilt.aborted)
+    assert (spoilt.included, spoilt.num_examples, spoilt.train_loss) == ((), 0, None)
+    assert state_bytes(run.model) == before
+    good = run.run_round()
+    assert (good.round, good.aborted) == (2, None)
+    assert len(good.included) == 6
+    assert state_bytes(run.model) != before
+
+
+def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FederatedRun(tiny_config(holdout=0.25), tiny_dataset(), "secure")
+    with monkeypatch.context() as patch:
+        patch.setattr(fl.federated_evaluation, "run_session", poisoning(0))
+        spoilt = run.run_round()
+    assert spoilt.aborted is None
+    assert spoilt.held_out_accuracy is spoilt.held_out_loss is None
+    assert spoilt.held_out_examples == 0
+    assert "inputs cannot add up to" in str(spoilt.held_out_aborted)
+    good = run.run_round()
+    assert (good.held_out_aborted, good.held_out_examples) == (None, 60)
+
+
+def test_nobody_holds_anything_out_is_a_result() -> None:
+    session = FederatedEvaluation(num_clients=3, max_examples=5, dropout=0.0, corrupt=0.0)
+    measured: list[Evaluation | None] = [None, None, None]
+    result = session.run(
+        (0, 1, 2), lambda i: measured[i], context=b"c", received_context=lambda _: b"c", faults=FaultSchedule(), seed=0
+    )
+    assert (result.evaluation, result.included, result.aborted) == (None, 3, None)
