@@ -23,17 +23,22 @@ def build_model(name: str, *, image_shape: ImageShape, num_classes: int, seed: i
     `image_shape` is (channels, height, width). torch's global random state is neither used nor changed.
     Names: see MODELS. Raises ConfigError for an unknown name, or images that the model cannot take.
     """
+    # An outline's layers have not initialized themselves: they would draw from the global generator, which all
+    # threads share.
+    model = model_outline(name, image_shape, num_classes)
+    model.to_empty(device="cpu")
+    _initialize(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def model_outline(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """The model on torch's meta device: it has shapes, but no values and no memory. Errors as for `build_model`."""
     if name not in _BUILDERS:
         raise ConfigError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
     if min(image_shape) < 1 or num_classes < 2:
         raise ConfigError(f"no model for images of {image_shape} in {num_classes} classes")
-    # On the meta device layers have a shape but no values: their own initialization, which would draw from
-    # the global generator (shared by all threads), does nothing.
     with torch.device("meta"):
-        model = _BUILDERS[name](image_shape, num_classes)
-    model.to_empty(device="cpu")
-    _initialize(model, torch.Generator().manual_seed(seed))
-    return model
+        return _BUILDERS[name](image_shape, num_classes)
 
 
 def _initialize(model: nn.Module, generator: torch.Generator) -> None:
