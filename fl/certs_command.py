@@ -122,7 +122,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     if clients:
         first, last = clients[0]["id"], clients[-1]["id"]
         which = f"client-{first}" if first == last else f"client-{first} to client-{last}"
-        line(f"clients    {directory}: {which} (.pem, .key); give each one its own two files")
+        line(f"clients    {directory}: {which} (.pem, .key); give each one its own .key, and everybody all .pem")
     line(f"valid for {result['days']:g} days; renew with --renew")
 
 

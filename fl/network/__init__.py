@@ -9,6 +9,7 @@ Its modules:
     aggregator      one round of `fl.rounds.FederatedRun`, over the network
     settings        how a run is served
     serving         the server's training: folder, checkpoint, journal, retries
+    modes           whom rounds are safe against
     policy          what a client asks of an offer
     local_data      a client's examples
     joining         a client's training, round after round

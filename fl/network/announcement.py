@@ -1,9 +1,9 @@
 """What the server announces with a session's offer: a round of training and its model, or that training is over.
 
-The announcement is the offer's ``extra``: msgpack of ``[version, fields, model bytes]``.  The model travels in it as
+The announcement is the offer's ``extra``: msgpack of ``[version, fields]``, and behind it the model's bytes.  These are
 safetensors, which hold tensors and nothing that could run; both sides bound its size (`transport.link.MAX_EXTRA_BYTES`
 at most).  All of it is bound into the session: clients that were announced anything different, a clipping bound or
-one weight, cannot agree on masks.
+one weight, cannot agree on masks.  What is not in it, clients do not train by: their randomness is their own.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from fl.errors import ConfigError
 from fl.models import ImageShape
 from fl.network.errors import AnnouncementError
 from fl.quantization import UpdateEncoding
+from fl.strict_msgpack import unpack_first
 from fl.training import LocalTraining
 
-_VERSION = 2
+_VERSION = 3
+# Version, fields and their names, with some room.
+_MAX_ITEMS = 128
 _MOST_AXES = 8
 _LABEL = b"secagg/fl/network-round/1"
-
-# A layer is allocated for them before the model that was sent is looked at.
-_MAX_CLASSES = 1 << 16
 
 _MOST = 2**63 - 1
 
@@ -45,7 +45,6 @@ _FIELDS = {
     "model": str,
     "image_shape": list,
     "num_classes": int,
-    "seed": int,
     "encoding": dict,
     "training": dict,
     "model_sha256": bytes,
@@ -62,10 +61,9 @@ class Announcement:
         model: one of `fl.models.MODELS`, or ``package.module:factory``, which a client takes only if its user says so.
         image_shape: of one example; of an image, (channels, height, width).
         num_classes: of the labels.
-        seed: of shuffling and rounding; keys and masks have nothing to do with it.
         encoding: how updates become integers.
         training: how clients train.
-        model_bytes: the global model, as `fl.serialization.model_to_bytes` gives it.
+        model_bytes: the global model, as `fl.serialization.model_to_bytes` gives it; of a decoded announcement, a view.
     """
 
     round: int
@@ -73,10 +71,9 @@ class Announcement:
     model: str
     image_shape: ImageShape
     num_classes: int
-    seed: int
     encoding: UpdateEncoding
     training: LocalTraining
-    model_bytes: bytes = field(repr=False)
+    model_bytes: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +84,18 @@ class TrainingOver:
 def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
     """The offer's ``extra``. Equal announcements give equal bytes."""
     if isinstance(announcement, TrainingOver):
-        return bytes(msgpack.packb([_VERSION, {}, b""]))
+        return bytes(msgpack.packb([_VERSION, {}]))
     fields = {
         "round": announcement.round,
         "rounds": announcement.rounds,
         "model": announcement.model,
         "image_shape": list(announcement.image_shape),
         "num_classes": announcement.num_classes,
-        "seed": announcement.seed,
         "encoding": {name: kind(getattr(announcement.encoding, name)) for name, kind in _ENCODING.items()},
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
         "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
     }
-    return bytes(msgpack.packb([_VERSION, fields, announcement.model_bytes]))
+    return b"".join((msgpack.packb([_VERSION, fields]), announcement.model_bytes))
 
 
 def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
@@ -109,21 +105,22 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
         AnnouncementError: it is none, of another version, or its numbers are out of range.
     """
     try:
-        content = msgpack.unpackb(extra)
-    except (ValueError, msgpack.UnpackException) as error:
+        content, model_bytes = unpack_first(extra, max_items=_MAX_ITEMS)
+    except ValueError as error:
         raise AnnouncementError(f"the server's announcement is none: {error}") from None
-    if not isinstance(content, list) or len(content) != 3:
+    if not isinstance(content, list) or not content or type(content[0]) is not int:
         raise AnnouncementError("the server announces no training: is it `secagg serve`?")
-    version, fields, model_bytes = content
+    version, *others = content
     if version != _VERSION:
-        raise AnnouncementError(f"the server announces in version {version!r}, and this client knows {_VERSION}")
-    if fields == {}:
+        raise AnnouncementError(f"the server announces in version {version}, and this client knows {_VERSION}")
+    if others == [{}] and not model_bytes:
         return TrainingOver()
+    (fields,) = others if len(others) == 1 else (None,)
     fields = _checked("the announcement", fields, _FIELDS)
-    if not isinstance(model_bytes, bytes) or hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
+    if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
         raise AnnouncementError("the announced model is not the one that came with it")
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
-    if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MAX_CLASSES or not 0 <= fields["seed"] <= _MOST:
+    if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MOST:
         raise AnnouncementError(f"round {number} of {rounds} with {classes} classes cannot be")
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
         raise AnnouncementError("the announced examples have no shape")
@@ -138,7 +135,6 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
         model=fields["model"],
         image_shape=tuple(shape),
         num_classes=classes,
-        seed=fields["seed"],
         encoding=encoding,
         training=training,
         model_bytes=model_bytes,
@@ -160,4 +156,6 @@ def _checked(what: str, values: Any, types: dict[str, type]) -> dict[str, Any]:
         # True is an int to isinstance, and no number here.
         if type(values[name]) is not kind:
             raise AnnouncementError(f"{what}'s {name} is of type {type(values[name]).__name__}, not {kind.__name__}")
+        if kind is int and values[name] > _MOST:
+            raise AnnouncementError(f"{what}'s {name} is above {_MOST}")
     return values

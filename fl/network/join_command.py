@@ -15,7 +15,8 @@ from typer import Argument, Option
 from fl.errors import ConfigError
 from fl.network.addresses import parse_address
 from fl.network.errors import NetworkError
-from secagg import Adversary
+from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
+from secagg import GraphKind
 from transport import TransportError
 from transport.certs import Credentials
 from transport.link import MAX_EXTRA_BYTES
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from fl.network.local_data import LocalData
 
 _INTERRUPTED = 130
-_ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
+_GRAPHS = ", ".join(graph.value for graph in GraphKind)
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
@@ -59,31 +60,47 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             bool, Option("--allow-one-class", help="Take part although all own examples are of one class.")
         ] = False,
         require_adversary: Annotated[
-            str, Option(help=f"The least that a session must be safe against: {_ADVERSARIES}.")
-        ] = Adversary.HONEST_BUT_CURIOUS.value,
-        min_inputs: Annotated[int, Option(help="The fewest updates that a mean may be of.")] = 2,
+            str | None,
+            Option(help=f"The least that a session must be safe against: {ADVERSARIES} (default: malicious)."),
+        ] = None,
+        min_inputs: Annotated[int, Option(help="The fewest updates that a mean may be of.")] = 3,
+        graph: Annotated[
+            str, Option(help=f"The graph that a session may have: {_GRAPHS}; sparse takes both.")
+        ] = GraphKind.COMPLETE.value,
         max_epochs: Annotated[int, Option(help="The most local epochs a round.")] = 100,
+        max_classes: Annotated[int, Option(help="The most classes that a model may know.")] = 1000,
         max_model_bytes: Annotated[int, Option(help="The largest model to take.")] = 1 << 26,
+        training: Annotated[
+            str | None,
+            Option(help="Your own name for the training; each of its rounds is answered once (default: HOST:PORT)."),
+        ] = None,
+        max_rounds: Annotated[int, Option(help="The most rounds to answer in this training.")] = 1000,
         directory: Annotated[
             Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
         ] = None,
-        state: Annotated[Path | None, Option(help="Folder for an encrypted journal: a crash costs no round.")] = None,
+        state: Annotated[
+            Path | None,
+            Option(help="Folder for the record of answered rounds, and an encrypted journal: a crash costs no round."),
+        ] = None,
         give_up: Annotated[float, Option(help="Seconds without a word from the server.")] = 300.0,
         once: Annotated[bool, Option("--once", help="One round only.")] = False,
     ) -> None:
         """Take part in a training that `secagg serve` runs, with one's own examples, round after round."""
         console = Console(emoji=False)
         with reported(False):
-            modes = {member.value: member for member in Adversary}
-            if require_adversary not in modes:
-                raise ConfigError(f"adversary {require_adversary!r} is not known here; known: {_ADVERSARIES}")
+            adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
+            if graph not in {kind.value for kind in GraphKind}:
+                raise ConfigError(f"graph {graph!r} is not known here; known: {_GRAPHS}")
             address = parse_address(server)
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
             if (arrays is None) == (shard is None):
                 raise ConfigError("give --arrays with your own examples, or --shard I/N of a data set")
-            if min_inputs < 2 or max_epochs < 1 or not 0 < give_up < float("inf"):
-                raise ConfigError("min-inputs must be at least 2, max-epochs at least 1, give-up above 0 seconds")
+            if min_inputs < 2 or min(max_epochs, max_classes, max_rounds) < 1 or not 0 < give_up < float("inf"):
+                raise ConfigError(
+                    "min-inputs must be at least 2, max-epochs, max-classes and max-rounds at least 1, give-up above "
+                    "0 seconds"
+                )
             if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
                 raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
             # Everything below waits seconds for torch.
@@ -101,11 +118,18 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 directory=directory or certs,
                 state=state,
                 policy=Policy(
-                    adversary=modes[require_adversary], min_inputs=min_inputs, max_epochs=max_epochs, own_model=model
+                    adversary=adversary,
+                    min_inputs=min_inputs,
+                    graph=GraphKind(graph),
+                    max_epochs=max_epochs,
+                    max_classes=max_classes,
+                    own_model=model,
                 ),
                 max_model_bytes=max_model_bytes,
                 give_up=give_up,
                 once=once,
+                training=training,
+                max_rounds=max_rounds,
             )
             if arrays is not None:
                 data = load_arrays(arrays)
@@ -127,6 +151,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     f"all {len(data.labels)} examples are of class {data.max_label}, and a model trained on them "
                     "learns to say nothing else: see to the labels, or take part all the same with --allow-one-class"
                 )
+            if require_adversary is not None and (line := what_it_gives_up(adversary)):
+                console.print(escape(line), highlight=False, soft_wrap=True)
             interrupted = _take_part(options, data, console)
         if interrupted:
             sys.exit(_INTERRUPTED)

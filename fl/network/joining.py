@@ -1,6 +1,12 @@
-"""A client's training: round after round, on its own examples, until the server has no more rounds."""
+"""A client's training: round after round, on its own examples, until the server has no more rounds.
+
+A client answers each round of a training once, whatever the server asks for and however often the client is started
+again: two sums that differ in whether it took part would give its update away.  Shuffling and rounding are drawn from
+its own randomness, so that no two of its trainings give the same integers, and nobody can compute them again.
+"""
 
 import asyncio
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,19 +15,30 @@ from pathlib import Path
 import numpy as np
 
 from fl.counters import IntegerVector
+from fl.errors import ConfigError
 from fl.local_work import local_update
 from fl.network.addresses import show_address
 from fl.network.announcement import Announcement, TrainingOver, decode_announcement, round_context
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.local_data import LocalData
+from fl.network.modes import check_certificates
 from fl.network.policy import Policy
-from fl.seeds import NETWORK_SEED, TRAINING_SEED, derived_seed
+from fl.participation import open_participation
 from fl.session_policy import PolicyError
 from fl.threads import worthwhile_threads
-from secagg import ClientId, Identity, KeyDirectory
-from transport import ClientJournal, EndCode, Offer, RefusalCode, SessionRefusedError
-from transport.certs import Credentials, directory_from, identity_from
+from secagg import Adversary, ClientId, Identity, KeyDirectory
+from transport import (
+    ClientJournal,
+    ClientRecord,
+    EndCode,
+    Offer,
+    RefusalCode,
+    RepeatedSessionError,
+    SessionRefusedError,
+)
+from transport.certs import CertificateError, Credentials, directory_from, identity_from
 from transport.link import MAX_EXTRA_BYTES, End, decode_server_frame
+from transport.participation import IN_MEMORY
 from transport.tcp import Address, Plaintext, Retry, join_session
 
 # The session goes on without this client, or is over: the next one will do.
@@ -29,6 +46,9 @@ _NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION
 
 # Before it asks again; drawn at random, so that clients whom one failure hit do not come back together.
 _PAUSE_SECONDS = (0.5, 1.5)
+
+# Before it asks a server again that offered what it does not take: each time it is sent the model.
+_PATIENCE = Retry(first=1.0, longest=10.0)
 
 # What is longer than the connection's bound is cut off without a word of why: up to here there is one.
 _SPARE_BYTES = 1 << 26
@@ -48,7 +68,11 @@ class JoinOptions:
         server_name: the name in the server's certificate, if it is not the host that is called.
         identity_key: in malicious mode, the client's key file.
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
-        state: a folder for the journal and its key; without it, a crash costs the client the round.
+        state: a folder for the journal, its key, and the record of what this client has answered. Without it, a crash
+            costs the client the round, and the record is in the user's own folder (`fl.participation`).
+        training: the client's own name for the training, in which it answers each round once; by default the address.
+            The server has no say in it: it could begin anew as often as it likes.
+        max_rounds: the most rounds to answer in that training.
         policy: what it asks of an offer.
         max_model_bytes: how long an announcement to take, the model in it.
         give_up: seconds without a word of the server's.
@@ -66,6 +90,8 @@ class JoinOptions:
     max_model_bytes: int
     give_up: float
     once: bool = False
+    training: str | None = None
+    max_rounds: int = 1000
 
 
 class _DeclinedError(SessionRefusedError):
@@ -94,7 +120,8 @@ class Participant:
         self._data = data
         self._say = say
         self._announced: Announcement | None = None
-        self._has_identity = False
+        self._has_identity = options.policy.adversary is Adversary.MALICIOUS
+        self._journal: ClientJournal | None = None
         self.rounds = 0
 
     async def run(self) -> None:
@@ -104,20 +131,27 @@ class Participant:
             NetworkError: the offer was declined, or the server does not want this client.
             TransportError, secagg.SecAggError, FLError: as `join_session`, and from the training.
         """
-        options, refusals = self._options, 0
+        options, refusals, setbacks, is_waiting = self._options, 0, 0, False
         where = show_address(options.address)
         self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
         if self._data.is_of_one_class:
             self._say(f"all of them are of class {self._data.max_label}: is that right?")
+        record = self._record()
         while True:
             self._announced = None
             try:
-                end = await self._session()
+                end = await self._session(record)
             except _OverError:
                 self._say("the training is over")
                 return
-            except _ModeError:
-                self._has_identity = not self._has_identity
+            except (_ModeError, RepeatedSessionError) as error:
+                if isinstance(error, _ModeError):
+                    self._has_identity = not self._has_identity
+                elif not is_waiting:
+                    self._say(f"not in this round: {error} (--training NAME); waiting for the next")
+                    is_waiting = True
+                setbacks += 1
+                await asyncio.sleep(_PATIENCE.delay(setbacks))
                 continue
             except _DeclinedError as error:
                 raise NetworkError(f"declined the server's offer: {error}") from None
@@ -129,13 +163,16 @@ class Participant:
                     self._say(f"not in this round ({error}); waiting for the next")
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
                 continue
-            refusals = 0
+            refusals, setbacks, is_waiting = 0, 0, False
             if self._is_last(end):
                 return
+            if end.code is not EndCode.COMPLETED:
+                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
 
     def _is_last(self, end: End) -> bool:
         announced = self._announced
-        assert announced is not None  # noqa: S101 - a session that ended was offered
+        if announced is None:
+            raise NetworkError("the server ended a session that it had not offered: is it `secagg serve`?")
         if end.code is not EndCode.COMPLETED:
             self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
             return False
@@ -145,9 +182,10 @@ class Participant:
             self._say("the training is over")
         return announced.round == announced.rounds or self._options.once
 
-    async def _session(self) -> End:
+    async def _session(self, record: ClientRecord) -> End:
         options = self._options
-        journal = self._journal()
+        # Kept beyond the session: what makes the input in its thread may need it still.
+        journal = self._journal = self._open_journal()
         try:
             identity, directory = self._identity()
             return await join_session(
@@ -160,6 +198,7 @@ class Participant:
                 identity=identity,
                 directory=directory,
                 journal=journal,
+                record=record,
                 server_name=options.server_name,
                 max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
                 retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),
@@ -168,14 +207,31 @@ class Participant:
             if journal is not None:
                 journal.close()
 
-    def _journal(self) -> ClientJournal | None:
+    def _record(self) -> ClientRecord:
+        """What this client has answered. ConfigError if it cannot be kept."""
+        options = self._options
+        is_trial = isinstance(options.tls, Plaintext) and options.state is None
+        try:
+            participation = IN_MEMORY if is_trial else open_participation(options.state)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; --state names another folder for it") from None
+        training = options.training or show_address(options.address)
+        return ClientRecord(participation, self._owner(), training=training, max_rounds=options.max_rounds)
+
+    def _owner(self) -> bytes:
+        """Who this client is, beyond a session: its identity key, or where it has none its number."""
+        if self._options.identity_key is not None:
+            try:
+                return identity_from(self._options.identity_key).public_key
+            except CertificateError:
+                # A key of another kind will do for TLS, and malicious mode says by itself that it needs this one.
+                pass
+        return self._options.client_id.to_bytes(4, "big")
+
+    def _open_journal(self) -> ClientJournal | None:
         """The journal; with a session in it, that session is gone on with."""
         if self._options.state is None:
             return None
-        try:
-            self._options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise NetworkError(f"cannot write to {self._options.state}: {error.strerror}") from None
         name = f"client-{self._options.client_id}"
         journal = ClientJournal(self._options.state / f"{name}.journal", self._options.state / f"{name}.journal-key")
         if not journal.is_empty:
@@ -191,7 +247,7 @@ class Participant:
             return None, None
         options = self._options
         if options.identity_key is None or options.directory is None:
-            raise NetworkError("the server asks for identities (malicious mode), and this client was given none")
+            raise NetworkError("malicious mode needs this client's key and everybody's certificates: give --certs")
         return identity_from(options.identity_key), directory_from(options.directory, options.directory / "ca.pem")
 
     def _accept(self, offer: Offer) -> None:
@@ -201,7 +257,7 @@ class Participant:
         try:
             announced = decode_announcement(offer.extra)
             if isinstance(announced, Announcement):
-                self._options.policy.check_parameters(offer.params)
+                self._options.policy.check(offer.params)
                 self._options.policy.check_training(announced, offer.params, self._data)
         except (AnnouncementError, PolicyError) as error:
             raise _DeclinedError(str(error)) from None
@@ -211,12 +267,17 @@ class Participant:
             raise _DeclinedError(f"round {announced.round} is announced for session {offer.number}")
         if offer.params.has_identities != self._has_identity:
             raise _ModeError("another mode")
+        if self._has_identity and self._options.directory is not None:
+            try:
+                check_certificates(self._options.directory, offer.params.num_clients)
+            except ConfigError as error:
+                raise _DeclinedError(str(error)) from None
         self._announced = announced
 
     def _input(self, offer: Offer) -> IntegerVector:
-        """Train, and encode the update. The same offer gives the same vector, also after a crash."""
+        """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""
         announced = _announced_in(offer)
-        data, number, client_id = self._data, announced.round, self._options.client_id
+        data, number = self._data, announced.round
         model = self._options.policy.check_training(announced, offer.params, data)
         self._say(f"round {number}/{announced.rounds}: training on {len(data.labels)} examples")
         update = local_update(
@@ -224,11 +285,15 @@ class Participant:
             data.images,
             data.labels,
             announced.training,
-            seed=derived_seed(announced.seed, TRAINING_SEED, number, client_id),
+            seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
             threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size),
         )
-        rng = np.random.default_rng((derived_seed(announced.seed, NETWORK_SEED, number), client_id))
+        rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
         return announced.encoding.encode(update, rng)
+
+    def _randomness(self, purpose: bytes) -> bytes:
+        """32 secret bytes: of the journal, which a crash does not change, or fresh ones."""
+        return os.urandom(32) if self._journal is None else self._journal.derive_seed(purpose)
 
 
 def _announced_in(offer: Offer) -> Announcement:

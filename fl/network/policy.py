@@ -7,35 +7,31 @@ from torch import nn
 
 from fl.custom import is_reference, make_model
 from fl.errors import ConfigError
+from fl.models import model_outline
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
-from fl.serialization import load_model
+from fl.serialization import check_size, load_model
 from fl.session_policy import PolicyError, SessionPolicy
 from fl.state import ParameterLayout
-from secagg import Adversary, Parameters
+from secagg import Parameters
 from transport.printable import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What a client insists on.
+class Policy(SessionPolicy):
+    """What a client insists on: of the session (`secagg.SessionPolicy`, and its defaults), and of the training.
 
     Attributes:
-        adversary: the weakest adversary that a session may be safe against.
-        min_inputs: the fewest inputs that a sum may be of, this client's included; a threshold below is refused.
         max_epochs: the most local epochs a round.
+        max_classes: the most classes that a model may know. The server says how many, and a model of the user's own
+            is made for as many.
         own_model: a model of the user's own, ``package.module:factory``, to take beside those of `fl.models`: the
             server's word alone makes no client import anything.
     """
 
-    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
-    min_inputs: int = 2
     max_epochs: int = 100
+    max_classes: int = 1000
     own_model: str = ""
-
-    def check_parameters(self, params: Parameters) -> None:
-        """PolicyError unless the protocol's parameters are what this client agrees to."""
-        SessionPolicy(adversary=self.adversary, min_inputs=self.min_inputs).check(params)
 
     def check_training(self, announcement: Announcement, params: Parameters, data: LocalData) -> nn.Module:
         """The announced model; PolicyError unless it fits its own announcement, the session, and the client's data."""
@@ -44,6 +40,8 @@ class Policy:
             reasons.append(f"the model is for images {announcement.image_shape}, but these are {data.image_shape}")
         if data.max_label >= announcement.num_classes:
             reasons.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
+        if announcement.num_classes > self.max_classes:
+            reasons.append(f"{announcement.num_classes} classes, but this client takes at most {self.max_classes}")
         if len(data.labels) > encoding.max_examples:
             reasons.append(
                 f"at most {encoding.max_examples} examples a client were planned for, but there are {len(data.labels)}"
@@ -65,20 +63,21 @@ class Policy:
 
 
 def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
-    if is_reference(announcement.model) and announcement.model != own_model:
-        raise PolicyError(
-            f"the model is {printable(announcement.model)}: if that is a module of your own here, give it by --model"
-        )
+    name, numbers = announcement.model, (announcement.image_shape, announcement.num_classes)
+    if is_reference(name) and name != own_model:
+        raise PolicyError(f"the model is {printable(name)}: if that is a module of your own here, give it by --model")
     try:
-        model = make_model(
-            announcement.model, image_shape=announcement.image_shape, num_classes=announcement.num_classes, seed=0
-        )
+        # Memory is taken for a model only once it is known to be as large as what came.
+        if not is_reference(name):
+            check_size(model_outline(name, *numbers), announcement.model_bytes)
+        model = make_model(name, image_shape=numbers[0], num_classes=numbers[1], seed=0)
+        check_size(model, announcement.model_bytes)
         load_model(model, announcement.model_bytes)
     except ConfigError as error:
         raise PolicyError(str(error)) from None
     except (safetensors.SafetensorError, RuntimeError, ValueError, KeyError) as error:
         why = printable(" ".join(str(error).split()))
-        raise PolicyError(f"the model that came is no {announcement.model} of this size: {why}") from None
+        raise PolicyError(f"the model that came is no {name} of this size: {why}") from None
     return model
 
 

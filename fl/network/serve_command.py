@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer import Option
 
 from fl import training_options
@@ -17,19 +18,18 @@ from fl.config import RunConfig
 from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.network.addresses import parse_address
+from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
 from fl.training_options import DEFAULTS
-from secagg import Adversary
 from transport import Deadlines
 from transport.certs import Credentials
 from transport.tcp import PLAINTEXT
 
 _INTERRUPTED = 130
-_ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
     *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
-    *("wait", "retries", "join_seconds", "reply_seconds", "training_seconds", "watch", "log_json"),
+    *("wait", "retries", "join_seconds", "reply_seconds", "training_seconds", "watch", "log_json", "skip"),
 }
 
 
@@ -46,7 +46,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         min_clients: Annotated[int, Option(help="Clients to wait for (default: two thirds and one).")] = 0,
         wait: Annotated[float, Option(help="Seconds to wait for them.")] = 60.0,
         retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
-        adversary: Annotated[str, Option(help=f"{_ADVERSARIES}.")] = Adversary.HONEST_BUT_CURIOUS.value,
+        adversary: Annotated[
+            str | None, Option(help=f"{ADVERSARIES} (default: malicious, and without certificates the first).")
+        ] = None,
         corrupt: training_options.Corrupt = DEFAULTS["corrupt"],
         directory: Annotated[
             Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
@@ -86,6 +88,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         log_json: Annotated[bool, Option("--log-json", help="One JSON object a log line, on stderr.")] = False,
         out: Annotated[Path | None, Option(help="Folder for checkpoint, journal, metrics, figure and model.")] = None,
         resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
+        skip: Annotated[
+            int, Option(help="With --resume of an older copy: leave out so many rounds, which clients have answered.")
+        ] = 0,
         as_json: Annotated[
             bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")
         ] = False,
@@ -98,10 +103,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         }
         with reported(as_json), _terminated_as_interrupted():
             values = {name: value for name, value in context.params.items() if name in DEFAULTS}
-            _check(given, values, out, resume, retries=retries, wait=wait)
-            modes = {member.value: member for member in Adversary}
-            if adversary not in modes:
-                raise ConfigError(f"adversary {adversary!r} is not known here; known: {_ADVERSARIES}")
+            _check(given, values, out, resume, retries=retries, wait=wait, skip=skip)
+            mode = chosen_adversary(adversary, has_certificates=certs is not None)
             address = parse_address(listen, listening=True)
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
@@ -122,8 +125,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 retries=retries,
                 deadlines=deadlines,
                 watch=watch_address,
+                skip=skip,
             )
             console = Console(stderr=as_json)
+            if adversary is not None and (line := what_it_gives_up(mode)):
+                console.print(escape(line), highlight=False, soft_wrap=True)
             if resume is not None:
                 finished = resume_serving(resume, rounds if "rounds" in given else None, data_dir, options, console)
             else:
@@ -135,7 +141,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     options,
                     console,
                     min_clients=min_clients,
-                    adversary=modes[adversary],
+                    adversary=mode,
                     max_examples=max_examples,
                 )
         if as_json:
@@ -145,10 +151,19 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
 
 
 def _check(
-    given: set[str], values: dict[str, Any], out: Path | None, resume: Path | None, *, retries: int, wait: float
+    given: set[str],
+    values: dict[str, Any],
+    out: Path | None,
+    resume: Path | None,
+    *,
+    retries: int,
+    wait: float,
+    skip: int,
 ) -> None:
-    if retries < 0 or not 0 < wait < float("inf"):
-        raise ConfigError("retries must not be negative, and wait must be above 0 seconds")
+    if min(retries, skip) < 0 or not 0 < wait < float("inf"):
+        raise ConfigError("retries and skip must not be negative, and wait must be above 0 seconds")
+    if skip and resume is None:
+        raise ConfigError("--skip leaves out rounds of a run that goes on: give --resume, too")
     if resume is not None:
         if refused := sorted(given - _RESUMABLE):
             options = ", ".join("--" + name.replace("_", "-") for name in refused)

@@ -7,6 +7,7 @@ Beside the checkpoint lie ``network.json``, what the run's rounds have in common
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator, ServingRules
 from fl.network.announcement import Announcement
 from fl.network.errors import NetworkError
+from fl.network.modes import check_certificates
 from fl.network.session_thread import SessionThread
 from fl.network.settings import NetworkSettings, ServeOptions, settle
 from fl.quantization import UpdateEncoding
@@ -33,12 +35,15 @@ from fl.serialization import model_to_bytes
 from fl.state import ParameterLayout
 from fl.summary import summarize
 from fl.watch import Watch, serve_watch
-from secagg import Adversary, KeyDirectory
+from secagg import Adversary, KeyDirectory, SessionPolicy
 from transport import TransportError
 from transport.certs import directory_from
 from transport.printable import MAX_ERROR_TEXT, printable
 
 _JOURNAL = "round.journal"
+
+# What clients ask for by default: the fewest inputs of a sum.
+_MIN_INPUTS = SessionPolicy().min_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def start_serving(
     console: Console,
     *,
     min_clients: int = 0,
-    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
+    adversary: Adversary = Adversary.MALICIOUS,
     max_examples: int = 0,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
@@ -114,7 +119,8 @@ class _Serving:
             value_bits=config.value_bits,
         )
         # Those who need not be there are those who are expected to vanish.
-        self._plan = secagg.plan(
+        plan = partial(
+            secagg.plan,
             num_clients=config.clients,
             vector_length=self._encoding.vector_length,
             value_bits=config.value_bits,
@@ -122,23 +128,25 @@ class _Serving:
             corrupt=config.corrupt,
             adversary=settings.adversary,
         )
+        self._plan = plan()
+        if self._plan.parameters.threshold < _MIN_INPUTS <= settings.min_clients:
+            self._plan = plan(threshold=_MIN_INPUTS)
 
     def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
         interrupted = False
-        with _network_errors():
+        with _network_errors(), SessionThread(self._options.address, self._options.tls) as sessions:
             directory = self._directory()
-            with SessionThread(self._options.address, self._options.tls) as sessions:
-                # Only once nothing is in the way: a folder with a run in it cannot be given again.
-                if is_new:
-                    self._folder.create()
-                    self._settings.save(self._folder.path)
-                    self._folder.save(self._config, [self._run], records)
-                self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
-                try:
-                    with self._watched(sessions, records) as watch:
-                        self._rounds(sessions, directory, records, watch)
-                except KeyboardInterrupt:
-                    interrupted = True
+            # Only once nothing is in the way: a folder with a run in it cannot be given again.
+            if is_new:
+                self._folder.create()
+                self._settings.save(self._folder.path)
+                self._folder.save(self._config, [self._run], records)
+            self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
+            try:
+                with self._watched(sessions, records) as watch:
+                    self._rounds(sessions, directory, records, watch)
+            except KeyboardInterrupt:
+                interrupted = True
         return self._finish(interrupted)
 
     @contextmanager
@@ -172,6 +180,7 @@ class _Serving:
         path = self._options.directory
         if path is None:
             raise ConfigError("malicious mode needs everybody's certificates: give --directory")
+        check_certificates(path, self._config.clients)
         return directory_from(path, path / "ca.pem")
 
     def _rounds(
@@ -197,6 +206,7 @@ class _Serving:
             say=self._say,
             directory=directory,
             watch=watch,
+            skip_to=run.rounds_done + 1 + self._options.skip,
         )
         run.aggregator = aggregator
         aggregator.forget_older(run.rounds_done)
@@ -208,7 +218,9 @@ class _Serving:
                     watch.round_started(run.rounds_done + 1, self._plan.parameters)
                 record = run.run_round(display.on_progress)
                 if watch is not None:
-                    watch.round_ended(record.round, None, record.seconds, record.accuracy, record.loss)
+                    watch.round_ended(
+                        record.round, None, record.seconds, record.accuracy, record.loss, aborted=record.aborted
+                    )
                 records.append(record)
                 self._folder.save(config, [run], records)
                 aggregator.forget_round()
@@ -222,7 +234,6 @@ class _Serving:
             model=self._config.model,
             image_shape=self._dataset.image_shape,
             num_classes=self._dataset.num_classes,
-            seed=self._config.seed,
             encoding=self._encoding,
             training=self._config.local_training_in(self._run.rounds_done + 1),
             model_bytes=model_to_bytes(self._run.model),

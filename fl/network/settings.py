@@ -65,6 +65,7 @@ class ServeOptions:
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
         wait, retries, deadlines: see `ServingRules`.
         watch: where to show the training, `fl.watch`, if anywhere.
+        skip: so many rounds are left out first, without a result.
     """
 
     address: Address
@@ -74,6 +75,7 @@ class ServeOptions:
     retries: int
     deadlines: Deadlines
     watch: Address | None = None
+    skip: int = 0
 
 
 def settle(

@@ -123,7 +123,7 @@ class Round:
 
     round, sampled, included, accuracy, seconds = 1, 3, (), 0.5, 1.0
     bytes_up = bytes_down = model_bytes = 0
-    clipped = held_out_accuracy = None
+    clipped = held_out_accuracy = held_out_aborted = None
     dropped: dict[str, int] = {}  # noqa: RUF012
     refused = {"2": HOSTILE}  # noqa: RUF012
     aborted = f"[bold]{HOSTILE}"
@@ -146,7 +146,6 @@ def announcement(model: str, model_bytes: bytes) -> Announcement:
         model=model,
         image_shape=(1, 8, 8),
         num_classes=10,
-        seed=1,
         encoding=UpdateEncoding(update_length=650, max_examples=2000, clip=1.0, value_bits=24),
         training=LocalTraining(epochs=1, batch_size=8, learning_rate=0.1),
         model_bytes=model_bytes,
@@ -159,14 +158,14 @@ GOOD_MODEL = model_to_bytes(build_model("logistic", image_shape=(1, 8, 8), num_c
 @pytest.mark.parametrize(
     ("announced", "said"),
     [
-        (announcement("logistic", safetensors.torch.save({HOSTILE[:-3]: torch.zeros(1)})), "the model that came"),
+        (announcement("logistic", safetensors.torch.save({HOSTILE[:-3]: torch.zeros(650)})), "the model that came"),
         (announcement(f"os:{HOSTILE[:-3]}", GOOD_MODEL), "the model is os:"),
         (announcement("os:factory:", GOOD_MODEL), "the model is os:factory:"),
     ],
     ids=["tensor", "model", "emoji"],
 )
 def test_a_lying_server_writes_nothing_but_text_to_the_terminal(announced, said):
-    params = secagg.plan(num_clients=3, vector_length=announced.encoding.vector_length, value_bits=24).parameters
+    params = secagg.plan(num_clients=4, vector_length=announced.encoding.vector_length, value_bits=24).parameters
     extra = encode_announcement(announced)
 
     async def scenario():

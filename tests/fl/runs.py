@@ -51,6 +51,12 @@ def state_bytes(model: nn.Module) -> dict[str, bytes]:
     return {name: value.contiguous().numpy().tobytes() for name, value in model.state_dict().items()}
 
 
+def distance(one: nn.Module, other: nn.Module) -> float:
+    """The largest difference of two weights."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
+
+
 def untimed(record: RoundRecord | dict[str, Any]) -> dict[str, Any]:
     """A round's record as JSON would give it back, but for what the clock says."""
     values = record_to_json(record) if isinstance(record, RoundRecord) else record

@@ -317,7 +317,7 @@ def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
     model = make(f"{project}:model")
     encoding = UpdateEncoding(update_length=66, max_examples=10, clip=1.0, value_bits=16)
     announced = Announcement(
-        round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, seed=0, encoding=encoding,
+        round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, encoding=encoding,
         training=LocalTraining(epochs=1, batch_size=5, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16).parameters

@@ -28,6 +28,7 @@ from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
 from fl.serialization import model_to_bytes
 from fl.session_policy import PolicyError
+from fl.strict_msgpack import unpack_first
 from fl.training import LocalTraining
 from secagg import Adversary, GraphKind, Parameters
 from tests.fl.runs import assert_refused, invoke, own_module
@@ -35,7 +36,9 @@ from transport.authority import Authority
 
 SHAPE = (1, 4, 4)
 ENCODING = UpdateEncoding(update_length=51, max_examples=10, clip=1.0, value_bits=16)
-PARAMS = secagg.plan(num_clients=4, vector_length=ENCODING.vector_length, value_bits=16).parameters
+PARAMS = secagg.plan(
+    num_clients=4, vector_length=ENCODING.vector_length, value_bits=16, adversary=Adversary.MALICIOUS
+).parameters
 DATA = LocalData(torch.zeros(5, *SHAPE), torch.tensor([0, 1, 2, 1, 0]))
 
 
@@ -46,7 +49,6 @@ def announcement(**changes: Any) -> Announcement:
         "model": "logistic",
         "image_shape": SHAPE,
         "num_classes": 3,
-        "seed": 7,
         "encoding": ENCODING,
         "training": LocalTraining(epochs=1, batch_size=10, learning_rate=0.1, momentum=0.5),
         "model_bytes": model_to_bytes(build_model("logistic", image_shape=SHAPE, num_classes=3, seed=1)),
@@ -67,14 +69,14 @@ def test_all_that_is_announced_is_in_the_context() -> None:
 
 
 def tampered(**fields: Any) -> bytes:
-    version, values, model = msgpack.unpackb(encode_announcement(announcement()))
+    (version, values), model = unpack_first(encode_announcement(announcement()), max_items=100)
     for name, value in fields.items():
         outer, _, inner = name.partition("__")
         if inner:
             values[outer][inner] = value
         else:
             values[outer] = value
-    return msgpack.packb([version, values, model])
+    return msgpack.packb([version, values]) + bytes(model)
 
 
 @pytest.mark.parametrize(
@@ -83,19 +85,24 @@ def tampered(**fields: Any) -> bytes:
         (b"", "none"),
         (b"\xc1", "none"),
         (b"\x93\x01", "none"),
-        (encode_announcement(announcement())[:-1], "none"),
-        (encode_announcement(announcement()) + b"x", "none"),
+        (encode_announcement(announcement())[:100], "none"),
+        (encode_announcement(announcement())[:-1], "not the one that came with it"),
+        (encode_announcement(announcement()) + b"x", "not the one that came with it"),
         (b"\x91" * 5000 + b"\x90", "none"),
         (msgpack.packb({"a": 1}), "no training"),
-        (msgpack.packb([1, {}, b""]), "version"),
-        (msgpack.packb([3, {}, b""]), "version"),
-        (msgpack.packb([2, {"round": 1}, b""]), "other fields"),
+        (msgpack.packb(["3", {}]), "no training"),
+        (msgpack.packb([2, {}, b""]), "in version 2, and this client knows 3"),
+        (msgpack.packb([4, {}]), "in version 4, and this client knows 3"),
+        (msgpack.packb([3]), "other fields"),
+        (msgpack.packb([3, {}, {}]), "other fields"),
+        (msgpack.packb([3, {}]) + b"x", "other fields"),
+        (msgpack.packb([3, {"round": 1}]), "other fields"),
         (tampered(more=1), "other fields"),
         (tampered(round=True), "of type bool"),
         (tampered(round=0), "cannot be"),
         (tampered(round=6), "cannot be"),
-        (tampered(num_classes=1 << 30), "cannot be"),
-        (tampered(seed=-1), "cannot be"),
+        (tampered(num_classes=1), "cannot be"),
+        (tampered(seed=1), "other fields"),
         (tampered(image_shape=[]), "no shape"),
         (tampered(image_shape=[1] * 9), "no shape"),
         (tampered(image_shape=[0, 4]), "no shape"),
@@ -105,6 +112,7 @@ def tampered(**fields: Any) -> bytes:
         (tampered(encoding__value_bits=40), "value bits"),
         (tampered(encoding=[]), "of type list"),
         (tampered(training__epochs=0), "epochs"),
+        (tampered(training__batch_size=1 << 63), "batch_size is above"),
         (tampered(training__learning_rate=float("inf")), "learning_rate"),
         (tampered(training__bfloat16="maybe"), "bfloat16"),
     ],
@@ -118,9 +126,15 @@ def test_what_is_no_announcement_is_refused(extra: bytes, said: str) -> None:
     ("policy", "params", "said"),
     [
         (Policy(), {}, None),
-        (Policy(adversary=Adversary.SEMI_MALICIOUS), {"adversary": Adversary.MALICIOUS}, None),
-        (Policy(adversary=Adversary.SEMI_MALICIOUS), {}, "asks for semi-malicious"),
-        (Policy(), {"threshold": 2}, "more than half"),
+        (Policy(), {"adversary": Adversary.HONEST_BUT_CURIOUS}, "asks for malicious"),
+        (Policy(), {"adversary": Adversary.SEMI_MALICIOUS}, "asks for malicious"),
+        (Policy(), {"num_clients": 3, "degree": 2, "threshold": 2}, "asks for 3"),
+        (Policy(adversary=Adversary.SEMI_MALICIOUS), {}, None),
+        (
+            Policy(adversary=Adversary.HONEST_BUT_CURIOUS),
+            {"threshold": 2, "adversary": Adversary.HONEST_BUT_CURIOUS},
+            "more than half",
+        ),
         (Policy(min_inputs=4), {}, "asks for 4"),
         (Policy(), {"modular": True}, "wrap"),
     ],
@@ -130,23 +144,21 @@ def test_the_protocols_parameters_are_within_the_policy(
 ) -> None:
     offered: Parameters = dataclasses.replace(PARAMS, **params)
     if said is None:
-        policy.check_parameters(offered)
+        policy.check(offered)
         return
     with pytest.raises(PolicyError, match=said):
-        policy.check_parameters(offered)
+        policy.check(offered)
 
 
-def test_a_sparse_graphs_threshold_is_of_its_neighbourhoods() -> None:
+def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
     params = secagg.plan(
-        num_clients=2000, vector_length=4, value_bits=4, dropout=0.05, graph=GraphKind.SPARSE
+        num_clients=2000, vector_length=4, value_bits=4, dropout=0.05, corrupt=0.05, graph=GraphKind.SPARSE,
+        adversary=Adversary.MALICIOUS,
     ).parameters  # fmt: skip
     assert not params.is_complete
-    try:
-        Policy().check_parameters(params)
-        accepted = True
-    except PolicyError:
-        accepted = False
-    assert accepted == (2 * params.threshold > params.degree)
+    with pytest.raises(PolicyError, match="takes the complete graph only"):
+        Policy().check(params)
+    Policy(graph=GraphKind.SPARSE).check(params)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,7 @@ def test_a_sparse_graphs_threshold_is_of_its_neighbourhoods() -> None:
     [
         ({"image_shape": (1, 1 << 40, 1 << 40)}, {}, "the model is for images"),
         ({"num_classes": 2}, {}, "there is a label 2"),
+        ({"num_classes": 1001}, {}, "1001 classes, but this client takes at most 1000"),
         ({"encoding": dataclasses.replace(ENCODING, max_examples=4)}, {}, "at most 4 examples"),
         ({"training": LocalTraining(epochs=101, batch_size=1, learning_rate=0.1)}, {}, "at most 100"),
         ({}, {"vector_length": 100}, "updates have"),
@@ -262,15 +275,20 @@ SHARD = ("--shard", "0/2")
         (("serve", "--resume", "run", *CERTS), "holds no run of secagg serve"),
         (("serve", "--clients", 4, "--out", "run", "--model", "logistic", "--adversary", "malicious", "--plaintext"),
          "--directory"),
+        (("serve", "--clients", 4, "--out", "run", "--skip", 1, *CERTS), "give --resume"),
         (("join", "h:1", "--id", 0, *CERTS), "--arrays"),
         (("join", "h:1", "--id", 0, *SHARD), "give --certs"),
         (("join", "h", "--id", 0, *CERTS, *SHARD), "an address is HOST:PORT"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--require-adversary", "evil"), "'evil' is not known"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--min-inputs", 1), "min-inputs"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-rounds", 0), "max-rounds"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "'ring' is not known"),
+        (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--require-adversary", "malicious"),
+         "everybody's certificates: give --certs"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-model-bytes", 1 << 40), "max-model-bytes"),
         (("join", "h:1", "--id", 0, *CERTS, "--shard", "2/2"), "a shard is I/N"),
         (("join", "h:1", "--id", 0, *CERTS, "--arrays", "nowhere"), "no arrays x and y"),
-        (("join", "127.0.0.1:1", "--id", 0, *CERTS, *SHARD), "client-0.pem: No such file"),
+        (("join", "127.0.0.1:1", "--id", 0, *CERTS, *SHARD), "client-0.key cannot be used: No such file"),
         (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--give-up", 0.1), "no word from 127.0.0.1:1"),
     ],
 )  # fmt: skip

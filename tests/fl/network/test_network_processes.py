@@ -20,7 +20,9 @@ from transport.authority import Authority
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_killed_processes_go_on_within_their_round_and_the_model_is_the_one_of_secagg_train(tmp_path: Path) -> None:
+def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_that_of_secagg_train(
+    tmp_path: Path,
+) -> None:
     """In round 2 a client is killed while it trains, and then the server, which has the others' updates by then."""
     certs, out = tmp_path / "certs", tmp_path / "run"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(4))
@@ -59,9 +61,10 @@ def test_killed_processes_go_on_within_their_round_and_the_model_is_the_one_of_s
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["round"] for record in records] == [1, 2, 3]
     assert [record["included"] for record in records] == [[0, 1, 2, 3]] * 3
-    assert [record["accuracy"] for record in records] == pytest.approx(accuracies, abs=0.005)
+    assert [record["accuracy"] for record in records] == pytest.approx(accuracies, abs=0.03)
     assert accuracies[-1] > 0.9
-    assert not (out / "round.journal").exists()
+    assert not list(out.glob("round.*"))
+    assert json.loads((out / "network.json").read_text())["adversary"] == "malicious"
     # Nobody was asked twice: the others' updates were in the server's journal.
     assert sum("training on" in line for line in clients[0].lines) == 3
 

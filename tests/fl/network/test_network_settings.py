@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ from fl.network.errors import RoundFailedError
 from fl.network.serving import resume_serving, start_serving
 from fl.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
-from tests.fl.runs import REPOSITORY, assert_refused, invoke, state_bytes
+from tests.fl.runs import REPOSITORY, assert_refused, distance, invoke
 from transport.authority import Authority
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,18 +88,20 @@ def served(deployment: Deployment, config: RunConfig) -> FederatedRun:
     return run
 
 
-def test_optimizers_on_both_sides_give_the_bits_of_the_simulation(deployment: Deployment) -> None:
-    config = deployment.config(rounds=3, **TRAINING)
+def test_optimizers_on_both_sides_are_those_of_the_simulation(deployment: Deployment) -> None:
+    """In one batch an epoch the order of examples does not matter, and clients' own randomness only rounds."""
+    config = deployment.config(rounds=3, batch_size=CLIENTS * 60, epochs=3, **TRAINING)
     clients: list[Client] = []
     finished = deployment.run_beside(config, lambda: clients.extend(start_all(deployment, config)))
     for client in clients:
         client.finish()
     assert finished.summary["included"] == [CLIENTS] * 3
     expected, found = simulated(deployment, config), served(deployment, config)
-    assert state_bytes(found.model) == state_bytes(expected.model)
-    assert repr(found.server_optimizer.state()) == repr(expected.server_optimizer.state())
-    plain = simulated(deployment, deployment.config(rounds=3))
-    assert state_bytes(found.model) != state_bytes(plain.model)
+    assert found.server_optimizer.state().keys() == expected.server_optimizer.state().keys()
+    assert distance(found.model, expected.model) < 1e-5
+    for name in TRAINING.keys() - {"learning_rate", "server_optimizer"}:
+        other = simulated(deployment, replace(config, **{name: getattr(deployment.config(), name)}))
+        assert distance(other.model, expected.model) > 1e-4, name
 
 
 def options_of(values: dict[str, Any]) -> list[object]:
@@ -187,7 +190,7 @@ def without_training_set(dataset: Dataset) -> Dataset:
 
 def test_a_server_needs_no_training_examples(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a run that is gone on with, too."""
-    config = deployment.config(rounds=1)
+    config = deployment.config(rounds=1, batch_size=CLIENTS * 60)
     own = without_training_set(deployment.dataset)
     monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
     nobody = deployment.options(wait=0.1, retries=0)
@@ -197,8 +200,7 @@ def test_a_server_needs_no_training_examples(deployment: Deployment, monkeypatch
     finished = resume_serving(deployment.directory / "run", None, None, deployment.options(), deployment.console())
     for client in clients:
         client.finish()
-    expected = simulated(deployment, config)
-    assert state_bytes(served(deployment, config).model) == state_bytes(expected.model)
+    assert distance(served(deployment, config).model, simulated(deployment, config).model) < 1e-5
     assert finished.summary["included"] == [CLIENTS]
 
 

@@ -87,6 +87,23 @@ def test_scripts_are_executable_shell(name: str) -> None:
     run("sh", "-n", str(path))
 
 
+def test_a_trials_certificates_are_everybodys_and_its_keys_are_not(tmp_path: Path) -> None:
+    """Malicious mode needs all clients' certificates on both sides."""
+    fake = tmp_path / "secagg"
+    names = ("ca", "server", "client-0", "client-1")
+    files = " ".join(f"{name}.{kind}" for name in names for kind in ("pem", "key"))
+    fake.write_text(f'#!/bin/sh\nmkdir -p "$2" && cd "$2" && touch {files}\n')
+    fake.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for _ in range(2):
+        assert run(str(DEPLOY / "issue-certs"), str(tmp_path / "certs"), "2", "server", env=environment) == ""
+    public = {"ca.pem", "client-0.pem", "client-1.pem"}
+    for name, own in {
+        "server": {"server.pem", "server.key"}, "client-0": {"client-0.key"}, "client-1": {"client-1.key"},
+    }.items():  # fmt: skip
+        assert {path.name for path in (tmp_path / "certs" / name).iterdir()} == public | own
+
+
 def test_the_server_goes_on_with_the_run_that_is_there(tmp_path: Path) -> None:
     fake = tmp_path / "secagg"
     fake.write_text('#!/bin/sh\necho "$@"\n')

@@ -1,0 +1,321 @@
+"""A server of `secagg join` that offers one round twice: the difference of two sums would be one client's update.
+
+Malicious mode on the complete graph, over TLS: no rule of the protocol is broken, no client is corrupt, and thresholds
+hold in every session.  What stands against it is what clients remember.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+import secagg
+from fl.custom import make_model
+from fl.network import joining
+from fl.network.announcement import Announcement, encode_announcement, round_context
+from fl.network.joining import JoinOptions, Participant
+from fl.network.local_data import LocalData
+from fl.network.policy import Policy
+from fl.participation import open_participation
+from fl.quantization import UpdateEncoding
+from fl.serialization import model_to_bytes
+from fl.state import ParameterLayout
+from fl.training import LocalTraining
+from secagg import Aborted, Adversary, Completed, Round
+from tests.fl.network.harness import programs
+from transport import ClientJournal, ClientRecord, Deadlines, InputWithheldError, Offer, RecoveryPool, SessionHost
+from transport.authority import Authority
+from transport.certs import Credentials, directory_from
+from transport.tcp import Retry, SessionServer
+
+CLIENTS, VICTIM = 5, 4
+SHAPE, CLASSES = (1, 8, 8), 10
+TRAINING = LocalTraining(epochs=1, batch_size=8, learning_rate=0.1)
+
+
+def examples(client_id: int) -> LocalData:
+    generator = torch.Generator().manual_seed(client_id)
+    count = 20 + client_id
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    return LocalData(torch.rand(count, *SHAPE, generator=generator), labels)
+
+
+MODEL = make_model("logistic", image_shape=SHAPE, num_classes=CLASSES, seed=0)
+ENCODING = UpdateEncoding(update_length=ParameterLayout.of(MODEL).size, max_examples=64, clip=1.0, value_bits=24)
+PARAMS = secagg.plan(
+    num_clients=CLIENTS, vector_length=ENCODING.vector_length, value_bits=24, adversary=Adversary.MALICIOUS, threshold=4
+).parameters
+
+
+def announced(number: int) -> bytes:
+    return encode_announcement(
+        Announcement(
+            round=number, rounds=9, model="logistic", image_shape=SHAPE, num_classes=CLASSES, encoding=ENCODING,
+            training=TRAINING, model_bytes=model_to_bytes(MODEL),
+        )
+    )  # fmt: skip
+
+
+class Lie:
+    """A server that offers what it likes, and the clients' side of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.certs = folder / "certs"
+        Authority.create(self.certs).issue(server_names=["127.0.0.1"], client_ids=range(CLIENTS))
+        self.said: dict[int, list[str]] = {i: [] for i in range(CLIENTS)}
+        self.make: type[Participant] = Participant
+        self._running: dict[int, asyncio.Task[None]] = {}
+
+    def options(self, client_id: int, **changes: Any) -> JoinOptions:
+        """As a program gives them that does not know of records."""
+        values: dict[str, Any] = {
+            "client_id": client_id,
+            "address": ("127.0.0.1", self.port),
+            "tls": Credentials.of_client(self.certs, client_id),
+            "identity_key": self.certs / f"client-{client_id}.key",
+            "directory": self.certs,
+            "policy": Policy(min_inputs=4),
+            "max_model_bytes": 1 << 20,
+            "give_up": 20.0,
+        }
+        return JoinOptions(**values | changes)
+
+    def start(self, client_id: int, **changes: Any) -> None:
+        """Begin, or begin again: what an earlier one knew is gone, but for what is on the disk."""
+        participant = self.make(self.options(client_id, **changes), examples(client_id), self.said[client_id].append)
+        self._running[client_id] = asyncio.create_task(participant.run())
+
+    async def stop(self, client_id: int) -> None:
+        task = self._running.pop(client_id)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def offer(
+        self,
+        number: int,
+        clients: Collection[int] = range(CLIENTS),
+        *,
+        join_seconds: float = 8.0,
+        training_seconds: float = 60.0,
+    ) -> Any:
+        """How a session of this round ends; those who do not come within the time are not in it."""
+        extra = announced(number)
+        host = SessionHost(
+            PARAMS,
+            clients,
+            deadlines=Deadlines(advertise_keys=join_seconds, masked_input_collection=training_seconds),
+            now=asyncio.get_running_loop().time(),
+            context=round_context(number, extra),
+            extra=extra,
+            number=number,
+            directory=directory_from(self.certs, self.certs / "ca.pem"),
+        )
+        await self._server.run(host, self._pool)
+        return host.outcome
+
+    def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
+        """The scenario, while the server listens."""
+
+        async def whole() -> None:
+            async with SessionServer(("127.0.0.1", 0), Credentials.of_server(self.certs)) as self._server:
+                self.port = self._server.addresses[0][1]
+                try:
+                    await scenario()
+                finally:
+                    for client_id in list(self._running):
+                        await self.stop(client_id)
+
+        with RecoveryPool(1) as self._pool:
+            asyncio.run(whole())
+
+
+@pytest.fixture
+def lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lie:
+    monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user"))
+    return Lie(tmp_path)
+
+
+def trained(said: list[str], number: int) -> int:
+    return sum(line.startswith(f"round {number}/9: training") for line in said)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_round_is_answered_once_and_the_next_one_is_taken(lie: Lie, with_state: bool) -> None:
+    """Whether the record is in a folder that was given, or in the user's own."""
+
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i, **({"state": lie.folder / f"state-{i}"} if with_state else {}))
+        first = await lie.offer(3)
+        assert isinstance(first, Completed)
+        assert first.included == tuple(range(CLIENTS))
+        # All but the victim, the very same round: the difference of the sums would be the victim's update.
+        second = await lie.offer(3, [i for i in range(CLIENTS) if i != VICTIM], join_seconds=1.0)
+        assert isinstance(second, Aborted)
+        assert second.had == 0
+        for lower in (2, 1):
+            assert isinstance(await lie.offer(lower, join_seconds=0.7), Aborted)
+        # It was told that it is unknown, and gave up.
+        lie.start(VICTIM, **({"state": lie.folder / f"state-{VICTIM}"} if with_state else {}))
+        honest = await lie.offer(4)
+        assert isinstance(honest, Completed)
+        assert honest.included == tuple(range(CLIENTS))
+
+    lie.run(scenario)
+    for i, said in lie.said.items():
+        assert (trained(said, 3), trained(said, 4)) == (1, 1), said
+        refused = [line for line in said if line.startswith("not in this round: round 3 was offered, but")]
+        assert len(refused) == (i != VICTIM), said
+
+
+class Noting(Participant):
+    """Keeps what it sends; the first time, client 3 has nothing to send."""
+
+    vectors: ClassVar[dict[int, list[Any]]] = {}
+
+    def _input(self, offer: Offer) -> Any:
+        mine = self.vectors.setdefault(self._options.client_id, [])
+        mine.append(super()._input(offer))
+        if self._options.client_id == 3 and len(mine) == 1:
+            raise InputWithheldError("gone")
+        return mine[-1]
+
+
+def test_a_round_that_gave_no_shares_away_may_come_again(lie: Lie, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is answered with other integers: clients draw their own randomness."""
+    Noting.vectors.clear()
+    lie.make = Noting
+
+    async def scenario() -> None:
+        for i in range(CLIENTS - 1):
+            lie.start(i, state=lie.folder / f"state-{i}")
+        # Four of five, as many as are needed. One leaves where its input is due, and three are too few.
+        aborted = await lie.offer(3, range(4), training_seconds=6.0)
+        assert isinstance(aborted, Aborted)
+        assert aborted.round is Round.MASKED_INPUT_COLLECTION
+        lie.start(3, state=lie.folder / "state-3")
+        again = await lie.offer(3, range(4))
+        assert isinstance(again, Completed)
+        assert isinstance(await lie.offer(3, range(4), join_seconds=1.0), Aborted)
+
+    lie.run(scenario)
+    for client_id in range(4):
+        first, second = (vector[: ENCODING.update_length] for vector in Noting.vectors[client_id])
+        assert (first != second).mean() > 0.5
+
+
+def test_who_is_killed_and_loses_its_journal_remembers_what_it_answered(lie: Lie) -> None:
+    """The victim is a process; the others are here."""
+    data = lie.folder / "victim.npz"
+    own = examples(VICTIM)
+    np.savez(data, x=own.images.numpy(), y=own.labels.numpy())
+
+    async def scenario() -> None:
+        for i in range(CLIENTS - 1):
+            lie.start(i, state=lie.folder / f"state-{i}")
+        state = lie.folder / "victims"
+        with programs() as start:
+
+            def join() -> Any:
+                return start(
+                    "join", f"127.0.0.1:{lie.port}", "--id", VICTIM, "--certs", lie.certs, "--arrays", data,
+                    "--state", state,
+                )  # fmt: skip
+
+            victim = join()
+            first = await lie.offer(3, join_seconds=40.0)
+            assert isinstance(first, Completed)
+            assert VICTIM in first.included
+            victim.kill()
+            for journal in state.glob("*.journal*"):
+                journal.unlink()
+            victim = join()
+            # Until the victim has had the offer.
+            repeated = asyncio.create_task(lie.offer(3, join_seconds=30.0))
+            await asyncio.to_thread(victim.wait_for, "not in this round: round 3 was offered, but")
+            repeated.cancel()
+            await asyncio.gather(repeated, return_exceptions=True)
+            assert not any(": training on" in line for line in victim.lines)
+            # Its patience is that of a user's client.
+            honest = await lie.offer(4, join_seconds=20.0)
+            assert isinstance(honest, Completed)
+            assert VICTIM in honest.included
+
+    lie.run(scenario)
+
+
+def test_the_training_is_named_by_the_client_alone(lie: Lie, tmp_path: Path) -> None:
+    """Another server, or the same at another address, under the same name: the same training."""
+
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i, state=tmp_path / f"state-{i}", training="ward 7")
+        assert isinstance(await lie.offer(3), Completed)
+
+    lie.run(scenario)
+    lie.run(lambda: _repeated(lie, training="ward 7", completes=False))
+    lie.run(lambda: _repeated(lie, training="ward 8", completes=True))
+
+
+async def _repeated(lie: Lie, *, training: str, completes: bool) -> None:
+    for i in range(CLIENTS):
+        lie.start(i, state=lie.folder / f"state-{i}", training=training)
+    outcome = await lie.offer(3, join_seconds=8.0 if completes else 1.0)
+    assert isinstance(outcome, Completed) == completes
+
+
+def test_a_budget_of_rounds_is_kept(lie: Lie) -> None:
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i, state=lie.folder / f"state-{i}", max_rounds=1)
+        assert isinstance(await lie.offer(3), Completed)
+        assert isinstance(await lie.offer(4, join_seconds=1.0), Aborted)
+
+    lie.run(scenario)
+    assert any("its budget is 1" in line for line in lie.said[VICTIM])
+
+
+def test_the_owner_of_a_record_is_the_identity_key(lie: Lie) -> None:
+    """Not the number, which another certificate may have in another training."""
+
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i, state=lie.folder / "shared", training="ward 7")
+        assert isinstance(await lie.offer(3), Completed)
+
+    lie.run(scenario)
+    participation = open_participation(lie.folder / "shared")
+    for i in range(CLIENTS):
+        owner = joining.identity_from(lie.certs / f"client-{i}.key").public_key
+        assert ClientRecord(participation, owner, training="ward 7").last_answered() == 3
+        number = ClientRecord(participation, i.to_bytes(4, "big"), training="ward 7")
+        assert number.last_answered() is None
+
+
+def test_a_journal_repeats_its_randomness_and_no_other_has_it(lie: Lie, tmp_path: Path) -> None:
+    """One offer: after a crash the same integers, in another session others, and without a journal never the same."""
+    lie.port = 1
+    offer = Offer(PARAMS, b"nonce", announced(3), 3)
+
+    def vector(journal: ClientJournal | None) -> list[int]:
+        participant = Participant(lie.options(VICTIM), examples(VICTIM), lambda _: None)
+        participant._journal = journal
+        return list(participant._input(offer))
+
+    def begun(name: str) -> ClientJournal:
+        journal = ClientJournal(tmp_path / name, tmp_path / "key")
+        journal.begin(VICTIM, bytes(32), b"offer")
+        return journal
+
+    one, other = begun("one"), begun("other")
+    assert vector(one) == vector(one)
+    assert vector(one) != vector(other)
+    assert vector(None) != vector(None)

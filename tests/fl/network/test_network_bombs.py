@@ -1,0 +1,121 @@
+"""Announcements that are small on the wire and large in memory, and models that would be: refused before either is."""
+
+from __future__ import annotations
+
+import dataclasses
+import tracemalloc
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+import fl.models
+from fl.models import model_outline
+from fl.network.announcement import decode_announcement, encode_announcement
+from fl.network.errors import AnnouncementError
+from fl.network.local_data import LocalData
+from fl.network.policy import Policy
+from fl.quantization import UpdateEncoding
+from fl.serialization import check_size, model_to_bytes
+from fl.session_policy import PolicyError
+from fl.state import ParameterLayout
+from tests.fl.network.test_network_parts import DATA, ENCODING, PARAMS, announcement
+from tests.fl.runs import own_module
+
+MIB = 1 << 20
+
+
+THREE_CLASSES = announcement()
+
+
+def peak(work: Any) -> int:
+    """The most bytes that were allocated at a time."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+MAPS = b"\xdd" + (4 * MIB).to_bytes(4, "big") + b"\x80" * (4 * MIB)
+
+
+@pytest.mark.parametrize("bomb", [MAPS, b"\x92\x03" + MAPS, b"\x92\x03\x81\xa5round" + MAPS])
+def test_an_announcement_of_maps_is_refused_before_they_are_made(bomb: bytes) -> None:
+    def read() -> None:
+        with pytest.raises(AnnouncementError, match="more than 128 objects"):
+            decode_announcement(bomb)
+
+    assert peak(read) < MIB
+
+
+def test_the_model_of_an_announcement_is_not_copied() -> None:
+    extra = encode_announcement(announcement(model_bytes=bytes(8 * MIB)))
+    assert peak(lambda: decode_announcement(extra)) < MIB
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is given memory fails the test."""
+
+    def given(*_: object) -> NoReturn:
+        raise AssertionError("memory was taken for a model")
+
+    monkeypatch.setattr(fl.models, "_initialize", given)
+
+
+@pytest.mark.usefixtures("no_memory")
+@pytest.mark.parametrize("model", ["logistic", "2nn", "cnn"])
+def test_no_memory_is_taken_for_a_model_that_did_not_come(model: str) -> None:
+    """A gigabyte: 64 x 64 pixels, 65,536 classes; all that came is one of three classes."""
+    large = LocalData(torch.zeros(5, 1, 64, 64), DATA.labels)
+    offered = dataclasses.replace(THREE_CLASSES, model=model, image_shape=(1, 64, 64), num_classes=1 << 16)
+    with pytest.raises(PolicyError, match=rf"is no {model} of this size: [\d,]+ bytes came, and such a model has"):
+        Policy(max_classes=1 << 16).check_training(offered, PARAMS, large)
+
+
+def test_models_of_the_users_own_are_made_for_no_more_classes_than_the_client_takes(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their code decides how much memory that is, so it is not run."""
+    name = f"{own_module(tmp_path, 'def make(shape, classes): raise AssertionError(classes)', monkeypatch)}:make"
+    with pytest.raises(PolicyError, match="65536 classes, but this client takes at most 1000"):
+        Policy(own_model=name).check_training(announcement(model=name, num_classes=1 << 16), PARAMS, DATA)
+
+
+def test_a_header_of_many_tensors_is_refused_before_they_are_made() -> None:
+    """They are empty, and an object each."""
+    size = 4 * ENCODING.update_length
+    entries = [b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number for number in range(20_000)]
+    entries.append(b'"w":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}' % (size // 4, size))
+    header = b"{" + b",".join(entries) + b"}"
+    bomb = len(header).to_bytes(8, "little") + header + bytes(size)
+
+    def check() -> None:
+        with pytest.raises(PolicyError, match="is no logistic of this size"):
+            Policy().check_training(announcement(model_bytes=bomb), PARAMS, DATA)
+
+    assert peak(check) < MIB
+
+
+def test_the_size_of_every_model_is_known_from_its_outline() -> None:
+    for name in fl.models.MODELS:
+        outline = model_outline(name, (1, 8, 8), 10)
+        assert all(tensor.is_meta for tensor in outline.state_dict().values())
+        model = fl.models.build_model(name, image_shape=(1, 8, 8), num_classes=10, seed=0)
+        assert ParameterLayout.of(outline).size == ParameterLayout.of(model).size
+        data = model_to_bytes(model)
+        check_size(outline, data)
+        check_size(outline, memoryview(data))
+        for wrong in (b"", data[:-1], data + b"x", data[:7], b"\xff" * 8 + data[8:]):
+            with pytest.raises(ValueError, match="bytes came"):
+                check_size(outline, wrong)
+
+
+def test_an_update_as_long_as_the_vector_is_all_that_is_encoded() -> None:
+    """The session's vectors are bounded by the policy, and the update by them."""
+    longer = UpdateEncoding(update_length=1 << 30, max_examples=10, clip=1.0, value_bits=16)
+    with pytest.raises(PolicyError, match="updates have 1073741830 values of 16 bits, but the session's vectors 56"):
+        Policy().check_training(announcement(encoding=longer), PARAMS, DATA)
+    assert ENCODING.vector_length == PARAMS.vector_length

@@ -1,0 +1,112 @@
+"""What reaches a client's training is bound into the session: clients that were told otherwise agree on no masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fl.models import build_model
+from fl.network import joining
+from fl.network.announcement import Announcement, encode_announcement, round_context
+from fl.network.joining import JoinOptions, Participant
+from fl.network.policy import Policy
+from fl.quantization import ClientUpdate
+from fl.rounds import FederatedRun
+from fl.serialization import model_to_bytes
+from fl.training import LocalTraining
+from tests.fl.network.test_network_parts import DATA, ENCODING, PARAMS, SHAPE, announcement
+from tests.fl.runs import tiny_config, tiny_dataset
+from transport import Offer
+from transport.tcp import PLAINTEXT
+
+OTHER_MODEL = model_to_bytes(build_model("logistic", image_shape=SHAPE, num_classes=3, seed=2))
+TRAINING = {
+    "epochs": 2, "batch_size": 3, "learning_rate": 0.2, "momentum": 0.1, "weight_decay": 0.1, "channels_last": False,
+    "bfloat16": "on", "optimizer": "adam", "proximal": 0.5,
+}  # fmt: skip
+ENCODED = {"update_length": 50, "max_examples": 11, "clip": 2.0, "value_bits": 17}
+
+
+def changed() -> Iterator[tuple[str, Announcement]]:
+    """The announcement with each of its fields changed, and each of theirs."""
+    first = announcement()
+    for name, value in {
+        "round": 3, "rounds": 6, "model": "2nn", "image_shape": (1, 2, 8), "num_classes": 4, "model_bytes": OTHER_MODEL,
+    }.items():  # fmt: skip
+        yield name, dataclasses.replace(first, **{name: value})
+    for name, value in TRAINING.items():
+        yield f"training.{name}", announcement(training=dataclasses.replace(first.training, **{name: value}))
+    for name, value in ENCODED.items():
+        yield f"encoding.{name}", announcement(encoding=dataclasses.replace(ENCODING, **{name: value}))
+
+
+def names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def test_no_field_is_left_out() -> None:
+    outer = names(Announcement) - {"training", "encoding"}
+    inner = {f"training.{name}" for name in names(LocalTraining)} | {
+        f"encoding.{name}" for name in names(type(ENCODING))
+    }
+    assert {name for name, _ in changed()} == outer | inner
+
+
+def test_every_field_is_in_the_context() -> None:
+    contexts = {round_context(2, encode_announcement(announcement)) for _, announcement in changed()}
+    contexts |= {
+        round_context(2, encode_announcement(announcement())),
+        round_context(3, encode_announcement(announcement())),
+    }
+    assert len(contexts) == len(list(changed())) + 2
+
+
+class Heard:
+    """What a trainer is called with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(joining, "local_update", self)
+        # What is drawn is the client's own.
+        monkeypatch.setattr(joining.os, "urandom", bytes)
+
+    def __call__(self, model: Any, images: Any, labels: Any, training: LocalTraining, **options: Any) -> ClientUpdate:
+        state = {name: value.tolist() for name, value in model.state_dict().items()}
+        self.calls.append((state, images, labels, training, options))
+        raise NotImplementedError
+
+
+def test_nothing_but_the_announcement_reaches_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offer's other fields are parameters of the protocol, which has them in its session id."""
+    heard = Heard(monkeypatch)
+    options = JoinOptions(
+        client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0
+    )
+    participant = Participant(options, DATA, lambda _: None)
+    extra = encode_announcement(announcement())
+    curious = dataclasses.replace(PARAMS, ring_bits=PARAMS.ring_bits + 1)
+    offers = [Offer(PARAMS, b"a", extra, 2), Offer(PARAMS, b"b", extra, 2), Offer(PARAMS, b"a", extra, 3)]
+    offers.append(Offer(curious, b"a", extra, 2))
+    for offer in offers:
+        with pytest.raises(NotImplementedError):
+            participant._input(offer)
+    first, *others = heard.calls
+    assert all(call == first for call in others)
+    assert first[3] == announcement().training
+    assert first[4]["seed"] == 0
+
+
+def test_what_a_simulation_trains_with_is_the_configs_and_the_models() -> None:
+    """Clients are handed no more by the server: settings come with the run, the model's state is the context."""
+    run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
+    context = run.worker.received_context(1, model_to_bytes(run.model))
+    assert context != run.worker.received_context(2, model_to_bytes(run.model))
+    state = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    for name, tensor in run.model.state_dict().items():
+        tensor.view(-1)[0] += 1
+        assert run.worker.received_context(1, model_to_bytes(run.model)) != context, name
+        run.model.load_state_dict(state)
+    assert run.worker.received_context(1, model_to_bytes(run.model)) == context

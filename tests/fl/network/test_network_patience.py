@@ -1,0 +1,118 @@
+"""A client whose server asks for what it does not give: it waits longer and longer, says so once, and does not end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fl.network import joining
+from fl.network.errors import NetworkError
+from fl.network.joining import JoinOptions, Participant
+from fl.network.local_data import LocalData
+from fl.network.policy import Policy
+from secagg import Adversary
+from transport import EndCode, RepeatedSessionError
+from transport.link import End
+from transport.tcp import PLAINTEXT
+
+REPEATED = RepeatedSessionError("round 3 was offered, but this client has answered round 3")
+ANOTHER_MODE = joining._ModeError("another mode")
+
+
+def participant(said: list[str], **changes: Any) -> Participant:
+    data = LocalData(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    values: dict[str, Any] = {
+        "client_id": 0, "address": ("127.0.0.1", 1), "tls": PLAINTEXT, "max_model_bytes": 1 << 20, "give_up": 1.0,
+        "policy": Policy(adversary=Adversary.HONEST_BUT_CURIOUS),
+    }  # fmt: skip
+    return Participant(JoinOptions(**values | changes), data, said.append)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, of which none takes time here."""
+    made: list[float] = []
+
+    async def note(seconds: float) -> None:
+        made.append(seconds)
+
+    monkeypatch.setattr(joining.asyncio, "sleep", note)
+    return made
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | End]) -> None:
+    """A server that answers each new session with the next of these, and then has no more rounds."""
+    left: Iterator[Exception | End] = iter([*outcomes, joining._OverError("over")])
+
+    async def join_session(*_: Any, **__: Any) -> End:
+        outcome = next(left)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(joining, "join_session", join_session)
+
+
+def test_a_round_that_was_answered_is_waited_out_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    serve(monkeypatch, [REPEATED] * 50)
+    said: list[str] = []
+    asyncio.run(participant(said).run())
+    assert len(waits) == 50
+    assert 0.5 <= waits[0] <= 1.0
+    assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
+    assert said[1:] == [
+        f"not in this round: {REPEATED} (--training NAME); waiting for the next",
+        "the training is over",
+    ]
+
+
+def test_a_server_that_alternates_modes_is_not_asked_in_a_hurry(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float], tmp_path: Path
+) -> None:
+    serve(monkeypatch, [ANOTHER_MODE] * 50)
+    modes: list[bool] = []
+    client = participant([])
+    monkeypatch.setattr(client, "_identity", lambda: (modes.append(client._has_identity), (None, None))[1])
+    asyncio.run(client.run())
+    assert modes[:4] == [False, True, False, True]
+    assert len(waits) == 50
+    assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
+
+
+def test_a_server_that_ends_every_session_at_once_is_not_asked_in_a_hurry(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    serve(monkeypatch, [End(EndCode.TOO_FEW_CLIENTS, text="too few")] * 5)
+    client = participant([])
+    monkeypatch.setattr(client, "_is_last", lambda end: False)
+    asyncio.run(client.run())
+    assert len(waits) == 5
+    assert min(waits) >= 0.5
+
+
+def test_an_end_without_an_offer_is_one_line(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    serve(monkeypatch, [End(EndCode.COMPLETED, included=3)])
+    with pytest.raises(NetworkError, match="ended a session that it had not offered"):
+        asyncio.run(participant([]).run())
+
+
+def test_malicious_mode_is_begun_with_the_identity(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    """No connection is made without it."""
+    serve(monkeypatch, [])
+    for client in (participant([], policy=Policy()), participant([])):
+        modes: list[bool] = []
+        monkeypatch.setattr(
+            client,
+            "_identity",
+            lambda client=client, modes=modes: (modes.append(client._has_identity), (None, None))[1],
+        )
+        asyncio.run(client.run())
+        serve(monkeypatch, [])
+        assert modes == [client._options.policy.adversary is Adversary.MALICIOUS]

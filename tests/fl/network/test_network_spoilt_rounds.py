@@ -1,0 +1,284 @@
+"""Rounds of `secagg serve` that come to no mean after shares may be out: they have no result, and the run goes on.
+
+They are not tried again: clients answer a round once, and a second sum of one round could be subtracted from the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from fl.aggregation import RoundRequest
+from fl.checkpoint import RunFolder
+from fl.network import joining
+from fl.network.aggregator import NetworkAggregator, ServingRules
+from fl.network.announcement import Announcement
+from fl.network.errors import RoundFailedError
+from fl.network.joining import Participant
+from fl.network.serving import FinishedServing, resume_serving
+from fl.network.session_thread import Session
+from fl.quantization import UpdateEncoding
+from fl.rounds import RoundRecord
+from fl.training import LocalTraining
+from secagg import Aborted, AbortReason, Round
+from tests.fl.network.harness import CLIENTS, Client, Deployment, until
+from transport import ClientRecord, Deadlines, FaultSchedule, JournalError
+from transport.host import Counters
+from transport.tcp import Retry
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LIAR = 3
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
+    return Deployment(tmp_path, monkeypatch)
+
+
+class Training:
+    """One training with all clients, as they are when it begins, and how it was served."""
+
+    def __init__(self, deployment: Deployment, **changes: Any) -> None:
+        self.deployment = deployment
+        self.config = deployment.config(**changes)
+        self.folder = deployment.directory / "run"
+        self.options = {"deadlines": Deadlines(advertise_keys=2, share_keys=5, unmasking=4), "wait": 10.0}
+        self.clients: dict[int, Client] = {}
+
+    def start(self, client_id: int, make: Callable[..., Participant] = Participant) -> None:
+        state = self.deployment.directory / f"state-{client_id}"
+        self.clients[client_id] = self.deployment.client(client_id, self.config, make=make, state=state)
+        self.clients[client_id].start()
+
+    def start_all(self, liar: Callable[..., Participant] = Participant) -> None:
+        for client_id in range(CLIENTS):
+            self.start(client_id, liar if client_id == LIAR else Participant)
+
+    def serve(self, beside: Callable[[], None]) -> FinishedServing:
+        options = self.deployment.options(**self.options)
+        return self.deployment.run_beside(self.config, beside, options=options)
+
+    def resume(self, folder: Path | None = None, **changes: Any) -> FinishedServing:
+        options = self.deployment.options(**self.options, **changes)
+        return resume_serving(folder or self.folder, None, None, options, self.deployment.console())
+
+    def records(self, folder: Path | None = None) -> list[RoundRecord]:
+        runs = RunFolder(folder or self.folder)
+        return runs.restore([], runs.load_config()[1])
+
+    def finish(self) -> None:
+        for client in self.clients.values():
+            client.finish()
+
+    def trained(self, number: int) -> list[int]:
+        """How often each client trained in a round."""
+        begin = f"round {number}/{self.config.rounds}: training"
+        return [sum(line.startswith(begin) for line in self.clients[i].said) for i in range(CLIENTS)]
+
+
+class Poisoner(Participant):
+    """Claims more correct predictions than all have examples, in its first round."""
+
+    def _input(self, offer):
+        vector = super()._input(offer)
+        announced = joining._announced_in(offer)
+        if announced.round == 1:
+            counters = vector[announced.encoding.update_length :]
+            counters[1] = (1 << announced.encoding.value_bits) - 1
+        return vector
+
+
+class Subtracting(Participant):
+    """Takes the others' examples away, so that there are none."""
+
+    def _input(self, offer):
+        vector = super()._input(offer).astype(np.uint64)
+        announced = joining._announced_in(offer)
+        if announced.round == 1:
+            vector[announced.encoding.update_length] = np.uint64(offer.params.modulus - 180)
+        return vector
+
+
+@pytest.mark.parametrize(("liar", "said"), [(Poisoner, "correct predictions"), (Subtracting, "0 examples")])
+def test_a_sum_that_cannot_be_read_costs_its_round_and_no_more(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, liar: type[Participant], said: str
+) -> None:
+    # A corrupt client does not check itself.
+    monkeypatch.setattr("secagg.client._checked_input", lambda vector, params: vector)
+    training = Training(deployment, rounds=2)
+    finished = training.serve(lambda: training.start_all(liar))
+    training.finish()
+    spoilt, good = training.records()
+    assert said in str(spoilt.aborted)
+    assert (spoilt.included, spoilt.num_examples, spoilt.train_loss) == ((), 0, None)
+    assert good.aborted is None
+    assert good.included == tuple(range(CLIENTS))
+    assert good.accuracy > spoilt.accuracy
+    assert finished.summary["aborted"] == [{"round": 1, "reason": spoilt.aborted}]
+    assert training.trained(1) == training.trained(2) == [1] * CLIENTS
+
+
+def test_a_server_that_dies_of_nothing_else_is_not_in_a_crash_loop(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sum is in the journal, and the process ends before the round is in the checkpoint."""
+    training = Training(deployment, rounds=2)
+    with monkeypatch.context() as patch:
+        dies_at_save(patch, 2)
+        interrupted = training.serve(lambda: training.start_all(Poisoner))
+    assert interrupted.interrupted
+    assert (training.folder / "round.journal").exists()
+    training.resume()
+    training.finish()
+    spoilt, good = training.records()
+    assert "correct predictions" in str(spoilt.aborted)
+    assert good.included == tuple(range(CLIENTS))
+    assert training.trained(1) == [1] * CLIENTS
+    assert not list(training.folder.glob("round.*"))
+
+
+def dies_at_save(patch: pytest.MonkeyPatch, number: int, before: Callable[[], object] = lambda: None) -> None:
+    """End the server where it would save for the ``number``-th time; the first is the new run's."""
+    save, calls = RunFolder.save, [0]
+
+    def counted(self: RunFolder, *arguments: Any) -> None:
+        calls[0] += 1
+        if calls[0] == number:
+            before()
+            raise KeyboardInterrupt
+        save(self, *arguments)
+
+    patch.setattr(RunFolder, "save", counted)
+
+
+@pytest.fixture
+def two_leave(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In round 1 clients 0 and 1 leave with their shares in hand: of four, too few are left to unmask."""
+    leaving = {joining.identity_from(deployment.certs / f"client-{i}.key").public_key for i in (0, 1)}
+    answer = ClientRecord.answer
+
+    def full_disk(self: ClientRecord, session_id: bytes, number: int) -> None:
+        if number == 1 and self._client in leaving:
+            raise JournalError("the disk is full")
+        answer(self, session_id, number)
+
+    monkeypatch.setattr(ClientRecord, "answer", full_disk)
+
+
+def leave(training: Training) -> None:
+    training.start_all()
+    for i in (0, 1):
+        with pytest.raises(JournalError, match="disk is full"):
+            training.clients[i].finish()
+    until(lambda: any("no result" in line for line in training.clients[2].said), 20)
+
+
+@pytest.mark.usefixtures("two_leave")
+def test_a_round_aborted_while_shares_were_out_is_not_tried_again(deployment: Deployment) -> None:
+    training = Training(deployment, rounds=2)
+
+    def beside() -> None:
+        leave(training)
+        for i in (0, 1):
+            training.start(i)
+
+    training.serve(beside)
+    training.finish()
+    spoilt, good = training.records()
+    assert "aborted in Unmasking" in str(spoilt.aborted)
+    assert good.included == tuple(range(CLIENTS))
+    assert training.trained(1)[2:] == [1, 1]
+
+
+@pytest.mark.usefixtures("two_leave")
+def test_who_hears_that_the_last_round_has_no_result_hears_that_it_was_the_last(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 6.0)
+    training = Training(deployment, rounds=1)
+    training.serve(lambda: leave(training))
+    for i in (2, 3):
+        training.clients[i].finish()
+        assert training.clients[i].said[-2].startswith("round 1/1: no result (")
+        assert training.clients[i].said[-1] == "the training is over"
+
+
+def test_a_round_whose_journal_was_deleted_is_left_out(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clients have answered it, and do not answer it again; the server does not ask them for ever."""
+    training = Training(deployment, rounds=2)
+    with monkeypatch.context() as patch:
+        dies_at_save(patch, 2)
+        training.serve(training.start_all)
+    (training.folder / "round.journal").unlink()
+    training.resume()
+    training.finish()
+    lost, good = training.records()
+    assert "its journal is gone" in str(lost.aborted)
+    assert good.included == tuple(range(CLIENTS))
+    assert training.trained(1) == training.trained(2) == [1] * CLIENTS
+
+
+def test_rounds_that_an_older_copy_of_the_run_has_forgotten_can_be_skipped(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(deployment, rounds=3)
+    older = deployment.directory / "older"
+    with monkeypatch.context() as patch:
+        # Before round 2 is saved, round 1 is.
+        dies_at_save(patch, 3, before=lambda: copy_without_journal(training.folder, older))
+        training.serve(training.start_all)
+    with pytest.raises(RoundFailedError, match="round 2 was aborted"):
+        training.resume(older, retries=0)
+    training.resume(older, skip=1)
+    training.finish()
+    first, skipped, last = training.records(older)
+    assert (first.aborted, skipped.aborted, last.aborted) == (None, "it was skipped", None)
+    assert [training.trained(number) for number in (1, 2, 3)] == [[1] * CLIENTS] * 3
+
+
+def copy_without_journal(folder: Path, copy: Path) -> None:
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("round.*"))
+
+
+def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: Path) -> None:
+    """All were there to the end, and have heard that there is no result; not that there will be none."""
+    run: list[Session] = []
+    aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)
+
+    class Sessions:
+        can_wait = False
+
+        def run(self, session: Session, observe: object = None) -> Any:
+            run.append(session)
+            return SimpleNamespace(outcome=aborted, dropped={}, counters=Counters())
+
+    encoding = UpdateEncoding(update_length=3, max_examples=5, clip=1.0, value_bits=16)
+    announcement = Announcement(
+        round=1, rounds=1, model="logistic", image_shape=(1, 4, 4), num_classes=3, encoding=encoding,
+        training=LocalTraining(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
+    )  # fmt: skip
+    aggregator = NetworkAggregator(
+        secagg.plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16),
+        encoding,
+        sessions=Sessions(),  # type: ignore[arg-type]
+        announce=lambda: announcement,
+        rules=ServingRules(min_clients=3, deadlines=Deadlines()),
+        journal=tmp_path / "round.journal",
+        say=lambda _: None,
+    )
+    request = RoundRequest(
+        client_ids=(0, 1, 2), train=lambda _: pytest.fail("not here"), context=b"", faults=FaultSchedule(), seed=0
+    )
+    result = aggregator.aggregate(request)
+    assert (result.aggregate, result.aborted) == (None, str(aborted))
+    aggregator.say_goodbye((0, 1, 2))
+    assert [session.number for session in run] == [1, 0]
