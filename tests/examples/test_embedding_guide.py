@@ -11,7 +11,7 @@ GUIDE = (ROOT / "docs/embedding.md").read_text()
 
 def test_the_blocks_run_in_order(capsys) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 11
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "docs/embedding.md", "exec"), namespace)  # noqa: S102 - our own guide
@@ -33,7 +33,7 @@ def test_every_event_and_error_is_in_its_tables() -> None:
     events = {"Send", "ClientDropped", "SharesDisputed", "UnmaskReady", "Completed", "Aborted", "InputRequested"}
     kinds = (*secagg.events.ServerEvent.__args__, *secagg.events.ClientEvent.__args__)
     assert events == {kind.__name__ for kind in kinds}
-    errors = {"LocalProtocolError", "CodecError", "RemoteProtocolError", "PlanError"}
+    errors = {"LocalProtocolError", "CodecError", "RemoteProtocolError", "PlanError", "PolicyError"}
     raised = [kind for kind in secagg.SecAggError.__subclasses__() if kind.__module__ == "secagg.errors"]
     assert errors == {kind.__name__ for kind in raised}
     first_cells = "\n".join(re.findall(r"^\| `(\w+)", GUIDE, flags=re.MULTILINE)).split()
