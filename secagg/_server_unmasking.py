@@ -63,7 +63,8 @@ class UnmaskingRound(Stage):
         shape = (len(directory.client_ids), directory.graph.neighborhood_size)
         self._held = np.zeros(shape, dtype=bool)
         self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
-        self._missing: list[Dispute] = []
+        # Shares that their holders could not open.
+        self._missing = np.zeros(shape, dtype=bool)
 
     @property
     def ready(self) -> bool:
@@ -90,11 +91,11 @@ class UnmaskingRound(Stage):
             or np.any(message.shares >= PRIME)
         ):
             return DropReason.WRONG_SIZE
-        owners, places = neighborhood[held], graph.places_of(node)[held]
-        self._shares[owners, places] = message.shares
-        self._held[owners, places] = True
-        unopened = neighborhood[shared[neighborhood] & ~held & (neighborhood != node)]
-        self._missing += [Dispute(owner, client_id, ShareFault.MISSING) for owner in self._directory.ids(unopened)]
+        places = graph.places_of(node)
+        self._shares[neighborhood[held], places[held]] = message.shares
+        self._held[neighborhood[held], places[held]] = True
+        unopened = shared[neighborhood] & ~held & (neighborhood != node)
+        self._missing[neighborhood[unopened], places[unopened]] = True
         return None
 
     def close(self) -> Closing:
@@ -102,21 +103,19 @@ class UnmaskingRound(Stage):
         lacking = self._lacking()
         if lacking.size:
             had = int(self._held[lacking].sum(axis=1).min())
-            aborted = self._aborted(AbortReason.TOO_FEW_SHARES, params.threshold, had, lacking, self._explained([]))
-            return Ended(self.round), (*self._disputed([]), aborted)
+            disputed, culprits = self._disputed([])
+            aborted = self._aborted(AbortReason.TOO_FEW_SHARES, params.threshold, had, lacking, culprits)
+            return Ended(self.round), (*disputed, aborted)
         recovered = self._recover()
-        wrong = [
-            Dispute(directory.client_ids[owner], directory.client_ids[self._holder(owner, place)], ShareFault.WRONG)
-            for owner, place in recovered.wrong
-        ]
         seeds = recovered.seeds
+        disputed, culprits = self._disputed(recovered.wrong)
         lost = np.array(sorted(node for node, seed in seeds.items() if seed is None), dtype=np.intp)
         if lost.size:
-            lying = directory.ids(np.array(sorted(recovered.inconsistent), dtype=np.intp))
-            culprits = tuple(sorted({*self._explained(wrong), *lying}))
+            lying = directory.ids(np.array(recovered.inconsistent, dtype=np.intp))
+            culprits = tuple(sorted({*culprits, *lying}))
             had = len(seeds) - len(lost)
             aborted = self._aborted(AbortReason.INVALID_SHARES, len(seeds), had, lost, culprits)
-            return Ended(self.round), (*self._disputed(wrong), aborted)
+            return Ended(self.round), (*disputed, aborted)
         job = UnmaskJob(
             session_id=self._session.session_id,
             ring_bits=params.ring_bits,
@@ -133,8 +132,8 @@ class UnmaskingRound(Stage):
             ),
         )
         included = directory.ids(np.flatnonzero(self._survives))
-        recovery = Recovery(job, self._unmasking.masked_sum, included, self._explained(wrong))
-        return recovery, (*self._disputed(wrong), UnmaskReady(job))
+        recovery = Recovery(job, self._unmasking.masked_sum, included, culprits)
+        return recovery, (*disputed, UnmaskReady(job))
 
     def _aborted(
         self,
@@ -147,15 +146,22 @@ class UnmaskingRound(Stage):
         missing = tuple(sorted(self.invited - self.received))
         return Aborted(reason, self.round, needed, had, missing, self._directory.ids(owners), culprits)
 
-    def _explained(self, wrong: list[Dispute]) -> tuple[ClientId, ...]:
-        """The clients that explain the wrong shares, and those that could not be opened."""
+    def _disputed(self, wrong: list[tuple[int, int]]) -> tuple[tuple[ServerEvent, ...], tuple[ClientId, ...]]:
+        """The disputes, with the clients that explain them; ``wrong`` has owner and place of each wrong share."""
+        is_wrong = np.zeros_like(self._missing)
+        is_wrong[tuple(np.array(wrong, dtype=np.intp).reshape(-1, 2).T)] = True
+        nodes, places = np.nonzero(is_wrong | self._missing)
+        client_ids = np.array(self._directory.client_ids)
+        owners, holders = client_ids[nodes], client_ids[self._directory.graph.members[nodes, places]]
+        returned = is_wrong[nodes, places]
         # Whoever gives back a wrong share is the first suspect; of one that its holder could not open, who dealt it.
-        pairs = [(dispute.holder, dispute.owner) for dispute in wrong]
-        return tuple(explain(pairs + [(dispute.owner, dispute.holder) for dispute in self._missing]))
-
-    def _disputed(self, wrong: list[Dispute]) -> tuple[ServerEvent, ...]:
-        disputes = tuple(sorted((*wrong, *self._missing)))
-        return (SharesDisputed(disputes, self._explained(wrong)),) if disputes else ()
+        pairs = np.stack((np.where(returned, holders, owners), np.where(returned, owners, holders)), axis=1)
+        culprits = tuple(explain(pairs))
+        disputes = tuple(
+            Dispute(owner, holder, ShareFault.WRONG if was_returned else ShareFault.MISSING)
+            for owner, holder, was_returned in zip(owners.tolist(), holders.tolist(), returned.tolist(), strict=True)
+        )
+        return (SharesDisputed(disputes, culprits),) if disputes else (), culprits
 
     def _recover(self) -> RecoveredSecrets:
         return recover_secrets(
@@ -167,9 +173,6 @@ class UnmaskingRound(Stage):
             self._is_secret_of,
             self._session.entropy,
         )
-
-    def _holder(self, owner: int, place: int) -> int:
-        return int(self._directory.graph.neighborhood(owner)[place])
 
     def _is_secret_of(self, node: int, seed: bytes) -> bool:
         """Whether a seed is the one that its client advertised the public key of, or committed itself to."""

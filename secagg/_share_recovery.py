@@ -5,8 +5,7 @@ that were not needed are checked too, all of an owner's by one random combinatio
 known even where it did no harm.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +21,13 @@ Verifier = Callable[[int, bytes], bool]
 
 # A wrong share passes one random combination with probability 1/p; twice, 2^-32.
 _REPETITIONS = 2
+
+# The most owners that are looked at together: bounds the temporaries.
+_OWNERS = 256
+
+# How often the owners that are left are looked at again because more holders are suspected. Liars can arrange that each
+# look shows only a few more of them, so there is a limit. Without that two or three looks are enough.
+_LOOKS = 8
 
 
 @dataclass(slots=True, repr=False)
@@ -60,65 +66,171 @@ def recover_secrets(
         verify: tells a secret from a wrong one.
         entropy: for combinations that no sender of shares can foresee.
     """
-    result = RecoveredSecrets()
-    suspects: set[int] = set()
-    # Owners whose shares could not be decoded, and how many were suspected then: more suspects may settle them.
-    undecoded: dict[int, int] = {}
-    pending = rows
-    while pending.size:
-        usable = held[pending] & ~np.isin(holders[pending], sorted(suspects))
-        # Suspicion may be wrong: an owner that cannot do without the suspects' shares is tried with them.
-        too_few = usable.sum(axis=1) < threshold
-        usable[too_few] = held[pending[too_few]]
-        base = _first(usable, threshold)
-        seeds = _reconstruct(base, shares[pending])
-        good = _agree(usable, shares[pending], threshold, entropy)
-        good &= [seed is not None and verify(row, seed) for row, seed in zip(pending.tolist(), seeds, strict=True)]
-        for index in np.flatnonzero(good).tolist():
-            result.seeds[int(pending[index])] = seeds[index]
-        result.wrong += _mismatches(pending[good], base[good], held[pending[good]] & ~usable[good], shares)
-        pending = pending[~good]
-        if pending.size:
-            # One of the others is decoded by itself; those whom it shows to lie are left out for the rest.
-            row, pending = int(pending[0]), pending[1:]
-            settled = _settle(row, usable[~good][0], held, shares, threshold, verify, entropy)
-            if settled is None:
-                undecoded[row] = len(suspects)
-            else:
-                result.seeds[row], bad = settled
-                result.wrong += [(row, place) for place in bad]
-                suspects.update(holders[row, bad].tolist())
-        if not pending.size:
-            again = [row for row, known in undecoded.items() if known < len(suspects)]
-            pending = np.array(again, dtype=np.intp)
-            for row in again:
-                del undecoded[row]
-    for row in undecoded:
-        result.seeds[row] = None
-        decoded = _decode(row, held[row], shares, threshold, entropy)
-        # That the owner dealt another secret, and those in the bad places changed their shares, takes 1 + bad parties.
-        # That the others made up a polynomial takes r - bad - t + 1 of them: who is named must be the fewer.
-        if decoded is not None and 2 * len(decoded) < held[row].sum() - threshold:
-            result.inconsistent.append(row)
-            result.wrong += [(row, place) for place in decoded.tolist()]
-    result.wrong.sort()
-    return result
+    return _Recovery(holders, held, shares, threshold, verify, entropy).of(rows)
 
 
-def explain(disputes: Sequence[tuple[int, int]]) -> list[int]:
+class _Recovery:
+    """The work of `recover_secrets`: all owners, in blocks, and those that are left again while more are suspected.
+
+    An owner is decoded once with all of its shares; and at each look, if more of its holders are suspected than at the
+    last one, without those who lied at all and without those who lied more often than not: 2 * _LOOKS + 1 times at
+    most.
+    """
+
+    def __init__(
+        self,
+        holders: npt.NDArray[np.intp],
+        held: npt.NDArray[np.bool_],
+        shares: ShareArray,
+        threshold: int,
+        verify: Verifier,
+        entropy: EntropySource,
+    ) -> None:
+        self._holders, self._held, self._shares = holders, held, shares
+        self._threshold, self._verify, self._entropy = threshold, verify, entropy
+        # How many shares of each holder were found wrong, and right.
+        self._lied, self._told_the_truth = np.zeros((2, int(holders.max(initial=0)) + 1), dtype=np.intp)
+        # The shares with which each owner was decoded last.
+        self._decoded = np.zeros_like(held)
+        # Of all its shares the wrong ones, for each owner that was decoded with all of them; None if they are too many.
+        self._wrong_of_all: dict[int, npt.NDArray[np.intp] | None] = {}
+        self._result = RecoveredSecrets()
+
+    def of(self, rows: npt.NDArray[np.intp]) -> RecoveredSecrets:
+        """The secrets of these owners."""
+        result, pending = self._result, rows
+        for _ in range(_LOOKS):
+            known = np.count_nonzero(self._lied)
+            pending = np.concatenate([pending[:0], *(self._unsettled(block) for block in _blocks(pending))])
+            if np.count_nonzero(self._lied) == known:
+                break
+        for row in pending.tolist():
+            result.seeds[row] = None
+            bad = self._wrong_of_all[row]
+            # That the owner dealt another secret, and those in the bad places changed their shares, takes 1 + bad
+            # parties. That the others made up a polynomial takes r - bad - t + 1: who is named must be the fewer.
+            if bad is not None and 2 * len(bad) < np.count_nonzero(self._held[row]) - self._threshold:
+                result.inconsistent.append(row)
+                result.wrong += [(row, place) for place in bad.tolist()]
+        result.wrong.sort()
+        result.inconsistent.sort()
+        return result
+
+    def _unsettled(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Settle what can be settled now of these owners; gives the others."""
+        usable = self._without(rows, self._lied > 0)
+        changed = np.any(usable != self._decoded[rows], axis=1)
+        unchanged, rows, usable = rows[~changed], rows[changed], usable[changed]
+        settled = _agree(usable, self._shares[rows], self._threshold, self._entropy)
+        settled[settled] = self._settle(rows[settled], usable[settled], np.zeros_like(usable[settled]))
+        rows, usable = rows[~settled], usable[~settled]
+        self._decoded[rows] = usable
+        # Leaving out a holder helps where its share is wrong, and does harm where it is right.
+        rows = self._correct(rows, usable, np.ones(len(rows), dtype=bool))
+        usable = self._without(rows, self._lied > self._told_the_truth)
+        rows = self._correct(rows, usable, np.any(usable != self._decoded[rows], axis=1))
+        is_new = np.array([row not in self._wrong_of_all for row in rows.tolist()], dtype=bool)
+        rows = self._correct(rows, self._held[rows], is_new)
+        return np.concatenate((unchanged, rows))
+
+    def _without(self, rows: npt.NDArray[np.intp], suspects: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """The shares of these owners that are not the suspects'; of owners that cannot do without those, all."""
+        usable: npt.NDArray[np.bool_] = self._held[rows] & ~suspects[self._holders[rows]]
+        too_few = np.count_nonzero(usable, axis=1) < self._threshold
+        usable[too_few] = self._held[rows[too_few]]
+        return usable
+
+    def _correct(
+        self, rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.intp]:
+        """Settle those of the asked owners whose usable shares can be decoded; gives all others."""
+        owners, usable = rows[asked], usable[asked]
+        bad, found = self._decode(owners, usable)
+        for index in np.flatnonzero(np.all(usable == self._held[owners], axis=1)).tolist():
+            self._wrong_of_all[int(owners[index])] = np.flatnonzero(bad[index]) if found[index] else None
+        found[found] = self._settle(owners[found], usable[found], bad[found])
+        return np.concatenate((rows[~asked], owners[~found]))
+
+    def _decode(
+        self, rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """The usable shares that are not on the polynomial of all others; and of which owners, if not too many."""
+        points = np.arange(1, usable.shape[1] + 1, dtype=np.uint64)
+        shares, spare = self._shares[rows], np.count_nonzero(usable, axis=1) - self._threshold
+        bad, found, left = np.zeros_like(usable), np.zeros(len(rows), dtype=bool), np.arange(len(rows))
+        # The limbs of a share are wrong together. An error that is none in sum limb_i alpha^i is a root of a polynomial
+        # of a lower degree than LIMBS: at so many alphas each error is seen at least once, and nearly always at the
+        # first, which nobody could foresee.
+        first = int(uniform_field_elements(1, self._entropy)[0])
+        for alpha in range(first, first + LIMBS):
+            if not left.size:
+                break
+            powers = np.array([pow(alpha, exponent, PRIME) for exponent in range(LIMBS)], dtype=np.uint64)
+            mixed = reduce((shares[left] * powers).sum(axis=2, dtype=np.uint64))
+            errors, told = reed_solomon.find_errors(points, usable[left], mixed, self._threshold)
+            bad[left] |= errors
+            left = left[told & (2 * np.count_nonzero(bad[left], axis=1) <= spare[left])]
+            agree = _agree(usable[left] & ~bad[left], shares[left], self._threshold, self._entropy)
+            found[left[agree]] = True
+            left = left[~agree]
+        return bad, found
+
+    def _settle(
+        self, rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], bad: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        """Take the secrets of those owners whose usable shares but the bad ones give the right one; gives which.
+
+        What the decoder takes for errors counts only then: with too many wrong shares it can arrive at another
+        polynomial, and at honest holders.
+        """
+        right = np.zeros(len(rows), dtype=bool)
+        if not rows.size:
+            return right
+        base = _first(usable & ~bad, self._threshold)
+        seeds = _reconstruct(base, self._shares[rows])
+        for index, (row, seed) in enumerate(zip(rows.tolist(), seeds, strict=True)):
+            if seed is not None and self._verify(row, seed):
+                self._result.seeds[row], right[index] = seed, True
+        rows, base, usable, wrong = rows[right], base[right], usable[right], bad[right]
+        wrong |= _differing(base, self._held[rows] & ~usable, self._shares[rows])
+        self._result.wrong += [(int(rows[index]), place) for index, place in np.argwhere(wrong).tolist()]
+        holders = self._holders[rows]
+        self._lied += np.bincount(holders[wrong], minlength=len(self._lied))
+        self._told_the_truth += np.bincount(holders[self._held[rows] & ~wrong], minlength=len(self._lied))
+        return right
+
+
+def explain(disputes: Sequence[tuple[int, int]] | npt.NDArray[np.int64]) -> list[int]:
     """As few parties as can be found, greedily, that have a part in every dispute; sorted.
 
     The first party of a dispute is named where it could be either.
     """
-    left = set(disputes)
+    parties, ends = np.unique(np.array(disputes, dtype=np.int64).reshape(-1, 2), return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    _, once = np.unique(ends[:, 0] * len(parties) + ends[:, 1], return_index=True)
+    ends = ends[once]
+    # By how many disputes a party has a part in, then by how many it is the first of; of equals the first is taken.
+    per_part, degrees = len(ends) + 1, np.bincount(ends.ravel(), minlength=len(parties))
+    score = per_part * degrees + np.bincount(ends[:, 0], minlength=len(parties))
+    by_party, bounds = np.argsort(ends, axis=None, kind="stable") // 2, np.cumsum(degrees)
+    open_ = np.ones(len(ends), dtype=bool)
     named: list[int] = []
-    while left:
-        parts = Counter(party for dispute in left for party in dispute)
-        blamed = Counter(first for first, _ in left)
-        worst = max(parts, key=lambda party: (parts[party], blamed[party], -party))
-        named.append(worst)
-        left = {dispute for dispute in left if worst not in dispute}
+    while score.size and score[worst := int(score.argmax())]:
+        closed = by_party[bounds[worst] - degrees[worst] : bounds[worst]]
+        closed = np.unique(closed[open_[closed]])
+        open_[closed] = False
+        np.subtract.at(score, ends[closed], per_part)
+        np.subtract.at(score, ends[closed, 0], 1)
+        named.append(int(parties[worst]))
     return sorted(named)
+
+
+def _blocks(rows: npt.NDArray[np.intp]) -> Iterator[npt.NDArray[np.intp]]:
+    """The first are small: who lies mostly lies about many, and whom these show to lie is left out for the others."""
+    start, size = 0, 4
+    while start < len(rows):
+        yield rows[start : start + size]
+        start, size = start + size, min(8 * size, _OWNERS)
 
 
 def _first(usable: npt.NDArray[np.bool_], threshold: int) -> npt.NDArray[np.bool_]:
@@ -152,114 +264,31 @@ def _agree(
     if not spare.size or not spare.max(initial=0):
         return agree
     weights = shamir.dual_weights(patterns)
+    checked = np.flatnonzero(spare[pattern_of])
     for _ in range(_REPETITIONS):
         mixing = uniform_field_elements(LIMBS, entropy).astype(np.uint64)
         random = multiply(weights, _random_polynomials(patterns.shape[1], spare, entropy))
-        checked = np.flatnonzero(spare[pattern_of])
-        for row in range(0, len(checked), _ROWS):
-            block = checked[row : row + _ROWS]
-            mixed = reduce((shares[block] * mixing).sum(axis=2, dtype=np.uint64))
-            sums = reduce(multiply(random[pattern_of[block]], mixed).sum(axis=1, dtype=np.uint64))
-            agree[block] &= sums == 0
+        mixed = reduce((shares[checked] * mixing).sum(axis=2, dtype=np.uint64))
+        agree[checked] &= reduce(multiply(random[pattern_of[checked]], mixed).sum(axis=1, dtype=np.uint64)) == 0
     return agree
-
-
-# Owners that are checked at a time: bounds the temporaries.
-_ROWS = 256
 
 
 def _random_polynomials(num_points: int, num_coefficients: npt.NDArray[np.intp], entropy: EntropySource) -> FieldArray:
     """q_c(x) = the first c terms of one random polynomial, at x = 1 ... num_points, for each c asked for."""
-    most = int(num_coefficients.max())
-    coefficients = uniform_field_elements(most, entropy).astype(np.uint64)
-    points = np.arange(1, num_points + 1, dtype=np.uint64)
     wanted, row_of = np.unique(num_coefficients, return_inverse=True)
-    values = np.zeros((len(wanted), num_points), dtype=np.uint64)
-    power, total = np.ones(num_points, dtype=np.uint64), np.zeros(num_points, dtype=np.uint64)
-    for count, coefficient in enumerate(coefficients, start=1):
-        total = reduce(total + power * coefficient)
-        power = multiply(power, points)
-        values[wanted == count] = total
-    return values[row_of]
+    coefficients = uniform_field_elements(int(wanted[-1]), entropy)[:, None]
+    terms = np.arange(len(coefficients))[:, None]
+    return shamir.values(np.where(terms < wanted, coefficients, np.uint16(0)), num_points).T[row_of]
 
 
-def _mismatches(
-    rows: npt.NDArray[np.intp], base: npt.NDArray[np.bool_], left_out: npt.NDArray[np.bool_], shares: ShareArray
-) -> list[tuple[int, int]]:
-    """Of the shares that were left out, those that are not on the polynomial through the base's, which are right."""
-    wrong: list[tuple[int, int]] = []
-    asked = np.flatnonzero(left_out.any(axis=1))
-    patterns, pattern_of = _patterns(base[asked])
-    for number, pattern in enumerate(patterns):
-        members = asked[pattern_of == number]
-        places = np.flatnonzero(left_out[members].any(axis=0))
-        weights = shamir.evaluation_weights(pattern, places.astype(np.uint64) + np.uint64(1))
-        for start in range(0, len(members), _ROWS):
-            block = members[start : start + _ROWS]
-            expected = shamir.evaluate(weights, shares[rows[block]])
-            differs = np.any(expected != shares[rows[block]][:, places], axis=2) & left_out[block][:, places]
-            wrong += [(int(rows[block[row]]), int(places[place])) for row, place in np.argwhere(differs)]
-    return wrong
-
-
-def _settle(
-    row: int,
-    usable: npt.NDArray[np.bool_],
-    held: npt.NDArray[np.bool_],
-    shares: ShareArray,
-    threshold: int,
-    verify: Verifier,
-    entropy: EntropySource,
-) -> tuple[bytes, list[int]] | None:
-    """An owner's secret and the places from which its shares are wrong; None if they are too many to tell.
-
-    First without those who are suspected, then with everybody.  What the decoder takes for errors counts only if the
-    secret is right: with too many wrong shares it can arrive at another polynomial, and at honest holders.
-    """
-    candidates = [usable] if np.array_equal(usable, held[row]) else [usable, held[row]]
-    for candidate in candidates:
-        bad = _decode(row, candidate, shares, threshold, entropy)
-        if bad is None:
-            continue
-        good = candidate.copy()
-        good[bad] = False
-        base = _first(good[None, :], threshold)
-        (seed,) = _reconstruct(base, shares[[row]])
-        if seed is not None and verify(row, seed):
-            left_out = (held[row] & ~candidate)[None, :]
-            others = _mismatches(np.array([row], dtype=np.intp), base, left_out, shares)
-            return seed, sorted([*bad.tolist(), *(place for _, place in others)])
-    return None
-
-
-def _decode(
-    row: int, held: npt.NDArray[np.bool_], shares: ShareArray, threshold: int, entropy: EntropySource
-) -> npt.NDArray[np.intp] | None:
-    """Of the places that are held, those whose shares are not on the polynomial of all others; None if too many."""
-    (places,) = np.nonzero(held)
-    points = places.astype(np.uint64) + np.uint64(1)
-    limbs = shares[row, places].astype(np.uint64)
-    bad = np.zeros(len(places), dtype=bool)
-    # The limbs of a share are wrong together. An error that is none in sum limb_i alpha^i is a root of a polynomial of
-    # a lower degree than LIMBS: at so many alphas each error is seen at least once, and nearly always at the first.
-    for alpha in range(1, LIMBS + 1):
-        powers = np.array([pow(alpha, exponent, PRIME) for exponent in range(LIMBS)], dtype=np.uint64)
-        errors = reed_solomon.find_errors(points, reduce((limbs * powers).sum(axis=1, dtype=np.uint64)), threshold)
-        if errors is None:
-            return None
-        bad[errors] = True
-        if 2 * np.count_nonzero(bad) > len(places) - threshold:
-            return None
-        if _agree(_flags(places[~bad], len(held)), shares[[row]], threshold, entropy)[0]:
-            break
-    return places[bad]
-
-
-def _flags(places: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.bool_]:
-    """One row of flags, set in these places."""
-    flags = np.zeros((1, count), dtype=bool)
-    flags[0, places] = True
-    return flags
+def _differing(base: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], shares: ShareArray) -> npt.NDArray[np.bool_]:
+    """Which of the other shares are not on the polynomial through the base's, which are right."""
+    differing = np.zeros_like(others)
+    owners, places = np.flatnonzero(others.any(axis=1)), np.flatnonzero(others.any(axis=0))
+    if owners.size:
+        expected = shamir.evaluate(base[owners], shares[owners], places)
+        differing[np.ix_(owners, places)] = np.any(expected != shares[np.ix_(owners, places)], axis=2)
+    return differing & others
 
 
 def _patterns(flags: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:

@@ -4,10 +4,14 @@ A share then fits a uint16, and a product of matrices over the field can be comp
 products stay below t * p^2, exact up to 2^53, which holds for t < 2^21.
 """
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
 PRIME = 65521
+GENERATOR = 17
+"""Its powers are all elements but zero."""
 MAX_INNER_DIMENSION = 2**53 // PRIME**2
 
 FieldArray = npt.NDArray[np.uint64]
@@ -52,3 +56,32 @@ def inverse(values: FieldArray) -> FieldArray:
         power = multiply(power, power)
         exponent >>= 1
     return result
+
+
+def logarithms(values: FieldArray) -> npt.NDArray[np.float64]:
+    """To the base GENERATOR, integers in [0, p - 1); 0 for zero, as if it were a factor that is left out.
+
+    Sums of them are the logarithms of products, so that many products are one product of matrices.  These and
+    `exponentials` look up tables, whose time may depend on the values: for public ones only.
+    """
+    return _tables()[0][values]
+
+
+def exponentials(logarithms: npt.NDArray[np.float64]) -> FieldArray:
+    """GENERATOR to the power of each; any integers that float64 holds exactly."""
+    return _tables()[1][logarithms.astype(np.int64) % (PRIME - 1)]
+
+
+@cache
+def _tables() -> tuple[npt.NDArray[np.float64], FieldArray]:
+    """The logarithm of every element, and every power of the generator."""
+    powers = np.ones(1, dtype=np.uint64)
+    while len(powers) < PRIME - 1:
+        # With the first c powers known, the next c are those times the generator^c.
+        following = multiply(powers, reduce(powers[-1:] * np.uint64(GENERATOR)))
+        powers = np.concatenate((powers, following))[: PRIME - 1]
+    logarithms = np.zeros(PRIME)
+    logarithms[powers] = np.arange(PRIME - 1)
+    for table in (logarithms, powers):
+        table.setflags(write=False)
+    return logarithms, powers

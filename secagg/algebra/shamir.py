@@ -15,7 +15,7 @@ MAX_HOLDERS = PRIME - 1
 _BLOCK_ELEMENTS = 1 << 19
 
 
-def _powers(points: FieldArray, count: int) -> FieldArray:
+def powers(points: FieldArray, count: int) -> FieldArray:
     """Vandermonde matrix (len(points), count): x^0 ... x^(count-1), by doubling: log2(count) array products."""
     matrix = np.empty((len(points), count), dtype=np.uint64)
     matrix[:, 0] = 1
@@ -45,35 +45,51 @@ def share(
     threshold = coefficients.shape[0] + 1
     if not threshold <= num_holders <= MAX_HOLDERS:
         raise ValueError(f"num_holders must be between the threshold {threshold} and {MAX_HOLDERS}, not {num_holders}")
-    polynomial = np.concatenate((secrets[None, :], coefficients)).astype(np.float64)
-    shares = np.empty((num_holders, len(secrets)), dtype=np.uint16)
-    rows = max(1, _BLOCK_ELEMENTS // threshold)
+    return values(np.concatenate((secrets[None, :], coefficients)), num_holders).astype(np.uint16)
+
+
+def values(polynomials: npt.NDArray[np.unsignedinteger], num_holders: int) -> FieldArray:
+    """The values of polynomials, whose coefficients are the columns, at every holder's point: (num_holders, s)."""
+    coefficients = polynomials.astype(np.float64)
+    result = np.empty((num_holders, coefficients.shape[1]), dtype=np.uint64)
+    rows = max(1, _BLOCK_ELEMENTS // len(coefficients))
     for start in range(0, num_holders, rows):
         points = np.arange(start + 1, min(start + rows, num_holders) + 1, dtype=np.uint64)
-        shares[start : start + rows] = field.matmul(_powers(points, threshold).astype(np.float64), polynomial)
-    return shares
+        result[start : start + rows] = field.matmul(powers(points, len(coefficients)).astype(np.float64), coefficients)
+    return result
 
 
-def dual_weights(held: npt.NDArray[np.bool_]) -> FieldArray:
+def dual_weights(held: npt.NDArray[np.bool_], points: FieldArray | None = None) -> FieldArray:
     """v_i = 1 / prod_{j held, j != i} (x_i - x_j) for each held place, 0 elsewhere.
 
     These are the weights of the dual code: sum v_i q(x_i) f(x_i) = 0 for all polynomials with deg f + deg q below the
     number of held places less one; and those of Lagrange's formula, but for factors that depend on where it is taken.
 
     Args:
-        held: who has a share, shape (patterns, holders); the holder in place i has the point i + 1.
+        held: who has a share, shape (patterns, holders).
+        points: distinct, shape (holders,); by default the holder in place i has the point i + 1.
 
     Returns:
         Shape (patterns, holders), uint64.
     """
-    points = np.arange(1, held.shape[1] + 1, dtype=np.uint64)
-    product = np.ones(held.shape, dtype=np.uint64)
-    for place in np.flatnonzero(held.any(axis=0)).tolist():
-        difference = field.reduce(points + np.uint64(PRIME) - points[place])
-        difference[place] = 1
-        rows = np.flatnonzero(held[:, place])
-        product[rows] = field.multiply(product[rows], difference)
-    return np.where(held, field.inverse(product), np.uint64(0))
+    points = _points(held.shape[1]) if points is None else points
+    return np.where(held, field.exponentials(-_log_distances(held, points)), np.uint64(0))
+
+
+def _points(holders: int) -> FieldArray:
+    return np.arange(1, holders + 1, dtype=np.uint64)
+
+
+def _log_distances(held: npt.NDArray[np.bool_], points: FieldArray) -> npt.NDArray[np.float64]:
+    """The logarithm of prod_{j held, j != i} (x_i - x_j) for every place i, shape (patterns, holders)."""
+    factors = held.astype(np.float64)
+    sums = np.empty(held.shape)
+    columns = max(1, _BLOCK_ELEMENTS // held.shape[1])
+    for start in range(0, held.shape[1], columns):
+        block = points[start : start + columns]
+        distances = field.logarithms(field.reduce(block[None, :] + np.uint64(PRIME) - points[:, None]))
+        np.matmul(factors, distances, out=sums[:, start : start + columns])
+    return sums
 
 
 def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
@@ -86,7 +102,7 @@ def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
     Returns:
         Shape (patterns, holders), uint64, 0 where not held.
     """
-    points = np.arange(1, held.shape[1] + 1, dtype=np.uint64)
+    points = _points(held.shape[1])
     distance = field.reduce(np.uint64(point + PRIME) - points)
     factors = np.where(held, distance, np.uint64(1))
     # Their product by halves: log2(holders) array operations.
@@ -98,31 +114,36 @@ def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
     return field.multiply(dual_weights(held), others)
 
 
-def evaluation_weights(held: npt.NDArray[np.bool_], points: FieldArray) -> FieldArray:
-    """Weights w with f(x) = sum w_i f(x_i) at several points x, none of them that of a held place.
+def evaluate(
+    held: npt.NDArray[np.bool_], shares: npt.NDArray[np.uint16], places: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint16]:
+    """The shares that belong to some places, by the polynomials through the held ones.
+
+    f(x) = prod_{j held} (x - x_j) sum_{i held} v_i f(x_i) / (x - x_i), where the sums of all owners are one product of
+    matrices, whoever holds what.
 
     Args:
-        held: one pattern of `dual_weights`, shape (holders,).
-        points: shape (points,).
+        held: as in `dual_weights`, shape (owners, holders).
+        shares: shape (owners, holders, s); what is not held is ignored.
+        places: shape (places,).
 
     Returns:
-        Shape (points, holders), uint64, 0 where not held.
+        Shape (owners, places, s), uint16; meaningless for places that are held.
     """
-    places = np.flatnonzero(held)
-    own = places.astype(np.uint64) + np.uint64(1)
-    distance = field.reduce(points[:, None] + np.uint64(PRIME) - own[None, :])
-    product = np.ones(len(points), dtype=np.uint64)
-    for column in distance.T:
-        product = field.multiply(product, column)
-    dual = dual_weights(held[None, :])[0, places]
-    weights = np.zeros((len(points), len(held)), dtype=np.uint64)
-    weights[:, places] = field.multiply(field.multiply(field.inverse(distance), dual[None, :]), product[:, None])
-    return weights
-
-
-def evaluate(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """Many polynomials at several points: shapes (points, holders) x (owners, holders, s) -> (owners, points, s)."""
-    return field.matmul(weights.astype(np.float64), shares.astype(np.float64)).astype(np.uint16)
+    owners, holders, width = shares.shape
+    points = _points(holders)
+    logarithms = _log_distances(held, points)
+    weights = np.where(held, field.exponentials(-logarithms), np.uint64(0))
+    weighted = (
+        field.multiply(weights[:, :, None], shares.astype(np.uint64))
+        .transpose(0, 2, 1)
+        .reshape(owners * width, holders)
+    )
+    distances = field.reduce(points[places] + np.uint64(PRIME) - points[:, None])
+    inverses = field.exponentials(-field.logarithms(distances)).astype(np.float64)
+    sums = field.matmul(weighted.astype(np.float64), inverses).reshape(owners, width, len(places))
+    values = field.multiply(sums, field.exponentials(logarithms[:, places])[:, None, :])
+    return values.transpose(0, 2, 1).astype(np.uint16)
 
 
 def combine(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:

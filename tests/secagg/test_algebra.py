@@ -100,6 +100,30 @@ def test_dual_weights_cancel_every_product_of_a_low_degree(held, data):
     assert weighted(reference.evaluate(coefficients, place + 1) for place in places) == coefficients[-1]
 
 
+@settings(max_examples=100)
+@given(patterns(), st.data())
+def test_dual_weights_of_any_points_are_those_of_the_formula(held, data):
+    holders = held.shape[1]
+    points = data.draw(st.lists(elements, min_size=holders, max_size=holders, unique=True))
+    weights = shamir.dual_weights(held, np.array(points, dtype=np.uint64))
+    for row, flags in zip(weights.tolist(), held, strict=True):
+        for i, weight in enumerate(row):
+            expected = 1 if flags[i] else 0
+            for j in places_of(flags):
+                if i != j:
+                    expected = expected * pow(points[i] - points[j], -1, PRIME) % PRIME
+            assert weight == expected
+
+
+@pytest.mark.parametrize("block", [1, 25, shamir._BLOCK_ELEMENTS])
+def test_dual_weights_are_the_same_in_blocks_of_any_size(block, monkeypatch):
+    """Of more holders than a block has room for."""
+    held = np.random.default_rng(7).random((3, 40)) < 0.7
+    expected = shamir.dual_weights(held)
+    monkeypatch.setattr(shamir, "_BLOCK_ELEMENTS", block)
+    assert np.array_equal(shamir.dual_weights(held), expected)
+
+
 @settings(max_examples=150)
 @given(patterns(), st.integers(0, 25))
 def test_lagrange_weights_are_those_of_the_formula(held, point):
@@ -128,6 +152,25 @@ def test_lagrange_weights_give_the_polynomials_value_anywhere(held, point, data)
         polynomial = data.draw(st.lists(elements, min_size=len(places), max_size=len(places)))
         total = sum(row[place] * reference.evaluate(polynomial, place + 1) for place in places) % PRIME
         assert total == reference.evaluate(polynomial, point)
+
+
+@settings(max_examples=100)
+@given(patterns(), st.integers(1, 3), st.data())
+def test_shares_that_are_not_held_follow_from_those_that_are(held, width, data):
+    places = np.array(sorted(data.draw(st.sets(st.integers(0, held.shape[1] - 1)))), dtype=np.intp)
+    polynomials = [
+        [data.draw(st.lists(elements, min_size=len(held_places), max_size=len(held_places))) for _ in range(width)]
+        for held_places in map(places_of, held)
+    ]
+    expected = np.array(
+        [[[reference.evaluate(f, x + 1) for f in of_owner] for x in range(held.shape[1])] for of_owner in polynomials]
+    )
+    # What is not held is whatever it is.
+    shares = np.where(held[:, :, None], expected, data.draw(elements)).astype(np.uint16)
+    values = shamir.evaluate(held, shares, places)
+    assert values.shape == (len(held), len(places), width)
+    wanted = ~held[:, places]
+    assert np.array_equal(values[wanted], expected[:, places][wanted])
 
 
 @settings(max_examples=100)

@@ -15,8 +15,10 @@ elements = st.integers(0, PRIME - 1)
 
 
 def found(points, values, dimension) -> list[int] | None:
-    errors = find_errors(np.array(points, dtype=np.uint64), np.array(values, dtype=np.uint64), dimension)
-    return None if errors is None else errors.tolist()
+    xs, ys = np.array(points, dtype=np.uint64), np.array(values, dtype=np.uint64)
+    (errors,), (is_found,) = find_errors(xs, np.ones((1, len(xs)), dtype=bool), ys[None], dimension)
+    assert is_found or not errors.any()
+    return np.flatnonzero(errors).tolist() if is_found else None
 
 
 def interpolate(points, at: int) -> int:
@@ -105,7 +107,7 @@ def test_constant_words_have_no_errors(value, count):
 
 @pytest.mark.parametrize(("num_points", "dimension"), [(63, 20), (64, 43), (65, 43), (300, 201), (300, 2), (1000, 667)])
 def test_many_shares_with_as_many_errors_as_can_be_found(num_points, dimension):
-    """Around the size from which inverses come from a table, and beyond it."""
+    """Up to the size of a large session's, where nothing may overflow."""
     rng = np.random.default_rng([num_points, dimension])
     points = rng.permutation(2 * num_points)[:num_points].astype(np.uint64) + np.uint64(1)
     polynomial = rng.integers(0, PRIME, dimension, dtype=np.uint64)
@@ -123,9 +125,32 @@ def test_many_shares_with_as_many_errors_as_can_be_found(num_points, dimension):
     assert found(points, values, dimension) is None
 
 
+@settings(max_examples=200)
+@given(words(12), st.data())
+def test_words_of_which_other_values_are_held_are_looked_at_together_as_one_by_one(word, data):
+    points, dimension, values = word
+    count = data.draw(st.integers(0, 6))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    held, given = np.ones((count, len(points)), dtype=bool), np.tile(np.array(values, dtype=np.uint64), (count, 1))
+    for row in range(count):
+        held[row, rng.permutation(len(points))[: rng.integers(0, len(points) - dimension + 1)]] = False
+        given[row, ~held[row]] = rng.integers(0, PRIME, np.count_nonzero(~held[row]))
+        for place in rng.permutation(np.flatnonzero(held[row]))[: rng.integers(0, len(points))]:
+            given[row, place] = rng.integers(0, PRIME)
+    errors, is_found = find_errors(np.array(points, dtype=np.uint64), held, given, dimension)
+    for row in range(count):
+        places = np.flatnonzero(held[row])
+        alone = found([points[place] for place in places], given[row, places], dimension)
+        assert (np.flatnonzero(errors[row]).tolist() if is_found[row] else None) == (
+            None if alone is None else places[alone].tolist()
+        )
+
+
 def test_the_arguments_are_left_as_they_were():
-    points, values = np.arange(1, 8, dtype=np.uint64), np.array([5, 5, 5, 9, 5, 5, 5], dtype=np.uint64)
-    before = points.copy(), values.copy()
-    assert find_errors(points, values, 2).tolist() == [3]
-    assert np.array_equal(points, before[0])
-    assert np.array_equal(values, before[1])
+    points, values = np.arange(1, 8, dtype=np.uint64), np.array([[5, 5, 5, 9, 5, 5, 5]], dtype=np.uint64)
+    held = np.ones((1, 7), dtype=bool)
+    before = points.copy(), held.copy(), values.copy()
+    errors, is_found = find_errors(points, held, values, 2)
+    assert (np.flatnonzero(errors).tolist(), is_found.tolist()) == ([3], [True])
+    for argument, copy in zip((points, held, values), before, strict=True):
+        assert np.array_equal(argument, copy)

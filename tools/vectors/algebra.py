@@ -60,8 +60,10 @@ def reed_solomon(stream: Stream) -> dict[str, Any]:
         offsets = sharing.uniform_field_elements(len(wrong), stream).tolist()
         for index, offset in zip(wrong, offsets, strict=True):
             values[index] = (values[index] + max(1, offset)) % PRIME
-        found = decoder.find_errors(np.array(points, dtype=np.uint64), np.array(values, dtype=np.uint64), dimension)
-        positions = None if found is None else found.tolist()
+        held = np.ones((1, len(points)), dtype=bool)
+        word = np.array([values], dtype=np.uint64)
+        (errors,), (found,) = decoder.find_errors(np.array(points, dtype=np.uint64), held, word, dimension)
+        positions = np.flatnonzero(errors).tolist() if found else None
         if positions != (wrong if 2 * len(wrong) <= len(points) - dimension else None):
             raise AssertionError("errors were not found")
         cases.append({"points": points, "values": values, "threshold": dimension, "wrong": positions})
