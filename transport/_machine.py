@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator
 from itertools import islice
 
-from secagg import ClientDropped, ClientId, DropReason, EntropySource, KeyDirectory, MaskSum, Server
+from secagg import ClientDropped, ClientId, DropReason, EntropySource, KeyDirectory, MaskSum, Round, Server
 from secagg.identity import check_directory
 from transport._database import MAX_BLOB_BYTES
 from transport._recording import Outside
@@ -45,7 +45,7 @@ class RecordedMachine:
             entropy=self._outside.draw,
         )
         self._deadlines = deadlines
-        self.driver = ServerDriver(self.server, deadlines)
+        self.driver = ServerDriver(self.server, deadlines, defer_unmasking=True)
         self._journal = journal
         # Over all that the machine gives: a replay by a version that does something else must not go unseen.
         self._given = hashlib.sha256()
@@ -74,12 +74,18 @@ class RecordedMachine:
             return self._noted(self.driver.disconnected(client_id, now, reason, detail))
 
     def tick(self, now: float) -> list[Delivery]:
-        """Close the open round if its deadline has passed."""
+        """Close the open round if its deadline has passed; Unmasking is only said to be due."""
         if self.driver.deadline is None or now < self.driver.deadline:
             return []
+        if self.driver.round is Round.UNMASKING:
+            return self.driver.tick(now)
+        return self.close_round(now)
+
+    def close_round(self, now: float) -> list[Delivery]:
+        """Close the open round."""
         with self._guarded():
             self._record(EntryKind.CLOSE)
-            return self._noted(self.driver.tick(now))
+            return self._noted(self.driver.close_round(now))
 
     def abort(self) -> None:
         """End the session without a sum."""
@@ -142,8 +148,8 @@ class RecordedMachine:
             case EntryKind.DROP:
                 reason, detail = self._parsed_drop(entry.data)
                 return self._noted(self.driver.disconnected(entry.client_id, now, reason, detail))
-            case EntryKind.CLOSE if self.driver.deadline is not None:
-                return self._noted(self.driver.tick(self.driver.deadline))
+            case EntryKind.CLOSE if self.driver.deadline is not None or self.driver.closing_due:
+                return self._noted(self.driver.close_round(now))
             case EntryKind.ABORT:
                 self._abort()
                 return []
@@ -163,7 +169,7 @@ class RecordedMachine:
         for event in self.server.abort():
             assert not isinstance(event, ClientDropped)  # noqa: S101
             self.driver.outcome = event  # type: ignore[assignment]
-        self.driver.deadline, self.driver.job = None, None
+        self.driver.deadline, self.driver.closing_due, self.driver.job = None, False, None
         self._given.update(b"abort")
 
     def _record(self, kind: EntryKind, client_id: ClientId = 0, data: bytes | memoryview = b"") -> None:

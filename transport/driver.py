@@ -75,11 +75,19 @@ class ServerDriver:
 
     Call `start`, then `data_received`, `disconnected` and `tick` as things happen; send what each call returns.
     `tick` is due at `deadline`.  When `job` is set, run it anywhere and hand the result to `finish`.
+
+    Args:
+        server: the machine.
+        deadlines: how long each round stays open.
+        defer_unmasking: leave it to the caller to call `close_round` once `closing_due` is set, instead of closing
+            Unmasking as soon as that can be: wrong shares can make that take seconds, and the caller knows a thread.
     """
 
-    def __init__(self, server: Server, deadlines: Deadlines) -> None:
+    def __init__(self, server: Server, deadlines: Deadlines, *, defer_unmasking: bool = False) -> None:
         self._server = server
         self._deadlines = deadlines
+        self._defer_unmasking = defer_unmasking
+        self.closing_due = False
         self._encoded: tuple[object, bytes] | None = None
         self.deadline: float | None = None
         self.job: UnmaskJob | None = None
@@ -115,17 +123,26 @@ class ServerDriver:
         """Close the open round if its deadline has passed."""
         if self.deadline is None or now < self.deadline:
             return []
-        return self._close_round(now)
+        return self._closing(now)
+
+    def close_round(self, now: float) -> list[Delivery]:
+        """Close the open round."""
+        events = self._server.close_round()
+        self.closing_due = False
+        self.deadline = None if self._server.phase in _CLOSED else now + self._deadlines.of(self.round)
+        return self._handle(events, now)
 
     def finish(self, masks: MaskSum, now: float) -> None:
         """The result of `job`: sets `outcome`."""
         self._handle(self._server.finish(masks), now)
         self.job = None
 
-    def _close_round(self, now: float) -> list[Delivery]:
-        events = self._server.close_round()
-        self.deadline = None if self._server.phase in _CLOSED else now + self._deadlines.of(self.round)
-        return self._handle(events, now)
+    def _closing(self, now: float) -> list[Delivery]:
+        """Close the open round, or say that it is to be closed."""
+        if self._defer_unmasking and self.round is Round.UNMASKING:
+            self.closing_due, self.deadline = True, None
+            return []
+        return self.close_round(now)
 
     def _handle(self, events: tuple[secagg.events.ServerEvent, ...], now: float) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -147,7 +164,7 @@ class ServerDriver:
                     self.outcome = event
         # Waiting for a deadline gains nothing once nobody is pending.
         if not deliveries and self.outcome is None and self.deadline is not None and not self._server.num_pending:
-            return self._close_round(now)
+            return self._closing(now)
         return deliveries
 
     def _encode(self, message: secagg.messages.Message) -> bytes:

@@ -58,7 +58,7 @@ class SessionHost:
         host.outcome                                    # once set, everyone told, the sum saved: journal.delete()
 
     ``now`` is in seconds on any clock that does not go back within this process.  Calls must not overlap, whatever
-    thread they are from; `commit` waits for the disk where `waits_for_disk` says so, and may do that in a thread.
+    thread they are from; `commit` takes its time where `commit_blocks` says so, and may do that in a thread.
 
     A client is dropped for a bad message or by its phase's deadline only, not for a lost connection.  One that comes
     back without the state in which it had sent messages is dropped: it cannot go on, and must not begin again.
@@ -265,7 +265,7 @@ class SessionHost:
         self._conversations.frame_received(client_id, payload, now, connection)
 
     def tick(self, now: float) -> None:
-        """Close the open phase if its deadline has passed."""
+        """Close the open phase if its deadline has passed; of Unmasking, `commit` does that."""
         self._conversations.settle(self._machine.tick(now))
 
     def finish(self, masks: MaskSum, now: float) -> None:
@@ -278,9 +278,9 @@ class SessionHost:
         self._conversations.settle([])
 
     @property
-    def waits_for_disk(self) -> bool:
-        """Whether the next `commit` has something to write."""
-        return self._journal is not None and self._journal.is_dirty
+    def commit_blocks(self) -> bool:
+        """Whether the next `commit` waits for the disk, or computes: a thread is the place for it then."""
+        return self._machine.driver.closing_due or (self._journal is not None and self._journal.is_dirty)
 
     def abort(self, now: float) -> None:
         """End the session without a sum; nothing is unmasked. Nothing happens if it has ended."""
@@ -290,11 +290,14 @@ class SessionHost:
     def commit(self, now: float) -> list[Outgoing]:
         """Make durable what happened since the last call, and give what is to be sent, in order.
 
-        Sets `job` and `outcome` too: nobody is to act on what a crash could undo.
+        Sets `job` and `outcome` too: nobody is to act on what a crash could undo.  Closes Unmasking if that is due: it
+        takes seconds where many shares are wrong.
 
         Raises:
             JournalError: it could not be written. The host is dead then; start again and resume.
         """
+        if self._machine.driver.closing_due:
+            self._conversations.settle(self._machine.close_round(now))
         self.counters.commits += self._machine.commit()
         self.job, self.outcome = self._machine.driver.job, self._machine.driver.outcome
         return self._conversations.take_outbox()

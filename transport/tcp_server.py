@@ -22,7 +22,7 @@ from transport.errors import LinkError
 from transport.framing import frame_header
 from transport.host import Close, Outgoing, SessionHost
 from transport.recovery import RecoveryPool
-from transport.tcp_connection import PONG, Connection, CutOffError
+from transport.tcp_connection import PING, PONG, Connection, CutOffError
 from transport.tcp_listener import Listener
 from transport.tcp_settings import Address, Limits, Plaintext
 from transport.tcp_stream import StalledError, Stream
@@ -31,6 +31,9 @@ from transport.tls import TlsRefusedError
 logger = logging.getLogger("transport.tcp")
 
 _T = TypeVar("_T")
+
+# So many PINGs of a connection in a row are answered without the host, which counts those that it sees itself.
+_PINGS = 8
 
 HostObserver: TypeAlias = Callable[[SessionHost], None]
 """Called after each commit, for progress and metrics; what it raises ends the session's run."""
@@ -87,7 +90,7 @@ class SessionServer:
         self._connections: dict[tuple[ClientId, int], Connection] = {}
         self._waiting: dict[ClientId, asyncio.Future[SessionHost | None]] = {}
         self._news = asyncio.Event()
-        # The host's calls must not overlap: while a commit waits for the disk in a thread, they wait, or are noted.
+        # The host's calls must not overlap: while a commit works in a thread, they wait, or are noted.
         self._free = asyncio.Event()
         self._free.set()
         self._departed: list[tuple[ClientId, int]] = []
@@ -184,11 +187,11 @@ class SessionServer:
         self._news.clear()
 
     async def _committed(self, host: SessionHost) -> list[Outgoing]:
-        """The host's commit, in a thread if it waits for the disk: connections go on meanwhile.
+        """The host's commit, in a thread if it waits for the disk or computes: connections go on meanwhile.
 
         Cancelling waits for it all the same: nobody may close a journal that is being written.
         """
-        if not host.waits_for_disk:
+        if not host.commit_blocks:
             return host.commit(self._now())
         self._free.clear()
         try:
@@ -299,6 +302,7 @@ class SessionServer:
         self, host: SessionHost, connection: Connection, connections: dict[tuple[ClientId, int], Connection]
     ) -> None:
         client_id = connection.client_id
+        answered = 0
         if client_id is not None and not await self._enter(host, connection, connections, client_id):
             return
         async for payload in connection.frames():
@@ -307,8 +311,13 @@ class SessionServer:
                 client_id = connection.client_id = link.decode_identify(payload).client_id
                 if not await self._enter(host, connection, connections, client_id):
                     return
+            elif payload == PING and not self._free.is_set() and answered < _PINGS:
+                # The host may be at work for seconds, and the client is to know that somebody is here.
+                connection.send((PONG,))
+                answered += 1
             elif payload != PONG:
                 await self._turn()
+                answered = 0
                 if self._host is host:
                     host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
                     self._news.set()

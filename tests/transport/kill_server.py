@@ -57,13 +57,13 @@ def arm(point, number):
             # It went into the machine, and is not durable yet.
             watched(SessionHost, "frame_received", after=True, counts=is_message)
         case "before-commit":
-            watched(SessionHost, "commit", counts=lambda host, now: host.waits_for_disk)
+            watched(SessionHost, "commit", counts=lambda host, now: host.commit_blocks)
         case "after-commit":
             durable = []
             commit = SessionHost.commit
 
             def committed(host, now):
-                durable[:] = [host.waits_for_disk]
+                durable[:] = [host.commit_blocks]
                 return commit(host, now)
 
             SessionHost.commit = committed

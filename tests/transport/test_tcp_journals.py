@@ -138,7 +138,7 @@ def slow_disk(monkeypatch):
     seen = {"commits": 0, "overlaps": 0, "threads": set(), "writing": False, "begun": begun, "go on": go_on}
 
     def slowly(host, now):
-        if host.waits_for_disk:
+        if host.commit_blocks:
             seen["commits"] += 1
             seen["threads"].add(threading.current_thread())
             seen["writing"] = True
