@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks import cases_encoding, cases_masking, cases_sharing, cases_views
+from benchmarks import cases_encoding, cases_liars, cases_masking, cases_sharing, cases_views
 from benchmarks.case import Case
 from benchmarks.interleave import MIN_ROUNDS, Comparison, Work, by_turns, compare, spread
 from benchmarks.results import Entry
@@ -38,7 +38,8 @@ _PACKING = [
 ]
 _CODEC = [make(way) for make in (cases_encoding.masked_input, cases_encoding.peer_keys) for way in ("there", "back")]
 _VIEWS = [cases_views.refused_views(peers) for peers in (200, 600)]
-_CASES = [cases_masking.prg_expansion(), *_MASKED_ADDS, *_SHARING, *_PACKING, *_CODEC, *_VIEWS]
+_LIARS = [make(clients) for make in (cases_liars.recovery, cases_liars.explanation) for clients in (200, 1000)]
+_CASES = [cases_masking.prg_expansion(), *_MASKED_ADDS, *_SHARING, *_PACKING, *_CODEC, *_VIEWS, *_LIARS]
 
 
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.id)

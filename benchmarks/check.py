@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases_encoding, cases_masking, cases_sharing
+from benchmarks import cases_encoding, cases_liars, cases_masking, cases_sharing
 from benchmarks.bench_communication import parameters
 from benchmarks.case import Case
 from benchmarks.neighborhood import Peers, traffic
@@ -34,6 +34,7 @@ CASES = (
     cases_sharing.key_agreement(),
     cases_sharing.seal_shares(),
     cases_sharing.open_shares(),
+    cases_liars.recovery(200),
     cases_encoding.packed("there", 26),
     cases_encoding.packed("back", 26),
     cases_encoding.masked_input("there"),
