@@ -8,6 +8,12 @@ With n clients of which A are corrupt and D vanish, B = A + D, on a randomly rel
   share, but not both, t1 becomes ceil((t1 + k - 1.25) / 2);
 - every client keeps more than t2 neighbours that do not vanish, except with probability 2^-eta;
 - a threshold exists: t = max(t1 + 1, 2) <= t2.
+
+The tails are those of k drawn from all n, although a client's neighbours are drawn from the n - 1 others: A corrupt
+ones if it is honest, and n - D - 1 that do not vanish if it does not itself.  Added up over all clients, each with the
+others that it has, that is the same, since the neighbours of a client at random are k at random of all n: n times the
+tail is the union bound exactly.  Google's planner (fcp) gives other numbers for ten clients of which a third vanish:
+degree 4 and threshold 2, although one neighbour alone may remain.  Here it is degree 6.
 """
 
 from functools import cached_property
