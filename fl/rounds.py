@@ -4,7 +4,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from fl.data import Dataset
 from fl.dealing import deal_out
 from fl.dropouts import dropout_schedule
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
+from fl.errors import AbortedError
 from fl.federated_evaluation import FederatedEvaluation, HeldOutResult
 from fl.local_work import LocalWorker, round_context
 from fl.quantization import UpdateEncoding
@@ -290,6 +291,13 @@ def _raise_if_all_refused(result: RoundResult, expected: tuple[ClientId, ...]) -
     if expected and result.refused.keys() >= set(expected):
         client_id, why = next(iter(sorted(result.refused.items())))
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
+
+
+def raise_if_all_aborted(config: RunConfig, records: Sequence[RoundRecord], rounds_before: int) -> None:
+    """A training in which no round came to a sum has failed, however many more it might try."""
+    new = [one for one in records if one.aggregator == config.aggregator and one.round > rounds_before]
+    if new and all(one.aborted for one in new):
+        raise AbortedError(f"no round came to a sum, and the model is what it was; the last one: {new[-1].aborted}")
 
 
 def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:

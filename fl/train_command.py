@@ -14,13 +14,13 @@ from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
 from fl.custom import make_dataset
 from fl.engines import Resources
-from fl.errors import AbortedError, ConfigError
+from fl.errors import ConfigError
 from fl.formatting import listed
 from fl.local_work import LocalWorker
 from fl.report import save_plot
 from fl.report.tensorboard import EventFiles, require_tensorboard
 from fl.report.verdict import verdict_on
-from fl.rounds import FederatedRun, RoundRecord, start_runs
+from fl.rounds import FederatedRun, RoundRecord, raise_if_all_aborted, start_runs
 from fl.summary import summarize
 
 # What may be given beside --resume: the rest of a run is settled when it starts.
@@ -124,12 +124,12 @@ def _train(
     if folder is None or not tensorboard:
         interrupted = _rounds(config, runs, records, folder, console)
         if not interrupted:
-            _raise_if_all_aborted(config, records, rounds_before)
+            raise_if_all_aborted(config, records, rounds_before)
         return _finish(config, runs, records, folder, console, interrupted)
     with EventFiles(folder.path, config, runs[0].plan, records, ended=time.time()) as events:
         interrupted = _rounds(config, runs, records, folder, console, events)
         if not interrupted:
-            _raise_if_all_aborted(config, records, rounds_before)
+            raise_if_all_aborted(config, records, rounds_before)
         finished = _finish(config, runs, records, folder, console, interrupted)
         if finished.summary["rounds"]:
             verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)
@@ -166,13 +166,6 @@ def _rounds(
         except KeyboardInterrupt:
             interrupted = True
     return interrupted
-
-
-def _raise_if_all_aborted(config: RunConfig, records: list[RoundRecord], rounds_before: int) -> None:
-    """A training in which no round came to a sum has failed, however many more it might try."""
-    new = [one for one in records if one.aggregator == config.aggregator and one.round > rounds_before]
-    if new and all(one.aborted for one in new):
-        raise AbortedError(f"no round came to a sum, and the model is what it was; the last one: {new[-1].aborted}")
 
 
 def _finish(

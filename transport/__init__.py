@@ -4,6 +4,7 @@ from transport.client_host import ClientHost
 from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, Deadlines, ServerDriver
 from transport.errors import (
+    BudgetSpentError,
     FrameError,
     InputWithheldError,
     JournalError,
@@ -23,6 +24,7 @@ from transport.recovery import MaskRecovery, RecoveryPool
 
 __all__ = [
     "Announcement",
+    "BudgetSpentError",
     "ClientDriver",
     "ClientHost",
     "ClientJournal",

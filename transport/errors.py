@@ -43,6 +43,10 @@ class RepeatedSessionError(SessionRefusedError):
     """
 
 
+class BudgetSpentError(RepeatedSessionError):
+    """This client has answered as many rounds as it was told to, and answers no more."""
+
+
 class InputWithheldError(TransportError):
     """Raise it where a client's input is asked for, and the client leaves instead: it has none that may be sent.
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transport._database import Database
-from transport.errors import JournalError, RepeatedSessionError
+from transport.errors import BudgetSpentError, JournalError, RepeatedSessionError
 
 # "SAgP"
 _APPLICATION_ID = 0x53416750
@@ -151,7 +151,7 @@ class ClientRecord:
                 raise RepeatedSessionError(_ENTERED) from None
 
     def check_round(self, number: int) -> None:
-        """Raise RepeatedSessionError if the round was answered, or is below one that was, or the budget is spent."""
+        """Raise RepeatedSessionError if the round was answered or is below one that was; BudgetSpentError."""
         with self._participation._database() as database:
             self._check_round(database, number, b"")
 
@@ -194,7 +194,7 @@ class ClientRecord:
             database.rows("SELECT total(rounds) FROM answered WHERE client = ? AND training = ?", self._place[:2])
         )
         if self._max_rounds is not None and spent >= self._max_rounds:
-            raise RepeatedSessionError(
+            raise BudgetSpentError(
                 f"this client has answered {int(spent)} rounds of {self._training!r}, and its budget is "
                 f"{self._max_rounds}: raise it if the training may go on"
             )

@@ -28,6 +28,7 @@ from fl.session_policy import PolicyError
 from fl.threads import worthwhile_threads
 from secagg import Adversary, ClientId, Identity, KeyDirectory
 from transport import (
+    BudgetSpentError,
     ClientJournal,
     ClientRecord,
     EndCode,
@@ -144,6 +145,8 @@ class Participant:
             except _OverError:
                 self._say("the training is over")
                 return
+            except BudgetSpentError as error:
+                raise NetworkError(f"{error} (--max-rounds)") from None
             except (_ModeError, RepeatedSessionError) as error:
                 if isinstance(error, _ModeError):
                     self._has_identity = not self._has_identity

@@ -30,7 +30,7 @@ from fl.network.session_thread import SessionThread
 from fl.network.settings import NetworkSettings, ServeOptions, settle
 from fl.quantization import UpdateEncoding
 from fl.report import save_plot
-from fl.rounds import FederatedRun, RoundRecord
+from fl.rounds import FederatedRun, RoundRecord, raise_if_all_aborted
 from fl.serialization import model_to_bytes
 from fl.state import ParameterLayout
 from fl.summary import summarize
@@ -111,6 +111,7 @@ class _Serving:
         self._options = options
         self._dataset = dataset
         self._run = run
+        self._rounds_before = run.rounds_done
         self._console = console
         self._encoding = UpdateEncoding(
             update_length=ParameterLayout.of(run.model).size,
@@ -250,6 +251,8 @@ class _Serving:
                 highlight=False,
                 soft_wrap=True,
             )
+        else:
+            raise_if_all_aborted(self._config, records, self._rounds_before)
         summary = summarize(self._config, records, self._plan)
         if records:
             self._console.print(summary_table(summary))

@@ -17,6 +17,7 @@ import pytest
 import secagg
 from fl.aggregation import RoundRequest
 from fl.checkpoint import RunFolder
+from fl.errors import AbortedError
 from fl.network import joining
 from fl.network.aggregator import NetworkAggregator, ServingRules
 from fl.network.announcement import Announcement
@@ -205,7 +206,8 @@ def test_who_hears_that_the_last_round_has_no_result_hears_that_it_was_the_last(
 ) -> None:
     monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 6.0)
     training = Training(deployment, rounds=1)
-    training.serve(lambda: leave(training))
+    with pytest.raises(AbortedError, match="no round came to a sum"):
+        training.serve(lambda: leave(training))
     for i in (2, 3):
         training.clients[i].finish()
         assert training.clients[i].said[-2].startswith("round 1/1: no result (")
