@@ -78,7 +78,7 @@ bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic e
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
-	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted
+	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py
 
 bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.encrypted.compare
