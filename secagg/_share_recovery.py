@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg.algebra import reed_solomon, shamir
-from secagg.algebra.field import PRIME, FieldArray, multiply, reduce
+from secagg.algebra.field import PRIME, FieldArray, matmul, multiply, reduce
 from secagg.primitives.entropy import EntropySource
 from secagg.sharing import LIMBS, ShareArray, limbs_to_seed, uniform_field_elements
 
@@ -166,7 +166,7 @@ class _Recovery:
             if not left.size:
                 break
             powers = np.array([pow(alpha, exponent, PRIME) for exponent in range(LIMBS)], dtype=np.uint64)
-            mixed = reduce((shares[left] * powers).sum(axis=2, dtype=np.uint64))
+            mixed = _mixed(shares[left], powers[:, None])[:, :, 0]
             errors, told = reed_solomon.find_errors(points, usable[left], mixed, self._threshold)
             bad[left] |= errors
             left = left[told & (2 * np.count_nonzero(bad[left], axis=1) <= spare[left])]
@@ -265,12 +265,17 @@ def _agree(
         return agree
     weights = shamir.dual_weights(patterns)
     checked = np.flatnonzero(spare[pattern_of])
-    for _ in range(_REPETITIONS):
-        mixing = uniform_field_elements(LIMBS, entropy).astype(np.uint64)
-        random = multiply(weights, _random_polynomials(patterns.shape[1], spare, entropy))
-        mixed = reduce((shares[checked] * mixing).sum(axis=2, dtype=np.uint64))
-        agree[checked] &= reduce(multiply(random[pattern_of[checked]], mixed).sum(axis=1, dtype=np.uint64)) == 0
+    mixed = _mixed(shares[checked], uniform_field_elements(LIMBS * _REPETITIONS, entropy).reshape(LIMBS, -1))
+    for repetition in range(_REPETITIONS):
+        random = multiply(weights, _random_polynomials(patterns.shape[1], spare, entropy))[pattern_of[checked]]
+        agree[checked] &= reduce(multiply(random, mixed[:, :, repetition]).sum(axis=1, dtype=np.uint64)) == 0
     return agree
+
+
+def _mixed(shares: ShareArray, weights: npt.NDArray[np.unsignedinteger]) -> FieldArray:
+    """Sums of each share's limbs with these weights, shape (LIMBS, sums): (owners, places, sums)."""
+    sums = matmul(shares.reshape(-1, LIMBS).astype(np.float64), weights.astype(np.float64))
+    return sums.reshape(*shares.shape[:2], weights.shape[1])
 
 
 def _random_polynomials(num_points: int, num_coefficients: npt.NDArray[np.intp], entropy: EntropySource) -> FieldArray:
