@@ -158,15 +158,19 @@ class UpdateEncoding:
         num_examples, correct, loss, num_clipped = checked_totals(
             total, num_clients, self._counters, fewest_examples=num_clients
         )
-        mean = total[: self.update_length].astype(np.float64)
+        elements = total[: self.update_length]
+        # Each client's are at most its weight times the largest value, and one more by rounding.
+        most = num_examples / self.max_examples * ((1 << self.value_bits) - 1) + num_clients
+        if int(elements.max()) > most:
+            raise UndecodableSumError(
+                f"{num_clients} clients' inputs, of {num_examples} examples, cannot add up to an element of "
+                f"{int(elements.max())}: a client sent what is no input"
+            )
+        mean = elements.astype(np.float64)
         mean *= self._step * self.max_examples / num_examples
         mean -= self.clip
-        with np.errstate(over="ignore"):
-            mean_delta = mean.astype(np.float32)
-        if not np.isfinite(mean_delta).all():
-            raise UndecodableSumError("a mean update with elements beyond float32: a client sent what is no update")
         return Aggregate(
-            mean_delta=mean_delta,
+            mean_delta=mean.astype(np.float32),
             num_examples=num_examples,
             loss=loss / LOSS_STEPS / num_examples,
             accuracy=correct / num_examples,

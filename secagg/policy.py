@@ -8,6 +8,9 @@ from secagg.params import Adversary, Parameters
 from secagg.planner import GraphKind
 from secagg.sparse_bounds import SparseBounds
 
+# To tell what is safe takes memory for each of them.
+_MOST_SPARSE = 1 << 20
+
 _ORDER = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
 
 
@@ -64,6 +67,8 @@ class SessionPolicy:
                 f"a sparse graph, of {degree} neighbours among {n} clients, but this client takes the complete graph "
                 "only: its policy must allow sparse graphs"
             ]
+        if n > _MOST_SPARSE:
+            return [f"a sparse graph of {n} clients, but this client looks at no more than {_MOST_SPARSE}"]
         bounds = SparseBounds(n, floor(self.corrupt * n), 0, n, semi_malicious=params.is_signed)
         planned = bounds.smallest()
         if planned is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transport.errors import JournalError
 
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 30.0
 
 _MEMORY = ":memory:"
 
@@ -30,7 +30,7 @@ class Database:
         application_id, version: what the file must say it is, 32 bits each.
         schema: the statements that make the tables.
         shared: several processes may have the file open; each locks it only from `begin` to `commit`, and waits up to
-            ten seconds for the others. ``":memory:"`` is then a database of this process alone.
+            half a minute for the others. ``":memory:"`` is then a database of this process alone.
         if_damaged: what to do with a file that is damaged.
 
     Raises:
@@ -92,7 +92,10 @@ class Database:
         # Opened for a single row each time, a shared file is better off without a log beside it.
         if not self._shared and self._one("PRAGMA journal_mode=WAL") != "wal":
             raise JournalError(f"{self.path}: this file system has no write-ahead log; put the journal on a local disk")
-        connection.execute("PRAGMA synchronous=FULL")
+        # Without a log, what makes a commit durable is that the rollback journal is gone from its folder, too.
+        connection.execute(f"PRAGMA synchronous={'EXTRA' if self._shared else 'FULL'}")
+        if self._shared and not is_new:
+            return
         # Takes the lock, and keeps it unless the file is shared.
         connection.execute("BEGIN EXCLUSIVE")
         # Where it is shared, another process may have made the tables meanwhile.
@@ -179,7 +182,12 @@ class Database:
             yield
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise JournalError(f"{self.path} is in use: another process runs its session") from None
+                whose = (
+                    "others have been writing to it for too long"
+                    if self._shared
+                    else "another process runs its session"
+                )
+                raise JournalError(f"{self.path} is in use: {whose}") from None
             raise JournalError(f"{self.path} cannot be used ({error}): nothing that is not on the disk was sent; "
                                "see to the disk, then start again to resume") from None  # fmt: skip
         except sqlite3.DatabaseError as error:

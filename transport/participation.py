@@ -111,7 +111,8 @@ class ClientRecord:
         training: the client's own name for what the rounds are of. A server that could choose it could start anew.
             None: sessions have no order here, and only a session that is entered twice is refused.
         run: the part of the training that the rounds are numbered in, where a framework starts numbering again.
-        max_rounds: the most rounds to answer in the training, all runs together; None: no limit.
+        max_rounds: the most rounds to answer in the training, all runs together, and the most that a round's number may
+            be above the last one; None: no limit.
     """
 
     def __init__(
@@ -182,7 +183,9 @@ class ClientRecord:
             return True
         if not 0 <= number < 2**63:
             raise RepeatedSessionError(f"{number} is not the number of a round")
+        before = 0
         for last, answered in self._rows(database):
+            before = last
             if number == last and answered == session_id:
                 return False
             if number <= last:
@@ -190,6 +193,12 @@ class ClientRecord:
                     f"round {number} was offered, but this client has answered round {last} of {self._training!r}: "
                     "it answers no round twice. If a new training begins, give it a name of its own"
                 )
+        if self._max_rounds is not None and number - before > self._max_rounds:
+            # One round with a huge number would otherwise shut this client out of all later ones.
+            raise BudgetSpentError(
+                f"round {number} was offered, which is more than {self._max_rounds}, this client's budget, above round "
+                f"{before}: raise the budget if the training is that long"
+            )
         (spent,) = next(
             database.rows("SELECT total(rounds) FROM answered WHERE client = ? AND training = ?", self._place[:2])
         )
@@ -224,17 +233,20 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         JournalError: it cannot be made, is a link, another user's, or open to others.
     """
-    folder = Path(path)
+    folder, user = Path(path), os.getuid() if hasattr(os, "getuid") else None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # lstat: a link that somebody else planted must not lead to a folder that this user owns.
         status = folder.lstat()
+        if stat.S_ISLNK(status.st_mode) and status.st_uid == 0 and user != 0:
+            # The system's own, as systemd makes for the state of a service.
+            status = folder.stat()
     except OSError as error:
         raise JournalError(f"the folder {folder} cannot be used: {error.strerror}") from None
     if not stat.S_ISDIR(status.st_mode):
         raise JournalError(f"{folder} must be a folder itself, and not a link to one")
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        raise JournalError(f"the folder {folder} must be this user's, and writable for nobody else")
+    if user is not None and (status.st_uid != user or status.st_mode & 0o022):
+        raise JournalError(f"the folder {folder} must be this user's, and writable for nobody else: chmod 700 it")
     return folder
 
 

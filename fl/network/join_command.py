@@ -72,7 +72,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         max_model_bytes: Annotated[int, Option(help="The largest model to take.")] = 1 << 26,
         training: Annotated[
             str | None,
-            Option(help="Your own name for the training; each of its rounds is answered once (default: HOST:PORT)."),
+            Option(help="Your own name for the training; each of its rounds is answered once (default: default)."),
         ] = None,
         max_rounds: Annotated[int, Option(help="The most rounds to answer in this training.")] = 1000,
         directory: Annotated[

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from fl.counters import IntegerVector
 from fl.errors import ConfigError
@@ -24,14 +25,17 @@ from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
 from fl.network.policy import Policy
 from fl.participation import open_participation
+from fl.quantization import QuantizationError
 from fl.session_policy import PolicyError
 from fl.threads import worthwhile_threads
+from fl.training import DivergedError
 from secagg import Adversary, ClientId, Identity, KeyDirectory
 from transport import (
     BudgetSpentError,
     ClientJournal,
     ClientRecord,
     EndCode,
+    InputWithheldError,
     Offer,
     RefusalCode,
     RepeatedSessionError,
@@ -47,6 +51,8 @@ _NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION
 
 # Before it asks again; drawn at random, so that clients whom one failure hit do not come back together.
 _PAUSE_SECONDS = (0.5, 1.5)
+
+DEFAULT_TRAINING = "default"
 
 # Before it asks a server again that offered what it does not take: each time it is sent the model.
 _PATIENCE = Retry(first=1.0, longest=10.0)
@@ -71,8 +77,8 @@ class JoinOptions:
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
         state: a folder for the journal, its key, and the record of what this client has answered. Without it, a crash
             costs the client the round, and the record is in the user's own folder (`fl.participation`).
-        training: the client's own name for the training, in which it answers each round once; by default the address.
-            The server has no say in it: it could begin anew as often as it likes.
+        training: the client's own name for the training, in which it answers each round once. Nothing of the server's
+            is in it, nor its address: it could begin anew as often as it likes.
         max_rounds: the most rounds to answer in that training.
         policy: what it asks of an offer.
         max_model_bytes: how long an announcement to take, the model in it.
@@ -145,6 +151,12 @@ class Participant:
             except _OverError:
                 self._say("the training is over")
                 return
+            except InputWithheldError as error:
+                # The model that came is at fault, or the data; perhaps the next round's is better.
+                self._say(f"no update in this round: {error}; waiting for the next")
+                setbacks += 1
+                await asyncio.sleep(_PATIENCE.delay(setbacks))
+                continue
             except BudgetSpentError as error:
                 raise NetworkError(f"{error} (--max-rounds)") from None
             except (_ModeError, RepeatedSessionError) as error:
@@ -166,18 +178,27 @@ class Participant:
                     self._say(f"not in this round ({error}); waiting for the next")
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
                 continue
-            refusals, setbacks, is_waiting = 0, 0, False
-            if self._is_last(end):
+            if self._is_last(end, has_answered := self._has_answered(record)):
                 return
-            if end.code is not EndCode.COMPLETED:
+            refusals, setbacks, is_waiting = 0, 0 if has_answered else setbacks + 1, False
+            if not has_answered:
+                await asyncio.sleep(_PATIENCE.delay(setbacks))
+            elif end.code is not EndCode.COMPLETED:
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
 
-    def _is_last(self, end: End) -> bool:
+    def _has_answered(self, record: ClientRecord) -> bool:
+        """Whether this client went through the round to its end: a server can end one at once, again and again."""
+        return self._announced is not None and record.last_answered() == self._announced.round
+
+    def _is_last(self, end: End, has_answered: bool) -> bool:
         announced = self._announced
         if announced is None:
             raise NetworkError("the server ended a session that it had not offered: is it `secagg serve`?")
         if end.code is not EndCode.COMPLETED:
             self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
+            return False
+        if not has_answered and announced.round != announced.rounds:
+            self._say(f"round {announced.round}/{announced.rounds}: it ended before this client had answered")
             return False
         self.rounds += 1
         self._say(f"round {announced.round}/{announced.rounds}: {end.included} updates are in the mean")
@@ -218,7 +239,7 @@ class Participant:
             participation = IN_MEMORY if is_trial else open_participation(options.state)
         except ConfigError as error:
             raise ConfigError(f"{error}; --state names another folder for it") from None
-        training = options.training or show_address(options.address)
+        training = options.training or DEFAULT_TRAINING
         return ClientRecord(participation, self._owner(), training=training, max_rounds=options.max_rounds)
 
     def _owner(self) -> bytes:
@@ -280,9 +301,15 @@ class Participant:
     def _input(self, offer: Offer) -> IntegerVector:
         """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""
         announced = _announced_in(offer)
-        data, number = self._data, announced.round
-        model = self._options.policy.check_training(announced, offer.params, data)
-        self._say(f"round {number}/{announced.rounds}: training on {len(data.labels)} examples")
+        model = self._options.policy.check_training(announced, offer.params, self._data)
+        self._say(f"round {announced.round}/{announced.rounds}: training on {len(self._data.labels)} examples")
+        try:
+            return self._trained(announced, model)
+        except (DivergedError, QuantizationError) as error:
+            raise InputWithheldError(str(error)) from None
+
+    def _trained(self, announced: Announcement, model: nn.Module) -> IntegerVector:
+        data = self._data
         update = local_update(
             model,
             data.images,

@@ -222,7 +222,7 @@ def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> A
     ("place", "fits", "change", "text"),
     [
         # The weights are 10 each: from 2 to 200 in all. A client may lie about its own.
-        (8, -9, -19, "cannot add up to 1 examples"),
+        (8, -1, -19, "cannot add up to 1 examples"),
         (8, 180, 181, "cannot add up to 201 examples"),
         # The high digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
         (-5, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
@@ -237,10 +237,10 @@ def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str)
 def test_an_average_that_is_not_finite() -> None:
     """A half-precision array whose change is larger than any client's can be."""
     sent = {"model": {"w": np.full((3, 2), 6e4, np.float16), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
-    one = Reply({"model": {"w": sent["model"]["w"]}}, {"metrics": {"num-examples": 1}})
+    one = Reply({"model": {"w": sent["model"]["w"]}}, {"metrics": {"num-examples": 100}})
     form = encoding(clip=1e4)
     vector, fields = form.encode(one, sent, np.random.default_rng(0))
-    assert form.decode(vector.astype(np.uint32), 1, fields, sent).total_weight == 1
+    assert form.decode(vector.astype(np.uint32), 1, fields, sent).total_weight == 100
     vector[0] = (1 << 20) - 1
     with pytest.raises(UndecodableSumError, match="not finite"):
         form.decode(vector.astype(np.uint32), 1, fields, sent)

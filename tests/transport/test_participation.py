@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from transport import ClientRecord, JournalError, Participation, RepeatedSessionError
+from transport import BudgetSpentError, ClientRecord, JournalError, Participation, RepeatedSessionError
 
 
 def record(path: Path | None, client: bytes = b"key", **options) -> ClientRecord:
@@ -85,6 +85,15 @@ def test_a_budget_counts_the_rounds_of_all_runs(tmp_path) -> None:
     record(path, run="c", max_rounds=4).check_round(1)
 
 
+def test_one_huge_number_does_not_shut_a_client_out(tmp_path) -> None:
+    path = tmp_path / "record"
+    record(path, max_rounds=10).answer(b"one", 9)
+    for number in (20, 2**62):
+        with pytest.raises(BudgetSpentError, match=f"round {number} was offered, which is more than 10, .* round 9"):
+            record(path, max_rounds=10).check_round(number)
+    record(path, max_rounds=10).answer(b"two", 19)
+
+
 def test_without_a_training_sessions_have_no_order() -> None:
     loose = record(None, training=None)
     for session in (b"one", b"two"):
@@ -108,7 +117,7 @@ def test_of_many_at_once_one_answers(tmp_path) -> None:
 def test_what_a_killed_process_answered_stays_answered(tmp_path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from transport import ClientRecord, Participation\n"
+        "from transport import BudgetSpentError, ClientRecord, Participation\n"
         "ClientRecord(Participation(sys.argv[1]), b'key', training='flu').answer(b'session', 5)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from fl.network.errors import NetworkError
 from fl.network.joining import JoinOptions, Participant
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
+from fl.quantization import QuantizationError
+from fl.training import DivergedError
 from secagg import Adversary
-from transport import EndCode, RepeatedSessionError
+from transport import EndCode, InputWithheldError, RepeatedSessionError
 from transport.link import End
 from transport.tcp import PLAINTEXT
 
@@ -91,10 +94,61 @@ def test_a_server_that_ends_every_session_at_once_is_not_asked_in_a_hurry(
 ) -> None:
     serve(monkeypatch, [End(EndCode.TOO_FEW_CLIENTS, text="too few")] * 5)
     client = participant([])
-    monkeypatch.setattr(client, "_is_last", lambda end: False)
+    monkeypatch.setattr(client, "_is_last", lambda end, has_answered: False)
     asyncio.run(client.run())
     assert len(waits) == 5
     assert min(waits) >= 0.5
+
+
+def test_rounds_that_end_before_this_client_has_answered_are_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """A server can offer a round and call it completed at once, again and again."""
+    serve(monkeypatch, [End(EndCode.COMPLETED, included=5)] * 20)
+    said: list[str] = []
+    client = participant(said, once=True, training="a server in a hurry")
+    session = client._session
+
+    async def offered(record: Any) -> End:
+        client._announced = SimpleNamespace(round=3, rounds=9)  # type: ignore[assignment]
+        return await session(record)
+
+    monkeypatch.setattr(client, "_session", offered)
+    asyncio.run(client.run())
+    assert client.rounds == 0
+    assert said.count("round 3/9: it ended before this client had answered") == 20
+    assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
+
+
+def test_a_model_that_cannot_be_trained_costs_a_round_and_not_the_training(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    serve(monkeypatch, [InputWithheldError("training ran away")] * 2)
+    said: list[str] = []
+    asyncio.run(participant(said).run())
+    assert said[1:] == [
+        "no update in this round: training ran away; waiting for the next",
+        "no update in this round: training ran away; waiting for the next",
+        "the training is over",
+    ]
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("error", [DivergedError("its loss is nan"), QuantizationError("elements that are not finite")])
+def test_what_a_bad_model_does_to_training_withholds_the_update(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    client = participant([])
+    announced = SimpleNamespace(round=1, rounds=2, training=SimpleNamespace(batch_size=1))
+    monkeypatch.setattr(joining, "_announced_in", lambda offer: announced)
+    monkeypatch.setattr(Policy, "check_training", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(joining, "local_update", fails)
+    monkeypatch.setattr(joining, "worthwhile_threads", lambda *_: 1)
+    with pytest.raises(InputWithheldError, match=str(error)):
+        client._input(SimpleNamespace(params=None))  # type: ignore[arg-type]
 
 
 def test_an_end_without_an_offer_is_one_line(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
