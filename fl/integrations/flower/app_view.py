@@ -11,6 +11,7 @@ al., CCS 2022).  So the app is handed a message and a context made here, every p
 A part that a release of Flower adds is none of these until somebody has looked at it: test_extension_points.py.
 """
 
+import copy
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,8 @@ def run_digest(run_id: int, group_id: str, run_config: Mapping[str, Any]) -> byt
 
 
 def view_of(message: Message, records: RecordDict, context: Context) -> tuple[Message, Context]:
-    """The message and the context that the app is handed; the context's state is ``context``'s own.
+    """The message and the context that the app is handed; its state is a copy, which
+    leaves the node's as it is.
 
     Args:
         message: what the server sent.
@@ -51,7 +53,7 @@ def view_of(message: Message, records: RecordDict, context: Context) -> tuple[Me
         run_id=context.run_id,
         node_id=context.node_id,
         node_config=context.node_config,
-        state=context.state,
+        state=copy.deepcopy(context.state),
         run_config=dict(sorted(context.run_config.items())),
     )
     return Message(metadata=metadata, content=_in_one_order(records)), own

@@ -15,12 +15,13 @@ import numpy as np
 
 from fl.errors import ConfigError, FLError
 from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
+from fl.integrations.flower.app_state import install, keep_session, take_session, without_session
 from fl.integrations.flower.app_view import run_digest, view_of
 from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
 from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.node_record import NodeRecord, RoundName
 from fl.integrations.flower.offer import Offer
-from fl.integrations.flower.wire import CONTROL, Onward, Opening, pack_answer, unpack
+from fl.integrations.flower.wire import Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import Arrays
 from fl.session_policy import SessionPolicy
@@ -38,10 +39,12 @@ from secagg import (
     encode,
 )
 from transport import TransportError
+from transport.printable import printable
 
 _LOG = logging.getLogger("flwr.secagg")
 
-_STATE = f"{CONTROL}.client"
+_IN_THE_CLEAR = frozenset({"evaluate", "query"})
+"""What an app may be asked outside of sessions; Flower's older clients give their model to other messages."""
 
 ClientAppCallable = Callable[[Message, Context], Message]
 IdentitySource = Identity | Callable[[Context], Identity] | None
@@ -174,10 +177,12 @@ class SecAggMod:
         return Message(answer, reply_to=message)
 
     def _unprotected(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """A message that is not part of a session: let through, unless its answer is to be protected."""
+        """A message that is not part of a session: let through if its answer may be in the clear."""
         category = message.metadata.message_type.split(".")[0]
-        if category not in self._protected:
-            return call_next(message, context)
+        if category in _IN_THE_CLEAR - self._protected:
+            with without_session(context):
+                return call_next(message, context)
+        category = printable(category)
         _LOG.error("secagg: node %s was asked to %s in the clear, and declines", context.node_id, category)
         return _refusal(
             message,
@@ -187,7 +192,7 @@ class SecAggMod:
 
     def _open(self, opening: Opening, message: Message, context: Context) -> RecordDict:
         """Begin a session; one that was open is forgotten."""
-        context.state.pop(_STATE, None)
+        take_session(context)
         offer = Offer.from_bytes(opening.offer)
         self._policy.check(offer.params)
         _check_run(offer, message, context)
@@ -198,13 +203,13 @@ class SecAggMod:
         else:
             _warn_of_trust()
         (send,) = client.start()
-        return self._answer(client, send, context, {"offer": opening.offer})
+        return self._answer(client, send, context, {"offer": opening.offer}, RecordDict())
 
     def _go_on(
         self, onward: Onward, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
     ) -> RecordDict:
         """Take a message of the protocol, and train if the input is due."""
-        stored = context.state.pop(_STATE, None)
+        stored, trained = take_session(context)
         if stored is None:
             raise OfferError("no session is open here: it was never offered, or is over")
         kept = dict(stored)
@@ -221,7 +226,7 @@ class SecAggMod:
                 # The shares that open the sum go out next.
                 round_ = RoundName(kept["series"], kept["number"])
                 record.answer(client.session_id, round_, context.run_id, offer.content)
-            return self._answer(client, event, context, kept)
+            return self._answer(client, event, context, kept, trained)
         if event.rejected_shares:
             _LOG.warning("secagg: shares of %d clients could not be opened", len(event.rejected_shares))
         if content_digest(message.metadata.message_type, own) != offer.content:
@@ -230,19 +235,18 @@ class SecAggMod:
             round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
             record.check(round_, context.run_id, offer.content)
             kept |= {"series": round_.series, "number": round_.number}
-        vector, layout = self._train(offer, own, message, context, call_next)
+        vector, layout, trained = self._train(offer, own, message, context, call_next)
         (send,) = client.submit_input(vector)
-        return self._answer(client, send, context, kept, layout)
+        return self._answer(client, send, context, kept, trained, layout)
 
     def _train(
         self, offer: Offer, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> tuple[Any, bytes]:
-        """The app's reply, encoded, with its layout. FLError if it may not be sent."""
+    ) -> tuple[Any, bytes, RecordDict]:
+        """The app's reply, encoded, with its layout, and the app's new state. FLError if it may not be sent."""
         # The app may empty the records that it is given.
         received = {name: dict(record) for name, record in own.array_records.items()}
         asked, seen = view_of(message, own, context)
         reply = call_next(asked, seen)
-        context.state = seen.state
         if reply.has_error():
             raise _AppFailedError(reply.error)
         if reply.content.config_records:
@@ -250,16 +254,27 @@ class SecAggMod:
         # Rounding hides nothing; its seed is as good as any.
         rng = np.random.default_rng()
         vector, layout = offer.encoding.encode(reply_of(reply.content), _ndarrays(received), rng)
-        return vector, layout.to_bytes()
+        return vector, layout.to_bytes(), seen.state
 
     def _answer(
-        self, client: Client, send: Any, context: Context, kept: dict[str, Any], layout: bytes = b""
+        self,
+        client: Client,
+        send: Any,
+        context: Context,
+        kept: dict[str, Any],
+        trained: RecordDict,
+        layout: bytes = b"",
     ) -> RecordDict:
-        """The reply with a client's message; the client goes to rest in the node's state, beside ``kept``."""
+        """The reply with a client's message; the client goes to rest in the node's state, beside ``kept``.
+
+        With its last message, ``trained`` becomes the app's state.
+        """
         assert isinstance(send, Send)  # noqa: S101 - all that a client has to say but InputRequested
         data = encode(send.message, client.params)
-        if client.phase is not ClientPhase.FINISHED:
-            context.state[_STATE] = ConfigRecord({"client": client.suspend(), **kept})
+        if client.phase is ClientPhase.FINISHED:
+            install(context, trained)
+        else:
+            keep_session(context, ConfigRecord({"client": client.suspend(), **kept}), trained)
         return pack_answer(data, layout)
 
     def _who(self, offer: Offer, context: Context) -> dict[str, Any]:
