@@ -16,7 +16,7 @@ _TRAINED = f"{CONTROL}.trained."
 
 
 def take_session(context: Context) -> tuple[ConfigRecord | None, RecordDict]:
-    """Take out the session that is open, if any, and the app's state after its training; the app's earlier one stays."""
+    """Take out the session that is open, if any, and the app's state after its training; its earlier one stays."""
     kept = _take(context)
     trained = {name.removeprefix(_TRAINED): record for name, record in kept.items() if name.startswith(_TRAINED)}
     client = kept.get(_CLIENT)
