@@ -1,0 +1,95 @@
+"""Without any one of its checks, the library fails the campaign of random lies: the campaign can fail."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import secagg.client
+from secagg import Adversary, _client_rules, _client_states
+from secagg.primitives import signing
+from tests.adversarial.random_lies import campaign, hosts, library
+from transport import ClientRecord
+
+# With the seeds below, a few dozen sessions do.
+SESSIONS = 1000
+
+
+def _no_place_of_the_signer(patch: pytest.MonkeyPatch) -> None:
+    """Views count without the signer in them, under the keys that the receiver knows."""
+    digests = _client_rules._digests_of_views
+
+    def careless(message, setup, view, signers):
+        own_place = view.client_ids.index(setup.client_id)
+        return digests(message, setup, view, [own_place] * len(signers))
+
+    patch.setattr(_client_rules, "_digests_of_views", careless)
+
+
+def _no_proof(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_client_states, "check_consistency_proof", lambda *arguments: None)
+
+
+def _no_signature(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(signing, "verify", lambda *arguments: True)
+
+
+def _no_context(patch: pytest.MonkeyPatch) -> None:
+    """Clients that were given different models are in one session."""
+    bound = secagg.client.session_id
+    patch.setattr(secagg.client, "session_id", lambda params, nonce, context: bound(params, nonce=nonce, context=b""))
+
+
+def _a_second_list(patch: pytest.MonkeyPatch) -> None:
+    """A client that has answered a list answers the next one too."""
+    receive = _client_states.SurvivorsSigned.receive
+
+    def forgetful(self, message):
+        _, events = receive(self, message)
+        shared = {name: getattr(self, name) for name in ("client_ids", "identity_keys", "member_keys", "shared")}
+        setup = self.setup.without_identity()
+        return _client_states.Masked(setup, **shared, held=self.held, shares=self.shares), events
+
+    patch.setattr(_client_states.SurvivorsSigned, "receive", forgetful)
+
+
+def _no_record(patch: pytest.MonkeyPatch) -> None:
+    for name in ("check", "enter", "check_round", "answer"):
+        patch.setattr(ClientRecord, name, lambda *arguments, **options: None)
+
+
+def _a_mask_forgotten(patch: pytest.MonkeyPatch) -> None:
+    accumulate = _client_states.accumulate
+    patch.setattr(_client_states, "accumulate", lambda vector, masks: accumulate(vector, masks[:-1]))
+
+
+Disable = Callable[[pytest.MonkeyPatch], Any]
+
+
+@pytest.mark.parametrize(
+    ("disable", "front", "graph", "found", "seed"),
+    [
+        (_no_place_of_the_signer, "library", "sparse", "sums of too few", 2),
+        (_no_proof, "library", "complete", "sums of too few", 1),
+        (_no_proof, "library", "sparse", "sums of too few", 2),
+        (_no_signature, "library", "sparse", "sums of too few", 5),
+        (_no_context, "library", "complete", "sums over different models", 1),
+        (_a_second_list, "library", "complete", "second answers", 3),
+        (_a_second_list, "library", "complete", "double reveals", 3),
+        (_no_record, "host", "complete", "second answers", 5),
+        (_a_mask_forgotten, "library", "complete", "wrong sums", 0),
+    ],
+    ids=lambda value: value.__name__.strip("_").replace("_", " ") if callable(value) else str(value),
+)
+def test_the_campaign_finds_what_is_not_checked(disable: Disable, front, graph, found, seed, tmp_path, monkeypatch):
+    disable(monkeypatch)
+    make_front = library if front == "library" else hosts(tmp_path)
+    figures = campaign(
+        make_front,
+        sessions=SESSIONS,
+        seed=seed,
+        modes=(Adversary.MALICIOUS,),
+        graphs=(graph,),
+        stop=lambda figures: bool(figures.broken[found]),
+    )
+    assert figures.broken[found], figures

@@ -1,0 +1,25 @@
+"""`secagg join`, whole participants that train, against a server that lies at random."""
+
+from secagg import Adversary
+from tests.adversarial.lies.figures import OF_FRAMEWORKS
+from tests.adversarial.lies.joining import join
+from tests.adversarial.random_lies import assert_held, campaign, played
+from transport import ClientRecord
+
+
+def test_random_lies_get_nothing_from_participants(tmp_path):
+    assert_held(played(join(tmp_path), sessions=40, seed="13", without=OF_FRAMEWORKS), OF_FRAMEWORKS)
+
+
+def test_the_campaign_finds_that_nothing_is_remembered(tmp_path, monkeypatch):
+    for name in ("check", "enter", "check_round", "answer"):
+        monkeypatch.setattr(ClientRecord, name, lambda *arguments, **options: None)
+    figures = campaign(
+        join(tmp_path),
+        sessions=400,
+        seed="canary",
+        modes=(Adversary.MALICIOUS,),
+        graphs=("complete",),
+        stop=lambda figures: bool(figures.second_answers),
+    )
+    assert figures.second_answers, figures

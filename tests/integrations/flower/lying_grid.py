@@ -1,0 +1,218 @@
+"""Flower's nodes as a front for a server that lies at random: every message and every state over Flower's own wire.
+
+python -m tests.integrations.flower.lying_grid --sessions 500
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common.serde import context_from_proto, context_to_proto, message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Context as ContextProto
+from flwr.proto.message_pb2 import Message as MessageProto
+
+from fl.integrations.flower.app_view import run_digest
+from fl.integrations.flower.content import content_digest
+from fl.integrations.flower.mod import SecAggMod
+from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.wire import Onward, Opening, pack_onward, pack_opening, unpack_answer
+from fl.integrations.records import RecordEncoding
+from secagg import Adversary, Client
+from tests.adversarial.lies.figures import Lie
+from tests.adversarial.lies.fronts import MOST_CLIENTS, SmallGraphs, Terms
+from tests.adversarial.lies.ledger import Line, Refused
+from tests.adversarial.random_lies import MakeFront, main
+from tests.cohort import identity_of
+from tests.integrations.flower.apps import make_app
+from tests.integrations.flower.loopback import context_bytes, handle
+
+ENCODING = RecordEncoding(
+    capacity=2, weight="num-examples", max_weight=8, clip=1.0, value_bits=8, max_metrics=0, metric_bound=1.0
+)
+RUN_CONFIG = {"lr": 0.5}
+
+
+def content_of(terms: Terms) -> RecordDict:
+    """What the nodes are asked to train on."""
+    (seed, *_) = terms.model
+    arrays = ArrayRecord({"w": Array(np.full(2, seed / 256, dtype=np.float32))})
+    return RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": terms.number})})
+
+
+def offer_of(terms: Terms) -> Offer:
+    content = content_digest("train", content_of(terms))
+    more = terms.params.vector_length - ENCODING.vector_length
+    encoding = replace(ENCODING, capacity=ENCODING.capacity + more)
+    return Offer(terms.params, encoding, terms.nonce, content, run_digest(1, "", RUN_CONFIG))
+
+
+class FlowerLine:
+    """One session of one node, as the SuperLink drives it."""
+
+    def __init__(self, front: "FlowerFront", node: int, terms: Terms) -> None:
+        self._front, self._node = front, node
+        self.content, self.group = content_of(terms), ""
+        self.input: list[int] | None = None
+        self.basis: Hashable = None
+        self._before = front.contexts[node]
+        self.twists: dict[Lie, Callable[[], None]] = {
+            Lie.OTHER_SETTINGS: self._other_settings,
+            Lie.OTHER_CONTENT: self._other_content,
+        }
+
+    def open(self, client_id: int, offer: Offer) -> bytes:
+        return self._do(pack_opening(Opening(client_id, offer.to_bytes())))
+
+    def tell(self, data: bytes, *, again: bool = False) -> bytes:
+        return self._do(pack_onward(Onward(data), self.content))
+
+    def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
+        """Two processes are given the node's state, and handle a message each; one of them saves its state last."""
+        state, answers = self._front.contexts[self._node], []
+        for data in (first, second):
+            self._front.contexts[self._node] = state
+            try:
+                answers.append(self.tell(data))
+            except Refused:
+                answers.append(None)
+        return answers
+
+    def crash(self) -> None:
+        """The process that gave the last answer ended before the node's state was saved."""
+        self._front.contexts[self._node] = self._before
+
+    def _do(self, content: RecordDict) -> bytes:
+        front = self._front
+        self._before = front.contexts[self._node]
+        message = Message(content, self._node, "train", group_id=self.group)
+        message.metadata.__dict__["_message_id"] = str(uuid4())
+        data = message_to_proto(message).SerializeToString()
+        front.given, front.seen, front.reasons[:] = None, None, []
+        reply, front.contexts[self._node] = handle(front.app, data, self._before)
+        said = message_from_proto(MessageProto.FromString(reply))
+        if said.has_error():
+            raise Refused(front.reasons[-1] if front.reasons else said.error.reason)
+        if front.given is not None:
+            self.input, self.basis = front.given, front.seen
+        answer = unpack_answer(said.content)
+        assert answer is not None
+        return answer[0]
+
+    # --- What else the SuperLink can lie about ------------------------------------------------------------------------
+
+    def _other_settings(self) -> None:
+        """The run's configuration, or the message's group."""
+        if self._front.rng.random() < 0.5:
+            self.group = "another"
+            return
+        context = context_from_proto(ContextProto.FromString(self._front.contexts[self._node]))
+        context.run_config["lr"] = 0.25
+        self._front.contexts[self._node] = context_to_proto(context).SerializeToString()
+
+    def _other_content(self) -> None:
+        if self._front.rng.random() < 0.5:
+            self.content["arrays"] = ArrayRecord({"w": Array(np.zeros(2, dtype=np.float32))})
+        else:
+            self.content["config"] = ConfigRecord({**self.content["config"], "lr": 0.25})
+
+
+class FlowerFront:
+    """Nodes 0, 1, ..., their states and one record of what they have answered."""
+
+    answers_once = True
+    gives_numbers = True
+    sizes = {"vector_length": ENCODING.vector_length, "value_bits": ENCODING.value_bits}  # noqa: RUF012
+
+    def __init__(self, mode: Adversary, folder: Path, rng: Random) -> None:
+        self.rng = rng
+        who: dict[str, Any] = {"identity": None, "enrolled": None}
+        if mode is Adversary.MALICIOUS:
+            who = {
+                "identity": lambda context: identity_of(context.node_id),
+                "enrolled": [identity_of(number).public_key for number in range(MOST_CLIENTS)],
+            }
+        mod = SecAggMod(
+            policy=SmallGraphs(adversary=mode), protected=frozenset({"train"}), claims=folder / str(uuid4()),
+            training="training", max_rounds=1000, **who,
+        )  # fmt: skip
+        self.app = make_app(mod, train=self._train)
+        self.contexts: dict[int, bytes] = {}
+        self.given: list[int] | None = None
+        self.seen: Hashable = None
+        self.reasons: list[str] = []
+        self._log = _Reasons(self.reasons)
+        self._patches = ExitStack()
+        submit = Client.submit_input
+
+        def watched(client: Client, vector: Any) -> Any:
+            self.given = vector.tolist()
+            return submit(client, vector)
+
+        self._patches.enter_context(patch.object(Client, "submit_input", watched))
+        logging.getLogger("flwr.secagg").addHandler(self._log)
+
+    def _train(self, message: Message, context: Context) -> Message:
+        """An update that says nothing; whatever is asked, the node does the same again."""
+        self.seen = content_digest(message.metadata.message_type, message.content), repr(context.run_config)
+        received = message.content["arrays"]["w"].numpy()
+        number = message.content["config"]["server-round"]
+        change = np.random.default_rng((context.node_id, number)).uniform(-0.9, 0.9, received.shape)
+        arrays = ArrayRecord({"w": Array((received + change).astype(np.float32))})
+        metrics = MetricRecord({"num-examples": 1 + context.node_id % 8})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    def open(self, client_id: int, owner: int, terms: Terms) -> tuple[Line, bytes]:
+        fresh = partial(context_bytes, owner, owner, MOST_CLIENTS, {}, dict(RUN_CONFIG))
+        self.contexts[owner] = _with_settings(self.contexts[owner]) if owner in self.contexts else fresh()
+        line = FlowerLine(self, owner, terms)
+        return line, line.open(client_id, offer_of(terms))
+
+    def context(self, terms: Terms) -> bytes:
+        return offer_of(terms).context
+
+    def same_input(self, owner: int, terms: Terms) -> tuple[int, int]:
+        return owner, terms.number
+
+    def close(self) -> None:
+        self._patches.close()
+        logging.getLogger("flwr.secagg").removeHandler(self._log)
+
+
+def _with_settings(data: bytes) -> bytes:
+    """The context with the run's true configuration again."""
+    context = context_from_proto(ContextProto.FromString(data))
+    context.run_config = dict(RUN_CONFIG)
+    return bytes(context_to_proto(context).SerializeToString())
+
+
+class _Reasons(logging.Handler):
+    """Keeps why nodes leave: they tell nobody else."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._kept = reasons
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.args[-1] if isinstance(record.args, tuple) and record.args else None
+        rule = getattr(error, "rule", None)
+        self._kept.append(type(error).__name__ if rule is None else rule.name)
+
+
+def flower(folder: Path) -> MakeFront:
+    """A `MakeFront`."""
+    return lambda mode, rng: FlowerFront(mode, folder, rng)
+
+
+if __name__ == "__main__":
+    logging.getLogger("flwr.secagg").propagate = False
+    sys.exit(main({"flower": flower}))

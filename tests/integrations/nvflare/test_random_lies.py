@@ -1,0 +1,51 @@
+"""NVFlare's sites against a server that lies at random; `lying_courier` plays as many sessions as one likes."""
+
+import pytest
+
+pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+
+from fl.integrations.nvflare import executor
+from fl.integrations.nvflare.model_encoding import as_model
+from secagg import Adversary
+from tests.adversarial.lies.figures import Lie
+from tests.adversarial.random_lies import assert_held, campaign, played
+from tests.integrations.nvflare.lying_courier import nvflare
+from transport import ClientRecord
+
+# Another offer is another session here; and sites' numbers are those of their names.
+WITHOUT = {Lie.OTHER_OFFER, Lie.OTHER_NUMBER}
+
+
+def test_random_lies_get_nothing_from_sites(tmp_path):
+    assert_held(played(nvflare(tmp_path), sessions=40, seed="13", without=WITHOUT), WITHOUT)
+
+
+def _no_record(patch: pytest.MonkeyPatch) -> None:
+    for name in ("check", "enter", "check_round", "answer"):
+        patch.setattr(ClientRecord, name, lambda *arguments, **options: None)
+
+
+def _any_model(patch: pytest.MonkeyPatch) -> None:
+    """The model that arrives is trained on, whatever was announced."""
+    arrived = lambda task, announcement: as_model(FLModelUtils.from_shareable(task).params)  # noqa: E731
+    patch.setattr(executor, "received_model", arrived)
+
+
+@pytest.mark.parametrize(
+    ("disable", "found", "seed"),
+    [(_no_record, "second answers", 0), (_any_model, "sums over different models", 0)],
+    ids=["nothing remembered", "another model than was announced"],
+)
+def test_the_campaign_finds_what_is_not_checked(disable, found, seed, tmp_path, monkeypatch):
+    disable(monkeypatch)
+    figures = campaign(
+        nvflare(tmp_path),
+        sessions=400,
+        seed=seed,
+        modes=(Adversary.MALICIOUS,),
+        graphs=("complete",),
+        stop=lambda figures: bool(figures.broken[found]),
+    )
+    assert figures.broken[found], figures
