@@ -79,6 +79,7 @@ def test_a_hundred_sessions_in_one_server_process_leave_it_as_it_was(start, tmp_
     # A session moves some 300 kB: were a hundredth of it kept, it would show in eighty sessions.
     assert memory[-1] - max(memory[10:20]) < 1 << 20
     files = [reading["files"] for reading in readings]
-    # Connections of the next session may be there, and of the last one still; with the last session all are gone.
-    assert max(files[50:]) <= max(files[:50]) + 1
+    # The four connections of the next session may be there, and the four of the last one still, however busy the
+    # machine is; with the last session all are gone. Were one kept in ten sessions, ten more would be there at the end.
+    assert max(files) <= min(files) + 8
     assert files[-1] <= min(files) + 1
