@@ -13,6 +13,11 @@ from tests.adversarial.lies.fronts import Front, HostLine, LibraryLine, Terms
 from tests.adversarial.lies.ledger import Ledger, ModelError, Refused, Run
 
 
+def kind_of(mode: Adversary, graph: str) -> str:
+    """A kind of session, for the figures."""
+    return f"{mode.value}, {graph}"
+
+
 @dataclass
 class World:
     """One server, its clients behind one front, and their sessions so far.
@@ -38,8 +43,7 @@ class World:
 
     @property
     def kind(self) -> str:
-        params = self.params
-        return f"{params.adversary.value}, {'complete' if params.is_complete else 'sparse'}"
+        return kind_of(self.params.adversary, "complete" if self.params.is_complete else "sparse")
 
     @property
     def is_lied_to(self) -> bool:

@@ -8,15 +8,15 @@ from fl.integrations.flower import mod
 from fl.integrations.flower.node_record import NodeRecord
 from secagg import Adversary
 from tests.adversarial.lies.figures import Lie
-from tests.adversarial.random_lies import assert_held, campaign, played
+from tests.adversarial.random_lies import THRIFTY, assert_held, campaign, played
 from tests.integrations.flower.lying_grid import flower
 
-# Another offer is another session here.
-WITHOUT = {Lie.OTHER_OFFER}
+# Another offer is another session here, in which no client has a second run.
+WITHOUT = {Lie.OTHER_OFFER, Lie.OLD_KEYS}
 
 
 def test_random_lies_get_nothing_from_nodes(tmp_path):
-    assert_held(played(flower(tmp_path), sessions=40, seed="13", without=WITHOUT), WITHOUT)
+    assert_held(played(flower(tmp_path), sessions=60, seed=4, without=WITHOUT, graphs=THRIFTY), WITHOUT)
 
 
 @pytest.mark.parametrize(
