@@ -200,14 +200,14 @@ def test_a_budget_bounds_the_rounds_of_all_jobs_together(cohort: Cohort, caplog:
     """A server can run a job again: the rounds of the new one have numbers of their own."""
     for job in ("first", "second"):
         sites = cohort.sites(max_rounds=2, job=job)
-        assert_ends_well(cohort, courier_of(sites, model_with(0.25), announced={"job_id": job}))
+        assert_ends_well(cohort, courier_of(sites, model_with(0.25, 1), announced={"job_id": job}))
     sites = cohort.sites(max_rounds=2, job="third")
-    report = courier_of(sites, model_with(0.25), announced={"job_id": "third"}).run(directory=cohort.directory())
+    report = courier_of(sites, model_with(0.25, 1), announced={"job_id": "third"}).run(directory=cohort.directory())
     assert isinstance(report.outcome, Aborted)
     assert "its budget is 2" in caplog.text
     assert [site.trainer.calls for site in sites.values()] == [0] * len(SITES)
     sites = cohort.sites(max_rounds=2, job="third", training="of something else")
-    assert_ends_well(cohort, courier_of(sites, model_with(0.25), announced={"job_id": "third"}))
+    assert_ends_well(cohort, courier_of(sites, model_with(0.25, 1), announced={"job_id": "third"}))
 
 
 def test_no_share_leaves_before_the_record_is_on_the_disk(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
