@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from benchmarks.case import Case
 from benchmarks.interleave import Work
-from secagg._share_recovery import RecoveredSecrets, explain, recover_secrets
+from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
 from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from benchmarks.case import Case
 from benchmarks.interleave import Work
 from secagg import masking
-from secagg.masking import Mask, RecoveredMaskKey, UnmaskJob
+from secagg.masking import Mask
 from secagg.primitives.prg import CHUNK_BYTES, KEY_BYTES, Keystream, chunk_buffer
+from secagg.unmask_job import RecoveredMaskKey, UnmaskJob
 
 _LENGTH = 1_000_000
 _RECOVERED_LENGTH = 100_000

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.case import Case
 from benchmarks.interleave import Work
 from secagg import Adversary, Parameters, RemoteProtocolError, decode_server_message, encode
-from secagg._client_rules import Setup, View, check_consistency_proof
+from secagg._client.neighborhood import Neighborhood
+from secagg._client.rules import Setup, View, check_consistency_proof
 from secagg.messages import ConsistencyProof
 from secagg.primitives.digest import DIGEST_BYTES
 
@@ -34,9 +35,12 @@ def refused_views(peers: int) -> Case:
         keys = [signer.public_key() for signer in signers]
         everyone = (True,) * size
         view = View(
-            tuple(range(size)),
-            identity_keys=b"".join(key.public_bytes_raw() for key in keys),
-            member_keys=os.urandom(DIGEST_BYTES * size),
+            Neighborhood(
+                tuple(range(size)),
+                mask_public_keys=b"",
+                identity_keys=b"".join(key.public_bytes_raw() for key in keys),
+                key_digests=os.urandom(DIGEST_BYTES * size),
+            ),
             shared=everyone,
             survivors=everyone,
         )

@@ -5,7 +5,7 @@ Machine Learning" (CCS 2017).  `Client` and `Server` turn messages into events; 
 `encode` makes of them.  Start with `plan`, which turns a threat model into `Parameters`.
 """
 
-from secagg._client_states import ClientPhase
+from secagg._client.states import ClientPhase
 from secagg.client import Client
 from secagg.codec import decode_client_message, decode_server_message, encode, encode_parts, max_message_bytes
 from secagg.errors import (
@@ -34,7 +34,6 @@ from secagg.events import (
     rounds_of,
 )
 from secagg.identity import Identity, KeyDirectory, PinnedKeys, TrustOnFirstUse, TrustOnFirstUseWarning
-from secagg.masking import MaskSum, UnmaskJob
 from secagg.messages import ClientMessage, ServerMessage
 from secagg.params import Adversary, ClientId, Parameters
 from secagg.planner import GraphKind, Plan, plan
@@ -42,6 +41,7 @@ from secagg.policy import SessionPolicy
 from secagg.primitives.entropy import EntropySource
 from secagg.server import Server, ServerPhase, ServerStatus
 from secagg.transcript import TranscriptEntry, What
+from secagg.unmask_job import MaskSum, UnmaskJob
 
 __all__ = [
     "SERVER",

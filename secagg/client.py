@@ -10,9 +10,10 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from secagg import _suspension, transcript
-from secagg._client_rules import Setup
-from secagg._client_states import (
+from secagg import transcript
+from secagg._client import suspension
+from secagg._client.rules import Setup
+from secagg._client.states import (
     LIVE,
     Aborted,
     ClientPhase,
@@ -26,7 +27,7 @@ from secagg._client_states import (
 from secagg.errors import LocalProtocolError, RemoteProtocolError, Rule
 from secagg.events import ClientEvent
 from secagg.identity import Identity, KeyDirectory, check_directory, check_identity
-from secagg.messages import Message, PeerKeys, ServerMessage
+from secagg.messages import Message, ServerMessage
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
@@ -139,7 +140,7 @@ class Client:
         self._expect("receive()", LIVE)
         if not isinstance(message, Message):
             raise LocalProtocolError(f"receive() takes a message, not {type(message).__name__}")
-        received = transcript.of_received(message, self.params, self._listed_ids())
+        received = transcript.of_received(message, self.params, self._state.client_ids)
         return self._advance("receive()", LIVE, lambda state: _receive(state, message), received)
 
     def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:
@@ -174,7 +175,7 @@ class Client:
         """
 
         def dump(state: State) -> tuple[State, bytes, tuple[()]]:
-            return Suspended(state.setup.without_identity()), _suspension.dump(state, self.transcript), ()
+            return Suspended(state.setup.without_identity()), suspension.dump(state, self.transcript), ()
 
         return self._move("suspend()", LIVE, dump)
 
@@ -197,7 +198,7 @@ class Client:
         if not callable(entropy):
             raise LocalProtocolError("entropy must be a function that returns so many random bytes")
         client = cls.__new__(cls)
-        client._state, client._transcript = _suspension.load(blob, identity, directory)
+        client._state, client._transcript = suspension.load(blob, identity, directory)
         client._entropy = entropy
         client._lock = threading.RLock()
         return client
@@ -261,11 +262,6 @@ class Client:
         if phase not in phases:
             raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {phase.name}")
         return phase
-
-    def _listed_ids(self) -> tuple[ClientId, ...]:
-        """The neighbourhood, if its list of keys has come."""
-        keys = (entry.clients for entry in self._transcript if entry.subject == PeerKeys.__name__)
-        return next(keys, ())
 
     def __repr__(self) -> str:
         return f"<Client {self.client_id} {self.phase.name}>"

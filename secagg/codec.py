@@ -1,4 +1,4 @@
-"""bytes <-> message: msgpack, strict and bounded by the session's parameters.
+"""Turn messages into bytes and back: msgpack, strict and bounded by the session's parameters.
 
 A message is the msgpack array ``[version, type, session id, fields...]``.  Every value has exactly one encoding
 (the shortest), so equal messages are equal bytes.  Decoding reads the few msgpack forms that occur instead of
@@ -23,6 +23,7 @@ from secagg.messages import (
     Flags,
     MaskedInput,
     Message,
+    MessageType,
     PeerKeys,
     PeerShares,
     ServerMessage,
@@ -55,7 +56,7 @@ _M = TypeVar("_M")
 
 
 def max_message_bytes(params: Parameters) -> int:
-    """No message of a session with these parameters is longer: what a transport must accept, and may refuse above."""
+    """Return the most bytes that a message of such a session has; a transport may refuse longer ones."""
     _check_params(params)
     peers = params.degree + 1
     flag_bytes = peers // 8 + 1
@@ -79,7 +80,7 @@ def _signature_bytes(params: Parameters) -> int:
 
 
 def encode(message: Message, params: Parameters) -> bytes:
-    """The message's bytes. ``params`` gives the width of a masked input's elements.
+    """Return the message's bytes; ``params`` gives the width of a masked input's elements.
 
     LocalProtocolError if it is no message of these parameters.
     """
@@ -87,7 +88,7 @@ def encode(message: Message, params: Parameters) -> bytes:
 
 
 def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryview, ...]:
-    """The same bytes in pieces, for a transport that gathers: a masked input's vector is packed and not copied again.
+    """Return the same bytes in pieces, for a transport that gathers: a packed vector is not copied again.
 
     In a ring of exactly 8, 16, 32 or 64 bits the last piece is a view of the message's own vector.
     """
@@ -104,17 +105,17 @@ def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryvi
 
 
 def decode_client_message(data: bytes | memoryview, params: Parameters) -> ClientMessage:
-    """A message that a client sent, or CodecError."""
+    """Return the message that a client sent; CodecError if the bytes are not one."""
     return _decode(data, params, _CLIENT_DECODERS)
 
 
 def decode_server_message(data: bytes | memoryview, params: Parameters) -> ServerMessage:
-    """A message that the server sent, or CodecError."""
+    """Return the message that the server sent; CodecError if the bytes are not one."""
     return _decode(data, params, _SERVER_DECODERS)
 
 
 class _Reader:
-    """Reads canonical msgpack from a buffer, front to back."""
+    """Reader of canonical msgpack, front to back."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -131,14 +132,14 @@ class _Reader:
         return int.from_bytes(self._take(size), "big")
 
     def array(self) -> int:
-        """The length of an array of at most 15 items."""
+        """Read the length of an array of at most 15 items."""
         head = self._take(1)[0]
         if head & 0xF0 != 0x90:
             raise CodecError("a message is a msgpack array of at most 15 items")
         return head & 0x0F
 
     def uint(self) -> int:
-        """An unsigned integer in its shortest form."""
+        """Read an unsigned integer in its shortest form."""
         head = self._take(1)[0]
         if head < 0x80:
             return head
@@ -151,7 +152,7 @@ class _Reader:
         return value
 
     def bin(self) -> memoryview:
-        """A byte string whose length is in its shortest form; a view, not a copy."""
+        """Read a byte string whose length is in its shortest form; a view, not a copy."""
         head = self._take(1)[0]
         if not 0xC4 <= head <= 0xC6:
             raise CodecError("expected a byte string")
@@ -161,14 +162,14 @@ class _Reader:
         return self._take(size)
 
     def bin_of(self, size: int, what: str) -> memoryview:
-        """A byte string of exactly ``size`` bytes."""
+        """Read a byte string of exactly ``size`` bytes."""
         data = self.bin()
         if len(data) != size:
             raise CodecError(f"{what}: {len(data)} bytes instead of {size}")
         return data
 
     def items(self, item_bytes: int, limit: int, what: str) -> memoryview:
-        """Whole items of ``item_bytes`` each, at most ``limit``."""
+        """Read whole items of ``item_bytes`` each, at most ``limit``."""
         data = self.bin()
         if len(data) % item_bytes:
             raise CodecError(f"{what}: {len(data)} bytes are not a multiple of {item_bytes}")
@@ -177,7 +178,7 @@ class _Reader:
         return data
 
     def flags(self, limit: int) -> Flags:
-        """A count, then a byte string of so many bits, least significant first, padded with zeros."""
+        """Read a count, then a byte string of that many bits, least significant first, padded with zeros."""
         count = self.uint()
         if count > limit:
             raise CodecError(f"{count} flags, but at most {limit}")
@@ -223,37 +224,41 @@ def _decode(
 
 
 def _bin_header(size: int) -> bytes:
-    """msgpack's header of a byte string, in its shortest form."""
+    """Return msgpack's header of a byte string, in its shortest form."""
     width = 1 if size < 0x100 else 2 if size < 0x10000 else 4
     return bytes([0xC4 + width // 2]) + size.to_bytes(width, "big")
 
 
-def _encoded_fields(message: Message, params: Parameters) -> tuple[int, tuple[Any, ...]]:
-    """The message's type, and its fields, of which the last is a byte string."""
+def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, tuple[Any, ...]]:
+    """Return the message's type, and its fields, of which the last is a byte string."""
     match message:
         case AdvertiseKeys():
             keys = (message.channel_public_key, message.mask_public_key)
-            return 1, (*keys, message.identity_key, message.signature)
+            return MessageType.ADVERTISE_KEYS, (*keys, message.identity_key, message.signature)
         case PeerKeys():
             ids = np.array(message.client_ids, dtype=_ID_DTYPE).tobytes()
             keys = (message.channel_public_keys, message.mask_public_keys)
-            return 2, (ids, *keys, message.identity_keys, message.signatures)
+            return MessageType.PEER_KEYS, (ids, *keys, message.identity_keys, message.signatures)
         case ShareKeys():
-            return 3, (message.seed_commitment, message.encrypted_shares)
+            return MessageType.SHARE_KEYS, (message.seed_commitment, message.encrypted_shares)
         case PeerShares():
-            return 4, (len(message.shared), _pack_flags(message.shared), message.encrypted_shares)
+            return MessageType.PEER_SHARES, (len(message.shared), _pack_flags(message.shared), message.encrypted_shares)
         case MaskedInput():
             _check_masked_input(message, params)
-            return 5, (packing.pack(message.masked_input, params.ring_bits).data,)
+            return MessageType.MASKED_INPUT, (packing.pack(message.masked_input, params.ring_bits).data,)
         case SurvivorList():
-            return 6, (len(message.survivors), _pack_flags(message.survivors))
+            return MessageType.SURVIVOR_LIST, (len(message.survivors), _pack_flags(message.survivors))
         case UnmaskingShares():
-            return 7, (len(message.held), _pack_flags(message.held), shares_to_bytes(message.shares))
+            return MessageType.UNMASKING_SHARES, (
+                len(message.held),
+                _pack_flags(message.held),
+                shares_to_bytes(message.shares),
+            )
         case ConsistencyCheck():
-            return 8, (message.signature,)
+            return MessageType.CONSISTENCY_CHECK, (message.signature,)
         case ConsistencyProof():
             flags = (len(message.consistent), _pack_flags(message.consistent))
-            return 9, (*flags, message.signatures, message.common, message.others)
+            return MessageType.CONSISTENCY_PROOF, (*flags, message.signatures, message.common, message.others)
         case _:
             raise LocalProtocolError(f"encode() takes a message, not {type(message).__name__}")
 
@@ -354,18 +359,18 @@ def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameter
 
 
 # Messages that only signed sessions have.
-_SIGNED_TYPES = frozenset((8, 9))
+_SIGNED_TYPES = frozenset((MessageType.CONSISTENCY_CHECK, MessageType.CONSISTENCY_PROOF))
 
 _CLIENT_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ClientMessage]]] = {
-    1: (4, _read_advertise_keys),
-    3: (2, _read_share_keys),
-    5: (1, _read_masked_input),
-    7: (3, _read_unmasking_shares),
-    8: (1, _read_consistency_check),
+    MessageType.ADVERTISE_KEYS: (4, _read_advertise_keys),
+    MessageType.SHARE_KEYS: (2, _read_share_keys),
+    MessageType.MASKED_INPUT: (1, _read_masked_input),
+    MessageType.UNMASKING_SHARES: (3, _read_unmasking_shares),
+    MessageType.CONSISTENCY_CHECK: (1, _read_consistency_check),
 }
 _SERVER_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ServerMessage]]] = {
-    2: (5, _read_peer_keys),
-    4: (3, _read_peer_shares),
-    6: (2, _read_survivor_list),
-    9: (5, _read_consistency_proof),
+    MessageType.PEER_KEYS: (5, _read_peer_keys),
+    MessageType.PEER_SHARES: (3, _read_peer_shares),
+    MessageType.SURVIVOR_LIST: (2, _read_survivor_list),
+    MessageType.CONSISTENCY_PROOF: (5, _read_consistency_proof),
 }

@@ -7,9 +7,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from secagg.algebra.ring import RingVector
-from secagg.masking import UnmaskJob
 from secagg.messages import ClientMessage, ServerMessage
 from secagg.params import ClientId, Parameters
+from secagg.unmask_job import UnmaskJob
 
 
 @unique

@@ -1,4 +1,4 @@
-"""The messages, one frozen dataclass each: values only, of which the codec makes bytes.
+"""Define the messages, one frozen dataclass each: values only, of which the codec makes bytes.
 
 Lists that both sides know from `PeerKeys` do not travel again: later messages speak of the peers in the order of
 that list, by flags (one a peer) and by concatenated fixed-size items.  ``session_id`` opens every message, so
@@ -6,6 +6,7 @@ that nothing of one session is taken for another's.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum, unique
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,21 @@ from secagg.sharing import ShareArray
 
 Flags: TypeAlias = tuple[bool, ...]
 """One flag a peer, in the order of `PeerKeys.client_ids`."""
+
+
+@unique
+class MessageType(IntEnum):
+    """The messages' numbers on the wire."""
+
+    ADVERTISE_KEYS = 1
+    PEER_KEYS = 2
+    SHARE_KEYS = 3
+    PEER_SHARES = 4
+    MASKED_INPUT = 5
+    SURVIVOR_LIST = 6
+    UNMASKING_SHARES = 7
+    CONSISTENCY_CHECK = 8
+    CONSISTENCY_PROOF = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """What both sides must agree on before a session starts. Every range is checked here, once."""
 
+import struct
 from dataclasses import dataclass
 from enum import Enum, unique
 from typing import TypeAlias
 
 from secagg.algebra import packing, ring, shamir
-from secagg.errors import PlanError
+from secagg.errors import CodecError, PlanError
 
 ClientId: TypeAlias = int
 """A client's number, 0 <= id < 2^32, from the channel or the application; not secret."""
@@ -16,6 +17,10 @@ MAX_CLIENT_ID = 2**32 - 1
 _MAX_PACKED_BYTES = 2**32 - 2**12
 
 MAX_CLIENTS = 2**24
+
+_FORM = struct.Struct(">IIIQBBBB")
+
+PARAMETERS_BYTES = _FORM.size
 
 
 @unique
@@ -68,6 +73,36 @@ class Parameters:
         if reasons:
             raise PlanError(reasons)
 
+    def to_bytes(self) -> bytes:
+        """Return the canonical encoding, PARAMETERS_BYTES bytes: equal parameters give equal bytes."""
+        return _FORM.pack(
+            self.num_clients,
+            self.threshold,
+            self.degree,
+            self.vector_length,
+            self.value_bits,
+            self.ring_bits,
+            self.modular,
+            _ADVERSARIES.index(self.adversary),
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Parameters":
+        """Return the parameters that `to_bytes` encoded.
+
+        Raises:
+            CodecError: another length, an unknown adversary, or a flag that is neither 0 nor 1.
+            PlanError: the numbers are out of range.
+        """
+        if len(data) != PARAMETERS_BYTES:
+            raise CodecError(f"parameters have {PARAMETERS_BYTES} bytes, not {len(data)}")
+        *numbers, modular, adversary = _FORM.unpack(data)
+        if modular > 1 or adversary >= len(_ADVERSARIES):
+            raise CodecError("the parameters are not in their canonical form")
+        return cls(
+            **dict(zip(_NUMBERS, numbers, strict=True)), modular=bool(modular), adversary=_ADVERSARIES[adversary]
+        )
+
     @property
     def modulus(self) -> int:
         """2^ring_bits."""
@@ -98,16 +133,21 @@ class Parameters:
         return self.threshold if self.is_complete else self.threshold + 1
 
 
+_NUMBERS = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
+
+# In the order of their codes.
+_ADVERSARIES = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
+
+
 def required_ring_bits(num_clients: int, value_bits: int) -> int:
     """ceil(log2(n (2^value_bits - 1) + 1)): the smallest ring that holds any sum of n inputs."""
     return (num_clients * ((1 << value_bits) - 1)).bit_length()
 
 
 def _broken_types(params: Parameters) -> list[str]:
-    names = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
     reasons = [
         f"{name} must be an int, not {type(getattr(params, name)).__name__}"
-        for name in names
+        for name in _NUMBERS
         if type(getattr(params, name)) is not int
     ]
     if not isinstance(params.modular, bool):

@@ -7,20 +7,22 @@ from enum import Enum, unique
 from typing import NoReturn
 
 from secagg import transcript
-from secagg._server_consistency import ConsistencyRound
-from secagg._server_rounds import AdvertiseKeysRound, MaskedInputRound, ShareKeysRound
-from secagg._server_stages import Ended, Session, Stage
-from secagg._server_unmasking import Recovery, UnmaskingRound
+from secagg._server.advertise_keys import AdvertiseKeysRound
+from secagg._server.consistency import ConsistencyRound
+from secagg._server.masked_input import MaskedInputRound
+from secagg._server.share_keys import ShareKeysRound
+from secagg._server.stage import Ended, Setup, Stage
+from secagg._server.unmasking import Recovery, UnmaskingRound
 from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
 from secagg.identity import KeyDirectory, check_directory
-from secagg.masking import MaskSum
 from secagg.messages import ClientMessage, Message
 from secagg.params import MAX_CLIENT_ID, ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 from secagg.session import session_id
 from secagg.transcript import TranscriptEntry
+from secagg.unmask_job import MaskSum
 
 
 @unique
@@ -126,10 +128,10 @@ class Server:
         self._completed = False
         self._transcript: list[TranscriptEntry] = []
         check_directory(params, directory)
-        session = Session(
+        setup = Setup(
             params, self._session_id, lambda num_nodes: build_graph(params, num_nodes, entropy), entropy, directory
         )
-        self._stage: Stage = AdvertiseKeysRound(session, self._client_ids)
+        self._stage: Stage = AdvertiseKeysRound(setup, self._client_ids)
 
     @property
     def params(self) -> Parameters:

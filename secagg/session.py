@@ -1,22 +1,18 @@
-"""The session id: what all keys of a session are bound to."""
+"""Compute the session id, which all keys of a session are bound to."""
 
 import struct
 
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
-
 from secagg.errors import LocalProtocolError
-from secagg.params import Adversary, Parameters
-from secagg.primitives import labels
+from secagg.params import Parameters
+from secagg.primitives import digest, labels
 
 SESSION_ID_BYTES = 32
 
 MAX_NONCE_BYTES = 255
 
-_ADVERSARY_CODES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1, Adversary.MALICIOUS: 2}
-
 
 def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
-    """SHA-256 of a canonical encoding of version, parameters, nonce and context: 32 bytes.
+    """Return SHA-256, 32 bytes, of a canonical encoding of version, parameters, nonce and context.
 
     Args:
         nonce: public bytes, fresh for each session, that the application distributes with the parameters;
@@ -34,24 +30,6 @@ def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
         raise LocalProtocolError(
             "malicious mode needs a nonce, fresh for each session: signatures must not be replayed"
         )
-    hasher = Hash(SHA256())
-    hasher.update(bytes([len(labels.SESSION_ID)]) + labels.SESSION_ID)
     # Every field has a fixed width, or its length before it: no two inputs have one encoding.
-    hasher.update(
-        struct.pack(
-            ">HIIIQBBBB",
-            labels.PROTOCOL_VERSION,
-            params.num_clients,
-            params.threshold,
-            params.degree,
-            params.vector_length,
-            params.value_bits,
-            params.ring_bits,
-            params.modular,
-            _ADVERSARY_CODES[params.adversary],
-        )
-    )
-    hasher.update(struct.pack(">B", len(nonce)) + nonce)
-    hasher.update(struct.pack(">Q", len(context)))
-    hasher.update(context)
-    return hasher.finalize()
+    header = struct.pack(">H", labels.PROTOCOL_VERSION) + params.to_bytes() + bytes([len(nonce)]) + nonce
+    return digest.labelled(labels.SESSION_ID, header, struct.pack(">Q", len(context)), context)

@@ -1,4 +1,4 @@
-"""What identities sign, and the view of the survivors that they sign.
+"""Build the statements that identities sign, and the view of the survivors that they sign.
 
 The paper signs the keys, and the set of survivors, by themselves; here each statement also names the session and its
 round, so that a signature of another session says nothing here.  The view covers the keys of everyone in it, the
@@ -23,19 +23,19 @@ class Standing(IntEnum):
 
 
 def standing(shared: bool, survives: bool) -> Standing:
-    """The standing of a member by the two lists that the server sent."""
+    """Return the standing of a member by the two lists that the server sent."""
     return Standing.SURVIVED if survives else Standing.SHARED if shared else Standing.ADVERTISED
 
 
 def advertised_keys(session_id: bytes, client_id: ClientId, channel_public_key: bytes, mask_public_key: bytes) -> bytes:
-    """What a client signs in round AdvertiseKeys: these are my keys in this session."""
+    """Return what a client signs in round AdvertiseKeys: these are my keys in this session."""
     return labels.ADVERTISED_KEYS + session_id + client_id.to_bytes(4, "big") + channel_public_key + mask_public_key
 
 
-def member_keys(
+def keys_digest(
     session_id: bytes, client_id: ClientId, identity_key: bytes, channel_public_key: bytes, mask_public_key: bytes
 ) -> bytes:
-    """One member of a view by its keys: a digest of 32 bytes."""
+    """Return the digest, 32 bytes, of one member's keys."""
     return digest.labelled(
         labels.MEMBER_KEYS,
         session_id,
@@ -47,12 +47,12 @@ def member_keys(
 
 
 def member(keys: bytes, standing: Standing) -> bytes:
-    """One member of a view with its standing, 32 bytes; ``keys`` is its `member_keys`."""
+    """Return the digest, 32 bytes, of one member with its standing; ``keys`` is its `keys_digest`."""
     return digest.labelled(labels.MEMBER, bytes([standing]), keys)
 
 
 def view_digest(session_id: bytes, members: Iterable[bytes]) -> bytes:
-    """A neighbourhood as its members see it, 32 bytes.
+    """Return the digest, 32 bytes, of a neighbourhood as its members see it.
 
     The members are taken in the order of their digests, so that one who knows some of them by name, and the others by
     digest only, arrives at the same statement.
@@ -61,5 +61,5 @@ def view_digest(session_id: bytes, members: Iterable[bytes]) -> bytes:
 
 
 def view(session_id: bytes, signer_id: ClientId, view_digest: bytes) -> bytes:
-    """What a survivor signs in round ConsistencyCheck: this is my neighbourhood, myself included."""
+    """Return what a survivor signs in round ConsistencyCheck: this is my neighbourhood, myself included."""
     return labels.VIEW + session_id + signer_id.to_bytes(4, "big") + view_digest

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from secagg import statements
-from secagg._client_rules import split
+from secagg._client.neighborhood import split
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, ConsistencyProof, PeerKeys, PeerShares, SurvivorList
 from secagg.primitives import signing
 from secagg.primitives.agreement import KEY_BYTES
@@ -38,7 +38,7 @@ def members_of(server: LyingServer, client_id: int) -> list[bytes]:
     keys = server.told[PeerKeys][client_id]
     return [
         statements.member(
-            statements.member_keys(server.session_id, peer_id, *its_keys), statements.standing(shared, survives)
+            statements.keys_digest(server.session_id, peer_id, *its_keys), statements.standing(shared, survives)
         )
         for peer_id, *its_keys, shared, survives in zip(
             keys.client_ids,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secagg import sharing
-from secagg._client_rules import split
+from secagg._client.neighborhood import split
 from secagg.algebra import ring
 from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, SurvivorList, UnmaskingShares

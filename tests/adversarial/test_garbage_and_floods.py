@@ -6,15 +6,8 @@ import tracemalloc
 import msgpack
 import pytest
 
-from secagg import (
-    CodecError,
-    DropReason,
-    _client_rules,
-    decode_client_message,
-    decode_server_message,
-    encode,
-    max_message_bytes,
-)
+from secagg import CodecError, DropReason, decode_client_message, decode_server_message, encode, max_message_bytes
+from secagg._client import rules
 from secagg.messages import AdvertiseKeys, ConsistencyProof, PeerKeys, SurvivorList
 from tests.adversarial.adversary import CURIOUS, GRAPHS, MALICIOUS, LyingServer, params_of
 from tests.adversarial.knowledge import assert_hidden
@@ -224,9 +217,9 @@ def test_the_views_of_a_proof_cost_a_client_a_few_steps_for_each_of_their_digest
     server = LyingServer(params_of(MALICIOUS, "sparse", num_clients=40, degree=20, threshold=15))
     letters = server.until(ConsistencyProof)
     digests = letters[ALICE].others
-    split = _client_rules.split
+    split = rules.split
     monkeypatch.setattr(
-        _client_rules,
+        rules,
         "split",
         lambda items, size: Counted(split(items, size)) if items == digests else split(items, size),
     )

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import secagg.client
-from secagg import Adversary, _client_rules, _client_states
+from secagg import Adversary
+from secagg._client import rules, states
 from secagg.primitives import signing
 from tests.adversarial.random_lies import campaign, hosts, library
 from transport import ClientRecord
@@ -17,17 +18,17 @@ SESSIONS = 1000
 
 def _no_place_of_the_signer(patch: pytest.MonkeyPatch) -> None:
     """Views count without the signer in them, under the keys that the receiver knows."""
-    digests = _client_rules._digests_of_views
+    digests = rules._digests_of_views
 
     def careless(message, setup, view, signers):
-        own_place = view.client_ids.index(setup.client_id)
+        own_place = view.neighborhood.client_ids.index(setup.client_id)
         return digests(message, setup, view, [own_place] * len(signers))
 
-    patch.setattr(_client_rules, "_digests_of_views", careless)
+    patch.setattr(rules, "_digests_of_views", careless)
 
 
 def _no_proof(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_client_states, "check_consistency_proof", lambda *arguments: None)
+    patch.setattr(states, "check_consistency_proof", lambda *arguments: None)
 
 
 def _no_signature(patch: pytest.MonkeyPatch) -> None:
@@ -42,15 +43,15 @@ def _no_context(patch: pytest.MonkeyPatch) -> None:
 
 def _a_second_list(patch: pytest.MonkeyPatch) -> None:
     """A client that has answered a list answers the next one too."""
-    receive = _client_states.SurvivorsSigned.receive
+    receive = states.SurvivorsSigned.receive
 
     def forgetful(self, message):
         _, events = receive(self, message)
-        shared = {name: getattr(self, name) for name in ("client_ids", "identity_keys", "member_keys", "shared")}
         setup = self.setup.without_identity()
-        return _client_states.Masked(setup, **shared, held=self.held, shares=self.shares), events
+        again = states.Masked(setup, self.neighborhood, shared=self.shared, held=self.held, shares=self.shares)
+        return again, events
 
-    patch.setattr(_client_states.SurvivorsSigned, "receive", forgetful)
+    patch.setattr(states.SurvivorsSigned, "receive", forgetful)
 
 
 def _no_record(patch: pytest.MonkeyPatch) -> None:
@@ -59,8 +60,8 @@ def _no_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_mask_forgotten(patch: pytest.MonkeyPatch) -> None:
-    accumulate = _client_states.accumulate
-    patch.setattr(_client_states, "accumulate", lambda vector, masks: accumulate(vector, masks[:-1]))
+    accumulate = states.accumulate
+    patch.setattr(states, "accumulate", lambda vector, masks: accumulate(vector, masks[:-1]))
 
 
 Disable = Callable[[pytest.MonkeyPatch], Any]

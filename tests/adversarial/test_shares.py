@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from secagg import Aborted, AbortReason, Completed, Rule, ShareFault, sharing
-from secagg._client_rules import split
+from secagg._client.neighborhood import split
 from secagg.algebra.field import PRIME
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from secagg.primitives.agreement import SecretKey

@@ -20,7 +20,7 @@ from secagg import (
     ShareFault,
     plan,
 )
-from secagg._share_recovery import recover_secrets
+from secagg._server.share_recovery import recover_secrets
 from secagg.messages import (
     AdvertiseKeys,
     ConsistencyCheck,

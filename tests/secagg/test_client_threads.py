@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from secagg import Client, ClientPhase, Identity, LocalProtocolError, RemoteProtocolError, Rule, _suspension
+from secagg import Client, ClientPhase, Identity, LocalProtocolError, RemoteProtocolError, Rule
+from secagg._client import suspension
 from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys, SurvivorList, UnmaskingShares
 from tests.cohort import directory_of, identity_of, seeded_entropy
 from tests.secagg.machines import ALICE, CONTEXT, HONEST, IDS, MALICIOUS, Halt, script
@@ -180,8 +181,8 @@ def test_abort_wins_over_a_call_that_is_under_way(name, monkeypatch):
     make, call = UNDER_WAY[name]
     client = make(gate)
     if name == "suspend":
-        dump = _suspension.dump
-        monkeypatch.setattr(_suspension, "dump", lambda *state: (gate(), dump(*state))[1])
+        dump = suspension.dump
+        monkeypatch.setattr(suspension, "dump", lambda *state: (gate(), dump(*state))[1])
     with held_up(lambda: call(client), gate) as outcome:
         client.abort()
         assert client.phase is ClientPhase.ABORTED

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from secagg import ClientPhase, Identity, PinnedKeys, _client_states, _suspension, sharing
+from secagg import ClientPhase, Identity, PinnedKeys, sharing
+from secagg._client import states, suspension
 from secagg.messages import PeerKeys, PeerShares, SurvivorList
 from tests.secagg.machines import ALICE, MALICIOUS, Halt, script
 from tests.secagg.object_graph import frames_of, secrets_in
@@ -19,17 +20,17 @@ def receiving(kind: type) -> Callable:
 
 
 PLACES = {
-    "entropy": (_client_states, "draw", ClientPhase.CREATED, lambda client: client.start()),
+    "entropy": (states, "draw", ClientPhase.CREATED, lambda client: client.start()),
     "directory": (PinnedKeys, "is_trusted", ClientPhase.ADVERTISED, receiving(PeerKeys)),
     "shares": (sharing, "open_shares", ClientPhase.SHARED_KEYS, receiving(PeerShares)),
     "masks": (
-        _client_states,
+        states,
         "accumulate",
         ClientPhase.INPUT_REQUESTED,
         lambda client: client.submit_input(script(MALICIOUS).inputs[ALICE]),
     ),
     "identity": (Identity, "sign", ClientPhase.MASKED, receiving(SurvivorList)),
-    "suspended": (_suspension, "dump", ClientPhase.MASKED, lambda client: client.suspend()),
+    "suspended": (suspension, "dump", ClientPhase.MASKED, lambda client: client.suspend()),
 }
 """What raises: an object and its attribute; then a phase, and the call that comes upon it there."""
 

@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from secagg import Completed, _client_states
+from secagg import Completed
+from secagg._client import states
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from tests import reference
 from tests.cohort import Cohort, make_params
@@ -75,8 +76,8 @@ def watch(values, ring_bits: int, late=None) -> Watched:
 
 def keep_masks(monkeypatch, chosen: slice) -> None:
     """Clients apply some of their masks only. The first is the self mask, the others are pairwise."""
-    accumulate = _client_states.accumulate
-    monkeypatch.setattr(_client_states, "accumulate", lambda vector, masks: accumulate(vector, list(masks)[chosen]))
+    accumulate = states.accumulate
+    monkeypatch.setattr(states, "accumulate", lambda vector, masks: accumulate(vector, list(masks)[chosen]))
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg import Completed, _server_unmasking, _share_recovery
-from secagg._share_recovery import RecoveredSecrets, explain, recover_secrets
+from secagg import Completed
+from secagg._server import share_recovery, unmasking
+from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
 from secagg.algebra import reed_solomon, shamir
 from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
@@ -208,7 +209,7 @@ def test_owners_of_whom_each_shows_the_next_liars_are_tried_a_logarithmic_number
 
 
 def test_liars_cannot_have_owners_looked_at_for_ever(work, monkeypatch):
-    monkeypatch.setattr(_share_recovery, "_LOOKS", 2)
+    monkeypatch.setattr(share_recovery, "_LOOKS", 2)
     shares, chain = chained(120, 81)
     result = shares.recover()
     found = {row for row, seed in result.seeds.items() if seed}
@@ -280,7 +281,7 @@ def test_disputes_are_explained_once_a_session(holders, monkeypatch):
         calls.append(len(disputes))
         return explain(disputes)
 
-    monkeypatch.setattr(_server_unmasking, "explain", counting)
+    monkeypatch.setattr(unmasking, "explain", counting)
     params = make_params(7, 4)
     outcome = Liars(params, random_inputs(params, seed=1), given_back=[(0, holder) for holder in holders]).run()
     assert isinstance(outcome.end, Completed) == (len(holders) == 1)

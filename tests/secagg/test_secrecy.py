@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from secagg import ClientPhase, Identity, PinnedKeys, RemoteProtocolError, ServerPhase, _client_states
-from secagg.masking import RecoveredMaskKey, self_mask
+from secagg import ClientPhase, Identity, PinnedKeys, RemoteProtocolError, ServerPhase
+from secagg._client import states
+from secagg.masking import self_mask
 from secagg.messages import MaskedInput, SurvivorList, UnmaskingShares
 from secagg.primitives.agreement import SecretKey
 from secagg.primitives.prg import Keystream, KeystreamReader
 from secagg.primitives.signing import SigningKey
 from secagg.sharing import ShareChannel
+from secagg.unmask_job import RecoveredMaskKey
 from tests import reference
 from tests.cohort import Cohort, identity_of, make_params, random_inputs
 from tests.secagg.client_cases import BROKEN
@@ -139,7 +141,7 @@ def test_nothing_of_an_input_is_reachable_from_the_server(missing_from):
 
 def test_it_would_be_found_if_it_were_there(monkeypatch):
     """Without masks the first masked input is an input, and stands in the running sum."""
-    monkeypatch.setattr(_client_states, "accumulate", lambda vector, masks: None)
+    monkeypatch.setattr(states, "accumulate", lambda vector, masks: None)
     assert found_in_the_server_during_a_session() == {"input of 0"}
 
 

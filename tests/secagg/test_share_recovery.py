@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg._share_recovery import RecoveredSecrets, explain, recover_secrets
+from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
 from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
 from secagg.sharing import LIMBS, share_seeds

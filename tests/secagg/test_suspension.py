@@ -240,9 +240,17 @@ def test_a_blob_with_the_fields_of_another_phase_is_refused():
 
 def test_a_blob_with_impossible_parameters_is_refused():
     version, phase, params, *rest = body_of(suspended(ClientPhase.MASKED))
-    for change in [{"threshold": 1}, {"ring_bits": 99}, {"adversary": "nobody"}, {"extra": 1}]:
+    # The threshold is bytes 4 to 7, the ring's bits byte 21, the adversary byte 23.
+    for changed in [
+        params[:7] + b"\x01" + params[8:],
+        params[:21] + b"\x63" + params[22:],
+        params[:23] + b"\x03",
+        params + b"\x00",
+        b"",
+        {},
+    ]:
         with pytest.raises(LocalProtocolError):
-            Client.resume(with_checksum(msgpack.packb([version, phase, {**params, **change}, *rest])))
+            Client.resume(with_checksum(msgpack.packb([version, phase, changed, *rest])))
 
 
 @settings(max_examples=200)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from secagg import LocalProtocolError, UnmaskJob
-from secagg.masking import MaskSum, RecoveredMaskKey
 from secagg.primitives import agreement
 from secagg.primitives.prg import CHUNK_BYTES
+from secagg.unmask_job import MaskSum, RecoveredMaskKey
 
 CHUNK = CHUNK_BYTES // 4
 LENGTH = 8 * CHUNK + 5

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from secagg import LocalProtocolError, UnmaskJob
-from secagg.masking import RecoveredMaskKey
 from secagg.primitives import agreement
+from secagg.unmask_job import RecoveredMaskKey
 from transport import RecoveryPool, recovery
 
 

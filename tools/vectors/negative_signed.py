@@ -156,7 +156,7 @@ def _views(refuses: ClientCases) -> None:
     refuses(Rule.VIEWS_CONTRADICT, "the first signer's view is without the receiver", kind, without_receiver)
     keys = refuses.last("PeerKeys")
     known = [
-        statements.member_keys(
+        statements.keys_digest(
             keys.session_id,
             client_id,
             keys.identity_keys[at : at + 32],
@@ -175,7 +175,7 @@ def _views(refuses: ClientCases) -> None:
         signer_id, at = keys.client_ids[signer], slice(32 * signer, 32 * signer + 32)
         earlier_keys = (keys.identity_keys[at], keys.mask_public_keys[at], keys.channel_public_keys[at])
         earlier = statements.member(
-            statements.member_keys(m.session_id, signer_id, *earlier_keys), statements.Standing.SURVIVED
+            statements.keys_digest(m.session_id, signer_id, *earlier_keys), statements.Standing.SURVIVED
         )
         both_know = m.common[0] & ~(1 << signer)
         view = [statements.member(known[place], standings[place]) for place in range(7) if both_know >> place & 1]

@@ -261,7 +261,7 @@ def _statements(stream: Stream) -> dict[str, Any]:
     members: list[dict[str, Any]] = []
     for client_id, standing in zip((3, 17, 1000, 2**32 - 1), (2, 1, 0, 2), strict=True):
         identity_key, channel_key, mask_key = stream(32), stream(32), stream(32)
-        keys = statements.member_keys(session, client_id, identity_key, channel_key, mask_key)
+        keys = statements.keys_digest(session, client_id, identity_key, channel_key, mask_key)
         members.append(
             {
                 "client_id": client_id,

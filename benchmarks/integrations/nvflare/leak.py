@@ -32,7 +32,7 @@ import secagg
 from benchmarks.integrations.nvflare.instruments import HEContexts
 from fl.quantization import ClientUpdate, UpdateEncoding
 from secagg import Client, Completed, Send, Server, UnmaskReady
-from secagg._client_states import InputAwaited
+from secagg._client.states import InputAwaited
 from secagg.algebra import ring
 from secagg.masking import accumulate, mask_secret_key, pairwise_mask, self_mask
 from secagg.messages import MaskedInput
@@ -158,7 +158,7 @@ def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Atta
         own = mask_secret_key(state.mask_key_seed, server.session_id, state.setup.client_id)
         place = state.client_ids.index(VICTIM)
         # The mask as the leaking site applies it: what the victim applied is its negative, so adding takes it off.
-        key = state.mask_public_keys[32 * place : 32 * (place + 1)]
+        key = state.neighborhood.mask_public_key(place)
         accumulate(residue, [pairwise_mask(own, key, server.session_id, state.setup.client_id, VICTIM)])
     taken_off = np.zeros_like(residue)
     accumulate(taken_off, masks)

@@ -24,8 +24,8 @@ from benchmarks.results import FOLDER
 from fl.integrations.ray.cluster import RayCluster, connected
 from fl.integrations.ray.recovery import RayRecovery
 from secagg import UnmaskJob
-from secagg.masking import RecoveredMaskKey
 from secagg.primitives import agreement
+from secagg.unmask_job import RecoveredMaskKey
 from transport import RecoveryPool
 
 RESULTS = FOLDER / "ray.json"

@@ -6,7 +6,7 @@ from enum import Flag, auto
 from random import Random
 
 from secagg import statements
-from secagg._client_rules import split
+from secagg._client.neighborhood import split
 from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys
 from secagg.primitives import signing
 from secagg.primitives.digest import DIGEST_BYTES

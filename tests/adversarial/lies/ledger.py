@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from secagg import Parameters, encode, sharing, statements
-from secagg._client_rules import split
+from secagg._client.neighborhood import split
 from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask
 from secagg.messages import (
     AdvertiseKeys,
@@ -123,7 +123,7 @@ class Run:
     def member_keys(self) -> list[bytes]:
         keys = self.told[PeerKeys]
         return [
-            statements.member_keys(self.session_id, peer_id, *its_keys)
+            statements.keys_digest(self.session_id, peer_id, *its_keys)
             for peer_id, *its_keys in zip(
                 keys.client_ids,
                 split(keys.identity_keys, signing.KEY_BYTES),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secagg import encode
-from secagg._client_rules import split
+from secagg._client.neighborhood import split
 from secagg.masking import mask_secret_key
 from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES

@@ -13,8 +13,8 @@ from fl.integrations.ray import recovery
 from fl.integrations.ray.cluster import RayCluster
 from fl.integrations.ray.recovery import RayRecovery
 from secagg import Completed, MaskSum, Round, UnmaskJob
-from secagg.masking import RecoveredMaskKey
 from secagg.primitives import agreement
+from secagg.unmask_job import RecoveredMaskKey
 from transport import FaultSchedule, run_session
 
 CHUNK = 1 << 18

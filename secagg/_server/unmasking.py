@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg import sharing
-from secagg._server_stages import Closing, Directory, Ended, Session, Shared, Stage, owners_of_masks
-from secagg._share_recovery import RecoveredSecrets, explain, recover_secrets
+from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
+from secagg._server.stage import Closing, Ended, Roster, Setup, Shared, Stage, owners_of_masks
 from secagg.algebra import ring
 from secagg.algebra.field import PRIME
 from secagg.errors import LocalProtocolError
@@ -25,42 +25,43 @@ from secagg.events import (
     UnmaskReady,
 )
 from secagg.graph import NodeFlags
-from secagg.masking import MaskSum, RecoveredMaskKey, UnmaskJob, mask_secret_key
+from secagg.masking import mask_secret_key
 from secagg.messages import ClientMessage, UnmaskingShares
 from secagg.params import ClientId
 from secagg.primitives.agreement import KEY_BYTES
 from secagg.sharing import LIMBS
+from secagg.unmask_job import MaskSum, RecoveredMaskKey, UnmaskJob
 
 
 @dataclass(frozen=True, slots=True)
 class Unmasking:
-    """What is to be unmasked: the sum of the survivors' masked inputs, and whose masks are in it."""
+    """The sum of the survivors' masked inputs, and whose masks are in it."""
 
-    session: Session
-    directory: Directory
+    setup: Setup
+    roster: Roster
     shared: Shared
     survives: NodeFlags
     masked_sum: ring.RingVector
 
     @property
     def owners(self) -> NodeFlags:
-        """Whose secrets have to be recovered."""
-        return owners_of_masks(self.directory, self.shared.flags, self.survives)
+        """Flag the clients of which a secret has to be recovered."""
+        return owners_of_masks(self.roster, self.shared.flags, self.survives)
 
 
 class UnmaskingRound(Stage):
     round = Round.UNMASKING
 
     def __init__(self, unmasking: Unmasking, invited: NodeFlags) -> None:
-        directory = unmasking.directory
-        super().__init__(frozenset(directory.ids(np.flatnonzero(invited))))
+        roster = unmasking.roster
+        super().__init__(roster.ids_of(invited))
         self._unmasking = unmasking
-        self._session = unmasking.session
-        self._directory = directory
+        self._setup = unmasking.setup
+        self._roster = roster
         self._survives = unmasking.survives
         self._owners = unmasking.owners
         # [owner of the secret, place of the holder in the owner's neighbourhood]
-        shape = (len(directory.client_ids), directory.graph.neighborhood_size)
+        shape = (len(roster.client_ids), roster.graph.neighborhood_size)
         self._held = np.zeros(shape, dtype=bool)
         self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
         # Shares that their holders could not open.
@@ -71,22 +72,22 @@ class UnmaskingRound(Stage):
         return not self._lacking().size
 
     def _lacking(self) -> npt.NDArray[np.intp]:
-        """Owners of whose secret fewer shares than the threshold came in."""
-        enough = self._held.sum(axis=1) >= self._session.params.threshold
+        """Return the owners of whose secret fewer shares than the threshold came in."""
+        enough = self._held.sum(axis=1) >= self._setup.params.threshold
         return np.flatnonzero(self._owners & ~enough)
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
         if not isinstance(message, UnmaskingShares):
             return DropReason.UNEXPECTED_MESSAGE
-        graph, shared = self._directory.graph, self._unmasking.shared.flags
-        node = self._directory.node_of[client_id]
+        graph, shared = self._roster.graph, self._unmasking.shared.flags
+        node = self._roster.node_of[client_id]
         neighborhood = graph.neighborhood(node)
         held = np.array(message.held, dtype=bool)
         if (
             held.shape != neighborhood.shape
             or np.any(held & ~shared[neighborhood])
             # In a sparse graph nobody holds a share of its own.
-            or (not self._session.params.is_complete and np.any(held & (neighborhood == node)))
+            or (not self._setup.params.is_complete and np.any(held & (neighborhood == node)))
             or message.shares.shape != (int(held.sum()), LIMBS)
             or np.any(message.shares >= PRIME)
         ):
@@ -99,7 +100,7 @@ class UnmaskingRound(Stage):
         return None
 
     def close(self) -> Closing:
-        params, directory = self._session.params, self._directory
+        params, roster = self._setup.params, self._roster
         lacking = self._lacking()
         if lacking.size:
             had = int(self._held[lacking].sum(axis=1).min())
@@ -111,27 +112,25 @@ class UnmaskingRound(Stage):
         disputed, culprits = self._disputed(recovered.wrong)
         lost = np.array(sorted(node for node, seed in seeds.items() if seed is None), dtype=np.intp)
         if lost.size:
-            lying = directory.ids(np.array(recovered.inconsistent, dtype=np.intp))
+            lying = roster.ids(np.array(recovered.inconsistent, dtype=np.intp))
             culprits = tuple(sorted({*culprits, *lying}))
             had = len(seeds) - len(lost)
             aborted = self._aborted(AbortReason.INVALID_SHARES, len(seeds), had, lost, culprits)
             return Ended(self.round), (*disputed, aborted)
         job = UnmaskJob(
-            session_id=self._session.session_id,
+            session_id=self._setup.session_id,
             ring_bits=params.ring_bits,
             vector_length=params.vector_length,
             self_mask_seeds=tuple(
-                (directory.client_ids[node], seed)
-                for node, seed in sorted(seeds.items())
-                if seed and self._survives[node]
+                (roster.client_ids[node], seed) for node, seed in sorted(seeds.items()) if seed and self._survives[node]
             ),
             recovered=tuple(
-                RecoveredMaskKey(directory.client_ids[node], seed, *self._surviving_peers(node))
+                RecoveredMaskKey(roster.client_ids[node], seed, *self._surviving_peers(node))
                 for node, seed in sorted(seeds.items())
                 if seed and not self._survives[node]
             ),
         )
-        included = directory.ids(np.flatnonzero(self._survives))
+        included = roster.ids_of(self._survives)
         recovery = Recovery(job, self._unmasking.masked_sum, included, culprits)
         return recovery, (*disputed, UnmaskReady(job))
 
@@ -144,15 +143,15 @@ class UnmaskingRound(Stage):
         culprits: tuple[ClientId, ...],
     ) -> Aborted:
         missing = tuple(sorted(self.invited - self.received))
-        return Aborted(reason, self.round, needed, had, missing, self._directory.ids(owners), culprits)
+        return Aborted(reason, self.round, needed, had, missing, self._roster.ids(owners), culprits)
 
     def _disputed(self, wrong: list[tuple[int, int]]) -> tuple[tuple[ServerEvent, ...], tuple[ClientId, ...]]:
-        """The disputes, with the clients that explain them; ``wrong`` has owner and place of each wrong share."""
+        """Return the disputes, and the clients that explain them; ``wrong`` has owner and place of each wrong share."""
         is_wrong = np.zeros_like(self._missing)
         is_wrong[tuple(np.array(wrong, dtype=np.intp).reshape(-1, 2).T)] = True
         nodes, places = np.nonzero(is_wrong | self._missing)
-        client_ids = np.array(self._directory.client_ids)
-        owners, holders = client_ids[nodes], client_ids[self._directory.graph.members[nodes, places]]
+        client_ids = np.array(self._roster.client_ids)
+        owners, holders = client_ids[nodes], client_ids[self._roster.graph.members[nodes, places]]
         returned = is_wrong[nodes, places]
         # Whoever gives back a wrong share is the first suspect; of one that its holder could not open, who dealt it.
         pairs = np.stack((np.where(returned, holders, owners), np.where(returned, owners, holders)), axis=1)
@@ -166,32 +165,32 @@ class UnmaskingRound(Stage):
     def _recover(self) -> RecoveredSecrets:
         return recover_secrets(
             np.flatnonzero(self._owners),
-            self._directory.graph.members,
+            self._roster.graph.members,
             self._held,
             self._shares,
-            self._session.params.threshold,
+            self._setup.params.threshold,
             self._is_secret_of,
-            self._session.entropy,
+            self._setup.entropy,
         )
 
     def _is_secret_of(self, node: int, seed: bytes) -> bool:
-        """Whether a seed is the one that its client advertised the public key of, or committed itself to."""
-        session_id, client_id = self._session.session_id, self._directory.client_ids[node]
+        """Tell whether a seed belongs to the public key that its client advertised, or to its commitment."""
+        session_id, client_id = self._setup.session_id, self._roster.client_ids[node]
         if self._survives[node]:
             commitment = self._unmasking.shared.seed_commitments[node].tobytes()
             return hmac.compare_digest(sharing.seed_commitment(seed, session_id, client_id), commitment)
         secret_key = mask_secret_key(seed, session_id, client_id)
-        return hmac.compare_digest(secret_key.public_key(), self._directory.mask_public_keys[node].tobytes())
+        return hmac.compare_digest(secret_key.public_key(), self._roster.mask_public_keys[node].tobytes())
 
     def _surviving_peers(self, node: int) -> tuple[tuple[ClientId, ...], tuple[bytes, ...]]:
-        neighborhood = self._directory.graph.neighborhood(node)
+        neighborhood = self._roster.graph.neighborhood(node)
         peers = neighborhood[self._survives[neighborhood]]
-        keys = self._directory.mask_public_keys[peers].tobytes()
-        return self._directory.ids(peers), tuple(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
+        keys = self._roster.mask_public_keys[peers].tobytes()
+        return self._roster.ids(peers), tuple(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
 
 
 class Recovery(Stage):
-    """The shares are in; the masks are being computed, wherever the host runs the job."""
+    """The shares are in, and the host computes the masks."""
 
     round = Round.UNMASKING
 
@@ -202,7 +201,7 @@ class Recovery(Stage):
         included: tuple[ClientId, ...],
         culprits: tuple[ClientId, ...],
     ) -> None:
-        super().__init__(frozenset())
+        super().__init__(())
         # What identifies the job, not the job: its seeds are the host's to run and to forget.
         self._session_id, self._ring_bits, self._num_masks = job.session_id, job.ring_bits, job.num_masks
         self._sum = masked_sum
@@ -210,7 +209,7 @@ class Recovery(Stage):
         self._culprits = culprits
 
     def finish(self, masks: MaskSum) -> Completed:
-        """Take the masks off. LocalProtocolError if ``masks`` is not the job's result; call again then."""
+        """Subtract the masks. LocalProtocolError if ``masks`` is not the job's result; call again then."""
         if not isinstance(masks, MaskSum) or masks.session_id != self._session_id:
             raise LocalProtocolError("finish() takes what UnmaskJob.run or combine returned for this session")
         if masks.num_masks != self._num_masks:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg import sharing, statements
-from secagg._client_rules import Setup, View, check_consistency_proof, check_flags, check_peer_keys, listed, split
+from secagg._client.neighborhood import Neighborhood
+from secagg._client.rules import Setup, View, check_consistency_proof, check_flags, check_peer_keys, listed
 from secagg.algebra import ring
 from secagg.errors import RemoteProtocolError, Rule
 from secagg.events import SERVER, ClientEvent, InputRequested, Send
@@ -36,7 +37,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.params import ClientId
-from secagg.primitives import aead, agreement, signing
+from secagg.primitives import aead, agreement
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.primitives.entropy import EntropySource, draw
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, SEED_BYTES, SHARE_BYTES, ShareChannel
@@ -62,6 +63,11 @@ class State:
     """The base of all states, in which every message is illegal."""
 
     setup: Setup
+
+    @property
+    def client_ids(self) -> tuple[ClientId, ...]:
+        """The neighbourhood's ids, once they are known."""
+        return ()
 
     def receive(self, message: ServerMessage) -> "Transition":
         raise RemoteProtocolError(Rule.UNEXPECTED_MESSAGE, f"{type(message).__name__} in phase {self.phase.name}")
@@ -135,10 +141,7 @@ class Advertised(State):
         commitment = sharing.seed_commitment(self.self_mask_seed, setup.session_id, setup.client_id)
         state = SharedKeys(
             setup,
-            client_ids=message.client_ids,
-            mask_public_keys=message.mask_public_keys,
-            identity_keys=message.identity_keys,
-            member_keys=_member_keys(message) if params.is_signed else b"",
+            Neighborhood.of(message, is_signed=params.is_signed),
             receive_keys=bytes(receive_keys),
             mask_key_seed=self.mask_key_seed,
             self_mask_seed=self.self_mask_seed,
@@ -148,11 +151,18 @@ class Advertised(State):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SharedKeys(State):
-    client_ids: tuple[ClientId, ...]
-    mask_public_keys: bytes
-    identity_keys: bytes
-    member_keys: bytes
+class Listed(State):
+    """The base of all states that know their neighbourhood."""
+
+    neighborhood: Neighborhood
+
+    @property
+    def client_ids(self) -> tuple[ClientId, ...]:
+        return self.neighborhood.client_ids
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SharedKeys(Listed):
     receive_keys: bytes
     mask_key_seed: bytes
     self_mask_seed: bytes
@@ -191,10 +201,7 @@ class SharedKeys(State):
             )
         state = InputAwaited(
             setup,
-            client_ids=self.client_ids,
-            mask_public_keys=self.mask_public_keys,
-            identity_keys=self.identity_keys,
-            member_keys=self.member_keys,
+            self.neighborhood,
             mask_key_seed=self.mask_key_seed,
             self_mask_seed=self.self_mask_seed,
             shared=message.shared,
@@ -205,11 +212,7 @@ class SharedKeys(State):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class InputAwaited(State):
-    client_ids: tuple[ClientId, ...]
-    mask_public_keys: bytes
-    identity_keys: bytes
-    member_keys: bytes
+class InputAwaited(Listed):
     mask_key_seed: bytes
     self_mask_seed: bytes
     shared: Flags
@@ -224,15 +227,13 @@ class InputAwaited(State):
         masks = [self_mask(self.self_mask_seed, setup.session_id, setup.client_id)]
         for place, (peer_id, has_shared) in enumerate(zip(self.client_ids, self.shared, strict=True)):
             if has_shared and peer_id != setup.client_id:
-                peer_key = self.mask_public_keys[KEY_BYTES * place : KEY_BYTES * (place + 1)]
+                peer_key = self.neighborhood.mask_public_key(place)
                 masks.append(pairwise_mask(secret_key, peer_key, setup.session_id, setup.client_id, peer_id))
         accumulate(masked_input, masks)
         ring.reduce_in_place(masked_input, params.ring_bits)
         state = Masked(
             setup,
-            client_ids=self.client_ids,
-            identity_keys=self.identity_keys,
-            member_keys=self.member_keys,
+            self.neighborhood,
             shared=self.shared,
             held=self.held,
             shares=self.shares,
@@ -241,10 +242,7 @@ class InputAwaited(State):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Masked(State):
-    client_ids: tuple[ClientId, ...]
-    identity_keys: bytes
-    member_keys: bytes
+class Masked(Listed):
     shared: Flags
     held: Flags
     shares: bytes
@@ -263,12 +261,10 @@ class Masked(State):
         if strangers:
             raise RemoteProtocolError(Rule.SURVIVORS_NOT_SUBSET, f"clients {listed(strangers)}")
         if setup.identity is None:
-            return _release(setup, self.held, self.shares, message.survivors)
+            return _release(self, message.survivors)
         state = SurvivorsSigned(
             setup,
-            client_ids=self.client_ids,
-            identity_keys=self.identity_keys,
-            member_keys=self.member_keys,
+            self.neighborhood,
             shared=self.shared,
             survivors=message.survivors,
             held=self.held,
@@ -280,18 +276,15 @@ class Masked(State):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SurvivorsSigned(State):
-    client_ids: tuple[ClientId, ...]
-    identity_keys: bytes
-    member_keys: bytes
+class SurvivorsSigned(Listed):
     shared: Flags
     survivors: Flags
     held: Flags
     shares: bytes
 
     def view(self) -> View:
-        """What it has signed."""
-        return View(self.client_ids, self.identity_keys, self.member_keys, self.shared, self.survivors)
+        """Return what it has signed."""
+        return View(self.neighborhood, self.shared, self.survivors)
 
     def receive(self, message: ServerMessage) -> Transition:
         """Answer the list once a quorum has signed the same one (paper, round 4)."""
@@ -300,12 +293,17 @@ class SurvivorsSigned(State):
         if not isinstance(message, ConsistencyProof):
             return State.receive(self, message)
         check_consistency_proof(message, self.setup, self.view())
-        return _release(self.setup, self.held, self.shares, self.survivors)
+        return _release(self, self.survivors)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Finished(State):
+    listed_ids: tuple[ClientId, ...]
     survivors: Flags
+
+    @property
+    def client_ids(self) -> tuple[ClientId, ...]:
+        return self.listed_ids
 
     def receive(self, message: ServerMessage) -> Transition:
         """Nothing is answered twice."""
@@ -338,7 +336,7 @@ class InUse(State):
 
 
 LIVE = frozenset(ClientPhase) - {ClientPhase.ABORTED, ClientPhase.SUSPENDED}
-"""The phases in which there is a client yet."""
+"""The phases in which the client is not over."""
 
 PHASES: dict[type[State], ClientPhase] = {
     Created: ClientPhase.CREATED,
@@ -353,30 +351,16 @@ PHASES: dict[type[State], ClientPhase] = {
 }
 
 
-def _release(setup: Setup, held_flags: Flags, share_bytes: bytes, survivors: Flags) -> Transition:
-    """One share a peer: of a survivor's self-mask seed, of a vanished one's mask key (paper, round 4)."""
-    held = np.array(held_flags, dtype=bool)
-    shares = sharing.shares_from_bytes(share_bytes).reshape(-1, 2, LIMBS)[held]
+def _release(state: "Masked | SurvivorsSigned", survivors: Flags) -> Transition:
+    """Release one share a peer: of a survivor's self-mask seed, of a vanished one's mask key (paper, round 4)."""
+    setup, held = state.setup, np.array(state.held, dtype=bool)
+    shares = sharing.shares_from_bytes(state.shares).reshape(-1, 2, LIMBS)[held]
     survives = np.array(survivors, dtype=bool)[held]
     released = np.where(survives[:, None], shares[:, 1], shares[:, 0])
-    message = UnmaskingShares(setup.session_id, held_flags, released)
-    return Finished(setup.without_identity(), survivors), (Send(SERVER, message),)
+    message = UnmaskingShares(setup.session_id, state.held, released)
+    return Finished(setup.without_identity(), state.client_ids, survivors), (Send(SERVER, message),)
 
 
 def _second_list(message: SurvivorList, answered: Flags) -> RemoteProtocolError:
     changed = message.survivors != answered
     return RemoteProtocolError(Rule.SURVIVORS_CHANGED if changed else Rule.REPEATED_REQUEST)
-
-
-def _member_keys(message: PeerKeys) -> bytes:
-    """`statements.member_keys` of everyone on the list."""
-    return b"".join(
-        statements.member_keys(message.session_id, peer_id, *keys)
-        for peer_id, *keys in zip(
-            message.client_ids,
-            split(message.identity_keys, signing.KEY_BYTES),
-            split(message.channel_public_keys, KEY_BYTES),
-            split(message.mask_public_keys, KEY_BYTES),
-            strict=True,
-        )
-    )

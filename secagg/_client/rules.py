@@ -1,4 +1,4 @@
-"""The rules that a client holds the server to: a message that breaks one ends the client's part, and says which."""
+"""Check the server's messages: one that breaks a rule ends the client's part, and the error says which rule."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ from itertools import compress, islice, pairwise, repeat
 import numpy as np
 
 from secagg import statements
+from secagg._client.neighborhood import Neighborhood, split
 from secagg.errors import RemoteProtocolError, Rule
 from secagg.identity import Identity, KeyDirectory, learn
 from secagg.messages import ConsistencyProof, Flags, PeerKeys
@@ -19,7 +20,7 @@ from secagg.primitives.signing import SIGNATURE_BYTES
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Setup:
-    """What does not change during a session. Public but for the identity, which is the host's and is not suspended."""
+    """The constants of a session. Public but for the identity, which is the host's and is not suspended."""
 
     params: Parameters
     client_id: ClientId
@@ -28,12 +29,12 @@ class Setup:
     directory: KeyDirectory | None = None
 
     def without_identity(self) -> "Setup":
-        """The setup of a client that will not sign any more."""
+        """Return the setup of a client that will not sign any more."""
         return replace(self, identity=None, directory=None)
 
 
 def check_peer_keys(message: PeerKeys, setup: Setup, own_keys: tuple[bytes, bytes]) -> int:
-    """Every rule for the list of keys; returns this client's place in it."""
+    """Check the list of keys against every rule, and return this client's place in it."""
     ids, params = message.client_ids, setup.params
     _check_sizes(message, params)
     if any(first >= second for first, second in pairwise(ids)):
@@ -74,7 +75,7 @@ def _check_sizes(message: PeerKeys, params: Parameters) -> None:
 
 
 def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_place: int) -> None:
-    """Everyone's keys are signed by its identity, which in malicious mode the directory knows as theirs."""
+    """Check that everyone's keys are signed by its identity, which in malicious mode the directory must know."""
     ids = message.client_ids
     identity_keys = split(message.identity_keys, signing.KEY_BYTES)
     if identity_keys[own_place] != identity.public_key:
@@ -104,7 +105,7 @@ def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_p
 
 
 def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -> None:
-    """The rules that all lists of clients obey: of who shared keys, who survived, and who signed."""
+    """Check what holds for every list of clients: of who shared keys, who survived, and who signed."""
     if len(flags) != len(client_ids):
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"{len(flags)} flags for {len(client_ids)} clients")
     if not flags[client_ids.index(setup.client_id)]:
@@ -114,65 +115,61 @@ def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) ->
 
 @dataclass(frozen=True, slots=True, repr=False)
 class View:
-    """A client's neighbourhood as it knows it: who is in it, with which keys, and how far each has come. Public.
+    """A client's neighbourhood as it knows it: who is in it, with which keys, and how far each has come. Public."""
 
-    ``member_keys`` are the `statements.member_keys`, 32 bytes each.
-    """
-
-    client_ids: tuple[ClientId, ...]
-    identity_keys: bytes
-    member_keys: bytes
+    neighborhood: Neighborhood
     shared: Flags
     survivors: Flags
 
     def members(self) -> list[bytes]:
-        """The `statements.member` digest of each, in the order of the ids."""
+        """Return the `statements.member` digest of each, in the order of the ids."""
         standings = map(statements.standing, self.shared, self.survivors)
-        return list(map(statements.member, split(self.member_keys, DIGEST_BYTES), standings))
+        return list(map(statements.member, self.neighborhood.split_key_digests(), standings))
 
-    def others_may_not_be(self) -> frozenset[bytes]:
-        """All digests that speak of somebody in this view, whatever they say."""
-        keys = split(self.member_keys, DIGEST_BYTES)
+    def all_digests_of_members(self) -> frozenset[bytes]:
+        """Return every digest that speaks of a member of this view, with any standing."""
+        keys = self.neighborhood.split_key_digests()
         return frozenset(statements.member(key, standing) for key in keys for standing in statements.Standing)
 
 
 def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View) -> None:
-    """A quorum signed views that agree with this client's, and that have this client and the signer as survivors.
+    """Check that a quorum signed views that agree with this client's, and have it and the signer as survivors.
 
     Whoever answers can then be sure that its own mask key stays hidden: a quorum of its neighbours will release shares
     of its self-mask seed, and of one secret only.  A signature of anything else than what agrees is not counted: the
     agreement is in the statement that is verified.
     """
-    check_flags(message.consistent, view.client_ids, setup)
+    client_ids = view.neighborhood.client_ids
+    check_flags(message.consistent, client_ids, setup)
     strangers = [
         peer_id
-        for peer_id, signed, survives in zip(view.client_ids, message.consistent, view.survivors, strict=True)
+        for peer_id, signed, survives in zip(client_ids, message.consistent, view.survivors, strict=True)
         if signed and not survives
     ]
     if strangers:
         raise RemoteProtocolError(Rule.CONSISTENT_NOT_SUBSET, f"clients {listed(strangers)}", tuple(strangers))
     signers = [
         place
-        for place, (peer_id, signed) in enumerate(zip(view.client_ids, message.consistent, strict=True))
+        for place, (peer_id, signed) in enumerate(zip(client_ids, message.consistent, strict=True))
         if signed and peer_id != setup.client_id
     ]
     if len(message.signatures) != SIGNATURE_BYTES * len(signers):
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"signatures for other than the {len(signers)} clients flagged")
     digests = _digests_of_views(message, setup, view, signers)
-    keys = split(view.identity_keys, signing.KEY_BYTES)
+    keys = view.neighborhood.split_identity_keys()
     # This client's own signature is the first; a quorum is enough, and each costs a tenth of a millisecond.
     valid, quorum = 1, setup.params.quorum
     for place, signature, digest in zip(signers, split(message.signatures, SIGNATURE_BYTES), digests, strict=True):
         if valid >= quorum:
             break
-        statement = statements.view(setup.session_id, view.client_ids[place], digest)
+        statement = statements.view(setup.session_id, client_ids[place], digest)
         valid += signing.verify(keys[place], signature, statement)
     if valid < quorum:
         raise RemoteProtocolError(Rule.TOO_FEW_SIGNATURES, f"{valid} of the {quorum} needed")
 
 
 def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signers: list[int]) -> Iterable[bytes]:
-    """The digest of each signer's view, as it must be if the signer sees what this client sees.
+    """Return the digest of each signer's view, as it must be if the signer sees what this client sees.
 
     ``signers`` are their places in this client's neighbourhood.  All views are checked at once; each is hashed when its
     digest is asked for.  However little they have in common, which is the server's choice, this is O(k^2) for k peers.
@@ -187,9 +184,10 @@ def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signe
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {len(signers)} clients flagged")
     others = split(message.others, DIGEST_BYTES)
     # A member that both know must not come as one that only the signer knows: it could be said to stand otherwise.
-    if not view.others_may_not_be().isdisjoint(others):
+    if not view.all_digests_of_members().isdisjoint(others):
         raise RemoteProtocolError(Rule.VIEWS_CONTRADICT)
-    own_place = view.client_ids.index(setup.client_id)
+    client_ids = view.neighborhood.client_ids
+    own_place = client_ids.index(setup.client_id)
     rest = iter(others)
     views: list[list[bytes]] = []
     for place, flags in zip(signers, split(message.common, flag_bytes), strict=True):
@@ -199,7 +197,7 @@ def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signe
         # Only who has the keys that this client was shown holds its shares. A run of the same client under other keys,
         # in the same session, would come as a member that only the signer knows, and its signature would count.
         if not bits >> place & 1:
-            raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, f"without its signer, client {view.client_ids[place]}")
+            raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, f"without its signer, client {client_ids[place]}")
         seen = list(compress(members, np.unpackbits(np.frombuffer(flags, dtype=np.uint8), bitorder="little").tolist()))
         # All neighbourhoods of a graph have one size.
         seen += islice(rest, len(members) - len(seen))
@@ -223,12 +221,7 @@ def _refuse(rule: Rule, peer_ids: list[ClientId]) -> None:
         raise RemoteProtocolError(rule, f"of clients {listed(peer_ids)}", tuple(peer_ids))
 
 
-def split(items: bytes, size: int) -> list[bytes]:
-    """Items of one size, as they were concatenated."""
-    return [items[at : at + size] for at in range(0, len(items), size)]
-
-
 def listed(client_ids: list[ClientId] | tuple[ClientId, ...]) -> str:
-    """A few ids for a message."""
+    """Name a few ids in a message."""
     shown = ", ".join(map(str, client_ids[:10]))
     return f"{shown} and {len(client_ids) - 10} more" if len(client_ids) > 10 else shown

@@ -1,4 +1,4 @@
-"""A client's state as bytes, for hosts that keep nothing in memory between two messages.
+"""Turn a client's state into bytes and back, for hosts that keep nothing in memory between two messages.
 
 The bytes hold the client's secrets in the clear: the host stores them as it stores a private key, and hands back
 exactly what it got.  The checksum finds accidents, not attackers.
@@ -6,17 +6,17 @@ exactly what it got.  The checksum finds accidents, not attackers.
 
 import dataclasses
 from dataclasses import replace
-from typing import Any
 
 import msgpack
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
-from secagg._client_rules import Setup
-from secagg._client_states import PHASES, ClientPhase, State
+from secagg._client.neighborhood import Neighborhood
+from secagg._client.rules import Setup
+from secagg._client.states import PHASES, ClientPhase, Listed, State
 from secagg.errors import LocalProtocolError, SecAggError
 from secagg.events import Round
 from secagg.identity import Identity, KeyDirectory, check_directory, check_identity
-from secagg.params import Adversary, ClientId, Parameters
+from secagg.params import ClientId, Parameters
+from secagg.primitives.digest import sha256
 from secagg.primitives.labels import PROTOCOL_VERSION
 from secagg.session import SESSION_ID_BYTES
 from secagg.transcript import TranscriptEntry, What
@@ -28,14 +28,16 @@ _STATES = {phase.name: state for state, phase in PHASES.items()}
 
 
 def dump(state: State, transcript: tuple[TranscriptEntry, ...] = ()) -> bytes:
-    """The state with its setup and the client's transcript, as bytes."""
+    """Return the state with its setup and the client's transcript, as bytes."""
     setup, params = state.setup, state.setup.params
     values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "setup"}
+    if isinstance(state, Listed):
+        values["neighborhood"] = dataclasses.astuple(state.neighborhood)
     body: bytes = msgpack.packb(
         [
             PROTOCOL_VERSION,
             state.phase.name,
-            {**dataclasses.asdict(params), "adversary": params.adversary.value},
+            params.to_bytes(),
             setup.client_id,
             setup.session_id,
             *_identity_fields(setup),
@@ -52,7 +54,7 @@ def dump(state: State, transcript: tuple[TranscriptEntry, ...] = ()) -> bytes:
 def load(
     blob: bytes | bytearray | memoryview, identity: Identity | None = None, directory: KeyDirectory | None = None
 ) -> tuple[State, list[TranscriptEntry]]:
-    """What is in ``blob``; LocalProtocolError if it is not what `dump` gave, or of another identity."""
+    """Return what `dump` was given; LocalProtocolError if ``blob`` is not from it, or of another identity."""
     header = len(_MAGIC) + _CHECKSUM_BYTES
     if not isinstance(blob, bytes | bytearray | memoryview):
         raise LocalProtocolError(f"a suspended client is bytes, not {type(blob).__name__}")
@@ -85,14 +87,14 @@ def load(
 
 
 def _unpack_with(body: bytes, identity: Identity, directory: KeyDirectory | None) -> State:
-    """The state in a body that is known to hold one, signing as it did."""
+    """Return the state in a body that is known to hold one, with its identity."""
     found = _unpack(body)
     assert isinstance(found, tuple)  # noqa: S101 - the caller saw it
     return replace(found[0], setup=replace(found[0].setup, identity=identity, directory=directory))
 
 
 def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | None:
-    """State, identity key, transcript; or the version, if it is another one; or None if it is nothing of the kind."""
+    """Return state, identity key and transcript; another version's number; or None if the body is malformed."""
     try:
         version, phase, params, client_id, session_id, identity_key, own_identity, values, entries = msgpack.unpackb(
             body, use_list=False
@@ -102,8 +104,10 @@ def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | N
         typed = type(client_id) is int and type(session_id) is bytes and type(identity_key) is bytes
         if typed and len(session_id) == SESSION_ID_BYTES:
             identity = Identity(own_identity) if own_identity else None
-            setup = Setup(_load_params(params), client_id, session_id, identity)
+            setup = Setup(Parameters.from_bytes(params), client_id, session_id, identity)
             if all(isinstance(value, bytes | tuple) for value in values.values()):
+                if issubclass(_STATES[phase], Listed):
+                    values["neighborhood"] = Neighborhood(*values["neighborhood"])
                 return _STATES[phase](setup, **values), identity_key, [_entry(*entry) for entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError, SecAggError, msgpack.UnpackException):
         pass
@@ -111,14 +115,14 @@ def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | N
 
 
 def _identity_fields(setup: Setup) -> tuple[bytes, bytes]:
-    """The public key of an identity that the host hands in again, or the secret key of one drawn for the session."""
+    """Return the public key of the host's identity, and the secret key of one drawn for the session."""
     if setup.identity is None:
         return b"", b""
     return (setup.identity.public_key, b"") if setup.params.has_identities else (b"", setup.identity.to_bytes())
 
 
 def _lacks_identity(state: State) -> bool:
-    """Whether this client has to sign something yet and could not: it would go on without any checks."""
+    """Tell whether this client must sign yet and could not: it would go on without any checks."""
     params = state.setup.params
     if state.phase is ClientPhase.FINISHED or state.setup.identity is not None:
         return False
@@ -131,11 +135,5 @@ def _entry(
     return TranscriptEntry(Round(round_), What(what), subject, clients, digest, detail)
 
 
-def _load_params(values: dict[str, Any]) -> Parameters:
-    return Parameters(**{**values, "adversary": Adversary(values["adversary"])})
-
-
 def _checksum(body: bytes) -> bytes:
-    hasher = Hash(SHA256())
-    hasher.update(body)
-    return hasher.finalize()[:_CHECKSUM_BYTES]
+    return sha256(body)[:_CHECKSUM_BYTES]

@@ -1,0 +1,188 @@
+"""Hold what the server's rounds have in common: the session's constants, the roster of clients, the stage itself.
+
+A stage knows who is awaited and who has answered.  It returns the reason to drop a client instead of raising: one
+client's bad message must not end the others' session.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from secagg.errors import LocalProtocolError
+from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
+from secagg.graph import Graph, NodeFlags
+from secagg.identity import KeyDirectory
+from secagg.messages import ClientMessage
+from secagg.params import ClientId, Parameters
+from secagg.primitives.entropy import EntropySource
+
+GraphBuilder: TypeAlias = Callable[[int], Graph]
+"""Builds the neighbour graph of that many advertised clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The constants of a session."""
+
+    params: Parameters
+    session_id: bytes
+    build_graph: GraphBuilder
+    entropy: EntropySource
+    directory: KeyDirectory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The clients that advertised keys (U1), ascending, with their keys and the graph; a node is a place in it.
+
+    ``identity_keys`` and ``signatures`` have no columns where nothing is signed.
+    """
+
+    client_ids: tuple[ClientId, ...]
+    channel_public_keys: npt.NDArray[np.uint8]
+    mask_public_keys: npt.NDArray[np.uint8]
+    identity_keys: npt.NDArray[np.uint8]
+    signatures: npt.NDArray[np.uint8]
+    graph: Graph
+    node_of: dict[ClientId, int]
+
+    def ids(self, nodes: npt.NDArray[np.integer]) -> tuple[ClientId, ...]:
+        """Return the ids of these nodes."""
+        return tuple(self.client_ids[node] for node in nodes.tolist())
+
+    def ids_of(self, flags: NodeFlags) -> tuple[ClientId, ...]:
+        """Return the ids of the nodes that are flagged."""
+        return self.ids(np.flatnonzero(flags))
+
+    def flags(self, client_ids: Collection[ClientId]) -> NodeFlags:
+        """Flag the nodes of these clients."""
+        flags = np.zeros(len(self.client_ids), dtype=bool)
+        flags[[self.node_of[client_id] for client_id in client_ids]] = True
+        return flags
+
+
+class Stage:
+    """One stage of the session. The base awaits no message and refuses every one.
+
+    Attributes:
+        invited: who was asked.
+        awaited: who may answer or has answered; who is dropped leaves it.
+        received: who has answered.
+        pending: who may still answer.
+    """
+
+    round: Round
+
+    def __init__(self, invited: Collection[ClientId]) -> None:
+        self.invited = frozenset(invited)
+        self.awaited = set(invited)
+        self.received: set[ClientId] = set()
+        self.pending = set(invited)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the session goes on if the round is closed now."""
+        return False
+
+    def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
+        """Take an awaited client's message, or return the reason to drop that client."""
+        return DropReason.UNEXPECTED_MESSAGE
+
+    def drop(self, client_id: ClientId) -> None:
+        """Forget a client that was dropped; what a stage has used of it stays used."""
+        self.awaited.discard(client_id)
+        self.pending.discard(client_id)
+
+    def close(self) -> "Closing":
+        """Return the next stage, and the events that open it."""
+        raise LocalProtocolError("there is no round to close now")
+
+
+Closing: TypeAlias = tuple[Stage, tuple[ServerEvent, ...]]
+
+
+class Ended(Stage):
+    """The session is over."""
+
+    def __init__(self, round_: Round) -> None:
+        super().__init__(())
+        self.round = round_
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The result of ShareKeys: who shared keys (U2), and each client's commitment to its self-mask seed."""
+
+    flags: NodeFlags
+    seed_commitments: npt.NDArray[np.uint8]
+
+
+class RecoverableStage(Stage):
+    """A round after which every mask in the sum must still be recoverable from the shares of those who go on."""
+
+    def __init__(self, invited: NodeFlags, params: Parameters, roster: Roster) -> None:
+        super().__init__(roster.ids_of(invited))
+        self._params = params
+        self._roster = roster
+
+    @property
+    def ready(self) -> bool:
+        able = self._able()
+        return bool(able.any()) and self._fewest_shares(able) >= self._params.threshold
+
+    def _present(self) -> NodeFlags:
+        """Flag who answered and may go on."""
+        raise NotImplementedError
+
+    def _able(self) -> NodeFlags:
+        """Flag those of them with a quorum around them: the others would refuse what comes next."""
+        raise NotImplementedError
+
+    def _owners(self) -> NodeFlags:
+        """Flag the clients of which a secret has to be recovered."""
+        raise NotImplementedError
+
+    def _fewest_shares(self, able: NodeFlags) -> int:
+        """Of all secrets that have to be recovered, return the fewest shares that can still come in."""
+        shares = self._roster.graph.count(able)
+        if not self._params.is_complete:
+            # In the sparse graph only the neighbours hold shares.
+            shares = shares - able
+        return int(shares[self._owners()].min(initial=len(shares)))
+
+    def _able_or_end(self) -> NodeFlags | Closing:
+        """Return who goes on; or the end, if too few are left."""
+        able = self._able()
+        if not able.any():
+            return too_few(self, self._params.quorum, set(self._roster.ids_of(self._present())))
+        if (had := self._fewest_shares(able)) < self._params.threshold:
+            missing = tuple(sorted(self.invited.difference(self._roster.ids_of(able))))
+            aborted = Aborted(AbortReason.TOO_FEW_CLIENTS, self.round, self._params.threshold, had, missing)
+            return Ended(self.round), (aborted,)
+        return able
+
+
+def answering(params: Parameters, roster: Roster, candidates: NodeFlags, present: NodeFlags) -> NodeFlags:
+    """Flag the candidates with a quorum of present clients in their neighbourhood: the others would refuse."""
+    return candidates & (roster.graph.count(present) >= params.quorum)
+
+
+def drop_lonely(round_: Round, roster: Roster, lonely: NodeFlags) -> list[ServerEvent]:
+    """Drop clients that have too few neighbours left."""
+    return [ClientDropped(client_id, DropReason.TOO_FEW_NEIGHBORS, round_) for client_id in roster.ids_of(lonely)]
+
+
+def too_few(stage: Stage, needed: int, left: set[ClientId]) -> Closing:
+    """Abort: too few clients are left."""
+    missing = tuple(sorted(stage.invited - left))
+    # On a sparse graph enough clients may be left, and yet no neighbourhood with enough of them.
+    had = len(left) if len(left) < needed else 0
+    return Ended(stage.round), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, needed, had, missing),)
+
+
+def owners_of_masks(roster: Roster, shared: NodeFlags, survives: NodeFlags) -> NodeFlags:
+    """Flag the clients whose masks are in the sum: survivors, and vanished clients with a surviving neighbour."""
+    return shared & (survives | (roster.graph.count(survives) > 0))

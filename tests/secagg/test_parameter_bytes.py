@@ -1,0 +1,51 @@
+"""Parameters as bytes: one encoding, read back exactly, and nothing else is taken."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secagg import Adversary, CodecError, Parameters, PlanError
+from secagg.params import PARAMETERS_BYTES
+from tests.cohort import make_params
+
+ADVERSARIES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1, Adversary.MALICIOUS: 2}
+
+
+@given(
+    st.builds(
+        make_params,
+        st.integers(10, 2**20).map(lambda half: 2 * half),
+        st.integers(15, 20),
+        degree=st.just(20),
+        vector_length=st.integers(1, 2**28),
+        value_bits=st.integers(1, 24),
+        ring_bits=st.just(50),
+        adversary=st.sampled_from(Adversary),
+        modular=st.booleans(),
+    )
+)
+def test_parameters_come_back_as_they_were(params):
+    data = params.to_bytes()
+    numbers = (params.num_clients, params.threshold, params.degree, params.vector_length)
+    flags = (params.value_bits, params.ring_bits, params.modular, ADVERSARIES[params.adversary])
+    assert data == struct.pack(">IIIQBBBB", *numbers, *flags)
+    assert Parameters.from_bytes(data) == params
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "error"),
+    [(22, 2, CodecError), (23, 3, CodecError), (23, 255, CodecError), (7, 1, PlanError), (21, 65, PlanError)],
+)
+def test_bytes_of_no_parameters_are_refused(at, value, error):
+    data = bytearray(make_params(10, 6).to_bytes())
+    data[at] = value
+    with pytest.raises(error):
+        Parameters.from_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("size", [0, 1, PARAMETERS_BYTES - 1, PARAMETERS_BYTES + 1, 1 << 16])
+def test_parameters_have_one_length(size):
+    with pytest.raises(CodecError, match=f"{PARAMETERS_BYTES} bytes, not {size}"):
+        Parameters.from_bytes(bytes(size))
