@@ -16,7 +16,7 @@ ADVERSARIES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1, Adv
 @given(
     st.builds(
         make_params,
-        st.integers(10, 2**20).map(lambda half: 2 * half),
+        st.integers(11, 2**20).map(lambda half: 2 * half),
         st.integers(15, 20),
         degree=st.just(20),
         vector_length=st.integers(1, 2**28),
