@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint unit format bench bench-report bench-quick bench-check changelog clean
+.PHONY: help demo test lint unit format bench bench-report bench-quick bench-check changelog clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
 
 demo: .venv/fl  ## train on 40 clients, a quarter of them vanishing, secure beside plain
 	rm -rf runs/demo
@@ -11,7 +14,7 @@ demo: .venv/fl  ## train on 40 clients, a quarter of them vanishing, secure besi
 
 test: lint unit  ## linters, types, import contracts, tests
 
-lint: .venv/dev
+lint: .venv/dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -21,10 +24,10 @@ lint: .venv/dev
 TESTS := -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 # A file's tests stay in one process: what its fixtures have made is made once.
-unit: .venv/dev
+unit: .venv/dev  ## the tests alone
 	$(BIN)/python $(TESTS) --numprocesses auto --dist loadfile --max-worker-restart 0
 
-format: .venv/dev
+format: .venv/dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -98,7 +101,7 @@ bench-training: .venv/dev  ## images a second of each training engine; results a
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
-clean:
+clean:  ## remove all environments, caches and runs
 	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
 
 .venv/bin/python:
