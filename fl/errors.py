@@ -13,6 +13,10 @@ class FLError(Exception):
         return printable(super().__str__(), MAX_ERROR_TEXT)
 
 
+class PublicError(FLError):
+    """An error whose text may leave this machine: it names names, shapes, types, counts and settings, and no value."""
+
+
 class DataError(FLError):
     """A data set is missing, damaged, or not what it says it is."""
 

@@ -130,8 +130,8 @@ class UpdateEncoding:
             raise QuantizationError(f"an update of shape {delta.shape}, but ({self.update_length},) was planned")
         if not np.isfinite(delta).all() or not np.isfinite(update.loss_sum):
             raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
-        if not 1 <= update.num_examples <= self.max_examples:
-            raise QuantizationError(f"{update.num_examples} examples, but 1 to {self.max_examples} were planned")
+        if not 0 <= update.num_examples <= self.max_examples:
+            raise QuantizationError(f"{update.num_examples} examples, but 0 to {self.max_examples} were planned")
         if not 0 <= update.correct <= update.num_examples:
             raise QuantizationError(f"{update.correct} correct predictions of {update.num_examples} examples")
         # In float64 from the start: in float32 the bound itself would be rounded, and with it the range left.
@@ -155,9 +155,7 @@ class UpdateEncoding:
         Raises:
             UndecodableSumError: no ``num_clients`` updates add up to it.
         """
-        num_examples, correct, loss, num_clipped = checked_totals(
-            total, num_clients, self._counters, fewest_examples=num_clients
-        )
+        num_examples, correct, loss, num_clipped = checked_totals(total, num_clients, self._counters, fewest_examples=1)
         elements = total[: self.update_length]
         # Each client's are at most its weight times the largest value, and one more by rounding.
         most = num_examples / self.max_examples * ((1 << self.value_bits) - 1) + num_clients
@@ -208,5 +206,6 @@ def checked_totals(
     if wrong:
         raise UndecodableSumError(
             f"{num_clients} clients' inputs cannot add up to {wrong}: a client sent what is no input"
+            + ("" if examples else ", or none of them has any")
         )
     return sums

@@ -1,14 +1,18 @@
-"""The structure of named arrays and metrics, without their values: what of a client's reply the server may see."""
+"""The structure of named arrays and metrics, without their values: what of a client's reply the server may see.
+
+Fields are compared, and laid out in vectors, by name.  The order in which a reply lists them is kept for whoever gets
+the average, since a list of arrays has nothing but its order.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from fl.errors import FLError
+from fl.errors import FLError, PublicError
 from fl.strict_msgpack import unpack_bounded
 
 Arrays: TypeAlias = Mapping[str, Mapping[str, npt.NDArray[Any]]]
@@ -29,6 +33,10 @@ class RecordError(FLError):
     """Records that cannot be averaged, or whose structure is not what was agreed on; the text says which and why."""
 
 
+class LayoutError(RecordError, PublicError):
+    """Records whose structure has no average, whatever their values are."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayField:
     """One array of a reply.
@@ -37,8 +45,8 @@ class ArrayField:
         record, name: where it is.
         dtype: its numpy name, such as ``float32``.
         shape: its shape.
-        travels: False for an array of integers or bools that was sent to the client and came back with the same shape:
-            it has no average, so the server's stays.
+        travels: False for an array of integers or bools that came back with the shape in which the client was sent it:
+            it has no average, so the server's stays, in this type.
     """
 
     record: str
@@ -72,16 +80,23 @@ class MetricField:
 
 @dataclass(frozen=True, slots=True)
 class RecordLayout:
-    """All that a reply holds but the values, in the reply's order.
+    """All that a reply holds but the values.
 
     Attributes:
-        arrays, metrics: the fields; the weight is not among the metrics.
+        arrays, metrics: the fields, in the reply's order; the weight is not among the metrics.
         weight_record: the metric record that holds the weight.
     """
 
     arrays: tuple[ArrayField, ...]
     metrics: tuple[MetricField, ...]
     weight_record: str
+
+    @property
+    def by_name(self) -> "RecordLayout":
+        """The same fields, sorted by record and name: equal for all replies that can be added up."""
+        return replace(
+            self, arrays=tuple(sorted(self.arrays, key=_place)), metrics=tuple(sorted(self.metrics, key=_place))
+        )
 
     @property
     def num_elements(self) -> int:
@@ -115,8 +130,7 @@ class RecordLayout:
         return layout
 
     def _is_valid(self) -> bool:
-        places = [(field.record, field.name) for field in self.arrays]
-        places += [(field.record, field.name) for field in self.metrics]
+        places = [*map(_place, self.arrays), *map(_place, self.metrics)]
         names = [self.weight_record, *(name for place in places for name in place)]
         return (
             all(isinstance(name, str) and len(name) <= _MAX_NAME for name in names)
@@ -124,6 +138,10 @@ class RecordLayout:
             and all(_is_array(field) for field in self.arrays)
             and all(field.length is None or _is_size(field.length) for field in self.metrics)
         )
+
+
+def _place(field: ArrayField | MetricField) -> tuple[str, str]:
+    return field.record, field.name
 
 
 def is_float(dtype: str) -> bool:
@@ -144,7 +162,7 @@ def _is_size(value: object) -> bool:
 
 
 def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str) -> RecordLayout:
-    """The layout of a reply.
+    """The layout of a reply, in its order.
 
     Args:
         arrays, metrics: the reply.
@@ -152,12 +170,12 @@ def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str
         weight: the metric that holds the weight, by which everything else is averaged.
 
     Raises:
-        RecordError: there is no weight; an array has another shape than the one of its name that was sent, or a type
+        LayoutError: there is no weight; an array has another shape than the one of its name that was sent, or a type
             that has no average.
     """
-    records = [record for record, values in metrics.items() if weight in values]
-    if not records:
-        raise RecordError(f"the reply has no metric {weight!r}: without weights there is no average")
+    weight_record = min((record for record, values in metrics.items() if weight in values), default=None)
+    if weight_record is None:
+        raise LayoutError(f"the reply has no metric {weight!r}: without weights there is no average")
     fields = tuple(
         _array_field(record, name, array, received.get(record, {}).get(name))
         for record, named in arrays.items()
@@ -167,16 +185,17 @@ def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str
         MetricField(record, name, None if np.isscalar(value) else len(value))  # type: ignore[arg-type]
         for record, values in metrics.items()
         for name, value in values.items()
-        if (record, name) != (records[0], weight)
+        if (record, name) != (weight_record, weight)
     )
-    return RecordLayout(fields, numbers, records[0])
+    return RecordLayout(fields, numbers, weight_record)
 
 
 def _array_field(record: str, name: str, array: npt.NDArray[Any], sent: npt.NDArray[Any] | None) -> ArrayField:
     dtype, where = array.dtype.name, f"array {name!r} of record {record!r}"
     if sent is not None and sent.shape != array.shape:
-        raise RecordError(f"{where} has shape {array.shape}, but the one that was sent has {sent.shape}")
+        raise LayoutError(f"{where} has shape {array.shape}, but the one that was sent has {sent.shape}")
     travels = is_float(dtype)
-    if not travels and (sent is None or sent.dtype != array.dtype):
-        raise RecordError(f"{where} is of type {dtype}, which has no average: send floats, or leave it out")
+    # What was sent may have become another type in a strategy's average, and is one again in the client's model.
+    if not travels and (sent is None or array.dtype.kind not in "iub"):
+        raise LayoutError(f"{where} is of type {dtype}, which has no average: send floats, or leave it out")
     return ArrayField(record, name, dtype, array.shape, travels)

@@ -3,13 +3,14 @@
 For frameworks whose replies are records instead of one flat update.  The vector's length does not depend on what the
 reply holds, only on what it has room for, so that it is known before anybody has trained: array elements first, padded
 with zeros; then the counters of `UpdateEncoding`, which carry the weight; then the metrics, as weighted fixed-point
-numbers in digits.  An array that was sent to the client travels as the difference to what was sent, so ``clip`` bounds
-what a client changes; any other array travels as it is.
+numbers in digits; then, for each metric, the weight of the client if it has that metric.  An array that was sent to the
+client travels as the difference to what was sent, so ``clip`` bounds what a client changes; any other array travels as
+it is.  Arrays and metrics are in the order of their names, whatever order a reply has.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,17 @@ import numpy.typing as npt
 
 from fl.counters import CounterEncoding, IntegerVector
 from fl.errors import ConfigError
-from fl.integrations.record_layout import Arrays, Metric, Metrics, RecordError, RecordLayout, layout_of
+from fl.integrations.record_layout import (
+    ArrayField,
+    Arrays,
+    LayoutError,
+    Metric,
+    MetricField,
+    Metrics,
+    RecordError,
+    RecordLayout,
+    layout_of,
+)
 from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
 
 MOST_METRICS = 1 << 16
@@ -42,16 +53,24 @@ class Average:
     """The weighted mean of the replies.
 
     Attributes:
-        arrays: in the types of the replies; arrays without an average as they were sent.
-        metrics: floats, or lists of floats; and the weight's total, an int, in the place of the weight.
+        arrays: in the types of the replies; arrays without an average as they were sent. Those that were sent are in
+            the order in which they were sent, the others behind them, as the replies have them.
+        metrics: floats, or lists of floats; and the weight's total, an int, in the place of the weight. A metric is
+            averaged over the clients that have it, and NaN if none has.
         total_weight: the weights of all clients together.
         clipped: the fraction of array elements that were clipped.
+        partial: the metrics that not all clients have, by name, each with the weight of those that have it.
+        kept: record and name of the arrays that have no average.
+        not_sent: record and name of the arrays that were averaged as they are, since clients were sent none such.
     """
 
     arrays: dict[str, dict[str, npt.NDArray[Any]]]
     metrics: dict[str, dict[str, Metric]]
     total_weight: int
     clipped: float
+    partial: dict[str, int] = field(default_factory=dict)
+    kept: tuple[tuple[str, str], ...] = ()
+    not_sent: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +125,9 @@ class RecordEncoding:
 
     @property
     def _metrics(self) -> CounterEncoding:
-        return CounterEncoding((2 * self._steps * self.max_weight,) * self.max_metrics, self.value_bits)
+        """Of the weighted metrics, and of the weights of those who have them."""
+        largest = (2 * self._steps * self.max_weight,) * self.max_metrics + (self.max_weight,) * self.max_metrics
+        return CounterEncoding(largest, self.value_bits)
 
     @property
     def _steps(self) -> int:
@@ -122,27 +143,30 @@ class RecordEncoding:
             rng: draws the rounding. It protects nothing: the protocol's masks do.
 
         Raises:
-            RecordError: it has no weight, no room, or no average.
-            QuantizationError: elements that are not finite, or a weight out of range.
+            LayoutError: it has no weight, no room, or no average, whatever its values are.
+            RecordError: the weight or a metric is out of range.
+            QuantizationError: elements that are not finite.
         """
         layout = layout_of(reply.arrays, reply.metrics, received=received, weight=self.weight)
         self._check_room(layout)
         weight = self._checked_weight(reply.metrics[layout.weight_record][self.weight])
         flat = np.zeros(max(1, self.capacity), dtype=np.float32)
         at = 0
-        for field in layout.arrays:
-            if field.travels:
-                array = np.asarray(reply.arrays[field.record][field.name])
-                sent = received.get(field.record, {}).get(field.name)
+        for one in layout.by_name.arrays:
+            if one.travels:
+                array = np.asarray(reply.arrays[one.record][one.name])
+                sent = received.get(one.record, {}).get(one.name)
                 change = array if sent is None else array.astype(np.float64) - sent
                 # What is too large for float32 is refused below, as not finite.
                 with np.errstate(over="ignore"):
-                    flat[at : at + field.size] = np.ravel(change)
-                at += field.size
+                    flat[at : at + one.size] = np.ravel(change)
+                at += one.size
         elements = self._elements.encode(ClientUpdate(flat, weight, loss_sum=0.0, correct=0), rng)
-        counters = [weight * self._metric_steps(*place) for place in _numbers(layout, reply.metrics)]
-        counters += [0] * (self.max_metrics - len(counters))
-        return np.concatenate([elements, self._metrics.encode(counters)]), layout
+        numbers = list(_numbers(layout.by_name, reply.metrics))
+        given = [weight * math.isfinite(value) for _, value in numbers]
+        values = [w and w * self._metric_steps(*number) for w, number in zip(given, numbers, strict=True)]
+        unused = [0] * (self.max_metrics - len(numbers))
+        return np.concatenate([elements, self._metrics.encode(values + unused + given + unused)]), layout
 
     def decode(self, total: IntegerVector, num_clients: int, layout: RecordLayout, sent: Arrays) -> Average:
         """The average in a sum of ``num_clients`` encoded replies of one layout, shape (vector_length,).
@@ -150,7 +174,7 @@ class RecordEncoding:
         Args:
             total: the sum.
             num_clients: how many replies are in it.
-            layout: theirs.
+            layout: of one of them; the others differ in the order of their fields at most.
             sent: the arrays that they were sent.
 
         Raises:
@@ -160,45 +184,51 @@ class RecordEncoding:
         self.check_layout(layout, sent)
         end = self._elements.vector_length
         aggregate = self._elements.decode(total[:end], num_clients)
-        weight, counters = aggregate.num_examples, self._metrics.decode(total[end:])[: layout.num_metrics]
-        if max(counters, default=0) > 2 * self._steps * weight:
+        weight, counters = aggregate.num_examples, self._metrics.decode(total[end:])
+        given = counters[self.max_metrics :][: layout.num_metrics]
+        pairs = list(zip(counters, given, strict=False))
+        if any(w > weight or value > 2 * self._steps * w for value, w in pairs):
             raise UndecodableSumError("the metrics add up to more than they can: a client sent what is no reply")
-        metrics = [(counter - self._steps * weight) / (weight << _FRACTION_BITS) for counter in counters]
+        metrics = [(value - self._steps * w) / (w << _FRACTION_BITS) if w else math.nan for value, w in pairs]
         arrays = _arrays(layout, aggregate.mean_delta, sent)
-        if not all(np.isfinite(arrays[field.record][field.name]).all() for field in layout.arrays if field.travels):
+        if not all(np.isfinite(arrays[one.record][one.name]).all() for one in layout.arrays if one.travels):
             raise UndecodableSumError("the average is not finite: a client sent what is no reply")
+        names = [one.name for one in layout.by_name.metrics for _ in range(one.size)]
         used = max(1, layout.num_elements)
         return Average(
             arrays=arrays,
             metrics=_metric_records(layout, metrics, self.weight, weight),
             total_weight=weight,
             clipped=aggregate.clipped * max(1, self.capacity) / used,
+            partial={name: w for name, w in zip(names, given, strict=True) if w < weight},
+            kept=tuple((one.record, one.name) for one in layout.arrays if not one.travels),
+            not_sent=tuple((one.record, one.name) for one in layout.arrays if one.name not in sent.get(one.record, {})),
         )
 
     def check_layout(self, layout: RecordLayout, sent: Arrays) -> None:
         """RecordError unless replies of this layout have room, and fit what was sent to the clients."""
         self._check_room(layout)
-        for field in layout.arrays:
-            own = sent.get(field.record, {}).get(field.name)
-            if (own is None and not field.travels) or (own is not None and own.shape != field.shape):
-                raise RecordError(f"array {field.name!r} of record {field.record!r} is not like the one that was sent")
+        for one in layout.arrays:
+            own = sent.get(one.record, {}).get(one.name)
+            if (own is None and not one.travels) or (own is not None and own.shape != one.shape):
+                raise RecordError(f"array {one.name!r} of record {one.record!r} is not like the one that was sent")
 
     def _check_room(self, layout: RecordLayout) -> None:
         if layout.num_elements > self.capacity:
-            raise RecordError(
+            raise LayoutError(
                 f"the reply has {layout.num_elements} array elements, and room for {self.capacity}, as many as were "
                 "sent: the server can give more `capacity`"
             )
         if layout.num_metrics > self.max_metrics:
-            raise RecordError(
+            raise LayoutError(
                 f"the reply has {layout.num_metrics} metrics, and room for {self.max_metrics}: the server can give "
                 "more `max_metrics`"
             )
 
     def _checked_weight(self, weight: Metric) -> int:
-        if not isinstance(weight, int | float) or weight != weight or weight not in range(1, self.max_weight + 1):
+        if not isinstance(weight, int | float) or weight != weight or weight not in range(self.max_weight + 1):
             raise RecordError(
-                f"{self.weight!r} must be a whole number from 1 to {self.max_weight}, a bound that the server can raise"
+                f"{self.weight!r} must be a whole number from 0 to {self.max_weight}, a bound that the server can raise"
             )
         return int(weight)
 
@@ -207,45 +237,61 @@ class RecordEncoding:
         if not abs(value) <= self.metric_bound:
             raise RecordError(
                 f"metric {name!r} is not in [-{self.metric_bound:g}, {self.metric_bound:g}]: the server can raise "
-                "`metric_bound`, and what is not finite cannot be averaged"
+                "`metric_bound`"
             )
         return round(value * (1 << _FRACTION_BITS)) + self._steps
 
 
 def _numbers(layout: RecordLayout, metrics: Metrics) -> Iterator[tuple[str, float]]:
     """The metrics' names and numbers, in the layout's order."""
-    for field in layout.metrics:
-        value = metrics[field.record][field.name]
+    for one in layout.metrics:
+        value = metrics[one.record][one.name]
         for number in (value,) if isinstance(value, int | float) else value:
-            yield field.name, number
+            yield one.name, number
 
 
 def _arrays(
     layout: RecordLayout, mean: npt.NDArray[np.float32], sent: Arrays
 ) -> dict[str, dict[str, npt.NDArray[Any]]]:
-    arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    values = {}
     at = 0
-    for field in layout.arrays:
-        own = sent.get(field.record, {}).get(field.name)
-        if field.travels:
-            change = mean[at : at + field.size].reshape(field.shape).astype(np.float64)
-            at += field.size
-            # What is too large for the type is refused afterwards, as not finite.
-            with np.errstate(over="ignore"):
-                value = (change if own is None else change + own).astype(field.dtype)
-        else:
-            value = np.array(own)
-        arrays.setdefault(field.record, {})[field.name] = value
+    for one in layout.by_name.arrays:
+        values[one] = _array(one, mean[at : at + one.size], sent.get(one.record, {}).get(one.name))
+        at += one.size
+    sent_order = {(record, name): number for number, (record, name) in enumerate(_names(sent))}
+    arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for one in sorted(layout.arrays, key=lambda one: sent_order.get((one.record, one.name), len(sent_order))):
+        arrays.setdefault(one.record, {})[one.name] = values[one]
     return arrays
+
+
+def _array(one: ArrayField, mean: npt.NDArray[np.float32], sent: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """An array's average from the mean of its elements; or what was sent, in the clients' type."""
+    # What is too large for the type is refused afterwards, as not finite, if it travels.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if one.travels:
+            change = mean.reshape(one.shape).astype(np.float64)
+            return np.asarray(change if sent is None else change + sent).astype(one.dtype)
+        assert sent is not None  # noqa: S101 - checked with the layout
+        return (np.rint(sent) if sent.dtype.kind == "f" else sent).astype(one.dtype)
+
+
+def _names(arrays: Arrays) -> Iterator[tuple[str, str]]:
+    for record, named in arrays.items():
+        for name in named:
+            yield record, name
 
 
 def _metric_records(
     layout: RecordLayout, numbers: list[float], weight: str, total: int
 ) -> dict[str, dict[str, Metric]]:
-    records: dict[str, dict[str, Metric]] = {layout.weight_record: {weight: total}}
+    """Metrics by record and name, in the layout's order; ``numbers`` are in that of the names."""
+    values: dict[MetricField, Metric] = {}
     at = 0
-    for field in layout.metrics:
-        value = numbers[at : at + field.size]
-        records.setdefault(field.record, {})[field.name] = value[0] if field.length is None else value
-        at += field.size
+    for one in layout.by_name.metrics:
+        values[one] = numbers[at] if one.length is None else numbers[at : at + one.size]
+        at += one.size
+    records: dict[str, dict[str, Metric]] = {layout.weight_record: {weight: total}}
+    for one in layout.metrics:
+        records.setdefault(one.record, {})[one.name] = values[one]
     return records

@@ -53,7 +53,7 @@ def test_totals_on_the_bounds_are_decoded() -> None:
     ("values", "said"),
     [
         ({"examples": 0}, "0 examples"),
-        ({"examples": 2}, "2 examples"),
+        ({"examples": 2}, "5 correct predictions of 2 examples"),
         ({"examples": 31}, "31 examples"),
         ({"examples": 30, "correct": 31}, "31 correct predictions of 30 examples"),
         ({"examples": 3, "correct": 0, "loss": 3.0 * MAX_LOSS + 1}, "a loss of 769 over 3 examples"),

@@ -114,7 +114,7 @@ def test_numbers_out_of_range_are_refused(changes: Any) -> None:
         encoding(**changes)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 65, 1.5, float("nan"), "many", None])
+@pytest.mark.parametrize("steps", [-1, 65, 1.5, float("nan"), "many", None])
 def test_steps_out_of_range_are_refused(steps: Any) -> None:
     from fl.errors import FLError
 
