@@ -22,8 +22,16 @@ except ImportError as error:
 # Added in flwr 1.24.
 FAILED_PRECONDITION: int = getattr(ErrorCode, "MOD_FAILED_PRECONDITION", ErrorCode.UNKNOWN)
 
+OF_THE_APP = frozenset({ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED_PRECONDITION})
+"""Error codes of what an app or its mods answered, and not Flower."""
+
+CLIENTS_DISCREPANCY_WARNING: str | None = getattr(strategies.dp_fixed_clipping, "CLIENTS_DISCREPANCY_WARNING", None)
+"""What strategies with noise log where the number of replies is not that of the clients that they sample."""
+
 __all__ = [
+    "CLIENTS_DISCREPANCY_WARNING",
     "FAILED_PRECONDITION",
+    "OF_THE_APP",
     "TRIED",
     "Array",
     "ArrayRecord",

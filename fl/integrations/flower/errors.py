@@ -1,6 +1,6 @@
 """What can go wrong between Flower and secure aggregation, in a sentence for the app's author."""
 
-from fl.errors import FLError
+from fl.errors import FLError, PublicError
 
 
 class FlowerError(FLError):
@@ -12,12 +12,12 @@ class StrategyRefusedError(FlowerError):
 
 
 class RoundAbortedError(FlowerError):
-    """A round without a sum, where the app asked to hear of it; nothing was unmasked."""
+    """Rounds without a sum: as many as the app goes on after, or all of a training, or one where it asked to hear."""
 
 
-class OfferError(FlowerError):
-    """What opened a session is no offer, or contradicts itself."""
+class OfferError(FlowerError, PublicError):
+    """What the server sent opens no session, or does not belong to the one that is open; it may hear which."""
 
 
 class OtherRunError(OfferError):
-    """A node that was told other things of the run than the session was opened for; its text is no secret."""
+    """A node that was told other things of the run than the session was opened for."""

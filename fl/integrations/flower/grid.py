@@ -9,17 +9,20 @@ from typing import Any
 from fl.errors import ConfigError
 from fl.integrations.flower._flwr import Grid, Message, RecordDict, get_fused_config
 from fl.integrations.flower.app_view import run_digest
+from fl.integrations.flower.averaging import AverageReply, watch
 from fl.integrations.flower.content import arrays_of, content_digest
 from fl.integrations.flower.errors import FlowerError, RoundAbortedError
 from fl.integrations.flower.exchange import exchange
 from fl.integrations.flower.offer import Offer
-from fl.integrations.flower.session import Session, SessionReport, reply_with
+from fl.integrations.flower.session import Session, SessionReport
 from fl.integrations.flower.settings import SecAggSettings
-from fl.integrations.flower.strategies import calling_strategy, check_strategy, weight_of
+from fl.integrations.flower.strategies import calling_strategy, check_strategy, is_vouched_for, weight_of
 from fl.integrations.flower.wire import CONTROL
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import is_float
+from fl.integrations.records import Average
 from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, Round
+from transport.printable import printable
 
 _LOG = logging.getLogger("flwr.secagg")
 
@@ -66,7 +69,9 @@ class SecAggGrid(Grid):
             raise ConfigError(f"the run configuration cannot be a run's: {error}") from None
         self._settings = SecAggSettings.of(settings)
         self._strategy = strategy
-        self._checked: Any = None
+        self._checked: list[Any] = []
+        self._failed_rounds = 0
+        self._warned: set[tuple[tuple[str, str], ...]] = set()
         if strategy is not None:
             self._check(strategy)
         malicious = self._settings.adversary is Adversary.MALICIOUS
@@ -90,7 +95,8 @@ class SecAggGrid(Grid):
 
         Raises:
             FlowerError: messages that cannot be answered by an average.
-            RoundAbortedError: an aborted round, with on_abort="raise".
+            RoundAbortedError: an aborted round, with on_abort="raise"; or more than ``max_failed_rounds`` in a row, or
+                all of a training.
         """
         listed = list(messages)
         protected = [message for message in listed if self._is_protected(message)]
@@ -99,10 +105,11 @@ class SecAggGrid(Grid):
             return self._grid.send_and_receive(others, timeout=timeout)
         if others:
             raise FlowerError("train messages and others in one call: send those apart, secure aggregation is for all")
-        strategy = self._strategy or calling_strategy()
+        caller, num_rounds = calling_strategy()
+        strategy = self._strategy or caller
         if strategy is not None:
             self._check(strategy)
-        return self._aggregate(protected, timeout, weight_of(strategy))
+        return self._aggregate(protected, timeout, weight_of(strategy), num_rounds)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """As the grid's; FlowerError for messages whose answers are protected, which need `send_and_receive`."""
@@ -116,7 +123,10 @@ class SecAggGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def get_node_ids(self) -> Iterable[int]:
-        """As the grid's."""
+        """As the grid's; a strategy that asks whom to sample is looked at, since it may be used by another's loop."""
+        strategy, _ = calling_strategy()
+        if strategy is not None:
+            self._check(strategy)
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Any:
@@ -137,16 +147,19 @@ class SecAggGrid(Grid):
         return self._grid.run
 
     def _is_protected(self, message: Message) -> bool:
-        category = message.metadata.message_type.split(".")[0]
+        category = _category(message)
         return category == "train" or (category == "evaluate" and self._settings.protect_evaluate)
 
     def _check(self, strategy: Any) -> None:
         """Once for each strategy: warnings need not come each round."""
-        if strategy is not self._checked:
+        if not any(strategy is checked for checked in self._checked):
             check_strategy(strategy)
-            self._checked = strategy
+            watch(strategy, vouched=is_vouched_for(strategy))
+            self._checked.append(strategy)
 
-    def _aggregate(self, messages: list[Message], timeout: float | None, weight: str) -> list[Message]:
+    def _aggregate(
+        self, messages: list[Message], timeout: float | None, weight: str, num_rounds: int | None
+    ) -> list[Message]:
         offer = self._offer(messages, self._settings.weighted_by or weight)
         session = Session(
             messages,
@@ -161,8 +174,27 @@ class SecAggGrid(Grid):
         if average is None:
             if self._settings.on_abort == "raise":
                 raise RoundAbortedError(_why_not(report))
+            if _category(messages[0]) == "train":
+                self._count_failure(report, num_rounds)
             return []
-        return [reply_with(average, report, messages)]
+        if _category(messages[0]) == "train":
+            self._failed_rounds = 0
+        if average.not_sent and average.not_sent not in self._warned:
+            self._warned.add(average.not_sent)
+            _warn_of_not_sent(average, self._settings.clip)
+        origin = next(message for message in messages if message.metadata.dst_node_id == report.included[0])
+        return [AverageReply(average, len(report.included), origin)]
+
+    def _count_failure(self, report: SessionReport, num_rounds: int | None) -> None:
+        """RoundAbortedError if the training is not to go on: after too many rounds, or at its end without any sum."""
+        self._failed_rounds += 1
+        goes_on_after = self._settings.max_failed_rounds
+        if num_rounds is not None:
+            goes_on_after = min(goes_on_after, num_rounds - 1)
+        if self._failed_rounds > goes_on_after:
+            raise RoundAbortedError(
+                f"{self._failed_rounds} rounds in a row without a result; the last: {_why_not(report)}"
+            )
 
     def _offer(self, messages: list[Message], weight: str) -> Offer:
         content, digest = _common_content(messages)
@@ -173,7 +205,7 @@ class SecAggGrid(Grid):
             if is_float(array.dtype.name)
         )
         # An evaluation answers with metrics alone.
-        if messages[0].metadata.message_type.split(".")[0] == "evaluate":
+        if _category(messages[0]) == "evaluate":
             num_elements = 0
         encoding = self._settings.encoding(num_clients=len(messages), num_elements=num_elements, weight=weight)
         try:
@@ -204,6 +236,10 @@ class SecAggGrid(Grid):
             timeout=timeout if trains else self._settings.round_timeout,
             poll_seconds=self._settings.poll_seconds,
         )
+
+
+def _category(message: Message) -> str:
+    return str(message.metadata.message_type.split(".")[0])
 
 
 def _common_content(messages: list[Message]) -> tuple[RecordDict, bytes]:
@@ -248,7 +284,23 @@ def _log(report: SessionReport, num_nodes: int) -> None:
         "secagg: the average of %d of %d nodes, %d examples, in %.2f s (protocol: %.1f kB up, %.1f kB down)",
         len(report.included), num_nodes, report.total_weight, seconds, report.bytes_up / 1e3, report.bytes_down / 1e3,
     )  # fmt: skip
+    for name, weight in report.partial_metrics.items():
+        _LOG.warning(
+            "secagg: metric %s is averaged over %d of %d examples: the other clients have no finite number within "
+            "`metric_bound` for it", printable(repr(name)), weight, report.total_weight,
+        )  # fmt: skip
     if report.clipped > 0:
         _LOG.warning(
             "secagg: %.2g of all elements were clipped: a larger `clip` keeps them, at coarser steps", report.clipped
         )
+
+
+def _warn_of_not_sent(average: Average, clip: float) -> None:
+    """Such arrays are often a model under other names, whose elements are larger than any change."""
+    names = ", ".join(f"{name!r} of record {record!r}" for record, name in average.not_sent[:5])
+    more = f" and {len(average.not_sent) - 5} more" if len(average.not_sent) > 5 else ""
+    _LOG.warning(
+        "secagg: clients reply with arrays that were not sent to them, so these travel as they are and not as "
+        "changes, clipped to +-%g: %s%s. If they are the model, give them the names that were sent",
+        clip, printable(names, 400), more,
+    )  # fmt: skip

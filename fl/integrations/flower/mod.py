@@ -5,6 +5,7 @@ that `secagg.Client.suspend` gave.  Training happens when the masked input is du
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fl.errors import ConfigError, FLError
+from fl.errors import ConfigError, FLError, PublicError
 from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
 from fl.integrations.flower.app_state import install, keep_session, take_session, without_session
 from fl.integrations.flower.app_view import run_digest, view_of
@@ -21,9 +22,10 @@ from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
 from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.node_record import NodeRecord, RoundName
 from fl.integrations.flower.offer import Offer
-from fl.integrations.flower.wire import Onward, Opening, pack_answer, unpack
+from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
-from fl.integrations.record_layout import Arrays
+from fl.integrations.record_layout import Arrays, Metric
+from fl.integrations.records import RecordEncoding, Reply
 from fl.session_policy import SessionPolicy
 from secagg import (
     Adversary,
@@ -33,6 +35,7 @@ from secagg import (
     Identity,
     InputRequested,
     LocalProtocolError,
+    PolicyError,
     SecAggError,
     Send,
     decode_server_message,
@@ -167,13 +170,14 @@ class SecAggMod:
                 answer = self._go_on(said, own, message, context, call_next)
         except _AppFailedError as failure:
             return Message(failure.error, reply_to=message)
-        except OtherRunError as error:
+        except (PublicError, PolicyError) as error:
+            # It speaks of what the server sent, or of a structure that travels in the clear.
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
-            return _refusal(message, f"secagg: {error}")
+            return _refusal(message, str(error))
         except (FLError, SecAggError, TransportError) as error:
             # The reason may speak of this client's data: it stays here.
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
-            return _refusal(message, "secagg: this node takes no part; its own log says why")
+            return _refusal(message, "this node takes no part; its own log says why")
         return Message(answer, reply_to=message)
 
     def _unprotected(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -186,7 +190,7 @@ class SecAggMod:
         _LOG.error("secagg: node %s was asked to %s in the clear, and declines", context.node_id, category)
         return _refusal(
             message,
-            f"secagg: this node answers {category} messages through secure aggregation only: wrap the ServerApp's grid "
+            f"this node answers {category} messages through secure aggregation only: wrap the ServerApp's grid "
             "in SecAggGrid" + (" with protect_evaluate=True" if category == "evaluate" else ""),
         )
 
@@ -253,7 +257,8 @@ class SecAggMod:
             _LOG.info("secagg: what the reply says in ConfigRecords is not sent: it has no average")
         # Rounding hides nothing; its seed is as good as any.
         rng = np.random.default_rng()
-        vector, layout = offer.encoding.encode(reply_of(reply.content), _ndarrays(received), rng)
+        own_reply = _with_metrics_in_bounds(reply_of(reply.content), offer.encoding)
+        vector, layout = offer.encoding.encode(own_reply, _ndarrays(received), rng)
         return vector, layout.to_bytes(), seen.state
 
     def _answer(
@@ -341,6 +346,25 @@ def _warn_of_trust() -> None:
     )
 
 
+def _with_metrics_in_bounds(reply: Reply, encoding: RecordEncoding) -> Reply:
+    """The reply, in which metrics that cannot be sent are NaN: they count for no average, and cost no update."""
+    bound = encoding.metric_bound
+
+    def within(name: str, value: float) -> float:
+        if name == encoding.weight or abs(value) <= bound:
+            return value
+        _LOG.warning("secagg: metric %r is not in [-%g, %g], so this node does not count for it", name, bound, bound)
+        return math.nan
+
+    metrics: dict[str, dict[str, Metric]] = {}
+    for record, values in reply.metrics.items():
+        metrics[record] = {
+            name: within(name, value) if isinstance(value, int | float) else [within(name, one) for one in value]
+            for name, value in values.items()
+        }
+    return Reply(reply.arrays, metrics)
+
+
 def _ndarrays(received: dict[str, dict[str, Array]]) -> Arrays:
     return {
         record: {name: ndarray_of(record, name, array) for name, array in named.items()}
@@ -349,4 +373,4 @@ def _ndarrays(received: dict[str, dict[str, Array]]) -> Arrays:
 
 
 def _refusal(message: Message, reason: str) -> Message:
-    return Message(Error(code=FAILED_PRECONDITION, reason=reason), reply_to=message)
+    return Message(Error(code=FAILED_PRECONDITION, reason=printable(REFUSAL + reason, REASON_LIMIT)), reply_to=message)

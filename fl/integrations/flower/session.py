@@ -8,10 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fl.errors import FLError
-from fl.integrations.flower._flwr import Message, RecordDict
-from fl.integrations.flower.content import arrays_of, content_of
+from fl.integrations.flower._flwr import OF_THE_APP, Message, RecordDict
+from fl.integrations.flower.content import arrays_of
 from fl.integrations.flower.offer import Offer
-from fl.integrations.flower.wire import Onward, Opening, pack_onward, pack_opening, unpack_answer
+from fl.integrations.flower.wire import (
+    REASON_LIMIT,
+    REFUSAL,
+    Onward,
+    Opening,
+    pack_onward,
+    pack_opening,
+    unpack_answer,
+)
 from fl.integrations.record_layout import RecordError, RecordLayout
 from fl.integrations.records import Average
 from secagg import Aborted, ClientDropped, ClientId, Completed, DropReason, KeyDirectory, Round, Server
@@ -35,6 +43,7 @@ class SessionReport:
         dropped: nodes that left, in which round, and why.
         total_weight: of all included, together; 0 without an average.
         clipped: the fraction of array elements that were clipped.
+        partial_metrics: metrics that not all included clients have, each with the total weight of those that have it.
         bytes_down, bytes_up: of the protocol's messages; the app's own records are not counted.
         seconds: of each round, waiting included.
     """
@@ -44,6 +53,7 @@ class SessionReport:
     dropped: dict[NodeId, tuple[Round, str]]
     total_weight: int = 0
     clipped: float = 0.0
+    partial_metrics: dict[str, int] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[Round, float] = field(default_factory=dict)
@@ -125,7 +135,7 @@ class Session:
                 continue
             answer = None if reply.has_error() else unpack_answer(reply.content)
             if answer is None:
-                reason = _reason(reply) if reply.has_error() else "its reply is not one of the protocol's"
+                reason = _reason(reply, round_)
                 self._driver.disconnected(client_id, 0.0, DropReason.DISCONNECTED, reason)
                 continue
             self._bytes["up"] += len(answer[0]) + len(answer[1])
@@ -154,24 +164,30 @@ class Session:
         """The inputs that can be added up: those of the layout that most have. The others leave before the sum."""
         if not answers:
             return answers
-        (common, count), *others = Counter(answer.layout for answer in answers).most_common()
+        # The order of the fields does not count; the strategy is given the one that most replies have.
+        written = Counter(answer.layout for answer in answers)
+        forms = {data: _by_name(data) for data in written}
+        (common, count), *others = Counter(forms[answer.layout] for answer in answers).most_common()
         try:
-            self._layout = RecordLayout.from_bytes(common)
+            self._layout = RecordLayout.from_bytes(
+                next(data for data, _ in written.most_common() if forms[data] == common)
+            )
             self._offer.encoding.check_layout(self._layout, self._sent)
         except RecordError as error:
-            self._layout, common = None, b""
+            self._layout = None
             _LOG.error("secagg: the layout that %d replies have cannot be: %s", count, error)
         if others:
             _LOG.error(
                 "secagg: %d replies hold other records than the %d that agree, and are left out: all clients must "
                 "reply with the same arrays and metrics", sum(number for _, number in others), count,
             )  # fmt: skip
+        added = [answer for answer in answers if forms[answer.layout] == common and self._layout is not None]
         for answer in answers:
-            if answer.layout != common or self._layout is None:
+            if answer not in added:
                 self._driver.disconnected(
                     answer.client_id, 0.0, DropReason.DISCONNECTED, "its reply holds other records than the others'"
                 )
-        return [answer for answer in answers if answer.layout == common and self._layout is not None]
+        return added
 
     def _result(self) -> tuple[SessionReport, Average | None]:
         outcome = self._driver.outcome
@@ -197,6 +213,7 @@ class Session:
             },
             total_weight=0 if average is None else average.total_weight,
             clipped=0.0 if average is None else average.clipped,
+            partial_metrics={} if average is None else average.partial,
             bytes_down=self._bytes["down"],
             bytes_up=self._bytes["up"],
             seconds=self._seconds,
@@ -208,17 +225,25 @@ class Session:
         return node
 
 
-def reply_with(average: Average, report: SessionReport, messages: list[Message]) -> Message:
-    """The one reply that a strategy sees: the average, in the name of the first node that is in it."""
-    origin = next(message for message in messages if message.metadata.dst_node_id == report.included[0])
-    return Message(content_of(average), reply_to=origin)
-
-
 def _why(drop: ClientDropped) -> str:
     """Why a node left; where it said so itself, in its words."""
     return drop.detail if drop.reason is DropReason.DISCONNECTED and drop.detail else drop.reason.value
 
 
-def _reason(reply: Message) -> str:
-    """Why a node answered with an error, in one line."""
-    return printable(" ".join(str(reply.error.reason).split())) or f"error {reply.error.code}"
+def _by_name(layout: bytes) -> bytes:
+    """A layout's one form; what is no layout stays as it is."""
+    try:
+        return RecordLayout.from_bytes(layout).by_name.to_bytes()
+    except RecordError:
+        return layout
+
+
+def _reason(reply: Message, round_: Round) -> str:
+    """Why a node does not answer in the protocol, in one line."""
+    if not reply.has_error():
+        reason, is_apps = "its reply is not one of the protocol's", True
+    else:
+        reason = printable(" ".join(str(reply.error.reason).split()), REASON_LIMIT) or f"error {reply.error.code}"
+        is_apps = reply.error.code in OF_THE_APP and not reason.startswith(REFUSAL)
+    # Before it has answered once, nothing but the mod should have looked at the message.
+    return f"{reason}; is secagg_mod() the first of its mods?" if is_apps and round_ is Round.ADVERTISE_KEYS else reason

@@ -31,6 +31,8 @@ class SecAggSettings:
         poll_seconds: how long to wait between two looks for replies.
         on_abort: what comes of a round without a sum: ``skip``: no reply for the strategy, which keeps its model, and
             an error in the log; ``raise``: `RoundAbortedError`.
+        max_failed_rounds: with ``skip``, rounds without a sum, in a row, that the training goes on after; one more is a
+            `RoundAbortedError`, and so is a training without any sum.
         workers: cores for the recovery of the masks; by default all.
 
     Raises:
@@ -53,6 +55,7 @@ class SecAggSettings:
     round_timeout: float = 120.0
     poll_seconds: float = 0.1
     on_abort: Literal["skip", "raise"] = "skip"
+    max_failed_rounds: int = 2
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class SecAggSettings:
                 problems.append(f"{name} must be a number of seconds above 0, not {value!r}")
         if self.on_abort not in ("skip", "raise"):
             problems.append(f"on_abort must be 'skip' or 'raise', not {self.on_abort!r}")
+        if type(self.max_failed_rounds) is not int or self.max_failed_rounds < 0:
+            problems.append(f"max_failed_rounds must be a whole number of at least 0, not {self.max_failed_rounds!r}")
         for name in ("threshold", "capacity", "workers"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):

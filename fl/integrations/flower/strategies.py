@@ -4,6 +4,7 @@ Secure aggregation hands a strategy one reply, the average.  A strategy that tak
 it of that one, without complaint, and be another algorithm than it says; so it is refused before anybody trains.
 """
 
+import inspect
 import logging
 import sys
 from typing import Any
@@ -33,33 +34,51 @@ _WHY_NOT = {
 }
 
 
-def calling_strategy() -> Any | None:
-    """The strategy whose `start` this is called from, or None. A grid is not told who uses it: the stack is asked."""
+def calling_strategy() -> tuple[Any | None, int | None]:
+    """The strategy whose method this is called from, and the ``num_rounds`` that this method was given; or None.
+
+    A grid is not told who uses it: the stack is asked.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, Strategy):
-            return caller
+            num_rounds = frame.f_locals.get("num_rounds")
+            return caller, num_rounds if type(num_rounds) is int else None
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return None, None
+
+
+def is_vouched_for(strategy: Any) -> bool:
+    """Whether its author says that it uses replies to average them, and nothing else."""
+    return getattr(type(strategy), "secagg_averages", False) is True
 
 
 def check_strategy(strategy: Any) -> None:
     """StrategyRefusedError unless ``strategy`` uses replies to average them, and nothing else.
 
-    Of Flower's own strategies that is known.  A class of your own is judged by what it inherits; where it aggregates by
-    code of its own, nobody but you can know: say so by an attribute ``secagg_averages = True``.
+    Of Flower's own strategies that is known.  A class of your own is judged by what it inherits.  Where it has an
+    `aggregate_train` of its own, that must call the inherited one, as those do that log or save; `averaging.watch` sees
+    to it that the average gets there.  Code that aggregates by itself nobody but you can judge: say so by an attribute
+    ``secagg_averages = True``.
     """
-    if getattr(type(strategy), "secagg_averages", False) is True:
+    if is_vouched_for(strategy):
         return
-    owner = next((cls for cls in type(strategy).__mro__ if "aggregate_train" in vars(cls)), None)
-    name = owner.__name__ if owner is not None else type(strategy).__name__
-    if owner is None or not _is_flowers(owner):
+    kind = type(strategy)
+    owners = [cls for cls in kind.__mro__ if "aggregate_train" in vars(cls)]
+    base = next((cls for cls in owners if _is_flowers(cls) and cls is not Strategy), None)
+    own = owners if base is None else owners[: owners.index(base)]
+    by_itself = next((cls for cls in own if not _calls_inherited(cls)), None)
+    if base is None or by_itself is not None:
+        where = by_itself or next(iter(own), kind)
         raise StrategyRefusedError(
-            f"{type(strategy).__name__} aggregates by code of its own ({name}.aggregate_train), and secure aggregation "
+            f"{kind.__name__} aggregates by code of its own ({where.__name__}.aggregate_train), and secure aggregation "
             "gives it one reply, the average of all. If it uses replies only to take their weighted mean, say so by "
             f"`secagg_averages = True` in the class; if not, it cannot work here"
         )
+    # The class that people know, which may have inherited the method: Krum is a MultiKrum.
+    known = next(cls.__name__ for cls in kind.__mro__ if _is_flowers(cls))
+    name = known if known in _WHY_NOT else base.__name__
     if name in _WHY_NOT:
         raise StrategyRefusedError(
             f"{name} cannot be used with secure aggregation: {_WHY_NOT[name]}, and the server sees only their average"
@@ -79,7 +98,13 @@ def check_strategy(strategy: Any) -> None:
     elif getattr(strategy, "train_metrics_aggr_fn", None) is not _default_metrics():
         _LOG.warning(
             "secagg: %s has a train_metrics_aggr_fn of its own, which sees one reply: the clients' average",
-            type(strategy).__name__,
+            kind.__name__,
+        )
+    if own:
+        _LOG.warning(
+            "secagg: %s.aggregate_train sees one reply, the clients' average, before it hands it on: if it counts or "
+            "picks replies, it has nothing to pick from",
+            own[0].__name__,
         )
 
 
@@ -90,6 +115,12 @@ def weight_of(strategy: Any) -> str:
         inner = getattr(inner, "strategy", None)
     key = getattr(inner, "weighted_by_key", "num-examples")
     return key if isinstance(key, str) else "num-examples"
+
+
+def _calls_inherited(cls: type) -> bool:
+    """Whether the code of its `aggregate_train` names another `aggregate_train`."""
+    code = getattr(inspect.unwrap(vars(cls)["aggregate_train"]), "__code__", None)
+    return code is not None and "aggregate_train" in code.co_names
 
 
 def _is_flowers(cls: type) -> bool:

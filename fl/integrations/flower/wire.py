@@ -14,6 +14,12 @@ CONTROL = "secagg"
 _LAYOUT = "secagg.layout"
 _STYPE = "secagg.message"
 
+REFUSAL = "secagg: "
+"""How the error of a node that takes no part begins."""
+
+REASON_LIMIT = 400
+"""Characters of an error's reason that are sent and shown, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:

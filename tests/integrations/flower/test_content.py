@@ -9,6 +9,7 @@ pytest.importorskip("flwr", reason="needs Flower, which has an environment of it
 from fl.integrations.flower._flwr import Array, ArrayRecord, RecordDict
 from fl.integrations.flower.content import content_digest
 from fl.integrations.flower.session import _reason
+from secagg import Round
 
 
 def digest(**changes):
@@ -34,9 +35,10 @@ def test_each_field_of_an_array_is_hashed_apart():
 
 def test_a_nodes_reason_is_one_line_that_can_be_shown():
     def reason(text):
-        return _reason(SimpleNamespace(error=SimpleNamespace(code=2, reason=text)))
+        reply = SimpleNamespace(error=SimpleNamespace(code=2, reason=text), has_error=lambda: True)
+        return _reason(reply, Round.SHARE_KEYS)
 
     assert reason("the node is tired\nof it") == "the node is tired of it"
     assert reason("\x1b[2J\u202etired") == "\\x1b[2J\\u202etired"
-    assert len(reason("x" * 10**6)) == 200
+    assert len(reason("x" * 10**6)) == 400
     assert reason("") == "error 2"

@@ -88,6 +88,25 @@ def test_a_strategy_aggregates_the_replies_of_one_call() -> None:
     )
 
 
+def test_averaging_strategies_aggregate_through_fedavg() -> None:
+    """Where the average is looked for: see averaging.py."""
+    from flwr.serverapp import strategy as strategies
+
+    from fl.integrations.flower.strategies import _AVERAGING
+
+    for name in _AVERAGING:
+        kind = getattr(strategies, name, None) or getattr(strategies.fedopt, name)
+        for cls in kind.__mro__[: kind.__mro__.index(strategies.FedAvg)]:
+            own = vars(cls).get("aggregate_train")
+            assert own is None or "super().aggregate_train(" in inspect.getsource(own), moved(f"{name}.aggregate_train")
+    source = inspect.getsource(strategies.FedAvg.aggregate_train)
+    assert "msg.content" in source, moved("FedAvg.aggregate_train")
+
+
+def test_noise_warns_of_the_number_of_replies() -> None:
+    assert _flwr.CLIENTS_DISCREPANCY_WARNING, moved("strategy.dp_fixed_clipping.CLIENTS_DISCREPANCY_WARNING")
+
+
 def test_replies_need_no_running_task() -> None:
     """The one reply is made of the message that it answers, in the server's process."""
     from flwr.app import Message, RecordDict

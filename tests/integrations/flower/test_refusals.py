@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAvg
 
@@ -18,6 +18,53 @@ from fl.integrations.flower.mod import _warn_of_trust
 from secagg import Adversary, GraphKind, Identity
 from tests.integrations.flower.apps import initial_arrays, make_app, train_messages
 from tests.integrations.flower.loopback import LoopbackGrid
+
+
+class OwnAggregation(FedAvg):
+    """A user's strategy, which does with replies what nobody knows."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        (reply,) = list(replies)
+        return reply.content["arrays"], MetricRecord({"loss": 1.0})
+
+
+class OwnAveraging(OwnAggregation):
+    """The same, whose author vouches for it."""
+
+    secagg_averages = True
+
+
+class Saving(FedAvg):
+    """Logs and saves, like Flower's how-to and FlowerTune's strategy."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        self.sizes = [len(reply.content["arrays"]) for reply in replies]
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        self.saved = arrays
+        return arrays, metrics
+
+
+class Picking(FedAvg):
+    """Hands something else to the inherited aggregation than it was given."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        made = [Message(reply.content, reply_to=Message(RecordDict(), 1, "train")) for reply in replies]
+        return super().aggregate_train(server_round, made)
+
+
+class SavingMedian(strategies.FedMedian):
+    """A class of one's own over one that cannot work."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        return super().aggregate_train(server_round, replies)
+
+
+class OwnConfiguration(FedAvg):
+    """A user's strategy that aggregates as Flower does."""
+
+    def configure_train(self, *arguments: Any, **options: Any) -> Any:
+        return super().configure_train(*arguments, **options)
+
 
 NOT_AVERAGING = {
     "FedMedian": lambda: strategies.FedMedian(),
@@ -31,37 +78,20 @@ NOT_AVERAGING = {
     "ServerSideFixedClipping": lambda: strategies.DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 4),
     "ServerSideAdaptiveClipping": lambda: strategies.DifferentialPrivacyServerSideAdaptiveClipping(FedAvg(), 0.1, 4),
     "ClientSideAdaptiveClipping": lambda: strategies.DifferentialPrivacyClientSideAdaptiveClipping(FedAvg(), 0.1, 4),
+    "an own class over a median": lambda: SavingMedian(),
     "ClientSideFixedClipping of a median": lambda: strategies.DifferentialPrivacyClientSideFixedClipping(
         strategies.FedMedian(), 1.0, 1.0, 4
     ),
 }
 
 
-class OwnAggregation(FedAvg):
-    """A user's strategy, which does with replies what nobody knows."""
-
-    def aggregate_train(self, server_round: int, replies: Any) -> Any:
-        return super().aggregate_train(server_round, replies)
-
-
-class OwnAveraging(OwnAggregation):
-    """The same, whose author vouches for it."""
-
-    secagg_averages = True
-
-
-class OwnConfiguration(FedAvg):
-    """A user's strategy that aggregates as Flower does."""
-
-    def configure_train(self, *arguments: Any, **options: Any) -> Any:
-        return super().configure_train(*arguments, **options)
-
-
 @pytest.mark.parametrize("name", NOT_AVERAGING)
 def test_a_strategy_that_looks_at_single_replies_is_refused(name: str) -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), 4)
     arrays = ArrayRecord([np.zeros(3, np.uint8)]) if "Xgb" in name else initial_arrays()
-    with pytest.raises(StrategyRefusedError, match="cannot be used with secure aggregation"):
+    # By the name that people know: "Krum cannot", and not "MultiKrum cannot".
+    known = type(NOT_AVERAGING[name]()).__name__ if "median" not in name else "FedMedian"
+    with pytest.raises(StrategyRefusedError, match=f"^{known} cannot be used with secure aggregation"):
         NOT_AVERAGING[name]().start(grid=SecAggGrid(loopback), initial_arrays=arrays, num_rounds=1)
     assert loopback.sent == []
     with pytest.raises(StrategyRefusedError):
@@ -84,6 +114,26 @@ def test_a_strategy_of_ones_own_is_judged_by_its_aggregation() -> None:
     for make in (OwnAveraging, OwnConfiguration):
         result = make().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=1)
         assert result.train_metrics_clientapp[1]
+
+
+def test_a_strategy_that_logs_and_saves_works(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = Saving()
+    result = strategy.start(
+        grid=SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3)), initial_arrays=initial_arrays(), num_rounds=2
+    )
+    assert sorted(result.train_metrics_clientapp) == [1, 2]
+    assert list(strategy.saved) == list(initial_arrays())
+    assert strategy.sizes == [3]
+    assert caplog.text.count("Saving.aggregate_train sees one reply") == 1
+
+
+def test_a_strategy_that_hands_on_something_else_is_found_out() -> None:
+    loopback = LoopbackGrid(make_app(secagg_mod()), 3)
+    with pytest.raises(StrategyRefusedError, match=r"Picking\.aggregate_train has not handed"):
+        Picking().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=2)
+    # In the clear it is whatever it is.
+    strategy = Picking()
+    assert strategy.start(grid=LoopbackGrid(make_app(), 3), initial_arrays=initial_arrays(), num_rounds=1).arrays
 
 
 def test_an_accountant_counts_replies() -> None:
@@ -145,6 +195,8 @@ def test_what_cannot_be_one_session() -> None:
         ({"poll_seconds": float("inf")}, "poll_seconds"),
         ({"on_abort": "cry"}, "on_abort"),
         ({"threshold": 0}, "threshold"),
+        ({"max_failed_rounds": -1}, "max_failed_rounds"),
+        ({"max_failed_rounds": True}, "max_failed_rounds"),
         ({"capacity": 1.5}, "capacity"),
         ({"workers": 0}, "workers"),
         ({"run_config": {"lr": None}}, "run configuration"),

@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
+from fl.integrations.flower import RoundAbortedError
 from tests.integrations.flower.apps import initial_arrays
 from tests.integrations.flower.loopback import Fault, LoopbackGrid, handle, in_new_process
 from tests.integrations.flower.signed import ALL, NODES, VICTIM, SignedFederation, content, total
@@ -194,7 +195,8 @@ def test_two_trainings_in_one_run(tmp_path: Path) -> None:
     for phase in (1, 2):
         result = start(federation, train_config=ConfigRecord({"phase": phase}))
         assert sorted(result.train_metrics_clientapp) == [1, 2]
-    assert not start(federation, train_config=ConfigRecord({"phase": 2})).train_metrics_clientapp
+    with pytest.raises(RoundAbortedError, match="2 rounds in a row without a result"):
+        start(federation, train_config=ConfigRecord({"phase": 2}))
 
 
 def test_two_grids_that_take_turns(tmp_path: Path) -> None:

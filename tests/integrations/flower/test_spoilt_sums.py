@@ -25,7 +25,7 @@ SPOILT = {
     "no examples": (LENGTH, examples_of(CORRUPT) - TOTAL),
     "fewer than clients": (LENGTH, examples_of(CORRUPT) - TOTAL + NODES - 1),
     "more than clients can have": (LENGTH, NODES * 100),
-    "a metric that is too large": (-2 * 16 + 1, 1 << 26),
+    "a metric that is too large": (-3 * 16 + 1, 1 << 26),
 }
 
 
