@@ -4,6 +4,8 @@ Run on Flower's simulation engine, one training for each strategy: python -m tes
 """
 
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,16 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
 
 
+def assert_kept(model: dict[str, torch.Tensor]) -> None:
+    """A model that has trained: its counters and its mask are the first ones."""
+    assert (model["seen"].dtype, model["seen"].item()) == (torch.int64, COUNTER)
+    assert (model["mask"].dtype, model["mask"].tolist()) == (torch.bool, [True, False])
+    counter = model["layers.1.num_batches_tracked"]
+    assert (counter.dtype, counter.item()) == (torch.int64, 0)
+    assert model["scale"].item() != 1.0
+    Net().load_state_dict(model)
+
+
 def make(*mods: Any) -> ClientApp:
     """The ClientApp with these mods."""
     app = ClientApp(mods=list(mods))
@@ -81,15 +93,19 @@ def make(*mods: Any) -> ClientApp:
     return app
 
 
-def serve(folder: Path) -> ServerApp:
-    """A ServerApp that leaves each strategy's model in ``folder``."""
+def serve(
+    folder: Path, names: Iterable[str] = tuple(STRATEGIES), *, nodes: int = 3, timeout: float = 60.0
+) -> ServerApp:
+    """A ServerApp that leaves each strategy's model in ``folder``, with the number of nodes in each average."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Any, context: Context) -> None:
-        for name, strategy in STRATEGIES.items():
-            secure = SecAggGrid(grid, max_examples=64)
-            result = strategy().start(grid=secure, initial_arrays=initial(), num_rounds=ROUNDS)
+        while len(list(grid.get_node_ids())) < nodes:
+            time.sleep(0.2)
+        for name in names:
+            secure = SecAggGrid(grid, max_examples=64, round_timeout=timeout)
+            result = STRATEGIES[name]().start(grid=secure, initial_arrays=initial(), num_rounds=ROUNDS, timeout=timeout)
             included = [len(report.included) for report in secure.reports]
             torch.save({"included": included, "model": result.arrays.to_torch_state_dict()}, folder / f"{name}.pt")
 

@@ -37,6 +37,8 @@ class Federation:
             **{name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))},
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
             "FLWR_HOME": str(folder / "home"),
+            # Apps may be the tests' own.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -97,6 +99,10 @@ class Federation:
         printed = done.stdout + done.stderr
         assert done.returncode == 0, printed + self.logs()
         return printed
+
+    def num_running(self) -> int:
+        """Programs that have not ended: the SuperLink and SuperNodes."""
+        return sum(process.poll() is None for process in self._processes)
 
     def logs(self) -> str:
         """What all processes wrote."""

@@ -8,27 +8,16 @@ import pytest
 pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping, FedAvg
 
 from fl.integrations.flower import SecAggGrid, secagg_mod
 from tests.integrations.flower import batchnorm
 from tests.integrations.flower.apps import make_app, number_of
-from tests.integrations.flower.batchnorm import COUNTER, ROUNDS, STRATEGIES, Net
+from tests.integrations.flower.batchnorm import COUNTER, ROUNDS, STRATEGIES, Net, assert_kept
 from tests.integrations.flower.loopback import LoopbackGrid
 
 NODES = 3
-
-
-def assert_kept(model: dict[str, torch.Tensor]) -> None:
-    """A model that has trained: its counters and its mask are the first ones."""
-    assert (model["seen"].dtype, model["seen"].item()) == (torch.int64, COUNTER)
-    assert (model["mask"].dtype, model["mask"].tolist()) == (torch.bool, [True, False])
-    counter = model["layers.1.num_batches_tracked"]
-    assert (counter.dtype, counter.item()) == (torch.int64, 0)
-    assert model["scale"].item() != 1.0
-    Net().load_state_dict(model)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

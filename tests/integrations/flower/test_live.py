@@ -5,6 +5,8 @@ Each run starts a dozen processes and takes a minute or two on small machines, s
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ if not os.environ.get("SECAGG_LIVE"):
 
 import torch
 
-from tests.integrations.flower import official_quickstart
-from tests.integrations.flower.processes import Federation, copy_of_example
+from tests.integrations.flower import batchnorm, official_quickstart
+from tests.integrations.flower.processes import REPOSITORY, Federation, copy_of_example
 
 SECURE = {
     "client_app.py": ("ClientApp(mods=[secagg_mod()])", "ClientApp()"),
@@ -74,6 +76,53 @@ def test_supernodes_train_through_the_protocol(tmp_path: Path) -> None:
             assert ("secagg: the average of 3 of 3 nodes, 1442 examples" in printed) == secure, federation.logs()
             models[secure] = model_of(model)
         assert_same(models[False], models[True], 1e-5)
+
+
+def test_batchnorm_on_the_simulation_engine(tmp_path: Path) -> None:
+    """With FedAvg, FedAvgM and FedAdam."""
+    with Federation(tmp_path) as federation:
+        subprocess.run(  # noqa: S603 - a module of the tests
+            [sys.executable, "-m", "tests.integrations.flower.batchnorm", str(tmp_path)],
+            env=federation.environment, cwd=REPOSITORY, timeout=600, check=True,
+        )  # fmt: skip
+    for name in batchnorm.STRATEGIES:
+        saved = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert saved["included"] == [3] * batchnorm.ROUNDS
+        batchnorm.assert_kept(saved["model"])
+
+
+CLIENT = """
+import os, signal
+from fl.integrations.flower import secagg_mod
+from tests.integrations.flower import batchnorm
+
+
+def deadly(message, context, call_next):
+    if message.content["config"]["server-round"] == 2 and context.node_config["partition-id"] == 3:
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+    return call_next(message, context)
+
+
+app = batchnorm.make(secagg_mod(), deadly)
+"""
+SERVER = """
+from pathlib import Path
+from tests.integrations.flower import batchnorm
+
+app = batchnorm.serve(Path({folder!r}), ["FedAdam"], nodes=4, timeout=25.0)
+"""
+
+
+def test_batchnorm_on_supernodes_one_of_which_is_killed_while_it_trains(tmp_path: Path) -> None:
+    with Federation(tmp_path, nodes=4) as federation:
+        app = copy_of_example(tmp_path)
+        (app / "flower_quickstart" / "client_app.py").write_text(CLIENT, encoding="utf-8")
+        (app / "flower_quickstart" / "server_app.py").write_text(SERVER.format(folder=str(tmp_path)), encoding="utf-8")
+        federation.run(app, timeout=600)
+        assert federation.num_running() == 1 + 3, federation.logs()
+    saved = torch.load(tmp_path / "FedAdam.pt", weights_only=True)
+    assert saved["included"] == [4, 3, 3]
+    batchnorm.assert_kept(saved["model"])
 
 
 def test_flowers_own_quickstart_with_two_lines(tmp_path: Path) -> None:
