@@ -76,8 +76,10 @@ class SecAggSettings:
             self.encoding(num_clients=2, num_elements=1, weight="num-examples")
             # With so many clients that only fractions and modes can be wrong.
             self.plan(1000, vector_length=1, value_bits=8, threshold=None)
-        except (ConfigError, PlanError, TypeError) as error:
+        except (ConfigError, TypeError) as error:
             problems.append(str(error))
+        except PlanError as error:
+            problems.append(f"no number of nodes can do that; of 1000, for example: {error}")
         if problems:
             raise ConfigError("; ".join(problems))
 
