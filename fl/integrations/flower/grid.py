@@ -192,9 +192,8 @@ class SecAggGrid(Grid):
         if num_rounds is not None:
             goes_on_after = min(goes_on_after, num_rounds - 1)
         if self._failed_rounds > goes_on_after:
-            raise RoundAbortedError(
-                f"{self._failed_rounds} rounds in a row without a result; the last: {_why_not(report)}"
-            )
+            rounds = f"{self._failed_rounds} rounds in a row" if self._failed_rounds > 1 else "a round"
+            raise RoundAbortedError(f"{rounds} without a result; the last: {_why_not(report)}")
 
     def _offer(self, messages: list[Message], weight: str) -> Offer:
         content, digest = _common_content(messages)

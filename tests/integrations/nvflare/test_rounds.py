@@ -154,7 +154,7 @@ def gives_nothing(model: FLModel) -> Shareable:
     [
         (not_finite, "not finite"),
         (other_shape, r"'bias' has shape \(4,\)"),
-        (too_many_steps, "from 1 to 64"),
+        (too_many_steps, "from 0 to 64"),
         (lacks_an_entry, "lacks 'bias'"),
         (has_an_entry_more, "'secret'"),
         (fails, "the trainer failed"),
