@@ -79,7 +79,7 @@ class SecAggSettings:
         except (ConfigError, TypeError) as error:
             problems.append(str(error))
         except PlanError as error:
-            problems.append(f"no number of nodes can do that; of 1000, for example: {error}")
+            problems.append(f"as tried with 1000 nodes: {error}")
         if problems:
             raise ConfigError("; ".join(problems))
 

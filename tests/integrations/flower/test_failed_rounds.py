@@ -60,7 +60,7 @@ def test_a_training_goes_on_after_fewer(most: int, failing: set[int]) -> None:
 
 def test_none_at_all() -> None:
     grid, _ = grid_that_fails_in({2}, max_failed_rounds=0)
-    with pytest.raises(RoundAbortedError, match="^a round without a result"):
+    with pytest.raises(RoundAbortedError, match=r"^a round without a result"):
         start(grid, 5)
 
 
