@@ -16,6 +16,7 @@ tail is the union bound exactly.  Google's planner (fcp) gives other numbers for
 degree 4 and threshold 2, although one neighbour alone may remain.  Here it is degree 6.
 """
 
+from bisect import bisect_left
 from functools import cached_property
 from math import ceil, log
 
@@ -27,9 +28,6 @@ SECURITY_BITS = 40
 
 CORRECTNESS_BITS = 20
 """eta: the session fails with probability at most 2^-eta, if no more clients vanish than expected."""
-
-# Degrees up to here are tried one by one; above, a larger one that works is halved down to the smallest.
-_EXHAUSTIVE = 1024
 
 _LN2 = log(2)
 
@@ -55,44 +53,42 @@ class SparseBounds:
         self._semi_malicious = semi_malicious
 
     def smallest(self) -> tuple[int, int] | None:
-        """The smallest even degree below n - 1 that fits, and its threshold; None if there is none."""
+        """The smallest even degree below n - 1 that fits, and its threshold; None if there is none.
+
+        More neighbours never disconnect the graph, so the first degree that connects it is found by bisection. The
+        thresholds are another matter: a degree may fit and the next one not. But with two more neighbours t2 grows by
+        two at most, while the least safe threshold does not fall, and against a server that lies grows by one at
+        least. So the difference of the two says how many degrees cannot fit, and none that might is passed over.
+        """
         if not self._possible_at_all():
             return None
-        largest = (self._n - 2) // 2 * 2
-        for degree in range(2, min(_EXHAUSTIVE, largest) + 1, 2):
-            if (threshold := self.threshold(degree)) is not None:
-                return degree, threshold
-        return self._search(_EXHAUSTIVE, largest) if largest > _EXHAUSTIVE else None
+        degrees = range(2, self._n - 1, 2)
+        place = bisect_left(degrees, True, key=self._connected)
+        while place < len(degrees):
+            degree = degrees[place]
+            safe = self._safe_threshold(degree)
+            lacking = safe - self.fewest_remaining_neighbors(degree)
+            if lacking <= 0:
+                return degree, safe
+            place += lacking if self._semi_malicious else (lacking + 1) // 2
+        return None
 
     def threshold(self, degree: int) -> int | None:
         """The threshold that makes this degree safe and workable; None if there is none."""
-        if not self._connected(degree):
-            return None
+        safe = self._safe_threshold(degree)
+        return safe if safe <= self.fewest_remaining_neighbors(degree) and self._connected(degree) else None
+
+    def _safe_threshold(self, degree: int) -> int:
+        """The least threshold with which no client has too many corrupt neighbours."""
         corrupt = self._most_corrupt_neighbors(degree)
         if self._semi_malicious:
             corrupt = ceil((corrupt + degree - 1.25) / 2)
-        threshold = max(corrupt + 1, 2)
-        return threshold if threshold <= self.fewest_remaining_neighbors(degree) else None
+        return max(corrupt + 1, 2)
 
     def _possible_at_all(self) -> bool:
         """Whether even with unlimited degree, when the tails vanish, a threshold would exist."""
         corrupt, remaining = self._corrupt / self._n, self._remaining / self._n
         return remaining > ((1 + corrupt) / 2 if self._semi_malicious else corrupt)
-
-    def _search(self, failing: int, largest: int) -> tuple[int, int] | None:
-        working = failing
-        while self.threshold(working) is None:
-            if working >= largest:
-                return None
-            failing, working = working, min(2 * working, largest)
-        while working - failing > 2:
-            middle = (failing + working) // 4 * 2
-            if self.threshold(middle) is None:
-                failing = middle
-            else:
-                working = middle
-        threshold = self.threshold(working)
-        return None if threshold is None else (working, threshold)
 
     @cached_property
     def _ln_factorial(self) -> npt.NDArray[np.float64]:

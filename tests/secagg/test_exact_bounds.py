@@ -1,5 +1,6 @@
 """The planner's bounds on the sparse graph by exact integers, from what each client's neighbours are drawn from."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
 from math import comb
@@ -17,6 +18,68 @@ VANISHING = (0, 0.05, 0.1, 0.2, 1 / 3, 0.5)
 def ways(of_kind: int, others: int, drawn: int, counts: range) -> int:
     """In how many ways so many of one kind are among those drawn, as many as ``counts`` allows."""
     return sum(comb(of_kind, x) * comb(others, drawn - x) for x in counts if x <= drawn)
+
+
+class DrawnOfKind:
+    """How many k-subsets of n have more than t of a kind, in exact integers, from k = t = 0 on in steps of one."""
+
+    def __init__(self, num_clients: int, of_kind: int) -> None:
+        self.num_clients, self.of_kind = num_clients, of_kind
+        self.degree, self.most = 0, 0
+        self.above, self.exactly, self.all = 0, 1, 1
+
+    def draw_one_more(self) -> None:
+        """From k to k + 1: more than t of the kind has who had it before, or had t and drew one more of it."""
+        left, kind_left = self.num_clients - self.degree, self.of_kind - self.most
+        others_drawn, others_left = self.degree - self.most, left - kind_left
+        self.above = (self.above * left + self.exactly * kind_left) // (self.degree + 1)
+        self.exactly = self.exactly * others_left // (others_drawn + 1)
+        self.all = self.all * left // (self.degree + 1)
+        self.degree += 1
+
+    def allow_one_more(self) -> None:
+        """From t to t + 1."""
+        others_drawn, kind_left = self.degree - self.most, self.of_kind - self.most
+        others = self.num_clients - self.of_kind
+        if self.exactly:
+            self.exactly = self.exactly * kind_left * others_drawn // ((self.most + 1) * (others - others_drawn + 1))
+        else:
+            # More were drawn than there are others.
+            self.exactly = comb(self.of_kind, self.most + 1) * comb(others, others_drawn - 1)
+        self.above -= self.exactly
+        self.most += 1
+
+
+def exact_thresholds(num_clients: int, corrupt: int, dropouts: int, *, lies: bool) -> Iterator[tuple[int, int | None]]:
+    """Each even degree below n - 1, with its threshold or None, decided by integers alone.
+
+    No degree is left out, and nothing is taken for monotone but sums of terms that are not negative.
+    """
+    missing = corrupt + dropouts
+    bad, staying = DrawnOfKind(num_clients, corrupt), DrawnOfKind(num_clients, num_clients - dropouts)
+    all_missing = 1
+    for degree in range(1, num_clients - 1):
+        all_missing = all_missing * max(missing - degree + 1, 0) // degree
+        bad.draw_one_more()
+        while num_clients * bad.above << 41 >= bad.all:
+            bad.allow_one_more()
+        # It is the least that will do.
+        assert bad.most == 0 or num_clients * (bad.above + bad.exactly) << 41 >= bad.all
+        staying.draw_one_more()
+        while num_clients * (staying.all - staying.above) << 20 < staying.all:
+            staying.allow_one_more()
+        assert num_clients * (staying.all - staying.above - staying.exactly) << 20 < staying.all
+        if degree % 2:
+            continue
+        connected = num_clients * (num_clients - degree - 1) * all_missing << 41 < 2 * bad.all
+        # ceil((t1 + k - 1.25) / 2)
+        most_bad = -((5 - 4 * (bad.most + degree)) // 8) if lies else bad.most
+        threshold = max(most_bad + 1, 2)
+        yield degree, threshold if connected and threshold <= staying.most else None
+
+
+def exact_smallest(*arguments: int, lies: bool) -> tuple[int, int] | None:
+    return next(((degree, t) for degree, t in exact_thresholds(*arguments, lies=lies) if t is not None), None)
 
 
 def expected_clients(num_clients: int, of_kind: int, degree: int, counts: range) -> tuple[Fraction, Fraction]:
@@ -88,3 +151,56 @@ def test_a_threshold_above_the_last_that_works_does_not():
         for threshold, works in ((most, True), (most + 1, False)):
             failing = sum(expected_clients(num_clients, num_clients - dropouts, degree, range(threshold)))
             assert (failing * 2**20 < 1) == works
+
+
+def test_the_reference_counts_subsets():
+    """Its steps give the binomial coefficients that they stand for."""
+    counted = DrawnOfKind(30, 11)
+    for step in range(24):
+        (counted.allow_one_more if step % 3 == 2 else counted.draw_one_more)()
+        k, t = counted.degree, counted.most
+        assert counted.all == comb(30, k)
+        assert counted.exactly == comb(11, t) * comb(19, k - t)
+        assert counted.above == ways(11, 19, k, range(t + 1, 12))
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["curious", "lies"])
+def test_the_smallest_degree_is_the_smallest_by_exact_integers(lies):
+    """Of all even degrees, not of those that a search happens to try."""
+    found = 0
+    for num_clients, corrupt, dropout in product(SIZES, CORRUPT, VANISHING):
+        bad, gone = int(corrupt * num_clients), int(dropout * num_clients)
+        bounds = SparseBounds(num_clients, bad, gone, num_clients - gone, semi_malicious=lies)
+        smallest = exact_smallest(num_clients, bad, gone, lies=lies)
+        assert bounds.smallest() == smallest, (num_clients, corrupt, dropout)
+        found += smallest is not None
+    assert found > 300
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "corrupt", "dropouts", "lies", "expected"),
+    [
+        (10_000, 3_000, 3_000, True, (4822, 3230)),
+        (100_000, 30_000, 30_000, True, (9388, 6286)),
+        (10_000, 3_300, 1_000, True, None),
+        (10_000, 3_300, 3_300, False, None),
+        (3_000, 900, 900, True, None),
+        (50_000, 0, 24_000, True, None),
+    ],
+)
+def test_the_smallest_degree_of_many_clients_is_the_smallest_by_exact_integers(
+    num_clients, corrupt, dropouts, lies, expected
+):
+    smallest = exact_smallest(num_clients, corrupt, dropouts, lies=lies)
+    assert smallest is not None
+    assert expected in (None, smallest)
+    bounds = SparseBounds(num_clients, corrupt, dropouts, num_clients - dropouts, semi_malicious=lies)
+    assert bounds.smallest() == smallest
+
+
+def test_degrees_that_fit_and_degrees_that_do_not_take_turns():
+    """So no search may take them for monotone; and each is decided as integers decide it."""
+    bounds = SparseBounds(10_000, 3_000, 3_000, 7_000, semi_malicious=True)
+    exact = {k: t for k, t in exact_thresholds(10_000, 3_000, 3_000, lies=True) if 4700 <= k < 4900}
+    assert [k for k, t in exact.items() if t is not None and exact.get(k + 2, t) is None]
+    assert {k: bounds.threshold(k) for k in exact} == exact

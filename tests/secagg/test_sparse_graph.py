@@ -74,6 +74,8 @@ def test_where_everyone_fits_one_neighbourhood_the_graph_is_complete() -> None:
         (10_000, 0.05, 0.05, Adversary.SEMI_MALICIOUS, 62, 44),
         (1_000, 0.05, 0.05, Adversary.MALICIOUS, 52, 37),
         (10_000, 0.05, 0.05, Adversary.MALICIOUS, 62, 44),
+        (10_000, 0.3, 0.3, Adversary.SEMI_MALICIOUS, 4822, 3230),
+        (100_000, 0.3, 0.3, Adversary.SEMI_MALICIOUS, 9388, 6286),
     ],
 )
 def test_the_planner_finds_the_smallest_degree(num_clients, corrupt, dropout, adversary, degree, threshold) -> None:
