@@ -167,7 +167,7 @@ def _broken_ranges(params: Parameters) -> list[str]:
 
     require("num_clients", 2, MAX_CLIENTS, "the sum of a single client's input is that input")
     require("degree", 1, max(1, params.num_clients - 1), "a client's neighbours are other clients")
-    if params.degree % 2 and not params.is_complete:
+    if params.degree % 2 and params.degree < params.num_clients - 1:
         reasons.append(f"degree is {params.degree}, but that of a sparse graph is even")
     if params.degree >= shamir.MAX_HOLDERS:
         reasons.append(f"degree is {params.degree}, but a secret has at most {shamir.MAX_HOLDERS} shares")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import Enum, unique
 from math import ceil, floor
 
-from secagg.algebra import ring
+from secagg.algebra import ring, shamir
 from secagg.errors import PlanError
 from secagg.params import MAX_CLIENTS, Adversary, Parameters, required_ring_bits
-from secagg.sparse_bounds import CORRECTNESS_BITS, SECURITY_BITS, SparseBounds
+from secagg.sparse_bounds import CORRECTNESS_BITS, MOST_CLIENTS, SECURITY_BITS, SparseBounds
 
 # 0.29 * 100 is 28.999...: fractions of n are meant as written, not as binary rounds them.
 _EPSILON = 1e-14
@@ -57,8 +57,11 @@ def plan(
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
     graph: GraphKind = GraphKind.COMPLETE,
     threshold: int | None = None,
+    min_inputs: int = 2,
 ) -> Plan:
-    """The parameters for a threat model.
+    """The parameters for a threat model: clients whose `SessionPolicy` has the same one take part.
+
+    In the signed modes a client takes sparse graphs only if its policy says so.
 
     Args:
         num_clients: clients that take part.
@@ -72,22 +75,29 @@ def plan(
         graph: complete, or sparse: the smallest degree that is safe and works, except with probability 2^-40 and
             2^-20. Where no degree below n - 1 is, the complete graph is taken.
         threshold: a larger threshold than the one that the threat model asks for.
+        min_inputs: the fewest inputs that clients agree to a sum of, as in their `SessionPolicy`.
 
     Raises:
         PlanError: naming every constraint that fails, and by how much.
     """
-    reasons = _broken_inputs(
-        num_clients, value_bits, max_value, max_weight, dropout, corrupt, threshold, adversary, graph
-    )
+    reasons = _broken_numbers(num_clients, value_bits, max_value, max_weight, threshold, min_inputs)
+    reasons += _broken_model(dropout, corrupt, adversary, graph)
+    if graph is GraphKind.SPARSE and not reasons and num_clients > MOST_CLIENTS:
+        reasons.append(f"a sparse graph of {num_clients} clients, but clients take part in those of {MOST_CLIENTS}")
     if reasons:
         raise PlanError(tuple(reasons))
-    corrupt_clients = floor((corrupt + _EPSILON) * num_clients)
-    dropouts = floor((dropout + _EPSILON) * num_clients)
+    corrupt_clients, dropouts = fraction_of(corrupt, num_clients), fraction_of(dropout, num_clients)
+    # The bound that a server that lies is held to if the graph is drawn at random; see docs/threat-model.md.
+    lies = adversary is not Adversary.HONEST_BUT_CURIOUS
+    remaining = num_clients - dropouts
+    bounds = SparseBounds(num_clients, corrupt_clients, dropouts, remaining, semi_malicious=lies, min_inputs=min_inputs)
     choice = None
     if graph is GraphKind.SPARSE:
-        choice = _sparse_choice(num_clients, corrupt_clients, dropouts, adversary, threshold, reasons)
+        choice = _sparse_choice(bounds, dropouts, adversary, threshold, reasons)
     if choice is None:
-        choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons, corrupt > 0)
+        choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons, corrupt > 0, min_inputs)
+        if reasons and graph is GraphKind.COMPLETE and threshold is None and _is_possible(bounds, num_clients):
+            reasons[-1] += "; a sparse graph allows it"
 
     weighted_bits, ring_bits = _widths(num_clients, value_bits, max_value, max_weight)
     if ring_bits > ring.MAX_RING_BITS:
@@ -126,6 +136,35 @@ class _Choice:
     reasons: tuple[str, ...]
 
 
+def fraction_of(fraction: float, num_clients: int) -> int:
+    """How many clients a fraction of them is, rounded down."""
+    return floor((fraction + _EPSILON) * num_clients)
+
+
+def complete_graph_faults(num_clients: int, threshold: int, corrupt_clients: int, *, colluding: bool) -> list[str]:
+    """Why a threshold on the complete graph is not safe: the rule of `plan`, and of `SessionPolicy`."""
+    faults = []
+    smallest, rule = _complete_rule(num_clients, colluding)
+    if threshold < smallest:
+        faults.append(f"threshold {threshold} is below the {smallest} that is safe here ({rule})")
+    most_corrupt = ceil(num_clients / 3) - 1
+    if corrupt_clients > most_corrupt:
+        faults.append(
+            f"{corrupt_clients} corrupt clients of {num_clients}, but at most {most_corrupt} (fewer than n/3)"
+        )
+    return faults
+
+
+def _complete_rule(num_clients: int, colluding: bool) -> tuple[int, str]:
+    """The least safe threshold, and why.
+
+    Whoever gives a fraction of corrupt clients wants safety from collusion, be it no whole client of so few.
+    """
+    if colluding:
+        return 2 * num_clients // 3 + 1, "floor(2n/3) + 1, the server with corrupt clients"
+    return num_clients // 2 + 1, "floor(n/2) + 1, more than half, the server alone"
+
+
 def _complete_choice(
     num_clients: int,
     corrupt_clients: int,
@@ -133,26 +172,22 @@ def _complete_choice(
     threshold: int | None,
     reasons: list[str],
     colluding: bool,
+    min_inputs: int,
 ) -> _Choice:
-    """The complete graph's; what does not work is added to ``reasons``.
-
-    Whoever gives a fraction of corrupt clients wants safety from collusion, be it no whole client of so few.
-    """
-    smallest = 2 * num_clients // 3 + 1 if colluding else num_clients // 2 + 1
-    rule = "floor(2n/3) + 1, the server with corrupt clients" if colluding else "floor(n/2) + 1, the server alone"
+    """The complete graph's; what does not work is added to ``reasons``."""
+    (smallest, rule), why = _complete_rule(num_clients, colluding), ""
+    if smallest < min_inputs:
+        smallest, rule = min_inputs, f"clients ask for sums of at least {min_inputs} inputs (min_inputs)"
+        why = f": {rule}"
     chosen = smallest if threshold is None else threshold
-    if chosen < smallest:
-        reasons.append(f"threshold {chosen} is below the {smallest} that is safe here ({rule})")
-    most_corrupt = ceil(num_clients / 3) - 1
-    if corrupt_clients > most_corrupt:
-        reasons.append(
-            f"{corrupt_clients} corrupt clients of {num_clients}, but at most {most_corrupt} (fewer than n/3)"
-        )
+    reasons += complete_graph_faults(num_clients, chosen, corrupt_clients, colluding=colluding)
+    if chosen < min_inputs:
+        reasons.append(f"threshold {chosen}, but {rule}")
     remaining = num_clients - dropouts
     if remaining < chosen:
         reasons.append(
             f"{dropouts} of {num_clients} clients are expected to vanish and {remaining} to remain, "
-            f"{chosen - remaining} fewer than the threshold {chosen}"
+            f"{chosen - remaining} fewer than the threshold {chosen}{why}"
         )
     spare = remaining - chosen
     asked = "" if chosen == smallest else f", asked for more than its {smallest}"
@@ -168,18 +203,16 @@ def _complete_choice(
     )
 
 
+def _is_possible(bounds: SparseBounds, num_clients: int) -> bool:
+    """Whether the sparse graph would do where the complete one does not."""
+    found = bounds.smallest() if num_clients <= MOST_CLIENTS else None
+    return found is not None and found[0] < shamir.MAX_HOLDERS
+
+
 def _sparse_choice(
-    num_clients: int,
-    corrupt_clients: int,
-    dropouts: int,
-    adversary: Adversary,
-    threshold: int | None,
-    reasons: list[str],
+    bounds: SparseBounds, dropouts: int, adversary: Adversary, threshold: int | None, reasons: list[str]
 ) -> _Choice | None:
     """The sparse graph's, or None if no degree below n - 1 will do."""
-    # The bound that a server that lies is held to if the graph is drawn at random; see docs/threat-model.md.
-    lies = adversary is not Adversary.HONEST_BUT_CURIOUS
-    bounds = SparseBounds(num_clients, corrupt_clients, dropouts, num_clients - dropouts, semi_malicious=lies)
     found = bounds.smallest()
     if found is None:
         return None
@@ -214,35 +247,57 @@ def _widths(num_clients: int, value_bits: int | None, max_value: int | None, max
     return weighted_bits, required_ring_bits(num_clients, weighted_bits)
 
 
-def _broken_inputs(
+def impossible_for_any(dropout: float, corrupt: float, adversary: Adversary, graph: GraphKind) -> list[str]:
+    """Why there is no plan for a threat model, however many clients there are: before one knows how many."""
+    if faults := _broken_model(dropout, corrupt, adversary, graph):
+        return faults
+    # Where the complete graph has a plan at all, it has one for two or three clients.
+    if dropout + _EPSILON < (1 / 2 if corrupt > 0 else 2 / 3) and corrupt + _EPSILON < 1 / 2:
+        return []
+    lies = adversary is not Adversary.HONEST_BUT_CURIOUS
+    if not 1 - dropout > ((1 + corrupt) / 2 if lies else corrupt):
+        return [f"with dropout {dropout} and corrupt {corrupt} too few honest clients remain, however many there are"]
+    if graph is GraphKind.SPARSE:
+        return []
+    return [
+        f"with dropout {dropout} and corrupt {corrupt} too few honest clients remain for the complete graph, however "
+        "many there are: a sparse graph of enough clients allows it"
+    ]
+
+
+def _broken_numbers(
     num_clients: int,
     value_bits: int | None,
     max_value: int | None,
     max_weight: int,
-    dropout: float,
-    corrupt: float,
     threshold: int | None,
-    adversary: Adversary,
-    graph: GraphKind,
+    min_inputs: int,
 ) -> list[str]:
     reasons = []
     limits = {
-        "num_clients": (num_clients, MAX_CLIENTS),
-        "value_bits": (value_bits, ring.MAX_RING_BITS),
-        "max_value": (max_value, 2**ring.MAX_RING_BITS - 1),
-        "max_weight": (max_weight, 2**ring.MAX_RING_BITS - 1),
-        "threshold": (threshold, MAX_CLIENTS),
+        "num_clients": (num_clients, 2, MAX_CLIENTS),
+        "value_bits": (value_bits, 1, ring.MAX_RING_BITS),
+        "max_value": (max_value, 1, 2**ring.MAX_RING_BITS - 1),
+        "max_weight": (max_weight, 1, 2**ring.MAX_RING_BITS - 1),
+        "threshold": (threshold, 1, MAX_CLIENTS),
+        "min_inputs": (min_inputs, 1, MAX_CLIENTS),
     }
     optional = {"value_bits", "max_value", "threshold"}
-    for name, (value, most) in limits.items():
+    for name, (value, least, most) in limits.items():
         if value is None and name in optional:
             continue
         if type(value) is not int:
             reasons.append(f"{name} must be an int, not {type(value).__name__}")
-        elif not 1 <= value <= most:
-            reasons.append(f"{name} is {value}, but must be between 1 and {most}")
+        elif not least <= value <= most:
+            why = " (the sum of a single client's input is that input)" if name == "num_clients" and value == 1 else ""
+            reasons.append(f"{name} is {value}, but must be between {least} and {most}{why}")
     if (value_bits is None) == (max_value is None):
         reasons.append("give either value_bits or max_value")
+    return reasons
+
+
+def _broken_model(dropout: float, corrupt: float, adversary: Adversary, graph: GraphKind) -> list[str]:
+    reasons = []
     for name, fraction in (("dropout", dropout), ("corrupt", corrupt)):
         if not isinstance(fraction, int | float):
             reasons.append(f"{name} must be a number, not {type(fraction).__name__}")

@@ -1,15 +1,11 @@
 """What a client asks of a session before it takes part: the server proposes, and is not believed."""
 
 from dataclasses import dataclass
-from math import floor
 
 from secagg.errors import PolicyError
 from secagg.params import Adversary, Parameters
-from secagg.planner import GraphKind
-from secagg.sparse_bounds import SparseBounds
-
-# To tell what is safe takes memory for each of them.
-_MOST_SPARSE = 1 << 20
+from secagg.planner import GraphKind, complete_graph_faults, fraction_of
+from secagg.sparse_bounds import MOST_CLIENTS, SparseBounds, fewest_inputs
 
 _ORDER = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
 
@@ -18,26 +14,37 @@ _ORDER = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALI
 class SessionPolicy:
     """What a client insists on. The defaults are safe against a server that lies at any time.
 
-    Whoever trusts the server says so: ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``.
+    Whoever trusts the server says so: ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``. What `secagg.plan`
+    gives for the same threat model and ``min_inputs`` is accepted, since both have one rule for what is safe; but a
+    client that does not trust the server takes sparse graphs only if it says so, by ``graph``.
 
     Attributes:
         adversary: the weakest adversary that a session may be safe against.
         min_inputs: the fewest inputs that a sum may be of, this client's included, whatever the server does within
-            the mode: the threshold on the complete graph; on a sparse one, in the signed modes, 2t - k + 1 (of t and
-            degree k), which a server that lies can bring a sum down to (docs/threat-model.md).
+            the mode: the threshold on the complete graph. On a sparse one (of t and degree k) it is t + 1, and in the
+            signed modes 2t - k + 1, which a server that lies can bring a sum down to (docs/threat-model.md).
         max_elements: the longest vectors to take part with: the server says how long they are, and a client needs some
             30 bytes of memory for each element.
-        graph: COMPLETE refuses sparse graphs; SPARSE takes both. A sparse graph must have at least the degree, and at
-            least the threshold, that `secagg.plan` takes for ``num_clients``.
-        corrupt: on sparse graphs, the fraction of clients that this client assumes to share what they know with the
-            server, in [0, 1).
+        graph: COMPLETE refuses sparse graphs; SPARSE takes both. By default a client that trusts the server to keep to
+            the protocol (``adversary`` is honest-but-curious) takes both, since such a server draws the graph as
+            planned; any other takes the complete graph only, on which no lie brings a sum down to a few inputs. A
+            sparse graph must have at least the degree, and at least the threshold, that `secagg.plan` takes for
+            ``num_clients``.
+        corrupt: the fraction of clients that this client assumes to share what they know with the server, in [0, 1).
     """
 
     adversary: Adversary = Adversary.MALICIOUS
     min_inputs: int = 3
     max_elements: int = 1 << 27
-    graph: GraphKind = GraphKind.COMPLETE
+    graph: GraphKind | None = None
     corrupt: float = 0.0
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether this client takes part on sparse graphs."""
+        if self.graph is None:
+            return self.adversary is Adversary.HONEST_BUT_CURIOUS
+        return self.graph is GraphKind.SPARSE
 
     def check(self, params: Parameters) -> None:
         """Raise PolicyError, with every reason, unless the session's parameters are what this client agrees to."""
@@ -58,31 +65,33 @@ class SessionPolicy:
 
     def _graph_reasons(self, params: Parameters) -> list[str]:
         n, degree, threshold = params.num_clients, params.degree, params.threshold
+        corrupt_clients = fraction_of(self.corrupt, n)
         if params.is_complete:
-            if 2 * threshold > n:
-                return []
-            return [f"the threshold is {threshold} of {n}, but more than half must be needed to unmask anyone"]
-        if self.graph is GraphKind.COMPLETE:
+            return complete_graph_faults(n, threshold, corrupt_clients, colluding=self.corrupt > 0)
+        if not self.takes_sparse:
             return [
                 f"a sparse graph, of {degree} neighbours among {n} clients, but this client takes the complete graph "
                 "only: its policy must allow sparse graphs"
             ]
-        if n > _MOST_SPARSE:
-            return [f"a sparse graph of {n} clients, but this client looks at no more than {_MOST_SPARSE}"]
-        bounds = SparseBounds(n, floor(self.corrupt * n), 0, n, semi_malicious=params.is_signed)
+        if n > MOST_CLIENTS:
+            return [f"a sparse graph of {n} clients, but this client looks at no more than {MOST_CLIENTS}"]
+        # That some vanish is not this client's to know: it makes no degree safe that is not, and none unsafe.
+        bounds = SparseBounds(n, corrupt_clients, 0, n, semi_malicious=params.is_signed)
+        safe = bounds.threshold(degree)
+        if safe is not None and threshold >= safe:
+            return []
         planned = bounds.smallest()
         if planned is None:
             return [f"a sparse graph of {n} clients, for whom only the complete graph is safe"]
         if degree < planned[0]:
             return [f"{degree} neighbours, but {n} clients need at least {planned[0]} to be safe"]
-        safe = bounds.threshold(degree)
-        if safe is None or threshold < safe:
-            return [f"the threshold is {threshold} of {degree}, but at least {safe} is safe with so many neighbours"]
-        return []
+        if safe is None:
+            return [f"{degree} neighbours, with which no threshold is safe; {planned[0]} of {n} clients would do"]
+        return [f"the threshold is {threshold} of {degree}, but at least {safe} is safe with so many neighbours"]
 
 
 def _fewest_inputs(params: Parameters) -> int:
     """The fewest inputs, an honest client's included, that a sum can be brought down to if no client is corrupt."""
-    if params.is_complete or not params.is_signed:
+    if params.is_complete:
         return params.threshold
-    return 2 * params.threshold - params.degree + 1
+    return fewest_inputs(params.threshold, params.degree, lies=params.is_signed)

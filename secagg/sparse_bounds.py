@@ -7,7 +7,7 @@ With n clients of which A are corrupt and D vanish, B = A + D, on a randomly rel
   clients and the hypergeometric tail; against a semi-malicious server, which may ask each honest neighbour for either
   share, but not both, t1 becomes ceil((t1 + k - 1.25) / 2);
 - every client keeps more than t2 neighbours that do not vanish, except with probability 2^-eta;
-- a threshold exists: t = max(t1 + 1, 2) <= t2.
+- a threshold exists: t = max(t1 + 1, 2) <= t2, or the larger one that gives sums of as many inputs as clients ask for.
 
 The tails are those of k drawn from all n, although a client's neighbours are drawn from the n - 1 others: A corrupt
 ones if it is honest, and n - D - 1 that do not vanish if it does not itself.  Added up over all clients, each with the
@@ -29,7 +29,19 @@ SECURITY_BITS = 40
 CORRECTNESS_BITS = 20
 """eta: the session fails with probability at most 2^-eta, if no more clients vanish than expected."""
 
+MOST_CLIENTS = 1 << 20
+"""To tell what is safe takes a client some 30 bytes of memory for each of them."""
+
 _LN2 = log(2)
+
+
+def fewest_inputs(threshold: int, degree: int, *, lies: bool) -> int:
+    """The fewest inputs, an honest client's included, in a sum on a sparse graph, if no client is corrupt.
+
+    A client answers when ``threshold`` of its neighbours are left beside itself, and shares a mask with each. A server
+    that lies can bring that down to 2t - k + 1 (docs/threat-model.md, "Never alone").
+    """
+    return 2 * threshold - degree + 1 if lies else threshold + 1
 
 
 class SparseBounds:
@@ -41,16 +53,25 @@ class SparseBounds:
         dropouts: D.
         remaining: ceil((1 - dropout) * n).
         semi_malicious: whether the server may lie once the keys are exchanged.
+        min_inputs: the fewest inputs that clients agree to a sum of, see `fewest_inputs`.
     """
 
     def __init__(
-        self, num_clients: int, corrupt_clients: int, dropouts: int, remaining: int, *, semi_malicious: bool
+        self,
+        num_clients: int,
+        corrupt_clients: int,
+        dropouts: int,
+        remaining: int,
+        *,
+        semi_malicious: bool,
+        min_inputs: int = 2,
     ) -> None:
         self._n = num_clients
         self._corrupt = corrupt_clients
         self._missing = corrupt_clients + dropouts
         self._remaining = remaining
         self._semi_malicious = semi_malicious
+        self._min_inputs = min_inputs
 
     def smallest(self) -> tuple[int, int] | None:
         """The smallest even degree below n - 1 that fits, and its threshold; None if there is none.
@@ -79,11 +100,13 @@ class SparseBounds:
         return safe if safe <= self.fewest_remaining_neighbors(degree) and self._connected(degree) else None
 
     def _safe_threshold(self, degree: int) -> int:
-        """The least threshold with which no client has too many corrupt neighbours."""
+        """The least threshold with which no client has too many corrupt neighbours, and each hides among enough."""
         corrupt = self._most_corrupt_neighbors(degree)
         if self._semi_malicious:
             corrupt = ceil((corrupt + degree - 1.25) / 2)
-        return max(corrupt + 1, 2)
+        # The least t whose `fewest_inputs` are as many as clients ask for.
+        hiding = (self._min_inputs + degree) // 2 if self._semi_malicious else self._min_inputs - 1
+        return max(corrupt + 1, hiding, 2)
 
     def _possible_at_all(self) -> bool:
         """Whether even with unlimited degree, when the tails vanish, a threshold would exist."""

@@ -65,8 +65,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         ] = None,
         min_inputs: Annotated[int, Option(help="The fewest updates that a mean may be of.")] = 3,
         graph: Annotated[
-            str, Option(help=f"The graph that a session may have: {_GRAPHS}; sparse takes both.")
-        ] = GraphKind.COMPLETE.value,
+            str | None,
+            Option(
+                help=f"The graph that a session may have: {_GRAPHS}; sparse takes both (default: complete, and where "
+                "you trust the server both)."
+            ),
+        ] = None,
         max_epochs: Annotated[int, Option(help="The most local epochs a round.")] = 100,
         max_classes: Annotated[int, Option(help="The most classes that a model may know.")] = 1000,
         max_model_bytes: Annotated[int, Option(help="The largest model to take.")] = 1 << 26,
@@ -89,7 +93,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         console = Console(emoji=False)
         with reported(False):
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
-            if graph not in {kind.value for kind in GraphKind}:
+            if graph is not None and graph not in {kind.value for kind in GraphKind}:
                 raise ConfigError(f"graph {graph!r} is not known here; known: {_GRAPHS}")
             address = parse_address(server)
             if (certs is None) != plaintext:
@@ -120,7 +124,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 policy=Policy(
                     adversary=adversary,
                     min_inputs=min_inputs,
-                    graph=GraphKind(graph),
+                    graph=None if graph is None else GraphKind(graph),
                     max_epochs=max_epochs,
                     max_classes=max_classes,
                     own_model=model,

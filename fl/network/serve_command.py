@@ -44,6 +44,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
         clients: Annotated[int, Option(help="Enrolled clients: ids 0 to CLIENTS - 1.")] = 0,
         min_clients: Annotated[int, Option(help="Clients to wait for (default: two thirds and one).")] = 0,
+        min_inputs: Annotated[
+            int, Option(help="The fewest updates that clients agree to a mean of, by their own --min-inputs.")
+        ] = 3,
         wait: Annotated[float, Option(help="Seconds to wait for them.")] = 60.0,
         retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
         adversary: Annotated[
@@ -143,6 +146,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     min_clients=min_clients,
                     adversary=mode,
                     max_examples=max_examples,
+                    min_inputs=min_inputs,
                 )
         if as_json:
             typer.echo(json_line(finished.summary))

@@ -7,14 +7,12 @@ Beside the checkpoint lie ``network.json``, what the run's rounds have in common
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-import secagg
 from fl.checkpoint import RunFolder
 from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
@@ -27,7 +25,7 @@ from fl.network.announcement import Announcement
 from fl.network.errors import NetworkError
 from fl.network.modes import check_certificates
 from fl.network.session_thread import SessionThread
-from fl.network.settings import NetworkSettings, ServeOptions, settle
+from fl.network.settings import MIN_INPUTS, NetworkSettings, ServeOptions, settle
 from fl.quantization import UpdateEncoding
 from fl.report import save_plot
 from fl.rounds import FederatedRun, RoundRecord, raise_if_all_aborted
@@ -35,15 +33,12 @@ from fl.serialization import model_to_bytes
 from fl.state import ParameterLayout
 from fl.summary import summarize
 from fl.watch import Watch, serve_watch
-from secagg import Adversary, KeyDirectory, SessionPolicy
+from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certs import directory_from
 from transport.printable import MAX_ERROR_TEXT, printable
 
 _JOURNAL = "round.journal"
-
-# What clients ask for by default: the fewest inputs of a sum.
-_MIN_INPUTS = SessionPolicy().min_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +59,18 @@ def start_serving(
     min_clients: int = 0,
     adversary: Adversary = Adversary.MALICIOUS,
     max_examples: int = 0,
+    min_inputs: int = MIN_INPUTS,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
     dataset = make_dataset(config.dataset, data_dir)
-    settings = settle(config, dataset, min_clients=min_clients, adversary=adversary, max_examples=max_examples)
+    settings = settle(
+        config,
+        dataset,
+        min_clients=min_clients,
+        adversary=adversary,
+        max_examples=max_examples,
+        min_inputs=min_inputs,
+    )
     run = FederatedRun(config, dataset, "secure", served_max_examples=settings.max_examples)
     return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], is_new=True)
 
@@ -119,19 +122,7 @@ class _Serving:
             clip=config.clip,
             value_bits=config.value_bits,
         )
-        # Those who need not be there are those who are expected to vanish.
-        plan = partial(
-            secagg.plan,
-            num_clients=config.clients,
-            vector_length=self._encoding.vector_length,
-            value_bits=config.value_bits,
-            dropout=(config.clients - settings.min_clients) / config.clients,
-            corrupt=config.corrupt,
-            adversary=settings.adversary,
-        )
-        self._plan = plan()
-        if self._plan.parameters.threshold < _MIN_INPUTS <= settings.min_clients:
-            self._plan = plan(threshold=_MIN_INPUTS)
+        self._plan = settings.plan(config, self._encoding)
 
     def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
         interrupted = False

@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import secagg
 from fl.config import RunConfig
 from fl.data import Dataset
 from fl.dealing import deal_out
 from fl.errors import ConfigError
+from fl.quantization import UpdateEncoding
+from fl.session_policy import SessionPolicy
 from secagg import Adversary
 from transport import Deadlines
 from transport.certs import Credentials
 from transport.tcp import Address, Plaintext
 
 _SETTINGS = "network.json"
+
+MIN_INPUTS = SessionPolicy().min_inputs
+"""What clients ask for by default: the fewest inputs of a sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +32,28 @@ class NetworkSettings:
         min_clients: so many of the enrolled clients are awaited before a round begins; the others may be missing.
         adversary: whom rounds are safe against.
         max_examples: a public bound on any client's examples, which weights are relative to.
+        min_inputs: the fewest updates that clients agree to a mean of, as in their ``secagg join --min-inputs``.
     """
 
     min_clients: int
     adversary: Adversary
     max_examples: int
+    min_inputs: int = MIN_INPUTS
+
+    def plan(self, config: RunConfig, encoding: UpdateEncoding) -> secagg.Plan:
+        """The plan of the run's rounds. PlanError if it cannot be, or clients would decline it.
+
+        Those who need not be there are those who are expected to vanish.
+        """
+        return secagg.plan(
+            num_clients=config.clients,
+            vector_length=encoding.vector_length,
+            value_bits=config.value_bits,
+            dropout=(config.clients - self.min_clients) / config.clients,
+            corrupt=config.corrupt,
+            adversary=self.adversary,
+            min_inputs=self.min_inputs,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -79,7 +102,13 @@ class ServeOptions:
 
 
 def settle(
-    config: RunConfig, dataset: Dataset, *, min_clients: int, adversary: Adversary, max_examples: int
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    min_clients: int,
+    adversary: Adversary,
+    max_examples: int,
+    min_inputs: int = MIN_INPUTS,
 ) -> NetworkSettings:
     """The settings of a new run; 0 stands for a number that suits the others.
 
@@ -89,6 +118,8 @@ def settle(
     fewest = min_clients or 2 * config.clients // 3 + 1
     if not 2 <= fewest <= config.clients:
         raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
+    if min_inputs < 2:
+        raise ConfigError(f"min-inputs must be at least 2, not {min_inputs}")
     if not max_examples:
         try:
             parts = deal_out(config, dataset)
@@ -97,4 +128,4 @@ def settle(
                 f"{error}: if the clients have examples of their own, say by --max-examples how many one has at most"
             ) from None
         max_examples = max(map(len, parts))
-    return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples)
+    return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs)

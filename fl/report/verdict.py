@@ -12,9 +12,11 @@ from torch import nn
 
 import secagg
 from fl.checkpoint import RunFolder
+from fl.config import RunConfig
 from fl.custom import is_reference, make_dataset, own_code_of
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
+from fl.network.settings import NetworkSettings
 from fl.quantization import UpdateEncoding
 from fl.report.class_names import class_names
 from fl.report.source import StoredRun
@@ -86,31 +88,21 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             served_max_examples=None if run.network is None else run.network.max_examples,
         )
         RunFolder(run.path).restore([federated], run.rounds_done)
-        plan = federated.plan if run.network is None else _served_plan(run, federated)
+        plan = federated.plan if run.network is None else _served_plan(run.config, run.network, federated)
         return FinalModel(plan=plan, verdict=verdict_on(federated.model, dataset, config.seed))
     except (FLError, secagg.SecAggError) as error:
         return FinalModel(missing=f"The model could not be tested. {error}")
 
 
-def _served_plan(run: StoredRun, federated: FederatedRun) -> secagg.Plan | None:
-    """The plan of a run between machines, whose missing clients are those who need not be there."""
-    config, network = run.config, run.network
-    if network is None:
-        return None
+def _served_plan(config: RunConfig, network: NetworkSettings, federated: FederatedRun) -> secagg.Plan:
+    """The plan of a run between machines."""
     encoding = UpdateEncoding(
         update_length=ParameterLayout.of(federated.model).size,
         max_examples=network.max_examples,
         clip=config.clip,
         value_bits=config.value_bits,
     )
-    return secagg.plan(
-        num_clients=config.clients,
-        vector_length=encoding.vector_length,
-        value_bits=config.value_bits,
-        dropout=(config.clients - network.min_clients) / config.clients,
-        corrupt=config.corrupt,
-        adversary=network.adversary,
-    )
+    return network.plan(config, encoding)
 
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:

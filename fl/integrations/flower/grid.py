@@ -21,7 +21,7 @@ from fl.integrations.flower.wire import CONTROL
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import is_float
 from fl.integrations.records import Average
-from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, Round
+from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, PolicyError, Round
 from transport.printable import printable
 
 _LOG = logging.getLogger("flwr.secagg")
@@ -214,7 +214,7 @@ class SecAggGrid(Grid):
                 value_bits=encoding.value_bits,
                 threshold=self._settings.threshold,
             )
-        except PlanError as error:
+        except (PlanError, PolicyError) as error:
             raise FlowerError(f"secure aggregation over {len(messages)} nodes cannot be: {error}") from None
         metadata = messages[0].metadata
         run = run_digest(metadata.run_id, metadata.group_id, self._known_config())

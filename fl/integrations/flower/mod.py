@@ -26,7 +26,7 @@ from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, 
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import Arrays, Metric
 from fl.integrations.records import RecordEncoding, Reply
-from fl.session_policy import SessionPolicy
+from fl.session_policy import SessionPolicy, usual_policy
 from secagg import (
     Adversary,
     Client,
@@ -72,7 +72,7 @@ def secagg_mod(
     min_inputs: int | None = None,
     max_elements: int = 1 << 27,
     adversary: Adversary | str | None = None,
-    graph: GraphKind | str = GraphKind.COMPLETE,
+    graph: GraphKind | str | None = None,
     identity: IdentitySource = None,
     enrolled: KeySource = None,
     protect_evaluate: bool = False,
@@ -92,7 +92,8 @@ def secagg_mod(
         max_elements: the longest vectors to take part with; a client needs some 30 bytes of memory for each element.
         adversary: the weakest server that sessions must be safe against; by default `Adversary.MALICIOUS` if there is
             an identity, else `Adversary.HONEST_BUT_CURIOUS`, with a warning in the log: this node trusts the server.
-        graph: `GraphKind.SPARSE` takes sparse graphs too; see `secagg.SessionPolicy`.
+        graph: `GraphKind.SPARSE` takes sparse graphs too, `GraphKind.COMPLETE` does not; by default a node that trusts
+            the server takes them, and one that does not declines them (see `secagg.SessionPolicy`).
         identity: in malicious mode, this node's key pair, or a function of the context that loads it.
         enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that loads them;
             they must come by another way than through the server.
@@ -106,16 +107,13 @@ def secagg_mod(
     Raises:
         ConfigError: arguments that do not fit each other.
     """
-    if min_inputs is None:
-        min_inputs = 2 if identity is None else 3
-    if adversary is None:
-        adversary = Adversary.HONEST_BUT_CURIOUS if identity is None else Adversary.MALICIOUS
     return SecAggMod(
-        policy=SessionPolicy(
-            adversary=_one_of(Adversary, adversary, "adversary"),
+        policy=usual_policy(
+            has_identity=identity is not None,
+            adversary=None if adversary is None else _one_of(Adversary, adversary, "adversary"),
             min_inputs=min_inputs,
             max_elements=max_elements,
-            graph=_one_of(GraphKind, graph, "graph"),
+            graph=None if graph is None else _one_of(GraphKind, graph, "graph"),
         ),
         identity=identity,
         enrolled=enrolled,

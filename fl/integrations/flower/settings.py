@@ -7,7 +7,9 @@ from typing import Any, Literal
 import secagg
 from fl.errors import ConfigError
 from fl.integrations.records import RecordEncoding
-from secagg import Adversary, GraphKind, PlanError
+from fl.session_policy import SessionPolicy, usual_policy
+from secagg import Adversary, GraphKind
+from secagg.planner import impossible_for_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,8 @@ class SecAggSettings:
     Attributes:
         threshold: a larger threshold than the threat model asks for.
         dropout, corrupt, adversary, graph: the threat model; see `secagg.plan`.
+        policy: what the nodes ask of a session, if not what `secagg_mod` asks for by default. What they would decline
+            is refused here, and the threshold is as large as their ``min_inputs`` needs.
         clip: each element of what a client changes in an array is clipped to [-clip, clip]; so is each element of an
             array that clients were not sent.
         value_bits: bits that an element is rounded to; by default up to 24, as many as keep sums within 32.
@@ -44,6 +48,7 @@ class SecAggSettings:
     corrupt: float = 0.0
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
     graph: GraphKind = GraphKind.COMPLETE
+    policy: SessionPolicy | None = None
     clip: float = 1.0
     value_bits: int | None = None
     max_examples: int = 1 << 16
@@ -74,12 +79,16 @@ class SecAggSettings:
                 problems.append(f"{name} must be a positive int, not {value!r}")
         try:
             self.encoding(num_clients=2, num_elements=1, weight="num-examples")
-            # With so many clients that only fractions and modes can be wrong.
-            self.plan(1000, vector_length=1, value_bits=8, threshold=None)
         except (ConfigError, TypeError) as error:
             problems.append(str(error))
-        except PlanError as error:
-            problems.append(f"as tried with 1000 nodes: {error}")
+        problems += impossible_for_any(self.dropout, self.corrupt, self.adversary, self.graph)
+        if not isinstance(self.policy, SessionPolicy | None):
+            problems.append(f"policy must be a secagg.SessionPolicy, not {self.policy!r}")
+        elif self.graph is GraphKind.SPARSE and not self.nodes_policy.takes_sparse:
+            problems.append(
+                "nodes that do not trust the server decline sparse graphs: give each secagg_mod(graph='sparse'), and "
+                "SecAggGrid(policy=SessionPolicy(graph=GraphKind.SPARSE))"
+            )
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -90,6 +99,11 @@ class SecAggSettings:
         if unknown := sorted(options.keys() - known):
             raise ConfigError(f"no such setting: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         return cls(**options)
+
+    @property
+    def nodes_policy(self) -> SessionPolicy:
+        """What the nodes ask of a session."""
+        return self.policy or usual_policy(has_identity=self.adversary is Adversary.MALICIOUS)
 
     def encoding(self, *, num_clients: int, num_elements: int, weight: str) -> RecordEncoding:
         """The encoding for replies to messages with ``num_elements`` floats."""
@@ -106,8 +120,8 @@ class SecAggSettings:
         )
 
     def plan(self, num_clients: int, *, vector_length: int, value_bits: int, threshold: int | None) -> secagg.Plan:
-        """The session's plan; PlanError if it cannot be."""
-        return secagg.plan(
+        """The session's plan; PlanError if it cannot be, PolicyError if the nodes would decline it."""
+        plan = secagg.plan(
             num_clients=num_clients,
             vector_length=vector_length,
             value_bits=value_bits,
@@ -116,4 +130,7 @@ class SecAggSettings:
             adversary=self.adversary,
             graph=self.graph,
             threshold=threshold,
+            min_inputs=self.nodes_policy.min_inputs,
         )
+        self.nodes_policy.check(plan.parameters)
+        return plan

@@ -30,6 +30,7 @@ from fl.integrations.nvflare.server_session import SessionReport, describe, run_
 from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
 from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
+from secagg.planner import impossible_for_any
 from transport.driver import Deadlines
 
 _LOG = logger(__name__)
@@ -240,6 +241,9 @@ class SecAggController(FedAvg):
 
     def _check_arguments(self) -> None:
         """What can be checked before the number of sites is known."""
+        adversary = self._policy.adversary
+        if faults := impossible_for_any(self.dropout, self.corrupt, adversary, GraphKind(self.graph)):
+            raise NVFlareJobError("; ".join(faults))
         try:
             self._encoding(2, {})
             self._deadlines()
@@ -247,7 +251,7 @@ class SecAggController(FedAvg):
             raise NVFlareJobError(str(error)) from None
         except re.error as error:
             raise NVFlareJobError(f"exclude_vars is no regular expression: {error}") from None
-        if self._policy.adversary is Adversary.MALICIOUS and self.identity_id is None:
+        if adversary is Adversary.MALICIOUS and self.identity_id is None:
             raise NVFlareJobError("malicious mode needs the sites' identities: give `identities`, such as SiteKeyFiles")
 
     def _encoding(self, num_sites: int, model: Model) -> ModelEncoding:
@@ -264,22 +268,17 @@ class SecAggController(FedAvg):
 
     def _parameters(self, num_sites: int, vector_length: int, value_bits: int) -> Parameters:
         """What the job asks for; PolicyError if the sites would decline it."""
-
-        def planned(threshold: int | None) -> Parameters:
-            return plan(
-                num_clients=num_sites,
-                vector_length=vector_length,
-                value_bits=value_bits,
-                dropout=self.dropout,
-                corrupt=self.corrupt,
-                adversary=self._policy.adversary,
-                graph=self._policy.graph,
-                threshold=threshold,
-            ).parameters
-
-        params = planned(self.threshold)
-        if params.is_complete and params.threshold < self._policy.min_inputs:
-            params = planned(self._policy.min_inputs)
+        params = plan(
+            num_clients=num_sites,
+            vector_length=vector_length,
+            value_bits=value_bits,
+            dropout=self.dropout,
+            corrupt=self.corrupt,
+            adversary=self._policy.adversary,
+            graph=GraphKind(self.graph),
+            threshold=self.threshold,
+            min_inputs=self._policy.min_inputs,
+        ).parameters
         self._policy.check(params)
         return params
 

@@ -27,7 +27,7 @@ from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAININ
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
 from fl.participation import open_participation
-from secagg import Adversary, GraphKind, Round, SecAggError
+from secagg import Adversary, Round, SecAggError
 from transport import ClientRecord
 from transport.driver import InputVector
 from transport.errors import InputWithheldError, TransportError
@@ -61,7 +61,8 @@ class SecAggExecutor(Executor):
             else 2.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
         plain_tasks: names of tasks that the trainer may answer in the clear, such as ``validate``.
-        graph: ``complete``, or ``sparse`` for a site that agrees to sparse graphs too.
+        graph: ``complete``, or ``sparse`` for a site that agrees to sparse graphs too; by default a site that trusts
+            the server does, and one that does not declines them (see `secagg.SessionPolicy`).
         corrupt: on sparse graphs, the fraction of sites that may share what they know with the server.
         max_rounds: in signed modes, the most rounds that this site answers in one training, all jobs together.
         training: the training's name; another one has rounds of its own to spend.
@@ -80,7 +81,7 @@ class SecAggExecutor(Executor):
         min_inputs: int | None = None,
         identity_id: str | None = None,
         plain_tasks: Sequence[str] = (),
-        graph: str = GraphKind.COMPLETE.value,
+        graph: str | None = None,
         corrupt: float = 0.0,
         max_rounds: int = DEFAULT_MAX_ROUNDS,
         training: str = DEFAULT_TRAINING,

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
 from fl.integrations.flower import RoundAbortedError, SecAggGrid, secagg_mod
-from secagg import Adversary, Round
+from secagg import Adversary, GraphKind, Round
 from tests.integrations.flower import apps
 from tests.integrations.flower.apps import change, examples_of, initial_arrays, make_app, train_messages
 from tests.integrations.flower.loopback import Fault, LoopbackGrid
@@ -118,3 +118,28 @@ def test_a_node_vanishes_in_malicious_mode(step: int, tmp_path: Path) -> None:
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=5)
     expected = [number for number in range(NODES) if number != 3 or step > 2]
     assert reply.content["metrics"]["num-examples"] == sum(map(examples_of, expected))
+
+
+@pytest.mark.parametrize("corrupt", [0, 0.1])
+def test_a_sparse_graph_with_as_many_dropouts_as_it_was_planned_for(corrupt: float) -> None:
+    """Default clients, which trust the server: the thresholds are those of the planner, for that mode."""
+    nodes = 60
+    gone = dict(zip(range(0, nodes, 6), [0, 1, 2, 3] * nodes, strict=False))
+    loopback = LoopbackGrid(
+        make_app(secagg_mod()), nodes, faults=lambda node, step: Fault.SILENT if gone.get(node) == step else None
+    )
+    grid = SecAggGrid(
+        loopback,
+        graph=GraphKind.SPARSE,
+        dropout=0.3,
+        corrupt=corrupt,
+        max_examples=1000,
+        round_timeout=0.02,
+        poll_seconds=0.005,
+    )
+    (reply,) = grid.send_and_receive(train_messages(grid), timeout=0.02)
+    expected = [number for number in range(nodes) if gone.get(number) in (None, 3)]
+    assert grid.reports[0].included == tuple(1000 + number for number in expected)
+    assert reply.content["metrics"]["num-examples"] == sum(map(examples_of, expected))
+    for name, array in average(expected).items():
+        np.testing.assert_allclose(reply.content["arrays"][name].numpy(), array, atol=1e-4)

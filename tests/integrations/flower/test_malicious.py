@@ -10,9 +10,10 @@ pytest.importorskip("flwr", reason="needs Flower, which has an environment of it
 
 from flwr.app import Context, Message
 
-from fl.integrations.flower import SecAggGrid, secagg_mod
+from fl.errors import ConfigError
+from fl.integrations.flower import FlowerError, SecAggGrid, secagg_mod
 from fl.integrations.flower.wire import unpack
-from secagg import Adversary, Identity
+from secagg import Adversary, GraphKind, Identity, SessionPolicy
 from tests.integrations.flower.apps import examples_of, make_app, number_of, train_messages
 from tests.integrations.flower.loopback import LoopbackGrid
 
@@ -28,15 +29,14 @@ def keys_of(identities: Sequence[Identity]) -> list[bytes]:
     return [identity.public_key for identity in identities]
 
 
-def app_of(identities: Sequence[Identity], claims: Path, enrolled: Sequence[bytes] | None = None) -> Any:
+def app_of(identities: Sequence[Identity], claims: Path, enrolled: Sequence[bytes] | None = None, **asked: Any) -> Any:
     """An app whose nodes load their identities by their number."""
 
     def identity(context: Context) -> Identity:
         return identities[number_of(context)]
 
-    return make_app(
-        secagg_mod(identity=identity, enrolled=keys_of(identities) if enrolled is None else enrolled, claims=claims)
-    )
+    known = keys_of(identities) if enrolled is None else enrolled
+    return make_app(secagg_mod(identity=identity, enrolled=known, claims=claims, **asked))
 
 
 def run(loopback: LoopbackGrid, enrolled: Sequence[bytes]) -> tuple[Any, Any]:
@@ -91,18 +91,40 @@ def test_clients_with_identities_decline_weaker_sessions(identities: list[Identi
 def test_clients_with_identities_hide_among_three(
     identities: list[Identity], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two nodes make a sum from which each knows the other's; those that ask for no more may have it."""
+    """Two nodes make a sum from which each knows the other's; those that ask for no more may have it.
+
+    A server that was told nothing else takes the nodes for such that ask for three, and opens no round.
+    """
+    policy = SessionPolicy(min_inputs=2)
     for asked, sums in (({}, 0), ({"min_inputs": 2}, 1)):
-        mod = secagg_mod(
-            identity=lambda context: identities[number_of(context)],
-            enrolled=keys_of(identities),
-            claims=tmp_path,
-            **asked,
-        )
-        loopback = LoopbackGrid(make_app(mod), 2)
-        grid = SecAggGrid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys_of(identities), round_timeout=0.02)
+        loopback = LoopbackGrid(app_of(identities, tmp_path, **asked), 2)
+        settings = {"adversary": Adversary.MALICIOUS, "enrolled": keys_of(identities), "round_timeout": 0.02}
+        grid = SecAggGrid(loopback, policy=policy, **settings)
         assert len(list(grid.send_and_receive(train_messages(grid), timeout=0.02))) == sums
+        with pytest.raises(FlowerError, match=r"over 2 nodes cannot be: .* sums of at least 3 inputs \(min_inputs\)"):
+            SecAggGrid(loopback, **settings).send_and_receive(train_messages(grid))
     assert "this client asks for 3" in caplog.text
+
+
+def test_three_nodes_that_hide_among_three(identities: list[Identity], tmp_path: Path) -> None:
+    """As planned with no word of anybody's: all of the three are needed."""
+    loopback = LoopbackGrid(app_of(identities, tmp_path), 3)
+    grid = SecAggGrid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys_of(identities), round_timeout=0.02)
+    assert len(list(grid.send_and_receive(train_messages(grid), timeout=5))) == 1
+    assert len(grid.reports[0].included) == 3
+
+
+def test_sparse_graphs_in_malicious_mode_are_agreed_on_by_both_sides(
+    identities: list[Identity], tmp_path: Path
+) -> None:
+    """Nodes with identities decline them by default: the grid says so, and how both can be told."""
+    loopback = LoopbackGrid(app_of(identities, tmp_path, graph="sparse"), NODES)
+    settings = {"adversary": Adversary.MALICIOUS, "enrolled": keys_of(identities), "graph": GraphKind.SPARSE}
+    with pytest.raises(ConfigError, match=r"secagg_mod\(graph='sparse'\), and SecAggGrid\(policy="):
+        SecAggGrid(loopback, **settings)
+    grid = SecAggGrid(loopback, policy=SessionPolicy(graph=GraphKind.SPARSE), round_timeout=0.02, **settings)
+    assert len(list(grid.send_and_receive(train_messages(grid), timeout=5))) == 1
+    assert len(grid.reports[0].included) == NODES
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])

@@ -181,6 +181,10 @@ def test_what_cannot_be_one_session() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
+        ({"dropout": 0.7}, "sparse graph of enough clients allows it"),
+        ({"corrupt": 0.6, "dropout": 0.5, "graph": GraphKind.SPARSE}, "too few honest clients remain"),
+        ({"policy": "any"}, "policy must be"),
+        ({"adversary": Adversary.MALICIOUS, "graph": GraphKind.SPARSE}, "decline sparse graphs"),
         ({"treshold": 3}, "no such setting: treshold"),
         ({"clip": 0.0}, "clipping bound"),
         ({"clip": float("nan")}, "clipping bound"),
@@ -210,6 +214,19 @@ def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
         SecAggGrid(LoopbackGrid(make_app(), 3), **settings)
 
 
+def test_what_no_number_of_nodes_can_be_wrong_about_waits_for_the_nodes() -> None:
+    """What is refused is said of the nodes that are there; and what works for three of them is not refused before."""
+    loopback = LoopbackGrid(make_app(secagg_mod()), 5)
+    grid = SecAggGrid(loopback, dropout=0.6)
+    with pytest.raises(FlowerError, match="over 5 nodes cannot be: 3 of 5 clients are expected to vanish and 2 to"):
+        grid.send_and_receive(train_messages(grid))
+    assert list(grid.send_and_receive(train_messages(grid)[:3], timeout=5))
+    with pytest.raises(FlowerError) as refusal:
+        grid.send_and_receive(train_messages(grid)[:1])
+    assert "num_clients is 1" in str(refusal.value)
+    assert "degree" not in str(refusal.value)
+
+
 def test_a_threshold_that_the_nodes_cannot_meet() -> None:
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3), threshold=5)
     with pytest.raises(FlowerError, match="fewer than the threshold"):
@@ -235,8 +252,9 @@ def test_mods_that_cannot_be(arguments: dict[str, Any], text: str) -> None:
         secagg_mod(**arguments)
 
 
-def test_sparse_graphs_are_taken_where_the_client_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    for mod, included in ((secagg_mod(), 0), (secagg_mod(graph="sparse"), 12)):
+def test_sparse_graphs_are_taken_unless_the_client_says_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    """A node that trusts the server to keep to the protocol trusts it to draw the graph."""
+    for mod, included in ((secagg_mod(graph="complete"), 0), (secagg_mod(), 12), (secagg_mod(graph="sparse"), 12)):
         grid = SecAggGrid(LoopbackGrid(make_app(mod), 12), graph=GraphKind.SPARSE)
         grid.send_and_receive(train_messages(grid), timeout=5)
         assert len(grid.reports[0].included) == included
