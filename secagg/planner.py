@@ -146,7 +146,8 @@ def complete_graph_faults(num_clients: int, threshold: int, corrupt_clients: int
     faults = []
     smallest, rule = _complete_rule(num_clients, colluding)
     if threshold < smallest:
-        faults.append(f"threshold {threshold} is below the {smallest} that is safe here ({rule})")
+        most = "two thirds" if colluding else "half"
+        faults.append(f"threshold {threshold} is below the {smallest}, more than {most}, that is safe here ({rule})")
     most_corrupt = ceil(num_clients / 3) - 1
     if corrupt_clients > most_corrupt:
         faults.append(
@@ -162,7 +163,7 @@ def _complete_rule(num_clients: int, colluding: bool) -> tuple[int, str]:
     """
     if colluding:
         return 2 * num_clients // 3 + 1, "floor(2n/3) + 1, the server with corrupt clients"
-    return num_clients // 2 + 1, "floor(n/2) + 1, more than half, the server alone"
+    return num_clients // 2 + 1, "floor(n/2) + 1, the server alone"
 
 
 def _complete_choice(

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
-from math import floor
 
 import numpy as np
 import numpy.typing as npt
 
 from secagg import ClientId, Round
+from secagg.planner import fraction_of
 
 
 @unique
@@ -138,7 +138,7 @@ class FaultSchedule:
 
 
 def _part_of(count: int, fraction: float) -> int:
-    """floor(fraction * count), with the planner's guard against binary fractions: 0.29 of 100 are 29."""
+    """floor(fraction * count), as the planner counts: 0.29 of 100 are 29."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of dropouts must be between 0 and 1, not {fraction}")
-    return floor((fraction + 1e-14) * count)
+    return fraction_of(fraction, count)

@@ -141,7 +141,7 @@ def run_session(
         recovery: where the masks are recovered, instead of a pool of ``workers`` for this session; it is not closed.
 
     Raises:
-        LocalProtocolError: an input of a wrong shape, dtype or range; a client without one.
+        LocalProtocolError: an input of a wrong shape, dtype or range; a client without one, or one without a client.
         ValueError: a negative seed, or no workers.
     """
     if workers < 1 or seed < 0:
@@ -166,8 +166,8 @@ def run_session(
         )
         for i in ids
     }
-    if not callable(inputs) and (without := sorted(set(ids) - set(inputs))):
-        raise LocalProtocolError(f"there is no input for clients {', '.join(map(str, without[:10]))}")
+    if not callable(inputs):
+        _check_ids(inputs, ids, client_ids is None)
     make_input = inputs if callable(inputs) else inputs.__getitem__
     network = _Network(
         server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, observer, announce
@@ -176,6 +176,22 @@ def run_session(
         return network.run(recovery)
     with RecoveryPool(workers) as pool:
         return network.run(pool)
+
+
+def _check_ids(inputs: Iterable[ClientId], ids: tuple[ClientId, ...], by_default: bool) -> None:
+    """LocalProtocolError unless there is one input for each client, and none for another."""
+    given, taking_part = set(inputs), set(ids)
+    problems = [
+        f"there is {what} for clients {', '.join(sorted(map(str, some))[:10])}"
+        for what, some in (
+            ("no input", taking_part - given),
+            ("an input, but no place in the session,", given - taking_part),
+        )
+        if some
+    ]
+    if problems:
+        hint = f"; by default they are 0 to {len(ids) - 1}: client_ids= says who else takes part" if by_default else ""
+        raise LocalProtocolError("; ".join(problems) + hint)
 
 
 class _Connection:

@@ -2,6 +2,7 @@
 
 import time
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,6 +244,35 @@ def test_any_ids_will_do() -> None:
     report = run_session(params, inputs, client_ids=inputs)
     assert report.outcome.included == (7, 12, 4_000_000_000)
     check_exact(params, inputs, report)
+
+
+@pytest.mark.parametrize(
+    ("inputs_of", "client_ids", "said"),
+    [
+        (range(5), None, "there is an input, but no place in the session, for clients 4; by default they are 0 to 3"),
+        (range(3), None, "there is no input for clients 3; by default they are 0 to 3: client_ids= says who else"),
+        (
+            (7, 8, 9, 2**31),
+            None,
+            "there is no input for clients 0, 1, 2, 3; there is an input, but no place in the session, for clients "
+            "2147483648, 7, 8, 9; by default they are 0 to 3: client_ids= says who else takes part",
+        ),
+        ((*range(4), 9), range(4), "there is an input, but no place in the session, for clients 9"),
+        ((*range(4), "0"), None, "for clients 0"),
+    ],
+)
+def test_inputs_are_those_of_the_clients_and_no_others(inputs_of: Any, client_ids: Any, said: str) -> None:
+    """An input that is left out of the sum without a word is a wrong sum."""
+    params = make_params(4, 3)
+    inputs = dict.fromkeys(inputs_of, np.full(params.vector_length, 3, np.uint64))
+    with pytest.raises(LocalProtocolError) as refusal:
+        run_session(params, inputs, client_ids=client_ids)
+    assert said in str(refusal.value)
+    assert ("client_ids=" in str(refusal.value)) == (client_ids is None)
+    # As many as there are places may be fewer.
+    fewer = {i: inputs[i] for i in list(inputs_of)[:3]}
+    report = run_session(params, fewer, client_ids=fewer)
+    assert report.outcome.sum.tolist() == [9] * params.vector_length
 
 
 def test_bytes_are_counted_on_both_ways_by_round() -> None:
