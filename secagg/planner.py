@@ -146,8 +146,8 @@ def complete_graph_faults(num_clients: int, threshold: int, corrupt_clients: int
     faults = []
     smallest, rule = _complete_rule(num_clients, colluding)
     if threshold < smallest:
-        most = "two thirds" if colluding else "half"
-        faults.append(f"threshold {threshold} is below the {smallest}, more than {most}, that is safe here ({rule})")
+        share = "two thirds" if colluding else "half"
+        faults.append(f"threshold {threshold} is below the {smallest} that is safe here ({rule}): more than {share}")
     most_corrupt = ceil(num_clients / 3) - 1
     if corrupt_clients > most_corrupt:
         faults.append(

@@ -39,12 +39,10 @@ class SessionPolicy:
     graph: GraphKind | None = None
     corrupt: float = 0.0
 
-    @property
-    def takes_sparse(self) -> bool:
-        """Whether this client takes part on sparse graphs."""
+    def __post_init__(self) -> None:
         if self.graph is None:
-            return self.adversary is Adversary.HONEST_BUT_CURIOUS
-        return self.graph is GraphKind.SPARSE
+            trusts = self.adversary is Adversary.HONEST_BUT_CURIOUS
+            object.__setattr__(self, "graph", GraphKind.SPARSE if trusts else GraphKind.COMPLETE)
 
     def check(self, params: Parameters) -> None:
         """Raise PolicyError, with every reason, unless the session's parameters are what this client agrees to."""
@@ -68,7 +66,7 @@ class SessionPolicy:
         corrupt_clients = fraction_of(self.corrupt, n)
         if params.is_complete:
             return complete_graph_faults(n, threshold, corrupt_clients, colluding=self.corrupt > 0)
-        if not self.takes_sparse:
+        if self.graph is not GraphKind.SPARSE:
             return [
                 f"a sparse graph, of {degree} neighbours among {n} clients, but this client takes the complete graph "
                 "only: its policy must allow sparse graphs"

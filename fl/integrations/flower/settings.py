@@ -84,7 +84,7 @@ class SecAggSettings:
         problems += impossible_for_any(self.dropout, self.corrupt, self.adversary, self.graph)
         if not isinstance(self.policy, SessionPolicy | None):
             problems.append(f"policy must be a secagg.SessionPolicy, not {self.policy!r}")
-        elif self.graph is GraphKind.SPARSE and not self.nodes_policy.takes_sparse:
+        elif self.graph is GraphKind.SPARSE and self.nodes_policy.graph is not GraphKind.SPARSE:
             problems.append(
                 "nodes that do not trust the server decline sparse graphs: give each secagg_mod(graph='sparse'), and "
                 "SecAggGrid(policy=SessionPolicy(graph=GraphKind.SPARSE))"

@@ -64,7 +64,7 @@ def test_with_certificates_it_is_malicious_mode(
     (options,) = joined
     assert options.policy == Policy()
     assert options.policy.adversary is Adversary.MALICIOUS
-    assert (options.policy.min_inputs, options.policy.takes_sparse) == (3, False)
+    assert (options.policy.min_inputs, options.policy.graph) == (3, GraphKind.COMPLETE)
     assert (options.training, options.max_rounds) == (None, 1000)
     assert invoke(*SERVE, "--certs", certs).output == ""
     assert served == [Adversary.MALICIOUS]
@@ -73,7 +73,7 @@ def test_with_certificates_it_is_malicious_mode(
 def test_without_there_is_no_key_for_it(joined: list[JoinOptions], served: list[Adversary]) -> None:
     assert invoke(*JOIN, "--plaintext").output == ""
     assert joined[0].policy == Policy(adversary=CURIOUS)
-    assert joined[0].policy.takes_sparse
+    assert joined[0].policy.graph is GraphKind.SPARSE
     assert invoke(*SERVE, "--plaintext").output == ""
     assert served == [CURIOUS]
 

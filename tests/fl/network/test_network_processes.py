@@ -74,7 +74,9 @@ def test_interrupted_processes_say_how_to_go_on(tmp_path: Path) -> None:
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(2))
     np.savez(tmp_path / "own.npz", x=np.zeros((3, 8, 8)), y=np.arange(3))
     with programs() as start:
-        server = start("serve", "--listen", "127.0.0.1:0", "--certs", certs, "--clients", 2, "--out", out)
+        server = start(
+            "serve", "--listen", "127.0.0.1:0", "--certs", certs, "--clients", 2, "--min-inputs", 2, "--out", out
+        )
         address = server.wait_for("listening on ").removeprefix("listening on ")
         client = start("join", address, "--id", 0, "--certs", certs, "--arrays", tmp_path / "own.npz")
         client.wait_for("client 0 with 3 examples")
