@@ -8,4 +8,4 @@ PERSONALIZATION_SEED = 7
 
 def derived_seed(seed: int, purpose: int, *path: int) -> int:
     """The seed of one use of the run's seed; ``path`` says which round's and client's."""
-    return int(np.random.SeedSequence((seed, purpose, *path)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, purpose, *path)).generate_state(1, np.uint64)[0]) >> 1

@@ -6,6 +6,7 @@ calling a general parser: nothing is allocated on a length that the sender claim
 on the way in, and what is not canonical has no way to be accepted.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -99,7 +100,7 @@ def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryvi
         items = (PROTOCOL_VERSION, code, message.session_id, *small)
         payload = memoryview(last)
         head = bytes([0x90 + len(items) + 1]) + b"".join(map(msgpack.packb, items)) + _bin_header(payload.nbytes)
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
         raise LocalProtocolError(f"{type(message).__name__} with fields that cannot be encoded: {error}") from None
     return head, payload
 
@@ -236,7 +237,8 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, 
             keys = (message.channel_public_key, message.mask_public_key)
             return MessageType.ADVERTISE_KEYS, (*keys, message.identity_key, message.signature)
         case PeerKeys():
-            ids = np.array(message.client_ids, dtype=_ID_DTYPE).tobytes()
+            # NumPy 1 would wrap an id out of range into another client's.
+            ids = struct.pack(f">{len(message.client_ids)}I", *message.client_ids)
             keys = (message.channel_public_keys, message.mask_public_keys)
             return MessageType.PEER_KEYS, (ids, *keys, message.identity_keys, message.signatures)
         case ShareKeys():

@@ -135,6 +135,8 @@ NO_MESSAGES = {
     "a vector that is not reduced": MaskedInput(bytes(32), np.full(40, 2**19, dtype=np.uint32)),
     "ids that are too large": PeerKeys(bytes(32), (2**32,), bytes(32), bytes(32)),
     "ids that are negative": PeerKeys(bytes(32), (-1,), bytes(32), bytes(32)),
+    # An array of ids would cut it to 1, another client's.
+    "ids that are no whole numbers": PeerKeys(bytes(32), (1.5,), bytes(32), bytes(32)),
 }
 
 
