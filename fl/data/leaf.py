@@ -125,7 +125,7 @@ def _read_part(folder: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
 def _read_file(path: Path) -> dict[str, _Examples]:
     """The file's users that have examples, in the file's order."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:

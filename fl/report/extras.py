@@ -168,7 +168,7 @@ def _read(path: Path) -> Any:
             return None
         if path.stat().st_size > _LARGEST:
             raise ConfigError(f"{path} has more than {_LARGEST >> 20} MiB: that is no summary of a run")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

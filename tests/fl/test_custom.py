@@ -344,7 +344,7 @@ def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("clents = 4", "unknown clents; settings are dataset"),
+        ("clents = 4", "unknown clents: did you mean clients?"),
         ("clients = 4.5", "clients must be a whole number, not 4.5"),
         ('rounds = "2"', "rounds must be a whole number, not '2'"),
         ("dropout_at = 3", "dropout_at must be a list of texts, not 3"),

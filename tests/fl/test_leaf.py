@@ -207,6 +207,13 @@ def test_a_writer_in_two_files_is_refused(leaf_folder: Path) -> None:
     assert str(caught.value).startswith(f"{path}: user 'f0000_14' is in all_data_0_niid_0_keep_0_train_9.json already")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(leaf_folder: Path) -> None:
+    before = load(leaf_folder)
+    for path in leaf_folder.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert torch.equal(load(leaf_folder).train_images, before.train_images)
+
+
 def test_bytes_that_are_no_text(leaf_folder: Path) -> None:
     path = write(leaf_folder, "train", 1, "")
     path.write_bytes(b'{"users": ["\xff"]}')
