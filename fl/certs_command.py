@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from fl.errors import ConfigError
 from fl.formatting import json_line
+from fl.output import open_console
 from transport.authority import AUTHORITY_DAYS, DEFAULT_DAYS, Authority
 from transport.certs import CertificateError
 
@@ -53,7 +54,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         if as_json:
             typer.echo(json_line(result))
         else:
-            _print(Console(), result)
+            _print(open_console(), result)
 
 
 def issue(

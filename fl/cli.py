@@ -1,14 +1,10 @@
 """The command line: options and output. What the commands do is in the modules that they import when they run."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from typer import Option
 
@@ -17,13 +13,13 @@ from fl import certs_command, evaluate_command, experiment_command, new_command,
 from fl import training_options as options
 from fl.config import DROPOUT_POINTS, ENGINES, RunConfig
 from fl.config_file import read_config_file
-from fl.errors import ConfigError, FLError
+from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.network import join_command, serve_command
+from fl.output import INTERRUPTED, open_console, reported
 from fl.plan_json import plan_to_json
 from fl.training_options import DEFAULTS
-from secagg import Adversary, GraphKind, PlanError, SecAggError
-from transport.printable import MAX_ERROR_TEXT, printable
+from secagg import Adversary, GraphKind, PlanError
 
 app = typer.Typer(
     name="secagg",
@@ -33,43 +29,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_INTERRUPTED = 130
-
 _ADVERSARIES = " or ".join(adversary.value for adversary in Adversary) + "."
 _GRAPHS = "complete, or sparse: each client shares masks with a few others."
 
 JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
 
 
-@contextmanager
-def _reported(as_json: bool) -> Iterator[None]:
-    """A mistake of the user's is a line on stderr and a non-zero exit, never a traceback."""
-    try:
-        yield
-    except (FLError, SecAggError) as error:
-        console = Console(stderr=True, emoji=False)
-        reasons = [
-            printable(reason, MAX_ERROR_TEXT)
-            for reason in (error.reasons if isinstance(error, PlanError) else (str(error),))
-        ]
-        # What the user wrote stands in it, and others: no markup.
-        headline = escape(reasons[0]) if len(reasons) == 1 else "this cannot work:"
-        console.print("[bold red]error:[/bold red]", headline, highlight=False, soft_wrap=True)
-        if len(reasons) > 1:
-            for reason in reasons:
-                console.print(f"  - {escape(reason)}", highlight=False, soft_wrap=True)
-        if as_json:
-            typer.echo(json_line({"error": str(error), "reasons": reasons}))
-        raise typer.Exit(1) from None
-
-
-certs_command.register(app, _reported)
-evaluate_command.register(app, _reported)
-report_command.register(app, _reported)
-experiment_command.register(app, _reported)
-serve_command.register(app, _reported)
-join_command.register(app, _reported)
-new_command.register(app, _reported)
+certs_command.register(app, reported)
+evaluate_command.register(app, reported)
+report_command.register(app, reported)
+experiment_command.register(app, reported)
+serve_command.register(app, reported)
+join_command.register(app, reported)
+new_command.register(app, reported)
 
 
 @app.command()
@@ -86,7 +58,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print the parameters for a threat model and why, or every reason why there are none."""
-    with _reported(as_json):
+    with reported(as_json):
         chosen = _plan(
             num_clients=clients,
             vector_length=length,
@@ -105,7 +77,7 @@ def plan(
     table = Table(title=f"plan for {params.num_clients} clients", show_header=False)
     for name in ("threshold", "degree", "ring_bits", "value_bits", "vector_length"):
         table.add_row(name.replace("_", " "), f"{getattr(params, name):,}")
-    console = Console()
+    console = open_console()
     console.print(table)
     for reason in chosen.reasons:
         console.print(f"- {reason}", highlight=False, soft_wrap=True)
@@ -148,7 +120,7 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Run one session of the protocol on made-up inputs: what it costs, and that the sum is exact."""
-    with _reported(as_json):
+    with reported(as_json):
         from fl.simulate_command import parse_dropouts, run_simulation
 
         if seed < 0 or workers < 0:
@@ -164,7 +136,7 @@ def simulate(
             graph=graph,
         )
         result, as_object = run_simulation(
-            chosen, dropouts, seed=seed, workers=workers, console=Console(stderr=as_json)
+            chosen, dropouts, seed=seed, workers=workers, console=open_console(stderr=as_json)
         )
     if as_json:
         typer.echo(json_line(as_object))
@@ -262,7 +234,7 @@ def train(
         for name in context.params
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     ]
-    with _reported(as_json):
+    with reported(as_json):
         # In a config these stand for "by default"; who writes 0 means 0.
         for name in ("sample", "value_bits"):
             if values.get(name) == 0:
@@ -273,7 +245,7 @@ def train(
         from fl.engines import Resources
         from fl.train_command import resume_training, start_training
 
-        console = Console(stderr=as_json)
+        console = open_console(stderr=as_json)
         resources = Resources(workers, address)
         if resume is not None:
             more = rounds if "rounds" in given else None
@@ -293,4 +265,4 @@ def train(
     if as_json:
         typer.echo(json_line(finished.summary))
     if finished.interrupted:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)

@@ -62,7 +62,7 @@ def _of_its_type(path: Path, name: str, value: Any) -> Any:
     raise ConfigError(f"{path}: {name} must be {_KINDS.get(kind, 'a list of texts')}, not {value!r}")
 
 
-def _kind(annotation: Any) -> type:
+def _kind(annotation: Any) -> Any:
     """What a setting is written as: a number for ``float | None``, since None is written by leaving it out."""
     if isinstance(annotation, UnionType):
         annotation = get_args(annotation)[0]

@@ -90,9 +90,9 @@ def own_code_of(model: nn.Module) -> Iterator[None]:
     """
     try:
         yield
-    except (FLError, SecAggError):
+    except (FLError, SecAggError, KeyboardInterrupt, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
         name = vars(model).get(_OWN_REFERENCE)
         if name is None:
             raise
@@ -132,7 +132,9 @@ def load_reference(reference: str, what: str) -> Any:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise ConfigError(f"{what} {reference}: {module_name} needs {error.name}, which is not installed") from None
         raise ConfigError(f"{what} {reference}: there is no module {error.name} here or among the installed") from None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _failed(f"{what} {reference}", error) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -168,16 +170,16 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
 
 
 def _call(name: str, step: Callable[[], _Result]) -> _Result:
-    """The user's code; what it raises becomes one line that says where."""
+    """The user's code; what it raises, SystemExit too, becomes one line that says where."""
     try:
         return step()
-    except FLError:
+    except (FLError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise _failed(name, error) from error
 
 
-def _failed(what: str, error: Exception) -> FLError:
+def _failed(what: str, error: BaseException) -> FLError:
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     text = ": ".join(filter(None, (type(error).__name__, " ".join(said.split()))))
     file, line = _place(error)
@@ -185,7 +187,7 @@ def _failed(what: str, error: Exception) -> FLError:
     return kind(f"{what}: {text} ({Path(file).name}, line {line})")
 
 
-def _place(error: Exception) -> tuple[str, int | None]:
+def _place(error: BaseException) -> tuple[str, int | None]:
     """File and line: the user's last one, and where there is none, such as in a model of torch's layers, the last."""
     if isinstance(error, SyntaxError) and error.filename:
         return error.filename, error.lineno

@@ -17,6 +17,7 @@ from typer import Argument, Option
 
 from fl.errors import ConfigError
 from fl.formatting import format_bytes, json_line, percent
+from fl.output import open_console
 
 if TYPE_CHECKING:
     from fl.encrypted import EncryptedResult
@@ -60,7 +61,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             if not encrypted:
                 _refuse_encrypted_options(context)
             subject = find_model(path, model, dataset, own_code=own_code)
-            console = Console(stderr=as_json)
+            console = open_console(stderr=as_json)
             if encrypted:
                 result = _evaluate_encrypted(
                     subject,

@@ -18,13 +18,13 @@ from typer import Argument, Option
 from fl.errors import ConfigError
 from fl.experiments.catalog import EXPERIMENTS
 from fl.formatting import json_line
+from fl.output import INTERRUPTED, open_console
 
 # What runs it needs torch, whose import takes seconds that the other commands should not wait for.
 if TYPE_CHECKING:
     from fl.experiments.experiment import Arm, Experiment
     from fl.experiments.folder import ExperimentFolder, Identity
 
-_INTERRUPTED = 130
 _MAX_JOBS = 256
 
 
@@ -62,11 +62,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 threads=threads,
                 results=results,
             )
-            finished = run_experiment(request, Console(stderr=as_json))
+            finished = run_experiment(request, open_console(stderr=as_json))
         if as_json:
             typer.echo(json_line(finished.document))
         if finished.interrupted:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from typer import Argument
+
+from fl.output import open_console
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
@@ -21,7 +22,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             from fl.starter import write_project
 
             written = write_project(folder)
-        console = Console()
+        console = open_console()
         for path in written:
             console.print(escape(str(path)), highlight=False, soft_wrap=True)
         steps = f"\nnow:  cd {folder}\n      secagg train --config experiment.toml\n      python -m pytest"

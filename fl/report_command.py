@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from fl.errors import ConfigError
 from fl.formatting import json_line
+from fl.output import open_console
 
 PAGE = "report.html"
 """In the run's folder, if nothing else is said."""
@@ -47,7 +48,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         if as_json:
             typer.echo(json_line(result))
             return
-        console = Console()
+        console = open_console()
         _say(console, f"page {result['page']}")
         if result["missing"]:
             _say(console, f"left out: {result['missing']}")

@@ -7,8 +7,10 @@ have done: a folder ``transport`` there would run in a process that is handed se
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -22,12 +24,31 @@ def python_environment(**changes: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def safe_spawning() -> Iterator[None]:
-    """Do the same for children that `multiprocessing` spawns meanwhile; the places of modules it tells them itself."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
+def deaf_children() -> Iterator[None]:
+    """Children that are started meanwhile never hear Ctrl-C: it reaches the whole group, and the parent ends them.
+
+    They inherit that it is blocked, from their first instruction on, where a handler of theirs would come too late.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def safe_spawning() -> Iterator[None]:
+    """Do all this for children that `multiprocessing` spawns meanwhile; the places of modules it tells them itself."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # It would be started with the first child, and unblock what is blocked.
+    resource_tracker.ensure_running()
+    try:
+        with deaf_children():
+            yield
     finally:
         if before is None:
             del os.environ["PYTHONSAFEPATH"]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Protocol
 
 from secagg import LocalProtocolError, MaskSum, UnmaskJob
-from transport.child_python import python_command, python_environment
+from transport.child_python import deaf_children, python_command, python_environment
 
 # Below so many key agreements (about 50 us each) a child's start costs more than it saves.
 _WORTH_STARTING = 10_000
@@ -118,12 +118,13 @@ class _Child:
     """One worker process."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
-            python_command("-c", _CHILD),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=python_environment(),
-        )
+        with deaf_children():
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
+                python_command("-c", _CHILD),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=python_environment(),
+            )
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         assert self._process.stdout is not None  # noqa: S101
         self._requests: IO[bytes] = self._process.stdin
@@ -168,10 +169,6 @@ class _Child:
 
 def _serve() -> None:
     """The child: parts in, results out, until the input ends."""
-    import signal
-
-    # An interrupt from the keyboard reaches the whole group; the parent decides what becomes of the children.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, results = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:

@@ -22,7 +22,7 @@ from fl.errors import FLError
 from fl.local_work import LocalWorker
 from fl.quantization import ClientUpdate
 from secagg import ClientId
-from transport.child_python import python_command, python_environment
+from transport.child_python import deaf_children, python_command, python_environment
 
 _CHILD = "from fl.engines.worker_process import serve; serve()"
 # A child whose requests have ended leaves within that time, unless it is in the middle of a client.
@@ -54,7 +54,7 @@ class WorkerProcess:
         own, others = socket.socketpair()
         # Plain children, as in `transport.recovery`: multiprocessing asks things of the host's main module.
         environment = python_environment(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE")
-        with others:
+        with others, deaf_children():
             descriptors = (others.fileno(), shared.fileno())
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
                 python_command("-c", _CHILD, *map(str, (*descriptors, shared.size, threads))),
@@ -118,8 +118,6 @@ class WorkerProcess:
 
 def serve() -> None:
     """The child: clients in, updates out, until the parent closes the socket, or is no more."""
-    # An interrupt from the keyboard reaches the whole group; the parent decides what becomes of the children.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     conversation_fd, shared_fd, shared_size, threads = map(int, sys.argv[1:])
     torch.set_num_threads(threads)
     worker: LocalWorker = load_shared(shared_fd, shared_size)

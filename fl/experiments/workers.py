@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import multiprocessing.connection
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -146,8 +145,6 @@ class WorkerPool:
 
 def _serve(workplace: Workplace, connection: Connection) -> None:
     """A process's life: until the other end of the pipe is gone."""
-    # Ctrl-C reaches the whole group; the parent, which it is meant for, ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     load = workplace.loader()
     try:
         while True:

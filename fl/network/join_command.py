@@ -1,6 +1,7 @@
 """`secagg join`: the options of a networked training's client."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from fl.errors import ConfigError
 from fl.network.addresses import parse_address
 from fl.network.errors import NetworkError
 from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
+from fl.output import INTERRUPTED, open_console
 from secagg import GraphKind
 from transport import TransportError
 from transport.certs import Credentials
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from fl.network.joining import JoinOptions
     from fl.network.local_data import LocalData
 
-_INTERRUPTED = 130
 _GRAPHS = ", ".join(graph.value for graph in GraphKind)
 
 
@@ -90,7 +91,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         once: Annotated[bool, Option("--once", help="One round only.")] = False,
     ) -> None:
         """Take part in a training that `secagg serve` runs, with one's own examples, round after round."""
-        console = Console(emoji=False)
+        console = open_console()
         with reported(False):
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
             if graph is not None and graph not in {kind.value for kind in GraphKind}:
@@ -159,7 +160,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 console.print(escape(line), highlight=False, soft_wrap=True)
             interrupted = _take_part(options, data, console)
         if interrupted:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
 
 
 def _take_part(options: "JoinOptions", data: "LocalData", console: Console) -> bool:
@@ -170,6 +171,9 @@ def _take_part(options: "JoinOptions", data: "LocalData", console: Console) -> b
         console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
 
     participant = Participant(options, data, say)
+    # Then asyncio sets its own in its place, which lets what runs end in order.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         asyncio.run(participant.run())
     except KeyboardInterrupt:

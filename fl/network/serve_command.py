@@ -9,7 +9,6 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from typer import Option
 
@@ -19,12 +18,11 @@ from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.network.addresses import parse_address
 from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
+from fl.output import INTERRUPTED, open_console
 from fl.training_options import DEFAULTS
 from transport import Deadlines
 from transport.certs import Credentials
 from transport.tcp import PLAINTEXT
-
-_INTERRUPTED = 130
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
@@ -130,7 +128,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 watch=watch_address,
                 skip=skip,
             )
-            console = Console(stderr=as_json)
+            console = open_console(stderr=as_json)
             if adversary is not None and (line := what_it_gives_up(mode)):
                 console.print(escape(line), highlight=False, soft_wrap=True)
             if resume is not None:
@@ -151,7 +149,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         if as_json:
             typer.echo(json_line(finished.summary))
         if finished.interrupted:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
 
 
 def _check(
