@@ -23,7 +23,7 @@ from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError, DataError, FLError
 from fl.global_generator import seeded_global_generator
 from fl.models import build_model
-from fl.state import ParameterLayout
+from fl.state import ParameterLayout, has_lazy_layers
 from secagg import SecAggError
 
 _Result = TypeVar("_Result")
@@ -37,8 +37,8 @@ class ModelFactory(Protocol):
     """Makes an untrained model: ``factory(example_shape, num_classes)``.
 
     The model takes float32 examples (N, *example_shape) and gives logits (N, num_classes). It is made under the run's
-    seed: weights drawn from torch's global generator are the same for everyone. Its float parameters and buffers
-    travel, are averaged, and must be finite.
+    seed: weights drawn from torch's global generator are the same for everyone. Lazy layers (`nn.LazyLinear`) get their
+    shapes by one forward pass. Its float parameters and buffers travel, are averaged, and must be finite.
     """
 
     def __call__(self, example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -148,6 +148,9 @@ def load_reference(reference: str, what: str) -> Any:
 def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name}: it must give a torch.nn.Module, not {type(model).__name__}")
+    if has_lazy_layers(model):
+        # Their tensors have shapes, and can be looked at, after one forward pass.
+        _trial(name, model, image_shape)
     try:
         size = ParameterLayout.of(model).size
     except FLError as error:
@@ -158,15 +161,21 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
         raise ConfigError(f"model {name}: its {size} values must be on the CPU")
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values() if tensor.is_floating_point()):
         raise ConfigError(f"model {name}: it begins with values that are not finite")
-    was_training = model.training
-    with torch.no_grad():
-        logits = _call(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
-    model.train(was_training)
+    logits = _trial(name, model, image_shape)
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (2, num_classes):
         raise ConfigError(
             f"model {name}: for 2 examples of shape {image_shape} it must give logits (2, {num_classes}), not {shape}"
         )
+
+
+def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
+    """What the model gives for two examples."""
+    was_training = model.training
+    with torch.no_grad():
+        logits = _call(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
+    model.train(was_training)
+    return logits
 
 
 def _call(name: str, step: Callable[[], _Result]) -> _Result:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fl.errors import FLError
 
@@ -135,7 +136,14 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise LayoutError(f"{name} is state that is not a tensor: it can be neither averaged nor hashed")
+        if is_lazy(value):
+            raise LayoutError(f"{name} has no shape yet: call the model with an example first, which uses that layer")
     return state
+
+
+def has_lazy_layers(module: nn.Module) -> bool:
+    """Whether a layer such as `nn.LazyLinear` has not seen an example, and has no shape yet."""
+    return any(map(is_lazy, (*module.parameters(), *module.buffers())))
 
 
 def _places(module: nn.Module) -> Iterator[tuple[_Entry, torch.Tensor]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,10 @@ class Dataset:
     `train_writers`: whose each training example is (its writer, hospital, phone), int64 array (N,), or None where that
     is not known.
 
-    Raises DataError if a shape, a dtype, a length, a value or a label does not fit.
+    NumPy arrays of these types are taken for the tensors, and a list, a tensor or whole numbers of another type for the
+    writers; they are converted.
+
+    Raises DataError if a type, a shape, a dtype, a length, a value or a label does not fit.
     """
 
     name: str
@@ -34,6 +39,9 @@ class Dataset:
     train_writers: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("train_images", "train_labels", "test_images", "test_labels"):
+            object.__setattr__(self, name, self._tensor(name, getattr(self, name)))
+        object.__setattr__(self, "train_writers", self._numbers(self.train_writers))
         self._check_part("training", self.train_images, self.train_labels)
         self._check_part("test", self.test_images, self.test_labels)
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
@@ -42,23 +50,45 @@ class Dataset:
                 f"test images {tuple(self.test_images.shape[1:])}"
             )
         writers = self.train_writers
-        if writers is not None and (writers.dtype != np.int64 or writers.shape != (len(self.train_labels),)):
+        if writers is not None and writers.shape != (len(self.train_labels),):
             raise DataError(
-                f"{self.name}: writers must be one int64 for each of the {len(self.train_labels)} training "
-                f"images, not {writers.dtype} {writers.shape}"
+                f"{self.name}: train_writers must be one whole number for each of the {len(self.train_labels)} "
+                f"training examples, not {writers.shape}"
             )
+
+    def _tensor(self, name: str, values: Any) -> torch.Tensor:
+        if isinstance(values, torch.Tensor):
+            return values
+        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+            with contextlib.suppress(TypeError):  # torch knows fewer types
+                # A copy: torch takes neither foreign byte orders nor negative strides, and warns of read-only memory.
+                return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+        what = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
+        raise DataError(f"{self.name}: {name} must be a torch tensor, or a NumPy array of numbers, not {what}")
+
+    def _numbers(self, writers: Any) -> npt.NDArray[np.int64] | None:
+        if writers is None:
+            return None
+        try:
+            found = np.asarray(writers)
+        except (TypeError, ValueError, RuntimeError):
+            found = np.array(None)
+        if found.dtype.kind not in "iu" or (found.size and found.max() > np.iinfo(np.int64).max):
+            raise DataError(
+                f"{self.name}: train_writers must be whole numbers, one for each training example, not {found.dtype}: "
+                "of names, np.unique(names, return_inverse=True)[1] makes numbers"
+            )
+        return found.astype(np.int64, copy=False)
 
     def _check_part(self, part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
         if images.ndim < 2 or images.dtype != torch.float32:
-            raise DataError(
-                f"{self.name}: {part} examples must be float32 (N, ...), not {images.dtype} {tuple(images.shape)}"
-            )
+            raise DataError(f"{self.name}: {part} examples must be float32 (N, ...), not {_shown(images)}")
         if not images.numel():
             raise DataError(f"{self.name}: there are no {part} examples: their shape is {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise DataError(
                 f"{self.name}: {part} labels must be one int64 for each of the {len(images)} images, "
-                f"not {labels.dtype} {tuple(labels.shape)}"
+                f"not {_shown(labels)}"
             )
         if len(labels) and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise DataError(f"{self.name}: {part} labels must be in 0..{self.num_classes - 1}")
@@ -70,6 +100,10 @@ class Dataset:
     def image_shape(self) -> tuple[int, ...]:
         """The shape of one example; of an image, (channels, height, width)."""
         return tuple(self.train_images.shape[1:])
+
+
+def _shown(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def standardize(pixels: npt.NDArray[np.uint8], *, full_scale: float, mean: float, std: float) -> torch.Tensor:
