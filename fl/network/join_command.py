@@ -43,7 +43,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
         server_name: Annotated[str | None, Option(help="Name in the server's certificate, if it is not HOST.")] = None,
         arrays: Annotated[
-            Path | None, Option(help="Own examples: folder or .npz with arrays x (N, H, W) and y (N,).")
+            Path | None, Option(help="Own examples: folder or .npz with arrays x (N, ...) and y (N,), labels from 0.")
         ] = None,
         dataset: Annotated[
             str, Option(help="Or a part of a known data set, or of one of your own: package.module:loader.")

@@ -309,7 +309,7 @@ class Participant:
             raise InputWithheldError(str(error)) from None
 
     def _trained(self, announced: Announcement, model: nn.Module) -> IntegerVector:
-        data = self._data
+        data = self._data.shaped_for(announced.image_shape)
         update = local_update(
             model,
             data.images,

@@ -1,19 +1,32 @@
 """A client's own examples: its part of a data set that `fl.data` knows, or two arrays of its own."""
 
+import json
+import math
 import re
+import shlex
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib import format as numpy_format
 
 from fl.custom import make_dataset
 from fl.data.partition import partition
 from fl.errors import ConfigError, DataError
 from fl.models import ImageShape
+from fl.system_errors import in_words
+from transport.printable import printable
+
+_HOW = "np.savez('examples.npz', x=x, y=y) writes one"
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
+_HEADERS = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
+_ENCRYPTED = 1
+# Of what else is in an archive, so many names.
+_NAMED = 5
 
 _SHARD = re.compile(r"(\d{1,7})/(\d{1,7})", re.ASCII)
 
@@ -34,6 +47,12 @@ class LocalData:
     def image_shape(self) -> ImageShape:
         """The shape of one example; of an image, (channels, height, width)."""
         return tuple(self.images.shape[1:])
+
+    def shaped_for(self, image_shape: ImageShape) -> "LocalData":
+        """The same, for a model of examples of that shape: images (H, W) get the one channel that it asks for."""
+        if len(image_shape) == 3 and image_shape == (1, *self.image_shape):
+            return LocalData(self.images[:, None], self.labels)
+        return self
 
     @property
     def max_label(self) -> int:
@@ -76,37 +95,100 @@ def load_shard(
 def load_arrays(path: Path) -> LocalData:
     """Arrays ``x`` and ``y``: a folder with x.npy and y.npy or with one .npz file, or that file.
 
-    ``x`` is (N, H, W) or (N, C, H, W), or (N, columns) of a table, numbers as the model is to see them (scaled,
-    standardized); ``y`` is (N,), labels from 0. Files with Python objects in them are refused: reading those would run
-    what is in them.
+    ``x`` is (N, ...): tables (N, columns), images (N, H, W) or (N, C, H, W), series, volumes; numbers as the model is
+    to see them (scaled, standardized); ``y`` is (N,), labels from 0. Files with Python objects in them are refused:
+    reading those would run what is in them.
 
     Raises:
         DataError: they are missing, damaged, or do not fit.
     """
     try:
         x, y = _read(path)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: no arrays x and y in it (.npy or .npz, without objects): {error}") from None
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim not in (2, 4) or x.dtype.kind not in "fiub" or not x.size:
-        raise DataError(f"{path}: x must be numbers (N, H, W), (N, C, H, W) or (N, columns), not {x.dtype} {x.shape}")
+    except _UnfitError as error:
+        raise DataError(f"{path}: no arrays x and y in it: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: no arrays x and y in it: {in_words(error)}") from None
+    except Exception as error:  # noqa: BLE001 - zlib, lzma, zipfile and NumPy raise a dozen kinds over damaged files
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: no arrays x and y in it: it is damaged ({why})") from None
+    if x.ndim < 2 or x.dtype.kind not in "fiub" or not x.size:
+        raise DataError(
+            f"{path}: x must be numbers (N, ...), such as (N, columns), (N, H, W) or (N, C, H, W), "
+            f"not {x.dtype} {x.shape}"
+        )
     if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= 2**31:
-        raise DataError(f"{path}: y must be one label from 0 for each of the {len(x)} images, not {y.dtype} {y.shape}")
-    images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+        raise DataError(
+            f"{path}: y must be one whole number from 0 for each of the {len(x)} examples, not {y.dtype} {y.shape}"
+        )
+    with np.errstate(over="ignore"):
+        images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     if not torch.isfinite(images).all():
         raise DataError(f"{path}: x has numbers that are not finite")
     return LocalData(images, torch.from_numpy(y.astype(np.int64)))
 
 
+class _UnfitError(Exception):
+    """Why a file is not read; the text says it in words."""
+
+
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if path.is_dir():
         if (path / "x.npy").exists():
-            return np.load(path / "x.npy", allow_pickle=False), np.load(path / "y.npy", allow_pickle=False)
+            return _read_file(path / "x.npy"), _read_file(path / "y.npy")
         archives = sorted(path.glob("*.npz"))
         if len(archives) != 1:
-            raise ValueError(f"neither x.npy nor one .npz file, but {len(archives)}")
+            raise _UnfitError(f"it has neither x.npy nor one .npz file, but {len(archives)}; {_HOW}")
         path = archives[0]
-    # A file that is no archive, np.load would leave open.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return archive["x"], archive["y"]
+    with path.open("rb") as file:
+        if path.suffix.lower() in _DELIMITERS:
+            raise _UnfitError(_conversion(path))
+        if not zipfile.is_zipfile(file):
+            raise _UnfitError(f"it is no .npz file, or only a part of one; {_HOW}")
+    with zipfile.ZipFile(path) as archive:
+        return _read_member(archive, "x"), _read_member(archive, "y")
+
+
+def _read_file(path: Path) -> npt.NDArray[Any]:
+    with path.open("rb") as file:
+        return _read_array(file, path.stat().st_size)
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    names = archive.namelist()
+    if f"{name}.npy" not in names:
+        there = printable(", ".join(map(repr, names[:_NAMED])))
+        raise _UnfitError(f"it has no array {name}, but {there or 'nothing'}; {_HOW}")
+    member = archive.getinfo(f"{name}.npy")
+    if member.flag_bits & _ENCRYPTED:
+        raise _UnfitError("it is encrypted with a password: write it again without one")
+    with archive.open(member) as file:
+        return _read_array(file, member.file_size)
+
+
+def _read_array(file: IO[bytes], size: int) -> npt.NDArray[Any]:
+    """A .npy file of ``size`` bytes; of how many its header speaks is looked at before there is memory for them."""
+    read_header = _HEADERS.get(numpy_format.read_magic(file))
+    if read_header is None:
+        raise _UnfitError("its arrays have columns with names: make one plain array of them")
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise _UnfitError("it has Python objects, which are not read since that would run them: give plain numbers")
+    declared, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if declared > there:
+        raise _UnfitError(f"it is damaged: a header speaks of {declared:,} bytes, and {there:,} follow")
+    file.seek(0)
+    array: npt.NDArray[Any] = numpy_format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _conversion(path: Path) -> str:
+    """The command that makes an archive of a table in text."""
+    # JSON's strings are Python's, too, and keep clear of the shell's quotes.
+    delimiter = json.dumps(_DELIMITERS[path.suffix.lower()])
+    table = f"np.loadtxt({json.dumps(str(path))}, delimiter={delimiter}, skiprows=1)"
+    written = f"np.savez({json.dumps(str(path.with_suffix('.npz')))}, x=t[:, :-1], y=t[:, -1].astype(int))"
+    code = f"import numpy as np; t = {table}; {written}"
+    return (
+        "it is text. If its first line has names and its last column the labels, this makes a .npz file of it: "
+        f"python -c {shlex.quote(code)}"
+    )

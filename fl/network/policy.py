@@ -36,8 +36,9 @@ class Policy(SessionPolicy):
     def check_training(self, announcement: Announcement, params: Parameters, data: LocalData) -> nn.Module:
         """The announced model; PolicyError unless it fits its own announcement, the session, and the client's data."""
         encoding, reasons = announcement.encoding, []
+        data = data.shaped_for(announcement.image_shape)
         if announcement.image_shape != data.image_shape:
-            reasons.append(f"the model is for images {announcement.image_shape}, but these are {data.image_shape}")
+            reasons.append(f"the model is for examples {announcement.image_shape}, but these are {data.image_shape}")
         if data.max_label >= announcement.num_classes:
             reasons.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
         if announcement.num_classes > self.max_classes:

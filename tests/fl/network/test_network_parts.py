@@ -164,7 +164,7 @@ def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
 @pytest.mark.parametrize(
     ("changes", "params", "said"),
     [
-        ({"image_shape": (1, 1 << 40, 1 << 40)}, {}, "the model is for images"),
+        ({"image_shape": (1, 1 << 40, 1 << 40)}, {}, "the model is for examples"),
         ({"num_classes": 2}, {}, "there is a label 2"),
         ({"num_classes": 1001}, {}, "1001 classes, but this client takes at most 1000"),
         ({"encoding": dataclasses.replace(ENCODING, max_examples=4)}, {}, "at most 4 examples"),
@@ -197,7 +197,7 @@ def test_own_arrays_from_a_folder_an_archive_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     np.savez(tmp_path / "archive" / "mine.npz", x=x[:, None], y=y)
     for path in (tmp_path / "folder", tmp_path / "archive", tmp_path / "archive" / "mine.npz"):
-        data = load_arrays(path)
+        data = load_arrays(path).shaped_for(SHAPE)
         assert data.image_shape == SHAPE
         assert data.max_label == 2
         assert torch.equal(data.images[:, 0], torch.tensor(x, dtype=torch.float32))
@@ -208,7 +208,6 @@ def test_own_arrays_from_a_folder_an_archive_or_a_file(tmp_path: Path) -> None:
     ("x", "y"),
     [
         (np.zeros(3), np.zeros(3, int)),
-        (np.zeros((3, 1, 4, 4, 1)), np.zeros(3, int)),
         (np.zeros((0, 4, 4)), np.zeros(0, int)),
         (np.zeros((3, 4, 4)), np.zeros(2, int)),
         (np.zeros((3, 4, 4)), np.zeros(3)),
