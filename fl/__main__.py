@@ -42,7 +42,7 @@ def _run() -> str | int | None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in _OWN_PACKAGES:
             raise
-        how = "pip install '.[fl]', in the repository's folder"
+        how = "pip install '.[fl]' in the repository's folder"
         return f"secagg: the command line needs {error.name}; install it with: {how}"
     return 0
 

@@ -13,6 +13,7 @@ The checkpoint is one file that is replaced in one step: whenever the run ends, 
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import safetensors
@@ -51,9 +52,8 @@ class RunFolder:
         """Make the folder for a new run; ConfigError if there is one in it already."""
         try:
             if (self.path / _CHECKPOINT).exists():
-                raise ConfigError(
-                    f"{self.path} holds a run already: go on with it by --resume {self.path}, or choose another folder"
-                )
+                going_on = f"go on with it by --resume {shlex.quote(str(self.path))}"
+                raise ConfigError(f"{self.path} holds a run already: {going_on}, or choose another folder")
             for name in (_CONFIG, _METRICS, _MODEL, PLOT):
                 if (self.path / name).exists():
                     raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -107,7 +108,7 @@ def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) 
         if not folder.model_path.is_file():
             raise ConfigError(
                 f"{path} has no {folder.model_path.name} yet, after {rounds_done} of {config.rounds} rounds: "
-                f"go on with secagg train --resume {path}"
+                f"go on with secagg train --resume {shlex.quote(str(path))}"
             )
         named = {"--model": "" if model else config.model, "--dataset": "" if dataset else config.dataset}
         _check_consent(path, {option: name for option, name in named.items() if is_reference(name)}, own_code)

@@ -1,5 +1,6 @@
 """`secagg new`: the options of the starter project."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,5 +26,6 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         console = open_console()
         for path in written:
             console.print(escape(str(path)), highlight=False, soft_wrap=True)
-        steps = f"\nnow:  cd {folder}\n      secagg train --config experiment.toml\n      python -m pytest"
-        console.print(escape(steps), highlight=False, soft_wrap=True)
+        steps = (f"cd {shlex.quote(str(folder))}", "secagg train --config experiment.toml", "python -m pytest")
+        lines = "\nnow:  " + "\n      ".join(steps)
+        console.print(escape(lines), highlight=False, soft_wrap=True)

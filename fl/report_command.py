@@ -1,5 +1,6 @@
 """`secagg report`: a run's folder as one page to look at, and as TensorBoard's event files."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -53,7 +54,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         if result["missing"]:
             _say(console, f"left out: {result['missing']}")
         if result["tensorboard"]:
-            _say(console, f"events {result['tensorboard']}: tensorboard --logdir {result['tensorboard']}")
+            _say(console, f"events {result['tensorboard']}: tensorboard --logdir {shlex.quote(result['tensorboard'])}")
 
 
 def write_report(

@@ -1,5 +1,6 @@
 """`secagg train`: from options to a finished run and its folder."""
 
+import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ def _train(
         if finished.summary["rounds"]:
             verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)
             events.add_verdict(verdict, runs[0].rounds_done, ended=time.time())
-        looked_at = f"events {events.path}: tensorboard --logdir {events.path}"
+        looked_at = f"events {events.path}: tensorboard --logdir {shlex.quote(str(events.path))}"
         console.print(escape(looked_at), highlight=False, soft_wrap=True)
     return finished
 
@@ -181,7 +182,7 @@ def _finish(
             # The round that was broken off may have changed a model already: the checkpoint has the last whole ones.
             _, rounds_done = folder.load_config()
             records = folder.restore(runs, rounds_done)
-            kept = f"go on with: secagg train --resume {escape(str(folder.path))}"
+            kept = f"go on with: secagg train --resume {escape(shlex.quote(str(folder.path)))}"
         else:
             rounds_done = len(records) // len(runs)
             kept = "nothing is kept without --out"

@@ -178,7 +178,7 @@ def make_jobs(
 def require_mpyc() -> None:
     """ConfigError where MPyC is not installed."""
     if importlib.util.find_spec("mpyc") is None:
-        raise ConfigError("encrypted evaluation needs MPyC: pip install 'secagg-fl[mpc]'")
+        raise ConfigError("encrypted evaluation needs MPyC: pip install '.[mpc]' in the repository's folder")
 
 
 def free_ports() -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ Beside the checkpoint lie ``network.json``, what the run's rounds have in common
 ``round.journal``, its session.  Whenever the process ends, both together are enough to go on within the same round.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -238,7 +239,7 @@ class _Serving:
         if interrupted:
             self._console.print(
                 f"\n[yellow]interrupted after round {rounds_done} of {self._config.rounds}[/yellow]; go on with: "
-                f"secagg serve --resume {escape(str(self._folder.path))}",
+                f"secagg serve --resume {escape(shlex.quote(str(self._folder.path)))}",
                 highlight=False,
                 soft_wrap=True,
             )

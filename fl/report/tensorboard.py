@@ -40,7 +40,8 @@ def require_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--tensorboard needs the package tensorboard: pip install 'secagg-fl[tensorboard]' ({error})"
+            "--tensorboard needs the package tensorboard: pip install '.[tensorboard]' in the repository's folder "
+            f"({error})"
         ) from None
 
 

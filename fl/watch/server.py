@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _metrics(self) -> None:
         if self.server.metrics is None:
-            advice = b"metrics need prometheus-client: pip install 'secagg-fl[serve]'\n"
+            advice = b"metrics need prometheus-client: pip install '.[serve]' in the repository's folder\n"
             self._answer(HTTPStatus.NOT_IMPLEMENTED, "text/plain", advice)
             return
         kind, text = self.server.metrics
@@ -280,7 +280,7 @@ def _metrics_of(watch: Watch) -> tuple[str, Callable[[], bytes]] | None:
     try:
         from fl.watch.metrics import CONTENT_TYPE, Metrics
     except ModuleNotFoundError:
-        logger.warning("no metrics: pip install 'secagg-fl[serve]'", extra={"event": "no_metrics"})
+        logger.warning("no metrics: pip install '.[serve]' in the repository's folder", extra={"event": "no_metrics"})
         return None
     return CONTENT_TYPE, Metrics(watch).text
 

@@ -207,5 +207,5 @@ def test_a_lean_installation_is_told_what_to_install() -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
-        "secagg: the command line needs typer; install it with: pip install '.[fl]', in the repository's folder"
+        "secagg: the command line needs typer; install it with: pip install '.[fl]' in the repository's folder"
     ]

@@ -16,7 +16,7 @@ except ImportError as error:
     try:
         found = f"flwr {metadata.version('flwr')} is installed"
     except metadata.PackageNotFoundError:
-        found = "flwr is not installed: pip install 'secagg-fl[flower]'"
+        found = "flwr is not installed: pip install '.[flower]' in the repository's folder"
     raise ImportError(f"secagg's adapter for Flower works with flwr {TRIED}; {found} ({error})") from error
 
 # Added in flwr 1.24.

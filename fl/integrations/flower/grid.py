@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fl.errors import ConfigError
+from fl.formatting import percent
 from fl.integrations.flower._flwr import Grid, Message, RecordDict, get_fused_config
 from fl.integrations.flower.app_view import run_digest
 from fl.integrations.flower.averaging import AverageReply, watch
@@ -290,7 +291,8 @@ def _log(report: SessionReport, num_nodes: int) -> None:
         )  # fmt: skip
     if report.clipped > 0:
         _LOG.warning(
-            "secagg: %.2g of all elements were clipped: a larger `clip` keeps them, at coarser steps", report.clipped
+            "secagg: %s of the elements were clipped: a larger `clip` keeps them, at coarser steps",
+            percent(report.clipped),
         )
 
 

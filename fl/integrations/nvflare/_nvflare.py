@@ -83,7 +83,7 @@ def version() -> str:
 try:
     importlib.import_module("nvflare")
 except ImportError as error:
-    raise ImportError("NVFlare is not installed: pip install 'secagg-fl[nvflare]'") from error
+    raise ImportError("NVFlare is not installed: pip install '.[nvflare]' in the repository's folder") from error
 if _missing := missing_extension_points():
     raise ImportError(
         f"NVFlare {version()} is not like those that this integration was written for ({', '.join(TESTED_VERSIONS)}); "

@@ -23,7 +23,7 @@ def require_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError as error:
-        raise ConfigError("the engine ray needs Ray: pip install 'secagg-fl[ray]'") from error
+        raise ConfigError("the engine ray needs Ray: pip install '.[ray]' in the repository's folder") from error
 
 
 def open_ray_engine(worker: LocalWorker, resources: Resources) -> RayEngine:

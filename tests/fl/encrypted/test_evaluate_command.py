@@ -147,7 +147,7 @@ def test_layers_that_cannot_run_are_named_before_anything_starts(
 @pytest.mark.skipif(importlib.util.find_spec("mpyc") is not None, reason="MPyC is installed here")
 def test_without_mpyc_it_says_what_to_install(model_file: Path) -> None:
     given = ("evaluate", model_file, "--model", "logistic", "--dataset", "digits", "--encrypted")
-    assert_refused(invoke(*given), "pip install 'secagg-fl[mpc]'")
+    assert_refused(invoke(*given), "pip install '.[mpc]'")
 
 
 def test_a_job_names_the_files_of_its_own_party_only(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_command_line_refuses_in_one_line(options: tuple[object, ...], said:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_the_user_is_told_how_to_install_it() -> None:
-    assert_refused(invoke("train", "--dataset", "digits", "--engine", "ray"), "pip install 'secagg-fl[ray]'")
+    assert_refused(invoke("train", "--dataset", "digits", "--engine", "ray"), "pip install '.[ray]'")
 
 
 def test_threads_are_a_property_of_the_run() -> None:

@@ -16,7 +16,7 @@ from fl.report.source import load_run
 from tests.fl.report.conftest import TRAINED
 from tests.fl.runs import assert_refused, invoke
 
-pytest.importorskip("tensorboard", reason="pip install 'secagg-fl[tensorboard]'")
+pytest.importorskip("tensorboard", reason="pip install '.[tensorboard]'")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,7 +116,7 @@ def test_settings_and_reasons_are_text_that_stays_text(folder: Path) -> None:
 
 def test_without_the_package_nothing_is_begun(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    said = "pip install 'secagg-fl[tensorboard]'"
+    said = "pip install '.[tensorboard]'"
     assert_refused(invoke("report", folder, "--tensorboard"), said)
     assert_refused(invoke("train", *TRAINED, "--out", tmp_path / "new", "--tensorboard"), said)
     assert_refused(invoke("train", "--resume", folder, "--rounds", 9, "--tensorboard"), said)

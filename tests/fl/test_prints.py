@@ -1,0 +1,64 @@
+"""What commands print is what was meant: paths as they are, and commands that a shell takes as they stand."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fl.output import open_console
+from fl.train_command import start_training
+from tests.fl.runs import assert_refused, invoke, tiny_config, use_tiny_data
+
+ODD = "r 1/it's :cancer: [red]"
+
+
+def copied(text: str, before: str) -> list[str]:
+    """The words that a shell makes of what stands behind ``before``, to the end of the line."""
+    line = next(line for line in text.splitlines() if before in line)
+    return shlex.split(line.partition(before)[2])
+
+
+def test_the_steps_of_a_new_project_can_be_copied(tmp_path: Path) -> None:
+    result = invoke("new", tmp_path / ODD)
+    assert result.exit_code == 0, result.output
+    assert copied(result.stdout, "now:  ") == ["cd", str(tmp_path / ODD)]
+    assert str(tmp_path / ODD / "models.py") in result.stdout.splitlines()
+
+
+def test_paths_of_a_run_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_data(monkeypatch)
+    folder = tmp_path / ODD
+    options = ("--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--tensorboard")
+    trained = invoke("train", *options, "--out", folder)
+    assert trained.exit_code == 0, trained.output
+    assert f"figure {folder / 'accuracy.png'}, model {folder / 'model.safetensors'}" in trained.stdout.splitlines()
+    assert copied(trained.stdout, "tensorboard --logdir ") == [str(folder / "tensorboard")]
+    again = invoke("train", *options, "--out", folder)
+    assert_refused(again, f"--resume {shlex.quote(str(folder))}, or choose")
+    monkeypatch.setattr("fl.report.verdict.make_dataset", lambda name, data_dir=None: None)
+    reported = invoke("report", folder, "--tensorboard")
+    assert copied(reported.stdout, "tensorboard --logdir ") == [str(folder / "tensorboard")]
+
+
+def test_how_to_go_on_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_tiny_data(monkeypatch)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fl.train_command.FederatedRun.run_round", interrupted)
+    finished = start_training(tiny_config(), tmp_path / ODD, None, open_console())
+    assert finished.interrupted
+    assert copied(capsys.readouterr().out, "go on with: ") == ["secagg", "train", "--resume", str(tmp_path / ODD)]
+    (tmp_path / ODD / "model.safetensors").unlink(missing_ok=True)
+    evaluated = invoke("evaluate", tmp_path / ODD)
+    assert copied(evaluated.stderr, "go on with ") == ["secagg", "train", "--resume", str(tmp_path / ODD)]
+
+
+@pytest.mark.parametrize("option", ["--model", "--dataset"])
+def test_a_name_between_colons_is_no_picture(option: str) -> None:
+    assert_refused(invoke("train", option, "nowhere:cancer:"), "nowhere:cancer:")
