@@ -79,14 +79,16 @@ def issue(
         raise ConfigError("--force makes new keys, --renew keeps the old ones: give one of them")
     if not clients and not server_names:
         raise ConfigError("nothing to issue: give --clients, --server, or both")
+    client_ids = range(first_id, first_id + clients)
     try:
+        Authority.check(server_names=server_names, client_ids=client_ids, days=days)
         is_new = not Authority.exists(directory)
         if is_new and renew:
             raise ConfigError(f"{directory}: there is no authority to renew certificates of")
         authority = Authority.create(directory, days=authority_days) if is_new else Authority(directory)
         issued = authority.issue(
             server_names=server_names,
-            client_ids=range(first_id, first_id + clients),
+            client_ids=client_ids,
             days=days,
             overwrite=force,
             renew=renew,

@@ -9,7 +9,6 @@ All keys are Ed25519. A client's key may serve malicious mode as its identity to
 import contextlib
 import ipaddress
 import os
-import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from secagg import ClientId
 from secagg.params import MAX_CLIENT_ID
 from transport.certs import CertificateError, Credentials, client_uri, load_certificate, load_key
+from transport.host_names import ascii_host_name
 
 AUTHORITY_DAYS = 3650
 DEFAULT_DAYS = 365
@@ -29,7 +29,6 @@ _MAX_DAYS = 36500
 
 # Clocks differ: a certificate is valid from a little before it was made.
 _BACKDATED = timedelta(minutes=5)
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+", re.ASCII)
 
 
 class Authority:
@@ -68,6 +67,11 @@ class Authority:
         _write_pair(directory, "ca", certificate, key, overwrite=False)
         return cls(directory)
 
+    @staticmethod
+    def check(*, server_names: Sequence[str] = (), client_ids: Iterable[ClientId] = (), days: float) -> None:
+        """CertificateError for a name, a number or a time that `issue` refuses: before an authority is made for it."""
+        _subjects(server_names, client_ids, days)
+
     @classmethod
     def exists(cls, directory: Path | str) -> bool:
         """Whether ``directory`` holds an authority, or a part of one."""
@@ -94,10 +98,7 @@ class Authority:
         Raises:
             CertificateError: a name or number that cannot be, or a file that is there already.
         """
-        _check_days(days)
-        ids = sorted(set(client_ids))
-        subjects = [("server", _server_names(server_names), ExtendedKeyUsageOID.SERVER_AUTH)] if server_names else []
-        subjects += [(f"client-{i}", _client_names(i), ExtendedKeyUsageOID.CLIENT_AUTH) for i in ids]
+        subjects = _subjects(server_names, client_ids, days)
         if not overwrite and not renew:
             _check_free(self._directory / f"{name}{suffix}" for name, _, _ in subjects for suffix in (".pem", ".key"))
         kept = {name: load_key(self._directory / f"{name}.key") for name, _, _ in subjects if renew}
@@ -157,15 +158,27 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
+def _subjects(
+    server_names: Sequence[str], client_ids: Iterable[ClientId], days: float
+) -> list[tuple[str, list[x509.GeneralName], x509.ObjectIdentifier]]:
+    """What certificates are named and are for: the files' name, the names in them, and their use."""
+    _check_days(days)
+    server = [("server", _server_names(server_names), ExtendedKeyUsageOID.SERVER_AUTH)] if server_names else []
+    clients = [(f"client-{i}", _client_names(i), ExtendedKeyUsageOID.CLIENT_AUTH) for i in sorted(set(client_ids))]
+    return server + clients
+
+
 def _server_names(names: Sequence[str]) -> list[x509.GeneralName]:
     general: list[x509.GeneralName] = []
     for name in names:
         with contextlib.suppress(ValueError):
             general.append(x509.IPAddress(ipaddress.ip_address(name)))
             continue
-        if not _HOST_NAME.fullmatch(name):
+        # There are two ways to spell a name with other letters in ASCII: which one is for the user to say.
+        host_name = ascii_host_name(name) if name.isascii() else None
+        if host_name is None:
             raise CertificateError(f"{name!r} is neither a host name nor an IP address")
-        general.append(x509.DNSName(name))
+        general.append(x509.DNSName(host_name))
     return general
 
 

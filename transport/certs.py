@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -164,12 +165,22 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise CertificateError(f"{path}: this is no PEM certificate") from None
 
 
+def load_private_key(path: Path) -> PrivateKeyTypes:
+    """The key of an unencrypted PEM file, of any kind; CertificateError if there is none, or others can read it."""
+    try:
+        return load_pem_private_key(read_key_file(path, raises=CertificateError), password=None)
+    except TypeError:
+        raise CertificateError(
+            f"{path}: this key is encrypted with a password; write it without one, by openssl pkey, to a file that "
+            "only you can read"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError(f"{path}: this is no PEM private key, or it is damaged") from None
+
+
 def load_key(path: Path) -> Ed25519PrivateKey:
     """The Ed25519 key of an unencrypted PEM file; CertificateError if there is none, or others can read it."""
-    try:
-        key = load_pem_private_key(read_key_file(path, raises=CertificateError), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CertificateError(f"{path}: this is no unencrypted PEM private key") from None
+    key = load_private_key(path)
     if not isinstance(key, Ed25519PrivateKey):
         raise CertificateError(f"{path}: this is no Ed25519 key")
     return key

@@ -192,6 +192,7 @@ async def join_session(
     max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     retry: Retry | None = None,
     limits: Limits | None = None,
+    unreachable: Callable[[str], None] | None = None,
 ) -> End:
     """Take part in one session to its end, over as many connections as it takes.
 
@@ -216,6 +217,7 @@ async def join_session(
         max_extra: bytes that the server may announce.
         retry: how the client comes back when a connection is lost.
         limits: what the connection may take.
+        unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
 
     Returns:
         How the session ended; its sum is the server's to publish.
@@ -254,7 +256,14 @@ async def join_session(
             max_extra=max_extra,
         )
     await SessionClient(
-        host, client_id, address=address, tls=tls, server_name=server_name, retry=retry, limits=limits
+        host,
+        client_id,
+        address=address,
+        tls=tls,
+        server_name=server_name,
+        retry=retry,
+        limits=limits,
+        unreachable=unreachable,
     ).run()
     if host.error is not None:
         raise host.error

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+import re
+import socket
 import ssl
 from collections.abc import Callable
 from typing import TypeAlias
@@ -25,6 +28,8 @@ Context: TypeAlias = bytes | Callable[[link.Offer], bytes]
 
 logger = logging.getLogger("transport.tcp")
 
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
 # Payloads that may wait while the host works, and bytes that may wait to be sent behind a message.
 _INBOX = 8
 _QUEUED_BYTES = 1 << 20
@@ -47,6 +52,7 @@ class SessionClient:
         server_name: the name in the server's certificate, if it is not the one that is called.
         retry: how it comes back.
         limits: what the connection may take.
+        unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
 
     Raises:
         CertificateError: see `client_context`.
@@ -62,6 +68,7 @@ class SessionClient:
         server_name: str | None = None,
         retry: Retry | None = None,
         limits: Limits | None = None,
+        unreachable: Callable[[str], None] | None = None,
     ) -> None:
         self._host = host
         self._client_id = client_id
@@ -70,6 +77,7 @@ class SessionClient:
         self._server_name = server_name
         self._retry = retry or Retry()
         self._limits = limits or Limits()
+        self._unreachable = unreachable
         self._heard = False
 
     async def run(self) -> None:
@@ -83,9 +91,11 @@ class SessionClient:
         """
         clock = asyncio.get_running_loop().time
         failures, last_word = 0, clock()
+        unreachable = self._unreachable
         while not self._host.finished:
             self._heard = False
             error = await self._once()
+            error_text = _in_words(error)
             if self._host.finished:
                 return
             if self._heard:
@@ -94,13 +104,16 @@ class SessionClient:
             delay = self._retry.delay(failures)
             if clock() + delay - last_word > self._retry.give_up:
                 raise ServerUnreachableError(
-                    f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error}"
+                    f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error_text}"
                 )
+            if unreachable is not None and not self._heard:
+                unreachable(error_text)
+            unreachable = None
             logger.info(
                 "the connection to the server is lost (%s); next try in %.1f s",
-                error,
+                error_text,
                 delay,
-                extra={"event": "reconnecting", "client_id": self._client_id, "reason": str(error)},
+                extra={"event": "reconnecting", "client_id": self._client_id, "reason": error_text},
             )
             await asyncio.sleep(delay)
 
@@ -196,6 +209,18 @@ class SessionClient:
             connection.raise_bound(self._host.max_payload)
             if self._host.finished:
                 return
+
+
+def _in_words(error: BaseException | str) -> str:
+    """The system's words for why a connection failed: asyncio puts addresses and numbers around them."""
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved: {error.strerror}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        # Of a name with several addresses, the first one's error.
+        number = _ERRNO.search(str(error))
+        if number is not None:
+            return os.strerror(int(number[1]))
+    return str(error)
 
 
 def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId:

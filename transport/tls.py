@@ -11,9 +11,15 @@ from enum import Enum, unique
 from cryptography import x509
 
 from secagg import ClientId
-from transport.certs import CertificateError, Credentials, client_id_of, is_for_clients
+from transport.certs import (
+    CertificateError,
+    Credentials,
+    client_id_of,
+    is_for_clients,
+    load_certificate,
+    load_private_key,
+)
 from transport.errors import TransportError
-from transport.key_files import read_key_file
 
 
 @unique
@@ -159,15 +165,27 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     for path in (credentials.certificate, credentials.authority):
         if not path.is_file():
             raise CertificateError(f"{path}: there is no such file")
-    read_key_file(credentials.key, raises=CertificateError)
+    # Before OpenSSL reads them, whose errors are no sentences.
+    key = load_private_key(credentials.key)
+    if key.public_key() != load_certificate(credentials.certificate).public_key():
+        raise CertificateError(
+            f"{credentials.key} is not the key of {credentials.certificate}: take both files from where they were made"
+        )
     try:
         # A function for the password keeps OpenSSL from asking on the terminal.
         context.load_cert_chain(credentials.certificate, credentials.key, password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error)
-        raise CertificateError(f"{credentials.certificate}, {credentials.key}: {reason}") from None
+        raise CertificateError(
+            f"{credentials.certificate}, {credentials.key}: they cannot be used for TLS ({_reason(error)})"
+        ) from None
     try:
         context.load_verify_locations(cafile=credentials.authority)
     except (ssl.SSLError, OSError) as error:
-        raise CertificateError(f"{credentials.authority}: no certificates in it ({error})") from None
+        raise CertificateError(f"{credentials.authority}: no certificates in it ({_reason(error)})") from None
     return context
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's own word for it, without where in its source it stands."""
+    reason = error.reason if isinstance(error, ssl.SSLError) else None
+    return (reason or getattr(error, "strerror", None) or str(error)).lower().replace("_", " ")

@@ -1,6 +1,7 @@
 """Addresses as users write them."""
 
 from fl.errors import ConfigError
+from transport.host_names import is_host
 from transport.tcp_settings import Address
 
 
@@ -20,6 +21,8 @@ def parse_address(text: str, *, listening: bool = False) -> Address:
     is_port = port.isascii() and port.isdigit() and len(port) <= 5 and lowest <= int(port) <= 65535
     if not colon or not is_port or not (host or listening):
         raise ConfigError(f"an address is HOST:PORT, such as sum.example:7000 or [::1]:7000, not {text!r}")
+    if host and not is_host(host):
+        raise ConfigError(f"an address is HOST:PORT, and {host!r} is neither a host name nor an IP address")
     return host, int(port)
 
 

@@ -19,8 +19,10 @@ from fl.network.errors import NetworkError
 from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
 from fl.output import INTERRUPTED, open_console
 from secagg import GraphKind
+from secagg.params import MAX_CLIENT_ID
 from transport import TransportError
 from transport.certs import Credentials
+from transport.host_names import is_host
 from transport.link import MAX_EXTRA_BYTES
 from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp import PLAINTEXT
@@ -96,7 +98,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
             if graph is not None and graph not in {kind.value for kind in GraphKind}:
                 raise ConfigError(f"graph {graph!r} is not known here; known: {_GRAPHS}")
+            if not 0 <= client_id <= MAX_CLIENT_ID:
+                raise ConfigError(f"id must be between 0 and {MAX_CLIENT_ID}, not {client_id}")
             address = parse_address(server)
+            if server_name is not None and not is_host(server_name):
+                raise ConfigError(f"server-name {server_name!r} is neither a host name nor an IP address")
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
             if (arrays is None) == (shard is None):

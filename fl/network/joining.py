@@ -226,10 +226,15 @@ class Participant:
                 server_name=options.server_name,
                 max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
                 retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),
+                unreachable=self._say_unreachable,
             )
         finally:
             if journal is not None:
                 journal.close()
+
+    def _say_unreachable(self, why: str) -> None:
+        address = show_address(self._options.address)
+        self._say(f"no connection to {address} yet ({why}); trying again for {self._options.give_up:g} s")
 
     def _record(self) -> ClientRecord:
         """What this client has answered. ConfigError if it cannot be kept."""

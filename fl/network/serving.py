@@ -4,11 +4,13 @@ Beside the checkpoint lie ``network.json``, what the run's rounds have in common
 ``round.journal``, its session.  Whenever the process ends, both together are enough to go on within the same round.
 """
 
+import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import gaierror
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +40,7 @@ from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certs import directory_from
 from transport.printable import MAX_ERROR_TEXT, printable
+from transport.tcp import Address
 
 _JOURNAL = "round.journal"
 
@@ -127,7 +130,9 @@ class _Serving:
 
     def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
         interrupted = False
-        with _network_errors(), SessionThread(self._options.address, self._options.tls) as sessions:
+        with _network_errors(), ExitStack() as stack:
+            with _binding(self._options.address, "--listen"):
+                sessions = stack.enter_context(SessionThread(self._options.address, self._options.tls))
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.
             if is_new:
@@ -163,7 +168,9 @@ class _Serving:
                 bytes_down=record.bytes_down,
                 aborted=record.aborted,
             )
-        with serve_watch(watch, self._options.watch) as page:
+        with ExitStack() as stack:
+            with _binding(self._options.watch, "--watch"):
+                page = stack.enter_context(serve_watch(watch, self._options.watch))
             self._say(f"watch it at {page.url}")
             yield watch
 
@@ -255,6 +262,17 @@ class _Serving:
 
     def _say(self, text: str) -> None:
         self._console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _binding(address: Address, option: str) -> Iterator[None]:
+    """Say which address cannot be listened at, and where it was given."""
+    try:
+        yield
+    except OSError as error:
+        # asyncio writes a sentence of its own around it.
+        why = error.strerror if isinstance(error, gaierror) or not error.errno else os.strerror(error.errno)
+        raise NetworkError(f"cannot listen on {show_address(address)}: {why}; {option} takes another address") from None
 
 
 @contextmanager

@@ -108,7 +108,24 @@ def test_renewing_keeps_the_identity(certs):
         Authority(certs).issue(client_ids=[9], renew=True)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-a", "urn:x", "a" * 300, "host/path", "ümlaut"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "a b", "-a", "urn:x", "a" * 300, "host/path", "ümlaut"),
+        *(
+            "300.1.1.1",
+            "1.2.3",
+            "sum.7",
+            "sum.0x7f",
+            "a" * 64,
+            f"{'a' * 64}.example",
+            "a..b",
+            ".a",
+            "*.example",
+            "a-.b",
+        ),
+    ],
+)
 def test_what_is_no_host_name_is_refused(authority, name):
     with pytest.raises(CertificateError, match="neither a host name nor an IP address"):
         authority.issue(server_names=[name])
@@ -279,6 +296,21 @@ def test_the_command_makes_a_deployment_and_adds_to_it(tmp_path):
     assert [client["id"] for client in json.loads(more.stdout)["clients"]] == [5, 6]
     assert (directory / "ca.pem").read_bytes() == authority
     assert Credentials.of_client(directory, 6).key.exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--server", "300.1.1.1"), ("--clients", "2", "--first-id", "4294967295"), ("--clients", "1", "--days", "0")],
+)
+def test_no_authority_is_made_for_what_cannot_be(tmp_path, args):
+    assert run(tmp_path / "new", *args).exit_code == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_dot_behind_a_full_name_is_none_of_a_certificates(authority, certs):
+    authority.issue(server_names=["Sum.Example.", "fl_server", f"{'a' * 63}.b"], overwrite=True)
+    names = load_certificate(certs / "server.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["Sum.Example", "fl_server", f"{'a' * 63}.b"]
 
 
 @pytest.mark.parametrize(

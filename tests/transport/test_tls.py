@@ -10,6 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import NameOID
 
 from tests.transport.network import QUICK, deployment
@@ -256,15 +262,36 @@ def test_files_that_do_not_fit_say_which(certs, tmp_path):
     good = Credentials.of_client(certs, 0)
     damaged = tmp_path / "damaged.pem"
     damaged.write_text("nonsense")
+    damaged.chmod(0o600)
+    encrypted = tmp_path / "encrypted.key"
+    key = load_pem_private_key(good.key.read_bytes(), None)
+    encrypted.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"correct horse"))
+    )
+    encrypted.chmod(0o600)
+    half = tmp_path / "half.key"
+    half.write_bytes(good.key.read_bytes()[:70])
+    half.chmod(0o600)
     for credentials, what in (
         (Credentials(tmp_path / "none", good.key, good.authority), "no such file"),
-        (Credentials(good.certificate, certs / "client-1.key", good.authority), "KEY_VALUES_MISMATCH"),
+        (Credentials(good.certificate, certs / "client-1.key", good.authority), "client-1.key is not the key of"),
+        (
+            Credentials(good.certificate, encrypted, good.authority),
+            "encrypted.key: this key is encrypted",
+        ),
+        (Credentials(good.certificate, half, good.authority), "half.key: this is no PEM private key, or it is damaged"),
+        (Credentials(good.certificate, damaged, good.authority), "damaged.pem: this is no PEM private key"),
+        (Credentials(good.certificate, good.certificate, good.authority), "client-0.pem must be readable by its owner"),
         (Credentials(damaged, good.key, good.authority), "damaged.pem"),
         (Credentials(good.certificate, good.key, damaged), "damaged.pem"),
     ):
         for make in (client_context, server_context):
-            with pytest.raises(CertificateError, match=what):
+            with pytest.raises(CertificateError, match=what) as raised:
                 make(credentials)
+            assert "_ssl" not in str(raised.value)
+            assert "correct horse" not in str(raised.value)
+    for make in (client_context, server_context):
+        make(good)
 
 
 def test_a_servers_name_in_the_subject_is_no_name_of_it(certs, tmp_path, monkeypatch):

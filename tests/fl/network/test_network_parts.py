@@ -246,6 +246,11 @@ def test_addresses() -> None:
     assert parse_address("[::1]:7000") == ("::1", 7000)
     assert parse_address(":0", listening=True) == ("", 0)
     assert show_address(("::1", 7)) == "[::1]:7"
+    assert parse_address("müller.example:7000") == ("müller.example", 7000)
+    for host in ("300.1.1.1", "a" * 64, "a b", "a..b", "*.example", "127.0.0.1/8", "-a"):
+        for text in (f"{host}:7000", f"[{host}]:7000"):
+            with pytest.raises(ConfigError, match="neither a host name nor an IP address"):
+                parse_address(text)
     for text in ("", "host", "host:", "host:99999", "host:0", ":7000", "::1:7000", "host:-1", "host:٣"):
         with pytest.raises(ConfigError, match="an address is HOST:PORT"):
             parse_address(text)
@@ -281,6 +286,12 @@ SHARD = ("--shard", "0/2")
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--require-adversary", "evil"), "'evil' is not known"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--min-inputs", 1), "min-inputs"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-rounds", 0), "max-rounds"),
+        (("join", "h:1", "--id", -1, "--plaintext", *SHARD), "id must be between 0 and 4294967295, not -1"),
+        (("join", "h:1", "--id", 2**32, *CERTS, *SHARD), "id must be between 0 and 4294967295, not 4294967296"),
+        (("join", "300.1.1.1:7000", "--id", 0, *CERTS, *SHARD), "'300.1.1.1' is neither a host name nor an IP address"),
+        (("join", f"{'a' * 64}.example:7000", "--id", 0, *CERTS, *SHARD), "neither a host name nor an IP address"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--server-name", "a b"), "server-name 'a b' is neither"),
+        (("serve", "--clients", 4, "--out", "run", "--listen", "1.2.3:7", *CERTS), "'1.2.3' is neither a host name"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "'ring' is not known"),
         (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--require-adversary", "malicious"),
          "everybody's certificates: give --certs"),
@@ -297,12 +308,27 @@ def test_a_users_mistake_is_one_line(
     monkeypatch.chdir(tmp_path)
     result = invoke(*options)
     lines = result.stdout.splitlines()
-    assert all(line.startswith("client ") for line in lines), result.stdout
+    assert all(line.startswith(("client ", "no connection to ")) for line in lines), result.stdout
     assert result.exit_code == 1, (result.exception, result.stderr)
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert said in result.stderr
     # Nothing is left that would be in the way of a second try.
     assert not (tmp_path / "run").exists()
+
+
+def test_the_status_page_of_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        watch = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = invoke(
+            "serve", "--clients", 4, "--model", "logistic", "--out", tmp_path / "run", "--plaintext",
+            "--listen", "127.0.0.1:0", "--watch", watch,
+        )  # fmt: skip
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: cannot listen on {watch}: Address already in use; --watch takes another address\n"
+    )
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
@@ -315,7 +341,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
             "serve", "--clients", 4, "--model", "logistic", "--out", tmp_path / "run", "--certs", tmp_path / "certs",
             "--listen", listen,
         )  # fmt: skip
-    assert_refused(result, "cannot serve", "in use")
+    assert_refused(result, f"cannot listen on {listen}: Address already in use; --listen takes another address")
 
 
 @pytest.mark.parametrize("partition", [None, "by-owner"])

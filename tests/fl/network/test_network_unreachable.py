@@ -1,0 +1,66 @@
+"""A client whose server is not there: it says so once, at once, and goes on trying."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from tests.fl.network.harness import CLIENTS, Client, Deployment
+from transport import tcp_client
+from transport.tcp import ServerUnreachableError
+
+
+@pytest.fixture
+def deployment(tmp_path, monkeypatch):
+    return Deployment(tmp_path, monkeypatch)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_said_once(deployment):
+    client = deployment.client(0, deployment.config(), address=("127.0.0.1", free_port()), give_up=3.0)
+    host, port = client.participant._options.address
+    client.start()
+    with pytest.raises(ServerUnreachableError, match=f"no word from {host}:{port} for . s: Connection refused"):
+        client.finish()
+    assert client.said[1:] == [f"no connection to {host}:{port} yet (Connection refused); trying again for 3 s"]
+
+
+def test_of_a_name_that_cannot_be_resolved_this_is_said(deployment, monkeypatch):
+    def unresolved(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", unresolved)
+    client = deployment.client(0, deployment.config(), address=("nohost.invalid", 7000), give_up=1.0)
+    client.start()
+    why = "the name cannot be resolved: Name or service not known"
+    with pytest.raises(ServerUnreachableError, match=f"no word from nohost.invalid:7000 for . s: {why}"):
+        client.finish()
+    assert client.said[1:] == [f"no connection to nohost.invalid:7000 yet ({why}); trying again for 1 s"]
+
+
+def test_who_is_there_first_trains_when_the_server_comes(deployment):
+    port, config = free_port(), deployment.config(rounds=1)
+    clients: list[Client] = [
+        deployment.client(i, config, address=("127.0.0.1", port), give_up=60.0) for i in range(CLIENTS)
+    ]
+    for client in clients:
+        client.start()
+    finished = deployment.run_beside(
+        config, lambda: None, options=deployment.options(address=("127.0.0.1", port), wait=30.0)
+    )
+    for client in clients:
+        client.finish()
+        assert sum("no connection to" in line for line in client.said) <= 1
+    assert finished.summary["included"] == [CLIENTS]
+
+
+def test_the_errors_of_several_addresses_are_the_first_ones_words():
+    error = OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 7), [Errno 113] Connect call failed")
+    assert tcp_client._in_words(error) == "Connection refused"
+    assert tcp_client._in_words("the server closed the connection") == "the server closed the connection"
