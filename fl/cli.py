@@ -121,7 +121,7 @@ def simulate(
 ) -> None:
     """Run one session of the protocol on made-up inputs: what it costs, and that the sum is exact."""
     with reported(as_json):
-        from fl.simulate_command import parse_dropouts, run_simulation
+        from fl.simulate_command import parse_dropouts, raise_if_failed, run_simulation
 
         if seed < 0 or workers < 0:
             raise ConfigError("seed and workers must not be negative")
@@ -140,8 +140,8 @@ def simulate(
         )
     if as_json:
         typer.echo(json_line(as_object))
-    if not result.exact:
-        raise typer.Exit(1)
+    with reported(False):
+        raise_if_failed(result)
 
 
 @app.command()

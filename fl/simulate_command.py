@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fl.config import DROPOUT_POINTS
-from fl.errors import ConfigError
+from fl.errors import AbortedError, ConfigError
 from fl.formatting import format_bytes
 from fl.plan_json import plan_to_json
 from fl.simulation import SimulationResult, simulate, to_json
@@ -67,7 +67,19 @@ def run_simulation(
 
         result = simulate(plan, faults, seed=seed, workers=workers or os.cpu_count() or 1, observer=observe)
     _print(console, plan, result)
-    return result, to_json(plan_to_json(plan), result)
+    as_object = to_json(plan_to_json(plan), result)
+    return result, as_object if result.exact else {**as_object, "error": _failure(result)}
+
+
+def raise_if_failed(result: SimulationResult) -> None:
+    """AbortedError for a session that came to no sum, or to a wrong one."""
+    if not result.exact:
+        raise AbortedError(_failure(result))
+
+
+def _failure(result: SimulationResult) -> str:
+    outcome = result.report.outcome
+    return "the sum is wrong" if isinstance(outcome, Completed) else f"the session came to no sum: {outcome}"
 
 
 def _print(console: Console, plan: Plan, result: SimulationResult) -> None:
@@ -92,8 +104,6 @@ def _print(console: Console, plan: Plan, result: SimulationResult) -> None:
     if isinstance(outcome, Completed):
         verdict = "[green]exact[/green]" if result.exact else "[bold red]WRONG[/bold red]"
         console.print(f"the sum of {len(outcome.included):,} of {params.num_clients:,} clients is {verdict}")
-    else:
-        console.print(f"[red]{outcome}[/red]", highlight=False, soft_wrap=True)
     console.print(
         f"{result.seconds:.1f} s for all clients and the server, peak memory {format_bytes(result.peak_rss_bytes)}",
         highlight=False,

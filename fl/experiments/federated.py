@@ -17,7 +17,7 @@ from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
 from fl.formatting import percent
-from fl.rounds import FederatedRun, RoundRecord, start_runs
+from fl.rounds import FederatedRun, RoundRecord, raise_if_all_aborted, start_runs
 from fl.serialization import model_to_bytes
 from fl.training import Evaluation, evaluate
 
@@ -97,6 +97,7 @@ class FederatedArm:
                 folder.save(self.config, [run], records)
                 note = f"accuracy {percent(record.accuracy)}, {record.seconds:.1f} s"
                 work.report(record.round, self.config.rounds, note)
+            raise_if_all_aborted(self.config, records, 0)
             folder.save_model(run)
             clients = read_json(work.folder / _CLIENTS) if self.before_averaging else None
             return {**self._result(run, dataset, records), "clients": clients}

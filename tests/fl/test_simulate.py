@@ -89,6 +89,18 @@ def test_a_session_that_aborts_has_no_sum_to_check() -> None:
     assert not isinstance(result.report.outcome, Completed)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_simulation_that_aborts_has_failed_and_says_why(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    schedule = FaultSchedule.dropouts_by_round(range(10), {Round.SHARE_KEYS: 0.6}, seed=0)
+    monkeypatch.setattr("fl.simulate_command.FaultSchedule.dropouts_by_round", lambda *_, **__: schedule)
+    options = ["simulate", "--clients", "10", "--length", "5", *(["--json"] if as_json else [])]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: the session came to no sum: aborted in ShareKeys: fewer clients than the threshold")
+    assert not as_json or json.loads(result.stdout)["error"] == line.removeprefix("error: ")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from fl.data import load_dataset
 from fl.errors import ConfigError
 from fl.experiments.federated import FederatedArm, Part
 from fl.experiments.files import read_json
-from fl.experiments.workers import ArmEvent, Progressed
-from fl.rounds import start_runs
+from fl.experiments.workers import ArmEvent, ExperimentError, Progressed
+from fl.rounds import FederatedRun, RoundRecord, start_runs
 from fl.serialization import model_to_bytes
 from fl.training import evaluate
 from tests.fl.experiments.arms import digits_arm, run_in, untimed
@@ -45,6 +46,21 @@ def test_a_model_that_ran_away_has_a_result_and_the_same_one_after_a_break(tmp_p
     whole, again = (read_json(tmp_path / name / "run" / "result.json") for name in ("whole", "broken"))
     assert whole["by_round"]["loss"] == [None]
     assert untimed(again) == untimed(whole)
+
+
+def test_an_arm_whose_rounds_were_all_aborted_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FederatedRun.run_round
+    aborts = [True, False, True, True, True]
+
+    def sometimes_aborted(run: FederatedRun) -> RoundRecord:
+        record = whole(run)
+        return dataclasses.replace(record, aborted="too few clients", included=()) if aborts.pop(0) else record
+
+    monkeypatch.setattr(FederatedRun, "run_round", sometimes_aborted)
+    assert run_in(tmp_path / "one", digits_arm(rounds=2))["run"]["aborted"] == 1
+    with pytest.raises(ExperimentError, match=r"run: no round came to a sum, .* the last one: too few clients"):
+        run_in(tmp_path / "none", digits_arm(rounds=3))
+    assert not (tmp_path / "none" / "run" / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("broken_after", [1, 2, 3])
