@@ -209,7 +209,7 @@ def _write_pair(
         _write(directory / f"{name}.key", pem, 0o600, overwrite)
         _write(directory / f"{name}.pem", certificate.public_bytes(Encoding.PEM), 0o644, overwrite)
     except OSError as error:
-        raise CertificateError(f"{error.filename}: {error.strerror}") from None
+        raise CertificateError(f"{error.filename or directory}: {error.strerror}") from None
 
 
 def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
@@ -217,7 +217,13 @@ def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
     target = path.with_name(f".{path.name}.new") if overwrite else path
     if overwrite:
         target.unlink(missing_ok=True)
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError:
+        # What there is of it would be in the way of a second try.
+        target.unlink()
+        raise
     if overwrite:
         target.replace(path)

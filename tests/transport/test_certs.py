@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import re
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -305,6 +308,19 @@ def test_the_command_makes_a_deployment_and_adds_to_it(tmp_path):
 def test_no_authority_is_made_for_what_cannot_be(tmp_path, args):
     assert run(tmp_path / "new", *args).exit_code == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_key(tmp_path):
+    """A process of its own may write no file longer than this; with room again, the second try is like a first."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from fl.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", program, "certs", str(tmp_path / "new"), "--clients", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: S603 - our own program
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \S+/new: (File too large|No space left on device)\n", done.stderr)
+    assert list((tmp_path / "new").iterdir()) == []
+    assert run(tmp_path / "new", "--clients", "1").exit_code == 0
 
 
 def test_the_dot_behind_a_full_name_is_none_of_a_certificates(authority, certs):
