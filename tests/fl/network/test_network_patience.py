@@ -142,7 +142,7 @@ def test_what_a_bad_model_does_to_training_withholds_the_update(
         raise error
 
     client = participant([])
-    announced = SimpleNamespace(round=1, rounds=2, training=SimpleNamespace(batch_size=1))
+    announced = SimpleNamespace(round=1, rounds=2, image_shape=(1, 4, 4), training=SimpleNamespace(batch_size=1))
     monkeypatch.setattr(joining, "_announced_in", lambda offer: announced)
     monkeypatch.setattr(Policy, "check_training", lambda *_: torch.nn.Linear(1, 1))
     monkeypatch.setattr(joining, "local_update", fails)
