@@ -52,6 +52,10 @@ EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     ("nvflare.fuel.utils.class_utils", "get_component_init_parameters", ()),
+    ("nvflare.fuel.utils.fobs", "FOBSContextKey", ("PASS_THROUGH", "ABORT_SIGNAL")),
+    ("nvflare.fuel.utils.fobs", "dumps", ()),
+    ("nvflare.fuel.utils.fobs", "loads", ()),
+    ("nvflare.fuel.utils.fobs.decomposers.via_downloader", "LazyDownloadRef", ()),
     ("nvflare.job_config.api", "FedJob", ("set_app_packages",)),
     ("nvflare.recipe.spec", "Recipe", ("export", "add_client_output_filter")),
 )
@@ -104,7 +108,9 @@ from nvflare.app_common.app_constant import AppConstants  # noqa: E402
 from nvflare.app_common.app_event_type import AppEventType  # noqa: E402
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils  # noqa: E402
 from nvflare.app_common.workflows.fedavg import FedAvg  # noqa: E402
+from nvflare.fuel.utils import fobs  # noqa: E402
 from nvflare.fuel.utils.class_utils import get_component_init_parameters  # noqa: E402
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef  # noqa: E402
 from nvflare.recipe.spec import Recipe  # noqa: E402
 
 __all__ = [
@@ -132,4 +138,28 @@ __all__ = [
     "get_component_init_parameters",
     "logger",
     "make_reply",
+    "materialize",
 ]
+
+
+def materialize(shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> None:
+    """Put the arrays into a task's data or result that NVFlare has left where they are.
+
+    For a trainer in a process of its own NVFlare passes references on, and the arrays go past the executor.  The one
+    way that all tested releases have to get them is the one of their SwarmClientController: encode, and decode without
+    passing on.
+    """
+    props = {fobs.FOBSContextKey.PASS_THROUGH: False, fobs.FOBSContextKey.ABORT_SIGNAL: abort_signal}
+    for key in shareable.keys() - {ReservedHeaderKey.HEADERS}:
+        if _holds_references(shareable[key]):
+            cell = fl_ctx.get_engine().get_cell()
+            data = fobs.dumps(shareable[key], fobs_ctx=cell.get_fobs_context())
+            shareable[key] = fobs.loads(data, fobs_ctx=cell.get_fobs_context(props=props))
+
+
+def _holds_references(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_references, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_references, value))
+    return isinstance(value, LazyDownloadRef)

@@ -19,6 +19,7 @@ from fl.integrations.nvflare._nvflare import (
     apply_filters,
     logger,
     make_reply,
+    materialize,
 )
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError
@@ -203,6 +204,7 @@ class SecAggExecutor(Executor):
     ) -> InputVector:
         """The trainer's update, encoded; whatever is wrong with it withholds it."""
         try:
+            materialize(shareable, fl_ctx, abort_signal)
             model = received_model(shareable, announcement)
             task = train_task(announcement, model, self.train_task)
             result = self._filtered_training(task, site_context(fl_ctx, task), abort_signal)
@@ -226,6 +228,7 @@ class SecAggExecutor(Executor):
         result = self._trainer(context).execute(self.train_task, task, context, abort_signal)
         if not isinstance(result, Shareable):
             return result
+        materialize(result, context, abort_signal)
         filters = runner.task_result_filters
         return apply_filters("task_result_filters", result, context, filters, self.train_task, FilterKey.OUT)
 
