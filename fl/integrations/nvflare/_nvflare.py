@@ -11,7 +11,8 @@ TESTED_VERSIONS = ("2.7.3", "2.8.3", "2.9.0")
 EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("nvflare.apis.client_engine_spec", "ClientEngineSpec", ("new_context",)),
     ("nvflare.apis.controller_spec", "Task", ()),
-    ("nvflare.apis.dxo", "DXO", ()),
+    ("nvflare.apis.dxo", "DXO", ("update_shareable",)),
+    ("nvflare.apis.dxo", "from_shareable", ()),
     ("nvflare.apis.dxo", "DataKind", ("WEIGHTS", "WEIGHT_DIFF")),
     ("nvflare.apis.dxo", "MetaKey", ("INITIAL_METRICS", "NUM_STEPS_CURRENT_ROUND")),
     ("nvflare.apis.event_type", "EventType", ("END_RUN",)),
@@ -31,9 +32,22 @@ EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("nvflare.apis.utils.task_utils", "apply_filters", ()),
     ("nvflare.app_common.abstract.fl_model", "FLModel", ()),
     ("nvflare.app_common.abstract.fl_model", "ParamsType", ("FULL", "DIFF")),
-    ("nvflare.app_common.app_constant", "AppConstants", ("CURRENT_ROUND", "CONTRIBUTION_ROUND", "NUM_ROUNDS")),
+    ("nvflare.app_common.abstract.model", "ModelLearnableKey", ("WEIGHTS",)),
+    ("nvflare.app_common.abstract.model", "make_model_learnable", ()),
+    ("nvflare.app_common.aggregators", "InTimeAccumulateWeightedAggregator", ()),
+    (
+        "nvflare.app_common.app_constant",
+        "AppConstants",
+        ("CURRENT_ROUND", "CONTRIBUTION_ROUND", "GLOBAL_MODEL", "NUM_ROUNDS"),
+    ),
     ("nvflare.app_common.app_event_type", "AppEventType", ("BEFORE_CONTRIBUTION_ACCEPT", "ROUND_STARTED")),
+    (
+        "nvflare.app_common.shareablegenerators.full_model_shareable_generator",
+        "FullModelShareableGenerator",
+        ("learnable_to_shareable", "shareable_to_learnable"),
+    ),
     ("nvflare.app_common.utils.fl_model_utils", "FLModelUtils", ("to_shareable", "from_shareable")),
+    ("nvflare.app_common.workflows.cross_site_model_eval", "CrossSiteModelEval", ()),
     (
         "nvflare.app_common.workflows.fedavg",
         "FedAvg",
@@ -41,6 +55,7 @@ EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "run",
             "send_model",
             "_get_aggregated_result",
+            "update_model",
             "sample_clients",
             "set_fl_context",
             "event",
@@ -51,6 +66,7 @@ EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "panic",
         ),
     ),
+    ("nvflare.app_common.workflows.scatter_and_gather", "ScatterAndGather", ()),
     ("nvflare.fuel.utils.class_utils", "get_component_init_parameters", ()),
     ("nvflare.fuel.utils.fobs", "FOBSContextKey", ("PASS_THROUGH", "ABORT_SIGNAL")),
     ("nvflare.fuel.utils.fobs", "dumps", ()),
@@ -95,7 +111,7 @@ if _missing := missing_extension_points():
     )
 
 from nvflare.apis.controller_spec import Task  # noqa: E402
-from nvflare.apis.dxo import DXO, DataKind, MetaKey  # noqa: E402
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable  # noqa: E402
 from nvflare.apis.event_type import EventType  # noqa: E402
 from nvflare.apis.executor import Executor  # noqa: E402
 from nvflare.apis.fl_component import FLComponent  # noqa: E402
@@ -104,10 +120,17 @@ from nvflare.apis.fl_context import FLContext  # noqa: E402
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply  # noqa: E402
 from nvflare.apis.utils.task_utils import apply_filters  # noqa: E402
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType  # noqa: E402
+from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable  # noqa: E402
+from nvflare.app_common.aggregators import InTimeAccumulateWeightedAggregator  # noqa: E402
 from nvflare.app_common.app_constant import AppConstants  # noqa: E402
 from nvflare.app_common.app_event_type import AppEventType  # noqa: E402
+from nvflare.app_common.shareablegenerators.full_model_shareable_generator import (  # noqa: E402
+    FullModelShareableGenerator,
+)
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils  # noqa: E402
+from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval  # noqa: E402
 from nvflare.app_common.workflows.fedavg import FedAvg  # noqa: E402
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather  # noqa: E402
 from nvflare.fuel.utils import fobs  # noqa: E402
 from nvflare.fuel.utils.class_utils import get_component_init_parameters  # noqa: E402
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef  # noqa: E402
@@ -117,6 +140,7 @@ __all__ = [
     "DXO",
     "AppConstants",
     "AppEventType",
+    "CrossSiteModelEval",
     "DataKind",
     "EventType",
     "Executor",
@@ -127,16 +151,22 @@ __all__ = [
     "FLModelUtils",
     "FedAvg",
     "FilterKey",
+    "FullModelShareableGenerator",
+    "InTimeAccumulateWeightedAggregator",
     "MetaKey",
+    "ModelLearnableKey",
     "ParamsType",
     "Recipe",
     "ReservedHeaderKey",
     "ReturnCode",
+    "ScatterAndGather",
     "Shareable",
     "Task",
     "apply_filters",
+    "from_shareable",
     "get_component_init_parameters",
     "logger",
+    "make_model_learnable",
     "make_reply",
     "materialize",
 ]

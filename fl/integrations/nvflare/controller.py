@@ -25,13 +25,14 @@ from fl.integrations.nvflare._nvflare import (
 from fl.integrations.nvflare.announcement import Announcement, Scalar
 from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
-from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest
+from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest, whole
 from fl.integrations.nvflare.server_session import SessionReport, describe, run_session
 from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
 from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
 from secagg.planner import impossible_for_any
 from transport.driver import Deadlines
+from transport.printable import printable
 
 _LOG = logger(__name__)
 
@@ -94,7 +95,7 @@ class SecAggController(FedAvg):
         if self.aggregator is not None or self.aggregation_weights:
             raise NVFlareJobError("an aggregator or weights by site need each site's update, which nobody sees")
         self.clip = clip
-        self.max_steps = max_steps
+        self.max_steps = whole(max_steps)
         self.metrics = list(metrics)
         self.metric_bound = metric_bound
         self.value_bits = value_bits
@@ -112,6 +113,8 @@ class SecAggController(FedAvg):
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._check_arguments()
         self._failed_rounds = 0
+        self._has_result = False
+        self._why_failed = ""
         self._is_told_of_round = False
         self._mean: tuple[MeanUpdate, int] | None = None
 
@@ -136,15 +139,17 @@ class SecAggController(FedAvg):
         except FLError as error:
             self.panic(f"the round cannot be opened: {error}")
             return
+        for site, reason in sorted(report.reasons.items()):
+            _LOG.error("round %d: %s is out: %s", self.current_round, printable(site), reason)
         line = f"round {data.current_round}: {describe(report, len(sites))}"
         if isinstance(report.outcome, Completed):
             included = len(report.outcome.included)
             try:
                 mean = announcement.encoding.decode(report.outcome.sum, included, model)
             except FLError as error:
-                self._fail(line, f"no mean is in the sum, so a site sent what is no update: {error}")
+                self._fail(line, f"no mean is in the sum: {error}")
                 return
-            self._failed_rounds = 0
+            self._failed_rounds, self._has_result = 0, True
             self._mean = mean, included
             _LOG.info("%s", line)
             self._tell_widgets(mean, data)
@@ -154,9 +159,16 @@ class SecAggController(FedAvg):
     def _fail(self, line: str, reason: str) -> None:
         """The round has no result: the job goes on with the model as it is, unless there were too many."""
         self._failed_rounds += 1
+        self._why_failed = reason
         _LOG.error("%s; %s; the model stays as it is", line, reason)
         if self._failed_rounds > self.max_failed_rounds:
             self.panic(f"{self._failed_rounds} rounds in a row without a result; the last: {reason}")
+
+    def run(self) -> None:
+        """The rounds; a job in which none of them had a result has failed, however few there were."""
+        super().run()
+        if not self._has_result and 0 < self._failed_rounds <= self.max_failed_rounds:
+            self.panic(f"none of {self._failed_rounds} rounds had a result; the last: {self._why_failed}")
 
     def _get_aggregated_result(self) -> FLModel:
         """Where FedAvg makes the average of what came in."""

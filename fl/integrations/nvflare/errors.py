@@ -1,6 +1,7 @@
 """What this integration refuses, each with what to do."""
 
-from fl.errors import ConfigError, FLError
+from fl.errors import ConfigError, FLError, PublicError
+from transport.errors import InputWithheldError
 
 
 class NVFlareJobError(ConfigError):
@@ -11,5 +12,9 @@ class AnnouncementError(FLError):
     """A round that this site takes no part in: what the server announced is malformed, or meant for others."""
 
 
-class ModelError(FLError):
-    """A model or an update that cannot be averaged."""
+class ModelError(PublicError):
+    """A model or an update that cannot be averaged, whatever its values are."""
+
+
+class UpdateRefusedError(InputWithheldError, PublicError):
+    """An update that is not sent, for a reason that the server may be told."""

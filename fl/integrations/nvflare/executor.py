@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fl.errors import FLError
+from fl.errors import FLError, PublicError
 from fl.integrations.nvflare import messages
 from fl.integrations.nvflare._nvflare import (
     EventType,
@@ -22,13 +22,13 @@ from fl.integrations.nvflare._nvflare import (
     materialize,
 )
 from fl.integrations.nvflare.announcement import Announcement
-from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError
+from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError, UpdateRefusedError
 from fl.integrations.nvflare.identities import SiteIdentities, local_path
 from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING, session_policy
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
 from fl.participation import open_participation
-from secagg import Adversary, Round, SecAggError
+from secagg import Adversary, PolicyError, Round, SecAggError
 from transport import ClientRecord
 from transport.driver import InputVector
 from transport.errors import InputWithheldError, TransportError
@@ -46,8 +46,9 @@ class SecAggExecutor(Executor):
     The trainer is any executor: it gets NVFlare's ``train`` task, with the model, the round and the meta that were
     announced to all sites, and nothing else of the server's.  The job's filters for that task, and the site's for its
     results, are applied as they would be without this, and what comes out of them is encoded, masked, and only then
-    sent.  An update that cannot be encoded (not finite, of other shapes, of too many steps) is not sent; the reason is
-    in the site's own log, and the round goes on without the site.
+    sent.  An update that cannot be encoded (not finite, of other shapes, of too many steps) is not sent, and the round
+    goes on without the site.  The reason is in the site's own log; one of names, types, shapes and settings, which are
+    no secret, the server is told too.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
     the trainer for its update under another name.  In signed modes a durable record keeps the site from taking part in
@@ -89,6 +90,8 @@ class SecAggExecutor(Executor):
         record: str | None = None,
     ) -> None:
         super().__init__()
+        if train_task in plain_tasks:
+            raise NVFlareJobError(f"{train_task!r} is the task in which sites train: it cannot be in the clear")
         if max_rounds < 1:
             raise NVFlareJobError(f"a site answers at least one round, so max_rounds cannot be {max_rounds}")
         self.trainer_id = trainer_id
@@ -135,7 +138,7 @@ class SecAggExecutor(Executor):
             self._session = None
             # Without the traceback, whose frames may hold the update.
             _LOG.error("this site is out of the round: %s", error)
-            return messages.refusal()
+            return messages.refusal(str(error) if isinstance(error, PublicError | PolicyError) else "")
         except BaseException:
             self._session = None
             raise
@@ -208,9 +211,14 @@ class SecAggExecutor(Executor):
             model = received_model(shareable, announcement)
             task = train_task(announcement, model, self.train_task)
             result = self._filtered_training(task, site_context(fl_ctx, task), abort_signal)
+            update = site_update(result)
+            if left := announcement.encoding.metrics_left_out(update):
+                _LOG.warning("metrics that are no finite numbers within the job's metric_bound stay here: %s", left)
             # It rounds, and protects nothing.
             rng = np.random.default_rng()
-            return announcement.encoding.encode(site_update(result), model, rng)
+            return announcement.encoding.encode(update, model, rng)
+        except PublicError as error:
+            raise UpdateRefusedError(str(error)) from None
         except FLError as error:
             raise InputWithheldError(str(error)) from None
 

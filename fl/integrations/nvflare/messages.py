@@ -2,6 +2,7 @@
 
 from fl.integrations.nvflare._nvflare import ReturnCode, Shareable, make_reply
 from secagg import Round
+from transport.printable import MAX_ERROR_TEXT, printable
 
 TASK_PREFIX = "secagg_"
 
@@ -15,7 +16,7 @@ TASKS = {
 }
 """The name of each round's task."""
 
-_ANNOUNCEMENT, _MESSAGE = "secagg_announcement", "secagg_message"
+_ANNOUNCEMENT, _MESSAGE, _REASON = "secagg_announcement", "secagg_message", "secagg_reason"
 
 
 def announcing(announcement: bytes) -> Shareable:
@@ -42,6 +43,15 @@ def take_message(shareable: Shareable) -> bytes | None:
     return message if isinstance(message, bytes) else None
 
 
-def refusal() -> Shareable:
-    """A result that says that this site is out of the round, and not why: reasons stay with it."""
-    return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+def refusal(reason: str = "") -> Shareable:
+    """A result that says that this site is out of the round; and why, where the server may know: see `PublicError`."""
+    reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    if reason:
+        reply[_REASON] = reason
+    return reply
+
+
+def refusal_reason(shareable: Shareable) -> str:
+    """Why a site is out of the round, in a line, as it says; empty if it does not."""
+    reason = shareable.get(_REASON)
+    return printable(reason, MAX_ERROR_TEXT) if isinstance(reason, str) else ""

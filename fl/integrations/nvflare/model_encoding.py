@@ -25,7 +25,8 @@ Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """A model's entries by name."""
 
 _ARRAYS, _NUMBERS, _STEPS = "model", "metrics", "steps"
-_VALUE, _GIVEN = "value:", "given:"
+# Of the metrics' names: one of them may be that of the weight.
+_METRIC = "metric:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class SiteUpdate:
     Attributes:
         entries: its model, or the difference to the one that it received.
         is_difference: which of the two.
-        steps: its weight, `FLMetaKey.NUM_STEPS_CURRENT_ROUND`.
-        metrics: what it reported; those that are not declared, or no finite numbers, stay with it.
+        steps: its weight, `FLMetaKey.NUM_STEPS_CURRENT_ROUND`; 0 for an update that counts nothing.
+        metrics: what it reported; those that are not declared, or no finite numbers within the bound, stay with it.
     """
 
     entries: Mapping[str, Any]
@@ -93,6 +94,8 @@ class ModelEncoding:
             set(self.excluded)
         ):
             raise ConfigError("entries that are not averaged are named in ascending order, each of them once")
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise ConfigError(f"a site makes at least one step in a round, so max_steps cannot be {self.max_steps}")
         # Checks the numbers.
         self._records(1)
 
@@ -109,8 +112,8 @@ class ModelEncoding:
             rng: draws the rounding. It protects nothing: the protocol's masks do.
 
         Raises:
-            ModelError: it has other entries or shapes than the model.
-            RecordError, QuantizationError: elements that are not finite, or a weight or metric out of range.
+            ModelError: it has other entries, shapes or types than the model, or steps that are no weight.
+            QuantizationError: elements that are not finite.
         """
         layout = self._layout(received)
         averaged = {field.name for field in layout.arrays}
@@ -123,18 +126,35 @@ class ModelEncoding:
             )
         differences = {}
         for field in layout.arrays:
-            entry = np.asarray(update.entries[field.name], dtype=np.float64)
+            entry = _numbers(field.name, update.entries[field.name]).astype(np.float64)
             if entry.shape != field.shape:
                 raise ModelError(f"{field.name!r} has shape {entry.shape}, but the one that was sent has {field.shape}")
             differences[field.name] = entry if update.is_difference else entry - received[field.name]
-        numbers: dict[str, float] = {_STEPS: _whole(update.steps)}
-        for name in self.metrics:
-            value = _finite(update.metrics.get(name))
-            numbers[_VALUE + name] = value or 0.0
-            numbers[_GIVEN + name] = float(value is not None)
+        steps = whole(update.steps)
+        if not isinstance(steps, int) or not 0 <= steps <= self.max_steps:
+            raise ModelError(
+                f"NUM_STEPS_CURRENT_ROUND is no whole number from 0 to {self.max_steps}, a bound that the job sets: "
+                "max_steps"
+            )
+        numbers = {_METRIC + name: self._metric(update, name) for name in self.metrics} | {_STEPS: steps}
         reply = Reply({_ARRAYS: differences}, {_NUMBERS: numbers})
         vector, _ = self._records(layout.num_elements).encode(reply, {}, rng)
         return vector
+
+    def metrics_left_out(self, update: SiteUpdate) -> list[str]:
+        """The declared metrics that the site reports, but not as numbers that can be averaged."""
+        return [name for name in self.metrics if name in update.metrics and math.isnan(self._metric(update, name))]
+
+    def _metric(self, update: SiteUpdate, name: str) -> float:
+        """The metric as it is averaged: NaN, which has no weight, unless it is a number within the bound."""
+        value: Any = update.metrics.get(name)
+        if isinstance(value, str | bytes | bool) or getattr(value, "ndim", 0) > 0:
+            return math.nan
+        try:
+            number = float(value)
+        except (ValueError, TypeError, RuntimeError, OverflowError):
+            return math.nan
+        return number if abs(number) <= self.metric_bound else math.nan
 
     def decode(self, total: IntegerVector, num_sites: int, model: Model) -> MeanUpdate:
         """The mean in a sum of ``num_sites`` encoded updates of ``model``."""
@@ -143,11 +163,7 @@ class ModelEncoding:
         numbers: Mapping[str, Any] = average.metrics[_NUMBERS]
         return MeanUpdate(
             differences=average.arrays.get(_ARRAYS, {}),
-            metrics={
-                name: numbers[_VALUE + name] / numbers[_GIVEN + name]
-                for name in self.metrics
-                if numbers[_GIVEN + name] > 0
-            },
+            metrics={name: mean for name in self.metrics if math.isfinite(mean := numbers[_METRIC + name])},
             total_steps=average.total_weight,
             clipped=average.clipped,
         )
@@ -159,8 +175,8 @@ class ModelEncoding:
             max_weight=self.max_steps,
             clip=self.clip,
             value_bits=self.value_bits,
-            max_metrics=2 * len(self.metrics),
-            metric_bound=max(1.0, self.metric_bound),
+            max_metrics=len(self.metrics),
+            metric_bound=self.metric_bound,
         )
 
     def _layout(self, model: Model) -> RecordLayout:
@@ -172,7 +188,7 @@ class ModelEncoding:
         )
         if not sum(field.size for field in arrays):
             raise ModelError("the model has no floating-point elements: there is nothing to average")
-        numbers = tuple(MetricField(_NUMBERS, kind + name, None) for name in self.metrics for kind in (_VALUE, _GIVEN))
+        numbers = tuple(MetricField(_NUMBERS, _METRIC + name, None) for name in self.metrics)
         return RecordLayout(arrays, numbers, _NUMBERS)
 
 
@@ -191,14 +207,20 @@ def as_model(params: object) -> dict[str, npt.NDArray[Any]]:
             raise ModelError(f"an entry of the model has the name {name!r}, which is no string")
         if type(entry).__module__.partition(".")[0] in ("torch", "tensorflow"):
             raise ModelError(f"{name!r} is a tensor: use server_expected_format=ExchangeFormat.NUMPY, the default")
-        try:
-            array = np.array(entry, order="C")
-        except ValueError:
-            array = np.array(None)
-        if array.dtype.kind not in "fiub":
-            raise ModelError(f"{name!r} is no array of numbers")
+        array = np.array(_numbers(name, entry), order="C")
         model[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     return model
+
+
+def _numbers(name: str, entry: object) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(entry)
+    # The last is a tensor's, whose gradients are on record.
+    except (ValueError, TypeError, RuntimeError):
+        raise ModelError(f"{name!r} is no array of numbers") from None
+    if array.dtype.kind not in "fiub":
+        raise ModelError(f"{name!r} is no array of numbers, but of type {array.dtype}")
+    return array
 
 
 def digest(model: Model) -> bytes:
@@ -212,16 +234,18 @@ def digest(model: Model) -> bytes:
     return hasher.digest()
 
 
-def _whole(steps: float) -> float:
-    """NVFlare's trainers report floats; the average needs a whole number, which is checked with its range later."""
-    return int(steps) if isinstance(steps, float) and steps.is_integer() else steps
+def whole(number: Any) -> Any:
+    """A whole number of any numeric type, arrays and tensors without dimensions included, as an int.
 
-
-def _finite(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return None
-    number = float(np.real(value))
-    return number if math.isfinite(number) else None
+    Anything else comes back as it is, and is refused where its range is checked.
+    """
+    if getattr(number, "ndim", 0):
+        return number
+    try:
+        as_int = int(number)
+    except (ValueError, TypeError, OverflowError, RuntimeError):
+        return number
+    return as_int if as_int == number else number
 
 
 def _listed(names: list[str]) -> str:

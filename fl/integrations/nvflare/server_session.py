@@ -17,10 +17,11 @@ _GLANCE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A site's result of a task; ``message`` is None where it failed."""
+    """A site's result of a task; ``message`` is None where it failed, with the ``reason`` if it gave one."""
 
     site: str
     message: bytes | None
+    reason: str = ""
 
 
 class Courier(Protocol):
@@ -53,12 +54,14 @@ class SessionReport:
     Attributes:
         outcome: the sum, or why there is none; None if the job was ended.
         dropped: the sites that left it, with the round and the reason.
+        reasons: what sites that left say of it, in a line.
         bytes_down, bytes_up: of the protocol's messages, to and from each site; models are not counted.
         seconds: by round.
     """
 
     outcome: Completed | Aborted | None
     dropped: dict[str, ClientDropped]
+    reasons: dict[str, str]
     bytes_down: dict[str, int]
     bytes_up: dict[str, int]
     seconds: dict[Round, float]
@@ -96,6 +99,7 @@ class _Session:
         self._sites, self._driver, self._courier, self._clock = sites, driver, courier, clock
         self._numbers = {site: number for number, site in enumerate(sites)}
         self._busy: set[str] = set()
+        self._reasons: dict[str, str] = {}
         self._down = dict.fromkeys(sites, 0)
         self._up = dict.fromkeys(sites, 0)
         self._seconds: dict[Round, float] = {}
@@ -118,7 +122,7 @@ class _Session:
 
     def report(self) -> SessionReport:
         dropped = {self._sites[number]: event for number, event in self._driver.dropped.items()}
-        return SessionReport(self._driver.outcome, dropped, self._down, self._up, self._seconds)
+        return SessionReport(self._driver.outcome, dropped, self._reasons, self._down, self._up, self._seconds)
 
     def _wait(self) -> None:
         """Take one result in, or see who is gone and whose time is up."""
@@ -134,6 +138,8 @@ class _Session:
             self._busy.discard(result.site)
             number = self._numbers[result.site]
             if result.message is None:
+                if result.reason:
+                    self._reasons[result.site] = result.reason
                 self._deliver(self._driver.disconnected(number, now))
             else:
                 self._up[result.site] += len(result.message)
@@ -171,6 +177,6 @@ def describe(report: SessionReport, num_sites: int) -> str:
 
 
 _REASONS = {
-    DropReason.DISCONNECTED: "it failed, refused, or is gone: its own log says why",
+    DropReason.DISCONNECTED: "it failed, refused, or is gone",
     DropReason.DEADLINE: "its time was up",
 }

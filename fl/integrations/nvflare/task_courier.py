@@ -82,5 +82,7 @@ class TaskCourier:
         # A round's task may be answered late, when the site has another or none.
         if self._open.get(site) is not client_task.task:
             return
-        message = messages.take_message(result) if isinstance(result, Shareable) else None
-        self._results.put(Result(site, message))
+        if isinstance(result, Shareable):
+            self._results.put(Result(site, messages.take_message(result), messages.refusal_reason(result)))
+        else:
+            self._results.put(Result(site, None))

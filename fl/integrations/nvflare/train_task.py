@@ -21,6 +21,7 @@ from fl.integrations.nvflare._nvflare import (
     ReservedHeaderKey,
     ReturnCode,
     Shareable,
+    from_shareable,
 )
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import ModelError
@@ -96,9 +97,14 @@ def site_update(result: object) -> SiteUpdate:
     if (code := result.get_return_code()) not in (None, ReturnCode.OK):
         raise ModelError(f"the trainer failed: {code}")
     try:
+        dxo = from_shareable(result)
+        if not isinstance(dxo.meta.get(MetaKey.INITIAL_METRICS, {}), Mapping):
+            # A number without a name, as some trainers report. It does not cost the update.
+            del dxo.meta[MetaKey.INITIAL_METRICS]
+            dxo.update_shareable(result)
         model = FLModelUtils.from_shareable(result)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"the trainer's result holds no model: {error}") from None
+    except (ValueError, TypeError):
+        raise ModelError("the trainer's result holds no model that NVFlare can read") from None
     if not isinstance(model.params, Mapping):
         raise ModelError("the trainer's result holds no model")
     metrics: Any = model.metrics

@@ -128,7 +128,7 @@ class LoopbackCourier:
         if at is round_:
             return Result(name, None) if how == "fails" else None
         result = self.sites[name].do(messages.TASKS[round_], self.sent[name, round_])
-        return Result(name, messages.take_message(result))
+        return Result(name, messages.take_message(result), messages.refusal_reason(result))
 
     def is_gone(self, site: str) -> bool:
         return self.leaving.get(site, (None, ""))[1] == "gone"

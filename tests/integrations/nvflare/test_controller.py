@@ -12,6 +12,7 @@ import numpy as np
 from nvflare.apis.fl_context import FLContextManager
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.workflows.fedavg import FedAvg
 
 import secagg
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, messages
@@ -95,7 +96,7 @@ def test_a_round_without_a_mean_in_its_sum_is_one_without_a_result(
         assert spoilt.params == {}
         assert spoilt.meta["nr_aggregated"] == 0
         assert f"round {round_}: the sum of 4 of 4 sites" in caplog.text
-        assert "what is no update" in caplog.text
+        assert "what is no input" in caplog.text
         controller.spoil, sites[VICTIM].do = False, honest  # type: ignore[method-assign]
         # The job goes on, and the count of failed rounds begins anew.
         whole = controller.round_of(round_ + 1)
@@ -112,6 +113,99 @@ def test_too_many_spoilt_rounds_in_a_row_end_the_job(sites: dict[str, Site]) -> 
         controller.round_of(round_)
         sites[VICTIM].do = honest  # type: ignore[method-assign]
     assert "2 rounds in a row without a result" in controller.panics[0]
+
+
+@pytest.mark.parametrize("num_rounds", [1, 2, 3])
+def test_a_job_without_any_result_has_failed(
+    sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch, num_rounds: int
+) -> None:
+    """Also where there are fewer rounds than it would go on after."""
+
+    def refused(model: FLModel) -> FLModel:
+        return FLModel(params={"weight": np.zeros(2), "bias": model.params["bias"]})
+
+    failing = {"a": refused, "b": refused, "c": refused, "d": refused}
+    for fails in (True, False):
+        controller = Controller(sites, max_failed_rounds=2)
+        monkeypatch.setattr(
+            FedAvg, "run", lambda self: [self.round_of(number) for number in range(num_rounds) if not self.panics]
+        )
+        for name, site in sites.items():
+            site.trainer.train = failing[name] if fails else by_learning_rate(name)
+        controller.run()
+        if fails:
+            (panic,) = controller.panics
+            assert f"{num_rounds} rounds" in panic
+            assert "fewer clients than the threshold" in panic
+        else:
+            assert controller.panics == []
+
+
+def test_one_round_with_a_result_is_enough(sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = Controller(sites, max_failed_rounds=2)
+
+    def run(self: Controller) -> None:
+        self.round_of(0)
+        self.spoil = True
+        self.round_of(1)
+
+    monkeypatch.setattr(FedAvg, "run", run)
+    controller.run()
+    assert controller.panics == []
+
+
+def test_the_servers_log_says_why_sites_are_out(sites: dict[str, Site], caplog: pytest.LogCaptureFixture) -> None:
+    """In a line each, of names, types, shapes and settings; what is about values stays on the site."""
+
+    def with_entry(entry: Any) -> Any:
+        return lambda model: FLModel(params=model.params | {"bias": entry})
+
+    sites["a"].trainer.train = with_entry(np.zeros((3, 1)))
+    sites["b"].trainer.train = with_entry(np.array(["x", "y", "z"]))
+    sites["c"].trainer.train = with_entry(np.array([0.0, np.nan, 0.0]))
+    Controller(sites).round_of(0)
+    said = [
+        record.getMessage() for record in caplog.records if record.name.endswith("controller") and " is out: " in
+        record.getMessage()
+    ]  # fmt: skip
+    assert said == [
+        "round 0: a is out: 'bias' has shape (3, 1), but the one that was sent has (3,)",
+        "round 0: b is out: 'bias' is no array of numbers, but of type <U1",
+    ]
+
+
+def test_integers_keep_type_and_value_from_round_to_round(sites: dict[str, Site]) -> None:
+    """Whatever sites reply for them: counters have no average, and NVFlare's would make floats of them."""
+    own = {"counter": np.array(7), "flags": np.array([True, False]), "small": np.array([1, 255], np.uint8)}
+
+    def counting(name: str) -> Any:
+        train = by_learning_rate(name)
+
+        def counted(model: FLModel) -> FLModel:
+            for entry, value in own.items():
+                assert model.params[entry].dtype == value.dtype
+                np.testing.assert_array_equal(model.params[entry], value)
+            result = train(model)
+            result.params |= {"counter": np.array(9.5), "flags": ~own["flags"], "small": own["small"] // 2}
+            return result
+
+        return counted
+
+    for name, site in sites.items():
+        site.trainer.train = counting(name)
+    controller, model = Controller(sites), model_with(0.25, 0)
+    model.params |= own
+    before = model.params["bias"].copy()
+    for number in range(4):
+        controller.current_round = model.current_round = number
+        model.meta = {"lr": 0.25}
+        controller.send_model(data=model, targets=list(sites))
+        model = controller.update_model(model, controller._get_aggregated_result())
+        assert {name: (model.params[name].dtype, model.params[name].tolist()) for name in own} == {
+            name: (value.dtype, value.tolist()) for name, value in own.items()
+        }
+    np.testing.assert_allclose(model.params["bias"], before + 4 * MEAN, atol=1e-4)
+    assert controller.panics == []
 
 
 def test_all_sites_are_told_the_meta_that_trainers_get(

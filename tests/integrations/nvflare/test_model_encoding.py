@@ -1,5 +1,7 @@
 """Updates as vectors, and models as arrays."""
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from fl.errors import ConfigError
 from fl.integrations.nvflare import ModelError
 from fl.integrations.nvflare.model_encoding import SiteUpdate, as_model, digest
+from fl.quantization import UndecodableSumError
 from tests.integrations.nvflare.loopback import encoding
 
 MODEL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3)}
@@ -114,9 +117,78 @@ def test_numbers_out_of_range_are_refused(changes: Any) -> None:
         encoding(**changes)
 
 
-@pytest.mark.parametrize("steps", [-1, 65, 1.5, float("nan"), "many", None])
+@pytest.mark.parametrize(
+    "steps", [-1, 65, 1.5, np.float32(1.5), float("nan"), float("inf"), "5", "many", None, np.ones(1), 1j]
+)
 def test_steps_out_of_range_are_refused(steps: Any) -> None:
     from fl.errors import FLError
 
     with pytest.raises(FLError, match="whole number"):
         encoding().encode(update(steps=steps), MODEL, np.random.default_rng())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        5, 5.0, np.int64(5), np.int32(5), np.uint8(5), np.float32(5), np.float64(5), np.array(5), np.array(5.0),
+        Fraction(5), Decimal(5), torch.tensor(5), torch.tensor(5.0),
+    ],
+    ids=lambda steps: f"{type(steps).__module__}.{type(steps).__name__}:{steps}",
+)  # fmt: skip
+def test_whole_numbers_of_any_type_are_steps(steps: Any) -> None:
+    chosen = encoding()
+    mean = chosen.decode(chosen.encode(update(0.5, steps=steps), MODEL, np.random.default_rng(1)), 1, MODEL)
+    assert mean.total_steps == 5
+    np.testing.assert_allclose(mean.differences["w"], 0.5, atol=1e-5)
+
+
+def test_an_update_without_steps_counts_nothing_and_costs_nothing() -> None:
+    chosen, rng = encoding(), np.random.default_rng(1)
+    trained = chosen.encode(update(0.5, metrics={"accuracy": 0.25}), MODEL, rng)
+    idle = chosen.encode(update(3.0, steps=0, metrics={"accuracy": 9.0}), MODEL, rng)
+    mean = chosen.decode(trained + idle, 2, MODEL)
+    np.testing.assert_allclose(mean.differences["w"], 0.5, atol=1e-5)
+    assert mean.metrics == pytest.approx({"accuracy": 0.25}, abs=1e-5)
+    assert mean.total_steps == 5
+
+
+def test_of_updates_without_steps_alone_there_is_no_mean() -> None:
+    chosen = encoding()
+    idle = chosen.encode(update(3.0, steps=0), MODEL, np.random.default_rng(1))
+    with pytest.raises(UndecodableSumError, match="or none of them has any"):
+        chosen.decode(2 * idle, 2, MODEL)
+
+
+@pytest.mark.parametrize(
+    "metric", [float("nan"), float("-inf"), 11.0, -11, "0.5", None, np.ones(2), {"a": 1}, True, 10**400]
+)
+def test_a_metric_that_cannot_be_averaged_does_not_cost_the_update(metric: Any) -> None:
+    chosen, rng = encoding(), np.random.default_rng(1)
+    strange = update(0.5, metrics={"accuracy": metric})
+    assert chosen.metrics_left_out(strange) == ["accuracy"]
+    whole = update(0.25, metrics={"accuracy": np.float32(0.25)})
+    assert chosen.metrics_left_out(whole) == []
+    mean = chosen.decode(chosen.encode(strange, MODEL, rng) + chosen.encode(whole, MODEL, rng), 2, MODEL)
+    np.testing.assert_allclose(mean.differences["w"], 0.375, atol=1e-5)
+    assert mean.metrics == pytest.approx({"accuracy": 0.25}, abs=1e-5)
+
+
+def test_entries_are_added_up_by_name() -> None:
+    model = {"b": np.zeros(2), "a": np.zeros(3)}
+    chosen, rng = encoding(metrics=("loss", "accuracy")), np.random.default_rng(1)
+    entries, metrics = {"b": np.full(2, 0.5), "a": np.full(3, 0.25)}, {"accuracy": 0.75, "loss": 2.0}
+    total = sum(
+        chosen.encode(update(entries=dict(order(entries.items())), metrics=dict(order(metrics.items()))), sent, rng)
+        for order, sent in ((list, model), (reversed, model), (list, dict(reversed(model.items()))))
+    )
+    mean = chosen.decode(total, 3, model)
+    np.testing.assert_allclose(mean.differences["a"], 0.25, atol=1e-5)
+    np.testing.assert_allclose(mean.differences["b"], 0.5, atol=1e-5)
+    assert mean.metrics == pytest.approx(metrics, abs=1e-5)
+
+
+def test_types_that_have_no_values_of_ours_are_refused() -> None:
+    needs_gradient = torch.zeros(2, 3, requires_grad=True)
+    for entry in (needs_gradient, "text", [[1.0], [1.0, 2.0]], MODEL["w"] + 1j, {"nested": 1}):
+        with pytest.raises(ModelError, match="'w' is no array of numbers"):
+            encoding().encode(update(entries={"w": entry}), MODEL, np.random.default_rng())

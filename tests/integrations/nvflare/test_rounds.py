@@ -112,6 +112,51 @@ def test_a_metric_that_a_site_does_not_report_counts_without_it(tmp_path: Path) 
     assert mean.metrics == pytest.approx({"accuracy": weighted(CHANGE, ("a", "c"))}, abs=1e-5)
 
 
+def test_a_site_may_reply_in_any_order(tmp_path: Path) -> None:
+    """What sites are sent is of one order, which some trainers go by; what they send is added up by name."""
+
+    def backwards(model: FLModel) -> FLModel:
+        result = trained(model, "b")
+        result.params = dict(reversed(result.params.items()))
+        result.metrics = {"other": 1.0} | result.metrics
+        return result
+
+    sites, model = make_sites(tmp_path, {"b": backwards}), initial_model()
+    courier = LoopbackCourier(announce(model, sites), model, sites)
+    assert_mean_of(SITES, courier.run(), courier)
+
+
+def test_a_site_without_steps_does_not_cost_the_others(tmp_path: Path) -> None:
+    def idle(model: FLModel) -> FLModel:
+        result = trained(model, "b")
+        result.meta[MetaKey.NUM_STEPS_CURRENT_ROUND] = np.int64(0)
+        return result
+
+    sites, model = make_sites(tmp_path, {"b": idle}), initial_model()
+    courier = LoopbackCourier(announce(model, sites), model, sites)
+    report = courier.run()
+    assert isinstance(report.outcome, Completed)
+    assert len(report.outcome.included) == 3
+    mean = courier.announcement.encoding.decode(report.outcome.sum, 3, as_model(model.params))
+    np.testing.assert_allclose(mean.differences["bias"], weighted(CHANGE, ("a", "c")), atol=1e-5)
+    assert mean.total_steps == STEPS["a"] + STEPS["c"]
+
+
+def test_a_metric_that_stays_with_a_site_is_named_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def diverging(model: FLModel) -> FLModel:
+        result = trained(model, "b")
+        result.metrics = {"accuracy": 123.5}
+        return result
+
+    sites, model = make_sites(tmp_path, {"b": diverging}), initial_model()
+    courier = LoopbackCourier(announce(model, sites), model, sites)
+    report = courier.run()
+    mean = courier.announcement.encoding.decode(report.outcome.sum, 3, as_model(model.params))
+    assert mean.metrics == pytest.approx({"accuracy": weighted(CHANGE, ("a", "c"))}, abs=1e-5)
+    assert "metric_bound stay here: ['accuracy']" in caplog.text
+    assert "123.5" not in caplog.text
+
+
 def not_finite(model: FLModel) -> FLModel:
     model.params["bias"][1] = np.nan
     return trained(model, "b")
@@ -141,6 +186,18 @@ def has_an_entry_more(model: FLModel) -> FLModel:
     return result
 
 
+def has_text(model: FLModel) -> FLModel:
+    result = trained(model, "b")
+    result.params["bias"] = np.array(["a", "b", "c"])
+    return result
+
+
+def has_complex_numbers(model: FLModel) -> FLModel:
+    result = trained(model, "b")
+    result.params["bias"] = result.params["bias"] + 1j
+    return result
+
+
 def fails(model: FLModel) -> Shareable:
     return make_reply(ReturnCode.EXECUTION_EXCEPTION)
 
@@ -155,6 +212,8 @@ def gives_nothing(model: FLModel) -> Shareable:
         (not_finite, "not finite"),
         (other_shape, r"'bias' has shape \(4,\)"),
         (too_many_steps, "from 0 to 64"),
+        (has_text, r"'bias' is no array of numbers, but of type <U"),
+        (has_complex_numbers, r"'bias' is no array of numbers, but of type complex128"),
         (lacks_an_entry, "lacks 'bias'"),
         (has_an_entry_more, "'secret'"),
         (fails, "the trainer failed"),
@@ -173,8 +232,16 @@ def test_an_update_that_cannot_be_averaged_is_not_sent(
     assert record.name.endswith("fl.integrations.nvflare.executor")
     assert re.search(reason, record.getMessage())
     assert record.exc_info is None
-    # The server sees that it failed, and nothing else.
-    assert fobs.loads(sites["b"].results[-1]) == make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    # The server hears of names, types, shapes and settings, and of values nothing.
+    answer = fobs.loads(sites["b"].results[-1])
+    assert answer.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    if broken is not_finite:
+        assert answer == make_reply(ReturnCode.EXECUTION_EXCEPTION)
+        assert report.reasons == {}
+    else:
+        assert messages.take_message(answer) is None
+        assert re.search(reason, report.reasons["b"])
+        assert report.reasons["b"].isprintable()
 
 
 @pytest.mark.parametrize("what", ["other numbers", "another order"])
