@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from fl.integrations.nvflare._nvflare import (
     FLContextKey,
     FLModel,
     MetaKey,
+    ModelLearnableKey,
     ParamsType,
     Shareable,
     logger,
+    make_model_learnable,
 )
 from fl.integrations.nvflare.announcement import Announcement, Scalar
 from fl.integrations.nvflare.errors import NVFlareJobError
@@ -62,6 +64,8 @@ class SecAggController(FedAvg):
         train_timeout: seconds for the round in which sites train.
         max_failed_rounds: rounds without a sum, in a row, that the job goes on after.
         workers: threads that unmask.
+        shareable_generator_id: the id of the component that makes the next model of the mean, such as FedOpt's; by
+            default the mean is added to the model.
         num_clients: sites in a round; by default all that are connected.
         args, kwargs: `FedAvg`'s others. It takes no aggregator and no weights by site, which need the sites' updates.
 
@@ -88,6 +92,7 @@ class SecAggController(FedAvg):
         train_timeout: float = 600.0,
         max_failed_rounds: int = 2,
         workers: int = 1,
+        shareable_generator_id: str | None = None,
         num_clients: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -110,6 +115,7 @@ class SecAggController(FedAvg):
         self.train_timeout = train_timeout
         self.max_failed_rounds = max_failed_rounds
         self.workers = workers
+        self.shareable_generator_id = shareable_generator_id
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._check_arguments()
         self._failed_rounds = 0
@@ -184,6 +190,30 @@ class SecAggController(FedAvg):
             current_round=self.current_round,
             meta=meta,
         )
+
+    def update_model(self, model: FLModel, aggr_result: FLModel) -> FLModel:
+        """Where FedAvg adds the mean to the model; a shareable generator makes the next model its own way."""
+        if self.shareable_generator_id is not None and self._mean is not None:
+            made = self._generated(model, aggr_result)
+            # Entries that did not travel stay as they are, and all keep their types.
+            params = {
+                name: np.array(made.get(name, entry), dtype=np.asarray(entry).dtype)
+                if name in aggr_result.params
+                else entry
+                for name, entry in model.params.items()
+            }
+            aggr_result.params, aggr_result.params_type = params, ParamsType.FULL
+        return super().update_model(model, aggr_result)
+
+    def _generated(self, model: FLModel, mean: FLModel) -> Mapping[str, Any]:
+        generator = self.get_component(self.shareable_generator_id)
+        before = make_model_learnable(dict(model.params), model.meta or {})
+        self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, before, private=True, sticky=True)
+        shareable = DXO(DataKind.WEIGHT_DIFF, data=mean.params).to_shareable()
+        made: Mapping[str, Any] = generator.shareable_to_learnable(shareable, self.fl_ctx)
+        # Without weights, it has ended the job.
+        weights: Mapping[str, Any] = made.get(ModelLearnableKey.WEIGHTS, {})
+        return weights
 
     def process_result_of_unknown_task(
         self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext

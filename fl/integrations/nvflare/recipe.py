@@ -1,13 +1,17 @@
-"""Any of NVFlare's FedAvg recipes, made secure: in the manner of its own ``add_experiment_tracking(recipe, ...)``."""
+"""NVFlare's recipes whose server needs means alone, made secure.
 
-from collections.abc import Sequence
+In the manner of its own ``add_experiment_tracking(recipe, ...)``.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fl.integrations.nvflare._nvflare import FedAvg, Recipe, get_component_init_parameters
+from fl.integrations.nvflare._nvflare import Recipe
 from fl.integrations.nvflare.controller import SecAggController
 from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.executor import TRAINER_ID, SecAggExecutor
 from fl.integrations.nvflare.identities import SiteIdentities
+from fl.integrations.nvflare.job_parts import check_beside, check_trainer, fedavg_arguments
 from fl.integrations.nvflare.messages import TASKS
 from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING
 from secagg import Adversary, GraphKind
@@ -40,12 +44,12 @@ def add_secure_aggregation(
 ) -> None:
     """Make a recipe's averages secure.
 
-    The recipe's FedAvg controller becomes a `SecAggController` with the same arguments, and every executor that trains
+    The recipe's controller becomes a `SecAggController` with the same arguments, and every executor that trains
     is put inside a `SecAggExecutor`, which applies the filters of what sites send (clipping, noise) before the masking.
     `fl`, `secagg` and `transport` have to be installed on the server and the sites.
 
     Args:
-        recipe: of FedAvg, for any framework, whose sites exchange numpy arrays.
+        recipe: of FedAvg or FedProx for any framework, or of FedOpt for torch, whose sites exchange numpy arrays.
         clip, max_steps: see `SecAggController`.
         metrics: see `SecAggController`; by default the recipe's ``key_metric`` and that of its ``stop_cond``.
         adversary: whom the rounds are to be safe against; sites refuse less. By default malicious with ``identities``,
@@ -61,30 +65,30 @@ def add_secure_aggregation(
         arguments: any other of `SecAggController`.
 
     Raises:
-        NVFlareJobError: it has no FedAvg controller, an aggregator of its own, or was made secure already; or an
-            argument that cannot be.
+        NVFlareJobError: its controller, aggregator or trainer cannot be made secure, or was already; a workflow beside
+            asks for more than ``plain_tasks``, now or when it is added afterwards; or an argument that cannot be.
     """
     job = _job(recipe)
     identity_id = None if identities is None else _IDENTITIES_ID
+    apps = {target: app.app_config for target, app in job._deploy_map.items()}
+    servers = [app for app in apps.values() if hasattr(app, "workflows")]
+    sites = [app for app in apps.values() if hasattr(app, "executors")]
+    if len(servers) != 1 or not servers[0].workflows or not sites:
+        raise NVFlareJobError("the recipe's job has no server or no sites yet")
+    # Everything that may be refused comes before anything is changed.
     arguments |= {
         "clip": clip,
         "max_steps": max_steps,
-        "metrics": _default_metrics(recipe) if metrics is None else metrics,
+        "metrics": _default_metrics(recipe, servers[0].components) if metrics is None else metrics,
         "adversary": None if adversary is None else Adversary(adversary).value,
         "min_inputs": min_inputs,
         "graph": GraphKind(graph).value,
         "identity_id": identity_id,
     }
-    apps = {target: app.app_config for target, app in job._deploy_map.items()}
-    servers = [app for app in apps.values() if hasattr(app, "workflows")]
-    sites = [app for app in apps.values() if hasattr(app, "executors")]
-    if len(servers) != 1 or not sites:
-        raise NVFlareJobError("the recipe's job has no server or no sites yet")
-    # Everything that may be refused comes before anything is changed.
-    controllers = [(workflow, _secure_controller(workflow.controller, arguments)) for workflow in servers[0].workflows]
-    if len(controllers) != 1:
-        raise NVFlareJobError("the recipe's server has not one workflow, but several: each would see updates its way")
-    ((workflow, controller),) = controllers
+    workflow, *beside = servers[0].workflows
+    controller = _secure_controller(workflow.controller, servers[0].components, arguments)
+    for other in beside:
+        check_beside(other.controller, plain_tasks)
     wrapped = [_training_executor(app) for app in sites]
     executors = [
         SecAggExecutor(
@@ -102,6 +106,7 @@ def add_secure_aggregation(
         for _ in sites
     ]
     workflow.controller = controller
+    _check_later_ones(servers[0], plain_tasks)
     if fetch_interval is not None:
         servers[0].additional_params.setdefault("server", {}).setdefault("task_request_interval", fetch_interval)
     for app, definition, executor in zip(sites, wrapped, executors, strict=True):
@@ -128,30 +133,34 @@ def _job(recipe: Recipe) -> Any:
     return job
 
 
-def _default_metrics(recipe: Recipe) -> list[str]:
+def _default_metrics(recipe: Recipe, components: Mapping[str, Any]) -> list[str]:
+    """What the recipe, or the widget that selects its best model, goes by."""
     stop_cond = getattr(recipe, "stop_cond", None)
-    named = (getattr(recipe, "key_metric", None), stop_cond.split()[0] if stop_cond else None)
+    named = [getattr(recipe, "key_metric", None), stop_cond.split()[0] if stop_cond else None]
+    named += [getattr(component, "key_metric", None) for component in components.values()]
     return list(dict.fromkeys(name for name in named if name))
 
 
-def _secure_controller(controller: object, arguments: dict[str, Any]) -> SecAggController:
-    """A controller with the arguments of FedAvg's; they are read as NVFlare's own export of jobs reads them."""
+def _secure_controller(
+    controller: object, components: Mapping[str, Any], arguments: dict[str, Any]
+) -> SecAggController:
     if isinstance(controller, SecAggController):
         raise NVFlareJobError("the recipe was made secure already")
-    if type(controller) is not FedAvg:
-        raise NVFlareJobError(
-            f"{type(controller).__name__} cannot be made secure: of FedAvg's average it is known that sums are enough"
-        )
-    own: dict[str, Any] = {}
-    for name in get_component_init_parameters(controller):
-        for attribute in (name, "_" + name):
-            if name not in ("self", "args", "kwargs", "num_clients") and attribute in vars(controller):
-                own[name] = vars(controller)[attribute]
-                break
     try:
-        return SecAggController(**(own | arguments))
+        return SecAggController(**(fedavg_arguments(controller, components) | arguments))
     except TypeError as error:
         raise NVFlareJobError(f"not an argument of SecAggController: {error}") from None
+
+
+def _check_later_ones(server: Any, plain_tasks: Sequence[str]) -> None:
+    """Check workflows that are added from now on as they are added, instead of when sites refuse their tasks."""
+    add = server.add_workflow
+
+    def checked(component_id: str, controller: object) -> Any:
+        check_beside(controller, plain_tasks)
+        return add(component_id, controller)
+
+    server.add_workflow = checked
 
 
 def _training_executor(app: Any) -> Any:
@@ -161,4 +170,5 @@ def _training_executor(app: Any) -> Any:
     definitions = [definition for definition in app.executors if {"train", "*"} & set(definition.tasks)]
     if len(definitions) != 1:
         raise NVFlareJobError(f"a site has {len(definitions)} executors that train, but one is needed")
+    check_trainer(definitions[0].executor)
     return definitions[0]

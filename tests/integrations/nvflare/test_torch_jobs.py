@@ -1,7 +1,6 @@
 """Jobs of NVFlare's torch recipes in its simulator: what they come to is known, to the last counter."""
 
-import os
-import subprocess
+import json
 import sys
 from pathlib import Path
 
@@ -12,23 +11,12 @@ pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment o
 import numpy as np
 import torch
 
-JOB = Path(__file__).parent / "job"
+from fl.integrations.nvflare import _nvflare
+from tests.integrations.nvflare.jobs import JOB, run_job
+
 ROUNDS = 4
 # One step of 24 bits a round at the smallest weight, 10 of 30.
 STEP = 4.0 / 2**24 * 3
-
-
-def run(folder: Path, *arguments: str) -> str:
-    """What the job's processes wrote."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "run_torch.py", str(folder), *arguments]
-    with (folder / "log").open("w") as log:
-        done = subprocess.run(  # noqa: S603 - the arguments are ours
-            command, env=environment, stdout=log, stderr=log, timeout=300, check=False, cwd=JOB
-        )
-    text = (folder / "log").read_text()
-    assert done.returncode == 0, text[-5000:]
-    return text
 
 
 def final_model(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,4 +51,52 @@ def assert_averaged(log: str, model: dict[str, torch.Tensor]) -> None:
 
 def test_a_trainer_in_a_process_of_its_own(tmp_path: Path) -> None:
     """NVFlare hands such a trainer's executor references in place of arrays, both ways."""
-    assert_averaged(run(tmp_path, "--external"), final_model(tmp_path))
+    assert_averaged(run_job(tmp_path, "run_torch.py", "--external"), final_model(tmp_path))
+
+
+def test_fedopt_is_that_of_plain_means(tmp_path: Path) -> None:
+    """Momentum and a scheduler carry each round's mean into the next; only sums of updates are seen."""
+    models = {}
+    for how in ("secure", "plain"):
+        folder = tmp_path / how
+        folder.mkdir()
+        log = run_job(folder, "run_torch.py", "--fedopt", *(["--plain"] if how == "plain" else []))
+        assert log.count("FedOpt (torch.optim.SGD, cpu) server model update") == ROUNDS
+        assert log.count("the sum of 3 of 3 sites") == (ROUNDS if how == "secure" else 0)
+        models[how] = final_model(folder)
+    before = initial_model()
+    for name, entry in models["secure"].items():
+        assert entry.dtype == before[name].dtype
+        if name.endswith("tracked"):
+            # NVFlare's own makes a float of it, and averages it.
+            assert entry == before[name]
+        else:
+            np.testing.assert_allclose(entry.numpy(), models["plain"][name].numpy(), atol=2 * ROUNDS * STEP)
+            assert abs(entry - before[name]).min() > 0.1
+
+
+@pytest.mark.skipif(_nvflare.version() < "2.9", reason="add_final_global_evaluation is new in NVFlare 2.9")
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_the_averaged_model_is_evaluated(tmp_path: Path, order: str) -> None:
+    log = run_job(tmp_path, "run_torch.py", "--evaluate", order)
+    model = final_model(tmp_path)
+    assert_averaged(log, model)
+    found = json.loads(next(tmp_path.rglob("cross_val_results.json")).read_text())
+    expected = float(model["layers.0.bias"].mean())
+    assert {site: results["SRV_FL_global_model.pt"] for site, results in found.items()} == {
+        f"site-{number}": {"accuracy": pytest.approx(expected)} for number in (1, 2, 3)
+    }
+
+
+def test_a_job_whose_rounds_all_fail_has_failed(tmp_path: Path) -> None:
+    """Two rounds, and it would go on after two: it ends in an exception all the same, which says why."""
+    # The simulator of older releases ends well whatever happens.
+    log = run_job(tmp_path, "run_torch.py", "--broken", fails=_nvflare.version() >= "2.9")
+    assert "none of 2 rounds had a result; the last: aborted in MaskedInputCollection" in log
+    (server,) = tmp_path.glob("job/server/log.txt")
+    said = server.read_text()
+    for number in (1, 2, 3):
+        assert (
+            f"round 0: site-{number} is out: 'layers.0.bias' has shape (1,), but the one that was sent has (16,)"
+            in said
+        )

@@ -1,4 +1,4 @@
-"""Jobs with a torch model: run_torch.py FOLDER [--external] [--fedopt] [--plain] [--evaluate before|after]."""
+"""Jobs with a torch model: run_torch.py FOLDER, and what is in it; see the options."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ OPTIMIZER = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    for flag in ("external", "fedopt", "plain"):
+    for flag in ("external", "fedopt", "plain", "broken"):
         parser.add_argument("--" + flag, action="store_true")
     parser.add_argument("--evaluate", default="")
     parser.add_argument("--width", type=int, default=16)
@@ -33,10 +33,10 @@ def main() -> None:
         name="job",
         model=Net(args.width),
         min_clients=3,
-        num_rounds=ROUNDS,
+        num_rounds=2 if args.broken else ROUNDS,
         # Older releases start it under this name, beneath their own folder.
         train_script="bn_trainer.py",
-        train_args="--diff" if args.fedopt else "",
+        train_args=" ".join(["--diff"] * args.fedopt + ["--plain"] * args.plain + ["--broken"] * args.broken),
         launch_external_process=args.external,
         command=f"{sys.executable} -u",
         **(OPTIMIZER if args.fedopt else {}),
@@ -51,7 +51,11 @@ def main() -> None:
         evaluate()
     if not args.plain:
         add_secure_aggregation(
-            recipe, clip=2.0, max_steps=30, plain_tasks=["validate"] if args.evaluate else [], max_failed_rounds=0
+            recipe,
+            clip=2.0,
+            max_steps=30,
+            plain_tasks=["validate"] if args.evaluate else [],
+            max_failed_rounds=2 if args.broken else 0,
         )
     if args.evaluate == "after":
         evaluate()
