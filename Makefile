@@ -63,7 +63,8 @@ docs: .venv/docs  ## the documentation as a site, in site/: guides and reference
 .PHONY: test-flower bench-flower
 LIVE ?=
 test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also `flwr run`, minutes of processes on loopback
-	FLWR_TELEMETRY_ENABLED=0 SECAGG_LIVE=$(LIVE) .venv-flower/bin/python $(TESTS) tests/integrations/flower
+	FLWR_TELEMETRY_ENABLED=0 SECAGG_LIVE=$(LIVE) .venv-flower/bin/python $(TESTS) tests/integrations/flower \
+		tests/integrations/test_adapters_alone.py
 
 CLIENTS ?= 10 50
 bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
@@ -72,7 +73,8 @@ bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, 
 
 .PHONY: test-nvflare bench-nvflare
 test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
-	OMP_NUM_THREADS=1 .venv-nvflare/bin/python $(TESTS) tests/integrations/nvflare
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python $(TESTS) tests/integrations/nvflare \
+		tests/integrations/test_adapters_alone.py
 
 bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results beside the script
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.compare
@@ -130,7 +132,7 @@ clean:  ## remove all environments, caches and runs
 		--constraint .venv-peers/constraints.txt --editable '.[peers]'
 	touch $@
 
-# Flower pins what ours excludes (typer, rich, packaging), so it lives apart too, with what its tests need.
+# Flower pins what ours excludes (typer, rich, packaging), so it lives apart too, with what its tests and examples need.
 .venv/flower: pyproject.toml constraints.txt | .venv/bin/python
 	test -x .venv-flower/bin/python || $(BIN)/python -m venv .venv-flower
 	grep -E '^(numpy|cryptography|msgpack|torch|scikit-learn|scipy|pytest|hypothesis)==' constraints.txt \
@@ -138,7 +140,7 @@ clean:  ## remove all environments, caches and runs
 	.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint .venv-flower/constraints.txt torch
 	.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint .venv-flower/constraints.txt --upgrade --editable '.[flower]' 'flwr[simulation]' pytest hypothesis
+		--constraint .venv-flower/constraints.txt --upgrade --editable '.[fl,flower]' 'flwr[simulation]' pytest hypothesis
 	touch $@
 
 # NVFlare brings hundreds of megabytes of its own, and TenSEAL is for the comparison with its homomorphic encryption.
@@ -148,7 +150,7 @@ clean:  ## remove all environments, caches and runs
 	.venv-nvflare/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint .venv-nvflare/constraints.txt torch
 	.venv-nvflare/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint .venv-nvflare/constraints.txt --upgrade --editable '.[nvflare]' pytest hypothesis \
+		--constraint .venv-nvflare/constraints.txt --upgrade --editable '.[fl,nvflare]' pytest hypothesis \
 		--requirement benchmarks/integrations/nvflare/requirements.txt
 	touch $@
 

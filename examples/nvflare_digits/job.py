@@ -1,6 +1,6 @@
 """Handwritten digits on three sites with NVFlare, in its simulator; the server sees none of the sites' updates.
 
-    pip install '.[nvflare]'
+    pip install '.[fl,nvflare]'
     python job.py                 # or --plain, to see the difference
 
 Everything but the call of `add_secure_aggregation` is NVFlare's own PyTorch quickstart in another order.
