@@ -85,7 +85,7 @@ def plan(
     if graph is GraphKind.SPARSE and not reasons and num_clients > MOST_CLIENTS:
         reasons.append(f"a sparse graph of {num_clients} clients, but clients take part in those of {MOST_CLIENTS}")
     if reasons:
-        raise PlanError(tuple(reasons))
+        raise PlanError((*reasons, *_broken_length(vector_length)))
     corrupt_clients, dropouts = fraction_of(corrupt, num_clients), fraction_of(dropout, num_clients)
     # The bound that a server that lies is held to if the graph is drawn at random; see docs/threat-model.md.
     lies = adversary is not Adversary.HONEST_BUT_CURIOUS
@@ -295,6 +295,15 @@ def _broken_numbers(
     if (value_bits is None) == (max_value is None):
         reasons.append("give either value_bits or max_value")
     return reasons
+
+
+def _broken_length(vector_length: int) -> tuple[str, ...]:
+    """What `Parameters` finds wrong with the vectors alone."""
+    try:
+        Parameters(num_clients=2, threshold=2, degree=1, vector_length=vector_length, value_bits=1, ring_bits=8)
+    except PlanError as error:
+        return error.reasons
+    return ()
 
 
 def _broken_model(dropout: float, corrupt: float, adversary: Adversary, graph: GraphKind) -> list[str]:

@@ -115,6 +115,10 @@ def test_one_client_is_refused_for_that_alone(graph: GraphKind) -> None:
         plan(num_clients=1, vector_length=1, value_bits=8, graph=graph, dropout=0.9, corrupt=0.9, threshold=5)
     (reason,) = refusal.value.reasons
     assert reason.startswith("num_clients is 1, but must be between 2 and")
+    # What is wrong besides is not kept back for a second try.
+    with pytest.raises(PlanError) as refusal:
+        plan(num_clients=1, vector_length=0, value_bits=8, graph=graph)
+    assert refusal.value.reasons == (reason, "vector_length is 0, but must be at least 1")
 
 
 @pytest.mark.parametrize(
