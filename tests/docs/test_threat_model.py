@@ -21,7 +21,9 @@ MADE = set((ROOT / ".ci/run").read_text(encoding="utf-8").split())
 FRAMEWORKS = {
     folder
     for target, folder in re.findall(
-        r"^(test-\w+):.*\n\t.*\$\(TESTS\) tests/(\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        r"^(test-\w+):.*\n\t.*\$\(TESTS\) tests/(\S+)",
+        (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", ""),
+        re.MULTILINE,
     )
     if target in MADE
 }
