@@ -45,6 +45,9 @@ OfferedInput: TypeAlias = Callable[[Offer], InputVector]
 Accept: TypeAlias = SessionPolicy | Callable[[Offer], None]
 """What a client asks of an offer: a policy, or a function that raises `SessionRefusedError` to decline it."""
 
+OfferRecord: TypeAlias = ClientRecord | Callable[[Offer], ClientRecord]
+"""What a client has taken part in, or a function that gives the record that an offer belongs to."""
+
 # So many refusals in a row for what this client sent, and nothing got through in between: it will not get better.
 _STRIKES = 3
 
@@ -79,7 +82,8 @@ class ClientHost:
         journal: an empty `ClientJournal`; without one, a crash ends the client's part.
         record: what this client has taken part in, so that it enters no malicious-mode session twice and, where its
             rounds are numbered, answers none twice. By default it is kept in this process's memory alone, and a client
-            that is started again has forgotten it: give one with a file (`transport.Participation`).
+            that is started again has forgotten it: give one with a file (`transport.Participation`). A function gives
+            it for the offer that was accepted, where a training has several series of numbered sessions.
         entropy: the source of randomness; only tests pass another than `os.urandom`.
         max_extra: the longest announcement to take, in bytes.
 
@@ -97,7 +101,7 @@ class ClientHost:
         identity: Identity | None = None,
         directory: KeyDirectory | None = None,
         journal: ClientJournal | None = None,
-        record: ClientRecord | None = None,
+        record: OfferRecord | None = None,
         entropy: EntropySource = os.urandom,
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     ) -> None:
@@ -111,7 +115,7 @@ class ClientHost:
         self._directory = directory
         self._journal = journal
         who = client_id.to_bytes(4, "big") if identity is None else identity.public_key
-        self._record = ClientRecord(IN_MEMORY, who) if record is None else record
+        self._series = ClientRecord(IN_MEMORY, who) if record is None else record
         self._entropy = entropy
         self._max_extra = max_extra
         self._client: Client | None = None
@@ -136,7 +140,7 @@ class ClientHost:
         client_id: ClientId | None = None,
         identity: Identity | None = None,
         directory: KeyDirectory | None = None,
-        record: ClientRecord | None = None,
+        record: OfferRecord | None = None,
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     ) -> "ClientHost":
         """The client that is in ``journal``, as it was when it last gave an answer out; other arguments as before.
@@ -167,7 +171,7 @@ class ClientHost:
         host._sequence, host._answer, host._received = saved.sequence, (saved.answer,), list(saved.received)
         if host._client.params.has_identities:
             # The end came, perhaps, before it was recorded; nothing had gone out then.
-            host._record.enter(host._client.session_id, again=True)
+            host._record(offer).enter(host._client.session_id, again=True)
         return host
 
     @property
@@ -276,14 +280,14 @@ class ClientHost:
             raise SessionRefusedError(f"a session that this client cannot take part in: {error}") from None
         # A second part in one session, with one identity, could be played against the first.
         if offer.params.has_identities:
-            self._record.check(client.session_id)
+            self._record(offer).check(client.session_id)
         if self._journal is not None:
             self._journal.begin(self._client_id, client.session_id, bytes(payload))
         self._client, self._offer, self._offer_digest, self._offered = client, offer, _digest(payload), True
         frames = self._answered(self._driver(client).start())
         # Last, so that a client that is stopped in between can be resumed; and before anything is out.
         if offer.params.has_identities:
-            self._record.enter(client.session_id)
+            self._record(offer).enter(client.session_id)
         return frames
 
     def _check(self, offer: Offer) -> None:
@@ -295,7 +299,7 @@ class ClientHost:
                 raise SessionRefusedError(f"the offer was declined: {error}") from None
         else:
             self._accept(offer)
-        self._record.check_round(offer.number)
+        self._record(offer).check_round(offer.number)
 
     def _take_message(self, message: Message) -> list[Parts]:
         assert self._client is not None  # noqa: S101 - an offer was taken
@@ -321,7 +325,7 @@ class ClientHost:
         assert self._offer is not None  # noqa: S101 - an offer was taken
         if self._client.phase is ClientPhase.FINISHED:
             # The answer releases shares: from here on the round may be in a sum.
-            self._record.answer(self._client.session_id, self._offer.number)
+            self._record(self._offer).answer(self._client.session_id, self._offer.number)
         # Each message of the server's has exactly one answer.
         (self._answer,) = answers
         self._sequence += 1
@@ -330,6 +334,9 @@ class ClientHost:
             self._journal.save(machine, self._sequence, self._answer, self._received)
             self._client = Client.resume(machine, identity=self._identity, directory=self._directory)
         return [encode(Message(self._sequence, self._answer))]
+
+    def _record(self, offer: Offer) -> ClientRecord:
+        return self._series if isinstance(self._series, ClientRecord) else self._series(offer)
 
     def _driver(self, client: Client) -> ClientDriver:
         assert self._offer is not None  # noqa: S101 - an offer was taken

@@ -27,13 +27,12 @@ from secagg import (
     Parameters,
 )
 from transport.certs import Credentials
-from transport.client_host import Accept, ClientHost
+from transport.client_host import Accept, ClientHost, OfferRecord
 from transport.client_journal import ClientJournal
 from transport.driver import Deadlines, InputVector
 from transport.host import Counters, SessionHost
 from transport.journal import Journal
 from transport.link import DEFAULT_MAX_EXTRA_BYTES, End
-from transport.participation import ClientRecord
 from transport.recovery import RecoveryPool
 from transport.tcp_client import Context, ProvideInput, ServerUnreachableError, SessionClient, own_id
 from transport.tcp_server import HostObserver, SessionServer
@@ -187,7 +186,7 @@ async def join_session(
     identity: Identity | None = None,
     directory: KeyDirectory | None = None,
     journal: ClientJournal | None = None,
-    record: ClientRecord | None = None,
+    record: OfferRecord | None = None,
     server_name: str | None = None,
     max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
     retry: Retry | None = None,
