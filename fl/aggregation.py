@@ -1,20 +1,18 @@
-"""From the clients' updates to their mean: securely, or in the clear, behind one interface."""
+"""From the clients' updates to their mean: the interface, and the way in the clear."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Protocol, TypeVar
 
 import msgpack
 import numpy as np
 
-import secagg
-from fl.counters import IntegerVector
 from fl.errors import EngineError, FLError
-from fl.phases import PhaseCost, phase_costs
-from fl.quantization import Aggregate, ClientUpdate, QuantizationError, UndecodableSumError, UpdateEncoding
-from secagg import Adversary, ClientId, Round
+from fl.phases import PhaseCost
+from fl.quantization import Aggregate, ClientUpdate, QuantizationError
+from fl.scales import Exceeded
+from secagg import ClientId, Round
 from transport import (
     Announcement,
     Direction,
@@ -24,7 +22,6 @@ from transport import (
     MaskRecovery,
     Observer,
     encode_frame,
-    run_session,
 )
 
 _Encoded = TypeVar("_Encoded")
@@ -68,7 +65,8 @@ class RoundResult:
         aggregate: what the server learned; None if the round was aborted.
         included: whose updates are in it.
         dropped: the clients that vanished, and in which round of the protocol; in Unmasking, an update is in already.
-        refused: the clients that had no update that may be sent, and why; known to themselves, and to a simulation.
+        trained: whether any client had an update that may be sent.
+        refused: the clients that had none, and why; known to themselves, and to a simulation.
         aborted: why there is no aggregate, if there is none.
         phases: what each round of the protocol cost; empty where there is no protocol.
         bytes_up, bytes_down: bytes of all clients' messages, the model's download not counted.
@@ -76,11 +74,14 @@ class RoundResult:
         server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
         ring_difference: the largest difference between the secure sum and the sum of the same clients' encoded
             updates in the clear, as ring elements; None where that was not checked.
+        exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty where there are
+            no bounds, or no aggregate.
     """
 
     aggregate: Aggregate | None
     included: tuple[ClientId, ...]
     dropped: dict[ClientId, Round] = field(default_factory=dict)
+    trained: bool = False
     refused: dict[ClientId, str] = field(default_factory=dict)
     phases: dict[Round, PhaseCost] = field(default_factory=dict)
     aborted: str | None = None
@@ -91,6 +92,7 @@ class RoundResult:
     server_seconds: float = 0.0
     client_seconds: float = 0.0
     ring_difference: int | None = None
+    exceeded: tuple[Exceeded | None, ...] = ()
 
 
 class Aggregator(Protocol):
@@ -106,93 +108,46 @@ class Aggregator(Protocol):
         ...
 
 
-class _TimedTraining:
-    """The request's training, with its time, and what came of those who had no update."""
+class TimedTraining:
+    """The request's training, with its time, and what came of those who had no update.
+
+    A client is trained once: while `keeps` is set its update is kept, and given again when it is asked for next.
+    """
 
     def __init__(self, request: RoundRequest) -> None:
         self._request = request
+        self._kept: dict[ClientId, ClientUpdate] = {}
+        self.keeps = False
         self.seconds = 0.0
+        self.trained = False
         self.refused: dict[ClientId, str] = {}
 
     def __call__(self, client_id: ClientId, encode: Callable[[ClientUpdate], _Encoded]) -> _Encoded:
         """The client's update, encoded. InputWithheldError if there is none that may be sent."""
+        if client_id in self.refused:
+            raise InputWithheldError(self.refused[client_id])
         started = time.perf_counter()
         try:
-            update = self._request.train(client_id)
-            self.seconds += time.perf_counter() - started
-            return encode(update)
+            update = self._kept.pop(client_id, None)
+            if update is None:
+                update = self._request.train(client_id)
+                self.seconds += time.perf_counter() - started
+            if self.keeps:
+                self._kept[client_id] = update
+            encoded = encode(update)
         except EngineError:
             # Not this client's fault: a round without it would be another round than the one that was asked for.
             raise
         except FLError as error:
             self.refused[client_id] = str(error)
             raise InputWithheldError(str(error)) from error
+        self.trained = True
+        return encoded
 
-
-class SecureAggregator:
-    """The protocol: the server sees masked vectors and their sum.
-
-    Args:
-        plan: the session's plan; its ``vector_length`` and ``value_bits`` are the encoding's.
-        encoding: how updates become integers.
-        verify: keep what the clients encoded, and compare the secure sum with theirs, element by element. For
-            simulations: it needs all vectors in memory, and no real server could do it.
-        workers: cores for the recovery of the masks.
-    """
-
-    name = "secure"
-
-    def __init__(self, plan: secagg.Plan, encoding: UpdateEncoding, *, verify: bool = False, workers: int = 1) -> None:
-        self.plan = plan
-        self._encoding = encoding
-        self._verify = verify
-        self._workers = workers
-
-    def aggregate(self, request: RoundRequest) -> RoundResult:
-        started = time.perf_counter()
-        train = _TimedTraining(request)
-        encoded: dict[ClientId, IntegerVector] = {}
-
-        def make_input(client_id: ClientId) -> IntegerVector:
-            rng = np.random.default_rng((request.seed, client_id))
-            vector = train(client_id, lambda update: self._encoding.encode(update, rng))
-            if self._verify:
-                encoded[client_id] = vector
-            return vector
-
-        report = run_session(
-            self.plan.parameters,
-            make_input,
-            client_ids=request.client_ids,
-            context=request.context,
-            received_context=request.received_context,
-            faults=request.faults,
-            seed=request.seed,
-            workers=self._workers,
-            observer=request.observer,
-            announce=request.announce,
-            recovery=request.recovery,
-        )
-        outcome = report.outcome
-        difference: int | None = None
-        if isinstance(outcome, secagg.Completed) and self._verify:
-            difference = _ring_difference(outcome.sum, [encoded[i] for i in outcome.included], self.plan.parameters)
-        aggregate, included, aborted = decoded(outcome, self._encoding)
-        return RoundResult(
-            aggregate=aggregate,
-            included=included,
-            dropped={client_id: drop.round for client_id, drop in report.dropped.items()},
-            refused=train.refused,
-            phases=phase_costs(report, self.plan.parameters),
-            aborted=aborted,
-            bytes_up=report.bytes_up,
-            bytes_down=report.bytes_down,
-            seconds=time.perf_counter() - started,
-            training_seconds=train.seconds,
-            server_seconds=sum(report.server_seconds.values()),
-            client_seconds=median(sum(client.seconds.values()) for client in report.clients.values()),
-            ring_difference=difference,
-        )
+    def announce(self, client_id: ClientId, due: float) -> None:
+        """Tell those who train ahead, unless the client was trained."""
+        if self._request.announce is not None and client_id not in self._kept and client_id not in self.refused:
+            self._request.announce(client_id, due)
 
 
 class PlainAggregator:
@@ -205,7 +160,7 @@ class PlainAggregator:
 
     def aggregate(self, request: RoundRequest) -> RoundResult:
         started = time.perf_counter()
-        train = _TimedTraining(request)
+        train = TimedTraining(request)
         total: np.ndarray | None = None
         num_examples, correct, loss_sum, bytes_up = 0, 0, 0.0, 0
         included: list[ClientId] = []
@@ -244,38 +199,13 @@ class PlainAggregator:
             aggregate=aggregate,
             included=tuple(included),
             dropped=dropped,
+            trained=train.trained,
             refused=train.refused,
             aborted=None if aggregate is not None else "no client sent its update",
             bytes_up=bytes_up,
             seconds=time.perf_counter() - started,
             training_seconds=train.seconds,
         )
-
-
-def decoded(
-    outcome: secagg.Completed | secagg.Aborted, encoding: UpdateEncoding
-) -> tuple[Aggregate | None, tuple[ClientId, ...], str | None]:
-    """The mean update that a session came to, and whose updates are in it; or why it came to none."""
-    if isinstance(outcome, secagg.Aborted):
-        return None, (), str(outcome)
-    try:
-        return encoding.decode(outcome.sum, len(outcome.included)), outcome.included, None
-    except UndecodableSumError as error:
-        return None, (), str(error)
-
-
-def plan_secure_aggregation(
-    encoding: UpdateEncoding, *, num_clients: int, dropout: float, corrupt: float = 0.0
-) -> secagg.Plan:
-    """The plan for rounds of ``num_clients`` clients with this encoding; PlanError with every reason why not."""
-    return secagg.plan(
-        num_clients=num_clients,
-        vector_length=encoding.vector_length,
-        value_bits=encoding.value_bits,
-        dropout=dropout,
-        corrupt=corrupt,
-        adversary=Adversary.HONEST_BUT_CURIOUS,
-    )
 
 
 def _plain_message(update: ClientUpdate) -> bytes:
@@ -294,14 +224,3 @@ def vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Ro
         if faults.of(client_id, round_, Direction.UP) in (Fault.VANISH, Fault.DISCONNECT):
             return round_
     return None
-
-
-def _ring_difference(secure: IntegerVector, encoded: list[IntegerVector], params: secagg.Parameters) -> int:
-    """The largest distance of the two sums in the ring; 0 if they are equal."""
-    plain = np.zeros(params.vector_length, dtype=np.uint64)
-    for vector in encoded:
-        plain += vector.astype(np.uint64)
-    mask = np.uint64(params.modulus - 1)
-    forward = (secure.astype(np.uint64) - plain) & mask
-    backward = (plain - secure.astype(np.uint64)) & mask
-    return int(np.minimum(forward, backward).max())

@@ -1,8 +1,8 @@
 """A run's folder: what is needed to go on, and what came out of it.
 
     config.json             the run's config, to read
-    checkpoint.safetensors  the models after the last whole round, what the server's optimizers remember, the config
-                            and the round's number
+    checkpoint.safetensors  the models after the last whole round, what the server's optimizers remember, the bounds
+                            of updates, the config and the round's number
     metrics.jsonl           a line a round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
@@ -73,6 +73,7 @@ class RunFolder:
         metadata = {
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
+            "scales": json.dumps({run.aggregator.name: run.tracker.to_json() for run in runs}),
             "records": json_line(lines),
         }
         try:
@@ -111,12 +112,14 @@ class RunFolder:
                 RoundRecord(**{**line, "included": tuple(line["included"])})
                 for line in json.loads(self._metadata()["records"])
             ]
+            scales = json.loads(self._metadata()["scales"])
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
+                run.tracker.restore(scales[run.aggregator.name])
                 run.model.load_state_dict(_part(tensors, f"{run.aggregator.name}/{_MODEL_STATE}/"))
                 run.server_optimizer.load_state(_part(tensors, f"{run.aggregator.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done
-        except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:
             raise self._foreign(error) from error
         return records
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fl.errors import ConfigError
-from fl.quantization import MAX_CLIP, MAX_VALUE_BITS, MIN_CLIP, MIN_VALUE_BITS
+from fl.quantization import MAX_VALUE_BITS, MIN_VALUE_BITS
+from fl.scales import MAX_CLIP, MIN_CLIP
 from secagg import Round
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 from transport.printable import printable
@@ -79,7 +80,8 @@ class RunConfig:
         corrupt: the fraction of clients that may work together with the server; raises the threshold.
         aggregator: `secure` or `plain`.
         compare: run both side by side, and check the secure sums against those of the same clients' vectors.
-        clip: bound of an update's elements, in the model's units.
+        clip: a fixed bound of all elements of updates, in the model's units; None: each tensor has a bound of its own,
+            which follows the clients' updates (`fl.scales`).
         value_bits: bits that an update's element is rounded to; by default 24, the precision of float32, or less where
             the sum of so many clients would not fit 32 bits: a wider ring costs twice the time.
         seed: of everything but keys and masks.
@@ -121,7 +123,7 @@ class RunConfig:
     corrupt: float = 0.0
     aggregator: AggregatorName = "secure"
     compare: bool = False
-    clip: float = 1.0
+    clip: float | None = None
     value_bits: int = 0
     seed: int = 0
     engine: str = "serial"
@@ -130,6 +132,9 @@ class RunConfig:
     bfloat16: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
+        for name in ("clients", "sample", "value_bits"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         # Defaults that depend on other values are settled here, so that what is stored says all.
         settled = {
             "model": self.model or _DEFAULT_MODEL.get(self.dataset, "2nn" if ":" in self.dataset else "cnn"),
@@ -180,7 +185,7 @@ class RunConfig:
             problems.append(f"alpha must be a number above 0, not {self.alpha}")
         if not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
             problems.append(f"value_bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}")
-        if not MIN_CLIP <= self.clip <= MAX_CLIP:
+        if self.clip is not None and not MIN_CLIP <= self.clip <= MAX_CLIP:
             problems.append(f"clip must be between {MIN_CLIP:g} and {MAX_CLIP:g}, not {self.clip}")
         if self.aggregator == "secure" and self.clients == 1:
             problems.append("secure aggregation needs at least 2 clients: the sum of one update is that update")

@@ -12,6 +12,7 @@ from fl.config import RunConfig
 from fl.custom import is_reference
 from fl.data import Dataset
 from fl.formatting import format_bytes, listed, percent
+from fl.resolution import resolution_warnings
 from fl.rounds import FederatedRun, RoundRecord
 from secagg import Round
 from transport.printable import printable
@@ -115,6 +116,8 @@ class TrainingDisplay:
         if own.clipped is not None and own.clipped >= 0.00005:
             parts.append(f"{percent(own.clipped)} clipped")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+        for line in resolution_warnings(own, has_fixed_clip=self._config.clip is not None):
+            self._console.print(f"  [yellow]{escape(printable(line))}[/yellow]", highlight=False, soft_wrap=True)
         for client_id, why in own.refused.items():
             self._console.print(
                 f"  [yellow]client {client_id} sent nothing: {escape(printable(why))}[/yellow]",

@@ -97,7 +97,11 @@ class FederatedEvaluation:
             return HeldOutResult(evaluation=None, included=0, aborted=str(outcome))
         try:
             examples, correct, loss = checked_totals(
-                outcome.sum, len(outcome.included), self._counters, fewest_examples=0
+                outcome.sum,
+                len(outcome.included),
+                self._counters,
+                fewest_examples=0,
+                most_examples=len(outcome.included) * self._max_examples,
             )
         except UndecodableSumError as error:
             return HeldOutResult(evaluation=None, included=0, aborted=str(error))

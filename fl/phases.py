@@ -1,5 +1,6 @@
 """What each round of the protocol cost in a session: time and bytes, of the server, of a client, and of all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -21,6 +22,11 @@ class PhaseCost:
     client_seconds: float
     bytes_up: int
     bytes_down: int
+
+    @classmethod
+    def total(cls, costs: Sequence["PhaseCost"]) -> "PhaseCost":
+        """What the round cost in several sessions together."""
+        return cls(**{name: sum(getattr(cost, name) for cost in costs) for name in cls.__dataclass_fields__})
 
 
 def phase_costs(report: SessionReport, params: Parameters) -> dict[Round, PhaseCost]:

@@ -1,11 +1,13 @@
 """The federated loop: sample clients, send the model, train locally, aggregate, apply (McMahan et al. 2017)."""
 
 import dataclasses
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,8 +19,6 @@ from fl.aggregation import (
     PlainAggregator,
     RoundRequest,
     RoundResult,
-    SecureAggregator,
-    plan_secure_aggregation,
     vanishes_before_its_update,
 )
 from fl.config import AggregatorName, RunConfig
@@ -30,7 +30,9 @@ from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, o
 from fl.errors import AbortedError
 from fl.federated_evaluation import FederatedEvaluation, HeldOutResult
 from fl.local_work import LocalWorker, round_context
-from fl.quantization import UpdateEncoding
+from fl.quantization import Aggregate
+from fl.scales import ScaleTracker
+from fl.secure_aggregation import SecureAggregator, plan_secure_aggregation
 from fl.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
 from fl.serialization import model_to_bytes
 from fl.server_optimizer import ServerOptimizer
@@ -60,6 +62,9 @@ class RoundRecord:
         refused: the clients that had no update that may be sent, such as one with NaN in it, and why. They know it
             themselves; a server sees clients that vanished. By id, as text: JSON has no other keys.
         clipped: the fraction of update elements that were clipped.
+        clipped_tensors: by name, how many clients exceeded the tensor's bound, the bound, and one that would have done
+            for all, as far as is known (`fl.scales.Exceeded`); ``clipped_weights`` likewise for the clients' weights.
+        noise: the rounding noise over the mean update, both in each tensor's bound.
         bytes_up, bytes_down: of all clients' protocol messages.
         model_bytes: of the model, sent to each sampled client.
         seconds: of the round without the test; training_seconds: of all clients' training in it;
@@ -100,6 +105,9 @@ class RoundRecord:
     ring_difference: int | None
     aborted: str | None
     held_out_aborted: str | None = None
+    noise: float | None = None
+    clipped_tensors: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    clipped_weights: dict[str, float | None] | None = None
 
 
 class FederatedRun:
@@ -113,8 +121,12 @@ class FederatedRun:
         dataset: what is dealt out to the clients, and the test set.
         aggregator: through which the clients' updates are summed.
         resources: of the engine.
-        served_max_examples: of a run whose clients are elsewhere, a bound on any one's examples: none are dealt out
-            here, and ``dataset`` gives their shape, the number of classes, and the test set.
+        is_served: the clients are elsewhere: no examples are dealt out here, and ``dataset`` gives their shape, the
+            number of classes, and the test set.
+        max_examples: a fixed bound on clients' weights; by default it follows them.
+
+    Attributes:
+        tracker: the bounds of the updates, which a checkpoint keeps.
     """
 
     def __init__(
@@ -124,7 +136,8 @@ class FederatedRun:
         aggregator: AggregatorName,
         resources: Resources | None = None,
         *,
-        served_max_examples: int | None = None,
+        is_served: bool = False,
+        max_examples: int | None = None,
     ) -> None:
         self.config = config
         self._resources = resources or Resources()
@@ -133,11 +146,13 @@ class FederatedRun:
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
         self._dataset = dataset
-        self.is_served = served_max_examples is not None
-        self.worker = LocalWorker(config, dataset, [] if self.is_served else deal_out(config, dataset))
-        self._max_examples = self.worker.max_examples if served_max_examples is None else served_max_examples
+        self.is_served = is_served
+        self.worker = LocalWorker(config, dataset, [] if is_served else deal_out(config, dataset))
         check_engine(config.engine, self.worker, self._resources)
         self._layout = ParameterLayout.of(self.model)
+        self.tracker = ScaleTracker(
+            len(self._layout.entries), config.value_bits, clip=config.clip, max_weight=max_examples
+        )
         self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
         self.aggregator = self._build_aggregator(aggregator)
         self._evaluation = self._build_evaluation()
@@ -164,18 +179,17 @@ class FederatedRun:
 
     def _build_aggregator(self, name: AggregatorName) -> Aggregator:
         config = self.config
-        encoding = UpdateEncoding(
-            update_length=self._layout.size,
-            max_examples=self._max_examples,
-            clip=config.clip,
-            value_bits=config.value_bits,
-        )
         if name == "plain":
             return PlainAggregator()
-        plan = plan_secure_aggregation(
-            encoding, num_clients=config.sample, dropout=config.dropout, corrupt=config.corrupt
+        return SecureAggregator(
+            partial(plan_secure_aggregation, dropout=config.dropout, corrupt=config.corrupt),
+            sizes=self._layout.sizes,
+            num_clients=config.sample,
+            value_bits=config.value_bits,
+            tracker=self.tracker,
+            verify=config.compare,
+            workers=os.cpu_count() or 1,
         )
-        return SecureAggregator(plan, encoding, verify=config.compare, workers=os.cpu_count() or 1)
 
     def _build_evaluation(self) -> FederatedEvaluation | None:
         config = self.config
@@ -217,7 +231,7 @@ class FederatedRun:
                     observer=None if observe is None else (lambda *state: observe(self.aggregator.name, *state)),
                 )
             )
-        _raise_if_all_refused(result, training.expected)
+        _raise_if_all_refused(result)
         aggregate = result.aggregate
         if aggregate is not None:
             self._layout.load_vector(self.model, self.server_optimizer.step(before, aggregate.mean_delta))
@@ -239,7 +253,16 @@ class FederatedRun:
             included=result.included,
             dropped=dict(Counter(round_.value for round_ in result.dropped.values())),
             refused={str(client_id): why for client_id, why in sorted(result.refused.items())},
-            clipped=None if aggregate is None or np.isnan(aggregate.clipped) else aggregate.clipped,
+            clipped=_known(aggregate, "clipped"),
+            noise=_known(aggregate, "noise"),
+            clipped_tensors={
+                name: dataclasses.asdict(exceeded)
+                for name, exceeded in zip(self._layout.names, result.exceeded, strict=False)
+                if exceeded is not None
+            },
+            clipped_weights=None
+            if not result.exceeded or result.exceeded[-1] is None
+            else dataclasses.asdict(result.exceeded[-1]),
             bytes_up=result.bytes_up,
             bytes_down=result.bytes_down,
             model_bytes=sum(map(len, model_messages.values())),
@@ -287,8 +310,14 @@ def _expected(sampled: tuple[ClientId, ...], faults: FaultSchedule) -> tuple[Cli
     return tuple(client_id for client_id in sampled if vanishes_before_its_update(faults, client_id) is None)
 
 
-def _raise_if_all_refused(result: RoundResult, expected: tuple[ClientId, ...]) -> None:
-    if expected and result.refused.keys() >= set(expected):
+def _known(aggregate: Aggregate | None, name: str) -> float | None:
+    """A figure of the aggregate's, if there is one."""
+    value = math.nan if aggregate is None else float(getattr(aggregate, name))
+    return None if math.isnan(value) else value
+
+
+def _raise_if_all_refused(result: RoundResult) -> None:
+    if result.refused and not result.trained:
         client_id, why = next(iter(sorted(result.refused.items())))
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
 

@@ -70,6 +70,16 @@ class ParameterLayout:
         """Length of the vector."""
         return self.entries[-1].stop if self.entries else 0
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors, in the vector's order."""
+        return tuple(entry.name for entry in self.entries)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The tensors' numbers of elements, in the vector's order."""
+        return tuple(entry.stop - entry.start for entry in self.entries)
+
     def to_vector(self, module: nn.Module) -> Vector:
         """A new float32 vector (size,) with `module`'s travelling state.
 

@@ -34,5 +34,8 @@ ServerMomentum = Annotated[float, Option(help="Of all server optimizers but feda
 ServerBeta2 = Annotated[float, Option(help="Of fedadam and fedyogi.")]
 ServerTau = Annotated[float, Option(help="Adaptivity of fedadagrad, fedadam and fedyogi.")]
 Corrupt = Annotated[float, Option(help="Fraction that may work with the server.")]
-Clip = Annotated[float, Option(help="Bound of an update's elements.")]
+Clip = Annotated[
+    float | None,
+    Option(help="Clip all elements of updates to this (default: bounds that follow them).", show_default=False),
+]
 Seed = Annotated[int, Option(help="Of everything but keys and masks.")]

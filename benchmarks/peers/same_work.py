@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl.quantization import ClientUpdate, UpdateEncoding
+from fl.scales import Scales
 from secagg import Completed, Parameters, Round, plan
 from secagg.algebra import ring
 from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask
@@ -33,7 +34,9 @@ def run_round(num_clients: int, num_vanish: int, length: int, threshold: int) ->
     The first ``num_vanish`` clients vanish after they have shared keys, before their masked input.
     """
     vectors = [np.random.default_rng(i).uniform(-1, 1, length).astype(np.float32) for i in range(num_clients)]
-    encoding = UpdateEncoding(update_length=length, max_examples=1, clip=FLOWER_CLIP, value_bits=FLOWER_BITS)
+    encoding = UpdateEncoding(
+        sizes=(length,), num_clients=num_clients, value_bits=FLOWER_BITS, scales=Scales((FLOWER_CLIP,), 1)
+    )
 
     def encoded(client_id: int) -> np.ndarray:
         update = ClientUpdate(vectors[client_id], num_examples=1, loss_sum=0.0, correct=0)

@@ -30,6 +30,7 @@ from fl.integrations.record_layout import (
     layout_of,
 )
 from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
+from fl.scales import ScaleTracker
 
 MOST_METRICS = 1 << 16
 """Metrics of a reply, at most."""
@@ -85,6 +86,7 @@ class RecordEncoding:
         value_bits: bits of an encoded element.
         max_metrics: numbers that a reply has room for as metrics.
         metric_bound: metrics are in [-metric_bound, metric_bound].
+        num_clients: the most that a session can have.
 
     Raises:
         ConfigError: a number out of range.
@@ -97,6 +99,7 @@ class RecordEncoding:
     value_bits: int
     max_metrics: int
     metric_bound: float
+    num_clients: int = 1 << 16
 
     def __post_init__(self) -> None:
         # A server says how many, and each needs memory before there is a reply.
@@ -117,10 +120,10 @@ class RecordEncoding:
     @property
     def _elements(self) -> UpdateEncoding:
         return UpdateEncoding(
-            update_length=max(1, self.capacity),
-            max_examples=self.max_weight,
-            clip=self.clip,
+            sizes=(max(1, self.capacity),),
+            num_clients=self.num_clients,
             value_bits=self.value_bits,
+            scales=ScaleTracker(1, self.value_bits, clip=self.clip, max_weight=self.max_weight).scales,
         )
 
     @property

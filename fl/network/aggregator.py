@@ -1,7 +1,11 @@
 """One round of a `fl.rounds.FederatedRun` over the network: announced, aggregated, tried again if too few remain.
 
-A round is tried again only while none of its clients can have released shares.  From Unmasking on, clients answer it no
-second time (`transport.ClientRecord`), and two sums of one round could be subtracted: it has its one result, or none.
+A session is tried again only while none of its clients can have released shares.  From Unmasking on, clients answer it
+no second time (`transport.ClientRecord`), and two sums of one round could be subtracted: it has one result, or none.
+
+A round has one session for its update, and where no bounds are known yet one before that measures.  Each has a journal
+of its own, and both stay until the round is in the checkpoint: a process that is started again in between finds the
+sum of the ranges in the first, has the same bounds from it, and goes on with the second.
 """
 
 import time
@@ -10,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import secagg
-from fl.aggregation import RoundRequest, RoundResult, SecureAggregator, decoded
+from fl.aggregation import RoundRequest, RoundResult
 from fl.files import replace_file
 from fl.network.announcement import (
     Announcement,
@@ -22,6 +26,8 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, NetworkError, RoundFailedError
 from fl.network.session_thread import Session, SessionThread
 from fl.quantization import UpdateEncoding
+from fl.scales import ScaleTracker
+from fl.secure_aggregation import SecureAggregator, both_sessions, measured_ranges, with_outcome
 from fl.watch import Watch
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Deadlines, Journal, LinkError, Offer, SessionHost
@@ -49,16 +55,65 @@ class ServingRules:
     deadlines: Deadlines
 
 
-class NetworkAggregator(SecureAggregator):
-    """The protocol over the network, with a session's journal until its result is safe.
+class _SessionFiles:
+    """What makes one of a round's sessions survive the end of this process.
 
     Args:
-        plan, encoding: as for `SecureAggregator`.
+        journal: the session's. Beside it, a file of the same name that ends in ``.begun`` says which round has such a
+            session: if the journal is gone then, the session has no result.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.journal = journal
+        self._begun = journal.with_suffix(".begun")
+
+    def begin(self, number: int) -> None:
+        """Note that clients will hear of the session."""
+        # With an empty journal nobody has heard of it: a process that ends here has lost nothing.
+        Journal(self.journal).close()
+        replace_file(self._begun, str(number).encode())
+
+    def is_lost(self, number: int) -> bool:
+        """Whether clients may have answered the round in a session of which nothing is left."""
+        return not self.journal.exists() and self._has_begun(number)
+
+    def forget(self) -> None:
+        """The session's result is safe, or it has none and may begin again."""
+        self._begun.unlink(missing_ok=True)
+        SessionThread.forget(self.journal)
+
+    def forget_older(self, rounds_done: int) -> None:
+        """Delete what is left of a round that is in the checkpoint already: a crash came between the two."""
+        if not self._has_begun(rounds_done + 1):
+            self._begun.unlink(missing_ok=True)
+        if self.journal.exists():
+            journal = Journal(self.journal)
+            try:
+                is_empty = journal.is_empty
+                if is_empty or _offer_in(journal).number <= rounds_done:
+                    journal.delete()
+            finally:
+                journal.close()
+            if is_empty:
+                self._begun.unlink(missing_ok=True)
+
+    def _has_begun(self, number: int) -> bool:
+        try:
+            return self._begun.read_text() == str(number)
+        except FileNotFoundError:
+            return False
+
+
+class NetworkAggregator(SecureAggregator):
+    """The protocol over the network, with the sessions' journals until the round's result is safe.
+
+    Args:
+        plan: of all sessions, but for the length of their vectors.
+        sizes, num_clients, value_bits, tracker: as for `SecureAggregator`.
         sessions: the listening server.
-        announce: gives the coming round's announcement.
+        announce: gives the coming session's announcement, with the bounds that the tracker has.
         rules: see there.
-        journal: a file that makes a round survive the end of this process. Beside it, a file of the same name that ends
-            in ``.begun`` says which round has a session: if the journal is gone then, that round has no result.
+        folder: where the journals are.
         say: tells the user something, a line at a time.
         directory: in malicious mode, who knows the clients' identity keys.
         watch: is shown the sessions of the rounds.
@@ -68,25 +123,27 @@ class NetworkAggregator(SecureAggregator):
     def __init__(
         self,
         plan: secagg.Plan,
-        encoding: UpdateEncoding,
         *,
+        sizes: tuple[int, ...],
+        num_clients: int,
+        value_bits: int,
+        tracker: ScaleTracker,
         sessions: SessionThread,
         announce: Callable[[], Announcement],
         rules: ServingRules,
-        journal: Path,
+        folder: Path,
         say: Callable[[str], None],
         directory: KeyDirectory | None = None,
         watch: Watch | None = None,
         skip_to: int = 0,
     ) -> None:
-        super().__init__(plan, encoding)
+        super().__init__(lambda _: plan, sizes=sizes, num_clients=num_clients, value_bits=value_bits, tracker=tracker)
         self._watch = watch
-        self._sum_encoding = encoding
         self._sessions = sessions
         self._announce = announce
         self._rules = rules
-        self._journal = journal
-        self._begun = journal.with_suffix(".begun")
+        self._measuring = _SessionFiles(folder / "round.ranges.journal")
+        self._updating = _SessionFiles(folder / "round.journal")
         self._skip_to = skip_to
         self._say = say
         self._directory = directory
@@ -104,60 +161,43 @@ class NetworkAggregator(SecureAggregator):
             TransportError: the journal or an address cannot be used.
         """
         started = time.perf_counter()
-        announcement = self._announce()
-        if announcement.round < self._skip_to:
+        number = self._announce().round
+        if number < self._skip_to:
             return _without_result("it was skipped")
-        if self._has_lost(announcement.round):
+        if self._measuring.is_lost(number) or self._updating.is_lost(number):
             return _without_result("it was going on, and its journal is gone: clients may have answered it")
-        extra = encode_announcement(announcement)
-        if len(extra) > MAX_EXTRA_BYTES:
-            raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
+        measured = RoundResult(aggregate=None, included=())
+        if self._tracker.scales is None:
+            self._refuse_foreign_update()
+            encoding = self._encoding(self._num_clients, None)
+            outcome, measured = self._networked(request, encoding, self._measuring)
+            ranges, aborted = measured_ranges(outcome, encoding)
+            if ranges is None:
+                return replace(measured, aborted=aborted, seconds=time.perf_counter() - started)
+            self._tracker.follow(ranges)
+        encoding = self._encoding(self._num_clients, self._tracker.scales)
+        outcome, result = self._networked(request, encoding, self._updating)
+        result = with_outcome(result, outcome, encoding, self._tracker)
+        return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
 
-        def observe(host: SessionHost) -> None:
-            if self._watch is not None:
-                self._watch.session(host)
-            status = host.status
-            if request.observer is not None:
-                request.observer(host.round, status.received, status.received + status.pending)
-
-        session = Session(
-            params=self.plan.parameters,
-            client_ids=request.client_ids,
-            number=announcement.round,
-            extra=extra,
-            context=round_context(announcement.round, extra),
-            deadlines=self._deadlines(),
-            directory=self._directory,
-            journal=self._journal,
-            may_resume=lambda journal: self._check_journal(journal, announcement),
-        )
-        reason = ""
-        for attempt in range(self._rules.retries + 1):
-            if attempt:
-                self._say(f"round {announcement.round} was aborted: {reason}; trying again")
-            host, reason = self._attempt(session, observe)
-            if host is not None:
-                return self._result(host, len(extra), time.perf_counter() - started)
-        raise RoundFailedError(
-            f"round {announcement.round} was aborted {self._rules.retries + 1} times, the last time since {reason}"
-        )
-
-    def forget_round(self) -> None:
-        """The round's result is safe, or it has none and may begin again: its journal is not needed any more."""
-        self._begun.unlink(missing_ok=True)
-        self._sessions.forget(self._journal)
-
-    def forget_older(self, rounds_done: int) -> None:
-        """Delete the journal of a round that is in the checkpoint already: a crash came between the two."""
-        if not self._has_begun(rounds_done + 1):
-            self._begun.unlink(missing_ok=True)
-        if self._journal.exists():
-            journal = Journal(self._journal)
+    def _refuse_foreign_update(self) -> None:
+        """NetworkError if there is a session of an update for which nothing was measured: it is no part of this run."""
+        if self._updating.journal.exists() and not self._measuring.journal.exists():
+            journal = Journal(self._updating.journal)
             try:
-                if journal.is_empty or _offer_in(journal).number <= rounds_done:
-                    journal.delete()
+                self._check_journal(journal, self.plan.parameters, self._announce())
             finally:
                 journal.close()
+
+    def forget_round(self) -> None:
+        """The round's result is safe: its journals are not needed any more."""
+        self._updating.forget()
+        self._measuring.forget()
+
+    def forget_older(self, rounds_done: int) -> None:
+        """Delete what is left of rounds that are in the checkpoint already."""
+        self._updating.forget_older(rounds_done)
+        self._measuring.forget_older(rounds_done)
 
     def say_goodbye(self, client_ids: tuple[ClientId, ...]) -> None:
         """Tell those who missed the end of the last round that there are no more."""
@@ -174,34 +214,63 @@ class NetworkAggregator(SecureAggregator):
             )
         )
 
-    def _attempt(self, session: Session, observe: HostObserver) -> tuple[SessionHost | None, str]:
-        """The session, if its round cannot begin again; or why it can."""
+    def _networked(
+        self, request: RoundRequest, encoding: UpdateEncoding, files: _SessionFiles
+    ) -> tuple[Completed | Aborted, RoundResult]:
+        """One of the round's sessions, tried again while that is safe, and its cost; it is not decoded."""
+        announcement = self._announce()
+        extra = encode_announcement(announcement)
+        if len(extra) > MAX_EXTRA_BYTES:
+            raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
+        params = replace(self.plan.parameters, vector_length=encoding.vector_length)
+
+        def observe(host: SessionHost) -> None:
+            if self._watch is not None:
+                self._watch.session(host)
+            status = host.status
+            if request.observer is not None:
+                request.observer(host.round, status.received, status.received + status.pending)
+
+        session = Session(
+            params=params,
+            client_ids=request.client_ids,
+            number=announcement.round,
+            extra=extra,
+            context=round_context(announcement.round, extra),
+            deadlines=self._deadlines(),
+            directory=self._directory,
+            journal=files.journal,
+            may_resume=lambda journal: self._check_journal(journal, params, announcement),
+        )
+        reason = ""
+        for attempt in range(self._rules.retries + 1):
+            if attempt:
+                self._say(f"round {announcement.round} was aborted: {reason}; trying again")
+            host, reason = self._attempt(session, files, observe)
+            if host is not None:
+                assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
+                return host.outcome, _cost(host, len(extra))
+        raise RoundFailedError(
+            f"round {announcement.round} was aborted {self._rules.retries + 1} times, the last time since {reason}"
+        )
+
+    def _attempt(self, session: Session, files: _SessionFiles, observe: HostObserver) -> tuple[SessionHost | None, str]:
+        """The session, if it cannot begin again; or why it can."""
         rules = self._rules
-        if not self._journal.exists():
+        if not files.journal.exists():
             there = rules.min_clients
             if self._sessions.can_wait:
                 there = self._sessions.wait_for_clients(rules.min_clients, rules.wait)
             if there < rules.min_clients:
                 return None, f"{there} of {rules.min_clients} clients were there after {rules.wait:g} s"
-            replace_file(self._begun, str(session.number).encode())
+            files.begin(session.number)
         host = self._sessions.run(session, observe)
         outcome, told = host.outcome, frozenset(session.client_ids) - host.dropped.keys()
         self._told = told if isinstance(outcome, Completed) else frozenset()
         if isinstance(outcome, Aborted) and outcome.round is not Round.UNMASKING:
-            self.forget_round()
+            files.forget()
             return None, str(outcome).removeprefix("aborted ")
         return host, ""
-
-    def _has_begun(self, number: int) -> bool:
-        """Whether a session of this round was begun, and not forgotten."""
-        try:
-            return self._begun.read_text() == str(number)
-        except FileNotFoundError:
-            return False
-
-    def _has_lost(self, number: int) -> bool:
-        """Whether clients may have answered the round in a session of which nothing is left."""
-        return not self._journal.exists() and self._has_begun(number)
 
     def _deadlines(self) -> Deadlines:
         """Where clients cannot wait for a session, the session's first round waits for them."""
@@ -210,14 +279,14 @@ class NetworkAggregator(SecureAggregator):
             return deadlines
         return replace(deadlines, advertise_keys=max(deadlines.advertise_keys, self._rules.wait))
 
-    def _check_journal(self, journal: Journal, announcement: Announcement) -> bytes:
+    def _check_journal(self, journal: Journal, params: secagg.Parameters, announcement: Announcement) -> bytes:
         """The context of the session in the journal; NetworkError if that is no part of this run."""
         try:
             offer = _offer_in(journal)
             begun = decode_announcement(offer.extra)
         except (LinkError, AnnouncementError) as error:
             raise NetworkError(f"{journal.path} is no journal of a training: {error}") from None
-        is_ours = isinstance(begun, Announcement) and offer.params == self.plan.parameters
+        is_ours = isinstance(begun, Announcement) and offer.params == params
         # More rounds may be asked for than when it began; all else is the same.
         if not is_ours or replace(announcement, rounds=begun.rounds) != begun:  # type: ignore[union-attr]
             raise NetworkError(
@@ -227,21 +296,18 @@ class NetworkAggregator(SecureAggregator):
         self._say(f"round {announcement.round} goes on where it was")
         return round_context(offer.number, offer.extra)
 
-    def _result(self, host: SessionHost, extra_bytes: int, seconds: float) -> RoundResult:
-        assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
-        aggregate, included, aborted = decoded(host.outcome, self._sum_encoding)
-        counters = host.counters
+
+def _cost(host: SessionHost, extra_bytes: int) -> RoundResult:
+    """What a session cost, and who vanished in it."""
+    counters = host.counters
+    return RoundResult(
+        aggregate=None,
+        included=(),
+        dropped={client_id: drop.round for client_id, drop in host.dropped.items()},
+        bytes_up=counters.bytes_up,
         # The model's downloads are counted apart.
-        downloads = extra_bytes * counters.connections
-        return RoundResult(
-            aggregate=aggregate,
-            included=included,
-            aborted=aborted,
-            dropped={client_id: drop.round for client_id, drop in host.dropped.items()},
-            bytes_up=counters.bytes_up,
-            bytes_down=max(0, counters.bytes_down - downloads),
-            seconds=seconds,
-        )
+        bytes_down=max(0, counters.bytes_down - extra_bytes * counters.connections),
+    )
 
 
 def _without_result(why: str) -> RoundResult:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
+import numpy as np
 
 from fl.errors import ConfigError
 from fl.models import ImageShape
 from fl.network.errors import AnnouncementError
-from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.strict_msgpack import unpack_first
 from fl.training import LocalTraining
 
-_VERSION = 3
+_VERSION = 4
 # Version, fields and their names, with some room.
 _MAX_ITEMS = 128
 _MOST_AXES = 8
@@ -27,7 +28,9 @@ _LABEL = b"secagg/fl/network-round/1"
 
 _MOST = 2**63 - 1
 
-_ENCODING = {"update_length": int, "max_examples": int, "clip": float, "value_bits": int}
+# The bounds are float64, little-endian, as bytes: as many as came, whatever a number before them says.
+_SCALES = {"bounds": bytes, "max_weight": int}
+_BOUND = np.dtype("<f8")
 _TRAINING = {
     "epochs": int,
     "batch_size": int,
@@ -45,7 +48,7 @@ _FIELDS = {
     "model": str,
     "image_shape": list,
     "num_classes": int,
-    "encoding": dict,
+    "value_bits": int,
     "training": dict,
     "model_sha256": bytes,
 }
@@ -61,7 +64,9 @@ class Announcement:
         model: one of `fl.models.MODELS`, or ``package.module:factory``, which a client takes only if its user says so.
         image_shape: of one example; of an image, (channels, height, width).
         num_classes: of the labels.
-        encoding: how updates become integers.
+        value_bits: that elements of updates are rounded to.
+        scales: what the tensors of updates, in the model's order, and weights are clipped to. None: this session
+            measures, and its clients send only how large their updates are; the round's update follows in another one.
         training: how clients train.
         model_bytes: the global model, as `fl.serialization.model_to_bytes` gives it; of a decoded announcement, a view.
     """
@@ -71,7 +76,8 @@ class Announcement:
     model: str
     image_shape: ImageShape
     num_classes: int
-    encoding: UpdateEncoding
+    value_bits: int
+    scales: Scales | None
     training: LocalTraining
     model_bytes: bytes | memoryview = field(repr=False)
 
@@ -91,7 +97,8 @@ def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
         "model": announcement.model,
         "image_shape": list(announcement.image_shape),
         "num_classes": announcement.num_classes,
-        "encoding": {name: kind(getattr(announcement.encoding, name)) for name, kind in _ENCODING.items()},
+        "value_bits": announcement.value_bits,
+        "scales": _encoded_scales(announcement.scales),
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
         "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
     }
@@ -116,6 +123,7 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     if others == [{}] and not model_bytes:
         return TrainingOver()
     (fields,) = others if len(others) == 1 else (None,)
+    scales = fields.pop("scales", {}) if isinstance(fields, dict) else None
     fields = _checked("the announcement", fields, _FIELDS)
     if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
         raise AnnouncementError("the announced model is not the one that came with it")
@@ -125,7 +133,7 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
         raise AnnouncementError("the announced examples have no shape")
     try:
-        encoding = UpdateEncoding(**_checked("the encoding", fields["encoding"], _ENCODING))
+        bounds = None if scales is None else _decoded_scales(scales)
         training = LocalTraining(**_checked("the training", fields["training"], _TRAINING))
     except ConfigError as error:
         raise AnnouncementError(f"the announced numbers cannot be: {error}") from None
@@ -135,10 +143,24 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
         model=fields["model"],
         image_shape=tuple(shape),
         num_classes=classes,
-        encoding=encoding,
+        value_bits=fields["value_bits"],
+        scales=bounds,
         training=training,
         model_bytes=model_bytes,
     )
+
+
+def _encoded_scales(scales: Scales | None) -> dict[str, Any] | None:
+    if scales is None:
+        return None
+    return {"bounds": np.array(scales.bounds, dtype=_BOUND).tobytes(), "max_weight": scales.max_weight}
+
+
+def _decoded_scales(values: Any) -> Scales:
+    values = _checked("the bounds", values, _SCALES)
+    if len(values["bounds"]) % _BOUND.itemsize:
+        raise AnnouncementError(f"{len(values['bounds'])} bytes of bounds are no whole number of bounds")
+    return Scales(tuple(np.frombuffer(values["bounds"], dtype=_BOUND).tolist()), values["max_weight"])
 
 
 def round_context(number: int, extra: bytes) -> bytes:

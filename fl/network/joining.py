@@ -1,7 +1,8 @@
 """A client's training: round after round, on its own examples, until the server has no more rounds.
 
 A client answers each round of a training once, whatever the server asks for and however often the client is started
-again: two sums that differ in whether it took part would give its update away.  Shuffling and rounding are drawn from
+again: two sums that differ in whether it took part would give its update away.  Where a round begins by measuring, that
+is one answer more: how large the update is that follows.  Shuffling and rounding are drawn from
 its own randomness, so that no two of its trainings give the same integers, and nobody can compute them again.
 """
 
@@ -9,7 +10,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,19 @@ from fl.counters import IntegerVector
 from fl.errors import ConfigError
 from fl.local_work import local_update
 from fl.network.addresses import show_address
-from fl.network.announcement import Announcement, TrainingOver, decode_announcement, round_context
+from fl.network.announcement import (
+    Announcement,
+    TrainingOver,
+    decode_announcement,
+    encode_announcement,
+    round_context,
+)
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
 from fl.network.policy import Policy
 from fl.participation import open_participation
-from fl.quantization import QuantizationError
+from fl.quantization import ClientUpdate, QuantizationError
 from fl.session_policy import PolicyError
 from fl.threads import worthwhile_threads
 from fl.training import DivergedError
@@ -129,6 +136,9 @@ class Participant:
         self._announced: Announcement | None = None
         self._has_identity = options.policy.adversary is Adversary.MALICIOUS
         self._journal: ClientJournal | None = None
+        # The update that was measured, and what was announced for it: its own session follows.
+        self._measured: tuple[bytes, ClientUpdate] | None = None
+        self._updates, self._ranges = self._records()
         self.rounds = 0
 
     async def run(self) -> None:
@@ -143,11 +153,10 @@ class Participant:
         self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
         if self._data.is_of_one_class:
             self._say(f"all of them are of class {self._data.max_label}: is that right?")
-        record = self._record()
         while True:
             self._announced = None
             try:
-                end = await self._session(record)
+                end = await self._session()
             except _OverError:
                 self._say("the training is over")
                 return
@@ -178,7 +187,7 @@ class Participant:
                     self._say(f"not in this round ({error}); waiting for the next")
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
                 continue
-            if self._is_last(end, has_answered := self._has_answered(record)):
+            if self._is_last(end, has_answered := self._has_answered()):
                 return
             refusals, setbacks, is_waiting = 0, 0 if has_answered else setbacks + 1, False
             if not has_answered:
@@ -186,9 +195,14 @@ class Participant:
             elif end.code is not EndCode.COMPLETED:
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
 
-    def _has_answered(self, record: ClientRecord) -> bool:
-        """Whether this client went through the round to its end: a server can end one at once, again and again."""
-        return self._announced is not None and record.last_answered() == self._announced.round
+    def _has_answered(self) -> bool:
+        """Whether this client went through the session to its end: a server can end one at once, again and again."""
+        return self._announced is not None and self._record().last_answered() == self._announced.round
+
+    def _record(self) -> ClientRecord:
+        """What this client has answered of the kind that was announced: ranges, or updates."""
+        assert self._announced is not None  # noqa: S101 - an offer is looked at before its record is
+        return self._ranges if self._announced.scales is None else self._updates
 
     def _is_last(self, end: End, has_answered: bool) -> bool:
         announced = self._announced
@@ -196,6 +210,9 @@ class Participant:
             raise NetworkError("the server ended a session that it had not offered: is it `secagg serve`?")
         if end.code is not EndCode.COMPLETED:
             self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
+            return False
+        if announced.scales is None:
+            # The round goes on.
             return False
         if not has_answered and announced.round != announced.rounds:
             self._say(f"round {announced.round}/{announced.rounds}: it ended before this client had answered")
@@ -206,7 +223,7 @@ class Participant:
             self._say("the training is over")
         return announced.round == announced.rounds or self._options.once
 
-    async def _session(self, record: ClientRecord) -> End:
+    async def _session(self) -> End:
         options = self._options
         # Kept beyond the session: what makes the input in its thread may need it still.
         journal = self._journal = self._open_journal()
@@ -222,7 +239,7 @@ class Participant:
                 identity=identity,
                 directory=directory,
                 journal=journal,
-                record=record,
+                record=lambda _: self._record(),
                 server_name=options.server_name,
                 max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
                 retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),
@@ -236,8 +253,8 @@ class Participant:
         address = show_address(self._options.address)
         self._say(f"no connection to {address} yet ({why}); trying again for {self._options.give_up:g} s")
 
-    def _record(self) -> ClientRecord:
-        """What this client has answered. ConfigError if it cannot be kept."""
+    def _records(self) -> tuple[ClientRecord, ClientRecord]:
+        """What this client has answered: updates, and ranges. ConfigError if it cannot be kept."""
         options = self._options
         is_trial = isinstance(options.tls, Plaintext) and options.state is None
         try:
@@ -245,7 +262,11 @@ class Participant:
         except ConfigError as error:
             raise ConfigError(f"{error}; --state names another folder for it") from None
         training = options.training or DEFAULT_TRAINING
-        return ClientRecord(participation, self._owner(), training=training, max_rounds=options.max_rounds)
+        updates, ranges = (
+            ClientRecord(participation, self._owner(), training=name, max_rounds=options.max_rounds)
+            for name in (training, f"{training} (ranges)")
+        )
+        return updates, ranges
 
     def _owner(self) -> bytes:
         """Who this client is, beyond a session: its identity key, or where it has none its number."""
@@ -294,6 +315,9 @@ class Participant:
             raise _OverError("the training is over")
         if announced.round != offer.number:
             raise _DeclinedError(f"round {announced.round} is announced for session {offer.number}")
+        if announced.scales is None:
+            # Ranges are asked for before the update, and never after it.
+            self._updates.check_round(announced.round)
         if offer.params.has_identities != self._has_identity:
             raise _ModeError("another mode")
         if self._has_identity and self._options.directory is not None:
@@ -306,16 +330,32 @@ class Participant:
     def _input(self, offer: Offer) -> IntegerVector:
         """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""
         announced = _announced_in(offer)
-        model = self._options.policy.check_training(announced, offer.params, self._data)
-        self._say(f"round {announced.round}/{announced.rounds}: training on {len(self._data.labels)} examples")
+        model, encoding = self._options.policy.check_training(announced, offer.params, self._data)
+        # The same round, model and training, whether it measures or not.
+        key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
+        measured, self._measured = self._measured, None
+        where = f"round {announced.round}/{announced.rounds}"
+        if announced.scales is not None and len(self._data.labels) > announced.scales.max_weight:
+            self._say(
+                f"{where}: {len(self._data.labels)} examples count as {announced.scales.max_weight}, the server's bound"
+            )
         try:
-            return self._trained(announced, model)
+            if measured is not None and measured[0] == key:
+                update = measured[1]
+            else:
+                self._say(f"{where}: training on {len(self._data.labels)} examples")
+                update = self._trained(announced, model)
+            rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
+            vector = encoding.encode(update, rng)
         except (DivergedError, QuantizationError) as error:
             raise InputWithheldError(str(error)) from None
+        if announced.scales is None:
+            self._measured = key, update
+        return vector
 
-    def _trained(self, announced: Announcement, model: nn.Module) -> IntegerVector:
+    def _trained(self, announced: Announcement, model: nn.Module) -> ClientUpdate:
         data = self._data.shaped_for(announced.image_shape)
-        update = local_update(
+        return local_update(
             model,
             data.images,
             data.labels,
@@ -323,8 +363,6 @@ class Participant:
             seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
             threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size),
         )
-        rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
-        return announced.encoding.encode(update, rng)
 
     def _randomness(self, purpose: bytes) -> bytes:
         """32 secret bytes: of the journal, which a crash does not change, or fresh ones."""

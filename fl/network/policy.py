@@ -10,6 +10,7 @@ from fl.errors import ConfigError
 from fl.models import model_outline
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
+from fl.quantization import UpdateEncoding
 from fl.serialization import check_size, load_model
 from fl.session_policy import PolicyError, SessionPolicy
 from fl.state import ParameterLayout
@@ -33,9 +34,15 @@ class Policy(SessionPolicy):
     max_classes: int = 1000
     own_model: str = ""
 
-    def check_training(self, announcement: Announcement, params: Parameters, data: LocalData) -> nn.Module:
-        """The announced model; PolicyError unless it fits its own announcement, the session, and the client's data."""
-        encoding, reasons = announcement.encoding, []
+    def check_training(
+        self, announcement: Announcement, params: Parameters, data: LocalData
+    ) -> tuple[nn.Module, UpdateEncoding]:
+        """The announced model, and how its updates become integers.
+
+        Raises:
+            PolicyError: they do not fit their own announcement, the session, or the client's data.
+        """
+        reasons = []
         data = data.shaped_for(announcement.image_shape)
         if announcement.image_shape != data.image_shape:
             reasons.append(f"the model is for examples {announcement.image_shape}, but these are {data.image_shape}")
@@ -43,24 +50,28 @@ class Policy(SessionPolicy):
             reasons.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
         if announcement.num_classes > self.max_classes:
             reasons.append(f"{announcement.num_classes} classes, but this client takes at most {self.max_classes}")
-        if len(data.labels) > encoding.max_examples:
-            reasons.append(
-                f"at most {encoding.max_examples} examples a client were planned for, but there are {len(data.labels)}"
-            )
         if announcement.training.epochs > self.max_epochs:
             reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
-        if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
-            reasons.append(
-                f"updates have {encoding.vector_length} values of {encoding.value_bits} bits, but the session's "
-                f"vectors {params.vector_length} of {params.value_bits}"
-            )
         # Before a model is made of the server's numbers, they are those of this client's own data.
         _raise(reasons)
         model = _received_model(announcement, self.own_model)
-        size = ParameterLayout.of(model).size
-        if size != encoding.update_length:
-            _raise([f"the model has {size} parameters, but updates {encoding.update_length}"])
-        return model
+        try:
+            encoding = UpdateEncoding(
+                sizes=ParameterLayout.of(model).sizes,
+                num_clients=params.num_clients,
+                value_bits=announcement.value_bits,
+                scales=announcement.scales,
+            )
+        except ConfigError as error:
+            raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
+        if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
+            _raise(
+                [
+                    f"updates have {encoding.vector_length} values of {encoding.value_bits} bits, but the session's "
+                    f"vectors {params.vector_length} of {params.value_bits}"
+                ]
+            )
+        return model, encoding
 
 
 def _received_model(announcement: Announcement, own_model: str) -> nn.Module:

@@ -76,9 +76,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         server_momentum: training_options.ServerMomentum = DEFAULTS["server_momentum"],
         server_beta2: training_options.ServerBeta2 = DEFAULTS["server_beta2"],
         server_tau: training_options.ServerTau = DEFAULTS["server_tau"],
-        partition: Annotated[str, Option(help="How clients deal the data set out; for --max-examples.")] = "",
+        partition: Annotated[str, Option(help="How clients deal the data set out; noted with the run.")] = "",
         max_examples: Annotated[
-            int, Option(help="A public bound on a client's examples (default: the largest part's, if they are here).")
+            int, Option(help="Clients of more examples count as one of so many (default: follows the clients).")
         ] = 0,
         clip: training_options.Clip = DEFAULTS["clip"],
         value_bits: Annotated[int, Option(help="Bits of an element (default: at most 24, for a ring of 32).")] = 0,
@@ -143,7 +143,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     console,
                     min_clients=min_clients,
                     adversary=mode,
-                    max_examples=max_examples,
+                    max_examples=max_examples or None,
                     min_inputs=min_inputs,
                 )
         if as_json:

@@ -1,7 +1,8 @@
 """The server's training: a run's folder as `secagg train` keeps it, and rounds over the network.
 
 Beside the checkpoint lie ``network.json``, what the run's rounds have in common, and while a round goes on
-``round.journal``, its session.  Whenever the process ends, both together are enough to go on within the same round.
+``round.journal``, its session, and where it began by measuring ``round.ranges.journal``, the session before.  Whenever
+the process ends, they are enough to go on within the same round.
 """
 
 import os
@@ -29,7 +30,6 @@ from fl.network.errors import NetworkError
 from fl.network.modes import check_certificates
 from fl.network.session_thread import SessionThread
 from fl.network.settings import MIN_INPUTS, NetworkSettings, ServeOptions, settle
-from fl.quantization import UpdateEncoding
 from fl.report import save_plot
 from fl.rounds import FederatedRun, RoundRecord, raise_if_all_aborted
 from fl.serialization import model_to_bytes
@@ -41,8 +41,6 @@ from transport import TransportError
 from transport.certs import directory_from
 from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp import Address
-
-_JOURNAL = "round.journal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +60,15 @@ def start_serving(
     *,
     min_clients: int = 0,
     adversary: Adversary = Adversary.MALICIOUS,
-    max_examples: int = 0,
+    max_examples: int | None = None,
     min_inputs: int = MIN_INPUTS,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
     dataset = make_dataset(config.dataset, data_dir)
     settings = settle(
-        config,
-        dataset,
-        min_clients=min_clients,
-        adversary=adversary,
-        max_examples=max_examples,
-        min_inputs=min_inputs,
+        config, min_clients=min_clients, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs
     )
-    run = FederatedRun(config, dataset, "secure", served_max_examples=settings.max_examples)
+    run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
     return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], is_new=True)
 
 
@@ -90,7 +83,7 @@ def resume_serving(
     if rounds_done > config.rounds:
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
     dataset = make_dataset(config.dataset, data_dir)
-    run = FederatedRun(config, dataset, "secure", served_max_examples=settings.max_examples)
+    run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
     records = folder.restore([run], rounds_done)
     folder.save(config, [run], records)
     console.print(
@@ -120,13 +113,8 @@ class _Serving:
         self._run = run
         self._rounds_before = run.rounds_done
         self._console = console
-        self._encoding = UpdateEncoding(
-            update_length=ParameterLayout.of(run.model).size,
-            max_examples=settings.max_examples,
-            clip=config.clip,
-            value_bits=config.value_bits,
-        )
-        self._plan = settings.plan(config, self._encoding)
+        self._layout = ParameterLayout.of(run.model)
+        self._plan = settings.plan(config, self._layout.sizes)
 
     def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
         interrupted = False
@@ -193,7 +181,10 @@ class _Serving:
         run, config = self._run, self._config
         aggregator = NetworkAggregator(
             self._plan,
-            self._encoding,
+            sizes=self._layout.sizes,
+            num_clients=config.clients,
+            value_bits=config.value_bits,
+            tracker=run.tracker,
             sessions=sessions,
             announce=self._announcement,
             rules=ServingRules(
@@ -202,7 +193,7 @@ class _Serving:
                 retries=self._options.retries,
                 deadlines=self._options.deadlines,
             ),
-            journal=self._folder.path / _JOURNAL,
+            folder=self._folder.path,
             say=self._say,
             directory=directory,
             watch=watch,
@@ -211,7 +202,7 @@ class _Serving:
         run.aggregator = aggregator
         aggregator.forget_older(run.rounds_done)
         with TrainingDisplay(self._console, config) as display:
-            display.introduce([run], self._encoding.update_length)
+            display.introduce([run], self._layout.size)
             while run.rounds_done < config.rounds:
                 display.round_started(run.rounds_done)
                 if watch is not None:
@@ -234,7 +225,8 @@ class _Serving:
             model=self._config.model,
             image_shape=self._dataset.image_shape,
             num_classes=self._dataset.num_classes,
-            encoding=self._encoding,
+            value_bits=self._config.value_bits,
+            scales=self._run.tracker.scales,
             training=self._config.local_training_in(self._run.rounds_done + 1),
             model_bytes=model_to_bytes(self._run.model),
         )

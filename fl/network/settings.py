@@ -8,8 +8,6 @@ from typing import Any
 
 import secagg
 from fl.config import RunConfig
-from fl.data import Dataset
-from fl.dealing import deal_out
 from fl.errors import ConfigError
 from fl.quantization import UpdateEncoding
 from fl.session_policy import SessionPolicy
@@ -31,23 +29,28 @@ class NetworkSettings:
     Attributes:
         min_clients: so many of the enrolled clients are awaited before a round begins; the others may be missing.
         adversary: whom rounds are safe against.
-        max_examples: a public bound on any client's examples, which weights are relative to.
+        max_examples: a fixed bound on weights: a client of more examples counts as one of so many. None: the bound
+            follows the clients' weights.
         min_inputs: the fewest updates that clients agree to a mean of, as in their ``secagg join --min-inputs``.
     """
 
     min_clients: int
     adversary: Adversary
-    max_examples: int
+    max_examples: int | None
     min_inputs: int = MIN_INPUTS
 
-    def plan(self, config: RunConfig, encoding: UpdateEncoding) -> secagg.Plan:
+    def plan(self, config: RunConfig, sizes: tuple[int, ...]) -> secagg.Plan:
         """The plan of the run's rounds. PlanError if it cannot be, or clients would decline it.
 
         Those who need not be there are those who are expected to vanish.
+
+        Args:
+            config: the run's.
+            sizes: elements of each tensor of an update.
         """
         return secagg.plan(
             num_clients=config.clients,
-            vector_length=encoding.vector_length,
+            vector_length=UpdateEncoding.for_plan(sizes, config.clients, config.value_bits).vector_length,
             value_bits=config.value_bits,
             dropout=(config.clients - self.min_clients) / config.clients,
             corrupt=config.corrupt,
@@ -103,29 +106,20 @@ class ServeOptions:
 
 def settle(
     config: RunConfig,
-    dataset: Dataset,
     *,
     min_clients: int,
     adversary: Adversary,
-    max_examples: int,
+    max_examples: int | None,
     min_inputs: int = MIN_INPUTS,
 ) -> NetworkSettings:
-    """The settings of a new run; 0 stands for a number that suits the others.
+    """The settings of a new run; 0 clients stand for a number that suits the others.
 
     Raises:
-        ConfigError: a number out of range, or no bound is given and the data set cannot be dealt out for one.
+        ConfigError: a number out of range.
     """
     fewest = min_clients or 2 * config.clients // 3 + 1
     if not 2 <= fewest <= config.clients:
         raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
     if min_inputs < 2:
         raise ConfigError(f"min-inputs must be at least 2, not {min_inputs}")
-    if not max_examples:
-        try:
-            parts = deal_out(config, dataset)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{error}: if the clients have examples of their own, say by --max-examples how many one has at most"
-            ) from None
-        max_examples = max(map(len, parts))
     return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs)

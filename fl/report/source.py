@@ -26,6 +26,7 @@ from fl.report.extras import (
     load_series,
 )
 from fl.rounds import RoundRecord
+from fl.scales import Exceeded
 from secagg import Round
 from transport.printable import MAX_ERROR_TEXT, printable
 
@@ -158,18 +159,24 @@ def _is_cost(value: Any) -> bool:
     return _by_name(_is_text, _is_number)(value) and value.keys() == PhaseCost.__dataclass_fields__.keys()
 
 
+def _is_exceeded(value: Any) -> bool:
+    return _by_name(_is_text, _or_none(_is_number))(value) and value.keys() == Exceeded.__dataclass_fields__.keys()
+
+
 _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("round", "num_examples", "sampled", "held_out_examples"), _is_count),
     **dict.fromkeys(("bytes_up", "bytes_down", "model_bytes"), _is_count),
     **dict.fromkeys(("seconds", "training_seconds", "server_seconds", "client_seconds"), _is_number),
     # A loss that was not finite is stored as null: JSON has no such number.
     **dict.fromkeys(("accuracy", "loss", "train_accuracy", "train_loss", "clipped"), _or_none(_is_number)),
-    **dict.fromkeys(("held_out_accuracy", "held_out_loss"), _or_none(_is_number)),
+    **dict.fromkeys(("held_out_accuracy", "held_out_loss", "noise"), _or_none(_is_number)),
     "aggregator": _is_text,
     "included": lambda value: isinstance(value, tuple) and all(map(_is_count, value)),
     "dropped": _by_name(_is_round, _is_count),
     "refused": _by_name(_is_text, _is_text),
     "phases": _by_name(_is_round, _is_cost),
+    "clipped_tensors": _by_name(_is_text, _is_exceeded),
+    "clipped_weights": _or_none(_is_exceeded),
     "ring_difference": _or_none(_is_count),
     **dict.fromkeys(("aborted", "held_out_aborted"), _or_none(_is_text)),
 }

@@ -141,6 +141,8 @@ def _scalars(record: RoundRecord) -> Iterator[tuple[str, float | None]]:
     yield "clients/in the sum", len(record.included)
     yield "clients/refused", len(record.refused)
     yield "clients/clipped share", record.clipped
+    yield "clients/rounding noise over mean update", record.noise
+    yield "clients/clipped tensors", len(record.clipped_tensors)
     # Nobody is a figure too: a gap would look like a round that was not measured.
     for round_ in {**record.phases, **record.dropped}:
         yield f"clients/vanished in {round_}", record.dropped.get(round_, 0)

@@ -17,7 +17,6 @@ from fl.custom import is_reference, make_dataset, own_code_of
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.network.settings import NetworkSettings
-from fl.quantization import UpdateEncoding
 from fl.report.class_names import class_names
 from fl.report.source import StoredRun
 from fl.rounds import FederatedRun
@@ -85,7 +84,7 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             replace(config, engine="serial"),
             dataset,
             config.aggregator,
-            served_max_examples=None if run.network is None else run.network.max_examples,
+            is_served=run.network is not None,
         )
         RunFolder(run.path).restore([federated], run.rounds_done)
         plan = federated.plan if run.network is None else _served_plan(run.config, run.network, federated)
@@ -96,13 +95,7 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
 
 def _served_plan(config: RunConfig, network: NetworkSettings, federated: FederatedRun) -> secagg.Plan:
     """The plan of a run between machines."""
-    encoding = UpdateEncoding(
-        update_length=ParameterLayout.of(federated.model).size,
-        max_examples=network.max_examples,
-        clip=config.clip,
-        value_bits=config.value_bits,
-    )
-    return network.plan(config, encoding)
+    return network.plan(config, ParameterLayout.of(federated.model).sizes)
 
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:

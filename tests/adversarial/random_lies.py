@@ -55,7 +55,8 @@ def play_world(name: str, make_front: MakeFront, figures: Figures) -> int:
     mode = Adversary(mode_name)
     ((numbers, most_corrupt),) = rng.choices(SIZES[graph], _WEIGHTS)
     front = make_front(mode, rng)
-    params = make_params(**numbers, **front.sizes, adversary=mode)
+    sizes = front.sizes(numbers["num_clients"]) if callable(front.sizes) else front.sizes
+    params = make_params(**numbers, **sizes, adversary=mode)
     corrupt = rng.sample(range(params.num_clients), rng.choice((0, most_corrupt, most_corrupt)))
     world = World(name, front, params, tuple(range(params.num_clients)), rng, figures, Ledger(corrupt), turn=int(turn))
     try:

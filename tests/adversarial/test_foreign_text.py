@@ -20,6 +20,7 @@ from fl.errors import ConfigError, FLError
 from fl.models import build_model
 from fl.network.announcement import Announcement, encode_announcement
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.training import LocalTraining
 from fl.watch.logs import JsonFormatter, LineFormatter
@@ -139,6 +140,10 @@ def test_the_training_display_shows_reasons_as_text(capsys):
     assert lines[2].startswith("  the model stays as it was: [bold]\\x1b[2J")
 
 
+SCALES = Scales((1.0, 1.0), 2000)
+ENCODING = UpdateEncoding(sizes=(640, 10), num_clients=4, value_bits=24, scales=SCALES)
+
+
 def announcement(model: str, model_bytes: bytes) -> Announcement:
     return Announcement(
         round=1,
@@ -146,7 +151,8 @@ def announcement(model: str, model_bytes: bytes) -> Announcement:
         model=model,
         image_shape=(1, 8, 8),
         num_classes=10,
-        encoding=UpdateEncoding(update_length=650, max_examples=2000, clip=1.0, value_bits=24),
+        value_bits=24,
+        scales=SCALES,
         training=LocalTraining(epochs=1, batch_size=8, learning_rate=0.1),
         model_bytes=model_bytes,
     )
@@ -165,7 +171,7 @@ GOOD_MODEL = model_to_bytes(build_model("logistic", image_shape=(1, 8, 8), num_c
     ids=["tensor", "model", "emoji"],
 )
 def test_a_lying_server_writes_nothing_but_text_to_the_terminal(announced, said):
-    params = secagg.plan(num_clients=4, vector_length=announced.encoding.vector_length, value_bits=24).parameters
+    params = secagg.plan(num_clients=4, vector_length=ENCODING.vector_length, value_bits=24).parameters
     extra = encode_announcement(announced)
 
     async def scenario():

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import secagg
 from fl.custom import make_model
@@ -25,6 +26,7 @@ from fl.network.local_data import LocalData
 from fl.network.policy import Policy
 from fl.participation import open_participation
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.state import ParameterLayout
 from fl.training import LocalTraining
@@ -48,17 +50,25 @@ def examples(client_id: int) -> LocalData:
 
 
 MODEL = make_model("logistic", image_shape=SHAPE, num_classes=CLASSES, seed=0)
-ENCODING = UpdateEncoding(update_length=ParameterLayout.of(MODEL).size, max_examples=64, clip=1.0, value_bits=24)
-PARAMS = secagg.plan(
-    num_clients=CLIENTS, vector_length=ENCODING.vector_length, value_bits=24, adversary=Adversary.MALICIOUS, threshold=4
-).parameters
+SCALES = Scales((1.0, 1.0), 64)
 
 
-def announced(number: int) -> bytes:
+def encoding(scales: Scales | None) -> UpdateEncoding:
+    return UpdateEncoding(sizes=ParameterLayout.of(MODEL).sizes, num_clients=CLIENTS, value_bits=24, scales=scales)
+
+
+def params(scales: Scales | None) -> secagg.Parameters:
+    return secagg.plan(
+        num_clients=CLIENTS, vector_length=encoding(scales).vector_length, value_bits=24,
+        adversary=Adversary.MALICIOUS, threshold=4,
+    ).parameters  # fmt: skip
+
+
+def announced(number: int, scales: Scales | None = SCALES, model: nn.Module = MODEL) -> bytes:
     return encode_announcement(
         Announcement(
-            round=number, rounds=9, model="logistic", image_shape=SHAPE, num_classes=CLASSES, encoding=ENCODING,
-            training=TRAINING, model_bytes=model_to_bytes(MODEL),
+            round=number, rounds=9, model="logistic", image_shape=SHAPE, num_classes=CLASSES, value_bits=24,
+            scales=scales, training=TRAINING, model_bytes=model_to_bytes(model),
         )
     )  # fmt: skip
 
@@ -105,11 +115,13 @@ class Lie:
         *,
         join_seconds: float = 8.0,
         training_seconds: float = 60.0,
+        scales: Scales | None = SCALES,
+        model: nn.Module = MODEL,
     ) -> Any:
         """How a session of this round ends; those who do not come within the time are not in it."""
-        extra = announced(number)
+        extra = announced(number, scales, model)
         host = SessionHost(
-            PARAMS,
+            params(scales),
             clients,
             deadlines=Deadlines(advertise_keys=join_seconds, masked_input_collection=training_seconds),
             now=asyncio.get_running_loop().time(),
@@ -177,6 +189,68 @@ def test_a_round_is_answered_once_and_the_next_one_is_taken(lie: Lie, with_state
         assert len(refused) == (i != VICTIM), said
 
 
+def test_ranges_are_told_once_a_round_and_never_after_its_update(lie: Lie) -> None:
+    """Two sums of ranges could be subtracted, too; and an update is trained once, whether it was measured or not."""
+
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i, state=lie.folder / f"state-{i}")
+        others = [i for i in range(CLIENTS) if i != VICTIM]
+        first = await lie.offer(3, scales=None)
+        assert isinstance(first, Completed)
+        assert first.included == tuple(range(CLIENTS))
+        repeated = await lie.offer(3, others, scales=None, join_seconds=1.0)
+        assert isinstance(repeated, Aborted)
+        assert repeated.had == 0
+        # The victim was told that it is unknown.
+        lie.start(VICTIM, state=lie.folder / f"state-{VICTIM}")
+        update = await lie.offer(3)
+        assert isinstance(update, Completed)
+        assert update.included == tuple(range(CLIENTS))
+        for number in (3, 2):
+            assert isinstance(await lie.offer(number, scales=None, join_seconds=0.7), Aborted)
+            assert isinstance(await lie.offer(number, join_seconds=0.7), Aborted)
+        for scales in (None, SCALES):
+            honest = await lie.offer(4, scales=scales)
+            assert isinstance(honest, Completed)
+            assert honest.included == tuple(range(CLIENTS))
+
+    lie.run(scenario)
+    for i, said in lie.said.items():
+        # The victim's second process had no update in memory, and trained.
+        assert (trained(said, 3), trained(said, 4)) == (1 + (i == VICTIM), 1), said
+
+
+def test_an_update_without_ranges_before_shuts_the_ranges_of_its_round_out(lie: Lie) -> None:
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i)
+        assert isinstance(await lie.offer(3), Completed)
+        late = await lie.offer(3, scales=None, join_seconds=1.0)
+        assert isinstance(late, Aborted)
+        assert late.had == 0
+        assert isinstance(await lie.offer(4, scales=None), Completed)
+
+    lie.run(scenario)
+
+
+def test_what_was_measured_is_sent_for_that_model_alone(lie: Lie) -> None:
+    """A server that measures one model and asks for the update of another gets one that was trained on that other."""
+    other = make_model("logistic", image_shape=SHAPE, num_classes=CLASSES, seed=1)
+
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i)
+        assert isinstance(await lie.offer(5, scales=None), Completed)
+        assert isinstance(await lie.offer(5, model=other), Completed)
+        assert isinstance(await lie.offer(6, scales=None), Completed)
+        assert isinstance(await lie.offer(7), Completed)
+
+    lie.run(scenario)
+    for said in lie.said.values():
+        assert [trained(said, number) for number in (5, 6, 7)] == [2, 1, 1], said
+
+
 class Noting(Participant):
     """Keeps what it sends; the first time, client 3 has nothing to send."""
 
@@ -209,7 +283,7 @@ def test_a_round_that_gave_no_shares_away_may_come_again(lie: Lie, monkeypatch: 
 
     lie.run(scenario)
     for client_id in range(4):
-        first, second = (vector[: ENCODING.update_length] for vector in Noting.vectors[client_id])
+        first, second = (vector[: encoding(SCALES).update_length] for vector in Noting.vectors[client_id])
         assert (first != second).mean() > 0.5
 
 
@@ -305,7 +379,7 @@ def test_the_owner_of_a_record_is_the_identity_key(lie: Lie) -> None:
 def test_a_journal_repeats_its_randomness_and_no_other_has_it(lie: Lie, tmp_path: Path) -> None:
     """One offer: after a crash the same integers, in another session others, and without a journal never the same."""
     lie.port = 1
-    offer = Offer(PARAMS, b"nonce", announced(3), 3)
+    offer = Offer(params(SCALES), b"nonce", announced(3), 3)
 
     def vector(journal: ClientJournal | None) -> list[int]:
         participant = Participant(lie.options(VICTIM), examples(VICTIM), lambda _: None)

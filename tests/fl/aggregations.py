@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fl.aggregation import PlainAggregator, RoundRequest, RoundResult, SecureAggregator, plan_secure_aggregation
+from fl.aggregation import PlainAggregator, RoundRequest, RoundResult
 from fl.quantization import Aggregate, ClientUpdate, UpdateEncoding
+from fl.scales import ScaleTracker
+from fl.secure_aggregation import SecureAggregator, plan_secure_aggregation
+from tests.fl.encodings import fixed_encoding
 from transport import Fault, FaultSchedule
 
 LENGTH, MAX_EXAMPLES, CLIP = 37, 50, 1.0
@@ -17,8 +21,8 @@ IDS = (3, 4, 17, 101, 5000, 4_000_000_000)
 LEAVING = (Fault.VANISH, Fault.DISCONNECT)
 
 
-def make_encoding(value_bits: int = 16) -> UpdateEncoding:
-    return UpdateEncoding(update_length=LENGTH, max_examples=MAX_EXAMPLES, clip=CLIP, value_bits=value_bits)
+def make_encoding(value_bits: int = 16, num_clients: int = len(IDS)) -> UpdateEncoding:
+    return fixed_encoding(LENGTH, max_examples=MAX_EXAMPLES, clip=CLIP, value_bits=value_bits, num_clients=num_clients)
 
 
 @dataclass
@@ -54,10 +58,24 @@ def make_request(clients: Clients, faults: dict[Any, Fault] | None = None, **cha
     return RoundRequest(**{**values, **changes})
 
 
-def secure_aggregator(value_bits: int = 16, *, verify: bool = True, num_clients: int = len(IDS)) -> SecureAggregator:
-    encoding = make_encoding(value_bits)
+def secure_aggregator(
+    value_bits: int = 16,
+    *,
+    verify: bool = True,
+    num_clients: int = len(IDS),
+    clip: float | None = CLIP,
+    max_examples: int | None = MAX_EXAMPLES,
+    sizes: tuple[int, ...] = (LENGTH,),
+    dropout: float = 0.0,
+) -> SecureAggregator:
+    """With fixed bounds; None: with bounds that follow the updates, which are measured first."""
     return SecureAggregator(
-        plan_secure_aggregation(encoding, num_clients=num_clients, dropout=0.0), encoding, verify=verify
+        partial(plan_secure_aggregation, dropout=dropout),
+        sizes=sizes,
+        num_clients=num_clients,
+        value_bits=value_bits,
+        tracker=ScaleTracker(len(sizes), value_bits, clip=clip, max_weight=max_examples),
+        verify=verify,
     )
 
 

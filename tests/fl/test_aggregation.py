@@ -12,9 +12,10 @@ import pytest
 
 import secagg
 import transport.memory
-from fl import aggregation
-from fl.aggregation import PlainAggregator, SecureAggregator, plan_secure_aggregation
+from fl import secure_aggregation
+from fl.aggregation import PlainAggregator
 from fl.quantization import ClientUpdate
+from fl.secure_aggregation import SecureAggregator, plan_secure_aggregation
 from fl.training import DivergedError
 from secagg import CodecError, PlanError, Round
 from tests.fl.aggregations import (
@@ -126,7 +127,7 @@ def test_each_client_rounds_by_draws_of_its_own() -> None:
 
 def tampered(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]) -> None:
     """Sessions give another sum than they should."""
-    run_session = aggregation.run_session
+    run_session = secure_aggregation.run_session
 
     def run(*args: Any, **options: Any) -> SessionReport:
         report = run_session(*args, **options)
@@ -135,7 +136,7 @@ def tampered(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], Non
         change(total)
         return replace(report, outcome=replace(report.outcome, sum=total))
 
-    monkeypatch.setattr(aggregation, "run_session", run)
+    monkeypatch.setattr(secure_aggregation, "run_session", run)
 
 
 @pytest.mark.parametrize("at", [0, LENGTH // 2, LENGTH - 1, -1])
@@ -226,7 +227,7 @@ def test_a_server_that_gives_everyone_a_model_of_their_own_learns_nothing() -> N
 
 def test_infeasible_dropouts_are_refused_before_the_round() -> None:
     with pytest.raises(PlanError) as refused:
-        plan_secure_aggregation(make_encoding(), num_clients=10, dropout=0.6, corrupt=0.5)
+        plan_secure_aggregation(make_encoding(num_clients=10), dropout=0.6, corrupt=0.5)
     dropouts = [reason for reason in refused.value.reasons if "6 of 10 clients are expected to vanish" in reason]
     assert len(dropouts) == 1
     assert "3 fewer than the threshold 7" in dropouts[0]
@@ -234,8 +235,8 @@ def test_infeasible_dropouts_are_refused_before_the_round() -> None:
 
 
 def test_the_plan_is_of_the_encoded_vector() -> None:
-    encoding = make_encoding(20)
-    params = plan_secure_aggregation(encoding, num_clients=10, dropout=0.3, corrupt=0.1).parameters
+    encoding = make_encoding(20, num_clients=10)
+    params = plan_secure_aggregation(encoding, dropout=0.3, corrupt=0.1).parameters
     assert (params.vector_length, params.value_bits) == (encoding.vector_length, 20)
     assert params.modulus > 10 * (2**20 - 1)
     assert params.threshold == 7
@@ -320,13 +321,13 @@ def test_plain_bytes_are_float32_and_three_counters_a_client() -> None:
 
 def test_the_request_reaches_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    run_session = aggregation.run_session
+    run_session = secure_aggregation.run_session
 
     def run(params: secagg.Parameters, inputs: Any, **options: Any) -> SessionReport:
         seen.update(options, params=params)
         return run_session(params, inputs, **options)
 
-    monkeypatch.setattr(aggregation, "run_session", run)
+    monkeypatch.setattr(secure_aggregation, "run_session", run)
     aggregator = secure_aggregator()
     request = make_request(Clients(), {(IDS[1], Round.UNMASKING, UP): Fault.VANISH})
     aggregator.aggregate(request)

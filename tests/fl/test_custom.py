@@ -19,8 +19,10 @@ from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.session_policy import PolicyError
+from fl.state import ParameterLayout
 from fl.training import LocalTraining
 from secagg import plan
 from tests.fl.runs import assert_refused, invoke, own_module, run_process, state_bytes
@@ -315,9 +317,10 @@ def test_the_installed_command_finds_modules_where_it_is_run(project: str, tmp_p
 
 def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
     model = make(f"{project}:model")
-    encoding = UpdateEncoding(update_length=66, max_examples=10, clip=1.0, value_bits=16)
+    scales = Scales((1.0,) * len(ParameterLayout.of(model).entries), 10)
+    encoding = UpdateEncoding(sizes=ParameterLayout.of(model).sizes, num_clients=3, value_bits=16, scales=scales)
     announced = Announcement(
-        round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, encoding=encoding,
+        round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, value_bits=16, scales=scales,
         training=LocalTraining(epochs=1, batch_size=5, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16).parameters
@@ -327,7 +330,7 @@ def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
         with pytest.raises(PolicyError, match="give it by --model"):
             policy.check_training(announced, params, data)
     assert project not in sys.modules
-    taken = Policy(own_model=f"{project}:model").check_training(announced, params, data)
+    taken, _ = Policy(own_model=f"{project}:model").check_training(announced, params, data)
     assert state_bytes(taken) == state_bytes(model)
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from fl.errors import ConfigError
 from fl.quantization import MAX_VALUE_BITS, MIN_VALUE_BITS, ClientUpdate, QuantizationError, UpdateEncoding
+from fl.scales import RangeEncoding
 from secagg.params import required_ring_bits
+from tests.fl.encodings import fixed_encoding
 
 value_bits = st.integers(MIN_VALUE_BITS, MAX_VALUE_BITS)
 seeds = st.integers(0, 2**32 - 1)
@@ -33,7 +35,7 @@ LARGEST_DRAW = float(np.nextafter(1.0, 0.0))
 
 
 def make_encoding(**changes: Any) -> UpdateEncoding:
-    return UpdateEncoding(**{"update_length": 4, "max_examples": 10, "clip": 1.0, "value_bits": 16} | changes)
+    return fixed_encoding(**{"update_length": 4} | changes)
 
 
 def make_update(delta: Any, *, num_examples: int = 10, loss_sum: float = 0.0, correct: int = 0) -> ClientUpdate:
@@ -199,9 +201,12 @@ def test_clipped_elements_are_bounded_and_counted() -> None:
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, MAX_VALUE_BITS])
 def test_the_counters_take_as_many_digits_as_they_need(bits: int) -> None:
     encoding = make_encoding(update_length=100, max_examples=1000, value_bits=bits)
-    largest = (1000, 1000, 1000 * 256 * 2**16, 100)
+    # With room for any weight.
+    largest = (2**32, 2**32, 2**32 * 256 * 2**16, 100)
     digits = sum(ceil(number.bit_length() / bits) for number in largest)
-    assert encoding.vector_length == 100 + digits
+    assert encoding.scales is not None
+    ranges = RangeEncoding(num_tensors=1, num_clients=9, value_bits=bits, scales=encoding.scales)
+    assert encoding.vector_length == 100 + ranges.vector_length + digits
 
 
 def test_rounding_follows_from_the_generator_alone() -> None:
@@ -229,7 +234,6 @@ def test_a_loss_beyond_what_travels_is_the_largest_that_does() -> None:
         ({"loss_sum": float("inf")}, "finite"),
         ({"delta": np.zeros(3, np.float32)}, r"\(3,\)"),
         ({"delta": np.zeros((4, 1), np.float32)}, r"\(4, 1\)"),
-        ({"num_examples": 11}, "11 examples"),
         ({"num_examples": -1}, "-1 examples"),
     ],
 )
@@ -251,12 +255,14 @@ def test_more_correct_ones_than_examples_are_refused(correct: int) -> None:
     [
         ({"value_bits": MIN_VALUE_BITS - 1}, "value bits"),
         ({"value_bits": MAX_VALUE_BITS + 1}, "value bits"),
-        ({"clip": 0.0}, "clipping bound"),
         ({"clip": -1.0}, "clipping bound"),
+        ({"clip": 1e-21}, "clipping bound"),
         ({"clip": float("nan")}, "clipping bound"),
         ({"clip": float("inf")}, "clipping bound"),
         ({"update_length": 0}, "at least one"),
-        ({"max_examples": 0}, "at least one"),
+        ({"num_clients": 0}, "at least one"),
+        ({"max_examples": 0}, "bound on weights"),
+        ({"max_examples": (1 << 32) + 1}, "bound on weights"),
     ],
 )
 def test_an_encoding_out_of_range_is_refused(change: dict[str, Any], said: str) -> None:

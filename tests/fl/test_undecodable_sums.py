@@ -10,32 +10,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fl.aggregation
 import fl.federated_evaluation
+import fl.secure_aggregation
 from fl.counters import LOSS_STEPS, MAX_LOSS
 from fl.errors import FLError
 from fl.federated_evaluation import FederatedEvaluation
 from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
 from fl.rounds import FederatedRun
+from fl.scales import MAX_WEIGHT
 from fl.training import Evaluation
 from tests.fl.aggregations import Clients, make_request, run_both, secure_aggregator
+from tests.fl.encodings import fixed_encoding
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset
 from transport import FaultSchedule, run_session
 
 LENGTH, MOST, BITS, CLIENTS = 4, 10, 16, 3
-ENCODING = UpdateEncoding(update_length=LENGTH, max_examples=MOST, clip=1.0, value_bits=BITS)
+ENCODING = fixed_encoding(LENGTH, max_examples=MOST, value_bits=BITS, num_clients=CLIENTS)
 
 
 def total(examples: int = 30, correct: int = 5, loss: float = 30.0, clipped: int = 2, element: int = 0) -> Any:
     """A sum with these totals, and this in the place of each element."""
-    most = (MOST, MOST, MOST * MAX_LOSS * LOSS_STEPS, LENGTH)
+    most = (MAX_WEIGHT, MAX_WEIGHT, MAX_WEIGHT * MAX_LOSS * LOSS_STEPS, LENGTH)
     digits = []
     for counter, largest in zip((examples, correct, round(loss * LOSS_STEPS), clipped), most, strict=True):
         # As many as one client needs; what is carried is in the last.
         places = -(-largest.bit_length() // BITS)
         digits += [counter >> BITS * place & (1 << BITS) - 1 for place in range(places - 1)]
         digits.append(counter >> BITS * (places - 1))
-    return np.array([element] * LENGTH + digits, dtype=np.uint64)
+    return np.array([element] * LENGTH + ranges_of(CLIENTS) + digits, dtype=np.uint64)
+
+
+def ranges_of(clients: int, encoding: UpdateEncoding = ENCODING) -> list[int]:
+    """The sum of the ranges' digits of so many clients, which all are at the bounds."""
+    digits = encoding._ranges.encode(np.array([encoding.scales.bounds[0]]), encoding.scales.max_weight)
+    return (digits * clients).tolist()
 
 
 def test_totals_on_the_bounds_are_decoded() -> None:
@@ -53,7 +61,7 @@ def test_totals_on_the_bounds_are_decoded() -> None:
     ("values", "said"),
     [
         ({"examples": 0}, "0 examples"),
-        ({"examples": 2}, "5 correct predictions of 2 examples"),
+        ({"examples": 2}, "2 examples"),
         ({"examples": 31}, "31 examples"),
         ({"examples": 30, "correct": 31}, "31 correct predictions of 30 examples"),
         ({"examples": 3, "correct": 0, "loss": 3.0 * MAX_LOSS + 1}, "a loss of 769 over 3 examples"),
@@ -83,12 +91,13 @@ def test_any_sum_is_finite_numbers_or_that_error(elements: list[int]) -> None:
 
 def test_an_element_beyond_what_the_examples_allow_is_that_error() -> None:
     """A client that takes from the others' number of examples would make the mean larger than any update."""
-    encoding = UpdateEncoding(update_length=1, max_examples=1 << 62, clip=1e20, value_bits=4)
-    update = ClientUpdate(np.array([1e20], np.float32), 1 << 62, 0.0, 0)
+    encoding = fixed_encoding(1, max_examples=1 << 32, clip=1e20, value_bits=4)
+    update = ClientUpdate(np.array([1e20], np.float32), 1 << 32, 0.0, 0)
     vector = encoding.encode(update, np.random.default_rng(0)).astype(np.uint64)
     assert encoding.decode(vector, 1).mean_delta[0] == np.float32(1e20)
-    vector[1:] = 0
-    vector[1] = 1
+    counters = 1 + len(ranges_of(1, encoding))
+    vector[counters:] = 0
+    vector[counters] = 1
     with pytest.raises(UndecodableSumError, match="of 1 examples, cannot add up to an element of 15"):
         encoding.decode(vector, 1)
 
@@ -113,8 +122,8 @@ def poisoning(digit: int) -> Callable[..., Any]:
 def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     honest, _ = run_both()
     assert honest.aggregate is not None
-    # Of the correct predictions, behind which two digits of the loss and one of the clipped elements come.
-    monkeypatch.setattr(fl.aggregation, "run_session", poisoning(-4))
+    # Of the correct predictions, behind which four digits of the loss and one of the clipped elements come.
+    monkeypatch.setattr(fl.secure_aggregation, "run_session", poisoning(-6))
     spoilt = secure_aggregator(verify=False).aggregate(make_request(Clients()))
     assert (spoilt.aggregate, spoilt.included) == (None, ())
     assert "correct predictions of" in str(spoilt.aborted)
@@ -122,15 +131,16 @@ def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.Monkey
 
 def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
+    run.run_round()
     before = state_bytes(run.model)
     with monkeypatch.context() as patch:
-        patch.setattr(fl.aggregation, "run_session", poisoning(-1))
+        patch.setattr(fl.secure_aggregation, "run_session", poisoning(-1))
         spoilt = run.run_round()
     assert "clipped elements" in str(spoilt.aborted)
     assert (spoilt.included, spoilt.num_examples, spoilt.train_loss) == ((), 0, None)
     assert state_bytes(run.model) == before
     good = run.run_round()
-    assert (good.round, good.aborted) == (2, None)
+    assert (good.round, good.aborted) == (3, None)
     assert len(good.included) == 6
     assert state_bytes(run.model) != before
 

@@ -209,6 +209,10 @@ def test_weights_that_add_up_to_nothing() -> None:
         form.decode(np.zeros(form.vector_length, np.uint32), 2, layout(), SENT)
 
 
+# Behind the arrays and the counts of their ranges.
+WEIGHT = encoding()._elements.vector_length - encoding()._elements._counters.vector_length
+
+
 def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> Any:
     """The average of two replies, one of which was changed in one place."""
     encoded = [form.encode(reply(), sent, np.random.default_rng(0)) for _ in range(2)]
@@ -221,9 +225,9 @@ def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> A
     ("place", "fits", "change", "text"),
     [
         # The weights are 10 each: from 1 to 200 in all. A client may lie about its own, if it takes metrics with it.
-        (8, 0, -20, "add up to 0 examples"),
-        (8, 0, -1, "the metrics add up to more"),
-        (8, 180, 181, "cannot add up to 201 examples"),
+        (WEIGHT, 0, -20, "add up to 0 examples"),
+        (WEIGHT, 0, -1, "the metrics add up to more"),
+        (WEIGHT, 180, 181, "cannot add up to 201 examples"),
         # The high digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
         (-8, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
         # The weight of those who have the loss.
@@ -239,7 +243,7 @@ def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str)
 def test_an_average_that_is_not_finite() -> None:
     """A half-precision array whose change is larger than any client's can be."""
     sent = {"model": {"w": np.full((3, 2), 6e4, np.float16), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
-    one = Reply({"model": {"w": sent["model"]["w"]}}, {"metrics": {"num-examples": 100}})
+    one = Reply({"model": {"w": sent["model"]["w"] + np.float16(32)}}, {"metrics": {"num-examples": 100}})
     form = encoding(clip=1e4)
     vector, fields = form.encode(one, sent, np.random.default_rng(0))
     assert form.decode(vector.astype(np.uint32), 1, fields, sent).total_weight == 100

@@ -33,7 +33,7 @@ FL_PAGES = {
     "Data": ("fl.data", "fl.data.partition"),
     "Models and training": ("fl.models", "fl.custom", "fl.training", "fl.state", "fl.local_work"),
     "Rounds": ("fl.config", "fl.rounds", "fl.server_optimizer", "fl.federated_evaluation", "fl.checkpoint"),
-    "Aggregation": ("fl.aggregation", "fl.quantization", "fl.precision"),
+    "Aggregation": ("fl.aggregation", "fl.secure_aggregation", "fl.quantization", "fl.scales", "fl.precision"),
     "Network": ("fl.network", "fl.watch"),
     "Personalization": ("fl.personalization",),
     "Encrypted prediction": ("fl.encrypted",),

@@ -31,6 +31,7 @@ from nvflare.lighter.impl.he import HEBuilder
 import secagg
 from benchmarks.integrations.nvflare.instruments import HEContexts
 from fl.quantization import ClientUpdate, UpdateEncoding
+from fl.scales import Scales
 from secagg import Client, Completed, Send, Server, UnmaskReady
 from secagg._client.states import InputAwaited
 from secagg.algebra import ring
@@ -109,7 +110,8 @@ def encrypted_result(update: npt.NDArray[np.float32]) -> bytes:
 def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Attack:
     """A session of which the server keeps all messages and all that it unmasks, and all secrets of ``leaking``."""
     length = len(truth[VICTIM])
-    encoding = UpdateEncoding(update_length=length, max_examples=64, clip=0.25, value_bits=24)
+    clip = 0.25
+    encoding = UpdateEncoding(sizes=(length,), num_clients=3, value_bits=24, scales=Scales((clip,), 64))
     params = secagg.plan(num_clients=3, vector_length=encoding.vector_length, value_bits=24).parameters
     server = Server(params, context=b"round 1")
     clients = {site: Client(params, site, context=b"round 1") for site in truth}
@@ -164,8 +166,8 @@ def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Atta
     accumulate(taken_off, masks)
     residue -= taken_off
     ring.reduce_in_place(residue, params.ring_bits)
-    step = 2 * encoding.clip / ((1 << 24) - 1)
-    guess = residue[:length].astype(np.float64) * step * 64 / STEPS - encoding.clip
+    step = 2 * clip / ((1 << 24) - 1)
+    guess = residue[:length].astype(np.float64) * step * 64 / STEPS - clip
     counts = np.bincount((residue[:length].astype(np.uint64) << np.uint64(6)) >> np.uint64(params.ring_bits), None, 64)
     expected = length / 64
     uniformity = float(((counts - expected) ** 2 / expected).sum()) / 63

@@ -49,12 +49,12 @@ class Front(Protocol):
     Attributes:
         answers_once: whether a client takes part in a session once, and answers a round once, whoever asks.
         gives_numbers: whether the server says which number in a session a client has.
-        sizes: of the inputs, by the names of `Parameters`.
+        sizes: of the inputs, by the names of `Parameters`; or a function that gives them for so many clients.
     """
 
     answers_once: bool
     gives_numbers: bool
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int] | Callable[[int], Mapping[str, int]]
 
     def open(self, client_id: int, owner: int, terms: Terms) -> tuple[Line, bytes]:
         """A client takes part: the line to it, and its first message. `Refused` if it does not."""

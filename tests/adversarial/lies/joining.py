@@ -24,6 +24,7 @@ from fl.network.joining import JoinOptions, Participant
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.state import ParameterLayout
 from fl.training import LocalTraining
@@ -44,12 +45,8 @@ def announced_model(seed: int) -> bytes:
     return model_to_bytes(make_model("logistic", image_shape=IMAGES, num_classes=CLASSES, seed=seed))
 
 
-ENCODING = UpdateEncoding(
-    update_length=ParameterLayout.of(make_model("logistic", image_shape=IMAGES, num_classes=CLASSES, seed=0)).size,
-    max_examples=8,
-    clip=1.0,
-    value_bits=8,
-)
+SIZES = ParameterLayout.of(make_model("logistic", image_shape=IMAGES, num_classes=CLASSES, seed=0)).sizes
+SCALES = Scales((1.0,) * len(SIZES), 8)
 
 
 def announcement_of(terms: Terms) -> bytes:
@@ -57,7 +54,8 @@ def announcement_of(terms: Terms) -> bytes:
     return encode_announcement(
         Announcement(
             round=terms.number, rounds=10**6, model="logistic", image_shape=IMAGES, num_classes=CLASSES,
-            encoding=ENCODING, training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.5),
+            value_bits=8, scales=SCALES,
+            training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.5),
             model_bytes=announced_model(seed),
         )
     )  # fmt: skip
@@ -110,7 +108,11 @@ class JoinFront:
 
     answers_once = True
     gives_numbers = False
-    sizes = {"vector_length": ENCODING.vector_length, "value_bits": ENCODING.value_bits}  # noqa: RUF012
+
+    @staticmethod
+    def sizes(num_clients: int) -> dict[str, int]:
+        encoding = UpdateEncoding(sizes=SIZES, num_clients=num_clients, value_bits=8, scales=SCALES)
+        return {"vector_length": encoding.vector_length, "value_bits": 8}
 
     def __init__(self, mode: Adversary, folder: Path, rng: Random) -> None:
         self._mode, self._folder, self._rng = mode, folder, rng

@@ -15,7 +15,7 @@ from fl.network.announcement import decode_announcement, encode_announcement
 from fl.network.errors import AnnouncementError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
-from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import check_size, model_to_bytes
 from fl.session_policy import PolicyError
 from fl.state import ParameterLayout
@@ -115,7 +115,16 @@ def test_the_size_of_every_model_is_known_from_its_outline() -> None:
 
 def test_an_update_as_long_as_the_vector_is_all_that_is_encoded() -> None:
     """The session's vectors are bounded by the policy, and the update by them."""
-    longer = UpdateEncoding(update_length=1 << 30, max_examples=10, clip=1.0, value_bits=16)
-    with pytest.raises(PolicyError, match="updates have 1073741830 values of 16 bits, but the session's vectors 56"):
-        Policy().check_training(announcement(encoding=longer), PARAMS, DATA)
+    longer = dataclasses.replace(PARAMS, vector_length=1 << 30)
+    with pytest.raises(
+        PolicyError, match=f"updates have {ENCODING.vector_length} values of 16 bits, but .* 1073741824"
+    ):
+        Policy().check_training(announcement(), longer, DATA)
     assert ENCODING.vector_length == PARAMS.vector_length
+
+
+def test_bounds_are_no_more_than_the_bytes_that_came() -> None:
+    """And as many as the client's own model has tensors."""
+    many = announcement(scales=Scales((1.0,) * 100_000, 10))
+    with pytest.raises(PolicyError, match="100000 clipping bounds for 2 tensors"):
+        Policy().check_training(decode_announcement(encode_announcement(many)), PARAMS, DATA)

@@ -15,9 +15,10 @@ from fl.network.joining import JoinOptions, Participant
 from fl.network.policy import Policy
 from fl.quantization import ClientUpdate
 from fl.rounds import FederatedRun
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.training import LocalTraining
-from tests.fl.network.test_network_parts import DATA, ENCODING, PARAMS, SHAPE, announcement
+from tests.fl.network.test_network_parts import DATA, PARAMS, SCALES, SHAPE, announcement
 from tests.fl.runs import tiny_config, tiny_dataset
 from transport import Offer
 from transport.tcp import PLAINTEXT
@@ -27,7 +28,7 @@ TRAINING = {
     "epochs": 2, "batch_size": 3, "learning_rate": 0.2, "momentum": 0.1, "weight_decay": 0.1, "channels_last": False,
     "bfloat16": "on", "optimizer": "adam", "proximal": 0.5,
 }  # fmt: skip
-ENCODED = {"update_length": 50, "max_examples": 11, "clip": 2.0, "value_bits": 17}
+BOUNDS = {"bounds": (1.0, 0.25), "max_weight": 11}
 
 
 def changed() -> Iterator[tuple[str, Announcement]]:
@@ -35,12 +36,13 @@ def changed() -> Iterator[tuple[str, Announcement]]:
     first = announcement()
     for name, value in {
         "round": 3, "rounds": 6, "model": "2nn", "image_shape": (1, 2, 8), "num_classes": 4, "model_bytes": OTHER_MODEL,
+        "value_bits": 17,
     }.items():  # fmt: skip
         yield name, dataclasses.replace(first, **{name: value})
     for name, value in TRAINING.items():
         yield f"training.{name}", announcement(training=dataclasses.replace(first.training, **{name: value}))
-    for name, value in ENCODED.items():
-        yield f"encoding.{name}", announcement(encoding=dataclasses.replace(ENCODING, **{name: value}))
+    for name, value in BOUNDS.items():
+        yield f"scales.{name}", announcement(scales=dataclasses.replace(SCALES, **{name: value}))
 
 
 def names(kind: type) -> set[str]:
@@ -48,10 +50,8 @@ def names(kind: type) -> set[str]:
 
 
 def test_no_field_is_left_out() -> None:
-    outer = names(Announcement) - {"training", "encoding"}
-    inner = {f"training.{name}" for name in names(LocalTraining)} | {
-        f"encoding.{name}" for name in names(type(ENCODING))
-    }
+    outer = names(Announcement) - {"training", "scales"}
+    inner = {f"training.{name}" for name in names(LocalTraining)} | {f"scales.{name}" for name in names(Scales)}
     assert {name for name, _ in changed()} == outer | inner
 
 

@@ -26,6 +26,7 @@ from fl.network.errors import AnnouncementError
 from fl.network.local_data import LocalData, load_arrays, load_shard, parse_shard
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.session_policy import PolicyError
 from fl.strict_msgpack import unpack_first
@@ -35,7 +36,8 @@ from tests.fl.runs import assert_refused, invoke, own_module
 from transport.authority import Authority
 
 SHAPE = (1, 4, 4)
-ENCODING = UpdateEncoding(update_length=51, max_examples=10, clip=1.0, value_bits=16)
+SCALES = Scales((1.0, 0.5), 10)
+ENCODING = UpdateEncoding(sizes=(48, 3), num_clients=4, value_bits=16, scales=SCALES)
 PARAMS = secagg.plan(
     num_clients=4, vector_length=ENCODING.vector_length, value_bits=16, adversary=Adversary.MALICIOUS
 ).parameters
@@ -49,7 +51,8 @@ def announcement(**changes: Any) -> Announcement:
         "model": "logistic",
         "image_shape": SHAPE,
         "num_classes": 3,
-        "encoding": ENCODING,
+        "value_bits": 16,
+        "scales": SCALES,
         "training": LocalTraining(epochs=1, batch_size=10, learning_rate=0.1, momentum=0.5),
         "model_bytes": model_to_bytes(build_model("logistic", image_shape=SHAPE, num_classes=3, seed=1)),
     }
@@ -57,14 +60,19 @@ def announcement(**changes: Any) -> Announcement:
 
 
 def test_announcements_come_back_as_they_were() -> None:
-    for given in (announcement(), TrainingOver()):
+    for given in (
+        announcement(),
+        announcement(scales=None),
+        announcement(scales=Scales((0.0, 0.1), 1)),
+        TrainingOver(),
+    ):
         assert decode_announcement(encode_announcement(given)) == given
     assert encode_announcement(announcement()) == encode_announcement(announcement())
 
 
 def test_all_that_is_announced_is_in_the_context() -> None:
     extra = encode_announcement(announcement())
-    other = encode_announcement(announcement(encoding=dataclasses.replace(ENCODING, clip=2.0)))
+    other = encode_announcement(announcement(scales=None))
     assert len({round_context(2, extra), round_context(3, extra), round_context(2, other)}) == 3
 
 
@@ -90,13 +98,13 @@ def tampered(**fields: Any) -> bytes:
         (encode_announcement(announcement()) + b"x", "not the one that came with it"),
         (b"\x91" * 5000 + b"\x90", "none"),
         (msgpack.packb({"a": 1}), "no training"),
-        (msgpack.packb(["3", {}]), "no training"),
-        (msgpack.packb([2, {}, b""]), "in version 2, and this client knows 3"),
-        (msgpack.packb([4, {}]), "in version 4, and this client knows 3"),
-        (msgpack.packb([3]), "other fields"),
-        (msgpack.packb([3, {}, {}]), "other fields"),
-        (msgpack.packb([3, {}]) + b"x", "other fields"),
-        (msgpack.packb([3, {"round": 1}]), "other fields"),
+        (msgpack.packb(["4", {}]), "no training"),
+        (msgpack.packb([3, {}, b""]), "in version 3, and this client knows 4"),
+        (msgpack.packb([5, {}]), "in version 5, and this client knows 4"),
+        (msgpack.packb([4]), "other fields"),
+        (msgpack.packb([4, {}, {}]), "other fields"),
+        (msgpack.packb([4, {}]) + b"x", "other fields"),
+        (msgpack.packb([4, {"round": 1}]), "other fields"),
         (tampered(more=1), "other fields"),
         (tampered(round=True), "of type bool"),
         (tampered(round=0), "cannot be"),
@@ -108,9 +116,15 @@ def tampered(**fields: Any) -> bytes:
         (tampered(image_shape=[0, 4]), "no shape"),
         (tampered(image_shape=[1, 4, "4"]), "no shape"),
         (tampered(model_sha256=b""), "not the one"),
-        (tampered(encoding__clip=float("nan")), "clipping"),
-        (tampered(encoding__value_bits=40), "value bits"),
-        (tampered(encoding=[]), "of type list"),
+        (tampered(scales__bounds=np.array([1.0, np.nan]).tobytes()), "clipping"),
+        (tampered(scales__bounds=np.array([1.0, -1.0]).tobytes()), "clipping"),
+        (tampered(scales__bounds=bytes(15)), "no whole number of bounds"),
+        (tampered(scales__bounds=[1.0, 1.0]), "of type list"),
+        (tampered(scales__max_weight=0), "bound on weights"),
+        (tampered(scales__max_weight=1 << 40), "bound on weights"),
+        (tampered(scales__more=1), "other fields"),
+        (tampered(scales=[]), "other fields"),
+        (tampered(value_bits=16.0), "of type float"),
         (tampered(training__epochs=0), "epochs"),
         (tampered(training__batch_size=1 << 63), "batch_size is above"),
         (tampered(training__learning_rate=float("inf")), "learning_rate"),
@@ -167,16 +181,18 @@ def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
         ({"image_shape": (1, 1 << 40, 1 << 40)}, {}, "the model is for examples"),
         ({"num_classes": 2}, {}, "there is a label 2"),
         ({"num_classes": 1001}, {}, "1001 classes, but this client takes at most 1000"),
-        ({"encoding": dataclasses.replace(ENCODING, max_examples=4)}, {}, "at most 4 examples"),
         ({"training": LocalTraining(epochs=101, batch_size=1, learning_rate=0.1)}, {}, "at most 100"),
         ({}, {"vector_length": 100}, "updates have"),
-        ({}, {"value_bits": 15}, "56 of 15"),
+        ({}, {"value_bits": 15}, f"{ENCODING.vector_length} of 15"),
+        ({"value_bits": 40}, {}, "value bits"),
+        ({"scales": None}, {}, "updates have"),
+        ({"scales": Scales((1.0,), 10)}, {}, "1 clipping bounds for 2 tensors"),
+        ({"scales": Scales((1.0,) * 3, 10)}, {}, "3 clipping bounds for 2 tensors"),
         ({"model": "transformer"}, {}, "unknown model"),
         ({"model": "2nn"}, {}, "is no 2nn of this size"),
         ({"num_classes": 4}, {}, "is no logistic of this size"),
         ({"model_bytes": b"\x80\x04."}, {}, "is no logistic of this size"),
-        ({"encoding": dataclasses.replace(ENCODING, update_length=50)}, {"vector_length": ENCODING.vector_length - 1},
-         "51 parameters, but updates 50"),
+        ({}, {"num_clients": 400, "degree": 399, "threshold": 300, "ring_bits": 26}, "updates have"),
     ],
 )  # fmt: skip
 def test_a_training_that_does_not_fit_is_declined(changes: dict[str, Any], params: dict[str, Any], said: str) -> None:
@@ -185,8 +201,9 @@ def test_a_training_that_does_not_fit_is_declined(changes: dict[str, Any], param
 
 
 def test_a_training_that_fits_gives_the_model_that_was_sent() -> None:
-    model = Policy().check_training(announcement(), PARAMS, DATA)
+    model, encoding = Policy().check_training(announcement(), PARAMS, DATA)
     assert model_to_bytes(model) == announcement().model_bytes
+    assert encoding == ENCODING
 
 
 def test_own_arrays_from_a_folder_an_archive_or_a_file(tmp_path: Path) -> None:

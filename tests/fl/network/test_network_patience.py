@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from fl.network import joining
+from fl.network.announcement import encode_announcement
 from fl.network.errors import NetworkError
 from fl.network.joining import JoinOptions, Participant
 from fl.network.local_data import LocalData
@@ -19,7 +21,8 @@ from fl.network.policy import Policy
 from fl.quantization import QuantizationError
 from fl.training import DivergedError
 from secagg import Adversary
-from transport import EndCode, InputWithheldError, RepeatedSessionError
+from tests.fl.network.test_network_parts import ENCODING, PARAMS, SCALES, announcement
+from transport import EndCode, InputWithheldError, Offer, RepeatedSessionError
 from transport.link import End
 from transport.tcp import PLAINTEXT
 
@@ -109,9 +112,9 @@ def test_rounds_that_end_before_this_client_has_answered_are_no_part_of_it(
     client = participant(said, once=True, training="a server in a hurry")
     session = client._session
 
-    async def offered(record: Any) -> End:
-        client._announced = SimpleNamespace(round=3, rounds=9)  # type: ignore[assignment]
-        return await session(record)
+    async def offered() -> End:
+        client._announced = SimpleNamespace(round=3, rounds=9, scales="some")  # type: ignore[assignment]
+        return await session()
 
     monkeypatch.setattr(client, "_session", offered)
     asyncio.run(client.run())
@@ -142,13 +145,17 @@ def test_what_a_bad_model_does_to_training_withholds_the_update(
         raise error
 
     client = participant([])
-    announced = SimpleNamespace(round=1, rounds=2, image_shape=(1, 4, 4), training=SimpleNamespace(batch_size=1))
-    monkeypatch.setattr(joining, "_announced_in", lambda offer: announced)
-    monkeypatch.setattr(Policy, "check_training", lambda *_: torch.nn.Linear(1, 1))
     monkeypatch.setattr(joining, "local_update", fails)
-    monkeypatch.setattr(joining, "worthwhile_threads", lambda *_: 1)
-    with pytest.raises(InputWithheldError, match=str(error)):
-        client._input(SimpleNamespace(params=None))  # type: ignore[arg-type]
+    for scales in (None, SCALES):
+        encoding = replace(ENCODING, scales=scales)
+        offer = Offer(
+            replace(PARAMS, vector_length=encoding.vector_length),
+            b"",
+            encode_announcement(announcement(scales=scales)),
+            2,
+        )
+        with pytest.raises(InputWithheldError, match=str(error)):
+            client._input(offer)
 
 
 def test_an_end_without_an_offer_is_one_line(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:

@@ -14,7 +14,7 @@ from fl.config import RunConfig
 from fl.data import load_dataset
 from fl.data.partition import iid
 from fl.rounds import FederatedRun
-from tests.fl.network.harness import Program, programs
+from tests.fl.network.harness import Program, programs, until
 from transport.authority import Authority
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,6 +67,36 @@ def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_t
     assert json.loads((out / "network.json").read_text())["adversary"] == "malicious"
     # Nobody was asked twice: the others' updates were in the server's journal.
     assert sum("training on" in line for line in clients[0].lines) == 3
+
+
+def test_a_server_and_a_client_that_are_killed_once_ranges_are_known_go_on_with_the_update(tmp_path: Path) -> None:
+    """The client's update is gone with its memory: it trains again. The others send what was measured."""
+    certs, out = tmp_path / "certs", tmp_path / "run"
+    Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(3))
+    serving = ("--certs", certs, "--join-seconds", 30)
+    training = ("--clients", 3, "--min-clients", 3, "--rounds", 2, "--model", "logistic", "--epochs", 1)
+    with programs() as start:
+        server = start("serve", "--listen", "127.0.0.1:0", *serving, *training, "--out", out)
+        address = server.wait_for("listening on ").removeprefix("listening on ")
+
+        def join(client_id: int) -> Program:
+            state = ("--state", tmp_path / f"state-{client_id}")
+            return start("join", address, "--id", client_id, "--certs", certs, "--shard", f"{client_id}/3", *state)
+
+        clients = [join(client_id) for client_id in range(3)]
+        until((out / "round.begun").exists, 60)
+        server.kill()
+        clients[2].kill()
+        assert (out / "round.ranges.journal").exists()
+        clients[2] = join(2)
+        server = start("serve", "--listen", address, *serving, "--resume", out)
+        assert server.wait() == 0, server.lines
+        assert [client.wait() for client in clients] == [0, 0, 0], [client.lines for client in clients]
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["included"] for record in records] == [[0, 1, 2]] * 2
+    for client in clients[:2]:
+        assert sum("training on" in line for line in client.lines) == 2
+    assert not list(out.glob("round.*"))
 
 
 def test_interrupted_processes_say_how_to_go_on(tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ from fl.cli import app
 from fl.config import RunConfig
 from fl.config_file import read_config_file
 from fl.data import Dataset
-from fl.errors import ConfigError
 from fl.network.errors import RoundFailedError
-from fl.network.serving import resume_serving, start_serving
+from fl.network.serving import resume_serving
 from fl.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from tests.fl.runs import REPOSITORY, assert_refused, distance, invoke
@@ -188,29 +187,20 @@ def without_training_set(dataset: Dataset) -> Dataset:
     )
 
 
-def test_a_server_needs_no_training_examples(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_examples", [None, 60])
+def test_a_server_needs_no_training_examples(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, max_examples: int | None
+) -> None:
     """In a run that is gone on with, too."""
     config = deployment.config(rounds=1, batch_size=CLIENTS * 60)
     own = without_training_set(deployment.dataset)
     monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
     nobody = deployment.options(wait=0.1, retries=0)
     with pytest.raises(RoundFailedError, match="0 of 3 clients"):
-        deployment.run_beside(config, lambda: None, options=nobody, max_examples=60)
+        deployment.run_beside(config, lambda: None, options=nobody, max_examples=max_examples)
     clients = start_all(deployment, config)
     finished = resume_serving(deployment.directory / "run", None, None, deployment.options(), deployment.console())
     for client in clients:
         client.finish()
     assert distance(served(deployment, config).model, simulated(deployment, config).model) < 1e-5
     assert finished.summary["included"] == [CLIENTS]
-
-
-def test_without_a_bound_training_examples_are_asked_for(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = without_training_set(deployment.dataset)
-    monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
-    with pytest.raises(ConfigError, match=r"4 clients, but only 2 examples: .* --max-examples") as caught:
-        start_serving(
-            deployment.config(), deployment.directory / "run", None, deployment.options(), deployment.console()
-        )
-    assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from fl.aggregation import RoundRequest
 from fl.checkpoint import RunFolder
 from fl.errors import AbortedError
 from fl.network import joining
-from fl.network.aggregator import NetworkAggregator, ServingRules
+from fl.network.aggregator import NetworkAggregator, ServingRules, _SessionFiles
 from fl.network.announcement import Announcement
 from fl.network.errors import RoundFailedError
 from fl.network.joining import Participant
@@ -27,6 +27,7 @@ from fl.network.serving import FinishedServing, resume_serving
 from fl.network.session_thread import Session
 from fl.quantization import UpdateEncoding
 from fl.rounds import RoundRecord
+from fl.scales import ScaleTracker
 from fl.training import LocalTraining
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
@@ -86,15 +87,20 @@ class Training:
         return [sum(line.startswith(begin) for line in self.clients[i].said) for i in range(CLIENTS)]
 
 
+def counters_in(vector: Any) -> Any:
+    """The counters of an encoded update, to be changed."""
+    return vector[-UpdateEncoding.for_plan((51,), CLIENTS, 24)._counters.vector_length :]
+
+
 class Poisoner(Participant):
     """Claims more correct predictions than all have examples, in its first round."""
 
     def _input(self, offer):
         vector = super()._input(offer)
         announced = joining._announced_in(offer)
-        if announced.round == 1:
-            counters = vector[announced.encoding.update_length :]
-            counters[1] = (1 << announced.encoding.value_bits) - 1
+        if announced.round == 1 and announced.scales is not None:
+            # Behind two digits of the examples.
+            counters_in(vector)[2] = (1 << announced.value_bits) - 1
         return vector
 
 
@@ -104,8 +110,8 @@ class Subtracting(Participant):
     def _input(self, offer):
         vector = super()._input(offer).astype(np.uint64)
         announced = joining._announced_in(offer)
-        if announced.round == 1:
-            vector[announced.encoding.update_length] = np.uint64(offer.params.modulus - 180)
+        if announced.round == 1 and announced.scales is not None:
+            counters_in(vector)[0] = np.uint64(offer.params.modulus - 180)
         return vector
 
 
@@ -229,6 +235,67 @@ def test_a_round_whose_journal_was_deleted_is_left_out(deployment: Deployment, m
     assert training.trained(1) == training.trained(2) == [1] * CLIENTS
 
 
+def dies_before_the_update(patch: pytest.MonkeyPatch) -> None:
+    """End the server between the session that measures and the update's."""
+
+    def begin(self: _SessionFiles, number: int) -> None:
+        if self.journal.name == "round.journal":
+            raise KeyboardInterrupt
+        begin_session(self, number)
+
+    begin_session = _SessionFiles.begin
+    patch.setattr(_SessionFiles, "begin", begin)
+
+
+def test_a_server_that_dies_between_both_sessions_goes_on_with_the_second(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranges are in the first one's journal, and the clients' updates in their memory."""
+    training = Training(deployment, rounds=2)
+    with monkeypatch.context() as patch:
+        dies_before_the_update(patch)
+        assert training.serve(training.start_all).interrupted
+    assert (training.folder / "round.ranges.journal").exists()
+    training.resume()
+    training.finish()
+    assert [record.included for record in training.records()] == [tuple(range(CLIENTS))] * 2
+    assert training.trained(1) == training.trained(2) == [1] * CLIENTS
+    assert not list(training.folder.glob("round.*"))
+
+
+def test_ranges_whose_journal_was_deleted_are_measured_again_in_the_next_round(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(deployment, rounds=2)
+    with monkeypatch.context() as patch:
+        dies_before_the_update(patch)
+        training.serve(training.start_all)
+    (training.folder / "round.ranges.journal").unlink()
+    training.resume()
+    training.finish()
+    lost, good = training.records()
+    assert "its journal is gone" in str(lost.aborted)
+    assert good.included == tuple(range(CLIENTS))
+    assert training.trained(1) == training.trained(2) == [1] * CLIENTS
+
+
+def test_ranges_that_cannot_be_read_cost_their_round(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secagg.client._checked_input", lambda vector, params: vector)
+
+    class Forging(Participant):
+        def _input(self, offer: Any) -> Any:
+            vector = super()._input(offer)
+            return vector if joining._announced_in(offer).round > 1 else vector + 1
+
+    training = Training(deployment, rounds=2)
+    training.serve(lambda: training.start_all(Forging))
+    training.finish()
+    spoilt, good = training.records()
+    assert "the ranges of the updates, which come first, were not found: " in str(spoilt.aborted)
+    assert good.included == tuple(range(CLIENTS))
+    assert training.trained(2) == [1] * CLIENTS
+
+
 def test_rounds_that_an_older_copy_of_the_run_has_forgotten_can_be_skipped(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,18 +330,21 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
             run.append(session)
             return SimpleNamespace(outcome=aborted, dropped={}, counters=Counters())
 
-    encoding = UpdateEncoding(update_length=3, max_examples=5, clip=1.0, value_bits=16)
+    tracker = ScaleTracker(1, 16, clip=1.0, max_weight=5)
     announcement = Announcement(
-        round=1, rounds=1, model="logistic", image_shape=(1, 4, 4), num_classes=3, encoding=encoding,
+        round=1, rounds=1, model="logistic", image_shape=(1, 4, 4), num_classes=3, value_bits=16, scales=tracker.scales,
         training=LocalTraining(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
     )  # fmt: skip
     aggregator = NetworkAggregator(
-        secagg.plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16),
-        encoding,
+        secagg.plan(num_clients=3, vector_length=1, value_bits=16),
+        sizes=(3,),
+        num_clients=3,
+        value_bits=16,
+        tracker=tracker,
         sessions=Sessions(),  # type: ignore[arg-type]
         announce=lambda: announcement,
         rules=ServingRules(min_clients=3, deadlines=Deadlines()),
-        journal=tmp_path / "round.journal",
+        folder=tmp_path,
         say=lambda _: None,
     )
     request = RoundRequest(

@@ -12,6 +12,7 @@ import pytest
 import secagg
 from fl.checkpoint import RunFolder
 from fl.errors import ConfigError
+from fl.network import joining
 from fl.network.errors import NetworkError, RoundFailedError
 from fl.network.joining import Participant
 from fl.network.policy import Policy
@@ -31,9 +32,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Vanishing(Participant):
-    """Breaks off where its input is due in its first round."""
+    """Breaks off where its first update is due, which was measured."""
 
     def _input(self, offer):
+        if joining._announced_in(offer).scales is None:
+            return super()._input(offer)
         raise KeyError("gone")
 
 
@@ -41,7 +44,8 @@ class Slow(Participant):
     """Too late with its first update."""
 
     def _input(self, offer):
-        if not self.rounds and not hasattr(self, "was_late"):
+        is_update = joining._announced_in(offer).scales is not None
+        if is_update and not self.rounds and not hasattr(self, "was_late"):
             self.was_late = True
             time.sleep(5.5)
         return super()._input(offer)
