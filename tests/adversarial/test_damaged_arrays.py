@@ -21,6 +21,7 @@ from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData, load_arrays
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.session_policy import PolicyError
 from fl.state import ParameterLayout
@@ -143,9 +144,10 @@ def test_of_a_table_in_text_it_is_said_how_to_convert_it(tmp_path: Path, suffix:
 
 def announcement(shape: tuple[int, ...]) -> tuple[Announcement, Parameters]:
     model = build_model("logistic", image_shape=shape, num_classes=2, seed=0)
-    encoding = UpdateEncoding(update_length=ParameterLayout.of(model).size, max_examples=40, clip=1.0, value_bits=16)
+    scales = Scales((1.0, 1.0), 40)
+    encoding = UpdateEncoding(sizes=ParameterLayout.of(model).sizes, num_clients=3, value_bits=16, scales=scales)
     announced = Announcement(
-        round=1, rounds=1, model="logistic", image_shape=shape, num_classes=2, encoding=encoding,
+        round=1, rounds=1, model="logistic", image_shape=shape, num_classes=2, value_bits=16, scales=scales,
         training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16).parameters
@@ -164,7 +166,7 @@ def test_examples_of_any_shape_are_taken_as_they_are(
     np.savez(tmp_path / "mine.npz", x=x, y=np.arange(8) % 2)
     data = load_arrays(tmp_path)
     announced, params = announcement(offered)
-    model = Policy().check_training(announced, params, data)
+    model, _ = Policy().check_training(announced, params, data)
     fitting = data.shaped_for(offered)
     assert torch.equal(fitting.images, torch.tensor(x).reshape(8, *offered))
     update = local_update(model, fitting.images, fitting.labels, announced.training, seed=1, threads=1)

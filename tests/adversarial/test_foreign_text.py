@@ -124,8 +124,9 @@ class Round:
 
     round, sampled, included, accuracy, seconds = 1, 3, (), 0.5, 1.0
     bytes_up = bytes_down = model_bytes = 0
-    clipped = held_out_accuracy = held_out_aborted = None
+    clipped = noise = clipped_weights = held_out_accuracy = held_out_aborted = None
     dropped: dict[str, int] = {}  # noqa: RUF012
+    clipped_tensors: dict[str, dict[str, float]] = {}  # noqa: RUF012
     refused = {"2": HOSTILE}  # noqa: RUF012
     aborted = f"[bold]{HOSTILE}"
 

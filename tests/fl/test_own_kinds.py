@@ -19,6 +19,7 @@ from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
+from fl.scales import Scales
 from fl.serialization import model_to_bytes
 from fl.state import LayoutError, ParameterLayout
 from fl.training import LocalTraining
@@ -76,14 +77,15 @@ def test_a_client_elsewhere_takes_lazy_layers(tmp_path: Path, monkeypatch: pytes
     model = make_model(name, image_shape=(1, 6, 6), num_classes=2, seed=5)
     assert state_bytes(make_model(name, image_shape=(1, 6, 6), num_classes=2, seed=5)) == state_bytes(model)
     layout = ParameterLayout.of(model)
-    encoding = UpdateEncoding(update_length=layout.size, max_examples=40, clip=1.0, value_bits=16)
+    scales = Scales((1.0,) * len(layout.entries), 40)
+    encoding = UpdateEncoding(sizes=layout.sizes, num_clients=3, value_bits=16, scales=scales)
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=encoding.value_bits).parameters
     announced = Announcement(
-        round=1, rounds=1, model=name, image_shape=(1, 6, 6), num_classes=2, encoding=encoding,
+        round=1, rounds=1, model=name, image_shape=(1, 6, 6), num_classes=2, value_bits=16, scales=scales,
         training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     data = LocalData(torch.randn(40, 1, 6, 6), torch.arange(40) % 2)
-    taken = Policy(own_model=name).check_training(announced, params, data)
+    taken, _ = Policy(own_model=name).check_training(announced, params, data)
     assert state_bytes(taken) == state_bytes(model)
     update = local_update(taken, data.images, data.labels, announced.training, seed=1, threads=1)
     assert update.delta.shape == (layout.size,)
