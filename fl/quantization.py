@@ -1,6 +1,6 @@
 """Float updates and counters as vectors of small non-negative integers, and back: what makes them summable in a ring.
 
-An element x of a tensor, clipped to the tensor's bound [-c, c], with the client's weight
+An element x of a tensor, within the tensor's bound [-c, c], with the client's weight
 w = min(examples, max_weight) / max_weight, becomes
 
     q = floor(w (x + c) / step + u),   step = 2c / (2^value_bits - 1),   u uniform in [0, 1)
@@ -135,7 +135,8 @@ class UpdateEncoding:
 
         Args:
             update: what to encode.
-            rng: draws the rounding. It protects nothing: the protocol's masks do.
+            rng: draws the rounding, which protects nothing, and factors that nobody else may know: in a client's
+                process it is seeded with its own secret.
 
         Raises:
             QuantizationError: see there.
@@ -157,13 +158,15 @@ class UpdateEncoding:
         encoded = np.empty(self.vector_length, dtype=np.int64)
         num_clipped, places = 0, self._tensors(encoded)
         for tensor, place, peak, bound in zip(tensors, places, largest, self.scales.bounds, strict=True):
-            if peak > bound:
-                num_clipped += int(np.count_nonzero(np.abs(tensor) > bound))
+            num_above = int(np.count_nonzero(np.abs(tensor) > bound)) if peak > bound else 0
+            num_clipped += num_above
             if not bound:
                 place[:] = 0
                 continue
             # In float64 from the start: in float32 the bound itself would be rounded, and with it the range left.
             scaled = tensor.astype(np.float64)
+            if num_above > _most_clipped(len(tensor)):
+                scaled *= _fitting(scaled, bound) * (1 + rng.random(1)[0]) / 2
             np.clip(scaled, -bound, bound, out=scaled)
             scaled += bound
             scaled *= weight / most / self._step(bound)
@@ -265,6 +268,22 @@ class UpdateEncoding:
         """Of examples, correct ones, loss steps and clipped elements; with room for any bound on weights."""
         most = MAX_WEIGHT
         return CounterEncoding((most, most, most * MAX_LOSS * LOSS_STEPS, self.update_length), self.value_bits)
+
+
+def _most_clipped(num_elements: int) -> int:
+    """Return how many elements of a tensor may be clipped one by one: a twentieth, or a single one of a few.
+
+    An element that is clipped is one of two values. If all clients' were, the sum of an element would be a subset sum
+    of their weights, and show the sign of each client's change. So a tensor of which more is above its bound is made
+    smaller as a whole, by a factor that its client alone knows.
+    """
+    return min(num_elements - 1, max(1, num_elements // 20))
+
+
+def _fitting(tensor: npt.NDArray[np.float64], bound: float) -> float:
+    """Return the factor that brings all but the elements that may be clipped within the bound."""
+    place = len(tensor) - 1 - _most_clipped(len(tensor))
+    return bound / float(np.partition(np.abs(tensor), place)[place])
 
 
 def checked_totals(

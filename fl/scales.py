@@ -6,11 +6,11 @@ updates are, and the next round's bounds follow.  What they say reaches the serv
 many clients' largest elements lie in each of a few ranges (`Ranges`), and how many clients' weights do.  The first
 bounds come from a session that sums such counts and nothing else.
 
-`Scales.following` is the rule.  Of the clients that change a tensor, the tenth that changes it most (at least one, of
-three or more) is set aside, and the bound is what the others need.  Where bits can be spared it is larger, up to what
-those set aside need.  So a client that diverges, or lies within the format, costs the others no resolution that they
-need.  A client that forges its counts moves a bound by a few bits a round, upwards or downwards; it could as well add
-anything to the sum itself.  `ScaleTracker` applies the rule from round to round.
+`Scales.following` is the rule.  The tenth of the clients that changes a tensor most (at least one, of three or more)
+is set aside, and the bound is what the others need.  Where bits can be spared it is larger, up to what those set aside
+need.  So a client that diverges, or lies within the format, costs the others no resolution that they need.  A client
+that forges its counts moves a bound by a few bits a round, upwards or downwards; it could as well add anything to the
+sum itself.  docs/threat-model.md says what the rule does not do.  `ScaleTracker` applies it from round to round.
 """
 
 from dataclasses import dataclass
@@ -45,6 +45,8 @@ _MOST_SPARED = 10
 _LEAST_SPARED = 2
 # If a tensor that nobody changed is changed, its ranges are around this part of the largest bound.
 _REFERENCE_OF_UNCHANGED = 2.0**-8
+# A weight that was sent may be so many times larger in the next round, without being cut.
+_BEYOND = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class Scales:
     """What updates are clipped to.
 
     Attributes:
-        bounds: for each tensor; its elements are clipped to [-bound, bound], in the model's units. 0: nobody changes
-            the tensor, and its mean change is exactly 0.
+        bounds: for each tensor; its elements are brought into [-bound, bound], in the model's units: a few are clipped,
+            many are made smaller together (`UpdateEncoding.encode`). 0: nobody changes the tensor, and its mean change
+            is exactly 0.
         max_weight: a weight, usually a number of examples, that is larger counts as this.
 
     Raises:
@@ -86,7 +89,8 @@ class Scales:
             total_weight: the sum of that session's weights, if it is known.
         """
         votes = ranges.votes
-        set_aside = np.where(votes >= 3, np.maximum(1, votes // 10), 0)
+        # Of all clients with a weight: else one client would have a tensor to itself that no other changes.
+        set_aside = max(1, int(votes[-1]) // 10) if votes[-1] >= 3 else 0
         largest, others = ranges.held_by(1), ranges.held_by(set_aside + 1)
         if present is not None and total_weight is not None and total_weight < present.max_weight:
             # Whose weight is said to be larger has not sent it.
@@ -94,9 +98,16 @@ class Scales:
         headroom = 2.0 ** max(1, min(value_bits - _NEEDED_BITS, _MOST_SPARED) // 3)
         # What the bound on weights is above the others' costs resolution like all tensors' bounds.
         most_weight = others[-1] * 2.0**_MOST_SPARED
+        if present is not None and total_weight is not None:
+            # A weight far above the others' counts if it was sent: if the others cannot make up the total.
+            sent = max(0.0, total_weight - (float(ranges.ends[-1] @ ranges.counts[-1]) - ranges.held_by(1)[-1]))
+            spared = 2.0 ** np.clip(value_bits - _NEEDED_BITS - _LEAST_SPARED, 1, _MOST_SPARED)
+            most_weight = min(most_weight, max(others[-1] * spared, sent * _BEYOND))
         weight = min(largest[-1] * min(headroom, 4.0), most_weight)
         taken = int(np.log2(weight / others[-1])) if others[-1] else 0
         most = others * 2.0 ** np.clip(value_bits - _NEEDED_BITS - taken, _LEAST_SPARED, _MOST_SPARED)
+        # What those set aside change alone may be as large as what others change of other tensors.
+        most = np.where(others > 0, most, most[:-1].max(initial=0.0) or np.inf)
         needed = np.minimum(largest * headroom, most)
         most[-1], needed[-1] = most_weight, weight
         if present is not None:

@@ -94,18 +94,19 @@ def test_a_clipping_bound_between_two_float32_numbers_keeps_the_range(clip: floa
     """float32(0.1) is a little above 0.1: an element clipped to it must not come out below zero."""
     encoding = make_encoding(update_length=2, clip=clip, value_bits=24)
     for draw in (0.0, 0.5, LARGEST_DRAW):
-        encoded = encoding.encode(make_update([-9, 9]), Rounding(draw))  # type: ignore[arg-type]
-        assert encoded[0] == 0
-        assert encoded[1] in ((1 << 24) - 2, (1 << 24) - 1)
+        low = encoding.encode(make_update([-9, 0]), Rounding(draw))  # type: ignore[arg-type]
+        high = encoding.encode(make_update([0, 9]), Rounding(draw))  # type: ignore[arg-type]
+        assert low[0] == 0
+        assert high[1] in ((1 << 24) - 2, (1 << 24) - 1)
 
 
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 24, MAX_VALUE_BITS])
 @pytest.mark.parametrize("draw", [0.0, LARGEST_DRAW])
 def test_the_bounds_are_the_ends_of_the_range_whatever_the_draw(bits: int, draw: float) -> None:
     encoding = make_encoding(value_bits=bits, clip=0.75)
-    encoded = encoding.encode(make_update([-0.75, 0.75, -9, 9]), Rounding(draw))  # type: ignore[arg-type]
-    assert encoded[[0, 2]].tolist() == [0, 0]
-    assert encoded[[1, 3]].tolist() == [(1 << bits) - 1] * 2
+    for beyond, end in ((-9, 0), (9, (1 << bits) - 1)):
+        encoded = encoding.encode(make_update([-0.75, 0.75, beyond, 0]), Rounding(draw))  # type: ignore[arg-type]
+        assert encoded[:3].tolist() == [0, (1 << bits) - 1, end]
 
 
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 8, MAX_VALUE_BITS])
@@ -143,7 +144,11 @@ def test_the_decoded_mean_is_within_its_bound(
     """
     encoding = make_encoding(update_length=5, clip=clip, value_bits=bits, max_examples=max_examples)
     updates = [
-        make_update(data.draw(deltas(clip, 5)), num_examples=data.draw(st.integers(1, max_examples)))
+        # One element at most is beyond the bound: an update of which more is, is made smaller as a whole.
+        make_update(
+            data.draw(deltas(clip, 5).filter(lambda delta: np.count_nonzero(np.abs(delta) > clip) < 2)),
+            num_examples=data.draw(st.integers(1, max_examples)),
+        )
         for _ in range(num_clients)
     ]
     weights = np.array([update.num_examples for update in updates])
@@ -192,10 +197,44 @@ def test_the_mean_is_weighted_by_examples() -> None:
 
 def test_clipped_elements_are_bounded_and_counted() -> None:
     encoding = make_encoding(clip=0.5, value_bits=24)
-    updates = [make_update([0.5, -0.5, 0.6, -7]), make_update([0.1, 0.2, 0.3, 3e38])]
+    updates = [make_update([0.5, -0.5, 0.4, -7]), make_update([0.1, 0.2, 0.3, 3e38])]
     result = aggregate(encoding, updates)
-    np.testing.assert_allclose(result.mean_delta, [0.3, -0.15, 0.4, 0], atol=1e-6)
-    assert result.clipped == 3 / 8
+    np.testing.assert_allclose(result.mean_delta, [0.3, -0.15, 0.35, 0], atol=1e-6)
+    assert result.clipped == 2 / 8
+
+
+def test_what_is_above_the_bound_as_a_whole_is_made_smaller_by_a_factor_of_its_clients_own() -> None:
+    """Elements that are all clipped would be two values, and the sum would show each client's signs."""
+    length, encoding = 4000, make_encoding(update_length=4000, clip=1e-9, value_bits=24, max_examples=1)
+    delta = np.random.default_rng(0).normal(size=length)
+    sent = [aggregate(encoding, [make_update(delta, num_examples=1)], seed).mean_delta for seed in (1, 2)]
+    for one in sent:
+        assert np.abs(one).max() <= np.float32(1e-9)
+        assert np.count_nonzero(np.abs(one) > 0.999e-9) <= length // 20
+        inside = np.abs(one) < 0.999e-9
+        factors = one[inside] / delta[inside].astype(np.float32)
+        assert np.median(factors) > 0
+        np.testing.assert_allclose(one[inside], delta[inside] * np.median(factors), atol=1e-14)
+    # Nobody else knows the factor.
+    assert np.abs(np.log(np.abs(sent[0]).sum() / np.abs(sent[1]).sum())) > 0.05
+
+
+def test_a_bound_far_below_all_updates_shows_no_clients_signs() -> None:
+    """With weights of powers of two, each sum of clipped elements would be read like a number in base two."""
+    num_clients, length = 8, 2000
+    encoding = fixed_encoding(length, clip=1e-12, value_bits=24, max_examples=(1 << 24) - 1, num_clients=num_clients)
+    generator = np.random.default_rng(5)
+    deltas = generator.normal(size=(num_clients, length)).astype(np.float32)
+    weights = 2 ** np.arange(num_clients)
+    total = sum(
+        encoding.encode(ClientUpdate(delta, int(weight) << 12, 0.0, 0), generator)
+        for delta, weight in zip(deltas, weights, strict=True)
+    )
+    read = np.rint(total[:length] / 2**12).astype(np.int64)
+    guessed = (read[:, None] >> np.arange(num_clients)) & 1
+    right = ((deltas > 0) == guessed.T).mean(axis=1)
+    # The client of the largest weight is half of the sum: its signs show in any mean. The others' do not.
+    assert right[:-2].max() < 0.6
 
 
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, MAX_VALUE_BITS])
