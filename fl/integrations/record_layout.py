@@ -149,6 +149,16 @@ def is_float(dtype: str) -> bool:
     return dtype in ("float16", "float32", "float64")
 
 
+def float_sizes(arrays: Arrays) -> dict[tuple[str, str], int]:
+    """Elements of each array that has an average, by record and name, and sorted by them."""
+    return {
+        (record, name): arrays[record][name].size
+        for record in sorted(arrays)
+        for name in sorted(arrays[record])
+        if is_float(arrays[record][name].dtype.name)
+    }
+
+
 def _is_array(field: ArrayField) -> bool:
     if not (isinstance(field.dtype, str) and isinstance(field.shape, tuple) and type(field.travels) is bool):
         return False

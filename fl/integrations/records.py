@@ -1,11 +1,12 @@
 """Named arrays, metrics and a weight as one vector of small integers, and their weighted mean from a sum of vectors.
 
 For frameworks whose replies are records instead of one flat update.  The vector's length does not depend on what the
-reply holds, only on what it has room for, so that it is known before anybody has trained: array elements first, padded
-with zeros; then the counters of `UpdateEncoding`, which carry the weight; then the metrics, as weighted fixed-point
-numbers in digits; then, for each metric, the weight of the client if it has that metric.  An array that was sent to the
-client travels as the difference to what was sent, so ``clip`` bounds what a client changes; any other array travels as
-it is.  Arrays and metrics are in the order of their names, whatever order a reply has.
+reply holds, only on what it has room for, so that it is known before anybody has trained: first an `UpdateEncoding`,
+whose tensors are the float arrays that the client was sent, and one more for all others; then the metrics, as weighted
+fixed-point numbers in digits; then, for each metric, the weight of the client if it has that metric.  An array that was
+sent travels as the difference to what was sent, so its bound is on what a client changes; any other array travels as it
+is, and one that does not come back as no change.  Arrays and metrics are in the order of their names, whatever order a
+reply has.  An encoding without bounds measures: its vector is the ranges of the arrays and the weight alone.
 """
 
 import math
@@ -27,10 +28,11 @@ from fl.integrations.record_layout import (
     Metrics,
     RecordError,
     RecordLayout,
+    float_sizes,
     layout_of,
 )
 from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
-from fl.scales import ScaleTracker
+from fl.scales import MAX_WEIGHT, Ranges, Scales
 
 MOST_METRICS = 1 << 16
 """Metrics of a reply, at most."""
@@ -63,6 +65,8 @@ class Average:
         partial: the metrics that not all clients have, by name, each with the weight of those that have it.
         kept: record and name of the arrays that have no average.
         not_sent: record and name of the arrays that were averaged as they are, since clients were sent none such.
+        noise: as in `fl.quantization.Aggregate`.
+        ranges: how large the clients' changes were: a row for each of the encoding's ``sizes``, the last for weights.
     """
 
     arrays: dict[str, dict[str, npt.NDArray[Any]]]
@@ -72,6 +76,8 @@ class Average:
     partial: dict[str, int] = field(default_factory=dict)
     kept: tuple[tuple[str, str], ...] = ()
     not_sent: tuple[tuple[str, str], ...] = ()
+    noise: float = math.nan
+    ranges: Ranges | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,27 +85,27 @@ class RecordEncoding:
     """How replies become integers; the same on the server and all clients.
 
     Attributes:
-        capacity: array elements that a reply has room for.
+        sizes: elements of each float array that the clients are sent, sorted by record and name; where there is room
+            for arrays that they are not sent, how many elements that is, at the end. Empty: room for no arrays at all.
+        num_clients: the most that a session can have.
+        scales: what is clipped to what, a bound for each of the ``sizes``; a weight above their bound counts as the
+            bound. None in a session that measures, whose sum gives `Ranges` and no average.
         weight: the name of the metric that is the weight, usually the number of examples; an integer.
-        max_weight: a public bound on any client's weight.
-        clip: elements are clipped to [-clip, clip].
         value_bits: bits of an encoded element.
         max_metrics: numbers that a reply has room for as metrics.
         metric_bound: metrics are in [-metric_bound, metric_bound].
-        num_clients: the most that a session can have.
 
     Raises:
         ConfigError: a number out of range.
     """
 
-    capacity: int
+    sizes: tuple[int, ...]
+    num_clients: int
+    scales: Scales | None
     weight: str
-    max_weight: int
-    clip: float
     value_bits: int
     max_metrics: int
     metric_bound: float
-    num_clients: int = 1 << 16
 
     def __post_init__(self) -> None:
         # A server says how many, and each needs memory before there is a reply.
@@ -115,21 +121,23 @@ class RecordEncoding:
     @property
     def vector_length(self) -> int:
         """Elements of an encoded reply."""
-        return self._elements.vector_length + self._metrics.vector_length
+        return self._elements.vector_length + (0 if self.scales is None else self._metrics.vector_length)
 
     @property
     def _elements(self) -> UpdateEncoding:
+        # An update of no elements is none.
+        empty = () if sum(self.sizes) else (1,)
+        scales = self.scales
+        if scales is not None and empty:
+            scales = Scales((*scales.bounds, 0.0), scales.max_weight)
         return UpdateEncoding(
-            sizes=(max(1, self.capacity),),
-            num_clients=self.num_clients,
-            value_bits=self.value_bits,
-            scales=ScaleTracker(1, self.value_bits, clip=self.clip, max_weight=self.max_weight).scales,
+            sizes=self.sizes + empty, num_clients=self.num_clients, value_bits=self.value_bits, scales=scales
         )
 
     @property
     def _metrics(self) -> CounterEncoding:
-        """Of the weighted metrics, and of the weights of those who have them."""
-        largest = (2 * self._steps * self.max_weight,) * self.max_metrics + (self.max_weight,) * self.max_metrics
+        """Of the weighted metrics, and of the weights of those who have them; with room for any bound on weights."""
+        largest = (2 * self._steps * MAX_WEIGHT,) * self.max_metrics + (MAX_WEIGHT,) * self.max_metrics
         return CounterEncoding(largest, self.value_bits)
 
     @property
@@ -150,21 +158,22 @@ class RecordEncoding:
             RecordError: the weight or a metric is out of range.
             QuantizationError: elements that are not finite.
         """
+        self.check_sent(received)
         layout = layout_of(reply.arrays, reply.metrics, received=received, weight=self.weight)
-        self._check_room(layout)
-        weight = self._checked_weight(reply.metrics[layout.weight_record][self.weight])
-        flat = np.zeros(max(1, self.capacity), dtype=np.float32)
-        at = 0
-        for one in layout.by_name.arrays:
-            if one.travels:
-                array = np.asarray(reply.arrays[one.record][one.name])
-                sent = received.get(one.record, {}).get(one.name)
-                change = array if sent is None else array.astype(np.float64) - sent
-                # What is too large for float32 is refused below, as not finite.
-                with np.errstate(over="ignore"):
-                    flat[at : at + one.size] = np.ravel(change)
-                at += one.size
-        elements = self._elements.encode(ClientUpdate(flat, weight, loss_sum=0.0, correct=0), rng)
+        self._check_room(layout, received)
+        examples = self._checked_weight(reply.metrics[layout.weight_record][self.weight])
+        flat = np.zeros(self._elements.update_length, dtype=np.float32)
+        for one, place in _places(layout, received):
+            array = np.asarray(reply.arrays[one.record][one.name])
+            sent = received.get(one.record, {}).get(one.name)
+            change = array if sent is None else array.astype(np.float64) - sent
+            # What is too large for float32 is refused below, as not finite.
+            with np.errstate(over="ignore"):
+                flat[place] = np.ravel(change)
+        elements = self._elements.encode(ClientUpdate(flat, examples, loss_sum=0.0, correct=0), rng)
+        if self.scales is None:
+            return elements, layout
+        weight = min(examples, self.scales.max_weight)
         numbers = list(_numbers(layout.by_name, reply.metrics))
         given = [weight * math.isfinite(value) for _, value in numbers]
         values = [w and w * self._metric_steps(*number) for w, number in zip(given, numbers, strict=True)]
@@ -175,7 +184,7 @@ class RecordEncoding:
         """The average in a sum of ``num_clients`` encoded replies of one layout, shape (vector_length,).
 
         Args:
-            total: the sum.
+            total: the sum; not of a session that measures.
             num_clients: how many replies are in it.
             layout: of one of them; the others differ in the order of their fields at most.
             sent: the arrays that they were sent.
@@ -202,25 +211,49 @@ class RecordEncoding:
             arrays=arrays,
             metrics=_metric_records(layout, metrics, self.weight, weight),
             total_weight=weight,
-            clipped=aggregate.clipped * max(1, self.capacity) / used,
+            clipped=aggregate.clipped * len(aggregate.mean_delta) / used,
             partial={name: w for name, w in zip(names, given, strict=True) if w < weight},
             kept=tuple((one.record, one.name) for one in layout.arrays if not one.travels),
             not_sent=tuple((one.record, one.name) for one in layout.arrays if one.name not in sent.get(one.record, {})),
+            noise=aggregate.noise,
+            ranges=aggregate.ranges,
         )
+
+    def decode_ranges(self, total: IntegerVector, num_clients: int) -> Ranges:
+        """The ranges in a sum of ``num_clients`` encoded replies of a session that measures, shape (vector_length,).
+
+        Raises:
+            UndecodableSumError: no ``num_clients`` replies add up to it, or none of them has a weight.
+        """
+        return self._elements.decode_ranges(total, num_clients)
+
+    def check_sent(self, sent: Arrays) -> None:
+        """LayoutError unless the encoding is for replies to these arrays."""
+        own = tuple(float_sizes(sent).values())
+        if self.sizes and (self.sizes[: len(own)] != own or len(self.sizes) > len(own) + 1):
+            raise LayoutError(
+                f"the session is for {len(self.sizes)} arrays, of {sum(self.sizes)} elements in all, and not for the "
+                f"{len(own)} float arrays, of {sum(own)} elements, that were sent"
+            )
 
     def check_layout(self, layout: RecordLayout, sent: Arrays) -> None:
         """RecordError unless replies of this layout have room, and fit what was sent to the clients."""
-        self._check_room(layout)
+        self._check_room(layout, sent)
         for one in layout.arrays:
             own = sent.get(one.record, {}).get(one.name)
             if (own is None and not one.travels) or (own is not None and own.shape != one.shape):
                 raise RecordError(f"array {one.name!r} of record {one.record!r} is not like the one that was sent")
 
-    def _check_room(self, layout: RecordLayout) -> None:
-        if layout.num_elements > self.capacity:
+    def _check_room(self, layout: RecordLayout, sent: Arrays) -> None:
+        own = float_sizes(sent) if self.sizes else {}
+        others = {(one.record, one.name): one.size for one in layout.arrays if one.travels}
+        for place in own:
+            others.pop(place, None)
+        if (needed := sum(others.values())) > (room := sum(self.sizes[len(own) :])):
+            named = ", ".join(f"{name!r} of record {record!r}" for record, name in list(others)[:3])
             raise LayoutError(
-                f"the reply has {layout.num_elements} array elements, and room for {self.capacity}, as many as were "
-                "sent: the server can give more `capacity`"
+                f"the reply has {needed} elements in arrays that were not sent ({named}), and room for {room}: if they "
+                "are the model, give them the names that were sent; else the server can give more `capacity`"
             )
         if layout.num_metrics > self.max_metrics:
             raise LayoutError(
@@ -229,10 +262,9 @@ class RecordEncoding:
             )
 
     def _checked_weight(self, weight: Metric) -> int:
-        if not isinstance(weight, int | float) or weight != weight or weight not in range(self.max_weight + 1):
-            raise RecordError(
-                f"{self.weight!r} must be a whole number from 0 to {self.max_weight}, a bound that the server can raise"
-            )
+        # Not "weight < 0": a comparison with NaN is false. Infinity has no remainder.
+        if not isinstance(weight, int | float) or not weight >= 0 or weight % 1 != 0:
+            raise RecordError(f"{self.weight!r} must be a whole number of at least 0")
         return int(weight)
 
     def _metric_steps(self, name: str, value: float) -> int:
@@ -243,6 +275,19 @@ class RecordEncoding:
                 "`metric_bound`"
             )
         return round(value * (1 << _FRACTION_BITS)) + self._steps
+
+
+def _places(layout: RecordLayout, sent: Arrays) -> Iterator[tuple[ArrayField, slice]]:
+    """Where among the elements each array of a reply is: what was sent first, the others behind it."""
+    starts, end = {}, 0
+    for place, size in float_sizes(sent).items():
+        starts[place] = end
+        end += size
+    for one in layout.by_name.arrays:
+        if one.travels:
+            start = starts.get((one.record, one.name), end)
+            yield one, slice(start, start + one.size)
+            end += one.size if start == end else 0
 
 
 def _numbers(layout: RecordLayout, metrics: Metrics) -> Iterator[tuple[str, float]]:
@@ -256,11 +301,11 @@ def _numbers(layout: RecordLayout, metrics: Metrics) -> Iterator[tuple[str, floa
 def _arrays(
     layout: RecordLayout, mean: npt.NDArray[np.float32], sent: Arrays
 ) -> dict[str, dict[str, npt.NDArray[Any]]]:
-    values = {}
-    at = 0
-    for one in layout.by_name.arrays:
-        values[one] = _array(one, mean[at : at + one.size], sent.get(one.record, {}).get(one.name))
-        at += one.size
+    places = dict(_places(layout, sent))
+    values = {
+        one: _array(one, mean[places.get(one, slice(0))], sent.get(one.record, {}).get(one.name))
+        for one in layout.arrays
+    }
     sent_order = {(record, name): number for number, (record, name) in enumerate(_names(sent))}
     arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
     for one in sorted(layout.arrays, key=lambda one: sent_order.get((one.record, one.name), len(sent_order))):

@@ -8,19 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl.errors import ConfigError
-from fl.integrations.record_layout import ArrayField, MetricField, RecordError, RecordLayout, layout_of
+from fl.integrations.record_layout import ArrayField, LayoutError, MetricField, RecordError, RecordLayout, layout_of
 from fl.integrations.records import RecordEncoding, Reply
 from fl.quantization import QuantizationError, UndecodableSumError
+from fl.scales import MAX_WEIGHT, Scales
 
 SENT = {"model": {"w": np.full((3, 2), 4.0, np.float32), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
 
 
 def encoding(**changes: Any) -> RecordEncoding:
     numbers: dict[str, Any] = {
-        "capacity": 8, "weight": "num-examples", "max_weight": 100, "clip": 1.0, "value_bits": 20,
-        "max_metrics": 3, "metric_bound": 1000.0,
+        "sizes": (2, 6), "num_clients": 8, "scales": Scales((1.0, 1.0), 100), "weight": "num-examples",
+        "value_bits": 20, "max_metrics": 3, "metric_bound": 1000.0,
     }  # fmt: skip
     return RecordEncoding(**{**numbers, **changes})
+
+
+def with_room(room: int = 8, bound: float = 1.0) -> RecordEncoding:
+    """An encoding with room for arrays that were not sent."""
+    return encoding(sizes=(2, 6, room), scales=Scales((1.0, 1.0, bound), 100))
 
 
 def reply(weight: Any = 10, **changes: Any) -> Reply:
@@ -93,8 +99,11 @@ def test_integers_keep_what_was_sent() -> None:
     assert list(average.arrays["model"]) == ["w", "steps"]
 
 
+METRICS_ONLY = encoding(sizes=(), scales=Scales((), MAX_WEIGHT))
+
+
 def test_metrics_alone() -> None:
-    average = decoded([Reply({}, {"m": {"num-examples": w, "acc": w / 10}}) for w in (1, 3)], encoding(capacity=0))
+    average = decoded([Reply({}, {"m": {"num-examples": w, "acc": w / 10}}) for w in (1, 3)], METRICS_ONLY)
     assert average.arrays == {}
     assert average.metrics["m"] == {"num-examples": 4, "acc": pytest.approx(0.25, abs=1e-6)}
 
@@ -109,19 +118,109 @@ def test_what_is_clipped_is_counted() -> None:
     assert average.clipped == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("bits", [16, 24])
+def test_each_array_has_a_bound_of_its_own(bits: int) -> None:
+    """Changes of 1e-6 in one array, and of a million in another that was not sent, cost each other nothing."""
+    form = encoding(value_bits=bits, sizes=(2, 6, 3), scales=Scales((4e-6, 0.0, 4e6), 100))
+    sent = {**SENT, "model": {**SENT["model"], "w": np.ones((3, 2), np.float32)}}
+    rng = np.random.default_rng(0)
+    changes = [rng.normal(size=2) * 1e-6 for _ in range(4)]
+    far = [rng.normal(size=3) * 1e6 for _ in range(4)]
+    replies = [
+        Reply({"other": {"z": z}, "model": sent["model"], "head": {"b": b}}, {"m": {"num-examples": 50 + number}})
+        for number, (b, z) in enumerate(zip(changes, far, strict=True))
+    ]
+    average = decoded(replies, form, sent)
+    weights = np.array([50, 51, 52, 53]) / 206
+    for found, values in ((average.arrays["head"]["b"], changes), (average.arrays["other"]["z"], far)):
+        mean = weights @ np.array(values)
+        assert np.linalg.norm(found - mean) <= 2.0 ** (6 - bits) * np.linalg.norm(mean)
+    assert average.noise < 2.0 ** (5 - bits)
+    # Nobody changes it, and it does not move by an ulp.
+    np.testing.assert_array_equal(average.arrays["model"]["w"], sent["model"]["w"])
+    assert average.ranges.votes.tolist() == [4, 0, 4, 4]
+    assert average.not_sent == (("other", "z"),)
+
+
+def test_an_array_that_does_not_come_back_leaves_the_others_in_place() -> None:
+    one = Reply({"model": {"w": SENT["model"]["w"] + np.float32(0.25)}}, {"m": {"num-examples": 10}})
+    average = decoded([one, one], encoding())
+    np.testing.assert_allclose(average.arrays["model"]["w"], 4.25, atol=1e-4)
+    assert average.ranges.votes.tolist() == [0, 2, 2]
+
+
+def test_a_weight_above_the_bound_counts_as_the_bound() -> None:
+    """In the arrays, in the metrics and in the total; and the ranges say that it was above."""
+    light, heavy = (
+        reply(100),
+        reply(
+            10**6,
+            arrays={**reply().arrays, "head": {"b": np.array([-0.5, 0.5])}},
+            metrics={"metrics": {"loss": 4.0, "num-examples": 10**6, "per_class": [0.5, -3]}},
+        ),
+    )
+    average = decoded([light, heavy], encoding())
+    assert average.total_weight == average.metrics["metrics"]["num-examples"] == 200
+    assert average.metrics["metrics"]["loss"] == pytest.approx(3.0, abs=1e-5)
+    np.testing.assert_allclose(average.arrays["head"]["b"], 0.0, atol=1e-4)
+    assert average.ranges.above(np.array([1.0, 1.0, 100.0])).tolist() == [0, 0, 1]
+
+
+def test_metrics_of_the_largest_weights() -> None:
+    """The counters have room for any bound: on metrics alone the bound is the largest, and costs nothing."""
+    weights = (1, MAX_WEIGHT, 10**12)
+    replies = [Reply({}, {"m": {"num-examples": w, "acc": 1000.0 / (n + 1)}}) for n, w in enumerate(weights)]
+    average = decoded(replies, METRICS_ONLY)
+    # The last one counts as the bound.
+    assert average.total_weight == 1 + 2 * MAX_WEIGHT
+    expected = (1000.0 + MAX_WEIGHT * 500.0 + MAX_WEIGHT * 1000.0 / 3) / (1 + 2 * MAX_WEIGHT)
+    assert average.metrics["m"]["acc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_session_that_measures_has_the_ranges_alone() -> None:
+    form, rng = encoding(scales=None, sizes=(2, 6, 4)), np.random.default_rng(0)
+    replies = [
+        Reply(
+            {"head": {"b": np.array([0.0, 3e-5])}, "model": SENT["model"], "x": {"y": np.full(4, 70.0)}},
+            {"m": {"num-examples": 50, "loss": 1.0}},
+        )
+    ] * 3
+    vectors, layouts = zip(*(form.encode(one, SENT, rng) for one in replies), strict=True)
+    assert {vector.shape for vector in vectors} == {(form.vector_length,)}
+    assert layouts[0] == layout_of(replies[0].arrays, replies[0].metrics, received=SENT, weight="num-examples")
+    ranges = form.decode_ranges(np.sum(vectors, axis=0).astype(np.uint32), 3)
+    assert ranges.votes.tolist() == [3, 0, 3, 3]
+    assert ranges.held_by(1).tolist() == [2.0**-15, 0.0, 128.0, 64.0]
+    # Metrics are no part of it.
+    assert form.vector_length == encoding(scales=None, sizes=(2, 6, 4), max_metrics=0).vector_length
+
+
+@pytest.mark.parametrize("sizes", [(6, 2), (2, 6, 1, 1), (2,), (2, 7), (8,)])
+@pytest.mark.parametrize("measures", [False, True])
+def test_an_encoding_for_other_arrays(sizes: tuple[int, ...], measures: bool) -> None:
+    """A server that says other sizes than it sends is refused in words."""
+    form = encoding(sizes=sizes, scales=None if measures else Scales((1.0,) * len(sizes), 100))
+    with pytest.raises(LayoutError, match=r"the session is for .* and not for the 2 float arrays, of 8 elements"):
+        form.encode(reply(), SENT, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("strange", "error", "text"),
     [
-        (reply(-1), RecordError, "whole number from 0 to 100"),
-        (reply(101), RecordError, "whole number from 0 to 100"),
+        (reply(-1), RecordError, "whole number of at least 0"),
         (reply(2.5), RecordError, "whole number"),
         (reply(float("nan")), RecordError, "whole number"),
+        (reply(float("inf")), RecordError, "whole number"),
         (reply([1]), RecordError, "whole number"),
         (reply(metrics={"m": {"loss": 1.0}}), RecordError, "no metric 'num-examples'"),
         (reply(metrics={"m": {"num-examples": 1, "loss": 1001.0}}), RecordError, "metric 'loss'"),
         (reply(metrics={"m": {"num-examples": 1, "many": [0.0] * 4}}), RecordError, "4 metrics, and room for 3"),
         (reply(arrays={"model": {"w": np.zeros((2, 3), np.float32)}}), RecordError, "shape"),
-        (reply(arrays={"new": {"x": np.zeros(9, np.float32)}}), RecordError, "9 array elements, and room for 8"),
+        (
+            reply(arrays={"new": {"x": np.zeros(9, np.float32)}}),
+            RecordError,
+            "9 elements in arrays that were not sent .'x' of",
+        ),
         (reply(arrays={"new": {"x": np.zeros(2, np.int32)}}), RecordError, "no average"),
         (reply(arrays={"new": {"x": np.zeros(2, np.complex64)}}), RecordError, "no average"),
         (reply(arrays={"new": {"x": np.array([np.nan])}}), QuantizationError, "not finite"),
@@ -130,7 +229,7 @@ def test_what_is_clipped_is_counted() -> None:
 )
 def test_replies_that_have_no_average(strange: Reply, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        encoding().encode(strange, SENT, np.random.default_rng(0))
+        with_room().encode(strange, SENT, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -140,8 +239,10 @@ def test_replies_that_have_no_average(strange: Reply, error: type[Exception], te
         {"max_metrics": 10**12},
         {"metric_bound": 0.0},
         {"metric_bound": float("nan")},
-        {"clip": 0.0},
-        {"max_weight": 0},
+        {"sizes": (2, -6)},
+        {"sizes": (8,)},
+        {"num_clients": 0},
+        {"value_bits": 33},
     ],
 )
 def test_encodings_that_cannot_be(changes: dict[str, Any]) -> None:
@@ -195,7 +296,7 @@ def test_layouts_that_cannot_be(field: ArrayField) -> None:
 
 
 def test_a_layout_that_does_not_fit_what_was_sent() -> None:
-    form = encoding()
+    form = with_room()
     for field in (
         ArrayField("model", "w", "float32", (6,), True),
         ArrayField("other", "n", "int64", (2,), False),
@@ -212,10 +313,6 @@ def test_weights_that_add_up_to_nothing() -> None:
         form.decode(np.zeros(form.vector_length, np.uint32), 2, layout(), SENT)
 
 
-# Behind the arrays and the counts of their ranges.
-WEIGHT = encoding()._elements.vector_length - encoding()._elements._counters.vector_length
-
-
 def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> Any:
     """The average of two replies, one of which was changed in one place."""
     encoded = [form.encode(reply(), sent, np.random.default_rng(0)) for _ in range(2)]
@@ -224,17 +321,25 @@ def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> A
     return form.decode(total.astype(np.uint32), 2, encoded[0][1], sent)
 
 
+# At the end are three metrics of four digits each, and their weights of two. Before them are UpdateEncoding's counters:
+# weight, correct ones, loss and clipped elements, of 2, 2, 3 and 1 digits.
+LOSS = -3 * 4 - 3 * 2
+WEIGHT = LOSS - 8
+
+
 @pytest.mark.parametrize(
     ("place", "fits", "change", "text"),
     [
-        # The weights are 10 each: from 1 to 200 in all. A client may lie about its own, if it takes metrics with it.
+        # The weights are 10 each: from 2 to 200 in all. A client may lie about its own, if it takes metrics with it.
         (WEIGHT, 0, -20, "add up to 0 examples"),
         (WEIGHT, 0, -1, "the metrics add up to more"),
         (WEIGHT, 180, 181, "cannot add up to 201 examples"),
-        # The high digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
-        (-8, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
-        # The weight of those who have the loss.
-        (-3, 0, 1, "the metrics add up to more"),
+        # The second digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
+        (LOSS + 1, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
+        # The weight of those who have the loss, in two digits as all weights.
+        (-6, 0, 1, "the metrics add up to more"),
+        # More clients with a weight than there are, behind the eight elements.
+        (8, 0, (1 << 20) - 1, "ranges cannot add up"),
     ],
 )
 def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str) -> None:
@@ -246,10 +351,10 @@ def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str)
 def test_an_average_that_is_not_finite() -> None:
     """A half-precision array whose change is larger than any client's can be."""
     sent = {"model": {"w": np.full((3, 2), 6e4, np.float16), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
-    one = Reply({"model": {"w": sent["model"]["w"] + np.float16(32)}}, {"metrics": {"num-examples": 100}})
-    form = encoding(clip=1e4)
+    one = Reply({"model": {"w": sent["model"]["w"] - np.float16(320)}}, {"metrics": {"num-examples": 100}})
+    form = encoding(scales=Scales((1e4, 1e4), 100))
     vector, fields = form.encode(one, sent, np.random.default_rng(0))
     assert form.decode(vector.astype(np.uint32), 1, fields, sent).total_weight == 100
-    vector[0] = (1 << 20) - 1
+    vector[2] = (1 << 20) - 1
     with pytest.raises(UndecodableSumError, match="not finite"):
         form.decode(vector.astype(np.uint32), 1, fields, sent)

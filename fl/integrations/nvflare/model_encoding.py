@@ -20,6 +20,7 @@ from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import ModelError
 from fl.integrations.record_layout import ArrayField, MetricField, RecordLayout, is_float
 from fl.integrations.records import RecordEncoding, Reply
+from fl.scales import ScaleTracker
 
 Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """A model's entries by name."""
@@ -27,6 +28,9 @@ Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 _ARRAYS, _NUMBERS, _STEPS = "model", "metrics", "steps"
 # Of the metrics' names: one of them may be that of the weight.
 _METRIC = "metric:"
+
+# Of a session; the length of a vector depends on it by a few elements.
+_MOST_SITES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +174,10 @@ class ModelEncoding:
 
     def _records(self, capacity: int) -> RecordEncoding:
         return RecordEncoding(
-            capacity=capacity,
+            sizes=(capacity,),
+            num_clients=_MOST_SITES,
+            scales=ScaleTracker(1, self.value_bits, clip=self.clip, max_weight=self.max_steps).scales,
             weight=_STEPS,
-            max_weight=self.max_steps,
-            clip=self.clip,
             value_bits=self.value_bits,
             max_metrics=len(self.metrics),
             metric_bound=self.metric_bound,
