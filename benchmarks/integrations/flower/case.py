@@ -73,9 +73,7 @@ def message_api(clients: int, rounds: int, *, secure: bool) -> tuple[ServerApp, 
     @server.main()
     def main(grid: Any, context: Context) -> None:
         seen.grid = CountingGrid(grid)
-        wrapped = (
-            SecAggGrid(seen.grid, max_examples=workload.EXAMPLES, threshold=_least(clients)) if secure else seen.grid
-        )
+        wrapped = SecAggGrid(seen.grid, threshold=_least(clients)) if secure else seen.grid
         strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
 
         def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:

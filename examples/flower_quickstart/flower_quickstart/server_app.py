@@ -17,8 +17,7 @@ def main(grid: Grid, context: Context) -> None:
     model = task.make_model(task.load(context.run_config))
     strategy = FedAvg(fraction_train=float(context.run_config["fraction-train"]))
     result = strategy.start(
-        # Early on, single weights move by more than 1, the default that changes are clipped to.
-        grid=SecAggGrid(grid, max_examples=int(context.run_config["max-examples"]), clip=2.0),
+        grid=SecAggGrid(grid),
         initial_arrays=ArrayRecord(model.state_dict()),
         train_config=ConfigRecord({"lr": context.run_config["lr"]}),
         num_rounds=int(context.run_config["num-server-rounds"]),

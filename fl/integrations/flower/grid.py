@@ -1,13 +1,11 @@
 """The server's side: a grid that hands a strategy the clients' average in place of their replies."""
 
-import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fl.errors import ConfigError
-from fl.formatting import percent
 from fl.integrations.flower._flwr import Grid, Message, RecordDict, get_fused_config
 from fl.integrations.flower.app_view import run_digest
 from fl.integrations.flower.averaging import AverageReply, watch
@@ -15,17 +13,17 @@ from fl.integrations.flower.content import arrays_of, content_digest
 from fl.integrations.flower.errors import FlowerError, RoundAbortedError
 from fl.integrations.flower.exchange import exchange
 from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.reply_scales import ReplyScales
+from fl.integrations.flower.round_log import log_round, warn_of_not_sent, why_not
 from fl.integrations.flower.session import Session, SessionReport
 from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.flower.strategies import calling_strategy, check_strategy, is_vouched_for, weight_of
 from fl.integrations.flower.wire import CONTROL
 from fl.integrations.identities import EnrolledKeys
-from fl.integrations.record_layout import is_float
+from fl.integrations.record_layout import float_sizes
 from fl.integrations.records import Average
+from fl.scales import Ranges
 from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, PolicyError, Round
-from transport.printable import printable
-
-_LOG = logging.getLogger("flwr.secagg")
 
 _NONCE_BYTES = 16
 
@@ -72,6 +70,7 @@ class SecAggGrid(Grid):
         self._strategy = strategy
         self._checked: list[Any] = []
         self._failed_rounds = 0
+        self._scales: dict[Hashable, ReplyScales] = {}
         self._warned: set[tuple[tuple[str, str], ...]] = set()
         if strategy is not None:
             self._check(strategy)
@@ -161,30 +160,50 @@ class SecAggGrid(Grid):
     def _aggregate(
         self, messages: list[Message], timeout: float | None, weight: str, num_rounds: int | None
     ) -> list[Message]:
-        offer = self._offer(messages, self._settings.weighted_by or weight)
-        session = Session(
-            messages,
-            offer,
-            lambda sent, round_: self._exchange(sent, round_, timeout),
-            workers=self._settings.workers,
-            directory=self._directory,
-        )
-        report, average = session.run()
+        asked = _Asked(messages, *_common_content(messages), self._settings.weighted_by or weight, timeout)
+        report, average = self._round(asked)
         self.reports.append(report)
-        _log(report, len(messages))
+        log_round(report, len(messages), self._settings)
+        trains = _category(messages[0]) == "train"
         if average is None:
             if self._settings.on_abort == "raise":
-                raise RoundAbortedError(_why_not(report))
-            if _category(messages[0]) == "train":
+                raise RoundAbortedError(why_not(report))
+            if trains:
                 self._count_failure(report, num_rounds)
             return []
-        if _category(messages[0]) == "train":
+        if trains:
             self._failed_rounds = 0
         if average.not_sent and average.not_sent not in self._warned:
             self._warned.add(average.not_sent)
-            _warn_of_not_sent(average, self._settings.clip)
+            warn_of_not_sent(average, self._settings.clip)
         origin = next(message for message in messages if message.metadata.dst_node_id == report.included[0])
         return [AverageReply(average, len(report.included), origin)]
+
+    def _round(self, asked: "_Asked") -> tuple[SessionReport, Average | None]:
+        """The round's session, and before it one that measures, where nobody knows yet how large replies are."""
+        scales, measuring = self._scales_of(asked), None
+        if scales.must_measure:
+            session = self._session(asked, scales)
+            measuring, ranges = session.run()
+            if session.layout is None or not isinstance(ranges, Ranges):
+                return measuring, None
+            scales.follow_measured(ranges, session.layout)
+        report, average = self._session(asked, scales).run()
+        if not isinstance(average, Average):
+            return replace(report, measuring=measuring), None
+        exceeded, cut_weights = scales.follow(average)
+        return replace(report, measuring=measuring, exceeded=exceeded, cut_weights=cut_weights), average
+
+    def _scales_of(self, asked: "_Asked") -> ReplyScales:
+        """The bounds for such messages: other arrays, or another kind of message, have others."""
+        message_type = asked.messages[0].metadata.message_type
+        # An evaluation answers with metrics alone.
+        sent = None if _category(asked.messages[0]) == "evaluate" else arrays_of(asked.content)
+        shapes = {place: sent[place[0]][place[1]].shape for place in float_sizes(sent)} if sent else {}
+        kind = (message_type, tuple(shapes.items()))
+        if kind not in self._scales:
+            self._scales[kind] = ReplyScales(self._settings, sent, len(asked.messages))
+        return self._scales[kind]
 
     def _count_failure(self, report: SessionReport, num_rounds: int | None) -> None:
         """RoundAbortedError if the training is not to go on: after too many rounds, or at its end without any sum."""
@@ -194,20 +213,11 @@ class SecAggGrid(Grid):
             goes_on_after = min(goes_on_after, num_rounds - 1)
         if self._failed_rounds > goes_on_after:
             rounds = f"{self._failed_rounds} rounds in a row" if self._failed_rounds > 1 else "a round"
-            raise RoundAbortedError(f"{rounds} without a result; the last: {_why_not(report)}")
+            raise RoundAbortedError(f"{rounds} without a result; the last: {why_not(report)}")
 
-    def _offer(self, messages: list[Message], weight: str) -> Offer:
-        content, digest = _common_content(messages)
-        num_elements = sum(
-            array.size
-            for named in arrays_of(content).values()
-            for array in named.values()
-            if is_float(array.dtype.name)
-        )
-        # An evaluation answers with metrics alone.
-        if _category(messages[0]) == "evaluate":
-            num_elements = 0
-        encoding = self._settings.encoding(num_clients=len(messages), num_elements=num_elements, weight=weight)
+    def _session(self, asked: "_Asked", scales: ReplyScales) -> Session:
+        messages = asked.messages
+        encoding = scales.encoding(len(messages), asked.weight)
         try:
             plan = self._settings.plan(
                 len(messages),
@@ -219,7 +229,13 @@ class SecAggGrid(Grid):
             raise FlowerError(f"secure aggregation over {len(messages)} nodes cannot be: {error}") from None
         metadata = messages[0].metadata
         run = run_digest(metadata.run_id, metadata.group_id, self._known_config())
-        return Offer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), digest, run)
+        return Session(
+            messages,
+            Offer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), asked.digest, run),
+            lambda sent, round_: self._exchange(sent, round_, asked.timeout),
+            workers=self._settings.workers,
+            directory=self._directory,
+        )
 
     def _known_config(self) -> Mapping[str, Any]:
         """The run's configuration, as the server has it."""
@@ -236,6 +252,17 @@ class SecAggGrid(Grid):
             timeout=timeout if trains else self._settings.round_timeout,
             poll_seconds=self._settings.poll_seconds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a round asks its nodes: one content, its digest, the metric that weighs them, and the time to train."""
+
+    messages: list[Message]
+    content: RecordDict
+    digest: bytes
+    weight: str
+    timeout: float | None
 
 
 def _category(message: Message) -> str:
@@ -262,46 +289,3 @@ def _common_content(messages: list[Message]) -> tuple[RecordDict, bytes]:
                 "given different models cannot agree on masks"
             )
     return first.content, digest
-
-
-def _why_not(report: SessionReport) -> str:
-    """Why there is no average, with what most of the nodes that left gave as their reason."""
-    text, reasons = str(report.aborted), Counter(reason for _, reason in report.dropped.values())
-    for reason, number in reasons.most_common(1):
-        text += f"; {number} nodes left: {reason}"
-    return text
-
-
-def _log(report: SessionReport, num_nodes: int) -> None:
-    """A round in the log: who is in, who left, and what was clipped. No node's own numbers are known here."""
-    for node, (round_, reason) in report.dropped.items():
-        _LOG.info("secagg: node %d left in %s: %s", node, round_.value, reason)
-    seconds = sum(report.seconds.values())
-    if report.aborted is not None:
-        _LOG.error("secagg: this round has no result, and the model stays as it was: %s", _why_not(report))
-        return
-    _LOG.info(
-        "secagg: the average of %d of %d nodes, %d examples, in %.2f s (protocol: %.1f kB up, %.1f kB down)",
-        len(report.included), num_nodes, report.total_weight, seconds, report.bytes_up / 1e3, report.bytes_down / 1e3,
-    )  # fmt: skip
-    for name, weight in report.partial_metrics.items():
-        _LOG.warning(
-            "secagg: metric %s is averaged over %d of %d examples: the other clients have no finite number within "
-            "`metric_bound` for it", printable(repr(name)), weight, report.total_weight,
-        )  # fmt: skip
-    if report.clipped > 0:
-        _LOG.warning(
-            "secagg: %s of the elements were clipped: a larger `clip` keeps them, at coarser steps",
-            percent(report.clipped),
-        )
-
-
-def _warn_of_not_sent(average: Average, clip: float) -> None:
-    """Such arrays are often a model under other names, whose elements are larger than any change."""
-    names = ", ".join(f"{name!r} of record {record!r}" for record, name in average.not_sent[:5])
-    more = f" and {len(average.not_sent) - 5} more" if len(average.not_sent) > 5 else ""
-    _LOG.warning(
-        "secagg: clients reply with arrays that were not sent to them, so these travel as they are and not as "
-        "changes, clipped to +-%g: %s%s. If they are the model, give them the names that were sent",
-        clip, printable(names, 400), more,
-    )  # fmt: skip

@@ -1,7 +1,8 @@
 """The client's side: a Flower mod that answers through the protocol, and never in the clear.
 
 Each message may be handled by another process: between two, the client lives in ``context.state`` alone, as the bytes
-that `secagg.Client.suspend` gave.  Training happens when the masked input is due, so no update is ever stored.
+that `secagg.Client.suspend` gave.  Training happens when the masked input is due, so no update is stored; but between a
+session that measures and the one that follows, which sends the same update, it waits in ``context.state``, too.
 """
 
 import logging
@@ -16,7 +17,7 @@ import numpy as np
 
 from fl.errors import ConfigError, FLError, PublicError
 from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
-from fl.integrations.flower.app_state import install, keep_session, take_session, without_session
+from fl.integrations.flower.app_state import Trained, install, keep_session, take_session, without_session
 from fl.integrations.flower.app_view import run_digest, view_of
 from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
 from fl.integrations.flower.errors import OfferError, OtherRunError
@@ -193,9 +194,11 @@ class SecAggMod:
         )
 
     def _open(self, opening: Opening, message: Message, context: Context) -> RecordDict:
-        """Begin a session; one that was open is forgotten."""
-        take_session(context)
+        """Begin a session; one that was open is forgotten, but for a reply to the very same content."""
+        last, trained = take_session(context)
         offer = Offer.from_bytes(opening.offer)
+        if last is None or not trained.reply or Offer.from_bytes(last["offer"]).asked != offer.asked:
+            trained = Trained()
         self._policy.check(offer.params)
         _check_run(offer, message, context)
         who = self._who(offer, context)
@@ -205,14 +208,14 @@ class SecAggMod:
         else:
             _warn_of_trust()
         (send,) = client.start()
-        return self._answer(client, send, context, {"offer": opening.offer}, RecordDict())
+        return self._answer(client, send, context, {"offer": opening.offer}, trained)
 
     def _go_on(
         self, onward: Onward, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
     ) -> RecordDict:
         """Take a message of the protocol, and train if the input is due."""
         stored, trained = take_session(context)
-        if stored is None:
+        if stored is None or "client" not in stored:
             raise OfferError("no session is open here: it was never offered, or is over")
         kept = dict(stored)
         blob, offer = kept.pop("client"), Offer.from_bytes(kept["offer"])
@@ -227,7 +230,7 @@ class SecAggMod:
             if record is not None and client.phase is ClientPhase.FINISHED:
                 # The shares that open the sum go out next.
                 round_ = RoundName(kept["series"], kept["number"])
-                record.answer(client.session_id, round_, context.run_id, offer.content)
+                record.answer(client.session_id, round_, context.run_id, offer.content, measures=offer.measures)
             return self._answer(client, event, context, kept, trained)
         if event.rejected_shares:
             _LOG.warning("secagg: shares of %d clients could not be opened", len(event.rejected_shares))
@@ -235,29 +238,21 @@ class SecAggMod:
             raise OfferError("what is to be answered is not what the session was opened for")
         if record is not None:
             round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
-            record.check(round_, context.run_id, offer.content)
+            record.check(round_, context.run_id, offer.content, measures=offer.measures)
             kept |= {"series": round_.series, "number": round_.number}
-        vector, layout, trained = self._train(offer, own, message, context, call_next)
-        (send,) = client.submit_input(vector)
-        return self._answer(client, send, context, kept, trained, layout)
-
-    def _train(
-        self, offer: Offer, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> tuple[Any, bytes, RecordDict]:
-        """The app's reply, encoded, with its layout, and the app's new state. FLError if it may not be sent."""
         # The app may empty the records that it is given.
         received = {name: dict(record) for name, record in own.array_records.items()}
-        asked, seen = view_of(message, own, context)
-        reply = call_next(asked, seen)
-        if reply.has_error():
-            raise _AppFailedError(reply.error)
-        if reply.content.config_records:
-            _LOG.info("secagg: what the reply says in ConfigRecords is not sent: it has no average")
+        arrays = _ndarrays(received)
+        offer.encoding.check_sent(arrays)
+        if not trained.reply:
+            trained = _trained(own, message, context, call_next)
         # Rounding hides nothing; its seed is as good as any.
-        rng = np.random.default_rng()
-        own_reply = _with_metrics_in_bounds(reply_of(reply.content), offer.encoding)
-        vector, layout = offer.encoding.encode(own_reply, _ndarrays(received), rng)
-        return vector, layout.to_bytes(), seen.state
+        reply = _with_metrics_in_bounds(reply_of(trained.reply), offer.encoding)
+        vector, layout = offer.encoding.encode(reply, arrays, np.random.default_rng())
+        if not offer.measures:
+            trained = Trained(trained.state)
+        (send,) = client.submit_input(vector)
+        return self._answer(client, send, context, kept, trained, layout.to_bytes())
 
     def _answer(
         self,
@@ -265,19 +260,22 @@ class SecAggMod:
         send: Any,
         context: Context,
         kept: dict[str, Any],
-        trained: RecordDict,
+        trained: Trained,
         layout: bytes = b"",
     ) -> RecordDict:
         """The reply with a client's message; the client goes to rest in the node's state, beside ``kept``.
 
-        With its last message, ``trained`` becomes the app's state.
+        With its last message the app's state becomes what it was after training; but that waits for the next session,
+        with the app's reply, if this one measures.
         """
         assert isinstance(send, Send)  # noqa: S101 - all that a client has to say but InputRequested
         data = encode(send.message, client.params)
-        if client.phase is ClientPhase.FINISHED:
-            install(context, trained)
-        else:
+        if client.phase is not ClientPhase.FINISHED:
             keep_session(context, ConfigRecord({"client": client.suspend(), **kept}), trained)
+        elif trained.reply:
+            keep_session(context, ConfigRecord({"offer": kept["offer"]}), trained)
+        else:
+            install(context, trained.state)
         return pack_answer(data, layout)
 
     def _who(self, offer: Offer, context: Context) -> dict[str, Any]:
@@ -304,6 +302,18 @@ class SecAggMod:
 
     def __repr__(self) -> str:
         return f"SecAggMod({self._policy.adversary.value}, at least {self._policy.min_inputs} inputs)"
+
+
+def _trained(own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable) -> Trained:
+    """The app's reply to the records ``own``, and its new state."""
+    asked, seen = view_of(message, own, context)
+    reply = call_next(asked, seen)
+    if reply.has_error():
+        raise _AppFailedError(reply.error)
+    if reply.content.config_records:
+        _LOG.info("secagg: what the reply says in ConfigRecords is not sent: it has no average")
+    averaged = {**reply.content.array_records, **reply.content.metric_records}
+    return Trained(seen.state, RecordDict(averaged))
 
 
 def _one_of(kind: type[_E], value: Any, name: str) -> _E:

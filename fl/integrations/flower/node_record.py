@@ -3,6 +3,9 @@
 A round is what the client sees for itself: the message's content, and the number that the app's ConfigRecords give it,
 as Flower's strategies do.  Numbers count up among messages of one run, one category and one configuration, which is all
 that ConfigRecords say but the number.  A server can call anything another round; so each node answers only so many.
+
+A session that measures is an answer of its own kind: each round has at most one of them, before its update and of the
+same content.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ from fl.integrations.flower.content import content_digest
 from transport import ClientRecord, RepeatedSessionError
 
 _LABEL = b"secagg/fl/flower-answer/1"
+_MEASURED_LABEL = b"secagg/fl/flower-ranges/1"
 
 _NUMBER = "server-round"
 """The entry of a ConfigRecord in which Flower's strategies number their rounds."""
@@ -76,33 +80,62 @@ class NodeRecord:
         """
         self._rounds("").enter(session_id)
 
-    def check(self, round_: RoundName, run_id: int, content: bytes) -> None:
+    def check(self, round_: RoundName, run_id: int, content: bytes, *, measures: bool = False) -> None:
         """Raise RepeatedSessionError, before anybody trains, if `answer` would."""
-        if self._claims.record.is_used(self._content_key(run_id, content)):
+        if self._claims.record.is_used(self._content_key(run_id, content, measures)):
             raise RepeatedSessionError(_ANSWERED)
-        rounds = self._rounds(round_.series)
+        rounds = self._rounds(round_.series, measures)
         rounds.check_round(_number(rounds, round_))
+        self._check_other_answer(round_, run_id, content, measures)
 
-    def answer(self, session_id: bytes, round_: RoundName, run_id: int, content: bytes) -> None:
+    def answer(
+        self, session_id: bytes, round_: RoundName, run_id: int, content: bytes, *, measures: bool = False
+    ) -> None:
         """Note that the round is answered, before the shares that open the sum go out.
+
+        Args:
+            session_id: of the session.
+            round_: see there.
+            run_id: of Flower's run.
+            content: the digest of what is answered.
+            measures: whether the answer is how large the update is, and not the update.
 
         Raises:
             RepeatedSessionError: its content was answered in this run, or it is not above the last of its series, or
-                the node has answered as many as it may. The shares must not go out.
+                the node has answered as many as it may; or its measuring and its update do not go together. The shares
+                must not go out.
         """
         try:
-            self._claims.record.use(self._content_key(run_id, content))
+            self._claims.record.use(self._content_key(run_id, content, measures))
         except RepeatedSessionError:
             raise RepeatedSessionError(_ANSWERED) from None
-        rounds = self._rounds(round_.series)
+        rounds = self._rounds(round_.series, measures)
         rounds.answer(session_id, _number(rounds, round_))
+        # Last: of two processes that answer at once, one at least finds what the other has noted.
+        self._check_other_answer(round_, run_id, content, measures)
 
-    def _content_key(self, run_id: int, content: bytes) -> bytes:
-        return _LABEL + hashlib.sha256(self._owner).digest() + content + str(run_id).encode()
+    def _check_other_answer(self, round_: RoundName, run_id: int, content: bytes, measures: bool) -> None:
+        """RepeatedSessionError if the round's update was sent before it is measured, or another content measured."""
+        is_used, last = self._claims.record.is_used, self._rounds(round_.series, not measures).last_answered()
+        if measures:
+            late = last is not None and round_.number != _UNNUMBERED and round_.number <= last
+            if late or is_used(self._content_key(run_id, content, False)):
+                raise RepeatedSessionError("this node has sent the update of this round, and does not measure it again")
+        elif last == round_.number and not is_used(self._content_key(run_id, content, True)):
+            raise RepeatedSessionError(
+                f"in round {round_.number} this node has said how large its update to another message is, and sends no "
+                "update to this one"
+            )
 
-    def _rounds(self, series: str) -> ClientRecord:
+    def _content_key(self, run_id: int, content: bytes, measures: bool) -> bytes:
+        label = _MEASURED_LABEL if measures else _LABEL
+        return label + hashlib.sha256(self._owner).digest() + content + str(run_id).encode()
+
+    def _rounds(self, series: str, measures: bool = False) -> ClientRecord:
+        # Each kind of answer has the whole budget.
+        training = f"ranges of {self._training}" if measures else self._training
         return ClientRecord(
-            self._claims.record, self._owner, training=self._training, run=series, max_rounds=self._max_rounds
+            self._claims.record, self._owner, training=training, run=series, max_rounds=self._max_rounds
         )
 
 

@@ -13,17 +13,20 @@ import msgpack
 from fl.errors import ConfigError
 from fl.integrations.flower.errors import OfferError
 from fl.integrations.records import RecordEncoding
+from fl.scales import Scales
 from fl.strict_msgpack import unpack_bounded
 from secagg import Adversary, Parameters, PlanError
 
-_VERSION = 1
+_VERSION = 2
 _LABEL = b"secagg/fl/flower-session/1"
 
+MOST_ARRAYS = 1 << 16
+"""Arrays of a message that is answered through a session, at most."""
+
 _KINDS = {
-    "capacity": int,
+    "sizes": list,
+    "scales": list,
     "weight": str,
-    "max_weight": int,
-    "clip": float,
     "value_bits": int,
     "max_metrics": int,
     "metric_bound": float,
@@ -61,8 +64,20 @@ class Offer:
     def to_bytes(self) -> bytes:
         """Equal offers give equal bytes."""
         params = {**dataclasses.asdict(self.params), "adversary": self.params.adversary.value}
-        encoding = {name: kind(getattr(self.encoding, name)) for name, kind in _KINDS.items()}
+        encoding = {name: getattr(self.encoding, name) for name in _KINDS}
+        scales = self.encoding.scales
+        encoding["scales"] = [] if scales is None else [scales.bounds, scales.max_weight]
         return bytes(msgpack.packb([_VERSION, params, encoding, self.nonce, self.content, self.run]))
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is of a session in which clients say how large their updates are, and nothing else."""
+        return self.encoding.scales is None
+
+    @property
+    def asked(self) -> bytes:
+        """All that decides what the app is asked: sessions that have the same may have the app's same reply."""
+        return self.content + self.run
 
     @property
     def context(self) -> bytes:
@@ -73,7 +88,7 @@ class Offer:
     def from_bytes(cls, data: bytes) -> "Offer":
         """What `to_bytes` gave; OfferError if it is no offer of this version, or its numbers cannot be."""
         try:
-            version, params, encoding, nonce, content, run = unpack_bounded(data, max_items=64)
+            version, params, encoding, nonce, content, run = unpack_bounded(data, max_items=64 + 2 * MOST_ARRAYS)
         except (ValueError, TypeError) as error:
             raise OfferError("what opened the session is no offer") from error
         if version != _VERSION:
@@ -81,10 +96,15 @@ class Offer:
         if not all(isinstance(field, bytes) for field in (nonce, content, run)):
             raise OfferError("what opened the session is no offer")
         params, encoding = _checked(params, _PARAMETERS), _checked(encoding, _KINDS)
+        sizes, scales = encoding.pop("sizes"), encoding.pop("scales")
+        if len(sizes) > MOST_ARRAYS or not all(type(size) is int for size in sizes):
+            raise OfferError(f"sizes in the offer must be at most {MOST_ARRAYS} whole numbers")
         try:
             offer = cls(
                 Parameters(**{**params, "adversary": Adversary(params["adversary"])}),
-                RecordEncoding(**encoding),
+                RecordEncoding(
+                    sizes=tuple(sizes), num_clients=params["num_clients"], scales=_scales(scales), **encoding
+                ),
                 nonce,
                 content,
                 run,
@@ -97,6 +117,16 @@ class Offer:
         if offer.to_bytes() != data:
             raise OfferError("the offer is not in its one form")
         return offer
+
+
+def _scales(values: list[Any]) -> Scales | None:
+    """The bounds in an offer; ConfigError if one of them cannot be."""
+    if not values:
+        return None
+    bounds, max_weight = values if len(values) == 2 else ([], None)
+    if type(bounds) is not list or type(max_weight) is not int or not all(type(bound) is float for bound in bounds):
+        raise OfferError("scales in the offer must be a list of bounds, floats, and the weights' bound, an int")
+    return Scales(tuple(bounds), max_weight)
 
 
 def _checked(values: Any, kinds: dict[str, type]) -> dict[str, Any]:

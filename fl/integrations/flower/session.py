@@ -22,6 +22,7 @@ from fl.integrations.flower.wire import (
 )
 from fl.integrations.record_layout import RecordError, RecordLayout
 from fl.integrations.records import Average
+from fl.scales import Exceeded, Ranges
 from secagg import Aborted, ClientDropped, ClientId, Completed, DropReason, KeyDirectory, Round, Server
 from transport import Deadlines, RecoveryPool, ServerDriver
 from transport.printable import printable
@@ -43,9 +44,15 @@ class SessionReport:
         dropped: nodes that left, in which round, and why.
         total_weight: of all included, together; 0 without an average.
         clipped: the fraction of array elements that were clipped.
+        noise: what rounding adds to the average change, as a part of it: the standard deviation over the root mean
+            square, both in each array's bound; nan without an average.
+        exceeded: arrays whose bound clients exceeded, so that they were clipped, by name.
+        cut_weights: that clients' weights exceeded their bound, and counted as the bound; None if none did.
         partial_metrics: metrics that not all included clients have, each with the total weight of those that have it.
         bytes_down, bytes_up: of the protocol's messages; the app's own records are not counted.
         seconds: of each round, waiting included.
+        measures: whether it was one in which nodes said how large their replies are, and nothing else.
+        measuring: the one that came before it in its round and measured; None if none did. Its costs are apart.
     """
 
     aborted: Aborted | str | None
@@ -53,10 +60,15 @@ class SessionReport:
     dropped: dict[NodeId, tuple[Round, str]]
     total_weight: int = 0
     clipped: float = 0.0
+    noise: float = math.nan
+    exceeded: dict[str, Exceeded] = field(default_factory=dict)
+    cut_weights: Exceeded | None = None
     partial_metrics: dict[str, int] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: dict[Round, float] = field(default_factory=dict)
+    measures: bool = False
+    measuring: "SessionReport | None" = None
 
 
 @dataclass(slots=True)
@@ -77,6 +89,9 @@ class Session:
         exchange: moves messages.
         workers: cores for the recovery of the masks.
         directory: in malicious mode, the enrolled keys.
+
+    Attributes:
+        layout: of the replies in the sum; None until there are any.
     """
 
     def __init__(
@@ -99,12 +114,12 @@ class Session:
         self._server = server
         # Time is the exchange's: to the driver all rounds take none, or for ever.
         self._driver = ServerDriver(server, Deadlines())
-        self._layout: RecordLayout | None = None
+        self.layout: RecordLayout | None = None
         self._bytes = {"down": 0, "up": 0}
         self._seconds: dict[Round, float] = {}
 
-    def run(self) -> tuple[SessionReport, Average | None]:
-        """Run all rounds; the average is None if the session was aborted."""
+    def run(self) -> tuple[SessionReport, Average | Ranges | None]:
+        """Run all rounds: the average, or the ranges if the session measures, or None if it was aborted."""
         self._driver.start(0.0)
         offer = self._offer.to_bytes()
         self._bytes["down"] += len(offer) * len(self._messages)
@@ -169,19 +184,19 @@ class Session:
         forms = {data: _by_name(data) for data in written}
         (common, count), *others = Counter(forms[answer.layout] for answer in answers).most_common()
         try:
-            self._layout = RecordLayout.from_bytes(
+            self.layout = RecordLayout.from_bytes(
                 next(data for data, _ in written.most_common() if forms[data] == common)
             )
-            self._offer.encoding.check_layout(self._layout, self._sent)
+            self._offer.encoding.check_layout(self.layout, self._sent)
         except RecordError as error:
-            self._layout = None
+            self.layout = None
             _LOG.error("secagg: the layout that %d replies have cannot be: %s", count, error)
         if others:
             _LOG.error(
                 "secagg: %d replies hold other records than the %d that agree, and are left out: all clients must "
                 "reply with the same arrays and metrics", sum(number for _, number in others), count,
             )  # fmt: skip
-        added = [answer for answer in answers if forms[answer.layout] == common and self._layout is not None]
+        added = [answer for answer in answers if forms[answer.layout] == common and self.layout is not None]
         for answer in answers:
             if answer not in added:
                 self._driver.disconnected(
@@ -189,22 +204,27 @@ class Session:
                 )
         return added
 
-    def _result(self) -> tuple[SessionReport, Average | None]:
+    def _result(self) -> tuple[SessionReport, Average | Ranges | None]:
         outcome = self._driver.outcome
         assert outcome is not None  # noqa: S101 - the rounds are over
         aborted: Aborted | str | None = None
-        average = None
+        result: Average | Ranges | None = None
         included: tuple[ClientId, ...] = ()
         if isinstance(outcome, Completed):
-            assert self._layout is not None  # noqa: S101 - there are inputs in the sum
+            assert self.layout is not None  # noqa: S101 - there are inputs in the sum
+            encoding, number = self._offer.encoding, len(outcome.included)
             try:
-                average = self._offer.encoding.decode(outcome.sum, len(outcome.included), self._layout, self._sent)
+                if self._offer.measures:
+                    result = encoding.decode_ranges(outcome.sum, number)
+                else:
+                    result = encoding.decode(outcome.sum, number, self.layout, self._sent)
                 included = outcome.included
             except FLError as error:
                 # One client is enough for that: it must cost this round and not the run.
                 aborted = f"the sum cannot be decoded: {error}"
         elif isinstance(outcome, Aborted):
             aborted = outcome
+        average = result if isinstance(result, Average) else None
         report = SessionReport(
             aborted=aborted,
             included=tuple(self._node(client_id) for client_id in included),
@@ -213,12 +233,14 @@ class Session:
             },
             total_weight=0 if average is None else average.total_weight,
             clipped=0.0 if average is None else average.clipped,
+            noise=math.nan if average is None else average.noise,
             partial_metrics={} if average is None else average.partial,
             bytes_down=self._bytes["down"],
             bytes_up=self._bytes["up"],
             seconds=self._seconds,
+            measures=self._offer.measures,
         )
-        return report, average
+        return report, result
 
     def _node(self, client_id: ClientId) -> NodeId:
         node: NodeId = self._messages[client_id].metadata.dst_node_id

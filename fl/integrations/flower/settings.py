@@ -7,6 +7,7 @@ from typing import Any, Literal
 import secagg
 from fl.errors import ConfigError
 from fl.integrations.records import RecordEncoding
+from fl.scales import Scales, ScaleTracker
 from fl.session_policy import SessionPolicy, usual_policy
 from secagg import Adversary, GraphKind
 from secagg.planner import impossible_for_any
@@ -22,13 +23,17 @@ class SecAggSettings:
         policy: what the nodes ask of a session, if not what `secagg_mod` asks for by default. What they would decline
             is refused here, and the threshold is as large as their ``min_inputs`` needs.
         clip: each element of what a client changes in an array is clipped to [-clip, clip]; so is each element of an
-            array that clients were not sent.
+            array that clients were not sent. By default each array has a bound of its own, which follows the clients'
+            changes from round to round.
         value_bits: bits that an element is rounded to; by default up to 24, as many as keep sums within 32.
-        max_examples: a public bound on any client's weight. The closer to the largest, the finer the rounding.
+        max_examples: a bound on any client's weight: one that is larger counts as the bound. The closer to the largest,
+            the finer the rounding; by default it follows the clients' weights. With a fixed ``clip`` and a fixed
+            ``max_examples`` no round begins with a session that measures.
         max_metrics: how many numbers a client's metrics may be.
         metric_bound: they are in [-metric_bound, metric_bound].
         weighted_by: the metric that weighs a client; by default the strategy's, else ``num-examples``.
-        capacity: array elements that a reply may have; by default as many floats as were sent to the clients.
+        capacity: array elements that a reply may have, the floats that were sent to the clients among them; by default
+            twice as many as those, of which a vector has no more than were needed in the session that measures.
         protect_evaluate: evaluation replies too give averages only; clients that do so all the time refuse others.
         round_timeout: seconds that clients have for each round but the one in which they train, whose time is the
             strategy's.
@@ -49,9 +54,9 @@ class SecAggSettings:
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
     graph: GraphKind = GraphKind.COMPLETE
     policy: SessionPolicy | None = None
-    clip: float = 1.0
+    clip: float | None = None
     value_bits: int | None = None
-    max_examples: int = 1 << 16
+    max_examples: int | None = None
     max_metrics: int = 16
     metric_bound: float = 2.0**20
     weighted_by: str | None = None
@@ -78,7 +83,8 @@ class SecAggSettings:
             if value is not None and (type(value) is not int or value < 1):
                 problems.append(f"{name} must be a positive int, not {value!r}")
         try:
-            self.encoding(num_clients=2, num_elements=1, weight="num-examples")
+            self.encoding(sizes=(1,), num_clients=2, scales=None, weight="num-examples")
+            self.tracker(1, 2)
         except (ConfigError, TypeError) as error:
             problems.append(str(error))
         problems += impossible_for_any(self.dropout, self.corrupt, self.adversary, self.graph)
@@ -105,19 +111,29 @@ class SecAggSettings:
         """What the nodes ask of a session."""
         return self.policy or usual_policy(has_identity=self.adversary is Adversary.MALICIOUS)
 
-    def encoding(self, *, num_clients: int, num_elements: int, weight: str) -> RecordEncoding:
-        """The encoding for replies to messages with ``num_elements`` floats."""
-        bits = self.value_bits
+    def encoding(
+        self, *, sizes: tuple[int, ...], num_clients: int, scales: Scales | None, weight: str
+    ) -> RecordEncoding:
+        """The encoding of replies to messages with float arrays of these sizes."""
         return RecordEncoding(
-            capacity=num_elements if self.capacity is None else self.capacity,
+            sizes=sizes,
+            num_clients=num_clients,
+            scales=scales,
             weight=weight,
-            max_weight=self.max_examples,
-            clip=float(self.clip),
-            # A wider ring than 32 bits costs twice the time.
-            value_bits=min(24, 32 - (num_clients - 1).bit_length()) if bits is None else bits,
+            value_bits=self.value_bits_for(num_clients),
             max_metrics=self.max_metrics,
             metric_bound=float(self.metric_bound),
         )
+
+    def tracker(self, num_arrays: int, num_clients: int) -> ScaleTracker:
+        """The bounds of so many arrays, from round to round."""
+        clip = None if self.clip is None else float(self.clip)
+        return ScaleTracker(num_arrays, self.value_bits_for(num_clients), clip=clip, max_weight=self.max_examples)
+
+    def value_bits_for(self, num_clients: int) -> int:
+        """Bits that an element is rounded to, in rounds of so many."""
+        # A wider ring than 32 bits costs twice the time.
+        return min(24, 32 - (num_clients - 1).bit_length()) if self.value_bits is None else self.value_bits
 
     def plan(self, num_clients: int, *, vector_length: int, value_bits: int, threshold: int | None) -> secagg.Plan:
         """The session's plan; PlanError if it cannot be, PolicyError if the nodes would decline it."""

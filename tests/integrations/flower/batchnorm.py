@@ -104,7 +104,7 @@ def serve(
         while len(list(grid.get_node_ids())) < nodes:
             time.sleep(0.2)
         for name in names:
-            secure = SecAggGrid(grid, max_examples=64, round_timeout=timeout)
+            secure = SecAggGrid(grid, round_timeout=timeout)
             result = STRATEGIES[name]().start(grid=secure, initial_arrays=initial(), num_rounds=ROUNDS, timeout=timeout)
             included = [len(report.included) for report in secure.reports]
             torch.save({"included": included, "model": result.arrays.to_torch_state_dict()}, folder / f"{name}.pt")

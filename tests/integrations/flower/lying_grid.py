@@ -1,5 +1,7 @@
 """Flower's nodes as a front for a server that lies at random: every message and every state over Flower's own wire.
 
+Each round has two sessions: one that measures, and one for the update, of the same content unless the server lies.
+
 python -m tests.integrations.flower.lying_grid --sessions 500
 """
 
@@ -7,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from fl.integrations.flower.mod import SecAggMod
 from fl.integrations.flower.offer import Offer
 from fl.integrations.flower.wire import Onward, Opening, pack_onward, pack_opening, unpack_answer
 from fl.integrations.records import RecordEncoding
+from fl.scales import Scales
 from secagg import Adversary, Client
 from tests.adversarial.lies.figures import Lie
 from tests.adversarial.lies.fronts import MOST_CLIENTS, SmallGraphs, Terms
@@ -36,24 +38,48 @@ from tests.cohort import identity_of
 from tests.integrations.flower.apps import make_app
 from tests.integrations.flower.loopback import context_bytes, handle
 
-ENCODING = RecordEncoding(
-    capacity=2, weight="num-examples", max_weight=8, clip=1.0, value_bits=8, max_metrics=0, metric_bound=1.0
-)
 RUN_CONFIG = {"lr": 0.5}
+OTHER_MODEL = b"another model"
+"""What `tests.adversarial.lies.liar` tells some."""
+
+
+def encoding_of(num_clients: int, size: int, *, measures: bool) -> RecordEncoding:
+    """Of replies to one array of this size."""
+    scales = None if measures else Scales((1.0,), 8)
+    return RecordEncoding(
+        sizes=(size,), num_clients=num_clients, scales=scales, weight="num-examples", value_bits=8, max_metrics=0,
+        metric_bound=1.0,
+    )  # fmt: skip
+
+
+def sizes(num_clients: int) -> dict[str, int]:
+    """Of all sessions: the array is so large that both kinds have vectors of one length."""
+    return {"vector_length": encoding_of(num_clients, 1, measures=True).vector_length, "value_bits": 8}
+
+
+def round_of(terms: Terms) -> tuple[int, bool]:
+    """Which round a session is of, and whether it measures: sessions 1 and 2 are of round 1, and so on."""
+    return (terms.number + 1) // 2, terms.number % 2 == 1
 
 
 def content_of(terms: Terms) -> RecordDict:
-    """What the nodes are asked to train on."""
-    (seed, *_) = terms.model
-    arrays = ArrayRecord({"w": Array(np.full(2, seed / 256, dtype=np.float32))})
-    return RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": terms.number})})
+    """What the nodes are asked to train on: a round's own model, or another one in some sessions and in a lie."""
+    (seed, other, *_) = terms.model
+    number, _ = round_of(terms)
+    if other >= 24 and terms.model != OTHER_MODEL:
+        seed = number
+    size = 100
+    size += terms.params.vector_length - encoding_of(terms.params.num_clients, size, measures=False).vector_length
+    arrays = ArrayRecord({"w": Array(np.full(size, seed / 256, dtype=np.float32))})
+    return RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": number})})
 
 
 def offer_of(terms: Terms) -> Offer:
-    content = content_digest("train", content_of(terms))
-    more = terms.params.vector_length - ENCODING.vector_length
-    encoding = replace(ENCODING, capacity=ENCODING.capacity + more)
-    return Offer(terms.params, encoding, terms.nonce, content, run_digest(1, "", RUN_CONFIG))
+    content = content_of(terms)
+    size = content["arrays"]["w"].numpy().size
+    encoding = encoding_of(terms.params.num_clients, size, measures=round_of(terms)[1])
+    digest = content_digest("train", content)
+    return Offer(terms.params, encoding, terms.nonce, digest, run_digest(1, "", RUN_CONFIG))
 
 
 class FlowerLine:
@@ -97,13 +123,14 @@ class FlowerLine:
         message = Message(content, self._node, "train", group_id=self.group)
         message.metadata.__dict__["_message_id"] = str(uuid4())
         data = message_to_proto(message).SerializeToString()
-        front.given, front.seen, front.reasons[:] = None, None, []
+        front.given, front.reasons[:] = None, []
         reply, front.contexts[self._node] = handle(front.app, data, self._before)
         said = message_from_proto(MessageProto.FromString(reply))
         if said.has_error():
             raise Refused(front.reasons[-1] if front.reasons else said.error.reason)
         if front.given is not None:
-            self.input, self.basis = front.given, front.seen
+            # Of the training that the update comes from, which may have been in an earlier session.
+            self.input, self.basis = front.given, front.trained_on[self._node]
         answer = unpack_answer(said.content)
         assert answer is not None
         return answer[0]
@@ -121,7 +148,7 @@ class FlowerLine:
 
     def _other_content(self) -> None:
         if self._front.rng.random() < 0.5:
-            self.content["arrays"] = ArrayRecord({"w": Array(np.zeros(2, dtype=np.float32))})
+            self.content["arrays"] = ArrayRecord({"w": Array(np.zeros_like(self.content["arrays"]["w"].numpy()))})
         else:
             self.content["config"] = ConfigRecord({**self.content["config"], "lr": 0.25})
 
@@ -131,7 +158,7 @@ class FlowerFront:
 
     answers_once = True
     gives_numbers = True
-    sizes = {"vector_length": ENCODING.vector_length, "value_bits": ENCODING.value_bits}  # noqa: RUF012
+    sizes = staticmethod(sizes)
 
     def __init__(self, mode: Adversary, folder: Path, rng: Random) -> None:
         self.rng = rng
@@ -148,7 +175,7 @@ class FlowerFront:
         self.app = make_app(mod, train=self._train)
         self.contexts: dict[int, bytes] = {}
         self.given: list[int] | None = None
-        self.seen: Hashable = None
+        self.trained_on: dict[int, Hashable] = {}
         self.reasons: list[str] = []
         self._log = _Reasons(self.reasons)
         self._patches = ExitStack()
@@ -163,7 +190,8 @@ class FlowerFront:
 
     def _train(self, message: Message, context: Context) -> Message:
         """An update that says nothing; whatever is asked, the node does the same again."""
-        self.seen = content_digest(message.metadata.message_type, message.content), repr(context.run_config)
+        seen = content_digest(message.metadata.message_type, message.content), repr(context.run_config)
+        self.trained_on[context.node_id] = seen
         received = message.content["arrays"]["w"].numpy()
         number = message.content["config"]["server-round"]
         change = np.random.default_rng((context.node_id, number)).uniform(-0.9, 0.9, received.shape)

@@ -66,7 +66,7 @@ class SignedFederation:
         return reply
 
     def grid(self, **settings: Any) -> SecAggGrid:
-        defaults = {"max_examples": 100, "round_timeout": 0.02, "poll_seconds": 0.005}
+        defaults = {"clip": 1.0, "max_examples": 100, "round_timeout": 0.02, "poll_seconds": 0.005}
         return SecAggGrid(
             self.loopback,
             adversary=Adversary.MALICIOUS,
@@ -78,7 +78,7 @@ class SignedFederation:
     def round(
         self, content: RecordDict | None = None, nodes: Sequence[int] = ALL, **settings: Any
     ) -> tuple[RecordDict | None, Any]:
-        """One round with these nodes: the average or None, and the report."""
+        """One round with these nodes: the average or None, and the report. It is one session by default."""
         grid = self.grid(**settings)
         messages = [m for m in train_messages(grid, content) if m.metadata.dst_node_id in nodes]
         replies = list(grid.send_and_receive(messages, timeout=0.02))

@@ -27,8 +27,9 @@ def context_of(grid: LoopbackGrid, node: int) -> Context:
 
 
 def run(loopback: LoopbackGrid, content: RecordDict | None = None, **settings: Any) -> tuple[Any, Any]:
-    """One round: the reply or None, and the report."""
-    grid = SecAggGrid(loopback, round_timeout=0.02, poll_seconds=0.005, **settings)
+    """One round, of one session unless ``settings`` say otherwise: the reply or None, and the report."""
+    fixed = {"clip": 1.0, "max_examples": 1 << 16}
+    grid = SecAggGrid(loopback, round_timeout=0.02, poll_seconds=0.005, **(fixed | settings))
     replies = list(grid.send_and_receive(train_messages(grid, content), timeout=0.02))
     return (replies[0].content if replies else None), grid.reports[0]
 
@@ -61,10 +62,9 @@ NOT_TO_BE_SENT = {
     "infinite": (replying(arrays=put("layer.bias", Array(np.full(5, np.inf, np.float32)))), "not finite"),
     "too large for float32": (replying(arrays=put("layer.bias", Array(np.full(5, 1e300)))), "not finite"),
     "another shape": (replying(arrays=put("layer.bias", Array(np.zeros(6, np.float32)))), "shape"),
-    "more elements": (replying(arrays=put("more", Array(np.zeros(9, np.float32)))), "room for 41"),
+    "more elements": (replying(arrays=put("more", Array(np.zeros(9, np.float32)))), "room for 0"),
     "integers": (replying(arrays=put("counts", Array(np.zeros(2, np.int64)))), "no average"),
-    "too many examples": (replying(metrics=put("num-examples", 10**6)), "0 to 65536"),
-    "fewer than no examples": (replying(metrics=put("num-examples", -1)), "0 to 65536"),
+    "fewer than no examples": (replying(metrics=put("num-examples", -1)), "at least 0"),
     "half an example": (replying(metrics=put("num-examples", 1.5)), "whole number"),
     "examples in a list": (replying(metrics=put("num-examples", [3])), "whole number"),
     "too many metrics": (replying(metrics=put("many", [0.0] * 99)), "max_metrics"),
@@ -162,7 +162,7 @@ def test_several_records_of_arrays_and_metrics() -> None:
             "config": ConfigRecord({"round": 1}),
         }
     )
-    content, report = run(LoopbackGrid(make_app(secagg_mod(), train=train), 4), sent, max_examples=10)
+    content, report = run(LoopbackGrid(make_app(secagg_mod(), train=train), 4), sent, clip=None, max_examples=None)
     weights = np.array([1, 2, 3, 4]) / 10
     mean = float(weights @ np.arange(4))
     assert {name: list(record) for name, record in content.items()} == {

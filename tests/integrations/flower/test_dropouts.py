@@ -38,7 +38,7 @@ def average(numbers: list[int]) -> dict[str, np.ndarray]:
 def aggregated(faults: Callable[[int, int], Fault | None], **settings: Any) -> tuple[list[Any], SecAggGrid]:
     """One round with these faults; a node's wait is short, since nobody answers late here."""
     loopback = LoopbackGrid(make_app(secagg_mod()), NODES, faults=faults)
-    grid = SecAggGrid(loopback, max_examples=100, round_timeout=0.02, poll_seconds=0.005, **settings)
+    grid = SecAggGrid(loopback, clip=1.0, max_examples=100, round_timeout=0.02, poll_seconds=0.005, **settings)
     return list(grid.send_and_receive(train_messages(grid), timeout=0.02)), grid
 
 
@@ -96,7 +96,7 @@ def test_a_strategy_goes_on_after_an_aborted_round(make: Any) -> None:
         return Fault.ERROR if len(sessions) == 2 and step == 2 else None
 
     loopback = LoopbackGrid(make_app(secagg_mod()), 4, faults=faults)
-    grid = SecAggGrid(loopback, max_examples=100)
+    grid = SecAggGrid(loopback, clip=1.0, max_examples=100)
     # One call a round: evaluation would be a session's step to the faults.
     strategy = make(fraction_evaluate=0.0)
     result = strategy.start(grid=grid, initial_arrays=initial_arrays(), num_rounds=3, timeout=5)
@@ -114,7 +114,7 @@ def test_a_node_vanishes_in_malicious_mode(step: int, tmp_path: Path) -> None:
         secagg_mod(identity=lambda context: identities[apps.number_of(context)], enrolled=keys, claims=tmp_path)
     )
     loopback = LoopbackGrid(app, NODES, faults=lambda node, at: Fault.ERROR if (node, at) == (3, step) else None)
-    grid = SecAggGrid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys, max_examples=100)
+    grid = SecAggGrid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys, clip=1.0, max_examples=100)
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=5)
     expected = [number for number in range(NODES) if number != 3 or step > 2]
     assert reply.content["metrics"]["num-examples"] == sum(map(examples_of, expected))

@@ -23,7 +23,7 @@ def grid_that_fails_in(failing: set[int], **settings: Any) -> tuple[SecAggGrid, 
         return Fault.ERROR if step == 2 and sessions[-1] in failing else None
 
     loopback = LoopbackGrid(make_app(secagg_mod()), 3, faults=faults)
-    return SecAggGrid(loopback, max_examples=64, poll_seconds=0.005, **settings), sessions
+    return SecAggGrid(loopback, clip=1.0, max_examples=64, poll_seconds=0.005, **settings), sessions
 
 
 def start(grid: SecAggGrid, rounds: int) -> Any:

@@ -27,7 +27,7 @@ def test_a_model_with_batchnorm_trains_in_every_round(name: str) -> None:
         initial_arrays=batchnorm.initial(),
         num_rounds=ROUNDS,
     )
-    grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES), max_examples=64)
+    grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     evaluated = []
     result = STRATEGIES[name]().start(
         grid=grid,
@@ -81,7 +81,7 @@ def test_noise_for_another_number_of_clients_is_warned_of(caplog: pytest.LogCapt
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_loop_of_ones_own_over_a_strategy(name: str) -> None:
     """As programs have it that train two models in turns."""
-    grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES), max_examples=64)
+    grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     strategy, arrays = STRATEGIES[name](), batchnorm.initial()
     for number in range(1, ROUNDS + 1):
         messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
@@ -90,7 +90,7 @@ def test_a_loop_of_ones_own_over_a_strategy(name: str) -> None:
 
 
 def test_a_loop_of_ones_own_without_strategy() -> None:
-    grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES), max_examples=64)
+    grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     arrays = batchnorm.initial()
     for number in range(1, ROUNDS + 1):
         sent = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": number})})

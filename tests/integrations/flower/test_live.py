@@ -22,10 +22,7 @@ from tests.integrations.flower.processes import REPOSITORY, Federation, copy_of_
 
 SECURE = {
     "client_app.py": ("ClientApp(mods=[secagg_mod()])", "ClientApp()"),
-    "server_app.py": (
-        'SecAggGrid(grid, max_examples=int(context.run_config["max-examples"]), clip=2.0)',
-        "grid",
-    ),
+    "server_app.py": ("grid=SecAggGrid(grid)", "grid=grid"),
 }
 
 

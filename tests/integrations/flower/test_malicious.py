@@ -40,8 +40,9 @@ def app_of(identities: Sequence[Identity], claims: Path, enrolled: Sequence[byte
 
 
 def run(loopback: LoopbackGrid, enrolled: Sequence[bytes]) -> tuple[Any, Any]:
+    fixed = {"clip": 1.0, "max_examples": 100}
     grid = SecAggGrid(
-        loopback, adversary=Adversary.MALICIOUS, enrolled=enrolled, round_timeout=0.02, poll_seconds=0.005
+        loopback, adversary=Adversary.MALICIOUS, enrolled=enrolled, round_timeout=0.02, poll_seconds=0.005, **fixed
     )
     replies = list(grid.send_and_receive(train_messages(grid), timeout=0.02))
     return (replies[0].content if replies else None), grid.reports[0]

@@ -23,14 +23,14 @@ def test_random_lies_get_nothing_from_nodes(tmp_path):
     ("place", "checks", "graph", "found", "seed"),
     [
         (NodeRecord, ("claim",), "sparse", "second answers", 0),
-        (NodeRecord, ("enter", "check", "answer"), "complete", "second answers", 0),
+        (NodeRecord, ("enter", "check", "answer"), "complete", "second answers", 3),
         (mod, ("_check_run",), "complete", "sums over different models", 0),
     ],
     ids=["a state used twice", "nothing remembered", "other settings of the run"],
 )
 def test_the_campaign_finds_what_is_not_checked(place, checks, graph, found, seed, tmp_path, monkeypatch):
     for check in checks:
-        monkeypatch.setattr(place, check, lambda *arguments: None)
+        monkeypatch.setattr(place, check, lambda *arguments, **more: None)
     figures = campaign(
         flower(tmp_path),
         sessions=400,

@@ -189,7 +189,7 @@ def test_what_cannot_be_one_session() -> None:
         ({"clip": 0.0}, "clipping bound"),
         ({"clip": float("nan")}, "clipping bound"),
         ({"value_bits": 99}, "value bits"),
-        ({"max_examples": 0}, "at least one"),
+        ({"max_examples": 0}, "bound on weights"),
         ({"max_metrics": -1}, "metrics"),
         ({"metric_bound": 0}, "bound"),
         ({"dropout": 1.5}, "dropout"),

@@ -74,7 +74,7 @@ def test_arrays_that_were_not_sent_stay_in_the_order_of_the_replies(caplog: pyte
     (line,) = [one.getMessage() for one in caplog.records if "were not sent" in one.getMessage()]
     assert "'0' of record 'arrays'" in line
     assert "and 7 more" in line
-    assert "clipped to +-1" in line
+    assert "with one bound for all of them" in line
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, 1e12])
@@ -157,7 +157,7 @@ def test_few_examples_among_clients_without_any() -> None:
 
 
 def test_nobody_has_examples() -> None:
-    with pytest.raises(RoundAbortedError, match=r"add up to 0 examples: .* or none of them has any"):
+    with pytest.raises(RoundAbortedError, match="none of 3 clients has any examples"):
         started(without_examples(0, 1, 2), secure=True)
 
 

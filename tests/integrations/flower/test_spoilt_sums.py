@@ -6,26 +6,28 @@ import pytest
 
 pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
 
-import numpy as np
 from flwr.serverapp.strategy import FedAvg
 
 import secagg.client
 from fl.integrations.flower import RoundAbortedError, SecAggGrid, secagg_mod
 from fl.integrations.records import RecordEncoding
-from tests.integrations.flower.apps import SHAPES, examples_of, initial_arrays, make_app, train_messages
+from tests.integrations.flower.apps import examples_of, initial_arrays, make_app, train_messages
 from tests.integrations.flower.loopback import LoopbackGrid
 
 NODES = 5
 CORRUPT = 2
 TOTAL = sum(map(examples_of, range(NODES)))
-LENGTH = sum(int(np.prod(shape)) for shape in SHAPES.values())
 
-# What the corrupt client puts into its vector in place of its examples, or of the high digit of its first metric.
+# At the end are 16 metrics of four digits each, and their weights of two; before them are 8 digits of other counters.
+METRICS = -16 * 6
+EXAMPLES = METRICS - 8
+
+# What the corrupt client puts into its vector in place of its examples, or of the second digit of its first metric.
 SPOILT = {
-    "no examples": (LENGTH, examples_of(CORRUPT) - TOTAL),
-    "fewer than clients": (LENGTH, examples_of(CORRUPT) - TOTAL + NODES - 1),
-    "more than clients can have": (LENGTH, NODES * 100),
-    "a metric that is too large": (-3 * 16 + 1, 1 << 26),
+    "no examples": (EXAMPLES, examples_of(CORRUPT) - TOTAL),
+    "fewer than clients": (EXAMPLES, examples_of(CORRUPT) - TOTAL + NODES - 1),
+    "more than clients can have": (EXAMPLES, NODES * 100),
+    "a metric that is too large": (METRICS + 1, 1 << 26),
 }
 
 
@@ -52,7 +54,7 @@ def test_a_spoilt_sum_is_a_round_without_result(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     corrupt = Corrupt(monkeypatch, name)
-    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), max_examples=100, poll_seconds=0.005)
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), clip=1.0, max_examples=100, poll_seconds=0.005)
     assert list(grid.send_and_receive(train_messages(grid), timeout=5)) == []
     (report,) = grid.reports
     assert "a client sent what is no" in str(report.aborted)
@@ -66,7 +68,7 @@ def test_a_spoilt_sum_is_a_round_without_result(
 def test_the_app_can_ask_to_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Corrupt(monkeypatch, "no examples")
     loopback = LoopbackGrid(make_app(secagg_mod()), NODES)
-    grid = SecAggGrid(loopback, max_examples=100, poll_seconds=0.005, on_abort="raise")
+    grid = SecAggGrid(loopback, clip=1.0, max_examples=100, poll_seconds=0.005, on_abort="raise")
     with pytest.raises(RoundAbortedError, match="cannot be decoded"):
         grid.send_and_receive(train_messages(grid), timeout=5)
 
@@ -79,6 +81,6 @@ def test_a_strategy_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
             corrupt.on = server_round == 1
             return super().configure_train(server_round, *arguments)
 
-    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), max_examples=100, poll_seconds=0.005)
+    grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), clip=1.0, max_examples=100, poll_seconds=0.005)
     result = Strategy().start(grid=grid, initial_arrays=initial_arrays(), num_rounds=2, timeout=5)
     assert list(result.train_metrics_clientapp) == [2]
