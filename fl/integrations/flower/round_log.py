@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 
+from fl.formatting import percent
 from fl.integrations.flower.session import SessionReport
 from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.records import Average
@@ -67,7 +68,7 @@ def log_round(report: SessionReport, num_nodes: int, settings: SecAggSettings) -
 def _of_clipped(report: SessionReport) -> Iterator[str]:
     """The arrays that were clipped, each with the bound that would do."""
     if report.clipped > 0:
-        yield f"{100 * report.clipped:.2g}% of all elements were clipped to the bounds of their arrays"
+        yield f"{percent(report.clipped)} of the elements were clipped to the bounds of their arrays"
     for name, exceeded in list(report.exceeded.items())[:_MOST_NAMED]:
         yield f"array {printable(repr(name))}: {_of_exceeded(exceeded, report)}"
     if len(report.exceeded) > _MOST_NAMED:

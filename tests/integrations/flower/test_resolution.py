@@ -207,7 +207,7 @@ def test_a_fixed_clip_that_is_exceeded_is_named(caplog: pytest.LogCaptureFixture
     np.testing.assert_allclose(average["layer.weight"], expected, atol=1e-6)
     warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert "secagg: array 'layer.weight': 3 of 5 clients exceed 0.5; 8 would do" in warnings
-    assert "secagg: 40% of all elements were clipped to the bounds of their arrays" in warnings
+    assert "secagg: 40.00% of the elements were clipped to the bounds of their arrays" in warnings
 
 
 def test_bounds_that_follow_clip_nobody_of_a_few(caplog: pytest.LogCaptureFixture) -> None:
