@@ -20,7 +20,7 @@ from secagg import Adversary, Parameters, PlanError
 _VERSION = 2
 _LABEL = b"secagg/fl/flower-session/1"
 
-MOST_ARRAYS = 1 << 16
+MOST_ARRAYS = 1 << 14
 """Arrays of a message that is answered through a session, at most."""
 
 _KINDS = {

@@ -1,0 +1,92 @@
+"""Offers: what comes back from bytes, what cannot be, and what is small on the wire and large in memory."""
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import pytest
+
+pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+
+from fl.integrations.flower.errors import OfferError
+from fl.integrations.flower.offer import MOST_ARRAYS, Offer
+from fl.integrations.records import RecordEncoding
+from fl.scales import Scales
+from tests.cohort import make_params
+
+BOUNDS = Scales((0.25, 0.0, 1e4), 512)
+
+
+def offer(scales: Scales | None = BOUNDS) -> Offer:
+    encoding = RecordEncoding(
+        sizes=(6, 0, 3), num_clients=5, scales=scales, weight="num-examples", value_bits=24, max_metrics=2,
+        metric_bound=8.0,
+    )  # fmt: skip
+    params = make_params(vector_length=encoding.vector_length, value_bits=24)
+    return Offer(params, encoding, b"nonce", b"content", b"run")
+
+
+@pytest.mark.parametrize("scales", [BOUNDS, None])
+def test_offers_come_back_from_bytes(scales: Scales | None) -> None:
+    one = offer(scales)
+    assert Offer.from_bytes(one.to_bytes()) == one
+    assert Offer.from_bytes(one.to_bytes()).measures == (scales is None)
+
+
+def test_the_bounds_are_bound_into_the_session() -> None:
+    """Clients that were told other bounds share no masks; but they are asked the same."""
+    one = offer()
+    others = [offer(None), offer(replace(BOUNDS, max_weight=513)), offer(replace(BOUNDS, bounds=(0.25, 0.0, 2e4)))]
+    assert len({other.context for other in [one, *others]}) == 4
+    assert {other.asked for other in [one, *others]} == {one.asked}
+
+
+def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
+    fields = msgpack.unpackb(offer().to_bytes())
+    change(fields[2])
+    return bytes(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda encoding: encoding["sizes"].append(0), "3 clipping bounds for 4 tensors"),
+        (lambda encoding: encoding["sizes"].append(True), "whole numbers"),
+        (lambda encoding: encoding["sizes"].insert(0, -1), "cannot be"),
+        (lambda encoding: encoding["sizes"].reverse(), None),
+        (lambda encoding: encoding.update(sizes=[7, 0, 3]), "not for vectors of the offered encoding"),
+        (lambda encoding: encoding.update(sizes=[1 << 62, 0, 3]), "not for vectors of the offered encoding"),
+        (lambda encoding: encoding.update(sizes=[0] * (MOST_ARRAYS + 1)), f"at most {MOST_ARRAYS} whole numbers"),
+        (lambda encoding: encoding.update(scales=[]), "not for vectors of the offered encoding"),
+        (lambda encoding: encoding.update(scales=[[0.25, 0.0, 1e4]]), "scales in the offer must be"),
+        (lambda encoding: encoding["scales"][0].pop(), "2 clipping bounds for 3 tensors"),
+        (lambda encoding: encoding["scales"][0].__setitem__(0, 1), "scales in the offer must be"),
+        (lambda encoding: encoding["scales"][0].__setitem__(0, float("nan")), "cannot be"),
+        (lambda encoding: encoding["scales"][0].__setitem__(0, 1e-30), "cannot be"),
+        (lambda encoding: encoding["scales"].__setitem__(1, 0), "cannot be"),
+        (lambda encoding: encoding["scales"].__setitem__(1, 1 << 33), "cannot be"),
+        (lambda encoding: encoding["scales"].__setitem__(1, 512.0), "scales in the offer must be"),
+        (lambda encoding: encoding.update(clip=1.0), "other fields"),
+    ],
+)
+def test_offers_that_cannot_be(change: Callable[[dict[str, Any]], None], text: str | None) -> None:
+    data = changed(change)
+    if text is None:
+        # Another order of sizes is another session, which clients find not to be for the arrays that they are sent.
+        assert Offer.from_bytes(data).encoding.sizes == (3, 0, 6)
+        return
+    with pytest.raises(OfferError, match=text):
+        Offer.from_bytes(data)
+
+
+def test_an_offer_of_maps_is_refused_before_they_are_made() -> None:
+    bomb = b"\x95\x02\xdd" + (1 << 22).to_bytes(4, "big") + b"\x80" * (1 << 22)
+    tracemalloc.start()
+    try:
+        with pytest.raises(OfferError, match="no offer"):
+            Offer.from_bytes(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
