@@ -1,21 +1,22 @@
 """What the server announces of a round: all of it is bound into the session, so all sites were told the same."""
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import msgpack
 
 from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import AnnouncementError
 from fl.integrations.nvflare.model_encoding import ModelEncoding
+from fl.scales import Scales
 from fl.strict_msgpack import unpack_bounded
 from secagg import Adversary, ClientId, Parameters, PlanError
 
 Scalar: TypeAlias = bool | int | float | str | None
 
-_VERSION = 2
+_VERSION = 3
 _MAX_BYTES = 1 << 20
-# One a site, and some.
+# One a site, one an entry of the model, and some.
 _MAX_ITEMS = 1 << 17
 
 
@@ -52,9 +53,15 @@ class Announcement:
         except ValueError:
             raise AnnouncementError(f"the round was announced to others, and not to {site!r}") from None
 
+    @property
+    def asked(self) -> bytes:
+        """All that decides what the trainer is asked, and of whom: the round's sessions have it in common."""
+        params, encoding = replace(self.params, vector_length=1), replace(self.encoding, scales=None)
+        return replace(self, params=params, encoding=encoding, nonce=b"").to_bytes()
+
     def to_bytes(self) -> bytes:
         """Equal announcements give equal bytes; AnnouncementError if there are more than sites take."""
-        params, encoding = self.params, self.encoding
+        params, encoding, scales = self.params, self.encoding, self.encoding.scales
         try:
             data = msgpack.packb(
                 (
@@ -73,8 +80,7 @@ class Announcement:
                         params.adversary.value,
                     ),
                     (
-                        encoding.max_steps,
-                        encoding.clip,
+                        None if scales is None else (scales.bounds, scales.max_weight),
                         encoding.value_bits,
                         encoding.metrics,
                         encoding.metric_bound,
@@ -105,7 +111,7 @@ class Announcement:
             round_, start_round, total_rounds = rounds
             *numbers, adversary = params
             names = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
-            max_steps, clip, value_bits, metrics, metric_bound, excluded = encoding
+            scales, value_bits, metrics, metric_bound, excluded = encoding
             announcement = cls(
                 job_id=job_id,
                 round=round_,
@@ -115,8 +121,8 @@ class Announcement:
                 sites=sites,
                 params=Parameters(**dict(zip(names, numbers, strict=True)), adversary=Adversary(adversary)),
                 encoding=ModelEncoding(
-                    max_steps=max_steps,
-                    clip=clip,
+                    num_sites=numbers[0],
+                    scales=_scales(scales),
                     value_bits=value_bits,
                     metrics=metrics,
                     metric_bound=metric_bound,
@@ -146,3 +152,17 @@ class Announcement:
             and len(set(self.sites)) == len(self.sites) == self.params.num_clients
             and self.encoding.value_bits == self.params.value_bits
         )
+
+
+def _scales(values: Any) -> Scales | None:
+    """The bounds in an announcement; ValueError, TypeError or ConfigError if they cannot be."""
+    if values is None:
+        return None
+    bounds, max_weight = values
+    if (
+        not isinstance(bounds, tuple)
+        or not all(type(bound) is float for bound in bounds)
+        or type(max_weight) is not int
+    ):
+        raise ValueError("bounds are floats, and that of the steps is an int")
+    return Scales(bounds, max_weight)

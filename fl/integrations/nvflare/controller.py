@@ -1,12 +1,14 @@
 """The server's side: NVFlare's FedAvg, whose average comes from a sum that nobody saw the terms of."""
 
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from fl.counters import IntegerVector
 from fl.errors import FLError
 from fl.integrations.nvflare._nvflare import (
     DXO,
@@ -28,15 +30,19 @@ from fl.integrations.nvflare.announcement import Announcement, Scalar
 from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest, whole
+from fl.integrations.nvflare.model_scales import ModelScales
 from fl.integrations.nvflare.server_session import SessionReport, describe, run_session
 from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
+from fl.scales import Scales
 from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
 from secagg.planner import impossible_for_any
 from transport.driver import Deadlines
 from transport.printable import printable
 
 _LOG = logger(__name__)
+
+_T = TypeVar("_T")
 
 
 class SecAggController(FedAvg):
@@ -46,9 +52,14 @@ class SecAggController(FedAvg):
     which too few sites remain, or whose sum cannot be (one site can spoil it), leaves the model as it is; after
     ``max_failed_rounds`` such rounds in a row the job ends.
 
+    Each entry of the model has a clipping bound, and the steps have one, which follow what the sites do from round to
+    round.  The first round begins with a session that measures: it sums how large the updates are, and nothing else.
+
     Args:
-        clip: each element of a site's change is clipped to [-clip, clip].
-        max_steps: a public bound on any site's NUM_STEPS_CURRENT_ROUND; the closer, the finer the weighted values.
+        clip: a fixed clipping bound for all elements of a site's change; by default each entry's follows the changes.
+        max_steps: a fixed bound on a site's NUM_STEPS_CURRENT_ROUND: a site that makes more counts as the bound. The
+            closer, the finer the weighted values; by default it follows what sites make. With both fixed, nothing is
+            measured first.
         metrics: metrics that are averaged, and seen as averages only; others that trainers report stay with the sites.
         metric_bound: they are in [-metric_bound, metric_bound].
         value_bits: bits of an encoded element; by default as many, at most 24, as keep a sum within 32.
@@ -76,8 +87,8 @@ class SecAggController(FedAvg):
     def __init__(
         self,
         *args: Any,
-        clip: float,
-        max_steps: int,
+        clip: float | None = None,
+        max_steps: int | None = None,
         metrics: Sequence[str] = (),
         metric_bound: float = 1000.0,
         value_bits: int | None = None,
@@ -100,7 +111,7 @@ class SecAggController(FedAvg):
         if self.aggregator is not None or self.aggregation_weights:
             raise NVFlareJobError("an aggregator or weights by site need each site's update, which nobody sees")
         self.clip = clip
-        self.max_steps = whole(max_steps)
+        self.max_steps = None if max_steps is None else whole(max_steps)
         self.metrics = list(metrics)
         self.metric_bound = metric_bound
         self.value_bits = value_bits
@@ -123,6 +134,7 @@ class SecAggController(FedAvg):
         self._why_failed = ""
         self._is_told_of_round = False
         self._mean: tuple[MeanUpdate, int] | None = None
+        self._scales: ModelScales | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Note that a round's start was made known."""
@@ -131,36 +143,73 @@ class SecAggController(FedAvg):
             self._is_told_of_round = True
 
     def send_model(self, *, data: FLModel, targets: Sequence[str], **_: Any) -> None:
-        """Where FedAvg sends the model out: one session, to its end."""
+        """Where FedAvg sends the model out: one session, to its end, and before the first one that measures."""
         self._mean = None
         self._open_round(data)
         sites = tuple(sorted(targets))
         try:
             model = as_model(data.params)
-            announcement = self._announce(model, sites, data)
-            report = self._run(announcement, data)
+            scales = self._scales_of(model, len(sites))
+            if scales.scales is None:
+                measured = self._session(model, sites, data, None, ModelEncoding.decode_ranges)
+                if measured is None:
+                    return
+                scales.follow_measured(measured[0])
+            result = self._session(model, sites, data, scales.scales, ModelEncoding.decode)
         except (PlanError, PolicyError) as error:
             self.panic(f"no round with {len(sites)} sites can be secure as the job asks: {error}")
             return
         except FLError as error:
             self.panic(f"the round cannot be opened: {error}")
             return
+        if result is not None:
+            mean, included = self._mean = result
+            self._failed_rounds, self._has_result = 0, True
+            warnings, notes = scales.follow(mean, included)
+            for level, said in ((logging.WARNING, warnings), (logging.INFO, notes)):
+                for text in said:
+                    _LOG.log(level, "round %d: %s", data.current_round, text)
+            self._tell_widgets(mean, data)
+
+    def _session(
+        self,
+        model: Model,
+        sites: tuple[str, ...],
+        data: FLModel,
+        scales: Scales | None,
+        decode: Callable[[ModelEncoding, IntegerVector, int, Model], _T],
+    ) -> tuple[_T, int] | None:
+        """What the sum of one session comes to, and of how many sites; None: the round has no result."""
+        announcement = self._announce(model, sites, data, scales)
+        report = self._run(announcement, data)
         for site, reason in sorted(report.reasons.items()):
             _LOG.error("round %d: %s is out: %s", self.current_round, printable(site), reason)
-        line = f"round {data.current_round}: {describe(report, len(sites))}"
+        measures = announcement.encoding.measures
+        line = f"round {data.current_round}: {describe(report, len(sites), 'the ranges' if measures else 'the sum')}"
+        first = "how large the updates are, which comes first, was not found: " if measures else ""
         if isinstance(report.outcome, Completed):
             included = len(report.outcome.included)
             try:
-                mean = announcement.encoding.decode(report.outcome.sum, included, model)
+                found = decode(announcement.encoding, report.outcome.sum, included, model)
             except FLError as error:
-                self._fail(line, f"no mean is in the sum: {error}")
-                return
-            self._failed_rounds, self._has_result = 0, True
-            self._mean = mean, included
+                self._fail(line, first + (str(error) if measures else f"no mean is in the sum: {error}"))
+                return None
+            if isinstance(found, MeanUpdate):
+                line += f"; rounding noise is {100 * found.noise:.2g}% of the mean change"
             _LOG.info("%s", line)
-            self._tell_widgets(mean, data)
-        elif report.outcome is not None:
-            self._fail(line, str(report.outcome))
+            return found, included
+        if report.outcome is not None:
+            self._fail(line, first + str(report.outcome))
+        return None
+
+    def _scales_of(self, model: Model, num_sites: int) -> ModelScales:
+        """The bounds of the job's model: another one, whose entries or shapes differ, has others."""
+        encoding = self._encoding(num_sites, model, None)
+        if self._scales is None or self._scales.shapes != encoding.averaged(model):
+            self._scales = ModelScales(
+                encoding.averaged(model), encoding.value_bits, clip=self.clip, max_steps=self.max_steps
+            )
+        return self._scales
 
     def _fail(self, line: str, reason: str) -> None:
         """The round has no result: the job goes on with the model as it is, unless there were too many."""
@@ -228,8 +277,8 @@ class SecAggController(FedAvg):
             self.event(AppEventType.ROUND_STARTED)
         self._is_told_of_round = False
 
-    def _announce(self, model: Model, sites: tuple[str, ...], data: FLModel) -> Announcement:
-        encoding = self._encoding(len(sites), model)
+    def _announce(self, model: Model, sites: tuple[str, ...], data: FLModel, scales: Scales | None) -> Announcement:
+        encoding = self._encoding(len(sites), model, scales)
         return Announcement(
             job_id=self.fl_ctx.get_job_id(),
             round=self.current_round,
@@ -286,8 +335,11 @@ class SecAggController(FedAvg):
         adversary = self._policy.adversary
         if faults := impossible_for_any(self.dropout, self.corrupt, adversary, GraphKind(self.graph)):
             raise NVFlareJobError("; ".join(faults))
+        if self.max_steps is not None and (not isinstance(self.max_steps, int) or self.max_steps < 1):
+            raise NVFlareJobError(f"a site makes at least one step in a round, so max_steps cannot be {self.max_steps}")
         try:
-            self._encoding(2, {})
+            encoding = self._encoding(2, {}, None)
+            ModelScales({"": ()}, encoding.value_bits, clip=self.clip, max_steps=self.max_steps)
             self._deadlines()
         except (FLError, ValueError, TypeError) as error:
             raise NVFlareJobError(str(error)) from None
@@ -296,12 +348,12 @@ class SecAggController(FedAvg):
         if adversary is Adversary.MALICIOUS and self.identity_id is None:
             raise NVFlareJobError("malicious mode needs the sites' identities: give `identities`, such as SiteKeyFiles")
 
-    def _encoding(self, num_sites: int, model: Model) -> ModelEncoding:
+    def _encoding(self, num_sites: int, model: Model, scales: Scales | None) -> ModelEncoding:
         pattern = None if self.exclude_vars is None else re.compile(self.exclude_vars)
         bits = self.value_bits
         return ModelEncoding(
-            max_steps=self.max_steps,
-            clip=self.clip,
+            num_sites=num_sites,
+            scales=scales,
             value_bits=min(24, 32 - (num_sites - 1).bit_length()) if bits is None else bits,
             metrics=tuple(self.metrics),
             metric_bound=self.metric_bound,

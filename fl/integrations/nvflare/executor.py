@@ -24,12 +24,13 @@ from fl.integrations.nvflare._nvflare import (
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError, UpdateRefusedError
 from fl.integrations.nvflare.identities import SiteIdentities, local_path
+from fl.integrations.nvflare.model_encoding import Model, SiteUpdate, whole
 from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING, session_policy
+from fl.integrations.nvflare.site_record import SiteRecord
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
 from fl.participation import open_participation
 from secagg import Adversary, PolicyError, Round, SecAggError
-from transport import ClientRecord
 from transport.driver import InputVector
 from transport.errors import InputWithheldError, TransportError
 
@@ -46,9 +47,12 @@ class SecAggExecutor(Executor):
     The trainer is any executor: it gets NVFlare's ``train`` task, with the model, the round and the meta that were
     announced to all sites, and nothing else of the server's.  The job's filters for that task, and the site's for its
     results, are applied as they would be without this, and what comes out of them is encoded, masked, and only then
-    sent.  An update that cannot be encoded (not finite, of other shapes, of too many steps) is not sent, and the round
-    goes on without the site.  The reason is in the site's own log; one of names, types, shapes and settings, which are
-    no secret, the server is told too.
+    sent.  An update that cannot be encoded (not finite, of other shapes, of steps that are no number) is not sent, and
+    the round goes on without the site.  The reason is in the site's own log; one of names, types, shapes and settings,
+    which are no secret, the server is told too.
+
+    A session that measures is told how large the update is, and nothing else.  The update waits in memory, for the
+    session that asks for it: the trainer is called once.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
     the trainer for its update under another name.  In signed modes a durable record keeps the site from taking part in
@@ -108,11 +112,13 @@ class SecAggExecutor(Executor):
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._busy = threading.Lock()
         self._session: SiteSession | None = None
+        # What was measured, and what it was asked for with: for the session that follows, and no other.
+        self._kept: tuple[bytes, SiteUpdate] | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Forget the session when the run ends."""
+        """Forget the session, and the update, when the run ends."""
         if event_type == EventType.END_RUN:
-            self._session = None
+            self._session = self._kept = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
         """Answer one task."""
@@ -151,12 +157,15 @@ class SecAggExecutor(Executor):
         if self._session is None or self._session.announcement.to_bytes() != announcement.to_bytes():
             # What was in progress is over: the server opens one round at a time.
             self._session = None
+            if self._kept is not None and self._kept[0] != announcement.asked:
+                self._kept = None
             if announcement.job_id != fl_ctx.get_job_id():
                 raise AnnouncementError("the round was announced for another job")
             self._policy.check(announcement.params)
             self._session = self._open(announcement, site, fl_ctx)
             _LOG.info(
-                "takes part in round %d with %d sites, of which %d must remain, against a %s server",
+                "takes part in %sround %d with %d sites, of which %d must remain, against a %s server",
+                "the measuring of " if announcement.encoding.measures else "",
                 announcement.round,
                 announcement.params.num_clients,
                 announcement.params.threshold,
@@ -183,14 +192,14 @@ class SecAggExecutor(Executor):
         record = self._record(identity.public_key, announcement, fl_ctx)
         return SiteSession(announcement, site, identity=identity, directory=directory, record=record)
 
-    def _record(self, client: bytes, announcement: Announcement, fl_ctx: FLContext) -> ClientRecord:
-        """What this site has taken part in; kept where its identity is, which it has to last as long as."""
+    def _record(self, site: bytes, announcement: Announcement, fl_ctx: FLContext) -> SiteRecord:
+        """What this site has answered; kept where its identity is, which it has to last as long as."""
         folder = local_path(_RECORD_FOLDER if self.record is None else self.record, fl_ctx)
-        return ClientRecord(
+        return SiteRecord(
             open_participation(folder),
-            client,
+            site,
             training=self.training,
-            run=announcement.job_id,
+            job_id=announcement.job_id,
             max_rounds=self.max_rounds,
         )
 
@@ -199,28 +208,48 @@ class SecAggExecutor(Executor):
         session = self._session
         if session is None or message is None:
             raise AnnouncementError("there is no session here that this task belongs to")
-        answer = session.answer(message, lambda: self._train(session.announcement, shareable, fl_ctx, abort_signal))
+        answer = session.answer(message, lambda: self._input(session.announcement, shareable, fl_ctx, abort_signal))
         return messages.put_message(Shareable(), answer)
 
-    def _train(
+    def _input(
         self, announcement: Announcement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
-        """The trainer's update, encoded; whatever is wrong with it withholds it."""
+        """What the session asks for, encoded; whatever is wrong with it withholds it."""
         try:
             materialize(shareable, fl_ctx, abort_signal)
-            model = received_model(shareable, announcement)
-            task = train_task(announcement, model, self.train_task)
-            result = self._filtered_training(task, site_context(fl_ctx, task), abort_signal)
-            update = site_update(result)
-            if left := announcement.encoding.metrics_left_out(update):
-                _LOG.warning("metrics that are no finite numbers within the job's metric_bound stay here: %s", left)
-            # It rounds, and protects nothing.
-            rng = np.random.default_rng()
-            return announcement.encoding.encode(update, model, rng)
+            return self._encoded(announcement, received_model(shareable, announcement), fl_ctx, abort_signal)
         except PublicError as error:
             raise UpdateRefusedError(str(error)) from None
         except FLError as error:
             raise InputWithheldError(str(error)) from None
+
+    def _encoded(self, announcement: Announcement, model: Model, fl_ctx: FLContext, abort_signal: Any) -> InputVector:
+        """The trainer's update, or how large it is, which keeps it for the session that follows."""
+        encoding, (kept, self._kept) = announcement.encoding, (self._kept, None)
+        if kept is not None and kept[0] == announcement.asked and not encoding.measures:
+            update = kept[1]
+        else:
+            update = self._trained(announcement, model, fl_ctx, abort_signal)
+        # It rounds, and protects nothing.
+        vector = encoding.encode(update, model, np.random.default_rng())
+        if encoding.scales is None:
+            self._kept = announcement.asked, encoding.to_keep(update, model)
+        elif (steps := whole(update.steps)) > encoding.scales.max_weight:
+            _LOG.warning(
+                "round %d: this site made %d steps, and counts as one of %d, which is the bound in this round",
+                announcement.round,
+                steps,
+                encoding.scales.max_weight,
+            )
+        return vector
+
+    def _trained(self, announcement: Announcement, model: Model, fl_ctx: FLContext, abort_signal: Any) -> SiteUpdate:
+        """The trainer's update."""
+        task = train_task(announcement, model, self.train_task)
+        update = site_update(self._filtered_training(task, site_context(fl_ctx, task), abort_signal))
+        if left := announcement.encoding.metrics_left_out(update):
+            _LOG.warning("metrics that are no finite numbers within the job's metric_bound stay here: %s", left)
+        return update
 
     def _filtered_training(self, task: Shareable, context: FLContext, abort_signal: Any) -> object:
         """The train task as NVFlare's own runner does it.

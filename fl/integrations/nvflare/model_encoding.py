@@ -1,8 +1,9 @@
 """A site's update, its metrics and its steps as one vector of small integers, and the mean from a sum of vectors.
 
-Floating-point entries of the model travel as differences to what the site received; integer entries (BatchNorm's
-counters, say) and those that are excluded stay as the server has them.  Metrics that were declared travel
-as weighted values; a site that does not report one counts for it with no weight, as in NVFlare's own average.
+Floating-point entries of the model travel as differences to what the site received, each clipped to a bound of its own;
+integer entries (BatchNorm's counters, say) and those that are excluded stay as the server has them.  Metrics that were
+declared travel as weighted values; a site that does not report one counts for it with no weight, as in NVFlare's own
+average.  An encoding without bounds measures: its vector is the ranges of a site's changes and steps alone.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import ModelError
 from fl.integrations.record_layout import ArrayField, MetricField, RecordLayout, is_float
 from fl.integrations.records import RecordEncoding, Reply
-from fl.scales import ScaleTracker
+from fl.scales import Ranges, Scales
 
 Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """A model's entries by name."""
@@ -28,9 +29,6 @@ Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 _ARRAYS, _NUMBERS, _STEPS = "model", "metrics", "steps"
 # Of the metrics' names: one of them may be that of the weight.
 _METRIC = "metric:"
-
-# Of a session; the length of a vector depends on it by a few elements.
-_MOST_SITES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,16 @@ class MeanUpdate:
         metrics: the weighted mean of each metric that any site reported.
         total_steps: the steps of all sites together.
         clipped: the fraction of elements that were clipped.
+        noise: as in `fl.quantization.Aggregate`.
+        ranges: how large the sites' changes were: a row for each averaged entry, by name, the last for the steps.
     """
 
     differences: dict[str, npt.NDArray[Any]]
     metrics: dict[str, float]
     total_steps: int
     clipped: float
+    noise: float
+    ranges: Ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,9 @@ class ModelEncoding:
     """How updates become integers; announced by the server, the same for all sites.
 
     Attributes:
-        max_steps: a public bound on any site's steps; weights are relative to it.
-        clip: each element of a change is clipped to [-clip, clip].
+        num_sites: in the session.
+        scales: what is clipped to what: a bound for each entry that is averaged, by name; a site that made more steps
+            than their bound counts as the bound. None in a session that measures, whose sum gives `Ranges` and no mean.
         value_bits: bits of an encoded element.
         metrics: names of the metrics that are averaged.
         metric_bound: they are in [-metric_bound, metric_bound].
@@ -84,8 +87,8 @@ class ModelEncoding:
         ConfigError: a number out of range, or a name that is there twice.
     """
 
-    max_steps: int
-    clip: float
+    num_sites: int
+    scales: Scales | None
     value_bits: int
     metrics: tuple[str, ...]
     metric_bound: float
@@ -98,14 +101,21 @@ class ModelEncoding:
             set(self.excluded)
         ):
             raise ConfigError("entries that are not averaged are named in ascending order, each of them once")
-        if not isinstance(self.max_steps, int) or self.max_steps < 1:
-            raise ConfigError(f"a site makes at least one step in a round, so max_steps cannot be {self.max_steps}")
         # Checks the numbers.
-        self._records(1)
+        self._records((1,) if self.scales is None else (1,) * len(self.scales.bounds))
+
+    @property
+    def measures(self) -> bool:
+        """Whether sites say how large their updates are, and nothing else."""
+        return self.scales is None
+
+    def averaged(self, model: Model) -> dict[str, tuple[int, ...]]:
+        """The shapes of the model's entries that are averaged, by name and in the order of their names."""
+        return {field.name: field.shape for field in self._layout(model).arrays}
 
     def vector_length(self, model: Model) -> int:
-        """Elements of an encoded update of this model."""
-        return self._records(self._layout(model).num_elements).vector_length
+        """Elements of an encoded update of this model; ModelError if the bounds are another model's."""
+        return self._records_of(self._layout(model)).vector_length
 
     def encode(self, update: SiteUpdate, received: Model, rng: np.random.Generator) -> IntegerVector:
         """The encoded update, int64, shape (vector_length(received),), elements in [0, 2^value_bits).
@@ -120,6 +130,26 @@ class ModelEncoding:
             QuantizationError: elements that are not finite.
         """
         layout = self._layout(received)
+        steps = whole(update.steps)
+        if not isinstance(steps, int) or steps < 0:
+            raise ModelError("NUM_STEPS_CURRENT_ROUND is no whole number of at least 0")
+        numbers = {_METRIC + name: self._metric(update, name) for name in self.metrics} | {_STEPS: steps}
+        reply = Reply({_ARRAYS: self._changes(update, received, layout)}, {_NUMBERS: numbers})
+        vector, _ = self._records_of(layout).encode(reply, _zeros(layout), rng)
+        return vector
+
+    def to_keep(self, update: SiteUpdate, received: Model) -> SiteUpdate:
+        """What of an update is averaged, in arrays of its own: the trainer may go on with those that it gave."""
+        changes = self._changes(update, received, self._layout(received))
+        return SiteUpdate(
+            entries={name: np.array(change) for name, change in changes.items()},
+            is_difference=True,
+            steps=whole(update.steps),
+            metrics={name: self._metric(update, name) for name in self.metrics},
+        )
+
+    def _changes(self, update: SiteUpdate, received: Model, layout: RecordLayout) -> dict[str, npt.NDArray[np.float32]]:
+        """What the site changes, by name."""
         averaged = {field.name for field in layout.arrays}
         if missing := sorted(averaged - update.entries.keys()):
             raise ModelError(f"the update lacks {_listed(missing)}: leave them out of the average with exclude_vars")
@@ -128,22 +158,16 @@ class ModelEncoding:
                 f"the update has {_listed(extra)}, which the model that was sent has not: take them out with a filter, "
                 "such as NVFlare's ExcludeVars"
             )
-        differences = {}
+        changes = {}
         for field in layout.arrays:
-            entry = _numbers(field.name, update.entries[field.name]).astype(np.float64)
+            entry = _numbers(field.name, update.entries[field.name])
             if entry.shape != field.shape:
                 raise ModelError(f"{field.name!r} has shape {entry.shape}, but the one that was sent has {field.shape}")
-            differences[field.name] = entry if update.is_difference else entry - received[field.name]
-        steps = whole(update.steps)
-        if not isinstance(steps, int) or not 0 <= steps <= self.max_steps:
-            raise ModelError(
-                f"NUM_STEPS_CURRENT_ROUND is no whole number from 0 to {self.max_steps}, a bound that the job sets: "
-                "max_steps"
-            )
-        numbers = {_METRIC + name: self._metric(update, name) for name in self.metrics} | {_STEPS: steps}
-        reply = Reply({_ARRAYS: differences}, {_NUMBERS: numbers})
-        vector, _ = self._records(layout.num_elements).encode(reply, {}, rng)
-        return vector
+            change = entry if update.is_difference else entry.astype(np.float64) - received[field.name]
+            # What is too large for float32 is refused as it is encoded, as not finite.
+            with np.errstate(over="ignore"):
+                changes[field.name] = np.asarray(change, dtype=np.float32)
+        return changes
 
     def metrics_left_out(self, update: SiteUpdate) -> list[str]:
         """The declared metrics that the site reports, but not as numbers that can be averaged."""
@@ -163,20 +187,39 @@ class ModelEncoding:
     def decode(self, total: IntegerVector, num_sites: int, model: Model) -> MeanUpdate:
         """The mean in a sum of ``num_sites`` encoded updates of ``model``."""
         layout = self._layout(model)
-        average = self._records(layout.num_elements).decode(total, num_sites, layout, {})
+        average = self._records_of(layout).decode(total, num_sites, layout, _zeros(layout))
         numbers: Mapping[str, Any] = average.metrics[_NUMBERS]
+        assert average.ranges is not None  # noqa: S101 - every sum has them
         return MeanUpdate(
             differences=average.arrays.get(_ARRAYS, {}),
             metrics={name: mean for name in self.metrics if math.isfinite(mean := numbers[_METRIC + name])},
             total_steps=average.total_weight,
             clipped=average.clipped,
+            noise=average.noise,
+            ranges=average.ranges,
         )
 
-    def _records(self, capacity: int) -> RecordEncoding:
+    def decode_ranges(self, total: IntegerVector, num_sites: int, model: Model) -> Ranges:
+        """How large the changes are, from a sum of ``num_sites`` vectors of a session that measures.
+
+        Raises:
+            UndecodableSumError: no ``num_sites`` vectors add up to it, or no site made any steps.
+        """
+        return self._records_of(self._layout(model)).decode_ranges(total, num_sites)
+
+    def _records_of(self, layout: RecordLayout) -> RecordEncoding:
+        if self.scales is not None and len(self.scales.bounds) != len(layout.arrays):
+            raise ModelError(
+                f"the round was announced with {len(self.scales.bounds)} clipping bounds, and the model has "
+                f"{len(layout.arrays)} entries that are averaged"
+            )
+        return self._records(tuple(field.size for field in layout.arrays))
+
+    def _records(self, sizes: tuple[int, ...]) -> RecordEncoding:
         return RecordEncoding(
-            sizes=(capacity,),
-            num_clients=_MOST_SITES,
-            scales=ScaleTracker(1, self.value_bits, clip=self.clip, max_weight=self.max_steps).scales,
+            sizes=sizes,
+            num_clients=self.num_sites,
+            scales=self.scales,
             weight=_STEPS,
             value_bits=self.value_bits,
             max_metrics=len(self.metrics),
@@ -194,6 +237,11 @@ class ModelEncoding:
             raise ModelError("the model has no floating-point elements: there is nothing to average")
         numbers = tuple(MetricField(_NUMBERS, _METRIC + name, None) for name in self.metrics)
         return RecordLayout(arrays, numbers, _NUMBERS)
+
+
+def _zeros(layout: RecordLayout) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    """What the changes are changes of; without memory of its own."""
+    return {_ARRAYS: {one.name: np.broadcast_to(np.zeros((), one.dtype), one.shape) for one in layout.arrays}}
 
 
 def as_model(params: object) -> dict[str, npt.NDArray[Any]]:

@@ -28,8 +28,8 @@ _PACKAGES = ("fl", "secagg", "transport")
 def add_secure_aggregation(
     recipe: Recipe,
     *,
-    clip: float,
-    max_steps: int,
+    clip: float | None = None,
+    max_steps: int | None = None,
     metrics: Sequence[str] | None = None,
     adversary: Adversary | None = None,
     identities: SiteIdentities | None = None,
@@ -50,7 +50,7 @@ def add_secure_aggregation(
 
     Args:
         recipe: of FedAvg or FedProx for any framework, or of FedOpt for torch, whose sites exchange numpy arrays.
-        clip, max_steps: see `SecAggController`.
+        clip, max_steps: see `SecAggController`; by default they follow what the sites do.
         metrics: see `SecAggController`; by default the recipe's ``key_metric`` and that of its ``stop_cond``.
         adversary: whom the rounds are to be safe against; sites refuse less. By default malicious with ``identities``,
             else honest-but-curious.

@@ -159,8 +159,8 @@ class _Session:
             self._courier.send(site, self._driver.round, message)
 
 
-def describe(report: SessionReport, num_sites: int) -> str:
-    """The session in a line for the log."""
+def describe(report: SessionReport, num_sites: int, what: str = "the sum") -> str:
+    """The session in a line for the log; ``what`` of the sites it was for."""
     left = ", ".join(
         f"{printable(site)} in {event.round.value} ({_REASONS.get(event.reason, event.reason.value)})"
         for site, event in sorted(report.dropped.items())
@@ -168,7 +168,7 @@ def describe(report: SessionReport, num_sites: int) -> str:
     took = ", ".join(f"{round_.value} {seconds:.1f} s" for round_, seconds in report.seconds.items())
     match report.outcome:
         case Completed(included=included):
-            head = f"the sum of {len(included)} of {num_sites} sites"
+            head = f"{what} of {len(included)} of {num_sites} sites"
         case Aborted():
             head = f"no sum: {report.outcome}"
         case _:

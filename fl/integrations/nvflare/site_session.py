@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.errors import AnnouncementError
+from fl.integrations.nvflare.site_record import SiteRecord
 from secagg import Client, ClientPhase, Identity
 from secagg.identity import KeyDirectory
-from transport import ClientRecord
 from transport.driver import ClientDriver, InputVector
 
 
@@ -22,10 +22,11 @@ class SiteSession:
         announcement: the round.
         site: this site's name.
         identity, directory: in malicious mode.
-        record: in signed modes, what this site has taken part in.
+        record: in signed modes, what this site has answered.
 
     Raises:
-        RepeatedSessionError: it has taken part in this session, or answered this round or a later one, before.
+        RepeatedSessionError: it has taken part in this session, or answered this round or a later one, before; or see
+            `SiteRecord`.
         JournalError: the record cannot be used.
     """
 
@@ -36,7 +37,7 @@ class SiteSession:
         *,
         identity: Identity | None = None,
         directory: KeyDirectory | None = None,
-        record: ClientRecord | None = None,
+        record: SiteRecord | None = None,
     ) -> None:
         self.announcement = announcement
         self._record = record
@@ -55,7 +56,7 @@ class SiteSession:
         (parts,) = self._driver.start()
         self._answer = b"".join(parts)
         if record is not None:
-            record.check_round(announcement.round)
+            record.check(announcement)
             # Before anything is out: a second part in one session, with one identity, could be played against this one.
             record.enter(self._client.session_id)
 
@@ -98,7 +99,7 @@ class SiteSession:
             raise AnnouncementError("the server sent a message of a session that has ended")
         if self._record is not None and self._client.phase is ClientPhase.FINISHED:
             # The answer releases shares: from here on the round may be in a sum.
-            self._record.answer(self._client.session_id, self.announcement.round)
+            self._record.answer(self._client.session_id, self.announcement)
         self._answered, self._answer = request, b"".join(answers[0])
         return self._answer
 

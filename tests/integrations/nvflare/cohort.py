@@ -67,7 +67,7 @@ def courier_of(
     announced = other.pop("announced", {})
     params = plan(
         num_clients=len(sites),
-        vector_length=encoding().vector_length(as_model(model.params)),
+        vector_length=encoding(num_sites=len(sites)).vector_length(as_model(model.params)),
         value_bits=24,
         adversary=adversary,
         threshold=threshold,

@@ -1,5 +1,6 @@
 """Sites and server in one process: real executors, and every task and result through NVFlare's own encoding."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from fl.integrations.nvflare import SecAggExecutor, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.model_encoding import ModelEncoding, as_model, digest
 from fl.integrations.nvflare.server_session import Result, SessionReport, run_session
+from fl.scales import Scales
 from secagg import Adversary, Round, plan
 from transport.driver import Deadlines
 
@@ -140,10 +142,11 @@ class LoopbackCourier:
         return run_session(self.announcement, self, Deadlines(), clock=lambda: self.now, **arguments)
 
 
-def encoding(**changes: Any) -> ModelEncoding:
+def encoding(*, clip: float = 2.0, max_steps: int = 64, num_entries: int = 2, **changes: Any) -> ModelEncoding:
+    """For three sites, unless `announce` says for how many; the initial model has two entries that are averaged."""
     arguments = {
-        "max_steps": 64, "clip": 2.0, "value_bits": 24, "metrics": ("accuracy",), "metric_bound": 10.0,
-        "excluded": (),
+        "num_sites": 3, "scales": Scales((clip,) * num_entries, max_steps), "value_bits": 24, "metrics": ("accuracy",),
+        "metric_bound": 10.0, "excluded": (),
     }  # fmt: skip
     return ModelEncoding(**(arguments | changes))
 
@@ -151,7 +154,8 @@ def encoding(**changes: Any) -> ModelEncoding:
 def announce(
     model: FLModel, known: Mapping[str, Site], adversary: Adversary = Adversary.HONEST_BUT_CURIOUS, **changes: Any
 ) -> Announcement:
-    arrays, chosen = as_model(model.params), changes.pop("encoding", encoding())
+    arrays = as_model(model.params)
+    chosen = dataclasses.replace(changes.pop("encoding", encoding()), num_sites=len(known))
     arguments = {
         "job_id": JOB,
         "round": model.current_round,

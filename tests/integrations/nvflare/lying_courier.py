@@ -24,6 +24,7 @@ from nvflare.fuel.utils import fobs
 from fl.integrations.nvflare import SiteIdentities, executor, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.model_encoding import ModelEncoding, as_model, digest
+from fl.scales import Scales
 from secagg import Adversary, Client, Identity, Round, decode_server_message
 from secagg.identity import KeyDirectory
 from secagg.messages import ConsistencyProof, PeerKeys, PeerShares, SurvivorList
@@ -34,7 +35,11 @@ from tests.adversarial.random_lies import MakeFront, main
 from tests.cohort import directory_of, identity_of
 from tests.integrations.nvflare.loopback import JOB, Site
 
-ENCODING = ModelEncoding(max_steps=8, clip=1.0, value_bits=8, metrics=(), metric_bound=1.0)
+
+def encoding_of(num_sites: int) -> ModelEncoding:
+    """For the model's one entry."""
+    return ModelEncoding(num_sites=num_sites, scales=Scales((1.0,), 8), value_bits=8, metrics=(), metric_bound=1.0)
+
 
 TASK_OF = {
     PeerKeys: Round.SHARE_KEYS,
@@ -54,7 +59,8 @@ def announcement_of(terms: Terms) -> Announcement:
     arrays = as_model(model_of(terms).params)
     return Announcement(
         job_id=JOB, round=terms.number, start_round=0, total_rounds=1000, meta=(("lr", 0.5),),
-        sites=tuple(map(name_of, range(terms.params.num_clients))), params=terms.params, encoding=ENCODING,
+        sites=tuple(map(name_of, range(terms.params.num_clients))), params=terms.params,
+        encoding=encoding_of(terms.params.num_clients),
         model_digest=digest(arrays), nonce=terms.nonce,
     )  # fmt: skip
 
@@ -155,10 +161,6 @@ class NVFlareFront:
 
     answers_once = True
     gives_numbers = False
-    sizes = {  # noqa: RUF012
-        "vector_length": ENCODING.vector_length(as_model({"w": np.zeros(2, dtype=np.float32)})),
-        "value_bits": ENCODING.value_bits,
-    }
 
     def __init__(self, mode: Adversary, folder: Path, rng: Random) -> None:
         self.rng, self._mode, self._folder = rng, mode, folder / str(uuid4())
@@ -188,6 +190,12 @@ class NVFlareFront:
         self._patches.enter_context(patch.object(Client, "submit_input", watched_input))
         self._patches.enter_context(patch.object(Client, "receive", watched_receive))
         self._patches.enter_context(patch.object(executor._LOG, "error", note))
+
+    @staticmethod
+    def sizes(num_clients: int) -> dict[str, int]:
+        encoding = encoding_of(num_clients)
+        length = encoding.vector_length(as_model({"w": np.zeros(2, dtype=np.float32)}))
+        return {"vector_length": length, "value_bits": encoding.value_bits}
 
     def start(self, number: int) -> None:
         """The site's process begins anew; what it keeps is on the disk."""

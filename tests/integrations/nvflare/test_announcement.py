@@ -30,7 +30,8 @@ def announcement(**changes: Any) -> Announcement:
 
 
 def test_announcements_survive_the_wire() -> None:
-    assert Announcement.from_bytes(announcement().to_bytes()) == announcement()
+    for made in (announcement(), announcement(encoding=encoding(scales=None))):
+        assert Announcement.from_bytes(made.to_bytes()) == made
 
 
 def test_every_part_is_bound_into_the_session() -> None:
@@ -46,6 +47,9 @@ def test_every_part_is_bound_into_the_session() -> None:
         {"params": dataclasses.replace(announcement().params, vector_length=101)},
         {"encoding": encoding(excluded=("x",))},
         {"encoding": encoding(clip=3.0)},
+        {"encoding": encoding(max_steps=65)},
+        {"encoding": encoding(num_entries=1)},
+        {"encoding": encoding(scales=None)},
         {"model_digest": bytes(31) + b"1"},
         {"nonce": b"another"},
     ]
@@ -101,6 +105,36 @@ def test_other_things_are_no_announcement(data: object) -> None:
 
 def test_an_exhausting_encoding_is_refused() -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
-    parts[6] = [10**30, *parts[6][1:]]
-    with pytest.raises((AnnouncementError, OverflowError)):
+    parts[6] = [[[2.0, 2.0], 2**63], *parts[6][1:]]
+    with pytest.raises(AnnouncementError):
         Announcement.from_bytes(msgpack.packb(parts))
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        7, "ab", [], [[2.0]], [2.0, 64], [[2.0, float("nan")], 64], [[2.0, -1.0], 64], [[2.0, float("inf")], 64],
+        [[2.0, True], 64], [[2, 2], 64], [["2.0", 2.0], 64], [[2.0, 2.0], 64.0], [[2.0, 2.0], True], [[2.0, 2.0], 0],
+        [[2.0, 2.0], 2**40], [[2.0, 2.0], None], [None, 64], [{2.0: 2.0}, 64], [[[2.0], 2.0], 64],
+    ],
+)  # fmt: skip
+def test_bounds_that_cannot_be_are_no_announcement(scales: Any) -> None:
+    parts = list(msgpack.unpackb(announcement().to_bytes()))
+    assert parts[6][0] == [[2.0, 2.0], 64]
+    parts[6][0] = scales
+    with pytest.raises(AnnouncementError):
+        Announcement.from_bytes(msgpack.packb(parts))
+
+
+def test_what_is_asked_for_does_not_depend_on_bounds_and_nonce() -> None:
+    asked = announcement().asked
+    other = dataclasses.replace(announcement().params, vector_length=101)
+    for change in (
+        {"encoding": encoding(scales=None)},
+        {"encoding": encoding(clip=3.0)},
+        {"nonce": b"x"},
+        {"params": other},
+    ):
+        assert announcement(**change).asked == asked
+    for change in ({"model_digest": bytes(31) + b"1"}, {"meta": ()}, {"round": 3}, {"sites": ("a", "b", "d")}):
+        assert announcement(**change).asked != asked

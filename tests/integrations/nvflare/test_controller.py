@@ -18,6 +18,7 @@ import secagg
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.server_session import SessionReport
+from fl.scales import RangeEncoding
 from secagg import Round
 from tests.integrations.nvflare.cohort import SITES, STEPS, VICTIM, by_learning_rate, model_with
 from tests.integrations.nvflare.loopback import JOB, LoopbackCourier, Site
@@ -27,7 +28,8 @@ class Controller(SecAggController):
     """The controller, whose sessions run with sites in this process."""
 
     def __init__(self, sites: dict[str, Site], **arguments: Any) -> None:
-        super().__init__(num_rounds=5, clip=2.0, max_steps=64, metrics=["accuracy"], metric_bound=10.0, **arguments)
+        fixed = {"clip": 2.0, "max_steps": 64, "metrics": ["accuracy"], "metric_bound": 10.0}
+        super().__init__(num_rounds=5, **(fixed | arguments))
         self.sites = sites
         self.fl_ctx = FLContextManager(None, "server", JOB).new_context()
         self.panics: list[str] = []
@@ -68,8 +70,13 @@ def spoil(courier: LoopbackCourier) -> None:
         assert message is not None
         masked = secagg.decode_client_message(message, params)
         vector = np.array(masked.masked_input)
-        # After twelve and three elements, the digit of the steps: less than 2^24 of them.
-        vector[15] = (int(vector[15]) - STEPS * len(courier.sites)) % (1 << params.ring_bits)
+        # After twelve and three elements, and the ranges, the digit of the steps: less than 2^24 of them.
+        encoding = courier.announcement.encoding
+        ranges = RangeEncoding(
+            num_tensors=2, num_clients=encoding.num_sites, value_bits=encoding.value_bits, scales=encoding.scales
+        )
+        steps = 0 if encoding.measures else 15 + ranges.vector_length
+        vector[steps] = (int(vector[steps]) - STEPS * len(courier.sites)) % (1 << params.ring_bits)
         spoilt = secagg.encode(dataclasses.replace(masked, masked_input=vector), params)
         return messages.put_message(Shareable(), spoilt)
 

@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from fl.errors import ConfigError
 from fl.integrations.nvflare import ModelError
 from fl.integrations.nvflare.model_encoding import SiteUpdate, as_model, digest
 from fl.quantization import UndecodableSumError
-from tests.integrations.nvflare.loopback import encoding
+from tests.integrations.nvflare import loopback
+
+encoding = partial(loopback.encoding, num_entries=1)
 
 MODEL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3)}
 
@@ -35,7 +38,7 @@ def test_a_change_beyond_the_bound_is_clipped_and_counted() -> None:
 
 
 def test_rounding_is_unbiased() -> None:
-    chosen, rng = encoding(value_bits=4), np.random.default_rng(1)
+    chosen, rng = encoding(value_bits=4, num_sites=4000), np.random.default_rng(1)
     total = sum(chosen.encode(update(0.1), MODEL, rng) for _ in range(4000))
     # A step is 0.27, at a weight of 5 in 64 the deviation of one rounding about 1.7: 0.03 of 4000.
     np.testing.assert_allclose(chosen.decode(total, 4000, MODEL).differences["w"], 0.1, atol=0.15)
@@ -100,10 +103,11 @@ def test_a_model_of_integers_has_no_average() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"clip": 0.0},
+        {"clip": -1.0},
         {"clip": float("nan")},
         {"max_steps": 0},
         {"value_bits": 40},
+        {"num_sites": 0},
         {"metrics": ("a", "a")},
         {"metrics": (1,)},
         {"excluded": ("b", "a")},
@@ -118,13 +122,47 @@ def test_numbers_out_of_range_are_refused(changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "steps", [-1, 65, 1.5, np.float32(1.5), float("nan"), float("inf"), "5", "many", None, np.ones(1), 1j]
+    "steps", [-1, 1.5, np.float32(1.5), float("nan"), float("inf"), "5", "many", None, np.ones(1), 1j]
 )
 def test_steps_out_of_range_are_refused(steps: Any) -> None:
     from fl.errors import FLError
 
     with pytest.raises(FLError, match="whole number"):
         encoding().encode(update(steps=steps), MODEL, np.random.default_rng())
+
+
+@pytest.mark.parametrize("steps", [65, 10**6, 10**30])
+def test_more_steps_than_the_bound_count_as_the_bound(steps: int) -> None:
+    chosen, rng = encoding(), np.random.default_rng(1)
+    total = chosen.encode(update(0.5, steps=steps), MODEL, rng) + chosen.encode(update(0.25, steps=64), MODEL, rng)
+    mean = chosen.decode(total, 2, MODEL)
+    np.testing.assert_allclose(mean.differences["w"], 0.375, atol=1e-5)
+    assert mean.total_steps == 128
+
+
+@pytest.mark.parametrize("num_entries", [0, 2, 1000])
+def test_bounds_of_another_model_are_declined_in_words(num_entries: int) -> None:
+    chosen = encoding(num_entries=num_entries)
+    reason = f"announced with {num_entries} clipping bounds, and the model has 1 entries that are averaged"
+    for use in (
+        lambda: chosen.vector_length(MODEL),
+        lambda: chosen.encode(update(), MODEL, np.random.default_rng()),
+        lambda: chosen.decode(np.zeros(30, dtype=np.int64), 1, MODEL),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            use()
+
+
+def test_an_update_that_is_kept_is_not_the_trainers() -> None:
+    """Whose arrays may change before the second session asks for it."""
+    chosen, seed = encoding(), 1
+    for is_difference in (False, True):
+        entries = {"w": (0 if is_difference else MODEL["w"]) + np.full((2, 3), 0.5, np.float32), "n": np.array(9)}
+        own = update(entries=entries, is_difference=is_difference, metrics={"accuracy": 0.25, "other": 1.0})
+        expected = chosen.encode(own, MODEL, np.random.default_rng(seed))
+        kept = chosen.to_keep(own, MODEL)
+        entries["w"][:] = np.nan
+        np.testing.assert_array_equal(chosen.encode(kept, MODEL, np.random.default_rng(seed)), expected)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +213,7 @@ def test_a_metric_that_cannot_be_averaged_does_not_cost_the_update(metric: Any) 
 
 def test_entries_are_added_up_by_name() -> None:
     model = {"b": np.zeros(2), "a": np.zeros(3)}
-    chosen, rng = encoding(metrics=("loss", "accuracy")), np.random.default_rng(1)
+    chosen, rng = encoding(metrics=("loss", "accuracy"), num_entries=2), np.random.default_rng(1)
     entries, metrics = {"b": np.full(2, 0.5), "a": np.full(3, 0.25)}, {"accuracy": 0.75, "loss": 2.0}
     total = sum(
         chosen.encode(update(entries=dict(order(entries.items())), metrics=dict(order(metrics.items()))), sent, rng)

@@ -125,7 +125,7 @@ def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> N
     [
         ({"aggregation_weights": {"site-1": 2.0}}, {}, "weights by site"),
         ({}, {"clip": 0.0}, "clipping bound"),
-        ({}, {"max_steps": 0}, "at least one"),
+        ({}, {"max_steps": 0}, "at least one step"),
         ({}, {"adversary": Adversary.MALICIOUS}, "identities"),
         ({}, {"round_timeout": 0}, "above 0 seconds"),
         ({}, {"tresholt": 2}, "tresholt"),

@@ -15,8 +15,8 @@ from fl.integrations.nvflare import _nvflare
 from tests.integrations.nvflare.jobs import JOB, run_job
 
 ROUNDS = 4
-# One step of 24 bits a round at the smallest weight, 10 of 30.
-STEP = 4.0 / 2**24 * 3
+# One step of 24 bits a round at the smallest weight. Bounds are found: that of changes is 8 at most, of steps 128.
+STEP = 16.0 / 2**24 * 128 / 10
 
 
 def final_model(folder: Path) -> dict[str, torch.Tensor]:
@@ -41,6 +41,7 @@ def mean_change(round_: int) -> float:
 def assert_averaged(log: str, model: dict[str, torch.Tensor]) -> None:
     """Every round was one of all sites, and the model is that of the plain means; its counter is as it was."""
     assert log.count("the sum of 3 of 3 sites") == ROUNDS
+    assert log.count("the ranges of 3 of 3 sites") == 1
     before = initial_model()
     assert list(model) == list(before)
     for name, entry in before.items():

@@ -52,8 +52,6 @@ def main() -> None:
     if not args.plain:
         add_secure_aggregation(
             recipe,
-            clip=2.0,
-            max_steps=30,
             plain_tasks=["validate"] if args.evaluate else [],
             max_failed_rounds=2 if args.broken else 0,
         )
