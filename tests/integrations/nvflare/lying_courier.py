@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -36,9 +37,20 @@ from tests.cohort import directory_of, identity_of
 from tests.integrations.nvflare.loopback import JOB, Site
 
 
-def encoding_of(num_sites: int) -> ModelEncoding:
+def encoding_of(num_sites: int, *, measures: bool) -> ModelEncoding:
     """For the model's one entry."""
-    return ModelEncoding(num_sites=num_sites, scales=Scales((1.0,), 8), value_bits=8, metrics=(), metric_bound=1.0)
+    scales = None if measures else Scales((1.0,), 8)
+    return ModelEncoding(num_sites=num_sites, scales=scales, value_bits=8, metrics=(), metric_bound=1.0)
+
+
+@cache
+def model_size(num_sites: int) -> int:
+    """Elements with which an update's vector is as long as one that measures: a server's sessions have one length."""
+    measured, (first, *_) = (
+        [encoding_of(num_sites, measures=measures).vector_length({"w": np.zeros(size)}) for size in (1, 2)]
+        for measures in (True, False)
+    )
+    return 1 + measured[0] - first
 
 
 TASK_OF = {
@@ -49,18 +61,30 @@ TASK_OF = {
 }
 
 
+def round_of(number: int) -> tuple[int, bool]:
+    """Which round a session with this number is of, and whether it measures: each round has two, of one model.
+
+    So a server that lies measures twice, measures after the update, and changes the model between the two.
+    """
+    return number // 2, number % 2 == 0
+
+
 def model_of(terms: Terms) -> FLModel:
     """What the sites are to train."""
-    (seed, *_) = terms.model
-    return FLModel(params={"w": np.full(2, seed / 256, dtype=np.float32)}, meta={"lr": 0.5}, current_round=terms.number)
+    round_, _ = round_of(terms.number)
+    # Sessions have models of their own elsewhere, as long as their nonce; any other one is a lie.
+    seed = round_ % 256 if len(terms.model) == len(terms.nonce) else 255.5
+    entry = np.full(model_size(terms.params.num_clients), seed / 256, dtype=np.float32)
+    return FLModel(params={"w": entry}, meta={"lr": 0.5}, current_round=round_)
 
 
 def announcement_of(terms: Terms) -> Announcement:
     arrays = as_model(model_of(terms).params)
+    round_, measures = round_of(terms.number)
     return Announcement(
-        job_id=JOB, round=terms.number, start_round=0, total_rounds=1000, meta=(("lr", 0.5),),
+        job_id=JOB, round=round_, start_round=0, total_rounds=1000, meta=(("lr", 0.5),),
         sites=tuple(map(name_of, range(terms.params.num_clients))), params=terms.params,
-        encoding=encoding_of(terms.params.num_clients),
+        encoding=encoding_of(terms.params.num_clients, measures=measures),
         model_digest=digest(arrays), nonce=terms.nonce,
     )  # fmt: skip
 
@@ -137,19 +161,20 @@ class NVFlareLine:
 
     def _do(self, round_: Round, task: bytes) -> bytes:
         front = self._front
-        front.given, front.seen, front.reasons[:] = None, None, []
+        front.given, front.reasons[:] = None, []
         result = messages.take_message(front.sites[self._number].do(messages.TASKS[round_], task))
         if result is None:
             raise Refused(front.reasons[-1] if front.reasons else "refused")
         if front.given is not None:
-            self.input, self.basis = front.given, front.seen
+            # An update that was measured has been kept: it is of what was seen then.
+            self.input, self.basis = front.given, front.seen[self._number]
         self._last = round_, task
         return result
 
     # --- What else the server can lie about ---------------------------------------------------------------------------
 
     def _other_model(self) -> None:
-        self.model.params = {"w": np.zeros(2, dtype=np.float32)}
+        self.model.params = {"w": np.zeros_like(self.model.params["w"])}
 
     def _other_meta(self) -> None:
         """The learning rate of this site alone, and the numbers of the rounds."""
@@ -166,7 +191,7 @@ class NVFlareFront:
         self.rng, self._mode, self._folder = rng, mode, folder / str(uuid4())
         self.sites: dict[int, Site] = {}
         self.given: list[int] | None = None
-        self.seen: Hashable = None
+        self.seen: dict[int, Hashable] = {}
         self.reasons: list[str] = []
         self.meanwhile: Callable[[], None] | None = None
         self._patches = ExitStack()
@@ -193,9 +218,12 @@ class NVFlareFront:
 
     @staticmethod
     def sizes(num_clients: int) -> dict[str, int]:
-        encoding = encoding_of(num_clients)
-        length = encoding.vector_length(as_model({"w": np.zeros(2, dtype=np.float32)}))
-        return {"vector_length": length, "value_bits": encoding.value_bits}
+        lengths = {
+            encoding_of(num_clients, measures=measures).vector_length({"w": np.zeros(model_size(num_clients))})
+            for measures in (True, False)
+        }
+        (length,) = lengths
+        return {"vector_length": length, "value_bits": 8}
 
     def start(self, number: int) -> None:
         """The site's process begins anew; what it keeps is on the disk."""
@@ -213,7 +241,7 @@ class NVFlareFront:
         """An update that says nothing; whatever is asked, the site does the same again."""
         received = as_model(model.params)["w"]
         meta = tuple(sorted((model.meta or {}).items()))
-        self.seen = received.tobytes(), meta, model.current_round, model.start_round, model.total_rounds
+        self.seen[number] = received.tobytes(), meta, model.current_round, model.start_round, model.total_rounds
         change = np.random.default_rng((number, model.current_round)).uniform(-0.9, 0.9, received.shape)
         return FLModel(
             params={"w": (received + change).astype(np.float32)},
