@@ -8,6 +8,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from fl.integrations.nvflare import executor
 from fl.integrations.nvflare.model_encoding import as_model
+from fl.integrations.nvflare.site_record import SiteRecord
 from secagg import Adversary
 from tests.adversarial.lies.figures import Lie
 from tests.adversarial.random_lies import THRIFTY, assert_held, campaign, played
@@ -27,6 +28,18 @@ def _no_record(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(ClientRecord, name, lambda *arguments, **options: None)
 
 
+def _measured_again(patch: pytest.MonkeyPatch) -> None:
+    """Sessions that measure are not recorded."""
+    for name in ("check", "answer"):
+        honest = getattr(SiteRecord, name)
+
+        def of_updates(self, *arguments, _honest=honest):
+            if not arguments[-1].encoding.measures:
+                _honest(self, *arguments)
+
+        patch.setattr(SiteRecord, name, of_updates)
+
+
 def _any_model(patch: pytest.MonkeyPatch) -> None:
     """The model that arrives is trained on, whatever was announced."""
     arrived = lambda task, announcement: as_model(FLModelUtils.from_shareable(task).params)  # noqa: E731
@@ -35,8 +48,12 @@ def _any_model(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("disable", "found", "seed"),
-    [(_no_record, "second answers", 0), (_any_model, "sums over different models", 0)],
-    ids=["nothing remembered", "another model than was announced"],
+    [
+        (_no_record, "second answers", 0),
+        (_measured_again, "second answers", 0),
+        (_any_model, "sums over different models", 0),
+    ],
+    ids=["nothing remembered", "measuring not remembered", "another model than was announced"],
 )
 def test_the_campaign_finds_what_is_not_checked(disable, found, seed, tmp_path, monkeypatch):
     disable(monkeypatch)
