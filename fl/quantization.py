@@ -277,7 +277,7 @@ def _most_clipped(num_elements: int) -> int:
     of their weights, and show the sign of each client's change. So a tensor of which more is above its bound is made
     smaller as a whole, by a factor that its client alone knows.
     """
-    return min(num_elements - 1, max(1, num_elements // 20))
+    return max(0, min(num_elements - 1, max(1, num_elements // 20)))
 
 
 def _fitting(tensor: npt.NDArray[np.float64], bound: float) -> float:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fl.errors import ConfigError
 from fl.quantization import MAX_VALUE_BITS, MIN_VALUE_BITS, ClientUpdate, QuantizationError, UpdateEncoding
-from fl.scales import RangeEncoding
+from fl.scales import RangeEncoding, Scales
 from secagg.params import required_ring_bits
 from tests.fl.encodings import fixed_encoding
 
@@ -307,3 +307,9 @@ def test_more_correct_ones_than_examples_are_refused(correct: int) -> None:
 def test_an_encoding_out_of_range_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make_encoding(**change)
+
+
+def test_a_tensor_without_elements_is_encoded() -> None:
+    scales = Scales((1.0, 1.0), 10)
+    encoding = UpdateEncoding(sizes=(0, 2), num_clients=3, value_bits=16, scales=scales)
+    np.testing.assert_allclose(aggregate(encoding, [make_update([0.5, -0.25])]).mean_delta, [0.5, -0.25], atol=1e-3)

@@ -249,6 +249,12 @@ class SecAggMod:
         # Rounding hides nothing; its seed is as good as any.
         reply = _with_metrics_in_bounds(reply_of(trained.reply), offer.encoding)
         vector, layout = offer.encoding.encode(reply, arrays, np.random.default_rng())
+        weight, scales = reply.metrics[layout.weight_record][offer.encoding.weight], offer.encoding.scales
+        if scales is not None and isinstance(weight, int | float) and weight > scales.max_weight:
+            _LOG.warning(
+                "secagg: node %s has %s %d, which counts as %d, the server's bound on weights",
+                context.node_id, printable(offer.encoding.weight), weight, scales.max_weight,
+            )  # fmt: skip
         if not offer.measures:
             trained = Trained(trained.state)
         (send,) = client.submit_input(vector)

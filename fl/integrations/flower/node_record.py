@@ -121,7 +121,7 @@ class NodeRecord:
             late = last is not None and round_.number != _UNNUMBERED and round_.number <= last
             if late or is_used(self._content_key(run_id, content, False)):
                 raise RepeatedSessionError("this node has sent the update of this round, and does not measure it again")
-        elif last == round_.number and not is_used(self._content_key(run_id, content, True)):
+        elif last is not None and last >= round_.number and not is_used(self._content_key(run_id, content, True)):
             raise RepeatedSessionError(
                 f"in round {round_.number} this node has said how large its update to another message is, and sends no "
                 "update to this one"

@@ -225,7 +225,8 @@ def test_a_round_is_not_measured_after_its_update(tmp_path: Path, number: int | 
 def test_the_update_is_of_the_content_that_was_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     federation = SignedFederation(tmp_path)
     assert session(federation, content(3), measures=True) == (ALL, list(ALL))
-    assert session(federation, content(3, seed=1), measures=False) == ((), [])
+    for number in (2, 3):
+        assert session(federation, content(number, seed=1), measures=False) == ((), [])
     assert "in round 3 this node has said how large its update to another message is" in caplog.text
     assert session(federation, content(3), measures=False)[0] == ALL
     assert session(federation, content(4, seed=1), measures=False) == (ALL, list(ALL))
