@@ -10,7 +10,7 @@ from fl.config import RunConfig
 from fl.config_file import read_config_file
 from fl.errors import ConfigError
 
-SETTLED = RunConfig(server_optimizer="fedadam", epochs=3, learning_rate=0.25)
+SETTLED = RunConfig(server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5)
 
 
 def toml_of(value: object) -> str:
