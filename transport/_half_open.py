@@ -1,12 +1,13 @@
-"""Connections that have not shown yet who they are: at most so many of them, shared fairly between addresses.
+"""Connections that have not shown yet who they are: at most so many in all, and so many of each network.
 
 Anyone can open connections and say nothing, so none of them may keep a place that somebody else needs. A newcomer is
-always let in. If that makes one too many, one of the network that has the most goes: there the oldest that has said
-nothing, or else the oldest. Whoever opens many connections thus closes only its own.
+always let in. If that makes one too many of its network, one of these goes, and if it makes one too many in all, one of
+the network that has the most: there the oldest that has said nothing, or else the oldest. Whoever opens many
+connections thus closes only its own.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from transport._refusals import network_of
@@ -41,10 +42,12 @@ class HalfOpenConnections:
 
     Args:
         limit: how many there may be.
+        per_network: how many of these may come from one IPv4 address or IPv6 /64; by default all.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, per_network: int | None = None) -> None:
+        self._most = self._limit = limit
+        self._per_network = per_network or limit
         self._arrivals = 0
         self._networks: dict[str, set[HalfOpen]] = {}
 
@@ -53,21 +56,22 @@ class HalfOpenConnections:
 
     def enter(self, peer: str, end: Callable[[], None]) -> HalfOpen:
         """Take in a connection from the IP address ``peer``; `leave` takes it out again."""
+        name = network_of(peer)
+        if len(network := self._networks.get(name, ())) >= self._per_network:
+            self._end_one(network)
         self._keep(self._limit - 1)
         self._arrivals += 1
-        connection = HalfOpen(network_of(peer), end, self._arrivals)
-        self._networks.setdefault(connection.network, set()).add(connection)
+        connection = HalfOpen(name, end, self._arrivals)
+        self._networks.setdefault(name, set()).add(connection)
         return connection
 
     def leave(self, connection: HalfOpen) -> None:
-        """Take a connection out, if it is still in."""
-        network = self._networks.get(connection.network, set())
-        network.discard(connection)
-        if not network:
-            self._networks.pop(connection.network, None)
+        """Take a connection out, if it is still in. Where it was not pushed out, there is room for one more again."""
+        if self._remove(connection):
+            self._limit = min(self._most, self._limit + 1)
 
     def shrink(self) -> None:
-        """Have a quarter less from now on, unless they are few: there is no room for as many as there are."""
+        """Have a quarter less, unless they are few: there is no room now for as many as there are."""
         if len(self) > _FEWEST:
             self._limit = max(_FEWEST, len(self) * 3 // 4)
             self._keep(self._limit)
@@ -77,9 +81,22 @@ class HalfOpenConnections:
         while len(self) > number:
             most = max(map(len, self._networks.values()))
             fullest = (network for network in self._networks.values() if len(network) == most)
-            connection = min(itertools.chain(*fullest), key=_order)
-            self.leave(connection)
-            connection.end()
+            self._end_one(itertools.chain(*fullest))
+
+    def _end_one(self, connections: Iterable[HalfOpen]) -> None:
+        connection = min(connections, key=_order)
+        self._remove(connection)
+        connection.end()
+
+    def _remove(self, connection: HalfOpen) -> bool:
+        """Whether it was in."""
+        network = self._networks.get(connection.network, set())
+        if connection not in network:
+            return False
+        network.remove(connection)
+        if not network:
+            del self._networks[connection.network]
+        return True
 
 
 def _order(connection: HalfOpen) -> tuple[bool, int]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 _BURST = 32.0
 _PER_SECOND = 0.2
+# Of those who have not shown who they are: a health check that speaks no TLS comes every few seconds, for months.
+STRANGERS_PER_SECOND = 1 / 60
 _ADDRESSES = 1024
 
 
@@ -20,15 +22,19 @@ class RefusalRate:
 
     Addresses beyond the first thousand share one allowance, until others have been quiet for long enough to be
     forgotten; so do those of one IPv6 network (/64).
+
+    Args:
+        per_second: how many lines of an address, after the first, are let through.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, per_second: float = _PER_SECOND) -> None:
+        self._per_second = per_second
         self._buckets: dict[str, _Bucket] = {}
 
     def untold(self, peer: str, now: float) -> int | None:
         """None: say nothing of this one. Otherwise log it, with the number of those before it that were not logged."""
         bucket = self._bucket(network_of(peer), now)
-        bucket.allowance = min(_BURST, bucket.allowance + (now - bucket.counted_at) * _PER_SECOND)
+        bucket.allowance = min(_BURST, bucket.allowance + (now - bucket.counted_at) * self._per_second)
         bucket.counted_at = now
         if bucket.allowance < 1:
             bucket.untold += 1
@@ -42,7 +48,7 @@ class RefusalRate:
         if bucket is None and len(self._buckets) >= _ADDRESSES:
             # The one that has been quiet for longest comes first.
             oldest = next(iter(self._buckets))
-            if now - self._buckets[oldest].counted_at < _BURST / _PER_SECOND:
+            if now - self._buckets[oldest].counted_at < _BURST / self._per_second:
                 network = ""
                 bucket = self._buckets.pop(network, None)
             else:

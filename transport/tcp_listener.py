@@ -13,7 +13,7 @@ from typing import Any
 
 from secagg import ClientId
 from transport._half_open import HalfOpenConnections
-from transport._refusals import network_of
+from transport._refusals import STRANGERS_PER_SECOND, RefusalRate, network_of
 from transport.certs import Credentials
 from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp_settings import Address, Limits, Plaintext, check_loopback
@@ -27,6 +27,9 @@ _ACCEPTED_AT_ONCE = 64
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GOODBYE_SECONDS = 2.0
+# Port probes and load balancers' health checks are counted, and nothing to be told of; what speaks no TLS is, seldom.
+_PROBES = ("broken-off", "timed-out")
+_NO_CLIENTS = ("no-tls", "pushed-out")
 
 
 class Listener:
@@ -58,7 +61,10 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
-        self._half_open = HalfOpenConnections(limits.handshakes)
+        self._half_open = HalfOpenConnections(limits.handshakes, limits.handshakes_per_address)
+        # Apart, so that a flood of strangers leaves the lines about clients at their address.
+        self._strangers, self._clients = RefusalRate(STRANGERS_PER_SECOND), RefusalRate()
+        self._accepted = 0
         self._open: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
 
@@ -121,9 +127,17 @@ class Listener:
             await asyncio.gather(*remaining, return_exceptions=True)
 
     def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
-        """Count a refusal, and log it: one line."""
+        """Count a refusal, and log it in one line, unless there were many of late from that address."""
         self.refusals[reason] += 1
+        if client_id is None and reason in _PROBES:
+            return
+        rate = self._strangers if reason in _NO_CLIENTS else self._clients
+        untold = rate.untold(peer, asyncio.get_running_loop().time())
+        if untold is None:
+            return
         detail = printable(detail, MAX_ERROR_TEXT)
+        if untold:
+            detail += f" (and {untold} before it that were not logged)"
         who = peer if client_id is None else f"client {client_id} at {peer}"
         logger.warning(
             "refused %s: %s: %s",

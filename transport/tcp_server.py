@@ -8,14 +8,13 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 from secagg import ClientId, MaskSum
 from transport import link
-from transport._refusals import RefusalRate
 from transport.certs import Credentials
 from transport.driver import Parts
 from transport.errors import LinkError
@@ -39,30 +38,6 @@ HostObserver: TypeAlias = Callable[[SessionHost], None]
 """Called after each commit, for progress and metrics; what it raises ends the session's run."""
 
 
-class _QuietListener(Listener):
-    """Counts every refusal, and logs so many of each address."""
-
-    def __init__(
-        self,
-        address: Address,
-        tls: Credentials | Plaintext,
-        limits: Limits,
-        serve: Callable[[Stream, ClientId | None, str], Awaitable[None]],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        super().__init__(address, tls, limits, serve, failed)
-        self._rate = RefusalRate()
-
-    def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
-        untold = self._rate.untold(peer, asyncio.get_running_loop().time())
-        if untold is None:
-            self.refusals[reason] += 1
-            return
-        if untold:
-            detail += f" (and {untold} before it that were not logged)"
-        super().refused(reason, detail, peer=peer, client_id=client_id)
-
-
 class SessionServer:
     """A listening server that runs sessions, one after the other; clients that come in between wait for the next.
 
@@ -84,7 +59,7 @@ class SessionServer:
 
     def __init__(self, address: Address, tls: Credentials | Plaintext, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._listener = _QuietListener(address, tls, self._limits, self._serve, self._failed)
+        self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
         self._host: SessionHost | None = None
         self._error: BaseException | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}

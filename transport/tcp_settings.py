@@ -65,6 +65,7 @@ class Limits(_Positive):
         connections_per_address: of these, from one IP address (IPv6: one /64 network).
         handshakes: connections that have not yet shown who they are. A newcomer is let in all the same: for it goes
             one of the address that has most of them, the oldest that has said nothing, or else the oldest.
+        handshakes_per_address: of these, from one IP address (IPv6: one /64 network); one of its own goes.
         commit_seconds: what happens within so long is made durable together, and answered then.
         farewell_seconds: how long a server whose session has ended waits for clients that have not been told.
     """
@@ -78,7 +79,8 @@ class Limits(_Positive):
     stall_seconds: float = 30.0
     connections: int = 4096
     connections_per_address: int = 2048
-    handshakes: int = 1024
+    handshakes: int = 2048
+    handshakes_per_address: int = 1024
     commit_seconds: float = 0.002
     farewell_seconds: float = 5.0
 

@@ -101,6 +101,34 @@ def test_where_there_is_no_room_there_are_fewer_from_then_on():
     assert len(table) == 16
 
 
+def test_one_network_has_no_more_than_its_part_although_there_is_room():
+    ended = []
+    table = HalfOpenConnections(100, per_network=3)
+    for number, peer in enumerate(["192.0.2.1"] * 5 + ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4"]):
+        table.enter(peer, lambda number=number: ended.append(number))
+    assert ended == [0, 1, 5]
+    assert len(table) == 6
+
+
+def test_places_come_back_with_each_connection_that_ends_by_itself():
+    ended = []
+    table = HalfOpenConnections(100)
+    places = [table.enter("192.0.2.1", lambda: ended.append(None)) for _ in range(100)]
+    table.shrink()
+    assert (len(table), len(ended)) == (75, 25)
+    # One that was pushed out leaves no room: its place was not there any more.
+    for place in places[:25]:
+        table.leave(place)
+    table.enter("192.0.2.1", lambda: ended.append(None))
+    assert (len(table), len(ended)) == (75, 26)
+    for place in places[40:70]:
+        table.leave(place)
+    for _ in range(100):
+        table.enter("192.0.2.1", lambda: ended.append(None))
+    # Never more than there were at first.
+    assert len(table) == 100
+
+
 @contextlib.asynccontextmanager
 async def idle(port, address, number, first=b""):
     """So many connections from ``address`` that send ``first`` and nothing else; gives tasks that last as long."""

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 
-from tests.cohort import make_params
-from tests.transport.network import deployment, served
+from tests.cohort import make_params, random_inputs
+from tests.transport.network import check_exact, deployment, join, served
 from transport._refusals import _ADDRESSES, RefusalRate
+from transport.certs import Credentials
+from transport.tcp import Limits, SessionServer
 
 
 def test_a_burst_is_logged_and_then_a_line_every_few_seconds():
@@ -56,3 +58,47 @@ def test_a_flood_is_counted_and_not_logged(tmp_path, caplog):
     asyncio.run(scenario())
     lines = [record for record in caplog.records if getattr(record, "event", "") == "refused"]
     assert 30 <= len(lines) <= 34
+
+
+def test_port_probes_and_health_checks_are_no_news(tmp_path, caplog):
+    """Connect and close, connect and say nothing, connect and speak something else, for as long as the server lives."""
+    caplog.set_level(logging.WARNING, "transport")
+    certs = deployment(tmp_path / "certs", 2)
+    params = make_params(2, 2)
+    inputs = random_inputs(params, seed=0)
+
+    async def scenario():
+        limits = Limits(first_byte_seconds=0.05, farewell_seconds=0.5)
+        async with served(params, certs, limits=limits) as serving:
+            silent = [await asyncio.open_connection("127.0.0.1", serving.port) for _ in range(50)]
+            for sent in [b""] * 50 + [b"GET / HTTP/1.1\r\n\r\n"] * 50:
+                _, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+                writer.write(sent)
+                writer.write_eof()
+                writer.close()
+            for reader, writer in silent:
+                assert await reader.read() == b""
+                writer.close()
+            await asyncio.gather(*(join(serving.port, inputs[i], certs, i) for i in inputs))
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert check_exact(params, inputs, report.outcome)
+    assert report.refusals == {"timed-out": 50, "broken-off": 50, "no-tls": 50}
+    assert {record.reason for record in caplog.records} == {"no-tls"}
+    assert len(caplog.records) <= 32
+
+
+def test_strangers_use_up_no_line_of_the_clients_at_their_address(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "transport")
+    certs = deployment(tmp_path / "certs", 1)
+
+    async def scenario():
+        async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs)) as server:
+            for _ in range(100):
+                server._listener.refused("no-tls", "", peer="192.0.2.1")
+            for _ in range(3):
+                server._listener.refused("replaced", "", peer="192.0.2.1", client_id=7)
+
+    asyncio.run(scenario())
+    assert [record.reason for record in caplog.records] == ["no-tls"] * 32 + ["replaced"] * 3
