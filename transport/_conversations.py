@@ -9,7 +9,8 @@ from transport._machine import RecordedMachine
 from transport.driver import Delivery
 from transport.errors import LinkError
 from transport.link import (
-    LINK_VERSION,
+    REPLACED_TEXT,
+    TOO_MANY_FRAMES,
     Ack,
     End,
     EndCode,
@@ -21,9 +22,8 @@ from transport.link import (
     RefusalCode,
     decode_client_frame,
     encode,
+    refused_version,
 )
-
-_TOO_MANY = "too many frames that bring the session no further"
 
 
 class Conversations:
@@ -44,19 +44,31 @@ class Conversations:
         self.outbox: list[Outgoing] = []
         self.counters = Counters()
 
-    def connected(self, client_id: ClientId, now: float) -> int:
-        """A client's connection was made; gives its number. An older one of the same client is closed."""
-        self._connections += 1
+    def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
+        """A client's connection was made; gives its number. The older one of two of the same client is closed."""
+        if number is None:
+            number = self._connections + 1
+        self._connections = max(self._connections, number)
         self.counters.connections += 1
         link = self.links.get(client_id)
         if link is None:
-            self._close(client_id, self._connections, RefusalCode.UNKNOWN_CLIENT, "not on this session's list")
-            return self._connections
+            self._close(client_id, number, RefusalCode.UNKNOWN_CLIENT, "not on this session's list")
+            return number
+        if number < link.connection:
+            self._close(client_id, number, RefusalCode.REPLACED, REPLACED_TEXT)
+            return number
         if link.connection:
-            self._refuse(link, RefusalCode.REPLACED, "a newer connection of the same client")
+            self._refuse(link, RefusalCode.REPLACED, REPLACED_TEXT)
         self.counters.reconnects += link.was_connected
-        link.connection, link.greeted, link.was_connected = self._connections, False, True
-        return link.connection
+        link.connection, link.greeted, link.was_connected = number, False, True
+        return number
+
+    def expects(self, client_id: ClientId) -> bool:
+        """Whether the session has still something to say to this client, should it begin anew."""
+        link = self.links.get(client_id)
+        if link is None or client_id in self._machine.driver.dropped:
+            return False
+        return not self._ended or (bool(link.digests) and not link.told)
 
     def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
         """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""
@@ -86,8 +98,8 @@ class Conversations:
                 self._message(link, frame, now)
             case Message():
                 self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a message before HELLO")
-            case _ if not link.spend(now):
-                self._refuse(link, RefusalCode.BUSY, _TOO_MANY)
+            case _ if not link.allowance.spend(now):
+                self._refuse(link, RefusalCode.BUSY, TOO_MANY_FRAMES)
             case Hello():
                 self._hello(link, frame, now)
             case Ping():
@@ -135,16 +147,15 @@ class Conversations:
         self.counters.repeated += 1
         if digest != link.digests[message.sequence]:
             self._drop(link, DropReason.DUPLICATE, f"another message {message.sequence} than before", now)
-        elif link.spend(now):
+        elif link.allowance.spend(now):
             self.outbox.append(link.deliver(Ack(message.sequence)))
         else:
-            self._refuse(link, RefusalCode.BUSY, _TOO_MANY)
+            self._refuse(link, RefusalCode.BUSY, TOO_MANY_FRAMES)
 
     def _hello(self, link: Link, hello: Hello, now: float) -> None:
         missing = link.sent - hello.received
-        if hello.version != LINK_VERSION:
-            text = f"link version {hello.version}, but this server speaks version {LINK_VERSION}"
-            self._refuse(link, RefusalCode.BAD_VERSION, text)
+        if (refused := refused_version(hello)) is not None:
+            self._refuse(link, refused.code, refused.text)
         elif link.greeted:
             # The same one again, as a channel without integrity may bring it, asks for nothing new.
             if hello != link.hello:

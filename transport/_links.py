@@ -80,6 +80,23 @@ class Counters:
 
 
 @dataclass(slots=True)
+class Allowance:
+    """How many frames that bring a session no further one connection or client may send."""
+
+    _left: float = _BURST
+    _counted_at: float = float("-inf")
+
+    def spend(self, now: float) -> bool:
+        """Count one; False if there were too many of late."""
+        self._left = min(_BURST, self._left + max(0.0, now - self._counted_at) * _PER_SECOND)
+        self._counted_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+@dataclass(slots=True)
 class Link:
     """One client's side of a session, as the server has it: some hundred bytes, and the message it has not answered.
 
@@ -92,6 +109,7 @@ class Link:
         greeted: whether HELLO came on that connection.
         hello: what it said.
         told: whether it was told how the session ended.
+        allowance: for frames that bring the session no further.
     """
 
     client_id: ClientId
@@ -103,17 +121,7 @@ class Link:
     greeted: bool = False
     hello: Hello | None = None
     told: bool = False
-    _allowance: float = _BURST
-    _counted_at: float = float("-inf")
-
-    def spend(self, now: float) -> bool:
-        """Count a frame that brings the session no further; False if there were too many of late."""
-        self._allowance = min(_BURST, self._allowance + max(0.0, now - self._counted_at) * _PER_SECOND)
-        self._counted_at = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+    allowance: Allowance = field(default_factory=Allowance)
 
     def answered(self, digest: bytes) -> None:
         """A message came from it."""

@@ -33,6 +33,7 @@ from transport.link import (
     RefusalCode,
     Refused,
     ServerFrame,
+    Waiting,
     decode_server_frame,
     encode,
     max_server_payload,
@@ -232,7 +233,7 @@ class ClientHost:
         match frame:
             case Ping():
                 return [encode(Pong())]
-            case Pong():
+            case Pong() | Waiting():
                 return []
             case Refused():
                 return self._refuse(frame)

@@ -244,9 +244,20 @@ class SessionHost:
             - self.dropped.keys()
         )
 
-    def connected(self, client_id: ClientId, now: float) -> int:
-        """A client's connection was made; gives its number. An older one of the same client is closed."""
-        return self._conversations.connected(client_id, now)
+    def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
+        """A client's connection was made; gives its number. The older one of two of the same client is closed.
+
+        Args:
+            number: above 0, another for each connection and higher for later ones; by default as they are told here.
+        """
+        return self._conversations.connected(client_id, now, number)
+
+    def expects(self, client_id: ClientId) -> bool:
+        """Whether the session has still something to say to a client that begins anew.
+
+        To one that is not on its list, was dropped, or has heard the end, it has not: such a one waits for the next.
+        """
+        return self._conversations.expects(client_id)
 
     def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
         """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""

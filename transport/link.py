@@ -6,6 +6,7 @@ exactly one encoding, and nothing is allocated on a length that the other side c
 
     client                                   server
     HELLO (session it is in, messages it has)  ->
+                                             <-  WAITING (while there is no session for it: now and again)
                                              <-  OFFER (always, also to those that come back)
                                              <-  MESSAGE n (what it has not, and each round's from then on)
     MESSAGE n (its answer)                     ->
@@ -38,8 +39,14 @@ DEFAULT_MAX_EXTRA_BYTES = 1 << 20
 MAX_EXTRA_BYTES = 1 << 29
 """What an offer can carry at all."""
 
-_SMALL_BYTES = 512
+SMALL_BYTES = 512
 """No frame but OFFER and MESSAGE is longer."""
+
+MAX_PRESENT = 2**32
+"""There are no more clients than ids."""
+
+TOO_MANY_FRAMES = "too many frames that bring the session no further"
+REPLACED_TEXT = "a newer connection of the same client"
 
 _OFFER_BYTES = 512
 
@@ -160,6 +167,19 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Server to client, after HELLO: there is no session for it now, and the connection is kept for the next.
+
+    Attributes:
+        present: how many clients wait, this one included.
+        needed: how many the next session waits for; 0 while that is not known, as during another session.
+    """
+
+    present: int
+    needed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Both ways: answer with PONG."""
 
@@ -177,18 +197,18 @@ class Identify:
 
 
 ClientFrame: TypeAlias = Hello | Message | Ping | Pong
-ServerFrame: TypeAlias = Offer | Message | Ack | End | Refused | Ping | Pong
+ServerFrame: TypeAlias = Offer | Message | Ack | End | Refused | Waiting | Ping | Pong
 Frame: TypeAlias = ClientFrame | ServerFrame | Identify
 
 
 def max_client_payload(params: Parameters) -> int:
     """The longest payload that a client of a session sends, in bytes: a bound for the server's `FrameDecoder`."""
-    return max(_SMALL_BYTES, max_message_bytes(params) + 2)
+    return max(SMALL_BYTES, max_message_bytes(params) + 2)
 
 
 def max_server_payload(params: Parameters | None, max_extra: int = DEFAULT_MAX_EXTRA_BYTES) -> int:
     """The longest payload that a server sends; before a client has seen the offer, ``params`` is None."""
-    offer = max(_SMALL_BYTES, _OFFER_BYTES + max_extra)
+    offer = max(SMALL_BYTES, _OFFER_BYTES + max_extra)
     return offer if params is None else max(offer, max_message_bytes(params) + 2)
 
 
@@ -198,6 +218,14 @@ def check_announcement(extra: bytes, number: int) -> None:
         raise LocalProtocolError(f"extra must be bytes, at most {MAX_EXTRA_BYTES}")
     if type(number) is not int or not 0 <= number <= _MAX_UINT:
         raise LocalProtocolError(f"a session's number is an int between 0 and {_MAX_UINT}, not {number!r}")
+
+
+def refused_version(hello: Hello) -> Refused | None:
+    """What a client of another version of the link protocol is told; None to one of this version."""
+    if hello.version == LINK_VERSION:
+        return None
+    text = f"link version {hello.version}, but this server speaks version {LINK_VERSION}"
+    return Refused(RefusalCode.BAD_VERSION, text)
 
 
 def encode(frame: Frame) -> Parts:
@@ -224,6 +252,8 @@ def encode(frame: Frame) -> Parts:
             return (pack(8),)
         case Identify():
             return (pack(9, frame.client_id),)
+        case Waiting():
+            return (pack(10, frame.present, frame.needed),)
 
 
 def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
@@ -264,6 +294,9 @@ def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MA
             return reader.end(Ping())
         case 8:
             return reader.end(Pong())
+        case 10:
+            present = reader.uint("a number of clients", MAX_PRESENT)
+            return reader.end(Waiting(present, reader.uint("a number of clients", MAX_PRESENT)))
         case kind:
             raise LinkError(f"frame kind {kind} is not one that a server sends")
 

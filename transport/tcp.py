@@ -34,7 +34,7 @@ from transport.host import Counters, SessionHost
 from transport.journal import Journal
 from transport.link import DEFAULT_MAX_EXTRA_BYTES, End
 from transport.recovery import RecoveryPool
-from transport.tcp_client import Context, ProvideInput, ServerUnreachableError, SessionClient, own_id
+from transport.tcp_client import Context, OnWaiting, ProvideInput, ServerUnreachableError, SessionClient, own_id
 from transport.tcp_server import HostObserver, SessionServer
 from transport.tcp_settings import PLAINTEXT, Address, Limits, Plaintext, PlaintextError, Retry
 
@@ -192,6 +192,7 @@ async def join_session(
     retry: Retry | None = None,
     limits: Limits | None = None,
     unreachable: Callable[[str], None] | None = None,
+    on_waiting: OnWaiting | None = None,
 ) -> End:
     """Take part in one session to its end, over as many connections as it takes.
 
@@ -217,6 +218,7 @@ async def join_session(
         retry: how the client comes back when a connection is lost.
         limits: what the connection may take.
         unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
+        on_waiting: told how many clients wait for a session, as often as the server likes to say so.
 
     Returns:
         How the session ended; its sum is the server's to publish.
@@ -263,6 +265,7 @@ async def join_session(
         retry=retry,
         limits=limits,
         unreachable=unreachable,
+        on_waiting=on_waiting,
     ).run()
     if host.error is not None:
         raise host.error

@@ -26,6 +26,9 @@ ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
 Context: TypeAlias = bytes | Callable[[link.Offer], bytes]
 """What a client binds into the session, or how it finds that out."""
 
+OnWaiting: TypeAlias = Callable[[link.Waiting], None]
+"""Told how many clients wait for a session, whenever the server says so: as often as it likes."""
+
 logger = logging.getLogger("transport.tcp")
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
@@ -35,6 +38,7 @@ _INBOX = 8
 _QUEUED_BYTES = 1 << 20
 _GOODBYE_SECONDS = 5.0
 _ACK = link.encode(link.Ack(0))[0][:1]
+_WAITING = link.encode(link.Waiting(0))[0][:1]
 
 
 class ServerUnreachableError(TransportError):
@@ -52,7 +56,7 @@ class SessionClient:
         server_name: the name in the server's certificate, if it is not the one that is called.
         retry: how it comes back.
         limits: what the connection may take.
-        unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
+        unreachable, on_waiting: as for `transport.join_session`.
 
     Raises:
         CertificateError: see `client_context`.
@@ -69,7 +73,9 @@ class SessionClient:
         retry: Retry | None = None,
         limits: Limits | None = None,
         unreachable: Callable[[str], None] | None = None,
+        on_waiting: OnWaiting | None = None,
     ) -> None:
+        self._on_waiting = on_waiting
         self._host = host
         self._client_id = client_id
         self._address = address
@@ -199,14 +205,18 @@ class SessionClient:
     async def _work(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> None:
         """Give frames to the host, in a thread: the making of an input may take long."""
         while (payload := await inbox.get()) is not None:
-            if payload[:1] == _ACK:
-                # It only makes the host forget its answer: a thread would cost more than that.
+            if payload[:1] in (_ACK, _WAITING):
+                # What the host does then costs less than a thread.
                 answers = self._host.frame_received(payload)
             else:
                 answers = await asyncio.to_thread(self._host.frame_received, payload)
             for parts in answers:
                 connection.send(parts)
             connection.raise_bound(self._host.max_payload)
+            if payload[:1] == _WAITING and self._on_waiting is not None and not self._host.finished:
+                waiting = link.decode_server_frame(payload)
+                assert isinstance(waiting, link.Waiting)  # noqa: S101 - it is of that kind, and the host has read it
+                self._on_waiting(waiting)
             if self._host.finished:
                 return
 

@@ -103,8 +103,9 @@ class Connection:
         self._cut = error
         self._wake.set()
 
-    def raise_bound(self, max_payload: int) -> None:
-        """Accept payloads of up to so many bytes from the next frame on."""
+    def raise_bound(self, max_payload: int, max_queued: int = 0) -> None:
+        """Accept payloads of up to so many bytes from the next frame on, and let at least so many wait to be sent."""
+        self._max_queued = max(self._max_queued, max_queued)
         if max_payload != self._max_payload and not self._decoder.incomplete:
             self._max_payload = max_payload
             self._decoder = FrameDecoder(max_payload)

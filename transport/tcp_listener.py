@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import itertools
 import logging
 import socket
 import ssl
@@ -30,6 +29,9 @@ _GOODBYE_SECONDS = 2.0
 # Port probes and load balancers' health checks are counted, and nothing to be told of; what speaks no TLS is, seldom.
 _PROBES = ("broken-off", "timed-out")
 _NO_CLIENTS = ("no-tls", "pushed-out")
+# Who has a certificate and is not enrolled is named once, however often it comes.
+_SAID_ONCE = ("unknown-client",)
+_MOST_SAID = 1024
 
 
 class Listener:
@@ -39,8 +41,9 @@ class Listener:
         address: where to listen; an empty host is every address of the machine.
         tls: the server's certificate, or `PLAINTEXT`.
         limits: what connections may take.
-        serve: called for each connection with its stream, the client's id by its certificate (None in plaintext) and
-            the IP address; the stream is its to close.
+        serve: called for each connection with its stream, the client's id by its certificate (None in plaintext), the
+            IP address and the connection's number, which is higher for those accepted later; the stream is its to
+            close.
         failed: called with what a ``serve`` raised: a mistake of ours, or of the disk.
     """
 
@@ -49,7 +52,7 @@ class Listener:
         address: Address,
         tls: Credentials | Plaintext,
         limits: Limits,
-        serve: Callable[[Stream, ClientId | None, str], Awaitable[None]],
+        serve: Callable[[Stream, ClientId | None, str, int], Awaitable[None]],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._address = address
@@ -64,6 +67,7 @@ class Listener:
         self._half_open = HalfOpenConnections(limits.handshakes, limits.handshakes_per_address)
         # Apart, so that a flood of strangers leaves the lines about clients at their address.
         self._strangers, self._clients = RefusalRate(STRANGERS_PER_SECOND), RefusalRate()
+        self._said: set[tuple[str, ClientId | None]] = set()
         self._accepted = 0
         self._open: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -129,8 +133,10 @@ class Listener:
     def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
         """Count a refusal, and log it in one line, unless there were many of late from that address."""
         self.refusals[reason] += 1
-        if client_id is None and reason in _PROBES:
+        if (client_id is None and reason in _PROBES) or (reason, client_id) in self._said:
             return
+        if reason in _SAID_ONCE and len(self._said) < _MOST_SAID:
+            self._said.add((reason, client_id))
         rate = self._strangers if reason in _NO_CLIENTS else self._clients
         untold = rate.untold(peer, asyncio.get_running_loop().time())
         if untold is None:
@@ -188,7 +194,7 @@ class Listener:
         task.add_done_callback(ended)
 
     async def _accept(self, listener: socket.socket) -> None:
-        for number in itertools.count(1):
+        while True:
             try:
                 sock, address = await _next_connection(listener)
             except OSError as error:
@@ -199,12 +205,13 @@ class Listener:
                 await asyncio.sleep(0.5 if error.errno in _OUT_OF_FILES else 0)
                 continue
             sock.setblocking(False)
-            self._start(self._greet(sock, str(address[0])), self._serving)
-            if number % _ACCEPTED_AT_ONCE == 0:
+            self._accepted += 1
+            self._start(self._greet(sock, str(address[0]), self._accepted), self._serving)
+            if self._accepted % _ACCEPTED_AT_ONCE == 0:
                 # A flood of connections leaves the others their turn.
                 await asyncio.sleep(0)
 
-    async def _greet(self, sock: socket.socket, peer: str) -> None:
+    async def _greet(self, sock: socket.socket, peer: str, number: int) -> None:
         """One connection, from its first byte to its end."""
         try:
             stream, client_id = await self._identified(sock, peer)
@@ -222,7 +229,7 @@ class Listener:
             return
         self._open[network] += 1
         try:
-            await self._serve(stream, client_id, peer)
+            await self._serve(stream, client_id, peer, number)
         finally:
             self._open[network] -= 1
             if not self._open[network]:

@@ -1,7 +1,7 @@
 """The server's shell: carries frames between the connections of a `Listener` and a `SessionHost`.
 
 What connections tell the host is only taken in; `SessionServer.run`, one loop, lets a few milliseconds of it gather,
-makes it durable at once, and then sends what may be sent.
+makes it durable at once, and then sends what may be sent.  A connection that is in no session is in the `Lobby`.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from secagg import ClientId, MaskSum
 from transport import link
+from transport._lobby import Lobby, Visit
 from transport.certs import Credentials
 from transport.driver import Parts
 from transport.errors import LinkError
@@ -34,6 +35,11 @@ _T = TypeVar("_T")
 # So many PINGs of a connection in a row are answered without the host, which counts those that it sees itself.
 _PINGS = 8
 
+# Of a connection that is in no session: a few small frames.
+_LOBBY_BYTES = 1 << 13
+
+_STOPPING = link.Refused(link.RefusalCode.STOPPING, "the server is being stopped")
+
 HostObserver: TypeAlias = Callable[[SessionHost], None]
 """Called after each commit, for progress and metrics; what it raises ends the session's run."""
 
@@ -50,6 +56,8 @@ class SessionServer:
         address: where to listen; an empty host is every address of the machine, port 0 one that the system chooses.
         tls: the server's certificate, or `PLAINTEXT` for a trial on one machine.
         limits: what connections may take.
+        enrolled: the clients for whom there are sessions. Others are refused at HELLO, at any time, and those for whom
+            the present session has no place, such as late ones, wait for the next. By default each session decides.
 
     Raises (on entering):
         OSError: the address cannot be listened at.
@@ -57,13 +65,22 @@ class SessionServer:
         PlaintextError: without TLS, the address is not loopback.
     """
 
-    def __init__(self, address: Address, tls: Credentials | Plaintext, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        tls: Credentials | Plaintext,
+        limits: Limits | None = None,
+        enrolled: Iterable[ClientId] | None = None,
+    ) -> None:
         self._limits = limits or Limits()
         self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
         self._host: SessionHost | None = None
         self._error: BaseException | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}
-        self._waiting: dict[ClientId, asyncio.Future[SessionHost | None]] = {}
+        self._is_open = False
+        self._visits: set[Visit] = set()
+        self._lobby = Lobby(enrolled)
+        self._arrival = asyncio.Event()
         self._news = asyncio.Event()
         # The host's calls must not overlap: while a commit works in a thread, they wait, or are noted.
         self._free = asyncio.Event()
@@ -75,14 +92,16 @@ class SessionServer:
         self.bytes_sent = 0
 
     async def __aenter__(self) -> "SessionServer":
+        self._is_open = True
         await self._listener.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for client_id in list(self._waiting):
-            self._release(client_id, None)
+        self._is_open = False
+        for visit in self._visits:
+            _send_last(visit.connection, _STOPPING)
         await self._listener.close()
         if self._threads is not None:
             self._threads.shutdown()
@@ -97,6 +116,21 @@ class SessionServer:
     def num_connections(self) -> int:
         """How many connections are open whose other side has shown who it is."""
         return self._listener.num_connections
+
+    @property
+    def num_waiting(self) -> int:
+        """How many clients wait for a session: distinct ones that are enrolled, and have said HELLO."""
+        return len(self._lobby)
+
+    async def gather(self, count: int) -> None:
+        """Wait until so many clients wait for a session; they are told how many that is."""
+        self._lobby.needed = count
+        try:
+            while len(self._lobby) < count:
+                self._arrival.clear()
+                await self._arrival.wait()
+        finally:
+            self._lobby.needed = 0
 
     @property
     def refusals(self) -> Counter[str]:
@@ -118,8 +152,10 @@ class SessionServer:
         if self._threads is None:
             # One for commits, one for the recovery of the masks.
             self._threads = ThreadPoolExecutor(2, "secagg-server")
-        for client_id in list(self._waiting):
-            self._release(client_id, host)
+        for visit in self._lobby.visits:
+            if self._has_place(host, visit):
+                self._lobby.leave(visit)
+                self._enter(host, visit)
         recovery: asyncio.Future[MaskSum] | None = None
         farewell: float | None = None
         self._news.set()
@@ -146,9 +182,7 @@ class SessionServer:
             self._host = None
             for connection in self._connections.values():
                 if host.outcome is None:
-                    stopping = link.encode(link.Refused(link.RefusalCode.STOPPING, "the server is being stopped"))
-                    with contextlib.suppress(CutOffError):
-                        connection.send(stopping)
+                    _send_last(connection, _STOPPING)
                 connection.finish()
             if recovery is not None and not recovery.done():
                 await asyncio.wait((recovery,))
@@ -197,44 +231,28 @@ class SessionServer:
                 reason = item.code.name.lower().replace("_", "-")
                 self._listener.refused(reason, item.text, peer=connection.peer, client_id=item.client_id)
 
-    async def _serve(self, stream: Stream, client_id: ClientId | None, peer: str) -> None:
+    async def _serve(self, stream: Stream, client_id: ClientId | None, peer: str, number: int) -> None:
         """One connection, from the handshake to its end."""
+        connection = Connection(
+            stream, self._limits, max_payload=link.SMALL_BYTES, max_queued=_LOBBY_BYTES, peer=peer, client_id=client_id
+        )
+        visit = Visit(connection, number)
+        self._visits.add(visit)
+        if not self._is_open:
+            connection.finish()
         try:
-            host = await self._session(client_id)
+            await self._converse(visit)
         except BaseException:
             stream.abort()
             raise
-        if host is None:
-            await stream.close()
-            return
-        # One offer, one frame of each other kind, and as much again, may wait; then nobody reads.
-        max_queued = 2 * link.max_server_payload(host.offer.params, len(host.offer.extra)) + (1 << 16)
-        connection = Connection(
-            stream, self._limits, max_payload=host.max_payload, max_queued=max_queued, peer=peer, client_id=client_id
-        )
-        try:
-            await self._converse(host, connection)
         finally:
+            self._visits.discard(visit)
             self.bytes_received += connection.bytes_received
             self.bytes_sent += connection.bytes_sent
 
-    async def _session(self, client_id: ClientId | None) -> SessionHost | None:
-        """The session that runs, or is next; None for a connection whose place a newer one took."""
-        if self._host is not None or client_id is None:
-            return self._host
-        self._release(client_id, None)
-        turn: asyncio.Future[SessionHost | None] = asyncio.get_running_loop().create_future()
-        self._waiting[client_id] = turn
-        return await turn
-
-    def _release(self, client_id: ClientId, host: SessionHost | None) -> None:
-        turn = self._waiting.pop(client_id, None)
-        if turn is not None and not turn.done():
-            turn.set_result(host)
-
-    async def _converse(self, host: SessionHost, connection: Connection) -> None:
-        connections = self._connections
-        reading = asyncio.create_task(self._read(host, connection, connections))
+    async def _converse(self, visit: Visit) -> None:
+        connection = visit.connection
+        reading = asyncio.create_task(self._read(visit))
         writing = asyncio.create_task(connection.write())
         error: BaseException | None = None
         try:
@@ -244,13 +262,14 @@ class SessionServer:
             reading.cancel()
             writing.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
+            self._lobby.leave(visit)
             if connection.key is not None:
-                del connections[connection.key]
+                self._connections.pop(connection.key, None)
                 # Of one that the host itself closed it does not want to hear, and ignores it.
-                if self._host is host and self._free.is_set():
-                    host.disconnected(connection.key[0], self._now(), connection.key[1])
+                if self._host is visit.host is not None and self._free.is_set():
+                    visit.host.disconnected(connection.key[0], self._now(), connection.key[1])
                     self._news.set()
-                elif self._host is host:
+                elif self._host is visit.host:
                     self._departed.append(connection.key)
             if error is not None:
                 connection.stream.abort()
@@ -273,47 +292,74 @@ class SessionServer:
                 raise error
         self._listener.refused(reason, str(error), peer=connection.peer, client_id=connection.client_id)
 
-    async def _read(
-        self, host: SessionHost, connection: Connection, connections: dict[tuple[ClientId, int], Connection]
-    ) -> None:
-        client_id = connection.client_id
-        answered = 0
-        if client_id is not None and not await self._enter(host, connection, connections, client_id):
-            return
-        async for payload in connection.frames():
-            if connection.key is None:
+    async def _read(self, visit: Visit) -> None:
+        async for payload in visit.connection.frames():
+            if visit.connection.client_id is None:
                 # Without TLS a client says itself who it is.
-                client_id = connection.client_id = link.decode_identify(payload).client_id
-                if not await self._enter(host, connection, connections, client_id):
-                    return
-            elif payload == PING and not self._free.is_set() and answered < _PINGS:
-                # The host may be at work for seconds, and the client is to know that somebody is here.
-                connection.send((PONG,))
-                answered += 1
-            elif payload != PONG:
-                await self._turn()
-                answered = 0
-                if self._host is host:
-                    host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
-                    self._news.set()
+                visit.connection.client_id = link.decode_identify(payload).client_id
+            elif visit.host is not None:
+                await self._hear(visit.host, visit, payload)
+            elif not visit.is_refused:
+                is_new = visit.hello is None
+                if (refused := self._lobby.frame_received(visit, payload, self._now())) is not None:
+                    self._refuse(visit, refused)
+                elif is_new and visit.hello is not None:
+                    await self._arrive(visit)
             # A hundred connections that wait for their next frame hold no masked inputs.
             del payload
 
-    async def _enter(
-        self,
-        host: SessionHost,
-        connection: Connection,
-        connections: dict[tuple[ClientId, int], Connection],
-        client_id: ClientId,
-    ) -> bool:
-        """Tell the host of a connection; False if its session is over."""
+    async def _hear(self, host: SessionHost, visit: Visit, payload: memoryview) -> None:
+        """Take a frame of a connection that is in a session."""
+        connection = visit.connection
+        assert connection.key is not None  # noqa: S101 - it has entered
+        # Where one was on its way when the session began, it had to end first.
+        connection.raise_bound(host.max_payload)
+        if payload == PING and not self._free.is_set() and visit.answered < _PINGS:
+            # The host may be at work for seconds, and the client is to know that somebody is here.
+            connection.send((PONG,))
+            visit.answered += 1
+        elif payload != PONG:
+            await self._turn()
+            visit.answered = 0
+            if self._host is host:
+                host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
+                self._news.set()
+
+    async def _arrive(self, visit: Visit) -> None:
+        """A client has said HELLO: it goes into the session that runs, or waits for the next."""
         await self._turn()
-        if self._host is not host:
-            return False
-        connection.key = (client_id, host.connected(client_id, self._now()))
-        connections[connection.key] = connection
+        if self._host is not None and self._has_place(self._host, visit):
+            self._enter(self._host, visit)
+        elif (older := self._lobby.enter(visit)) is not None:
+            self._refuse(older, link.Refused(link.RefusalCode.REPLACED, link.REPLACED_TEXT))
+        self._arrival.set()
+
+    def _has_place(self, host: SessionHost, visit: Visit) -> bool:
+        """Whether it is the session that speaks to a client, be it to refuse it."""
+        assert visit.hello is not None  # noqa: S101 - it has arrived
+        return self._lobby.enrolled is None or bool(visit.hello.session_id) or host.expects(visit.client_id)
+
+    def _enter(self, host: SessionHost, visit: Visit) -> None:
+        """Tell the host of a connection; whoever calls it has waited for its turn."""
+        assert visit.hello is not None  # noqa: S101 - it has arrived
+        connection, now = visit.connection, self._now()
+        # One offer, one frame of each other kind, and as much again, may wait; then nobody reads.
+        max_queued = 2 * link.max_server_payload(host.offer.params, len(host.offer.extra)) + (1 << 16)
+        connection.raise_bound(host.max_payload, max_queued)
+        visit.host = host
+        connection.key = (visit.client_id, host.connected(visit.client_id, now, visit.number))
+        self._connections[connection.key] = connection
+        host.frame_received(visit.client_id, b"".join(link.encode(visit.hello)), now, visit.number)
         self._news.set()
-        return True
+
+    def _refuse(self, visit: Visit, refused: link.Refused) -> None:
+        """Send a connection that is in no session away."""
+        connection = visit.connection
+        visit.is_refused = True
+        self._lobby.leave(visit)
+        _send_last(connection, refused)
+        reason = refused.code.name.lower().replace("_", "-")
+        self._listener.refused(reason, refused.text, peer=connection.peer, client_id=connection.client_id)
 
     async def _turn(self) -> None:
         """Until the host may be called; whoever calls it does so before awaiting anything else."""
@@ -328,6 +374,13 @@ class SessionServer:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _send_last(connection: Connection, refused: link.Refused) -> None:
+    """Say why it ends here, if there is room for that, and end it."""
+    with contextlib.suppress(CutOffError):
+        connection.send(link.encode(refused))
+    connection.finish()
 
 
 async def _uninterrupted(work: "asyncio.Future[_T]") -> _T:

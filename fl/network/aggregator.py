@@ -8,6 +8,7 @@ of its own, and both stay until the round is in the checkpoint: a process that i
 sum of the ranges in the first, has the same bounds from it, and goes on with the second.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ from transport.tcp_server import HostObserver
 
 # So long those who missed the last round have to hear that it was the last.
 GOODBYE_SECONDS = 3.0
+# How often the user is told how many clients are there, while they are too few and their number changes.
+_NEWS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +46,14 @@ class ServingRules:
     """How rounds are run; nothing in it changes what a sum is.
 
     Attributes:
-        min_clients: so many connections are awaited before a round begins,
-        wait: for so many seconds.
-        retries: how often an aborted round is tried again.
+        min_clients: so many of the enrolled clients are awaited before a round begins.
+        give_up: for so many seconds; None: for ever.
+        retries: how often a round that was begun and aborted is tried again.
         deadlines: of the protocol's rounds.
     """
 
     min_clients: int
-    wait: float = 60.0
+    give_up: float | None = None
     retries: int = 3
     deadlines: Deadlines
 
@@ -156,7 +159,7 @@ class NetworkAggregator(SecureAggregator):
         A round whose shares may be out and that came to no mean is not tried again: its result says why.
 
         Raises:
-            RoundFailedError: too few clients, as often as the rules allow.
+            RoundFailedError: it was aborted, or too few clients came, for as long as the rules allow.
             NetworkError: the journal holds another round than the checkpoint asks for.
             TransportError: the journal or an address cannot be used.
         """
@@ -237,7 +240,7 @@ class NetworkAggregator(SecureAggregator):
             number=announcement.round,
             extra=extra,
             context=round_context(announcement.round, extra),
-            deadlines=self._deadlines(),
+            deadlines=self._rules.deadlines,
             directory=self._directory,
             journal=files.journal,
             may_resume=lambda journal: self._check_journal(journal, params, announcement),
@@ -256,13 +259,8 @@ class NetworkAggregator(SecureAggregator):
 
     def _attempt(self, session: Session, files: _SessionFiles, observe: HostObserver) -> tuple[SessionHost | None, str]:
         """The session, if it cannot begin again; or why it can."""
-        rules = self._rules
         if not files.journal.exists():
-            there = rules.min_clients
-            if self._sessions.can_wait:
-                there = self._sessions.wait_for_clients(rules.min_clients, rules.wait)
-            if there < rules.min_clients:
-                return None, f"{there} of {rules.min_clients} clients were there after {rules.wait:g} s"
+            self._wait_for_clients(session.number)
             files.begin(session.number)
         host = self._sessions.run(session, observe)
         outcome, told = host.outcome, frozenset(session.client_ids) - host.dropped.keys()
@@ -272,12 +270,19 @@ class NetworkAggregator(SecureAggregator):
             return None, str(outcome).removeprefix("aborted ")
         return host, ""
 
-    def _deadlines(self) -> Deadlines:
-        """Where clients cannot wait for a session, the session's first round waits for them."""
-        deadlines = self._rules.deadlines
-        if self._sessions.can_wait:
-            return deadlines
-        return replace(deadlines, advertise_keys=max(deadlines.advertise_keys, self._rules.wait))
+    def _wait_for_clients(self, number: int) -> None:
+        """Wait for the clients of a round. RoundFailedError if they do not come before the rules say to give up."""
+        needed, give_up, said = self._rules.min_clients, self._rules.give_up, -1
+        patience = math.inf if give_up is None else give_up
+        until = time.monotonic() + patience
+        while (there := self._sessions.wait_for_clients(needed, min(_NEWS_SECONDS, patience))) < needed:
+            if (patience := until - time.monotonic()) <= 0:
+                raise RoundFailedError(
+                    f"round {number} was not begun: {there} of {needed} clients were there after {give_up:g} s"
+                )
+            if there != said:
+                self._say(f"round {number} waits for clients: {there} of {needed} are there")
+                said = there
 
     def _check_journal(self, journal: Journal, params: secagg.Parameters, announcement: Announcement) -> bytes:
         """The context of the session in the journal; NetworkError if that is no part of this run."""

@@ -7,8 +7,10 @@ its own randomness, so that no two of its trainings give the same integers, and 
 """
 
 import asyncio
+import math
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +51,7 @@ from transport import (
     SessionRefusedError,
 )
 from transport.certs import CertificateError, Credentials, directory_from, identity_from
-from transport.link import MAX_EXTRA_BYTES, End, decode_server_frame
+from transport.link import MAX_EXTRA_BYTES, End, Waiting, decode_server_frame
 from transport.participation import IN_MEMORY
 from transport.tcp import Address, Plaintext, Retry, join_session
 
@@ -63,6 +65,9 @@ DEFAULT_TRAINING = "default"
 
 # Before it asks a server again that offered what it does not take: each time it is sent the model.
 _PATIENCE = Retry(first=1.0, longest=10.0)
+
+# How often the user is told that this client waits, at most: the server may say so as often as it likes.
+_NEWS_SECONDS = 60.0
 
 # What is longer than the connection's bound is cut off without a word of why: up to here there is one.
 _SPARE_BYTES = 1 << 26
@@ -140,6 +145,8 @@ class Participant:
         self._measured: tuple[bytes, ClientUpdate] | None = None
         self._updates, self._ranges = self._records()
         self.rounds = 0
+        # When the user was last told, and how often the server has said it since this client began to wait.
+        self._told_at, self._times_waiting = -math.inf, 0
 
     async def run(self) -> None:
         """Until the training is over; `rounds` says how many this client was in.
@@ -225,6 +232,7 @@ class Participant:
 
     async def _session(self) -> End:
         options = self._options
+        self._times_waiting = 0
         # Kept beyond the session: what makes the input in its thread may need it still.
         journal = self._journal = self._open_journal()
         try:
@@ -244,10 +252,23 @@ class Participant:
                 max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
                 retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),
                 unreachable=self._say_unreachable,
+                on_waiting=self._note_waiting,
             )
         finally:
             if journal is not None:
                 journal.close()
+
+    def _note_waiting(self, waiting: Waiting) -> None:
+        """Tell the user now and again; not at the end of each round, when everybody waits for a moment."""
+        self._times_waiting += 1
+        now = time.monotonic()
+        if now - self._told_at < _NEWS_SECONDS or (self._times_waiting == 1 and self._told_at > -math.inf):
+            return
+        self._told_at = now
+        if waiting.present < waiting.needed:
+            self._say(f"waiting for other clients: {waiting.present} of {waiting.needed} are there")
+        else:
+            self._say("waiting for the next round")
 
     def _say_unreachable(self, why: str) -> None:
         address = show_address(self._options.address)

@@ -27,7 +27,7 @@ from transport.tcp import PLAINTEXT
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
     *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
-    *("wait", "retries", "join_seconds", "reply_seconds", "training_seconds", "watch", "log_json", "skip"),
+    *("give_up", "retries", "join_seconds", "reply_seconds", "training_seconds", "watch", "log_json", "skip"),
 }
 
 
@@ -45,8 +45,10 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         min_inputs: Annotated[
             int, Option(help="The fewest updates that clients agree to a mean of, by their own --min-inputs.")
         ] = 3,
-        wait: Annotated[float, Option(help="Seconds to wait for them.")] = 60.0,
-        retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
+        give_up: Annotated[
+            float | None, Option(help="End if they have not come for so many seconds (default: wait for ever).")
+        ] = None,
+        retries: Annotated[int, Option(help="How often a round that was begun and aborted is tried again.")] = 3,
         adversary: Annotated[
             str | None, Option(help=f"{ADVERSARIES} (default: malicious, and without certificates the first).")
         ] = None,
@@ -104,7 +106,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         }
         with reported(as_json), _terminated_as_interrupted():
             values = {name: value for name, value in context.params.items() if name in DEFAULTS}
-            _check(given, values, out, resume, retries=retries, wait=wait, skip=skip)
+            _check(given, values, out, resume, retries=retries, give_up=give_up, skip=skip)
             mode = chosen_adversary(adversary, has_certificates=certs is not None)
             address = parse_address(listen, listening=True)
             if (certs is None) != plaintext:
@@ -122,7 +124,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 address=address,
                 tls=PLAINTEXT if certs is None else Credentials.of_server(certs),
                 directory=directory or certs,
-                wait=wait,
+                give_up=give_up,
                 retries=retries,
                 deadlines=deadlines,
                 watch=watch_address,
@@ -159,11 +161,11 @@ def _check(
     resume: Path | None,
     *,
     retries: int,
-    wait: float,
+    give_up: float | None,
     skip: int,
 ) -> None:
-    if min(retries, skip) < 0 or not 0 < wait < float("inf"):
-        raise ConfigError("retries and skip must not be negative, and wait must be above 0 seconds")
+    if min(retries, skip) < 0 or (give_up is not None and not 0 < give_up < float("inf")):
+        raise ConfigError("retries and skip must not be negative, and give-up must be above 0 seconds")
     if skip and resume is None:
         raise ConfigError("--skip leaves out rounds of a run that goes on: give --resume, too")
     if resume is not None:

@@ -118,9 +118,10 @@ class _Serving:
 
     def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
         interrupted = False
+        enrolled = range(self._config.clients)
         with _network_errors(), ExitStack() as stack:
             with _binding(self._options.address, "--listen"):
-                sessions = stack.enter_context(SessionThread(self._options.address, self._options.tls))
+                sessions = stack.enter_context(SessionThread(self._options.address, self._options.tls, enrolled))
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.
             if is_new:
@@ -189,7 +190,7 @@ class _Serving:
             announce=self._announcement,
             rules=ServingRules(
                 min_clients=self._settings.min_clients,
-                wait=self._options.wait,
+                give_up=self._options.give_up,
                 retries=self._options.retries,
                 deadlines=self._options.deadlines,
             ),

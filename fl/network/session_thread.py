@@ -5,7 +5,7 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 # A session that is cancelled says goodbye to its clients first.
 _STOP_SECONDS = 10.0
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +48,13 @@ class SessionThread:
     An interrupt from the keyboard while one blocks ends the session: its clients are told to come back later.
 
     Args:
-        address, tls: as `transport.tcp.SessionServer` takes them.
+        address, tls, enrolled: as `transport.tcp.SessionServer` takes them.
 
     Raises (on entering): as `transport.tcp.SessionServer`.
     """
 
-    def __init__(self, address: Address, tls: Credentials | Plaintext) -> None:
-        self._is_plain = isinstance(tls, Plaintext)
-        self._server = SessionServer(address, tls)
+    def __init__(self, address: Address, tls: Credentials | Plaintext, enrolled: Iterable[ClientId]) -> None:
+        self._server = SessionServer(address, tls, enrolled=enrolled)
         self._pool = RecoveryPool(os.cpu_count() or 1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="secagg-server", daemon=True)
@@ -96,13 +94,8 @@ class SessionThread:
         """Where it listens."""
         return self._server.addresses
 
-    @property
-    def can_wait(self) -> bool:
-        """Whether clients wait here between sessions; without TLS nobody knows yet who they are: they are sent away."""
-        return not self._is_plain
-
     def wait_for_clients(self, count: int, seconds: float) -> int:
-        """Wait until so many connections are there, at most for so long; gives how many there are."""
+        """Wait until so many enrolled clients wait for a session, at most for so long; gives how many do."""
         return self._call(self._gather(count, seconds))
 
     def run(self, session: Session, observer: HostObserver | None = None) -> SessionHost:
@@ -122,10 +115,8 @@ class SessionThread:
     async def _gather(self, count: int, seconds: float) -> int:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                # It cannot be asked who waits; a connection that is no enrolled client's is refused by the session.
-                while self._server.num_connections < count:
-                    await asyncio.sleep(_POLL_SECONDS)
-        return self._server.num_connections
+                await self._server.gather(count)
+        return self._server.num_waiting
 
     async def _run(self, session: Session, observer: HostObserver | None) -> SessionHost:
         journal = None if session.journal is None else Journal(session.journal)

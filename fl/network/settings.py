@@ -89,7 +89,7 @@ class ServeOptions:
         address: where to listen.
         tls: the server's certificate, or that there is to be none.
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
-        wait, retries, deadlines: see `ServingRules`.
+        give_up, retries, deadlines: see `ServingRules`.
         watch: where to show the training, `fl.watch`, if anywhere.
         skip: so many rounds are left out first, without a result.
     """
@@ -97,7 +97,7 @@ class ServeOptions:
     address: Address
     tls: Credentials | Plaintext
     directory: Path | None
-    wait: float
+    give_up: float | None
     retries: int
     deadlines: Deadlines
     watch: Address | None = None

@@ -141,7 +141,8 @@ class Snapshot:
         round: the one that runs, or ran last; 0 before the first. round_seconds: since it began, while it runs.
         rounds: those that are over, the last `state.MAX_ROUNDS` of them.
         recovery_seconds: how long masks were last recovered.
-        open_connections: of the listener, those in their handshake included; None if it is not known.
+        open_connections: of the listener, whose other side has shown who it is; None if it is not known.
+        waiting_clients: distinct enrolled clients that wait for a session; None if it is not known.
     """
 
     version: int
@@ -159,3 +160,4 @@ class Snapshot:
     loss: float | None
     recovery_seconds: float | None
     open_connections: int | None
+    waiting_clients: int | None

@@ -49,6 +49,7 @@ def _live(snapshot: Snapshot) -> dict[str, Any]:
         "loss": snapshot.loss,
         "recovery_seconds": snapshot.recovery_seconds,
         "open_connections": snapshot.open_connections,
+        "waiting_clients": snapshot.waiting_clients,
         "totals": {
             "traffic": asdict(totals.traffic),
             "sessions": dict(totals.sessions),

@@ -42,6 +42,10 @@ class Connections(Protocol):
         """How many are open."""
 
     @property
+    def num_waiting(self) -> int:
+        """How many clients wait for a session."""
+
+    @property
     def refusals(self) -> Counter[str]:
         """By reason."""
 
@@ -206,6 +210,7 @@ class Watch:
                 loss=self._loss,
                 recovery_seconds=self._recovery,
                 open_connections=None if self._listener is None else self._listener.num_connections,
+                waiting_clients=None if self._listener is None else self._listener.num_waiting,
             )
 
     def wait(self, version: int, seconds: float, stop: threading.Event) -> None:

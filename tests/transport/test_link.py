@@ -29,6 +29,8 @@ DOWN = [
     *[link.Refused(code, "why") for code in RefusalCode],
     link.Ping(),
     link.Pong(),
+    link.Waiting(3, 5),
+    link.Waiting(2**32),
 ]
 FRAMES = [(link.decode_client_frame, frame) for frame in UP] + [(link.decode_server_frame, frame) for frame in DOWN]
 
@@ -149,6 +151,14 @@ def test_texts_are_printable_and_cut(text: str) -> None:
         link.decode_server_frame(b"\x06\x01\xc4\x01\n")
     with pytest.raises(LinkError, match="UTF-8"):
         link.decode_server_frame(b"\x06\x01\xc4\x01\xff")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\x0a\xcf" + b"\xff" * 8 + b"\x00", b"\x0a\x01\xff", b"\x0a\xcc\x01\x00", b"\x0a\x01"]
+)
+def test_numbers_of_waiting_clients_are_bounded(payload: bytes) -> None:
+    with pytest.raises(LinkError):
+        link.decode_server_frame(payload)
 
 
 @pytest.mark.parametrize("payload", [b"\x06\x00\xc4\x00", b"\x06\x0a\xc4\x00", b"\x05\x05\x00\xc4\x00"])

@@ -82,7 +82,8 @@ function showLive() {
   ].join(" ").trim();
   const ended = live.totals.sessions, refused = reasons(live.totals.refusals);
   at("totals").textContent = "Since the server started: " + ended.completed + " sessions completed, " + ended.aborted + " aborted"
-    + (refused ? "; connections refused: " + refused : "");
+    + (refused ? "; connections refused: " + refused : "")
+    + (live.waiting_clients ? "; clients waiting: " + live.waiting_clients : "");
 }
 
 function showCurve(rounds) {

@@ -153,7 +153,7 @@ class Deployment:
             "address": ("127.0.0.1", self.port),
             "tls": Credentials.of_server(self.certs),
             "directory": self.certs,
-            "wait": 10.0,
+            "give_up": 10.0,
             "retries": 1,
             "deadlines": Deadlines(advertise_keys=3, share_keys=5, masked_input_collection=3, unmasking=5),
         }

@@ -289,7 +289,7 @@ SHARD = ("--shard", "0/2")
         (("serve", "--clients", 4, "--min-clients", 2, "--out", "run", *CERTS), "threshold"),
         (("serve", "--clients", 4, "--out", "run", "--adversary", "evil", *CERTS), "'evil' is not known"),
         (("serve", "--clients", 4, "--out", "run", "--listen", "x", *CERTS), "an address is HOST:PORT"),
-        (("serve", "--clients", 4, "--out", "run", "--wait", 0, *CERTS), "wait"),
+        (("serve", "--clients", 4, "--out", "run", "--give-up", 0, *CERTS), "give-up"),
         (("serve", "--clients", 4, "--out", "run", "--reply-seconds", 0, *CERTS), "deadline"),
         (("serve", "--clients", 4, "--out", "run", "--plaintext", "--listen", "192.0.2.1:7"), "loopback"),
         (("serve", "--resume", "run", "--clients", 4, *CERTS), "leave out --clients"),

@@ -195,7 +195,7 @@ def test_a_server_needs_no_training_examples(
     config = deployment.config(rounds=1, batch_size=CLIENTS * 60)
     own = without_training_set(deployment.dataset)
     monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
-    nobody = deployment.options(wait=0.1, retries=0)
+    nobody = deployment.options(give_up=0.1, retries=0)
     with pytest.raises(RoundFailedError, match="0 of 3 clients"):
         deployment.run_beside(config, lambda: None, options=nobody, max_examples=max_examples)
     clients = start_all(deployment, config)

@@ -53,7 +53,7 @@ class Training:
         self.deployment = deployment
         self.config = deployment.config(**changes)
         self.folder = deployment.directory / "run"
-        self.options = {"deadlines": Deadlines(advertise_keys=2, share_keys=5, unmasking=4), "wait": 10.0}
+        self.options = {"deadlines": Deadlines(advertise_keys=2, share_keys=5, unmasking=4), "give_up": 10.0}
         self.clients: dict[int, Client] = {}
 
     def start(self, client_id: int, make: Callable[..., Participant] = Participant) -> None:
@@ -324,7 +324,8 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
     aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)
 
     class Sessions:
-        can_wait = False
+        def wait_for_clients(self, count: int, seconds: float) -> int:
+            return count
 
         def run(self, session: Session, observe: object = None) -> Any:
             run.append(session)

@@ -135,8 +135,8 @@ def test_too_few_clients_end_it_with_the_reason_and_the_checkpoint_as_it_was(dep
     def beside() -> None:
         clients.extend(start_all([deployment.client(i, config) for i in (0, 1)]))
 
-    with pytest.raises(RoundFailedError, match=r"round 1 was aborted 2 times, .* 2 of 3 clients were there"):
-        deployment.run_beside(config, beside, options=deployment.options(wait=0.6))
+    with pytest.raises(RoundFailedError, match=r"round 1 was not begun: 2 of 3 clients were there after 0\.6 s"):
+        deployment.run_beside(config, beside, options=deployment.options(give_up=0.6))
     out = deployment.directory / "run"
     assert RunFolder(out).load_config() == (config, 0)
     clients.extend(start_all([deployment.client(2, config)]))
@@ -294,7 +294,7 @@ def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) ->
     """Its sum would be of another model's updates. One of a round that is in the checkpoint is out of date."""
     config = deployment.config(rounds=1)
     with pytest.raises(RoundFailedError, match="0 of 3 clients"):
-        deployment.run_beside(config, lambda: None, options=deployment.options(wait=0.1, retries=0))
+        deployment.run_beside(config, lambda: None, options=deployment.options(give_up=0.1, retries=0))
     out = deployment.directory / "run"
     params = secagg.plan(num_clients=4, vector_length=3, value_bits=8).parameters
     path = out / "round.journal"
@@ -312,5 +312,5 @@ def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) ->
     path.unlink()
     leave(0)
     with pytest.raises(RoundFailedError):
-        resume_serving(out, None, None, deployment.options(wait=0.1), deployment.console())
+        resume_serving(out, None, None, deployment.options(give_up=0.1), deployment.console())
     assert not path.exists()

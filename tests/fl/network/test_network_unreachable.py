@@ -52,7 +52,7 @@ def test_who_is_there_first_trains_when_the_server_comes(deployment):
     for client in clients:
         client.start()
     finished = deployment.run_beside(
-        config, lambda: None, options=deployment.options(address=("127.0.0.1", port), wait=30.0)
+        config, lambda: None, options=deployment.options(address=("127.0.0.1", port), give_up=30.0)
     )
     for client in clients:
         client.finish()

@@ -1,0 +1,159 @@
+"""A training that waits for its clients: strangers are not counted, use up nothing, and are told where they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.joining import Participant
+from tests.fl.network.harness import CLIENTS, Client, Deployment, until
+from transport.authority import Authority
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    return Deployment(tmp_path, monkeypatch)
+
+
+def start_all(clients: list[Client]) -> list[Client]:
+    for client in clients:
+        client.start()
+    return clients
+
+
+def test_idle_sockets_and_probes_begin_no_round_and_use_up_no_try(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many times as many as the clients that a round needs, and longer than the whole training took to give up."""
+    monkeypatch.setattr("fl.network.aggregator._NEWS_SECONDS", 0.1)
+    config = deployment.config(rounds=2)
+    clients: list[Client] = []
+
+    def beside() -> None:
+        with contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", deployment.port)
+            for _ in range(15):
+                stack.enter_context(socket.create_connection(address))
+            for sent in (b"", b"GET / HTTP/1.1\r\n\r\n"):
+                with socket.create_connection(address) as probe:
+                    probe.sendall(sent)
+            until(lambda: any("round 1 waits for clients: 0 of 3" in line for line in deployment.output))
+            clients.extend(start_all([deployment.client(i, config) for i in (0, 1)]))
+            until(lambda: any("round 1 waits for clients: 2 of 3" in line for line in deployment.output))
+            clients.extend(start_all([deployment.client(i, config) for i in range(2, CLIENTS)]))
+            for client in clients:
+                client.finish()
+
+    finished = deployment.run_beside(config, beside, options=deployment.options(give_up=None, retries=0))
+    assert finished.summary["included"][1] == CLIENTS
+    assert not [line for line in deployment.output if "aborted" in line]
+    # Who came first heard what it waits for, once.
+    assert len([line for line in clients[0].said if line.startswith("waiting")]) == 1
+
+
+def test_a_client_that_is_not_enrolled_is_told_so_and_counts_for_nothing(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = deployment.config(rounds=1)
+    Authority(deployment.certs).issue(client_ids=[CLIENTS])
+    clients: list[Client] = []
+    monkey = deployment.data
+    deployment.data = lambda client_id, config: monkey(min(client_id, CLIENTS - 1), config)  # type: ignore[method-assign]
+
+    def beside() -> None:
+        for _ in range(3):
+            stranger = deployment.client(CLIENTS, config)
+            stranger.start()
+            with pytest.raises(NetworkError, match=f"UNKNOWN_CLIENT: client {CLIENTS} is not enrolled here"):
+                stranger.finish()
+        clients.extend(start_all([deployment.client(i, config) for i in range(CLIENTS)]))
+
+    finished = deployment.run_beside(config, beside, options=deployment.options(give_up=None))
+    for client in clients:
+        client.finish()
+    assert finished.summary["included"] == [CLIENTS]
+    (line,) = [record for record in caplog.records if getattr(record, "reason", "") == "unknown-client"]
+    assert getattr(line, "client_id", None) == CLIENTS
+
+
+def test_who_waits_is_on_the_status_page_and_idle_sockets_are_not(deployment: Deployment) -> None:
+    config = deployment.config(rounds=1)
+    seen: list[dict[str, Any]] = []
+
+    def status() -> dict[str, Any]:
+        url = next(line.split()[-1] for line in deployment.output if line.startswith("watch it at "))
+        with urllib.request.urlopen(f"{url}status.json", timeout=5) as answer:  # noqa: S310 - our own
+            return json.load(answer)  # type: ignore[no-any-return]
+
+    def beside() -> None:
+        until(lambda: any(line.startswith("watch it at ") for line in deployment.output))
+        with contextlib.ExitStack() as stack:
+            for _ in range(9):
+                stack.enter_context(socket.create_connection(("127.0.0.1", deployment.port)))
+            clients = start_all([deployment.client(0, config)])
+            until(lambda: status()["waiting_clients"] == 1)
+            seen.append(status())
+            clients += start_all([deployment.client(i, config) for i in range(1, CLIENTS)])
+            for client in clients:
+                client.finish()
+
+    options = deployment.options(give_up=None, watch=("127.0.0.1", 0))
+    finished = deployment.run_beside(config, beside, options=options)
+    assert len(finished.summary["included"]) == 1
+    assert (seen[0]["waiting_clients"], seen[0]["open_connections"]) == (1, 1)
+
+
+def test_the_server_gives_up_only_where_it_is_told_to(deployment: Deployment) -> None:
+    config = deployment.config(rounds=1)
+    with pytest.raises(RoundFailedError, match=r"round 1 was not begun: 0 of 3 clients were there after 0\.2 s"):
+        deployment.run_beside(config, lambda: None, options=deployment.options(give_up=0.2))
+
+
+def test_a_late_client_comes_once_and_is_in_the_next_round(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not ask again and again while others train."""
+    # With fixed bounds: no session measures before the first round's own, for which it would be in time.
+    config = deployment.config(rounds=2, clip=1.0)
+    training, release = threading.Event(), threading.Event()
+    sessions: list[int] = []
+    clients: list[Client] = []
+
+    class Held(Participant):
+        def _input(self, offer):
+            training.set()
+            assert release.wait(20)
+            return super()._input(offer)
+
+    class Counted(Participant):
+        async def _session(self):
+            sessions.append(1)
+            return await super()._session()
+
+    def beside() -> None:
+        clients.extend(start_all([deployment.client(i, config, make=Held) for i in (0, 1, 2)]))
+        assert training.wait(20)
+        late = deployment.client(3, config, make=Counted)
+        clients.extend(start_all([late]))
+        until(lambda: "waiting for the next round" in late.said)
+        release.set()
+
+    monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 3.0)
+    finished = deployment.run_beside(
+        config, beside, options=deployment.options(give_up=None), max_examples=len(deployment.dataset.train_labels)
+    )
+    for client in clients:
+        client.finish()
+    assert finished.summary["included_clients"] == [[0, 1, 2], [0, 1, 2, 3]]
+    assert len(sessions) == 1
+    assert clients[3].participant.rounds == 1
