@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import islice
+from math import ceil
 
 from secagg import ClientDropped, ClientId, Completed, DropReason
 from transport._links import Close, Counters, Deliver, Link, Outgoing, digest_of
@@ -9,9 +10,11 @@ from transport._machine import RecordedMachine
 from transport.driver import Delivery
 from transport.errors import LinkError
 from transport.link import (
+    MAX_RETRY_AFTER,
     REPLACED_TEXT,
     TOO_MANY_FRAMES,
     Ack,
+    Decline,
     End,
     EndCode,
     Hello,
@@ -43,6 +46,7 @@ class Conversations:
         self.links = {client_id: Link(client_id) for client_id in client_ids}
         self.outbox: list[Outgoing] = []
         self.counters = Counters()
+        self.declined: dict[ClientId, str] = {}
 
     def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
         """A client's connection was made; gives its number. The older one of two of the same client is closed."""
@@ -98,8 +102,14 @@ class Conversations:
                 self._message(link, frame, now)
             case Message():
                 self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a message before HELLO")
+            case Decline() if link.greeted and not link.digests:
+                # Started again with another policy it may take the same offer.
+                self.declined[client_id] = frame.text
+                self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {frame.text or 'without a reason'}")
+            case Decline():
+                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "it declines what it was not offered, or has taken")
             case _ if not link.allowance.spend(now):
-                self._refuse(link, RefusalCode.BUSY, TOO_MANY_FRAMES)
+                self._refuse(link, TOO_MANY_FRAMES.code, TOO_MANY_FRAMES.text, TOO_MANY_FRAMES.retry_after)
             case Hello():
                 self._hello(link, frame, now)
             case Ping():
@@ -138,6 +148,7 @@ class Conversations:
         elif not self._ended:
             deliveries = self._machine.message(link.client_id, message.body, now)
             link.answered(digest)
+            self.declined.pop(link.client_id, None)
             if link.client_id not in self._machine.driver.dropped:
                 self.outbox.append(link.deliver(Ack(message.sequence)))
             self.settle(deliveries)
@@ -150,7 +161,7 @@ class Conversations:
         elif link.allowance.spend(now):
             self.outbox.append(link.deliver(Ack(message.sequence)))
         else:
-            self._refuse(link, RefusalCode.BUSY, TOO_MANY_FRAMES)
+            self._refuse(link, TOO_MANY_FRAMES.code, TOO_MANY_FRAMES.text, TOO_MANY_FRAMES.retry_after)
 
     def _hello(self, link: Link, hello: Hello, now: float) -> None:
         missing = link.sent - hello.received
@@ -163,7 +174,7 @@ class Conversations:
         elif hello.session_id and hello.session_id != self._machine.server.session_id:
             self._refuse(link, RefusalCode.NO_SESSION, "another session, or one of another context, is run here")
         elif link.client_id in self._machine.driver.dropped:
-            self._refuse_dropped(link, self._machine.driver.dropped[link.client_id])
+            self._refuse_dropped(link, self._machine.driver.dropped[link.client_id], self._seconds_left(now))
         elif not hello.session_id and self._ended:
             link.told = True
             self._refuse(link, RefusalCode.TOO_LATE, "the session is over")
@@ -230,18 +241,23 @@ class Conversations:
         self.outbox.append(link.deliver(end))
         self._ending.append((link, link.connection))
 
-    def _refuse_dropped(self, link: Link, drop: ClientDropped) -> None:
+    def _refuse_dropped(self, link: Link, drop: ClientDropped, retry_after: int = 0) -> None:
         code = RefusalCode.TOO_LATE if drop.reason is DropReason.DEADLINE else RefusalCode.DROPPED
-        self._refuse(link, code, f"{drop.round.value}: {drop.reason.value}")
+        self._refuse(link, code, f"{drop.round.value}: {drop.reason.value}", retry_after)
 
-    def _refuse(self, link: Link, code: RefusalCode, text: str) -> None:
+    def _seconds_left(self, now: float) -> int:
+        """How long the open phase may take: before that there is no other session."""
+        deadline = self._machine.driver.deadline
+        return 0 if deadline is None else min(MAX_RETRY_AFTER, max(0, ceil(deadline - now)))
+
+    def _refuse(self, link: Link, code: RefusalCode, text: str, retry_after: int = 0) -> None:
         """Close a client's present connection."""
-        self._close(link.client_id, link.connection, code, text)
+        self._close(link.client_id, link.connection, code, text, retry_after)
         link.connection, link.greeted = 0, False
 
-    def _close(self, client_id: ClientId, connection: int, code: RefusalCode, text: str) -> None:
+    def _close(self, client_id: ClientId, connection: int, code: RefusalCode, text: str, retry_after: int = 0) -> None:
         self.counters.refused[code] += 1
-        self.outbox.append(Close(client_id, connection, code, text))
+        self.outbox.append(Close(client_id, connection, code, text, retry_after))
 
     def _of(self, client_id: ClientId, connection: int | None) -> Link | None:
         """The link whose present connection it is."""

@@ -37,17 +37,19 @@ class Close:
         client_id: whose connection.
         connection: its number; where a newer one replaced it, not the client's present one.
         code, text: why.
+        retry_after: seconds before which the client is not to come back.
     """
 
     client_id: ClientId
     connection: int
     code: RefusalCode
     text: str = ""
+    retry_after: int = 0
 
     @property
     def parts(self) -> Parts:
         """The frame's payload in pieces, for `encode_frame`."""
-        return encode(Refused(self.code, self.text))
+        return encode(Refused(self.code, self.text, self.retry_after))
 
 
 Outgoing: TypeAlias = Deliver | Close

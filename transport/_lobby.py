@@ -93,7 +93,7 @@ class Lobby:
             return Refused(RefusalCode.PROTOCOL_ERROR, str(error))
         # The first one brings the connection further; all others cost no more than they may.
         if (visit.hello is not None or not isinstance(frame, link.Hello)) and not visit.allowance.spend(now):
-            return Refused(RefusalCode.BUSY, link.TOO_MANY_FRAMES)
+            return link.TOO_MANY_FRAMES
         match frame:
             case link.Hello():
                 return self._greet(visit, frame)

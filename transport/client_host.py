@@ -24,6 +24,7 @@ from transport.errors import JournalError, LinkError, SessionRefusedError, Trans
 from transport.link import (
     DEFAULT_MAX_EXTRA_BYTES,
     Ack,
+    Decline,
     End,
     Hello,
     Message,
@@ -224,7 +225,8 @@ class ClientHost:
         try:
             frames = self._handle(decode_server_frame(payload, self._max_extra), payload)
         except (LinkError, SessionRefusedError) as error:
-            frames = []
+            told = error.told if isinstance(error, SessionRefusedError) else None
+            frames = [] if told is None else [encode(Decline(told))]
             self._fail(error)
         self._dead = False
         return frames
@@ -297,7 +299,7 @@ class ClientHost:
             try:
                 self._accept.check(offer.params)
             except PolicyError as error:
-                raise SessionRefusedError(f"the offer was declined: {error}") from None
+                raise SessionRefusedError(f"the offer was declined: {error}", told=str(error)) from None
         else:
             self._accept(offer)
         self._record(offer).check_round(offer.number)
@@ -352,7 +354,8 @@ class ClientHost:
         # A server that runs no session yet may run one later; one that no longer runs this client's will not.
         if refused.code not in _COME_BACK and (self.in_session or refused.code is not RefusalCode.NO_SESSION):
             text = f"the server refused this client: {refused.code.name}{': ' if refused.text else ''}{refused.text}"
-            self._fail(SessionRefusedError(text, refused.code), keep=refused.code is RefusalCode.REPLACED)
+            error = SessionRefusedError(text, refused.code, retry_after=refused.retry_after)
+            self._fail(error, keep=refused.code is RefusalCode.REPLACED)
         return []
 
     def _fail(self, error: TransportError | SecAggError, *, keep: bool = False) -> None:

@@ -26,11 +26,16 @@ class SessionRefusedError(TransportError):
 
     Attributes:
         code: the server's code (`transport.link.RefusalCode`), or None where the client itself declined.
+        retry_after: seconds before which the server does not want to be asked again.
+        told: what the server's operator is told of a client's own reasons: nothing but what is public, or "" to say
+            that it declines and not why; by default not even that.
     """
 
-    def __init__(self, text: str, code: int | None = None) -> None:
+    def __init__(self, text: str, code: int | None = None, *, retry_after: int = 0, told: str | None = None) -> None:
         super().__init__(text, code)
         self.code = code
+        self.retry_after = retry_after
+        self.told = told
 
     def __str__(self) -> str:
         return printable(str(self.args[0]), MAX_ERROR_TEXT)
@@ -39,7 +44,8 @@ class SessionRefusedError(TransportError):
 class RepeatedSessionError(SessionRefusedError):
     """The server asks for a session, or a round, in which this client has taken part before.
 
-    The client's part in it is over; another session, of a later round, it may take part in.
+    The client's part in it is over; another session, of a later round, it may take part in. The server is not told: it
+    would learn of sessions with others.
     """
 
 

@@ -225,6 +225,14 @@ class SessionHost:
         return self._conversations.counters
 
     @property
+    def declined(self) -> Mapping[ClientId, str]:
+        """The clients that declined the offer, and why, as they say: text of theirs, printable and short.
+
+        Nothing is kept of what an earlier process heard.
+        """
+        return self._conversations.declined
+
+    @property
     def disputes(self) -> tuple[Dispute, ...]:
         """The shares that were wrong."""
         return self._machine.driver.disputes

@@ -11,6 +11,7 @@ exactly one encoding, and nothing is allocated on a length that the other side c
                                              <-  MESSAGE n (what it has not, and each round's from then on)
     MESSAGE n (its answer)                     ->
                                              <-  ACK n (once it is durable)
+    DECLINE (the offer, instead of an answer)  ->
                                              <-  END or REFUSED
 
 A lost connection loses nothing: whoever reconnects says HELLO, gets what it missed, and sends again what was not
@@ -45,7 +46,9 @@ SMALL_BYTES = 512
 MAX_PRESENT = 2**32
 """There are no more clients than ids."""
 
-TOO_MANY_FRAMES = "too many frames that bring the session no further"
+MAX_RETRY_AFTER = 3600
+"""Seconds: no refusal asks for a longer pause."""
+
 REPLACED_TEXT = "a newer connection of the same client"
 
 _OFFER_BYTES = 512
@@ -160,10 +163,21 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Server to client: the last frame of this connection."""
+    """Server to client: the last frame of this connection.
+
+    Attributes:
+        code: why.
+        text: for people.
+        retry_after: seconds before which the client is not to come back; 0: as it likes.
+    """
 
     code: RefusalCode
     text: str = ""
+    retry_after: int = 0
+
+
+TOO_MANY_FRAMES = Refused(RefusalCode.BUSY, "too many frames that bring the session no further", 10)
+TOO_MANY_CONNECTIONS = Refused(RefusalCode.BUSY, "too many connections are open", 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +191,17 @@ class Waiting:
 
     present: int
     needed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Client to server: it does not take the offer.
+
+    Attributes:
+        text: why, for the server's operator; nothing but what is public.
+    """
+
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +221,7 @@ class Identify:
     client_id: ClientId
 
 
-ClientFrame: TypeAlias = Hello | Message | Ping | Pong
+ClientFrame: TypeAlias = Hello | Message | Decline | Ping | Pong
 ServerFrame: TypeAlias = Offer | Message | Ack | End | Refused | Waiting | Ping | Pong
 Frame: TypeAlias = ClientFrame | ServerFrame | Identify
 
@@ -245,7 +270,7 @@ def encode(frame: Frame) -> Parts:
         case End():
             return (pack(5, frame.code, frame.included, pack_text(frame.text)),)
         case Refused():
-            return (pack(6, frame.code, pack_text(frame.text)),)
+            return (pack(6, frame.code, pack_text(frame.text), frame.retry_after),)
         case Ping():
             return (pack(7),)
         case Pong():
@@ -254,6 +279,8 @@ def encode(frame: Frame) -> Parts:
             return (pack(9, frame.client_id),)
         case Waiting():
             return (pack(10, frame.present, frame.needed),)
+        case Decline():
+            return (pack(11, pack_text(frame.text)),)
 
 
 def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
@@ -268,6 +295,8 @@ def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
             return reader.end(Ping())
         case 8:
             return reader.end(Pong())
+        case 11:
+            return reader.end(Decline(reader.text()))
         case kind:
             raise LinkError(f"frame kind {kind} is not one that a client sends")
 
@@ -289,7 +318,8 @@ def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MA
             code = reader.uint("a code", max(RefusalCode))
             if code < min(RefusalCode):
                 raise LinkError(f"there is no refusal {code}")
-            return reader.end(Refused(RefusalCode(code), reader.text()))
+            refused = Refused(RefusalCode(code), reader.text(), reader.uint("a pause", MAX_RETRY_AFTER))
+            return reader.end(refused)
         case 7:
             return reader.end(Ping())
         case 8:

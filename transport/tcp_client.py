@@ -107,7 +107,8 @@ class SessionClient:
             if self._heard:
                 failures, last_word = 0, clock()
             failures += 1
-            delay = self._retry.delay(failures)
+            refused = self._host.refused if self._heard else None
+            delay = self._retry.delay(failures, 0 if refused is None else refused.retry_after)
             if clock() + delay - last_word > self._retry.give_up:
                 raise ServerUnreachableError(
                     f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error_text}"

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from secagg import ClientId
+from transport import link
 from transport._half_open import HalfOpenConnections
 from transport._refusals import STRANGERS_PER_SECOND, RefusalRate, network_of
 from transport.certs import Credentials
+from transport.framing import encode_frame
 from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp_settings import Address, Limits, Plaintext, check_loopback
 from transport.tcp_stream import Stream, accept_stream
@@ -223,9 +225,11 @@ class Listener:
             return
         limits, network = self._limits, network_of(peer)
         if self._open.total() >= limits.connections or self._open[network] >= limits.connections_per_address:
-            stream.abort()
             detail = f"{self._open.total()} connections are open, {self._open[network]} of them from there"
             self.refused("too-many-connections", detail, peer=peer, client_id=client_id)
+            with contextlib.suppress(OSError):
+                await stream.send(encode_frame(link.encode(link.TOO_MANY_CONNECTIONS)))
+            await stream.close()
             return
         self._open[network] += 1
         try:

@@ -93,14 +93,18 @@ class Retry(_Positive):
         first: before the first new try; it doubles with each one that fails,
         longest: up to this. Each wait is drawn between half of that and all of it, so that clients whom one failure
             hit do not come back together.
+        longest_asked: a server that says when to come back is obeyed up to this, and up to half of ``give_up``; the
+            wait is drawn between that and half as much again.
         give_up: without any word from the server for so long, the client gives up.
     """
 
     first: float = 0.25
     longest: float = 15.0
+    longest_asked: float = 120.0
     give_up: float = 300.0
 
-    def delay(self, failures: int) -> float:
-        """The wait after so many failures in a row, from 1."""
-        longest: float = min(self.longest, self.first * 2 ** min(failures - 1, 32))
-        return longest * secrets.SystemRandom().uniform(0.5, 1.0)
+    def delay(self, failures: int, asked: float = 0.0) -> float:
+        """The wait after so many failures in a row, from 1, of which the last asked for a pause of so long."""
+        random = secrets.SystemRandom().uniform(0.5, 1.0)
+        own: float = min(self.longest, self.first * 2 ** min(failures - 1, 32)) * random
+        return max(own, min(asked, self.longest_asked, self.give_up / 2) * (0.5 + random))

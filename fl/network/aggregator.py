@@ -10,6 +10,7 @@ sum of the ranges in the first, has the same bounds from it, and goes on with th
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,8 @@ from transport.tcp_server import HostObserver
 GOODBYE_SECONDS = 3.0
 # How often the user is told how many clients are there, while they are too few and their number changes.
 _NEWS_SECONDS = 5.0
+# So many of the reasons for which clients decline are told.
+_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +270,9 @@ class NetworkAggregator(SecureAggregator):
         self._told = told if isinstance(outcome, Completed) else frozenset()
         if isinstance(outcome, Aborted) and outcome.round is not Round.UNMASKING:
             files.forget()
-            return None, str(outcome).removeprefix("aborted ")
+            return None, "; ".join(filter(None, (str(outcome).removeprefix("aborted "), _declines(host))))
+        if declines := _declines(host):
+            self._say(f"round {session.number}: {declines}")
         return host, ""
 
     def _wait_for_clients(self, number: int) -> None:
@@ -317,6 +322,15 @@ def _cost(host: SessionHost, extra_bytes: int) -> RoundResult:
 
 def _without_result(why: str) -> RoundResult:
     return RoundResult(aggregate=None, included=(), aborted=why)
+
+
+def _declines(host: SessionHost) -> str:
+    """How many clients declined the offer, and the reasons that most of them gave; empty if none did."""
+    if not (declined := host.declined):
+        return ""
+    reasons = Counter(text or "without a reason" for text in declined.values()).most_common(_REASONS)
+    told = "; ".join(reason if count == len(declined) else f"{reason} ({count})" for reason, count in reasons)
+    return f"{len(declined)} client{'s' * (len(declined) > 1)} declined: {told}"
 
 
 def _offer_in(journal: Journal) -> Offer:

@@ -32,7 +32,7 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
-from fl.network.policy import Policy
+from fl.network.policy import Policy, TrainingPolicyError
 from fl.participation import open_participation
 from fl.quantization import ClientUpdate, QuantizationError
 from fl.session_policy import PolicyError
@@ -192,7 +192,7 @@ class Participant:
                     raise NetworkError(str(error)) from None
                 if refusals == 1:
                     self._say(f"not in this round ({error}); waiting for the next")
-                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
+                await asyncio.sleep(_PATIENCE.delay(1, error.retry_after))
                 continue
             if self._is_last(end, has_answered := self._has_answered()):
                 return
@@ -324,18 +324,19 @@ class Participant:
     def _accept(self, offer: Offer) -> None:
         most = self._options.max_model_bytes
         if len(offer.extra) > most:
-            raise _DeclinedError(f"an announcement of {len(offer.extra):,} bytes, but this client takes {most:,}")
+            text = f"an announcement of {len(offer.extra):,} bytes, but this client takes {most:,} (--max-model-bytes)"
+            raise _DeclinedError(text, told=text)
         try:
             announced = decode_announcement(offer.extra)
             if isinstance(announced, Announcement):
-                self._options.policy.check(offer.params)
-                self._options.policy.check_training(announced, offer.params, self._data)
-        except (AnnouncementError, PolicyError) as error:
-            raise _DeclinedError(str(error)) from None
+                self._check(announced, offer)
+        except AnnouncementError as error:
+            raise _DeclinedError(str(error), told="its announcement cannot be read") from None
         if isinstance(announced, TrainingOver):
             raise _OverError("the training is over")
         if announced.round != offer.number:
-            raise _DeclinedError(f"round {announced.round} is announced for session {offer.number}")
+            text = f"round {announced.round} is announced for session {offer.number}"
+            raise _DeclinedError(text, told=text)
         if announced.scales is None:
             # Ranges are asked for before the update, and never after it.
             self._updates.check_round(announced.round)
@@ -345,8 +346,20 @@ class Participant:
             try:
                 check_certificates(self._options.directory, offer.params.num_clients)
             except ConfigError as error:
-                raise _DeclinedError(str(error)) from None
+                raise _DeclinedError(str(error), told="it lacks certificates of other clients") from None
         self._announced = announced
+
+    def _check(self, announced: Announcement, offer: Offer) -> None:
+        """Ask the policy. What its reasons say of this client's data, the server is not told."""
+        try:
+            self._options.policy.check(offer.params)
+        except PolicyError as error:
+            raise _DeclinedError(str(error), told=str(error)) from None
+        try:
+            self._options.policy.check_training(announced, offer.params, self._data)
+        except PolicyError as error:
+            told = error.public if isinstance(error, TrainingPolicyError) else ""
+            raise _DeclinedError(str(error), told=told) from None
 
     def _input(self, offer: Offer) -> IntegerVector:
         """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""

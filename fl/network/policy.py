@@ -18,6 +18,18 @@ from secagg import Parameters
 from transport.printable import printable
 
 
+class TrainingPolicyError(PolicyError):
+    """The announced training is not one that this client takes.
+
+    Attributes:
+        public: those of the reasons that say nothing of the client's data; perhaps none.
+    """
+
+    def __init__(self, public: list[str], private: list[str]) -> None:
+        super().__init__("; ".join((*private, *public)))
+        self.public = "; ".join(public)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy(SessionPolicy):
     """What a client insists on: of the session (`secagg.SessionPolicy`, and its defaults), and of the training.
@@ -40,20 +52,22 @@ class Policy(SessionPolicy):
         """The announced model, and how its updates become integers.
 
         Raises:
-            PolicyError: they do not fit their own announcement, the session, or the client's data.
+            PolicyError: they do not fit their own announcement, the session, or the client's data; a
+                TrainingPolicyError says which reasons the server may be told.
         """
-        reasons = []
+        reasons: list[str] = []
+        private: list[str] = []
         data = data.shaped_for(announcement.image_shape)
         if announcement.image_shape != data.image_shape:
-            reasons.append(f"the model is for examples {announcement.image_shape}, but these are {data.image_shape}")
+            private.append(f"the model is for examples {announcement.image_shape}, but these are {data.image_shape}")
         if data.max_label >= announcement.num_classes:
-            reasons.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
+            private.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
         if announcement.num_classes > self.max_classes:
             reasons.append(f"{announcement.num_classes} classes, but this client takes at most {self.max_classes}")
         if announcement.training.epochs > self.max_epochs:
             reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
         # Before a model is made of the server's numbers, they are those of this client's own data.
-        _raise(reasons)
+        _raise(reasons, private)
         model = _received_model(announcement, self.own_model)
         try:
             encoding = UpdateEncoding(
@@ -77,7 +91,7 @@ class Policy(SessionPolicy):
 def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
     name, numbers = announcement.model, (announcement.image_shape, announcement.num_classes)
     if is_reference(name) and name != own_model:
-        raise PolicyError(f"the model is {printable(name)}: if that is a module of your own here, give it by --model")
+        _raise([f"the model is {printable(name)}: if that is a module of your own here, give it by --model"])
     try:
         # Memory is taken for a model only once it is known to be as large as what came.
         if not is_reference(name):
@@ -93,6 +107,6 @@ def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
     return model
 
 
-def _raise(reasons: list[str]) -> None:
-    if reasons:
-        raise PolicyError("; ".join(reasons))
+def _raise(public: list[str], private: list[str] | None = None) -> None:
+    if public or private:
+        raise TrainingPolicyError(public, private or [])

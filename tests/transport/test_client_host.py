@@ -159,3 +159,51 @@ def test_an_input_that_cannot_be_had_stops_the_client() -> None:
         run_to_the_end(host, clients)
     with pytest.raises(JournalError, match="start again to resume"):
         clients[0].frame_received(payload_of(link.Ping()))
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [
+        (SessionRefusedError("a label 12"), []),
+        (SessionRefusedError("a label 12", told=""), [link.Decline()]),
+        (SessionRefusedError("a label 12", told="400 epochs\x1b[2J"), [link.Decline("400 epochs\\x1b[2J")]),
+    ],
+)
+def test_a_client_that_declines_says_what_it_was_told_to_say(error, sent) -> None:
+    def accept(offer):
+        raise error
+
+    client = new_client(accept=accept)
+    assert [link.decode_client_frame(b"".join(parts)) for parts in offered(client)] == sent
+    assert client.error is error
+    assert not client.in_session
+
+
+def test_by_default_the_policys_reasons_are_told_since_they_are_of_the_offer() -> None:
+    client = new_client(accept=None)
+    (decline,) = [link.decode_client_frame(b"".join(parts)) for parts in offered(client)]
+    assert decline.text.startswith("threshold 2 is below the 3")
+    assert str(client.error) == f"the offer was declined: {decline.text}"
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    client = new_client()
+    client.connected()
+    client.frame_received(payload_of(link.Refused(RefusalCode.TOO_LATE, "because", 17)))
+    assert client.error.retry_after == 17
+    client = new_client()
+    client.connected()
+    client.frame_received(payload_of(link.TOO_MANY_FRAMES))
+    assert client.error is None
+    assert client.refused.retry_after > 0
+
+
+def test_a_server_may_say_as_often_as_it_likes_that_it_has_no_session_yet() -> None:
+    client = new_client()
+    client.connected()
+    for number in range(1000):
+        assert client.frame_received(payload_of(link.Waiting(number, 2**32))) == []
+    assert not client.finished
+    assert len(offered(client)) == 1
+    assert client.frame_received(payload_of(link.Waiting(1))) == []
+    assert client.in_session

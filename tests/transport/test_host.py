@@ -299,3 +299,63 @@ def test_reprs_hold_no_secret() -> None:
     offered(client)
     assert repr(client) == "<ClientHost 0, ADVERTISED>"
     assert repr(new_host()) == "<SessionHost ADVERTISE_KEYS, 0 clients connected>"
+
+
+def test_who_declines_is_named_with_its_reason_and_may_come_back_with_another_policy() -> None:
+    host = new_host()
+    for client_id in (0, 1):
+        greet(host, client_id)
+    for client_id, text in ((0, "400 epochs"), (1, "")):
+        host.frame_received(client_id, payload_of(link.Decline(text)), 1.0)
+    refused = frames(host)
+    assert [(frame.code, frame.text) for frame in refused] == [
+        (RefusalCode.DROPPED, "it declined the offer: 400 epochs"),
+        (RefusalCode.DROPPED, "it declined the offer: without a reason"),
+    ]
+    assert host.declined == {0: "400 epochs", 1: ""}
+    assert host.dropped == {}
+    clients = {client_id: new_client(client_id) for client_id in range(4)}
+    run_to_the_end(host, clients)
+    assert host.outcome.included == (0, 1, 2, 3)
+    assert host.declined == {}
+
+
+def test_who_has_answered_or_was_offered_nothing_cannot_decline() -> None:
+    host = new_host()
+    host.connected(1, 1.0)
+    host.frame_received(1, payload_of(link.Decline("too soon")), 1.0)
+    assert [frame.code for frame in frames(host)] == [RefusalCode.PROTOCOL_ERROR]
+    _, message = first_message(host)
+    host.frame_received(0, message, 1.0)
+    host.frame_received(0, payload_of(link.Decline("too late")), 1.0)
+    assert [frame.code for frame in frames(host) if isinstance(frame, link.Refused)] == [RefusalCode.PROTOCOL_ERROR]
+    assert host.declined == {}
+    assert host.dropped == {}
+
+
+def test_who_asks_late_hears_how_long_the_open_phase_may_take() -> None:
+    host = new_host()
+    for client_id in range(3):
+        _, message = first_message(host, client_id)
+        host.frame_received(client_id, message, 1.0)
+        frames(host)
+    late = host.deadline
+    host.tick(late)
+    frames(host, late)
+    assert not host.expects(3)
+    assert host.expects(0)
+    (refused,) = greet(host, 3, now=host.deadline - 1.5)
+    assert (refused.code, refused.retry_after) == (RefusalCode.TOO_LATE, 2)
+
+
+def test_the_connection_that_was_accepted_later_stays_whichever_is_told_of_first() -> None:
+    host = new_host()
+    assert host.connected(0, 1.0, 7) == 7
+    assert host.connected(0, 1.0, 5) == 5
+    (closed,) = host.commit(1.0)
+    assert (closed.connection, closed.code) == (5, RefusalCode.REPLACED)
+    assert host.connected(0, 1.0, 9) == 9
+    (closed,) = host.commit(1.0)
+    assert (closed.connection, closed.code) == (7, RefusalCode.REPLACED)
+    # And without numbers, in the order in which they are told.
+    assert host.connected(0, 1.0) == 10

@@ -18,6 +18,8 @@ UP = [
     link.Message(4, b"\x00" * 300),
     link.Ping(),
     link.Pong(),
+    link.Decline(),
+    link.Decline("400 epochs, but this client does at most 100"),
 ]
 DOWN = [
     link.Offer(PARAMS, b"nonce", b"x" * 300, 2**40),
@@ -31,6 +33,7 @@ DOWN = [
     link.Pong(),
     link.Waiting(3, 5),
     link.Waiting(2**32),
+    link.Refused(RefusalCode.BUSY, "why", link.MAX_RETRY_AFTER),
 ]
 FRAMES = [(link.decode_client_frame, frame) for frame in UP] + [(link.decode_server_frame, frame) for frame in DOWN]
 
@@ -151,6 +154,20 @@ def test_texts_are_printable_and_cut(text: str) -> None:
         link.decode_server_frame(b"\x06\x01\xc4\x01\n")
     with pytest.raises(LinkError, match="UTF-8"):
         link.decode_server_frame(b"\x06\x01\xc4\x01\xff")
+
+
+def test_no_refusal_asks_for_a_pause_without_end() -> None:
+    for pause in (b"\xcd\x0e\x11", b"\xcf" + b"\xff" * 8):
+        with pytest.raises(LinkError, match="a pause is"):
+            link.decode_server_frame(b"\x06\x08\xc4\x00" + pause)
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xc4\x01\n", b"\xc4\x01\xff", b"\xc5\x01\x91" + b"x" * 401, b"\xc6\xff\xff\xff\xff"]
+)
+def test_reasons_of_clients_are_short_and_printable(text: bytes) -> None:
+    with pytest.raises(LinkError):
+        link.decode_client_frame(b"\x0b" + text)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,16 @@ def test_waits_double_up_to_the_longest_with_jitter():
         assert len(set(delays)) > 10
 
 
+def test_who_is_told_when_to_come_back_does_not_come_before_and_not_all_at_once():
+    retry = Retry(first=1, longest=10, longest_asked=60, give_up=200)
+    for failures, asked, least, most in ((1, 30, 30, 45), (1, 3600, 60, 90), (5, 2, 5, 10), (1, 0, 0.5, 1)):
+        delays = [retry.delay(failures, asked) for _ in range(50)]
+        assert least <= min(delays) < max(delays) <= most
+        assert len(set(delays)) > 10
+    # A server cannot make a client wait until it gives up.
+    assert max(Retry(give_up=10).delay(1, 3600) for _ in range(50)) < 10
+
+
 def test_errors_of_the_network_are_the_transports():
     for error in (PlaintextError, ServerUnreachableError, CertificateError):
         assert issubclass(error, TransportError)

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fl.network.errors import NetworkError, RoundFailedError
 from fl.network.joining import Participant
+from fl.network.local_data import LocalData
+from fl.network.policy import Policy
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
+from transport import Deadlines
 from transport.authority import Authority
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,3 +161,40 @@ def test_a_late_client_comes_once_and_is_in_the_next_round(
     assert finished.summary["included_clients"] == [[0, 1, 2], [0, 1, 2, 3]]
     assert len(sessions) == 1
     assert clients[3].participant.rounds == 1
+
+
+def test_the_operator_sees_why_clients_declined_and_nothing_of_their_data(deployment: Deployment) -> None:
+    """Field log 18: "needed 2, had 0" and nothing else."""
+    config = deployment.config(rounds=1, epochs=40)
+    good: list[Client] = []
+    private = LocalData(deployment.dataset.train_images[:50], torch.full((50,), 9))
+    careful = Policy(max_epochs=10)
+
+    class Odd(Participant):
+        def __init__(self, options, data, say):
+            super().__init__(options, private, say)
+
+    def beside() -> None:
+        declining = start_all(
+            [
+                deployment.client(0, config, policy=careful),
+                deployment.client(1, config, make=Odd),
+                deployment.client(2, config, policy=careful),
+            ]
+        )
+        for client, why in zip(declining, ("40 epochs", "a label 9", "40 epochs"), strict=True):
+            with pytest.raises(NetworkError, match=why):
+                client.finish()
+        until(lambda: any("declined" in line for line in deployment.output))
+        good.extend(start_all([deployment.client(i, config) for i in range(CLIENTS)]))
+
+    deadlines = Deadlines(advertise_keys=1.5, share_keys=5, masked_input_collection=5, unmasking=5)
+    finished = deployment.run_beside(config, beside, options=deployment.options(deadlines=deadlines, give_up=None))
+    for client in good:
+        client.finish()
+    assert finished.summary["included"][0] >= 3
+    (line,) = [line for line in deployment.output if line.startswith("round 1 was aborted")]
+    assert line.endswith(
+        "; 3 clients declined: 40 epochs, but this client does at most 10 (2); without a reason (1); trying again"
+    )
+    assert not any("label 9" in line for line in deployment.output)

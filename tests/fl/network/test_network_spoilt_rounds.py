@@ -329,7 +329,7 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
 
         def run(self, session: Session, observe: object = None) -> Any:
             run.append(session)
-            return SimpleNamespace(outcome=aborted, dropped={}, counters=Counters())
+            return SimpleNamespace(outcome=aborted, dropped={}, declined={}, counters=Counters())
 
     tracker = ScaleTracker(1, 16, clip=1.0, max_weight=5)
     announcement = Announcement(
