@@ -11,6 +11,7 @@ Its modules:
     serving         the server's training: folder, checkpoint, journal, retries
     modes           whom rounds are safe against
     policy          what a client asks of an offer
+    offers          how a client takes part, and what it makes of an offer
     local_data      a client's examples
     joining         a client's training, round after round
     *_command       options and output

@@ -28,8 +28,8 @@ from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp import PLAINTEXT
 
 if TYPE_CHECKING:
-    from fl.network.joining import JoinOptions
     from fl.network.local_data import LocalData
+    from fl.network.offers import JoinOptions
 
 _GRAPHS = ", ".join(graph.value for graph in GraphKind)
 
@@ -115,8 +115,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
                 raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
             # Everything below waits seconds for torch.
-            from fl.network.joining import JoinOptions
             from fl.network.local_data import load_arrays, load_shard, parse_shard
+            from fl.network.offers import JoinOptions
             from fl.network.policy import Policy
 
             credentials = None if certs is None else Credentials.of_client(certs, client_id)

@@ -12,8 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -22,23 +21,16 @@ from fl.counters import IntegerVector
 from fl.errors import ConfigError
 from fl.local_work import local_update
 from fl.network.addresses import show_address
-from fl.network.announcement import (
-    Announcement,
-    TrainingOver,
-    decode_announcement,
-    encode_announcement,
-    round_context,
-)
-from fl.network.errors import AnnouncementError, NetworkError
+from fl.network.announcement import Announcement, decode_announcement, encode_announcement, round_context
+from fl.network.errors import NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
-from fl.network.policy import Policy, TrainingPolicyError
+from fl.network.offers import DeclinedError, JoinOptions, ModeError, OverError, check_offer
 from fl.participation import open_participation
 from fl.quantization import ClientUpdate, QuantizationError
-from fl.session_policy import PolicyError
 from fl.threads import worthwhile_threads
 from fl.training import DivergedError
-from secagg import Adversary, ClientId, Identity, KeyDirectory
+from secagg import Adversary, Identity, KeyDirectory
 from transport import (
     BudgetSpentError,
     ClientJournal,
@@ -50,10 +42,10 @@ from transport import (
     RepeatedSessionError,
     SessionRefusedError,
 )
-from transport.certs import CertificateError, Credentials, directory_from, identity_from
+from transport.certs import CertificateError, directory_from, identity_from
 from transport.link import MAX_EXTRA_BYTES, End, Waiting, decode_server_frame
 from transport.participation import IN_MEMORY
-from transport.tcp import Address, Plaintext, Retry, join_session
+from transport.tcp import Plaintext, Retry, join_session
 
 # The session goes on without this client, or is over: the next one will do.
 _NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION)
@@ -74,55 +66,6 @@ _SPARE_BYTES = 1 << 26
 
 # The server may offer another session once, after a restart; then there is one that the client can be in.
 _MOST_REFUSALS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinOptions:
-    """How a client takes part.
-
-    Attributes:
-        client_id: the one in its certificate.
-        address: where the server is.
-        tls: the client's certificate, or that there is to be none.
-        server_name: the name in the server's certificate, if it is not the host that is called.
-        identity_key: in malicious mode, the client's key file.
-        directory: in malicious mode, the folder with everybody's certificates and the authority's.
-        state: a folder for the journal, its key, and the record of what this client has answered. Without it, a crash
-            costs the client the round, and the record is in the user's own folder (`fl.participation`).
-        training: the client's own name for the training, in which it answers each round once. Nothing of the server's
-            is in it, nor its address: it could begin anew as often as it likes.
-        max_rounds: the most rounds to answer in that training.
-        policy: what it asks of an offer.
-        max_model_bytes: how long an announcement to take, the model in it.
-        give_up: seconds without a word of the server's.
-        once: whether one round is enough.
-    """
-
-    client_id: ClientId
-    address: Address
-    tls: Credentials | Plaintext
-    server_name: str | None = None
-    identity_key: Path | None = None
-    directory: Path | None = None
-    state: Path | None = None
-    policy: Policy
-    max_model_bytes: int
-    give_up: float
-    once: bool = False
-    training: str | None = None
-    max_rounds: int = 1000
-
-
-class _DeclinedError(SessionRefusedError):
-    """The client's own decision: with this server there is nothing to be had."""
-
-
-class _OverError(SessionRefusedError):
-    """The server has no more rounds."""
-
-
-class _ModeError(SessionRefusedError):
-    """Identities are for malicious mode only: which mode it is, the offer says."""
 
 
 class Participant:
@@ -164,7 +107,7 @@ class Participant:
             self._announced = None
             try:
                 end = await self._session()
-            except _OverError:
+            except OverError:
                 self._say("the training is over")
                 return
             except InputWithheldError as error:
@@ -175,8 +118,8 @@ class Participant:
                 continue
             except BudgetSpentError as error:
                 raise NetworkError(f"{error} (--max-rounds)") from None
-            except (_ModeError, RepeatedSessionError) as error:
-                if isinstance(error, _ModeError):
+            except (ModeError, RepeatedSessionError) as error:
+                if isinstance(error, ModeError):
                     self._has_identity = not self._has_identity
                 elif not is_waiting:
                     self._say(f"not in this round: {error} (--training NAME); waiting for the next")
@@ -184,7 +127,7 @@ class Participant:
                 setbacks += 1
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
                 continue
-            except _DeclinedError as error:
+            except DeclinedError as error:
                 raise NetworkError(f"declined the server's offer: {error}") from None
             except SessionRefusedError as error:
                 refusals += 1
@@ -322,44 +265,18 @@ class Participant:
         return identity_from(options.identity_key), directory_from(options.directory, options.directory / "ca.pem")
 
     def _accept(self, offer: Offer) -> None:
-        most = self._options.max_model_bytes
-        if len(offer.extra) > most:
-            text = f"an announcement of {len(offer.extra):,} bytes, but this client takes {most:,} (--max-model-bytes)"
-            raise _DeclinedError(text, told=text)
-        try:
-            announced = decode_announcement(offer.extra)
-            if isinstance(announced, Announcement):
-                self._check(announced, offer)
-        except AnnouncementError as error:
-            raise _DeclinedError(str(error), told="its announcement cannot be read") from None
-        if isinstance(announced, TrainingOver):
-            raise _OverError("the training is over")
-        if announced.round != offer.number:
-            text = f"round {announced.round} is announced for session {offer.number}"
-            raise _DeclinedError(text, told=text)
+        announced = check_offer(offer, self._options, self._data)
         if announced.scales is None:
             # Ranges are asked for before the update, and never after it.
             self._updates.check_round(announced.round)
         if offer.params.has_identities != self._has_identity:
-            raise _ModeError("another mode")
+            raise ModeError("another mode")
         if self._has_identity and self._options.directory is not None:
             try:
                 check_certificates(self._options.directory, offer.params.num_clients)
             except ConfigError as error:
-                raise _DeclinedError(str(error), told="it lacks certificates of other clients") from None
+                raise DeclinedError(str(error), told="it lacks certificates of other clients") from None
         self._announced = announced
-
-    def _check(self, announced: Announcement, offer: Offer) -> None:
-        """Ask the policy. What its reasons say of this client's data, the server is not told."""
-        try:
-            self._options.policy.check(offer.params)
-        except PolicyError as error:
-            raise _DeclinedError(str(error), told=str(error)) from None
-        try:
-            self._options.policy.check_training(announced, offer.params, self._data)
-        except PolicyError as error:
-            told = error.public if isinstance(error, TrainingPolicyError) else ""
-            raise _DeclinedError(str(error), told=told) from None
 
     def _input(self, offer: Offer) -> IntegerVector:
         """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""

@@ -21,8 +21,9 @@ from fl.custom import make_model
 from fl.network import joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
 from fl.network.errors import NetworkError
-from fl.network.joining import JoinOptions, Participant
+from fl.network.joining import Participant
 from fl.network.local_data import LocalData
+from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.participation import open_participation
 from fl.quantization import UpdateEncoding

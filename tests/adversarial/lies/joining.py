@@ -20,8 +20,9 @@ import torch
 from fl.custom import make_model
 from fl.network import joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
-from fl.network.joining import JoinOptions, Participant
+from fl.network.joining import Participant
 from fl.network.local_data import LocalData
+from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
 from fl.scales import Scales

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from fl.config import RunConfig
 from fl.data.partition import partition
-from fl.network.joining import JoinOptions, Participant
+from fl.network.joining import Participant
 from fl.network.local_data import LocalData
+from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.network.serving import FinishedServing, start_serving
 from fl.network.settings import ServeOptions

@@ -11,7 +11,8 @@ import pytest
 from fl.models import build_model
 from fl.network import joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
-from fl.network.joining import JoinOptions, Participant
+from fl.network.joining import Participant
+from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.quantization import ClientUpdate
 from fl.rounds import FederatedRun

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from fl.network.joining import JoinOptions
+from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.session_policy import SessionPolicy
 from secagg import Adversary, GraphKind

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from fl.network import joining
+from fl.network import joining, offers
 from fl.network.announcement import encode_announcement
 from fl.network.errors import NetworkError
-from fl.network.joining import JoinOptions, Participant
+from fl.network.joining import Participant
 from fl.network.local_data import LocalData
+from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.quantization import QuantizationError
 from fl.training import DivergedError
@@ -27,7 +28,7 @@ from transport.link import End
 from transport.tcp import PLAINTEXT
 
 REPEATED = RepeatedSessionError("round 3 was offered, but this client has answered round 3")
-ANOTHER_MODE = joining._ModeError("another mode")
+ANOTHER_MODE = offers.ModeError("another mode")
 
 
 def participant(said: list[str], **changes: Any) -> Participant:
@@ -53,7 +54,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def serve(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | End]) -> None:
     """A server that answers each new session with the next of these, and then has no more rounds."""
-    left: Iterator[Exception | End] = iter([*outcomes, joining._OverError("over")])
+    left: Iterator[Exception | End] = iter([*outcomes, offers.OverError("over")])
 
     async def join_session(*_: Any, **__: Any) -> End:
         outcome = next(left)
