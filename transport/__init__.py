@@ -1,5 +1,6 @@
 """Moves the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
+from transport._transfers import HeldAnnouncement
 from transport.client_host import ClientHost
 from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, Deadlines, ServerDriver
@@ -37,6 +38,7 @@ __all__ = [
     "FaultSchedule",
     "FrameDecoder",
     "FrameError",
+    "HeldAnnouncement",
     "InputWithheldError",
     "Inputs",
     "Journal",

@@ -1,12 +1,15 @@
 """The server's side of the link protocol: who is connected, what each has and lacks, and what is to be sent."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from math import ceil
 
-from secagg import ClientDropped, ClientId, Completed, DropReason
+from secagg import ClientDropped, ClientId, Completed, DropReason, max_message_bytes
 from transport._links import Close, Counters, Deliver, Link, Outgoing, digest_of
 from transport._machine import RecordedMachine
+from transport._pieces import Large, Piece, Want
+from transport._transfers import Receiving
 from transport.driver import Delivery
 from transport.errors import LinkError
 from transport.link import (
@@ -14,6 +17,7 @@ from transport.link import (
     REPLACED_TEXT,
     TOO_MANY_FRAMES,
     Ack,
+    ClientFrame,
     Decline,
     End,
     EndCode,
@@ -39,6 +43,8 @@ class Conversations:
         self._machine = machine
         # Encoded once: what it announces may be large, and every HELLO is answered with it.
         self._offer = encode(offer)
+        self._announcement_digest = digest_of(offer.extra)
+        self._longest = max_message_bytes(offer.params)
         self._drops_told = 0
         self._connections = 0
         self._ended = False
@@ -65,6 +71,7 @@ class Conversations:
             self._refuse(link, RefusalCode.REPLACED, REPLACED_TEXT)
         self.counters.reconnects += link.was_connected
         link.connection, link.greeted, link.was_connected = number, False, True
+        link.sending.clear()
         return number
 
     def expects(self, client_id: ClientId) -> bool:
@@ -93,23 +100,28 @@ class Conversations:
         self.counters.frames_up += 1
         self.counters.bytes_up += len(payload)
         try:
-            frame = decode_client_frame(payload)
+            self._act(link, decode_client_frame(payload), now)
         except LinkError as error:
             self._refuse(link, RefusalCode.PROTOCOL_ERROR, str(error))
-            return
+
+    def _act(self, link: Link, frame: ClientFrame, now: float) -> None:
+        """Do what a frame asks for. LinkError if the client may not send it."""
         match frame:
-            case Message() if link.greeted:
-                self._message(link, frame, now)
+            case Message() | Large() | Piece() if not link.greeted:
+                raise LinkError("a message before HELLO")
             case Message():
-                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a message before HELLO")
-            case Decline() if link.greeted and not link.digests:
-                # Started again with another policy it may take the same offer.
-                self.declined[client_id] = frame.text
-                self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {frame.text or 'without a reason'}")
+                assert not isinstance(frame.body, tuple)  # noqa: S101 - a decoded one is one view
+                self._message(link, frame, digest_of(frame.body), now)
+            case Piece():
+                self._piece(link, frame, now)
+            case Want():
+                self._wanted(link, frame, now)
             case Decline():
-                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "it declines what it was not offered, or has taken")
+                self._declined(link, frame)
             case _ if not link.allowance.spend(now):
-                self._refuse(link, TOO_MANY_FRAMES.code, TOO_MANY_FRAMES.text, TOO_MANY_FRAMES.retry_after)
+                self._refuse_too_many(link)
+            case Large():
+                self._large(link, frame, now)
             case Hello():
                 self._hello(link, frame, now)
             case Ping():
@@ -137,15 +149,10 @@ class Conversations:
         self.counters.bytes_down += sum(len(part) for out in outgoing for part in out.parts)
         return outgoing
 
-    def _message(self, link: Link, message: Message, now: float) -> None:
+    def _message(self, link: Link, message: Message, digest: bytes, now: float) -> None:
         assert not isinstance(message.body, tuple)  # noqa: S101 - a decoded one is one view
-        digest = digest_of(message.body)
-        if message.sequence < len(link.digests):
-            self._repeated(link, message, digest, now)
-        elif message.sequence > len(link.digests):
-            text = f"message {message.sequence} where message {len(link.digests)} is due"
-            self._refuse(link, RefusalCode.PROTOCOL_ERROR, text)
-        elif not self._ended:
+        if self._is_next(link, message.sequence, digest, now):
+            link.receiving = None
             deliveries = self._machine.message(link.client_id, message.body, now)
             link.answered(digest)
             self.declined.pop(link.client_id, None)
@@ -153,15 +160,73 @@ class Conversations:
                 self.outbox.append(link.deliver(Ack(message.sequence)))
             self.settle(deliveries)
 
-    def _repeated(self, link: Link, message: Message, digest: bytes, now: float) -> None:
+    def _is_next(self, link: Link, sequence: int, digest: bytes, now: float) -> bool:
+        """Whether the machine is to get this message. One that it has is acknowledged again, if it is the same."""
+        if sequence < len(link.digests):
+            self._repeated(link, sequence, digest, now)
+            return False
+        if sequence > len(link.digests):
+            raise LinkError(f"message {sequence} where message {len(link.digests)} is due")
+        return not self._ended
+
+    def _large(self, link: Link, large: Large, now: float) -> None:
+        """A message that is to come in pieces: ask for those that are not there."""
+        head = decode_client_frame(large.head)
+        if not isinstance(head, Message) or head.body:
+            raise LinkError("a LARGE that is no message")
+        if large.size > self._longest:
+            raise LinkError(f"a message of {large.size} bytes, but at most {self._longest} are accepted")
+        if self._is_next(link, head.sequence, large.digest, now):
+            if link.receiving is None or link.receiving.large != large:
+                link.receiving = Receiving(large)
+            self.outbox.append(link.deliver(link.receiving.restart()))
+
+    def _piece(self, link: Link, piece: Piece, now: float) -> None:
+        receiving = link.receiving
+        if receiving is None or piece.offset < receiving.have:
+            # The same one again, as a channel without integrity may bring it.
+            if not link.allowance.spend(now):
+                self._refuse_too_many(link)
+            return
+        want = receiving.add(piece)
+        if want is not None:
+            self.outbox.append(link.deliver(want))
+        elif receiving.is_whole:
+            # If it is not what was announced, it is to come anew.
+            link.receiving = None
+            head = decode_client_frame(receiving.large.head)
+            assert isinstance(head, Message)  # noqa: S101 - else it was refused
+            self._message(link, replace(head, body=receiving.body), receiving.large.digest, now)
+
+    def _declined(self, link: Link, decline: Decline) -> None:
+        """The client takes no part. Started again with another policy it may take the same offer."""
+        if not link.greeted or link.digests:
+            raise LinkError("it declines what it was not offered, or has taken")
+        self.declined[link.client_id] = decline.text
+        self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {decline.text or 'without a reason'}")
+
+    def _wanted(self, link: Link, want: Want, now: float) -> None:
+        """The client asks for pieces of what it was announced."""
+        sending = link.sending.get(want.digest)
+        frames, is_further = ([], False) if sending is None else sending.wanted(want)
+        if not is_further and not link.allowance.spend(now):
+            self._refuse_too_many(link)
+            return
+        self.outbox += [Deliver(link.client_id, link.connection, parts) for parts in frames]
+        if want.digest == self._announcement_digest:
+            self.counters.announcement_bytes += sum(len(part) for parts in frames for part in parts)
+            if is_further:
+                self._machine.driver.downloading(now)
+
+    def _repeated(self, link: Link, sequence: int, digest: bytes, now: float) -> None:
         """What is there already is acknowledged again, and not given to the machine again."""
         self.counters.repeated += 1
-        if digest != link.digests[message.sequence]:
-            self._drop(link, DropReason.DUPLICATE, f"another message {message.sequence} than before", now)
+        if digest != link.digests[sequence]:
+            self._drop(link, DropReason.DUPLICATE, f"another message {sequence} than before", now)
         elif link.allowance.spend(now):
-            self.outbox.append(link.deliver(Ack(message.sequence)))
+            self.outbox.append(link.deliver(Ack(sequence)))
         else:
-            self._refuse(link, TOO_MANY_FRAMES.code, TOO_MANY_FRAMES.text, TOO_MANY_FRAMES.retry_after)
+            self._refuse_too_many(link)
 
     def _hello(self, link: Link, hello: Hello, now: float) -> None:
         missing = link.sent - hello.received
@@ -176,8 +241,7 @@ class Conversations:
         elif link.client_id in self._machine.driver.dropped:
             self._refuse_dropped(link, self._machine.driver.dropped[link.client_id], self._seconds_left(now))
         elif not hello.session_id and self._ended:
-            link.told = True
-            self._refuse(link, RefusalCode.TOO_LATE, "the session is over")
+            self._refuse_late(link)
         elif missing < 0:
             self._refuse(link, RefusalCode.PROTOCOL_ERROR, f"{hello.received} messages, but {link.sent} were sent")
         elif self._ended:
@@ -188,7 +252,8 @@ class Conversations:
             self._drop(link, DropReason.DISCONNECTED, "it came back without the state it had", now)
         else:
             link.greeted, link.hello = True, hello
-            self.outbox.append(Deliver(link.client_id, link.connection, self._offer))
+            self.outbox.append(link.deliver_parts(self._offer, self._announcement_digest))
+            self.counters.announcement_bytes += sum(map(len, self.outbox[-1].parts))
             if missing:
                 assert link.unanswered is not None  # noqa: S101 - else the state was lost
                 self.outbox.append(link.deliver(Message(link.sent - 1, link.unanswered)))
@@ -220,15 +285,20 @@ class Conversations:
         )
         for drop in news:
             link = self.links[drop.client_id]
-            link.unanswered = None
+            link.forget()
             if link.connection:
                 self._refuse_dropped(link, drop)
         self._drops_told = len(self._machine.driver.dropped)
         if self._machine.driver.outcome is not None and not self._ended:
             self._ended = True
             for link in self.links.values():
-                link.unanswered = None
-                if link.greeted:
+                link.forget()
+                if not link.greeted:
+                    continue
+                if link.sending and not link.digests:
+                    # It may not know yet what has ended: its offer is on its way.
+                    self._refuse_late(link)
+                else:
                     self._tell_end(link)
 
     def _tell_end(self, link: Link) -> None:
@@ -240,6 +310,13 @@ class Conversations:
             end = End(EndCode[outcome.reason.name], 0, str(outcome))
         self.outbox.append(link.deliver(end))
         self._ending.append((link, link.connection))
+
+    def _refuse_late(self, link: Link) -> None:
+        link.told = True
+        self._refuse(link, RefusalCode.TOO_LATE, "the session is over")
+
+    def _refuse_too_many(self, link: Link) -> None:
+        self._refuse(link, TOO_MANY_FRAMES.code, TOO_MANY_FRAMES.text, TOO_MANY_FRAMES.retry_after)
 
     def _refuse_dropped(self, link: Link, drop: ClientDropped, retry_after: int = 0) -> None:
         code = RefusalCode.TOO_LATE if drop.reason is DropReason.DEADLINE else RefusalCode.DROPPED

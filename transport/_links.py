@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from secagg import ClientId
+from transport._transfers import Receiving, Sending, is_large
 from transport.driver import Parts
 from transport.link import Frame, Hello, RefusalCode, Refused, encode
 
@@ -65,6 +66,7 @@ class Counters:
         frames_up, frames_down: how many.
         connections: that were made.
         reconnects: of these, by clients that had been connected before.
+        announcement_bytes: of ``bytes_down``, what offers and what they announce came to.
         repeated: messages that were there already.
         commits: that wrote something to the journal.
         refused: connections that the host closed, by reason.
@@ -76,6 +78,7 @@ class Counters:
     frames_down: int = 0
     connections: int = 0
     reconnects: int = 0
+    announcement_bytes: int = 0
     repeated: int = 0
     commits: int = 0
     refused: Counter[RefusalCode] = field(default_factory=Counter)
@@ -102,11 +105,15 @@ class Allowance:
 class Link:
     """One client's side of a session, as the server has it: some hundred bytes, and the message it has not answered.
 
+    While a large message of the client's comes in, also what has come of it; that outlives the connection.
+
     Attributes:
         client_id: whose.
         digests: SHA-256 of each message that came from it.
         sent: how many messages it was sent.
         unanswered: the last of them, until it is answered.
+        receiving: what is there of its next message, if that comes in pieces.
+        sending: what it is sent in pieces on its present connection, by SHA-256.
         connection: its connection's number, or 0.
         greeted: whether HELLO came on that connection.
         hello: what it said.
@@ -118,6 +125,8 @@ class Link:
     digests: list[bytes] = field(default_factory=list)
     sent: int = 0
     unanswered: bytes | None = field(default=None, repr=False)
+    receiving: Receiving | None = field(default=None, repr=False)
+    sending: dict[bytes, Sending] = field(default_factory=dict, repr=False)
     connection: int = 0
     was_connected: bool = False
     greeted: bool = False
@@ -130,9 +139,21 @@ class Link:
         self.digests.append(digest)
         self.unanswered = None
 
+    def forget(self) -> None:
+        """Nothing more goes to and fro but a farewell."""
+        self.unanswered = self.receiving = None
+
     def deliver(self, frame: Frame) -> Deliver:
-        """The frame, on its present connection."""
-        return Deliver(self.client_id, self.connection, encode(frame))
+        """The frame, on its present connection; a large one as a LARGE, whose pieces `sending` then has."""
+        return self.deliver_parts(encode(frame))
+
+    def deliver_parts(self, parts: Parts, digest: bytes | None = None) -> Deliver:
+        """The same for a frame that is encoded, with the SHA-256 of all but its first part, if that is known."""
+        if is_large(parts):
+            sending = Sending(parts, digest)
+            self.sending[sending.large.digest] = sending
+            parts = encode(sending.large)
+        return Deliver(self.client_id, self.connection, parts)
 
 
 def digest_of(body: bytes | memoryview) -> bytes:

@@ -5,14 +5,24 @@ import hashlib
 from collections.abc import Iterator
 from itertools import islice
 
-from secagg import ClientDropped, ClientId, DropReason, EntropySource, KeyDirectory, MaskSum, Round, Server
+from secagg import (
+    ClientDropped,
+    ClientId,
+    DropReason,
+    EntropySource,
+    KeyDirectory,
+    MaskSum,
+    Round,
+    Server,
+    max_message_bytes,
+)
 from secagg.identity import check_directory
 from transport._database import MAX_BLOB_BYTES
 from transport._recording import Outside
 from transport.driver import Deadlines, Delivery, ServerDriver
 from transport.errors import JournalError
 from transport.journal import Entry, EntryKind, Header, Journal
-from transport.link import Offer, max_client_payload
+from transport.link import Offer
 
 
 class RecordedMachine:
@@ -56,7 +66,7 @@ class RecordedMachine:
     def begin(self, header: Header, now: float) -> None:
         """A new session: open its first round."""
         if self._journal is not None:
-            if (longest := max_client_payload(self.server.params)) > MAX_BLOB_BYTES:
+            if (longest := max_message_bytes(self.server.params)) > MAX_BLOB_BYTES:
                 raise JournalError(f"messages have up to {longest} bytes, but a journal takes {MAX_BLOB_BYTES} in one")
             self._journal.begin(header)
         self.driver.start(now)

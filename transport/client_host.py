@@ -18,6 +18,9 @@ from secagg import (
     SecAggError,
     SessionPolicy,
 )
+from transport._client_transfers import ANOTHER_SESSION, ClientTransfers
+from transport._pieces import Large, Piece, Want
+from transport._transfers import HeldAnnouncement
 from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, InputVector, Parts
 from transport.errors import JournalError, LinkError, SessionRefusedError, TransportError
@@ -37,7 +40,6 @@ from transport.link import (
     Waiting,
     decode_server_frame,
     encode,
-    max_server_payload,
 )
 from transport.participation import IN_MEMORY, ClientRecord
 
@@ -69,7 +71,7 @@ class ClientHost:
     With a journal, each answer is on the disk before it is given out, together with the machine that gave it: a client
     that is killed and started again (`resume`) gives the same bytes again, and never another answer.
 
-    Memory: the machine, and the last answer until it is acknowledged.
+    Memory: the machine, the last answer until it is acknowledged, the announcement, and a message that comes in pieces.
 
     Args:
         client_id: this client's number.
@@ -88,6 +90,7 @@ class ClientHost:
             it for the offer that was accepted, where a training has several series of numbered sessions.
         entropy: the source of randomness; only tests pass another than `os.urandom`.
         max_extra: the longest announcement to take, in bytes.
+        held: what this client holds of announcements, from one session to the next.
 
     Raises:
         JournalError: the journal holds a session.
@@ -106,6 +109,7 @@ class ClientHost:
         record: OfferRecord | None = None,
         entropy: EntropySource = os.urandom,
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
+        held: HeldAnnouncement | None = None,
     ) -> None:
         if journal is not None and not journal.is_empty:
             raise JournalError(f"{journal.path} holds a session already: resume it, or choose another path")
@@ -120,6 +124,7 @@ class ClientHost:
         self._series = ClientRecord(IN_MEMORY, who) if record is None else record
         self._entropy = entropy
         self._max_extra = max_extra
+        self._transfers = ClientTransfers(max_extra, HeldAnnouncement() if held is None else held)
         self._client: Client | None = None
         self._offer: Offer | None = None
         self._offer_digest = b""
@@ -144,6 +149,7 @@ class ClientHost:
         directory: KeyDirectory | None = None,
         record: OfferRecord | None = None,
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
+        held: HeldAnnouncement | None = None,
     ) -> "ClientHost":
         """The client that is in ``journal``, as it was when it last gave an answer out; other arguments as before.
 
@@ -164,11 +170,13 @@ class ClientHost:
             directory=directory,
             record=record,
             max_extra=max_extra,
+            held=held,
         )
         host._journal = journal
         offer = decode_server_frame(journal.offer, len(journal.offer))
         assert isinstance(offer, Offer)  # noqa: S101 - it is authentic, and was one when it was written
         host._offer, host._offer_digest = offer, _digest(journal.offer)
+        host._transfers.begin(offer)
         host._client = Client.resume(saved.machine, identity=identity, directory=directory)
         host._sequence, host._answer, host._received = saved.sequence, (saved.answer,), list(saved.received)
         if host._client.params.has_identities:
@@ -191,14 +199,10 @@ class ClientHost:
         """What was taken."""
         return self._offer
 
-    @property
-    def max_payload(self) -> int:
-        """The longest payload to take from the server, in bytes. It grows with the offer, before longer ones come."""
-        return max_server_payload(None if self._offer is None else self._offer.params, self._max_extra)
-
     def connected(self) -> list[Parts]:
         """A connection was made: returns what to send on it."""
         self._offered, self.refused = False, None
+        self._transfers.connected()
         if self.finished:
             return []
         session_id = b"" if self._client is None else self._client.session_id
@@ -245,6 +249,9 @@ class ClientHost:
                 return []
             case Offer():
                 return self._take_offer(frame, payload)
+            case Large() | Piece() | Want():
+                frames, whole = self._transfers.received(frame)
+                return frames if whole is None else self._handle(*whole)
             case _ if not self._offered:
                 raise LinkError(f"the server sent {type(frame).__name__.upper()} before an offer")
             case Message():
@@ -255,18 +262,19 @@ class ClientHost:
                 self._strikes = 0
                 if sequence == self._sequence:
                     self._answer = None
+                    self._transfers.acknowledged()
                 return []
 
     def _take_offer(self, offer: Offer, payload: bytes | memoryview) -> list[Parts]:
         if self._client is not None:
             if _digest(payload) != self._offer_digest:
-                raise SessionRefusedError("the server now offers another session than the one that this client is in")
+                raise SessionRefusedError(ANOTHER_SESSION)
             if self._offered:
                 # The same one again, as a channel without integrity may bring it.
                 return []
             self._offered = True
             # Whether it arrived before the connection was lost, the server knows by its number.
-            return [] if self._answer is None else [encode(Message(self._sequence, self._answer))]
+            return [] if self._answer is None else [self._answer_frame()]
         self._check(offer)
         context = self._context(offer) if callable(self._context) else self._context
         try:
@@ -287,6 +295,7 @@ class ClientHost:
         if self._journal is not None:
             self._journal.begin(self._client_id, client.session_id, bytes(payload))
         self._client, self._offer, self._offer_digest, self._offered = client, offer, _digest(payload), True
+        self._transfers.begin(offer)
         frames = self._answered(self._driver(client).start())
         # Last, so that a client that is stopped in between can be resumed; and before anything is out.
         if offer.params.has_identities:
@@ -336,7 +345,12 @@ class ClientHost:
             machine = self._client.suspend()
             self._journal.save(machine, self._sequence, self._answer, self._received)
             self._client = Client.resume(machine, identity=self._identity, directory=self._directory)
-        return [encode(Message(self._sequence, self._answer))]
+        return [self._answer_frame()]
+
+    def _answer_frame(self) -> Parts:
+        assert self._answer is not None  # noqa: S101 - the callers know
+        frame, self._answer = self._transfers.send(Message(self._sequence, self._answer))
+        return frame
 
     def _record(self, offer: Offer) -> ClientRecord:
         return self._series if isinstance(self._series, ClientRecord) else self._series(offer)
@@ -367,6 +381,7 @@ class ClientHost:
         if self._client is not None:
             self._client.abort()
         self._answer = None
+        self._transfers.forget()
         if self._journal is None:
             return
         if keep:

@@ -50,19 +50,24 @@ _CLOSED = frozenset((ServerPhase.RECOVERY, ServerPhase.COMPLETED, ServerPhase.AB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds that each round stays open when not everyone has answered."""
+    """Seconds that each round stays open when not everyone has answered.
+
+    Attributes:
+        download: so much longer AdvertiseKeys stays open at most for clients that are getting what they were announced:
+            its own seconds count anew whenever another part has come to one of them.
+    """
 
     advertise_keys: float = 30.0
     share_keys: float = 60.0
     masked_input_collection: float = 600.0
     consistency_check: float = 60.0
     unmasking: float = 60.0
+    download: float = 600.0
 
     def __post_init__(self) -> None:
-        for round_ in Round:
-            seconds = self.of(round_)
+        for name, seconds in (("a download", self.download), *((round_.value, self.of(round_)) for round_ in Round)):
             if not isinstance(seconds, int | float) or not seconds > 0:
-                raise ValueError(f"the deadline of {round_.value} must be above 0 seconds, not {seconds!r}")
+                raise ValueError(f"the deadline of {name} must be above 0 seconds, not {seconds!r}")
 
     def of(self, round_: Round) -> float:
         """The seconds of one round."""
@@ -90,6 +95,7 @@ class ServerDriver:
         self.closing_due = False
         self._encoded: tuple[object, bytes] | None = None
         self.deadline: float | None = None
+        self._downloads_until = 0.0
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
         self.dropped: dict[ClientId, ClientDropped] = {}
@@ -104,6 +110,13 @@ class ServerDriver:
     def start(self, now: float) -> None:
         """Open the first round."""
         self.deadline = now + self._deadlines.of(self.round)
+        self._downloads_until = self.deadline + self._deadlines.download
+
+    def downloading(self, now: float) -> None:
+        """A client has got a part of what it was announced: until it has the whole it cannot answer."""
+        if self.round is Round.ADVERTISE_KEYS and self.deadline is not None:
+            seconds = self._deadlines.of(self.round)
+            self.deadline = max(self.deadline, min(now + seconds, self._downloads_until))
 
     def data_received(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
         """A whole message of a client, whose id is the connection's."""

@@ -42,11 +42,11 @@ class FrameDecoder:
 
     Args:
         max_payload: the largest payload to accept, in bytes (`secagg.max_message_bytes`): a frame that announces
-            more is refused before anything of it is kept.
+            more is refused before anything of it is kept. It may be changed at any time, for the next frame.
     """
 
     def __init__(self, max_payload: int) -> None:
-        self._max_payload = max_payload
+        self.max_payload = max_payload
         self._buffer = bytearray()
         self.broken: str | None = None
 
@@ -79,8 +79,8 @@ class FrameDecoder:
         if len(self._buffer) < HEADER_BYTES:
             return None
         length, checksum = _HEADER.unpack_from(self._buffer)
-        if length > self._max_payload:
-            raise FrameError(f"a frame announces {length} bytes, but at most {self._max_payload} are accepted")
+        if length > self.max_payload:
+            raise FrameError(f"a frame announces {length} bytes, but at most {self.max_payload} are accepted")
         end = HEADER_BYTES + length
         if len(self._buffer) < end:
             return None

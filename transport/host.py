@@ -35,7 +35,6 @@ from transport.link import (
     check_announcement,
     decode_server_frame,
     encode,
-    max_client_payload,
 )
 
 __all__ = ["Close", "Counters", "Deliver", "Outgoing", "SessionHost"]
@@ -193,11 +192,6 @@ class SessionHost:
     def session_id(self) -> bytes:
         """The session's id, 32 bytes; public."""
         return self._machine.server.session_id
-
-    @property
-    def max_payload(self) -> int:
-        """The longest payload that a client sends, in bytes: for its connection's `FrameDecoder`."""
-        return max_client_payload(self._offer.params)
 
     @property
     def deadline(self) -> float | None:

@@ -16,20 +16,32 @@ exactly one encoding, and nothing is allocated on a length that the other side c
 
 A lost connection loses nothing: whoever reconnects says HELLO, gets what it missed, and sends again what was not
 acknowledged, under the same number.
+
+An OFFER or MESSAGE of more than 64 KiB goes in pieces (`transport._pieces`), in either direction:
+
+    sender                                   receiver
+    LARGE (head, size, SHA-256 of the rest)    ->
+                                             <-  WANT (what it holds, and up to where it may be sent)
+    PIECE, PIECE, ...                          ->
+                                             <-  WANT (once a quarter of the window has come)
+
+So a receiver that holds a part goes on from there, also over another connection, and one that holds the whole asks for
+nothing. Both sides hear from each other all the time, and no other frame waits behind more than a piece.
 """
 
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import TypeAlias
 
-from secagg import Adversary, ClientId, LocalProtocolError, Parameters, PlanError, max_message_bytes
+from secagg import Adversary, ClientId, LocalProtocolError, Parameters, PlanError
 from secagg.params import MAX_CLIENT_ID
 from secagg.session import MAX_NONCE_BYTES, SESSION_ID_BYTES
 from transport._link_fields import Reader, pack, pack_text
+from transport._pieces import PIECE_BYTES, Large, Piece, Want, encode_transfer, read_transfer
 from transport.driver import Parts
 from transport.errors import LinkError
 
-LINK_VERSION = 1
+LINK_VERSION = 2
 
 MAX_SEQUENCE = 15
 """No session has so many messages one way: five at most."""
@@ -40,8 +52,11 @@ DEFAULT_MAX_EXTRA_BYTES = 1 << 20
 MAX_EXTRA_BYTES = 1 << 29
 """What an offer can carry at all."""
 
+MAX_PAYLOAD_BYTES = PIECE_BYTES + 512
+"""The longest payload of a frame: a bound for the `FrameDecoder`, whatever the session."""
+
 SMALL_BYTES = 512
-"""No frame but OFFER and MESSAGE is longer."""
+"""The longest payload that a server takes of a connection that is in no session: HELLO, PING and PONG are shorter."""
 
 MAX_PRESENT = 2**32
 """There are no more clients than ids."""
@@ -50,8 +65,6 @@ MAX_RETRY_AFTER = 3600
 """Seconds: no refusal asks for a longer pause."""
 
 REPLACED_TEXT = "a newer connection of the same client"
-
-_OFFER_BYTES = 512
 
 _MAX_UINT = 2**64 - 1
 
@@ -221,20 +234,9 @@ class Identify:
     client_id: ClientId
 
 
-ClientFrame: TypeAlias = Hello | Message | Decline | Ping | Pong
-ServerFrame: TypeAlias = Offer | Message | Ack | End | Refused | Waiting | Ping | Pong
+ClientFrame: TypeAlias = Hello | Message | Decline | Ping | Pong | Large | Want | Piece
+ServerFrame: TypeAlias = Offer | Message | Ack | End | Refused | Waiting | Ping | Pong | Large | Want | Piece
 Frame: TypeAlias = ClientFrame | ServerFrame | Identify
-
-
-def max_client_payload(params: Parameters) -> int:
-    """The longest payload that a client of a session sends, in bytes: a bound for the server's `FrameDecoder`."""
-    return max(SMALL_BYTES, max_message_bytes(params) + 2)
-
-
-def max_server_payload(params: Parameters | None, max_extra: int = DEFAULT_MAX_EXTRA_BYTES) -> int:
-    """The longest payload that a server sends; before a client has seen the offer, ``params`` is None."""
-    offer = max(SMALL_BYTES, _OFFER_BYTES + max_extra)
-    return offer if params is None else max(offer, max_message_bytes(params) + 2)
 
 
 def check_announcement(extra: bytes, number: int) -> None:
@@ -259,7 +261,8 @@ def encode(frame: Frame) -> Parts:
         case Hello():
             return (pack(1, frame.version, frame.session_id, frame.received),)
         case Offer():
-            return (pack(2, frame.number, *_parameter_values(frame.params), frame.nonce, frame.extra),)
+            packed = pack(2, frame.number, *_parameter_values(frame.params), frame.nonce, frame.extra)
+            return (packed[: len(packed) - len(frame.extra)], frame.extra)
         case Message():
             if not 0 <= frame.sequence <= MAX_SEQUENCE:
                 raise ValueError(f"a sequence number is between 0 and {MAX_SEQUENCE}, not {frame.sequence}")
@@ -281,6 +284,8 @@ def encode(frame: Frame) -> Parts:
             return (pack(10, frame.present, frame.needed),)
         case Decline():
             return (pack(11, pack_text(frame.text)),)
+        case Large() | Want() | Piece():
+            return encode_transfer(frame)
 
 
 def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
@@ -298,7 +303,7 @@ def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
         case 11:
             return reader.end(Decline(reader.text()))
         case kind:
-            raise LinkError(f"frame kind {kind} is not one that a client sends")
+            return read_transfer(reader, kind, "a client")
 
 
 def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MAX_EXTRA_BYTES) -> ServerFrame:
@@ -328,7 +333,7 @@ def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MA
             present = reader.uint("a number of clients", MAX_PRESENT)
             return reader.end(Waiting(present, reader.uint("a number of clients", MAX_PRESENT)))
         case kind:
-            raise LinkError(f"frame kind {kind} is not one that a server sends")
+            return read_transfer(reader, kind, "a server")
 
 
 def decode_identify(payload: bytes | memoryview) -> Identify:

@@ -26,6 +26,7 @@ from secagg import (
     KeyDirectory,
     Parameters,
 )
+from transport._transfers import HeldAnnouncement
 from transport.certs import Credentials
 from transport.client_host import Accept, ClientHost, OfferRecord
 from transport.client_journal import ClientJournal
@@ -189,6 +190,7 @@ async def join_session(
     record: OfferRecord | None = None,
     server_name: str | None = None,
     max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
+    held: HeldAnnouncement | None = None,
     retry: Retry | None = None,
     limits: Limits | None = None,
     unreachable: Callable[[str], None] | None = None,
@@ -215,6 +217,7 @@ async def join_session(
             again has forgotten it.
         server_name: the name in the server's certificate, if it is not the host that is called.
         max_extra: bytes that the server may announce.
+        held: what this client holds of announcements; give the same to its next session.
         retry: how the client comes back when a connection is lost.
         limits: what the connection may take.
         unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
@@ -245,6 +248,7 @@ async def join_session(
             journal=journal,
             record=record,
             max_extra=max_extra,
+            held=held,
         )
     else:
         host = ClientHost.resume(
@@ -255,6 +259,7 @@ async def join_session(
             directory=directory,
             record=record,
             max_extra=max_extra,
+            held=held,
         )
     await SessionClient(
         host,

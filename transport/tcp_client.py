@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from secagg import ClientId
-from transport import link
+from transport import _pieces, link
 from transport.certs import CertificateError, Credentials, client_id_of, load_certificate
 from transport.client_host import ClientHost
 from transport.driver import InputVector
@@ -33,12 +33,12 @@ logger = logging.getLogger("transport.tcp")
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
-# Payloads that may wait while the host works, and bytes that may wait to be sent behind a message.
+# Payloads that may wait while the host works.
 _INBOX = 8
-_QUEUED_BYTES = 1 << 20
 _GOODBYE_SECONDS = 5.0
-_ACK = link.encode(link.Ack(0))[0][:1]
 _WAITING = link.encode(link.Waiting(0))[0][:1]
+# For these a thread would cost more than what the host does.
+_QUICK = (_WAITING, *(link.encode(frame)[0][:1] for frame in (link.Ack(0), _pieces.Want(b"", 0, 0))))
 
 
 class ServerUnreachableError(TransportError):
@@ -152,9 +152,7 @@ class SessionClient:
 
     async def _converse(self, stream: Stream) -> BaseException | str:
         # The server may be quiet at first: it runs another session, or none yet.
-        connection = Connection(
-            stream, self._limits, max_payload=self._host.max_payload, max_queued=_QUEUED_BYTES, patient=True
-        )
+        connection = Connection(stream, self._limits, patient=True)
         inbox: asyncio.Queue[memoryview | None] = asyncio.Queue(_INBOX)
         if self._context is None:
             connection.send(link.encode(link.Identify(self._client_id)))
@@ -206,14 +204,12 @@ class SessionClient:
     async def _work(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> None:
         """Give frames to the host, in a thread: the making of an input may take long."""
         while (payload := await inbox.get()) is not None:
-            if payload[:1] in (_ACK, _WAITING):
-                # What the host does then costs less than a thread.
+            if payload[:1] in _QUICK:
                 answers = self._host.frame_received(payload)
             else:
                 answers = await asyncio.to_thread(self._host.frame_received, payload)
             for parts in answers:
                 connection.send(parts)
-            connection.raise_bound(self._host.max_payload)
             if payload[:1] == _WAITING and self._on_waiting is not None and not self._host.finished:
                 waiting = link.decode_server_frame(payload)
                 assert isinstance(waiting, link.Waiting)  # noqa: S101 - it is of that kind, and the host has read it

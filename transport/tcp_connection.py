@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from secagg import ClientId
-from transport import link
+from transport import _pieces, link
 from transport.driver import Parts
 from transport.errors import TransportError
 from transport.framing import HEADER_BYTES, FrameDecoder, frame_header
@@ -14,6 +14,11 @@ from transport.tcp_stream import CHUNK, Stream
 
 PING = b"".join(link.encode(link.Ping()))
 PONG = b"".join(link.encode(link.Pong()))
+_WANT = link.encode(_pieces.Want(b"", 0, 0))[0][:1]
+_URGENT = (PING, PONG, _WANT)
+
+# What may wait for a peer that reads: what it has asked for, and as much again.
+_MAX_QUEUED_BYTES = 2 * _pieces.WINDOW_BYTES
 
 
 class CutOffError(TransportError):
@@ -49,8 +54,8 @@ class Connection:
         stream: Stream,
         limits: Limits,
         *,
-        max_payload: int,
-        max_queued: int,
+        max_payload: int = link.MAX_PAYLOAD_BYTES,
+        max_queued: int = _MAX_QUEUED_BYTES,
         patient: bool = False,
         peer: str = "",
         client_id: ClientId | None = None,
@@ -62,7 +67,6 @@ class Connection:
         self.bytes_received = 0
         self.bytes_sent = 0
         self._limits = limits
-        self._max_payload = max_payload
         self._decoder = FrameDecoder(max_payload)
         self._max_queued = max_queued
         self._patient = patient
@@ -79,16 +83,13 @@ class Connection:
         Raises:
             CutOffError: too much is waiting already.
         """
-        self.send_framed(frame_header(parts), parts, last=last)
-
-    def send_framed(self, header: bytes, parts: Parts, *, last: bool = False) -> None:
-        """The same for a payload whose `frame_header` is known."""
         if self._last:
             return
         size = sum(map(len, parts))
         if self._queue and self._queued_bytes + size > self._max_queued:
             raise CutOffError("not-reading", f"{self._queued_bytes} bytes wait to be sent to it")
-        self._queue.append((header, *parts))
+        # These do not wait behind others.
+        (self._queue.appendleft if parts[0][:1] in _URGENT else self._queue.append)((frame_header(parts), *parts))
         self._queued_bytes += size
         self._last = last
         self._wake.set()
@@ -103,12 +104,10 @@ class Connection:
         self._cut = error
         self._wake.set()
 
-    def raise_bound(self, max_payload: int, max_queued: int = 0) -> None:
-        """Accept payloads of up to so many bytes from the next frame on, and let at least so many wait to be sent."""
-        self._max_queued = max(self._max_queued, max_queued)
-        if max_payload != self._max_payload and not self._decoder.incomplete:
-            self._max_payload = max_payload
-            self._decoder = FrameDecoder(max_payload)
+    def raise_bound(self) -> None:
+        """Take frames of any length from the next one on, and let as much wait to be sent as goes with them."""
+        self._max_queued = _MAX_QUEUED_BYTES
+        self._decoder.max_payload = link.MAX_PAYLOAD_BYTES
 
     async def write(self) -> None:
         """Send what is queued, until the last frame is out. OSError: the connection broke."""
@@ -162,6 +161,9 @@ class Connection:
                     raise CutOffError("slow-frame", f"a frame is too slow: {arrived} bytes of it have come") from None
                 if not heard_frame:
                     raise CutOffError("no-hello", "nothing came over the connection") from None
+                if self.stream.taken_at > heard:
+                    heard, asked = self.stream.taken_at, False
+                    continue
                 if asked:
                     raise CutOffError("silent", f"no answer within {limits.answer_seconds:g} s") from None
                 asked = True

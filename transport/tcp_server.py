@@ -17,9 +17,7 @@ from secagg import ClientId, MaskSum
 from transport import link
 from transport._lobby import Lobby, Visit
 from transport.certs import Credentials
-from transport.driver import Parts
 from transport.errors import LinkError
-from transport.framing import frame_header
 from transport.host import Close, Outgoing, SessionHost
 from transport.recovery import RecoveryPool
 from transport.tcp_connection import PING, PONG, Connection, CutOffError
@@ -213,18 +211,12 @@ class SessionServer:
                 host.disconnected(client_id, self._now(), number)
 
     def _send(self, outgoing: Iterable[Outgoing]) -> None:
-        latest: Parts | None = None
-        header = b""
         for item in outgoing:
             connection = self._connections.get((item.client_id, item.connection))
             if connection is None:
                 continue
-            parts = item.parts
-            if parts is not latest:
-                # The offer, which may be large, is one object for all that get it.
-                latest, header = parts, frame_header(parts)
             try:
-                connection.send_framed(header, parts, last=isinstance(item, Close))
+                connection.send(item.parts, last=isinstance(item, Close))
             except CutOffError as error:
                 connection.cut(error)
             if isinstance(item, Close):
@@ -312,8 +304,6 @@ class SessionServer:
         """Take a frame of a connection that is in a session."""
         connection = visit.connection
         assert connection.key is not None  # noqa: S101 - it has entered
-        # Where one was on its way when the session began, it had to end first.
-        connection.raise_bound(host.max_payload)
         if payload == PING and not self._free.is_set() and visit.answered < _PINGS:
             # The host may be at work for seconds, and the client is to know that somebody is here.
             connection.send((PONG,))
@@ -343,9 +333,7 @@ class SessionServer:
         """Tell the host of a connection; whoever calls it has waited for its turn."""
         assert visit.hello is not None  # noqa: S101 - it has arrived
         connection, now = visit.connection, self._now()
-        # One offer, one frame of each other kind, and as much again, may wait; then nobody reads.
-        max_queued = 2 * link.max_server_payload(host.offer.params, len(host.offer.extra)) + (1 << 16)
-        connection.raise_bound(host.max_payload, max_queued)
+        connection.raise_bound()
         visit.host = host
         connection.key = (visit.client_id, host.connected(visit.client_id, now, visit.number))
         self._connections[connection.key] = connection

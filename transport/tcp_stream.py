@@ -30,6 +30,7 @@ class Stream:
     Attributes:
         tls: what TLS says of the other side; None without.
         peer: the other side's IP address.
+        taken_at: when the other side last took bytes that had been waiting for it, by the event loop's clock.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stall_seconds: float) -> None:
@@ -43,7 +44,12 @@ class Stream:
         self._over: ssl.SSLError | None = None
         peer = writer.get_extra_info("peername")
         self.peer: str = peer[0] if peer else ""
+        self.taken_at = float("-inf")
         writer.transport.set_write_buffer_limits(high=CHUNK)
+        if (sock := writer.get_extra_info("socket")) is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # What the system has taken, and not sent, nothing can overtake.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, CHUNK)
 
     async def first_bytes(self) -> None:
         """Wait until the other side has said something, or has closed; `handshake` then reads it."""
@@ -162,9 +168,12 @@ class Stream:
             await self._drain()
 
     async def _drain(self) -> None:
+        is_waiting = self._writer.transport.get_write_buffer_size() > CHUNK
         try:
             async with asyncio.timeout(self._stall_seconds):
                 await self._writer.drain()
+            if is_waiting:
+                self.taken_at = asyncio.get_running_loop().time()
         except TimeoutError:
             raise StalledError(f"the other side has read nothing for {self._stall_seconds:g} s") from None
 

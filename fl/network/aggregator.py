@@ -255,7 +255,7 @@ class NetworkAggregator(SecureAggregator):
             host, reason = self._attempt(session, files, observe)
             if host is not None:
                 assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
-                return host.outcome, _cost(host, len(extra))
+                return host.outcome, _cost(host)
         raise RoundFailedError(
             f"round {announcement.round} was aborted {self._rules.retries + 1} times, the last time since {reason}"
         )
@@ -307,7 +307,7 @@ class NetworkAggregator(SecureAggregator):
         return round_context(offer.number, offer.extra)
 
 
-def _cost(host: SessionHost, extra_bytes: int) -> RoundResult:
+def _cost(host: SessionHost) -> RoundResult:
     """What a session cost, and who vanished in it."""
     counters = host.counters
     return RoundResult(
@@ -315,8 +315,8 @@ def _cost(host: SessionHost, extra_bytes: int) -> RoundResult:
         included=(),
         dropped={client_id: drop.round for client_id, drop in host.dropped.items()},
         bytes_up=counters.bytes_up,
-        # The model's downloads are counted apart.
-        bytes_down=max(0, counters.bytes_down - extra_bytes * counters.connections),
+        # The downloads of the model are counted apart, as they are asked for: not all of them go out.
+        bytes_down=max(0, counters.bytes_down - counters.announcement_bytes),
     )
 
 

@@ -36,6 +36,7 @@ from transport import (
     ClientJournal,
     ClientRecord,
     EndCode,
+    HeldAnnouncement,
     InputWithheldError,
     Offer,
     RefusalCode,
@@ -87,6 +88,7 @@ class Participant:
         # The update that was measured, and what was announced for it: its own session follows.
         self._measured: tuple[bytes, ClientUpdate] | None = None
         self._updates, self._ranges = self._records()
+        self._held = HeldAnnouncement()
         self.rounds = 0
         # When the user was last told, and how often the server has said it since this client began to wait.
         self._told_at, self._times_waiting = -math.inf, 0
@@ -193,6 +195,7 @@ class Participant:
                 record=lambda _: self._record(),
                 server_name=options.server_name,
                 max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
+                held=self._held,
                 retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),
                 unreachable=self._say_unreachable,
                 on_waiting=self._note_waiting,

@@ -18,7 +18,7 @@ def payload_of(frame) -> bytes:
 
 
 def new_host(**arguments) -> SessionHost:
-    return SessionHost(PARAMS, deadlines=DEADLINES, now=0.0, **{"context": CONTEXT, "nonce": b"n", **arguments})
+    return SessionHost(PARAMS, now=0.0, **{"deadlines": DEADLINES, "context": CONTEXT, "nonce": b"n", **arguments})
 
 
 def new_client(client_id: int = 0, **arguments) -> ClientHost:

@@ -76,7 +76,7 @@ def arm(point, number):
             left = 0
         case "end":
             # So many clients have been told of the end.
-            watched(Connection, "send_framed", counts=lambda connection, header, parts: parts[0][:1] == END)
+            watched(Connection, "send", counts=lambda connection, parts: parts[0][:1] == END)
         case "none" | "save" | "time":
             pass
         case _:

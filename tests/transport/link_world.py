@@ -16,7 +16,7 @@ import numpy as np
 from secagg import Aborted, Adversary, Completed, Parameters
 from tests.cohort import any_session, directory_of, exact_sum, identity_of, make_params
 from tests.transport.crashing_journals import CrashError, CrashingClientJournal, CrashingJournal, journal_directory
-from transport import link
+from transport import _pieces, link
 from transport.client_host import ClientHost
 from transport.driver import Deadlines
 from transport.host import Close, SessionHost
@@ -26,6 +26,7 @@ DEADLINES = Deadlines(
     advertise_keys=100, share_keys=100, masked_input_collection=100, consistency_check=100, unmasking=100
 )
 CONTEXT = b"model"
+MESSAGE = link.encode(link.Message(0, b""))[0][0]
 
 
 MODES = {
@@ -47,7 +48,10 @@ class Evidence:
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
     outcomes: list[Completed | Aborted] = field(default_factory=list)
 
-    def note(self, said: dict[tuple[int, int], bytes], client_id: int, message: link.Message) -> None:
+    def note(self, said: dict[tuple[int, int], bytes], client_id: int, message: link.Message | _pieces.Large) -> None:
+        if isinstance(message, _pieces.Large):
+            # Of a large one the SHA-256 was said.
+            message = link.Message(message.head[1], message.digest)
         body = b"".join(message.body) if isinstance(message.body, tuple) else bytes(message.body)
         assert said.setdefault((client_id, message.sequence), body) == body, "two different messages under one number"
 
@@ -216,7 +220,7 @@ class World:
             return
         for parts in frames:
             sent = link.decode_client_frame(b"".join(parts))
-            if isinstance(sent, link.Message):
+            if isinstance(sent, link.Message | _pieces.Large):
                 self.evidence.note(self.evidence.up, client_id, sent)
             wire.up.append(b"".join(parts))
         if host.finished:
@@ -227,7 +231,7 @@ class World:
         for out in outgoing or []:
             wire = self.wires.get(out.client_id)
             frame = link.decode_server_frame(b"".join(out.parts))
-            if isinstance(frame, link.Message):
+            if isinstance(frame, link.Message) or (isinstance(frame, _pieces.Large) and frame.head[0] == MESSAGE):
                 self.evidence.note(self.evidence.down, out.client_id, frame)
             if isinstance(frame, link.Ack):
                 self.evidence.note_acknowledged(out.client_id, frame.sequence)
@@ -255,6 +259,8 @@ class World:
         for _ in range(steps):
             over = self.gone | {i for i, client in self.clients.items() if client.finished}
             if self.server.outcome is not None and self.server.untold <= over:
+                # One that was resumed with its outcome has perhaps nothing more to commit.
+                self.evidence.note_outcome(self.server.outcome)
                 return self.evidence.check_end(self.params)
             if not self.step_without_faults():
                 self.now = self.server.deadline if self.server.deadline is not None else self.now + 1.0

@@ -119,7 +119,7 @@ def test_pings_are_answered_while_unmasking_is_being_closed(sparse, monkeypatch,
     """The closing itself waits for the answer, which could never come if it held up the event loop."""
     answered = threading.Event()
     was_answered = []
-    close_round, send_framed = Server.close_round, Connection.send_framed
+    close_round, send = Server.close_round, Connection.send
 
     def waiting(server):
         if server.phase is ServerPhase.UNMASKING:
@@ -127,14 +127,14 @@ def test_pings_are_answered_while_unmasking_is_being_closed(sparse, monkeypatch,
             was_answered.append(answered.wait(10))
         return close_round(server)
 
-    def noting(connection, header, parts, *, last=False):
+    def noting(connection, parts, *, last=False):
         # Only the server's side of a connection has a key.
         if connection.key is not None and b"".join(parts) == PONG:
             answered.set()
-        send_framed(connection, header, parts, last=last)
+        send(connection, parts, last=last)
 
     monkeypatch.setattr(Server, "close_round", waiting)
-    monkeypatch.setattr(Connection, "send_framed", noting)
+    monkeypatch.setattr(Connection, "send", noting)
     params = make_params(5, 3, vector_length=4) if not sparse else make_params(6, 2, vector_length=4, degree=4)
     inputs = random_inputs(params, seed=1)
     impatient = Limits(idle_seconds=0.05, answer_seconds=20)

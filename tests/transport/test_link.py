@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from secagg import Adversary, LocalProtocolError
 from tests.cohort import make_params
-from transport import link
+from transport import _pieces, link
 from transport.errors import LinkError
 from transport.link import RefusalCode
 
@@ -20,6 +20,9 @@ UP = [
     link.Pong(),
     link.Decline(),
     link.Decline("400 epochs, but this client does at most 100"),
+    _pieces.Large(b"\x03\x02", 2**40, bytes(range(32))),
+    _pieces.Want(bytes(range(32)), 300, 300 + _pieces.WINDOW_BYTES),
+    _pieces.Piece(70_000, b"body"),
 ]
 DOWN = [
     link.Offer(PARAMS, b"nonce", b"x" * 300, 2**40),
@@ -34,6 +37,9 @@ DOWN = [
     link.Waiting(3, 5),
     link.Waiting(2**32),
     link.Refused(RefusalCode.BUSY, "why", link.MAX_RETRY_AFTER),
+    _pieces.Large(b"\x02" + bytes(399), 1, bytes(32)),
+    _pieces.Want(bytes(32), 0, 0),
+    _pieces.Piece(0, b"\x00" * _pieces.PIECE_BYTES),
 ]
 FRAMES = [(link.decode_client_frame, frame) for frame in UP] + [(link.decode_server_frame, frame) for frame in DOWN]
 
@@ -48,7 +54,9 @@ def test_frames_come_back_as_they_were(decode, frame) -> None:
     assert decode(memoryview(payload_of(frame))) == frame
 
 
-@pytest.mark.parametrize(("decode", "frame"), [pair for pair in FRAMES if not isinstance(pair[1], link.Message)])
+@pytest.mark.parametrize(
+    ("decode", "frame"), [pair for pair in FRAMES if not isinstance(pair[1], link.Message | _pieces.Piece)]
+)
 def test_no_frame_is_taken_that_is_cut_short_or_goes_on(decode, frame) -> None:
     payload = payload_of(frame)
     for size in range(len(payload)):
@@ -103,21 +111,30 @@ def test_identify_carries_any_client_id() -> None:
 
 
 def test_a_hello_of_another_version_is_read_no_further() -> None:
-    assert link.decode_client_frame(b"\x01\x02whatever that version has") == link.Hello(version=2)
+    assert link.decode_client_frame(b"\x01\x03whatever that version has") == link.Hello(version=3)
 
 
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (b"\x01\x01\xc4\x01a\x00", "32 bytes"),
-        (b"\x01\x01\xc4\x00\x01", "without a session"),
-        (b"\x01\x01\xc4\x21" + bytes(33), "above 32"),
+        (b"\x01\x02\xc4\x01a\x00", "32 bytes"),
+        (b"\x01\x02\xc4\x00\x01", "without a session"),
+        (b"\x01\x02\xc4\x21" + bytes(33), "above 32"),
         (b"\x01\xcc\x01\xc4\x00\x00", "shortest"),
-        (b"\x01\x01\xc5\x00\x00\x00", "shortest"),
-        (b"\x01\x01\xa0\x00", "no byte string"),
+        (b"\x01\x02\xc5\x00\x00\x00", "shortest"),
+        (b"\x01\x02\xa0\x00", "no byte string"),
         (b"\x01\xff\xc4\x00\x00", "no unsigned integer"),
         (b"\x03\x10", "above 15"),
         (b"\x03", "cut short"),
+        (b"\x0c\xc4\x00\x01\xc4\x20" + bytes(32), "nothing in it"),
+        (b"\x0c\xc4\x01\x03\x00\xc4\x20" + bytes(32), "nothing in it"),
+        (b"\x0c\xc4\x01\x03\x01\xc4\x1f" + bytes(31), "a digest has 32 bytes, not 31"),
+        (b"\x0c\xc4\x01\x03\xcf\x00\x00\x01\x00\x00\x00\x00\x01\xc4\x20" + bytes(32), "a size is 1099511627777"),
+        (b"\x0c\xc5\x01\x91" + bytes(401) + b"\x01\xc4\x20" + bytes(32), "a head has 401 bytes, above 400"),
+        (b"\x0d\xc4\x20" + bytes(32) + b"\x02\x01", "a WANT of the bytes 2 to 1"),
+        (b"\x0d\xc4\x20" + bytes(32) + b"\x00\xce\x00\x10\x00\x01", "a WANT of the bytes 0 to 1048577"),
+        (b"\x0e\x00", "a PIECE of 0 bytes"),
+        (b"\x0e\x00" + bytes(_pieces.PIECE_BYTES + 1), "a PIECE of 65505 bytes"),
     ],
 )
 def test_what_is_wrong_is_named(payload: bytes, why: str) -> None:
@@ -129,7 +146,6 @@ def test_an_offer_announces_no_more_than_the_client_takes() -> None:
     payload = payload_of(link.Offer(PARAMS, extra=b"x" * 1001))
     with pytest.raises(LinkError, match="above 1000"):
         link.decode_server_frame(payload, max_extra=1000)
-    assert len(payload) <= link.max_server_payload(None, 1001)
 
 
 def test_a_length_that_is_only_claimed_allocates_nothing() -> None:
@@ -184,12 +200,16 @@ def test_codes_that_there_are_not(payload: bytes) -> None:
         link.decode_server_frame(payload)
 
 
-def test_bounds_hold_the_longest_messages() -> None:
-    import secagg
-
-    body = b"x" * secagg.max_message_bytes(PARAMS)
-    assert len(payload_of(link.Message(15, body))) <= link.max_client_payload(PARAMS)
-    assert len(payload_of(link.Message(15, body))) <= link.max_server_payload(PARAMS)
+def test_the_longest_frames_are_within_the_bound() -> None:
+    head = payload_of(link.Offer(PARAMS, nonce=b"n" * 255, number=2**64 - 1))
+    frames = [
+        link.Message(15, b"x" * (_pieces.PIECE_BYTES - 2)),
+        _pieces.Piece(_pieces.MAX_LARGE_BYTES, b"x" * _pieces.PIECE_BYTES),
+        _pieces.Large(head, _pieces.MAX_LARGE_BYTES, bytes(32)),
+    ]
+    for frame in frames:
+        assert len(payload_of(frame)) <= link.MAX_PAYLOAD_BYTES
+        assert link.decode_server_frame(payload_of(frame)) == frame
 
 
 def test_misuse_raises_where_it_happens() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ import pytest
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream, served
 from tests.transport.tcp_sessions import HELLO, received
-from transport import link
+from transport import _pieces, link
 from transport.errors import SessionRefusedError
 from transport.framing import encode_frame
 from transport.tcp import (
@@ -140,17 +141,19 @@ def test_a_second_connection_takes_the_place_of_the_first(certs, caplog):
 
 
 def test_who_asks_and_does_not_read_is_cut_off(certs):
-    """The offer is large, and asked for again and again by connections that read nothing."""
+    """The offer is large, and its pieces are asked for by connections that read nothing."""
+    extra = bytes(1 << 20)
+    want = _pieces.Want(hashlib.sha256(extra).digest(), 0, len(extra))
     limits = Limits(stall_seconds=0.3, farewell_seconds=0.5)
 
     async def misbehave(serving):
         stream = await raw_stream(serving.port, certs, 0)
-        await stream.send(HELLO)
+        await stream.send(HELLO + encode_frame(link.encode(want)))
         await asyncio.sleep(0.8)
         stream.abort()
 
     async def scenario():
-        return await with_a_bad_neighbour(certs, misbehave, limits=limits, extra=bytes(1 << 20))
+        return await with_a_bad_neighbour(certs, misbehave, limits=limits, extra=extra)
 
     with pytest.MonkeyPatch.context() as patch:
         listener_socket = socket.socket

@@ -1,0 +1,143 @@
+"""Large frames go in pieces: over slow lines, over lines that break, and once where they are there already."""
+
+import asyncio
+import hashlib
+
+import pytest
+
+from secagg import Aborted, Completed
+from tests.cohort import make_params, random_inputs
+from tests.transport.hosts import PARAMS, greet, new_client, new_host, payload_of, run_to_the_end
+from tests.transport.large_inputs import LargeInputs
+from tests.transport.link_world import MODES, run_schedule
+from tests.transport.network import check_exact, deployment, join, served
+from tests.transport.throttle import ThrottleProxy
+from transport import Deadlines, HeldAnnouncement, _pieces, link
+from transport.tcp import Limits
+
+CLIENTS = 3
+EXTRA = bytes(range(256)) * 1600
+# A line takes more than ten times as long for a transfer as silence may last.
+LINE = 200_000.0
+QUICK = Limits(idle_seconds=0.15, answer_seconds=0.1, farewell_seconds=0.5)
+WIDE = make_params(CLIENTS, 2, vector_length=150_000)
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory):
+    return deployment(tmp_path_factory.mktemp("certs"), CLIENTS)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Windows in proportion to the transfers of these tests."""
+    monkeypatch.setattr(_pieces, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1 << 16)
+
+
+async def over_a_line(certs, params, *, up=1e7, down=1e7, cuts=(), extra=b""):
+    """A session of which one client is behind such a line; what the line passed on."""
+    inputs = random_inputs(params, seed=3)
+    async with (
+        asyncio.timeout(60),
+        served(params, certs, limits=QUICK, extra=extra) as serving,
+        ThrottleProxy(serving.port, up, down, cuts) as proxy,
+    ):
+        ports = [serving.port] * (CLIENTS - 1) + [proxy.port]
+        await asyncio.gather(*(join(port, inputs[i], certs, i, limits=QUICK) for i, port in enumerate(ports)))
+        report = await serving.task
+    assert check_exact(params, inputs, report.outcome)
+    assert report.outcome.included == tuple(range(CLIENTS))
+    return report, proxy
+
+
+def test_an_input_goes_up_a_slow_line_over_one_connection(certs, small_pieces):
+    report, proxy = asyncio.run(over_a_line(certs, WIDE, up=LINE))
+    assert proxy.connections == 1
+    assert not report.refusals
+    assert report.counters.reconnects == 0
+
+
+def test_an_announcement_comes_down_a_slow_line_over_one_connection(certs, small_pieces):
+    report, proxy = asyncio.run(over_a_line(certs, make_params(CLIENTS, 2), down=LINE, extra=EXTRA))
+    assert proxy.connections == 1
+    assert not report.refusals
+    assert report.counters.announcement_bytes < 1.02 * CLIENTS * len(EXTRA)
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_what_broke_off_goes_on_where_it_stopped(way, certs, small_pieces):
+    params = make_params(CLIENTS, 2, vector_length=600_000 if way == "up" else 10)
+    size = params.vector_length * params.ring_bits // 8 if way == "up" else len(EXTRA)
+    cuts = tuple((way, size // 3) for _ in range(2))
+    _, proxy = asyncio.run(over_a_line(certs, params, cuts=cuts, extra=b"" if way == "up" else EXTRA))
+    assert proxy.connections == len(cuts) + 1
+    # Handshakes, small messages, and at each break what was on its way.
+    assert proxy.passed[way] < size + len(cuts) * (1 << 16) + 40_000
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_breaks_in_pieces_the_sum_is_exact_or_the_session_aborts(mode, monkeypatch):
+    monkeypatch.setattr(_pieces, "PIECE_BYTES", 48)
+    monkeypatch.setattr(_pieces, "WINDOW_BYTES", 160)
+    schedules = 12
+    completed = sum(isinstance(run_schedule(mode, seed)[0], Completed) for seed in range(schedules))
+    assert completed > schedules // 2
+
+
+def test_an_announcement_is_not_sent_again_to_who_holds_it():
+    held = HeldAnnouncement()
+    extra = bytes(300_000)
+    sizes = []
+    for nonce in (b"first", b"second"):
+        host = new_host(extra=extra, nonce=nonce)
+        clients = {i: new_client(i, held=held if i == 0 else None) for i in range(PARAMS.num_clients)}
+        run_to_the_end(host, clients)
+        assert isinstance(host.outcome, Completed)
+        assert clients[0].offer.extra == extra
+        sizes.append(host.counters.announcement_bytes)
+    assert 4 * len(extra) < sizes[0] < 4.01 * len(extra)
+    assert 3 * len(extra) < sizes[1] < 3.01 * len(extra)
+
+
+def test_a_message_that_is_there_is_acknowledged_and_not_sent_again():
+    session = LargeInputs()
+    session.send_input(0)
+    session.host.disconnected(0, 1.0)
+    # The acknowledgement is lost: it says again what it has.
+    session.connect(0)
+    assert session.from_server(0) == [link.Ack(2)]
+    session.run()
+    assert session.host.outcome.included == (0, 1, 2, 3)
+
+
+def test_a_half_sent_input_goes_on_where_it_stopped():
+    session = LargeInputs()
+    large, pieces = session.large[0], session.pieces(0)
+    session.up(0, large)
+    for piece in pieces[:3]:
+        session.up(0, piece)
+    session.connect(0)
+    (want,) = (frame for frame in session.from_server(0) if isinstance(frame, _pieces.Want))
+    assert want == _pieces.Want(large.digest, 3 * _pieces.PIECE_BYTES, large.size)
+    session.run()
+    assert session.host.outcome.included == (0, 1, 2, 3)
+
+
+def test_the_round_waits_for_downloads_and_not_for_ever():
+    """A client that gets another part is waited for anew; one that only says so is not."""
+    extra = bytes(4 * _pieces.WINDOW_BYTES)
+    host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=100))
+    greet(host, 0, now=0.0)
+    digest, step = hashlib.sha256(extra).digest(), _pieces.WINDOW_BYTES // 4
+    for number in range(7):
+        now = 20.0 * number
+        want = payload_of(_pieces.Want(digest, number * step, number * step + _pieces.WINDOW_BYTES))
+        host.frame_received(0, want, now)
+        assert host.deadline == min(now + 30.0, 130.0)
+        host.frame_received(0, want, now + 5.0)
+        host.tick(now + 5.0)
+        assert host.deadline == min(now + 30.0, 130.0)
+    host.tick(130.0)
+    host.commit(130.0)
+    assert isinstance(host.outcome, Aborted)
