@@ -9,6 +9,7 @@ from secagg import ClientDropped, ClientId, Completed, DropReason, max_message_b
 from transport._links import Close, Counters, Deliver, Link, Outgoing, digest_of
 from transport._machine import RecordedMachine
 from transport._pieces import Large, Piece, Want
+from transport._room import Room
 from transport._transfers import Receiving
 from transport.driver import Delivery
 from transport.errors import LinkError
@@ -39,7 +40,7 @@ class Conversations:
     What is to be sent waits in `outbox`: the host hands it out once the inputs that led to it are durable.
     """
 
-    def __init__(self, machine: RecordedMachine, offer: Offer, client_ids: Iterable[ClientId]) -> None:
+    def __init__(self, machine: RecordedMachine, offer: Offer, client_ids: Iterable[ClientId], room: Room) -> None:
         self._machine = machine
         # Encoded once: what it announces may be large, and every HELLO is answered with it.
         self._offer = encode(offer)
@@ -50,6 +51,7 @@ class Conversations:
         self._ended = False
         self._ending: list[tuple[Link, int]] = []
         self.links = {client_id: Link(client_id) for client_id in client_ids}
+        self.room = room
         self.outbox: list[Outgoing] = []
         self.counters = Counters()
         self.declined: dict[ClientId, str] = {}
@@ -152,7 +154,7 @@ class Conversations:
     def _message(self, link: Link, message: Message, digest: bytes, now: float) -> None:
         assert not isinstance(message.body, tuple)  # noqa: S101 - a decoded one is one view
         if self._is_next(link, message.sequence, digest, now):
-            link.receiving = None
+            self._forget_half(link)
             deliveries = self._machine.message(link.client_id, message.body, now)
             link.answered(digest)
             self.declined.pop(link.client_id, None)
@@ -179,7 +181,32 @@ class Conversations:
         if self._is_next(link, head.sequence, large.digest, now):
             if link.receiving is None or link.receiving.large != large:
                 link.receiving = Receiving(large)
-            self.outbox.append(link.deliver(link.receiving.restart()))
+            self.room.enter(link.client_id, large.size)
+            if self.room.holds(link.client_id):
+                self.outbox.append(link.deliver(link.receiving.restart()))
+            self.admit(now)
+
+    def admit(self, now: float) -> None:
+        """Ask for the messages that there is room for now; who has taken it for too long makes room."""
+        while True:
+            if (client_id := self.room.admit(now)) is not None:
+                link = self.links[client_id]
+                if link.greeted and link.receiving is not None:
+                    self.outbox.append(link.deliver(link.receiving.restart()))
+                else:
+                    # It has gone, and joins the line anew.
+                    self.room.leave(client_id)
+            elif (client_id := self.room.overdue(now)) is not None:
+                link = self.links[client_id]
+                self._forget_half(link)
+                if link.connection:
+                    self._refuse(link, RefusalCode.BUSY, "others wait for the room that this message takes: begin anew")
+            else:
+                return
+
+    def _forget_half(self, link: Link) -> None:
+        link.receiving = None
+        self.room.leave(link.client_id)
 
     def _piece(self, link: Link, piece: Piece, now: float) -> None:
         receiving = link.receiving
@@ -193,10 +220,11 @@ class Conversations:
             self.outbox.append(link.deliver(want))
         elif receiving.is_whole:
             # If it is not what was announced, it is to come anew.
-            link.receiving = None
+            self._forget_half(link)
             head = decode_client_frame(receiving.large.head)
             assert isinstance(head, Message)  # noqa: S101 - else it was refused
             self._message(link, replace(head, body=receiving.body), receiving.large.digest, now)
+            self.admit(now)
 
     def _declined(self, link: Link, decline: Decline) -> None:
         """The client takes no part. Started again with another policy it may take the same offer."""
@@ -285,14 +313,16 @@ class Conversations:
         )
         for drop in news:
             link = self.links[drop.client_id]
-            link.forget()
+            link.unanswered = None
+            self._forget_half(link)
             if link.connection:
                 self._refuse_dropped(link, drop)
         self._drops_told = len(self._machine.driver.dropped)
         if self._machine.driver.outcome is not None and not self._ended:
             self._ended = True
             for link in self.links.values():
-                link.forget()
+                link.unanswered = None
+                self._forget_half(link)
                 if not link.greeted:
                     continue
                 if link.sending and not link.digests:

@@ -139,10 +139,6 @@ class Link:
         self.digests.append(digest)
         self.unanswered = None
 
-    def forget(self) -> None:
-        """Nothing more goes to and fro but a farewell."""
-        self.unanswered = self.receiving = None
-
     def deliver(self, frame: Frame) -> Deliver:
         """The frame, on its present connection; a large one as a LARGE, whose pieces `sending` then has."""
         return self.deliver_parts(encode(frame))

@@ -27,6 +27,7 @@ from secagg.primitives.entropy import draw
 from transport._conversations import Conversations
 from transport._links import Close, Counters, Deliver, Outgoing
 from transport._machine import RecordedMachine, resumable
+from transport._room import DEFAULT_MEMORY_BYTES, Room
 from transport.driver import Deadlines
 from transport.errors import JournalError, LinkError
 from transport.journal import EntryKind, Header, Journal
@@ -40,6 +41,9 @@ from transport.link import (
 __all__ = ["Close", "Counters", "Deliver", "Outgoing", "SessionHost"]
 
 _NONCE_BYTES = 16
+
+# While others wait, a message has this part of the phase of masked inputs to come in.
+_SHARE_OF_PHASE = 1 / 4
 
 
 class SessionHost:
@@ -105,16 +109,22 @@ class SessionHost:
         machine = RecordedMachine(
             offer, ids, context=context, deadlines=deadlines, directory=directory, journal=journal, entropy=entropy
         )
-        self._set_up(machine, offer, ids, journal)
+        self._set_up(machine, offer, ids, journal, deadlines)
         machine.begin(Header(b"".join(encode(offer)), ids, machine.server.session_id), now)
 
     def _set_up(
-        self, machine: RecordedMachine, offer: Offer, client_ids: tuple[ClientId, ...], journal: Journal | None
+        self,
+        machine: RecordedMachine,
+        offer: Offer,
+        client_ids: tuple[ClientId, ...],
+        journal: Journal | None,
+        deadlines: Deadlines,
     ) -> None:
         self._machine = machine
         self._journal = journal
         self._offer = offer
-        self._conversations = Conversations(machine, offer, client_ids)
+        room = Room(DEFAULT_MEMORY_BYTES, _SHARE_OF_PHASE * deadlines.masked_input_collection)
+        self._conversations = Conversations(machine, offer, client_ids, room)
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
 
@@ -176,7 +186,7 @@ class SessionHost:
                 "hash of the same model"
             )
         host = cls.__new__(cls)
-        host._set_up(machine, offer, header.client_ids, journal)
+        host._set_up(machine, offer, header.client_ids, journal, deadlines)
         for entry, deliveries in machine.replay(now):
             client_id = entry.client_id if entry.kind is EntryKind.MESSAGE else None
             host._conversations.settle_replayed(client_id, entry.data, deliveries)
@@ -187,6 +197,15 @@ class SessionHost:
     def offer(self) -> Offer:
         """What clients are offered."""
         return self._offer
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the messages of clients may take while they come in. Further ones are asked for afterwards."""
+        return self._conversations.room.size
+
+    @memory.setter
+    def memory(self, size: int) -> None:
+        self._conversations.room.size = size
 
     @property
     def session_id(self) -> bytes:
@@ -280,6 +299,7 @@ class SessionHost:
     def tick(self, now: float) -> None:
         """Close the open phase if its deadline has passed; of Unmasking, `commit` does that."""
         self._conversations.settle(self._machine.tick(now))
+        self._conversations.admit(now)
 
     def finish(self, masks: MaskSum, now: float) -> None:
         """The result of `job`; `commit` then sets `outcome` and tells the clients.

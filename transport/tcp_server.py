@@ -147,6 +147,7 @@ class SessionServer:
         if self._host is not None:
             raise RuntimeError("a server runs one session at a time")
         self._host, self._error, self._connections, self._departed = host, None, {}, []
+        host.memory = self._limits.memory
         if self._threads is None:
             # One for commits, one for the recovery of the masks.
             self._threads = ThreadPoolExecutor(2, "secagg-server")

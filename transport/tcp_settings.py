@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from enum import Enum, unique
 from typing import Final, Literal, TypeAlias
 
+from transport._room import DEFAULT_MEMORY_BYTES
 from transport.errors import TransportError
 
 Address: TypeAlias = tuple[str, int]
@@ -66,6 +67,8 @@ class Limits(_Positive):
         handshakes: connections that have not yet shown who they are. A newcomer is let in all the same: for it goes
             one of the address that has most of them, the oldest that has said nothing, or else the oldest.
         handshakes_per_address: of these, from one IP address (IPv6: one /64 network); one of its own goes.
+        memory: bytes of large messages that a server holds while they come in. Further clients wait with theirs; one
+            message is let in always.
         commit_seconds: what happens within so long is made durable together, and answered then.
         farewell_seconds: how long a server whose session has ended waits for clients that have not been told.
     """
@@ -81,6 +84,7 @@ class Limits(_Positive):
     connections_per_address: int = 2048
     handshakes: int = 2048
     handshakes_per_address: int = 1024
+    memory: int = DEFAULT_MEMORY_BYTES
     commit_seconds: float = 0.002
     farewell_seconds: float = 5.0
 

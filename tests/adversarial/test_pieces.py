@@ -196,3 +196,71 @@ def test_a_client_that_was_spoilt_asks_for_the_whole_anew() -> None:
     honest.connected()
     assert honest.frame_received(b"".join(out.parts)) == [want]
     assert PARAMS.num_clients == len(host._conversations.links)
+
+
+def crowded(slots: int) -> LargeInputs:
+    """A session with room for so many of its four inputs at a time."""
+    session = LargeInputs()
+    session.host.memory = slots * session.large[0].size
+    return session
+
+
+def wanted(session: LargeInputs) -> list[int]:
+    """Whom the server asks for pieces now."""
+    sent = [(out.client_id, link.decode_server_frame(b"".join(out.parts))) for out in session.host.commit(1.0)]
+    return [client_id for client_id, frame in sent if isinstance(frame, _pieces.Want)]
+
+
+def test_inputs_beyond_the_room_wait_for_their_turn() -> None:
+    session = crowded(2)
+    for client_id in EVERYBODY:
+        session.up(client_id, session.large[client_id])
+    assert wanted(session) == [0, 1]
+    # Who was not asked may send nothing.
+    session.up(3, session.pieces(3)[0])
+    assert "where 0 to 0 are due" in refusal(session).text
+    session.up(0, *session.pieces(0))
+    # Client 3 has lost its connection, and joins the line anew.
+    assert wanted(session)[-1] == 2
+    session.run()
+    assert session.host.outcome.included == EVERYBODY
+
+
+def test_a_room_that_is_too_small_for_any_lets_one_in() -> None:
+    session = crowded(0)
+    session.host.memory = 1
+    for client_id in EVERYBODY:
+        session.up(client_id, session.large[client_id])
+    assert wanted(session) == [0]
+    session.run()
+    assert session.host.outcome.included == EVERYBODY
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_who_keeps_its_room_without_end_is_put_out_for_those_that_wait(is_there: bool) -> None:
+    session = crowded(1)
+    session.up(0, session.large[0], session.pieces(0)[0])
+    session.up(1, session.large[1])
+    assert wanted(session) == [0]
+    if not is_there:
+        session.host.disconnected(0, 1.0)
+    # A quarter of the phase's 100 seconds, and not before.
+    session.host.tick(25.9)
+    assert wanted(session) == []
+    session.host.tick(26.1)
+    sent = {out.client_id: link.decode_server_frame(b"".join(out.parts)) for out in session.host.commit(26.1)}
+    assert isinstance(sent[1], _pieces.Want)
+    assert (sent[0].code is RefusalCode.BUSY) if is_there else (0 not in sent)
+    session.run()
+    assert session.host.outcome.included == EVERYBODY
+
+
+def test_nobody_is_put_out_while_nobody_waits() -> None:
+    session = crowded(1)
+    session.up(0, session.large[0], session.pieces(0)[0])
+    assert wanted(session) == [0]
+    session.host.tick(90.0)
+    assert wanted(session) == []
+    session.up(0, *session.pieces(0)[1:])
+    session.run()
+    assert session.host.outcome.included == EVERYBODY

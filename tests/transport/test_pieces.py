@@ -10,16 +10,16 @@ from tests.cohort import make_params, random_inputs
 from tests.transport.hosts import PARAMS, greet, new_client, new_host, payload_of, run_to_the_end
 from tests.transport.large_inputs import LargeInputs
 from tests.transport.link_world import MODES, run_schedule
-from tests.transport.network import check_exact, deployment, join, served
+from tests.transport.network import check_exact, deadlines, deployment, join, served
 from tests.transport.throttle import ThrottleProxy
 from transport import Deadlines, HeldAnnouncement, _pieces, link
 from transport.tcp import Limits
 
 CLIENTS = 3
 EXTRA = bytes(range(256)) * 1600
-# A line takes more than ten times as long for a transfer as silence may last.
-LINE = 200_000.0
-QUICK = Limits(idle_seconds=0.15, answer_seconds=0.1, farewell_seconds=0.5)
+# A line takes twice as long for a transfer as silence may last.
+LINE = {"up": 60_000.0, "down": 130_000.0}
+QUICK = Limits(idle_seconds=1.0, answer_seconds=0.5, farewell_seconds=0.5)
 WIDE = make_params(CLIENTS, 2, vector_length=150_000)
 
 
@@ -40,7 +40,7 @@ async def over_a_line(certs, params, *, up=1e7, down=1e7, cuts=(), extra=b""):
     inputs = random_inputs(params, seed=3)
     async with (
         asyncio.timeout(60),
-        served(params, certs, limits=QUICK, extra=extra) as serving,
+        served(params, certs, limits=QUICK, extra=extra, deadlines=deadlines(40)) as serving,
         ThrottleProxy(serving.port, up, down, cuts) as proxy,
     ):
         ports = [serving.port] * (CLIENTS - 1) + [proxy.port]
@@ -52,14 +52,14 @@ async def over_a_line(certs, params, *, up=1e7, down=1e7, cuts=(), extra=b""):
 
 
 def test_an_input_goes_up_a_slow_line_over_one_connection(certs, small_pieces):
-    report, proxy = asyncio.run(over_a_line(certs, WIDE, up=LINE))
+    report, proxy = asyncio.run(over_a_line(certs, WIDE, up=LINE["up"]))
     assert proxy.connections == 1
     assert not report.refusals
     assert report.counters.reconnects == 0
 
 
 def test_an_announcement_comes_down_a_slow_line_over_one_connection(certs, small_pieces):
-    report, proxy = asyncio.run(over_a_line(certs, make_params(CLIENTS, 2), down=LINE, extra=EXTRA))
+    report, proxy = asyncio.run(over_a_line(certs, make_params(CLIENTS, 2), down=LINE["down"], extra=EXTRA))
     assert proxy.connections == 1
     assert not report.refusals
     assert report.counters.announcement_bytes < 1.02 * CLIENTS * len(EXTRA)
