@@ -37,6 +37,13 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         renew: Annotated[
             bool, Option("--renew", help="Replace certificates that are there, and keep their keys.")
         ] = False,
+        new_authority: Annotated[
+            bool,
+            Option("--new-authority", help="Make a new authority beside the one that is there; ca.pem holds both."),
+        ] = False,
+        drop_old_authority: Annotated[
+            bool, Option("--drop-old-authority", help="Take the older one out of ca.pem, once nothing is from it.")
+        ] = False,
         as_json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
     ) -> None:
         """Make a small certificate authority, and server's and clients' certificates; or add to one made before."""
@@ -50,6 +57,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 authority_days=authority_days,
                 force=force,
                 renew=renew,
+                new_authority=new_authority,
+                drop_old_authority=drop_old_authority,
             )
         if as_json:
             typer.echo(json_line(result))
@@ -67,6 +76,8 @@ def issue(
     authority_days: float,
     force: bool,
     renew: bool,
+    new_authority: bool = False,
+    drop_old_authority: bool = False,
 ) -> dict[str, Any]:
     """Issue what was asked for, under the directory's authority or a new one; gives the files as a JSON object.
 
@@ -77,15 +88,19 @@ def issue(
         raise ConfigError(f"clients must be between 0 and {_MAX_AT_ONCE:,}, not {clients:,}")
     if force and renew:
         raise ConfigError("--force makes new keys, --renew keeps the old ones: give one of them")
-    if not clients and not server_names:
+    if not (clients or server_names or new_authority or drop_old_authority):
         raise ConfigError("nothing to issue: give --clients, --server, or both")
     client_ids = range(first_id, first_id + clients)
+    if new_authority and drop_old_authority:
+        raise ConfigError("between --new-authority and --drop-old-authority everybody needs the ca.pem with both")
     try:
         Authority.check(server_names=server_names, client_ids=client_ids, days=days)
-        is_new = not Authority.exists(directory)
-        if is_new and renew:
+        is_first = not Authority.exists(directory)
+        if is_first and (renew or drop_old_authority):
             raise ConfigError(f"{directory}: there is no authority to renew certificates of")
-        authority = Authority.create(directory, days=authority_days) if is_new else Authority(directory)
+        authority = Authority.create(directory, days=authority_days) if is_first else Authority(directory)
+        if new_authority and not is_first:
+            authority = authority.succeed(days=authority_days)
         issued = authority.issue(
             server_names=server_names,
             client_ids=client_ids,
@@ -93,12 +108,15 @@ def issue(
             overwrite=force,
             renew=renew,
         )
+        if drop_old_authority:
+            authority.drop_older()
     except CertificateError as error:
         raise ConfigError(str(error)) from None
     of_server = issued[0] if server_names else None
     return {
         "directory": str(directory),
-        "new_authority": is_new,
+        "new_authority": is_first or new_authority,
+        "dropped_old_authority": drop_old_authority,
         "authority": str(directory / "ca.pem"),
         "server": None
         if of_server is None
@@ -118,6 +136,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     directory = Path(result["directory"])
     if result["new_authority"]:
         line(f"authority  {result['authority']}: copy it to everyone; take {directory / 'ca.key'} off this machine")
+    elif result["dropped_old_authority"]:
+        line(f"authority  {result['authority']}: the new one alone; copy it to everyone")
     if result["server"]:
         names = ", ".join(map(_readable, result["server"]["names"]))
         line(f"server     {result['server']['certificate']}, .key: for {names}")
@@ -126,7 +146,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         first, last = clients[0]["id"], clients[-1]["id"]
         which = f"client-{first}" if first == last else f"client-{first} to client-{last}"
         line(f"clients    {directory}: {which} (.pem, .key); give each one its own .key, and everybody all .pem")
-    line(f"valid for {result['days']:g} days; renew with --renew")
+    if clients or result["server"]:
+        line(f"valid for {result['days']:g} days; renew with --renew")
 
 
 def _readable(name: str) -> str:

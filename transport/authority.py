@@ -9,7 +9,7 @@ All keys are Ed25519. A client's key may serve malicious mode as its identity to
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secagg import ClientId
 from secagg.params import MAX_CLIENT_ID
-from transport.certs import CertificateError, Credentials, client_uri, load_certificate, load_key
+from transport.certs import (
+    CertificateError,
+    Credentials,
+    client_uri,
+    is_issued_by,
+    load_certificate,
+    load_certificates,
+    load_key,
+    some_of,
+)
 from transport.host_names import ascii_host_name
 
 AUTHORITY_DAYS = 3650
@@ -34,7 +43,8 @@ _BACKDATED = timedelta(minutes=5)
 class Authority:
     """A certificate authority that lives in a directory: ``ca.pem``, ``ca.key``, and beside them what it issues.
 
-    Nothing is overwritten unless told to, and the authority itself never is. Key files have mode 0600.
+    Nothing is overwritten unless told to. Key files have mode 0600. While one authority takes another's place
+    (`succeed`), ``ca.pem`` holds the certificates of both, and ``ca.key`` is the new one's.
 
     Args:
         directory: where an authority was made before.
@@ -45,32 +55,59 @@ class Authority:
 
     def __init__(self, directory: Path | str) -> None:
         self._directory = Path(directory)
-        self._certificate = load_certificate(self._directory / "ca.pem")
         self._key = load_key(self._directory / "ca.key")
-        if self._certificate.public_key() != self._key.public_key():
+        own = self._key.public_key()
+        certificates = load_certificates(self._directory / "ca.pem")
+        self._others = [certificate for certificate in certificates if certificate.public_key() != own]
+        if len(self._others) == len(certificates):
             raise CertificateError(f"{self._directory}: ca.key is not the key of ca.pem")
+        self._certificate = next(certificate for certificate in certificates if certificate.public_key() == own)
 
     @classmethod
     def create(cls, directory: Path | str, *, days: float = AUTHORITY_DAYS) -> "Authority":
         """Make a new one, valid for ``days``; CertificateError if there is one already."""
         directory = Path(directory)
-        _check_days(days)
         _check_free((directory / "ca.pem", directory / "ca.key"))
-        key = Ed25519PrivateKey.generate()
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"secagg authority {os.urandom(4).hex()}")])
-        certificate = (
-            _builder(name, name, key.public_key(), days)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
-            .sign(key, None)
-        )
-        _write_pair(directory, "ca", certificate, key, overwrite=False)
+        key, certificate = _new_authority(days)
+        _write_files(directory, {"ca.key": _private(key), "ca.pem": _pem(certificate)}, overwrite=False)
         return cls(directory)
 
     @staticmethod
     def check(*, server_names: Sequence[str] = (), client_ids: Iterable[ClientId] = (), days: float) -> None:
         """CertificateError for a name, a number or a time that `issue` refuses: before an authority is made for it."""
         _subjects(server_names, client_ids, days)
+
+    def succeed(self, *, days: float = AUTHORITY_DAYS) -> "Authority":
+        """Make a new one beside this one: from now on the new one issues, and ``ca.pem`` vouches for both.
+
+        This one's key is not kept, since nothing needs it any more.
+
+        Raises:
+            CertificateError: there are two already, or ``days`` cannot be.
+        """
+        if self._others:
+            raise CertificateError(
+                f"{self._directory / 'ca.pem'} holds an older authority already: drop that one first"
+            )
+        key, certificate = _new_authority(days)
+        # In this order: until its key is there, the new one is only trusted.
+        files = {"ca.pem": _pem(certificate, self._certificate), "ca.key": _private(key)}
+        _write_files(self._directory, files, overwrite=True)
+        return Authority(self._directory)
+
+    def drop_older(self) -> None:
+        """Vouch for no other authority any more.
+
+        Raises:
+            CertificateError: there is none, or a certificate that is here is still from it.
+        """
+        if not self._others:
+            raise CertificateError(f"{self._directory / 'ca.pem'} holds no older authority")
+        paths = [self._directory / "server.pem", *sorted(self._directory.glob("client-*.pem"))]
+        if old := [p.name for p in paths if p.exists() and not is_issued_by(load_certificate(p), self._certificate)]:
+            raise CertificateError(f"{self._directory}: the older authority issued {some_of(old)}: renew them first")
+        _write_files(self._directory, {"ca.pem": _pem(self._certificate)}, overwrite=True)
+        self._others = []
 
     @classmethod
     def exists(cls, directory: Path | str) -> bool:
@@ -93,22 +130,36 @@ class Authority:
             client_ids: the clients.
             days: how long the certificates are valid.
             overwrite: replace certificates and keys that are there. A client with a new key is a new identity.
-            renew: replace certificates that are there, and keep their keys: the same identity for longer.
+            renew: replace certificates that are there, and keep their keys: the same identity for longer. The key is
+                taken from the certificate, so that its secret part need not be here any more.
 
         Raises:
-            CertificateError: a name or number that cannot be, or a file that is there already.
+            CertificateError: a name or number that cannot be, a file that is there already, or, to be renewed, is not.
         """
         subjects = _subjects(server_names, client_ids, days)
         if not overwrite and not renew:
             _check_free(self._directory / f"{name}{suffix}" for name, _, _ in subjects for suffix in (".pem", ".key"))
-        kept = {name: load_key(self._directory / f"{name}.key") for name, _, _ in subjects if renew}
+        kept = {name: self._issued_key(name) for name, _, _ in subjects if renew}
         issued = []
         for name, names, usage in subjects:
-            key = kept.get(name) or Ed25519PrivateKey.generate()
-            certificate = self._sign(name, names, usage, key.public_key(), days)
-            _write_pair(self._directory, name, certificate, key, overwrite=overwrite or renew)
+            files, public_key = {}, kept.get(name)
+            if public_key is None:
+                key = Ed25519PrivateKey.generate()
+                files[f"{name}.key"], public_key = _private(key), key.public_key()
+            files[f"{name}.pem"] = _pem(self._sign(name, names, usage, public_key, days))
+            _write_files(self._directory, files, overwrite=overwrite or renew)
             issued.append(Credentials.named(self._directory, name))
         return tuple(issued)
+
+    def _issued_key(self, name: str) -> Ed25519PublicKey:
+        """The key of a certificate that this authority, or the one before it, issued."""
+        path = self._directory / f"{name}.pem"
+        certificate = load_certificate(path)
+        key = certificate.public_key()
+        issuers = (self._certificate, *self._others)
+        if not isinstance(key, Ed25519PublicKey) or not any(is_issued_by(certificate, issuer) for issuer in issuers):
+            raise CertificateError(f"{path}: this authority did not issue it, so it cannot be renewed here")
+        return key
 
     def _sign(
         self, name: str, names: list[x509.GeneralName], usage: x509.ObjectIdentifier, key: Ed25519PublicKey, days: float
@@ -126,6 +177,19 @@ class Authority:
             )
             .sign(self._key, None)
         )
+
+
+def _new_authority(days: float) -> tuple[Ed25519PrivateKey, x509.Certificate]:
+    _check_days(days)
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"secagg authority {os.urandom(4).hex()}")])
+    certificate = (
+        _builder(name, name, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(key, None)
+    )
+    return key, certificate
 
 
 def _builder(
@@ -200,14 +264,20 @@ def _check_free(paths: Iterable[Path]) -> None:
         raise CertificateError(f"{taken[0]}{others}: there already, and left as it is")
 
 
-def _write_pair(
-    directory: Path, name: str, certificate: x509.Certificate, key: Ed25519PrivateKey, *, overwrite: bool
-) -> None:
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def _private(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _pem(*certificates: x509.Certificate) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _write_files(directory: Path, files: Mapping[str, bytes], *, overwrite: bool) -> None:
+    """Write them in this order; keys are for their owner alone."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / f"{name}.key", pem, 0o600, overwrite)
-        _write(directory / f"{name}.pem", certificate.public_bytes(Encoding.PEM), 0o644, overwrite)
+        for name, content in files.items():
+            _write(directory / name, content, 0o600 if name.endswith(".key") else 0o644, overwrite)
     except OSError as error:
         raise CertificateError(f"{error.filename or directory}: {error.strerror}") from None
 

@@ -6,10 +6,12 @@ for by the deployment's authority (`transport.authority` makes a small one, any 
 
 import logging
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -18,16 +20,19 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from secagg import ClientId, Identity, PinnedKeys
+from secagg import ClientId, Identity, LocalProtocolError, PinnedKeys
 from secagg.params import MAX_CLIENT_ID
 from transport.errors import TransportError
 from transport.key_files import read_key_file
+from transport.reloading import Reloading
 
 logger = logging.getLogger(__name__)
 
 _URI = re.compile(r"urn:secagg:client:(0|[1-9][0-9]{0,9})", re.ASCII)
 # Of many invalid certificates a warning names the first.
 _NAMED = 5
+# While a session asks for one client after the other, files are not looked at more often.
+_LOOK_SECONDS = 1.0
 _CLIENT_FILE = re.compile(r"client-(0|[1-9][0-9]{0,9})\.pem", re.ASCII)
 
 
@@ -111,54 +116,147 @@ def directory_from(
 
     Args:
         certificates: the clients' certificate files, or a directory with their ``client-<id>.pem``.
-        authority: the certificate of the authority that issued them.
+        authority: the certificate of the authority that issued them; several while one takes another's place.
         now: when they have to be valid; by default now.
 
     Raises:
-        CertificateError: a certificate that the authority did not issue, is no client's, or holds another kind of
+        CertificateError: a certificate that no such authority issued, is no client's, or holds another kind of
             key; two for one client; or none that is valid now.
     """
-    if isinstance(certificates, Path | str):
-        directory = Path(certificates)
-        certificates = sorted(path for path in directory.glob("client-*.pem") if _CLIENT_FILE.fullmatch(path.name))
-        if not certificates:
-            raise CertificateError(f"{directory}: there are no certificates client-<id>.pem")
-    issuer = load_certificate(Path(authority))
-    now = datetime.now(UTC) if now is None else now
-    keys: dict[ClientId, bytes] = {}
-    invalid: list[str] = []
-    for path in map(Path, certificates):
+    return CertifiedKeys(certificates, authority, now=now).keys
+
+
+_Entry: TypeAlias = tuple[Path, ClientId, x509.Certificate]
+
+
+class CertifiedKeys:
+    """`directory_from` for a process that goes on for long: certificates are renewed, added, and run out.
+
+    It is a `secagg.KeyDirectory`. Files that change are read again, and should they not work then, what they were stays
+    in use, with a warning. Clients whose certificates are not valid when it is asked are not trusted.
+
+    Args, raises: see `directory_from`.
+    """
+
+    def __init__(
+        self, certificates: Iterable[Path | str] | Path | str, authority: Path | str, *, now: datetime | None = None
+    ) -> None:
+        self._certificates = Path(certificates) if isinstance(certificates, Path | str) else [*map(Path, certificates)]
+        self._authority = Path(authority)
+        self._now = now
+        self._outdated: list[str] = []
+        self._entries = Reloading(self._load, lambda: (*self._files(), self._authority))
+        entries = self._entries.current()
+        outdated, _ = self._sorted_out(entries)
+        if outdated and len(outdated) == len(entries):
+            raise CertificateError(f"{_left_out(outdated)}; renew them, or set this machine's clock")
+        self._look_again()
+
+    @property
+    def keys(self) -> PinnedKeys:
+        """Those that are valid now; they do not change any more."""
+        self._look_again()
+        return self._valid
+
+    def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
+        """Whether it is the key in the client's certificate, and that is valid now."""
+        # A session asks for all of its clients within moments.
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._look_again()
+        return self._valid.is_trusted(client_id, identity_key)
+
+    def _look_again(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            outdated, self._valid = self._sorted_out(self._entries.current())
+        except CertificateError as error:
+            # Only the passing of time can bring that about: `_load` has tried it.
+            logger.warning("the clients' certificates stay as they were: %s", error, extra={"event": "not_reloaded"})
+            return
+        if outdated and outdated != self._outdated:
+            logger.warning(
+                "%s; their clients are not trusted",
+                _left_out(outdated),
+                extra={"event": "certificates_left_out", "number": len(outdated)},
+            )
+        self._outdated = outdated
+
+    def _sorted_out(self, entries: list[_Entry]) -> tuple[list[str], PinnedKeys]:
+        """The files whose certificates are not valid now, and the keys of the others."""
+        now = datetime.now(UTC) if self._now is None else self._now
+        keys: dict[ClientId, bytes] = {}
+        outdated: list[str] = []
+        for path, client_id, certificate in entries:
+            if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+                outdated.append(str(path))
+            elif client_id in keys:
+                raise CertificateError(f"{path}: client {client_id} has two certificates")
+            else:
+                keys[client_id] = _identity_key(path, certificate)
+        try:
+            return outdated, PinnedKeys(keys)
+        except LocalProtocolError as error:
+            raise CertificateError(f"the certificates that {self._authority} vouches for: {error}") from None
+
+    def _files(self) -> list[Path]:
+        if isinstance(self._certificates, list):
+            return self._certificates
+        return sorted(path for path in self._certificates.glob("client-*.pem") if _CLIENT_FILE.fullmatch(path.name))
+
+    def _load(self) -> list[_Entry]:
+        files = self._files()
+        if not files and isinstance(self._certificates, Path):
+            raise CertificateError(f"{self._certificates}: there are no certificates client-<id>.pem")
+        issuers = load_certificates(self._authority)
+        entries = [(path, *self._checked(path, issuers)) for path in files]
+        self._sorted_out(entries)
+        return entries
+
+    def _checked(self, path: Path, issuers: list[x509.Certificate]) -> tuple[ClientId, x509.Certificate]:
         certificate = load_certificate(path)
-        client_id, key = client_id_of(certificate), certificate.public_key()
+        client_id = client_id_of(certificate)
         if client_id is None or not is_for_clients(certificate):
             raise CertificateError(f"{path}: this is no client's certificate")
-        if not isinstance(key, Ed25519PublicKey):
-            raise CertificateError(f"{path}: an identity's key is an Ed25519 key")
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
-            raise CertificateError(f"{path}: the authority {authority} did not issue this certificate") from None
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            invalid.append(str(path))
-            continue
-        if client_id in keys:
-            raise CertificateError(f"{path}: client {client_id} has two certificates")
-        keys[client_id] = key.public_bytes_raw()
-    if invalid:
-        some = ", ".join(invalid[:_NAMED]) + (f" and {len(invalid) - _NAMED} more" if len(invalid) > _NAMED else "")
-        why = f"{len(invalid)} certificates have expired, or are not valid yet: {some}"
-        if not keys:
-            raise CertificateError(f"{why}; renew them, or set this machine's clock")
-        logger.warning(
-            "%s; their clients are not trusted", why, extra={"event": "certificates_left_out", "number": len(invalid)}
-        )
-    return PinnedKeys(keys)
+        _identity_key(path, certificate)
+        if not any(is_issued_by(certificate, issuer) for issuer in issuers):
+            raise CertificateError(f"{path}: the authority {self._authority} did not issue this certificate")
+        return client_id, certificate
+
+
+def _identity_key(path: Path, certificate: x509.Certificate) -> bytes:
+    key = certificate.public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise CertificateError(f"{path}: an identity's key is an Ed25519 key")
+    return key.public_bytes_raw()
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether ``issuer`` signed it."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _left_out(paths: list[str]) -> str:
+    return f"{len(paths)} certificates have expired, or are not valid yet: {some_of(paths)}"
+
+
+def some_of(names: list[str]) -> str:
+    """The first few of many, and how many more there are."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def load_certificate(path: Path) -> x509.Certificate:
     """The first certificate of a PEM file; CertificateError if there is none."""
+    return load_certificates(path)[0]
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """All certificates of a PEM file, at least one; CertificateError if there is none."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}") from None
     except ValueError:

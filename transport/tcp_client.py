@@ -11,14 +11,14 @@ from typing import TypeAlias
 
 from secagg import ClientId
 from transport import _pieces, link
-from transport.certs import CertificateError, Credentials, client_id_of, load_certificate
+from transport.certs import CertificateError, Credentials, client_id_of, is_for_clients, load_certificate
 from transport.client_host import ClientHost
 from transport.driver import InputVector
 from transport.errors import TransportError
 from transport.tcp_connection import PING, PONG, Connection, CutOffError
 from transport.tcp_settings import Address, Limits, Plaintext, Retry, check_loopback
 from transport.tcp_stream import Stream, connect_stream
-from transport.tls import TlsRefusedError, client_context
+from transport.tls import TlsRefusedError, client_context, reloading_tls
 
 ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
 """Makes a client's input when it is due."""
@@ -79,7 +79,8 @@ class SessionClient:
         self._host = host
         self._client_id = client_id
         self._address = address
-        self._context: ssl.SSLContext | None = client_context(tls) if isinstance(tls, Credentials) else None
+        # Renewed certificates, this client's or the authority's, are taken up at the next connection.
+        self._loaded = reloading_tls(client_context, tls) if isinstance(tls, Credentials) else None
         self._server_name = server_name
         self._retry = retry or Retry()
         self._limits = limits or Limits()
@@ -129,7 +130,7 @@ class SessionClient:
         try:
             stream = await connect_stream(
                 *self._address,
-                self._context,
+                None if self._loaded is None else self._loaded.current().context,
                 server_name=self._server_name,
                 handshake_seconds=self._limits.handshake_seconds,
                 stall_seconds=self._limits.stall_seconds,
@@ -141,7 +142,7 @@ class SessionClient:
         except OSError as error:
             return error
         try:
-            if self._context is None:
+            if self._loaded is None:
                 check_loopback(stream.peer)
             why = await self._converse(stream)
             if self._host.finished:
@@ -154,7 +155,7 @@ class SessionClient:
         # The server may be quiet at first: it runs another session, or none yet.
         connection = Connection(stream, self._limits, patient=True)
         inbox: asyncio.Queue[memoryview | None] = asyncio.Queue(_INBOX)
-        if self._context is None:
+        if self._loaded is None:
             connection.send(link.encode(link.Identify(self._client_id)))
         for parts in self._host.connected():
             connection.send(parts)
@@ -241,9 +242,12 @@ def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId
         if client_id is None:
             raise TypeError("without TLS a client has to be given its client_id")
         return client_id
-    named = client_id_of(load_certificate(tls.certificate))
+    certificate = load_certificate(tls.certificate)
+    named = client_id_of(certificate)
     if named is None:
-        raise CertificateError(f"{tls.certificate}: it names no client (urn:secagg:client:<id>)")
+        raise CertificateError(f"{tls.certificate}: it names no client, or several (urn:secagg:client:<id>)")
+    if not is_for_clients(certificate):
+        raise CertificateError(f"{tls.certificate}: the extended key usage client authentication is not in it")
     if client_id is not None and client_id != named:
         raise CertificateError(f"{tls.certificate}: this is client {named}'s certificate, not client {client_id}'s")
     return named

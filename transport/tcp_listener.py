@@ -5,7 +5,6 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -17,9 +16,10 @@ from transport._refusals import STRANGERS_PER_SECOND, RefusalRate, network_of
 from transport.certs import Credentials
 from transport.framing import encode_frame
 from transport.printable import MAX_ERROR_TEXT, printable
+from transport.reloading import Reloading
 from transport.tcp_settings import Address, Limits, Plaintext, check_loopback
 from transport.tcp_stream import Stream, accept_stream
-from transport.tls import TlsRefusedError, client_id_from, server_context
+from transport.tls import LoadedTls, TlsRefusedError, client_id_from, reloading_tls, server_context
 
 logger = logging.getLogger("transport.tcp")
 
@@ -62,7 +62,7 @@ class Listener:
         self._limits = limits
         self._serve = serve
         self._failed = failed
-        self._context: ssl.SSLContext | None = None
+        self._loaded: Reloading[LoadedTls] | None = None
         self._sockets: list[socket.socket] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -84,6 +84,11 @@ class Listener:
         """How many connections are open whose other side has shown who it is."""
         return self._open.total()
 
+    @property
+    def tls(self) -> LoadedTls | None:
+        """The certificates in use; None before it listens, and without TLS."""
+        return None if self._loaded is None else self._loaded.current()
+
     async def start(self) -> None:
         """Listen.
 
@@ -93,12 +98,12 @@ class Listener:
             PlaintextError: without TLS, the address is not loopback.
         """
         if isinstance(self._tls, Credentials):
-            self._context = server_context(self._tls)
+            self._loaded = reloading_tls(server_context, self._tls)
         host, port = self._address
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         places = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-        if self._context is None:
+        if self._loaded is None:
             for _, address in places:
                 check_loopback(str(address[0]))
         try:
@@ -251,7 +256,7 @@ class Listener:
         try:
             stream = await accept_stream(
                 sock,
-                self._context,
+                None if (tls := self.tls) is None else tls.context,
                 first_byte_seconds=self._limits.first_byte_seconds,
                 handshake_seconds=self._limits.handshake_seconds,
                 stall_seconds=self._limits.stall_seconds,
@@ -261,7 +266,12 @@ class Listener:
                 return stream, None
             try:
                 return stream, client_id_from(stream.tls)
-            except TlsRefusedError:
+            except TlsRefusedError as error:
+                # TLS has let it in: what is wrong can be said in words, and it need not come back.
+                text = str(error).replace("its", "your")
+                frame = encode_frame(link.encode(link.Refused(link.RefusalCode.UNKNOWN_CLIENT, text)))
+                with contextlib.suppress(OSError):
+                    await stream.send(frame)
                 await stream.close()
                 raise
         finally:

@@ -131,6 +131,14 @@ class SessionServer:
             self._lobby.needed = 0
 
     @property
+    def certificate_expiry(self) -> dict[str, float]:
+        """When the `server`'s certificate in use runs out, and the first of its `authority`'s, in Unix time."""
+        tls = self._listener.tls
+        if tls is None:
+            return {}
+        return {"server": tls.expires.timestamp(), "authority": tls.authority_expires.timestamp()}
+
+    @property
     def refusals(self) -> Counter[str]:
         """How many connections were refused or cut off, by reason."""
         return self._listener.refusals

@@ -6,6 +6,9 @@ Sessions are not resumed: every connection proves again who it is, with a certif
 
 import re
 import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, unique
 
 from cryptography import x509
@@ -17,9 +20,11 @@ from transport.certs import (
     client_id_of,
     is_for_clients,
     load_certificate,
+    load_certificates,
     load_private_key,
 )
 from transport.errors import TransportError
+from transport.reloading import Reloading
 
 
 @unique
@@ -43,6 +48,9 @@ class TlsRefusal(Enum):
 # Certificates travel encrypted and authenticated: what is said of them is so. All else may be the network's doing.
 _TRANSIENT = frozenset((TlsRefusal.NO_TLS, TlsRefusal.DAMAGED, TlsRefusal.BROKEN_OFF, TlsRefusal.TIMED_OUT))
 
+# The other side's certificate may be renewed, or one of the clocks set, while we wait; ours is our own user's to renew.
+_OUTDATED = frozenset((TlsRefusal.EXPIRED, TlsRefusal.NOT_YET_VALID))
+
 
 class TlsRefusedError(TransportError):
     """A TLS connection that one of the sides did not accept.
@@ -50,15 +58,54 @@ class TlsRefusedError(TransportError):
     Attributes:
         reason: why.
         by_peer: whether the other side refused us; then "its" in the reason is ours.
+        is_outdated: whether the other side's certificate is not valid at this time.
         may_pass: whether trying again may help.
     """
 
     def __init__(self, reason: TlsRefusal, detail: str = "", *, by_peer: bool = False) -> None:
         self.reason = reason
         self.by_peer = by_peer
-        self.may_pass = reason in _TRANSIENT
+        self.is_outdated = reason in _OUTDATED and not by_peer
+        self.may_pass = reason in _TRANSIENT or self.is_outdated
         text = f"the other side refused us: {reason.value.replace('its', 'our')}" if by_peer else reason.value
         super().__init__(f"{text} ({detail})" if detail else text)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTls:
+    """Certificates as they were when they were read.
+
+    Attributes:
+        context: to make connections with.
+        expires: when the own certificate runs out.
+        authority_expires: when the first of the authorities' does.
+    """
+
+    context: ssl.SSLContext
+    expires: datetime
+    authority_expires: datetime
+
+    @classmethod
+    def of(cls, context: ssl.SSLContext, credentials: Credentials) -> "LoadedTls":
+        """The context of these files."""
+        authorities = load_certificates(credentials.authority)
+        return cls(
+            context,
+            load_certificate(credentials.certificate).not_valid_after_utc,
+            min(authority.not_valid_after_utc for authority in authorities),
+        )
+
+
+def reloading_tls(make: Callable[[Credentials], ssl.SSLContext], credentials: Credentials) -> Reloading[LoadedTls]:
+    """A `server_context` or `client_context` of the files as they are when a connection is made.
+
+    Raises:
+        CertificateError: from ``make``, the first time.
+    """
+    return Reloading(
+        lambda: LoadedTls.of(make(credentials), credentials),
+        lambda: (credentials.certificate, credentials.key, credentials.authority),
+    )
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
@@ -99,7 +146,7 @@ def client_id_from(connection: ssl.SSLObject) -> ClientId:
     except ValueError:
         raise TlsRefusedError(TlsRefusal.BAD_CERTIFICATE) from None
     if not is_for_clients(certificate):
-        raise TlsRefusedError(TlsRefusal.WRONG_ROLE)
+        raise TlsRefusedError(TlsRefusal.WRONG_ROLE, "the extended key usage client authentication is not in it")
     client_id = client_id_of(certificate)
     if client_id is None:
         raise TlsRefusedError(TlsRefusal.NO_CLIENT_ID)

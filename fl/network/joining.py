@@ -43,7 +43,7 @@ from transport import (
     RepeatedSessionError,
     SessionRefusedError,
 )
-from transport.certs import CertificateError, directory_from, identity_from
+from transport.certs import CertificateError, CertifiedKeys, identity_from
 from transport.link import MAX_EXTRA_BYTES, End, Waiting, decode_server_frame
 from transport.participation import IN_MEMORY
 from transport.tcp import Plaintext, Retry, join_session
@@ -89,6 +89,9 @@ class Participant:
         self._measured: tuple[bytes, ClientUpdate] | None = None
         self._updates, self._ranges = self._records()
         self._held = HeldAnnouncement()
+        self._keys: CertifiedKeys | None = None
+        # How often in a row certificates may be of no use: never at first, then it is a mistake.
+        self._misfits_left = 0
         self.rounds = 0
         # When the user was last told, and how often the server has said it since this client began to wait.
         self._told_at, self._times_waiting = -math.inf, 0
@@ -117,6 +120,14 @@ class Participant:
                 self._say(f"no update in this round: {error}; waiting for the next")
                 setbacks += 1
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
+                continue
+            except CertificateError as error:
+                # Files that are being replaced do not fit each other for a moment.
+                if not self._misfits_left:
+                    raise
+                self._misfits_left -= 1
+                self._say(f"{error}; trying again")
+                await asyncio.sleep(_PATIENCE.delay(_MOST_REFUSALS - self._misfits_left))
                 continue
             except BudgetSpentError as error:
                 raise NetworkError(f"{error} (--max-rounds)") from None
@@ -265,9 +276,12 @@ class Participant:
         options = self._options
         if options.identity_key is None or options.directory is None:
             raise NetworkError("malicious mode needs this client's key and everybody's certificates: give --certs")
-        return identity_from(options.identity_key), directory_from(options.directory, options.directory / "ca.pem")
+        if self._keys is None:
+            self._keys = CertifiedKeys(options.directory, options.directory / "ca.pem")
+        return identity_from(options.identity_key), self._keys
 
     def _accept(self, offer: Offer) -> None:
+        self._misfits_left = _MOST_REFUSALS
         announced = check_offer(offer, self._options, self._data)
         if announced.scales is None:
             # Ranges are asked for before the update, and never after it.

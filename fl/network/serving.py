@@ -38,7 +38,7 @@ from fl.summary import summarize
 from fl.watch import Watch, serve_watch
 from secagg import Adversary, KeyDirectory
 from transport import TransportError
-from transport.certs import directory_from
+from transport.certs import CertifiedKeys
 from transport.printable import MAX_ERROR_TEXT, printable
 from transport.tcp import Address
 
@@ -170,7 +170,7 @@ class _Serving:
         if path is None:
             raise ConfigError("malicious mode needs everybody's certificates: give --directory")
         check_certificates(path, self._config.clients)
-        return directory_from(path, path / "ca.pem")
+        return CertifiedKeys(path, path / "ca.pem")
 
     def _rounds(
         self,

@@ -143,6 +143,7 @@ class Snapshot:
         recovery_seconds: how long masks were last recovered.
         open_connections: of the listener, whose other side has shown who it is; None if it is not known.
         waiting_clients: distinct enrolled clients that wait for a session; None if it is not known.
+        certificate_expiry: Unix time at which the `server`'s certificate and its `authority`'s run out.
     """
 
     version: int
@@ -161,3 +162,4 @@ class Snapshot:
     recovery_seconds: float | None
     open_connections: int | None
     waiting_clients: int | None
+    certificate_expiry: Mapping[str, float]

@@ -83,6 +83,14 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
         # What was not measured is left out, since 0 would be a measurement.
         if value is not None:
             yield GaugeMetricFamily(f"secagg_{name}", text, value)
+    expiry = GaugeMetricFamily(
+        "secagg_certificate_expiry_timestamp_seconds",
+        "When a certificate in use runs out, in Unix time: the server's, and the first of its authorities'.",
+        labels=["certificate"],
+    )
+    for whose, at in snapshot.certificate_expiry.items():
+        expiry.add_metric([whose], at)
+    yield expiry
     yield GaugeMetricFamily(
         "secagg_start_time_seconds", "When watching began, in Unix time.", snapshot.started.timestamp()
     )

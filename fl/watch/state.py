@@ -49,6 +49,10 @@ class Connections(Protocol):
     def refusals(self) -> Counter[str]:
         """By reason."""
 
+    @property
+    def certificate_expiry(self) -> Mapping[str, float]:
+        """When certificates in use run out, in Unix time, by whose they are."""
+
 
 class Watch:
     """Keeps count of a training.
@@ -211,6 +215,7 @@ class Watch:
                 recovery_seconds=self._recovery,
                 open_connections=None if self._listener is None else self._listener.num_connections,
                 waiting_clients=None if self._listener is None else self._listener.num_waiting,
+                certificate_expiry={} if self._listener is None else self._listener.certificate_expiry,
             )
 
     def wait(self, version: int, seconds: float, stop: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from fl.training import DivergedError
 from secagg import Adversary
 from tests.fl.network.test_network_parts import ENCODING, PARAMS, SCALES, announcement
 from transport import EndCode, InputWithheldError, Offer, RepeatedSessionError
+from transport.certs import CertificateError
 from transport.link import End
 from transport.tcp import PLAINTEXT
 
@@ -31,13 +33,13 @@ REPEATED = RepeatedSessionError("round 3 was offered, but this client has answer
 ANOTHER_MODE = offers.ModeError("another mode")
 
 
-def participant(said: list[str], **changes: Any) -> Participant:
+def participant(said: list[str], *, make: type[Participant] = Participant, **changes: Any) -> Participant:
     data = LocalData(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
     values: dict[str, Any] = {
         "client_id": 0, "address": ("127.0.0.1", 1), "tls": PLAINTEXT, "max_model_bytes": 1 << 20, "give_up": 1.0,
         "policy": Policy(adversary=Adversary.HONEST_BUT_CURIOUS),
     }  # fmt: skip
-    return Participant(JoinOptions(**values | changes), data, said.append)
+    return make(JoinOptions(**values | changes), data, said.append)
 
 
 @pytest.fixture
@@ -178,3 +180,33 @@ def test_malicious_mode_is_begun_with_the_identity(monkeypatch: pytest.MonkeyPat
         asyncio.run(client.run())
         serve(monkeypatch, [])
         assert modes == [client._options.policy.adversary is Adversary.MALICIOUS]
+
+
+def test_files_that_do_not_fit_for_a_moment_end_a_client_at_the_start_only(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    misfit = CertificateError("client-0.pem, client-0.key: KEY_VALUES_MISMATCH")
+    said: list[str] = []
+    serve(monkeypatch, [misfit])
+    with pytest.raises(CertificateError):
+        asyncio.run(participant(said).run())
+    assert waits == []
+
+    class UnderWay(Participant):
+        async def _session(self, record: Any) -> End:
+            with contextlib.suppress(joining._DeclinedError):
+                # An offer came once: the files were good.
+                self._accept(SimpleNamespace(extra=bytes(1 << 21)))  # type: ignore[arg-type]
+            self._session = super()._session  # type: ignore[method-assign]
+            raise REPEATED
+
+    serve(monkeypatch, [misfit] * 3)
+    waiting = participant(said, make=UnderWay)
+    asyncio.run(waiting.run())
+    assert said[-4:] == [f"{misfit}; trying again"] * 3 + ["the training is over"]
+    assert len(waits) == 4
+    serve(monkeypatch, [misfit] * 50)
+    waits.clear()
+    with pytest.raises(CertificateError):
+        asyncio.run(participant(said, make=UnderWay).run())
+    assert len(waits) == 1 + joining._MOST_REFUSALS

@@ -1,0 +1,390 @@
+"""Certificates that are renewed, run out, or come from a new authority while server and clients go on."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from fl.watch import Watch
+from fl.watch.metrics import Metrics
+from secagg import Adversary, Completed
+from tests.cohort import make_params, random_inputs
+from tests.transport.network import EAGER, QUICK, check_exact, deployment, join, raw_stream, served
+from transport import SessionRefusedError, authority, certs
+from transport import tcp as tcp_module
+from transport.authority import Authority
+from transport.certs import (
+    CertificateError,
+    CertifiedKeys,
+    Credentials,
+    directory_from,
+    identity_from,
+    load_certificate,
+)
+from transport.tcp import PLAINTEXT, Retry, ServerUnreachableError, SessionServer
+
+CLIENTS = 3
+NAMES = ["localhost", "127.0.0.1"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return deployment(tmp_path / "certs", CLIENTS)
+
+
+@contextlib.contextmanager
+def in_days(days: float):
+    """Certificates are made as if it were another day."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return datetime.now(UTC) + timedelta(days=days)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(authority, "datetime", Clock)
+        yield
+
+
+def issue(folder: Path, *, days_from_now: float = 0.0, **what: Any) -> None:
+    """Renew for a day that begins then; at -9 it is over."""
+    with in_days(days_from_now):
+        Authority(folder).issue(**{"days": 1.0, "renew": True} | what)
+
+
+async def shown(server: SessionServer, folder: Path) -> int:
+    """The serial number of the certificate that the server shows to client 0."""
+    stream = await raw_stream(server.addresses[0][1], folder, 0)
+    try:
+        assert stream.tls is not None
+        der = stream.tls.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number
+    finally:
+        stream.abort()
+
+
+def serial(folder: Path) -> int:
+    return load_certificate(folder / "server.pem").serial_number
+
+
+def warnings(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == event]
+
+
+def test_a_server_shows_its_renewed_certificate_to_the_next_connection(folder: Path) -> None:
+    async def scenario() -> None:
+        async with SessionServer(("127.0.0.1", 0), Credentials.of_server(folder), QUICK) as server:
+            before = serial(folder)
+            assert await shown(server, folder) == before
+            issue(folder, server_names=NAMES)
+            assert await shown(server, folder) == serial(folder) != before
+
+    asyncio.run(scenario())
+
+
+def test_files_that_do_not_fit_each_other_yet_change_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A new key is in place, and its certificate is not: the old pair goes on, and is said to."""
+
+    async def scenario() -> None:
+        async with SessionServer(("127.0.0.1", 0), Credentials.of_server(folder), QUICK) as server:
+            before, old = serial(folder), (folder / "server.pem").read_bytes()
+            issue(folder, server_names=NAMES, renew=False, overwrite=True)
+            new = (folder / "server.pem").read_bytes()
+            (folder / "server.pem").write_bytes(old)
+            for _ in range(3):
+                assert await shown(server, folder) == before
+            (line,) = warnings(caplog, "not_reloaded")
+            assert "server.pem" in line
+            assert "PRIVATE" not in caplog.text
+            (folder / "server.pem").write_bytes(new)
+            assert await shown(server, folder) == serial(folder) != before
+            (folder / "ca.pem").unlink()
+            assert await shown(server, kept) != before
+
+    kept = Path(shutil.copytree(folder, folder.parent / "kept"))
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("days", "word"), [(-9, "expired"), (9, "not valid yet")])
+def test_clients_wait_for_a_server_whose_certificate_is_not_valid_now(
+    folder: Path, caplog: pytest.LogCaptureFixture, days: float, word: str
+) -> None:
+    params = make_params(CLIENTS, 2)
+    inputs = random_inputs(params, seed=1)
+    issue(folder, server_names=NAMES, days_from_now=days)
+    caplog.set_level(logging.INFO, "transport.tcp")
+    told: list[str] = []
+
+    async def scenario() -> Any:
+        async with served(params, folder) as serving:
+            joins = [
+                asyncio.create_task(join(serving.port, inputs[i], folder, i, unreachable=told.append)) for i in inputs
+            ]
+            async with asyncio.timeout(5):
+                while len(warnings(caplog, "reconnecting")) < 2 * CLIENTS:
+                    await asyncio.sleep(0.02)
+            assert not any(task.done() for task in joins)
+            issue(folder, server_names=NAMES)
+            await asyncio.gather(*joins)
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert check_exact(params, inputs, report.outcome)
+    assert report.outcome.included == tuple(inputs)
+    # Each client's user is told once.
+    assert len(told) == CLIENTS
+    assert all(word in why for why in told)
+
+
+def test_a_servers_certificate_that_nobody_renews_is_given_up_in_words(folder: Path) -> None:
+    issue(folder, server_names=NAMES, days_from_now=-9)
+
+    async def scenario() -> None:
+        async with served(make_params(CLIENTS, 2), folder) as serving:
+            retry = Retry(first=0.02, longest=0.1, give_up=0.5)
+            with pytest.raises(ServerUnreachableError, match="its certificate has expired"):
+                await join(serving.port, random_inputs(make_params(CLIENTS, 2), seed=1)[0], folder, 0, retry=retry)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_waits_takes_up_its_own_renewed_certificate(folder: Path) -> None:
+    """It began to wait while there was no server, with a certificate that has expired when there is one."""
+    params = make_params(CLIENTS, 2)
+    inputs = random_inputs(params, seed=1)
+    issue(folder, client_ids=[0], days_from_now=-9)
+
+    async def scenario() -> Any:
+        async with SessionServer(("127.0.0.1", 0), Credentials.of_server(folder), QUICK) as taken:
+            port = taken.addresses[0][1]
+        waiting = asyncio.create_task(join(port, inputs[0], folder, 0))
+        await asyncio.sleep(0.1)
+        issue(folder, client_ids=[0])
+        async with served(params, folder, address=("127.0.0.1", port)) as serving:
+            await asyncio.gather(waiting, *(join(port, inputs[i], folder, i) for i in (1, 2)))
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert check_exact(params, inputs, report.outcome)
+    assert report.outcome.included == tuple(inputs)
+
+
+def test_while_one_authority_takes_anothers_place_both_are_trusted(folder: Path) -> None:
+    """Client 0 is with the new authority already, the others and the server are not; malicious mode needs all keys."""
+    params = make_params(CLIENTS, 2, adversary=Adversary.MALICIOUS)
+    inputs = random_inputs(params, seed=1)
+    keys = {i: identity_from(folder / f"client-{i}.key").public_key for i in inputs}
+    Authority(folder).succeed()
+    issue(folder, client_ids=[0])
+    directory = directory_from(folder, folder / "ca.pem")
+    assert all(directory.is_trusted(i, keys[i]) for i in inputs)
+
+    async def scenario() -> Any:
+        async with served(params, folder, directory=directory) as serving:
+            joins = (
+                join(
+                    serving.port, inputs[i], folder, i,
+                    identity=identity_from(folder / f"client-{i}.key"), directory=directory,
+                )
+                for i in inputs
+            )  # fmt: skip
+            await asyncio.gather(*joins)
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert isinstance(report.outcome, Completed)
+    assert report.outcome.included == tuple(inputs)
+    assert check_exact(params, inputs, report.outcome)
+
+
+def test_the_older_authority_goes_when_nothing_is_from_it(folder: Path) -> None:
+    with pytest.raises(CertificateError, match="no older authority"):
+        Authority(folder).drop_older()
+    (old,) = certs.load_certificates(folder / "ca.pem")
+    new = Authority(folder).succeed()
+    with pytest.raises(CertificateError, match="older authority already"):
+        new.succeed()
+    issue(folder, client_ids=range(CLIENTS))
+    with pytest.raises(CertificateError, match=r"older authority issued server\.pem: renew"):
+        Authority(folder).drop_older()
+    assert old in certs.load_certificates(folder / "ca.pem")
+    issue(folder, server_names=NAMES)
+    Authority(folder).drop_older()
+    (own,) = certs.load_certificates(folder / "ca.pem")
+    assert own != old
+    assert all(certs.is_issued_by(load_certificate(path), own) for path in folder.glob("[sc][el]*.pem"))
+
+
+def test_an_authority_that_was_half_made_leaves_the_old_one_in_charge(folder: Path) -> None:
+    """The process ended between ``ca.pem`` and ``ca.key``."""
+    key = (folder / "ca.key").read_bytes()
+    (old,) = certs.load_certificates(folder / "ca.pem")
+    Authority(folder).succeed()
+    (folder / "ca.key").write_bytes(key)
+    issue(folder, server_names=NAMES)
+    assert certs.is_issued_by(load_certificate(folder / "server.pem"), old)
+
+
+def test_certificates_are_renewed_where_their_keys_are_not(folder: Path) -> None:
+    key = identity_from(folder / "client-1.key").public_key
+    (folder / "client-1.key").unlink()
+    before = load_certificate(folder / "client-1.pem")
+    issue(folder, client_ids=[1])
+    after = load_certificate(folder / "client-1.pem")
+    assert after.serial_number != before.serial_number
+    assert after.public_key().public_bytes_raw() == key
+    assert not (folder / "client-1.key").exists()
+    Authority.create(folder.parent / "other").issue(client_ids=[1])
+    shutil.copy(folder.parent / "other" / "client-1.pem", folder)
+    with pytest.raises(CertificateError, match="did not issue it"):
+        issue(folder, client_ids=[1])
+
+
+class TestCertifiedKeys:
+    """A folder of certificates, asked again and again."""
+
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(certs, "_LOOK_SECONDS", -1.0)
+
+    @staticmethod
+    def trusted(keys: CertifiedKeys, folder: Path) -> list[int]:
+        held = {int(path.stem[7:]): identity_from(path).public_key for path in folder.glob("client-*.key")}
+        return sorted(client_id for client_id, key in held.items() if keys.is_trusted(client_id, key))
+
+    def test_who_runs_out_is_left_out_and_comes_back(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        keys = CertifiedKeys(folder, folder / "ca.pem")
+        assert self.trusted(keys, folder) == [0, 1, 2]
+        issue(folder, client_ids=[1], days_from_now=-9)
+        for _ in range(3):
+            assert self.trusted(keys, folder) == [0, 2]
+        (line,) = warnings(caplog, "certificates_left_out")
+        assert "client-1.pem" in line
+        issue(folder, client_ids=[1])
+        assert self.trusted(keys, folder) == [0, 1, 2]
+        issue(folder, client_ids=[5], renew=False)
+        assert self.trusted(keys, folder) == [0, 1, 2, 5]
+
+    def test_the_time_alone_leaves_one_out(
+        self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        issue(folder, client_ids=[2], days=3)
+        keys = CertifiedKeys(folder, folder / "ca.pem")
+        assert self.trusted(keys, folder) == [0, 1, 2]
+        monkeypatch.setattr(keys, "_now", datetime.now(UTC) + timedelta(days=5))
+        assert self.trusted(keys, folder) == [0, 1]
+        assert len(warnings(caplog, "certificates_left_out")) == 1
+
+    @pytest.mark.parametrize("what", ["damaged", "stranger", "same key", "gone"])
+    def test_files_that_do_not_work_leave_what_was_there(
+        self, folder: Path, caplog: pytest.LogCaptureFixture, what: str
+    ) -> None:
+        keys = CertifiedKeys(folder, folder / "ca.pem")
+        kept = (folder / "client-1.pem").read_bytes()
+        if what == "damaged":
+            (folder / "client-1.pem").write_bytes(kept[:100])
+        elif what == "stranger":
+            Authority.create(folder.parent / "other").issue(client_ids=[1])
+            shutil.copy(folder.parent / "other" / "client-1.pem", folder)
+        elif what == "same key":
+            shutil.copy(folder / "client-0.pem", folder / "client-1.pem")
+        else:
+            (folder / "ca.pem").rename(folder / "ca")
+        for _ in range(3):
+            assert self.trusted(keys, folder) == [0, 1, 2]
+        assert len(warnings(caplog, "not_reloaded")) == 1
+        # At the start it is a mistake.
+        with pytest.raises(CertificateError):
+            CertifiedKeys(folder, folder / "ca.pem")
+
+
+def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | None) -> Credentials:
+    """Of the folder's authority, with names and a use that its own code would not give."""
+    names = [x509.UniformResourceIdentifier(uri) for uri in uris] or [x509.DNSName("client.example")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(authority, "_client_names", lambda _: names)
+        if usage is None:
+            unstated = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+            patch.setattr(authority.x509, "ExtendedKeyUsage", lambda _: unstated)
+        Authority(folder).issue(client_ids=[0], overwrite=True)
+    return Credentials.of_client(folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("uris", "usage", "reason", "told"),
+    [
+        (["urn:secagg:client:0"], None, "wrong-role", "client authentication is not in it"),
+        ([], ExtendedKeyUsageOID.CLIENT_AUTH, "no-client-id", "does not name one client"),
+        (
+            ["urn:secagg:client:0", "urn:secagg:client:1"],
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+            "no-client-id",
+            "does not name one client",
+        ),
+    ],
+    ids=["no use", "no id", "two ids"],
+)
+def test_what_tls_lets_in_and_the_server_does_not_is_told_in_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, uris: list[str], usage: Any, reason: str, told: str
+) -> None:
+    params = make_params(CLIENTS, 2)
+    inputs = random_inputs(params, seed=1)
+    bad = certificate(folder, uris, usage)
+    with pytest.raises(CertificateError, match=r"client-0\.pem: (it names no client|the extended key usage)"):
+        asyncio.run(join(1, inputs[0], bad, 0))
+
+    async def scenario() -> Any:
+        async with served(params, folder) as serving:
+            # One that does not look at its own certificate.
+            monkeypatch.setattr(tcp_module, "own_id", lambda tls, client_id: client_id)
+            with pytest.raises(SessionRefusedError, match=f"UNKNOWN_CLIENT.*your.*{told}"):
+                await join(serving.port, inputs[0], bad, 0, retry=EAGER)
+            await asyncio.gather(*(join(serving.port, inputs[i], folder, i) for i in (1, 2)))
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert report.refusals[reason] == 1
+    assert report.outcome.included == (1, 2)
+    assert check_exact(params, inputs, report.outcome)
+
+
+def test_the_expiry_of_the_certificate_in_use_is_a_metric(folder: Path) -> None:
+    def sample(watch: Watch, whose: str) -> float:
+        name = f'secagg_certificate_expiry_timestamp_seconds{{certificate="{whose}"}} '
+        (line,) = (line for line in Metrics(watch).text().decode().splitlines() if line.startswith(name))
+        return float(line.removeprefix(name))
+
+    def expiry(name: str) -> float:
+        return load_certificate(folder / name).not_valid_after_utc.timestamp()
+
+    async def scenario(check: Callable[[Watch], None], tls: Any) -> None:
+        watch = Watch("digits", 1)
+        async with SessionServer(("127.0.0.1", 0), tls, QUICK) as server:
+            watch.listener(server)
+            check(watch)
+
+    def with_tls(watch: Watch) -> None:
+        assert sample(watch, "authority") == expiry("ca.pem")
+        before = sample(watch, "server")
+        assert before == expiry("server.pem")
+        issue(folder, server_names=NAMES)
+        assert sample(watch, "server") == expiry("server.pem") < before
+        # What cannot be used is not in use.
+        (folder / "server.pem").write_text("nonsense")
+        renewed = sample(watch, "server")
+        assert renewed < before
+
+    def without(watch: Watch) -> None:
+        assert "secagg_certificate_expiry_timestamp_seconds{" not in Metrics(watch).text().decode()
+
+    asyncio.run(scenario(with_tls, Credentials.of_server(folder)))
+    asyncio.run(scenario(without, PLAINTEXT))
