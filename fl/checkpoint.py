@@ -6,14 +6,18 @@
     metrics.jsonl           a line a round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
+    serve.lock              held by the process that goes on with it, of `secagg serve`
     report.html, tensorboard/                   what `secagg report` and --tensorboard write
     series.json, personalization.json           more for the report, from whoever has it: `fl.report.extras`
 
-The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole.
+The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole. It is written first, so that
+a folder with any other of these files has one.
 """
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -22,13 +26,14 @@ import torch
 
 from fl.config import RunConfig
 from fl.errors import ConfigError
-from fl.files import replace_file
+from fl.files import held, replace_file
 from fl.formatting import json_line
 from fl.rounds import FederatedRun, RoundRecord, record_to_json
 from fl.serialization import model_to_bytes, own_tensors
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
 _MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"
+_LOCK = "serve.lock"
 PLOT = "accuracy.png"
 
 
@@ -47,6 +52,12 @@ class RunFolder:
     def model_path(self) -> Path:
         """Where the trained model goes."""
         return self.path / _MODEL
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for this process alone, and make it if it is not there. ConfigError if another one does."""
+        with held(self.path, _LOCK):
+            yield
 
     def create(self) -> None:
         """Make the folder for a new run; ConfigError if there is one in it already."""
@@ -77,8 +88,8 @@ class RunFolder:
             "records": json_line(lines),
         }
         try:
-            self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
             self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
+            self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
             self._replace(_METRICS, "".join(json_line(line) + "\n" for line in lines).encode())
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error

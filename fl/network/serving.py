@@ -69,7 +69,8 @@ def start_serving(
         config, min_clients=min_clients, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs
     )
     run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
-    return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], is_new=True)
+    with ExitStack() as new_run:
+        return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], new_run)
 
 
 def resume_serving(
@@ -78,18 +79,19 @@ def resume_serving(
     """Go on with a stored run, in the middle of a round if it was left there."""
     settings = NetworkSettings.load(path)
     folder = RunFolder(path)
-    config, rounds_done = folder.load_config()
-    config = replace(config, rounds=config.rounds if rounds is None else rounds)
-    if rounds_done > config.rounds:
-        raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-    dataset = make_dataset(config.dataset, data_dir)
-    run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
-    records = folder.restore([run], rounds_done)
-    folder.save(config, [run], records)
-    console.print(
-        escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
-    )
-    return _Serving(config, settings, options, dataset, run, folder, console).serve(records)
+    with folder.held():
+        config, rounds_done = folder.load_config()
+        config = replace(config, rounds=config.rounds if rounds is None else rounds)
+        if rounds_done > config.rounds:
+            raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
+        dataset = make_dataset(config.dataset, data_dir)
+        run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
+        records = folder.restore([run], rounds_done)
+        folder.save(config, [run], records)
+        console.print(
+            escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
+        )
+        return _Serving(config, settings, options, dataset, run, folder, console).serve(records)
 
 
 class _Serving:
@@ -116,7 +118,8 @@ class _Serving:
         self._layout = ParameterLayout.of(run.model)
         self._plan = settings.plan(config, self._layout.sizes)
 
-    def serve(self, records: list[RoundRecord], *, is_new: bool = False) -> FinishedServing:
+    def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
+        """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
         interrupted = False
         enrolled = range(self._config.clients)
         with _network_errors(), ExitStack() as stack:
@@ -124,7 +127,8 @@ class _Serving:
                 sessions = stack.enter_context(SessionThread(self._options.address, self._options.tls, enrolled))
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.
-            if is_new:
+            if new_run is not None:
+                new_run.enter_context(self._folder.held())
                 self._folder.create()
                 self._settings.save(self._folder.path)
                 self._folder.save(self._config, [self._run], records)

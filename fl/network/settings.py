@@ -9,6 +9,7 @@ from typing import Any
 import secagg
 from fl.config import RunConfig
 from fl.errors import ConfigError
+from fl.files import replace_file
 from fl.quantization import UpdateEncoding
 from fl.session_policy import SessionPolicy
 from secagg import Adversary
@@ -65,9 +66,9 @@ class NetworkSettings:
     def save(self, path: Path) -> None:
         """Store it in a run's folder, before the first checkpoint. ConfigError if that cannot be written to."""
         try:
-            (path / _SETTINGS).write_text(json.dumps(self.to_json(), indent=2) + "\n")
+            replace_file(path / _SETTINGS, (json.dumps(self.to_json(), indent=2) + "\n").encode())
         except OSError as error:
-            raise ConfigError(f"cannot write to {path}: {error.strerror}") from None
+            raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: Path) -> "NetworkSettings":
