@@ -10,8 +10,8 @@
     report.html, tensorboard/                   what `secagg report` and --tensorboard write
     series.json, personalization.json           more for the report, from whoever has it: `fl.report.extras`
 
-The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole. It is written first, so that
-a folder with any other of these files has one.
+The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole. It is written before the
+others, so that none of them is ever without it.
 """
 
 import json

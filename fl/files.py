@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fl.errors import ConfigError
+from transport import JournalFullError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SUFFIX = ".part"
@@ -36,7 +37,7 @@ def replace_file(path: Path, data: bytes) -> None:
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is that the disk has no room."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, JournalFullError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
             return True
         error = error.__cause__
     return False

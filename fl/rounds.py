@@ -36,7 +36,7 @@ from fl.secure_aggregation import SecureAggregator, plan_secure_aggregation
 from fl.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
 from fl.serialization import model_to_bytes
 from fl.server_optimizer import ServerOptimizer
-from fl.state import ParameterLayout
+from fl.state import LayoutError, ParameterLayout
 from fl.threads import torch_threads
 from fl.training import DivergedError, evaluate
 from secagg import ClientId, Round
@@ -232,9 +232,15 @@ class FederatedRun:
                 )
             )
         _raise_if_all_refused(result)
-        aggregate = result.aggregate
+        aggregate, included, aborted = result.aggregate, result.included, result.aborted
         if aggregate is not None:
-            self._layout.load_vector(self.model, self.server_optimizer.step(before, aggregate.mean_delta))
+            remembered = self.server_optimizer.state()
+            try:
+                self._layout.load_vector(self.model, self.server_optimizer.step(before, aggregate.mean_delta))
+            except LayoutError as error:
+                # The model is what it was, and so is what the optimizer knows: the round has no result.
+                self.server_optimizer.load_state(remembered)
+                aggregate, included, aborted = None, (), f"the server's step fails: {error}"
         seconds = time.perf_counter() - started
         self.rounds_done = number
         measured = self._evaluate_held_out(sampled, number)
@@ -250,7 +256,7 @@ class FederatedRun:
             train_loss=None if aggregate is None else aggregate.loss,
             num_examples=0 if aggregate is None else aggregate.num_examples,
             sampled=len(sampled),
-            included=result.included,
+            included=included,
             dropped=dict(Counter(round_.value for round_ in result.dropped.values())),
             refused={str(client_id): why for client_id, why in sorted(result.refused.items())},
             clipped=_known(aggregate, "clipped"),
@@ -275,7 +281,7 @@ class FederatedRun:
             held_out_examples=0 if held_out is None else held_out.num_examples,
             phases={round_.value: dataclasses.asdict(cost) for round_, cost in result.phases.items()},
             ring_difference=result.ring_difference,
-            aborted=result.aborted,
+            aborted=aborted,
             held_out_aborted=None if measured is None else measured.aborted,
         )
 

@@ -1,19 +1,23 @@
 """A journal's SQLite file: made, checked, locked, committed and deleted in one way for both sides."""
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transport.errors import JournalError
+from transport.errors import JournalError, JournalFullError
 
 _WAIT_SECONDS = 30.0
 
 _MEMORY = ":memory:"
 
 _IF_DAMAGED = "its session cannot go on; keep the file to look into it, or delete it to give the session up"
+
+# What the system says where a disk, or a user's part of it, is full.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 # SQLite's own limit for one value, unless it was built with another.
 MAX_BLOB_BYTES = 10**9 - 2**12
@@ -188,8 +192,9 @@ class Database:
                     else "another process runs its session"
                 )
                 raise JournalError(f"{self.path} is in use: {whose}") from None
-            raise JournalError(f"{self.path} cannot be used ({error}): nothing that is not on the disk was sent; "
-                               "see to the disk, then start again to resume") from None  # fmt: skip
+            kind = JournalFullError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else JournalError
+            raise kind(f"{self.path} cannot be used ({error}): nothing that is not on the disk was sent; "
+                       "see to the disk, then start again to resume") from None  # fmt: skip
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 raise JournalError(f"{self.path} is no journal: choose another path; it was left as it is") from None
@@ -197,7 +202,8 @@ class Database:
         except sqlite3.Error as error:
             raise JournalError(f"{self.path} cannot be used: {error}") from None
         except OSError as error:
-            raise JournalError(f"{self.path} cannot be used: {error.strerror or error}") from None
+            kind = JournalFullError if error.errno in NO_ROOM else JournalError
+            raise kind(f"{self.path} cannot be used: {error.strerror or error}") from None
 
 
 def damaged(path: Path, what: str, advice: str = _IF_DAMAGED) -> JournalError:

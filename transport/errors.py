@@ -65,3 +65,7 @@ class JournalError(TransportError):
 
     After it, a host is dead: nothing that is not on the disk was sent. Start again and resume.
     """
+
+
+class JournalFullError(JournalError):
+    """The disk has no room for a journal, or a record: once there is some, starting again and resuming goes on."""

@@ -75,9 +75,14 @@ class _SessionFiles:
 
     def begin(self, number: int) -> None:
         """Note that clients will hear of the session."""
-        # With an empty journal nobody has heard of it: a process that ends here has lost nothing.
-        Journal(self.journal).close()
-        replace_file(self._begun, str(number).encode())
+        try:
+            # With an empty journal nobody has heard of it: a process that ends here has lost nothing.
+            Journal(self.journal).close()
+            replace_file(self._begun, str(number).encode())
+        except BaseException:
+            # Without room for both there is neither, and both are made when there is.
+            self.forget()
+            raise
 
     def is_lost(self, number: int) -> bool:
         """Whether clients may have answered the round in a session of which nothing is left."""

@@ -82,6 +82,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             Option(help="Your own name for the training; each of its rounds is answered once (default: default)."),
         ] = None,
         max_rounds: Annotated[int, Option(help="The most rounds to answer in this training.")] = 1000,
+        max_failed_rounds: Annotated[
+            int, Option(help="End after so many rounds in a row for which there was no update to give.")
+        ] = 100,
         directory: Annotated[
             Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
         ] = None,
@@ -107,10 +110,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
             if (arrays is None) == (shard is None):
                 raise ConfigError("give --arrays with your own examples, or --shard I/N of a data set")
-            if min_inputs < 2 or min(max_epochs, max_classes, max_rounds) < 1 or not 0 < give_up < float("inf"):
+            least = min(max_epochs, max_classes, max_rounds, max_failed_rounds)
+            if min_inputs < 2 or least < 1 or not 0 < give_up < float("inf"):
                 raise ConfigError(
-                    "min-inputs must be at least 2, max-epochs, max-classes and max-rounds at least 1, give-up above "
-                    "0 seconds"
+                    "min-inputs must be at least 2, max-epochs, max-classes, max-rounds and max-failed-rounds at least "
+                    "1, give-up above 0 seconds"
                 )
             if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
                 raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
@@ -141,6 +145,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 once=once,
                 training=training,
                 max_rounds=max_rounds,
+                max_failed_rounds=max_failed_rounds,
             )
             if arrays is not None:
                 data = load_arrays(arrays)

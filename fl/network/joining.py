@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from fl.counters import IntegerVector
-from fl.errors import ConfigError
+from fl.errors import ConfigError, FLError
 from fl.local_work import local_update
 from fl.network.addresses import show_address
 from fl.network.announcement import Announcement, decode_announcement, encode_announcement, round_context
@@ -27,10 +27,9 @@ from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
 from fl.network.offers import DeclinedError, JoinOptions, ModeError, OverError, check_offer
 from fl.participation import open_participation
-from fl.quantization import ClientUpdate, QuantizationError
+from fl.quantization import ClientUpdate
 from fl.threads import worthwhile_threads
-from fl.training import DivergedError
-from secagg import Adversary, Identity, KeyDirectory
+from secagg import Adversary, Identity, KeyDirectory, RemoteProtocolError, Rule
 from transport import (
     BudgetSpentError,
     ClientJournal,
@@ -38,6 +37,7 @@ from transport import (
     EndCode,
     HeldAnnouncement,
     InputWithheldError,
+    JournalFullError,
     Offer,
     RefusalCode,
     RepeatedSessionError,
@@ -103,7 +103,7 @@ class Participant:
             NetworkError: the offer was declined, or the server does not want this client.
             TransportError, secagg.SecAggError, FLError: as `join_session`, and from the training.
         """
-        options, refusals, setbacks, is_waiting = self._options, 0, 0, False
+        options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
         where = show_address(options.address)
         self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
         if self._data.is_of_one_class:
@@ -115,8 +115,15 @@ class Participant:
             except OverError:
                 self._say("the training is over")
                 return
-            except InputWithheldError as error:
-                # The model that came is at fault, or the data; perhaps the next round's is better.
+            except (InputWithheldError, JournalFullError, RemoteProtocolError) as error:
+                # The model that came is at fault, the data, the disk, or the certificates here of others.
+                if isinstance(error, RemoteProtocolError) and error.rule is not Rule.IDENTITY_NOT_TRUSTED:
+                    raise
+                failed += 1
+                if failed == options.max_failed_rounds:
+                    raise NetworkError(
+                        f"no update in {failed} rounds in a row, the last time since: {error} (--max-failed-rounds)"
+                    ) from None
                 self._say(f"no update in this round: {error}; waiting for the next")
                 setbacks += 1
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
@@ -153,6 +160,7 @@ class Participant:
             if self._is_last(end, has_answered := self._has_answered()):
                 return
             refusals, setbacks, is_waiting = 0, 0 if has_answered else setbacks + 1, False
+            failed = 0 if has_answered else failed
             if not has_answered:
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
             elif end.code is not EndCode.COMPLETED:
@@ -315,7 +323,7 @@ class Participant:
                 update = self._trained(announced, model)
             rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
             vector = encoding.encode(update, rng)
-        except (DivergedError, QuantizationError) as error:
+        except FLError as error:
             raise InputWithheldError(str(error)) from None
         if announced.scales is None:
             self._measured = key, update

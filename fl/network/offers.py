@@ -33,6 +33,7 @@ class JoinOptions:
         training: the client's own name for the training, in which it answers each round once. Nothing of the server's
             is in it, nor its address: it could begin anew as often as it likes.
         max_rounds: the most rounds to answer in that training.
+        max_failed_rounds: after so many rounds in a row for which it could give no update, it ends.
         policy: what it asks of an offer.
         max_model_bytes: how long an announcement to take, the model in it.
         give_up: seconds without a word of the server's.
@@ -52,6 +53,7 @@ class JoinOptions:
     once: bool = False
     training: str | None = None
     max_rounds: int = 1000
+    max_failed_rounds: int = 100
 
 
 class DeclinedError(SessionRefusedError):

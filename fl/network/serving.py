@@ -5,14 +5,16 @@ Beside the checkpoint lie ``network.json``, what the run's rounds have in common
 the process ends, they are enough to go on within the same round.
 """
 
+import logging
 import os
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import gaierror
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +24,8 @@ from fl.config import RunConfig
 from fl.console import TrainingDisplay, summary_table
 from fl.custom import make_dataset
 from fl.data import Dataset
-from fl.errors import ConfigError
+from fl.errors import ConfigError, FLError
+from fl.files import is_full
 from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator, ServingRules
 from fl.network.announcement import Announcement
@@ -40,7 +43,14 @@ from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certs import CertifiedKeys
 from transport.printable import MAX_ERROR_TEXT, printable
-from transport.tcp import Address
+from transport.tcp import Address, Retry
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Before a disk that was full is tried again.
+_FULL = Retry(first=1.0, longest=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,16 +222,31 @@ class _Serving:
                 display.round_started(run.rounds_done)
                 if watch is not None:
                     watch.round_started(run.rounds_done + 1, self._plan.parameters)
-                record = run.run_round(display.on_progress)
+                record = self._once_there_is_room(lambda: run.run_round(display.on_progress))
                 if watch is not None:
                     watch.round_ended(
                         record.round, None, record.seconds, record.accuracy, record.loss, aborted=record.aborted
                     )
                 records.append(record)
-                self._folder.save(config, [run], records)
+                self._once_there_is_room(lambda: self._folder.save(config, [run], records))
                 aggregator.forget_round()
                 display.round_done([record])
             aggregator.say_goodbye(tuple(range(config.clients)))
+
+    def _once_there_is_room(self, work: Callable[[], T]) -> T:
+        """Do it. While the disk is full, wait and do it again: nothing is lost by that, and clients wait too."""
+        failures = 0
+        while True:
+            try:
+                return work()
+            except (FLError, TransportError, OSError) as error:
+                if not is_full(error):
+                    raise
+                failures += 1
+                if failures == 1:
+                    self._say(f"{error}; this server goes on as soon as there is room")
+                    logger.warning("the disk is full: %s", error, extra={"event": "disk_full"})
+            time.sleep(_FULL.delay(failures))
 
     def _announcement(self) -> Announcement:
         return Announcement(

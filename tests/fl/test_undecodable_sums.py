@@ -18,10 +18,11 @@ from fl.federated_evaluation import FederatedEvaluation
 from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
 from fl.rounds import FederatedRun
 from fl.scales import MAX_WEIGHT
+from fl.server_optimizer import ServerOptimizer
 from fl.training import Evaluation
 from tests.fl.aggregations import Clients, make_request, run_both, secure_aggregator
 from tests.fl.encodings import fixed_encoding
-from tests.fl.runs import state_bytes, tiny_config, tiny_dataset
+from tests.fl.runs import state_bytes, tiny_config, tiny_dataset, untimed
 from transport import FaultSchedule, run_session
 
 LENGTH, MOST, BITS, CLIENTS = 4, 10, 16, 3
@@ -165,3 +166,26 @@ def test_nobody_holds_anything_out_is_a_result() -> None:
         (0, 1, 2), lambda i: measured[i], context=b"c", received_context=lambda _: b"c", faults=FaultSchedule(), seed=0
     )
     assert (result.evaluation, result.included, result.aborted) == (None, 3, None)
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "fedavgm", "fedadam"])
+def test_a_step_that_makes_the_model_infinite_is_no_result(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model and optimizer are afterwards as if the round had not been: the next one is as in a run without it."""
+    run, other = (FederatedRun(tiny_config(server_optimizer=rule, rounds=3), tiny_dataset(), "plain") for _ in range(2))
+    run.run_round()
+    other.run_round()
+    before, step = state_bytes(run.model), ServerOptimizer.step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ServerOptimizer,
+            "step",
+            lambda self, vector, delta: step(self, vector, np.full_like(delta, np.inf)),
+        )
+        spoilt = run.run_round()
+    assert "not finite" in str(spoilt.aborted)
+    assert spoilt.included == ()
+    assert spoilt.train_loss is None
+    assert state_bytes(run.model) == before
+    other.rounds_done = 2
+    assert untimed(run.run_round()) == untimed(other.run_round())
+    assert state_bytes(run.model) == state_bytes(other.model) != before

@@ -1,6 +1,7 @@
 """The server's journal: what is committed is there, what is not is not, and no file is taken for what it is not."""
 
 import contextlib
+import errno
 import gc
 import sqlite3
 import stat
@@ -18,7 +19,7 @@ from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal
 from transport import link
 from transport.client_host import ClientHost
 from transport.client_journal import ClientJournal
-from transport.errors import JournalError
+from transport.errors import JournalError, JournalFullError
 from transport.host import SessionHost
 from transport.journal import AnswerKind, Entry, EntryKind, Header, Journal
 
@@ -398,3 +399,30 @@ def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -
     journal.close()
     assert host.round is secagg.Round.UNMASKING
     assert peak < 5 * 800_000, peak
+
+
+def test_a_full_disk_is_told_from_other_faults_and_goes_on_when_there_is_room(directory, monkeypatch) -> None:
+    """SQLite's own limit of a file's pages stands in for the disk's."""
+    path = directory / "j"
+    journal = filled(path)
+    ((pages,),) = journal._database.rows("PRAGMA page_count")
+    assert list(journal._database.rows(f"PRAGMA max_page_count={pages + 1}"))
+    with pytest.raises(JournalFullError, match="full"):
+        journal.record(EntryKind.MESSAGE, 1, bytes(1 << 16))
+    with pytest.raises(JournalError, match="start again to resume") as caught:
+        journal.commit()
+    assert not isinstance(caught.value, JournalFullError)
+    journal.close()
+    journal = Journal(path)
+    before = len(list(journal.entries()))
+    journal.record(EntryKind.MESSAGE, 1, bytes(1 << 16))
+    journal.commit()
+    journal.close()
+    assert number_of_entries(path) == before + 1
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transport._database.os.open", full)
+    with pytest.raises(JournalFullError, match="No space left"):
+        Journal(directory / "other")

@@ -22,9 +22,9 @@ from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from fl.quantization import QuantizationError
 from fl.training import DivergedError
-from secagg import Adversary
+from secagg import Adversary, RemoteProtocolError, Rule
 from tests.fl.network.test_network_parts import ENCODING, PARAMS, SCALES, announcement
-from transport import EndCode, InputWithheldError, Offer, RepeatedSessionError
+from transport import EndCode, InputWithheldError, JournalFullError, Offer, RepeatedSessionError
 from transport.certs import CertificateError
 from transport.link import End
 from transport.tcp import PLAINTEXT
@@ -210,3 +210,41 @@ def test_files_that_do_not_fit_for_a_moment_end_a_client_at_the_start_only(
     with pytest.raises(CertificateError):
         asyncio.run(participant(said, make=UnderWay).run())
     assert len(waits) == 1 + joining._MOST_REFUSALS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputWithheldError("training ran away"),
+        JournalFullError("the disk is full"),
+        RemoteProtocolError(Rule.IDENTITY_NOT_TRUSTED, "client 7"),
+    ],
+    ids=["withheld", "full", "untrusted"],
+)
+def test_rounds_without_an_update_end_a_client_when_they_are_too_many_in_a_row(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
+) -> None:
+    said: list[str] = []
+    serve(monkeypatch, [error] * 4)
+    asyncio.run(participant(said, max_failed_rounds=5).run())
+    assert said[-5:] == [f"no update in this round: {error}; waiting for the next"] * 4 + ["the training is over"]
+    serve(monkeypatch, [error] * 5)
+    with pytest.raises(NetworkError, match=r"no update in 5 rounds in a row.*--max-failed-rounds"):
+        asyncio.run(participant(said, max_failed_rounds=5).run())
+
+
+def test_a_round_that_was_answered_begins_the_count_anew(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    answered = End(EndCode.COMPLETED, included=3)
+    serve(monkeypatch, [InputWithheldError("bad"), answered, InputWithheldError("bad"), answered] * 3)
+    client = participant([], max_failed_rounds=2)
+    client._announced = SimpleNamespace(round=1, rounds=100)  # type: ignore[assignment]
+    monkeypatch.setattr(Participant, "_has_answered", lambda *_: True)
+    monkeypatch.setattr(Participant, "_is_last", lambda *_: False)
+    asyncio.run(client.run())
+
+
+def test_what_a_server_does_wrong_otherwise_ends_a_client(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    serve(monkeypatch, [RemoteProtocolError(Rule.INVALID_SIGNATURE, "")])
+    with pytest.raises(RemoteProtocolError):
+        asyncio.run(participant([]).run())
+    assert waits == []

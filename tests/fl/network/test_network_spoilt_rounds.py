@@ -5,6 +5,8 @@ They are not tried again: clients answer a round once, and a second sum of one r
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,11 @@ import numpy as np
 import pytest
 
 import secagg
+from fl import checkpoint
 from fl.aggregation import RoundRequest
 from fl.checkpoint import RunFolder
-from fl.errors import AbortedError
-from fl.network import joining
+from fl.errors import AbortedError, ConfigError
+from fl.network import aggregator, joining, serving
 from fl.network.aggregator import NetworkAggregator, ServingRules, _SessionFiles
 from fl.network.announcement import Announcement
 from fl.network.errors import RoundFailedError
@@ -31,7 +34,8 @@ from fl.scales import ScaleTracker
 from fl.training import LocalTraining
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
-from transport import ClientRecord, Deadlines, FaultSchedule, JournalError
+from transport import ClientRecord, Deadlines, FaultSchedule, Journal, JournalError, JournalFullError, certs
+from transport.authority import Authority
 from transport.host import Counters
 from transport.tcp import Retry
 
@@ -355,3 +359,106 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
     assert (result.aggregate, result.aborted) == (None, str(aborted))
     aggregator.say_goodbye((0, 1, 2))
     assert [session.number for session in run] == [1, 0]
+
+
+def test_a_full_disk_holds_rounds_up_and_ends_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room for the session's journal in round 1, nor for the checkpoint after round 2: each comes later."""
+    monkeypatch.setattr(serving, "_FULL", Retry(first=0.05, longest=0.1))
+    full = {"journal": 3, "checkpoint": 3}
+    commit, replace_file = Journal.commit, checkpoint.replace_file
+
+    def committed(self: Journal) -> None:
+        # The second time it holds the first clients' keys.
+        full["journal"] -= 1
+        if full["journal"] in (0, 1):
+            raise JournalFullError("round.journal cannot be used (database or disk is full)")
+        commit(self)
+
+    def replaced(path: Path, data: bytes) -> None:
+        if (
+            path.name == "checkpoint.safetensors"
+            and full["checkpoint"]
+            and training.clients
+            and any(training.trained(2))
+        ):
+            full["checkpoint"] -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(path, data)
+
+    training = Training(deployment, rounds=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "commit", committed)
+        patch.setattr(checkpoint, "replace_file", replaced)
+        finished = training.serve(training.start_all)
+    training.finish()
+    assert full["journal"] < 0
+    assert full["checkpoint"] == 0
+    assert not finished.interrupted
+    assert [record.aborted for record in training.records()] == [None] * 3
+    assert [record.included for record in training.records()] == [tuple(range(CLIENTS))] * 3
+    # Nobody trained for a round twice: its session went on.
+    assert [training.trained(number) for number in (1, 2, 3)] == [[1] * CLIENTS] * 3
+    said = [line for line in deployment.output if "as soon as there is room" in line]
+    assert len(said) == 2
+    assert "No space left on device" in said[1]
+
+
+def test_another_fault_of_the_disk_is_not_waited_out(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(deployment, rounds=1)
+
+    def replaced(path: Path, data: bytes) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(checkpoint, "replace_file", replaced)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        training.serve(lambda: None)
+
+
+def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Client 1 has a new key that client 3 has not heard of: client 3 alone is missing, and not for good."""
+    monkeypatch.setattr(certs, "_LOOK_SECONDS", -1.0)
+    outdated = Path(shutil.copytree(deployment.certs, deployment.directory / "outdated"))
+    Authority(deployment.certs).issue(client_ids=[1], overwrite=True)
+    training = Training(deployment, rounds=2)
+    training.options["deadlines"] = Deadlines(advertise_keys=3, share_keys=2, unmasking=4)
+
+    def beside() -> None:
+        for client_id in range(CLIENTS - 1):
+            training.start(client_id)
+        late = deployment.client(LIAR, training.config, directory=outdated, state=deployment.directory / "state-3")
+        training.clients[LIAR] = late
+        late.start()
+        until(lambda: any("updates are in the mean" in line for line in training.clients[0].said), 30)
+        shutil.copy(deployment.certs / "client-1.pem", outdated)
+
+    training.serve(beside)
+    training.finish()
+    first, second = training.records()
+    assert first.included == (0, 1, 2)
+    assert second.included == (0, 1, 2, 3)
+    said = [line for line in training.clients[LIAR].said if "no update in this round" in line]
+    assert said
+    assert all("identity key that the directory does not know" in line for line in said)
+
+
+def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the note that it began, a session whose journal goes later would be taken for one that never was."""
+    files = _SessionFiles(tmp_path / "round.journal")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aggregator, "replace_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            files.begin(1)
+    # So `begin` is called again.
+    assert not files.journal.exists()
+    files.begin(1)
+    assert files.journal.exists()
+    files.journal.unlink()
+    assert files.is_lost(1)
