@@ -284,9 +284,10 @@ class Participant:
         options = self._options
         if options.identity_key is None or options.directory is None:
             raise NetworkError("malicious mode needs this client's key and everybody's certificates: give --certs")
+        identity = identity_from(options.identity_key)
         if self._keys is None:
             self._keys = CertifiedKeys(options.directory, options.directory / "ca.pem")
-        return identity_from(options.identity_key), self._keys
+        return identity, self._keys
 
     def _accept(self, offer: Offer) -> None:
         self._misfits_left = _MOST_REFUSALS
