@@ -32,6 +32,8 @@ from fl.rounds import FederatedRun, RoundRecord, record_to_json
 from fl.serialization import model_to_bytes, own_tensors
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
+# Another one where what is stored already means something else than it did; names may be added without.
+_FORMAT = 1
 _MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"
 _LOCK = "serve.lock"
 PLOT = "accuracy.png"
@@ -82,6 +84,7 @@ class RunFolder:
             for kind, state in ((_MODEL_STATE, own_tensors(run.model)), (_SERVER_STATE, run.server_optimizer.state())):
                 tensors.update({f"{run.aggregator.name}/{kind}/{name}": tensor for name, tensor in state.items()})
         metadata = {
+            "format": str(_FORMAT),
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
             "scales": json.dumps({run.aggregator.name: run.tracker.to_json() for run in runs}),
@@ -112,18 +115,26 @@ class RunFolder:
         """The stored run's config and how many rounds it did; ConfigError if there is none."""
         metadata = self._metadata()
         try:
+            # The first version wrote none.
+            if (stored := int(metadata.get("format", "1"))) > _FORMAT:
+                raise ConfigError(
+                    f"a stored run of another version, of format {stored}: this one knows formats up to {_FORMAT}; go "
+                    "on with the version that wrote it, or a later one"
+                )
             return RunConfig.from_json(json.loads(metadata["config"])), int(metadata["rounds_done"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._foreign(error) from error
 
     def restore(self, runs: list[FederatedRun], rounds_done: int) -> list[RoundRecord]:
         """Put the stored models into ``runs``; returns the records of the rounds done. ConfigError as above."""
+        metadata = self._metadata()
         try:
             records = [
-                RoundRecord(**{**line, "included": tuple(line["included"])})
-                for line in json.loads(self._metadata()["records"])
+                RoundRecord(**{**line, "included": tuple(line["included"])}) for line in json.loads(metadata["records"])
             ]
-            scales = json.loads(self._metadata()["scales"])
+            # The first version had fixed bounds only, which are settings.
+            fixed = dict.fromkeys(run.aggregator.name for run in runs)
+            scales = json.loads(metadata["scales"]) if "scales" in metadata else fixed
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
                 run.tracker.restore(scales[run.aggregator.name])

@@ -15,6 +15,8 @@ from transport.printable import printable
 
 # The command line reads its defaults here; it must not wait seconds for torch to do so.
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from fl.server_optimizer import ServerOptimization
     from fl.training import LocalTraining
 
@@ -38,6 +40,10 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "unmasking": (Round.UNMASKING,),
 }
 """Where clients vanish: before or while they send their message of that round of the protocol."""
+
+# Settings that came after the first version, with what runs did before there were any: a stored run that lacks one goes
+# on as it was. That is not always the default of new runs.
+_ADDED: dict[str, Any] = {}
 
 _MOST = 2**31 - 1
 _MOST_THREADS = 1024
@@ -261,8 +267,25 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":
-        """What `to_json` gave; ConfigError for unknown or missing names."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise ConfigError(f"a stored run of another version: {', '.join(sorted(set(values) ^ names))} differ")
-        return cls(**values)
+        """What `to_json` gave, of this version or an earlier one; ConfigError for unknown or missing names."""
+        return cls(**completed(values, cls, _ADDED))
+
+
+def completed(values: dict[str, Any], kind: type["DataclassInstance"], added: dict[str, Any]) -> dict[str, Any]:
+    """Stored values for each field of a dataclass, those of an earlier version with what ``added`` has for it.
+
+    Raises:
+        ConfigError: a name that is not known here, and whose meaning nobody can guess; or one that is missing.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}
+    values = {**added, **values}
+    unknown, missing = sorted(values.keys() - names), sorted(names - values.keys())
+    if unknown or missing:
+        problems = [
+            f"{', '.join(wrong)} {what}" for wrong, what in ((unknown, "not known here"), (missing, "missing")) if wrong
+        ]
+        raise ConfigError(
+            f"a stored run of another version: {'; '.join(problems)}; go on with the version that wrote it, or a later "
+            "one"
+        )
+    return values

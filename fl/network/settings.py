@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import secagg
-from fl.config import RunConfig
+from fl.config import RunConfig, completed
 from fl.errors import ConfigError
 from fl.files import replace_file
 from fl.quantization import UpdateEncoding
@@ -21,6 +21,9 @@ _SETTINGS = "network.json"
 
 MIN_INPUTS = SessionPolicy().min_inputs
 """What clients ask for by default: the fewest inputs of a sum."""
+
+# As in `fl.config`: what runs did before there were these settings.
+_ADDED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +77,11 @@ class NetworkSettings:
     def load(cls, path: Path) -> "NetworkSettings":
         """What was stored. ConfigError if nothing was."""
         try:
-            values = json.loads((path / _SETTINGS).read_text())
+            values = completed(json.loads((path / _SETTINGS).read_text()), cls, _ADDED)
             return cls(**{**values, "adversary": Adversary(values["adversary"])})
         except FileNotFoundError:
             raise ConfigError(f"{path} holds no run of secagg serve: it has no {_SETTINGS}") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, ConfigError) as error:
             raise ConfigError(f"{path / _SETTINGS} cannot be read: {error}") from None
 
 

@@ -204,6 +204,13 @@ class Deployment:
     def run_beside(self, config: RunConfig, clients: Callable[[], None], **serving: Any) -> FinishedServing:
         """Serve in this thread; ``clients`` runs in another one, once the server listens."""
         options = serving.pop("options", None) or self.options()
+        return self.beside(
+            clients,
+            lambda: start_serving(config, self.directory / "run", None, options, self.console(), **serving),
+        )
+
+    def beside(self, clients: Callable[[], None], serve: Callable[[], FinishedServing]) -> FinishedServing:
+        """The same for another way to serve."""
         errors: list[BaseException] = []
 
         def work() -> None:
@@ -216,7 +223,7 @@ class Deployment:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            return start_serving(config, self.directory / "run", None, options, self.console(), **serving)
+            return serve()
         finally:
             thread.join(10)
             if errors:
