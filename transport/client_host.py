@@ -23,7 +23,7 @@ from transport._pieces import Large, Piece, Want
 from transport._transfers import HeldAnnouncement
 from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, InputVector, Parts
-from transport.errors import JournalError, LinkError, SessionRefusedError, TransportError
+from transport.errors import JournalError, LinkError, OlderServerError, SessionRefusedError, TransportError
 from transport.link import (
     DEFAULT_MAX_EXTRA_BYTES,
     Ack,
@@ -54,7 +54,8 @@ OfferRecord: TypeAlias = ClientRecord | Callable[[Offer], ClientRecord]
 
 # So many refusals in a row for what this client sent, and nothing got through in between: it will not get better.
 _STRIKES = 3
-
+# Another process, or a later version on one of the sides, may go on with the session.
+_KEEPS = frozenset((RefusalCode.REPLACED, RefusalCode.BAD_VERSION, RefusalCode.OLDER_SERVER))
 _COME_BACK = frozenset((RefusalCode.BUSY, RefusalCode.STOPPING))
 
 
@@ -368,8 +369,8 @@ class ClientHost:
         # A server that runs no session yet may run one later; one that no longer runs this client's will not.
         if refused.code not in _COME_BACK and (self.in_session or refused.code is not RefusalCode.NO_SESSION):
             text = f"the server refused this client: {refused.code.name}{': ' if refused.text else ''}{refused.text}"
-            error = SessionRefusedError(text, refused.code, retry_after=refused.retry_after)
-            self._fail(error, keep=refused.code is RefusalCode.REPLACED)
+            kind = OlderServerError if refused.code is RefusalCode.OLDER_SERVER else SessionRefusedError
+            self._fail(kind(text, refused.code, retry_after=refused.retry_after), keep=refused.code in _KEEPS)
         return []
 
     def _fail(self, error: TransportError | SecAggError, *, keep: bool = False) -> None:

@@ -49,6 +49,10 @@ class RepeatedSessionError(SessionRefusedError):
     """
 
 
+class OlderServerError(SessionRefusedError):
+    """The server speaks only older versions than this client: it may be upgraded, so ask again later."""
+
+
 class BudgetSpentError(RepeatedSessionError):
     """This client has answered as many rounds as it was told to, and answers no more."""
 

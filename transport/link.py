@@ -14,6 +14,10 @@ exactly one encoding, and nothing is allocated on a length that the other side c
     DECLINE (the offer, instead of an answer)  ->
                                              <-  END or REFUSED
 
+HELLO says which versions of this protocol the client speaks, and begins in the same way in all of them.  The server
+answers in the newest that both know, or with REFUSED.  A version that changes a frame gives it another kind: that of
+OFFER says which version it is, and a later one can read a journal's offer.
+
 A lost connection loses nothing: whoever reconnects says HELLO, gets what it missed, and sends again what was not
 acknowledged, under the same number.
 
@@ -42,6 +46,10 @@ from transport.driver import Parts
 from transport.errors import LinkError
 
 LINK_VERSION = 2
+"""The newest version of this protocol that is spoken here."""
+
+OLDEST_LINK_VERSION = 2
+"""The oldest one."""
 
 MAX_SEQUENCE = 15
 """No session has so many messages one way: five at most."""
@@ -84,7 +92,7 @@ class RefusalCode(IntEnum):
     NO_SESSION = 3
     """The session that HELLO names is not, or no longer, run here."""
     BAD_VERSION = 4
-    """The server speaks another version of the link protocol."""
+    """The client speaks older versions of the link protocol only; the text says which one it needs."""
     PROTOCOL_ERROR = 5
     """A frame that is none, or out of turn."""
     TOO_LATE = 6
@@ -95,6 +103,8 @@ class RefusalCode(IntEnum):
     """No room for the connection now: come back later."""
     STOPPING = 9
     """The server is being stopped, or starts again: come back later."""
+    OLDER_SERVER = 10
+    """The server speaks older versions of the link protocol only: come back when it has been upgraded."""
 
 
 @unique
@@ -115,12 +125,13 @@ class Hello:
     Attributes:
         session_id: of the session that the client is in, 32 bytes; empty: it is in none.
         received: how many of that session's server messages it has.
-        version: the link protocol's.
+        version, oldest: the newest and the oldest version of the link protocol that the client speaks.
     """
 
     session_id: bytes = b""
     received: int = 0
     version: int = LINK_VERSION
+    oldest: int = OLDEST_LINK_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,18 +259,21 @@ def check_announcement(extra: bytes, number: int) -> None:
 
 
 def refused_version(hello: Hello) -> Refused | None:
-    """What a client of another version of the link protocol is told; None to one of this version."""
-    if hello.version == LINK_VERSION:
-        return None
-    text = f"link version {hello.version}, but this server speaks version {LINK_VERSION}"
-    return Refused(RefusalCode.BAD_VERSION, text)
+    """What a client is told that speaks no version of the link protocol that is spoken here; None to all others."""
+    if hello.oldest > LINK_VERSION:
+        text = f"this server speaks link versions up to {LINK_VERSION}, and the client needs {hello.oldest}"
+        return Refused(RefusalCode.OLDER_SERVER, text)
+    if hello.version < OLDEST_LINK_VERSION:
+        text = f"link version {hello.version}, but this server needs {OLDEST_LINK_VERSION}: upgrade the client"
+        return Refused(RefusalCode.BAD_VERSION, text)
+    return None
 
 
 def encode(frame: Frame) -> Parts:
     """The frame's payload, in pieces for `encode_frame`. ValueError for fields that no frame has."""
     match frame:
         case Hello():
-            return (pack(1, frame.version, frame.session_id, frame.received),)
+            return (pack(1, frame.version, frame.oldest, frame.session_id, frame.received),)
         case Offer():
             packed = pack(2, frame.number, *_parameter_values(frame.params), frame.nonce, frame.extra)
             return (packed[: len(packed) - len(frame.extra)], frame.extra)
@@ -345,17 +359,20 @@ def decode_identify(payload: bytes | memoryview) -> Identify:
 
 
 def _read_hello(reader: Reader) -> Hello:
-    version = reader.uint("the link version", _MAX_UINT)
-    if version != LINK_VERSION:
-        # What else is in it is that version's affair.
-        return Hello(version=version)
+    version = reader.uint("the newest link version", _MAX_UINT)
+    oldest = reader.uint("the oldest link version", version)
+    if refused_version(Hello(version=version, oldest=oldest)):
+        # The other fields are those of a version that is not known here.
+        return Hello(version=version, oldest=oldest)
     session_id = reader.bin("a session id", SESSION_ID_BYTES)
     if len(session_id) not in (0, SESSION_ID_BYTES):
         raise LinkError(f"a session id has {SESSION_ID_BYTES} bytes, not {len(session_id)}")
     received = reader.uint("a number of messages", MAX_SEQUENCE + 1)
     if received and not session_id:
         raise LinkError("messages without a session")
-    return reader.end(Hello(session_id, received))
+    hello = Hello(session_id, received, version, oldest)
+    # A newer client may say more, that it can do without.
+    return hello if version > LINK_VERSION else reader.end(hello)
 
 
 def _read_message(reader: Reader) -> Message:

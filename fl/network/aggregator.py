@@ -8,6 +8,7 @@ of its own, and both stay until the round is in the checkpoint: a process that i
 sum of the ranges in the first, has the same bounds from it, and goes on with the second.
 """
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from fl.network.announcement import (
     encode_announcement,
     round_context,
 )
-from fl.network.errors import AnnouncementError, NetworkError, RoundFailedError
+from fl.network.errors import AnnouncementError, AnnouncementVersionError, NetworkError, RoundFailedError
 from fl.network.session_thread import Session, SessionThread
 from fl.quantization import UpdateEncoding
 from fl.scales import ScaleTracker
@@ -87,6 +88,21 @@ class _SessionFiles:
     def is_lost(self, number: int) -> bool:
         """Whether clients may have answered the round in a session of which nothing is left."""
         return not self.journal.exists() and self._has_begun(number)
+
+    def is_of_another_version(self) -> bool:
+        """Whether the journal holds a session whose announcement is not read here: an upgrade came in between."""
+        if not self.journal.exists():
+            return False
+        with contextlib.closing(Journal(self.journal)) as journal:
+            try:
+                if not journal.is_empty:
+                    decode_announcement(_offer_in(journal).extra)
+            except AnnouncementVersionError:
+                return True
+            except (LinkError, AnnouncementError):
+                # What it is then, the aggregator says that is to go on with it.
+                pass
+        return False
 
     def forget(self) -> None:
         """The session's result is safe, or it has none and may begin again."""
@@ -177,6 +193,8 @@ class NetworkAggregator(SecureAggregator):
             return _without_result("it was skipped")
         if self._measuring.is_lost(number) or self._updating.is_lost(number):
             return _without_result("it was going on, and its journal is gone: clients may have answered it")
+        if self._measuring.is_of_another_version() or self._updating.is_of_another_version():
+            return _without_result("it was going on in another version of this server: clients may have answered it")
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
             self._refuse_foreign_update()

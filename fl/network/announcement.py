@@ -1,9 +1,10 @@
 """What the server announces with a session's offer: a round of training and its model, or that training is over.
 
-The announcement is the offer's ``extra``: msgpack of ``[version, fields]``, and behind it the model's bytes.  These are
-safetensors, which hold tensors and nothing that could run; both sides bound its size (`transport.link.MAX_EXTRA_BYTES`
-at most).  All of it is bound into the session: clients that were announced anything different, a clipping bound or
-one weight, cannot agree on masks.  What is not in it, clients do not train by: their randomness is their own.
+The announcement is the offer's ``extra``: msgpack of ``[version, since, fields]``, and behind it the model's bytes.
+These are safetensors, which hold tensors and nothing that could run; both sides bound its size
+(`transport.link.MAX_EXTRA_BYTES` at most).  All of it is bound into the session: clients that were announced anything
+different, a clipping bound or one weight, cannot agree on masks.  What is not in it, clients do not train by: their
+randomness is their own.
 """
 
 import hashlib
@@ -15,12 +16,19 @@ import numpy as np
 
 from fl.errors import ConfigError
 from fl.models import ImageShape
-from fl.network.errors import AnnouncementError
+from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.scales import Scales
 from fl.strict_msgpack import unpack_first
 from fl.training import LocalTraining
 
-_VERSION = 4
+# Clients of version `_SINCE` and later understand all that matters in an announcement of this one: they leave out names
+# that they do not know. A change that they must not miss raises it to `_VERSION`.
+_VERSION = 5
+_SINCE = 5
+# The oldest version that is read here: a version that reads older ones knows what the fields that they lack were.
+_OLDEST = 5
+# The first version that says since when it is read. All from there on read that training is over.
+_FIRST = 5
 # Version, fields and their names, with some room.
 _MAX_ITEMS = 128
 _MOST_AXES = 8
@@ -90,7 +98,7 @@ class TrainingOver:
 def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
     """The offer's ``extra``. Equal announcements give equal bytes."""
     if isinstance(announcement, TrainingOver):
-        return bytes(msgpack.packb([_VERSION, {}]))
+        return bytes(msgpack.packb([_VERSION, _FIRST, {}]))
     fields = {
         "round": announcement.round,
         "rounds": announcement.rounds,
@@ -102,14 +110,15 @@ def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
         "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
     }
-    return b"".join((msgpack.packb([_VERSION, fields]), announcement.model_bytes))
+    return b"".join((msgpack.packb([_VERSION, _SINCE, fields]), announcement.model_bytes))
 
 
 def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     """What `encode_announcement` gave; whether it suits the client is `fl.network.policy`'s to say.
 
     Raises:
-        AnnouncementError: it is none, of another version, or its numbers are out of range.
+        AnnouncementVersionError: it is of a version that is not read here.
+        AnnouncementError: it is none, or its numbers are out of range.
     """
     try:
         content, model_bytes = unpack_first(extra, max_items=_MAX_ITEMS)
@@ -118,13 +127,23 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     if not isinstance(content, list) or not content or type(content[0]) is not int:
         raise AnnouncementError("the server announces no training: is it `secagg serve`?")
     version, *others = content
-    if version != _VERSION:
-        raise AnnouncementError(f"the server announces in version {version}, and this client knows {_VERSION}")
-    if others == [{}] and not model_bytes:
+    if version < _OLDEST:
+        raise OlderAnnouncementError(
+            f"the server announces in version {version}, and this client knows {_OLDEST} and later"
+        )
+    if len(others) != 2 or type(others[0]) is not int:
+        raise AnnouncementError("the announcement has other fields than this version knows")
+    since, fields = others
+    if since > _VERSION:
+        raise AnnouncementVersionError(
+            f"the server announces in version {version}, and this client knows {_VERSION}: upgrade it, to {since} at "
+            "least"
+        )
+    if not fields and isinstance(fields, dict) and not model_bytes:
         return TrainingOver()
-    (fields,) = others if len(others) == 1 else (None,)
+    is_newer = version > _VERSION
     scales = fields.pop("scales", {}) if isinstance(fields, dict) else None
-    fields = _checked("the announcement", fields, _FIELDS)
+    fields = _checked("the announcement", fields, _FIELDS, is_newer)
     if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
         raise AnnouncementError("the announced model is not the one that came with it")
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
@@ -133,8 +152,8 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
         raise AnnouncementError("the announced examples have no shape")
     try:
-        bounds = None if scales is None else _decoded_scales(scales)
-        training = LocalTraining(**_checked("the training", fields["training"], _TRAINING))
+        bounds = None if scales is None else _decoded_scales(scales, is_newer)
+        training = LocalTraining(**_checked("the training", fields["training"], _TRAINING, is_newer))
     except ConfigError as error:
         raise AnnouncementError(f"the announced numbers cannot be: {error}") from None
     return Announcement(
@@ -156,8 +175,8 @@ def _encoded_scales(scales: Scales | None) -> dict[str, Any] | None:
     return {"bounds": np.array(scales.bounds, dtype=_BOUND).tobytes(), "max_weight": scales.max_weight}
 
 
-def _decoded_scales(values: Any) -> Scales:
-    values = _checked("the bounds", values, _SCALES)
+def _decoded_scales(values: Any, is_newer: bool) -> Scales:
+    values = _checked("the bounds", values, _SCALES, is_newer)
     if len(values["bounds"]) % _BOUND.itemsize:
         raise AnnouncementError(f"{len(values['bounds'])} bytes of bounds are no whole number of bounds")
     return Scales(tuple(np.frombuffer(values["bounds"], dtype=_BOUND).tolist()), values["max_weight"])
@@ -171,7 +190,10 @@ def round_context(number: int, extra: bytes) -> bytes:
     return hashlib.sha256(_LABEL + number.to_bytes(8, "big") + extra).digest()
 
 
-def _checked(what: str, values: Any, types: dict[str, type]) -> dict[str, Any]:
+def _checked(what: str, values: Any, types: dict[str, type], is_newer: bool) -> dict[str, Any]:
+    """The values of these names; others are taken from a newer version alone, and left out."""
+    if is_newer and isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name in types}
     if not isinstance(values, dict) or values.keys() != types.keys():
         raise AnnouncementError(f"{what} has other fields than this version knows")
     for name, kind in types.items():

@@ -11,5 +11,13 @@ class AnnouncementError(FLError):
     """An offer whose announcement is none, or contradicts itself."""
 
 
+class AnnouncementVersionError(AnnouncementError):
+    """An announcement of a version that is not read here."""
+
+
+class OlderAnnouncementError(AnnouncementVersionError):
+    """An announcement of a version that is not read here any more."""
+
+
 class RoundFailedError(NetworkError):
     """A round that was aborted as often as it may be; the model is as it was before."""

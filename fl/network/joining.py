@@ -22,7 +22,7 @@ from fl.errors import ConfigError, FLError
 from fl.local_work import local_update
 from fl.network.addresses import show_address
 from fl.network.announcement import Announcement, decode_announcement, encode_announcement, round_context
-from fl.network.errors import NetworkError
+from fl.network.errors import AnnouncementVersionError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
 from fl.network.offers import DeclinedError, JoinOptions, ModeError, OverError, check_offer
@@ -39,6 +39,7 @@ from transport import (
     InputWithheldError,
     JournalFullError,
     Offer,
+    OlderServerError,
     RefusalCode,
     RepeatedSessionError,
     SessionRefusedError,
@@ -138,11 +139,12 @@ class Participant:
                 continue
             except BudgetSpentError as error:
                 raise NetworkError(f"{error} (--max-rounds)") from None
-            except (ModeError, RepeatedSessionError) as error:
+            except (ModeError, RepeatedSessionError, OlderServerError) as error:
                 if isinstance(error, ModeError):
                     self._has_identity = not self._has_identity
                 elif not is_waiting:
-                    self._say(f"not in this round: {error} (--training NAME); waiting for the next")
+                    hint = " (--training NAME)" if isinstance(error, RepeatedSessionError) else ""
+                    self._say(f"not in this round: {error}{hint}; waiting for the next")
                     is_waiting = True
                 setbacks += 1
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
@@ -274,7 +276,13 @@ class Participant:
             offer = decode_server_frame(journal.offer, len(journal.offer))
             assert isinstance(offer, Offer)  # noqa: S101 - it is authentic, and was one when it was written
             self._has_identity = offer.params.has_identities
-            self._announced = _announced_in(offer)
+            try:
+                self._announced = _announced_in(offer)
+            except AnnouncementVersionError:
+                # Nobody answers it any more, and what it has answered is in the record.
+                self._say(f"round {offer.number} was begun by another version of this program: waiting for the next")
+                journal.delete()
+                return self._open_journal()
             self._say(f"round {self._announced.round}/{self._announced.rounds}: going on where this client was")
         return journal
 

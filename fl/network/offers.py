@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl.network.announcement import Announcement, TrainingOver, decode_announcement
-from fl.network.errors import AnnouncementError
+from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy, TrainingPolicyError
 from fl.session_policy import PolicyError
 from secagg import ClientId
-from transport import Offer, SessionRefusedError
+from transport import Offer, OlderServerError, SessionRefusedError
 from transport.certs import Credentials
 from transport.tcp import Address, Plaintext
 
@@ -73,6 +73,7 @@ def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> Announce
 
     Raises:
         DeclinedError: it does not take it.
+        OlderServerError: the server announces in a version that is not read here any more.
         OverError: there are no more rounds.
     """
     most = options.max_model_bytes
@@ -81,6 +82,10 @@ def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> Announce
         raise DeclinedError(text, told=text)
     try:
         announced = decode_announcement(offer.extra)
+    except OlderAnnouncementError as error:
+        raise OlderServerError(str(error), told=str(error)) from None
+    except AnnouncementVersionError as error:
+        raise DeclinedError(str(error), told=str(error)) from None
     except AnnouncementError as error:
         raise DeclinedError(str(error), told="its announcement cannot be read") from None
     if isinstance(announced, TrainingOver):

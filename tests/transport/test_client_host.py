@@ -17,7 +17,7 @@ from tests.transport.hosts import (
 )
 from tests.transport.link_world import MODES
 from transport import link
-from transport.errors import JournalError, LinkError, SessionRefusedError
+from transport.errors import JournalError, LinkError, OlderServerError, SessionRefusedError
 from transport.link import RefusalCode
 
 
@@ -111,6 +111,7 @@ def test_refusals_end_the_client_or_let_it_come_back(code: RefusalCode) -> None:
         assert client.refused.code is code
         if not stays:
             assert client.error.code is code
+            assert isinstance(client.error, OlderServerError) is (code is RefusalCode.OLDER_SERVER)
             assert "because" in str(client.error)
 
 

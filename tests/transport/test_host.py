@@ -149,7 +149,8 @@ def test_strangers_other_versions_and_other_sessions_are_refused() -> None:
     host.connected(77, 1.0)
     host.frame_received(77, payload_of(link.Hello()), 1.0)
     assert [frame.code for frame in frames(host)] == [RefusalCode.UNKNOWN_CLIENT]
-    assert [frame.code for frame in greet(host, 0, link.Hello(version=9))] == [RefusalCode.BAD_VERSION]
+    assert [frame.code for frame in greet(host, 0, link.Hello(version=0, oldest=0))] == [RefusalCode.BAD_VERSION]
+    assert [frame.code for frame in greet(host, 0, link.Hello(version=9, oldest=9))] == [RefusalCode.OLDER_SERVER]
     assert [frame.code for frame in greet(host, 0, link.Hello(b"s" * 32, 1))] == [RefusalCode.NO_SESSION]
     assert [frame.code for frame in greet(host, 0, link.Hello(host.session_id, 3))] == [RefusalCode.PROTOCOL_ERROR]
     assert not host.dropped

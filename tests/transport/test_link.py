@@ -48,6 +48,11 @@ def payload_of(frame) -> bytes:
     return b"".join(link.encode(frame))
 
 
+def is_of_others(hello: link.Hello) -> bool:
+    """Whether it says that there may be more in it than is read here."""
+    return hello.version > link.LINK_VERSION or link.refused_version(hello) is not None
+
+
 @pytest.mark.parametrize(("decode", "frame"), FRAMES)
 def test_frames_come_back_as_they_were(decode, frame) -> None:
     assert decode(payload_of(frame)) == frame
@@ -73,7 +78,7 @@ def test_bytes_are_refused_or_are_the_one_encoding_of_a_frame(data: bytes) -> No
             frame = decode(data)
         except LinkError:
             continue
-        if not (isinstance(frame, link.Hello) and frame.version != link.LINK_VERSION):
+        if not (isinstance(frame, link.Hello) and is_of_others(frame)):
             assert payload_of(frame) == data
 
 
@@ -86,7 +91,7 @@ def test_a_changed_frame_is_refused_or_the_one_encoding_of_another(pair, data) -
         changed = decode(bytes(payload))
     except LinkError:
         return
-    if not (isinstance(changed, link.Hello) and changed.version != link.LINK_VERSION):
+    if not (isinstance(changed, link.Hello) and is_of_others(changed)):
         assert payload_of(changed) == payload
 
 
@@ -110,19 +115,48 @@ def test_identify_carries_any_client_id() -> None:
         link.decode_identify(payload_of(link.Hello()))
 
 
-def test_a_hello_of_another_version_is_read_no_further() -> None:
-    assert link.decode_client_frame(b"\x01\x03whatever that version has") == link.Hello(version=3)
+def test_a_hello_of_other_versions_is_read_no_further() -> None:
+    assert link.decode_client_frame(b"\x01\x63\x62whatever they have") == link.Hello(version=99, oldest=98)
+    assert link.decode_client_frame(b"\x01\x00\x00whatever they have") == link.Hello(version=0, oldest=0)
+    with pytest.raises(LinkError, match="oldest link version"):
+        link.decode_client_frame(b"\x01\x02\x03")
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "code", "said"),
+    [
+        (1, 4, None, ""),
+        (5, 9, None, ""),
+        (2, 9, None, ""),
+        (4, 4, None, ""),
+        (1, 2, RefusalCode.BAD_VERSION, "link version 2, but this server needs 3: upgrade the client"),
+        (6, 6, RefusalCode.OLDER_SERVER, "this server speaks link versions up to 5, and the client needs 6"),
+    ],
+)
+def test_a_client_fits_if_there_is_a_version_that_both_know(
+    monkeypatch, oldest: int, newest: int, code: RefusalCode | None, said: str
+) -> None:
+    """As in a later version, which speaks 3 to 5. What a newer client says more is not looked at."""
+    hello = link.Hello(bytes(32), 2, newest, oldest)
+    payload = payload_of(hello) + (b"more" if newest > 5 else b"")
+    monkeypatch.setattr(link, "LINK_VERSION", 5)
+    monkeypatch.setattr(link, "OLDEST_LINK_VERSION", 3)
+    read = link.decode_client_frame(payload)
+    assert isinstance(read, link.Hello)
+    refused = link.refused_version(read)
+    assert refused == (None if code is None else link.Refused(code, said))
+    assert read == (hello if code is None else link.Hello(version=newest, oldest=oldest))
 
 
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (b"\x01\x02\xc4\x01a\x00", "32 bytes"),
-        (b"\x01\x02\xc4\x00\x01", "without a session"),
-        (b"\x01\x02\xc4\x21" + bytes(33), "above 32"),
-        (b"\x01\xcc\x01\xc4\x00\x00", "shortest"),
-        (b"\x01\x02\xc5\x00\x00\x00", "shortest"),
-        (b"\x01\x02\xa0\x00", "no byte string"),
+        (b"\x01\x02\x02\xc4\x01a\x00", "32 bytes"),
+        (b"\x01\x02\x02\xc4\x00\x01", "without a session"),
+        (b"\x01\x02\x02\xc4\x21" + bytes(33), "above 32"),
+        (b"\x01\xcc\x02\x02\xc4\x00\x00", "shortest"),
+        (b"\x01\x02\x02\xc5\x00\x00\x00", "shortest"),
+        (b"\x01\x02\x02\xa0\x00", "no byte string"),
         (b"\x01\xff\xc4\x00\x00", "no unsigned integer"),
         (b"\x03\x10", "above 15"),
         (b"\x03", "cut short"),
@@ -194,7 +228,7 @@ def test_numbers_of_waiting_clients_are_bounded(payload: bytes) -> None:
         link.decode_server_frame(payload)
 
 
-@pytest.mark.parametrize("payload", [b"\x06\x00\xc4\x00", b"\x06\x0a\xc4\x00", b"\x05\x05\x00\xc4\x00"])
+@pytest.mark.parametrize("payload", [b"\x06\x00\xc4\x00", b"\x06\x0b\xc4\x00", b"\x05\x05\x00\xc4\x00"])
 def test_codes_that_there_are_not(payload: bytes) -> None:
     with pytest.raises(LinkError):
         link.decode_server_frame(payload)

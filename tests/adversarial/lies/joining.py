@@ -131,7 +131,7 @@ class JoinFront:
             (joining.asyncio, "sleep", no_time),
             # What certificates say is another matter, and reading them takes longer than all the rest.
             (joining, "identity_from", lambda key_file: who(int(key_file.name), _ANY)["identity"]),
-            (joining, "directory_from", lambda folder, authority: who(0, _ANY)["directory"]),
+            (joining, "CertifiedKeys", lambda folder, authority: who(0, _ANY)["directory"]),
             (joining, "check_certificates", lambda folder, clients: None),
         ):
             self._patches.enter_context(patch.object(place, name, stand_in))

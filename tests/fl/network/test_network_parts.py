@@ -22,7 +22,7 @@ from fl.network.announcement import (
     encode_announcement,
     round_context,
 )
-from fl.network.errors import AnnouncementError
+from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData, load_arrays, load_shard, parse_shard
 from fl.network.policy import Policy
 from fl.quantization import UpdateEncoding
@@ -77,14 +77,35 @@ def test_all_that_is_announced_is_in_the_context() -> None:
 
 
 def tampered(**fields: Any) -> bytes:
-    (version, values), model = unpack_first(encode_announcement(announcement()), max_items=100)
+    (version, since, values), model = unpack_first(encode_announcement(announcement()), max_items=100)
     for name, value in fields.items():
         outer, _, inner = name.partition("__")
         if inner:
             values[outer][inner] = value
         else:
             values[outer] = value
-    return msgpack.packb([version, values]) + bytes(model)
+    return msgpack.packb([version, since, values]) + bytes(model)
+
+
+def test_a_newer_announcement_is_read_where_it_says_so() -> None:
+    """Names that are not known are left out, at each level; it is still the same bytes that all are bound to."""
+    content, model = unpack_first(encode_announcement(announcement()), max_items=100)
+    version, since, values = content
+    values["training"]["novelty"] = 1.5
+    values["scales"]["novelty"] = b"x"
+    values["novelty"] = {"a": [1, 2]}
+    newer = msgpack.packb([version + 7, since, values]) + bytes(model)
+    assert decode_announcement(newer) == decode_announcement(encode_announcement(announcement()))
+    with pytest.raises(AnnouncementError, match="other fields"):
+        decode_announcement(msgpack.packb([version, since, values]) + bytes(model))
+    with pytest.raises(AnnouncementVersionError, match=f"to {version + 1} at least"):
+        decode_announcement(msgpack.packb([version + 7, version + 1, values]) + bytes(model))
+    del values["rounds"]
+    with pytest.raises(AnnouncementError, match="other fields"):
+        decode_announcement(msgpack.packb([version + 7, since, values]) + bytes(model))
+    assert decode_announcement(msgpack.packb([version + 7, since, {}])) == TrainingOver()
+    with pytest.raises(OlderAnnouncementError):
+        decode_announcement(msgpack.packb([version - 1, values]) + bytes(model))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +119,16 @@ def tampered(**fields: Any) -> bytes:
         (encode_announcement(announcement()) + b"x", "not the one that came with it"),
         (b"\x91" * 5000 + b"\x90", "none"),
         (msgpack.packb({"a": 1}), "no training"),
-        (msgpack.packb(["4", {}]), "no training"),
-        (msgpack.packb([3, {}, b""]), "in version 3, and this client knows 4"),
-        (msgpack.packb([5, {}]), "in version 5, and this client knows 4"),
-        (msgpack.packb([4]), "other fields"),
-        (msgpack.packb([4, {}, {}]), "other fields"),
-        (msgpack.packb([4, {}]) + b"x", "other fields"),
-        (msgpack.packb([4, {"round": 1}]), "other fields"),
+        (msgpack.packb(["5", {}]), "no training"),
+        (msgpack.packb([4, {}]), "in version 4, and this client knows 5 and later"),
+        (msgpack.packb([7, 6, {}]), "in version 7, and this client knows 5: upgrade it, to 6 at least"),
+        (msgpack.packb([5]), "other fields"),
+        (msgpack.packb([5, {}, {}]), "other fields"),
+        (msgpack.packb([5, 5]), "other fields"),
+        (msgpack.packb([5, 5, {}, {}]), "other fields"),
+        (msgpack.packb([5, 5, {}]) + b"x", "other fields"),
+        (msgpack.packb([5, 5, {"round": 1}]), "other fields"),
+        (msgpack.packb([6, 5, {"round": 1}]), "other fields"),
         (tampered(more=1), "other fields"),
         (tampered(round=True), "of type bool"),
         (tampered(round=0), "cannot be"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import pytest
 import torch
 
@@ -24,7 +25,16 @@ from fl.quantization import QuantizationError
 from fl.training import DivergedError
 from secagg import Adversary, RemoteProtocolError, Rule
 from tests.fl.network.test_network_parts import ENCODING, PARAMS, SCALES, announcement
-from transport import EndCode, InputWithheldError, JournalFullError, Offer, RepeatedSessionError
+from transport import (
+    EndCode,
+    InputWithheldError,
+    JournalFullError,
+    Offer,
+    OlderServerError,
+    RefusalCode,
+    RepeatedSessionError,
+    SessionRefusedError,
+)
 from transport.certs import CertificateError
 from transport.link import End
 from transport.tcp import PLAINTEXT
@@ -193,8 +203,8 @@ def test_files_that_do_not_fit_for_a_moment_end_a_client_at_the_start_only(
     assert waits == []
 
     class UnderWay(Participant):
-        async def _session(self, record: Any) -> End:
-            with contextlib.suppress(joining._DeclinedError):
+        async def _session(self) -> End:
+            with contextlib.suppress(offers.DeclinedError):
                 # An offer came once: the files were good.
                 self._accept(SimpleNamespace(extra=bytes(1 << 21)))  # type: ignore[arg-type]
             self._session = super()._session  # type: ignore[method-assign]
@@ -248,3 +258,29 @@ def test_what_a_server_does_wrong_otherwise_ends_a_client(monkeypatch: pytest.Mo
     with pytest.raises(RemoteProtocolError):
         asyncio.run(participant([]).run())
     assert waits == []
+
+
+def test_an_older_server_is_waited_for_with_one_line(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    older = OlderServerError("this server speaks link versions up to 1, and the client needs 2")
+    serve(monkeypatch, [older] * 20)
+    said: list[str] = []
+    asyncio.run(participant(said).run())
+    assert said[1:] == [f"not in this round: {older}; waiting for the next", "the training is over"]
+    assert len(waits) == 20
+    assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
+
+
+def test_a_newer_servers_client_is_told_what_it_needs(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    text = "link version 1, but this server needs 2: upgrade the client"
+    serve(monkeypatch, [SessionRefusedError(text, RefusalCode.BAD_VERSION)])
+    with pytest.raises(NetworkError, match=text):
+        asyncio.run(participant([]).run())
+    assert waits == []
+
+
+def test_announcements_of_other_versions_are_waited_out_or_declined() -> None:
+    older, newer = (Offer(PARAMS, extra=msgpack.packb(content)) for content in ([4, {}], [9, 9, {}]))
+    with pytest.raises(OlderServerError, match="in version 4"):
+        participant([])._accept(older)
+    with pytest.raises(offers.DeclinedError, match="upgrade it, to 9 at least"):
+        participant([])._accept(newer)

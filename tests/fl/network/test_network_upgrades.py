@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import safetensors
 import safetensors.torch
@@ -20,11 +23,14 @@ import fl.data
 from fl.checkpoint import RunFolder
 from fl.config import RunConfig
 from fl.errors import ConfigError
-from fl.network import joining, settings
+from fl.network import announcement, joining, settings
 from fl.network.local_data import load_shard
 from fl.network.serving import resume_serving
 from fl.network.settings import NetworkSettings
+from tests.cohort import make_params
 from tests.fl.network.harness import Client, Deployment
+from transport import ClientHost, Offer
+from transport.link import encode
 from transport.tcp import Retry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,3 +121,69 @@ def test_a_later_versions_run_is_refused_and_left_as_it_is(
     with pytest.raises(ConfigError, match=r"another version.*go on with the version that wrote it, or a later one"):
         resume_serving(run, 3, None, deployment.options(), deployment.console())
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.name != "serve.lock"} == before
+
+
+@contextmanager
+def next_version() -> Iterator[None]:
+    """Both sides are of the next version, which does not read this one's announcements."""
+    later = announcement._VERSION + 1
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_VERSION", "_SINCE", "_OLDEST"):
+            patch.setattr(announcement, name, later)
+        yield
+
+
+def test_a_round_in_which_an_upgrade_came_has_no_result_and_the_next_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends while its first round is in the journal, and goes on as the next version, as do its clients."""
+    monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
+    deployment = Deployment(tmp_path, monkeypatch)
+    config = deployment.config(rounds=2)
+    run = tmp_path / "run"
+    clients = []
+
+    def begin() -> None:
+        clients.extend(deployment.client(client_id, config, state=tmp_path / f"{client_id}") for client_id in range(4))
+        for client in clients:
+            client.start()
+
+    save, saved = RunFolder.save, []
+
+    def ends_before_the_second(self: RunFolder, *arguments: Any) -> None:
+        saved.append(self)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", ends_before_the_second)
+        assert deployment.run_beside(config, begin).interrupted
+    assert (run / "round.journal").exists()
+    with next_version():
+        resume_serving(run, None, None, deployment.options(), deployment.console())
+        for client in clients:
+            client.finish()
+    first, second = RunFolder(run).restore([], 2)
+    assert "another version" in str(first.aborted)
+    assert second.included == (0, 1, 2, 3)
+    assert not list(run.glob("round.*"))
+
+
+def test_a_clients_journal_of_another_version_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = Deployment(tmp_path, monkeypatch)
+    params = make_params(4, 3)
+    deployment.port = 1
+    client = deployment.client(0, deployment.config(), state=tmp_path)
+    journal = client.participant._open_journal()
+    assert journal is not None
+    host = ClientHost(0, lambda _: pytest.fail("no input yet"), accept=lambda _: None, journal=journal)
+    host.connected()
+    offer = Offer(params, extra=msgpack.packb([99, 99, {}]), number=7)
+    assert host.frame_received(b"".join(encode(offer)))
+    journal.close()
+    again = client.participant._open_journal()
+    assert again is not None
+    assert again.is_empty
+    assert "round 7 was begun by another version" in client.said[-1]
+    again.close()
