@@ -22,12 +22,12 @@ from fl.output import INTERRUPTED, open_console
 from fl.training_options import DEFAULTS
 from transport import Deadlines
 from transport.certs import Credentials
-from transport.tcp import PLAINTEXT
+from transport.tcp import PLAINTEXT, Limits
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
     *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
-    *("give_up", "retries", "join_seconds", "reply_seconds", "training_seconds", "watch", "log_json", "skip"),
+    *("give_up", "retries", "join_seconds", "reply_seconds", "training_seconds", "memory", "watch", "log_json", "skip"),
 }
 
 
@@ -59,6 +59,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         join_seconds: Annotated[float, Option(help="How long a round waits for those not there yet.")] = 10.0,
         reply_seconds: Annotated[float, Option(help="How long for answers that need no training.")] = 30.0,
         training_seconds: Annotated[float, Option(help="How long for the trained updates.")] = 600.0,
+        memory: Annotated[
+            int, Option(help="MiB for updates that come in at once; further clients send theirs after them.")
+        ] = Limits().memory >> 20,
         dataset: Annotated[str, Option(help="Gives the examples' shape, the classes and the test set.")] = DEFAULTS[
             "dataset"
         ],
@@ -107,6 +110,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         with reported(as_json), _terminated_as_interrupted():
             values = {name: value for name, value in context.params.items() if name in DEFAULTS}
             _check(given, values, out, resume, retries=retries, give_up=give_up, skip=skip)
+            if memory < 1:
+                raise ConfigError(f"memory must be at least 1 MiB, not {memory}")
             mode = chosen_adversary(adversary, has_certificates=certs is not None)
             address = parse_address(listen, listening=True)
             if (certs is None) != plaintext:
@@ -127,6 +132,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 give_up=give_up,
                 retries=retries,
                 deadlines=deadlines,
+                limits=Limits(memory=memory << 20),
                 watch=watch_address,
                 skip=skip,
             )

@@ -134,7 +134,9 @@ class _Serving:
         enrolled = range(self._config.clients)
         with _network_errors(), ExitStack() as stack:
             with _binding(self._options.address, "--listen"):
-                sessions = stack.enter_context(SessionThread(self._options.address, self._options.tls, enrolled))
+                sessions = stack.enter_context(
+                    SessionThread(self._options.address, self._options.tls, enrolled, self._options.limits)
+                )
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.
             if new_run is not None:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Parameters
 from transport import Deadlines, Journal, RecoveryPool, SessionHost
 from transport.certs import Credentials
-from transport.tcp import Address, Plaintext, SessionServer
+from transport.tcp import Address, Limits, Plaintext, SessionServer
 from transport.tcp_server import HostObserver
 
 T = TypeVar("T")
@@ -48,13 +48,19 @@ class SessionThread:
     An interrupt from the keyboard while one blocks ends the session: its clients are told to come back later.
 
     Args:
-        address, tls, enrolled: as `transport.tcp.SessionServer` takes them.
+        address, tls, enrolled, limits: as `transport.tcp.SessionServer` takes them.
 
     Raises (on entering): as `transport.tcp.SessionServer`.
     """
 
-    def __init__(self, address: Address, tls: Credentials | Plaintext, enrolled: Iterable[ClientId]) -> None:
-        self._server = SessionServer(address, tls, enrolled=enrolled)
+    def __init__(
+        self,
+        address: Address,
+        tls: Credentials | Plaintext,
+        enrolled: Iterable[ClientId],
+        limits: Limits | None = None,
+    ) -> None:
+        self._server = SessionServer(address, tls, limits, enrolled)
         self._pool = RecoveryPool(os.cpu_count() or 1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="secagg-server", daemon=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fl.session_policy import SessionPolicy
 from secagg import Adversary
 from transport import Deadlines
 from transport.certs import Credentials
-from transport.tcp import Address, Plaintext
+from transport.tcp import Address, Limits, Plaintext
 
 _SETTINGS = "network.json"
 
@@ -94,6 +94,7 @@ class ServeOptions:
         tls: the server's certificate, or that there is to be none.
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
         give_up, retries, deadlines: see `ServingRules`.
+        limits: what connections may take.
         watch: where to show the training, `fl.watch`, if anywhere.
         skip: so many rounds are left out first, without a result.
     """
@@ -104,6 +105,7 @@ class ServeOptions:
     give_up: float | None
     retries: int
     deadlines: Deadlines
+    limits: Limits = field(default_factory=Limits)
     watch: Address | None = None
     skip: int = 0
 

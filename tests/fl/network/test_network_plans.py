@@ -33,7 +33,7 @@ def test_every_plan_is_one_that_a_client_takes(adversary: Adversary, min_inputs:
 
 def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> None:
     """Two clients have to agree on sums of two, on both sides."""
-    serve = ("serve", "--clients", 2, "--plaintext", "--dataset", "digits", "--listen", "127.0.0.1:0", "--wait", 0.1)
+    serve = ("serve", "--clients", 2, "--plaintext", "--dataset", "digits", "--listen", "127.0.0.1:0", "--give-up", 0.1)
     serve = (*serve, "--join-seconds", 0.1, "--retries", 0, "--out")
     refused = invoke(*serve, tmp_path / "a")
     assert refused.exit_code == 1
@@ -41,6 +41,6 @@ def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> 
     assert line.endswith("fewer than the threshold 3: clients ask for sums of at least 3 inputs (min_inputs)")
     agreed = invoke(*serve, tmp_path / "b", "--min-inputs", 2)
     assert "listening on" in agreed.stdout
-    assert "round 1 was aborted" in agreed.stderr
+    assert "round 1 was not begun: 0 of 2 clients" in agreed.stderr
     below = invoke(*serve, tmp_path / "c", "--min-inputs", 1)
     assert "min-inputs must be at least 2, not 1" in below.stderr

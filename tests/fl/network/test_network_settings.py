@@ -19,10 +19,12 @@ from fl.config_file import read_config_file
 from fl.data import Dataset
 from fl.network.errors import RoundFailedError
 from fl.network.serving import resume_serving
+from fl.network.session_thread import SessionThread
 from fl.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from tests.fl.runs import REPOSITORY, assert_refused, distance, invoke
 from transport.authority import Authority
+from transport.tcp import Limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,6 +117,21 @@ def test_every_option_arrives(noted: list[RunConfig], tmp_path: Path) -> None:
     assert noted == [RunConfig(**given)]
 
 
+def test_the_room_for_updates_that_come_in_is_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def note(*arguments: Any) -> NoReturn:
+        made.append(arguments)
+        raise _NotedError
+
+    monkeypatch.setattr(fl.network.serving, "SessionThread", note)
+    given = ("--clients", 4, "--dataset", "digits", "--listen", "127.0.0.1:0", "--memory", 7)
+    result = invoke("serve", "--plaintext", "--out", tmp_path / "run", *given)
+    assert isinstance(result.exception, _NotedError), result.stderr
+    with SessionThread(*made[0]) as sessions:
+        assert sessions.server._limits == Limits(memory=7 << 20)
+
+
 def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> None:
     commands = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
     settings = RunConfig.__dataclass_fields__.keys()
@@ -137,6 +154,7 @@ def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> No
         (("--weight-decay", "nan"), "weight_decay must not be negative"),
         (("--server-beta2", 1), "server_beta2 must be in [0, 1)"),
         (("--server-tau", 0), "server_tau must be above 0"),
+        (("--memory", 0), "memory must be at least 1 MiB, not 0"),
     ],
 )
 def test_numbers_out_of_range_are_one_line(options: tuple[object, ...], said: str, tmp_path: Path) -> None:
