@@ -127,17 +127,16 @@ class RunFolder:
 
     def restore(self, runs: list[FederatedRun], rounds_done: int) -> list[RoundRecord]:
         """Put the stored models into ``runs``; returns the records of the rounds done. ConfigError as above."""
-        metadata = self._metadata()
         try:
             records = [
-                RoundRecord(**{**line, "included": tuple(line["included"])}) for line in json.loads(metadata["records"])
+                RoundRecord(**{**line, "included": tuple(line["included"])})
+                for line in json.loads(self._metadata()["records"])
             ]
-            # The first version had fixed bounds only, which are settings.
-            fixed = dict.fromkeys(run.aggregator.name for run in runs)
-            scales = json.loads(metadata["scales"]) if "scales" in metadata else fixed
+            # In the first version all bounds were fixed, which the settings say already.
+            scales = json.loads(self._metadata().get("scales", "{}"))
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
-                run.tracker.restore(scales[run.aggregator.name])
+                run.tracker.restore(scales.get(run.aggregator.name))
                 run.model.load_state_dict(_part(tensors, f"{run.aggregator.name}/{_MODEL_STATE}/"))
                 run.server_optimizer.load_state(_part(tensors, f"{run.aggregator.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fl.errors import ConfigError
 from fl.quantization import MAX_VALUE_BITS, MIN_VALUE_BITS
@@ -41,9 +42,11 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
 }
 """Where clients vanish: before or while they send their message of that round of the protocol."""
 
-# Settings that came after the first version, with what runs did before there were any: a stored run that lacks one goes
-# on as it was. That is not always the default of new runs.
-_ADDED: dict[str, Any] = {}
+Before: TypeAlias = dict[str, Callable[[dict[str, Any]], Any]]
+"""Settings that came after the first version, each with what runs of the other settings did before there was one."""
+
+# A stored run that lacks one goes on as it was; that is not always the default of new runs.
+_ADDED: Before = {}
 
 _MOST = 2**31 - 1
 _MOST_THREADS = 1024
@@ -271,14 +274,14 @@ class RunConfig:
         return cls(**completed(values, cls, _ADDED))
 
 
-def completed(values: dict[str, Any], kind: type["DataclassInstance"], added: dict[str, Any]) -> dict[str, Any]:
+def completed(values: dict[str, Any], kind: type["DataclassInstance"], added: Before) -> dict[str, Any]:
     """Stored values for each field of a dataclass, those of an earlier version with what ``added`` has for it.
 
     Raises:
         ConfigError: a name that is not known here, and whose meaning nobody can guess; or one that is missing.
     """
     names = {field.name for field in dataclasses.fields(kind)}
-    values = {**added, **values}
+    values = {**{name: before(values) for name, before in added.items() if name not in values}, **values}
     unknown, missing = sorted(values.keys() - names), sorted(names - values.keys())
     if unknown or missing:
         problems = [

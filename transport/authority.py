@@ -130,8 +130,8 @@ class Authority:
             client_ids: the clients.
             days: how long the certificates are valid.
             overwrite: replace certificates and keys that are there. A client with a new key is a new identity.
-            renew: replace certificates that are there, and keep their keys: the same identity for longer. The key is
-                taken from the certificate, so that its secret part need not be here any more.
+            renew: replace certificates that are there, and keep their keys: the same identity for longer. Where the
+                secret key is not here any more, the public one in the certificate will do.
 
         Raises:
             CertificateError: a name or number that cannot be, a file that is there already, or, to be renewed, is not.
@@ -139,7 +139,7 @@ class Authority:
         subjects = _subjects(server_names, client_ids, days)
         if not overwrite and not renew:
             _check_free(self._directory / f"{name}{suffix}" for name, _, _ in subjects for suffix in (".pem", ".key"))
-        kept = {name: self._issued_key(name) for name, _, _ in subjects if renew}
+        kept = {name: self._kept_key(name) for name, _, _ in subjects if renew}
         issued = []
         for name, names, usage in subjects:
             files, public_key = {}, kept.get(name)
@@ -151,10 +151,11 @@ class Authority:
             issued.append(Credentials.named(self._directory, name))
         return tuple(issued)
 
-    def _issued_key(self, name: str) -> Ed25519PublicKey:
-        """The key of a certificate that this authority, or the one before it, issued."""
-        path = self._directory / f"{name}.pem"
-        certificate = load_certificate(path)
+    def _kept_key(self, name: str) -> Ed25519PublicKey:
+        """The key that is there, or that of a certificate that this authority, or the one before it, issued."""
+        if (path := self._directory / f"{name}.key").exists():
+            return load_key(path).public_key()
+        certificate = load_certificate(path := self._directory / f"{name}.pem")
         key = certificate.public_key()
         issuers = (self._certificate, *self._others)
         if not isinstance(key, Ed25519PublicKey) or not any(is_issued_by(certificate, issuer) for issuer in issuers):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import secagg
-from fl.config import RunConfig, completed
+from fl.config import Before, RunConfig, completed
 from fl.errors import ConfigError
 from fl.files import replace_file
 from fl.quantization import UpdateEncoding
@@ -22,8 +22,7 @@ _SETTINGS = "network.json"
 MIN_INPUTS = SessionPolicy().min_inputs
 """What clients ask for by default: the fewest inputs of a sum."""
 
-# As in `fl.config`: what runs did before there were these settings.
-_ADDED: dict[str, Any] = {}
+_ADDED: Before = {"min_inputs": lambda values: min(MIN_INPUTS, values["min_clients"])}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,7 @@ class NetworkSettings:
             return cls(**{**values, "adversary": Adversary(values["adversary"])})
         except FileNotFoundError:
             raise ConfigError(f"{path} holds no run of secagg serve: it has no {_SETTINGS}") from None
-        except (OSError, ValueError, TypeError, ConfigError) as error:
+        except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
             raise ConfigError(f"{path / _SETTINGS} cannot be read: {error}") from None
 
 

@@ -99,10 +99,20 @@ def test_a_setting_that_came_later_is_what_runs_did_before(run: Path, monkeypatc
         RunFolder(run).load_config()
     with pytest.raises(ConfigError, match="another version: max_examples missing"):
         NetworkSettings.load(run)
-    monkeypatch.setitem(fl.config._ADDED, "proximal", 0.5)
-    monkeypatch.setitem(settings._ADDED, "max_examples", 77)
-    assert RunFolder(run).load_config()[0].proximal == 0.5
+    monkeypatch.setitem(fl.config._ADDED, "proximal", lambda values: values["momentum"])
+    monkeypatch.setitem(settings._ADDED, "max_examples", lambda _: 77)
+    assert RunFolder(run).load_config()[0].proximal == config["momentum"] != RunConfig().proximal
     assert NetworkSettings.load(run).max_examples == 77
+
+
+@pytest.mark.parametrize(("min_clients", "min_inputs"), [(2, 2), (3, 3), (5, 3)])
+def test_before_clients_minimum_was_stored_it_was_what_they_ask_for_by_default(
+    run: Path, min_clients: int, min_inputs: int
+) -> None:
+    stored = json.loads((run / "network.json").read_text())
+    assert "min_inputs" not in stored
+    (run / "network.json").write_text(json.dumps({**stored, "min_clients": min_clients}))
+    assert NetworkSettings.load(run).min_inputs == min_inputs
 
 
 @pytest.mark.parametrize("later", ["config", "network", "format"])
