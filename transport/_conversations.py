@@ -230,6 +230,7 @@ class Conversations:
         """The client takes no part. Started again with another policy it may take the same offer."""
         if not link.greeted or link.digests:
             raise LinkError("it declines what it was not offered, or has taken")
+        self._forget_half(link)
         self.declined[link.client_id] = decline.text
         self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {decline.text or 'without a reason'}")
 

@@ -29,6 +29,7 @@ from tests.transport.hosts import (
 )
 from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
 from transport import link
+from transport._pieces import Large, Want
 from transport.host import Close, Deliver, SessionHost
 from transport.link import RefusalCode
 
@@ -319,6 +320,25 @@ def test_who_declines_is_named_with_its_reason_and_may_come_back_with_another_po
     run_to_the_end(host, clients)
     assert host.outcome.included == (0, 1, 2, 3)
     assert host.declined == {}
+
+
+def test_who_declines_makes_room_for_the_messages_of_others() -> None:
+    host = new_host()
+    host.memory = 1
+    for client_id in (0, 1):
+        greet(host, client_id)
+    for client_id in (0, 1):
+        host.frame_received(client_id, payload_of(Large(payload_of(link.Message(0, b"")), 100, bytes(32))), 1.0)
+    assert wanted(host) == [0]
+    host.frame_received(0, payload_of(link.Decline("no")), 1.0)
+    host.tick(1.0)
+    assert wanted(host) == [1]
+
+
+def wanted(host: SessionHost) -> list[int]:
+    """Whom the server asks for pieces now."""
+    sent = [(out.client_id, link.decode_server_frame(b"".join(out.parts))) for out in host.commit(1.0)]
+    return [client_id for client_id, frame in sent if isinstance(frame, Want)]
 
 
 def test_who_has_answered_or_was_offered_nothing_cannot_decline() -> None:

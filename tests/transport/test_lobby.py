@@ -10,6 +10,7 @@ from tests.cohort import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream
 from tests.transport.tcp_sessions import HELLO, received
 from transport import RecoveryPool, link
+from transport._pieces import Large
 from transport.certs import Credentials
 from transport.errors import SessionRefusedError
 from transport.framing import FrameDecoder, encode_frame
@@ -270,6 +271,8 @@ def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
         (encode_frame(b"\x63"), "protocol-error"),
         (encode_frame(link.encode(link.Hello(version=1, oldest=1))), "bad-version"),
         (encode_frame(link.encode(link.Hello(version=9, oldest=9))), "older-server"),
+        (HELLO + encode_frame(link.encode(Large(b"\x03\x00", 1 << 20, bytes(32)))), "protocol-error"),
+        (b"\x00\x00\x02\x01" + bytes(4), "bad-frame"),
         (HELLO + b"\x00\x00\x02\x01" + bytes(4), "bad-frame"),
         (b"\xff\xff\xff\xff" + bytes(4), "bad-frame"),
         (HELLO + encode_frame((PING,)) * 40, "busy"),
