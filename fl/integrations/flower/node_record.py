@@ -117,11 +117,12 @@ class NodeRecord:
     def _check_other_answer(self, round_: RoundName, run_id: int, content: bytes, measures: bool) -> None:
         """RepeatedSessionError if the round's update was sent before it is measured, or another content measured."""
         is_used, last = self._claims.record.is_used, self._rounds(round_.series, not measures).last_answered()
+        # Rounds without a number have no order: their contents alone say which they are.
+        late = last is not None and round_.number != _UNNUMBERED and round_.number <= last
         if measures:
-            late = last is not None and round_.number != _UNNUMBERED and round_.number <= last
             if late or is_used(self._content_key(run_id, content, False)):
                 raise RepeatedSessionError("this node has sent the update of this round, and does not measure it again")
-        elif last is not None and last >= round_.number and not is_used(self._content_key(run_id, content, True)):
+        elif late and not is_used(self._content_key(run_id, content, True)):
             raise RepeatedSessionError(
                 f"in round {round_.number} this node has said how large its update to another message is, and sends no "
                 "update to this one"

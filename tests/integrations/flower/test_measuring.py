@@ -232,6 +232,18 @@ def test_the_update_is_of_the_content_that_was_measured(tmp_path: Path, caplog: 
     assert session(federation, content(4, seed=1), measures=False) == (ALL, list(ALL))
 
 
+@pytest.mark.parametrize("number", [3, None])
+def test_later_rounds_need_no_measuring(tmp_path: Path, number: int | None) -> None:
+    """Whether they are numbered or not: their bounds follow from the round before."""
+    federation = SignedFederation(tmp_path)
+    assert session(federation, content(number), measures=True) == (ALL, list(ALL))
+    assert session(federation, content(number), measures=False)[0] == ALL
+    for seed in (1, 2):
+        later = content(None if number is None else number + seed, seed=seed)
+        assert session(federation, later, measures=False) == (ALL, list(ALL))
+        assert session(federation, later, measures=False, nodes=OTHERS) == ((), [])
+
+
 def test_each_kind_of_answer_has_the_whole_budget(tmp_path: Path) -> None:
     federation = SignedFederation(tmp_path, mod={"max_rounds": 2})
     for number in (1, 2):
