@@ -122,7 +122,7 @@ class ClientHost:
         self._directory = directory
         self._journal = journal
         who = client_id.to_bytes(4, "big") if identity is None else identity.public_key
-        self._series = ClientRecord(IN_MEMORY, who) if record is None else record
+        self._record = ClientRecord(IN_MEMORY, who) if record is None else record
         self._entropy = entropy
         self._max_extra = max_extra
         self._transfers = ClientTransfers(max_extra, HeldAnnouncement() if held is None else held)
@@ -182,7 +182,7 @@ class ClientHost:
         host._sequence, host._answer, host._received = saved.sequence, (saved.answer,), list(saved.received)
         if host._client.params.has_identities:
             # The end came, perhaps, before it was recorded; nothing had gone out then.
-            host._record(offer).enter(host._client.session_id, again=True)
+            host._record_of(offer).enter(host._client.session_id, again=True)
         return host
 
     @property
@@ -292,7 +292,7 @@ class ClientHost:
             raise SessionRefusedError(f"a session that this client cannot take part in: {error}") from None
         # A second part in one session, with one identity, could be played against the first.
         if offer.params.has_identities:
-            self._record(offer).check(client.session_id)
+            self._record_of(offer).check(client.session_id)
         if self._journal is not None:
             self._journal.begin(self._client_id, client.session_id, bytes(payload))
         self._client, self._offer, self._offer_digest, self._offered = client, offer, _digest(payload), True
@@ -300,7 +300,7 @@ class ClientHost:
         frames = self._answered(self._driver(client).start())
         # Last, so that a client that is stopped in between can be resumed; and before anything is out.
         if offer.params.has_identities:
-            self._record(offer).enter(client.session_id)
+            self._record_of(offer).enter(client.session_id)
         return frames
 
     def _check(self, offer: Offer) -> None:
@@ -312,7 +312,7 @@ class ClientHost:
                 raise SessionRefusedError(f"the offer was declined: {error}", told=str(error)) from None
         else:
             self._accept(offer)
-        self._record(offer).check_round(offer.number)
+        self._record_of(offer).check_round(offer.number)
 
     def _take_message(self, message: Message) -> list[Parts]:
         assert self._client is not None  # noqa: S101 - an offer was taken
@@ -338,7 +338,7 @@ class ClientHost:
         assert self._offer is not None  # noqa: S101 - an offer was taken
         if self._client.phase is ClientPhase.FINISHED:
             # The answer releases shares: from here on the round may be in a sum.
-            self._record(self._offer).answer(self._client.session_id, self._offer.number)
+            self._record_of(self._offer).answer(self._client.session_id, self._offer.number)
         # Each message of the server's has exactly one answer.
         (self._answer,) = answers
         self._sequence += 1
@@ -353,8 +353,8 @@ class ClientHost:
         frame, self._answer = self._transfers.send(Message(self._sequence, self._answer))
         return frame
 
-    def _record(self, offer: Offer) -> ClientRecord:
-        return self._series if isinstance(self._series, ClientRecord) else self._series(offer)
+    def _record_of(self, offer: Offer) -> ClientRecord:
+        return self._record if isinstance(self._record, ClientRecord) else self._record(offer)
 
     def _driver(self, client: Client) -> ClientDriver:
         assert self._offer is not None  # noqa: S101 - an offer was taken
