@@ -270,6 +270,7 @@ class NetworkAggregator(SecureAggregator):
             directory=self._directory,
             journal=files.journal,
             may_resume=lambda journal: self._check_journal(journal, params, announcement),
+            is_past=files is self._measuring and self._updating.journal.exists(),
         )
         reason = ""
         for attempt in range(self._rules.retries + 1):
