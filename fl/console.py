@@ -170,6 +170,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         row(label, format_bytes(summary[name]), format_bytes(summary.get(f"plain_{name}", 0)))
     row("seconds", f"{summary['seconds']:.1f}", f"{summary.get('plain_seconds', 0):.1f}")
     row("largest clipped share of a round", "-" if summary["clipped"] is None else percent(summary["clipped"]), "-")
+    row("largest rounding noise of a round", "-" if summary["noise"] is None else percent(summary["noise"]), "-")
     if compared:
         row("secure sum less plain sum, in the ring", str(summary["ring_difference"]))
         total, plain = (summary[f"{prefix}bytes_up"] + summary[f"{prefix}bytes_down"] for prefix in ("", "plain_"))

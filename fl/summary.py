@@ -38,6 +38,7 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         "held_out_accuracy": own[-1].held_out_accuracy if own else None,
         "held_out_loss": own[-1].held_out_loss if own else None,
         "clipped": max((record.clipped for record in own if record.clipped is not None), default=None),
+        "noise": max((record.noise for record in own if record.noise is not None), default=None),
         **_bytes(own),
     }
     if plan is not None:

@@ -172,6 +172,7 @@ class _Serving:
                 bytes_up=record.bytes_up,
                 bytes_down=record.bytes_down,
                 aborted=record.aborted,
+                noise=record.noise,
             )
         with ExitStack() as stack:
             with _binding(self._options.watch, "--watch"):
@@ -227,7 +228,13 @@ class _Serving:
                 record = self._once_there_is_room(lambda: run.run_round(display.on_progress))
                 if watch is not None:
                     watch.round_ended(
-                        record.round, None, record.seconds, record.accuracy, record.loss, aborted=record.aborted
+                        record.round,
+                        None,
+                        record.seconds,
+                        record.accuracy,
+                        record.loss,
+                        aborted=record.aborted,
+                        noise=record.noise,
                     )
                 records.append(record)
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))

@@ -30,6 +30,7 @@ from fl.report.rounds_view import (
 )
 from fl.report.source import StoredRun
 from fl.report.verdict import FinalModel, Sample, Verdict
+from fl.resolution import resolution_warnings
 from secagg import Round
 
 MARK: Final = b'<meta name="generator" content="secagg report">'
@@ -93,6 +94,7 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "plain": {record.round: record for record in run.plain},
         "protocol_rounds": [r.value for r in Round if any(r.value in record.dropped for record in own)],
         "aborted": [record for record in own if record.aborted],
+        "warnings": list(resolution_warnings(own[-1], has_fixed_clip=config.clip is not None)),
         "refused": [(record.round, *item) for record in own for item in record.refused.items()],
         "gains": None if personalization is None else gains_figure(personalization.methods, personalization.what),
         "gain_rows": [] if personalization is None else [summarize_gains(one) for one in personalization.methods],

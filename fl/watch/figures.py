@@ -95,6 +95,7 @@ class RoundFigures:
         dropped: the others, by reason.
         seconds: of the round. phases: of each phase of its session.
         accuracy, loss: of the model after it, where they were measured.
+        noise: the rounding noise over the mean update, where it is known.
         aborted: why there is no sum, if there is none.
     """
 
@@ -109,6 +110,7 @@ class RoundFigures:
     bytes_up: int = 0
     bytes_down: int = 0
     aborted: str | None = None
+    noise: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,7 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
     for name in PHASES:
         phase.add_metric([name], name == session.phase)
     yield phase
+    noise = next((one.noise for one in reversed(snapshot.rounds) if one.noise is not None), None)
     plain: dict[str, tuple[str, float | None]] = {
         "round": ("The round that runs, or ran last; from 1.", snapshot.round),
         "rounds_planned": ("The rounds that are to be run.", snapshot.total_rounds),
@@ -77,6 +78,7 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
         "messages_needed": ("Messages without which this phase ends in an abort.", session.needed),
         "accuracy_ratio": ("The model's accuracy when it was last measured, 0 to 1.", snapshot.accuracy),
         "loss": ("The model's loss when it was last measured.", snapshot.loss),
+        "rounding_noise_ratio": ("Rounding noise over the mean update, in the last round that had one.", noise),
         "recovery_seconds": ("How long the last recovery of masks took.", snapshot.recovery_seconds),
     }
     for name, (text, value) in plain.items():

@@ -121,6 +121,7 @@ class Watch:
         accuracy: float | None = None,
         loss: float | None = None,
         aborted: str | None = None,
+        noise: float | None = None,
     ) -> None:
         """A round is over.
 
@@ -130,6 +131,7 @@ class Watch:
             seconds: how long it took.
             accuracy, loss: of the model after it, where they were measured.
             aborted: why it has no result, where its session does not say so.
+            noise: the rounding noise over the mean update, where it is known.
         """
         with self._changed:
             session = self._session
@@ -150,6 +152,7 @@ class Watch:
                     bytes_up=session.traffic.bytes_up,
                     bytes_down=session.traffic.bytes_down,
                     aborted=why,
+                    noise=noise,
                 )
             )
             self._round_open = False
@@ -167,6 +170,7 @@ class Watch:
         bytes_up: int = 0,
         bytes_down: int = 0,
         aborted: str | None = None,
+        noise: float | None = None,
     ) -> None:
         """Show a round that an earlier process ran. Counters are this process's own, and do not grow by it."""
         with self._changed:
@@ -182,6 +186,7 @@ class Watch:
                     bytes_up=bytes_up,
                     bytes_down=bytes_down,
                     aborted=aborted,
+                    noise=noise,
                 )
             )
 

@@ -102,12 +102,12 @@ def test_a_bound_that_is_far_too_large_is_said_in_words(monkeypatch: pytest.Monk
     options = ("--model", "logistic", "--clients", 4, "--rounds", 1, "--epochs", 1, "--out", tmp_path / "run")
     result = invoke("train", *options, "--clip", 1e20)
     assert result.exit_code == 0
-    (line,) = (line for line in result.stdout.splitlines() if "rounding noise" in line)
+    (line,) = (line for line in result.stdout.splitlines() if "rounding noise is" in line)
     assert line.endswith("of the mean update: give a smaller --clip, or none, so that the bounds follow the updates")
     (record,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert record["noise"] > 0.5
     silent = invoke("train", *options[:-1], tmp_path / "other")
-    assert "rounding noise" not in silent.stdout
+    assert "rounding noise is" not in silent.stdout
 
 
 def test_few_value_bits_have_the_other_remedy() -> None:

@@ -126,7 +126,7 @@ function showRounds(rounds) {
     const row = make("tr", undefined, round.aborted ? "failed" : "");
     const without = round.aborted ? "aborted: " + words(round.aborted) : reasons(round.dropped);
     for (const text of [round.number, round.included + " of " + round.invited, percent(round.accuracy), number(round.loss),
-      seconds(round.seconds), bytes(round.bytes_up), bytes(round.bytes_down)]) row.append(make("td", text));
+      percent(round.noise), seconds(round.seconds), bytes(round.bytes_up), bytes(round.bytes_down)]) row.append(make("td", text));
     row.append(make("td", without, "text"));
     return row;
   }));

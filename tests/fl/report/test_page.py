@@ -339,6 +339,17 @@ def test_a_model_that_ran_away_leaves_gaps_and_no_error(folder: Path) -> None:
     assert {row[2] for row in table(page, "All rounds")[1:]} == {"not finite"}
 
 
+def test_a_coarse_last_round_is_said_with_its_remedy(folder: Path) -> None:
+    page = parse(render_page(load_run(folder), FinalModel(missing="")))
+    assert "rounding noise" not in page.one("main").text
+    rewrite_checkpoint(folder, lambda stored: stored["records"][-2].update(noise=0.25))
+    page = parse(render_page(load_run(folder), FinalModel(missing="")))
+    said = "In the last round: rounding noise is 25.00% of the mean update: give more --value-bits."
+    assert said in page.one("main").text
+    rounds = table(page, "All rounds")
+    assert rounds[-1][rounds[0].index("Noise")] == "25.00%"
+
+
 def test_aborted_rounds_are_named(folder: Path) -> None:
     def abort(stored: dict[str, list[dict[str, object]]]) -> None:
         stored["records"][2].update(included=[], dropped={"ShareKeys": 5}, aborted="too few <clients>", phases={})
