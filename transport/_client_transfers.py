@@ -94,7 +94,7 @@ class ClientTransfers:
             return self._receiving if self._receiving is not None and is_same else Receiving(large)
         if self._extra is None:
             return self._held.receiving(large)
-        if large.digest != hashlib.sha256(self._extra).digest():
+        if large.size != len(self._extra) or large.digest != hashlib.sha256(self._extra).digest():
             raise SessionRefusedError(ANOTHER_SESSION)
         return Receiving(large, self._extra)
 
@@ -113,6 +113,8 @@ class ClientTransfers:
             return replace(message, body=body), b""
         payload = b"".join((large.head, body))
         offer = decode_server_frame(payload, large.size)
-        assert isinstance(offer, Offer)  # noqa: S101 - its head says so
+        if not isinstance(offer, Offer) or len(offer.extra) != large.size:
+            self._held.forget()
+            raise LinkError("the server sent in pieces more than an offer's announcement")
         self._held.keep(large, offer.extra)
         return offer, payload

@@ -52,9 +52,14 @@ class Room:
         self._taken += size
         return client_id
 
+    @property
+    def deadline(self) -> float | None:
+        """When somebody is to be put out; None while nobody waits."""
+        if not self._line or not self._inside:
+            return None
+        _, since = next(iter(self._inside.values()))
+        return since + self._seconds
+
     def overdue(self, now: float) -> ClientId | None:
         """Who is to be put out for the first one in the line, which `admit` could not let in."""
-        client_id = next(iter(self._inside), None)
-        if client_id is None or not self._line or now - self._inside[client_id][1] <= self._seconds:
-            return None
-        return client_id
+        return next(iter(self._inside)) if self.deadline is not None and now >= self.deadline else None

@@ -96,9 +96,8 @@ class Receiving:
         if end <= self.have:
             # The same one again, as a channel without integrity may bring it.
             return None
-        if piece.offset != self.have or end > self._limit:
+        if piece.offset != self.have or end > self._limit or not isinstance(self._data, bytearray):
             raise LinkError(f"bytes {piece.offset} to {end}, where {self.have} to {self._limit} are due")
-        assert isinstance(self._data, bytearray)  # noqa: S101 - one that is whole takes no piece
         self._data += piece.body
         self._hash.update(piece.body)
         return None if self.have < self._said + _step() or self.is_whole else self.restart()

@@ -215,7 +215,8 @@ class SessionHost:
     @property
     def deadline(self) -> float | None:
         """When `tick` is due; None while there is nothing to wait for."""
-        return self._machine.driver.deadline
+        deadlines = (self._machine.driver.deadline, self._conversations.room.deadline)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     @property
     def round(self) -> Round:

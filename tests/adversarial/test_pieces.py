@@ -1,5 +1,6 @@
 """Frames in pieces from a peer that lies: it spoils its own message at most, and takes memory only as it fills it."""
 
+import hashlib
 import tracemalloc
 
 import pytest
@@ -244,10 +245,12 @@ def test_who_keeps_its_room_without_end_is_put_out_for_those_that_wait(is_there:
     assert wanted(session) == [0]
     if not is_there:
         session.host.disconnected(0, 1.0)
-    # A quarter of the phase's 100 seconds, and not before.
+    # A quarter of the phase's 100 seconds, and not before; nothing else need happen then.
     session.host.tick(25.9)
     assert wanted(session) == []
+    assert session.host.deadline == pytest.approx(26.0, abs=0.1)
     session.host.tick(26.1)
+    assert session.host.deadline > 90
     sent = {out.client_id: link.decode_server_frame(b"".join(out.parts)) for out in session.host.commit(26.1)}
     assert isinstance(sent[1], _pieces.Want)
     assert (sent[0].code is RefusalCode.BUSY) if is_there else (0 not in sent)
@@ -264,3 +267,28 @@ def test_nobody_is_put_out_while_nobody_waits() -> None:
     session.up(0, *session.pieces(0)[1:])
     session.run()
     assert session.host.outcome.included == EVERYBODY
+
+
+def test_a_session_announced_again_with_another_length_is_another_one() -> None:
+    """Its digest is that of the announcement, and pieces would follow what is whole."""
+    client = new_client(0)
+    offered(client, extra=b"")
+    large = _pieces.Large(payload_of(link.Offer(PARAMS, nonce=b"n"))[:-2], 5, hashlib.sha256(b"").digest())
+    client.frame_received(payload_of(large))
+    assert "another session" in str(client.error)
+
+
+def test_an_offer_in_pieces_holds_its_announcement_and_nothing_else() -> None:
+    """What is held would be taken for whole, and is not what its digest says."""
+    held = HeldAnnouncement()
+    payload = payload_of(link.Offer(PARAMS, nonce=b"n", extra=bytes(70_000)))
+    head, body = payload[:3], payload[3:]
+    large = _pieces.Large(head, len(body), hashlib.sha256(body).digest())
+    for _ in range(2):
+        client = new_client(0, held=held)
+        client.connected()
+        client.frame_received(payload_of(large))
+        for start in range(0, len(body), _pieces.PIECE_BYTES):
+            client.frame_received(payload_of(_pieces.Piece(start, body[start : start + _pieces.PIECE_BYTES])))
+        assert "more than an offer's announcement" in str(client.error)
+    assert offered(new_client(held=held), extra=b"right")
