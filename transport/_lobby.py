@@ -97,13 +97,15 @@ class Lobby:
         match frame:
             case link.Hello():
                 return self._greet(visit, frame)
-            case link.Ping() | link.Pong():
+            case link.Ping() | link.Pong() if visit.hello is not None:
                 if payload == PING:
                     visit.connection.send((PONG,))
                 self._tell(visit)
                 return None
             case _:
-                return Refused(RefusalCode.PROTOCOL_ERROR, "a message before an offer")
+                # Without a HELLO nobody keeps a place: what is no client has no more time than for its first frame.
+                what = "a message before an offer" if visit.hello is not None else "something before HELLO"
+                return Refused(RefusalCode.PROTOCOL_ERROR, what)
 
     def _greet(self, visit: Visit, hello: link.Hello) -> Refused | None:
         if (refused := link.refused_version(hello)) is not None:

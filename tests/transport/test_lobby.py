@@ -268,6 +268,8 @@ def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
         (HELLO + encode_frame(link.encode(link.Message(0, b"x"))), "protocol-error"),
         (encode_frame(link.encode(link.Message(0, b"x"))), "protocol-error"),
         (HELLO + encode_frame(link.encode(link.Waiting(1))), "protocol-error"),
+        (encode_frame((PING,)), "protocol-error"),
+        (encode_frame((PONG,)) + HELLO, "protocol-error"),
         (encode_frame(b"\x63"), "protocol-error"),
         (encode_frame(link.encode(link.Hello(version=1, oldest=1))), "bad-version"),
         (encode_frame(link.encode(link.Hello(version=9, oldest=9))), "older-server"),
