@@ -41,11 +41,11 @@ _RANGES_AROUND = 2.0 ** np.array([-12, -10, -8, -6, -4, -2, 0, 2, 4, 6])
 # is in the lowest range may be far below it, and a bound must come down until the others are above it.
 _NEEDED_BITS = 10
 _MOST_SPARED = 10
-# Each tensor gets so many of them at least.
+# The fewest of them that each tensor gets.
 _LEAST_SPARED = 2
 # If a tensor that nobody changed is changed, its ranges are around this part of the largest bound.
 _REFERENCE_OF_UNCHANGED = 2.0**-8
-# A weight that was sent may be so many times larger in the next round, without being cut.
+# By this factor a weight that was sent may grow in the next round without being cut.
 _BEYOND = 4.0
 
 

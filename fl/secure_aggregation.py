@@ -40,7 +40,7 @@ class SecureAggregator:
         workers: cores for the recovery of the masks.
 
     Raises:
-        PlanError: no session of so many clients can work.
+        PlanError: no session with this number of clients can work.
     """
 
     name = "secure"

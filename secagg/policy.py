@@ -85,7 +85,7 @@ class SessionPolicy:
             return [f"{degree} neighbours, but {n} clients need at least {planned[0]} to be safe"]
         if safe is None:
             return [f"{degree} neighbours, with which no threshold is safe; {planned[0]} of {n} clients would do"]
-        return [f"the threshold is {threshold} of {degree}, but at least {safe} is safe with so many neighbours"]
+        return [f"the threshold is {threshold} of {degree}, but at least {safe} is safe with that many neighbours"]
 
 
 def _fewest_inputs(params: Parameters) -> int:

@@ -1,8 +1,8 @@
-"""Connections that have not shown yet who they are: at most so many in all, and so many of each network.
+"""Connections that have not shown yet who they are: bounded in all, and for each network.
 
 Anyone can open connections and say nothing, so none of them may keep a place that somebody else needs. A newcomer is
 always let in. If that makes one too many of its network, one of these goes, and if it makes one too many in all, one of
-the network that has the most: there the oldest that has said nothing, or else the oldest. Whoever opens many
+the network that has the most: there the oldest that has said nothing, or else the oldest. A peer that opens many
 connections thus closes only its own.
 """
 

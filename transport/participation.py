@@ -113,6 +113,7 @@ class ClientRecord:
         run: the part of the training that the rounds are numbered in, where a framework starts numbering again.
         max_rounds: the most rounds to answer in the training, all runs together, and the most that a round's number may
             be above the last one; None: no limit.
+        before: another record of the same participation: a round that is answered there is not answered here any more.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class ClientRecord:
         training: str | None = None,
         run: str = "",
         max_rounds: int | None = None,
+        before: "ClientRecord | None" = None,
     ) -> None:
         self._participation = participation
+        self._before = before
         self._client = client
         self._training = training
         self._run = run
@@ -207,7 +210,8 @@ class ClientRecord:
                 f"this client has answered {int(spent)} rounds of {self._training!r}, and its budget is "
                 f"{self._max_rounds}: raise it if the training may go on"
             )
-        return True
+        # In the transaction of the answer: another process of this client may have answered meanwhile.
+        return self._before is None or self._before._check_round(database, number, b"")
 
     def _rows(self, database: Database) -> Iterator[tuple[int, bytes]]:
         query = "SELECT number, session_id FROM answered WHERE client = ? AND training = ? AND run = ?"

@@ -121,7 +121,7 @@ class SessionServer:
         return len(self._lobby)
 
     async def gather(self, count: int) -> None:
-        """Wait until so many clients wait for a session; they are told how many that is."""
+        """Wait until this many clients wait for a session, and tell them the number."""
         self._lobby.needed = count
         try:
             while len(self._lobby) < count:
@@ -339,7 +339,7 @@ class SessionServer:
         return self._lobby.enrolled is None or bool(visit.hello.session_id) or host.expects(visit.client_id)
 
     def _enter(self, host: SessionHost, visit: Visit) -> None:
-        """Tell the host of a connection; whoever calls it has waited for its turn."""
+        """Tell the host of a connection. The caller must have waited for its turn."""
         assert visit.hello is not None  # noqa: S101 - it has arrived
         connection, now = visit.connection, self._now()
         connection.raise_bound()

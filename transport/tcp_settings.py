@@ -108,7 +108,7 @@ class Retry(_Positive):
     give_up: float = 300.0
 
     def delay(self, failures: int, asked: float = 0.0) -> float:
-        """The wait after so many failures in a row, from 1, of which the last asked for a pause of so long."""
+        """Return the seconds to wait after ``failures`` in a row, from 1, the last of which asked for a pause."""
         random = secrets.SystemRandom().uniform(0.5, 1.0)
         own: float = min(self.longest, self.first * 2 ** min(failures - 1, 32)) * random
         return max(own, min(asked, self.longest_asked, self.give_up / 2) * (0.5 + random))

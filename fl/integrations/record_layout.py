@@ -33,7 +33,7 @@ class RecordError(FLError):
     """Records that cannot be averaged, or whose structure is not what was agreed on; the text says which and why."""
 
 
-class LayoutError(RecordError, PublicError):
+class RecordLayoutError(RecordError, PublicError):
     """Records whose structure has no average, whatever their values are."""
 
 
@@ -180,12 +180,12 @@ def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str
         weight: the metric that holds the weight, by which everything else is averaged.
 
     Raises:
-        LayoutError: there is no weight; an array has another shape than the one of its name that was sent, or a type
-            that has no average.
+        RecordLayoutError: there is no weight; an array has another shape than the one of its name that was sent, or a
+            type that has no average.
     """
     weight_record = min((record for record, values in metrics.items() if weight in values), default=None)
     if weight_record is None:
-        raise LayoutError(f"the reply has no metric {weight!r}: without weights there is no average")
+        raise RecordLayoutError(f"the reply has no metric {weight!r}: without weights there is no average")
     fields = tuple(
         _array_field(record, name, array, received.get(record, {}).get(name))
         for record, named in arrays.items()
@@ -203,9 +203,9 @@ def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str
 def _array_field(record: str, name: str, array: npt.NDArray[Any], sent: npt.NDArray[Any] | None) -> ArrayField:
     dtype, where = array.dtype.name, f"array {name!r} of record {record!r}"
     if sent is not None and sent.shape != array.shape:
-        raise LayoutError(f"{where} has shape {array.shape}, but the one that was sent has {sent.shape}")
+        raise RecordLayoutError(f"{where} has shape {array.shape}, but the one that was sent has {sent.shape}")
     travels = is_float(dtype)
     # What was sent may have become another type in a strategy's average, and is one again in the client's model.
     if not travels and (sent is None or array.dtype.kind not in "iub"):
-        raise LayoutError(f"{where} is of type {dtype}, which has no average: send floats, or leave it out")
+        raise RecordLayoutError(f"{where} is of type {dtype}, which has no average: send floats, or leave it out")
     return ArrayField(record, name, dtype, array.shape, travels)

@@ -22,12 +22,12 @@ from fl.errors import ConfigError
 from fl.integrations.record_layout import (
     ArrayField,
     Arrays,
-    LayoutError,
     Metric,
     MetricField,
     Metrics,
     RecordError,
     RecordLayout,
+    RecordLayoutError,
     float_sizes,
     layout_of,
 )
@@ -154,7 +154,7 @@ class RecordEncoding:
             rng: draws the rounding. It protects nothing: the protocol's masks do.
 
         Raises:
-            LayoutError: it has no weight, no room, or no average, whatever its values are.
+            RecordLayoutError: it has no weight, no room, or no average, whatever its values are.
             RecordError: the weight or a metric is out of range.
             QuantizationError: elements that are not finite.
         """
@@ -228,10 +228,10 @@ class RecordEncoding:
         return self._elements.decode_ranges(total, num_clients)
 
     def check_sent(self, sent: Arrays) -> None:
-        """LayoutError unless the encoding is for replies to these arrays."""
+        """RecordLayoutError unless the encoding is for replies to these arrays."""
         own = tuple(float_sizes(sent).values())
         if self.sizes and (self.sizes[: len(own)] != own or len(self.sizes) > len(own) + 1):
-            raise LayoutError(
+            raise RecordLayoutError(
                 f"the session is for {len(self.sizes)} arrays, of {sum(self.sizes)} elements in all, and not for the "
                 f"{len(own)} float arrays, of {sum(own)} elements, that were sent"
             )
@@ -251,12 +251,12 @@ class RecordEncoding:
             others.pop(place, None)
         if (needed := sum(others.values())) > (room := sum(self.sizes[len(own) :])):
             named = ", ".join(f"{name!r} of record {record!r}" for record, name in list(others)[:3])
-            raise LayoutError(
+            raise RecordLayoutError(
                 f"the reply has {needed} elements in arrays that were not sent ({named}), and room for {room}: if they "
                 "are the model, give them the names that were sent; else the server can give more `capacity`"
             )
         if layout.num_metrics > self.max_metrics:
-            raise LayoutError(
+            raise RecordLayoutError(
                 f"the reply has {layout.num_metrics} metrics, and room for {self.max_metrics}: the server can give "
                 "more `max_metrics`"
             )

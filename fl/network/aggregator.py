@@ -50,8 +50,8 @@ class ServingRules:
     """How rounds are run; nothing in it changes what a sum is.
 
     Attributes:
-        min_clients: so many of the enrolled clients are awaited before a round begins.
-        give_up: for so many seconds; None: for ever.
+        min_clients: how many enrolled clients must be present before a round begins.
+        give_up: seconds to wait for them before the server ends; None: no end.
         retries: how often a round that was begun and aborted is tried again.
         deadlines: of the protocol's rounds.
     """

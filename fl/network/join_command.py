@@ -83,7 +83,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         ] = None,
         max_rounds: Annotated[int, Option(help="The most rounds to answer in this training.")] = 1000,
         max_failed_rounds: Annotated[
-            int, Option(help="End after so many rounds in a row for which there was no update to give.")
+            int, Option(help="End after this many rounds in a row without an update to give.")
         ] = 100,
         directory: Annotated[
             Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")

@@ -250,11 +250,11 @@ class Participant:
         except ConfigError as error:
             raise ConfigError(f"{error}; --state names another folder for it") from None
         training = options.training or DEFAULT_TRAINING
-        updates, ranges = (
-            ClientRecord(participation, self._owner(), training=name, max_rounds=options.max_rounds)
-            for name in (training, f"{training} (ranges)")
-        )
-        return updates, ranges
+        owner, most = self._owner(), options.max_rounds
+        updates = ClientRecord(participation, owner, training=training, max_rounds=most)
+        # Ranges are asked for before the update, and never after it.
+        name = f"{training} (ranges)"
+        return updates, ClientRecord(participation, owner, training=name, max_rounds=most, before=updates)
 
     def _owner(self) -> bytes:
         """Who this client is, beyond a session: its identity key, or where it has none its number."""
@@ -300,9 +300,6 @@ class Participant:
     def _accept(self, offer: Offer) -> None:
         self._misfits_left = _MOST_REFUSALS
         announced = check_offer(offer, self._options, self._data)
-        if announced.scales is None:
-            # Ranges are asked for before the update, and never after it.
-            self._updates.check_round(announced.round)
         if offer.params.has_identities != self._has_identity:
             raise ModeError("another mode")
         if self._has_identity and self._options.directory is not None:

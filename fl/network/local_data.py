@@ -25,7 +25,7 @@ _HOW = "np.savez('examples.npz', x=x, y=y) writes one"
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
 _HEADERS = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
 _ENCRYPTED = 1
-# Of what else is in an archive, so many names.
+# An error lists this many names of an archive's members.
 _NAMED = 5
 
 _SHARD = re.compile(r"(\d{1,7})/(\d{1,7})", re.ASCII)

@@ -33,7 +33,7 @@ class JoinOptions:
         training: the client's own name for the training, in which it answers each round once. Nothing of the server's
             is in it, nor its address: it could begin anew as often as it likes.
         max_rounds: the most rounds to answer in that training.
-        max_failed_rounds: after so many rounds in a row for which it could give no update, it ends.
+        max_failed_rounds: the client ends after this many rounds in a row without an update to give.
         policy: what it asks of an offer.
         max_model_bytes: how long an announcement to take, the model in it.
         give_up: seconds without a word of the server's.

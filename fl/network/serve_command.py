@@ -46,7 +46,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             int, Option(help="The fewest updates that clients agree to a mean of, by their own --min-inputs.")
         ] = 3,
         give_up: Annotated[
-            float | None, Option(help="End if they have not come for so many seconds (default: wait for ever).")
+            float | None, Option(help="Seconds to wait for them before the server ends (default: no end).")
         ] = None,
         retries: Annotated[int, Option(help="How often a round that was begun and aborted is tried again.")] = 3,
         adversary: Annotated[
@@ -83,7 +83,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         server_tau: training_options.ServerTau = DEFAULTS["server_tau"],
         partition: Annotated[str, Option(help="How clients deal the data set out; noted with the run.")] = "",
         max_examples: Annotated[
-            int, Option(help="Clients of more examples count as one of so many (default: follows the clients).")
+            int, Option(help="A client with more examples counts as having this many (default: follows the clients).")
         ] = 0,
         clip: training_options.Clip = DEFAULTS["clip"],
         value_bits: Annotated[int, Option(help="Bits of an element (default: at most 24, for a ring of 32).")] = 0,

@@ -32,7 +32,7 @@ class NetworkSettings:
     Attributes:
         min_clients: so many of the enrolled clients are awaited before a round begins; the others may be missing.
         adversary: whom rounds are safe against.
-        max_examples: a fixed bound on weights: a client of more examples counts as one of so many. None: the bound
+        max_examples: a fixed bound on weights: a client with more examples counts as having this many. None: the bound
             follows the clients' weights.
         min_inputs: the fewest updates that clients agree to a mean of, as in their ``secagg join --min-inputs``.
     """

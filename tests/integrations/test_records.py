@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl.errors import ConfigError
-from fl.integrations.record_layout import ArrayField, LayoutError, MetricField, RecordError, RecordLayout, layout_of
+from fl.integrations.record_layout import (
+    ArrayField,
+    MetricField,
+    RecordError,
+    RecordLayout,
+    RecordLayoutError,
+    layout_of,
+)
 from fl.integrations.records import RecordEncoding, Reply
 from fl.quantization import QuantizationError, UndecodableSumError
 from fl.scales import MAX_WEIGHT, Scales
@@ -200,7 +207,7 @@ def test_a_session_that_measures_has_the_ranges_alone() -> None:
 def test_an_encoding_for_other_arrays(sizes: tuple[int, ...], measures: bool) -> None:
     """A server that says other sizes than it sends is refused in words."""
     form = encoding(sizes=sizes, scales=None if measures else Scales((1.0,) * len(sizes), 100))
-    with pytest.raises(LayoutError, match=r"the session is for .* and not for the 2 float arrays, of 8 elements"):
+    with pytest.raises(RecordLayoutError, match=r"the session is for .* and not for the 2 float arrays, of 8 elements"):
         form.encode(reply(), SENT, np.random.default_rng(0))
 
 

@@ -161,3 +161,21 @@ def test_folders_that_others_could_change_are_refused(tmp_path) -> None:
     for name, why in (("open", "writable for nobody else"), ("link", "not a link"), ("file", "cannot be used")):
         with pytest.raises(JournalError, match=why):
             Participation.in_folder(tmp_path / name)
+
+
+def test_what_comes_before_a_round_is_not_answered_once_another_process_has_answered_the_round(tmp_path) -> None:
+    path = tmp_path / "record"
+
+    def ranges() -> ClientRecord:
+        return record(path, training="flu (ranges)", before=record(path))
+
+    late = ranges()
+    late.check_round(1)
+    record(path).answer(b"update", 1)
+    with pytest.raises(RepeatedSessionError, match="has answered round 1 of 'flu'"):
+        late.answer(b"ranges", 1)
+    assert ranges().last_answered() is None
+    ranges().answer(b"ranges", 2)
+    record(path).answer(b"update of 2", 2)
+    # The session that was answered in time may be resumed.
+    ranges().answer(b"ranges", 2)

@@ -126,12 +126,12 @@ class SecAggSettings:
         )
 
     def tracker(self, num_arrays: int, num_clients: int) -> ScaleTracker:
-        """The bounds of so many arrays, from round to round."""
+        """The bounds of a set of arrays, from round to round."""
         clip = None if self.clip is None else float(self.clip)
         return ScaleTracker(num_arrays, self.value_bits_for(num_clients), clip=clip, max_weight=self.max_examples)
 
     def value_bits_for(self, num_clients: int) -> int:
-        """Bits that an element is rounded to, in rounds of so many."""
+        """Return the bits that an element is rounded to, in rounds of this many nodes."""
         # A wider ring than 32 bits costs twice the time.
         return min(24, 32 - (num_clients - 1).bit_length()) if self.value_bits is None else self.value_bits
 

@@ -13,7 +13,7 @@ class AnnouncementError(FLError):
 
 
 class ModelError(PublicError):
-    """A model or an update that cannot be averaged, whatever its values are."""
+    """A model or an update that cannot be averaged for its names, shapes or types. The text is public."""
 
 
 class UpdateRefusedError(InputWithheldError, PublicError):

@@ -43,7 +43,7 @@ class ModelScales:
         self._tracker.follow(ranges)
 
     def follow(self, mean: MeanUpdate, num_sites: int) -> tuple[list[str], list[str]]:
-        """Take what a round of so many sites said.
+        """Take the ranges and the noise that a round reported.
 
         Returns:
             What the server's log should say of it, a line each: warnings, each with a remedy, and what needs none.
