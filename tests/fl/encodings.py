@@ -1,8 +1,14 @@
-"""Encodings with fixed bounds."""
+"""Encodings with fixed bounds, updates of given sizes, and how close an average of them is."""
 
 from __future__ import annotations
 
-from fl.quantization import UpdateEncoding
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.quantization import ClientUpdate, UpdateEncoding
 from fl.scales import Scales
 
 
@@ -12,4 +18,31 @@ def fixed_encoding(
     """Of updates of one tensor."""
     return UpdateEncoding(
         sizes=(update_length,), num_clients=num_clients, value_bits=value_bits, scales=Scales((clip,), max_examples)
+    )
+
+
+def updates_of(
+    amplitudes: Sequence[float], sizes: Sequence[int], examples: Sequence[int], seed: int = 0
+) -> list[ClientUpdate]:
+    """Clients that go partly the same way: normal elements with each tensor's amplitude."""
+    rng = np.random.default_rng(seed)
+    scale = np.repeat(np.asarray(amplitudes, dtype=np.float64), sizes)
+    common = rng.normal(size=len(scale))
+    return [
+        ClientUpdate(((common + rng.normal(size=len(scale))) * scale).astype(np.float32), count, float(count), 0)
+        for count in examples
+    ]
+
+
+def mean_of(updates: list[ClientUpdate]) -> npt.NDArray[np.float64]:
+    weights = [float(update.num_examples) for update in updates]
+    return np.average(np.stack([update.delta for update in updates]).astype(np.float64), axis=0, weights=weights)
+
+
+def worst_error(found: npt.NDArray[Any], exact: npt.NDArray[Any], sizes: Sequence[int]) -> float:
+    """The largest relative error (in Euclidean norm) of a tensor's average."""
+    ends = np.cumsum(sizes)[:-1]
+    return max(
+        float(np.linalg.norm(one - other) / np.linalg.norm(other)) if other.any() else float(np.abs(one).max())
+        for one, other in zip(np.split(found, ends), np.split(exact, ends), strict=True)
     )

@@ -29,25 +29,10 @@ from fl.quantization import (
 )
 from fl.scales import MAX_CLIP, MAX_WEIGHT, MIN_CLIP, Exceeded, RangeEncoding, Ranges, Scales, ScaleTracker
 from fl.state import ParameterLayout
-from secagg import Round
-from tests.fl.aggregations import Clients, make_request, secure_aggregator
-from transport import Direction, Fault, FaultSchedule
+from tests.fl.encodings import mean_of, updates_of, worst_error
 
 MOST_ERROR = {24: 0.01, 16: 0.05}
 EXAMPLES = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000]
-
-
-def updates_of(
-    amplitudes: Sequence[float], sizes: Sequence[int], examples: Sequence[int], seed: int = 0
-) -> list[ClientUpdate]:
-    """Clients that go partly the same way: normal elements with each tensor's amplitude."""
-    rng = np.random.default_rng(seed)
-    scale = np.repeat(np.asarray(amplitudes, dtype=np.float64), sizes)
-    common = rng.normal(size=len(scale))
-    return [
-        ClientUpdate(((common + rng.normal(size=len(scale))) * scale).astype(np.float32), count, float(count), 0)
-        for count in examples
-    ]
 
 
 class Server:
@@ -88,20 +73,6 @@ class Server:
             aggregate = self.session(updates)
         assert aggregate is not None
         return aggregate
-
-
-def mean_of(updates: list[ClientUpdate]) -> npt.NDArray[np.float64]:
-    weights = [float(update.num_examples) for update in updates]
-    return np.average(np.stack([update.delta for update in updates]).astype(np.float64), axis=0, weights=weights)
-
-
-def worst_error(found: npt.NDArray[Any], exact: npt.NDArray[Any], sizes: Sequence[int]) -> float:
-    """The largest relative error (in Euclidean norm) of a tensor's average."""
-    ends = np.cumsum(sizes)[:-1]
-    return max(
-        float(np.linalg.norm(one - other) / np.linalg.norm(other)) if other.any() else float(np.abs(one).max())
-        for one, other in zip(np.split(found, ends), np.split(exact, ends), strict=True)
-    )
 
 
 @pytest.mark.parametrize("bits", MOST_ERROR)
@@ -422,75 +393,3 @@ def test_ranges_take_a_hundredth_of_an_update_or_some_bytes(clients: int, shape:
         length = UpdateEncoding.for_plan(layout.sizes, clients, 24).vector_length
         assert length <= max(1.01 * alone, alone + 12)
         assert 4 * measuring.vector_length < 2_000
-
-
-# --- Through the protocol ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("amplitude", [1.0, 1e-5])
-def test_a_simulated_round_measures_first_and_trains_each_client_once(amplitude: float) -> None:
-    clients = Clients()
-
-    def train(client_id: int) -> ClientUpdate:
-        update = clients.train(client_id)
-        return replace(update, delta=(update.delta * amplitude).astype(np.float32))
-
-    aggregator = secure_aggregator(24, clip=None, max_examples=None)
-    request = make_request(clients, train=train)
-    first = aggregator.aggregate(request)
-    assert first.aborted is None
-    assert first.ring_difference == 0
-    assert sorted(clients.asked) == sorted(request.client_ids)
-    updates = [train(client_id) for client_id in request.client_ids]
-    assert first.aggregate is not None
-    assert worst_error(first.aggregate.mean_delta, mean_of(updates), (37,)) < 1e-4
-    assert first.aggregate.num_examples == sum(update.num_examples for update in updates)
-    assert first.exceeded == (None, None)
-    second = aggregator.aggregate(request)
-    assert second.ring_difference == 0
-    # What the measuring session cost is in the first round's figures.
-    assert first.bytes_up > second.bytes_up
-    assert {name: cost.bytes_up for name, cost in first.phases.items()}.keys() == second.phases.keys()
-    assert sum(cost.bytes_up for cost in first.phases.values()) == first.bytes_up
-
-
-def test_some_clients_are_measured_where_there_are_many() -> None:
-    """With their share of the faults; all of them are trained once, and the others in the round itself."""
-    ids = tuple(range(60))
-    clients, announced = Clients(), []
-    faults = FaultSchedule.dropouts(ids, 0.3, seed=4)
-    aggregator = secure_aggregator(24, num_clients=60, clip=None, max_examples=None, dropout=0.3)
-    request = make_request(clients, client_ids=ids, announce=lambda client_id, due: announced.append(client_id))
-    result = aggregator.aggregate(replace(request, faults=faults))
-    assert result.aborted is None
-    assert len(clients.asked) == len(set(clients.asked))
-    assert set(result.included) <= set(clients.asked)
-    # Nobody is announced who was trained before.
-    assert len(announced) == len(set(announced))
-
-
-def test_few_are_measured_where_updates_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fl.secure_aggregation._MOST_KEPT_BYTES", 37 * 4 * 2)
-    measured: list[int] = []
-    aggregator = secure_aggregator(24, clip=None, max_examples=None)
-    session = aggregator._session
-
-    def noted(request: Any, *arguments: Any) -> Any:
-        measured.append(len(request.client_ids))
-        return session(request, *arguments)
-
-    monkeypatch.setattr(aggregator, "_session", noted)
-    assert aggregator.aggregate(make_request(Clients())).aborted is None
-    assert measured == [3, 6]
-
-
-def test_a_measuring_session_that_aborts_aborts_the_round_and_the_next_one_measures_again() -> None:
-    aggregator = secure_aggregator(24, clip=None, max_examples=None)
-    request = make_request(Clients())
-    faults = FaultSchedule({(i, Round.UNMASKING, Direction.UP): Fault.VANISH for i in request.client_ids[:4]})
-    spoilt = aggregator.aggregate(replace(request, faults=faults))
-    assert spoilt.aggregate is None
-    assert str(spoilt.aborted).startswith("the ranges of the updates, which come first, were not found: aborted")
-    assert spoilt.bytes_up > 0
-    good = aggregator.aggregate(request)
-    assert good.aggregate is not None
