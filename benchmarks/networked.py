@@ -26,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 import secagg
-from transport import Deadlines, FaultSchedule, link, run_session
-from transport.authority import Authority
-from transport.certs import Credentials
+from transport import Deadlines, FaultSchedule, run_session
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
 from transport.errors import SessionRefusedError
 from transport.faults import Direction, Fault
 from transport.tcp import Limits, join_session, serve_session

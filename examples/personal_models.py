@@ -16,13 +16,13 @@ from pathlib import Path
 
 from torch import nn
 
-from fl.checkpoint import RunFolder
-from fl.custom import make_dataset
+from fl.config.seeds import PERSONALIZATION_SEED, derived_seed
 from fl.errors import ConfigError, FLError
+from fl.learning.own_code import make_dataset
 from fl.personalization import Ditto, FineTuning, measure_gain, summarize_gains
 from fl.report.extras import Personalization, PersonalizedClient, PersonalizedMethod, save_personalization
-from fl.rounds import FederatedRun
-from fl.seeds import PERSONALIZATION_SEED, derived_seed
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun
 
 
 def personalize(folder: Path) -> None:

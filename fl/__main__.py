@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from fl.system_errors import in_words
+from fl.errors import in_words
 
 _Handler = Callable[[int, FrameType | None], None]
 
@@ -34,7 +34,7 @@ def _run() -> str | int | None:
     # something else makes two of them many times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from fl.cli import app
+        from fl.commands.app import app
 
         app()
     except SystemExit as end:

@@ -1,6 +1,8 @@
-"""What can go wrong in `fl/` for a reason that the user can act on."""
+"""Errors of `fl` that the user can act on, and the operating system's errors in words."""
 
-from transport.printable import MAX_ERROR_TEXT, printable
+import errno
+
+from transport.errors import MAX_ERROR_TEXT, printable
 
 
 class FLError(Exception):
@@ -31,3 +33,15 @@ class EngineError(FLError):
 
 class ConfigError(FLError):
     """Settings that do not fit each other, the data or the model."""
+
+
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def in_words(error: OSError) -> str:
+    """Say what could not be done, without the error's number."""
+    said = error.strerror or str(error) or type(error).__name__
+    if error.filename:
+        return f"{error.filename}: {said}"
+    # They come from files that are open already, stdout among them.
+    return f"cannot write: {said}" if error.errno in _WRITING else said

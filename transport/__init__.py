@@ -1,9 +1,13 @@
 """Moves the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
-from transport._transfers import HeldAnnouncement
-from transport.client_host import ClientHost
-from transport.client_journal import ClientJournal
 from transport.driver import ClientDriver, Deadlines, ServerDriver
+from transport.durable.client_host import ClientHost
+from transport.durable.client_journal import ClientJournal
+from transport.durable.frames import EndCode, Offer, RefusalCode
+from transport.durable.participation import ClientRecord, Participation
+from transport.durable.server_host import SessionHost
+from transport.durable.server_journal import Journal
+from transport.durable.transfers import HeldAnnouncement
 from transport.errors import (
     BudgetSpentError,
     FrameError,
@@ -18,11 +22,7 @@ from transport.errors import (
 )
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
-from transport.host import SessionHost
-from transport.journal import Journal
-from transport.link import EndCode, Offer, RefusalCode
 from transport.memory import Announcement, ClientReport, Inputs, Observer, SessionReport, run_session
-from transport.participation import ClientRecord, Participation
 from transport.recovery import MaskRecovery, RecoveryPool
 
 __all__ = [

@@ -1,6 +1,21 @@
-"""Errors of moving messages, as opposed to those of the protocol in `secagg.errors`."""
+"""Errors of moving messages, as opposed to those of the protocol in `secagg.errors`; others' text made printable."""
 
-from transport.printable import MAX_ERROR_TEXT, printable
+MAX_ERROR_TEXT = 2000
+"""Characters of an error's text, at most."""
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """The text on one line of at most ``limit`` characters, in which nothing acts on whatever shows it.
+
+    Control characters, line breaks, marks that change the direction of writing or cannot be seen, and halves of
+    surrogate pairs stand there as Python would write them, such as ``\\x1b``. Other text stays as it is.
+    """
+    # What is cut off anyway is not looked at.
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[: limit + 1]
+    )
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
 
 class TransportError(Exception):
@@ -25,7 +40,7 @@ class SessionRefusedError(TransportError):
     """This client takes no part in the session, or no part any more; raise it in ``accept`` to decline an offer.
 
     Attributes:
-        code: the server's code (`transport.link.RefusalCode`), or None where the client itself declined.
+        code: the server's code (`transport.durable.frames.RefusalCode`), or None where the client itself declined.
         retry_after: seconds before which the server does not want to be asked again.
         told: what the server's operator is told of a client's own reasons: nothing but what is public, or "" to say
             that it declines and not why; by default not even that.

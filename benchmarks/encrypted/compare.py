@@ -22,11 +22,11 @@ import torch
 
 from benchmarks.encrypted.table import write_tables
 from benchmarks.machine import commit, describe
-from fl.custom import make_model
 from fl.data import Dataset, load_dataset
 from fl.encrypted import EncryptedTask, MpycEvaluator
 from fl.encrypted.jobs import Arithmetic, Opening
-from fl.serialization import load_model
+from fl.learning.own_code import make_model
+from fl.learning.serialization import load_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.json")

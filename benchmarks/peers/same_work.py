@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fl.quantization import ClientUpdate, UpdateEncoding
-from fl.scales import Scales
+from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
+from fl.aggregation.scales import Scales
 from secagg import Completed, Parameters, Round, plan
 from secagg.algebra import ring
 from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask

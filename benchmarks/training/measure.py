@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
 from fl.data.partition import partition
 from fl.engines import Resources, RoundTraining, TrainingEngine, open_engine
+from fl.engines.local_worker import LocalWorker
 from fl.errors import ConfigError
-from fl.local_work import LocalWorker
-from fl.serialization import model_to_bytes
-from fl.threads import torch_threads
-from fl.training import train
+from fl.learning.cpu import torch_threads
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import train
 
 ENGINES = ("serial", "processes", "batched")
 

@@ -5,11 +5,11 @@ python alone.py
 
 from pathlib import Path
 
-from fl.config import RunConfig
-from fl.config_file import read_config_file
-from fl.custom import make_dataset, make_model
+from fl.config.config_file import read_config_file
+from fl.config.run_config import RunConfig
 from fl.data.partition import partition
-from fl.training import evaluate, train
+from fl.learning.own_code import make_dataset, make_model
+from fl.learning.training import evaluate, train
 
 if __name__ == "__main__":
     config = RunConfig(**read_config_file(Path("hospitals.toml")))

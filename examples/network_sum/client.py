@@ -7,7 +7,7 @@ import numpy as np
 
 import secagg
 from transport import ClientRecord, Participation
-from transport.certs import Credentials, directory_from, identity_from
+from transport.certificates.reading import Credentials, directory_from, identity_from
 from transport.tcp import join_session
 
 client_id = int(sys.argv[1])

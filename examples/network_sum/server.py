@@ -3,7 +3,7 @@
 import asyncio
 
 import secagg
-from transport.certs import Credentials, directory_from
+from transport.certificates.reading import Credentials, directory_from
 from transport.tcp import NetworkReport, serve_session
 
 params = secagg.plan(

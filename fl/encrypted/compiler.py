@@ -9,7 +9,7 @@ from torch import nn
 
 from fl.encrypted.errors import UnsupportedModelError
 from fl.encrypted.layers import Convolution, Dense, Flatten, Layer, MaxPool, MeanPool, Relu, Squared
-from fl.models import RandomMirror, Square
+from fl.learning.models import RandomMirror, Square
 
 SUPPORTED = "Linear, Conv2d, ReLU, Square, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity"
 

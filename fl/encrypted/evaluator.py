@@ -24,7 +24,7 @@ MOST_IN_A_BATCH = 10_000
 class EncryptedTask:
     """What is to be evaluated. Files are named here, and read by their owners alone.
 
-    model_path: a safetensors file of the architecture ``model``, one of `fl.models.MODELS` or the user's own.
+    model_path: a safetensors file of the architecture ``model``, one of `fl.learning.models.MODELS` or the user's own.
     dataset, data_dir: see `fl.data.load_dataset`; the test images are used.
     images: the first so many; all by default. batch: how many at a time.
     opening: ``predictions``: the data's owner learns each image's class. ``accuracy``: both owners learn the share of

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl.custom import make_dataset, make_model
 from fl.encrypted.jobs import DataInput, ModelInput, Opening
 from fl.encrypted.plan import StoredWeights, make_plan
 from fl.encrypted.steps import Plan
 from fl.errors import ConfigError, DataError
-from fl.serialization import load_model
+from fl.learning.own_code import make_dataset, make_model
+from fl.learning.serialization import load_model
 
 _CALIBRATION_EXAMPLES = 500
 

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 import safetensors.torch
 import torch
 
-from fl.engines.engine import RoundTraining
+from fl.aggregation.encoding import ClientUpdate
+from fl.config.seeds import TRAINING_SEED, derived_seed
+from fl.engines.api import RoundTraining
+from fl.engines.local_worker import LocalWorker
 from fl.engines.outlook import Outlook, updates_kept
 from fl.engines.stacked import StackedClient, StackedTraining, check_stackable
-from fl.local_work import LocalWorker
-from fl.quantization import ClientUpdate
-from fl.seeds import TRAINING_SEED, derived_seed
-from fl.state import ParameterLayout
-from fl.threads import torch_threads, worthwhile_threads
-from fl.training import DivergedError
+from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.training import DivergedError
 from secagg import ClientId
 
 # More clients at once gain nothing: with few weights a step's beginning is spread thin enough then, and with many

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 
-from fl.local_work import LocalWorker
-from fl.state import ParameterLayout
+from fl.engines.local_worker import LocalWorker
+from fl.learning.parameter_layout import ParameterLayout
 from secagg import ClientId
 
 _KEPT_BYTES = 256 << 20

@@ -2,7 +2,7 @@
 
 Small models gain nothing from threads, which wait for each other after each layer; processes share nothing but the
 examples. A client's update does not depend on which process trains it, nor on what else that one trained: it is the
-same to the bit as that of the serial engine with as many threads (`fl.config.RunConfig.threads`).
+same to the bit as that of the serial engine with as many threads (`fl.config.run_config.RunConfig.threads`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition, Thread
 
-from fl.engines.engine import RoundTraining
+from fl.aggregation.encoding import ClientUpdate
+from fl.engines.api import RoundTraining
+from fl.engines.local_worker import LocalWorker
 from fl.engines.outlook import Outlook, updates_kept
 from fl.engines.shared_object import SharedObject
 from fl.engines.worker_process import WorkerDiedError, WorkerProcess
 from fl.errors import ConfigError, EngineError
-from fl.local_work import LocalWorker
-from fl.quantization import ClientUpdate
 from secagg import ClientId
 
 ATTEMPTS = 3

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fl.engines.engine import RoundTraining
-from fl.local_work import LocalWorker
-from fl.quantization import ClientUpdate
+from fl.aggregation.encoding import ClientUpdate
+from fl.engines.api import RoundTraining
+from fl.engines.local_worker import LocalWorker
 from secagg import ClientId
 
 

@@ -1,7 +1,7 @@
 """Many clients as one computation: their models are stacked, and each step takes a batch of every client's.
 
-The steps, batches and their order are those of `fl.training.train`; sums are made in another order, so results differ
-in the last bits. A small model's step costs more to begin than to compute, and is begun once here for all clients.
+The steps, batches and their order are those of `fl.learning.training.train`; sums are made in another order, so results
+differ in the last bits. A small model's step costs more to begin than to compute; here it begins once for all clients.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
-from fl.custom import own_code_of
+from fl.aggregation.encoding import ClientUpdate
 from fl.errors import ConfigError
-from fl.quantization import ClientUpdate
-from fl.state import ParameterLayout
-from fl.training import DivergedError, LocalTraining, batch_normalizing_layers
+from fl.learning.own_code import own_code_of
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.training import DivergedError, LocalTraining, batch_normalizing_layers
 
 Weights: TypeAlias = dict[str, torch.Tensor]
 
@@ -179,7 +179,7 @@ class _Step:
 
 
 def _batches(client: StackedClient, training: LocalTraining) -> list[torch.Tensor]:
-    """The places of each of its batches, over all epochs: as `fl.training.train` draws them."""
+    """The places of each of its batches, over all epochs: as `fl.learning.training.train` draws them."""
     generator = torch.Generator().manual_seed(client.seed)
     batches: list[torch.Tensor] = []
     for _ in range(training.epochs):

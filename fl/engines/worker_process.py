@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fl.aggregation.encoding import ClientUpdate
+from fl.engines.local_worker import LocalWorker
 from fl.engines.shared_object import SharedObject, load_shared
 from fl.errors import FLError
-from fl.local_work import LocalWorker
-from fl.quantization import ClientUpdate
 from secagg import ClientId
 from transport.child_python import deaf_children, python_command, python_environment
 

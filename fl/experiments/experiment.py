@@ -26,7 +26,7 @@ class ArmWork:
 
     Attributes:
         folder: its own folder, which exists. What it finds there is of an earlier start of the same arm, and it goes
-            on from that: whatever is written must be whole at any moment (`fl.checkpoint.RunFolder` is).
+            on from that: whatever is written must be whole at any moment (`fl.runs.checkpoint.RunFolder` is).
         folders: the folders of all arms, by name; those that it `needs` have finished.
         load: the data set of that name. It is kept in memory: it must not be changed.
         report: tells of progress.

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from fl.checkpoint import RunFolder
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.dealing import deal_out
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
 from fl.formatting import percent
-from fl.rounds import FederatedRun, RoundRecord, raise_if_all_aborted, start_runs
-from fl.serialization import model_to_bytes
-from fl.training import Evaluation, evaluate
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import Evaluation, evaluate
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun, RoundRecord, raise_if_all_aborted, start_runs
+from fl.runs.sampling import deal_out
 
 RUN = "run"
 """Where in its folder an arm keeps its run, for `secagg report` too."""

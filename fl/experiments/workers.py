@@ -13,7 +13,7 @@ from pathlib import Path
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.experiments.experiment import Arm, ArmResult, ArmWork
-from fl.threads import torch_threads
+from fl.learning.cpu import torch_threads
 from secagg import SecAggError
 from transport.child_python import safe_spawning
 

@@ -8,8 +8,8 @@ processes share, and that lets one of them have it.
 
 import os
 
+from fl.aggregation.participation import open_participation
 from fl.errors import FLError
-from fl.participation import open_participation
 from transport import JournalError, RepeatedSessionError
 
 _LABEL = b"secagg/fl/claim/1"
@@ -23,7 +23,7 @@ class Claims:
     """Claims of states, in the record of what this user's clients take part in.
 
     Args:
-        folder: as for `fl.participation.open_participation`.
+        folder: as for `fl.aggregation.participation.open_participation`.
 
     Attributes:
         record: the record that they are part of.

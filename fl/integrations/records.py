@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fl.counters import CounterEncoding, IntegerVector
+from fl.aggregation.counters import CounterEncoding, IntegerVector
+from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEncoding
+from fl.aggregation.scales import MAX_WEIGHT, Ranges, Scales
 from fl.errors import ConfigError
 from fl.integrations.record_layout import (
     ArrayField,
@@ -31,8 +33,6 @@ from fl.integrations.record_layout import (
     float_sizes,
     layout_of,
 )
-from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
-from fl.scales import MAX_WEIGHT, Ranges, Scales
 
 MOST_METRICS = 1 << 16
 """Metrics of a reply, at most."""
@@ -65,7 +65,7 @@ class Average:
         partial: the metrics that not all clients have, by name, each with the weight of those that have it.
         kept: record and name of the arrays that have no average.
         not_sent: record and name of the arrays that were averaged as they are, since clients were sent none such.
-        noise: as in `fl.quantization.Aggregate`.
+        noise: as in `fl.aggregation.encoding.Aggregate`.
         ranges: how large the clients' changes were: a row for each of the encoding's ``sizes``, the last for weights.
     """
 

@@ -6,7 +6,7 @@ Its modules:
     addresses       HOST:PORT
     errors          what users are told
     session_thread  a listening server in a thread of its own
-    aggregator      one round of `fl.rounds.FederatedRun`, over the network
+    aggregator      one round of `fl.runs.rounds.FederatedRun`, over the network
     settings        how a run is served
     serving         the server's training: folder, checkpoint, journal, retries
     modes           whom rounds are safe against

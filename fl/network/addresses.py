@@ -1,8 +1,8 @@
 """Addresses as users write them."""
 
 from fl.errors import ConfigError
-from transport.host_names import is_host
-from transport.tcp_settings import Address
+from transport.certificates.host_names import is_host
+from transport.tcp.settings import Address
 
 
 def parse_address(text: str, *, listening: bool = False) -> Address:

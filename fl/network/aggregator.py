@@ -1,4 +1,4 @@
-"""One round of a `fl.rounds.FederatedRun` over the network: announced, aggregated, tried again if too few remain.
+"""One round of a `fl.runs.rounds.FederatedRun` over the network: announced, aggregated, tried again if too few remain.
 
 A session is tried again only while none of its clients can have released shares.  From Unmasking on, clients answer it
 no second time (`transport.ClientRecord`), and two sums of one round could be subtracted: it has one result, or none.
@@ -17,7 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import secagg
-from fl.aggregation import RoundRequest, RoundResult
+from fl.aggregation.api import RoundRequest, RoundResult
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import ScaleTracker
+from fl.aggregation.secure import SecureAggregator, both_sessions, measured_ranges, with_outcome
 from fl.files import replace_file
 from fl.network.announcement import (
     Announcement,
@@ -28,14 +31,11 @@ from fl.network.announcement import (
 )
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, NetworkError, RoundFailedError
 from fl.network.session_thread import Session, SessionThread
-from fl.quantization import UpdateEncoding
-from fl.scales import ScaleTracker
-from fl.secure_aggregation import SecureAggregator, both_sessions, measured_ranges, with_outcome
 from fl.watch import Watch
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Deadlines, Journal, LinkError, Offer, SessionHost
-from transport.link import MAX_EXTRA_BYTES, decode_server_frame
-from transport.tcp_server import HostObserver
+from transport.durable.frames import MAX_EXTRA_BYTES, decode_server_frame
+from transport.tcp.server import HostObserver
 
 # So long those who missed the last round have to hear that it was the last.
 GOODBYE_SECONDS = 3.0

@@ -2,8 +2,8 @@
 
 The announcement is the offer's ``extra``: msgpack of ``[version, since, fields]``, and behind it the model's bytes.
 These are safetensors, which hold tensors and nothing that could run; both sides bound its size
-(`transport.link.MAX_EXTRA_BYTES` at most).  All of it is bound into the session: clients that were announced anything
-different, a clipping bound or one weight, cannot agree on masks.  What is not in it, clients do not train by: their
+(`transport.durable.frames.MAX_EXTRA_BYTES` at most).  All of it is bound into the session: clients that were announced
+anything different, a clipping bound or one weight, cannot agree on masks.  Clients train by nothing else: their
 randomness is their own.
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from fl.aggregation.scales import Scales
 from fl.errors import ConfigError
-from fl.models import ImageShape
+from fl.learning.models import ImageShape
+from fl.learning.training import LocalTraining
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
-from fl.scales import Scales
 from fl.strict_msgpack import unpack_first
-from fl.training import LocalTraining
 
 # Clients of version `_SINCE` and later understand all that matters in an announcement of this one: they leave out names
 # that they do not know. A change that they must not miss raises it to `_VERSION`.
@@ -69,14 +69,16 @@ class Announcement:
     Attributes:
         round: from 1.
         rounds: of the whole training.
-        model: one of `fl.models.MODELS`, or ``package.module:factory``, which a client takes only if its user says so.
+        model: one of `fl.learning.models.MODELS`, or ``package.module:factory``, which a client takes only if its
+            user says so.
         image_shape: of one example; of an image, (channels, height, width).
         num_classes: of the labels.
         value_bits: that elements of updates are rounded to.
         scales: what the tensors of updates, in the model's order, and weights are clipped to. None: this session
             measures, and its clients send only how large their updates are; the round's update follows in another one.
         training: how clients train.
-        model_bytes: the global model, as `fl.serialization.model_to_bytes` gives it; of a decoded announcement, a view.
+        model_bytes: the global model, as `fl.learning.serialization.model_to_bytes` gives it; of a decoded
+            announcement, a view.
     """
 
     round: int

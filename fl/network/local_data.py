@@ -14,12 +14,11 @@ import numpy.typing as npt
 import torch
 from numpy.lib import format as numpy_format
 
-from fl.custom import make_dataset
 from fl.data.partition import partition
-from fl.errors import ConfigError, DataError
-from fl.models import ImageShape
-from fl.system_errors import in_words
-from transport.printable import printable
+from fl.errors import ConfigError, DataError, in_words
+from fl.learning.models import ImageShape
+from fl.learning.own_code import make_dataset
+from transport.errors import printable
 
 _HOW = "np.savez('examples.npz', x=x, y=y) writes one"
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
@@ -79,7 +78,7 @@ def load_shard(
     """One part of a known data set, dealt out as `secagg train` does with the same numbers.
 
     Args:
-        name, data_dir: as `fl.custom.make_dataset` takes them.
+        name, data_dir: as `fl.learning.own_code.make_dataset` takes them.
         shard: which part, of how many.
         scheme, seed, alpha, per_client: as `fl.data.partition.partition` takes them.
 

@@ -6,14 +6,14 @@ What the server is told of a refusal says nothing of the client's data.
 from dataclasses import dataclass
 from pathlib import Path
 
+from fl.aggregation.session_policy import PolicyError
 from fl.network.announcement import Announcement, TrainingOver, decode_announcement
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy, TrainingPolicyError
-from fl.session_policy import PolicyError
 from secagg import ClientId
 from transport import Offer, OlderServerError, SessionRefusedError
-from transport.certs import Credentials
+from transport.certificates.reading import Credentials
 from transport.tcp import Address, Plaintext
 
 
@@ -29,7 +29,7 @@ class JoinOptions:
         identity_key: in malicious mode, the client's key file.
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
         state: a folder for the journal, its key, and the record of what this client has answered. Without it, a crash
-            costs the client the round, and the record is in the user's own folder (`fl.participation`).
+            costs the client the round, and the record is in the user's own folder (`fl.aggregation.participation`).
         training: the client's own name for the training, in which it answers each round once. Nothing of the server's
             is in it, nor its address: it could begin anew as often as it likes.
         max_rounds: the most rounds to answer in that training.

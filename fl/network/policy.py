@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import safetensors
 from torch import nn
 
-from fl.custom import is_reference, make_model
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.errors import ConfigError
-from fl.models import model_outline
+from fl.learning.models import model_outline
+from fl.learning.own_code import is_reference, make_model
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import check_size, load_model
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
-from fl.quantization import UpdateEncoding
-from fl.serialization import check_size, load_model
-from fl.session_policy import PolicyError, SessionPolicy
-from fl.state import ParameterLayout
 from secagg import Parameters
-from transport.printable import printable
+from transport.errors import printable
 
 
 class TrainingPolicyError(PolicyError):
@@ -38,8 +38,8 @@ class Policy(SessionPolicy):
         max_epochs: the most local epochs a round.
         max_classes: the most classes that a model may know. The server says how many, and a model of the user's own
             is made for as many.
-        own_model: a model of the user's own, ``package.module:factory``, to take beside those of `fl.models`: the
-            server's word alone makes no client import anything.
+        own_model: a model of the user's own, ``package.module:factory``, to take beside those of
+            `fl.learning.models`: the server's word alone makes no client import anything.
     """
 
     max_epochs: int = 100

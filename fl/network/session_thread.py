@@ -13,9 +13,9 @@ from typing import Any, Self, TypeVar
 
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Parameters
 from transport import Deadlines, Journal, RecoveryPool, SessionHost
-from transport.certs import Credentials
+from transport.certificates.reading import Credentials
 from transport.tcp import Address, Limits, Plaintext, SessionServer
-from transport.tcp_server import HostObserver
+from transport.tcp.server import HostObserver
 
 T = TypeVar("T")
 

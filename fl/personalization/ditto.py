@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.training import LocalTraining, train
+from fl.learning.training import LocalTraining, train
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fl.learning.training import LocalTraining, train
 from fl.personalization.head import classifier_head, head_inputs
-from fl.training import LocalTraining, train
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fl.engines.local_worker import LocalWorker
 from fl.errors import ConfigError
-from fl.local_work import LocalWorker
-from fl.threads import torch_threads
-from fl.training import Evaluation, evaluate
+from fl.learning.cpu import torch_threads
+from fl.learning.training import Evaluation, evaluate
 from secagg import ClientId
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 from typing import Any
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.report.extras import Origin
 
 # What stands for "by default", and is settled when the config is made.

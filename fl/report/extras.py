@@ -27,7 +27,7 @@ import numpy.typing as npt
 from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.report.files import replace_file
-from transport.printable import MAX_ERROR_TEXT, printable
+from transport.errors import MAX_ERROR_TEXT, printable
 
 SERIES, PERSONALIZATION, ORIGIN = "series.json", "personalization.json", "origin.json"
 

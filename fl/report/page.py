@@ -14,9 +14,8 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.formatting import format_bytes, percent
-from fl.plan_json import plan_to_json
 from fl.report.command_line import arm_command, is_default, train_command
 from fl.report.gains import gains_figure, summarize_gains
 from fl.report.png import data_url
@@ -30,7 +29,8 @@ from fl.report.rounds_view import (
 )
 from fl.report.source import StoredRun
 from fl.report.verdict import FinalModel, Sample, Verdict
-from fl.resolution import resolution_warnings
+from fl.runs.plan_json import plan_to_json
+from fl.runs.resolution import resolution_warnings
 from secagg import Round
 
 MARK: Final = b'<meta name="generator" content="secagg report">'

@@ -6,9 +6,9 @@ import matplotlib.ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.report.participation import stayed
-from fl.rounds import RoundRecord
+from fl.runs.rounds import RoundRecord
 from secagg import Round
 
 _COLORS = {

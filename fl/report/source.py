@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fl.checkpoint import RunFolder
-from fl.config import RunConfig
+from fl.aggregation.phases import PhaseCost
+from fl.aggregation.scales import Exceeded
+from fl.config.run_config import RunConfig
+from fl.config.served import NetworkSettings
 from fl.errors import ConfigError
-from fl.network.settings import NetworkSettings
-from fl.phases import PhaseCost
 from fl.report.extras import (
     MOST_SERIES,
     Origin,
@@ -25,10 +25,10 @@ from fl.report.extras import (
     load_personalization,
     load_series,
 )
-from fl.rounds import RoundRecord
-from fl.scales import Exceeded
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import RoundRecord
 from secagg import Round
-from transport.printable import MAX_ERROR_TEXT, printable
+from transport.errors import MAX_ERROR_TEXT, printable
 
 _CHECKPOINT = "checkpoint.safetensors"
 _NETWORK = "network.json"

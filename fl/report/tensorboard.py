@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.report.extras import Series
 from fl.report.verdict import Verdict
 from fl.report.verdict_plot import confusion_plot, samples_plot
-from fl.rounds import RoundRecord
+from fl.runs.rounds import RoundRecord
 from secagg import Plan
 
 if TYPE_CHECKING:

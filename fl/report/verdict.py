@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 import secagg
-from fl.checkpoint import RunFolder
-from fl.config import RunConfig
-from fl.custom import is_reference, make_dataset, own_code_of
+from fl.config.run_config import RunConfig
+from fl.config.served import NetworkSettings
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
-from fl.network.settings import NetworkSettings
+from fl.learning.cpu import torch_threads
+from fl.learning.own_code import is_reference, make_dataset, own_code_of
+from fl.learning.parameter_layout import ParameterLayout
 from fl.report.class_names import class_names
 from fl.report.source import StoredRun
-from fl.rounds import FederatedRun
-from fl.state import ParameterLayout
-from fl.threads import torch_threads
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun
 
 _SAMPLES = 12
 _BATCH = 500

@@ -24,7 +24,7 @@ RECOVERY: Final = label(ServerPhase.RECOVERY)
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went over connections: `transport.host.Counters`, in which each is explained, but for the refusals."""
+    """What went over connections; `transport.durable.server_host.Counters` explains all but the refusals."""
 
     bytes_up: int = 0
     bytes_down: int = 0

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from transport.printable import printable
+from transport.errors import printable
 
 _MAX_LINE: Final = 8192
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {

@@ -26,7 +26,7 @@ from secagg.events import rounds_of
 
 # Only their types are needed: the page of a training on another transport does not wait for sockets to be imported.
 if TYPE_CHECKING:
-    from transport.host import SessionHost
+    from transport.durable.server_host import SessionHost
 
 MAX_ROUNDS: Final = 1000
 """Rounds that are kept: a training of any length takes bounded memory, and the curve a bounded message."""

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
+from fl.aggregation.session_policy import PolicyError
+from fl.engines.local_worker import local_update
 from fl.errors import DataError
-from fl.local_work import local_update
-from fl.models import build_model
+from fl.learning.models import build_model
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData, load_arrays
 from fl.network.policy import Policy
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.session_policy import PolicyError
-from fl.state import ParameterLayout
-from fl.training import LocalTraining
 from secagg import Parameters, plan
 from tests.fl.runs import assert_refused, invoke
 

@@ -14,21 +14,21 @@ import torch
 from rich.console import Console
 
 import secagg
-from fl.config import RunConfig
-from fl.console import TrainingDisplay
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
+from fl.config.run_config import RunConfig
 from fl.errors import ConfigError, FLError
-from fl.models import build_model
+from fl.learning.models import build_model
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
 from fl.network.announcement import Announcement, encode_announcement
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.training import LocalTraining
+from fl.runs.display import TrainingDisplay
 from fl.watch.logs import JsonFormatter, LineFormatter
 from tests.fl.runs import command, environment, invoke
 from tests.fl.stored_runs import metadata_of, rewrite, start_well
-from transport import Deadlines, SessionHost, SessionRefusedError, TransportError, link
-from transport.errors import LinkError
-from transport.printable import MAX_ERROR_TEXT, printable
+from transport import Deadlines, SessionHost, SessionRefusedError, TransportError
+from transport.durable import frames as link
+from transport.errors import MAX_ERROR_TEXT, LinkError, printable
 from transport.recovery import RecoveryPool
 from transport.tcp import PLAINTEXT, SessionServer
 

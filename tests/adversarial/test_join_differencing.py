@@ -17,25 +17,25 @@ import torch
 from torch import nn
 
 import secagg
-from fl.custom import make_model
-from fl.network import joining
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.participation import open_participation
+from fl.aggregation.scales import Scales
+from fl.learning.own_code import make_model
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
+from fl.network import client as joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
+from fl.network.client import Participant
 from fl.network.errors import NetworkError
-from fl.network.joining import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
-from fl.participation import open_participation
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.state import ParameterLayout
-from fl.training import LocalTraining
 from secagg import Aborted, Adversary, Completed, Round
 from tests.fl.network.harness import programs
 from transport import ClientJournal, ClientRecord, Deadlines, InputWithheldError, Offer, RecoveryPool, SessionHost
-from transport.authority import Authority
-from transport.certs import Credentials, directory_from
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials, directory_from
 from transport.tcp import Retry, SessionServer
 
 CLIENTS, VICTIM = 5, 4

@@ -7,9 +7,11 @@ import pytest
 
 from tests.transport.hosts import PARAMS, new_client, new_host, offered, payload_of
 from tests.transport.large_inputs import LargeInputs
-from transport import HeldAnnouncement, _pieces, link
+from transport import HeldAnnouncement
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
+from transport.durable.frames import RefusalCode
 from transport.errors import LinkError
-from transport.link import RefusalCode
 
 DIGEST = bytes(32)
 MESSAGE_2 = b"\x03\x02"

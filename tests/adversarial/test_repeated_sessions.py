@@ -11,8 +11,9 @@ from secagg import Adversary, Completed
 from tests.cohort import any_session, directory_of, identity_of, make_params
 from tests.transport.hosts import run_to_the_end
 from tests.transport.link_world import DEADLINES
-from transport import ClientHost, ClientJournal, ClientRecord, Participation, RefusalCode, RepeatedSessionError, link
-from transport.host import SessionHost
+from transport import ClientHost, ClientJournal, ClientRecord, Participation, RefusalCode, RepeatedSessionError
+from transport.durable import frames as link
+from transport.durable.server_host import SessionHost
 
 NUM_CLIENTS, VICTIM = 5, 4
 PARAMS = make_params(NUM_CLIENTS, 4, vector_length=6, adversary=Adversary.MALICIOUS)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.fl.runs import invoke
-from transport.authority import Authority
-from transport.certs import is_issued_by, load_certificate, load_certificates
+from transport.certificates.authority import Authority
+from transport.certificates.reading import is_issued_by, load_certificate, load_certificates
 
 TEXT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import typer
 
-from fl.cli import app
-from fl.config import RunConfig
-from fl.server_optimizer import SERVER_OPTIMIZERS
+from fl.commands.app import app
+from fl.config.run_config import RunConfig
+from fl.learning.server_optimizer import SERVER_OPTIMIZERS
 from tests.fl.runs import invoke
 
 TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

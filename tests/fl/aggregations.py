@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.aggregation import PlainAggregator, RoundRequest, RoundResult
-from fl.quantization import Aggregate, ClientUpdate, UpdateEncoding
-from fl.scales import ScaleTracker
-from fl.secure_aggregation import SecureAggregator, plan_secure_aggregation
+from fl.aggregation.api import PlainAggregator, RoundRequest, RoundResult
+from fl.aggregation.encoding import Aggregate, ClientUpdate, UpdateEncoding
+from fl.aggregation.scales import ScaleTracker
+from fl.aggregation.secure import SecureAggregator, plan_secure_aggregation
 from tests.fl.encodings import fixed_encoding
 from transport import Fault, FaultSchedule
 

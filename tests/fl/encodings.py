@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fl.quantization import ClientUpdate, UpdateEncoding
-from fl.scales import Scales
+from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
+from fl.aggregation.scales import Scales
 
 
 def fixed_encoding(

@@ -16,10 +16,10 @@ from click.testing import Result
 from torch import nn
 from typer.testing import CliRunner
 
-from fl.cli import app
-from fl.config import RunConfig
+from fl.commands.app import app
+from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.rounds import RoundRecord, record_to_json
+from fl.runs.rounds import RoundRecord, record_to_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "training_seconds", "server_seconds", "client_seconds"}
@@ -116,4 +116,4 @@ def own_module(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """`secagg train` gets `tiny_dataset` for `digits`."""
     dataset = tiny_dataset()
-    monkeypatch.setattr("fl.train_command.make_dataset", lambda name, data_dir=None: dataset)
+    monkeypatch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: dataset)

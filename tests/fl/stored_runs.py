@@ -12,8 +12,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fl import local_work
-from fl.training import train
+from fl.engines import local_worker as local_work
+from fl.learning.training import train
 from tests.fl.runs import (
     invoke,
     untimed,

@@ -12,11 +12,11 @@ import pytest
 
 import secagg
 import transport.memory
-from fl import secure_aggregation
-from fl.aggregation import PlainAggregator
-from fl.quantization import ClientUpdate
-from fl.secure_aggregation import SecureAggregator, plan_secure_aggregation
-from fl.training import DivergedError
+from fl.aggregation import secure as secure_aggregation
+from fl.aggregation.api import PlainAggregator
+from fl.aggregation.encoding import ClientUpdate
+from fl.aggregation.secure import SecureAggregator, plan_secure_aggregation
+from fl.learning.training import DivergedError
 from secagg import CodecError, PlanError, Round
 from tests.fl.aggregations import (
     CLIP,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from fl.checkpoint import RunFolder
 from fl.data.catalog import CATALOG
+from fl.runs.checkpoint import RunFolder
 from tests.fl.runs import assert_refused, invoke, own_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")

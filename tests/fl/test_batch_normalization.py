@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.training import LocalTraining, train
+from fl.learning.training import LocalTraining, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

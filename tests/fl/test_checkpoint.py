@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 
 from fl import files
-from fl.checkpoint import RunFolder
 from fl.data import load_dataset
-from fl.models import build_model
-from fl.rounds import FederatedRun
+from fl.learning.models import build_model
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun
 from tests.fl.runs import (
     REPOSITORY,
     assert_refused,
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data, and no figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
-    monkeypatch.setattr("fl.train_command.save_plot", lambda path, *_: path.write_bytes(b""))
+    monkeypatch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path
     # The rest of the run happens in this process, and so does a run that nobody interrupts.
     digits = load_dataset("digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fl.train_command.make_dataset", lambda name, data_dir=None: digits)
+        patch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: digits)
         resumed = summary_of(resume(out, "--rounds", done + 1))
     assert resumed["rounds"] == done + 1
     whole = FederatedRun(config, digits, "secure")
@@ -333,7 +333,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_data(patch)
-        patch.setattr("fl.train_command.save_plot", lambda path, *_: path.write_bytes(b""))
+        patch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
         start_well(out, num_rounds=2)
     return out
 

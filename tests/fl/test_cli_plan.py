@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fl.data import DATASETS
-from fl.models import MODELS
+from fl.learning.models import MODELS
 from tests.fl.runs import REPOSITORY, assert_refused, command, environment, invoke, run_process
 
 
@@ -155,7 +155,7 @@ def test_wrong_usage_is_explained_on_stderr(arguments: tuple[str, ...]) -> None:
 
 
 # What takes seconds to import, and what only training needs.
-HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "safetensors", "fl.training", "fl.rounds"}
+HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "safetensors", "fl.learning.training", "fl.runs.rounds"}
 
 
 @pytest.mark.parametrize(

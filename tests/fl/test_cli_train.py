@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fl.config import RunConfig
-from fl.console import TrainingDisplay, summary_table
+from fl.config.run_config import RunConfig
 from fl.formatting import format_bytes, percent
-from fl.rounds import RoundRecord
-from fl.summary import summarize
+from fl.runs.display import TrainingDisplay, summary_table
+from fl.runs.rounds import RoundRecord
+from fl.runs.summary import summarize
 from secagg import Round
 from tests.fl.runs import assert_refused, invoke, run_process, tiny_config, use_tiny_data
 
@@ -27,7 +27,7 @@ SMALL = ("--model", "logistic", "--clients", 6, "--rounds", 2, "--epochs", 1)
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data, and no figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
-    monkeypatch.setattr("fl.train_command.save_plot", lambda path, *_: path.write_bytes(b""))
+    monkeypatch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
 def strict_json(text: str) -> Any:
@@ -264,8 +264,8 @@ def test_a_model_that_ran_away_is_told_in_json_that_everyone_can_read(tmp_path: 
 
 @pytest.mark.usefixtures("tiny_data")
 def test_a_run_that_diverges_keeps_its_whole_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fl import local_work
-    from fl.training import DivergedError, train
+    from fl.engines import local_worker as local_work
+    from fl.learning.training import DivergedError, train
 
     calls = 0
 

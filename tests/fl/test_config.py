@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fl.config import DROPOUT_POINTS, RunConfig
+from fl.config.run_config import DROPOUT_POINTS, RunConfig
 from fl.data import DATASETS
 from fl.errors import ConfigError
-from fl.training import LocalTraining
+from fl.learning.training import LocalTraining
 from secagg import Round
 from secagg.params import required_ring_bits
 from transport.faults import ROUNDS_OF_EVERY_SESSION

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fl.config import RunConfig
-from fl.config_file import read_config_file
+from fl.config.config_file import read_config_file
+from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 
 SETTLED = RunConfig(server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5)

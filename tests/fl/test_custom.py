@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl.config import RunConfig
-from fl.custom import load_reference, make_dataset, make_model
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
+from fl.aggregation.session_policy import PolicyError
+from fl.config.run_config import RunConfig
+from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
-from fl.local_work import local_update
+from fl.learning.own_code import load_reference, make_dataset, make_model
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.session_policy import PolicyError
-from fl.state import ParameterLayout
-from fl.training import LocalTraining
 from secagg import plan
 from tests.fl.runs import assert_refused, invoke, own_module, run_process, state_bytes
 
@@ -266,7 +266,7 @@ def test_what_an_own_model_raises_in_a_round_is_one_line(project: str, attribute
 
 
 def test_a_client_elsewhere_gets_the_same_line(project: str) -> None:
-    """`fl.network.joining` makes the model of its policy and trains it by these two."""
+    """`fl.network.client` makes the model of its policy and trains it by these two."""
     model = copy.deepcopy(make(f"{project}:fails_in_training"))
     training = LocalTraining(epochs=1, batch_size=5, learning_rate=0.1)
     with pytest.raises(ConfigError, match=f"model {project}:fails_in_training: ValueError: there is no such layer"):

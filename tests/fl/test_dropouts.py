@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl.dropouts import client_slowness, dropout_schedule
+from fl.runs.sampling import client_slowness, dropout_schedule
 from secagg import Round
 from tests.fl.runs import tiny_config
 

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 
 from fl.data import load_dataset
-from fl.models import build_model
-from fl.training import evaluate
+from fl.learning.models import build_model
+from fl.learning.training import evaluate
 from tests.fl.runs import invoke
 
 pytestmark = pytest.mark.usefixtures("one_thread")

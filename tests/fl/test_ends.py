@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fl.commands.output import reported
 from fl.engines import worker_process
-from fl.output import reported
 from tests.fl.runs import REPOSITORY, command, environment, invoke, own_module
 from transport import recovery
 from transport.child_python import safe_spawning
@@ -47,7 +47,7 @@ sys.meta_path.insert(0, Interrupting)
 """
 
 
-@pytest.mark.parametrize(("module", "as_json"), [("fl.cli", False), ("typer", True), ("fl.rounds", True)])
+@pytest.mark.parametrize(("module", "as_json"), [("fl.commands.app", False), ("typer", True), ("fl.runs.rounds", True)])
 def test_ctrl_c_while_modules_load_is_a_line(module: str, as_json: bool) -> None:
     done = run(*TRAIN, *(["--json"] if as_json else []), before=INTERRUPT_AT.format(name=module))
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")

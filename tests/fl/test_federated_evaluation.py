@@ -6,9 +6,9 @@ from math import inf, nan
 
 import pytest
 
-from fl.counters import MAX_LOSS
-from fl.federated_evaluation import FederatedEvaluation, HeldOutResult
-from fl.training import Evaluation
+from fl.aggregation.counters import MAX_LOSS
+from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
+from fl.learning.training import Evaluation
 from secagg import Round
 from transport import Direction, Fault, FaultSchedule
 

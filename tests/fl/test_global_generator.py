@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from fl.global_generator import seeded_global_generator
-from fl.training import LocalTraining, train
+from fl.learning.cpu import seeded_global_generator
+from fl.learning.training import LocalTraining, train
 from tests.fl.runs import REPOSITORY, environment, state_bytes
 
 SEEDS = range(6)
@@ -51,7 +51,7 @@ def test_it_can_be_seeded_within_itself() -> None:
 
 _THREADS = """
 import gc, threading, time
-from fl.global_generator import seeded_global_generator
+from fl.learning.cpu import seeded_global_generator
 
 def work():
     for turn in range(2000):

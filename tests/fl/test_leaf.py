@@ -13,8 +13,8 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from fl.cli import app
-from fl.config import RunConfig
+from fl.commands.app import app
+from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
 from fl.data.partition import partition
 from fl.errors import DataError

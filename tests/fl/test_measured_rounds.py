@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.quantization import (
+from fl.aggregation.encoding import (
     ClientUpdate,
 )
 from secagg import Round
@@ -60,7 +60,7 @@ def test_some_clients_are_measured_where_there_are_many() -> None:
 
 
 def test_few_are_measured_where_updates_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fl.secure_aggregation._MOST_KEPT_BYTES", 37 * 4 * 2)
+    monkeypatch.setattr("fl.aggregation.secure._MOST_KEPT_BYTES", 37 * 4 * 2)
     measured: list[int] = []
     aggregator = secure_aggregator(24, clip=None, max_examples=None)
     session = aggregator._session

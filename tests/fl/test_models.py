@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fl.errors import ConfigError
-from fl.models import MODELS, RandomMirror, build_model
+from fl.learning.models import MODELS, RandomMirror, build_model
 
 
 def num_parameters(model: torch.nn.Module) -> int:

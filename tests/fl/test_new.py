@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fl.starter.writer import FILES
+from fl.commands.starter.writer import FILES
 from tests.fl.runs import assert_refused, environment, invoke
 
 

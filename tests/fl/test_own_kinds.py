@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from fl.custom import make_model
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
 from fl.data import Dataset
+from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, DataError
-from fl.local_work import local_update
+from fl.learning.own_code import make_model
+from fl.learning.parameter_layout import LayoutError, ParameterLayout
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.state import LayoutError, ParameterLayout
-from fl.training import LocalTraining
 from secagg import plan
 from tests.fl.runs import assert_refused, invoke, own_module, state_bytes
 

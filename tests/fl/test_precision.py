@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fl import precision
-from fl.models import build_model
+from fl.learning import cpu as precision
+from fl.learning.models import build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

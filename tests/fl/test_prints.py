@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fl.output import open_console
-from fl.train_command import start_training
+from fl.commands.output import open_console
+from fl.commands.train import start_training
 from tests.fl.runs import assert_refused, invoke, tiny_config, use_tiny_data
 
 ODD = "r 1/it's :cancer: [red]"
@@ -50,7 +50,7 @@ def test_how_to_go_on_can_be_copied(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl.train_command.FederatedRun.run_round", interrupted)
+    monkeypatch.setattr("fl.commands.train.FederatedRun.run_round", interrupted)
     finished = start_training(tiny_config(), tmp_path / ODD, None, open_console())
     assert finished.interrupted
     assert copied(capsys.readouterr().out, "go on with: ") == ["secagg", "train", "--resume", str(tmp_path / ODD)]

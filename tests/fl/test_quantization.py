@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS, ClientUpdate, QuantizationError, UpdateEncoding
+from fl.aggregation.scales import RangeEncoding, Scales
 from fl.errors import ConfigError
-from fl.quantization import MAX_VALUE_BITS, MIN_VALUE_BITS, ClientUpdate, QuantizationError, UpdateEncoding
-from fl.scales import RangeEncoding, Scales
 from secagg.params import required_ring_bits
 from tests.fl.encodings import fixed_encoding
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from fl.checkpoint import RunFolder
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.resolution import resolution_warnings
-from fl.rounds import FederatedRun, start_runs
+from fl.runs.checkpoint import RunFolder
+from fl.runs.resolution import resolution_warnings
+from fl.runs.rounds import FederatedRun, start_runs
 from tests.fl.runs import invoke, own_module, state_bytes, tiny_config, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +98,7 @@ def test_small_steps_are_as_exact_as_large_ones(learning_rate: float) -> None:
 
 
 def test_a_bound_that_is_far_too_large_is_said_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("fl.train_command.make_dataset", lambda name, data_dir=None: tiny_dataset())
+    monkeypatch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: tiny_dataset())
     options = ("--model", "logistic", "--clients", 4, "--rounds", 1, "--epochs", 1, "--out", tmp_path / "run")
     result = invoke("train", *options, "--clip", 1e20)
     assert result.exit_code == 0

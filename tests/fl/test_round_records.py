@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fl import local_work
+from fl.engines import local_worker as local_work
 from fl.errors import ConfigError
-from fl.rounds import FederatedRun, RoundRecord
-from fl.training import DivergedError, evaluate, train
+from fl.learning.training import DivergedError, evaluate, train
+from fl.runs.rounds import FederatedRun, RoundRecord
 from tests.fl.runs import tiny_config, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from fl import local_work, rounds
-from fl.aggregation import PlainAggregator, RoundRequest, RoundResult
+from fl.aggregation.api import PlainAggregator, RoundRequest, RoundResult
+from fl.aggregation.encoding import Aggregate
+from fl.engines import local_worker as local_work
 from fl.errors import ConfigError
-from fl.models import build_model
-from fl.quantization import Aggregate
-from fl.rounds import FederatedRun, RoundRecord, record_to_json, start_runs
-from fl.serialization import model_to_bytes
-from fl.state import ParameterLayout, context_digest
-from fl.training import train
+from fl.learning.models import build_model
+from fl.learning.parameter_layout import ParameterLayout, context_digest
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import train
+from fl.runs import rounds
+from fl.runs.rounds import FederatedRun, RoundRecord, record_to_json, start_runs
 from secagg import PlanError, Round
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset, untimed
 from transport import Direction, Fault, FaultSchedule
@@ -334,7 +335,7 @@ def with_batch_norm(name: str, *, image_shape: tuple[int, int, int], num_classes
 def test_counters_of_batch_norm_stay_the_servers_and_its_means_are_averaged(
     aggregator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """fl/state.py's table: float buffers travel, integer ones never do and are reset before each client."""
+    """Float buffers travel; integer ones never do and are reset before each client (`fl.learning.parameter_layout`)."""
     started_at: list[int] = []
     local: list[tuple[int, np.ndarray]] = []
 

@@ -16,9 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.errors import ConfigError
-from fl.models import MODELS, build_model
-from fl.quantization import (
+from fl.aggregation.encoding import (
     MAX_VALUE_BITS,
     MIN_VALUE_BITS,
     Aggregate,
@@ -27,8 +25,10 @@ from fl.quantization import (
     UndecodableSumError,
     UpdateEncoding,
 )
-from fl.scales import MAX_CLIP, MAX_WEIGHT, MIN_CLIP, Exceeded, RangeEncoding, Ranges, Scales, ScaleTracker
-from fl.state import ParameterLayout
+from fl.aggregation.scales import MAX_CLIP, MAX_WEIGHT, MIN_CLIP, Exceeded, RangeEncoding, Ranges, Scales, ScaleTracker
+from fl.errors import ConfigError
+from fl.learning.models import MODELS, build_model
+from fl.learning.parameter_layout import ParameterLayout
 from tests.fl.encodings import mean_of, updates_of, worst_error
 
 MOST_ERROR = {24: 0.01, 16: 0.05}

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.models import build_model
-from fl.rounds import FederatedRun
-from fl.server_optimizer import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizer, ServerOptimizerName
-from fl.state import ParameterLayout
+from fl.learning.models import build_model
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.server_optimizer import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizer, ServerOptimizerName
+from fl.runs.rounds import FederatedRun
 from tests.fl.runs import tiny_config, tiny_dataset
 
 MODEL = build_model("logistic", image_shape=(1, 3, 3), num_classes=4, seed=0)

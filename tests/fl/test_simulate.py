@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 import secagg
-from fl.cli import app
+from fl.commands.app import app
+from fl.commands.simulate import parse_dropouts
 from fl.errors import ConfigError
-from fl.simulate_command import parse_dropouts
-from fl.simulation import MadeUpInputs, simulate
+from fl.runs.simulation import MadeUpInputs, simulate
 from secagg import Completed, GraphKind, Round
 from transport import FaultSchedule
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -92,7 +92,7 @@ def test_a_session_that_aborts_has_no_sum_to_check() -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_simulation_that_aborts_has_failed_and_says_why(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
     schedule = FaultSchedule.dropouts_by_round(range(10), {Round.SHARE_KEYS: 0.6}, seed=0)
-    monkeypatch.setattr("fl.simulate_command.FaultSchedule.dropouts_by_round", lambda *_, **__: schedule)
+    monkeypatch.setattr("fl.commands.simulate.FaultSchedule.dropouts_by_round", lambda *_, **__: schedule)
     options = ["simulate", "--clients", "10", "--length", "5", *(["--json"] if as_json else [])]
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 1

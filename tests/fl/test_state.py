@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from fl.errors import FLError
-from fl.models import MODELS, build_model
-from fl.state import LayoutError, ParameterLayout, context_digest
+from fl.learning.models import MODELS, build_model
+from fl.learning.parameter_layout import LayoutError, ParameterLayout, context_digest
 
 
 class Mixed(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fl.models import build_model
-from fl.threads import multiplications, torch_threads, worthwhile_threads
+from fl.learning.cpu import multiplications, torch_threads, worthwhile_threads
+from fl.learning.models import build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

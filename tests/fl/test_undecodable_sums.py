@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fl.federated_evaluation
-import fl.secure_aggregation
-from fl.counters import LOSS_STEPS, MAX_LOSS
+import fl.aggregation.held_out
+import fl.aggregation.secure
+from fl.aggregation.counters import LOSS_STEPS, MAX_LOSS
+from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEncoding
+from fl.aggregation.held_out import FederatedEvaluation
+from fl.aggregation.scales import MAX_WEIGHT
 from fl.errors import FLError
-from fl.federated_evaluation import FederatedEvaluation
-from fl.quantization import ClientUpdate, UndecodableSumError, UpdateEncoding
-from fl.rounds import FederatedRun
-from fl.scales import MAX_WEIGHT
-from fl.server_optimizer import ServerOptimizer
-from fl.training import Evaluation
+from fl.learning.server_optimizer import ServerOptimizer
+from fl.learning.training import Evaluation
+from fl.runs.rounds import FederatedRun
 from tests.fl.aggregations import Clients, make_request, run_both, secure_aggregator
 from tests.fl.encodings import fixed_encoding
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset, untimed
@@ -124,7 +124,7 @@ def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.Monkey
     honest, _ = run_both()
     assert honest.aggregate is not None
     # Of the correct predictions, behind which four digits of the loss and one of the clipped elements come.
-    monkeypatch.setattr(fl.secure_aggregation, "run_session", poisoning(-6))
+    monkeypatch.setattr(fl.aggregation.secure, "run_session", poisoning(-6))
     spoilt = secure_aggregator(verify=False).aggregate(make_request(Clients()))
     assert (spoilt.aggregate, spoilt.included) == (None, ())
     assert "correct predictions of" in str(spoilt.aborted)
@@ -135,7 +135,7 @@ def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.Mon
     run.run_round()
     before = state_bytes(run.model)
     with monkeypatch.context() as patch:
-        patch.setattr(fl.secure_aggregation, "run_session", poisoning(-1))
+        patch.setattr(fl.aggregation.secure, "run_session", poisoning(-1))
         spoilt = run.run_round()
     assert "clipped elements" in str(spoilt.aborted)
     assert (spoilt.included, spoilt.num_examples, spoilt.train_loss) == ((), 0, None)
@@ -149,7 +149,7 @@ def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.Mon
 def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(holdout=0.25), tiny_dataset(), "secure")
     with monkeypatch.context() as patch:
-        patch.setattr(fl.federated_evaluation, "run_session", poisoning(0))
+        patch.setattr(fl.aggregation.held_out, "run_session", poisoning(0))
         spoilt = run.run_round()
     assert spoilt.aborted is None
     assert spoilt.held_out_accuracy is spoilt.held_out_loss is None

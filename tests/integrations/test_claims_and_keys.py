@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.errors import ConfigError
 from fl.integrations.claims import ClaimedError, Claims
 from fl.integrations.identities import EnrolledKeys
-from fl.session_policy import PolicyError, SessionPolicy
 from secagg import Adversary, Identity, KeyDirectory, LocalProtocolError, Parameters
 
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl.aggregation.encoding import QuantizationError, UndecodableSumError
+from fl.aggregation.scales import MAX_WEIGHT, Scales
 from fl.errors import ConfigError
 from fl.integrations.record_layout import (
     ArrayField,
@@ -17,8 +19,6 @@ from fl.integrations.record_layout import (
     layout_of,
 )
 from fl.integrations.records import RecordEncoding, Reply
-from fl.quantization import QuantizationError, UndecodableSumError
-from fl.scales import MAX_WEIGHT, Scales
 
 SENT = {"model": {"w": np.full((3, 2), 4.0, np.float32), "steps": np.array([5, 6])}, "head": {"b": np.zeros(2)}}
 

@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from transport.client_journal import ClientJournal
-from transport.journal import Journal
+from transport.durable.client_journal import ClientJournal
+from transport.durable.server_journal import Journal
 
 
 class CrashError(Exception):

@@ -5,9 +5,9 @@ import numpy as np
 import secagg
 from tests.cohort import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES
-from transport import link
-from transport.client_host import ClientHost
-from transport.host import SessionHost
+from transport.durable import frames as link
+from transport.durable.client_host import ClientHost
+from transport.durable.server_host import SessionHost
 
 PARAMS = make_params(4, 2, vector_length=3)
 SESSION_ID = secagg.Server(PARAMS, context=CONTEXT, nonce=b"n").session_id

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.cohort import any_session, exact_sum, make_params, random_inputs
 from tests.transport.network import deployment
-from transport import link
-from transport.certs import Credentials
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
 from transport.tcp import Retry, join_session
 
 ROOT = Path(__file__).resolve().parents[2]

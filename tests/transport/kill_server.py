@@ -14,11 +14,12 @@ from pathlib import Path
 
 from tests.cohort import make_params
 from tests.transport.network import deadlines
-from transport import RecoveryPool, link
-from transport.certs import Credentials
-from transport.host import SessionHost
+from transport import RecoveryPool
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
+from transport.durable.server_host import SessionHost
 from transport.tcp import Limits, serve_session
-from transport.tcp_connection import Connection
+from transport.tcp.connection import Connection
 
 MESSAGE, END = b"\x03", b"\x05"
 

@@ -4,9 +4,10 @@ import numpy as np
 
 from tests.cohort import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES
-from transport import _pieces, link
-from transport.client_host import ClientHost
-from transport.host import SessionHost
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
+from transport.durable.client_host import ClientHost
+from transport.durable.server_host import SessionHost
 
 PARAMS = make_params(4, 2, vector_length=400_000)
 

@@ -16,11 +16,12 @@ import numpy as np
 from secagg import Aborted, Adversary, Completed, Parameters
 from tests.cohort import any_session, directory_of, exact_sum, identity_of, make_params
 from tests.transport.crashing_journals import CrashError, CrashingClientJournal, CrashingJournal, journal_directory
-from transport import _pieces, link
-from transport.client_host import ClientHost
 from transport.driver import Deadlines
-from transport.host import Close, SessionHost
-from transport.participation import ClientRecord, Participation
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
+from transport.durable.client_host import ClientHost
+from transport.durable.participation import ClientRecord, Participation
+from transport.durable.server_host import Close, SessionHost
 
 DEADLINES = Deadlines(
     advertise_keys=100, share_keys=100, masked_input_collection=100, consistency_check=100, unmasking=100

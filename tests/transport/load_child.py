@@ -13,8 +13,8 @@ import numpy as np
 from tests.cohort import any_session, make_params
 from tests.transport.network import deadlines
 from transport import RecoveryPool
-from transport.certs import Credentials
-from transport.host import SessionHost
+from transport.certificates.reading import Credentials
+from transport.durable.server_host import SessionHost
 from transport.tcp import Limits, Retry, SessionServer, join_session
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from secagg import Aborted, Completed, Parameters
 from tests.cohort import any_session, exact_sum
 from transport import Deadlines
-from transport.authority import Authority
-from transport.certs import Credentials
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials
 from transport.tcp import Limits, NetworkReport, Retry, join_session, serve_session
-from transport.tcp_stream import Stream, connect_stream
-from transport.tls import client_context
+from transport.tcp.stream import Stream, connect_stream
+from transport.tcp.tls import client_context
 
 QUICK = Limits(
     handshake_seconds=2,

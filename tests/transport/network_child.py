@@ -15,11 +15,11 @@ from pathlib import Path
 from secagg import Aborted, Completed, Round
 from tests.cohort import any_session, make_params, random_inputs
 from tests.transport.network import deadlines
-from transport import link
-from transport.certs import Credentials
-from transport.client_journal import ClientJournal
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
+from transport.durable.client_journal import ClientJournal
 from transport.tcp import Limits, Retry, join_session, serve_session
-from transport.tcp_connection import Connection
+from transport.tcp.connection import Connection
 
 _ORDER = [round_.name for round_ in Round]
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 from tests.transport.network import join, served
-from transport import link
+from transport.durable import frames as link
 from transport.framing import FrameDecoder, encode_frame
 
 HELLO = encode_frame(link.encode(link.Hello()))

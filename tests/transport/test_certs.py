@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
-from fl.cli import app
+from fl.commands.app import app
 from secagg import Adversary, Completed
 from tests.cohort import exact_sum, make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, join, served
 from transport import run_session
-from transport.authority import Authority
-from transport.certs import (
+from transport.certificates.authority import Authority
+from transport.certificates.reading import (
     CertificateError,
     Credentials,
     client_id_of,
@@ -30,7 +30,7 @@ from transport.certs import (
     is_for_clients,
     load_certificate,
 )
-from transport.tls import TlsRefusedError
+from transport.tcp.tls import TlsRefusedError
 
 
 @pytest.fixture

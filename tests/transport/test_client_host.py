@@ -16,9 +16,9 @@ from tests.transport.hosts import (
     run_to_the_end,
 )
 from tests.transport.link_world import MODES
-from transport import link
+from transport.durable import frames as link
+from transport.durable.frames import RefusalCode
 from transport.errors import JournalError, LinkError, OlderServerError, SessionRefusedError
-from transport.link import RefusalCode
 
 
 def test_a_client_declines_what_its_application_does_not_accept() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 import secagg
 from tests.transport.link_world import MODES, World, journal_directory
-from transport import link
-from transport.client_host import ClientHost
-from transport.client_journal import ClientJournal, Saved
+from transport.durable import frames as link
+from transport.durable.client_host import ClientHost
+from transport.durable.client_journal import ClientJournal, Saved
+from transport.durable.frames import RefusalCode
 from transport.errors import JournalError
-from transport.link import RefusalCode
 
 SESSION = b"s" * 32
 

@@ -11,11 +11,11 @@ from tests.cohort import make_params, random_inputs
 from tests.transport.hosts import new_client, new_host, payload_of, run_to_the_end
 from tests.transport.link_world import CONTEXT, DEADLINES
 from tests.transport.network import check_exact, join, served
-from transport import link
-from transport.host import SessionHost
-from transport.journal import Journal
+from transport.durable import frames as link
+from transport.durable.server_host import SessionHost
+from transport.durable.server_journal import Journal
 from transport.tcp import PLAINTEXT, Limits
-from transport.tcp_connection import PONG, Connection
+from transport.tcp.connection import PONG, Connection
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from transport import _pieces, link
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
 from transport.framing import FrameDecoder
-from transport.tcp_connection import PING, Connection, CutOffError
-from transport.tcp_settings import Limits
+from transport.tcp.connection import PING, Connection, CutOffError
+from transport.tcp.settings import Limits
 
 
 class SilentStream:

@@ -10,11 +10,11 @@ import pytest
 
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, raw_stream, served
-from transport import tcp_listener
-from transport._half_open import HalfOpenConnections
-from transport.certs import Credentials
+from transport.certificates.reading import Credentials
 from transport.tcp import Limits, SessionServer
-from transport.tls import client_context
+from transport.tcp import listener as tcp_listener
+from transport.tcp.half_open import HalfOpenConnections
+from transport.tcp.tls import client_context
 
 
 @pytest.fixture(scope="module")

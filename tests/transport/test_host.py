@@ -28,10 +28,10 @@ from tests.transport.hosts import (
     run_to_the_end,
 )
 from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
-from transport import link
-from transport._pieces import Large, Want
-from transport.host import Close, Deliver, SessionHost
-from transport.link import RefusalCode
+from transport.durable import frames as link
+from transport.durable.frames import RefusalCode
+from transport.durable.pieces import Large, Want
+from transport.durable.server_host import Close, Deliver, SessionHost
 
 
 def test_a_session_without_a_journal_runs_to_its_sum() -> None:

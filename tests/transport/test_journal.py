@@ -16,12 +16,12 @@ import secagg
 from secagg import Aborted, DropReason, PinnedKeys
 from tests.cohort import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
-from transport import link
-from transport.client_host import ClientHost
-from transport.client_journal import ClientJournal
+from transport.durable import frames as link
+from transport.durable.client_host import ClientHost
+from transport.durable.client_journal import ClientJournal
+from transport.durable.server_host import SessionHost
+from transport.durable.server_journal import AnswerKind, Entry, EntryKind, Header, Journal
 from transport.errors import JournalError, JournalFullError
-from transport.host import SessionHost
-from transport.journal import AnswerKind, Entry, EntryKind, Header, Journal
 
 HEADER = Header(b"offer", (0, 1, 2**32 - 1), b"s" * 32)
 
@@ -86,7 +86,7 @@ def test_only_one_process_has_it(directory) -> None:
     journal = filled(directory / "j")
     with pytest.raises(JournalError, match="in use"):
         Journal(directory / "j")
-    command = "import sys; from transport.journal import Journal; Journal(sys.argv[1])"
+    command = "import sys; from transport.durable.server_journal import Journal; Journal(sys.argv[1])"
     other = subprocess.run(  # noqa: S603
         [sys.executable, "-c", command, directory / "j"], capture_output=True, text=True, check=False
     )
@@ -423,6 +423,6 @@ def test_a_full_disk_is_told_from_other_faults_and_goes_on_when_there_is_room(di
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("transport._database.os.open", full)
+    monkeypatch.setattr("transport.durable.database.os.open", full)
     with pytest.raises(JournalFullError, match="No space left"):
         Journal(directory / "other")

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from secagg import Adversary, LocalProtocolError
 from tests.cohort import make_params
-from transport import _pieces, link
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
+from transport.durable.frames import RefusalCode
 from transport.errors import LinkError
-from transport.link import RefusalCode
 
 PARAMS = make_params(8, 5, degree=6, vector_length=100, adversary=Adversary.SEMI_MALICIOUS)
 UP = [

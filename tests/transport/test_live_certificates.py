@@ -18,10 +18,12 @@ from fl.watch.metrics import Metrics
 from secagg import Adversary, Completed
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deployment, join, raw_stream, served
-from transport import SessionRefusedError, authority, certs
+from transport import SessionRefusedError
 from transport import tcp as tcp_module
-from transport.authority import Authority
-from transport.certs import (
+from transport.certificates import authority
+from transport.certificates import reading as certs
+from transport.certificates.authority import Authority
+from transport.certificates.reading import (
     CertificateError,
     CertifiedKeys,
     Credentials,

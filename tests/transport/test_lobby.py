@@ -9,16 +9,17 @@ import pytest
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream
 from tests.transport.tcp_sessions import HELLO, received
-from transport import RecoveryPool, link
-from transport._pieces import Large
-from transport.certs import Credentials
+from transport import RecoveryPool
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
+from transport.durable.frames import RefusalCode
+from transport.durable.pieces import Large
+from transport.durable.server_host import SessionHost
 from transport.errors import SessionRefusedError
 from transport.framing import FrameDecoder, encode_frame
-from transport.host import SessionHost
-from transport.link import RefusalCode
 from transport.tcp import PLAINTEXT, Limits, SessionServer
-from transport.tcp_connection import PING, PONG
-from transport.tcp_stream import connect_stream
+from transport.tcp.connection import PING, PONG
+from transport.tcp.stream import connect_stream
 
 ENROLLED = 4
 

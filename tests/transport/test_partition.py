@@ -16,8 +16,8 @@ from tests.cohort import any_session, exact_sum, make_params
 from tests.transport.children import Child
 from tests.transport.load_child import vector_of
 from tests.transport.network import deadlines, served
-from transport.authority import Authority
-from transport.certs import Credentials
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials
 from transport.tcp import Limits, join_session
 
 CLIENTS = 5

@@ -12,7 +12,9 @@ from tests.transport.large_inputs import LargeInputs
 from tests.transport.link_world import MODES, run_schedule
 from tests.transport.network import check_exact, deadlines, deployment, join, served
 from tests.transport.throttle import ThrottleProxy
-from transport import Deadlines, HeldAnnouncement, _pieces, link
+from transport import Deadlines, HeldAnnouncement
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
 from transport.tcp import Limits
 
 CLIENTS = 3

@@ -18,9 +18,9 @@ from secagg import Completed
 from tests.cohort import any_session, exact_sum, make_params, random_inputs
 from tests.transport import children
 from tests.transport.network import deadlines, deployment, served
-from transport import link
-from transport.authority import Authority
-from transport.certs import Credentials
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
 from transport.tcp import Limits, Retry, join_session
 
 ROOT = Path(__file__).resolve().parents[2]

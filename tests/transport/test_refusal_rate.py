@@ -5,9 +5,9 @@ import logging
 
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import check_exact, deployment, join, served
-from transport._refusals import _ADDRESSES, RefusalRate
-from transport.certs import Credentials
+from transport.certificates.reading import Credentials
 from transport.tcp import Limits, SessionServer
+from transport.tcp.refusals import _ADDRESSES, RefusalRate
 
 
 def test_a_burst_is_logged_and_then_a_line_every_few_seconds():

@@ -9,8 +9,8 @@ from tests.cohort import make_params, random_inputs
 from tests.transport.network import EAGER, check_exact, deadlines, deployment, join
 from tests.transport.test_load import may_open
 from transport import RecoveryPool
-from transport.certs import Credentials
-from transport.host import SessionHost
+from transport.certificates.reading import Credentials
+from transport.durable.server_host import SessionHost
 from transport.tcp import Limits, SessionServer
 
 IDLE = 2000

@@ -9,14 +9,14 @@ from secagg import Adversary, DropReason
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, served
 from tests.transport.tcp_sessions import run_all
-from transport import link
-from transport.certs import directory_from, identity_from
+from transport.certificates.reading import directory_from, identity_from
+from transport.durable import frames as link
 from transport.errors import SessionRefusedError
 from transport.tcp import (
     PLAINTEXT,
     Limits,
 )
-from transport.tcp_connection import Connection
+from transport.tcp.connection import Connection
 
 
 @pytest.fixture(scope="module")

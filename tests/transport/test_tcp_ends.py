@@ -16,10 +16,10 @@ from tests.cohort import exact_sum, make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deadlines, deployment, join, served
 from tests.transport.tcp_sessions import run_all
 from transport import Deadlines, RecoveryPool
-from transport.certs import CertificateError, Credentials
-from transport.client_journal import ClientJournal
+from transport.certificates.reading import CertificateError, Credentials
+from transport.durable.client_journal import ClientJournal
+from transport.durable.server_host import SessionHost
 from transport.errors import SessionRefusedError, TransportError
-from transport.host import SessionHost
 from transport.tcp import (
     PLAINTEXT,
     Limits,
@@ -29,7 +29,7 @@ from transport.tcp import (
     SessionServer,
     serve_session,
 )
-from transport.tcp_stream import Stream
+from transport.tcp.stream import Stream
 
 
 @pytest.fixture(scope="module")

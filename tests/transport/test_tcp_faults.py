@@ -10,7 +10,7 @@ from secagg import Completed, SecAggError
 from tests.cohort import make_params, random_inputs
 from tests.transport.fault_proxy import FaultProxy, Faults, Spoil
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, served
-from transport import link
+from transport.durable import frames as link
 from transport.errors import TransportError
 from transport.tcp import PLAINTEXT, Retry
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import check_exact, deployment, join, served
-from transport.client_journal import ClientJournal
+from transport.durable.client_journal import ClientJournal
+from transport.durable.server_host import SessionHost
 from transport.errors import JournalError
-from transport.host import SessionHost
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream, served
 from tests.transport.tcp_sessions import HELLO, received
-from transport import _pieces, link
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
 from transport.errors import SessionRefusedError
 from transport.framing import encode_frame
 from transport.tcp import (
@@ -165,7 +166,7 @@ def test_who_asks_and_does_not_read_is_cut_off(certs):
                 self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)
                 super().listen(backlog)
 
-        patch.setattr("transport.tcp_listener.socket.socket", Narrow)
+        patch.setattr("transport.tcp.listener.socket.socket", Narrow)
         report, _ = asyncio.run(scenario())
     assert report.refusals["not-reading"] == 1
 

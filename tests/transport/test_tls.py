@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from tests.transport.network import QUICK, deployment
-from transport import authority
-from transport.authority import Authority
-from transport.certs import CertificateError, Credentials
+from transport.certificates import authority
+from transport.certificates.authority import Authority
+from transport.certificates.reading import CertificateError, Credentials
 from transport.tcp import PLAINTEXT, PlaintextError, SessionServer
-from transport.tcp_stream import connect_stream
-from transport.tls import TlsRefusal, TlsRefusedError, client_context, server_context
+from transport.tcp.stream import connect_stream
+from transport.tcp.tls import TlsRefusal, TlsRefusedError, client_context, server_context
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fl.data import Dataset, load_dataset
-from fl.models import build_model
-from fl.training import LocalTraining, evaluate, train
+from fl.learning.models import build_model
+from fl.learning.training import LocalTraining, evaluate, train
 
 EXAMPLES = 300
 """Each client's."""

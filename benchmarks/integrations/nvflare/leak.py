@@ -30,8 +30,8 @@ from nvflare.lighter.impl.he import HEBuilder
 
 import secagg
 from benchmarks.integrations.nvflare.instruments import HEContexts
-from fl.quantization import ClientUpdate, UpdateEncoding
-from fl.scales import Scales
+from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
+from fl.aggregation.scales import Scales
 from secagg import Client, Completed, Send, Server, UnmaskReady
 from secagg._client.states import InputAwaited
 from secagg.algebra import ring

@@ -21,8 +21,8 @@ from benchmarks import machine
 from benchmarks.integrations.ray.table import table
 from benchmarks.interleave import by_turns
 from benchmarks.results import FOLDER
-from fl.integrations.ray.cluster import RayCluster, connected
-from fl.integrations.ray.recovery import RayRecovery
+from fl.engines.ray.cluster import RayCluster, connected
+from fl.engines.ray.recovery import RayRecovery
 from secagg import UnmaskJob
 from secagg.primitives import agreement
 from secagg.unmask_job import RecoveredMaskKey

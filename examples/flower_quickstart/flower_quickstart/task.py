@@ -7,10 +7,10 @@ from torch import nn
 
 from fl.data import Dataset, load_dataset
 from fl.data.partition import iid
-from fl.models import build_model
-from fl.training import LocalTraining
-from fl.training import evaluate as measure
-from fl.training import train as fit
+from fl.learning.models import build_model
+from fl.learning.training import LocalTraining
+from fl.learning.training import evaluate as measure
+from fl.learning.training import train as fit
 
 SEED = 7
 

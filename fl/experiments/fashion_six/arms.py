@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.experiments.experiment import Experiment
 from fl.experiments.federated import FederatedArm, Part
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.experiments.experiment import Experiment
 from fl.experiments.federated import FederatedArm
 

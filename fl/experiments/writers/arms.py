@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.experiments.experiment import Arm, Experiment
 from fl.experiments.federated import FederatedArm
 from fl.experiments.writers.personal import PersonalizationArm, Start
 from fl.experiments.writers.training import WritersTraining
+from fl.learning.training import LocalTraining
 from fl.personalization import Ditto, FineTuning
-from fl.training import LocalTraining
 
 DROPOUT_MODELS = {"independent": "anyone vanishes", "slow": "slow ones vanish"}
 """The federated runs by their dropout model, and how they are called in titles."""

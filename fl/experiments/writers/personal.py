@@ -13,16 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
+from fl.config.seeds import PERSONALIZATION_SEED, derived_seed
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
 from fl.experiments.writers.training import TrainedRun
+from fl.learning.cpu import torch_threads
+from fl.learning.serialization import load_model
+from fl.learning.training import DivergedError
 from fl.personalization import ClientGain, Ditto, FineTuning, measure_gain, summarize_gains
-from fl.seeds import PERSONALIZATION_SEED, derived_seed
-from fl.serialization import load_model
-from fl.threads import torch_threads
-from fl.training import DivergedError
 from secagg import ClientId
 
 Start = Literal["global", "initial"]

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl.checkpoint import RunFolder
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.dropouts import client_slowness
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.federated import RUN, FederatedArm
-from fl.rounds import FederatedRun, RoundRecord, start_runs
-from fl.serialization import load_model, model_to_bytes
-from fl.training import evaluate
+from fl.learning.serialization import load_model, model_to_bytes
+from fl.learning.training import evaluate
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun, RoundRecord, start_runs
+from fl.runs.sampling import client_slowness
 
 _MODELS = "models"
 SPEED_GROUPS = 5

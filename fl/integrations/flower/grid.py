@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fl.aggregation.scales import Ranges
 from fl.errors import ConfigError
 from fl.integrations.flower._flwr import Grid, Message, RecordDict, get_fused_config
 from fl.integrations.flower.app_view import run_digest
@@ -22,7 +23,6 @@ from fl.integrations.flower.wire import CONTROL
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import float_sizes
 from fl.integrations.records import Average
-from fl.scales import Ranges
 from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, PolicyError, Round
 
 _NONCE_BYTES = 16

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.errors import ConfigError, FLError, PublicError
 from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
 from fl.integrations.flower.app_state import Trained, install, keep_session, take_session, without_session
@@ -27,7 +28,6 @@ from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, 
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import Arrays, Metric
 from fl.integrations.records import RecordEncoding, Reply
-from fl.session_policy import SessionPolicy, usual_policy
 from secagg import (
     Adversary,
     Client,
@@ -43,7 +43,7 @@ from secagg import (
     encode,
 )
 from transport import TransportError
-from transport.printable import printable
+from transport.errors import printable
 
 _LOG = logging.getLogger("flwr.secagg")
 
@@ -100,7 +100,7 @@ def secagg_mod(
             they must come by another way than through the server.
         protect_evaluate: decline to evaluate, too, but through the protocol.
         claims: against a server that lies, the folder of the record of what this node has answered, which all its
-            processes share; by default one of this user's (`fl.participation.open_participation`).
+            processes share; by default one of this user's (`fl.aggregation.participation.open_participation`).
         training: the node's own name for what it answers rounds of, or a function of the context that gives it.
         max_rounds: against a server that lies, the most rounds that the node answers in one training, in whatever
             runs, or a function of the context. Where evaluation is protected, it counts as a round of its own.

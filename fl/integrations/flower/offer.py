@@ -10,10 +10,10 @@ from typing import Any
 
 import msgpack
 
+from fl.aggregation.scales import Scales
 from fl.errors import ConfigError
 from fl.integrations.flower.errors import OfferError
 from fl.integrations.records import RecordEncoding
-from fl.scales import Scales
 from fl.strict_msgpack import unpack_bounded
 from secagg import Adversary, Parameters, PlanError
 

@@ -1,9 +1,9 @@
 """The bounds of the replies to one kind of message, on the server's side, from round to round."""
 
+from fl.aggregation.scales import MAX_WEIGHT, Exceeded, Ranges, Scales, ScaleTracker
 from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.record_layout import Arrays, RecordLayout, float_sizes
 from fl.integrations.records import Average, RecordEncoding
-from fl.scales import MAX_WEIGHT, Exceeded, Ranges, Scales, ScaleTracker
 
 NOT_SENT = "all arrays that were not sent"
 """What these are called in a report: they have one bound together."""

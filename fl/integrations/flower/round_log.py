@@ -4,12 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 
+from fl.aggregation.scales import Exceeded
 from fl.formatting import percent
 from fl.integrations.flower.session import SessionReport
 from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.records import Average
-from fl.scales import Exceeded
-from transport.printable import printable
+from transport.errors import printable
 
 _LOG = logging.getLogger("flwr.secagg")
 

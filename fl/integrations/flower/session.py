@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from fl.aggregation.scales import Exceeded, Ranges
 from fl.errors import FLError
 from fl.integrations.flower._flwr import OF_THE_APP, Message, RecordDict
 from fl.integrations.flower.content import arrays_of
@@ -22,10 +23,9 @@ from fl.integrations.flower.wire import (
 )
 from fl.integrations.record_layout import RecordError, RecordLayout
 from fl.integrations.records import Average
-from fl.scales import Exceeded, Ranges
 from secagg import Aborted, ClientDropped, ClientId, Completed, DropReason, KeyDirectory, Round, Server
 from transport import Deadlines, RecoveryPool, ServerDriver
-from transport.printable import printable
+from transport.errors import printable
 
 _LOG = logging.getLogger("flwr.secagg")
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import secagg
+from fl.aggregation.scales import Scales, ScaleTracker
+from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.errors import ConfigError
 from fl.integrations.records import RecordEncoding
-from fl.scales import Scales, ScaleTracker
-from fl.session_policy import SessionPolicy, usual_policy
 from secagg import Adversary, GraphKind
 from secagg.planner import impossible_for_any
 

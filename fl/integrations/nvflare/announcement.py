@@ -5,10 +5,10 @@ from typing import Any, TypeAlias
 
 import msgpack
 
+from fl.aggregation.scales import Scales
 from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import AnnouncementError
 from fl.integrations.nvflare.model_encoding import ModelEncoding
-from fl.scales import Scales
 from fl.strict_msgpack import unpack_bounded
 from secagg import Adversary, ClientId, Parameters, PlanError
 

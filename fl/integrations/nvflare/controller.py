@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fl.counters import IntegerVector
+from fl.aggregation.counters import IntegerVector
+from fl.aggregation.scales import Scales
 from fl.errors import FLError
 from fl.integrations.nvflare._nvflare import (
     DXO,
@@ -34,11 +35,10 @@ from fl.integrations.nvflare.model_scales import ModelScales
 from fl.integrations.nvflare.server_session import SessionReport, describe, run_session
 from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
-from fl.scales import Scales
 from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
 from secagg.planner import impossible_for_any
 from transport.driver import Deadlines
-from transport.printable import printable
+from transport.errors import printable
 
 _LOG = logger(__name__)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fl.aggregation.participation import open_participation
 from fl.errors import FLError, PublicError
 from fl.integrations.nvflare import messages
 from fl.integrations.nvflare._nvflare import (
@@ -29,7 +30,6 @@ from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAININ
 from fl.integrations.nvflare.site_record import SiteRecord
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
-from fl.participation import open_participation
 from secagg import Adversary, PolicyError, Round, SecAggError
 from transport.driver import InputVector
 from transport.errors import InputWithheldError, TransportError

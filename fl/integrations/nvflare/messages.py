@@ -2,7 +2,7 @@
 
 from fl.integrations.nvflare._nvflare import ReturnCode, Shareable, make_reply
 from secagg import Round
-from transport.printable import MAX_ERROR_TEXT, printable
+from transport.errors import MAX_ERROR_TEXT, printable
 
 TASK_PREFIX = "secagg_"
 

@@ -16,12 +16,12 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from fl.counters import IntegerVector
+from fl.aggregation.counters import IntegerVector
+from fl.aggregation.scales import Ranges, Scales
 from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import ModelError
 from fl.integrations.record_layout import ArrayField, MetricField, RecordLayout, is_float
 from fl.integrations.records import RecordEncoding, Reply
-from fl.scales import Ranges, Scales
 
 Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """A model's entries by name."""
@@ -57,7 +57,7 @@ class MeanUpdate:
         metrics: the weighted mean of each metric that any site reported.
         total_steps: the steps of all sites together.
         clipped: the fraction of elements that were clipped.
-        noise: as in `fl.quantization.Aggregate`.
+        noise: as in `fl.aggregation.encoding.Aggregate`.
         ranges: how large the sites' changes were: a row for each averaged entry, by name, the last for the steps.
     """
 

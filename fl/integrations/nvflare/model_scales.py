@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from fl.aggregation.scales import Exceeded, Ranges, Scales, ScaleTracker
 from fl.integrations.nvflare.model_encoding import MeanUpdate
-from fl.scales import Exceeded, Ranges, Scales, ScaleTracker
-from transport.printable import printable
+from transport.errors import printable
 
 MOST_NOISE = 0.05
 """Of the mean change: what the rounding noise may be without a word."""

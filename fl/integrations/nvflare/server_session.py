@@ -9,7 +9,7 @@ from fl.integrations.nvflare.announcement import Announcement
 from secagg import Aborted, ClientDropped, Completed, DropReason, Round, Server
 from secagg.identity import KeyDirectory
 from transport.driver import Deadlines, Delivery, ServerDriver
-from transport.printable import printable
+from transport.errors import printable
 
 # How long a result is waited for before deadlines, sites that are gone and the job's end are looked at.
 _GLANCE = 0.1

@@ -1,7 +1,7 @@
 """What a job's arguments ask of the protocol, on the server and on its sites alike."""
 
+from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.integrations.nvflare.errors import NVFlareJobError
-from fl.session_policy import SessionPolicy, usual_policy
 from secagg import Adversary, GraphKind
 
 DEFAULT_MAX_ROUNDS = 1000

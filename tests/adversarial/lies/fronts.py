@@ -28,9 +28,9 @@ from secagg.messages import UnmaskingShares
 from tests.adversarial.lies.ledger import Line, Refused
 from tests.cohort import directory_of, identity_of, seeded_entropy
 from transport import ClientHost, ClientJournal, ClientRecord, Participation
-from transport.link import Ack, End, EndCode, Hello, Message, Offer, RefusalCode, decode_client_frame
-from transport.link import Refused as RefusedFrame
-from transport.link import encode as encode_frame
+from transport.durable.frames import Ack, End, EndCode, Hello, Message, Offer, RefusalCode, decode_client_frame
+from transport.durable.frames import Refused as RefusedFrame
+from transport.durable.frames import encode as encode_frame
 
 
 @dataclass(frozen=True)

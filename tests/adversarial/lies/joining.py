@@ -17,18 +17,18 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from fl.custom import make_model
-from fl.network import joining
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
+from fl.learning.own_code import make_model
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
+from fl.network import client as joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
-from fl.network.joining import Participant
+from fl.network.client import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.state import ParameterLayout
-from fl.training import LocalTraining
 from secagg import Adversary, Parameters
 from tests.adversarial.lies.fronts import HostLine, SmallGraphs, Terms, offer_of, who
 from tests.adversarial.lies.ledger import Line, Refused

@@ -8,7 +8,7 @@ from torch import nn
 from fl.encrypted.compiler import compile_layers
 from fl.encrypted.errors import UnsupportedModelError
 from fl.encrypted.layers import Convolution, Dense, Flatten, MaxPool, MeanPool, Relu, Squared
-from fl.models import MODELS, Square, build_model
+from fl.learning.models import MODELS, Square, build_model
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -23,9 +23,9 @@ from fl.encrypted import EncryptedEvaluationError, EncryptedTask, MpycEvaluator
 from fl.encrypted.certificates import write_certificates
 from fl.encrypted.evaluator import free_ports, make_jobs
 from fl.encrypted.processes import Event, PartyProcesses
-from fl.models import build_model
-from fl.serialization import load_model, model_to_bytes
-from fl.training import LocalTraining, train
+from fl.learning.models import build_model
+from fl.learning.serialization import load_model, model_to_bytes
+from fl.learning.training import LocalTraining, train
 from tests.fl.runs import REPOSITORY, environment, invoke
 
 if importlib.util.find_spec("mpyc") is None:

@@ -13,7 +13,7 @@ from fl.encrypted.geometry import patches, window_sums
 from fl.encrypted.layers import Convolution, MeanPool
 from fl.encrypted.plan import make_plan
 from fl.encrypted.steps import WIDEST, Maximum, Multiplied, Rectify
-from fl.models import MODELS, Square, build_model
+from fl.learning.models import MODELS, Square, build_model
 from tests.fl.encrypted.integer_model import run_plan
 
 PIXELS = (-0.43, 2.83)

@@ -16,8 +16,8 @@ from fl.engines import batched
 from fl.engines.batched import BatchedEngine
 from fl.engines.serial import SerialEngine
 from fl.errors import ConfigError
-from fl.rounds import FederatedRun
-from fl.training import DivergedError
+from fl.learning.training import DivergedError
+from fl.runs.rounds import FederatedRun
 from tests.fl.engines.workers import DATASET, make_worker, training_of, updates
 from tests.fl.runs import state_bytes, tiny_config, untimed
 

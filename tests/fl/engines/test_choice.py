@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from fl.config import ENGINES
+from fl.config.run_config import ENGINES
 from fl.engines import Resources, open_engine
 from fl.errors import ConfigError
 from tests.fl.engines.workers import make_worker

@@ -18,8 +18,8 @@ from fl.engines import Resources, open_engine
 from fl.engines.processes import ATTEMPTS, ProcessesEngine
 from fl.engines.serial import SerialEngine
 from fl.errors import ConfigError, EngineError
-from fl.rounds import FederatedRun, RoundRecord
-from fl.training import DivergedError
+from fl.learning.training import DivergedError
+from fl.runs.rounds import FederatedRun, RoundRecord
 from tests.fl.engines.workers import (
     DATASET,
     Buggy,

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from fl.aggregation.encoding import ClientUpdate
 from fl.data.partition import partition
 from fl.engines import RoundTraining, TrainingEngine
-from fl.local_work import LocalWorker
-from fl.quantization import ClientUpdate
-from fl.serialization import model_to_bytes
+from fl.engines.local_worker import LocalWorker
+from fl.learning.serialization import model_to_bytes
 from tests.fl.runs import tiny_config, tiny_dataset
 
 DATASET = tiny_dataset()

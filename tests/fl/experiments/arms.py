@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork, Experiment
 from fl.experiments.federated import FederatedArm

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.data import load_dataset
 from fl.errors import ConfigError
 from fl.experiments.federated import FederatedArm, Part
 from fl.experiments.files import read_json
 from fl.experiments.workers import ArmEvent, ExperimentError, Progressed
-from fl.rounds import FederatedRun, RoundRecord, start_runs
-from fl.serialization import model_to_bytes
-from fl.training import evaluate
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import evaluate
+from fl.runs.rounds import FederatedRun, RoundRecord, start_runs
 from tests.fl.experiments.arms import digits_arm, run_in, untimed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fl.config.seeds import PERSONALIZATION_SEED, derived_seed
 from fl.data import Dataset, load_dataset
 from fl.data.idx import parse_idx, read_uncompressed
 from fl.errors import ConfigError
@@ -25,12 +26,11 @@ from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
 from fl.experiments.writers.figures import accuracy_gains
 from fl.experiments.writers.personal import PersonalizationArm
 from fl.experiments.writers.training import TrainedRun, WritersTraining, by_speed_groups, included_rounds
+from fl.learning.serialization import load_model, model_to_bytes
+from fl.learning.training import LocalTraining, evaluate
 from fl.personalization import Ditto, FineTuning, measure_gain
 from fl.report.source import load_run
-from fl.rounds import start_runs
-from fl.seeds import PERSONALIZATION_SEED, derived_seed
-from fl.serialization import load_model, model_to_bytes
-from fl.training import LocalTraining, evaluate
+from fl.runs.rounds import start_runs
 from tests.fl.experiments.arms import digits_arm, run_in, untimed
 from tests.fl.runs import invoke
 

@@ -18,7 +18,7 @@ def nursery(requests: Connection, certs: Path) -> None:
     """Fork a server for each (folder, moment) that comes, and answer with its exit code. Torch is loaded once."""
     import torch._dynamo  # noqa: F401 - what takes seconds and is not asked for before an optimizer is made
 
-    import fl.network.serving  # noqa: F401
+    import fl.network.server  # noqa: F401
 
     while True:
         try:
@@ -39,11 +39,11 @@ def serve_or_resume(run: Path, certs: Path, killed_at: int = WITHOUT_END) -> Non
     """Begin the run or go on with it, as deploy/serve-or-resume does, until it listens; killed before that change."""
     from rich.console import Console
 
-    from fl.network import serving
-    from fl.network.settings import ServeOptions
+    from fl.config.served import ServeOptions
+    from fl.network import server as serving
     from tests.fl.runs import tiny_config, tiny_dataset
     from transport import Deadlines
-    from transport.certs import Credentials
+    from transport.certificates.reading import Credentials
 
     class Listening(Console):
         def print(self, *objects: Any, **options: Any) -> None:

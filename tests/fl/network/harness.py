@@ -17,26 +17,26 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
+from fl.config.served import ServeOptions
 from fl.data.partition import partition
-from fl.network.joining import Participant
+from fl.network.client import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
-from fl.network.serving import FinishedServing, start_serving
-from fl.network.settings import ServeOptions
+from fl.network.server import FinishedServing, start_serving
 from tests.fl.network.program import run
 from tests.fl.runs import tiny_config, tiny_dataset
 from transport import Deadlines
-from transport.authority import Authority
-from transport.certs import Credentials
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials
 
 CLIENTS = 4
 
 
 # Each program would need seconds to import torch: they are forked from a process that did it once.
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["fl.cli", "fl.network.serving", "fl.network.joining", "sklearn.datasets"])
+_FORKED.set_forkserver_preload(["fl.commands.app", "fl.network.server", "fl.network.client", "sklearn.datasets"])
 
 
 class Program:
@@ -142,8 +142,8 @@ class Deployment:
         authority.issue(server_names=["localhost", "127.0.0.1"], client_ids=range(CLIENTS))
         monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 0.2)
         self.dataset = tiny_dataset()
-        monkeypatch.setattr("fl.network.serving.make_dataset", lambda name, data_dir=None: self.dataset)
-        monkeypatch.setattr("fl.network.serving.save_plot", lambda path, *_: path.write_bytes(b""))
+        monkeypatch.setattr("fl.network.server.make_dataset", lambda name, data_dir=None: self.dataset)
+        monkeypatch.setattr("fl.network.server.save_plot", lambda path, *_: path.write_bytes(b""))
         self.port = 0
         self.listening = threading.Event()
         self.output: list[str] = []

@@ -12,6 +12,6 @@ def run(output: Connection, arguments: list[str]) -> None:
     output.close()
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    from fl.cli import app
+    from fl.commands.app import app
 
     app(arguments, prog_name="secagg")

@@ -9,16 +9,16 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-import fl.models
-from fl.models import model_outline
+import fl.learning.models
+from fl.aggregation.scales import Scales
+from fl.aggregation.session_policy import PolicyError
+from fl.learning.models import model_outline
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import check_size, model_to_bytes
 from fl.network.announcement import decode_announcement, encode_announcement
 from fl.network.errors import AnnouncementError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
-from fl.scales import Scales
-from fl.serialization import check_size, model_to_bytes
-from fl.session_policy import PolicyError
-from fl.state import ParameterLayout
 from tests.fl.network.test_network_parts import DATA, ENCODING, PARAMS, announcement
 from tests.fl.runs import own_module
 
@@ -62,7 +62,7 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(*_: object) -> NoReturn:
         raise AssertionError("memory was taken for a model")
 
-    monkeypatch.setattr(fl.models, "_initialize", given)
+    monkeypatch.setattr(fl.learning.models, "_initialize", given)
 
 
 @pytest.mark.usefixtures("no_memory")
@@ -100,10 +100,10 @@ def test_a_header_of_many_tensors_is_refused_before_they_are_made() -> None:
 
 
 def test_the_size_of_every_model_is_known_from_its_outline() -> None:
-    for name in fl.models.MODELS:
+    for name in fl.learning.models.MODELS:
         outline = model_outline(name, (1, 8, 8), 10)
         assert all(tensor.is_meta for tensor in outline.state_dict().values())
-        model = fl.models.build_model(name, image_shape=(1, 8, 8), num_classes=10, seed=0)
+        model = fl.learning.models.build_model(name, image_shape=(1, 8, 8), num_classes=10, seed=0)
         assert ParameterLayout.of(outline).size == ParameterLayout.of(model).size
         data = model_to_bytes(model)
         check_size(outline, data)

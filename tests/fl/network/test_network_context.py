@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from fl.models import build_model
-from fl.network import joining
+from fl.aggregation.encoding import ClientUpdate
+from fl.aggregation.scales import Scales
+from fl.learning.models import build_model
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
+from fl.network import client as joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
-from fl.network.joining import Participant
+from fl.network.client import Participant
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
-from fl.quantization import ClientUpdate
-from fl.rounds import FederatedRun
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.training import LocalTraining
+from fl.runs.rounds import FederatedRun
 from tests.fl.network.test_network_parts import DATA, PARAMS, SCALES, SHAPE, announcement
 from tests.fl.runs import tiny_config, tiny_dataset
 from transport import Offer

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fl.checkpoint import RunFolder
 from fl.errors import ConfigError
-from fl.network.serving import resume_serving, start_serving
+from fl.network.server import resume_serving, start_serving
+from fl.runs.checkpoint import RunFolder
 from tests.fl.network.crashing import WITHOUT_END, nursery
 from tests.fl.network.harness import _FORKED, Client, Deployment
 from tests.fl.runs import tiny_config
-from transport.authority import Authority
+from transport.certificates.authority import Authority
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

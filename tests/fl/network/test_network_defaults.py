@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 
 import pytest
 
+from fl.aggregation.session_policy import SessionPolicy
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
-from fl.session_policy import SessionPolicy
 from secagg import Adversary, GraphKind
 from tests.fl.runs import invoke
-from transport.authority import Authority
+from transport.certificates.authority import Authority
 
 CURIOUS = Adversary.HONEST_BUT_CURIOUS
 
@@ -27,7 +27,7 @@ def certs(tmp_path: Path) -> Path:
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[JoinOptions]:
     """The options that `secagg join` would have begun with."""
     options: list[JoinOptions] = []
-    monkeypatch.setattr("fl.network.join_command._take_part", lambda given, *_: options.append(given))
+    monkeypatch.setattr("fl.commands.join._take_part", lambda given, *_: options.append(given))
     return options
 
 
@@ -43,7 +43,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Adversary]:
         modes.append(adversary)
         raise NotedError
 
-    monkeypatch.setattr("fl.network.serving.start_serving", note)
+    monkeypatch.setattr("fl.network.server.start_serving", note)
     return modes
 
 

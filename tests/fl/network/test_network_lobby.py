@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from fl.network.client import Participant
 from fl.network.errors import NetworkError, RoundFailedError
-from fl.network.joining import Participant
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 from transport import Deadlines
-from transport.authority import Authority
+from transport.certificates.authority import Authority
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

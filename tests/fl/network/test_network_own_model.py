@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fl.checkpoint import RunFolder
 from fl.network.errors import NetworkError
 from fl.network.policy import Policy
-from fl.rounds import FederatedRun
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from tests.fl.runs import distance, own_module
 

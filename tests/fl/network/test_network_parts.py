@@ -12,8 +12,13 @@ import pytest
 import torch
 
 import secagg
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
+from fl.aggregation.session_policy import PolicyError
 from fl.errors import ConfigError, DataError
-from fl.models import build_model
+from fl.learning.models import build_model
+from fl.learning.serialization import model_to_bytes
+from fl.learning.training import LocalTraining
 from fl.network.addresses import parse_address, show_address
 from fl.network.announcement import (
     Announcement,
@@ -25,15 +30,10 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData, load_arrays, load_shard, parse_shard
 from fl.network.policy import Policy
-from fl.quantization import UpdateEncoding
-from fl.scales import Scales
-from fl.serialization import model_to_bytes
-from fl.session_policy import PolicyError
 from fl.strict_msgpack import unpack_first
-from fl.training import LocalTraining
 from secagg import Adversary, GraphKind, Parameters
 from tests.fl.runs import assert_refused, invoke, own_module
-from transport.authority import Authority
+from transport.certificates.authority import Authority
 
 SHAPE = (1, 4, 4)
 SCALES = Scales((1.0, 0.5), 10)

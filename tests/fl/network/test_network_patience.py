@@ -14,15 +14,16 @@ import msgpack
 import pytest
 import torch
 
-from fl.network import joining, offers
+from fl.aggregation.encoding import QuantizationError
+from fl.learning.training import DivergedError
+from fl.network import client as joining
+from fl.network import offers
 from fl.network.announcement import encode_announcement
+from fl.network.client import Participant
 from fl.network.errors import NetworkError
-from fl.network.joining import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
-from fl.quantization import QuantizationError
-from fl.training import DivergedError
 from secagg import Adversary, RemoteProtocolError, Rule
 from tests.fl.network.test_network_parts import ENCODING, PARAMS, SCALES, announcement
 from transport import (
@@ -35,8 +36,8 @@ from transport import (
     RepeatedSessionError,
     SessionRefusedError,
 )
-from transport.certs import CertificateError
-from transport.link import End
+from transport.certificates.reading import CertificateError
+from transport.durable.frames import End
 from transport.tcp import PLAINTEXT
 
 REPEATED = RepeatedSessionError("round 3 was offered, but this client has answered round 3")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
+from fl.config.served import NetworkSettings
 from fl.network.policy import Policy
-from fl.network.settings import NetworkSettings
 from secagg import Adversary, PlanError
 from tests.fl.runs import invoke
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.data import load_dataset
 from fl.data.partition import iid
-from fl.rounds import FederatedRun
+from fl.runs.rounds import FederatedRun
 from tests.fl.network.harness import Program, programs, until
-from transport.authority import Authority
+from transport.certificates.authority import Authority
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,19 +11,19 @@ from typing import Any, NoReturn
 
 import pytest
 
-import fl.network.serving
-from fl.checkpoint import RunFolder
-from fl.cli import app
-from fl.config import RunConfig
-from fl.config_file import read_config_file
+import fl.network.server
+from fl.commands.app import app
+from fl.config.config_file import read_config_file
+from fl.config.run_config import RunConfig
 from fl.data import Dataset
 from fl.network.errors import RoundFailedError
-from fl.network.serving import resume_serving
+from fl.network.server import resume_serving
 from fl.network.session_thread import SessionThread
-from fl.rounds import FederatedRun
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from tests.fl.runs import REPOSITORY, assert_refused, distance, invoke
-from transport.authority import Authority
+from transport.certificates.authority import Authority
 from transport.tcp import Limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +64,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         configs.append(config)
         raise _NotedError
 
-    monkeypatch.setattr("fl.network.serving.start_serving", note)
+    monkeypatch.setattr("fl.network.server.start_serving", note)
     return configs
 
 
@@ -124,7 +124,7 @@ def test_the_room_for_updates_that_come_in_is_the_servers(tmp_path: Path, monkey
         made.append(arguments)
         raise _NotedError
 
-    monkeypatch.setattr(fl.network.serving, "SessionThread", note)
+    monkeypatch.setattr(fl.network.server, "SessionThread", note)
     given = ("--clients", 4, "--dataset", "digits", "--listen", "127.0.0.1:0", "--memory", 7)
     result = invoke("serve", "--plaintext", "--out", tmp_path / "run", *given)
     assert isinstance(result.exception, _NotedError), result.stderr
@@ -212,7 +212,7 @@ def test_a_server_needs_no_training_examples(
     """In a run that is gone on with, too."""
     config = deployment.config(rounds=1, batch_size=CLIENTS * 60)
     own = without_training_set(deployment.dataset)
-    monkeypatch.setattr(fl.network.serving, "make_dataset", lambda name, data_dir=None: own)
+    monkeypatch.setattr(fl.network.server, "make_dataset", lambda name, data_dir=None: own)
     nobody = deployment.options(give_up=0.1, retries=0)
     with pytest.raises(RoundFailedError, match="0 of 3 clients"):
         deployment.run_beside(config, lambda: None, options=nobody, max_examples=max_examples)

@@ -17,26 +17,29 @@ import numpy as np
 import pytest
 
 import secagg
-from fl import checkpoint
-from fl.aggregation import RoundRequest
-from fl.checkpoint import RunFolder
+from fl.aggregation.api import RoundRequest
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import ScaleTracker
 from fl.errors import AbortedError, ConfigError
-from fl.network import aggregator, joining, serving
+from fl.learning.training import LocalTraining
+from fl.network import aggregator
+from fl.network import client as joining
+from fl.network import server as serving
 from fl.network.aggregator import NetworkAggregator, ServingRules, _SessionFiles
 from fl.network.announcement import Announcement
+from fl.network.client import Participant
 from fl.network.errors import RoundFailedError
-from fl.network.joining import Participant
-from fl.network.serving import FinishedServing, resume_serving
+from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_thread import Session
-from fl.quantization import UpdateEncoding
-from fl.rounds import RoundRecord
-from fl.scales import ScaleTracker
-from fl.training import LocalTraining
+from fl.runs import checkpoint
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import RoundRecord
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
-from transport import ClientRecord, Deadlines, FaultSchedule, Journal, JournalError, JournalFullError, certs
-from transport.authority import Authority
-from transport.host import Counters
+from transport import ClientRecord, Deadlines, FaultSchedule, Journal, JournalError, JournalFullError
+from transport.certificates import reading as certs
+from transport.certificates.authority import Authority
+from transport.durable.server_host import Counters
 from transport.tcp import Retry
 
 pytestmark = pytest.mark.usefixtures("one_thread")

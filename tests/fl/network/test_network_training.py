@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 import secagg
-from fl.checkpoint import RunFolder
 from fl.errors import ConfigError
-from fl.network import joining
+from fl.network import client as joining
+from fl.network.client import Participant
 from fl.network.errors import NetworkError, RoundFailedError
-from fl.network.joining import Participant
 from fl.network.policy import Policy
-from fl.network.serving import resume_serving
-from fl.rounds import FederatedRun
+from fl.network.server import resume_serving
+from fl.runs.checkpoint import RunFolder
+from fl.runs.rounds import FederatedRun
 from secagg import Adversary
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 from tests.fl.runs import distance, tiny_config
 from transport import Deadlines, Journal, SessionHost, TransportError
-from transport.authority import Authority
-from transport.certs import Credentials
+from transport.certificates.authority import Authority
+from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT
 
 _CURIOUS = Adversary.HONEST_BUT_CURIOUS

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from tests.fl.network.harness import CLIENTS, Client, Deployment
-from transport import tcp_client
 from transport.tcp import ServerUnreachableError
+from transport.tcp import client as tcp_client
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A run's folder that an earlier version wrote is gone on with by this one; a later version's is left as it is.
 
 ``stored/first`` is a run of two rounds on the digits, three clients, FedAvgM, as the first version left it. It is never
-written anew: a change that cannot go on with it says in `fl.config`, or where it is made, what the run did before.
+written anew: a change that cannot go on with it says in `fl.config.run_config`, or where it is made, what the run did
+before.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ import pytest
 import safetensors
 import safetensors.torch
 
-import fl.config
+import fl.config.run_config
 import fl.data
-from fl.checkpoint import RunFolder
-from fl.config import RunConfig
+from fl.config import served as settings
+from fl.config.run_config import RunConfig
+from fl.config.served import NetworkSettings
 from fl.errors import ConfigError
-from fl.network import announcement, joining, settings
+from fl.network import announcement
+from fl.network import client as joining
 from fl.network.local_data import load_shard
-from fl.network.serving import resume_serving
-from fl.network.settings import NetworkSettings
+from fl.network.server import resume_serving
+from fl.runs.checkpoint import RunFolder
 from tests.cohort import make_params
 from tests.fl.network.harness import Client, Deployment
 from transport import ClientHost, Offer
-from transport.link import encode
+from transport.durable.frames import encode
 from transport.tcp import Retry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +51,7 @@ def run(tmp_path: Path) -> Path:
 def test_the_first_versions_run_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
     deployment = Deployment(tmp_path, monkeypatch)
-    monkeypatch.setattr("fl.network.serving.make_dataset", lambda *_: fl.data.load_dataset("digits"))
+    monkeypatch.setattr("fl.network.server.make_dataset", lambda *_: fl.data.load_dataset("digits"))
     before = json.loads(metadata(run)["records"])
     config, rounds_done = RunFolder(run).load_config()
     assert (config.server_optimizer, config.rounds, rounds_done) == ("fedavgm", 2, 2)
@@ -99,7 +102,7 @@ def test_a_setting_that_came_later_is_what_runs_did_before(run: Path, monkeypatc
         RunFolder(run).load_config()
     with pytest.raises(ConfigError, match="another version: max_examples missing"):
         NetworkSettings.load(run)
-    monkeypatch.setitem(fl.config._ADDED, "proximal", lambda values: values["momentum"])
+    monkeypatch.setitem(fl.config.run_config._ADDED, "proximal", lambda values: values["momentum"])
     monkeypatch.setitem(settings._ADDED, "max_examples", lambda _: 77)
     assert RunFolder(run).load_config()[0].proximal == config["momentum"] != RunConfig().proximal
     assert NetworkSettings.load(run).max_examples == 77

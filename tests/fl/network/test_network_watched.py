@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fl.network.joining import Participant
+from fl.network.client import Participant
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 
 pytestmark = pytest.mark.usefixtures("one_thread")

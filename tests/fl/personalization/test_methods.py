@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from fl.errors import ConfigError
-from fl.models import build_model
+from fl.learning.models import build_model
+from fl.learning.training import DivergedError, LocalTraining, train
 from fl.personalization import Ditto, FineTuning
 from fl.personalization.head import classifier_head, head_inputs
-from fl.training import DivergedError, LocalTraining, train
 from tests.fl.runs import state_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fl.config import RunConfig
+from fl.config.run_config import RunConfig
 from fl.report.command_line import is_default, train_command
 from tests.fl.runs import invoke
 
@@ -34,7 +34,7 @@ def test_the_command_gives_the_config_again(config: RunConfig, monkeypatch: pyte
         given.append(config)
         raise Stop
 
-    monkeypatch.setattr("fl.train_command.start_training", start)
+    monkeypatch.setattr("fl.commands.train.start_training", start)
     words = shlex.split(train_command(config))
     assert words[0] == "secagg"
     result = invoke(*words[1:])

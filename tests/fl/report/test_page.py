@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 
+from fl.config.served import NetworkSettings
 from fl.data import load_dataset
 from fl.formatting import format_bytes, percent
-from fl.network.settings import NetworkSettings
 from fl.report.extras import (
     Origin,
     Personalization,

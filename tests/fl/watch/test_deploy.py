@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from fl.cli import app
+from fl.commands.app import app
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"

@@ -19,7 +19,8 @@ from secagg import Aborted, AbortReason, Completed, Round
 from tests.cohort import make_params, random_inputs
 from tests.fl.watch.browser import COMMAND, Browser
 from tests.transport.network import QUICK, deadlines, join
-from transport import RecoveryPool, SessionHost, encode_frame, link
+from transport import RecoveryPool, SessionHost, encode_frame
+from transport.durable import frames as link
 from transport.tcp import PLAINTEXT, SessionServer
 
 PICTURE = Path(__file__).parents[3] / "docs" / "status-page.png"

@@ -22,13 +22,13 @@ from flwr.common.serde import context_from_proto, context_to_proto, message_from
 from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 
+from fl.aggregation.scales import Scales
 from fl.integrations.flower.app_view import run_digest
 from fl.integrations.flower.content import content_digest
 from fl.integrations.flower.mod import SecAggMod
 from fl.integrations.flower.offer import Offer
 from fl.integrations.flower.wire import Onward, Opening, pack_onward, pack_opening, unpack_answer
 from fl.integrations.records import RecordEncoding
-from fl.scales import Scales
 from secagg import Adversary, Client
 from tests.adversarial.lies.figures import Lie
 from tests.adversarial.lies.fronts import MOST_CLIENTS, SmallGraphs, Terms

@@ -15,7 +15,7 @@ def test_importing_fl_does_not_load_flower() -> None:
         "import sys, pkgutil, importlib, fl, fl.integrations\n"
         "for module in pkgutil.iter_modules(fl.integrations.__path__, 'fl.integrations.'):\n"
         "    if not module.ispkg: importlib.import_module(module.name)\n"
-        "import fl.rounds, fl.aggregation\n"
+        "import fl.runs.rounds, fl.aggregation.api\n"
         "assert not any(name.split('.')[0] == 'flwr' for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ}, cwd=Path(__file__).parents[3])  # noqa: S603

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
 
+from fl.aggregation.scales import Scales
 from fl.integrations.flower.errors import OfferError
 from fl.integrations.flower.offer import MOST_ARRAYS, Offer
 from fl.integrations.records import RecordEncoding
-from fl.scales import Scales
 from tests.cohort import make_params
 
 BOUNDS = Scales((0.25, 0.0, 1e4), 512)

@@ -12,9 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
+from fl.aggregation.scales import Exceeded
 from fl.integrations.flower import SecAggGrid, secagg_mod
 from fl.integrations.flower.reply_scales import NOT_SENT
-from fl.scales import Exceeded
 from tests.integrations.flower.apps import initial_arrays, make_app, number_of, train_messages
 from tests.integrations.flower.loopback import LoopbackGrid
 

@@ -19,11 +19,11 @@ from nvflare.app_common.decomposers import common_decomposers
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
 
+from fl.aggregation.scales import Scales
 from fl.integrations.nvflare import SecAggExecutor, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.model_encoding import ModelEncoding, as_model, digest
 from fl.integrations.nvflare.server_session import Result, SessionReport, run_session
-from fl.scales import Scales
 from secagg import Adversary, Round, plan
 from transport.driver import Deadlines
 

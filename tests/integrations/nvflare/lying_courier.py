@@ -22,10 +22,10 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
 
+from fl.aggregation.scales import Scales
 from fl.integrations.nvflare import SiteIdentities, executor, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.model_encoding import ModelEncoding, as_model, digest
-from fl.scales import Scales
 from secagg import Adversary, Client, Identity, Round, decode_server_message
 from secagg.identity import KeyDirectory
 from secagg.messages import ConsistencyProof, PeerKeys, PeerShares, SurvivorList

@@ -15,10 +15,10 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.workflows.fedavg import FedAvg
 
 import secagg
+from fl.aggregation.scales import RangeEncoding
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, messages
 from fl.integrations.nvflare.announcement import Announcement
 from fl.integrations.nvflare.server_session import SessionReport
-from fl.scales import RangeEncoding
 from secagg import Round
 from tests.integrations.nvflare.cohort import SITES, STEPS, VICTIM, by_learning_rate, model_with
 from tests.integrations.nvflare.loopback import JOB, LoopbackCourier, Site

@@ -12,10 +12,10 @@ pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment o
 import numpy as np
 import torch
 
+from fl.aggregation.encoding import UndecodableSumError
 from fl.errors import ConfigError
 from fl.integrations.nvflare import ModelError
 from fl.integrations.nvflare.model_encoding import SiteUpdate, as_model, digest
-from fl.quantization import UndecodableSumError
 from tests.integrations.nvflare import loopback
 
 encoding = partial(loopback.encoding, num_entries=1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from fl.integrations.ray.cluster import RayCluster
+    from fl.engines.ray.cluster import RayCluster
 
 collect_ignore_glob = []
 if importlib.util.find_spec("ray") is None:
@@ -21,7 +21,7 @@ if importlib.util.find_spec("ray") is None:
 def cluster() -> Iterator[RayCluster]:
     """Two cores."""
     torch.set_num_threads(1)
-    from fl.integrations.ray.cluster import connected
+    from fl.engines.ray.cluster import connected
 
     with connected(workers=2) as cluster:
         yield cluster

@@ -25,7 +25,7 @@ import ray.exceptions
 def test_a_function_of_rays_takes_what_it_is_given(function: object, parameters: set[str]) -> None:
     assert callable(function)
     missing = parameters - set(inspect.signature(function).parameters)
-    assert not missing, f"Ray {ray.__version__} moved {missing} of {function}: see fl/integrations/ray"
+    assert not missing, f"Ray {ray.__version__} moved {missing} of {function}: see fl/engines/ray"
 
 
 def test_tasks_take_cores_and_retries() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import secagg
-from fl.integrations.ray import recovery
-from fl.integrations.ray.cluster import RayCluster
-from fl.integrations.ray.recovery import RayRecovery
+from fl.engines.ray import recovery
+from fl.engines.ray.cluster import RayCluster
+from fl.engines.ray.recovery import RayRecovery
 from secagg import Completed, MaskSum, Round, UnmaskJob
 from secagg.primitives import agreement
 from secagg.unmask_job import RecoveredMaskKey

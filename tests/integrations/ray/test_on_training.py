@@ -15,12 +15,12 @@ import pytest
 import ray
 
 from fl.engines import RoundTraining
+from fl.engines.ray.cluster import RayCluster
+from fl.engines.ray.engine import RayEngine
 from fl.engines.serial import SerialEngine
 from fl.errors import ConfigError, EngineError
-from fl.integrations.ray.cluster import RayCluster
-from fl.integrations.ray.engine import RayEngine
-from fl.rounds import FederatedRun
-from fl.training import DivergedError
+from fl.learning.training import DivergedError
+from fl.runs.rounds import FederatedRun
 from tests.fl.engines.workers import (
     DATASET,
     Buggy,
@@ -133,7 +133,7 @@ def test_a_process_that_dies_over_a_client_costs_nothing_and_changes_no_bit(
 def test_a_process_that_always_dies_ends_the_run_instead_of_leaving_clients_out(
     cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl.integrations.ray.engine.ATTEMPTS", 1)
+    monkeypatch.setattr("fl.engines.ray.engine.ATTEMPTS", 1)
     with FederatedRun(tiny_config(engine="ray", clients=2), DATASET, "secure") as run:
         run.worker.model = DyingSequential(*run.worker.model)  # type: ignore[arg-type]
         with pytest.raises(EngineError, match=r"client \d could not be trained on the Ray cluster"):

@@ -1,0 +1,226 @@
+"""From the clients' updates to their mean: the interface, and the way in the clear."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import msgpack
+import numpy as np
+
+from fl.aggregation.encoding import Aggregate, ClientUpdate, QuantizationError
+from fl.aggregation.phases import PhaseCost
+from fl.aggregation.scales import Exceeded
+from fl.errors import EngineError, FLError
+from secagg import ClientId, Round
+from transport import (
+    Announcement,
+    Direction,
+    Fault,
+    FaultSchedule,
+    InputWithheldError,
+    MaskRecovery,
+    Observer,
+    encode_frame,
+)
+
+_Encoded = TypeVar("_Encoded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRequest:
+    """One round's aggregation.
+
+    Attributes:
+        client_ids: the clients sampled for this round.
+        train: trains a client and gives its update; called once for each that gets so far. If it raises an FLError,
+            that client sends nothing, and the round goes on without it; but an EngineError ends the round.
+        context: what the server binds the round to: the digest of the model that it sends, and the round's number.
+        received_context: the same from a client's point of view, of the model that it received: if they differ, the
+            client cannot take part, and a server that sends each client a model of its own learns nothing. By
+            default the server's.
+        faults: what goes wrong with whom.
+        seed: of rounding and of the network's latencies.
+        observer: hears of progress.
+        announce: hears ahead which clients will be asked, and in which order.
+        recovery: where the masks are recovered, if not on this machine.
+    """
+
+    client_ids: tuple[ClientId, ...]
+    train: Callable[[ClientId], ClientUpdate]
+    context: bytes
+    faults: FaultSchedule
+    seed: int
+    received_context: Callable[[ClientId], bytes] | None = None
+    observer: Observer | None = None
+    announce: Announcement | None = None
+    recovery: MaskRecovery | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """What came of it.
+
+    Attributes:
+        aggregate: what the server learned; None if the round was aborted.
+        included: whose updates are in it.
+        dropped: the clients that vanished, and in which round of the protocol; in Unmasking, an update is in already.
+        trained: whether any client had an update that may be sent.
+        refused: the clients that had none, and why; known to themselves, and to a simulation.
+        aborted: why there is no aggregate, if there is none.
+        phases: what each round of the protocol cost; empty where there is no protocol.
+        bytes_up, bytes_down: bytes of all clients' messages, the model's download not counted.
+        seconds: of the whole round; training_seconds: of the clients' training in it.
+        server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
+        ring_difference: the largest difference between the secure sum and the sum of the same clients' encoded
+            updates in the clear, as ring elements; None where that was not checked.
+        exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty where there are
+            no bounds, or no aggregate.
+    """
+
+    aggregate: Aggregate | None
+    included: tuple[ClientId, ...]
+    dropped: dict[ClientId, Round] = field(default_factory=dict)
+    trained: bool = False
+    refused: dict[ClientId, str] = field(default_factory=dict)
+    phases: dict[Round, PhaseCost] = field(default_factory=dict)
+    aborted: str | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    server_seconds: float = 0.0
+    client_seconds: float = 0.0
+    ring_difference: int | None = None
+    exceeded: tuple[Exceeded | None, ...] = ()
+
+
+class Aggregator(Protocol):
+    """Takes the clients' updates to their weighted mean."""
+
+    @property
+    def name(self) -> str:
+        """`secure` or `plain`."""
+        ...
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        """Run one round."""
+        ...
+
+
+class TimedTraining:
+    """The request's training, with its time, and what came of those who had no update.
+
+    A client is trained once: while `keeps` is set its update is kept, and given again when it is asked for next.
+    """
+
+    def __init__(self, request: RoundRequest) -> None:
+        self._request = request
+        self._kept: dict[ClientId, ClientUpdate] = {}
+        self.keeps = False
+        self.seconds = 0.0
+        self.trained = False
+        self.refused: dict[ClientId, str] = {}
+
+    def __call__(self, client_id: ClientId, encode: Callable[[ClientUpdate], _Encoded]) -> _Encoded:
+        """The client's update, encoded. InputWithheldError if there is none that may be sent."""
+        if client_id in self.refused:
+            raise InputWithheldError(self.refused[client_id])
+        started = time.perf_counter()
+        try:
+            update = self._kept.pop(client_id, None)
+            if update is None:
+                update = self._request.train(client_id)
+                self.seconds += time.perf_counter() - started
+            if self.keeps:
+                self._kept[client_id] = update
+            encoded = encode(update)
+        except EngineError:
+            # Not this client's fault: a round without it would be another round than the one that was asked for.
+            raise
+        except FLError as error:
+            self.refused[client_id] = str(error)
+            raise InputWithheldError(str(error)) from error
+        self.trained = True
+        return encoded
+
+    def announce(self, client_id: ClientId, due: float) -> None:
+        """Tell those who train ahead, unless the client was trained."""
+        if self._request.announce is not None and client_id not in self._kept and client_id not in self.refused:
+            self._request.announce(client_id, due)
+
+
+class PlainAggregator:
+    """Ordinary federated averaging (McMahan et al. 2017): float32 updates in the clear, one message a client.
+
+    A client that vanishes before or during its masked input in the secure protocol sends nothing here either.
+    """
+
+    name = "plain"
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        started = time.perf_counter()
+        train = TimedTraining(request)
+        total: np.ndarray | None = None
+        num_examples, correct, loss_sum, bytes_up = 0, 0, 0.0, 0
+        included: list[ClientId] = []
+        dropped: dict[ClientId, Round] = {}
+        if request.announce is not None:
+            for due, client_id in enumerate(request.client_ids):
+                if not vanishes_before_its_update(request.faults, client_id):
+                    request.announce(client_id, due)
+        for client_id in request.client_ids:
+            if round_ := vanishes_before_its_update(request.faults, client_id):
+                dropped[client_id] = round_
+                continue
+            try:
+                message = train(client_id, _plain_message)
+            except InputWithheldError:
+                dropped[client_id] = Round.MASKED_INPUT_COLLECTION
+                continue
+            bytes_up += len(encode_frame(message))
+            examples, right, loss, delta = msgpack.unpackb(message)
+            weighted = np.frombuffer(delta, dtype="<f4").astype(np.float64) * examples
+            total = weighted if total is None else np.add(total, weighted, out=total)
+            num_examples, correct, loss_sum = num_examples + examples, correct + right, loss_sum + loss
+            included.append(client_id)
+            if request.observer is not None:
+                request.observer(Round.MASKED_INPUT_COLLECTION, len(included), len(request.client_ids))
+        aggregate = None
+        if total is not None:
+            aggregate = Aggregate(
+                mean_delta=(total / num_examples).astype(np.float32),
+                num_examples=num_examples,
+                loss=loss_sum / num_examples,
+                accuracy=correct / num_examples,
+                clipped=float("nan"),
+            )
+        return RoundResult(
+            aggregate=aggregate,
+            included=tuple(included),
+            dropped=dropped,
+            trained=train.trained,
+            refused=train.refused,
+            aborted=None if aggregate is not None else "no client sent its update",
+            bytes_up=bytes_up,
+            seconds=time.perf_counter() - started,
+            training_seconds=train.seconds,
+        )
+
+
+def _plain_message(update: ClientUpdate) -> bytes:
+    """What the client sends in the clear; QuantizationError where the encoding for the ring would refuse as well."""
+    if not (np.isfinite(update.delta).all() and np.isfinite(update.loss_sum)):
+        raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
+    message: bytes = msgpack.packb(
+        [update.num_examples, update.correct, update.loss_sum, update.delta.astype("<f4").tobytes()]
+    )
+    return message
+
+
+def vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Round | None:
+    """The round of the protocol in which a client vanishes without its update being in the sum, if it does."""
+    for round_ in (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION):
+        if faults.of(client_id, round_, Direction.UP) in (Fault.VANISH, Fault.DISCONNECT):
+            return round_
+    return None

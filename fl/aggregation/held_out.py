@@ -1,0 +1,109 @@
+"""How the global model does on what the clients hold out, by secure aggregation: totals, and no client's score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import secagg
+from fl.aggregation.counters import LOSS_STEPS, MAX_LOSS, CounterEncoding, IntegerVector, loss_steps
+from fl.aggregation.encoding import UndecodableSumError, checked_totals
+from fl.errors import ConfigError
+from fl.learning.training import Evaluation
+from secagg import ClientId
+from transport import FaultSchedule, run_session
+
+EvaluateClient = Callable[[ClientId], Evaluation | None]
+"""What a client measures on its own held-out examples; None if it has none."""
+
+_VALUE_BITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutResult:
+    """Totals over the clients that took part to the end.
+
+    Attributes:
+        evaluation: mean loss and accuracy over all their held-out examples; None if there are none, or no result.
+        included: how many clients' counts are in it.
+        aborted: why there is no result, if there is none.
+    """
+
+    evaluation: Evaluation | None
+    included: int
+    aborted: str | None = None
+
+
+class FederatedEvaluation:
+    """One session after a round: each client's counts of examples, correct predictions and loss, summed.
+
+    Args:
+        num_clients: in a session.
+        max_examples: a public bound on what any client holds out.
+        dropout, corrupt: as for `fl.aggregation.api.plan_secure_aggregation`.
+
+    Raises:
+        ConfigError: nobody holds anything out.
+        PlanError: the numbers do not work together.
+    """
+
+    def __init__(self, *, num_clients: int, max_examples: int, dropout: float, corrupt: float) -> None:
+        if max_examples < 1:
+            raise ConfigError("no client has so many examples that one is held out: raise holdout")
+        self._max_examples = max_examples
+        largest = (max_examples, max_examples, max_examples * MAX_LOSS * LOSS_STEPS)
+        self._counters = CounterEncoding(largest, _VALUE_BITS)
+        self.plan = secagg.plan(
+            num_clients=num_clients,
+            vector_length=self._counters.vector_length,
+            value_bits=_VALUE_BITS,
+            dropout=dropout,
+            corrupt=corrupt,
+        )
+
+    def run(
+        self,
+        client_ids: tuple[ClientId, ...],
+        evaluate: EvaluateClient,
+        *,
+        context: bytes,
+        received_context: Callable[[ClientId], bytes],
+        faults: FaultSchedule,
+        seed: int,
+    ) -> HeldOutResult:
+        """One session over the in-process network; see `fl.aggregation.api.RoundRequest` for the arguments."""
+
+        def counts(client_id: ClientId) -> IntegerVector:
+            measured = evaluate(client_id)
+            if measured is None:
+                return self._counters.encode((0, 0, 0))
+            loss_sum = measured.loss * measured.num_examples
+            # A model that ran away: its loss is no number, and is taken for the largest there is.
+            loss = loss_steps(loss_sum if loss_sum < float("inf") else float(2**60), measured.num_examples)
+            return self._counters.encode(
+                (measured.num_examples, round(measured.accuracy * measured.num_examples), loss)
+            )
+
+        outcome = run_session(
+            self.plan.parameters,
+            counts,
+            client_ids=client_ids,
+            context=context,
+            received_context=received_context,
+            faults=faults,
+            seed=seed,
+        ).outcome
+        if not isinstance(outcome, secagg.Completed):
+            return HeldOutResult(evaluation=None, included=0, aborted=str(outcome))
+        try:
+            examples, correct, loss = checked_totals(
+                outcome.sum,
+                len(outcome.included),
+                self._counters,
+                fewest_examples=0,
+                most_examples=len(outcome.included) * self._max_examples,
+            )
+        except UndecodableSumError as error:
+            return HeldOutResult(evaluation=None, included=0, aborted=str(error))
+        evaluation = Evaluation(loss / LOSS_STEPS / examples, correct / examples, examples) if examples else None
+        return HeldOutResult(evaluation=evaluation, included=len(outcome.included))

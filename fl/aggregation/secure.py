@@ -1,0 +1,228 @@
+"""From the clients' updates to their mean by the protocol: the server sees masked vectors and their sum."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+import secagg
+from fl.aggregation.api import RoundRequest, RoundResult, TimedTraining
+from fl.aggregation.counters import IntegerVector
+from fl.aggregation.encoding import UndecodableSumError, UpdateEncoding
+from fl.aggregation.phases import PhaseCost, phase_costs
+from fl.aggregation.scales import Ranges, Scales, ScaleTracker
+from secagg import Adversary, ClientId, PlanError, Round
+from transport import run_session
+
+# Of a simulated round's clients so many are measured, since their updates are kept in memory until they are sent; fewer
+# if they take more bytes than this, but three at least.
+_MOST_MEASURED, _FEWEST_MEASURED = 20, 3
+_MOST_KEPT_BYTES = 512 << 20
+
+
+class SecureAggregator:
+    """The protocol: the server sees masked vectors and their sum.
+
+    Where the bounds of the updates follow them, the first round begins with a session that measures: some of its
+    clients are trained, and only the ranges of their updates are summed. A measuring session that comes to nothing
+    aborts the round, and the next round measures again.
+
+    Args:
+        make_plan: gives the plan of sessions with an encoding.
+        sizes: elements of each tensor of an update.
+        num_clients: of a round.
+        value_bits: that elements are rounded to.
+        tracker: the bounds; the aggregator has them follow each round.
+        verify: keep what the clients encoded, and compare the secure sum with theirs, element by element. For
+            simulations: it needs all vectors in memory, and no real server could do it.
+        workers: cores for the recovery of the masks.
+
+    Raises:
+        PlanError: no session with this number of clients can work.
+    """
+
+    name = "secure"
+
+    def __init__(
+        self,
+        make_plan: Callable[[UpdateEncoding], secagg.Plan],
+        *,
+        sizes: tuple[int, ...],
+        num_clients: int,
+        value_bits: int,
+        tracker: ScaleTracker,
+        verify: bool = False,
+        workers: int = 1,
+    ) -> None:
+        self._make_plan = make_plan
+        self._sizes = sizes
+        self._num_clients = num_clients
+        self._value_bits = value_bits
+        self._tracker = tracker
+        self._verify = verify
+        self._workers = workers
+        # Thresholds and ring do not depend on the bounds, and the length hardly.
+        self.plan = make_plan(UpdateEncoding.for_plan(sizes, num_clients, value_bits))
+
+    def _encoding(self, num_clients: int, scales: Scales | None) -> UpdateEncoding:
+        return UpdateEncoding(sizes=self._sizes, num_clients=num_clients, value_bits=self._value_bits, scales=scales)
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        started = time.perf_counter()
+        train = TimedTraining(request)
+        measured = RoundResult(aggregate=None, included=())
+        if self._tracker.scales is None:
+            ranges, measured = self._measure(request, train)
+            if ranges is None:
+                return replace(measured, seconds=time.perf_counter() - started)
+            self._tracker.follow(ranges)
+        encoding = self._encoding(self._num_clients, self._tracker.scales)
+        outcome, result = self._session(request, train, encoding, self.plan)
+        result = with_outcome(result, outcome, encoding, self._tracker)
+        return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
+
+    def _measure(self, request: RoundRequest, train: TimedTraining) -> tuple[Ranges | None, RoundResult]:
+        """The ranges of the updates of some of the round's clients, which are kept; and what that cost."""
+        client_ids, plan = request.client_ids, self.plan
+        few = min(_MOST_MEASURED, max(_FEWEST_MEASURED, _MOST_KEPT_BYTES // (4 * sum(self._sizes))))
+        if few < len(client_ids):
+            try:
+                plan = self._make_plan(self._encoding(few, None))
+                client_ids = _some_with_their_share_of_faults(request, few)
+            except PlanError:
+                # Whose fractions add up with many clients only.
+                pass
+        encoding = self._encoding(len(client_ids), None)
+        train.keeps = True
+        outcome, result = self._session(replace(request, client_ids=client_ids), train, encoding, plan)
+        train.keeps = False
+        ranges, aborted = measured_ranges(outcome, encoding)
+        return ranges, replace(result, aborted=aborted)
+
+    def _session(
+        self, request: RoundRequest, train: TimedTraining, encoding: UpdateEncoding, plan: secagg.Plan
+    ) -> tuple[secagg.Completed | secagg.Aborted, RoundResult]:
+        """One session with this encoding, planned like ``plan``, and its cost; what it came to is not decoded."""
+        encoded: dict[ClientId, IntegerVector] = {}
+
+        def make_input(client_id: ClientId) -> IntegerVector:
+            rng = np.random.default_rng((request.seed, client_id))
+            vector = train(client_id, lambda update: encoding.encode(update, rng))
+            if self._verify:
+                encoded[client_id] = vector
+            return vector
+
+        params = replace(plan.parameters, vector_length=encoding.vector_length)
+        report = run_session(
+            params,
+            make_input,
+            client_ids=request.client_ids,
+            context=request.context,
+            received_context=request.received_context,
+            faults=request.faults,
+            seed=request.seed,
+            workers=self._workers,
+            observer=request.observer,
+            announce=None if request.announce is None else train.announce,
+            recovery=request.recovery,
+        )
+        outcome = report.outcome
+        difference: int | None = None
+        if isinstance(outcome, secagg.Completed) and self._verify:
+            difference = _ring_difference(outcome.sum, [encoded[i] for i in outcome.included], params)
+        return outcome, RoundResult(
+            aggregate=None,
+            included=(),
+            dropped={client_id: drop.round for client_id, drop in report.dropped.items()},
+            trained=train.trained,
+            refused=train.refused,
+            phases=phase_costs(report, params),
+            bytes_up=report.bytes_up,
+            bytes_down=report.bytes_down,
+            training_seconds=train.seconds,
+            server_seconds=sum(report.server_seconds.values()),
+            client_seconds=median(sum(client.seconds.values()) for client in report.clients.values()),
+            ring_difference=difference,
+        )
+
+
+def with_outcome(
+    result: RoundResult, outcome: secagg.Completed | secagg.Aborted, encoding: UpdateEncoding, tracker: ScaleTracker
+) -> RoundResult:
+    """The result, with the mean update that a session came to, or why it came to none; the bounds follow it."""
+    if isinstance(outcome, secagg.Aborted):
+        return replace(result, aborted=str(outcome))
+    try:
+        aggregate = encoding.decode(outcome.sum, len(outcome.included))
+    except UndecodableSumError as error:
+        return replace(result, aborted=str(error))
+    assert aggregate.ranges is not None  # noqa: S101 - the encoding has them
+    exceeded = tracker.exceeded(aggregate.ranges)
+    tracker.follow(aggregate.ranges, aggregate.num_examples)
+    return replace(result, aggregate=aggregate, included=outcome.included, exceeded=tuple(exceeded))
+
+
+def measured_ranges(
+    outcome: secagg.Completed | secagg.Aborted, encoding: UpdateEncoding
+) -> tuple[Ranges | None, str | None]:
+    """The ranges that a measuring session came to, or why the round is aborted."""
+    try:
+        if isinstance(outcome, secagg.Completed):
+            return encoding.decode_ranges(outcome.sum, len(outcome.included)), None
+        reason = str(outcome)
+    except UndecodableSumError as error:
+        reason = str(error)
+    return None, f"the ranges of the updates, which come first, were not found: {reason}"
+
+
+def both_sessions(measured: RoundResult, result: RoundResult) -> RoundResult:
+    """A round's result, with what its measuring session cost; training counts in both."""
+    phases = {
+        round_: PhaseCost.total([costs[round_] for costs in (measured.phases, result.phases) if round_ in costs])
+        for round_ in Round
+        if round_ in measured.phases or round_ in result.phases
+    }
+    differences = [one for one in (measured.ring_difference, result.ring_difference) if one is not None]
+    return replace(
+        result,
+        phases=phases,
+        bytes_up=measured.bytes_up + result.bytes_up,
+        bytes_down=measured.bytes_down + result.bytes_down,
+        server_seconds=measured.server_seconds + result.server_seconds,
+        client_seconds=measured.client_seconds + result.client_seconds,
+        ring_difference=max(differences, default=None),
+    )
+
+
+def _some_with_their_share_of_faults(request: RoundRequest, count: int) -> tuple[ClientId, ...]:
+    """So many of the round's clients, of which as large a part has faults as of all."""
+    with_faults = {client_id for client_id, _, _ in request.faults.faults}
+    faulty = [client_id for client_id in request.client_ids if client_id in with_faults]
+    others = [client_id for client_id in request.client_ids if client_id not in with_faults]
+    share = len(faulty) * count // len(request.client_ids)
+    return tuple(sorted(faulty[:share] + others[: count - share]))
+
+
+def plan_secure_aggregation(encoding: UpdateEncoding, *, dropout: float, corrupt: float = 0.0) -> secagg.Plan:
+    """The plan for rounds with this encoding; PlanError with every reason why not."""
+    return secagg.plan(
+        num_clients=encoding.num_clients,
+        vector_length=encoding.vector_length,
+        value_bits=encoding.value_bits,
+        dropout=dropout,
+        corrupt=corrupt,
+        adversary=Adversary.HONEST_BUT_CURIOUS,
+    )
+
+
+def _ring_difference(secure: IntegerVector, encoded: list[IntegerVector], params: secagg.Parameters) -> int:
+    """The largest distance of the two sums in the ring; 0 if they are equal."""
+    plain = np.zeros(params.vector_length, dtype=np.uint64)
+    for vector in encoded:
+        plain += vector.astype(np.uint64)
+    mask = np.uint64(params.modulus - 1)
+    forward = (secure.astype(np.uint64) - plain) & mask
+    backward = (plain - secure.astype(np.uint64)) & mask
+    return int(np.minimum(forward, backward).max())

@@ -1,0 +1,1 @@
+"""The commands of `secagg`, one file each."""

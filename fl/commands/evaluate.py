@@ -1,0 +1,304 @@
+"""`secagg evaluate`: a trained model on a data set's test images, in plain text or with both kept secret."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typer import Argument, Option
+
+from fl.commands.output import open_console
+from fl.errors import ConfigError
+from fl.formatting import format_bytes, json_line, percent
+
+if TYPE_CHECKING:
+    from fl.encrypted import EncryptedResult
+
+_ENCRYPTED_ONLY = ("opening", "bounds", "compare", "timeout")
+
+
+def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
+    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+
+    @app.command()
+    def evaluate(
+        context: typer.Context,
+        path: Annotated[Path, Argument(help="A run's folder, or a model's safetensors file.")],
+        model: Annotated[str, Option(help="The file's architecture (a run knows its own).")] = "",
+        dataset: Annotated[str, Option(help="Whose test images are used (default: the run's).")] = "",
+        data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
+        images: Annotated[int | None, Option(help="The first so many test images (default: all).")] = None,
+        batch: Annotated[int, Option("--batch", "--batch-size", help="Images at a time.")] = 50,
+        encrypted: Annotated[
+            bool, Option("--encrypted", help="Three parties share model and images; nobody sees either.")
+        ] = False,
+        opening: Annotated[
+            str, Option("--open", help="What is opened: predictions, to the data's owner, or accuracy, to both owners.")
+        ] = "predictions",
+        bounds: Annotated[
+            str,
+            Option(help="guaranteed: no image can overflow; measured: on the model owner's examples, more precise."),
+        ] = "guaranteed",
+        own_code: Annotated[
+            bool, Option("--own-code", help="Run the package.module:name that the run names as its data set or model.")
+        ] = False,
+        compare: Annotated[
+            bool, Option("--compare", help="Also evaluate in plain text here, and say how many predictions agree.")
+        ] = False,
+        timeout: Annotated[float, Option(help="Seconds without a sign of life of the parties.")] = 300.0,
+        as_json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
+    ) -> None:
+        """Measure a trained model on test images; with --encrypted nobody but their owners sees model or images."""
+        with reported(as_json):
+            if not encrypted:
+                _refuse_encrypted_options(context)
+            subject = find_model(path, model, dataset, own_code=own_code)
+            console = open_console(stderr=as_json)
+            if encrypted:
+                result = _evaluate_encrypted(
+                    subject,
+                    data_dir,
+                    {"images": images, "batch": batch, "opening": opening, "bounds": bounds},
+                    compare=compare,
+                    timeout=timeout,
+                    console=console,
+                )
+            else:
+                result = _evaluate_plainly(subject, data_dir, images, batch, console)
+        if as_json:
+            typer.echo(json_line(result))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model's file, its architecture's name, and the data set it is measured on."""
+
+    model_path: Path
+    model: str
+    dataset: str
+
+
+def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) -> Subject:
+    """From the command's arguments; ConfigError for a folder without a model, or a bare file.
+
+    ``own_code`` allows to run what a folder names: to test a model that came from elsewhere must not mean to run what
+    came with it. What the arguments name, the user wants to run.
+    """
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if is_folder:
+        from fl.learning.own_code import is_reference
+        from fl.runs.checkpoint import RunFolder
+
+        folder = RunFolder(path)
+        config, rounds_done = folder.load_config()
+        if model and model != config.model:
+            raise ConfigError(f"the run in {path} trained {config.model}, not {model}: leave out --model")
+        if not folder.model_path.is_file():
+            raise ConfigError(
+                f"{path} has no {folder.model_path.name} yet, after {rounds_done} of {config.rounds} rounds: "
+                f"go on with secagg train --resume {shlex.quote(str(path))}"
+            )
+        named = {"--model": "" if model else config.model, "--dataset": "" if dataset else config.dataset}
+        _check_consent(path, {option: name for option, name in named.items() if is_reference(name)}, own_code)
+        return Subject(folder.model_path, config.model, dataset or config.dataset)
+    if not is_file:
+        raise ConfigError(f"{path}: there is no run's folder and no model of that name")
+    if missing := [option for option, value in (("--model", model), ("--dataset", dataset)) if not value]:
+        raise ConfigError(f"{path} is a file that does not say what it is: give {' and '.join(missing)}")
+    return Subject(path, model, dataset)
+
+
+def _check_consent(path: Path, own: dict[str, str], is_given: bool) -> None:
+    """ConfigError if the folder's own word would have code of somebody's run."""
+    if own and not is_given:
+        code = ", ".join(own.values())
+        options = " ".join(f"{option} {name}" for option, name in own.items())
+        raise ConfigError(
+            f"the run in {path} names code of its own ({code}), which is run with --own-code only, or if you name it: "
+            f"{options}"
+        )
+
+
+def _refuse_encrypted_options(context: typer.Context) -> None:
+    given = []
+    for name in _ENCRYPTED_ONLY:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            given.append("--open" if name == "opening" else f"--{name}")
+    if given:
+        raise ConfigError(f"{', '.join(given)} make sense with --encrypted only")
+
+
+def _evaluate_plainly(
+    subject: Subject, data_dir: Path | None, images: int | None, batch: int, console: Console
+) -> dict[str, Any]:
+    from fl.learning.training import evaluate
+
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1, not {batch}")
+    model, test_images, test_labels = _load(subject, data_dir, images)
+    started = time.perf_counter()
+    measured = evaluate(model, test_images, test_labels, batch_size=batch)
+    milliseconds = 1000 * (time.perf_counter() - started) / measured.num_examples
+    console.print(
+        f"{escape(subject.model)} on {measured.num_examples:,} test images of {escape(subject.dataset)}: "
+        f"accuracy [bold]{percent(measured.accuracy)}[/bold], {milliseconds:.3f} ms an image",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return {
+        "model": subject.model,
+        "dataset": subject.dataset,
+        "encrypted": False,
+        "images": measured.num_examples,
+        "accuracy": measured.accuracy,
+        "loss": measured.loss,
+        "milliseconds_per_image": milliseconds,
+    }
+
+
+def _load(subject: Subject, data_dir: Path | None, images: int | None) -> tuple[Any, Any, Any]:
+    """Model, images and labels in plain text."""
+    from fl.errors import DataError
+    from fl.learning.own_code import make_dataset, make_model
+    from fl.learning.serialization import load_model
+
+    dataset = make_dataset(subject.dataset, data_dir)
+    available = len(dataset.test_images)
+    count = available if images is None else images
+    if not 1 <= count <= available:
+        raise DataError(
+            f"{subject.dataset} has {available:,} test images: --images must be between 1 and that, not {count:,}"
+        )
+    shape = tuple(dataset.test_images.shape[1:])
+    model = make_model(subject.model, image_shape=shape, num_classes=dataset.num_classes, seed=0)
+    try:
+        load_model(model, subject.model_path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {subject.model_path}: {error.strerror}") from error
+    except Exception as error:  # noqa: BLE001  # safetensors and torch raise half a dozen kinds
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{subject.model_path} is no {subject.model} for images {shape}: {why}") from None
+    return model, dataset.test_images[:count], dataset.test_labels[:count]
+
+
+def _evaluate_encrypted(
+    subject: Subject,
+    data_dir: Path | None,
+    settings: dict[str, Any],
+    *,
+    compare: bool,
+    timeout: float,
+    console: Console,
+) -> dict[str, Any]:
+    from fl.encrypted import EncryptedTask, MpycEvaluator
+    from fl.encrypted.evaluator import require_mpyc
+
+    if timeout <= 0:
+        raise ConfigError(f"timeout must be a positive number of seconds, not {timeout:g}")
+    task = EncryptedTask(
+        model_path=subject.model_path, model=subject.model, dataset=subject.dataset, data_dir=data_dir, **settings
+    )
+    _check_layers(subject)
+    require_mpyc()
+    evaluator = MpycEvaluator(timeout=timeout)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        bar = progress.add_task("starting three parties", total=task.images)
+
+        def on_progress(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, description="images, encrypted")
+
+        result = evaluator.evaluate(task, on_progress)
+    summary = {
+        "model": subject.model,
+        "dataset": subject.dataset,
+        "encrypted": True,
+        "opened": task.opening,
+        "images": result.images,
+        "accuracy": result.accuracy,
+        "milliseconds_per_image": result.milliseconds_per_image,
+        "seconds": result.seconds,
+        "start_seconds": result.start_seconds,
+        "cpu_seconds": list(result.cpu_seconds),
+        "bytes_sent": list(result.bytes_sent),
+        "batch": task.batch,
+        "bounds": task.bounds,
+        "statistical_security": result.statistical_security,
+        "predictions": result.predictions,
+    }
+    if compare:
+        summary |= _compared(subject, data_dir, result)
+    _print_encrypted(console, summary)
+    return summary
+
+
+def _check_layers(subject: Subject) -> None:
+    """An error about the model's layers before anything is started, where its architecture is known here."""
+    from fl.encrypted.compiler import compile_layers
+    from fl.learning.models import build_model
+    from fl.learning.own_code import is_reference
+
+    if is_reference(subject.model) or is_reference(subject.dataset):
+        return
+    # Kinds of layers are the same for all sizes.
+    side = 8 if subject.dataset == "digits" else 28
+    compile_layers(build_model(subject.model, image_shape=(1, side, side), num_classes=10, seed=0))
+
+
+def _compared(subject: Subject, data_dir: Path | None, result: EncryptedResult) -> dict[str, Any]:
+    """The same in plain text, by whoever runs this: only where model and data are one's own anyway."""
+    import torch
+
+    from fl.learning.training import evaluate
+
+    model, images, labels = _load(subject, data_dir, result.images)
+    plain = evaluate(model, images, labels)
+    agreement = None
+    if result.predictions is not None:
+        model.eval()
+        with torch.no_grad():
+            expected = torch.cat([model(part).argmax(dim=1) for part in images.split(500)])
+        agreement = float((expected == torch.tensor(result.predictions)).double().mean())
+    return {"plain_accuracy": plain.accuracy, "agreement": agreement}
+
+
+def _print_encrypted(console: Console, summary: dict[str, Any]) -> None:
+    def line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    line(
+        f"{escape(summary['model'])} on {summary['images']:,} test images of {escape(summary['dataset'])}, encrypted: "
+        f"accuracy [bold]{percent(summary['accuracy'])}[/bold], {summary['milliseconds_per_image']:.1f} ms an image"
+    )
+    if "plain_accuracy" in summary:
+        agreement = summary["agreement"]
+        agrees = "" if agreement is None else f"; {percent(agreement)} of the predictions agree"
+        line(f"in plain text: accuracy {percent(summary['plain_accuracy'])}{agrees}")
+    who = (
+        "each image's class to the data's owner"
+        if summary["opened"] == "predictions"
+        else "the accuracy to both owners"
+    )
+    sent = format_bytes(sum(summary["bytes_sent"]))
+    line(f"opened: {who}, and nothing else; {sent} between the parties, {summary['start_seconds']:.1f} s to start")

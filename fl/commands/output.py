@@ -1,0 +1,92 @@
+"""What all commands write in one way: consoles, mistakes as lines, and nothing but its object where --json is given."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fl.errors import FLError, in_words
+from fl.formatting import json_line
+from secagg import PlanError, SecAggError
+from transport import TransportError
+from transport.errors import MAX_ERROR_TEXT, printable
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended."""
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """A console that shows text as it is: of ``:name:`` in a path or a reference, rich would make a picture."""
+    return Console(stderr=stderr, emoji=False)
+
+
+@contextlib.contextmanager
+def reported(as_json: bool) -> Iterator[None]:
+    """A mistake of the user's, or of the system's, is a line on stderr and a non-zero exit, never a traceback.
+
+    With ``as_json``, what is printed meanwhile goes to stderr, and an error is the object on stdout.
+    """
+    code = 1
+    try:
+        with _prints_on_stderr() if as_json else contextlib.nullcontext():
+            yield
+    except typer.Exit:
+        raise
+    except (FLError, SecAggError, TransportError) as error:
+        text, reasons = str(error), error.reasons if isinstance(error, PlanError) else (str(error),)
+    except OSError as error:
+        # Who reads no further has seen enough.
+        if isinstance(error, BrokenPipeError):
+            raise
+        text = in_words(error)
+        reasons = (text,)
+    except MemoryError as error:
+        text = f"this machine's memory is too small for that{f': {error}' if str(error) else ''}"
+        reasons = (text,)
+    except SystemExit as error:
+        text = f"own code ended the program by SystemExit: {error.code}"
+        reasons = (text,)
+    except KeyboardInterrupt:
+        text, reasons, code = "interrupted", ("interrupted",), INTERRUPTED
+    except Exception as error:
+        # A mistake of ours, whose traceback is wanted; who waits for an object gets one all the same.
+        if as_json:
+            typer.echo(json_line({"error": f"{type(error).__name__}: {printable(str(error), MAX_ERROR_TEXT)}"}))
+        raise
+    else:
+        return
+    shown = [printable(reason, MAX_ERROR_TEXT) for reason in reasons]
+    _print_error(shown)
+    if as_json:
+        typer.echo(json_line({"error": text, "reasons": shown}))
+    raise typer.Exit(code) from None
+
+
+def _print_error(reasons: list[str]) -> None:
+    console = open_console(stderr=True)
+    # What the user wrote stands in it, and others: no markup.
+    headline = escape(reasons[0]) if len(reasons) == 1 else "this cannot work:"
+    with contextlib.suppress(OSError):
+        console.print("[bold red]error:[/bold red]", headline, highlight=False, soft_wrap=True)
+        if len(reasons) > 1:
+            for reason in reasons:
+                console.print(f"  - {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _prints_on_stderr() -> Iterator[None]:
+    """What models and loaders print, whatever writes it: Python, a library in C, or a child process."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stdout = os.dup(1)
+            stack.callback(os.close, stdout)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, stdout, 1)
+            # Of what was printed by the object that had stdout at the start.
+            stack.callback(sys.__stdout__.flush if sys.__stdout__ is not None else lambda: None)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield

@@ -1,0 +1,1 @@
+"""The settings of a run: options, settings file and seeds."""

@@ -1,0 +1,129 @@
+"""A client's work in a round, by itself: from the model that it was sent to its update. It can be pickled.
+
+An engine (`fl.engines`) holds one worker in each of its processes, or one where there is only this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl.aggregation.encoding import ClientUpdate
+from fl.config.run_config import RunConfig
+from fl.config.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
+from fl.data import Dataset
+from fl.data.partition import Indices
+from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.learning.own_code import make_model
+from fl.learning.parameter_layout import ParameterLayout, context_digest
+from fl.learning.serialization import load_model
+from fl.learning.training import Evaluation, LocalTraining, evaluate, train
+from secagg import ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class ClientExamples:
+    """The places of one client's examples among the data set's training examples: to learn from, and held out."""
+
+    training: Indices
+    held_out: Indices
+
+
+class LocalWorker:
+    """Does the work of any of a run's clients, one at a time, on one model object that each fills anew."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices]) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
+        self.model = make_model(
+            config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
+        )
+        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
+
+    @property
+    def max_examples(self) -> int:
+        """The most examples that any client learns from."""
+        return max(len(examples.training) for examples in self.examples)
+
+    @property
+    def max_held_out(self) -> int:
+        """The most examples that any client holds out."""
+        return max(len(examples.held_out) for examples in self.examples)
+
+    @property
+    def of_one_class(self) -> list[ClientId]:
+        """The clients that learn from examples of a single class."""
+        labels = self.dataset.train_labels.numpy()
+        own = (labels[examples.training] for examples in self.examples)
+        return [client_id for client_id, found in enumerate(own) if (found == found[0]).all()]
+
+    def update(self, client_id: ClientId, number: int, model_message: bytes) -> ClientUpdate:
+        """Load the model that the client was sent, train on its examples, and take the difference.
+
+        Raises:
+            DivergedError: training ran away, and there is no update.
+        """
+        load_model(self.model, model_message)
+        images, labels = self.training_examples(client_id)
+        return local_update(
+            self.model,
+            images,
+            labels,
+            self.config.local_training_in(number),
+            seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
+            threads=self.threads,
+        )
+
+    def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
+        """How the model that the client was sent does on what it holds out; None if that is nothing."""
+        load_model(self.model, model_message)
+        places = torch.from_numpy(self.examples[client_id].held_out)
+        if not len(places):
+            return None
+        with torch_threads(self.threads):
+            return evaluate(self.model, self.dataset.train_images[places], self.dataset.train_labels[places])
+
+    def received_context(self, number: int, model_message: bytes) -> bytes:
+        """What the client binds a session to: the model that it received, and the round."""
+        load_model(self.model, model_message)
+        return round_context(self.model, number)
+
+    def training_examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels that the client learns from."""
+        places = torch.from_numpy(self.examples[client_id].training)
+        return self.dataset.train_images[places], self.dataset.train_labels[places]
+
+
+def local_update(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: LocalTraining, *, seed: int, threads: int
+) -> ClientUpdate:
+    """Train the model that a client received on its examples, in place, and take the difference."""
+    layout = ParameterLayout.of(model)
+    received = layout.to_vector(model)
+    with torch_threads(threads):
+        result = train(model, images, labels, training, seed=seed)
+    return ClientUpdate(
+        delta=layout.to_vector(model) - received,
+        num_examples=result.num_examples,
+        loss_sum=result.loss_sum,
+        correct=result.correct,
+    )
+
+
+def round_context(model: nn.Module, number: int) -> bytes:
+    """What a round is bound to: clients that were given another model, or another round, cannot agree on masks."""
+    return hashlib.sha256(context_digest(model) + number.to_bytes(8, "big")).digest()
+
+
+def _hold_out(part: Indices, config: RunConfig, client_id: ClientId) -> ClientExamples:
+    """Which of a client's examples it never learns from: floor(holdout * count), the same in every round."""
+    count = int(config.holdout * len(part))
+    if not count:
+        return ClientExamples(training=part, held_out=part[:0])
+    order = np.random.default_rng(derived_seed(config.seed, HOLDOUT_SEED, client_id)).permutation(part)
+    return ClientExamples(training=np.sort(order[count:]), held_out=np.sort(order[:count]))

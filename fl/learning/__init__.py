@@ -1,0 +1,1 @@
+"""Learning on PyTorch: models, local training, the server's optimizer."""

@@ -1,0 +1,158 @@
+"""What the server does with the mean update: it is the step of an optimizer, whose gradient is minus that mean.
+
+Reddi et al., "Adaptive Federated Optimization" (ICLR 2021, arXiv:2003.00295), algorithm 2; FedAvgM is of Hsu et al.
+2019 (arXiv:1909.06335). Each is a torch optimizer over one flat vector, so that its state can be stored like a model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fl.errors import ConfigError
+from fl.learning.parameter_layout import ParameterLayout, Vector
+
+ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
+SERVER_OPTIMIZERS: tuple[ServerOptimizerName, ...] = get_args(ServerOptimizerName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptimization:
+    """How the server steps; see `fl.config.run_config.RunConfig` for what each number does.
+
+    Attributes:
+        name: one of `SERVER_OPTIMIZERS`.
+        learning_rate: eta in the paper; 1 makes FedAvg the plain mean of the clients' models.
+        momentum: beta_1, of all but FedAvg.
+        beta2: of FedAdam and FedYogi.
+        tau: the adaptivity of FedAdagrad, FedAdam and FedYogi, added to the root of the second moment.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    name: ServerOptimizerName = "fedavg"
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.name not in SERVER_OPTIMIZERS:
+            problems.append(f"unknown server optimizer {self.name!r}; known are {', '.join(SERVER_OPTIMIZERS)}")
+        for label, value in (("server_learning_rate", self.learning_rate), ("server_tau", self.tau)):
+            if not (math.isfinite(value) and value > 0):
+                problems.append(f"{label} must be above 0, not {value}")
+        for label, value in (("server_momentum", self.momentum), ("server_beta2", self.beta2)):
+            if not 0 <= value < 1:
+                problems.append(f"{label} must be in [0, 1), not {value}")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+class ServerOptimizer:
+    """Turns a global model and a mean update into the next global model, and remembers what its rule needs.
+
+    Only parameters are stepped adaptively; averaged buffers (BatchNorm's running mean and variance) take their plain
+    mean, since a variance that an optimizer has moved may be negative.
+    """
+
+    def __init__(self, options: ServerOptimization, model: nn.Module) -> None:
+        self._layout = ParameterLayout.of(model)
+        self._buffers = _places_of_buffers(model, self._layout)
+        self._vector = nn.Parameter(torch.zeros(self._layout.size))
+        self._optimizer = _build(options, [self._vector])
+
+    def step(self, before: Vector, mean_delta: Vector) -> Vector:
+        """The next global vector, float32, shape (size,), from the last one and the mean update, both of that shape."""
+        with torch.no_grad():
+            self._vector.copy_(torch.from_numpy(before))
+        self._vector.grad = torch.from_numpy(-mean_delta)
+        self._optimizer.step()
+        after: Vector = self._vector.detach().numpy().copy()
+        after[self._buffers] = before[self._buffers] + mean_delta[self._buffers]
+        return after
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the rule remembers, by name; empty before the first step, and always for FedAvg."""
+        remembered: dict[str, Any] = self._optimizer.state_dict()["state"].get(0, {})
+        return {name: value.clone() for name, value in remembered.items() if isinstance(value, torch.Tensor)}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `state` gave. ConfigError if it is of another model or rule."""
+        for name, value in state.items():
+            if value.shape != self._vector.shape or value.dtype != torch.float32:
+                raise ConfigError(f"the server optimizer's {name} is of another model")
+        whole = self._optimizer.state_dict()
+        whole["state"] = {0: {name: value.clone() for name, value in state.items()}} if state else {}
+        self._optimizer.load_state_dict(whole)
+
+
+class AdaptiveServerStep(torch.optim.Optimizer):
+    """FedAdagrad, FedAdam and FedYogi as the paper has them: without Adam's bias correction, v starting at tau^2.
+
+    With D the mean update, m = beta1 m + (1 - beta1) D, v by the rule, and x = x + eta m / (sqrt(v) + tau).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        second_moment: Callable[[torch.Tensor, torch.Tensor], None],
+        lr: float,
+        momentum: float,
+        tau: float,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "tau": tau})
+        self._second_moment = second_moment
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step with each parameter's gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient, state = parameter.grad, self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                    state["second_moment"] = torch.full_like(parameter, group["tau"] ** 2)
+                state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                self._second_moment(state["second_moment"], gradient.square())
+                root = state["second_moment"].sqrt().add_(group["tau"])
+                parameter.addcdiv_(state["momentum"], root, value=-group["lr"])
+
+
+def _build(options: ServerOptimization, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    rate, momentum = options.learning_rate, options.momentum
+    if options.name in ("fedavg", "fedavgm"):
+        return torch.optim.SGD(parameters, lr=rate, momentum=momentum if options.name == "fedavgm" else 0.0)
+
+    def adagrad(moment: torch.Tensor, square: torch.Tensor) -> None:
+        moment.add_(square)
+
+    def adam(moment: torch.Tensor, square: torch.Tensor) -> None:
+        moment.lerp_(square, 1 - options.beta2)
+
+    def yogi(moment: torch.Tensor, square: torch.Tensor) -> None:
+        moment.sub_((1 - options.beta2) * square * torch.sign(moment - square))
+
+    rules = {"fedadagrad": adagrad, "fedadam": adam, "fedyogi": yogi}
+    return AdaptiveServerStep(
+        parameters, second_moment=rules[options.name], lr=rate, momentum=momentum, tau=options.tau
+    )
+
+
+def _places_of_buffers(model: nn.Module, layout: ParameterLayout) -> npt.NDArray[np.bool_]:
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    places = np.zeros(layout.size, dtype=np.bool_)
+    for entry in layout.entries:
+        if entry.name not in parameters:
+            places[entry.start : entry.stop] = True
+    return places

@@ -1,0 +1,319 @@
+"""A client's part of a round: some epochs of SGD or Adam on its own examples; and the measurement of a model.
+
+Both run on the CPU. Numbers repeat bit for bit on one machine with one number of threads: shuffling and
+layers that draw at random (dropout) depend on `seed` only, and nothing depends on the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fl.errors import ConfigError, DataError, FLError
+from fl.learning.cpu import Precision, seeded_global_generator, uses_bfloat16
+from fl.learning.own_code import own_code_of
+
+
+class DivergedError(FLError):
+    """Training ran away: the loss or the weights are no longer finite. The model is spoiled."""
+
+
+OptimizerName = Literal["sgd", "adam"]
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains. `channels_last` and `bfloat16` are about speed; see `fl.learning.cpu` for "auto".
+
+    `optimizer` is "sgd" or "adam" (Kingma and Ba 2015, with torch's defaults; `momentum` is SGD's alone). `proximal`
+    is FedProx's mu (Li et al. 2020, arXiv:1812.06127): mu/2 ||w - w0||^2 is added to the loss, w0 being the weights
+    that the client began with.
+
+    In bfloat16 only the layers' arithmetic is; weights, gradients and their sums stay float32. Raises
+    ConfigError for numbers out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    channels_last: bool = True
+    bfloat16: Precision = "auto"
+    optimizer: OptimizerName = "sgd"
+    proximal: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.epochs < 1:
+            problems.append(f"epochs must be at least 1, not {self.epochs}")
+        if self.batch_size < 1:
+            problems.append(f"batch_size must be at least 1, not {self.batch_size}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            problems.append(f"learning_rate must be a positive number, not {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            problems.append(f"momentum must be in [0, 1), not {self.momentum}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            problems.append(f"weight_decay must not be negative, nor {self.weight_decay}")
+        if not (math.isfinite(self.proximal) and self.proximal >= 0):
+            problems.append(f"proximal must not be negative, nor {self.proximal}")
+        if self.optimizer not in get_args(OptimizerName):
+            problems.append(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not {self.optimizer!r}")
+        if self.bfloat16 not in get_args(Precision):
+            problems.append(f"bfloat16 must be one of {', '.join(get_args(Precision))}, not {self.bfloat16!r}")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a client can say of its training: sums over its `num_examples` examples, not averages.
+
+    `loss_sum` (cross-entropy, in nats) and `correct` are taken as the examples are trained in the last
+    epoch: each batch is measured just before the model learns from it. They cost nothing extra, and are a
+    little worse than the finished model would do.
+    """
+
+    num_examples: int
+    loss_sum: float
+    correct: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy (nats) and share of correct answers (0..1) over `num_examples` examples."""
+
+    loss: float
+    accuracy: float
+    num_examples: int
+
+
+def train(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: LocalTraining, seed: int
+) -> LocalResult:
+    """Train `model` in place on images float32 (N, ...) with labels int64 (N,).
+
+    Every epoch goes through all examples once in a new order drawn from `seed`; the last batch may be
+    smaller, but where the model normalizes over a batch, a single example joins the batch before. `model` gets
+    the memory format that `config` says and is left in training mode. The optimizer's state is new with each call.
+
+    Raises ConfigError if there are no examples, too few to normalize over, or a model of the user's own fails;
+    DataError if images and labels do not match, DivergedError if the loss or a weight stops being finite (`model`
+    is then useless).
+
+    Threads of one process train one after the other, since torch's random generator is the process's.
+    """
+    num_examples = _check_examples(images, labels)
+    rows = _ImageRows(images, channels_last=config.channels_last)
+    _set_memory_format(model, channels_last=config.channels_last)
+    in_bfloat16 = uses_bfloat16(config.bfloat16, model, images.shape[1:])
+    optimizer = _optimizer(model, config)
+    proximal_term = _ProximalTerm(model, config.proximal)
+    normalizing = batch_normalizing_layers(model)
+    loss_sum, correct = 0.0, 0
+    with own_code_of(model), _seeded(seed) as generator:
+        model.train()
+        for epoch in range(config.epochs):
+            is_last = epoch == config.epochs - 1
+            order = torch.randperm(num_examples, generator=generator)
+            batches: tuple[torch.Tensor, ...] = torch.split(order, config.batch_size)
+            if normalizing and len(batches) > 1 and len(batches[-1]) == 1:
+                batches = (*batches[:-2], torch.cat(batches[-2:]))
+            for number, chosen in enumerate(batches):
+                truth = labels.index_select(0, chosen)
+                with _enough_to_normalize(normalizing, len(chosen), num_examples):
+                    logits = _logits(model, rows.select(chosen), in_bfloat16)
+                loss = functional.cross_entropy(logits, truth)
+                mean_loss = loss.item()
+                if not math.isfinite(mean_loss):
+                    raise DivergedError(
+                        f"the loss is {mean_loss} in epoch {epoch + 1}, batch {number + 1}: {_remedy(config)}"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                proximal_term.add_gradient()
+                optimizer.step()
+                if is_last:
+                    loss_sum += mean_loss * len(chosen)
+                    correct += _num_correct(logits, truth)
+    # The last step has no loss after it that would show what it did.
+    for name, value in model.state_dict().items():
+        # A finite sum has finite terms only, and is found much faster; one that is not may have overflowed.
+        if value.is_floating_point() and not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
+            raise DivergedError(f"{name} is not finite after training: {_remedy(config)}")
+    return LocalResult(num_examples, loss_sum, correct)
+
+
+def evaluate(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    batch_size: int = 500,
+    channels_last: bool = True,
+    bfloat16: Precision = "off",
+) -> Evaluation:
+    """Measure `model` (in evaluation mode, then put back) on images float32 (N, C, H, W), labels int64 (N,).
+
+    float32 unless told otherwise, so that a figure does not depend on the processor's abilities. A model
+    that has run away gives a loss that is not finite, and no error.
+
+    Raises ConfigError if there are no examples, or a model of the user's own fails; DataError if images and labels
+    do not match.
+    """
+    num_examples = _check_examples(images, labels)
+    rows = _ImageRows(images, channels_last=channels_last)
+    _set_memory_format(model, channels_last=channels_last)
+    in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:])
+    loss_sum, correct = 0.0, 0
+    # no_grad and not inference_mode: a model may keep a tensor it makes here, and train with it later.
+    with own_code_of(model), _evaluation_mode(model), torch.no_grad():
+        for start in range(0, num_examples, batch_size):
+            truth = labels[start : start + batch_size]
+            logits = _logits(model, rows.part(start, start + batch_size), in_bfloat16)
+            loss_sum += functional.cross_entropy(logits, truth, reduction="sum").item()
+            correct += _num_correct(logits, truth)
+    return Evaluation(loss_sum / num_examples, correct / num_examples, num_examples)
+
+
+def batch_normalizing_layers(model: nn.Module) -> list[str]:
+    """The kinds of the layers that normalize over a batch: what they make of an example depends on the others."""
+    return sorted(
+        {type(layer).__name__ for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    )
+
+
+@contextlib.contextmanager
+def _enough_to_normalize(layers: list[str], size: int, num_examples: int) -> Iterator[None]:
+    """torch's error about the variance of a single number, in words of the settings.
+
+    It is left to torch to raise: over the places of an image BatchNorm2d normalizes even one example.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not layers or size > 1 or "more than 1 value" not in str(error):
+            raise
+        why = "there is only one" if num_examples == 1 else "raise batch_size"
+        needs = f"{', '.join(layers)} normalizes over a batch and needs at least 2 examples in it"
+        raise ConfigError(f"{needs}: {why}") from error
+
+
+def _optimizer(model: nn.Module, config: LocalTraining) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
+
+
+class _ProximalTerm:
+    """The gradient of mu/2 ||w - w0||^2, mu (w - w0): cheaper than to differentiate the term with the loss."""
+
+    def __init__(self, model: nn.Module, strength: float) -> None:
+        self._strength = strength
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._start = [parameter.detach().clone() for parameter in self._parameters] if strength else []
+
+    def add_gradient(self) -> None:
+        if not self._strength:
+            return
+        with torch.no_grad():
+            for parameter, start in zip(self._parameters, self._start, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter - start, alpha=self._strength)
+
+
+class _ImageRows:
+    """Images brought into the wanted memory format once, and kept as a matrix (N, C*H*W).
+
+    To pick a batch is then to copy whole rows, into memory that is used again for the next batch, and a
+    batch is in the wanted format by its strides alone.
+    """
+
+    def __init__(self, images: torch.Tensor, *, channels_last: bool) -> None:
+        self._channels_last = channels_last and images.ndim == 4
+        ordered = images.permute(0, 2, 3, 1) if self._channels_last else images
+        self._shape = ordered.shape[1:]
+        self._matrix = ordered.reshape(len(images), -1)
+        self._buffer = self._matrix.new_empty(0)
+
+    def select(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The images at the indices `chosen` (int64); valid until the next call."""
+        if len(self._buffer) < len(chosen):
+            self._buffer = self._matrix.new_empty(len(chosen), self._matrix.shape[1])
+        batch = self._buffer[: len(chosen)]
+        torch.index_select(self._matrix, 0, chosen, out=batch)
+        return self._as_images(batch)
+
+    def part(self, start: int, stop: int) -> torch.Tensor:
+        """Images start..stop-1 (fewer at the end), without a copy."""
+        return self._as_images(self._matrix[start:stop])
+
+    def _as_images(self, rows: torch.Tensor) -> torch.Tensor:
+        images = rows.view(len(rows), *self._shape)
+        return images.permute(0, 3, 1, 2) if self._channels_last else images
+
+
+def _logits(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.Tensor:
+    """float32 logits: the loss is computed in full precision in either case."""
+    if not in_bfloat16:
+        logits: torch.Tensor = model(images)
+        return logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(images)
+    return logits.float()
+
+
+def _num_correct(logits: torch.Tensor, labels: torch.Tensor) -> int:
+    return int((logits.argmax(dim=1) == labels).sum())
+
+
+def _set_memory_format(model: nn.Module, *, channels_last: bool) -> None:
+    """Set it either way: which format a model had before must not decide how sums are rounded."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def _check_examples(images: torch.Tensor, labels: torch.Tensor) -> int:
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images, but {len(labels)} labels")
+    if len(images) == 0:
+        raise ConfigError("no examples: a client without data cannot take part")
+    return len(images)
+
+
+def _remedy(config: LocalTraining) -> str:
+    return f"lower the learning rate (it is {config.learning_rate})"
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[torch.Generator]:
+    """A generator for shuffling; meanwhile torch's global one, from which dropout draws, is seeded as well."""
+    with seeded_global_generator(seed):
+        yield torch.Generator().manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Module by module, because a frozen part may have been in evaluation mode already."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

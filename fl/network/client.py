@@ -1,0 +1,358 @@
+"""A client's training: round after round, on its own examples, until the server has no more rounds.
+
+A client answers each round of a training once, whatever the server asks for and however often the client is started
+again: two sums that differ in whether it took part would give its update away.  Where a round begins by measuring, that
+is one answer more: how large the update is that follows.  Shuffling and rounding are drawn from
+its own randomness, so that no two of its trainings give the same integers, and nobody can compute them again.
+"""
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from fl.aggregation.counters import IntegerVector
+from fl.aggregation.encoding import ClientUpdate
+from fl.aggregation.participation import open_participation
+from fl.engines.local_worker import local_update
+from fl.errors import ConfigError, FLError
+from fl.learning.cpu import worthwhile_threads
+from fl.network.addresses import show_address
+from fl.network.announcement import Announcement, decode_announcement, encode_announcement, round_context
+from fl.network.errors import AnnouncementVersionError, NetworkError
+from fl.network.local_data import LocalData
+from fl.network.modes import check_certificates
+from fl.network.offers import DeclinedError, JoinOptions, ModeError, OverError, check_offer
+from secagg import Adversary, Identity, KeyDirectory, RemoteProtocolError, Rule
+from transport import (
+    BudgetSpentError,
+    ClientJournal,
+    ClientRecord,
+    EndCode,
+    HeldAnnouncement,
+    InputWithheldError,
+    JournalFullError,
+    Offer,
+    OlderServerError,
+    RefusalCode,
+    RepeatedSessionError,
+    SessionRefusedError,
+)
+from transport.certificates.reading import CertificateError, CertifiedKeys, identity_from
+from transport.durable.frames import MAX_EXTRA_BYTES, End, Waiting, decode_server_frame
+from transport.durable.participation import IN_MEMORY
+from transport.tcp import Plaintext, Retry, join_session
+
+# The session goes on without this client, or is over: the next one will do.
+_NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION)
+
+# Before it asks again; drawn at random, so that clients whom one failure hit do not come back together.
+_PAUSE_SECONDS = (0.5, 1.5)
+
+DEFAULT_TRAINING = "default"
+
+# Before it asks a server again that offered what it does not take: each time it is sent the model.
+_PATIENCE = Retry(first=1.0, longest=10.0)
+
+# How often the user is told that this client waits, at most: the server may say so as often as it likes.
+_NEWS_SECONDS = 60.0
+
+# What is longer than the connection's bound is cut off without a word of why: up to here there is one.
+_SPARE_BYTES = 1 << 26
+
+# The server may offer another session once, after a restart; then there is one that the client can be in.
+_MOST_REFUSALS = 5
+
+
+class Participant:
+    """One client.
+
+    Args:
+        options: see there.
+        data: its examples.
+        say: tells the user something, a line at a time.
+    """
+
+    def __init__(self, options: JoinOptions, data: LocalData, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._data = data
+        self._say = say
+        self._announced: Announcement | None = None
+        self._has_identity = options.policy.adversary is Adversary.MALICIOUS
+        self._journal: ClientJournal | None = None
+        # The update that was measured, and what was announced for it: its own session follows.
+        self._measured: tuple[bytes, ClientUpdate] | None = None
+        self._updates, self._ranges = self._records()
+        self._held = HeldAnnouncement()
+        self._keys: CertifiedKeys | None = None
+        # How often in a row certificates may be of no use: never at first, then it is a mistake.
+        self._misfits_left = 0
+        self.rounds = 0
+        # When the user was last told, and how often the server has said it since this client began to wait.
+        self._told_at, self._times_waiting = -math.inf, 0
+
+    async def run(self) -> None:
+        """Until the training is over; `rounds` says how many this client was in.
+
+        Raises:
+            NetworkError: the offer was declined, or the server does not want this client.
+            TransportError, secagg.SecAggError, FLError: as `join_session`, and from the training.
+        """
+        options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
+        where = show_address(options.address)
+        self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
+        if self._data.is_of_one_class:
+            self._say(f"all of them are of class {self._data.max_label}: is that right?")
+        while True:
+            self._announced = None
+            try:
+                end = await self._session()
+            except OverError:
+                self._say("the training is over")
+                return
+            except (InputWithheldError, JournalFullError, RemoteProtocolError) as error:
+                # The model that came is at fault, the data, the disk, or the certificates here of others.
+                if isinstance(error, RemoteProtocolError) and error.rule is not Rule.IDENTITY_NOT_TRUSTED:
+                    raise
+                failed += 1
+                if failed == options.max_failed_rounds:
+                    raise NetworkError(
+                        f"no update in {failed} rounds in a row, the last time since: {error} (--max-failed-rounds)"
+                    ) from None
+                self._say(f"no update in this round: {error}; waiting for the next")
+                setbacks += 1
+                await asyncio.sleep(_PATIENCE.delay(setbacks))
+                continue
+            except CertificateError as error:
+                # Files that are being replaced do not fit each other for a moment.
+                if not self._misfits_left:
+                    raise
+                self._misfits_left -= 1
+                self._say(f"{error}; trying again")
+                await asyncio.sleep(_PATIENCE.delay(_MOST_REFUSALS - self._misfits_left))
+                continue
+            except BudgetSpentError as error:
+                raise NetworkError(f"{error} (--max-rounds)") from None
+            except (ModeError, RepeatedSessionError, OlderServerError) as error:
+                if isinstance(error, ModeError):
+                    self._has_identity = not self._has_identity
+                elif not is_waiting:
+                    hint = " (--training NAME)" if isinstance(error, RepeatedSessionError) else ""
+                    self._say(f"not in this round: {error}{hint}; waiting for the next")
+                    is_waiting = True
+                setbacks += 1
+                await asyncio.sleep(_PATIENCE.delay(setbacks))
+                continue
+            except DeclinedError as error:
+                raise NetworkError(f"declined the server's offer: {error}") from None
+            except SessionRefusedError as error:
+                refusals += 1
+                if error.code not in (None, *_NEXT_ROUND) or (error.code is None and refusals >= _MOST_REFUSALS):
+                    raise NetworkError(str(error)) from None
+                if refusals == 1:
+                    self._say(f"not in this round ({error}); waiting for the next")
+                await asyncio.sleep(_PATIENCE.delay(1, error.retry_after))
+                continue
+            if self._is_last(end, has_answered := self._has_answered()):
+                return
+            refusals, setbacks, is_waiting = 0, 0 if has_answered else setbacks + 1, False
+            failed = 0 if has_answered else failed
+            if not has_answered:
+                await asyncio.sleep(_PATIENCE.delay(setbacks))
+            elif end.code is not EndCode.COMPLETED:
+                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
+
+    def _has_answered(self) -> bool:
+        """Whether this client went through the session to its end: a server can end one at once, again and again."""
+        return self._announced is not None and self._record().last_answered() == self._announced.round
+
+    def _record(self) -> ClientRecord:
+        """What this client has answered of the kind that was announced: ranges, or updates."""
+        assert self._announced is not None  # noqa: S101 - an offer is looked at before its record is
+        return self._ranges if self._announced.scales is None else self._updates
+
+    def _is_last(self, end: End, has_answered: bool) -> bool:
+        announced = self._announced
+        if announced is None:
+            raise NetworkError("the server ended a session that it had not offered: is it `secagg serve`?")
+        if end.code is not EndCode.COMPLETED:
+            self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
+            return False
+        if announced.scales is None:
+            # The round goes on.
+            return False
+        if not has_answered and announced.round != announced.rounds:
+            self._say(f"round {announced.round}/{announced.rounds}: it ended before this client had answered")
+            return False
+        self.rounds += 1
+        self._say(f"round {announced.round}/{announced.rounds}: {end.included} updates are in the mean")
+        if announced.round == announced.rounds:
+            self._say("the training is over")
+        return announced.round == announced.rounds or self._options.once
+
+    async def _session(self) -> End:
+        options = self._options
+        self._times_waiting = 0
+        # Kept beyond the session: what makes the input in its thread may need it still.
+        journal = self._journal = self._open_journal()
+        try:
+            identity, directory = self._identity()
+            return await join_session(
+                self._input,
+                address=options.address,
+                tls=options.tls,
+                client_id=options.client_id,
+                accept=self._accept,
+                context=lambda offer: round_context(offer.number, offer.extra),
+                identity=identity,
+                directory=directory,
+                journal=journal,
+                record=lambda _: self._record(),
+                server_name=options.server_name,
+                max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
+                held=self._held,
+                retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),
+                unreachable=self._say_unreachable,
+                on_waiting=self._note_waiting,
+            )
+        finally:
+            if journal is not None:
+                journal.close()
+
+    def _note_waiting(self, waiting: Waiting) -> None:
+        """Tell the user now and again; not at the end of each round, when everybody waits for a moment."""
+        self._times_waiting += 1
+        now = time.monotonic()
+        if now - self._told_at < _NEWS_SECONDS or (self._times_waiting == 1 and self._told_at > -math.inf):
+            return
+        self._told_at = now
+        if waiting.present < waiting.needed:
+            self._say(f"waiting for other clients: {waiting.present} of {waiting.needed} are there")
+        else:
+            self._say("waiting for the next round")
+
+    def _say_unreachable(self, why: str) -> None:
+        address = show_address(self._options.address)
+        self._say(f"no connection to {address} yet ({why}); trying again for {self._options.give_up:g} s")
+
+    def _records(self) -> tuple[ClientRecord, ClientRecord]:
+        """What this client has answered: updates, and ranges. ConfigError if it cannot be kept."""
+        options = self._options
+        is_trial = isinstance(options.tls, Plaintext) and options.state is None
+        try:
+            participation = IN_MEMORY if is_trial else open_participation(options.state)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; --state names another folder for it") from None
+        training = options.training or DEFAULT_TRAINING
+        owner, most = self._owner(), options.max_rounds
+        updates = ClientRecord(participation, owner, training=training, max_rounds=most)
+        # Ranges are asked for before the update, and never after it.
+        name = f"{training} (ranges)"
+        return updates, ClientRecord(participation, owner, training=name, max_rounds=most, before=updates)
+
+    def _owner(self) -> bytes:
+        """Who this client is, beyond a session: its identity key, or where it has none its number."""
+        if self._options.identity_key is not None:
+            try:
+                return identity_from(self._options.identity_key).public_key
+            except CertificateError:
+                # A key of another kind will do for TLS, and malicious mode says by itself that it needs this one.
+                pass
+        return self._options.client_id.to_bytes(4, "big")
+
+    def _open_journal(self) -> ClientJournal | None:
+        """The journal; with a session in it, that session is gone on with."""
+        if self._options.state is None:
+            return None
+        name = f"client-{self._options.client_id}"
+        journal = ClientJournal(self._options.state / f"{name}.journal", self._options.state / f"{name}.journal-key")
+        if not journal.is_empty:
+            offer = decode_server_frame(journal.offer, len(journal.offer))
+            assert isinstance(offer, Offer)  # noqa: S101 - it is authentic, and was one when it was written
+            self._has_identity = offer.params.has_identities
+            try:
+                self._announced = _announced_in(offer)
+            except AnnouncementVersionError:
+                # Nobody answers it any more, and what it has answered is in the record.
+                self._say(f"round {offer.number} was begun by another version of this program: waiting for the next")
+                journal.delete()
+                return self._open_journal()
+            self._say(f"round {self._announced.round}/{self._announced.rounds}: going on where this client was")
+        return journal
+
+    def _identity(self) -> tuple[Identity | None, KeyDirectory | None]:
+        if not self._has_identity:
+            return None, None
+        options = self._options
+        if options.identity_key is None or options.directory is None:
+            raise NetworkError("malicious mode needs this client's key and everybody's certificates: give --certs")
+        identity = identity_from(options.identity_key)
+        if self._keys is None:
+            self._keys = CertifiedKeys(options.directory, options.directory / "ca.pem")
+        return identity, self._keys
+
+    def _accept(self, offer: Offer) -> None:
+        self._misfits_left = _MOST_REFUSALS
+        announced = check_offer(offer, self._options, self._data)
+        if offer.params.has_identities != self._has_identity:
+            raise ModeError("another mode")
+        if self._has_identity and self._options.directory is not None:
+            try:
+                check_certificates(self._options.directory, offer.params.num_clients)
+            except ConfigError as error:
+                raise DeclinedError(str(error), told="it lacks certificates of other clients") from None
+        self._announced = announced
+
+    def _input(self, offer: Offer) -> IntegerVector:
+        """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""
+        announced = _announced_in(offer)
+        model, encoding = self._options.policy.check_training(announced, offer.params, self._data)
+        # The same round, model and training, whether it measures or not.
+        key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
+        measured, self._measured = self._measured, None
+        where = f"round {announced.round}/{announced.rounds}"
+        if announced.scales is not None and len(self._data.labels) > announced.scales.max_weight:
+            self._say(
+                f"{where}: {len(self._data.labels)} examples count as {announced.scales.max_weight}, the server's bound"
+            )
+        try:
+            if measured is not None and measured[0] == key:
+                update = measured[1]
+            else:
+                self._say(f"{where}: training on {len(self._data.labels)} examples")
+                update = self._trained(announced, model)
+            rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
+            vector = encoding.encode(update, rng)
+        except FLError as error:
+            raise InputWithheldError(str(error)) from None
+        if announced.scales is None:
+            self._measured = key, update
+        return vector
+
+    def _trained(self, announced: Announcement, model: nn.Module) -> ClientUpdate:
+        data = self._data.shaped_for(announced.image_shape)
+        return local_update(
+            model,
+            data.images,
+            data.labels,
+            announced.training,
+            seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
+            threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size),
+        )
+
+    def _randomness(self, purpose: bytes) -> bytes:
+        """32 secret bytes: of the journal, which a crash does not change, or fresh ones."""
+        return os.urandom(32) if self._journal is None else self._journal.derive_seed(purpose)
+
+
+def _announced_in(offer: Offer) -> Announcement:
+    """The announcement of an offer that was taken."""
+    announced = decode_announcement(offer.extra)
+    assert isinstance(announced, Announcement)  # noqa: S101 - else it was not taken
+    return announced

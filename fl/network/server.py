@@ -1,0 +1,317 @@
+"""The server's training: a run's folder as `secagg train` keeps it, and rounds over the network.
+
+Beside the checkpoint lie ``network.json``, what the run's rounds have in common, and while a round goes on
+``round.journal``, its session, and where it began by measuring ``round.ranges.journal``, the session before.  Whenever
+the process ends, they are enough to go on within the same round.
+"""
+
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from socket import gaierror
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+
+from fl.config.run_config import RunConfig
+from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, settle
+from fl.data import Dataset
+from fl.errors import ConfigError, FLError
+from fl.files import is_full
+from fl.learning.own_code import make_dataset
+from fl.learning.parameter_layout import ParameterLayout
+from fl.learning.serialization import model_to_bytes
+from fl.network.addresses import show_address
+from fl.network.aggregator import NetworkAggregator, ServingRules
+from fl.network.announcement import Announcement
+from fl.network.errors import NetworkError
+from fl.network.modes import check_certificates
+from fl.network.session_thread import SessionThread
+from fl.report import save_plot
+from fl.runs.checkpoint import RunFolder
+from fl.runs.display import TrainingDisplay, summary_table
+from fl.runs.rounds import FederatedRun, RoundRecord, raise_if_all_aborted
+from fl.runs.summary import summarize
+from fl.watch import Watch, serve_watch
+from secagg import Adversary, KeyDirectory
+from transport import TransportError
+from transport.certificates.reading import CertifiedKeys
+from transport.errors import MAX_ERROR_TEXT, printable
+from transport.tcp import Address, Retry
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Before a disk that was full is tried again.
+_FULL = Retry(first=1.0, longest=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedServing:
+    """How it ended: the run's figures, and whether the user broke it off."""
+
+    summary: dict[str, Any]
+    interrupted: bool
+
+
+def start_serving(
+    config: RunConfig,
+    out: Path,
+    data_dir: Path | None,
+    options: ServeOptions,
+    console: Console,
+    *,
+    min_clients: int = 0,
+    adversary: Adversary = Adversary.MALICIOUS,
+    max_examples: int | None = None,
+    min_inputs: int = MIN_INPUTS,
+) -> FinishedServing:
+    """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
+    dataset = make_dataset(config.dataset, data_dir)
+    settings = settle(
+        config, min_clients=min_clients, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs
+    )
+    run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
+    with ExitStack() as new_run:
+        return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], new_run)
+
+
+def resume_serving(
+    path: Path, rounds: int | None, data_dir: Path | None, options: ServeOptions, console: Console
+) -> FinishedServing:
+    """Go on with a stored run, in the middle of a round if it was left there."""
+    settings = NetworkSettings.load(path)
+    folder = RunFolder(path)
+    with folder.held():
+        config, rounds_done = folder.load_config()
+        config = replace(config, rounds=config.rounds if rounds is None else rounds)
+        if rounds_done > config.rounds:
+            raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
+        dataset = make_dataset(config.dataset, data_dir)
+        run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
+        records = folder.restore([run], rounds_done)
+        folder.save(config, [run], records)
+        console.print(
+            escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
+        )
+        return _Serving(config, settings, options, dataset, run, folder, console).serve(records)
+
+
+class _Serving:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        settings: NetworkSettings,
+        options: ServeOptions,
+        dataset: Dataset,
+        run: FederatedRun,
+        folder: RunFolder,
+        console: Console,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._settings = settings
+        self._options = options
+        self._dataset = dataset
+        self._run = run
+        self._rounds_before = run.rounds_done
+        self._console = console
+        self._layout = ParameterLayout.of(run.model)
+        self._plan = settings.plan(config, self._layout.sizes)
+
+    def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
+        """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
+        interrupted = False
+        enrolled = range(self._config.clients)
+        with _network_errors(), ExitStack() as stack:
+            with _binding(self._options.address, "--listen"):
+                sessions = stack.enter_context(
+                    SessionThread(self._options.address, self._options.tls, enrolled, self._options.limits)
+                )
+            directory = self._directory()
+            # Only once nothing is in the way: a folder with a run in it cannot be given again.
+            if new_run is not None:
+                new_run.enter_context(self._folder.held())
+                self._folder.create()
+                self._settings.save(self._folder.path)
+                self._folder.save(self._config, [self._run], records)
+            self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
+            try:
+                with self._watched(sessions, records) as watch:
+                    self._rounds(sessions, directory, records, watch)
+            except KeyboardInterrupt:
+                interrupted = True
+        return self._finish(interrupted)
+
+    @contextmanager
+    def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Watch | None]:
+        """Show what happens, if it is asked for; rounds of an earlier process too."""
+        if self._options.watch is None:
+            yield None
+            return
+        watch = Watch(f"{self._config.dataset}, {self._config.model}", self._config.rounds)
+        watch.listener(sessions.server)
+        for record in records:
+            watch.restore(
+                record.round,
+                included=len(record.included),
+                seconds=record.seconds,
+                invited=record.sampled,
+                dropped=record.dropped,
+                accuracy=record.accuracy,
+                loss=record.loss,
+                bytes_up=record.bytes_up,
+                bytes_down=record.bytes_down,
+                aborted=record.aborted,
+                noise=record.noise,
+            )
+        with ExitStack() as stack:
+            with _binding(self._options.watch, "--watch"):
+                page = stack.enter_context(serve_watch(watch, self._options.watch))
+            self._say(f"watch it at {page.url}")
+            yield watch
+
+    def _directory(self) -> KeyDirectory | None:
+        if self._settings.adversary is not Adversary.MALICIOUS:
+            return None
+        path = self._options.directory
+        if path is None:
+            raise ConfigError("malicious mode needs everybody's certificates: give --directory")
+        check_certificates(path, self._config.clients)
+        return CertifiedKeys(path, path / "ca.pem")
+
+    def _rounds(
+        self,
+        sessions: SessionThread,
+        directory: KeyDirectory | None,
+        records: list[RoundRecord],
+        watch: Watch | None,
+    ) -> None:
+        run, config = self._run, self._config
+        aggregator = NetworkAggregator(
+            self._plan,
+            sizes=self._layout.sizes,
+            num_clients=config.clients,
+            value_bits=config.value_bits,
+            tracker=run.tracker,
+            sessions=sessions,
+            announce=self._announcement,
+            rules=ServingRules(
+                min_clients=self._settings.min_clients,
+                give_up=self._options.give_up,
+                retries=self._options.retries,
+                deadlines=self._options.deadlines,
+            ),
+            folder=self._folder.path,
+            say=self._say,
+            directory=directory,
+            watch=watch,
+            skip_to=run.rounds_done + 1 + self._options.skip,
+        )
+        run.aggregator = aggregator
+        aggregator.forget_older(run.rounds_done)
+        with TrainingDisplay(self._console, config) as display:
+            display.introduce([run], self._layout.size)
+            while run.rounds_done < config.rounds:
+                display.round_started(run.rounds_done)
+                if watch is not None:
+                    watch.round_started(run.rounds_done + 1, self._plan.parameters)
+                record = self._once_there_is_room(lambda: run.run_round(display.on_progress))
+                if watch is not None:
+                    watch.round_ended(
+                        record.round,
+                        None,
+                        record.seconds,
+                        record.accuracy,
+                        record.loss,
+                        aborted=record.aborted,
+                        noise=record.noise,
+                    )
+                records.append(record)
+                self._once_there_is_room(lambda: self._folder.save(config, [run], records))
+                aggregator.forget_round()
+                display.round_done([record])
+            aggregator.say_goodbye(tuple(range(config.clients)))
+
+    def _once_there_is_room(self, work: Callable[[], T]) -> T:
+        """Do it. While the disk is full, wait and do it again: nothing is lost by that, and clients wait too."""
+        failures = 0
+        while True:
+            try:
+                return work()
+            except (FLError, TransportError, OSError) as error:
+                if not is_full(error):
+                    raise
+                failures += 1
+                if failures == 1:
+                    self._say(f"{error}; this server goes on as soon as there is room")
+                    logger.warning("the disk is full: %s", error, extra={"event": "disk_full"})
+            time.sleep(_FULL.delay(failures))
+
+    def _announcement(self) -> Announcement:
+        return Announcement(
+            round=self._run.rounds_done + 1,
+            rounds=self._config.rounds,
+            model=self._config.model,
+            image_shape=self._dataset.image_shape,
+            num_classes=self._dataset.num_classes,
+            value_bits=self._config.value_bits,
+            scales=self._run.tracker.scales,
+            training=self._config.local_training_in(self._run.rounds_done + 1),
+            model_bytes=model_to_bytes(self._run.model),
+        )
+
+    def _finish(self, interrupted: bool) -> FinishedServing:
+        # What was broken off may have changed the model already: the checkpoint has the last whole round.
+        _, rounds_done = self._folder.load_config()
+        records = self._folder.restore([self._run], rounds_done)
+        if interrupted:
+            self._console.print(
+                f"\n[yellow]interrupted after round {rounds_done} of {self._config.rounds}[/yellow]; go on with: "
+                f"secagg serve --resume {escape(shlex.quote(str(self._folder.path)))}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        else:
+            raise_if_all_aborted(self._config, records, self._rounds_before)
+        summary = summarize(self._config, records, self._plan)
+        if records:
+            self._console.print(summary_table(summary))
+            self._folder.save_model(self._run)
+            save_plot(self._folder.plot_path, self._config, records)
+            self._say(f"figure {self._folder.plot_path}, model {self._folder.model_path}")
+        return FinishedServing(summary, interrupted)
+
+    def _say(self, text: str) -> None:
+        self._console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _binding(address: Address, option: str) -> Iterator[None]:
+    """Say which address cannot be listened at, and where it was given."""
+    try:
+        yield
+    except OSError as error:
+        # asyncio writes a sentence of its own around it.
+        why = error.strerror if isinstance(error, gaierror) or not error.errno else os.strerror(error.errno)
+        raise NetworkError(f"cannot listen on {show_address(address)}: {why}; {option} takes another address") from None
+
+
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """The network's errors as the user's."""
+    try:
+        yield
+    except TransportError as error:
+        raise NetworkError(str(error)) from None
+    except OSError as error:
+        raise NetworkError(f"cannot serve: {error.strerror or error}") from None

@@ -1,0 +1,1 @@
+"""A run: its rounds, its checkpoints, and what is shown of it."""

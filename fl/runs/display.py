@@ -1,0 +1,192 @@
+"""What a person sees of a run: progress bars, a line a round, and the closing table."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl.config.run_config import RunConfig
+from fl.data import Dataset
+from fl.formatting import format_bytes, listed, percent
+from fl.learning.own_code import is_reference
+from fl.runs.resolution import resolution_warnings
+from fl.runs.rounds import FederatedRun, RoundRecord
+from secagg import Round
+from transport.errors import printable
+
+
+class TrainingDisplay:
+    """Bars for rounds and for the clients of the open round, with a line above them for each round that is done."""
+
+    def __init__(self, console: Console, config: RunConfig) -> None:
+        self._console = console
+        self._config = config
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # Bars are for eyes: a file or a pipe gets the lines only.
+            disable=not console.is_terminal,
+        )
+        self._rounds = self._progress.add_task("rounds", total=config.rounds, note="")
+        self._clients = self._progress.add_task("clients", total=config.sample, note="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def introduce(self, runs: list[FederatedRun], num_parameters: int) -> None:
+        """Say what is about to run."""
+        config = self._config
+        # What clients elsewhere have, nobody here knows.
+        dealt_out = "" if runs[0].is_served else f" ({config.partition})"
+        self._console.print(
+            f"[bold]{escape(config.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
+            f"{config.clients} clients{dealt_out}, {config.sample} a round"
+            + (f", of which {percent(config.dropout)} vanish" if config.dropout else ""),
+            soft_wrap=True,
+        )
+        plan = runs[0].plan
+        if plan is not None:
+            params = plan.parameters
+            self._console.print(
+                f"secure aggregation: threshold {params.threshold} of {params.num_clients}, values of "
+                f"{params.value_bits} bits in a ring of {params.ring_bits}; "
+                f"{plan.expected_dropouts} may vanish a round as expected, and {plan.spare_clients} more",
+                soft_wrap=True,
+            )
+        if not runs[0].is_served and _deals_out_owned(config, runs[0].worker.dataset):
+            self._console.print(
+                "[yellow]the data set says whose each example is, and each client is dealt examples of all: "
+                "--partition by-owner makes each owner a client[/yellow]",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if few := runs[0].worker.of_one_class:
+            self._console.print(
+                f"[yellow]{len(few)} of {config.clients} clients have examples of one class only ({listed(few)}): "
+                "their updates pull towards it[/yellow]",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def round_started(self, rounds_done: int) -> None:
+        """Reset the clients' bar."""
+        self._progress.update(self._rounds, completed=rounds_done)
+        self._progress.update(self._clients, completed=0, note="")
+
+    def on_progress(self, aggregator: str, round_: Round, answered: int, awaited: int) -> None:
+        """Move the clients' bar."""
+        self._progress.update(
+            self._clients, completed=answered, total=max(awaited, 1), note=f"{aggregator}: {round_.value}"
+        )
+
+    def round_done(self, records: list[RoundRecord]) -> None:
+        """Print the round's line, and keep the newest figures beside the bar."""
+        own, *others = records
+        width = len(str(self._config.rounds))
+        survivors = f"{len(own.included):>{len(str(own.sampled))}} of {own.sampled} in the sum"
+        down = own.bytes_down + own.model_bytes
+        live = (
+            f"accuracy {percent(own.accuracy)}, {survivors}, {format_bytes(own.bytes_up + down)}, {own.seconds:.1f} s"
+        )
+        self._progress.update(self._rounds, completed=own.round, note=live)
+        parts = [
+            f"round {own.round:>{width}}/{self._config.rounds}",
+            f"accuracy [bold]{percent(own.accuracy)}[/bold]",
+            *(f"{other.aggregator} {percent(other.accuracy)}" for other in others),
+            survivors,
+            f"up {format_bytes(own.bytes_up)}",
+            f"down {format_bytes(down)}",
+            f"{own.seconds:.1f} s",
+        ]
+        if own.clipped is not None and own.clipped >= 0.00005:
+            parts.append(f"{percent(own.clipped)} clipped")
+        self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+        for line in resolution_warnings(own, has_fixed_clip=self._config.clip is not None):
+            self._console.print(f"  [yellow]{escape(printable(line))}[/yellow]", highlight=False, soft_wrap=True)
+        for client_id, why in own.refused.items():
+            self._console.print(
+                f"  [yellow]client {client_id} sent nothing: {escape(printable(why))}[/yellow]",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if own.held_out_accuracy is not None:
+            self._console.print(
+                f"  [dim]on {own.held_out_examples:,} examples that the clients hold out: accuracy "
+                f"{percent(own.held_out_accuracy)}, loss {own.held_out_loss:.4f}[/dim]",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if own.held_out_aborted:
+            self._console.print(
+                f"  [yellow]no result on held-out examples: {escape(printable(own.held_out_aborted))}[/yellow]",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if own.aborted:
+            self._console.print(
+                f"  [red]the model stays as it was: {escape(printable(own.aborted))}[/red]",
+                highlight=False,
+                soft_wrap=True,
+            )
+        elif own.dropped:
+            where = ", ".join(f"{own.dropped[r.value]} in {r.value}" for r in Round if r.value in own.dropped)
+            self._console.print(f"  [dim]vanished: {where}[/dim]", highlight=False, soft_wrap=True)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The closing table: one column an aggregator."""
+    compared = "plain_accuracy" in summary
+    rounds = f"{summary['rounds']} round{'' if summary['rounds'] == 1 else 's'}"
+    table = Table(title=escape(f"{summary['dataset']}, {summary['model']}: {rounds}"))
+    table.add_column("")
+    table.add_column(summary["aggregator"], justify="right")
+    if compared:
+        table.add_column("plain", justify="right")
+
+    def row(label: str, own: str, plain: str = "") -> None:
+        table.add_row(label, own, *([plain] if compared else []))
+
+    row("test accuracy", percent(summary["accuracy"]), percent(summary.get("plain_accuracy")))
+    counts = summary["included"]
+    plain_counts = summary.get("plain_included", [])
+    row("clients in the sum, by round", _span(counts), _span(plain_counts))
+    row("aborted rounds", str(len(summary["aborted"])))
+    for name, label in (("bytes_up", "sent by all clients"), ("bytes_down", "received by all clients")):
+        row(label, format_bytes(summary[name]), format_bytes(summary.get(f"plain_{name}", 0)))
+    row("seconds", f"{summary['seconds']:.1f}", f"{summary.get('plain_seconds', 0):.1f}")
+    row("largest clipped share of a round", "-" if summary["clipped"] is None else percent(summary["clipped"]), "-")
+    row("largest rounding noise of a round", "-" if summary["noise"] is None else percent(summary["noise"]), "-")
+    if compared:
+        row("secure sum less plain sum, in the ring", str(summary["ring_difference"]))
+        total, plain = (summary[f"{prefix}bytes_up"] + summary[f"{prefix}bytes_down"] for prefix in ("", "plain_"))
+        own_bytes = total - summary.get("model_bytes", 0)
+        plain_bytes = plain - summary.get("plain_model_bytes", 0)
+        row("bytes without the model's download", format_bytes(own_bytes), format_bytes(plain_bytes))
+        more = "more" if total >= plain else "less"
+        row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
+    return table
+
+
+def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:
+    """Whether owners that the user's own data set names have no say in who gets which example."""
+    is_by_owner = config.partition in ("by-owner", "by-writer")
+    return is_reference(config.dataset) and dataset.train_writers is not None and not is_by_owner
+
+
+def _span(counts: list[int]) -> str:
+    return f"{min(counts)} to {max(counts)}" if counts else "-"

@@ -1,0 +1,36 @@
+"""What there is to say of a round's resolution: noise, clipped tensors and cut weights, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fl.formatting import percent
+from fl.runs.rounds import RoundRecord
+
+MOST_NOISE = 0.05
+"""Of the mean update: what a round's rounding noise may be without a word."""
+
+_MOST_TENSORS = 5
+
+
+def resolution_warnings(record: RoundRecord, *, has_fixed_clip: bool) -> Iterator[str]:
+    """A line for each thing that the user can do something about.
+
+    Bounds that follow the updates need no word for what they clip: the next round's are larger.
+    """
+    if record.noise is not None and record.noise > MOST_NOISE:
+        remedy = "a smaller --clip, or none, so that the bounds follow the updates" if has_fixed_clip else ""
+        yield f"rounding noise is {percent(record.noise)} of the mean update: give {remedy or 'more --value-bits'}"
+    if has_fixed_clip:
+        for name, exceeded in list(record.clipped_tensors.items())[:_MOST_TENSORS]:
+            yield f"{name}: {_exceeded(exceeded, len(record.included))}"
+        if (more := len(record.clipped_tensors) - _MOST_TENSORS) > 0:
+            yield f"and {more} more tensors; without --clip the bounds follow the updates"
+    if record.clipped_weights is not None:
+        yield f"examples: {_exceeded(record.clipped_weights, len(record.included))}; they count as the bound"
+
+
+def _exceeded(exceeded: dict[str, float | None], num_clients: int) -> str:
+    enough = exceeded["enough"]
+    remedy = "far more is needed" if enough is None else f"{enough:g} would do"
+    return f"{exceeded['clients']} of {num_clients} clients exceed {exceeded['bound']:g}; {remedy}"

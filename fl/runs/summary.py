@@ -1,0 +1,66 @@
+"""A run in one object: what the command line prints as JSON, and makes its table of."""
+
+from typing import Any
+
+from fl.config.run_config import RunConfig
+from fl.runs.plan_json import plan_to_json
+from fl.runs.rounds import RoundRecord
+from secagg import Plan
+
+
+def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) -> dict[str, Any]:
+    """The run's figures.
+
+    ``included`` is a count a round; ``seconds`` is the time of all rounds, the tests between them not counted;
+    bytes are those of all clients and rounds, the model's downloads included; ``ring_difference`` is the largest
+    of any round, None where no round was compared.
+    """
+    own = [record for record in records if record.aggregator == config.aggregator]
+    summary: dict[str, Any] = {
+        "dataset": config.dataset,
+        "model": config.model,
+        "aggregator": config.aggregator,
+        "clients": config.clients,
+        "sample": config.sample,
+        "rounds": len(own),
+        "accuracy": own[-1].accuracy if own else None,
+        "loss": own[-1].loss if own else None,
+        "seconds": sum(record.seconds for record in own),
+        "seconds_per_round": _mean([record.seconds for record in own]),
+        "training_seconds_per_round": _mean([record.training_seconds for record in own]),
+        "server_seconds_per_round": _mean([record.server_seconds for record in own]),
+        "client_seconds_per_round": _mean([record.client_seconds for record in own]),
+        "included": [len(record.included) for record in own],
+        "included_clients": [list(record.included) for record in own],
+        "dropped": [record.dropped for record in own],
+        "aborted": [{"round": record.round, "reason": record.aborted} for record in own if record.aborted],
+        "refused": [record.refused for record in own],
+        "held_out_accuracy": own[-1].held_out_accuracy if own else None,
+        "held_out_loss": own[-1].held_out_loss if own else None,
+        "clipped": max((record.clipped for record in own if record.clipped is not None), default=None),
+        "noise": max((record.noise for record in own if record.noise is not None), default=None),
+        **_bytes(own),
+    }
+    if plan is not None:
+        summary["plan"] = plan_to_json(plan)
+    if config.compare:
+        plain = [record for record in records if record.aggregator == "plain"]
+        differences = [record.ring_difference for record in own if record.ring_difference is not None]
+        summary["plain_included"] = [len(record.included) for record in plain]
+        summary["plain_accuracy"] = plain[-1].accuracy if plain else None
+        summary["plain_seconds"] = sum(record.seconds for record in plain)
+        summary["ring_difference"] = max(differences, default=None)
+        summary.update({f"plain_{name}": value for name, value in _bytes(plain).items()})
+    return summary
+
+
+def _bytes(records: list[RoundRecord]) -> dict[str, int]:
+    return {
+        "bytes_up": sum(record.bytes_up for record in records),
+        "bytes_down": sum(record.bytes_down + record.model_bytes for record in records),
+        "model_bytes": sum(record.model_bytes for record in records),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

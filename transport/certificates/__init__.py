@@ -1,0 +1,1 @@
+"""Certificates of a deployment: reading, issuing and reloading them."""

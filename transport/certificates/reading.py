@@ -1,0 +1,284 @@
+"""What the library wants of certificates, and what it takes from them: who a client is, and its identity key.
+
+A client is who its certificate says: the URI ``urn:secagg:client:<id>`` among the subject alternative names, vouched
+for by the deployment's authority (`transport.certificates.authority` makes a small one, any other will do).
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from secagg import ClientId, Identity, LocalProtocolError, PinnedKeys
+from secagg.params import MAX_CLIENT_ID
+from transport.certificates.reloading import Reloading
+from transport.errors import TransportError
+from transport.key_files import read_key_file
+
+logger = logging.getLogger(__name__)
+
+_URI = re.compile(r"urn:secagg:client:(0|[1-9][0-9]{0,9})", re.ASCII)
+# Of many invalid certificates a warning names the first.
+_NAMED = 5
+# While a session asks for one client after the other, files are not looked at more often.
+_LOOK_SECONDS = 1.0
+_CLIENT_FILE = re.compile(r"client-(0|[1-9][0-9]{0,9})\.pem", re.ASCII)
+
+
+class CertificateError(TransportError):
+    """A certificate or key that is missing, damaged, or not for this use; or files that are there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What one party proves who it is with, as PEM files.
+
+    Attributes:
+        certificate: its certificate, followed by intermediate ones if there are any.
+        key: the certificate's private key, unencrypted; a file that nobody else can read.
+        authority: the certificates of those whom it trusts to vouch for the other side.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    @classmethod
+    def of_server(cls, directory: Path | str) -> "Credentials":
+        """The server's, as an `Authority` lays them out in ``directory``."""
+        return cls.named(Path(directory), "server")
+
+    @classmethod
+    def of_client(cls, directory: Path | str, client_id: ClientId) -> "Credentials":
+        """A client's, as an `Authority` lays them out in ``directory``."""
+        return cls.named(Path(directory), f"client-{client_id}")
+
+    @classmethod
+    def named(cls, directory: Path, name: str) -> "Credentials":
+        """Files of one name."""
+        return cls(directory / f"{name}.pem", directory / f"{name}.key", directory / "ca.pem")
+
+
+def client_uri(client_id: ClientId) -> str:
+    """The name that a client has in its certificate."""
+    return f"urn:secagg:client:{client_id}"
+
+
+def client_id_of(certificate: x509.Certificate) -> ClientId | None:
+    """The one client that a certificate names, or None: no name, two of them, or none that is an id."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    ours = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith("urn:secagg:")]
+    match = _URI.fullmatch(ours[0]) if len(ours) == 1 else None
+    client_id = int(match[1]) if match else -1
+    return client_id if 0 <= client_id <= MAX_CLIENT_ID else None
+
+
+def is_for_clients(certificate: x509.Certificate) -> bool:
+    """Whether it says that it is a client's: OpenSSL lets one pass that says nothing."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usages
+
+
+def identity_from(key: Path | str) -> Identity:
+    """A client's identity in malicious mode: the key of its certificate (Ed25519).
+
+    Raises:
+        CertificateError: the file is missing, can be read by others, or holds another kind of key.
+    """
+    return Identity(load_key(Path(key)).private_bytes_raw())
+
+
+def directory_from(
+    certificates: Iterable[Path | str] | Path | str, authority: Path | str, *, now: datetime | None = None
+) -> PinnedKeys:
+    """Everyone's identity keys in malicious mode, out of their certificates.
+
+    Certificates that have expired, or are not valid yet, are left out, with a warning: their clients are not trusted.
+
+    Security: take neither the certificates nor the authority's from the aggregation server; see docs/deployment.md.
+
+    Args:
+        certificates: the clients' certificate files, or a directory with their ``client-<id>.pem``.
+        authority: the certificate of the authority that issued them; several while one takes another's place.
+        now: when they have to be valid; by default now.
+
+    Raises:
+        CertificateError: a certificate that no such authority issued, is no client's, or holds another kind of
+            key; two for one client; or none that is valid now.
+    """
+    return CertifiedKeys(certificates, authority, now=now).keys
+
+
+_Entry: TypeAlias = tuple[Path, ClientId, x509.Certificate]
+
+
+class CertifiedKeys:
+    """`directory_from` for a process that goes on for long: certificates are renewed, added, and run out.
+
+    It is a `secagg.KeyDirectory`. Files that change are read again, and should they not work then, what they were stays
+    in use, with a warning. Clients whose certificates are not valid when it is asked are not trusted.
+
+    Args, raises: see `directory_from`.
+    """
+
+    def __init__(
+        self, certificates: Iterable[Path | str] | Path | str, authority: Path | str, *, now: datetime | None = None
+    ) -> None:
+        self._certificates = Path(certificates) if isinstance(certificates, Path | str) else [*map(Path, certificates)]
+        self._authority = Path(authority)
+        self._now = now
+        self._outdated: list[str] = []
+        self._entries = Reloading(self._load, lambda: (*self._files(), self._authority))
+        entries = self._entries.current()
+        outdated, _ = self._sorted_out(entries)
+        if outdated and len(outdated) == len(entries):
+            raise CertificateError(f"{_left_out(outdated)}; renew them, or set this machine's clock")
+        self._look_again()
+
+    @property
+    def keys(self) -> PinnedKeys:
+        """Those that are valid now; they do not change any more."""
+        self._look_again()
+        return self._valid
+
+    def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
+        """Whether it is the key in the client's certificate, and that is valid now."""
+        # A session asks for all of its clients within moments.
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._look_again()
+        return self._valid.is_trusted(client_id, identity_key)
+
+    def _look_again(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            outdated, self._valid = self._sorted_out(self._entries.current())
+        except CertificateError as error:
+            # Only the passing of time can bring that about: `_load` has tried it.
+            logger.warning("the clients' certificates stay as they were: %s", error, extra={"event": "not_reloaded"})
+            return
+        if outdated and outdated != self._outdated:
+            logger.warning(
+                "%s; their clients are not trusted",
+                _left_out(outdated),
+                extra={"event": "certificates_left_out", "number": len(outdated)},
+            )
+        self._outdated = outdated
+
+    def _sorted_out(self, entries: list[_Entry]) -> tuple[list[str], PinnedKeys]:
+        """The files whose certificates are not valid now, and the keys of the others."""
+        now = datetime.now(UTC) if self._now is None else self._now
+        keys: dict[ClientId, bytes] = {}
+        outdated: list[str] = []
+        for path, client_id, certificate in entries:
+            if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+                outdated.append(str(path))
+            elif client_id in keys:
+                raise CertificateError(f"{path}: client {client_id} has two certificates")
+            else:
+                keys[client_id] = _identity_key(path, certificate)
+        try:
+            return outdated, PinnedKeys(keys)
+        except LocalProtocolError as error:
+            raise CertificateError(f"the certificates that {self._authority} vouches for: {error}") from None
+
+    def _files(self) -> list[Path]:
+        if isinstance(self._certificates, list):
+            return self._certificates
+        return sorted(path for path in self._certificates.glob("client-*.pem") if _CLIENT_FILE.fullmatch(path.name))
+
+    def _load(self) -> list[_Entry]:
+        files = self._files()
+        if not files and isinstance(self._certificates, Path):
+            raise CertificateError(f"{self._certificates}: there are no certificates client-<id>.pem")
+        issuers = load_certificates(self._authority)
+        entries = [(path, *self._checked(path, issuers)) for path in files]
+        self._sorted_out(entries)
+        return entries
+
+    def _checked(self, path: Path, issuers: list[x509.Certificate]) -> tuple[ClientId, x509.Certificate]:
+        certificate = load_certificate(path)
+        client_id = client_id_of(certificate)
+        if client_id is None or not is_for_clients(certificate):
+            raise CertificateError(f"{path}: this is no client's certificate")
+        _identity_key(path, certificate)
+        if not any(is_issued_by(certificate, issuer) for issuer in issuers):
+            raise CertificateError(f"{path}: the authority {self._authority} did not issue this certificate")
+        return client_id, certificate
+
+
+def _identity_key(path: Path, certificate: x509.Certificate) -> bytes:
+    key = certificate.public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise CertificateError(f"{path}: an identity's key is an Ed25519 key")
+    return key.public_bytes_raw()
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether ``issuer`` signed it."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _left_out(paths: list[str]) -> str:
+    return f"{len(paths)} certificates have expired, or are not valid yet: {some_of(paths)}"
+
+
+def some_of(names: list[str]) -> str:
+    """The first few of many, and how many more there are."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """The first certificate of a PEM file; CertificateError if there is none."""
+    return load_certificates(path)[0]
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """All certificates of a PEM file, at least one; CertificateError if there is none."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise CertificateError(f"{path}: this is no PEM certificate") from None
+
+
+def load_private_key(path: Path) -> PrivateKeyTypes:
+    """The key of an unencrypted PEM file, of any kind; CertificateError if there is none, or others can read it."""
+    try:
+        return load_pem_private_key(read_key_file(path, raises=CertificateError), password=None)
+    except TypeError:
+        raise CertificateError(
+            f"{path}: this key is encrypted with a password; write it without one, by openssl pkey, to a file that "
+            "only you can read"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError(f"{path}: this is no PEM private key, or it is damaged") from None
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """The Ed25519 key of an unencrypted PEM file; CertificateError if there is none, or others can read it."""
+    key = load_private_key(path)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CertificateError(f"{path}: this is no Ed25519 key")
+    return key

@@ -1,0 +1,375 @@
+"""The server's side of the link protocol: who is connected, what each has and lacks, and what is to be sent."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from math import ceil
+
+from secagg import ClientDropped, ClientId, Completed, DropReason, max_message_bytes
+from transport.driver import Delivery
+from transport.durable.frames import (
+    MAX_RETRY_AFTER,
+    REPLACED_TEXT,
+    TOO_MANY_FRAMES,
+    Ack,
+    ClientFrame,
+    Decline,
+    End,
+    EndCode,
+    Hello,
+    Message,
+    Offer,
+    Ping,
+    Pong,
+    RefusalCode,
+    decode_client_frame,
+    encode,
+    refused_version,
+)
+from transport.durable.links import Close, Counters, Deliver, Link, Outgoing, digest_of
+from transport.durable.memory_budget import Room
+from transport.durable.pieces import Large, Piece, Want
+from transport.durable.replayed_machine import RecordedMachine
+from transport.durable.transfers import Receiving
+from transport.errors import LinkError
+
+
+class Conversations:
+    """Turns frames into inputs of the machine, and what the machine gives into frames.
+
+    What is to be sent waits in `outbox`: the host hands it out once the inputs that led to it are durable.
+    """
+
+    def __init__(self, machine: RecordedMachine, offer: Offer, client_ids: Iterable[ClientId], room: Room) -> None:
+        self._machine = machine
+        # Encoded once: what it announces may be large, and every HELLO is answered with it.
+        self._offer = encode(offer)
+        self._announcement_digest = digest_of(offer.extra)
+        self._longest = max_message_bytes(offer.params)
+        self._drops_told = 0
+        self._connections = 0
+        self._ended = False
+        self._ending: list[tuple[Link, int]] = []
+        self.links = {client_id: Link(client_id) for client_id in client_ids}
+        self.room = room
+        self.outbox: list[Outgoing] = []
+        self.counters = Counters()
+        self.declined: dict[ClientId, str] = {}
+
+    def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
+        """A client's connection was made; gives its number. The older one of two of the same client is closed."""
+        if number is None:
+            number = self._connections + 1
+        self._connections = max(self._connections, number)
+        self.counters.connections += 1
+        link = self.links.get(client_id)
+        if link is None:
+            self._close(client_id, number, RefusalCode.UNKNOWN_CLIENT, "not on this session's list")
+            return number
+        if number < link.connection:
+            self._close(client_id, number, RefusalCode.REPLACED, REPLACED_TEXT)
+            return number
+        if link.connection:
+            self._refuse(link, RefusalCode.REPLACED, REPLACED_TEXT)
+        self.counters.reconnects += link.was_connected
+        link.connection, link.greeted, link.was_connected = number, False, True
+        link.sending.clear()
+        return number
+
+    def expects(self, client_id: ClientId) -> bool:
+        """Whether the session has still something to say to this client, should it begin anew."""
+        link = self.links.get(client_id)
+        if link is None or client_id in self._machine.driver.dropped:
+            return False
+        return not self._ended or (bool(link.digests) and not link.told)
+
+    def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
+        """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""
+        link = self._of(client_id, connection)
+        if link is not None:
+            link.connection, link.greeted = 0, False
+
+    def frame_received(
+        self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None
+    ) -> None:
+        """A frame came over a connection; by default over the client's present one.
+
+        Frames of connections that the host closed are ignored. Never raises for what a client sends.
+        """
+        link = self._of(client_id, connection)
+        if link is None:
+            return
+        self.counters.frames_up += 1
+        self.counters.bytes_up += len(payload)
+        try:
+            self._act(link, decode_client_frame(payload), now)
+        except LinkError as error:
+            self._refuse(link, RefusalCode.PROTOCOL_ERROR, str(error))
+
+    def _act(self, link: Link, frame: ClientFrame, now: float) -> None:
+        """Do what a frame asks for. LinkError if the client may not send it."""
+        match frame:
+            case Message() | Large() | Piece() if not link.greeted:
+                raise LinkError("a message before HELLO")
+            case Message():
+                assert not isinstance(frame.body, tuple)  # noqa: S101 - a decoded one is one view
+                self._message(link, frame, digest_of(frame.body), now)
+            case Piece():
+                self._piece(link, frame, now)
+            case Want():
+                self._wanted(link, frame, now)
+            case Decline():
+                self._declined(link, frame)
+            case _ if not link.allowance.spend(now):
+                self._refuse_too_many(link)
+            case Large():
+                self._large(link, frame, now)
+            case Hello():
+                self._hello(link, frame, now)
+            case Ping():
+                self.outbox.append(link.deliver(Pong()))
+
+    def settle_replayed(self, client_id: ClientId | None, data: bytes, deliveries: list[Delivery]) -> None:
+        """An input of the journal, with what it led to: what `frame_received` did when it came; no id: no message."""
+        link = None if client_id is None else self.links.get(client_id)
+        if link is not None:
+            link.answered(digest_of(data))
+        self.settle(deliveries)
+
+    def take_outbox(self) -> list[Outgoing]:
+        """All that is to be sent now, but for connections that have ended."""
+        for link, connection in self._ending:
+            link.told |= link.connection == connection
+        self._ending.clear()
+        outgoing = [
+            out
+            for out in self.outbox
+            if isinstance(out, Close) or self.links[out.client_id].connection == out.connection
+        ]
+        self.outbox.clear()
+        self.counters.frames_down += len(outgoing)
+        self.counters.bytes_down += sum(len(part) for out in outgoing for part in out.parts)
+        return outgoing
+
+    def _message(self, link: Link, message: Message, digest: bytes, now: float) -> None:
+        assert not isinstance(message.body, tuple)  # noqa: S101 - a decoded one is one view
+        if self._is_next(link, message.sequence, digest, now):
+            self._forget_half(link)
+            deliveries = self._machine.message(link.client_id, message.body, now)
+            link.answered(digest)
+            self.declined.pop(link.client_id, None)
+            if link.client_id not in self._machine.driver.dropped:
+                self.outbox.append(link.deliver(Ack(message.sequence)))
+            self.settle(deliveries)
+
+    def _is_next(self, link: Link, sequence: int, digest: bytes, now: float) -> bool:
+        """Whether the machine is to get this message. One that it has is acknowledged again, if it is the same."""
+        if sequence < len(link.digests):
+            self._repeated(link, sequence, digest, now)
+            return False
+        if sequence > len(link.digests):
+            raise LinkError(f"message {sequence} where message {len(link.digests)} is due")
+        return not self._ended
+
+    def _large(self, link: Link, large: Large, now: float) -> None:
+        """A message that is to come in pieces: ask for those that are not there."""
+        head = decode_client_frame(large.head)
+        if not isinstance(head, Message) or head.body:
+            raise LinkError("a LARGE that is no message")
+        if large.size > self._longest:
+            raise LinkError(f"a message of {large.size} bytes, but at most {self._longest} are accepted")
+        if self._is_next(link, head.sequence, large.digest, now):
+            if link.receiving is None or link.receiving.large != large:
+                link.receiving = Receiving(large)
+            self.room.enter(link.client_id, large.size)
+            if self.room.holds(link.client_id):
+                self.outbox.append(link.deliver(link.receiving.restart()))
+            self.admit(now)
+
+    def admit(self, now: float) -> None:
+        """Ask for the messages that there is room for now; who has taken it for too long makes room."""
+        while True:
+            if (client_id := self.room.admit(now)) is not None:
+                link = self.links[client_id]
+                if link.greeted and link.receiving is not None:
+                    self.outbox.append(link.deliver(link.receiving.restart()))
+                else:
+                    # It has gone, and joins the line anew.
+                    self.room.leave(client_id)
+            elif (client_id := self.room.overdue(now)) is not None:
+                link = self.links[client_id]
+                self._forget_half(link)
+                if link.connection:
+                    self._refuse(link, RefusalCode.BUSY, "others wait for the room that this message takes: begin anew")
+            else:
+                return
+
+    def _forget_half(self, link: Link) -> None:
+        link.receiving = None
+        self.room.leave(link.client_id)
+
+    def _piece(self, link: Link, piece: Piece, now: float) -> None:
+        receiving = link.receiving
+        if receiving is None or piece.offset < receiving.have:
+            # The same one again, as a channel without integrity may bring it.
+            if not link.allowance.spend(now):
+                self._refuse_too_many(link)
+            return
+        want = receiving.add(piece)
+        if want is not None:
+            self.outbox.append(link.deliver(want))
+        elif receiving.is_whole:
+            # If it is not what was announced, it is to come anew.
+            self._forget_half(link)
+            head = decode_client_frame(receiving.large.head)
+            assert isinstance(head, Message)  # noqa: S101 - else it was refused
+            self._message(link, replace(head, body=receiving.body), receiving.large.digest, now)
+            self.admit(now)
+
+    def _declined(self, link: Link, decline: Decline) -> None:
+        """The client takes no part. Started again with another policy it may take the same offer."""
+        if not link.greeted or link.digests:
+            raise LinkError("it declines what it was not offered, or has taken")
+        self._forget_half(link)
+        self.declined[link.client_id] = decline.text
+        self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {decline.text or 'without a reason'}")
+
+    def _wanted(self, link: Link, want: Want, now: float) -> None:
+        """The client asks for pieces of what it was announced."""
+        sending = link.sending.get(want.digest)
+        frames, is_further = ([], False) if sending is None else sending.wanted(want)
+        if not is_further and not link.allowance.spend(now):
+            self._refuse_too_many(link)
+            return
+        self.outbox += [Deliver(link.client_id, link.connection, parts) for parts in frames]
+        if want.digest == self._announcement_digest:
+            self.counters.announcement_bytes += sum(len(part) for parts in frames for part in parts)
+            if is_further:
+                self._machine.driver.downloading(now)
+
+    def _repeated(self, link: Link, sequence: int, digest: bytes, now: float) -> None:
+        """What is there already is acknowledged again, and not given to the machine again."""
+        self.counters.repeated += 1
+        if digest != link.digests[sequence]:
+            self._drop(link, DropReason.DUPLICATE, f"another message {sequence} than before", now)
+        elif link.allowance.spend(now):
+            self.outbox.append(link.deliver(Ack(sequence)))
+        else:
+            self._refuse_too_many(link)
+
+    def _hello(self, link: Link, hello: Hello, now: float) -> None:
+        missing = link.sent - hello.received
+        if (refused := refused_version(hello)) is not None:
+            self._refuse(link, refused.code, refused.text)
+        elif link.greeted:
+            # The same one again, as a channel without integrity may bring it, asks for nothing new.
+            if hello != link.hello:
+                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second, other HELLO")
+        elif hello.session_id and hello.session_id != self._machine.server.session_id:
+            self._refuse(link, RefusalCode.NO_SESSION, "another session, or one of another context, is run here")
+        elif link.client_id in self._machine.driver.dropped:
+            self._refuse_dropped(link, self._machine.driver.dropped[link.client_id], self._seconds_left(now))
+        elif not hello.session_id and self._ended:
+            self._refuse_late(link)
+        elif missing < 0:
+            self._refuse(link, RefusalCode.PROTOCOL_ERROR, f"{hello.received} messages, but {link.sent} were sent")
+        elif self._ended:
+            link.greeted, link.hello = True, hello
+            self._tell_end(link)
+        elif self._has_lost_state(link, hello, missing):
+            # Were it to begin again, it would answer twice; waiting for it is in vain.
+            self._drop(link, DropReason.DISCONNECTED, "it came back without the state it had", now)
+        else:
+            link.greeted, link.hello = True, hello
+            self.outbox.append(link.deliver_parts(self._offer, self._announcement_digest))
+            self.counters.announcement_bytes += sum(map(len, self.outbox[-1].parts))
+            if missing:
+                assert link.unanswered is not None  # noqa: S101 - else the state was lost
+                self.outbox.append(link.deliver(Message(link.sent - 1, link.unanswered)))
+
+    @staticmethod
+    def _has_lost_state(link: Link, hello: Hello, missing: int) -> bool:
+        """Whether the client knows less than what it has already answered says that it knew."""
+        return (
+            missing > 1 or (missing == 1 and link.unanswered is None) or (not hello.session_id and bool(link.digests))
+        )
+
+    def _drop(self, link: Link, reason: DropReason, detail: str, now: float) -> None:
+        if self._ended:
+            self._refuse(link, RefusalCode.DROPPED, f"{reason.value}: {detail}")
+        else:
+            self.settle(self._machine.drop(link.client_id, reason, detail, now))
+
+    def settle(self, deliveries: list[Delivery]) -> None:
+        """Turn what the machine gave into frames, for those that are there to get them."""
+        for client_id, data in deliveries:
+            link = self.links[client_id]
+            link.sent, link.unanswered = link.sent + 1, data
+            if link.greeted:
+                self.outbox.append(link.deliver(Message(link.sent - 1, data)))
+        news = (
+            islice(self._machine.driver.dropped.values(), self._drops_told, None)
+            if len(self._machine.driver.dropped) > self._drops_told
+            else ()
+        )
+        for drop in news:
+            link = self.links[drop.client_id]
+            link.unanswered = None
+            self._forget_half(link)
+            if link.connection:
+                self._refuse_dropped(link, drop)
+        self._drops_told = len(self._machine.driver.dropped)
+        if self._machine.driver.outcome is not None and not self._ended:
+            self._ended = True
+            for link in self.links.values():
+                link.unanswered = None
+                self._forget_half(link)
+                if not link.greeted:
+                    continue
+                if link.sending and not link.digests:
+                    # It may not know yet what has ended: its offer is on its way.
+                    self._refuse_late(link)
+                else:
+                    self._tell_end(link)
+
+    def _tell_end(self, link: Link) -> None:
+        outcome = self._machine.driver.outcome
+        if isinstance(outcome, Completed):
+            end = End(EndCode.COMPLETED, len(outcome.included))
+        else:
+            assert outcome is not None  # noqa: S101 - the callers know
+            end = End(EndCode[outcome.reason.name], 0, str(outcome))
+        self.outbox.append(link.deliver(end))
+        self._ending.append((link, link.connection))
+
+    def _refuse_late(self, link: Link) -> None:
+        link.told = True
+        self._refuse(link, RefusalCode.TOO_LATE, "the session is over")
+
+    def _refuse_too_many(self, link: Link) -> None:
+        self._refuse(link, TOO_MANY_FRAMES.code, TOO_MANY_FRAMES.text, TOO_MANY_FRAMES.retry_after)
+
+    def _refuse_dropped(self, link: Link, drop: ClientDropped, retry_after: int = 0) -> None:
+        code = RefusalCode.TOO_LATE if drop.reason is DropReason.DEADLINE else RefusalCode.DROPPED
+        self._refuse(link, code, f"{drop.round.value}: {drop.reason.value}", retry_after)
+
+    def _seconds_left(self, now: float) -> int:
+        """How long the open phase may take: before that there is no other session."""
+        deadline = self._machine.driver.deadline
+        return 0 if deadline is None else min(MAX_RETRY_AFTER, max(0, ceil(deadline - now)))
+
+    def _refuse(self, link: Link, code: RefusalCode, text: str, retry_after: int = 0) -> None:
+        """Close a client's present connection."""
+        self._close(link.client_id, link.connection, code, text, retry_after)
+        link.connection, link.greeted = 0, False
+
+    def _close(self, client_id: ClientId, connection: int, code: RefusalCode, text: str, retry_after: int = 0) -> None:
+        self.counters.refused[code] += 1
+        self.outbox.append(Close(client_id, connection, code, text, retry_after))
+
+    def _of(self, client_id: ClientId, connection: int | None) -> Link | None:
+        """The link whose present connection it is."""
+        link = self.links.get(client_id)
+        if link is None or not link.connection or connection not in (None, link.connection):
+            return None
+        return link

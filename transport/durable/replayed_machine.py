@@ -1,0 +1,207 @@
+"""The server's machine with its journal: whatever goes in is recorded first, and a replay gives the same machine."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+
+from secagg import (
+    ClientDropped,
+    ClientId,
+    DropReason,
+    EntropySource,
+    KeyDirectory,
+    MaskSum,
+    Round,
+    Server,
+    max_message_bytes,
+)
+from secagg.identity import check_directory
+from transport.driver import Deadlines, Delivery, ServerDriver
+from transport.durable.database import MAX_BLOB_BYTES
+from transport.durable.frames import Offer
+from transport.durable.recording import Outside
+from transport.durable.server_journal import Entry, EntryKind, Header, Journal
+from transport.errors import JournalError
+
+
+class RecordedMachine:
+    """A `ServerDriver` whose inputs are in a journal, in the order in which it got them.
+
+    All that a driver does follows from these inputs and from what `Outside` answers; times decide only when a round is
+    closed, and a closing is an input.
+    """
+
+    def __init__(
+        self,
+        offer: Offer,
+        client_ids: tuple[ClientId, ...],
+        *,
+        context: bytes,
+        deadlines: Deadlines,
+        directory: KeyDirectory | None,
+        journal: Journal | None,
+        entropy: EntropySource,
+    ) -> None:
+        check_directory(offer.params, directory)
+        recorded = () if journal is None or journal.is_empty else journal.answers()
+        self._outside = Outside(entropy, directory, journal, recorded)
+        self.server = Server(
+            offer.params,
+            client_ids,
+            context=context,
+            nonce=offer.nonce,
+            directory=None if directory is None else self._outside,
+            entropy=self._outside.draw,
+        )
+        self._deadlines = deadlines
+        self.driver = ServerDriver(self.server, deadlines, defer_unmasking=True)
+        self._journal = journal
+        # Over all that the machine gives: a replay by a version that does something else must not go unseen.
+        self._given = hashlib.sha256()
+        self._drops_seen = 0
+        self._broken: str | None = None
+        self._last_digest: tuple[object, bytes] = (None, b"")
+
+    def begin(self, header: Header, now: float) -> None:
+        """A new session: open its first round."""
+        if self._journal is not None:
+            if (longest := max_message_bytes(self.server.params)) > MAX_BLOB_BYTES:
+                raise JournalError(f"messages have up to {longest} bytes, but a journal takes {MAX_BLOB_BYTES} in one")
+            self._journal.begin(header)
+        self.driver.start(now)
+
+    def message(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
+        """A client's message."""
+        with self._guarded():
+            self._record(EntryKind.MESSAGE, client_id, data)
+            return self._noted(self.driver.data_received(client_id, data, now))
+
+    def drop(self, client_id: ClientId, reason: DropReason, detail: str, now: float) -> list[Delivery]:
+        """Go on without a client."""
+        with self._guarded():
+            self._record(EntryKind.DROP, client_id, f"{reason.name}\n{detail}".encode())
+            return self._noted(self.driver.disconnected(client_id, now, reason, detail))
+
+    def tick(self, now: float) -> list[Delivery]:
+        """Close the open round if its deadline has passed; Unmasking is only said to be due."""
+        if self.driver.deadline is None or now < self.driver.deadline:
+            return []
+        if self.driver.round is Round.UNMASKING:
+            return self.driver.tick(now)
+        return self.close_round(now)
+
+    def close_round(self, now: float) -> list[Delivery]:
+        """Close the open round."""
+        with self._guarded():
+            self._record(EntryKind.CLOSE)
+            return self._noted(self.driver.close_round(now))
+
+    def abort(self) -> None:
+        """End the session without a sum."""
+        if self.driver.outcome is None:
+            with self._guarded():
+                self._record(EntryKind.ABORT)
+                self._abort()
+
+    def finish(self, masks: MaskSum, now: float) -> None:
+        """The result of the job. It is no input: the job's result follows from what came before."""
+        self.driver.finish(masks, now)
+
+    def commit(self) -> bool:
+        """Make durable all that went in; whether there was anything.
+
+        JournalError if that fails: the machine's word must not go out then.
+        """
+        with self._guarded():
+            if self._journal is None or not self._journal.is_dirty:
+                return False
+            self._journal.record(EntryKind.CHECK, data=self._given.digest())
+            self._journal.commit()
+            return True
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """After any error within, machine and journal may disagree: nothing more goes in or out."""
+        if self._broken is not None:
+            raise JournalError(f"the session stopped here: {self._broken}; start again to resume")
+        self._broken = "a call did not return"
+        try:
+            yield
+        except BaseException as error:
+            self._broken = str(error) if isinstance(error, JournalError) else type(error).__name__
+            raise
+        self._broken = None
+
+    def replay(self, now: float) -> Iterator[tuple[Entry, list[Delivery]]]:
+        """Go through the journal; gives each input with the messages that it led to.
+
+        Raises:
+            JournalError: the journal is damaged, or this library's version does not do what was done.
+        """
+        assert self._journal is not None  # noqa: S101 - there is one to replay
+        self._outside.replaying = True
+        self.driver.start(now)
+        for entry in self._journal.entries():
+            yield entry, self._repeat(entry, now)
+        if not self._outside.exhausted:
+            raise self._journal.mismatch("its replay asks for less than was asked for")
+        self._outside.replaying = False
+        if self.driver.deadline is not None:
+            self.driver.deadline = now + self._deadlines.of(self.driver.round)
+
+    def _repeat(self, entry: Entry, now: float) -> list[Delivery]:
+        assert self._journal is not None  # noqa: S101
+        match entry.kind:
+            case EntryKind.MESSAGE:
+                return self._noted(self.driver.data_received(entry.client_id, entry.data, now))
+            case EntryKind.DROP:
+                reason, detail = self._parsed_drop(entry.data)
+                return self._noted(self.driver.disconnected(entry.client_id, now, reason, detail))
+            case EntryKind.CLOSE if self.driver.deadline is not None or self.driver.closing_due:
+                return self._noted(self.driver.close_round(now))
+            case EntryKind.ABORT:
+                self._abort()
+                return []
+            case EntryKind.CHECK if entry.data == self._given.digest():
+                return []
+        raise self._journal.mismatch("its replay leads elsewhere; was it begun by another version of this library?")
+
+    def _parsed_drop(self, data: bytes) -> tuple[DropReason, str]:
+        assert self._journal is not None  # noqa: S101
+        name, _, detail = data.decode(errors="replace").partition("\n")
+        try:
+            return DropReason[name], detail
+        except KeyError:
+            raise self._journal.mismatch("a drop for a reason that there is not") from None
+
+    def _abort(self) -> None:
+        for event in self.server.abort():
+            assert not isinstance(event, ClientDropped)  # noqa: S101
+            self.driver.outcome = event  # type: ignore[assignment]
+        self.driver.deadline, self.driver.closing_due, self.driver.job = None, False, None
+        self._given.update(b"abort")
+
+    def _record(self, kind: EntryKind, client_id: ClientId = 0, data: bytes | memoryview = b"") -> None:
+        if self._journal is not None:
+            self._journal.record(kind, client_id, data)
+
+    def _noted(self, deliveries: list[Delivery]) -> list[Delivery]:
+        dropped = self.driver.dropped
+        for drop in islice(dropped.values(), self._drops_seen, None) if len(dropped) > self._drops_seen else ():
+            self._given.update(b"drop %d %s\n" % (drop.client_id, drop.reason.name.encode()))
+        self._drops_seen = len(dropped)
+        for client_id, data in deliveries:
+            if self._last_digest[0] is not data:
+                self._last_digest = data, hashlib.sha256(data).digest()
+            self._given.update(b"send %d %s\n" % (client_id, self._last_digest[1]))
+        if self.driver.outcome is not None:
+            self._given.update(str(self.driver.outcome).encode())
+        return deliveries
+
+
+def resumable(journal: Journal) -> Header:
+    """The journal's head. JournalError if no session has begun in it."""
+    if not isinstance(journal, Journal):
+        raise JournalError(f"resume() takes a transport.Journal, not {type(journal).__name__}")
+    return journal.header

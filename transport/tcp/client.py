@@ -1,0 +1,254 @@
+"""The client's shell: connects a `ClientHost`, again and again if need be, until its session has ended."""
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TypeAlias
+
+from secagg import ClientId
+from transport.certificates.reading import CertificateError, Credentials, client_id_of, is_for_clients, load_certificate
+from transport.driver import InputVector
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
+from transport.durable.client_host import ClientHost
+from transport.errors import TransportError
+from transport.tcp.connection import PING, PONG, Connection, CutOffError
+from transport.tcp.settings import Address, Limits, Plaintext, Retry, check_loopback
+from transport.tcp.stream import Stream, connect_stream
+from transport.tcp.tls import TlsRefusedError, client_context, reloading_tls
+
+ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
+"""Makes a client's input when it is due."""
+
+Context: TypeAlias = bytes | Callable[[link.Offer], bytes]
+"""What a client binds into the session, or how it finds that out."""
+
+OnWaiting: TypeAlias = Callable[[link.Waiting], None]
+"""Told how many clients wait for a session, whenever the server says so: as often as it likes."""
+
+logger = logging.getLogger("transport.tcp")
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+# Payloads that may wait while the host works.
+_INBOX = 8
+_GOODBYE_SECONDS = 5.0
+_WAITING = link.encode(link.Waiting(0))[0][:1]
+# For these a thread would cost more than what the host does.
+_QUICK = (_WAITING, *(link.encode(frame)[0][:1] for frame in (link.Ack(0), _pieces.Want(b"", 0, 0))))
+
+
+class ServerUnreachableError(TransportError):
+    """There was no word from the server for as long as the client was told to try."""
+
+
+class SessionClient:
+    """Runs one client's session over as many connections as it takes.
+
+    Args:
+        host: the session's state; nobody else may use it meanwhile.
+        client_id: whose session it is.
+        address: where the server is.
+        tls: the client's certificate, or `PLAINTEXT` for a trial on one machine.
+        server_name: the name in the server's certificate, if it is not the one that is called.
+        retry: how it comes back.
+        limits: what the connection may take.
+        unreachable, on_waiting: as for `transport.join_session`.
+
+    Raises:
+        CertificateError: see `client_context`.
+    """
+
+    def __init__(
+        self,
+        host: ClientHost,
+        client_id: ClientId,
+        *,
+        address: Address,
+        tls: Credentials | Plaintext,
+        server_name: str | None = None,
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+        unreachable: Callable[[str], None] | None = None,
+        on_waiting: OnWaiting | None = None,
+    ) -> None:
+        self._on_waiting = on_waiting
+        self._host = host
+        self._client_id = client_id
+        self._address = address
+        # Renewed certificates, this client's or the authority's, are taken up at the next connection.
+        self._loaded = reloading_tls(client_context, tls) if isinstance(tls, Credentials) else None
+        self._server_name = server_name
+        self._retry = retry or Retry()
+        self._limits = limits or Limits()
+        self._unreachable = unreachable
+        self._heard = False
+
+    async def run(self) -> None:
+        """Until the host is finished.
+
+        Raises:
+            TlsRefusedError: the server, or we, did not accept the other's certificate.
+            ServerUnreachableError: no word from the server for `Retry.give_up` seconds.
+            PlaintextError: without TLS, the server is not on this machine.
+            Exception: what the making of the input raised.
+        """
+        clock = asyncio.get_running_loop().time
+        failures, last_word = 0, clock()
+        unreachable = self._unreachable
+        while not self._host.finished:
+            self._heard = False
+            error = await self._once()
+            error_text = _in_words(error)
+            if self._host.finished:
+                return
+            if self._heard:
+                failures, last_word = 0, clock()
+            failures += 1
+            refused = self._host.refused if self._heard else None
+            delay = self._retry.delay(failures, 0 if refused is None else refused.retry_after)
+            if clock() + delay - last_word > self._retry.give_up:
+                raise ServerUnreachableError(
+                    f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error_text}"
+                )
+            if unreachable is not None and not self._heard:
+                unreachable(error_text)
+            unreachable = None
+            logger.info(
+                "the connection to the server is lost (%s); next try in %.1f s",
+                error_text,
+                delay,
+                extra={"event": "reconnecting", "client_id": self._client_id, "reason": error_text},
+            )
+            await asyncio.sleep(delay)
+
+    async def _once(self) -> BaseException | str:
+        """One connection; gives why it ended."""
+        try:
+            stream = await connect_stream(
+                *self._address,
+                None if self._loaded is None else self._loaded.current().context,
+                server_name=self._server_name,
+                handshake_seconds=self._limits.handshake_seconds,
+                stall_seconds=self._limits.stall_seconds,
+            )
+        except TlsRefusedError as error:
+            if not error.may_pass:
+                raise
+            return error
+        except OSError as error:
+            return error
+        try:
+            if self._loaded is None:
+                check_loopback(stream.peer)
+            why = await self._converse(stream)
+            if self._host.finished:
+                await stream.close()
+            return why
+        finally:
+            stream.abort()
+
+    async def _converse(self, stream: Stream) -> BaseException | str:
+        # The server may be quiet at first: it runs another session, or none yet.
+        connection = Connection(stream, self._limits, patient=True)
+        inbox: asyncio.Queue[memoryview | None] = asyncio.Queue(_INBOX)
+        if self._loaded is None:
+            connection.send(link.encode(link.Identify(self._client_id)))
+        for parts in self._host.connected():
+            connection.send(parts)
+        reading = asyncio.create_task(self._read(connection, inbox))
+        writing = asyncio.create_task(connection.write())
+        working = asyncio.create_task(self._work(connection, inbox))
+        # A connection that takes nothing any more gives nothing any more.
+        writing.add_done_callback(lambda task: stream.abort() if not task.cancelled() and task.exception() else None)
+        try:
+            try:
+                await working
+            except CutOffError as error:
+                return error
+            if self._host.finished:
+                connection.finish()
+                await asyncio.wait((writing,), timeout=_GOODBYE_SECONDS)
+                return "the session is over"
+            # What was read to the end says why there was no more; unless it was the writer that broke off.
+            found = writing.exception() if writing.done() and not writing.cancelled() else None
+            return found or (reading.done() and reading.result()) or "the server closed the connection"
+        finally:
+            for task in (reading, writing, working):
+                task.cancel()
+            await asyncio.gather(reading, writing, working, return_exceptions=True)
+            if working.done() and not working.cancelled():
+                self._host.disconnected()
+
+    async def _read(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> BaseException | None:
+        """Take in frames, and answer PINGs whatever the host is busy with."""
+        found: BaseException | None = None
+        try:
+            async for payload in connection.frames():
+                self._heard = True
+                if payload == PING:
+                    connection.send((PONG,))
+                elif payload != PONG:
+                    await inbox.put(payload)
+        except TlsRefusedError as error:
+            found = error
+        except (CutOffError, OSError) as error:
+            found = error
+        await inbox.put(None)
+        if isinstance(found, TlsRefusedError) and not found.may_pass and not self._heard:
+            raise found
+        return found
+
+    async def _work(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> None:
+        """Give frames to the host, in a thread: the making of an input may take long."""
+        while (payload := await inbox.get()) is not None:
+            if payload[:1] in _QUICK:
+                answers = self._host.frame_received(payload)
+            else:
+                answers = await asyncio.to_thread(self._host.frame_received, payload)
+            for parts in answers:
+                connection.send(parts)
+            if payload[:1] == _WAITING and self._on_waiting is not None and not self._host.finished:
+                waiting = link.decode_server_frame(payload)
+                assert isinstance(waiting, link.Waiting)  # noqa: S101 - it is of that kind, and the host has read it
+                self._on_waiting(waiting)
+            if self._host.finished:
+                return
+
+
+def _in_words(error: BaseException | str) -> str:
+    """The system's words for why a connection failed: asyncio puts addresses and numbers around them."""
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved: {error.strerror}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        # Of a name with several addresses, the first one's error.
+        number = _ERRNO.search(str(error))
+        if number is not None:
+            return os.strerror(int(number[1]))
+    return str(error)
+
+
+def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId:
+    """The client's id: the one in its certificate, which the given one has to be, if there is one.
+
+    Raises:
+        CertificateError: the certificate names no client, or another one.
+        TypeError: there is no certificate, and no id.
+    """
+    if not isinstance(tls, Credentials):
+        if client_id is None:
+            raise TypeError("without TLS a client has to be given its client_id")
+        return client_id
+    certificate = load_certificate(tls.certificate)
+    named = client_id_of(certificate)
+    if named is None:
+        raise CertificateError(f"{tls.certificate}: it names no client, or several (urn:secagg:client:<id>)")
+    if not is_for_clients(certificate):
+        raise CertificateError(f"{tls.certificate}: the extended key usage client authentication is not in it")
+    if client_id is not None and client_id != named:
+        raise CertificateError(f"{tls.certificate}: this is client {named}'s certificate, not client {client_id}'s")
+    return named

@@ -1,0 +1,392 @@
+"""The server's shell: carries frames between the connections of a `Listener` and a `SessionHost`.
+
+What connections tell the host is only taken in; `SessionServer.run`, one loop, lets a few milliseconds of it gather,
+makes it durable at once, and then sends what may be sent.  A connection that is in no session is in the `Lobby`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeAlias, TypeVar
+
+from secagg import ClientId, MaskSum
+from transport.certificates.reading import Credentials
+from transport.durable import frames as link
+from transport.durable.server_host import Close, Outgoing, SessionHost
+from transport.errors import LinkError
+from transport.recovery import RecoveryPool
+from transport.tcp.connection import PING, PONG, Connection, CutOffError
+from transport.tcp.listener import Listener
+from transport.tcp.lobby import Lobby, Visit
+from transport.tcp.settings import Address, Limits, Plaintext
+from transport.tcp.stream import StalledError, Stream
+from transport.tcp.tls import TlsRefusedError
+
+logger = logging.getLogger("transport.tcp")
+
+_T = TypeVar("_T")
+
+# So many PINGs of a connection in a row are answered without the host, which counts those that it sees itself.
+_PINGS = 8
+
+# Of a connection that is in no session: a few small frames.
+_LOBBY_BYTES = 1 << 13
+
+_STOPPING = link.Refused(link.RefusalCode.STOPPING, "the server is being stopped")
+
+HostObserver: TypeAlias = Callable[[SessionHost], None]
+"""Called after each commit, for progress and metrics; what it raises ends the session's run."""
+
+
+class SessionServer:
+    """A listening server that runs sessions, one after the other; clients that come in between wait for the next.
+
+    Use it as an asynchronous context manager: leaving it closes all connections::
+
+        async with SessionServer(("", 7000), Credentials.of_server("certs")) as server:
+            await server.run(host, pool)
+
+    Args:
+        address: where to listen; an empty host is every address of the machine, port 0 one that the system chooses.
+        tls: the server's certificate, or `PLAINTEXT` for a trial on one machine.
+        limits: what connections may take.
+        enrolled: the clients for whom there are sessions. Others are refused at HELLO, at any time, and those for whom
+            the present session has no place, such as late ones, wait for the next. By default each session decides.
+
+    Raises (on entering):
+        OSError: the address cannot be listened at.
+        CertificateError: see `server_context`.
+        PlaintextError: without TLS, the address is not loopback.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        tls: Credentials | Plaintext,
+        limits: Limits | None = None,
+        enrolled: Iterable[ClientId] | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
+        self._host: SessionHost | None = None
+        self._error: BaseException | None = None
+        self._connections: dict[tuple[ClientId, int], Connection] = {}
+        self._is_open = False
+        self._visits: set[Visit] = set()
+        self._lobby = Lobby(enrolled)
+        self._arrival = asyncio.Event()
+        self._news = asyncio.Event()
+        # The host's calls must not overlap: while a commit works in a thread, they wait, or are noted.
+        self._free = asyncio.Event()
+        self._free.set()
+        self._departed: list[tuple[ClientId, int]] = []
+        # Threads of its own: what the application does in asyncio's must not hold up a commit.
+        self._threads: ThreadPoolExecutor | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+    async def __aenter__(self) -> "SessionServer":
+        self._is_open = True
+        await self._listener.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        for visit in self._visits:
+            _send_last(visit.connection, _STOPPING)
+        await self._listener.close()
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return self._listener.addresses
+
+    @property
+    def num_connections(self) -> int:
+        """How many connections are open whose other side has shown who it is."""
+        return self._listener.num_connections
+
+    @property
+    def num_waiting(self) -> int:
+        """How many clients wait for a session: distinct ones that are enrolled, and have said HELLO."""
+        return len(self._lobby)
+
+    async def gather(self, count: int) -> None:
+        """Wait until this many clients wait for a session, and tell them the number."""
+        self._lobby.needed = count
+        try:
+            while len(self._lobby) < count:
+                self._arrival.clear()
+                await self._arrival.wait()
+        finally:
+            self._lobby.needed = 0
+
+    @property
+    def certificate_expiry(self) -> dict[str, float]:
+        """When the `server`'s certificate in use runs out, and the first of its `authority`'s, in Unix time."""
+        tls = self._listener.tls
+        if tls is None:
+            return {}
+        return {"server": tls.expires.timestamp(), "authority": tls.authority_expires.timestamp()}
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """How many connections were refused or cut off, by reason."""
+        return self._listener.refusals
+
+    async def run(self, host: SessionHost, pool: RecoveryPool, observer: HostObserver | None = None) -> None:
+        """Run one session until it has its outcome, and until everyone who comes back in time has been told.
+
+        Cancelling it tells the clients to come back later; with a journal the session can be resumed. A recovery of
+        masks that is running is waited for.
+
+        Raises:
+            JournalError: from the host; nothing that is not durable was sent.
+        """
+        if self._host is not None:
+            raise RuntimeError("a server runs one session at a time")
+        self._host, self._error, self._connections, self._departed = host, None, {}, []
+        host.memory = self._limits.memory
+        if self._threads is None:
+            # One for commits, one for the recovery of the masks.
+            self._threads = ThreadPoolExecutor(2, "secagg-server")
+        for visit in self._lobby.visits:
+            if self._has_place(host, visit):
+                self._lobby.leave(visit)
+                self._enter(host, visit)
+        recovery: asyncio.Future[MaskSum] | None = None
+        farewell: float | None = None
+        self._news.set()
+        try:
+            while True:
+                await self._wait_for_news(host.deadline if farewell is None else farewell)
+                host.tick(self._now())
+                self._send(await self._committed(host))
+                if self._error is not None:
+                    raise self._error
+                if observer is not None:
+                    observer(host)
+                if host.job is not None and recovery is None:
+                    recovery = asyncio.get_running_loop().run_in_executor(self._threads, pool.run, host.job)
+                    recovery.add_done_callback(lambda _: self._news.set())
+                elif recovery is not None and recovery.done() and host.outcome is None:
+                    host.finish(recovery.result(), self._now())
+                    self._news.set()
+                if host.outcome is not None:
+                    farewell = farewell or self._now() + self._limits.farewell_seconds
+                    if not host.untold or self._now() >= farewell:
+                        return
+        finally:
+            self._host = None
+            for connection in self._connections.values():
+                if host.outcome is None:
+                    _send_last(connection, _STOPPING)
+                connection.finish()
+            if recovery is not None and not recovery.done():
+                await asyncio.wait((recovery,))
+
+    async def _wait_for_news(self, until: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+                # What comes within the next moment is made durable together with it.
+                await asyncio.sleep(self._limits.commit_seconds)
+        self._news.clear()
+
+    async def _committed(self, host: SessionHost) -> list[Outgoing]:
+        """The host's commit, in a thread if it waits for the disk or computes: connections go on meanwhile.
+
+        Cancelling waits for it all the same: nobody may close a journal that is being written.
+        """
+        if not host.commit_blocks:
+            return host.commit(self._now())
+        self._free.clear()
+        try:
+            writing = asyncio.get_running_loop().run_in_executor(self._threads, host.commit, self._now())
+            return await _uninterrupted(writing)
+        finally:
+            self._free.set()
+            departed, self._departed = self._departed, []
+            for client_id, number in departed:
+                host.disconnected(client_id, self._now(), number)
+
+    def _send(self, outgoing: Iterable[Outgoing]) -> None:
+        for item in outgoing:
+            connection = self._connections.get((item.client_id, item.connection))
+            if connection is None:
+                continue
+            try:
+                connection.send(item.parts, last=isinstance(item, Close))
+            except CutOffError as error:
+                connection.cut(error)
+            if isinstance(item, Close):
+                reason = item.code.name.lower().replace("_", "-")
+                self._listener.refused(reason, item.text, peer=connection.peer, client_id=item.client_id)
+
+    async def _serve(self, stream: Stream, client_id: ClientId | None, peer: str, number: int) -> None:
+        """One connection, from the handshake to its end."""
+        connection = Connection(
+            stream, self._limits, max_payload=link.SMALL_BYTES, max_queued=_LOBBY_BYTES, peer=peer, client_id=client_id
+        )
+        visit = Visit(connection, number)
+        self._visits.add(visit)
+        if not self._is_open:
+            connection.finish()
+        try:
+            await self._converse(visit)
+        except BaseException:
+            stream.abort()
+            raise
+        finally:
+            self._visits.discard(visit)
+            self.bytes_received += connection.bytes_received
+            self.bytes_sent += connection.bytes_sent
+
+    async def _converse(self, visit: Visit) -> None:
+        connection = visit.connection
+        reading = asyncio.create_task(self._read(visit))
+        writing = asyncio.create_task(connection.write())
+        error: BaseException | None = None
+        try:
+            done, _ = await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+            error = next((found for task in done if (found := task.exception()) is not None), None)
+        finally:
+            reading.cancel()
+            writing.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+            self._lobby.leave(visit)
+            if connection.key is not None:
+                self._connections.pop(connection.key, None)
+                # Of one that the host itself closed it does not want to hear, and ignores it.
+                if self._host is visit.host is not None and self._free.is_set():
+                    visit.host.disconnected(connection.key[0], self._now(), connection.key[1])
+                    self._news.set()
+                elif self._host is visit.host:
+                    self._departed.append(connection.key)
+            if error is not None:
+                connection.stream.abort()
+        if error is None:
+            await connection.stream.close()
+            return
+        match error:
+            case CutOffError():
+                reason = error.reason
+            case LinkError():
+                reason = "bad-frame"
+            case TlsRefusedError():
+                reason = error.reason.name.lower().replace("_", "-")
+            case StalledError():
+                reason = "not-reading"
+            case OSError():
+                self._listener.lost(str(error), peer=connection.peer, client_id=connection.client_id)
+                return
+            case _:
+                raise error
+        self._listener.refused(reason, str(error), peer=connection.peer, client_id=connection.client_id)
+
+    async def _read(self, visit: Visit) -> None:
+        async for payload in visit.connection.frames():
+            if visit.connection.client_id is None:
+                # Without TLS a client says itself who it is.
+                visit.connection.client_id = link.decode_identify(payload).client_id
+            elif visit.host is not None:
+                await self._hear(visit.host, visit, payload)
+            elif not visit.is_refused:
+                is_new = visit.hello is None
+                if (refused := self._lobby.frame_received(visit, payload, self._now())) is not None:
+                    self._refuse(visit, refused)
+                elif is_new and visit.hello is not None:
+                    await self._arrive(visit)
+            # A hundred connections that wait for their next frame hold no masked inputs.
+            del payload
+
+    async def _hear(self, host: SessionHost, visit: Visit, payload: memoryview) -> None:
+        """Take a frame of a connection that is in a session."""
+        connection = visit.connection
+        assert connection.key is not None  # noqa: S101 - it has entered
+        if payload == PING and not self._free.is_set() and visit.answered < _PINGS:
+            # The host may be at work for seconds, and the client is to know that somebody is here.
+            connection.send((PONG,))
+            visit.answered += 1
+        elif payload != PONG:
+            await self._turn()
+            visit.answered = 0
+            if self._host is host:
+                host.frame_received(connection.key[0], payload, self._now(), connection.key[1])
+                self._news.set()
+
+    async def _arrive(self, visit: Visit) -> None:
+        """A client has said HELLO: it goes into the session that runs, or waits for the next."""
+        await self._turn()
+        if self._host is not None and self._has_place(self._host, visit):
+            self._enter(self._host, visit)
+        elif (older := self._lobby.enter(visit)) is not None:
+            self._refuse(older, link.Refused(link.RefusalCode.REPLACED, link.REPLACED_TEXT))
+        self._arrival.set()
+
+    def _has_place(self, host: SessionHost, visit: Visit) -> bool:
+        """Whether it is the session that speaks to a client, be it to refuse it."""
+        assert visit.hello is not None  # noqa: S101 - it has arrived
+        return self._lobby.enrolled is None or bool(visit.hello.session_id) or host.expects(visit.client_id)
+
+    def _enter(self, host: SessionHost, visit: Visit) -> None:
+        """Tell the host of a connection. The caller must have waited for its turn."""
+        assert visit.hello is not None  # noqa: S101 - it has arrived
+        connection, now = visit.connection, self._now()
+        connection.raise_bound()
+        visit.host = host
+        connection.key = (visit.client_id, host.connected(visit.client_id, now, visit.number))
+        self._connections[connection.key] = connection
+        host.frame_received(visit.client_id, b"".join(link.encode(visit.hello)), now, visit.number)
+        self._news.set()
+
+    def _refuse(self, visit: Visit, refused: link.Refused) -> None:
+        """Send a connection that is in no session away."""
+        connection = visit.connection
+        visit.is_refused = True
+        self._lobby.leave(visit)
+        _send_last(connection, refused)
+        reason = refused.code.name.lower().replace("_", "-")
+        self._listener.refused(reason, refused.text, peer=connection.peer, client_id=connection.client_id)
+
+    async def _turn(self) -> None:
+        """Until the host may be called; whoever calls it does so before awaiting anything else."""
+        while not self._free.is_set():
+            await self._free.wait()
+
+    def _failed(self, error: BaseException) -> None:
+        # No peer can cause that: the session ends with it.
+        self._error = error
+        self._news.set()
+        logger.error("a connection failed: %r", error, extra={"event": "failed"})
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _send_last(connection: Connection, refused: link.Refused) -> None:
+    """Say why it ends here, if there is room for that, and end it."""
+    with contextlib.suppress(CutOffError):
+        connection.send(link.encode(refused))
+    connection.finish()
+
+
+async def _uninterrupted(work: "asyncio.Future[_T]") -> _T:
+    """The result of ``work``; a cancellation takes effect once it is done."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((work,))
+        work.exception()
+        raise
