@@ -13,6 +13,7 @@ import torch
 from fl.data import load_dataset
 from fl.encrypted.evaluator import EncryptedTask, make_jobs
 from fl.errors import ConfigError
+from fl.learning import models
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from tests.fl.runs import assert_refused, invoke
@@ -139,7 +140,7 @@ def test_layers_that_cannot_run_are_named_before_anything_starts(
     def with_tanh(image_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Tanh(), torch.nn.Linear(64, num_classes))
 
-    monkeypatch.setitem(vars(__import__("fl.learning.models").models)["_BUILDERS"], "with-tanh", with_tanh)
+    monkeypatch.setitem(models._BUILDERS, "with-tanh", with_tanh)
     given = ("evaluate", model_file, "--model", "with-tanh", "--dataset", "digits", "--encrypted")
     assert_refused(invoke(*given), "layer 1 (Tanh)")
 
