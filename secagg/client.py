@@ -1,4 +1,4 @@
-"""The client machine: a linear shell around one private state."""
+"""The client machine: a shell that moves one private state from round to round, and never copies it."""
 
 import os
 import sys
@@ -38,9 +38,9 @@ _Step: TypeAlias = Callable[[State], tuple[State, _Result, tuple[TranscriptEntry
 
 
 class Client:
-    """One client's side of one session (paper, figure 4).
+    """Run one client's side of one session (paper, figure 4).
 
-    Calls return what is to be done, as events; nothing is sent, logged or timed here::
+    Calls return events that say what to do; nothing is sent, logged or timed here::
 
         client = Client(params, client_id, context=model_hash)
         client.start()                # -> Send(SERVER, AdvertiseKeys)
@@ -49,24 +49,24 @@ class Client:
         client.submit_input(vector)   # -> Send(SERVER, MaskedInput)
         client.receive(survivors)     # -> Send(SERVER, UnmaskingShares): finished
 
-    Dropping the object at any moment is safe: it is what a client that vanishes does.
+    It is safe to drop the object at any moment: a client that vanishes does the same.
 
-    Security: a client answers each round once, ever.  It cannot be copied or pickled; `suspend` moves it.  After any
-    `RemoteProtocolError`, and after any exception that is not the library's own, it is ABORTED and holds no secret.
+    Security: a client answers each round at most once.  It cannot be copied or pickled; `suspend` moves it.  After a
+    `RemoteProtocolError`, and after any exception that is not of this library, it is ABORTED and holds no secret.
 
-    Threads: one call at a time.  What another thread calls meanwhile is refused (`LocalProtocolError`), except `abort`,
-    which always wins: the call that is under way then returns nothing.
+    Threads: one call at a time.  A second call during the first raises `LocalProtocolError`, except `abort`, which
+    always wins: the call in progress then returns nothing.
 
     Args:
         params: the session's public parameters, from the server or the application.
-        client_id: this client's number, 0 <= id < 2^32; never two clients with one number in a session.
+        client_id: number of this client, 0 <= id < 2^32, unique in the session.
         context: bytes bound into the session, such as the hash of the model that this client received.
         nonce: the session's public nonce, from the server; see `secagg.session.session_id`.
-        identity, directory: in malicious mode, this client's key pair and who knows the others'; for that mode only.
-        entropy: the source of all randomness; only tests pass another than `os.urandom`.
+        identity, directory: in malicious mode only, this client's key pair and a directory of the others' keys.
+        entropy: source of all randomness; only tests replace `os.urandom`.
 
     Raises:
-        LocalProtocolError: an argument of a wrong type or range.
+        LocalProtocolError: an argument has a wrong type or range.
     """
 
     __slots__ = ("_entropy", "_lock", "_state", "_transcript")
@@ -87,7 +87,7 @@ class Client:
         if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:
             raise LocalProtocolError(f"client_id must be an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
         if not callable(entropy):
-            raise LocalProtocolError("entropy must be a function that returns so many random bytes")
+            raise LocalProtocolError("entropy must be a function: entropy(n) returns n random bytes")
         check_identity(params, identity)
         check_directory(params, directory)
         chosen_id = session_id(params, nonce=nonce, context=context)
@@ -98,31 +98,35 @@ class Client:
 
     @property
     def transcript(self) -> tuple[TranscriptEntry, ...]:
-        """What has happened so far: messages by their hashes, lists, and decisions. Holds no secret."""
+        """Return the events so far: hashes of messages, lists, and decisions. It holds no secret."""
         return tuple(self._transcript)
 
     @property
     def phase(self) -> ClientPhase:
-        """What the client waits for."""
+        """Return what the client waits for."""
         return self._state.phase
 
     @property
     def client_id(self) -> ClientId:
-        """This client's number."""
+        """Return the number of this client."""
         return self._state.setup.client_id
 
     @property
     def params(self) -> Parameters:
-        """The session's parameters."""
+        """Return the parameters of the session."""
         return self._state.setup.params
 
     @property
     def session_id(self) -> bytes:
-        """The session's id, 32 bytes; public."""
+        """Return the id of the session, 32 bytes, public."""
         return self._state.setup.session_id
 
     def start(self) -> tuple[ClientEvent, ...]:
-        """Begin: returns the `Send` of this client's public keys. LocalProtocolError if called twice."""
+        """Begin the session: return the `Send` of this client's public keys.
+
+        Raises:
+            LocalProtocolError: the client was started before.
+        """
 
         def begin(state: State) -> Transition:
             entropy, self._entropy = self._entropy, None
@@ -135,7 +139,7 @@ class Client:
 
         Raises:
             RemoteProtocolError: the message breaks a rule; the client is ABORTED and released nothing.
-            LocalProtocolError: this client was aborted or suspended, or ``message`` is no message at all.
+            LocalProtocolError: this client was aborted or suspended, or ``message`` is not a message.
         """
         self._expect("receive()", LIVE)
         if not isinstance(message, Message):
@@ -144,13 +148,15 @@ class Client:
         return self._advance("receive()", LIVE, lambda state: _receive(state, message), received)
 
     def submit_input(self, input_vector: npt.NDArray[np.integer[Any]]) -> tuple[ClientEvent, ...]:
-        """Give the input; returns the `Send` of it, masked.
+        """Mask the input and return the `Send` of it.
 
         Args:
-            input_vector: shape (vector_length,), any integer dtype, elements in [0, 2^value_bits). Not changed.
+            input_vector: shape (vector_length,), any integer dtype, elements in [0, 2^value_bits). It is
+                not changed.
 
         Raises:
-            LocalProtocolError: not requested now, or wrong shape, dtype or range; nothing is lost, call again.
+            LocalProtocolError: the input was not requested, or has a wrong shape, dtype or range. Nothing is lost;
+                call again.
         """
         call, phases = "submit_input()", (ClientPhase.INPUT_REQUESTED,)
         self._expect(call, phases)
@@ -158,9 +164,9 @@ class Client:
         return self._advance(call, phases, lambda state: cast(InputAwaited, state).submit_input(vector))
 
     def abort(self) -> None:
-        """Give up: forget every secret. For a host whose server broke the connection or sent no message at all.
+        """Abort the session and forget all secrets, for instance because the server is gone or sent garbage.
 
-        Any thread may call it at any time.  Nothing that another call is making meanwhile goes out.
+        Any thread may call it at any time.  A call in progress then returns nothing.
         """
         aborted = Aborted(self._state.setup.without_identity())
         while (state := self._state).phase not in (ClientPhase.FINISHED, ClientPhase.SUSPENDED):
@@ -168,10 +174,10 @@ class Client:
                 return
 
     def suspend(self) -> bytes:
-        """Move the client into bytes; this object is finished (phase SUSPENDED).
+        """Move the client into bytes; this object then is finished (phase SUSPENDED).
 
-        Security: the bytes are secret.  Resume them once: a host that resumes one blob twice and answers twice
-        gives away what the protocol protects.
+        Security: the bytes are secret.  Resume them once: a host that resumes them twice and answers twice gives away
+        what the protocol protects.
         """
 
         def dump(state: State) -> tuple[State, bytes, tuple[()]]:
@@ -188,15 +194,18 @@ class Client:
         directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
     ) -> "Client":
-        """The client that `suspend` moved into ``blob``; LocalProtocolError if it is not such.
+        """Return the client that `suspend` moved into ``blob``.
 
         Args:
             blob: the bytes that `suspend` returned.
             identity, directory: in malicious mode, as given to the client before: they are not in the blob.
-            entropy: for a client that was suspended before `start`; later ones draw nothing more.
+            entropy: for a client that was suspended before `start`; later it needs no more randomness.
+
+        Raises:
+            LocalProtocolError: ``blob`` is not a suspended client of this version.
         """
         if not callable(entropy):
-            raise LocalProtocolError("entropy must be a function that returns so many random bytes")
+            raise LocalProtocolError("entropy must be a function: entropy(n) returns n random bytes")
         client = cls.__new__(cls)
         client._state, client._transcript = suspension.load(blob, identity, directory)
         client._entropy = entropy
@@ -210,7 +219,7 @@ class Client:
         transition: Callable[[State], Transition],
         *received: TranscriptEntry,
     ) -> tuple[ClientEvent, ...]:
-        """Move the state through a transition of the protocol's."""
+        """Move the state through one transition of the protocol, and record it."""
 
         def noted(state: State) -> tuple[State, tuple[ClientEvent, ...], tuple[TranscriptEntry, ...]]:
             following, events = transition(state)
@@ -221,7 +230,7 @@ class Client:
     def _move(
         self, call: str, phases: Collection[ClientPhase], step: _Step[_Result], *received: TranscriptEntry
     ) -> _Result:
-        """Take the state out and install what ``step`` makes of it; if that fails, a dead client is left behind."""
+        """Take the state out and install the result of ``step``; if ``step`` fails, leave a dead client behind."""
         in_use = InUse(self._state.setup.without_identity(), self._expect(call, phases))
         outside = sys.exception()
         try:
@@ -230,7 +239,7 @@ class Client:
             refused = error if isinstance(error, RemoteProtocolError) else None
             refusals = [transcript.of_refusal(entry.round, refused) for entry in received if refused]
             self._swap(in_use, Aborted(in_use.setup), *refusals)
-            # Whoever raised it: its frames would hold the state, for as long as the error is kept.
+            # The error's frames would keep the secret state alive for as long as the caller keeps the error.
             _clear_frames(error, outside)
             raise
 
@@ -247,8 +256,8 @@ class Client:
         return result
 
     def _swap(self, old: State, new: State, *entries: TranscriptEntry) -> bool:
-        """Install a state in one step, if the old one is still there: of two threads that try, one succeeds."""
-        # Held for these few lines only. A signal's handler may come in between and call abort(): hence an RLock.
+        """Install a state if the old one is still there, in one step: of two threads that try, one succeeds."""
+        # An RLock, because a signal handler may interrupt these lines and call abort().
         with self._lock:
             if self._state is not old:
                 return False
@@ -257,7 +266,7 @@ class Client:
             return True
 
     def _expect(self, call: str, phases: Collection[ClientPhase]) -> ClientPhase:
-        """The phase; LocalProtocolError unless it is one of these."""
+        """Return the phase; LocalProtocolError unless it is one of ``phases``."""
         phase = self.phase
         if phase not in phases:
             raise LocalProtocolError(f"{call} is not possible now: client {self.client_id} is {phase.name}")
@@ -271,7 +280,7 @@ class Client:
 
 
 def _clear_frames(error: BaseException, outside: BaseException | None) -> None:
-    """Forget the locals of an error's frames, and of those errors behind it that came up inside: the lines stay."""
+    """Clear the local variables in the frames of an error and of the errors that caused it; line numbers stay."""
     chain = [error]
     for link in chain:
         clear_frames(link.__traceback__)

@@ -1,9 +1,9 @@
 """Turn messages into bytes and back: msgpack, strict and bounded by the session's parameters.
 
 A message is the msgpack array ``[version, type, session id, fields...]``.  Every value has exactly one encoding
-(the shortest), so equal messages are equal bytes.  Decoding reads the few msgpack forms that occur instead of
-calling a general parser: nothing is allocated on a length that the sender claims, large vectors are not copied
-on the way in, and what is not canonical has no way to be accepted.
+(the shortest), so equal messages are equal bytes.  Decoding reads the few msgpack forms that occur and
+uses no general parser: it allocates nothing from a length that the sender claims, does not copy large vectors, and
+cannot accept bytes that are not canonical.
 """
 
 import struct
@@ -57,12 +57,12 @@ _M = TypeVar("_M")
 
 
 def max_message_bytes(params: Parameters) -> int:
-    """Return the most bytes that a message of such a session has; a transport may refuse longer ones."""
+    """Return the largest size of a message of such a session, in bytes; a transport may refuse longer ones."""
     _check_params(params)
     peers = params.degree + 1
     flag_bytes = peers // 8 + 1
     signed = _identity_bytes(params) + _signature_bytes(params)
-    # A peer's view travels by flags and digests where it is not the receiver's own.
+    # A peer's view travels as flags and digests where it differs from the receiver's.
     view = 0 if params.is_complete else flag_bytes + peers * DIGEST_BYTES
     return _ENVELOPE_BYTES + max(
         peers * (_ID_BYTES + 2 * KEY_BYTES + signed),
@@ -83,15 +83,16 @@ def _signature_bytes(params: Parameters) -> int:
 def encode(message: Message, params: Parameters) -> bytes:
     """Return the message's bytes; ``params`` gives the width of a masked input's elements.
 
-    LocalProtocolError if it is no message of these parameters.
+    Raises:
+        LocalProtocolError: the message does not fit these parameters.
     """
     return b"".join(encode_parts(message, params))
 
 
 def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryview, ...]:
-    """Return the same bytes in pieces, for a transport that gathers: a packed vector is not copied again.
+    """Return the bytes of `encode` in parts, for a transport that can gather: a packed vector is not copied again.
 
-    In a ring of exactly 8, 16, 32 or 64 bits the last piece is a view of the message's own vector.
+    In a ring of exactly 8, 16, 32 or 64 bits the last part is a view of the message's vector.
     """
     _check_params(params)
     try:
@@ -116,7 +117,7 @@ def decode_server_message(data: bytes | memoryview, params: Parameters) -> Serve
 
 
 class _Reader:
-    """Reader of canonical msgpack, front to back."""
+    """Read canonical msgpack from front to back."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -153,7 +154,7 @@ class _Reader:
         return value
 
     def bin(self) -> memoryview:
-        """Read a byte string whose length is in its shortest form; a view, not a copy."""
+        """Read a byte string whose length is in its shortest form; return a view, not a copy."""
         head = self._take(1)[0]
         if not 0xC4 <= head <= 0xC6:
             raise CodecError("expected a byte string")
@@ -201,8 +202,8 @@ def _decode(
     try:
         view = memoryview(data).toreadonly().cast("B")
     except TypeError:
-        raise CodecError("a message is a row of bytes") from None
-    # Also checks that these are parameters.
+        raise CodecError("a message must be a contiguous row of bytes") from None
+    # This also checks the type of params.
     limit = max_message_bytes(params)
     if view.nbytes > limit:
         raise CodecError(f"{view.nbytes} bytes, but no message of this session has more than {limit}")
@@ -231,13 +232,13 @@ def _bin_header(size: int) -> bytes:
 
 
 def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, tuple[Any, ...]]:
-    """Return the message's type, and its fields, of which the last is a byte string."""
+    """Return the message's type and fields; the last field is a byte string."""
     match message:
         case AdvertiseKeys():
             keys = (message.channel_public_key, message.mask_public_key)
             return MessageType.ADVERTISE_KEYS, (*keys, message.identity_key, message.signature)
         case PeerKeys():
-            # NumPy 1 would wrap an id out of range into another client's.
+            # NumPy 1 would wrap an id that is out of range into the id of another client.
             ids = struct.pack(f">{len(message.client_ids)}I", *message.client_ids)
             keys = (message.channel_public_keys, message.mask_public_keys)
             return MessageType.PEER_KEYS, (ids, *keys, message.identity_keys, message.signatures)
@@ -268,10 +269,10 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, 
 def _check_masked_input(message: MaskedInput, params: Parameters) -> None:
     if not ring.is_vector(message.masked_input, params.vector_length, params.ring_bits):
         dtype = ring.word_dtype(params.ring_bits)
-        raise LocalProtocolError(f"a masked input has shape ({params.vector_length},) and dtype {dtype}")
-    # Bits above the ring's would run over into the next element.
+        raise LocalProtocolError(f"a masked input must have shape ({params.vector_length},) and dtype {dtype}")
+    # Higher bits would spill into the next element.
     if not ring.is_reduced(message.masked_input, params.ring_bits):
-        raise LocalProtocolError(f"a masked input has elements below 2^{params.ring_bits}")
+        raise LocalProtocolError(f"the elements of a masked input must be below 2^{params.ring_bits}")
 
 
 def _check_params(params: Parameters) -> None:
@@ -329,7 +330,7 @@ def _read_masked_input(reader: _Reader, session_id: bytes, params: Parameters) -
     packed = np.frombuffer(reader.bin_of(size, "masked input"), dtype=np.uint8)
     if not packing.padding_is_zero(packed, params.vector_length, params.ring_bits):
         raise CodecError("masked input: the padding is not zero")
-    # What follows the vector must be known to be nothing before it is unpacked.
+    # Check that nothing follows the vector before it is unpacked.
     reader.end()
     return MaskedInput(session_id, packing.unpack(packed, params.vector_length, params.ring_bits))
 

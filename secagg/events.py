@@ -1,4 +1,4 @@
-"""What the machines tell their host. Plain values; the only one that holds secrets is `UnmaskReady`, for its job."""
+"""Events that the machines return to their host: plain values. Only `UnmaskReady` holds secrets, those of its job."""
 
 from dataclasses import dataclass, field
 from enum import Enum, unique
@@ -14,7 +14,7 @@ from secagg.unmask_job import UnmaskJob
 
 @unique
 class Round(Enum):
-    """The protocol's rounds, by the paper's names."""
+    """Rounds of the protocol, with the paper's names."""
 
     ADVERTISE_KEYS = "AdvertiseKeys"
     SHARE_KEYS = "ShareKeys"
@@ -24,48 +24,48 @@ class Round(Enum):
 
 
 def rounds_of(params: Parameters) -> tuple[Round, ...]:
-    """The rounds of a session with these parameters, in order: ConsistencyCheck belongs to those that are signed."""
+    """Return the rounds of a session in order; ConsistencyCheck is one of them in the signed modes only."""
     return tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK or params.is_signed)
 
 
 @unique
 class Recipient(Enum):
-    """Where a client's messages go."""
+    """The recipient of a client's messages."""
 
     SERVER = "server"
 
 
 SERVER: Literal[Recipient.SERVER] = Recipient.SERVER
-"""Where a client's messages go: the recipient of its `Send` events."""
+"""The recipient of a client's `Send` events."""
 
 
 @unique
 class DropReason(Enum):
-    """Why the server goes on without a client."""
+    """Reasons why the server dropped a client."""
 
     DISCONNECTED = "its connection ended"
-    DEADLINE = "its message did not come in time"
-    MALFORMED = "its bytes were no message"
+    DEADLINE = "its message did not arrive in time"
+    MALFORMED = "its bytes are not a message"
     UNEXPECTED_MESSAGE = "its message belongs to another round"
     DUPLICATE = "it sent a second message in one round"
     WRONG_SESSION = "its message belongs to another session (other parameters, nonce or context)"
     UNKNOWN_CLIENT = "it is not on this session's list of clients"
-    INVALID_PUBLIC_KEY = "a public key of its is no usable X25519 point"
-    KEY_NOT_DISTINCT = "a public key of its was advertised already"
-    WRONG_SIZE = "its message does not fit the clients that were announced to it"
-    IDENTITY_NOT_TRUSTED = "its identity key is not the one that the directory has"
-    IDENTITY_NOT_DISTINCT = "its identity key was advertised already"
-    INVALID_SIGNATURE = "its signature is not its identity's, or not of what it was shown"
+    INVALID_PUBLIC_KEY = "one of its public keys is not a valid X25519 point"
+    KEY_NOT_DISTINCT = "one of its public keys was advertised before"
+    WRONG_SIZE = "its message does not match the clients announced to it"
+    IDENTITY_NOT_TRUSTED = "its identity key is not the one in the directory"
+    IDENTITY_NOT_DISTINCT = "its identity key was advertised before"
+    INVALID_SIGNATURE = "its signature is not valid for its identity key, or for the data it was sent"
     TOO_FEW_NEIGHBORS = "too few of its neighbours are left"
 
 
 @unique
 class AbortReason(Enum):
-    """Why a session ended without a sum. No input was unmasked."""
+    """Reasons why a session ended without a sum. No input was unmasked."""
 
     TOO_FEW_CLIENTS = "fewer clients than the threshold are left"
-    TOO_FEW_SHARES = "fewer shares of a secret than the threshold came in"
-    INVALID_SHARES = "shares do not give back the secret that they were made of"
+    TOO_FEW_SHARES = "fewer shares of a secret than the threshold arrived"
+    INVALID_SHARES = "the shares of a secret do not reconstruct it"
     CANCELLED = "the host ended the session"
 
 
@@ -79,10 +79,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class InputRequested:
-    """Client: the pairwise keys are set; call `Client.submit_input`.
+    """Client: the pairwise keys are agreed; call `Client.submit_input`.
 
     Attributes:
-        rejected_shares: peers whose encrypted shares did not authenticate: they or the server are at fault.
+        rejected_shares: peers whose encrypted shares did not authenticate; they or the server are at fault.
     """
 
     rejected_shares: tuple[ClientId, ...] = ()
@@ -90,7 +90,7 @@ class InputRequested:
 
 @dataclass(frozen=True, slots=True)
 class ClientDropped:
-    """Server: the session goes on without this client."""
+    """Server: the session continues without this client."""
 
     client_id: ClientId
     reason: DropReason
@@ -100,19 +100,19 @@ class ClientDropped:
 
 @unique
 class ShareFault(Enum):
-    """What is wrong with a share of a secret."""
+    """Faults of a share of a secret."""
 
-    WRONG = "it is not what gives the secret back"
+    WRONG = "it does not match the secret"
     MISSING = "its holder could not open it"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Dispute:
-    """A share that is wrong: its owner dealt it so, or its holder changed it; which of the two, nobody else can see.
+    """A wrong share. Its owner made it wrong or its holder changed it; the others cannot tell which.
 
     Attributes:
         owner: the client whose secret was shared.
-        holder: the client that was to give the share back.
+        holder: the client that returned the share.
         fault: what is wrong.
     """
 
@@ -123,13 +123,13 @@ class Dispute:
 
 @dataclass(frozen=True, slots=True)
 class SharesDisputed:
-    """Server: shares were wrong, and were done without.
+    """Server: wrong shares were found and ignored.
 
     Attributes:
-        disputes: which.
-        culprits: the clients that explain them, as few as can be found. Where it could be either, it is the holder
-            that gave back a wrong share, and the owner of one that could not be opened: a client that has a dispute
-            with one other client only may be that client's victim.
+        disputes: the wrong shares.
+        culprits: a small set of clients that explains them. Where either could be at fault, it names the holder of a
+            wrong share, and the owner of a share that could not be opened. A client that has a dispute with one other
+            client only may be that client's victim.
     """
 
     disputes: tuple[Dispute, ...]
@@ -138,19 +138,19 @@ class SharesDisputed:
 
 @dataclass(frozen=True, slots=True)
 class UnmaskReady:
-    """Server: run ``job`` wherever you like, and give its result to `Server.finish`."""
+    """Server: run ``job`` on any process or machine, and give its result to `Server.finish`."""
 
     job: UnmaskJob
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completed:
-    """Server: the end.
+    """Server: the session ended with a sum.
 
     Attributes:
-        sum: shape (vector_length,), the ring's dtype.
-        included: the clients whose inputs are in it.
-        culprits: clients whose wrong shares were done without; see `SharesDisputed`.
+        sum: shape (vector_length,), dtype of the ring.
+        included: the clients whose inputs are in the sum.
+        culprits: clients whose wrong shares were ignored; see `SharesDisputed`.
     """
 
     sum: RingVector = field(repr=False)
@@ -169,18 +169,18 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """Server: the end, without a sum.
+    """Server: the session ended without a sum.
 
     Attributes:
-        reason: why.
-        round: in which round.
-        needed: how many clients, or shares of each secret, were needed; for INVALID_SHARES, how many secrets.
-        had: how many there were; of shares, for the secret that has the fewest; 0 if there were enough clients, but
-            on a sparse graph none of them with enough neighbours.
-        missing: the clients that the round was opened for and that did not answer.
-        owners: the clients whose secrets could not be recovered.
-        culprits: the clients that explain the wrong shares, so far as was found out; see `SharesDisputed`. The owner of
-            a secret whose shares, more than needed, agree with each other and not with its commitment is one.
+        reason: why it ended.
+        round: the round in which it ended.
+        needed: number of clients, or of shares of each secret, that were needed; for INVALID_SHARES, of secrets.
+        had: number that was there; of shares, for the secret that has the fewest. It is 0 if there were enough
+            clients, but on a sparse graph none of them had enough neighbours.
+        missing: clients that the round was opened for and that did not answer.
+        owners: clients whose secrets could not be recovered.
+        culprits: clients that explain the wrong shares, as far as they were found; see `SharesDisputed`. The owner of
+            a secret is one of them if more shares than needed agree with each other and not with its commitment.
     """
 
     reason: AbortReason

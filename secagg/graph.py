@@ -1,8 +1,8 @@
-"""Who is whose neighbour.
+"""Graphs of neighbours: the pairs of clients that share masks and secrets.
 
-Nodes are the places 0..n-1 of the advertised clients, sorted by id.  A node's *neighbourhood* includes the node
-itself, sorted; the place of a share's holder in the owner's neighbourhood is the share's evaluation point.
-The complete graph of Bonawitz et al. (2017) is the graph in which every neighbourhood is everybody.
+Nodes are the places 0..n-1 of the advertised clients, sorted by id.  A node's *neighbourhood* is sorted and includes
+the node itself. The place of a share's holder in the owner's neighbourhood is the evaluation point of the share. In the
+complete graph of Bonawitz et al. (2017), each neighbourhood holds all nodes.
 """
 
 from typing import Protocol, TypeAlias
@@ -15,7 +15,7 @@ from secagg.primitives.entropy import EntropySource, draw
 
 Places: TypeAlias = npt.NDArray[np.intp]
 NodeFlags: TypeAlias = npt.NDArray[np.bool_]
-"""One flag a node, shape (num_nodes,)."""
+"""One flag for each node, shape (num_nodes,)."""
 
 
 class Graph(Protocol):
@@ -26,29 +26,29 @@ class Graph(Protocol):
 
     @property
     def neighborhood_size(self) -> int:
-        """Nodes in each neighbourhood, the node itself included."""
+        """Return the number of nodes in each neighbourhood, the node itself included."""
         ...
 
     @property
     def members(self) -> Places:
-        """Each node and its neighbours, ascending, shape (num_nodes, neighborhood_size). Not to be written to."""
+        """Return each node with its neighbours, ascending, shape (num_nodes, neighborhood_size). Read-only."""
         ...
 
     def neighborhood(self, node: int) -> Places:
-        """The node and its neighbours, ascending."""
+        """Return the node and its neighbours, ascending."""
         ...
 
     def places_of(self, node: int) -> Places:
-        """Where ``node`` stands in the neighbourhood of each member of its own, in the same order."""
+        """Return the place of ``node`` in the neighbourhood of each member of its neighbourhood, in their order."""
         ...
 
     def count(self, flags: NodeFlags) -> Places:
-        """How many flagged nodes each neighbourhood has, shape (num_nodes,)."""
+        """Return the number of flagged nodes in each neighbourhood, shape (num_nodes,)."""
         ...
 
 
 class CompleteGraph:
-    """Everyone is everyone's neighbour."""
+    """The graph in which all nodes are neighbours."""
 
     def __init__(self, num_nodes: int) -> None:
         self.num_nodes = num_nodes
@@ -72,7 +72,7 @@ class CompleteGraph:
 class HararyGraph:
     """A randomly relabelled Harary graph (Bell et al. 2020, algorithm 1).
 
-    The nodes stand on a ring in an order drawn from ``entropy``; each is the neighbour of the degree/2 next ones on
+    The nodes stand on a ring in an order drawn from ``entropy``; each is a neighbour of the degree/2 nearest nodes on
     both sides.
 
     Args:
@@ -82,16 +82,18 @@ class HararyGraph:
 
     def __init__(self, num_nodes: int, degree: int, entropy: EntropySource) -> None:
         if degree % 2 or not 2 <= degree < num_nodes - 1:
-            raise ValueError(f"a Harary graph of {num_nodes} nodes has no degree {degree}")
+            raise ValueError(f"a Harary graph of {num_nodes} nodes cannot have degree {degree}")
         self.num_nodes = num_nodes
         self.neighborhood_size = degree + 1
-        # Sorting by 64 random bits a node: two nodes tie, and the order is not uniform, with probability n^2 / 2^65.
+        # Sort by 64 random bits for each node: two nodes tie, so that the order is not uniform, with probability n^2
+        # / 2^65.
         order = np.argsort(np.frombuffer(draw(entropy, 8 * num_nodes), dtype="<u8"), kind="stable")
         window = np.arange(-(degree // 2), degree // 2 + 1)
         members = np.empty((num_nodes, degree + 1), dtype=np.intp)
         members[order] = np.sort(order[(np.arange(num_nodes)[:, None] + window) % num_nodes], axis=1)
         self.members = members
-        # Edges (member, node), sorted, list each member's neighbourhood in order: an edge's rank there is its place.
+        # The sorted edges (member, node) list each member's neighbourhood in order, so an edge's rank there is its
+        # place.
         edges = members * num_nodes + np.arange(num_nodes)[:, None]
         places = np.empty(members.size, dtype=np.intp)
         places[np.argsort(edges, axis=None)] = np.arange(members.size) % (degree + 1)
@@ -111,7 +113,7 @@ class HararyGraph:
 
 
 def build_graph(params: Parameters, num_nodes: int, entropy: EntropySource) -> Graph:
-    """The graph of these parameters on so many nodes; complete where all of them fit one neighbourhood."""
+    """Return the graph of these parameters on ``num_nodes`` nodes; complete if they all fit one neighbourhood."""
     if num_nodes <= params.degree + 1:
         return CompleteGraph(num_nodes)
     return HararyGraph(num_nodes, params.degree, entropy)

@@ -12,20 +12,20 @@ from secagg.primitives import kdf, labels
 from secagg.primitives.agreement import SecretKey
 from secagg.primitives.prg import CHUNK_BYTES, KEY_BYTES, Keystream, chunk_buffer
 
-# Masks that are expanded together, chunk by chunk: the accumulator's chunk stays in the cache meanwhile.
+# Number of masks expanded together, chunk by chunk, so that the accumulator's chunk stays in the cache.
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Mask:
-    """A mask by its generator's key, and whether it is added or subtracted."""
+    """A mask, given by its generator's key, with its sign: added or subtracted."""
 
     key: bytes
     subtract: bool = False
 
 
 def self_mask(seed: bytes, session_id: bytes, client_id: ClientId) -> Mask:
-    """p_u = PRG(b_u), which its client adds."""
+    """Return p_u = PRG(b_u), which its client adds."""
     return Mask(
         kdf.derive(
             seed,
@@ -38,7 +38,7 @@ def self_mask(seed: bytes, session_id: bytes, client_id: ClientId) -> Mask:
 
 
 def mask_secret_key(seed: bytes, session_id: bytes, client_id: ClientId) -> SecretKey:
-    """s_u^SK, derived from the seed that is shared in its stead."""
+    """Return s_u^SK, derived from the seed that is shared in its place."""
     context = client_id.to_bytes(4, "big")
     return SecretKey(kdf.derive(seed, salt=session_id, label=labels.MASK_KEY_PAIR, context=context, length=32))
 
@@ -46,9 +46,10 @@ def mask_secret_key(seed: bytes, session_id: bytes, client_id: ClientId) -> Secr
 def pairwise_mask(
     secret_key: SecretKey, peer_public_key: bytes, session_id: bytes, own_id: ClientId, peer_id: ClientId
 ) -> Mask:
-    """p_uv as ``own_id`` applies it: the smaller id adds, the larger subtracts.
+    """Return p_uv with the sign of ``own_id``: the smaller id adds, the larger subtracts.
 
-    ValueError if the peer's public key is of small order.
+    Raises:
+        ValueError: the peer's public key has small order.
     """
     low, high = sorted((own_id, peer_id))
     key = kdf.derive(
@@ -62,10 +63,10 @@ def pairwise_mask(
 
 
 def accumulate(vector: RingVector, masks: Iterable[Mask], first: int = 0) -> None:
-    """Add or subtract every mask to ``vector`` in place, modulo its word; the caller reduces to the ring.
+    """Add the masks to ``vector`` in place, or subtract them, modulo its word; the caller reduces to the ring.
 
     Element j of a mask is the j-th little-endian word of the keystream, chunk after chunk. ``vector`` may be a part of
-    the whole one that begins with element ``first``, the first one of a chunk.
+    the whole vector; its first element then has index ``first``, the first element of a chunk.
     """
     chunk_length = CHUNK_BYTES // vector.dtype.itemsize
     buffer = chunk_buffer(min(vector.nbytes, CHUNK_BYTES))

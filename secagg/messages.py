@@ -1,8 +1,8 @@
-"""Define the messages, one frozen dataclass each: values only, of which the codec makes bytes.
+"""Messages of the protocol, one frozen dataclass each. They hold values; the codec turns them into bytes.
 
-Lists that both sides know from `PeerKeys` do not travel again: later messages speak of the peers in the order of
-that list, by flags (one a peer) and by concatenated fixed-size items.  ``session_id`` opens every message, so
-that nothing of one session is taken for another's.
+The ids in `PeerKeys` do not travel again: later messages name peers in the order of that list, by flags (one for each
+peer) and by concatenated items of fixed size.  ``session_id`` opens every message, so that a message of one session is
+never taken for one of another.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from secagg.params import ClientId
 from secagg.sharing import ShareArray
 
 Flags: TypeAlias = tuple[bool, ...]
-"""One flag a peer, in the order of `PeerKeys.client_ids`."""
+"""One flag for each peer, in the order of `PeerKeys.client_ids`."""
 
 
 @unique
 class MessageType(IntEnum):
-    """The messages' numbers on the wire."""
+    """Numbers of the messages on the wire."""
 
     ADVERTISE_KEYS = 1
     PEER_KEYS = 2
@@ -38,8 +38,8 @@ class MessageType(IntEnum):
 class AdvertiseKeys:
     """Client to server, round AdvertiseKeys: c_u^PK and s_u^PK, 32 bytes each.
 
-    Against a server that may lie also the client's identity key (32 bytes) and its signature (64 bytes) of
-    `statements.advertised_keys`; in the other modes both are empty.
+    In the signed modes also the client's identity key (32 bytes) and its signature (64 bytes) of
+    `statements.advertised_keys`; in the other mode both are empty.
     """
 
     session_id: bytes
@@ -51,10 +51,10 @@ class AdvertiseKeys:
 
 @dataclass(frozen=True, slots=True)
 class PeerKeys:
-    """Server to client, opens ShareKeys: the keys of the receiver's neighbourhood, itself included.
+    """Server to client, opens ShareKeys: the keys of the receiver's neighbourhood, the receiver included.
 
-    ``client_ids`` ascends; the keys are concatenated in its order, 32 bytes each; where they are signed, the identity
-    keys (32 bytes each) and signatures (64 bytes each) too.
+    ``client_ids`` is in ascending order; the keys are concatenated in the same order, 32 bytes each. In the signed
+    modes so are the identity keys (32 bytes each) and signatures (64 bytes each).
     """
 
     session_id: bytes
@@ -67,9 +67,9 @@ class PeerKeys:
 
 @dataclass(frozen=True, slots=True)
 class ShareKeys:
-    """Client to server, round ShareKeys: e_uv for each peer but itself, ENCRYPTED_SHARES_BYTES bytes each.
+    """Client to server, round ShareKeys: e_uv for each peer except itself, ENCRYPTED_SHARES_BYTES bytes each.
 
-    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server tell the self-mask seed from a wrong one.
+    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server recognise a wrong self-mask seed.
     """
 
     session_id: bytes
@@ -79,7 +79,7 @@ class ShareKeys:
 
 @dataclass(frozen=True, slots=True)
 class PeerShares:
-    """Server to client, opens MaskedInputCollection: who shared keys (U2), and e_vu of each of them but itself."""
+    """Server to client, opens MaskedInputCollection: the peers that shared keys (U2), and e_vu of each of them."""
 
     session_id: bytes
     shared: Flags
@@ -88,7 +88,7 @@ class PeerShares:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedInput:
-    """Client to server, round MaskedInputCollection: y_u, shape (vector_length,), the ring's dtype, reduced."""
+    """Client to server, round MaskedInputCollection: y_u, shape (vector_length,), dtype of the ring, reduced."""
 
     session_id: bytes
     masked_input: RingVector
@@ -103,7 +103,7 @@ class MaskedInput:
 
 @dataclass(frozen=True, slots=True)
 class SurvivorList:
-    """Server to client: whose masked inputs are in the sum (U3). Opens ConsistencyCheck, or Unmasking without it."""
+    """Server to client, opens ConsistencyCheck, or Unmasking if not signed: the clients in the sum (U3)."""
 
     session_id: bytes
     survivors: Flags
@@ -119,12 +119,12 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyProof:
-    """Server to client, opens Unmasking where views are signed: who signed its own (U4), and the signatures.
+    """Server to client, opens Unmasking in the signed modes: the peers that signed their view (U4), and the signatures.
 
-    ``signatures`` has those of the flagged peers but the receiver, 64 bytes each.  On a sparse graph, a peer's view is
-    not the receiver's: ``common`` has for each of these peers the flags of the receiver's neighbourhood, packed to
-    bytes, that mark who is in the peer's too, and ``others`` the `statements.member` digests (32 bytes each) of the
-    rest of the peer's, peer after peer.  On the complete graph both are empty.
+    ``signatures`` holds those of the flagged peers except the receiver, 64 bytes each.  On a sparse graph, a peer's
+    view differs from the receiver's: for each of these peers, ``common`` holds flags over the receiver's neighbourhood,
+    packed to bytes, that mark the members of the peer's view too, and ``others`` holds the `statements.member` digests
+    (32 bytes each) of the other members, peer after peer.  On the complete graph both are empty.
     """
 
     session_id: bytes
@@ -136,11 +136,11 @@ class ConsistencyProof:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class UnmaskingShares:
-    """Client to server, round Unmasking: one share a peer that shared keys with this client.
+    """Client to server, round Unmasking: one share for each peer that shared keys with this client.
 
-    Of a survivor it is the share of the self-mask seed, of one that vanished that of the mask key: which of the
-    two follows from `SurvivorList`, and there is room for one only.  ``held`` marks the peers whose share this
-    client has; ``shares`` has shape (number held, LIMBS).
+    For a survivor it is the share of the self-mask seed, for a peer that vanished that of the mask key. `SurvivorList`
+    decides which, and the message has room for only one.  ``held`` marks the peers whose share this client has;
+    ``shares`` has shape (number held, LIMBS).
     """
 
     session_id: bytes
@@ -161,9 +161,9 @@ class UnmaskingShares:
 
 
 ClientMessage: TypeAlias = AdvertiseKeys | ShareKeys | MaskedInput | ConsistencyCheck | UnmaskingShares
-"""What a client sends, one message a round."""
+"""Messages of a client, one in each round."""
 
 ServerMessage: TypeAlias = PeerKeys | PeerShares | SurvivorList | ConsistencyProof
-"""What the server sends, one message a client and round; the first round has none."""
+"""Messages of the server, one for each client in each round but the first."""
 
 Message: TypeAlias = ClientMessage | ServerMessage

@@ -1,4 +1,4 @@
-"""What both sides must agree on before a session starts. Every range is checked here, once."""
+"""The parameters that both sides agree on before a session starts. All ranges are checked here, once."""
 
 import struct
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from secagg.algebra import packing, ring, shamir
 from secagg.errors import CodecError, PlanError
 
 ClientId: TypeAlias = int
-"""A client's number, 0 <= id < 2^32, from the channel or the application; not secret."""
+"""Number of a client, 0 <= id < 2^32, given by the channel or the application; public."""
 
 MAX_CLIENT_ID = 2**32 - 1
 
@@ -25,12 +25,12 @@ PARAMETERS_BYTES = _FORM.size
 
 @unique
 class Adversary(Enum):
-    """Whom a session is safe against, alone or together with corrupt clients.
+    """The server that a session is safe against, alone or together with corrupt clients.
 
-    HONEST_BUT_CURIOUS: a server that follows the protocol and studies all that it sees.
-    SEMI_MALICIOUS: one that exchanges the clients' keys honestly, and may lie from then on (Bell et al. 2020): the
-        survivors are signed, by keys that were exchanged like the others.
-    MALICIOUS: one that may lie at any time: keys and survivors are signed by identities that clients know.
+    HONEST_BUT_CURIOUS: a server that follows the protocol and studies everything it sees.
+    SEMI_MALICIOUS: a server that exchanges the clients' keys honestly and may lie from then on (Bell et al. 2020).
+        Clients sign the survivors, with keys that were exchanged like the others.
+    MALICIOUS: a server that may lie at any time. Clients sign keys and survivors with identities that their peers know.
     """
 
     HONEST_BUT_CURIOUS = "honest-but-curious"
@@ -40,23 +40,23 @@ class Adversary(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """The public parameters of a session; equal on all machines, or the session ids differ and nothing works.
+    """Public parameters of a session. They are equal on all machines; otherwise session ids differ and nothing works.
 
     Use `secagg.plan` to get them from a threat model.
 
     Attributes:
-        num_clients: the most clients that take part (n).
-        threshold: how many clients must remain at each step, and how many shares give back a secret (t).
-        degree: with how many others each client shares masks; ``num_clients - 1`` is the complete graph, any
-            smaller degree is even.
-        vector_length: elements of each input vector (m).
-        value_bits: an input's elements are integers in [0, 2^value_bits).
-        ring_bits: sums are taken modulo 2^ring_bits (R in the paper).
-        modular: the sum may wrap on purpose; otherwise the ring must hold any sum of inputs.
-        adversary: whom the session is safe against.
+        num_clients: largest number of clients that take part (n).
+        threshold: number of clients that must remain at each step, and of shares that reconstruct a secret (t).
+        degree: number of neighbours that each client shares masks with; ``num_clients - 1`` is the complete graph,
+            a smaller degree must be even.
+        vector_length: number of elements of each input vector (m).
+        value_bits: elements of an input are integers in [0, 2^value_bits).
+        ring_bits: sums are computed modulo 2^ring_bits (R in the paper).
+        modular: whether the sum may wrap around on purpose; otherwise the ring must hold any sum of inputs.
+        adversary: the server that the session is safe against.
 
     Raises:
-        PlanError: naming every range that is broken.
+        PlanError: a value is out of range; the error names all of them.
     """
 
     num_clients: int
@@ -105,30 +105,30 @@ class Parameters:
 
     @property
     def modulus(self) -> int:
-        """2^ring_bits."""
+        """Return 2^ring_bits."""
         return 1 << self.ring_bits
 
     @property
     def is_complete(self) -> bool:
-        """Whether every client is every other's neighbour."""
+        """Return whether each client is a neighbour of all others."""
         return self.degree == self.num_clients - 1
 
     @property
     def is_signed(self) -> bool:
-        """Whether keys are signed, and ConsistencyCheck takes place: against every server that may lie."""
+        """Return whether clients sign keys and run ConsistencyCheck: in both modes where the server may lie."""
         return self.adversary is not Adversary.HONEST_BUT_CURIOUS
 
     @property
     def has_identities(self) -> bool:
-        """Whether those who sign are known beyond the session: in malicious mode. Else they draw a key for it."""
+        """Return whether clients sign with long-term identities (malicious mode), not with keys of the session."""
         return self.adversary is Adversary.MALICIOUS
 
     @property
     def quorum(self) -> int:
-        """The fewest members of a client's neighbourhood, itself included, with which the client goes on.
+        """Return the smallest neighbourhood, the client itself included, with which a client continues.
 
-        In the complete graph everyone holds shares of everyone's secrets, as in the paper; in a sparse one, of the
-        neighbours' alone, so that the threshold must be reached without the client itself.
+        In the complete graph each client holds shares of all secrets, its own among them, as in the paper. In a sparse
+        graph it holds shares of its neighbours' secrets alone, so the threshold must be reached without it.
         """
         return self.threshold if self.is_complete else self.threshold + 1
 
@@ -140,7 +140,7 @@ _ADVERSARIES = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversar
 
 
 def required_ring_bits(num_clients: int, value_bits: int) -> int:
-    """ceil(log2(n (2^value_bits - 1) + 1)): the smallest ring that holds any sum of n inputs."""
+    """Return ceil(log2(n (2^value_bits - 1) + 1)), the bits of the smallest ring that holds any sum of n inputs."""
     return (num_clients * ((1 << value_bits) - 1)).bit_length()
 
 

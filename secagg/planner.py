@@ -1,7 +1,7 @@
-"""From a threat model to parameters: every number is made to add up before a round starts.
+"""Turn a threat model into parameters, and check before a round starts that all numbers add up.
 
-Complete graph (paper, figure 5): against the server alone t = floor(n/2) + 1; against the server together with
-clients t = floor(2n/3) + 1, which stands fewer than n/3 corrupt ones.  Sparse graph: `secagg.sparse_bounds`.
+Complete graph (paper, figure 5): against the server alone t = floor(n/2) + 1; against the server together with fewer
+than n/3 corrupt clients t = floor(2n/3) + 1.  Sparse graph: `secagg.sparse_bounds`.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from secagg.errors import PlanError
 from secagg.params import MAX_CLIENTS, Adversary, Parameters, required_ring_bits
 from secagg.sparse_bounds import CORRECTNESS_BITS, MOST_CLIENTS, SECURITY_BITS, SparseBounds
 
-# 0.29 * 100 is 28.999...: fractions of n are meant as written, not as binary rounds them.
+# 0.29 * 100 is 28.999... in binary, but the user means 29.
 _EPSILON = 1e-14
 
 
 @unique
 class GraphKind(Enum):
-    """Who shares masks with whom: everyone with everyone, or each with a few at random (Bell et al. 2020)."""
+    """Graph of the clients that share masks: all pairs, or each client with a few at random (Bell et al. 2020)."""
 
     COMPLETE = "complete"
     SPARSE = "sparse"
@@ -27,15 +27,15 @@ class GraphKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Parameters, and why they are as they are.
+    """Parameters of a session, with the reasons for them.
 
     Attributes:
-        parameters: what `Client` and `Server` take.
-        corrupt_clients: how many clients may collude with the server (A).
-        expected_dropouts: how many clients may vanish (D).
-        spare_clients: how many more than expected may vanish before the session aborts; None on a sparse graph, where
-            it depends on who they are.
-        reasons: one sentence for each number chosen.
+        parameters: the parameters for `Client` and `Server`.
+        corrupt_clients: number of clients that may collude with the server (A).
+        expected_dropouts: number of clients that may vanish (D).
+        spare_clients: number of clients beyond these that may vanish before the session aborts; None on a sparse
+            graph, where it depends on which clients they are.
+        reasons: one sentence for each chosen number.
     """
 
     parameters: Parameters
@@ -59,35 +59,36 @@ def plan(
     threshold: int | None = None,
     min_inputs: int = 2,
 ) -> Plan:
-    """The parameters for a threat model: clients whose `SessionPolicy` has the same one take part.
+    """Return the parameters for a threat model. Clients whose `SessionPolicy` has the same threat model accept them.
 
     In the signed modes a client takes sparse graphs only if its policy says so.
 
     Args:
-        num_clients: clients that take part.
-        vector_length: elements of each vector.
-        value_bits: inputs are in [0, 2^value_bits); or give ``max_value``.
-        max_value: the largest value an element takes before it is weighted.
+        num_clients: number of clients that take part.
+        vector_length: number of elements of each vector.
+        value_bits: inputs are in [0, 2^value_bits); give either this or ``max_value``.
+        max_value: the largest value of an element, before it is multiplied by a weight.
         max_weight: the largest integer weight that a client multiplies its values by.
-        dropout: the fraction of clients expected to vanish during a session, in [0, 1).
-        corrupt: the fraction of clients that may share what they know with the server, in [0, 1).
-        adversary: whom to be safe against.
-        graph: complete, or sparse: the smallest degree that is safe and works, except with probability 2^-40 and
-            2^-20. Where no degree below n - 1 is, the complete graph is taken.
-        threshold: a larger threshold than the one that the threat model asks for.
-        min_inputs: the fewest inputs that clients agree to a sum of, as in their `SessionPolicy`.
+        dropout: fraction of clients expected to vanish during a session, in [0, 1). More dropouts need a lower
+            threshold, and so leave less room for corrupt clients.
+        corrupt: fraction of clients that may share their knowledge with the server, in [0, 1).
+        adversary: the server to be safe against.
+        graph: COMPLETE, or SPARSE for the smallest degree that is safe except with probability 2^-40 and works except
+            with probability 2^-20. If no degree below n - 1 is, the complete graph is used.
+        threshold: a larger threshold than the threat model needs: safer, but with room for fewer dropouts.
+        min_inputs: the fewest inputs that clients accept in a sum, as in their `SessionPolicy`.
 
     Raises:
-        PlanError: naming every constraint that fails, and by how much.
+        PlanError: a constraint fails; the error names all of them with their margins.
     """
     reasons = _broken_numbers(num_clients, value_bits, max_value, max_weight, threshold, min_inputs)
     reasons += _broken_model(dropout, corrupt, adversary, graph)
     if graph is GraphKind.SPARSE and not reasons and num_clients > MOST_CLIENTS:
-        reasons.append(f"a sparse graph of {num_clients} clients, but clients take part in those of {MOST_CLIENTS}")
+        reasons.append(f"a sparse graph of {num_clients} clients, but clients accept at most {MOST_CLIENTS}")
     if reasons:
         raise PlanError((*reasons, *_broken_length(vector_length)))
     corrupt_clients, dropouts = fraction_of(corrupt, num_clients), fraction_of(dropout, num_clients)
-    # The bound that a server that lies is held to if the graph is drawn at random; see docs/threat-model.md.
+    # In the signed modes the bounds hold against a lying server if the graph is drawn at random; docs/threat-model.md.
     lies = adversary is not Adversary.HONEST_BUT_CURIOUS
     remaining = num_clients - dropouts
     bounds = SparseBounds(num_clients, corrupt_clients, dropouts, remaining, semi_malicious=lies, min_inputs=min_inputs)
@@ -114,7 +115,7 @@ def plan(
             vector_length=vector_length,
             value_bits=weighted_bits,
             ring_bits=ring_bits,
-            # Only hides a second report of the ring that is too small already.
+            # With reasons found, do not report a second time that the ring is too small.
             modular=bool(reasons),
             adversary=adversary,
         )
@@ -128,7 +129,7 @@ def plan(
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """A graph's degree and threshold, and why."""
+    """The degree and threshold of a graph, and the reasons for them."""
 
     degree: int
     threshold: int
@@ -137,12 +138,12 @@ class _Choice:
 
 
 def fraction_of(fraction: float, num_clients: int) -> int:
-    """How many clients a fraction of them is, rounded down."""
+    """Return ``fraction`` of the clients as a number, rounded down."""
     return floor((fraction + _EPSILON) * num_clients)
 
 
 def complete_graph_faults(num_clients: int, threshold: int, corrupt_clients: int, *, colluding: bool) -> list[str]:
-    """Why a threshold on the complete graph is not safe: the rule of `plan`, and of `SessionPolicy`."""
+    """Return the reasons why a threshold is not safe on the complete graph, for `plan` and `SessionPolicy`."""
     faults = []
     smallest, rule = _complete_rule(num_clients, colluding)
     if threshold < smallest:
@@ -157,9 +158,9 @@ def complete_graph_faults(num_clients: int, threshold: int, corrupt_clients: int
 
 
 def _complete_rule(num_clients: int, colluding: bool) -> tuple[int, str]:
-    """The least safe threshold, and why.
+    """Return the smallest safe threshold, and the reason.
 
-    Whoever gives a fraction of corrupt clients wants safety from collusion, be it no whole client of so few.
+    ``colluding`` holds for any fraction of corrupt clients above 0, even one below a whole client.
     """
     if colluding:
         return 2 * num_clients // 3 + 1, "floor(2n/3) + 1, the server with corrupt clients"
@@ -175,7 +176,7 @@ def _complete_choice(
     colluding: bool,
     min_inputs: int,
 ) -> _Choice:
-    """The complete graph's; what does not work is added to ``reasons``."""
+    """Return the choice for the complete graph; add what does not work to ``reasons``."""
     (smallest, rule), why = _complete_rule(num_clients, colluding), ""
     if smallest < min_inputs:
         smallest, rule = min_inputs, f"clients ask for sums of at least {min_inputs} inputs (min_inputs)"
@@ -205,7 +206,7 @@ def _complete_choice(
 
 
 def _is_possible(bounds: SparseBounds, num_clients: int) -> bool:
-    """Whether the sparse graph would do where the complete one does not."""
+    """Return whether the sparse graph works where the complete one does not."""
     found = bounds.smallest() if num_clients <= MOST_CLIENTS else None
     return found is not None and found[0] < shamir.MAX_HOLDERS
 
@@ -213,7 +214,7 @@ def _is_possible(bounds: SparseBounds, num_clients: int) -> bool:
 def _sparse_choice(
     bounds: SparseBounds, dropouts: int, adversary: Adversary, threshold: int | None, reasons: list[str]
 ) -> _Choice | None:
-    """The sparse graph's, or None if no degree below n - 1 will do."""
+    """Return the choice for the sparse graph, or None if no degree below n - 1 works."""
     found = bounds.smallest()
     if found is None:
         return None
@@ -221,7 +222,7 @@ def _sparse_choice(
     chosen = smallest if threshold is None else threshold
     most = bounds.fewest_remaining_neighbors(degree)
     if not smallest <= chosen <= most:
-        reasons.append(f"threshold {chosen} is not among those that are safe and work with {degree} neighbours: "
+        reasons.append(f"threshold {chosen} is outside the range that is safe and works with {degree} neighbours: "
                        f"{smallest} to {most}")  # fmt: skip
     margin = (
         f"a client's input is hidden while fewer than {2 * chosen - degree} of its {degree} neighbours are corrupt: "
@@ -234,7 +235,7 @@ def _sparse_choice(
         (
             f"degree {degree}: the smallest that keeps the honest clients connected, and no client with "
             f"{chosen} corrupt neighbours, except with probability 2^-{SECURITY_BITS}",
-            f"threshold {chosen}: of {degree} neighbours at least so many remain when {dropouts} clients vanish, "
+            f"threshold {chosen}: at least that many of {degree} neighbours remain when {dropouts} clients vanish, "
             f"except with probability 2^-{CORRECTNESS_BITS}",
             *(margin if adversary is Adversary.MALICIOUS else ()),
         ),
@@ -242,17 +243,17 @@ def _sparse_choice(
 
 
 def _widths(num_clients: int, value_bits: int | None, max_value: int | None, max_weight: int) -> tuple[int, int]:
-    """Bits of a weighted value, and of a sum of them."""
+    """Return the bits of a weighted value, and of a sum of them."""
     largest = max_value if max_value is not None else (1 << (value_bits or 1)) - 1
     weighted_bits = (largest * max_weight).bit_length()
     return weighted_bits, required_ring_bits(num_clients, weighted_bits)
 
 
 def impossible_for_any(dropout: float, corrupt: float, adversary: Adversary, graph: GraphKind) -> list[str]:
-    """Why there is no plan for a threat model, however many clients there are: before one knows how many."""
+    """Return the reasons why a threat model has no plan for any number of clients, before the number is known."""
     if faults := _broken_model(dropout, corrupt, adversary, graph):
         return faults
-    # Where the complete graph has a plan at all, it has one for two or three clients.
+    # If the complete graph has a plan for some number of clients, it has one for two or three.
     if dropout + _EPSILON < (1 / 2 if corrupt > 0 else 2 / 3) and corrupt + _EPSILON < 1 / 2:
         return []
     lies = adversary is not Adversary.HONEST_BUT_CURIOUS
@@ -298,7 +299,7 @@ def _broken_numbers(
 
 
 def _broken_length(vector_length: int) -> tuple[str, ...]:
-    """What `Parameters` finds wrong with the vectors alone."""
+    """Return the faults that `Parameters` finds in the vector length alone."""
     try:
         Parameters(num_clients=2, threshold=2, degree=1, vector_length=vector_length, value_bits=1, ring_bits=8)
     except PlanError as error:

@@ -1,4 +1,4 @@
-"""What a client asks of a session before it takes part: the server proposes, and is not believed."""
+"""A client's conditions for taking part in a session. The server proposes; the client checks."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,26 @@ _ORDER = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPolicy:
-    """What a client insists on. The defaults are safe against a server that lies at any time.
+    """The conditions of a client. The defaults are safe against a server that lies at any time.
 
-    Whoever trusts the server says so: ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``. What `secagg.plan`
-    gives for the same threat model and ``min_inputs`` is accepted, since both have one rule for what is safe; but a
-    client that does not trust the server takes sparse graphs only if it says so, by ``graph``.
+    A client that trusts the server to follow the protocol takes
+    ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``. A plan of `secagg.plan` for the same threat model and
+    ``min_inputs`` is accepted, since both use the same rules; but a client that does not trust the server takes a
+    sparse graph only if ``graph`` says so.
 
     Attributes:
         adversary: the weakest adversary that a session may be safe against.
-        min_inputs: the fewest inputs that a sum may be of, this client's included, whatever the server does within
-            the mode: the threshold on the complete graph. On a sparse one (of t and degree k) it is t + 1, and in the
-            signed modes 2t - k + 1, which a server that lies can bring a sum down to (docs/threat-model.md).
-        max_elements: the longest vectors to take part with: the server says how long they are, and a client needs some
-            30 bytes of memory for each element.
-        graph: COMPLETE refuses sparse graphs; SPARSE takes both. By default a client that trusts the server to keep to
+        min_inputs: the fewest inputs, this client's included, that a sum may contain, even if the server does its
+            worst within the mode: the threshold t on the complete graph. On a sparse graph of degree k it is t + 1,
+            and in the signed modes 2t - k + 1, to which a lying server can bring a sum down (docs/threat-model.md).
+        max_elements: the largest vector length; the server chooses the length, and a client needs about 30 bytes of
+            memory for each element.
+        graph: COMPLETE refuses sparse graphs; SPARSE takes both. By default a client that trusts the server to follow
             the protocol (``adversary`` is honest-but-curious) takes both, since such a server draws the graph as
-            planned; any other takes the complete graph only, on which no lie brings a sum down to a few inputs. A
-            sparse graph must have at least the degree, and at least the threshold, that `secagg.plan` takes for
+            planned; other clients take the complete graph only, where no lie brings a sum down to a few inputs. A
+            sparse graph must have at least the degree and the threshold that `secagg.plan` chooses for
             ``num_clients``.
-        corrupt: the fraction of clients that this client assumes to share what they know with the server, in [0, 1).
+        corrupt: the fraction of clients assumed to share their knowledge with the server, in [0, 1).
     """
 
     adversary: Adversary = Adversary.MALICIOUS
@@ -45,10 +46,10 @@ class SessionPolicy:
             object.__setattr__(self, "graph", GraphKind.SPARSE if trusts else GraphKind.COMPLETE)
 
     def check(self, params: Parameters) -> None:
-        """Raise PolicyError, with every reason, unless the session's parameters are what this client agrees to."""
+        """Raise PolicyError, with all reasons, if this client does not accept the parameters."""
         reasons = self._graph_reasons(params)
         if (fewest := _fewest_inputs(params)) < self.min_inputs:
-            reasons.append(f"a sum of {fewest} inputs would do, but this client asks for {self.min_inputs}")
+            reasons.append(f"the sum could contain only {fewest} inputs, but this client asks for {self.min_inputs}")
         if _ORDER.index(params.adversary) < _ORDER.index(self.adversary):
             reasons.append(
                 f"the session is in {params.adversary.value} mode, but this client asks for "
@@ -57,7 +58,7 @@ class SessionPolicy:
         if params.vector_length > self.max_elements:
             reasons.append(f"vectors of {params.vector_length} elements, but this client takes {self.max_elements}")
         if params.modular:
-            reasons.append("sums may wrap, and what wraps is no mean")
+            reasons.append("sums may wrap around, and such a sum gives no mean")
         if reasons:
             raise PolicyError("; ".join(reasons))
 
@@ -72,24 +73,24 @@ class SessionPolicy:
                 "only: its policy must allow sparse graphs"
             ]
         if n > MOST_CLIENTS:
-            return [f"a sparse graph of {n} clients, but this client looks at no more than {MOST_CLIENTS}"]
-        # That some vanish is not this client's to know: it makes no degree safe that is not, and none unsafe.
+            return [f"a sparse graph of {n} clients, but this client takes at most {MOST_CLIENTS}"]
+        # Dropouts do not matter here: they make no unsafe degree safe, and no safe degree unsafe.
         bounds = SparseBounds(n, corrupt_clients, 0, n, semi_malicious=params.is_signed)
         safe = bounds.threshold(degree)
         if safe is not None and threshold >= safe:
             return []
         planned = bounds.smallest()
         if planned is None:
-            return [f"a sparse graph of {n} clients, for whom only the complete graph is safe"]
+            return [f"a sparse graph of {n} clients, but for so few only the complete graph is safe"]
         if degree < planned[0]:
             return [f"{degree} neighbours, but {n} clients need at least {planned[0]} to be safe"]
         if safe is None:
-            return [f"{degree} neighbours, with which no threshold is safe; {planned[0]} of {n} clients would do"]
+            return [f"{degree} neighbours, for which no threshold is safe; {planned[0]} of {n} clients are enough"]
         return [f"the threshold is {threshold} of {degree}, but at least {safe} is safe with that many neighbours"]
 
 
 def _fewest_inputs(params: Parameters) -> int:
-    """The fewest inputs, an honest client's included, that a sum can be brought down to if no client is corrupt."""
+    """Return the fewest inputs that a sum can be brought down to if no client is corrupt."""
     if params.is_complete:
         return params.threshold
     return fewest_inputs(params.threshold, params.degree, lies=params.is_signed)

@@ -1,4 +1,4 @@
-"""The server machine: a shell around the round that is open."""
+"""The server machine: a shell around the open round."""
 
 import os
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ from secagg.unmask_job import MaskSum
 
 @unique
 class ServerPhase(Enum):
-    """Which messages the server awaits, or how its session ended."""
+    """Phases of the server: the messages that it waits for, or how its session ended."""
 
     ADVERTISE_KEYS = "collects public keys"
     SHARE_KEYS = "collects encrypted shares"
@@ -51,14 +51,14 @@ _PHASES: dict[type[Stage], ServerPhase] = {
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """Where the session stands.
+    """The progress of a session.
 
     Attributes:
         phase: what the server does now.
-        received: clients whose message of this round is in.
-        pending: clients whose message is still awaited; 0: nothing is gained by waiting longer.
-        needed: how many must come in for the session to go on.
-        ready: closing the round now would not abort the session.
+        received: number of clients whose message of this round has arrived.
+        pending: number of clients whose message is still awaited; at 0 it is pointless to wait longer.
+        needed: number of messages that the session needs to continue.
+        ready: whether the session would continue if the round were closed now.
     """
 
     phase: ServerPhase
@@ -69,30 +69,31 @@ class ServerStatus:
 
 
 class Server:
-    """The server's side of one session (paper, figure 4).
+    """Run the server's side of one session (paper, figure 4).
 
-    It sees masked inputs and shares, and learns the sum over the survivors.  A client's bad message never raises: it
-    yields `ClientDropped`, and the session goes on while ``threshold`` clients remain::
+    The server sees masked inputs and shares, and learns the sum over the survivors.  A bad message from a client never
+    raises: it yields `ClientDropped`, and the session continues while ``threshold`` clients remain::
 
         server = Server(params, context=model_hash)
-        server.receive(client_id, message)     # for each message as it comes; the id is the channel's
-        server.close_round()                   # all in, or deadline passed -> Sends | UnmaskReady | Aborted
+        server.receive(client_id, message)     # for each message as it arrives; the id comes from the channel
+        server.close_round()                   # all arrived, or deadline passed -> Sends | UnmaskReady | Aborted
         server.finish(job.run(workers=2))      # -> Completed(sum, included)
 
-    The host keeps the time: it calls `close_round` when a deadline has passed or `status` says that nobody is pending.
+    The host keeps the time: it calls `close_round` when a deadline has passed, or when `status` shows that no client
+    is pending.
 
-    Threads: one call at a time, which it does not check.  A `Client` does, since two answers at once would give away
-    secrets; a server that is called so can only spoil its own sum, and learns nothing that it has not been sent.
+    Threads: one call at a time.  The server does not check this.  A `Client` does, since two answers at once would
+    give away secrets; a server that is called by two threads can only spoil its own sum.
 
     Args:
         params: the session's public parameters.
-        client_ids: who may take part, at most ``params.num_clients``; by default 0 .. num_clients - 1.
+        client_ids: the clients that may take part, at most ``params.num_clients``; by default 0 .. num_clients - 1.
         context, nonce: as given to the clients; see `secagg.session.session_id`.
-        directory: in malicious mode, who knows the clients' identity keys; for that mode only.
-        entropy: the source of randomness; only tests pass another than `os.urandom`.
+        directory: in malicious mode only, a directory of the clients' identity keys.
+        entropy: source of randomness; only tests replace `os.urandom`.
 
     Raises:
-        LocalProtocolError: an argument of a wrong type or range.
+        LocalProtocolError: an argument has a wrong type or range.
     """
 
     __slots__ = (
@@ -120,7 +121,7 @@ class Server:
         if not isinstance(params, Parameters):
             raise LocalProtocolError(f"params must be secagg.Parameters, not {type(params).__name__}")
         if not callable(entropy):
-            raise LocalProtocolError("entropy must be a function that returns so many random bytes")
+            raise LocalProtocolError("entropy must be a function: entropy(n) returns n random bytes")
         self._client_ids = _checked_ids(range(params.num_clients) if client_ids is None else client_ids, params)
         self._params = params
         self._session_id = session_id(params, nonce=nonce, context=context)
@@ -135,34 +136,34 @@ class Server:
 
     @property
     def params(self) -> Parameters:
-        """The session's parameters."""
+        """Return the parameters of the session."""
         return self._params
 
     @property
     def session_id(self) -> bytes:
-        """The session's id, 32 bytes; public."""
+        """Return the id of the session, 32 bytes, public."""
         return self._session_id
 
     @property
     def transcript(self) -> tuple[TranscriptEntry, ...]:
-        """What has happened so far: lists, hashes and decisions. Holds no secret."""
+        """Return the events so far: lists, hashes and decisions. It holds no secret."""
         return tuple(self._transcript)
 
     @property
     def round(self) -> Round:
-        """The round that is open, or was when the session ended."""
+        """Return the open round; after the session, the last round that was open."""
         return self._stage.round
 
     @property
     def phase(self) -> ServerPhase:
-        """What the server does now."""
+        """Return what the server does now."""
         if isinstance(self._stage, Ended):
             return ServerPhase.COMPLETED if self._completed else ServerPhase.ABORTED
         return _PHASES[type(self._stage)]
 
     @property
     def status(self) -> ServerStatus:
-        """Where the session stands."""
+        """Return the progress of the session."""
         stage = self._stage
         return ServerStatus(
             phase=self.phase,
@@ -174,25 +175,28 @@ class Server:
 
     @property
     def pending(self) -> frozenset[ClientId]:
-        """The clients whose message of this round is still awaited."""
+        """Return the clients whose message of this round is still awaited."""
         return frozenset(self._stage.pending)
 
     @property
     def num_pending(self) -> int:
-        """How many they are: `status` is more costly to ask after each message."""
+        """Return the number of `pending` clients. It is cheaper than `status`, after each message."""
         return len(self._stage.pending)
 
     @property
     def num_received(self) -> int:
-        """The clients whose message of this round is in."""
+        """Return the number of clients whose message of this round has arrived."""
         return len(self._stage.received)
 
     def receive(self, client_id: ClientId, message: ClientMessage) -> tuple[ServerEvent, ...]:
         """Take a client's message; ``client_id`` comes from the channel, never from the payload.
 
-        LocalProtocolError if it is no message at all: that is the host's mistake.
-        Returns nothing, or the `ClientDropped` that a bad message costs its sender. What comes from clients that were
-        dropped, or after the session's end, is ignored.
+        Returns:
+            Nothing, or the `ClientDropped` of a sender whose message is bad. Messages of dropped clients, and those
+            that arrive after the session has ended, are ignored.
+
+        Raises:
+            LocalProtocolError: ``message`` is not a message, which is a mistake of the host.
         """
         if not isinstance(message, Message):
             raise LocalProtocolError(f"receive() takes a message, not {type(message).__name__}")
@@ -202,9 +206,9 @@ class Server:
         return () if reason is None else self.drop(client_id, reason, type(message).__name__)
 
     def drop(self, client_id: ClientId, reason: DropReason, detail: str = "") -> tuple[ServerEvent, ...]:
-        """Go on without a client, for instance since its connection ended.
+        """Continue without a client, for instance because its connection ended.
 
-        A client whose masked input is in the sum already stays in it.
+        If the sum includes the client's masked input already, it stays in the sum.
         """
         if not isinstance(reason, DropReason):
             raise LocalProtocolError(f"reason must be a DropReason, not {type(reason).__name__}")
@@ -215,13 +219,16 @@ class Server:
         return self._noted((ClientDropped(client_id, reason, self._stage.round, detail),))
 
     def close_round(self) -> tuple[ServerEvent, ...]:
-        """End the open round: whoever has not answered is dropped, and the next round opens.
+        """Close the open round: drop the clients that have not answered, and open the next round.
 
-        Returns the drops, then one of: the `Send` s that open the next round; `UnmaskReady`; `Aborted`.
-        LocalProtocolError when no round is open.
+        Returns:
+            The drops, then one of: the `Send` events that open the next round; `UnmaskReady`; `Aborted`.
+
+        Raises:
+            LocalProtocolError: no round is open.
         """
         if isinstance(self._stage, Ended | Recovery):
-            raise LocalProtocolError(f"there is no round to close: the server is in phase {self.phase.name}")
+            raise LocalProtocolError(f"close_round() needs an open round, but the server is in phase {self.phase.name}")
         drops: list[ServerEvent] = []
         for client_id in sorted(self.pending):
             drops.extend(self.drop(client_id, DropReason.DEADLINE))
@@ -233,23 +240,23 @@ class Server:
         return (*drops, *events)
 
     def finish(self, masks: MaskSum) -> tuple[ServerEvent, ...]:
-        """Take the masks off the sum and end the session: returns `Completed`.
+        """Remove the masks from the sum, end the session and return `Completed`.
 
         Args:
-            masks: what `UnmaskJob.run` returned, or `UnmaskJob.combine` over the results of its parts.
+            masks: the result of `UnmaskJob.run`, or of `UnmaskJob.combine` over the results of its parts.
 
         Raises:
-            LocalProtocolError: no job is open, or ``masks`` is not its whole result; nothing is lost, call again.
+            LocalProtocolError: no job is open, or ``masks`` is not its whole result. Nothing is lost; call again.
         """
         if not isinstance(self._stage, Recovery):
-            raise LocalProtocolError(f"there is no job to finish: the server is in phase {self.phase.name}")
+            raise LocalProtocolError(f"finish() needs an unmasking job, but the server is in phase {self.phase.name}")
         completed = self._stage.finish(masks)
         self._completed = True
         self._stage = Ended(self._stage.round)
         return self._noted((completed,))
 
     def abort(self) -> tuple[ServerEvent, ...]:
-        """End the session without a sum; nothing is unmasked. Returns `Aborted`, or nothing if it has ended."""
+        """End the session without a sum. Return `Aborted`, or nothing if the session has ended already."""
         if isinstance(self._stage, Ended):
             return ()
         status, round_ = self.status, self._stage.round
@@ -257,14 +264,14 @@ class Server:
         return self._noted((Aborted(AbortReason.CANCELLED, round_, status.needed, status.received),))
 
     def _noted(self, events: tuple[ServerEvent, ...], round_: Round | None = None) -> tuple[ServerEvent, ...]:
-        """The events, once they are in the transcript."""
+        """Add the events to the transcript and return them."""
         self._transcript += transcript.of_server_events(events, round_ or self._stage.round, self._params)
         return events
 
     def _known(self, client_id: ClientId) -> tuple[ServerEvent, ...] | None:
-        """What to answer at once about a client that takes no part, or no part any more; None for all others."""
+        """Return the events for a client that does not take part (any more); None for a client that does."""
         if type(client_id) is not int:
-            raise LocalProtocolError(f"a client id is an int, not {type(client_id).__name__}")
+            raise LocalProtocolError(f"a client id must be an int, not {type(client_id).__name__}")
         if isinstance(self._stage, Ended) or client_id in self._dropped:
             return ()
         if client_id not in self._client_ids:

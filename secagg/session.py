@@ -1,4 +1,4 @@
-"""Compute the session id, which all keys of a session are bound to."""
+"""Compute the session id, to which all keys of a session are bound."""
 
 import struct
 
@@ -16,10 +16,10 @@ def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
 
     Args:
         nonce: public bytes, fresh for each session, that the application distributes with the parameters;
-            may be empty where the context never repeats, but not in malicious mode.
+            may be empty if the context never repeats, but not in malicious mode.
         context: bytes that the application binds to the session, such as the hash of the model that this
             client received.  Clients with different contexts cannot agree on masks, so a server that gives
-            each client a model of its own learns nothing (Pasquini et al., CCS 2022).
+            each client its own model learns nothing (Pasquini et al., CCS 2022).
     """
     for name, value in (("nonce", nonce), ("context", context)):
         if not isinstance(value, bytes):
@@ -30,6 +30,6 @@ def session_id(params: Parameters, *, nonce: bytes, context: bytes) -> bytes:
         raise LocalProtocolError(
             "malicious mode needs a nonce, fresh for each session: signatures must not be replayed"
         )
-    # Every field has a fixed width, or its length before it: no two inputs have one encoding.
+    # Each field has a fixed width or its length before it, so different inputs have different encodings.
     header = struct.pack(">H", labels.PROTOCOL_VERSION) + params.to_bytes() + bytes([len(nonce)]) + nonce
     return digest.labelled(labels.SESSION_ID, header, struct.pack(">Q", len(context)), context)

@@ -1,4 +1,4 @@
-"""Seeds as Shamir secrets: 16 bytes <-> 9 limbs of 15 bits <-> shares of 18 bytes, and their encryption."""
+"""Share seeds by Shamir's scheme (16 bytes <-> 9 limbs of 15 bits <-> shares of 18 bytes), and encrypt the shares."""
 
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ SEED_BYTES = 16
 LIMBS = 9
 SHARE_BYTES = 2 * LIMBS
 
-# A holder gets a share of the mask key's seed, then one of the self-mask seed.
+# A holder gets a share of the mask key's seed, then a share of the self-mask seed.
 ENCRYPTED_SHARES_BYTES = 2 * SHARE_BYTES + aead.TAG_BYTES
 
 _LIMB_BITS = 15
@@ -27,26 +27,26 @@ ShareArray: TypeAlias = npt.NDArray[np.uint16]
 
 
 class InvalidSharesError(Exception):
-    """Shares that are outside the field, or whose secret is no seed."""
+    """Raised for shares that are outside the field, or whose secret is not a seed."""
 
 
 def share_seeds(seeds: tuple[bytes, ...], threshold: int, num_holders: int, entropy: EntropySource) -> ShareArray:
-    """Shares of each 16-byte seed for each holder, shape (num_holders, len(seeds), LIMBS)."""
+    """Return the shares of each 16-byte seed for each holder, shape (num_holders, len(seeds), LIMBS)."""
     limbs = np.concatenate([_seed_to_limbs(seed) for seed in seeds])
     coefficients = uniform_field_elements((threshold - 1) * len(limbs), entropy).reshape(-1, len(limbs))
     return shamir.share(limbs, coefficients, num_holders).reshape(num_holders, len(seeds), LIMBS)
 
 
 def seed_commitment(seed: bytes, session_id: bytes, client_id: ClientId) -> bytes:
-    """What tells a client's self-mask seed from any other, 32 bytes, and nothing of it to who does not have it."""
+    """Return a commitment to a client's self-mask seed, 32 bytes: it identifies the seed and does not reveal it."""
     return digest.labelled(labels.SEED_COMMITMENT, session_id, client_id.to_bytes(4, "big"), seed)
 
 
 def coefficient_source(seed: bytes, session_id: bytes, client_id: ClientId) -> EntropySource:
-    """The source of a client's sharing polynomials, from a 16-byte seed that it drew at its start.
+    """Return the entropy source of a client's sharing polynomials, from a 16-byte seed drawn at its start.
 
-    Sharing is then a function of the client's state: a host that resumes a stored client twice, since it crashed in
-    between, encrypts the same shares again instead of others under the same keys.
+    Sharing is then a function of the client's state: a host that resumes a stored client again after a crash encrypts
+    the same shares, and never others under the same keys.
     """
     context = client_id.to_bytes(4, "big")
     key = kdf.derive(seed, salt=session_id, label=labels.SHARING_COEFFICIENTS, context=context, length=prg.KEY_BYTES)
@@ -54,14 +54,14 @@ def coefficient_source(seed: bytes, session_id: bytes, client_id: ClientId) -> E
 
 
 def reconstruct_seeds(places: npt.NDArray[np.integer], shares: ShareArray) -> list[bytes | None]:
-    """The seeds from exactly t shares each; None for one whose shares do not belong together.
+    """Return the seeds from exactly t shares each; None where the shares do not belong together.
+
+    The caller must verify each seed: random shares give a seed with probability 2^-16 only, but a share that is wrong
+    in a single limb goes unnoticed about half of the time.
 
     Args:
-        places: the holders' places in the owners' neighbourhoods, shape (t,).
+        places: places of the holders in the owners' neighbourhoods, shape (t,).
         shares: shape (t, s, LIMBS).
-
-    Shares that are all random give a seed with probability 2^-16, but one that is wrong in a single limb goes unnoticed
-    about every other time: what else is known of a seed must be checked too.
     """
     num_seeds = shares.shape[1]
     limbs = shamir.reconstruct(places, shares.reshape(len(places), num_seeds * LIMBS)).reshape(num_seeds, LIMBS)
@@ -69,12 +69,12 @@ def reconstruct_seeds(places: npt.NDArray[np.integer], shares: ShareArray) -> li
 
 
 def shares_to_bytes(shares: ShareArray) -> bytes:
-    """Big-endian 16-bit limbs, in C order."""
+    """Return the shares as big-endian 16-bit limbs, in C order."""
     return shares.astype(_WIRE_DTYPE).tobytes()
 
 
 def shares_from_bytes(data: bytes | memoryview) -> ShareArray:
-    """Shares of shape (len(data) / SHARE_BYTES, LIMBS); InvalidSharesError if a limb is outside the field."""
+    """Return shares of shape (len(data) / SHARE_BYTES, LIMBS); InvalidSharesError if a limb is outside the field."""
     shares = np.frombuffer(data, dtype=_WIRE_DTYPE).astype(np.uint16).reshape(-1, LIMBS)
     if shares.size and int(shares.max()) >= PRIME:
         raise InvalidSharesError("a share is outside the field")
@@ -82,9 +82,10 @@ def shares_from_bytes(data: bytes | memoryview) -> ShareArray:
 
 
 class ShareChannel:
-    """The encrypted one-message channels in both directions between this client and one peer.
+    """Encrypted channels between this client and one peer, for one message in each direction.
 
-    One key a direction, both from one exchange; the associated data binds label, session, sender and receiver.
+    Each direction has a key, both from one key agreement; the associated data binds label, session, sender and
+    receiver.
     """
 
     __slots__ = ("_receive_key", "_send_key")
@@ -98,7 +99,7 @@ class ShareChannel:
 
     @property
     def receive_key(self) -> bytes:
-        """What `open_shares` needs once the shares have been sent."""
+        """Return the key that `open_shares` needs."""
         return self._receive_key
 
     @classmethod
@@ -110,7 +111,7 @@ class ShareChannel:
         own_id: ClientId,
         peer_id: ClientId,
     ) -> "ShareChannel":
-        """The channel with a peer; ValueError if its public key is of small order."""
+        """Return the channel with a peer; ValueError if its public key has small order."""
         low, high = sorted((own_id, peer_id))
         keys = kdf.derive(
             secret_key.exchange(peer_public_key),
@@ -123,14 +124,18 @@ class ShareChannel:
         return cls(upward, downward) if own_id == low else cls(downward, upward)
 
     def seal_shares(self, shares: bytes, session_id: bytes, own_id: ClientId, peer_id: ClientId) -> bytes:
-        """The encrypted shares for a peer, ENCRYPTED_SHARES_BYTES bytes."""
+        """Return the encrypted shares for a peer, ENCRYPTED_SHARES_BYTES bytes."""
         return aead.seal(self._send_key, shares, _share_data(session_id, own_id, peer_id))
 
 
 def open_shares(
     receive_key: bytes, ciphertext: bytes, session_id: bytes, sender: ClientId, receiver: ClientId
 ) -> ShareArray:
-    """A peer's shares, shape (2, LIMBS); AuthenticationError or InvalidSharesError if they are not what it sent."""
+    """Return a peer's shares, shape (2, LIMBS).
+
+    Raises:
+        AuthenticationError, InvalidSharesError: the ciphertext is not what the peer sent.
+    """
     return shares_from_bytes(aead.open_sealed(receive_key, ciphertext, _share_data(session_id, sender, receiver)))
 
 
@@ -143,7 +148,7 @@ def _pair(first: ClientId, second: ClientId) -> bytes:
 
 
 def _seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
-    # By array operations, whose time does not depend on the seed.
+    # Array operations take the same time for all seeds.
     bits = np.unpackbits(np.frombuffer(seed[::-1], dtype=np.uint8), bitorder="little")
     padded = np.zeros(LIMBS * _LIMB_BITS, dtype=np.uint16)
     padded[: len(bits)] = bits
@@ -153,7 +158,7 @@ def _seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
 
 
 def limbs_to_seed(limbs: npt.NDArray[np.uint16]) -> bytes | None:
-    """The seed of LIMBS reconstructed limbs, or None if they are those of no seed."""
+    """Return the seed of LIMBS reconstructed limbs, or None if they do not encode a seed."""
     value = sum(int(limb) << (_LIMB_BITS * i) for i, limb in enumerate(limbs))
     if int(limbs.max()) >> _LIMB_BITS or value >> (8 * SEED_BYTES):
         return None
@@ -161,11 +166,11 @@ def limbs_to_seed(limbs: npt.NDArray[np.uint16]) -> bytes | None:
 
 
 def uniform_field_elements(count: int, entropy: EntropySource) -> npt.NDArray[np.uint16]:
-    """``count`` uniform elements of the field, by rejection: a 16-bit word is refused with probability 15/65536."""
+    """Return ``count`` uniform field elements by rejection: a 16-bit word is rejected with probability 15/65536."""
     accepted = np.empty(count, dtype=np.uint16)
     filled = 0
     while filled < count:
-        # A little more than is missing, so that one draw nearly always does.
+        # Draw slightly more than needed, so that one draw is nearly always enough.
         words = np.frombuffer(draw(entropy, 2 * (count - filled + count // 1024 + 8)), dtype=_WIRE_DTYPE)
         words = words[words < PRIME][: count - filled]
         accepted[filled : filled + len(words)] = words

@@ -1,4 +1,4 @@
-"""How few neighbours are enough: degree and threshold of the sparse graph (Bell et al. 2020, section 3 and appendix).
+"""Compute the degree and threshold of the sparse graph (Bell et al. 2020, section 3 and appendix).
 
 With n clients of which A are corrupt and D vanish, B = A + D, on a randomly relabelled Harary graph of even degree k:
 
@@ -7,13 +7,13 @@ With n clients of which A are corrupt and D vanish, B = A + D, on a randomly rel
   clients and the hypergeometric tail; against a semi-malicious server, which may ask each honest neighbour for either
   share, but not both, t1 becomes ceil((t1 + k - 1.25) / 2);
 - every client keeps more than t2 neighbours that do not vanish, except with probability 2^-eta;
-- a threshold exists: t = max(t1 + 1, 2) <= t2, or the larger one that gives sums of as many inputs as clients ask for.
+- a threshold exists: t = max(t1 + 1, 2) <= t2, or a larger one if clients ask for sums of more inputs.
 
-The tails are those of k drawn from all n, although a client's neighbours are drawn from the n - 1 others: A corrupt
-ones if it is honest, and n - D - 1 that do not vanish if it does not itself.  Added up over all clients, each with the
-others that it has, that is the same, since the neighbours of a client at random are k at random of all n: n times the
-tail is the union bound exactly.  Google's planner (fcp) gives other numbers for ten clients of which a third vanish:
-degree 4 and threshold 2, although one neighbour alone may remain.  Here it is degree 6.
+The tails are those of k clients drawn from all n, although a client's neighbours are drawn from the n - 1 others (with
+A corrupt ones if the client is honest, and n - D - 1 that stay if the client stays).  Summed over all clients the two
+agree: the neighbours of a random client are k random ones of all n, so n times the tail is exactly the union bound.
+Google's planner (fcp) gives other numbers for ten clients of which a third vanish: degree 4 and threshold 2, although
+one neighbour alone may remain.  Here it is degree 6.
 """
 
 from bisect import bisect_left
@@ -30,22 +30,22 @@ CORRECTNESS_BITS = 20
 """eta: the session fails with probability at most 2^-eta, if no more clients vanish than expected."""
 
 MOST_CLIENTS = 1 << 20
-"""To tell what is safe takes a client some 30 bytes of memory for each of them."""
+"""The largest session: a client needs about 30 bytes of memory for each client to check that a plan is safe."""
 
 _LN2 = log(2)
 
 
 def fewest_inputs(threshold: int, degree: int, *, lies: bool) -> int:
-    """The fewest inputs, an honest client's included, in a sum on a sparse graph, if no client is corrupt.
+    """Return the fewest inputs in a sum on a sparse graph, an honest client's included, if no client is corrupt.
 
-    A client answers when ``threshold`` of its neighbours are left beside itself, and shares a mask with each. A server
-    that lies can bring that down to 2t - k + 1 (docs/threat-model.md, "Never alone").
+    A client answers if at least ``threshold`` neighbours remain, and it shares a mask with each. A lying server can
+    reduce that to 2t - k + 1 inputs (docs/threat-model.md, "Never alone").
     """
     return 2 * threshold - degree + 1 if lies else threshold + 1
 
 
 class SparseBounds:
-    """The conditions for one n, A and D.
+    """The conditions above for given n, A and D.
 
     Args:
         num_clients: n.
@@ -53,7 +53,7 @@ class SparseBounds:
         dropouts: D.
         remaining: ceil((1 - dropout) * n).
         semi_malicious: whether the server may lie once the keys are exchanged.
-        min_inputs: the fewest inputs that clients agree to a sum of, see `fewest_inputs`.
+        min_inputs: the fewest inputs that clients accept in a sum; see `fewest_inputs`.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class SparseBounds:
         self._min_inputs = min_inputs
 
     def smallest(self) -> tuple[int, int] | None:
-        """The smallest even degree below n - 1 that fits, and its threshold; None if there is none.
+        """Return the smallest even degree below n - 1 that fits, with its threshold; None if no degree fits.
 
-        More neighbours never disconnect the graph, so the first degree that connects it is found by bisection. The
-        thresholds are another matter: a degree may fit and the next one not. But with two more neighbours t2 grows by
-        two at most, while the least safe threshold does not fall, and against a server that lies grows by one at
-        least. So the difference of the two says how many degrees cannot fit, and none that might is passed over.
+        More neighbours never disconnect the graph, so bisection finds the first degree that connects it. Thresholds are
+        not monotone: a degree may fit and the next one not. But with two more neighbours t2 grows by at most two, while
+        the least safe threshold does not fall, and against a lying server grows by at least one. So the difference of
+        the two tells how many degrees cannot fit, and the search skips exactly those.
         """
         if not self._possible_at_all():
             return None
@@ -95,27 +95,27 @@ class SparseBounds:
         return None
 
     def threshold(self, degree: int) -> int | None:
-        """The threshold that makes this degree safe and workable; None if there is none."""
+        """Return the threshold with which this degree is safe and works, or None."""
         safe = self._safe_threshold(degree)
         return safe if safe <= self.fewest_remaining_neighbors(degree) and self._connected(degree) else None
 
     def _safe_threshold(self, degree: int) -> int:
-        """The least threshold with which no client has too many corrupt neighbours, and each hides among enough."""
+        """Return the least threshold above the corrupt neighbours of any client, with enough inputs in a sum."""
         corrupt = self._most_corrupt_neighbors(degree)
         if self._semi_malicious:
             corrupt = ceil((corrupt + degree - 1.25) / 2)
-        # The least t whose `fewest_inputs` are as many as clients ask for.
+        # The least t for which `fewest_inputs` reaches min_inputs.
         hiding = (self._min_inputs + degree) // 2 if self._semi_malicious else self._min_inputs - 1
         return max(corrupt + 1, hiding, 2)
 
     def _possible_at_all(self) -> bool:
-        """Whether even with unlimited degree, when the tails vanish, a threshold would exist."""
+        """Return whether a threshold would exist at unlimited degree, where the tails vanish."""
         corrupt, remaining = self._corrupt / self._n, self._remaining / self._n
         return remaining > ((1 + corrupt) / 2 if self._semi_malicious else corrupt)
 
     @cached_property
     def _ln_factorial(self) -> npt.NDArray[np.float64]:
-        """ln i! for i = 0..n."""
+        """Return ln i! for i = 0..n."""
         return np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, self._n + 1, dtype=np.float64)))))
 
     def _connected(self, degree: int) -> bool:
@@ -133,7 +133,7 @@ class SparseBounds:
         return probability < -(SECURITY_BITS + 1) * _LN2
 
     def _neighbor_probabilities(self, kind: int, degree: int) -> npt.NDArray[np.float64]:
-        """P[X = x], x = 0..degree, for X ~ Hypergeometric(n, kind, degree): neighbours of one kind."""
+        """Return P[X = x], x = 0..degree, for X ~ Hypergeometric(n, kind, degree): the neighbours of one kind."""
         table, n = self._ln_factorial, self._n
         x = np.arange(degree + 1)
         possible = (x <= kind) & (degree - x <= n - kind)
@@ -147,13 +147,13 @@ class SparseBounds:
         return probabilities
 
     def _most_corrupt_neighbors(self, degree: int) -> int:
-        """t1: the least t with P[X > t] < 2^-(sigma+1) / n."""
+        """Return t1, the least t with P[X > t] < 2^-(sigma+1) / n."""
         probabilities = self._neighbor_probabilities(self._corrupt, degree)
-        # Summed from the far end, where the terms are smallest: above[t] = P[X > t].
+        # Sum from the far end, where the terms are smallest: above[t] = P[X > t].
         above = np.append(np.cumsum(probabilities[::-1])[::-1][1:], 0.0)
         return int(np.argmax(above < 2.0 ** -(SECURITY_BITS + 1) / self._n))
 
     def fewest_remaining_neighbors(self, degree: int) -> int:
-        """t2: the least t with P[X <= t] >= 2^-eta / n: no client keeps fewer, except with probability 2^-eta."""
+        """Return t2, the least t with P[X <= t] >= 2^-eta / n; fewer remain with probability at most 2^-eta."""
         up_to = np.cumsum(self._neighbor_probabilities(self._remaining, degree))
         return int(np.argmax(up_to >= 2.0**-CORRECTNESS_BITS / self._n))

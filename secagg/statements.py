@@ -1,9 +1,9 @@
-"""Build the statements that identities sign, and the view of the survivors that they sign.
+"""Build the statements that identities sign: their keys, and their view of the survivors.
 
-The paper signs the keys, and the set of survivors, by themselves; here each statement also names the session and its
-round, so that a signature of another session says nothing here.  The view covers the keys of everyone in it, the
-signer's own included.  On the sparse graph signer and receiver know only some members in common: that both of them are
-among these, under the keys that the receiver knows, is for the receiver to demand.
+The paper signs bare keys and the bare set of survivors. Here each statement also names the session and the round, so
+that a signature of another session is worthless.  The view covers the keys of all its members, the signer included.  On
+the sparse graph, signer and receiver have only some members in common; the receiver must check that both of them are
+among these members, with the keys that the receiver knows.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from secagg.primitives import digest, labels
 
 @unique
 class Standing(IntEnum):
-    """How far a member of a neighbourhood has come."""
+    """The progress of a member of a neighbourhood."""
 
     ADVERTISED = 0
     SHARED = 1
@@ -23,7 +23,7 @@ class Standing(IntEnum):
 
 
 def standing(shared: bool, survives: bool) -> Standing:
-    """Return the standing of a member by the two lists that the server sent."""
+    """Return the standing of a member according to the two lists that the server sent."""
     return Standing.SURVIVED if survives else Standing.SHARED if shared else Standing.ADVERTISED
 
 
@@ -54,8 +54,8 @@ def member(keys: bytes, standing: Standing) -> bytes:
 def view_digest(session_id: bytes, members: Iterable[bytes]) -> bytes:
     """Return the digest, 32 bytes, of a neighbourhood as its members see it.
 
-    The members are taken in the order of their digests, so that one who knows some of them by name, and the others by
-    digest only, arrives at the same statement.
+    The members are sorted by their digests, so that a client that knows some members by name and the others by digest
+    only computes the same statement.
     """
     return digest.labelled(labels.VIEW_DIGEST, session_id, b"".join(sorted(members)))
 

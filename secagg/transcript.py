@@ -1,4 +1,4 @@
-"""What happened in a session, for whoever asks afterwards: who sent what to whom, and why somebody was left out.
+"""Record what happened in a session, for an audit: messages sent and received, and reasons of drops.
 
 An entry holds ids, hashes and decisions, and never a key, a share, a seed, or an element of a vector.
 """
@@ -44,7 +44,7 @@ from secagg.primitives.digest import sha256
 
 @unique
 class What(Enum):
-    """What an entry tells of."""
+    """Kinds of entries."""
 
     SENT = "sent"
     RECEIVED = "received"
@@ -58,15 +58,15 @@ class What(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
-    """One thing that happened.
+    """One event of a session.
 
     Attributes:
-        round: when.
-        what: what kind of thing.
-        subject: the message's type, the rule that was broken, or the reason.
-        clients: whom it concerns: receivers and senders; for a list of clients, those on it.
-        digest: SHA-256 of the message's bytes; empty for those with a vector or shares, and where there is none.
-        detail: more, for people.
+        round: the round in which it happened.
+        what: the kind of event.
+        subject: the type of the message, the broken rule, or the reason.
+        clients: the clients concerned: receivers and senders; for a list of clients, those on it.
+        digest: SHA-256 of the message's bytes; empty for messages with a vector or shares, and for other events.
+        detail: further text for people.
     """
 
     round: Round
@@ -77,7 +77,7 @@ class TranscriptEntry:
     detail: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "round": self.round.value,
             "what": self.what.value,
@@ -107,14 +107,14 @@ ROUND_OF: dict[type[Message], Round] = {
 
 
 def round_of(message: Message, params: Parameters) -> Round:
-    """The round that a message belongs to; a server's message belongs to the round that it opens."""
+    """Return the round of a message; a message of the server belongs to the round that it opens."""
     if isinstance(message, SurvivorList):
         return Round.CONSISTENCY_CHECK if params.is_signed else Round.UNMASKING
     return ROUND_OF[type(message)]
 
 
 def of_received(message: ServerMessage, params: Parameters, client_ids: tuple[ClientId, ...]) -> TranscriptEntry:
-    """A client's entry for a message of the server; ``client_ids`` are those of the list of keys, if there is one."""
+    """Return a client's entry for a message of the server; ``client_ids`` are those of its list of keys, if any."""
     listed: tuple[ClientId, ...]
     match message:
         case PeerKeys():
@@ -133,12 +133,12 @@ def of_received(message: ServerMessage, params: Parameters, client_ids: tuple[Cl
 
 
 def of_refusal(round_: Round, error: RemoteProtocolError) -> TranscriptEntry:
-    """A client's entry for the rule that the server broke."""
+    """Return a client's entry for the rule that the server broke."""
     return TranscriptEntry(round_, What.REFUSED, error.rule.name, error.culprits, detail=error.detail)
 
 
 def of_client_events(events: Iterable[ClientEvent], params: Parameters) -> Iterable[TranscriptEntry]:
-    """A client's entries for what a call returned."""
+    """Return a client's entries for the events that a call returned."""
     for event in events:
         match event:
             case Send(message=message):
@@ -149,12 +149,12 @@ def of_client_events(events: Iterable[ClientEvent], params: Parameters) -> Itera
 
 
 def of_answers(round_: Round, client_ids: Iterable[ClientId]) -> TranscriptEntry:
-    """The server's entry for a round that it closed: whose messages it has taken."""
+    """Return the server's entry for a closed round: the clients whose messages it accepted."""
     return TranscriptEntry(round_, What.RECEIVED, clients=tuple(sorted(client_ids)))
 
 
 def of_server_events(events: Iterable[ServerEvent], round_: Round, params: Parameters) -> Iterable[TranscriptEntry]:
-    """The server's entries for what a call returned; one for each different message, with all its receivers."""
+    """Return the server's entries for the events of a call: one for each different message, with all receivers."""
     for is_send, group in groupby(events, key=lambda event: isinstance(event, Send)):
         if is_send:
             yield from _of_sends([event for event in group if isinstance(event, Send)], params)
@@ -162,7 +162,7 @@ def of_server_events(events: Iterable[ServerEvent], round_: Round, params: Param
         for event in group:
             match event:
                 case ClientDropped(reason=DropReason.UNKNOWN_CLIENT):
-                    # Strangers are not kept: they must not fill the memory.
+                    # Do not record unknown clients: they could fill the memory.
                     pass
                 case ClientDropped():
                     yield TranscriptEntry(
@@ -183,7 +183,7 @@ def of_server_events(events: Iterable[ServerEvent], round_: Round, params: Param
 
 
 def _of_sends(sends: list[Send], params: Parameters) -> Iterable[TranscriptEntry]:
-    # What differs between clients by nature is one entry; what a server could lie about has an entry each.
+    # Messages that differ for each client by design share one entry; those that a server could lie about get one each.
     for message_type, of_type in groupby(sends, key=lambda send: type(send.message)):
         if message_type in (PeerKeys, SurvivorList):
             for _, same in groupby(of_type, key=lambda send: id(send.message)):
@@ -205,7 +205,7 @@ def _digest(message: ClientMessage | ServerMessage, params: Parameters) -> bytes
     try:
         return sha256(encode(message, params))
     except LocalProtocolError:
-        # Not made by the codec, and not what it could carry: whether it breaks a rule is for the rules.
+        # The codec cannot carry this message. Whether it breaks a rule is decided elsewhere.
         return b""
 
 

@@ -1,4 +1,4 @@
-"""Compute the masks that are left in the sum, whole or in parts: the server's job (paper, section 4, round 4)."""
+"""Compute the masks that remain in the sum, whole or in parts: the server's job (paper, section 4, round 4)."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, sel
 from secagg.params import ClientId
 from secagg.primitives.prg import CHUNK_BYTES
 
-# What else a job costs, in bytes of keystream that take as long: a key agreement, and a byte of a part's result that
-# goes to another process and is added there. Measured; docs/scaling.md says how.
+# Other costs of a job, in bytes of keystream that take the same time: a key agreement, and a byte of a part's result
+# that is sent to another process and added there. Measured as docs/scaling.md describes.
 _AGREEMENT_BYTES = 300_000
 _MOVE = 5
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RecoveredMaskKey:
-    """A vanished client's mask key seed, and the survivors whose pairwise masks with it are still in the sum."""
+    """The mask key seed of a vanished client, and the survivors whose pairwise masks with it remain in the sum."""
 
     client_id: ClientId
     seed: bytes
@@ -35,10 +35,10 @@ class MaskSum:
     """The result of an `UnmaskJob`, or of a part of one.
 
     Attributes:
-        session_id: the job's session.
-        num_masks: how many masks are in it: a part that got lost is noticed by its count.
-        vector: their sum, shape (vector_length,), the ring's dtype, reduced.
-        first: the element of the whole vector that it begins with.
+        session_id: the session of the job.
+        num_masks: number of masks in it; the count shows if a part is missing.
+        vector: sum of the masks, shape (vector_length,), dtype of the ring, reduced.
+        first: index of its first element in the whole vector.
     """
 
     session_id: bytes
@@ -52,18 +52,18 @@ class MaskSum:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UnmaskJob:
-    """The masks that are left in the sum of the masked inputs: all that the server has to recompute.
+    """The masks that remain in the sum of the masked inputs, which the server has to recompute.
 
-    Plain data that can be sent to other processes or machines **of the server**: it holds what the shares gave
-    back, which together with a client's masked input would unmask that one input.
+    It is plain data that can be sent to other processes or machines **of the server** only: it holds the reconstructed
+    secrets, which together with a client's masked input would unmask that input.
 
     Attributes:
-        session_id: the session's id, 32 bytes.
-        ring_bits: the ring.
-        vector_length: elements of the vector.
+        session_id: id of the session, 32 bytes.
+        ring_bits: bits of the ring.
+        vector_length: number of elements of the vector.
         self_mask_seeds: (client id, seed) of each survivor.
-        recovered: the mask keys of those that vanished after they had shared keys.
-        first: the element of the whole vector that a part begins with.
+        recovered: mask keys of the clients that vanished after they had shared keys.
+        first: index of a part's first element in the whole vector.
     """
 
     session_id: bytes
@@ -78,58 +78,58 @@ class UnmaskJob:
 
     @property
     def num_masks(self) -> int:
-        """How many masks have to be expanded: the unit of work."""
+        """Return the number of masks to expand, the unit of work."""
         return len(self.self_mask_seeds) + self.num_agreements
 
     @property
     def num_agreements(self) -> int:
-        """How many of them need a key agreement first, which holds the interpreter lock."""
+        """Return the number of masks that need a key agreement first, which holds the interpreter lock."""
         return sum(len(key.peer_ids) for key in self.recovered)
 
     def run(self, workers: int = 1) -> MaskSum:
-        """The sum of the masks, for `Server.finish`.
+        """Return the sum of the masks, for `Server.finish`.
 
         Args:
-            workers: threads. The ciphers release the interpreter lock, key agreement does not: a job of many
-                agreements gains by `split` over processes (`transport.RecoveryPool`).
+            workers: number of threads. Ciphers release the interpreter lock, key agreement does not: a job with many
+                agreements runs faster by `split` over processes (`transport.RecoveryPool`).
 
         Raises:
-            LocalProtocolError: workers is not a positive int.
+            LocalProtocolError: ``workers`` is not a positive int.
         """
         parts = self.split(workers)
         if len(parts) == 1:
             return parts[0]._expand()
-        # Loads logging and queues: only those who use threads wait for it.
+        # This import loads logging and queues; only callers that use threads pay for it.
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
             return self.combine(list(pool.map(UnmaskJob._expand, parts)))
 
     def split(self, parts: int) -> tuple["UnmaskJob", ...]:
-        """At most ``parts`` jobs of about equal work whose results, put together by `combine`, are this job's result.
+        """Split into at most ``parts`` jobs of about equal work; `combine` turns their results into this job's result.
 
-        Each has some of the masks, or all of them in a range of coordinates, whichever is less work: a range needs
-        all key agreements, and some masks a whole vector to be sent back and added.
+        Each part has some of the masks, or a range of the elements of all masks, whichever is less work: a range
+        needs all key agreements, while some of the masks need a whole vector to be sent back and added.
         """
         if type(parts) is not int or parts < 1:
-            raise LocalProtocolError(f"a job is split into a positive number of parts, not {parts!r}")
+            raise LocalProtocolError(f"parts must be a positive int, not {parts!r}")
         if parts > 1 and self._work_of_a_range(parts) < self._work_of_some_masks(parts):
             return self._by_ranges(parts)
         return self._by_masks(parts)
 
     def combine(self, results: Iterable[MaskSum]) -> MaskSum:
-        """The sum of the parts' results. LocalProtocolError if they are not all of this job's parts."""
+        """Return the sum of the parts' results; LocalProtocolError if they are not all parts of this job."""
         total = ring.zeros(self.vector_length, self.ring_bits)
-        # How many masks more an element has than the one before it.
+        # The number of masks of each element, as differences to the element before.
         steps = {0: 0, self.vector_length: 0}
         for result in results:
             if not isinstance(result, MaskSum) or result.session_id != self.session_id:
-                raise LocalProtocolError("combine() takes the results of this job's parts")
+                raise LocalProtocolError("combine() needs the results of this job's parts")
             size = np.size(result.vector)
             start = result.first - self.first
             if not ring.is_vector(result.vector, size, self.ring_bits) or not 0 <= start <= self.vector_length - size:
                 raise LocalProtocolError(
-                    f"a part's vector is a range of the job's {self.vector_length} elements, of the ring's dtype"
+                    f"a part's vector must be a range of the job's {self.vector_length} elements, in the ring's dtype"
                 )
             np.add(total[start : start + size], result.vector, out=total[start : start + size])
             steps[start] = steps.get(start, 0) + result.num_masks
@@ -152,13 +152,13 @@ class UnmaskJob:
         return -(-self.vector_length // self._chunk_length)
 
     def _work_of_some_masks(self, parts: int) -> int:
-        """The largest part's, in bytes of keystream: its share of the masks, and a vector for the sum."""
+        """Return the cost of the largest part in bytes of keystream: its masks, and a vector to send back."""
         vector_bytes = self.vector_length * CHUNK_BYTES // self._chunk_length
         masks, agreements = -(-self.num_masks // parts), -(-self.num_agreements // parts)
         return masks * vector_bytes + agreements * _AGREEMENT_BYTES + _MOVE * vector_bytes
 
     def _work_of_a_range(self, parts: int) -> int:
-        """The same of a part with all masks, and its range of the vector."""
+        """Return the cost of a part that has a range of all masks, in bytes of keystream."""
         range_bytes = -(-self._num_chunks // parts) * CHUNK_BYTES
         return self.num_masks * range_bytes + self.num_agreements * _AGREEMENT_BYTES + _MOVE * range_bytes
 
@@ -166,7 +166,7 @@ class UnmaskJob:
         return tuple(self._slice(start, stop) for start, stop in _equal_ranges(self.num_masks, parts))
 
     def _by_ranges(self, parts: int) -> tuple["UnmaskJob", ...]:
-        """Ranges of whole chunks, which the mask generator can begin with."""
+        """Return parts that have ranges of whole chunks, where the mask generator can start."""
         cuts = [
             (start * self._chunk_length, min(stop * self._chunk_length, self.vector_length))
             for start, stop in _equal_ranges(self._num_chunks, parts)
@@ -193,7 +193,7 @@ class UnmaskJob:
             secret_key = mask_secret_key(key.seed, self.session_id, key.client_id)
             for peer_id, peer_public_key in zip(key.peer_ids, key.peer_public_keys, strict=True):
                 mask = pairwise_mask(secret_key, peer_public_key, self.session_id, key.client_id, peer_id)
-                # What is in the sum is the survivor's side of the pair.
+                # The sum contains the survivor's side of the pair.
                 yield replace(mask, subtract=not mask.subtract)
 
     def _expand(self) -> MaskSum:
@@ -204,6 +204,6 @@ class UnmaskJob:
 
 
 def _equal_ranges(total: int, parts: int) -> list[tuple[int, int]]:
-    """At most ``parts`` ranges of about equal length that cover 0..total-1."""
+    """Return at most ``parts`` ranges of about equal length that cover 0..total-1."""
     cuts = sorted({total * i // parts for i in range(parts + 1)})
     return list(pairwise(cuts)) or [(0, 0)]

@@ -1,1 +1,1 @@
-"""The client's machine: its states, the rules that it holds the server to, and its form as bytes."""
+"""The client's machine: its states, the rules that it checks, and its form as bytes."""

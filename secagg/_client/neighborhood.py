@@ -13,7 +13,7 @@ from secagg.primitives.digest import DIGEST_BYTES
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Neighborhood:
-    """What a checked `PeerKeys` says, as far as later rounds need it. Public.
+    """The parts of a checked `PeerKeys` that later rounds need. Public.
 
     Attributes:
         client_ids: ascending; all other fields are in their order.

@@ -1,4 +1,4 @@
-"""Check the server's messages: one that breaks a rule ends the client's part, and the error says which rule."""
+"""Check the server's messages. A message that breaks a rule aborts the client; the error names the rule."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class Setup:
 
 
 def check_peer_keys(message: PeerKeys, setup: Setup, own_keys: tuple[bytes, bytes]) -> int:
-    """Check the list of keys against every rule, and return this client's place in it."""
+    """Check the list of keys against all rules, and return this client's place in it."""
     ids, params = message.client_ids, setup.params
     _check_sizes(message, params)
     if any(first >= second for first, second in pairwise(ids)):
@@ -71,11 +71,11 @@ def _check_sizes(message: PeerKeys, params: Parameters) -> None:
         (message.signatures, SIGNATURE_BYTES if params.is_signed else 0),
     )
     if any(len(items) != size * count for items, size in sizes):
-        raise RemoteProtocolError(Rule.WRONG_SIZE, f"keys for other than the {count} clients listed")
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"the keys do not match the {count} clients listed")
 
 
 def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_place: int) -> None:
-    """Check that everyone's keys are signed by its identity, which in malicious mode the directory must know."""
+    """Check that each client's identity signed its keys; in malicious mode the directory must know the identity."""
     ids = message.client_ids
     identity_keys = split(message.identity_keys, signing.KEY_BYTES)
     if identity_keys[own_place] != identity.public_key:
@@ -96,7 +96,7 @@ def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_p
         if not signing.verify(identity_key, signature, statements.advertised_keys(setup.session_id, peer_id, *keys))
     ]
     _refuse(Rule.INVALID_SIGNATURE, unsigned)
-    # Last of all: a directory learns no key from a list that is refused.
+    # Last: a directory must learn no key from a list that is refused.
     if (directory := setup.directory) is not None:
         peers = {peer_id: key for peer_id, key in zip(ids, identity_keys, strict=True) if peer_id != setup.client_id}
         unknown = [peer_id for peer_id, key in peers.items() if not directory.is_trusted(peer_id, key)]
@@ -105,7 +105,7 @@ def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_p
 
 
 def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -> None:
-    """Check what holds for every list of clients: of who shared keys, who survived, and who signed."""
+    """Check the rules for all lists of clients: those that shared keys, survived, or signed."""
     if len(flags) != len(client_ids):
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"{len(flags)} flags for {len(client_ids)} clients")
     if not flags[client_ids.index(setup.client_id)]:
@@ -115,29 +115,29 @@ def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) ->
 
 @dataclass(frozen=True, slots=True, repr=False)
 class View:
-    """A client's neighbourhood as it knows it: who is in it, with which keys, and how far each has come. Public."""
+    """The neighbourhood in a client's view: the members, their keys, and how far each has come. Public."""
 
     neighborhood: Neighborhood
     shared: Flags
     survivors: Flags
 
     def members(self) -> list[bytes]:
-        """Return the `statements.member` digest of each, in the order of the ids."""
+        """Return the `statements.member` digest of each member, in the order of the ids."""
         standings = map(statements.standing, self.shared, self.survivors)
         return list(map(statements.member, self.neighborhood.split_key_digests(), standings))
 
     def all_digests_of_members(self) -> frozenset[bytes]:
-        """Return every digest that speaks of a member of this view, with any standing."""
+        """Return all digests that could name a member of this view, with any standing."""
         keys = self.neighborhood.split_key_digests()
         return frozenset(statements.member(key, standing) for key in keys for standing in statements.Standing)
 
 
 def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View) -> None:
-    """Check that a quorum signed views that agree with this client's, and have it and the signer as survivors.
+    """Check that a quorum signed views that agree with this client's, with this client and the signer as survivors.
 
-    Whoever answers can then be sure that its own mask key stays hidden: a quorum of its neighbours will release shares
-    of its self-mask seed, and of one secret only.  A signature of anything else than what agrees is not counted: the
-    agreement is in the statement that is verified.
+    A client that answers after this check knows that its own mask key stays hidden: a quorum of its neighbours will
+    release shares of its self-mask seed, and of no other secret.  Signatures of other views do not count, since the
+    verified statement contains the view.
     """
     client_ids = view.neighborhood.client_ids
     check_flags(message.consistent, client_ids, setup)
@@ -154,10 +154,10 @@ def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View)
         if signed and peer_id != setup.client_id
     ]
     if len(message.signatures) != SIGNATURE_BYTES * len(signers):
-        raise RemoteProtocolError(Rule.WRONG_SIZE, f"signatures for other than the {len(signers)} clients flagged")
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"the signatures do not match the {len(signers)} clients flagged")
     digests = _digests_of_views(message, setup, view, signers)
     keys = view.neighborhood.split_identity_keys()
-    # This client's own signature is the first; a quorum is enough, and each costs a tenth of a millisecond.
+    # This client's own signature counts. Stop at a quorum: each verification costs a tenth of a millisecond.
     valid, quorum = 1, setup.params.quorum
     for place, signature, digest in zip(signers, split(message.signatures, SIGNATURE_BYTES), digests, strict=True):
         if valid >= quorum:
@@ -169,21 +169,21 @@ def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View)
 
 
 def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signers: list[int]) -> Iterable[bytes]:
-    """Return the digest of each signer's view, as it must be if the signer sees what this client sees.
+    """Return the digest that each signer's view must have if the signer sees the same as this client.
 
-    ``signers`` are their places in this client's neighbourhood.  All views are checked at once; each is hashed when its
-    digest is asked for.  However little they have in common, which is the server's choice, this is O(k^2) for k peers.
+    ``signers`` are places in this client's neighbourhood.  All views are checked at once; each is hashed when its
+    digest is needed.  The cost is O(k^2) for k peers, however small the server makes the overlap of the views.
     """
     members = view.members()
     if setup.params.is_complete:
         if message.common or message.others:
-            raise RemoteProtocolError(Rule.WRONG_SIZE, "views of their own on the complete graph")
+            raise RemoteProtocolError(Rule.WRONG_SIZE, "separate views on the complete graph")
         return repeat(statements.view_digest(setup.session_id, members), len(signers))
     flag_bytes = (len(members) + 7) // 8
     if len(message.common) != len(signers) * flag_bytes or len(message.others) % DIGEST_BYTES:
-        raise RemoteProtocolError(Rule.WRONG_SIZE, f"views for other than the {len(signers)} clients flagged")
+        raise RemoteProtocolError(Rule.WRONG_SIZE, f"the views do not match the {len(signers)} clients flagged")
     others = split(message.others, DIGEST_BYTES)
-    # A member that both know must not come as one that only the signer knows: it could be said to stand otherwise.
+    # A common member must not be listed as one that only the signer knows: it could come with another standing.
     if not view.all_digests_of_members().isdisjoint(others):
         raise RemoteProtocolError(Rule.VIEWS_CONTRADICT)
     client_ids = view.neighborhood.client_ids
@@ -194,34 +194,36 @@ def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signe
         bits = int.from_bytes(flags, "little")
         if not bits >> own_place & 1:
             raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, "without this client")
-        # Only who has the keys that this client was shown holds its shares. A run of the same client under other keys,
-        # in the same session, would come as a member that only the signer knows, and its signature would count.
+        # The signer must have the keys that this client was shown, since only their owner holds its shares. Otherwise a
+        # second run of the signer under other keys, in the same session, would count.
         if not bits >> place & 1:
             raise RemoteProtocolError(Rule.VIEWS_CONTRADICT, f"without its signer, client {client_ids[place]}")
         seen = list(compress(members, np.unpackbits(np.frombuffer(flags, dtype=np.uint8), bitorder="little").tolist()))
-        # All neighbourhoods of a graph have one size.
+        # All neighbourhoods of a graph have the same size.
         seen += islice(rest, len(members) - len(seen))
         if bits >> len(members) or len(seen) < len(members):
-            raise RemoteProtocolError(Rule.WRONG_SIZE, "a view of another size than this client's")
+            raise RemoteProtocolError(Rule.WRONG_SIZE, "a view whose size differs from this client's")
         views.append(seen)
     if next(rest, None) is not None:
-        raise RemoteProtocolError(Rule.WRONG_SIZE, "views of another size than this client's")
+        raise RemoteProtocolError(Rule.WRONG_SIZE, "views whose size differs from this client's")
     return (statements.view_digest(setup.session_id, seen) for seen in views)
 
 
 def _check_enough(num_clients: int, setup: Setup) -> None:
     quorum = setup.params.quorum
     if num_clients < quorum:
-        raise RemoteProtocolError(Rule.TOO_FEW_PEERS, f"{num_clients} with this client itself, but at least {quorum}")
+        raise RemoteProtocolError(
+            Rule.TOO_FEW_PEERS, f"{num_clients} including this client, but at least {quorum} are needed"
+        )
 
 
 def _refuse(rule: Rule, peer_ids: list[ClientId]) -> None:
-    """Raise if there are any."""
+    """Raise the rule's error if there are any peers."""
     if peer_ids:
         raise RemoteProtocolError(rule, f"of clients {listed(peer_ids)}", tuple(peer_ids))
 
 
 def listed(client_ids: list[ClientId] | tuple[ClientId, ...]) -> str:
-    """Name a few ids in a message."""
+    """Return the first ten ids as text for an error."""
     shown = ", ".join(map(str, client_ids[:10]))
     return f"{shown} and {len(client_ids) - 10} more" if len(client_ids) > 10 else shown

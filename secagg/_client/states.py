@@ -1,11 +1,11 @@
-"""The client's states: one frozen value a phase, with its pure transitions.
+"""States of the client: one frozen value for each phase, with its pure transitions.
 
-A transition takes the state and one input, checks the input against every rule, and returns the next state with
-the events.  All randomness is drawn at the start: from then on a transition is a function of its arguments.
+A transition takes the state and one input, checks the input against all rules, and returns the next state with the
+events.  All randomness is drawn at the start; afterwards a transition is a function of its arguments.
 
-States hold secrets; they never leave the shell in `client.py`, which takes one out in one step, leaves `InUse` in its
-place, and puts the next one there only if that still stands.  So no state is used twice, by whatever thread: answering
-two different survivor lists from one state would give away both secrets of a peer.
+States hold secrets and never leave the shell in `client.py`.  The shell takes a state out in one step, leaves `InUse`
+in its place, and installs the next state only if `InUse` is still there.  So no state is used twice, by any thread: two
+answers to different survivor lists from one state would give away both secrets of a peer.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, SEED_BYTES, SHARE_BYTE
 
 @unique
 class ClientPhase(Enum):
-    """What a client waits for."""
+    """Phases of a client: the message or call that it waits for."""
 
     CREATED = "start() has not been called"
     ADVERTISED = "its keys are out; waits for PeerKeys"
@@ -60,13 +60,13 @@ class ClientPhase(Enum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class State:
-    """The base of all states, in which every message is illegal."""
+    """Base class of the states. Here every message is illegal; subclasses allow what is legal."""
 
     setup: Setup
 
     @property
     def client_ids(self) -> tuple[ClientId, ...]:
-        """The neighbourhood's ids, once they are known."""
+        """Return the ids of the neighbourhood, once they are known."""
         return ()
 
     def receive(self, message: ServerMessage) -> "Transition":
@@ -152,7 +152,7 @@ class Advertised(State):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Listed(State):
-    """The base of all states that know their neighbourhood."""
+    """Base class of the states that know their neighbourhood."""
 
     neighborhood: Neighborhood
 
@@ -169,13 +169,13 @@ class SharedKeys(Listed):
     own_shares: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
-        """Open the peers' shares; one that does not authenticate is noted, not fatal (paper, round 2)."""
+        """Open the peers' shares; a share that does not authenticate is recorded and not fatal (paper, round 2)."""
         if not isinstance(message, PeerShares):
             return State.receive(self, message)
         setup, params = self.setup, self.setup.params
         check_flags(message.shared, self.client_ids, setup)
         if len(message.encrypted_shares) != ENCRYPTED_SHARES_BYTES * (sum(message.shared) - 1):
-            raise RemoteProtocolError(Rule.WRONG_SIZE, "encrypted shares for other peers than those that shared keys")
+            raise RemoteProtocolError(Rule.WRONG_SIZE, "encrypted shares that do not match the peers that shared keys")
 
         shares = np.zeros((len(self.client_ids), 2, LIMBS), dtype=np.uint16)
         held = [False] * len(self.client_ids)
@@ -183,7 +183,8 @@ class SharedKeys(Listed):
         at = 0
         for place, (peer_id, has_shared) in enumerate(zip(self.client_ids, message.shared, strict=True)):
             if peer_id == setup.client_id:
-                # In the sparse graph only the neighbours hold shares; in the paper's complete one everybody does.
+                # In the sparse graph only neighbours hold shares; in the paper's complete graph each client holds its
+                # own.
                 shares[place] = sharing.shares_from_bytes(self.own_shares)
                 held[place] = params.is_complete
             elif has_shared:
@@ -220,7 +221,7 @@ class InputAwaited(Listed):
     shares: bytes
 
     def submit_input(self, input_vector: npt.NDArray[np.integer]) -> Transition:
-        """y_u = x_u + p_u + sum of +-p_uv over the peers that shared keys (paper, round 2). The input is checked."""
+        """Mask a checked input: y_u = x_u + p_u + sum of +-p_uv over the peers that shared keys (paper, round 2)."""
         setup, params = self.setup, self.setup.params
         masked_input = input_vector.astype(ring.word_dtype(params.ring_bits))
         secret_key = mask_secret_key(self.mask_key_seed, setup.session_id, setup.client_id)
@@ -248,7 +249,7 @@ class Masked(Listed):
     shares: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
-        """Take the list of survivors: sign it (paper, round 3), or answer it at once where nothing is signed."""
+        """Take the list of survivors: sign it in the signed modes (paper, round 3), else answer it at once."""
         if not isinstance(message, SurvivorList):
             return State.receive(self, message)
         setup = self.setup
@@ -283,11 +284,11 @@ class SurvivorsSigned(Listed):
     shares: bytes
 
     def view(self) -> View:
-        """Return what it has signed."""
+        """Return the view that this client signed."""
         return View(self.neighborhood, self.shared, self.survivors)
 
     def receive(self, message: ServerMessage) -> Transition:
-        """Answer the list once a quorum has signed the same one (paper, round 4)."""
+        """Answer the list once a quorum has signed the same list (paper, round 4)."""
         if isinstance(message, SurvivorList):
             raise _second_list(message, self.survivors)
         if not isinstance(message, ConsistencyProof):
@@ -306,7 +307,7 @@ class Finished(State):
         return self.listed_ids
 
     def receive(self, message: ServerMessage) -> Transition:
-        """Nothing is answered twice."""
+        """Refuse a second answer."""
         if isinstance(message, SurvivorList):
             raise _second_list(message, self.survivors)
         if isinstance(message, ConsistencyProof) and self.setup.params.is_signed:
@@ -326,7 +327,7 @@ class Suspended(State):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class InUse(State):
-    """Stands in for a state that a call has taken out and is moving on; ``found`` is that state's phase."""
+    """Placeholder for a state that a call has taken out; ``found`` is the phase of that state."""
 
     found: ClientPhase
 
@@ -336,7 +337,7 @@ class InUse(State):
 
 
 LIVE = frozenset(ClientPhase) - {ClientPhase.ABORTED, ClientPhase.SUSPENDED}
-"""The phases in which the client is not over."""
+"""Phases in which the client has not ended."""
 
 PHASES: dict[type[State], ClientPhase] = {
     Created: ClientPhase.CREATED,
@@ -352,7 +353,7 @@ PHASES: dict[type[State], ClientPhase] = {
 
 
 def _release(state: "Masked | SurvivorsSigned", survivors: Flags) -> Transition:
-    """Release one share a peer: of a survivor's self-mask seed, of a vanished one's mask key (paper, round 4)."""
+    """Release one share for each peer (paper, round 4): of a survivor's self-mask seed, else of the mask key."""
     setup, held = state.setup, np.array(state.held, dtype=bool)
     shares = sharing.shares_from_bytes(state.shares).reshape(-1, 2, LIMBS)[held]
     survives = np.array(survivors, dtype=bool)[held]

@@ -1,7 +1,7 @@
 """Turn a client's state into bytes and back, for hosts that keep nothing in memory between two messages.
 
-The bytes hold the client's secrets in the clear: the host stores them as it stores a private key, and hands back
-exactly what it got.  The checksum finds accidents, not attackers.
+The bytes hold the client's secrets in the clear: the host must store them like a private key and return them unchanged.
+The checksum finds accidents, not attackers.
 """
 
 import dataclasses
@@ -54,27 +54,27 @@ def dump(state: State, transcript: tuple[TranscriptEntry, ...] = ()) -> bytes:
 def load(
     blob: bytes | bytearray | memoryview, identity: Identity | None = None, directory: KeyDirectory | None = None
 ) -> tuple[State, list[TranscriptEntry]]:
-    """Return what `dump` was given; LocalProtocolError if ``blob`` is not from it, or of another identity."""
+    """Return the arguments of `dump`; LocalProtocolError if ``blob`` is not from it or has another identity."""
     header = len(_MAGIC) + _CHECKSUM_BYTES
     if not isinstance(blob, bytes | bytearray | memoryview):
-        raise LocalProtocolError(f"a suspended client is bytes, not {type(blob).__name__}")
+        raise LocalProtocolError(f"a suspended client must be bytes, not {type(blob).__name__}")
     blob = bytes(blob)
     if blob[: len(_MAGIC)] != _MAGIC:
-        raise LocalProtocolError("these bytes are no suspended client")
+        raise LocalProtocolError("these bytes are not a suspended client")
     body = blob[header:]
     if blob[len(_MAGIC) : header] != _checksum(body):
         raise LocalProtocolError("the suspended client is damaged: its checksum does not match")
-    # Unpacked in a function of its own, whose frame with the secrets is gone when an error is raised here.
+    # A separate function unpacks, so that no frame with secrets is alive when an error is raised here.
     found = _unpack(body)
     if isinstance(found, int):
         raise LocalProtocolError(f"this client was suspended by protocol version {found}, not {PROTOCOL_VERSION}")
     if found is None:
-        raise LocalProtocolError("these bytes are no suspended client of this version")
+        raise LocalProtocolError("these bytes are not a suspended client of this version")
     state, identity_key, transcript = found
     if not identity_key:
-        # In semi-malicious mode the identity is the session's, and came with the state.
+        # In semi-malicious mode the identity belongs to the session and is part of the state.
         if _lacks_identity(state):
-            raise LocalProtocolError("these bytes are no suspended client of this version")
+            raise LocalProtocolError("these bytes are not a suspended client of this version")
         return state, transcript
     params = state.setup.params
     del state
@@ -87,14 +87,14 @@ def load(
 
 
 def _unpack_with(body: bytes, identity: Identity, directory: KeyDirectory | None) -> State:
-    """Return the state in a body that is known to hold one, with its identity."""
+    """Return the state of a body that was unpacked before, with its identity."""
     found = _unpack(body)
     assert isinstance(found, tuple)  # noqa: S101 - the caller saw it
     return replace(found[0], setup=replace(found[0].setup, identity=identity, directory=directory))
 
 
 def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | None:
-    """Return state, identity key and transcript; another version's number; or None if the body is malformed."""
+    """Return state, identity key and transcript; the number of another version; or None if the body is malformed."""
     try:
         version, phase, params, client_id, session_id, identity_key, own_identity, values, entries = msgpack.unpackb(
             body, use_list=False
@@ -115,14 +115,14 @@ def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | N
 
 
 def _identity_fields(setup: Setup) -> tuple[bytes, bytes]:
-    """Return the public key of the host's identity, and the secret key of one drawn for the session."""
+    """Return the public key of the host's identity, and the secret key of an identity drawn for the session."""
     if setup.identity is None:
         return b"", b""
     return (setup.identity.public_key, b"") if setup.params.has_identities else (b"", setup.identity.to_bytes())
 
 
 def _lacks_identity(state: State) -> bool:
-    """Tell whether this client must sign yet and could not: it would go on without any checks."""
+    """Tell whether this client still has to sign and has no identity: it would continue without checks."""
     params = state.setup.params
     if state.phase is ClientPhase.FINISHED or state.setup.identity is not None:
         return False

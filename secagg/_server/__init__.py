@@ -1,1 +1,1 @@
-"""The server's machine: one file a round, and the recovery of the secrets that were shared."""
+"""The server's machine: one file for each round, and the recovery of shared secrets."""

@@ -34,7 +34,7 @@ class AdvertiseKeysRound(Stage):
         keys = (message.channel_public_key, message.mask_public_key)
         if not all(map(is_valid_public_key, keys)):
             return DropReason.INVALID_PUBLIC_KEY
-        # Keys of a client that was dropped stay taken: whoever repeats them has copied them.
+        # Keys of a dropped client stay taken: a client that repeats them has copied them.
         if keys[0] == keys[1] or not self._seen.isdisjoint(keys):
             return DropReason.KEY_NOT_DISTINCT
         if (reason := self._check_identity(client_id, message)) is not None:
@@ -44,7 +44,7 @@ class AdvertiseKeysRound(Stage):
         return None
 
     def _check_identity(self, client_id: ClientId, message: AdvertiseKeys) -> DropReason | None:
-        """Check signed keys: one client with bad ones must not make all others refuse the list."""
+        """Check signed keys: one client with bad keys must not make all others refuse the list."""
         if not self._setup.params.is_signed:
             return DropReason.WRONG_SIZE if message.identity_key or message.signature else None
         statement = statements.advertised_keys(
@@ -84,7 +84,7 @@ class AdvertiseKeysRound(Stage):
         previous, message = None, None
         for node, client_id in enumerate(client_ids):
             neighborhood = roster.graph.neighborhood(node)
-            # In the complete graph everyone's neighbourhood is the same array: one message object serves all.
+            # In the complete graph all neighbourhoods are the same array, and one message serves all.
             if message is None or neighborhood is not previous:
                 previous = neighborhood
                 message = PeerKeys(
@@ -100,5 +100,5 @@ class AdvertiseKeysRound(Stage):
 
 
 def _rows(items: list[bytes]) -> npt.NDArray[np.uint8]:
-    """Stack items of one size, one a row."""
+    """Stack items of one size as rows."""
     return np.frombuffer(b"".join(items), dtype=np.uint8).reshape(len(items), -1)

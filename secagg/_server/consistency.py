@@ -1,4 +1,4 @@
-"""The server's round ConsistencyCheck (paper, figure 4, round 3): the survivors sign what they were told."""
+"""The server's round ConsistencyCheck (paper, figure 4, round 3): survivors sign their view."""
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,11 @@ class ConsistencyRound(RecoverableStage):
         self._session_id = unmasking.setup.session_id
         self._signatures = np.zeros((len(invited), SIGNATURE_BYTES), dtype=np.uint8)
         self._members = self._member_digests()
-        # In the complete graph everyone has the same view.
+        # In the complete graph all clients have the same view.
         self._last_view: tuple[Places, bytes] | None = None
 
     def _member_digests(self) -> npt.NDArray[np.uint8]:
-        """Return `statements.member` of every node, shape (nodes, DIGEST_BYTES)."""
+        """Return `statements.member` of each node, shape (nodes, DIGEST_BYTES)."""
         roster, shared, survives = self._roster, self._unmasking.shared.flags, self._unmasking.survives
         digests = [
             statements.member(

@@ -29,7 +29,7 @@ class MaskedInputRound(RecoverableStage):
         self._setup = setup
         self._shared = shared
         self._survives = np.zeros_like(shared.flags)
-        # Inputs are added as they arrive: one vector of memory, however many clients.
+        # Inputs are added as they arrive: one vector in memory for any number of clients.
         self._sum = ring.zeros(setup.params.vector_length, setup.params.ring_bits)
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
@@ -43,7 +43,7 @@ class MaskedInputRound(RecoverableStage):
         return None
 
     def _present(self) -> NodeFlags:
-        # A survivor that is dropped after its input stays in the sum, and answers nothing more.
+        # A survivor that is dropped after its input stays in the sum and answers nothing further.
         return self._roster.flags(self.received & self.awaited)
 
     def _able(self) -> NodeFlags:

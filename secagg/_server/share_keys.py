@@ -32,7 +32,7 @@ class ShareKeysRound(Stage):
         return bool(self._connected().any())
 
     def _connected(self) -> NodeFlags:
-        """Flag those that shared keys with enough others that did: the rest could not be unmasked if they vanished."""
+        """Flag the clients with enough neighbours that shared keys; the masks of others could not be recovered."""
         connected = self._shared
         while True:
             left = answering(self._setup.params, self._roster, connected, connected)

@@ -1,8 +1,8 @@
-"""From the shares that came in to the secrets: wrong shares are found, done without, and their senders named.
+"""Recover secrets from shares: wrong shares are found and ignored, and their senders named.
 
-A secret can be told from a wrong one (by its commitment, or its public key), so that no wrong one is ever used.  Shares
-that were not needed are checked too, all of an owner's by one random combination, so that who sent a wrong one is
-known even where it did no harm.
+A secret is verified by its commitment or its public key, so a wrong secret is never used.  Shares beyond the needed
+ones are checked too, with one random combination for each owner, so that the sender of a wrong share is known even
+where it did no harm.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,28 +17,28 @@ from secagg.primitives.entropy import EntropySource
 from secagg.sharing import LIMBS, ShareArray, limbs_to_seed, uniform_field_elements
 
 Verifier = Callable[[int, bytes], bool]
-"""Whether these 16 bytes are the secret of this owner."""
+"""A function that returns whether 16 bytes are the secret of an owner."""
 
 # A wrong share passes one random combination with probability 1/p; twice, 2^-32.
 _REPETITIONS = 2
 
-# The most owners that are looked at together: bounds the temporaries.
+# Largest number of owners processed together; bounds the temporary arrays.
 _OWNERS = 256
 
-# How often the owners that are left are looked at again because more holders are suspected. Liars can arrange that each
-# look shows only a few more of them, so there is a limit. Without that two or three looks are enough.
+# Largest number of passes over the remaining owners as further holders are suspected. Liars can arrange that each pass
+# shows only a few of them, hence a limit; otherwise two or three passes are enough.
 _LOOKS = 8
 
 
 @dataclass(slots=True, repr=False)
 class RecoveredSecrets:
-    """What the shares gave.
+    """The result of a recovery.
 
     Attributes:
-        seeds: the secret of each owner that has one, by its row; None if its shares do not give it.
+        seeds: the secret of each owner by its row; None if its shares do not give it.
         wrong: (row of the owner, place of the holder) of each share that is known to be wrong.
-        inconsistent: rows of owners whose shares agree with each other, but not with what the owner advertised, and
-            are so many that it would take more holders to make that up than wrong parties otherwise.
+        inconsistent: rows of owners whose shares agree with each other but not with what the owner advertised, where
+            it would take more lying holders than other wrong parties to fake this.
     """
 
     seeds: dict[int, bytes | None] = field(default_factory=dict)
@@ -55,26 +55,26 @@ def recover_secrets(
     verify: Verifier,
     entropy: EntropySource,
 ) -> RecoveredSecrets:
-    """The secrets of some owners.
+    """Recover the secrets of some owners.
 
     Args:
-        rows: whose secrets, indices into ``held`` and ``shares``; each has at least ``threshold`` shares.
-        holders: who stands in each place, shape (owners, places): a holder that lied once is suspected everywhere.
-        held: which shares came in, shape (owners, places).
-        shares: shape (owners, places, LIMBS); what is not held is ignored.
+        rows: the owners, as indices into ``held`` and ``shares``; each has at least ``threshold`` shares.
+        holders: the holder in each place, shape (owners, places); a holder that lied once is suspected everywhere.
+        held: flags of the shares that arrived, shape (owners, places).
+        shares: shape (owners, places, LIMBS); shares that are not held are ignored.
         threshold: t.
-        verify: tells a secret from a wrong one.
-        entropy: for combinations that no sender of shares can foresee.
+        verify: returns whether a seed is the secret of an owner.
+        entropy: for combinations that the senders of shares cannot predict.
     """
     return _Recovery(holders, held, shares, threshold, verify, entropy).of(rows)
 
 
 class _Recovery:
-    """The work of `recover_secrets`: all owners, in blocks, and those that are left again while more are suspected.
+    """Run `recover_secrets`: all owners in blocks, then the remaining owners again while further holders are suspected.
 
-    An owner is decoded once with all of its shares; and at each look, if more of its holders are suspected than at the
-    last one, without those who lied at all and without those who lied more often than not: 2 * _LOOKS + 1 times at
-    most.
+    An owner is decoded once with all its shares. In each pass where more of its holders are suspected than before, it
+    is decoded without the holders that lied at all, and without those that lied more often than not: at most 2 * _LOOKS
+    + 1 times.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class _Recovery:
     ) -> None:
         self._holders, self._held, self._shares = holders, held, shares
         self._threshold, self._verify, self._entropy = threshold, verify, entropy
-        # How many shares of each holder were found wrong, and right.
+        # Number of shares of each holder that were found wrong, and right.
         self._lied, self._told_the_truth = np.zeros((2, int(holders.max(initial=0)) + 1), dtype=np.intp)
         # The shares with which each owner was decoded last.
         self._decoded = np.zeros_like(held)
-        # Of all its shares the wrong ones, for each owner that was decoded with all of them; None if they are too many.
+        # The wrong shares of each owner that was decoded with all its shares; None if they are too many.
         self._wrong_of_all: dict[int, npt.NDArray[np.intp] | None] = {}
         self._result = RecoveredSecrets()
 
     def of(self, rows: npt.NDArray[np.intp]) -> RecoveredSecrets:
-        """The secrets of these owners."""
+        """Return the secrets of these owners."""
         result, pending = self._result, rows
         for _ in range(_LOOKS):
             known = np.count_nonzero(self._lied)
@@ -107,8 +107,8 @@ class _Recovery:
         for row in pending.tolist():
             result.seeds[row] = None
             bad = self._wrong_of_all[row]
-            # That the owner dealt another secret, and those in the bad places changed their shares, takes 1 + bad
-            # parties. That the others made up a polynomial takes r - bad - t + 1: who is named must be the fewer.
+            # Either the owner dealt another secret and the holders in the bad places lied (1 + bad parties), or the
+            # other holders made up a polynomial (r - bad - t + 1 parties). Name the smaller group.
             if bad is not None and 2 * len(bad) < np.count_nonzero(self._held[row]) - self._threshold:
                 result.inconsistent.append(row)
                 result.wrong += [(row, place) for place in bad.tolist()]
@@ -117,7 +117,7 @@ class _Recovery:
         return result
 
     def _unsettled(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Settle what can be settled now of these owners; gives the others."""
+        """Settle the owners that can be settled now; return the others."""
         usable = self._without(rows, self._lied > 0)
         changed = np.any(usable != self._decoded[rows], axis=1)
         unchanged, rows, usable = rows[~changed], rows[changed], usable[changed]
@@ -125,7 +125,7 @@ class _Recovery:
         settled[settled] = self._settle(rows[settled], usable[settled], np.zeros_like(usable[settled]))
         rows, usable = rows[~settled], usable[~settled]
         self._decoded[rows] = usable
-        # Leaving out a holder helps where its share is wrong, and does harm where it is right.
+        # Leaving out a holder helps where its share is wrong and hurts where it is right.
         rows = self._correct(rows, usable, np.ones(len(rows), dtype=bool))
         usable = self._without(rows, self._lied > self._told_the_truth)
         rows = self._correct(rows, usable, np.any(usable != self._decoded[rows], axis=1))
@@ -134,7 +134,7 @@ class _Recovery:
         return np.concatenate((unchanged, rows))
 
     def _without(self, rows: npt.NDArray[np.intp], suspects: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """The shares of these owners that are not the suspects'; of owners that cannot do without those, all."""
+        """Return the flags of these owners' shares without the suspects'; of owners that need those, all shares."""
         usable: npt.NDArray[np.bool_] = self._held[rows] & ~suspects[self._holders[rows]]
         too_few = np.count_nonzero(usable, axis=1) < self._threshold
         usable[too_few] = self._held[rows[too_few]]
@@ -143,7 +143,7 @@ class _Recovery:
     def _correct(
         self, rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.intp]:
-        """Settle those of the asked owners whose usable shares can be decoded; gives all others."""
+        """Settle the asked owners whose usable shares can be decoded; return all others."""
         owners, usable = rows[asked], usable[asked]
         bad, found = self._decode(owners, usable)
         for index in np.flatnonzero(np.all(usable == self._held[owners], axis=1)).tolist():
@@ -154,13 +154,13 @@ class _Recovery:
     def _decode(
         self, rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """The usable shares that are not on the polynomial of all others; and of which owners, if not too many."""
+        """Flag the usable shares that are not on the polynomial of the others, and the owners that were decoded."""
         points = np.arange(1, usable.shape[1] + 1, dtype=np.uint64)
         shares, spare = self._shares[rows], np.count_nonzero(usable, axis=1) - self._threshold
         bad, found, left = np.zeros_like(usable), np.zeros(len(rows), dtype=bool), np.arange(len(rows))
-        # The limbs of a share are wrong together. An error that is none in sum limb_i alpha^i is a root of a polynomial
-        # of a lower degree than LIMBS: at so many alphas each error is seen at least once, and nearly always at the
-        # first, which nobody could foresee.
+        # The limbs of a share are wrong together. An alpha that hides an error in sum limb_i alpha^i is a root of a
+        # polynomial of a degree below LIMBS, so LIMBS alphas show each error at least once, and nearly always the first
+        # alpha does, since nobody can predict it.
         first = int(uniform_field_elements(1, self._entropy)[0])
         for alpha in range(first, first + LIMBS):
             if not left.size:
@@ -178,10 +178,10 @@ class _Recovery:
     def _settle(
         self, rows: npt.NDArray[np.intp], usable: npt.NDArray[np.bool_], bad: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
-        """Take the secrets of those owners whose usable shares but the bad ones give the right one; gives which.
+        """Settle the owners whose usable shares, without the bad ones, give a verified secret; return their flags.
 
-        What the decoder takes for errors counts only then: with too many wrong shares it can arrive at another
-        polynomial, and at honest holders.
+        The decoder's errors count for these owners only: with too many wrong shares it can find another polynomial and
+        flag honest holders.
         """
         right = np.zeros(len(rows), dtype=bool)
         if not rows.size:
@@ -201,15 +201,15 @@ class _Recovery:
 
 
 def explain(disputes: Sequence[tuple[int, int]] | npt.NDArray[np.int64]) -> list[int]:
-    """As few parties as can be found, greedily, that have a part in every dispute; sorted.
+    """Return a small set of parties, found greedily, with a part in each dispute; sorted.
 
-    The first party of a dispute is named where it could be either.
+    Where either party of a dispute would do, the first is named.
     """
     parties, ends = np.unique(np.array(disputes, dtype=np.int64).reshape(-1, 2), return_inverse=True)
     ends = ends.reshape(-1, 2)
     _, once = np.unique(ends[:, 0] * len(parties) + ends[:, 1], return_index=True)
     ends = ends[once]
-    # By how many disputes a party has a part in, then by how many it is the first of; of equals the first is taken.
+    # Rank by the number of disputes of a party, then by the number in which it is first; ties go to the smallest id.
     per_part, degrees = len(ends) + 1, np.bincount(ends.ravel(), minlength=len(parties))
     score = per_part * degrees + np.bincount(ends[:, 0], minlength=len(parties))
     by_party, bounds = np.argsort(ends, axis=None, kind="stable") // 2, np.cumsum(degrees)
@@ -226,7 +226,7 @@ def explain(disputes: Sequence[tuple[int, int]] | npt.NDArray[np.int64]) -> list
 
 
 def _blocks(rows: npt.NDArray[np.intp]) -> Iterator[npt.NDArray[np.intp]]:
-    """The first are small: who lies mostly lies about many, and whom these show to lie is left out for the others."""
+    """Yield blocks, small ones first: most liars lie about many owners, and later blocks leave known liars out."""
     start, size = 0, 4
     while start < len(rows):
         yield rows[start : start + size]
@@ -234,13 +234,13 @@ def _blocks(rows: npt.NDArray[np.intp]) -> Iterator[npt.NDArray[np.intp]]:
 
 
 def _first(usable: npt.NDArray[np.bool_], threshold: int) -> npt.NDArray[np.bool_]:
-    """The first ``threshold`` of each row."""
+    """Flag the first ``threshold`` held places of each row."""
     chosen: npt.NDArray[np.bool_] = usable & (np.cumsum(usable, axis=1) <= threshold)
     return chosen
 
 
 def _reconstruct(base: npt.NDArray[np.bool_], shares: ShareArray) -> list[bytes | None]:
-    """Each owner's seed from its base; one matrix product for all owners with the same one."""
+    """Return each owner's seed from its base shares, with one matrix product for all owners with the same base."""
     patterns, pattern_of = _patterns(base)
     limbs = np.empty((len(base), LIMBS), dtype=np.uint16)
     if len(patterns) == 1:
@@ -254,7 +254,7 @@ def _reconstruct(base: npt.NDArray[np.bool_], shares: ShareArray) -> list[bytes 
 def _agree(
     usable: npt.NDArray[np.bool_], shares: ShareArray, threshold: int, entropy: EntropySource
 ) -> npt.NDArray[np.bool_]:
-    """Of each owner, whether all its usable shares are on polynomials of a degree below the threshold.
+    """Flag the owners whose usable shares all are on polynomials of a degree below the threshold.
 
     By the dual code: sum v_i q(x_i) f(x_i) = 0 for every q whose degree is at most r - t - 1, so for a random one.
     """
@@ -273,13 +273,13 @@ def _agree(
 
 
 def _mixed(shares: ShareArray, weights: npt.NDArray[np.unsignedinteger]) -> FieldArray:
-    """Sums of each share's limbs with these weights, shape (LIMBS, sums): (owners, places, sums)."""
+    """Return weighted sums of each share's limbs, (owners, places, sums), for weights of shape (LIMBS, sums)."""
     sums = matmul(shares.reshape(-1, LIMBS).astype(np.float64), weights.astype(np.float64))
     return sums.reshape(*shares.shape[:2], weights.shape[1])
 
 
 def _random_polynomials(num_points: int, num_coefficients: npt.NDArray[np.intp], entropy: EntropySource) -> FieldArray:
-    """q_c(x) = the first c terms of one random polynomial, at x = 1 ... num_points, for each c asked for."""
+    """Return the values at 1..num_points of a random polynomial, cut off after c terms for each given c."""
     wanted, row_of = np.unique(num_coefficients, return_inverse=True)
     coefficients = uniform_field_elements(int(wanted[-1]), entropy)[:, None]
     terms = np.arange(len(coefficients))[:, None]
@@ -287,7 +287,7 @@ def _random_polynomials(num_points: int, num_coefficients: npt.NDArray[np.intp],
 
 
 def _differing(base: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], shares: ShareArray) -> npt.NDArray[np.bool_]:
-    """Which of the other shares are not on the polynomial through the base's, which are right."""
+    """Flag the other shares that are not on the polynomial through the base shares, which are right."""
     differing = np.zeros_like(others)
     owners, places = np.flatnonzero(others.any(axis=1)), np.flatnonzero(others.any(axis=0))
     if owners.size:
@@ -297,7 +297,7 @@ def _differing(base: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], share
 
 
 def _patterns(flags: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-    """The different rows, and which of them each row is."""
+    """Return the distinct rows, and the index of each row among them."""
     packed = np.packbits(flags, axis=1)
     _, first, row_of = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     return flags[first], row_of.reshape(-1).astype(np.intp)

@@ -1,7 +1,7 @@
-"""Hold what the server's rounds have in common: the session's constants, the roster of clients, the stage itself.
+"""Common parts of the server's rounds: the constants of the session, the roster of clients, and the base class `Stage`.
 
-A stage knows who is awaited and who has answered.  It returns the reason to drop a client instead of raising: one
-client's bad message must not end the others' session.
+A stage knows which clients are awaited and which have answered.  It returns the reason to drop a client and does not
+raise: a bad message of one client must not end the session of the others.
 """
 
 from collections.abc import Callable, Collection
@@ -20,7 +20,7 @@ from secagg.params import ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
 
 GraphBuilder: TypeAlias = Callable[[int], Graph]
-"""Builds the neighbour graph of that many advertised clients."""
+"""A function that builds the neighbour graph of the given number of advertised clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Setup:
 class Roster:
     """The clients that advertised keys (U1), ascending, with their keys and the graph; a node is a place in it.
 
-    ``identity_keys`` and ``signatures`` have no columns where nothing is signed.
+    ``identity_keys`` and ``signatures`` have no columns if the mode is not signed.
     """
 
     client_ids: tuple[ClientId, ...]
@@ -65,13 +65,13 @@ class Roster:
 
 
 class Stage:
-    """One stage of the session. The base awaits no message and refuses every one.
+    """Base class of the stages of a session. It awaits no message and refuses all.
 
     Attributes:
-        invited: who was asked.
-        awaited: who may answer or has answered; who is dropped leaves it.
-        received: who has answered.
-        pending: who may still answer.
+        invited: clients that were asked.
+        awaited: clients that may answer or have answered; dropped clients are removed.
+        received: clients that have answered.
+        pending: clients that may still answer.
     """
 
     round: Round
@@ -84,7 +84,7 @@ class Stage:
 
     @property
     def ready(self) -> bool:
-        """Whether the session goes on if the round is closed now."""
+        """Return whether the session would continue if the round were closed now."""
         return False
 
     def accept(self, client_id: ClientId, message: ClientMessage) -> DropReason | None:
@@ -92,20 +92,20 @@ class Stage:
         return DropReason.UNEXPECTED_MESSAGE
 
     def drop(self, client_id: ClientId) -> None:
-        """Forget a client that was dropped; what a stage has used of it stays used."""
+        """Forget a dropped client; data of it that was used already stays in use."""
         self.awaited.discard(client_id)
         self.pending.discard(client_id)
 
     def close(self) -> "Closing":
         """Return the next stage, and the events that open it."""
-        raise LocalProtocolError("there is no round to close now")
+        raise LocalProtocolError("no round is open")
 
 
 Closing: TypeAlias = tuple[Stage, tuple[ServerEvent, ...]]
 
 
 class Ended(Stage):
-    """The session is over."""
+    """The stage after the session has ended."""
 
     def __init__(self, round_: Round) -> None:
         super().__init__(())
@@ -114,14 +114,14 @@ class Ended(Stage):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The result of ShareKeys: who shared keys (U2), and each client's commitment to its self-mask seed."""
+    """The result of ShareKeys: the clients that shared keys (U2), and their commitments to their self-mask seeds."""
 
     flags: NodeFlags
     seed_commitments: npt.NDArray[np.uint8]
 
 
 class RecoverableStage(Stage):
-    """A round after which every mask in the sum must still be recoverable from the shares of those who go on."""
+    """A round after which the shares of the remaining clients must still recover all masks in the sum."""
 
     def __init__(self, invited: NodeFlags, params: Parameters, roster: Roster) -> None:
         super().__init__(roster.ids_of(invited))
@@ -134,27 +134,27 @@ class RecoverableStage(Stage):
         return bool(able.any()) and self._fewest_shares(able) >= self._params.threshold
 
     def _present(self) -> NodeFlags:
-        """Flag who answered and may go on."""
+        """Flag the clients that answered and may continue."""
         raise NotImplementedError
 
     def _able(self) -> NodeFlags:
-        """Flag those of them with a quorum around them: the others would refuse what comes next."""
+        """Flag those of them that have a quorum in their neighbourhood; the others would refuse the next message."""
         raise NotImplementedError
 
     def _owners(self) -> NodeFlags:
-        """Flag the clients of which a secret has to be recovered."""
+        """Flag the clients whose secret has to be recovered."""
         raise NotImplementedError
 
     def _fewest_shares(self, able: NodeFlags) -> int:
-        """Of all secrets that have to be recovered, return the fewest shares that can still come in."""
+        """Return the fewest shares that can still arrive of any secret that has to be recovered."""
         shares = self._roster.graph.count(able)
         if not self._params.is_complete:
-            # In the sparse graph only the neighbours hold shares.
+            # In the sparse graph only neighbours hold shares.
             shares = shares - able
         return int(shares[self._owners()].min(initial=len(shares)))
 
     def _able_or_end(self) -> NodeFlags | Closing:
-        """Return who goes on; or the end, if too few are left."""
+        """Return the clients that continue, or the end of the session if too few are left."""
         able = self._able()
         if not able.any():
             return too_few(self, self._params.quorum, set(self._roster.ids_of(self._present())))
@@ -166,7 +166,7 @@ class RecoverableStage(Stage):
 
 
 def answering(params: Parameters, roster: Roster, candidates: NodeFlags, present: NodeFlags) -> NodeFlags:
-    """Flag the candidates with a quorum of present clients in their neighbourhood: the others would refuse."""
+    """Flag the candidates with a quorum of present clients in their neighbourhood; the others would refuse."""
     return candidates & (roster.graph.count(present) >= params.quorum)
 
 
@@ -178,7 +178,7 @@ def drop_lonely(round_: Round, roster: Roster, lonely: NodeFlags) -> list[Server
 def too_few(stage: Stage, needed: int, left: set[ClientId]) -> Closing:
     """Abort: too few clients are left."""
     missing = tuple(sorted(stage.invited - left))
-    # On a sparse graph enough clients may be left, and yet no neighbourhood with enough of them.
+    # On a sparse graph enough clients may remain although no neighbourhood has enough of them.
     had = len(left) if len(left) < needed else 0
     return Ended(stage.round), (Aborted(AbortReason.TOO_FEW_CLIENTS, stage.round, needed, had, missing),)
 

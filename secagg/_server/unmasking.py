@@ -1,4 +1,4 @@
-"""The server's last round, Unmasking, and the recovery of the masks that follows it."""
+"""The server's last round, Unmasking (paper, figure 4, round 4), and the recovery of the masks after it."""
 
 import hmac
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from secagg.unmask_job import MaskSum, RecoveredMaskKey, UnmaskJob
 
 @dataclass(frozen=True, slots=True)
 class Unmasking:
-    """The sum of the survivors' masked inputs, and whose masks are in it."""
+    """The sum of the survivors' masked inputs, and the owners of the masks in it."""
 
     setup: Setup
     roster: Roster
@@ -45,7 +45,7 @@ class Unmasking:
 
     @property
     def owners(self) -> NodeFlags:
-        """Flag the clients of which a secret has to be recovered."""
+        """Flag the clients whose secret has to be recovered."""
         return owners_of_masks(self.roster, self.shared.flags, self.survives)
 
 
@@ -64,7 +64,7 @@ class UnmaskingRound(Stage):
         shape = (len(roster.client_ids), roster.graph.neighborhood_size)
         self._held = np.zeros(shape, dtype=bool)
         self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
-        # Shares that their holders could not open.
+        # Flags of shares that their holders could not open.
         self._missing = np.zeros(shape, dtype=bool)
 
     @property
@@ -72,7 +72,7 @@ class UnmaskingRound(Stage):
         return not self._lacking().size
 
     def _lacking(self) -> npt.NDArray[np.intp]:
-        """Return the owners of whose secret fewer shares than the threshold came in."""
+        """Return the owners with fewer shares than the threshold."""
         enough = self._held.sum(axis=1) >= self._setup.params.threshold
         return np.flatnonzero(self._owners & ~enough)
 
@@ -86,7 +86,7 @@ class UnmaskingRound(Stage):
         if (
             held.shape != neighborhood.shape
             or np.any(held & ~shared[neighborhood])
-            # In a sparse graph nobody holds a share of its own.
+            # In a sparse graph no client holds a share of its own secret.
             or (not self._setup.params.is_complete and np.any(held & (neighborhood == node)))
             or message.shares.shape != (int(held.sum()), LIMBS)
             or np.any(message.shares >= PRIME)
@@ -146,14 +146,14 @@ class UnmaskingRound(Stage):
         return Aborted(reason, self.round, needed, had, missing, self._roster.ids(owners), culprits)
 
     def _disputed(self, wrong: list[tuple[int, int]]) -> tuple[tuple[ServerEvent, ...], tuple[ClientId, ...]]:
-        """Return the disputes, and the clients that explain them; ``wrong`` has owner and place of each wrong share."""
+        """Return the disputes and the clients that explain them; ``wrong`` holds owner and place of each share."""
         is_wrong = np.zeros_like(self._missing)
         is_wrong[tuple(np.array(wrong, dtype=np.intp).reshape(-1, 2).T)] = True
         nodes, places = np.nonzero(is_wrong | self._missing)
         client_ids = np.array(self._roster.client_ids)
         owners, holders = client_ids[nodes], client_ids[self._roster.graph.members[nodes, places]]
         returned = is_wrong[nodes, places]
-        # Whoever gives back a wrong share is the first suspect; of one that its holder could not open, who dealt it.
+        # The first suspect of a wrong share is its holder; of a share that the holder could not open, its owner.
         pairs = np.stack((np.where(returned, holders, owners), np.where(returned, owners, holders)), axis=1)
         culprits = tuple(explain(pairs))
         disputes = tuple(
@@ -174,7 +174,7 @@ class UnmaskingRound(Stage):
         )
 
     def _is_secret_of(self, node: int, seed: bytes) -> bool:
-        """Tell whether a seed belongs to the public key that its client advertised, or to its commitment."""
+        """Tell whether a seed matches the public key that its client advertised, or its commitment."""
         session_id, client_id = self._setup.session_id, self._roster.client_ids[node]
         if self._survives[node]:
             commitment = self._unmasking.shared.seed_commitments[node].tobytes()
@@ -190,7 +190,7 @@ class UnmaskingRound(Stage):
 
 
 class Recovery(Stage):
-    """The shares are in, and the host computes the masks."""
+    """The stage in which the host computes the masks from the recovered secrets."""
 
     round = Round.UNMASKING
 
@@ -202,22 +202,22 @@ class Recovery(Stage):
         culprits: tuple[ClientId, ...],
     ) -> None:
         super().__init__(())
-        # What identifies the job, not the job: its seeds are the host's to run and to forget.
+        # Keep the identifiers of the job, not the job: the host runs it and forgets its seeds.
         self._session_id, self._ring_bits, self._num_masks = job.session_id, job.ring_bits, job.num_masks
         self._sum = masked_sum
         self._included = included
         self._culprits = culprits
 
     def finish(self, masks: MaskSum) -> Completed:
-        """Subtract the masks. LocalProtocolError if ``masks`` is not the job's result; call again then."""
+        """Subtract the masks from the sum; LocalProtocolError if ``masks`` is not the job's result."""
         if not isinstance(masks, MaskSum) or masks.session_id != self._session_id:
-            raise LocalProtocolError("finish() takes what UnmaskJob.run or combine returned for this session")
+            raise LocalProtocolError("finish() needs the result of UnmaskJob.run or combine of this session")
         if masks.num_masks != self._num_masks:
             raise LocalProtocolError(f"{masks.num_masks} masks, but the job has {self._num_masks}: combine() its parts")
         vector = masks.vector
         if not ring.is_vector(vector, len(self._sum), self._ring_bits):
             raise LocalProtocolError(
-                f"finish() takes the job's result: shape {self._sum.shape}, dtype {self._sum.dtype}"
+                f"finish() needs the job's result: shape {self._sum.shape}, dtype {self._sum.dtype}"
             )
         total = self._sum - vector
         ring.reduce_in_place(total, self._ring_bits)

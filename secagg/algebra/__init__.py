@@ -1,1 +1,1 @@
-"""Arrays only: ring vectors, field elements, Shamir's scheme, bit packing. No bytes of messages, keys or states."""
+"""Ring vectors, field elements, Shamir's scheme, bit packing: arrays only, no messages, keys or states."""

@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 PRIME = 65521
 GENERATOR = 17
-"""Its powers are all elements but zero."""
+"""A generator: its powers are all elements except zero."""
 MAX_INNER_DIMENSION = 2**53 // PRIME**2
 
 FieldArray = npt.NDArray[np.uint64]
 
 
 def reduce(values: npt.NDArray[np.uint64]) -> FieldArray:
-    """``values`` mod p, same shape, uint64.
+    """Return ``values`` mod p, same shape, uint64.
 
-    numpy divides an array by a scalar through a multiplication, whose time does not depend on the values;
-    its ``%`` uses the processor's division, whose time may.
+    numpy divides an array by a scalar through a multiplication, whose time does not depend on the values; its ``%``
+    uses the processor's division, whose time may depend on them.
     """
     prime = np.uint64(PRIME)
     quotient = values // prime
@@ -31,12 +31,12 @@ def reduce(values: npt.NDArray[np.uint64]) -> FieldArray:
 
 
 def multiply(left: FieldArray, right: FieldArray) -> FieldArray:
-    """Element-wise product mod p, with broadcasting; both operands reduced."""
+    """Return the element-wise product mod p, with broadcasting; both operands must be reduced."""
     return reduce(left * right)
 
 
 def matmul(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> FieldArray:
-    """Matrix product mod p of reduced operands given as float64; exact.
+    """Return the exact matrix product mod p of reduced operands given as float64.
 
     Shapes (..., a, t) x (..., t, c) -> (..., a, c), uint64.
     """
@@ -46,7 +46,7 @@ def matmul(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> Fie
 
 
 def inverse(values: FieldArray) -> FieldArray:
-    """Multiplicative inverses by Fermat: values^(p-2); zero maps to zero."""
+    """Return multiplicative inverses by Fermat, values^(p-2); zero maps to zero."""
     result = np.ones_like(values)
     power = values
     exponent = PRIME - 2
@@ -59,25 +59,25 @@ def inverse(values: FieldArray) -> FieldArray:
 
 
 def logarithms(values: FieldArray) -> npt.NDArray[np.float64]:
-    """To the base GENERATOR, integers in [0, p - 1); 0 for zero, as if it were a factor that is left out.
+    """Return logarithms to the base GENERATOR, integers in [0, p - 1); 0 for zero, as if the factor were left out.
 
-    Sums of them are the logarithms of products, so that many products are one product of matrices.  These and
-    `exponentials` look up tables, whose time may depend on the values: for public ones only.
+    Their sums are logarithms of products, so one matrix product computes many products.  Use this and `exponentials`
+    for public values only: they look up tables, and the time may depend on the values.
     """
     return _tables()[0][values]
 
 
 def exponentials(logarithms: npt.NDArray[np.float64]) -> FieldArray:
-    """GENERATOR to the power of each; any integers that float64 holds exactly."""
+    """Return GENERATOR to the power of each element; any integers that float64 holds exactly."""
     return _tables()[1][logarithms.astype(np.int64) % (PRIME - 1)]
 
 
 @cache
 def _tables() -> tuple[npt.NDArray[np.float64], FieldArray]:
-    """The logarithm of every element, and every power of the generator."""
+    """Return the logarithms of all elements, and all powers of the generator."""
     powers = np.ones(1, dtype=np.uint64)
     while len(powers) < PRIME - 1:
-        # With the first c powers known, the next c are those times the generator^c.
+        # The next c powers are the first c times generator^c.
         following = multiply(powers, reduce(powers[-1:] * np.uint64(GENERATOR)))
         powers = np.concatenate((powers, following))[: PRIME - 1]
     logarithms = np.zeros(PRIME)

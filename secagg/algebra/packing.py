@@ -1,4 +1,4 @@
-"""Ring vectors as bit strings of exactly b bits an element.
+"""Pack ring vectors into bit strings of exactly b bits for each element.
 
 Element i fills bits [i*b, (i+1)*b) of the string, least significant bit first, in bytes least significant bit
 first; the last byte is padded with zero bits.
@@ -17,20 +17,20 @@ Octets = npt.NDArray[np.uint8]
 _WORD = np.dtype("<u8")
 _WORD_BYTES = 8
 
-# A word that begins in the last byte reaches this far behind it, and one byte more if it is not byte-aligned.
+# A word that starts in the last byte extends this far beyond it, and one byte further if it is not byte-aligned.
 _SLACK = _WORD_BYTES + 1
 
-# Elements that are in flight at a time, a multiple of every group's size: bounds the temporaries.
+# Elements processed at a time, a multiple of all group sizes; bounds the temporary arrays.
 _BLOCK_ELEMENTS = 1 << 18
 
 
 def packed_size(length: int, ring_bits: int) -> int:
-    """Bytes of ``length`` elements of ``ring_bits`` bits."""
+    """Return the number of bytes of ``length`` elements of ``ring_bits`` bits."""
     return (length * ring_bits + 7) // 8
 
 
 def pack(vector: RingVector, ring_bits: int) -> Octets:
-    """The bit string of a reduced vector (shape (m,), its ring's dtype): uint8, shape (packed_size(m, b),)."""
+    """Return the bit string of a reduced vector (shape (m,), dtype of its ring): uint8, shape (packed_size(m, b),)."""
     if vector.dtype != word_dtype(ring_bits):
         raise ValueError(f"a ring of {ring_bits} bits has dtype {word_dtype(ring_bits)}, not {vector.dtype}")
     size = packed_size(len(vector), ring_bits)
@@ -43,7 +43,7 @@ def pack(vector: RingVector, ring_bits: int) -> Octets:
 
 
 def unpack(packed: Octets, length: int, ring_bits: int) -> RingVector:
-    """The vector of ``length`` elements in a bit string; the padding bits are ignored (see `padding_is_zero`)."""
+    """Return the vector of ``length`` elements of a bit string; padding bits are ignored (see `padding_is_zero`)."""
     if packed.shape != (packed_size(length, ring_bits),):
         raise ValueError(f"{length} elements of {ring_bits} bits are {packed_size(length, ring_bits)} bytes")
     dtype = word_dtype(ring_bits)
@@ -61,13 +61,13 @@ def unpack(packed: Octets, length: int, ring_bits: int) -> RingVector:
 
 
 def padding_is_zero(packed: Octets, length: int, ring_bits: int) -> bool:
-    """Whether the bits after the last element are zero, as `pack` leaves them."""
+    """Return whether the bits after the last element are zero, as `pack` leaves them."""
     used = length * ring_bits % 8
     return used == 0 or int(packed[-1]) >> used == 0
 
 
 def _pack_block(block: RingVector, ring_bits: int, packed: Octets) -> None:
-    # A pass must not write one byte twice: narrow elements are taken in larger groups, whose words do not overlap.
+    # A pass must not write a byte twice, so narrow elements are taken in larger groups, whose words do not overlap.
     group = 8 * -(-_WORD_BYTES // ring_bits)
     shifted = np.empty(-(-len(block) // group), dtype=_WORD)
     for place in range(min(group, len(block))):
@@ -98,5 +98,5 @@ def _unpack_block(padded: Octets, ring_bits: int, block: RingVector) -> None:
 
 
 def _every(octets: Octets, first: int, count: int, stride: int, dtype: np.dtype[Word]) -> npt.NDArray[Word]:
-    """A view of ``count`` words, the first at byte ``first``, ``stride`` bytes apart."""
+    """Return a view of ``count`` words, the first at byte ``first``, ``stride`` bytes apart."""
     return np.ndarray((count,), dtype=dtype, buffer=octets.data, offset=first, strides=(stride,))

@@ -1,4 +1,4 @@
-"""Finding wrong shares: Shamir shares of one secret are a word of a Reed-Solomon code (McEliece and Sarwate 1981).
+"""Find wrong shares: Shamir shares of one secret are a word of a Reed-Solomon code (McEliece and Sarwate 1981).
 
 Of r shares and a threshold t, r - t syndromes are sums over the errors alone, S_j = sum e_i x_i^j.  The shortest linear
 recurrence that they obey has the errors' points for roots; the algorithm of Berlekamp and Massey (1969) finds it in
@@ -17,24 +17,24 @@ _P = np.uint64(PRIME)
 def find_errors(
     points: FieldArray, held: npt.NDArray[np.bool_], values: FieldArray, dimension: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which values of each word are not on the polynomial of a degree below ``dimension`` that most of them are on.
+    """Flag the values of each word that are not on the polynomial through the others, of a degree below ``dimension``.
 
     Args:
-        points: distinct, shape (places,).
-        held: which values a word has, at least ``dimension`` of them, shape (words, places).
-        values: reduced, shape (words, places); what is not held is ignored.
-        dimension: t; of r values up to (r - t) // 2 errors are found for certain.
+        points: distinct evaluation points, shape (places,).
+        held: flags of the values that a word has, at least ``dimension`` of them, shape (words, places).
+        values: reduced, shape (words, places); values that are not held are ignored.
+        dimension: t; among r values, up to (r - t) // 2 errors are always found.
 
     Returns:
-        The errors, shape (words, places), and which words they were found of, shape (words,): none are marked in a word
-        where no polynomial agrees with all but so many values.
+        The errors, shape (words, places), and flags of the words that were decoded, shape (words,). A word with too
+        many errors for any polynomial is not decoded, and has no errors flagged.
     """
     spare = np.count_nonzero(held, axis=1) - dimension
     num_syndromes = max(1, int(spare.max(initial=0)))
     powers = shamir.powers(points, num_syndromes).astype(np.float64)
     weighted = field.multiply(shamir.dual_weights(held, points), values)
     recurrences, lengths = _recurrences(field.matmul(weighted.astype(np.float64), powers), spare)
-    # The roots of x^L C(1 / x), whose coefficients are those of C from the L-th down.
+    # The roots of x^L C(1 / x); its coefficients are those of C from the L-th down.
     width = recurrences.shape[1]
     order = lengths[:, None] - np.arange(width)
     coefficients = np.take_along_axis(recurrences, order % width, axis=1)
@@ -47,17 +47,16 @@ def find_errors(
 
 
 def _recurrences(syndromes: FieldArray, counts: npt.NDArray[np.intp]) -> tuple[FieldArray, npt.NDArray[np.intp]]:
-    """The shortest recurrence sum_i C_i S_(k - i) = 0 of the first ``counts`` syndromes of each word, and its length L.
+    """Return the shortest recurrence sum_i C_i S_(k - i) = 0 of the first ``counts`` syndromes, and its length L.
 
-    Without divisions: C is what it is up to a factor.  Coefficients that only a recurrence longer than half of the
-    syndromes has are cut off; that its length is too large is known all the same.
+    There are no divisions, so C is determined up to a factor.  Coefficients beyond half of the syndromes are cut off;
+    the length still shows that such a recurrence is too long.
     """
     words, most = syndromes.shape
     width = most // 2 + 1
     current = np.zeros((words, width), dtype=np.uint64)
     current[:, 0] = 1
-    # What an earlier recurrence, shorter than the current one, left over: by how much, and its coefficients, which move
-    # up by one place with each syndrome.
+    # The discrepancy of an earlier, shorter recurrence, and its coefficients, shifted by one place for each syndrome.
     earlier, left_over = current.copy(), np.ones(words, dtype=np.uint64)
     lengths = np.zeros(words, dtype=np.intp)
     for step in range(most):

@@ -11,12 +11,12 @@ from secagg.algebra.field import PRIME, FieldArray
 
 MAX_HOLDERS = PRIME - 1
 
-# Rows of the Vandermonde matrix that are held at a time: bounds memory at a few MB for any number of holders.
+# Rows of the Vandermonde matrix held at a time; bounds memory to a few MB for any number of holders.
 _BLOCK_ELEMENTS = 1 << 19
 
 
 def powers(points: FieldArray, count: int) -> FieldArray:
-    """Vandermonde matrix (len(points), count): x^0 ... x^(count-1), by doubling: log2(count) array products."""
+    """Return the Vandermonde matrix (len(points), count): x^0 ... x^(count-1), by doubling in log2(count) products."""
     matrix = np.empty((len(points), count), dtype=np.uint64)
     matrix[:, 0] = 1
     filled = 1
@@ -32,15 +32,15 @@ def powers(points: FieldArray, count: int) -> FieldArray:
 def share(
     secrets: npt.NDArray[np.uint16], coefficients: npt.NDArray[np.uint16], num_holders: int
 ) -> npt.NDArray[np.uint16]:
-    """Shares of every secret for every holder.
+    """Return the shares of each secret for each holder.
 
     Args:
         secrets: shape (s,), elements below p.
         coefficients: shape (t - 1, s), uniform below p: the polynomials' higher coefficients.
-        num_holders: how many shares of each secret, t <= num_holders < p.
+        num_holders: number of shares of each secret, t <= num_holders < p.
 
     Returns:
-        Shape (num_holders, s), uint16.  Any t rows give the secrets; fewer say nothing of them.
+        Shape (num_holders, s), uint16.  Any t rows give the secrets; fewer rows reveal nothing.
     """
     threshold = coefficients.shape[0] + 1
     if not threshold <= num_holders <= MAX_HOLDERS:
@@ -49,7 +49,7 @@ def share(
 
 
 def values(polynomials: npt.NDArray[np.unsignedinteger], num_holders: int) -> FieldArray:
-    """The values of polynomials, whose coefficients are the columns, at every holder's point: (num_holders, s)."""
+    """Return the values of polynomials (columns of coefficients) at each holder's point, shape (num_holders, s)."""
     coefficients = polynomials.astype(np.float64)
     result = np.empty((num_holders, coefficients.shape[1]), dtype=np.uint64)
     rows = max(1, _BLOCK_ELEMENTS // len(coefficients))
@@ -60,13 +60,13 @@ def values(polynomials: npt.NDArray[np.unsignedinteger], num_holders: int) -> Fi
 
 
 def dual_weights(held: npt.NDArray[np.bool_], points: FieldArray | None = None) -> FieldArray:
-    """v_i = 1 / prod_{j held, j != i} (x_i - x_j) for each held place, 0 elsewhere.
+    """Return v_i = 1 / prod_{j held, j != i} (x_i - x_j) for each held place, 0 elsewhere.
 
     These are the weights of the dual code: sum v_i q(x_i) f(x_i) = 0 for all polynomials with deg f + deg q below the
-    number of held places less one; and those of Lagrange's formula, but for factors that depend on where it is taken.
+    number of held places minus one. Lagrange's formula has the same weights, up to factors that depend on its point.
 
     Args:
-        held: who has a share, shape (patterns, holders).
+        held: flags of the holders that have a share, shape (patterns, holders).
         points: distinct, shape (holders,); by default the holder in place i has the point i + 1.
 
     Returns:
@@ -81,7 +81,7 @@ def _points(holders: int) -> FieldArray:
 
 
 def _log_distances(held: npt.NDArray[np.bool_], points: FieldArray) -> npt.NDArray[np.float64]:
-    """The logarithm of prod_{j held, j != i} (x_i - x_j) for every place i, shape (patterns, holders)."""
+    """Return the logarithm of prod_{j held, j != i} (x_i - x_j) for each place i, shape (patterns, holders)."""
     factors = held.astype(np.float64)
     sums = np.empty(held.shape)
     columns = max(1, _BLOCK_ELEMENTS // held.shape[1])
@@ -93,11 +93,11 @@ def _log_distances(held: npt.NDArray[np.bool_], points: FieldArray) -> npt.NDArr
 
 
 def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
-    """Weights w with f(point) = sum w_i f(x_i) for any polynomial of a degree below the number of held places.
+    """Return weights w with f(point) = sum w_i f(x_i) for any polynomial of a degree below the number of held places.
 
     Args:
-        held: as in `dual_weights`; the holder in the place of ``point``, if there is one, is not among them.
-        point: where; 0 is where the secret is.
+        held: as in `dual_weights`; a holder whose place is ``point`` is not flagged.
+        point: where to evaluate; the secret is at 0.
 
     Returns:
         Shape (patterns, holders), uint64, 0 where not held.
@@ -117,18 +117,18 @@ def lagrange_weights(held: npt.NDArray[np.bool_], point: int = 0) -> FieldArray:
 def evaluate(
     held: npt.NDArray[np.bool_], shares: npt.NDArray[np.uint16], places: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.uint16]:
-    """The shares that belong to some places, by the polynomials through the held ones.
+    """Return the shares of further places, by the polynomials through the held shares.
 
-    f(x) = prod_{j held} (x - x_j) sum_{i held} v_i f(x_i) / (x - x_i), where the sums of all owners are one product of
-    matrices, whoever holds what.
+    f(x) = prod_{j held} (x - x_j) sum_{i held} v_i f(x_i) / (x - x_i); the sums of all owners are one matrix product,
+    for any pattern of holders.
 
     Args:
         held: as in `dual_weights`, shape (owners, holders).
-        shares: shape (owners, holders, s); what is not held is ignored.
+        shares: shape (owners, holders, s); shares that are not held are ignored.
         places: shape (places,).
 
     Returns:
-        Shape (owners, places, s), uint16; meaningless for places that are held.
+        Shape (owners, places, s), uint16; without meaning for places that are held.
     """
     owners, holders, width = shares.shape
     points = _points(holders)
@@ -147,7 +147,7 @@ def evaluate(
 
 
 def combine(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """sum_i w_i y_i for each of many secrets.
+    """Return sum_i w_i y_i for each of many secrets.
 
     Args:
         weights: shape (owners, holders) or (1, holders).
@@ -167,10 +167,10 @@ def combine(weights: FieldArray, shares: npt.NDArray[np.uint16]) -> npt.NDArray[
 
 
 def reconstruct(places: npt.NDArray[np.integer], shares: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """The secrets from exactly t shares each.
+    """Return the secrets from exactly t shares each.
 
     Args:
-        places: the holders' places (from 0), shape (t,), distinct.
+        places: places of the holders (from 0), shape (t,), distinct.
         shares: shape (t, s), row i from the holder in ``places[i]``.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Thin wrappers over pyca/cryptography, one primitive a file. Bytes in, bytes out."""
+"""Thin wrappers over pyca/cryptography, one primitive in each file. Bytes in, bytes out."""

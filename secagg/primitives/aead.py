@@ -1,4 +1,4 @@
-"""AES-128-GCM under keys that are used for exactly one message, so that the nonce is a constant and never travels."""
+"""AES-128-GCM with keys that encrypt exactly one message, so that the nonce is constant and does not travel."""
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -10,16 +10,16 @@ _NONCE = bytes(12)
 
 
 class AuthenticationError(Exception):
-    """The ciphertext, its key or its associated data is not what the sender used."""
+    """Raised when ciphertext, key or associated data differ from those of the sender."""
 
 
 def seal(key: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-    """The ciphertext with its tag, ``len(plaintext) + TAG_BYTES`` bytes. Never seal twice under one key."""
+    """Return the ciphertext with its tag, ``len(plaintext) + TAG_BYTES`` bytes. Never seal twice under one key."""
     return AESGCM(key).encrypt(_NONCE, plaintext, associated_data)
 
 
 def open_sealed(key: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
-    """The plaintext, or AuthenticationError."""
+    """Return the plaintext; AuthenticationError if it does not authenticate."""
     try:
         return AESGCM(key).decrypt(_NONCE, ciphertext, associated_data)
     except InvalidTag:

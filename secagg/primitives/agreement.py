@@ -6,7 +6,7 @@ KEY_BYTES = 32
 
 _FIELD_PRIME = 2**255 - 19
 
-# The canonical u-coordinates of order 1, 2, 4 or 8 on the curve and its twist: any exchange with them gives zero.
+# Canonical u-coordinates of order 1, 2, 4 or 8 on the curve and its twist; any exchange with them gives zero.
 _SMALL_ORDER = frozenset(
     (
         0,
@@ -19,22 +19,22 @@ _SMALL_ORDER = frozenset(
 
 
 def public_key(secret_key: bytes) -> bytes:
-    """The 32-byte public key of a 32-byte secret key (any 32 bytes; X25519 clamps them)."""
+    """Return the 32-byte public key of a 32-byte secret key (any 32 bytes; X25519 clamps them)."""
     return X25519PrivateKey.from_private_bytes(secret_key).public_key().public_bytes_raw()
 
 
 def is_valid_public_key(key: bytes) -> bool:
-    """Whether ``key`` is a canonical encoding of a point that is not of small order.
+    """Return whether ``key`` is the canonical encoding of a point that does not have small order.
 
-    RFC 7748 lets implementations accept other encodings of the same point; here each point has one, so that
-    keys can be compared as bytes.
+    RFC 7748 allows other encodings of the same point; here each point has one encoding, so that keys can be compared as
+    bytes.
     """
     point = int.from_bytes(key, "little")
     return len(key) == KEY_BYTES and point < _FIELD_PRIME and point not in _SMALL_ORDER
 
 
 class SecretKey:
-    """An X25519 secret key that is parsed once and exchanged with many peers."""
+    """An X25519 secret key, parsed once for exchanges with many peers."""
 
     __slots__ = ("_key",)
 
@@ -45,9 +45,9 @@ class SecretKey:
         return "SecretKey(<redacted>)"
 
     def public_key(self) -> bytes:
-        """The public key, 32 bytes."""
+        """Return the public key, 32 bytes."""
         return self._key.public_key().public_bytes_raw()
 
     def exchange(self, peer_public_key: bytes) -> bytes:
-        """The 32-byte shared secret; ValueError if it would be all zero (RFC 7748, section 6.1)."""
+        """Return the 32-byte shared secret; ValueError if it is all zero (RFC 7748, section 6.1)."""
         return self._key.exchange(X25519PublicKey.from_public_bytes(peer_public_key))

@@ -6,16 +6,16 @@ DIGEST_BYTES = 32
 
 
 def sha256(data: bytes | memoryview) -> bytes:
-    """SHA-256 of the data alone, 32 bytes."""
+    """Return SHA-256 of the data alone, 32 bytes."""
     hasher = Hash(SHA256())
     hasher.update(data)
     return hasher.finalize()
 
 
 def labelled(label: bytes, *parts: bytes | memoryview) -> bytes:
-    """SHA-256 of one byte with the label's length, the label, and the parts.
+    """Return SHA-256 of one byte with the label's length, the label, and the parts.
 
-    The parts of one label have fixed sizes, but for the last: no two inputs have one encoding.
+    For each label, all parts except the last have fixed sizes, so different inputs have different encodings.
     """
     hasher = Hash(SHA256())
     hasher.update(len(label).to_bytes(1, "big") + label)

@@ -1,4 +1,4 @@
-"""Every domain-separation label of the protocol, and its version. No label is used for two purposes."""
+"""All domain-separation labels of the protocol, and its version. No label serves two purposes."""
 
 from typing import Final
 

@@ -9,8 +9,8 @@ because OpenSSL's wide-vector code for GCM is about twice as fast as its CTR.  T
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 16
-# Measured (benchmarks, chunk size): as fast as any on one core, and large enough that two threads seldom wait for the
-# interpreter lock, which every call has to take; a vector of 100,000 32-bit elements is a single call.
+# Measured (benchmarks, chunk size): as fast as other sizes on one core, and large enough that two threads seldom wait
+# for the interpreter lock, which each call takes; a vector of 100,000 32-bit elements is a single call.
 CHUNK_BYTES = 1 << 20
 
 _TAG_BYTES = 16
@@ -18,7 +18,7 @@ _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
 def chunk_buffer(size: int = CHUNK_BYTES) -> bytearray:
-    """A buffer for the first ``size`` bytes of a chunk, and for the tag that `Keystream.chunk_into` throws away."""
+    """Return a buffer for the first ``size`` bytes of a chunk and the tag that `Keystream.chunk_into` discards."""
     return bytearray(size + _TAG_BYTES)
 
 
@@ -29,7 +29,7 @@ class Keystream:
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
-            raise ValueError(f"the mask generator's key is {KEY_BYTES} bytes")
+            raise ValueError(f"the key of the mask generator must be {KEY_BYTES} bytes")
         self._cipher = AESGCM(key)
 
     def __repr__(self) -> str:
@@ -38,13 +38,13 @@ class Keystream:
     def chunk_into(self, index: int, buffer: memoryview, size: int) -> None:
         """Write the first ``size`` <= CHUNK_BYTES bytes of chunk ``index`` to the start of ``buffer``.
 
-        The 16 bytes after them are overwritten too.  Releases the interpreter lock while it works.
+        The 16 bytes after them are overwritten too.  The interpreter lock is released during the work.
         """
         self._cipher.encrypt_into(index.to_bytes(12, "big"), _ZEROS[:size], None, buffer[: size + _TAG_BYTES])
 
 
 class KeystreamReader:
-    """A keystream as a source of bytes, read from its beginning: the same key gives the same bytes again."""
+    """Read a keystream from its start, as a source of bytes: the same key always gives the same bytes."""
 
     __slots__ = ("_keystream", "_position")
 
@@ -56,12 +56,12 @@ class KeystreamReader:
         return "KeystreamReader(<redacted>)"
 
     def __call__(self, size: int) -> bytes:
-        """The next ``size`` bytes."""
+        """Return the next ``size`` bytes."""
         read = bytearray()
         while len(read) < size:
             chunk, start = divmod(self._position, CHUNK_BYTES)
             stop = min(CHUNK_BYTES, start + size - len(read))
-            # A chunk is drawn from its start: readers ask for much at once, so little is drawn twice.
+            # A chunk is always drawn from its start. Readers ask for much at once, so little is drawn twice.
             buffer = chunk_buffer(stop)
             self._keystream.chunk_into(chunk, memoryview(buffer), stop)
             read += memoryview(buffer)[start:stop]

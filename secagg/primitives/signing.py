@@ -9,7 +9,7 @@ SIGNATURE_BYTES = 64
 _FIELD_PRIME = 2**255 - 19
 _ORDER_8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
 
-# The y-coordinates of the points of order 1, 2, 4 and 8: anyone can sign for such a key.
+# y-coordinates of the points of order 1, 2, 4 and 8; anyone can sign for such a key.
 _SMALL_ORDER = frozenset((0, 1, _FIELD_PRIME - 1, _ORDER_8, _FIELD_PRIME - _ORDER_8))
 
 
@@ -25,25 +25,25 @@ class SigningKey:
         return "SigningKey(<redacted>)"
 
     def public_key(self) -> bytes:
-        """The public key, 32 bytes."""
+        """Return the public key, 32 bytes."""
         return self._key.public_key().public_bytes_raw()
 
     def sign(self, statement: bytes) -> bytes:
-        """The signature, 64 bytes; the same statement always gets the same one."""
+        """Return the signature, 64 bytes; the same statement always gets the same signature."""
         return self._key.sign(statement)
 
 
 def is_valid_public_key(key: bytes) -> bool:
-    """Whether ``key`` is the canonical encoding of a y-coordinate that is not of a point of small order.
+    """Return whether ``key`` is the canonical encoding of a y-coordinate, and not of a point of small order.
 
-    Whether a point has that coordinate shows when a signature is verified.
+    Verifying a signature shows whether a point with that coordinate exists.
     """
     y = int.from_bytes(key, "little") & ((1 << 255) - 1)
     return len(key) == KEY_BYTES and y < _FIELD_PRIME and y not in _SMALL_ORDER
 
 
 def verify(public_key: bytes, signature: bytes, statement: bytes) -> bool:
-    """Whether ``signature`` is one of ``statement`` under a valid ``public_key``."""
+    """Return whether ``signature`` is a signature of ``statement`` under a valid ``public_key``."""
     if not is_valid_public_key(public_key):
         return False
     try:

@@ -17,8 +17,8 @@ def test_the_blocks_run_in_order(capsys) -> None:
         exec(compile(block, "docs/embedding.md", "exec"), namespace)  # noqa: S102 - our own guide
     said = capsys.readouterr().out
     assert "threshold 67" in said
-    assert "without client 4 since AdvertiseKeys: its message did not come in time" in said
-    assert "without client 3 since MaskedInputCollection: its message did not come in time" in said
+    assert "without client 4 since AdvertiseKeys: its message did not arrive in time" in said
+    assert "without client 3 since MaskedInputCollection: its message did not arrive in time" in said
 
 
 def test_the_first_page_shows_what_runs(capsys) -> None:

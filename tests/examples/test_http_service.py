@@ -80,7 +80,7 @@ def test_two_households_are_killed_after_they_shared_keys(programs, tmp_path) ->
     # Whoever was dropped is told why.
     token = (tmp_path / "tokens/4").read_text()
     status, text = request(f"{url}/messages/2", token)
-    assert (status, b"did not come in time" in text) == (410, True)
+    assert (status, b"did not arrive in time" in text) == (410, True)
     assert json.loads(request(f"{url}/sum", token)[1])["included"] == [0, 1, 2]
 
 

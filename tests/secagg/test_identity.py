@@ -117,7 +117,7 @@ def test_pinned_keys_are_those_of_the_moment_of_registration():
         ({1: None}, "client 1"),
         ({1: bytearray(key_of(1))}, "client 1"),
         ({1: key_of(1)[:-1]}, "client 1"),
-        *(({1: key}, "no usable Ed25519") for key in NO_KEYS.values()),
+        *(({1: key}, "not a valid Ed25519") for key in NO_KEYS.values()),
     ],
 )
 def test_what_is_no_list_of_keys_is_refused(kind, keys, match):
@@ -273,7 +273,9 @@ def test_malicious_mode_needs_an_identity_a_directory_and_a_nonce(change, match)
 def test_the_other_modes_take_neither_identity_nor_directory(adversary, name):
     """Whoever hands one over believes that something is signed."""
     params = make_params(5, 3, adversary=adversary)
-    with pytest.raises(LocalProtocolError, match=f"{name} is for malicious mode, not {adversary.value}"):
+    with pytest.raises(
+        LocalProtocolError, match=f"leave out the {name}: only malicious mode takes one, not {adversary.value} mode"
+    ):
         Client(params, 1, **{name: SIGNED[name]})
     if name == "directory":
         with pytest.raises(LocalProtocolError, match=adversary.value):

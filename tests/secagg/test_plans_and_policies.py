@@ -86,7 +86,7 @@ def test_a_curious_server_gives_sums_of_one_more_than_the_threshold_on_a_sparse_
     ).parameters  # fmt: skip
     assert params.threshold == 2
     SessionPolicy(adversary=CURIOUS, min_inputs=3).check(params)
-    with pytest.raises(PolicyError, match="a sum of 3 inputs would do, but this client asks for 4"):
+    with pytest.raises(PolicyError, match="the sum could contain only 3 inputs, but this client asks for 4"):
         SessionPolicy(adversary=CURIOUS, min_inputs=4).check(params)
 
 
@@ -141,5 +141,5 @@ def test_the_sparse_graph_is_named_where_it_is_the_remedy(model, allowed) -> Non
 
 
 def test_more_clients_than_a_client_looks_at_are_not_planned_for() -> None:
-    with pytest.raises(PlanError, match="but clients take part in those of 1048576"):
+    with pytest.raises(PlanError, match="but clients accept at most 1048576"):
         plan(num_clients=(1 << 20) + 1, vector_length=1, value_bits=8, graph=GraphKind.SPARSE)

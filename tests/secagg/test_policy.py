@@ -28,7 +28,7 @@ def test_the_default_is_safe_against_a_server_that_lies_and_takes_the_complete_g
     for weaker in (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS):
         with pytest.raises(PolicyError, match="asks for malicious mode"):
             SessionPolicy().check(replace(malicious, adversary=weaker))
-    with pytest.raises(PolicyError, match="a sum of 2 inputs would do, but this client asks for 3"):
+    with pytest.raises(PolicyError, match="the sum could contain only 2 inputs, but this client asks for 3"):
         SessionPolicy().check(plan(num_clients=3, vector_length=1, value_bits=8, threshold=2, adversary=Adversary.MALICIOUS).parameters)  # fmt: skip  # noqa: E501
     with pytest.raises(PolicyError, match="takes the complete graph only"):
         SessionPolicy().check(planned(1000, Adversary.MALICIOUS))
@@ -75,7 +75,7 @@ def test_so_few_clients_that_no_sparse_graph_is_safe() -> None:
         ring_bits=16,
         adversary=Adversary.MALICIOUS,
     )
-    with pytest.raises(PolicyError, match="for whom only the complete graph is safe"):
+    with pytest.raises(PolicyError, match="for so few only the complete graph is safe"):
         SessionPolicy(min_inputs=2, graph=SPARSE, corrupt=0.9).check(params)
 
 
@@ -89,7 +89,7 @@ def test_min_inputs_counts_what_a_lying_server_can_bring_a_sum_down_to(min_input
     if min_inputs <= fewest:
         policy.check(params)
     else:
-        with pytest.raises(PolicyError, match=f"a sum of {fewest} inputs would do, but this client asks for"):
+        with pytest.raises(PolicyError, match=f"the sum could contain only {fewest} inputs, but this client asks for"):
             policy.check(params)
 
 

@@ -9,18 +9,18 @@ from tests.secagg.client_cases import BROKEN, MASK, OTHERS, resized, with_item, 
 from tests.secagg.machines import ALICE, BAD_POINTS, MALICIOUS, SERVER_MESSAGES, Halt, Script, halts, script
 from tests.secagg.test_consistency import member_digest, own_view, proof, proof_of, signers, sparse_script, views
 
-OTHER_PEERS = "encrypted shares for other peers than those that shared keys"
-OWN_VIEWS = "views of their own on the complete graph"
+OTHER_PEERS = "encrypted shares that do not match the peers that shared keys"
+OWN_VIEWS = "separate views on the complete graph"
 
 OF_CASE = {
-    "keys of two clients": "2 with this client itself, but at least 3",
-    "keys of this client alone": "1 with this client itself, but at least 3",
-    "two clients shared": "2 with this client itself, but at least 3",
-    "two clients survive": "2 with this client itself, but at least 3",
-    "two signed": "2 with this client itself, but at least 3",
-    "only this client signed": "1 with this client itself, but at least 3",
+    "keys of two clients": "2 including this client, but at least 3 are needed",
+    "keys of this client alone": "1 including this client, but at least 3 are needed",
+    "two clients shared": "2 including this client, but at least 3 are needed",
+    "two clients survive": "2 including this client, but at least 3 are needed",
+    "two signed": "2 including this client, but at least 3 are needed",
+    "only this client signed": "1 including this client, but at least 3 are needed",
     "six clients": "6, but at most 5",
-    "a client too few": "keys for other than the 4 clients listed",
+    "a client too few": "the keys do not match the 4 clients listed",
     "a flag too few": "4 flags for 5 clients",
     "a flag too many": "6 flags for 5 clients",
     "no flags": "0 flags for 5 clients",
@@ -46,8 +46,8 @@ def detail_of(case) -> str:
     if case.name in OF_CASE:
         return OF_CASE[case.name]
     if case.rule is Rule.WRONG_SIZE:
-        what = "keys for other than the 5 clients listed"
-        return what if case.kind is PeerKeys else "signatures for other than the 3 clients flagged"
+        what = "the keys do not match the 5 clients listed"
+        return what if case.kind is PeerKeys else "the signatures do not match the 3 clients flagged"
     return f"of clients {', '.join(map(str, case.culprits))}" if case.culprits else ""
 
 
@@ -96,13 +96,16 @@ def refusal_of(message: ConsistencyProof) -> tuple[Rule, str]:
 
 def test_views_of_a_wrong_size_are_told():
     for name, change in [("common", -1), ("common", 1), ("others", -1), ("others", 1)]:
-        told = "views for other than the 5 clients flagged"
+        told = "the views do not match the 5 clients flagged"
         assert refusal_of(resized(name, change)(proof())) == (Rule.WRONG_SIZE, told)
-    assert refusal_of(resized("others", 32)(proof())) == (Rule.WRONG_SIZE, "views of another size than this client's")
+    assert refusal_of(resized("others", 32)(proof())) == (
+        Rule.WRONG_SIZE,
+        "views whose size differs from this client's",
+    )
 
 
 def test_one_view_of_a_wrong_size_is_told():
-    told = "a view of another size than this client's"
+    told = "a view whose size differs from this client's"
     bits, digests = views()[0]
     behind = proof_of([(bits | 0x80, digests), *views()[1:]])
     assert refusal_of(behind) == (Rule.WRONG_SIZE, told)

@@ -308,5 +308,5 @@ def test_a_blob_whose_identity_was_taken_out_is_refused(phase, adversary):
     """Such a client would go on without checking a signature."""
     version, name, params, client_id, session_id, _, _, *rest = body_of(suspended(phase, adversary))
     forged = with_checksum(msgpack.packb([version, name, params, client_id, session_id, b"", b"", *rest]))
-    with pytest.raises(LocalProtocolError, match="no suspended client"):
+    with pytest.raises(LocalProtocolError, match="not a suspended client"):
         Client.resume(forged)

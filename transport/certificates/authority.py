@@ -249,7 +249,7 @@ def _server_names(names: Sequence[str]) -> list[x509.GeneralName]:
 
 def _client_names(client_id: ClientId) -> list[x509.GeneralName]:
     if type(client_id) is not int or not 0 <= client_id <= MAX_CLIENT_ID:
-        raise CertificateError(f"a client id is an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
+        raise CertificateError(f"a client id must be an int between 0 and {MAX_CLIENT_ID}, not {client_id!r}")
     return [x509.UniformResourceIdentifier(client_uri(client_id))]
 
 

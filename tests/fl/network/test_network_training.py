@@ -268,7 +268,7 @@ def test_clients_that_do_not_agree_end_with_the_reason_and_the_others_train(depl
     strangers = deployment.directory / "strangers"
     Authority.create(strangers).issue(client_ids=[0])
     declining: list[tuple[str, dict[str, Any]]] = [
-        ("a sum of 3 inputs would do, but this client asks for 4", {"policy": Policy(min_inputs=4)}),
+        ("the sum could contain only 3 inputs, but this client asks for 4", {"policy": Policy(min_inputs=4)}),
         ("an announcement of .* bytes, but this client takes 100", {"max_model_bytes": 100}),
         ("an authority that is not trusted here", {"tls": Credentials.of_client(strangers, 0)}),
         ("client 1's certificate, not client 0's", {"tls": Credentials.of_client(deployment.certs, 1)}),

@@ -44,7 +44,7 @@ def sparse() -> Parameters:
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ({"names": ("a", "b", "c"), "threshold": 2}, "a sum of 2 inputs would do, but this client asks for 3"),
+        ({"names": ("a", "b", "c"), "threshold": 2}, "the sum could contain only 2 inputs, but this client asks for 3"),
         ({"adversary": Adversary.HONEST_BUT_CURIOUS}, "asks for malicious mode"),
         ({"adversary": Adversary.SEMI_MALICIOUS}, "asks for malicious mode"),
         ("sparse", "a sparse graph"),
