@@ -40,7 +40,7 @@ from secagg.planner import GraphKind, Plan, plan
 from secagg.policy import SessionPolicy
 from secagg.primitives.entropy import EntropySource
 from secagg.server import Server, ServerPhase, ServerStatus
-from secagg.transcript import TranscriptEntry, What
+from secagg.transcript import EntryKind, TranscriptEntry
 from secagg.unmask_job import MaskSum, UnmaskJob
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "Dispute",
     "DropReason",
     "EntropySource",
+    "EntryKind",
     "GraphKind",
     "Identity",
     "InputRequested",
@@ -86,7 +87,6 @@ __all__ = [
     "TrustOnFirstUseWarning",
     "UnmaskJob",
     "UnmaskReady",
-    "What",
     "decode_client_message",
     "decode_server_message",
     "encode",

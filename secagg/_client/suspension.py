@@ -19,7 +19,7 @@ from secagg.params import ClientId, Parameters
 from secagg.primitives.digest import sha256
 from secagg.primitives.labels import PROTOCOL_VERSION
 from secagg.session import SESSION_ID_BYTES
-from secagg.transcript import TranscriptEntry, What
+from secagg.transcript import EntryKind, TranscriptEntry
 
 _MAGIC = b"secagg client"
 _CHECKSUM_BYTES = 16
@@ -132,7 +132,7 @@ def _lacks_identity(state: State) -> bool:
 def _entry(
     round_: str, what: str, subject: str, clients: tuple[ClientId, ...], digest: bytes, detail: str
 ) -> TranscriptEntry:
-    return TranscriptEntry(Round(round_), What(what), subject, clients, digest, detail)
+    return TranscriptEntry(Round(round_), EntryKind(what), subject, clients, digest, detail)
 
 
 def _checksum(body: bytes) -> bytes:

@@ -113,7 +113,7 @@ def test_pinned_keys_are_those_of_the_moment_of_registration():
         ({2**32: key_of(1)}, "4294967296"),
         ({True: key_of(1)}, "True"),
         ({"1": key_of(1)}, "'1'"),
-        ({1: key_of(1), 2: key_of(1)}, "one identity key"),
+        ({1: key_of(1), 2: key_of(1)}, "same identity key"),
         ({1: None}, "client 1"),
         ({1: bytearray(key_of(1))}, "client 1"),
         ({1: key_of(1)[:-1]}, "client 1"),

@@ -97,5 +97,5 @@ def test_every_reason_is_given_at_once() -> None:
     params = Parameters(num_clients=4, threshold=2, degree=3, vector_length=9, value_bits=8, ring_bits=8, modular=True)
     with pytest.raises(PolicyError) as refusal:
         SessionPolicy(max_elements=8).check(params)
-    for part in ("more than half", "a sum of 2", "honest-but-curious mode", "9 elements", "may wrap"):
+    for part in ("more than half", "only 2 inputs", "honest-but-curious mode", "9 elements", "may wrap"):
         assert part in str(refusal.value)
