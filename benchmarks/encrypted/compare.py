@@ -4,7 +4,7 @@
     .venv-mpc/bin/python -m benchmarks.encrypted.compare --quick
 
 Models are trained by `secagg train` first, where they are not there yet. Results go to ``results.json`` beside
-this file, run by run, and from there as tables into docs/encrypted-evaluation.md.
+this file, run by run, and from there as tables into docs/how-to/encrypted-evaluation.md.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> None:
                 measured = {**results["cases"], case.name: measure(case, dataset, quick=options.quick)}
                 results["cases"] = {known.name: measured[known.name] for known in CASES if known.name in measured}
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    write_tables(results, REPOSITORY / "docs" / "encrypted-evaluation.md")
+    write_tables(results, REPOSITORY / "docs" / "how-to" / "encrypted-evaluation.md")
 
 
 def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:

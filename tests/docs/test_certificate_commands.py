@@ -1,4 +1,4 @@
-"""The commands of docs/deployment.md that make and renew certificates do, one after the other, what it says."""
+"""The commands of docs/how-to/deployment.md that make and renew certificates do, one after the other, what it says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fl.runs import invoke
 from transport.certificates.authority import Authority
 from transport.certificates.reading import is_issued_by, load_certificate, load_certificates
 
-TEXT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "deployment.md").read_text(encoding="utf-8")
 
 
 def test_they_make_a_deployment_add_to_it_and_renew_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

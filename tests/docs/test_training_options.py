@@ -1,4 +1,4 @@
-"""docs/training.md names options that are there, with the defaults that they have."""
+"""docs/how-to/training.md names options that are there, with the defaults that they have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fl.config.run_config import RunConfig
 from fl.learning.server_optimizer import SERVER_OPTIMIZERS
 from tests.fl.runs import invoke
 
-TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "training.md").read_text(encoding="utf-8")
 
 
 def test_every_option_is_one_of_secagg_train() -> None:

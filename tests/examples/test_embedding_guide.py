@@ -6,7 +6,7 @@ from pathlib import Path
 import secagg
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs/embedding.md").read_text()
+GUIDE = (ROOT / "docs/how-to/embedding.md").read_text()
 
 
 def test_the_blocks_run_in_order(capsys) -> None:
@@ -14,7 +14,7 @@ def test_the_blocks_run_in_order(capsys) -> None:
     assert len(blocks) == 11
     namespace: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "docs/embedding.md", "exec"), namespace)  # noqa: S102 - our own guide
+        exec(compile(block, "docs/how-to/embedding.md", "exec"), namespace)  # noqa: S102 - our own guide
     said = capsys.readouterr().out
     assert "threshold 67" in said
     assert "without client 4 since AdvertiseKeys: its message did not arrive in time" in said

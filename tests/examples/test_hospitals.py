@@ -1,4 +1,4 @@
-"""Five hospitals: the example trains, and its table in docs/own-models.md is what it gives."""
+"""Five hospitals: the example trains, and its table in docs/how-to/own-models.md is what it gives."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run(*arguments):
 
 
 def test_the_hospitals_train_together_and_the_table_says_what_came_of_it() -> None:
-    document = (REPOSITORY / "docs" / "own-models.md").read_text()
+    document = (REPOSITORY / "docs" / "how-to" / "own-models.md").read_text()
     rows = {name: float(percent) for name, percent in re.findall(r"^\| (.+?) \| ([\d.]+)% \|", document, re.MULTILINE)}
     alone = re.findall(r"with +(\d+) patients alone: ([\d.]+)%", run("alone.py"))
     assert [int(patients) for patients, _ in alone] == [182, 114, 82, 55, 22]

@@ -58,8 +58,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_documents_functions_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/own-models.md shows a model and a data set: they are what it says they are."""
-    document = (Path(__file__).parents[2] / "docs" / "own-models.md").read_text()
+    """docs/how-to/own-models.md shows a model and a data set: they are what it says they are."""
+    document = (Path(__file__).parents[2] / "docs" / "how-to" / "own-models.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "shown_in_the_docs.py").write_text(block)
     monkeypatch.chdir(tmp_path)

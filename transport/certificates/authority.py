@@ -3,7 +3,7 @@
 Whoever holds the authority's key can be any client, and with that all peers of a client: it belongs on neither the
 server nor a client. Keep it apart, and above all away from the server.
 
-All keys are Ed25519. A client's key may serve malicious mode as its identity too: docs/deployment.md says why.
+All keys are Ed25519. A client's key may serve malicious mode as its identity too: docs/how-to/deployment.md says why.
 """
 
 import contextlib

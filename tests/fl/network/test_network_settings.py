@@ -172,7 +172,7 @@ def test_the_documented_command_serves_the_hospitals_settings(
 ) -> None:
     Authority.create(tmp_path / "certs").issue(server_names=["localhost"], client_ids=())
     monkeypatch.chdir(tmp_path)
-    document = (REPOSITORY / "docs" / "own-models.md").read_text()
+    document = (REPOSITORY / "docs" / "how-to" / "own-models.md").read_text()
     (command,) = re.findall(r"^\$ secagg (serve --model hospitals:(?:.*\\\n)*.*)$", document, re.MULTILINE)
     result = invoke(*shlex.split(command.replace("\\\n", "")))
     assert isinstance(result.exception, _NotedError), result.stderr

@@ -1,4 +1,4 @@
-"""docs/report.md is run as it stands there, and its screenshots are of what it says."""
+"""docs/how-to/report.md is run as it stands there, and its screenshots are of what it says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fl.report.source import load_run
 from tests.fl.runs import invoke
 
 DOCS = Path(__file__).parents[3] / "docs"
-TEXT = (DOCS / "report.md").read_text()
+TEXT = (DOCS / "how-to" / "report.md").read_text()
 
 
 def test_what_it_shows_of_python_works(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
