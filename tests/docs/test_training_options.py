@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import typer
 
 from fl.commands.app import app
@@ -23,10 +24,13 @@ def test_every_option_is_one_of_secagg_train() -> None:
     assert named <= {option for parameter in train.params for option in parameter.opts}
 
 
-def test_its_command_is_a_run() -> None:
-    (line,) = re.findall(r"^\$ secagg (.*)$", TEXT, flags=re.MULTILINE)
-    result = invoke(*shlex.split(line), "--rounds", 1, "--json")
-    assert result.exit_code == 0, result.output
+def test_its_commands_on_the_digits_are_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^\$ secagg (.*--dataset digits.*)$", TEXT, flags=re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        result = invoke(*shlex.split(line), "--rounds", 1, "--json")
+        assert result.exit_code == 0, result.output
 
 
 def test_the_rates_of_the_servers_rules_are_those_by_default() -> None:

@@ -21,14 +21,6 @@ def test_the_blocks_run_in_order(capsys) -> None:
     assert "without client 3 since MaskedInputCollection: its message did not arrive in time" in said
 
 
-def test_the_first_page_shows_what_runs(capsys) -> None:
-    (block,) = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs/index.md").read_text(), flags=re.MULTILINE | re.DOTALL
-    )
-    exec(compile(block, "docs/index.md", "exec"), {})  # noqa: S102 - our own page
-    assert capsys.readouterr().out.startswith("(")
-
-
 def test_every_event_and_error_is_in_its_tables() -> None:
     events = {"Send", "ClientDropped", "SharesDisputed", "UnmaskReady", "Completed", "Aborted", "InputRequested"}
     kinds = (*secagg.events.ServerEvent.__args__, *secagg.events.ClientEvent.__args__)

@@ -112,7 +112,8 @@ def directory_from(
 
     Certificates that have expired, or are not valid yet, are left out, with a warning: their clients are not trusted.
 
-    Security: take neither the certificates nor the authority's from the aggregation server; see docs/how-to/deployment.md.
+    Security: take neither the certificates nor the authority's from the aggregation server;
+    see docs/how-to/deployment.md.
 
     Args:
         certificates: the clients' certificate files, or a directory with their ``client-<id>.pem``.

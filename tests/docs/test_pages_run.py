@@ -1,0 +1,22 @@
+"""The first pages' Python is run as it stands there, block after block, and prints what the page says."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("page", "outputs"), [("README.md", 1), ("docs/quickstart.md", 2), ("docs/tutorial.md", 5)])
+def test_the_code_prints_what_the_page_shows(page: str, outputs: int) -> None:
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert sum(bool(shown) for _, shown in blocks) == outputs
+    namespace: dict[str, object] = {}
+    for code, shown in blocks:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(compile(code, page, "exec"), namespace)  # noqa: S102 - our own page
+        assert said.getvalue() == shown
