@@ -22,7 +22,7 @@ LAYERS = [
     (
         "fl",
         "federated learning on PyTorch",
-        "commands, runs, learning, data, aggregation, engines, network, integrations",
+        "commands, config, runs, learning, data, aggregation, engines, network, integrations",
         ORANGE,
     ),
     ("transport", "moves messages", "driver, framing, memory, durable (journals), tcp (TLS), certificates", BLUE),
