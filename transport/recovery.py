@@ -1,26 +1,24 @@
 """The server's recovery of the masks on all cores.
 
 Key agreement holds the interpreter lock, so threads alone leave the second core idle for half of a recovery: the parts
-of the job go to processes.  They are plain children that speak over their own pipes, which unlike `multiprocessing`
-asks nothing of the host's main module and forks no process that has threads.
+of the job go to processes.
 """
 
 import contextlib
 import os
-import pickle
-import subprocess
-import sys
 from types import TracebackType
-from typing import IO, Protocol
+from typing import Protocol
 
 from secagg import LocalProtocolError, MaskSum, UnmaskJob
-from transport.child_python import deaf_children, python_command, python_environment
+from transport.processes import ChildDiedError, ChildProcess, Parent
 
 # Below so many key agreements (about 50 us each) a child's start costs more than it saves.
 _WORTH_STARTING = 10_000
 _WORTH_SENDING = 500
 
-_CHILD = "from transport.recovery import _serve; _serve()"
+_ENTRY = "transport.recovery:_serve"
+# A child in the middle of a part may finish it, unless it takes longer.
+_PATIENCE = 1.0
 
 
 class MaskRecovery(Protocol):
@@ -58,7 +56,7 @@ class RecoveryPool:
         if type(workers) is not int or workers < 1:
             raise LocalProtocolError(f"workers must be a positive int, not {workers!r}")
         self._workers = workers
-        self._children: list[_Child] = []
+        self._children: list[ChildProcess] = []
         self._closed = False
 
     def __enter__(self) -> "RecoveryPool":
@@ -79,12 +77,12 @@ class RecoveryPool:
         if self._closed:
             raise LocalProtocolError("the pool is closed")
         for child in self._children:
-            if not child.running:
+            if not child.is_running:
                 child.close()
-        self._children = [child for child in self._children if child.running]
+        self._children = [child for child in self._children if child.is_running]
         while len(self._children) < self._workers - 1:
             try:
-                self._children.append(_Child())
+                self._children.append(ChildProcess(_ENTRY))
             except OSError:
                 # No interpreter to start, or no room for one more: threads will do.
                 break
@@ -99,84 +97,28 @@ class RecoveryPool:
         if not children:
             return job.run(self._workers)
         own, *others = job.split(len(children) + 1)
-        sent = [(part, child, child.send(part)) for part, child in zip(others, children, strict=False)]
+        sent = list(zip(others, children, strict=False))
+        for part, child in sent:
+            # A child that is gone shows when it is asked for its result.
+            with contextlib.suppress(ChildDiedError):
+                child.send(part)
         results = [own.run()]
-        for part, child, arrived in sent:
-            result = child.result() if arrived else None
-            results.append(part.run() if result is None else result)
+        for part, child in sent:
+            try:
+                results.append(child.receive())
+            except ChildDiedError:
+                results.append(part.run())
         return job.combine(results)
 
     def close(self) -> None:
         """End the children. The pool can be closed twice, and not be used again."""
         self._closed = True
         for child in self._children:
-            child.close()
+            child.close(_PATIENCE)
         self._children = []
 
 
-class _Child:
-    """One worker process."""
-
-    def __init__(self) -> None:
-        with deaf_children():
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
-                python_command("-c", _CHILD),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=python_environment(),
-            )
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        assert self._process.stdout is not None  # noqa: S101
-        self._requests: IO[bytes] = self._process.stdin
-        self._results: IO[bytes] = self._process.stdout
-
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
-
-    def send(self, part: UnmaskJob) -> bool:
-        """Whether the part went out."""
-        try:
-            pickle.dump(part, self._requests)
-            self._requests.flush()
-        except OSError:
-            return False
-        return True
-
-    def result(self) -> MaskSum | None:
-        """The part's result, or None if the child died over it."""
-        try:
-            result = pickle.load(self._results)  # noqa: S301 - from our own child
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return None
-        return result if isinstance(result, MaskSum) else None
-
-    def close(self) -> None:
-        # The end of its input is what ends a child; one that is busy with a part that nobody waits for is ended.
-        with contextlib.suppress(OSError):
-            self._requests.close()
-        self._results.close()
-        try:
-            self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _serve() -> None:
-    """The child: parts in, results out, until the input ends."""
-    requests, results = sys.stdin.buffer, sys.stdout.buffer
-    while True:
-        try:
-            part: UnmaskJob = pickle.load(requests)  # noqa: S301 - from our own parent
-        except EOFError:
-            return
-        try:
-            pickle.dump(part.run(), results)
-            results.flush()
-        except BrokenPipeError:
-            os._exit(0)
+def _serve(parent: Parent) -> None:
+    """Run in a child: answer parts with their results."""
+    for part in parent:
+        parent.send(part.run())

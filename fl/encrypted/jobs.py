@@ -1,4 +1,4 @@
-"""What each process is told at its start: one JSON object on its standard input.
+"""The jobs that the processes of an evaluation are given at their start.
 
 A job names the files of its own party and of no other. Secrets travel between the parties only, as shares.
 """
@@ -6,7 +6,7 @@ A job names the files of its own party and of no other. Secrets travel between t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 PARTIES = 3
 MODEL_OWNER, DATA_OWNER = 0, 1
@@ -62,14 +62,3 @@ class Job:
     arithmetic: Arithmetic
     model: ModelInput | None = None
     data: DataInput | None = None
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Job:
-        """From what JSON makes of `dataclasses.asdict`."""
-        model, data = values["model"], values["data"]
-        nested = {
-            "ports": tuple(values["ports"]),
-            "model": None if model is None else ModelInput(**model),
-            "data": None if data is None else DataInput(**data),
-        }
-        return cls(**{**values, **nested})

@@ -1,20 +1,20 @@
-"""One party of an encrypted evaluation, a process of its own: ``python -m fl.encrypted.party``.
+"""One party of an encrypted evaluation, in a child process of its own (`transport.processes`).
 
-It reads its job (`fl.encrypted.jobs`) from standard input, which stays open: when it closes, whoever started the party
-is gone, and it ends. Events, one JSON object a line, go to standard output. A user's mistake is told in words, of any
-other error only the kind: messages of MPyC's may hold shares, and so may its tracebacks on standard error.
+It takes its job (`fl.encrypted.jobs`) from its parent, sends events, and ends when the parent is gone. It tells a
+mistake of the user in words, but only the kind of any other error: messages of MPyC may hold shares, and so may its
+tracebacks on standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from fl.encrypted.engine import start_engine
 from fl.encrypted.forward import SharedModel
 from fl.encrypted.jobs import DATA_OWNER, MODEL_OWNER, RECEIVERS, Job
 from fl.errors import FLError
+from transport.processes import Parent
 
 # The owners need torch; the third party starts in half the time without it.
 if TYPE_CHECKING:
@@ -31,32 +32,31 @@ if TYPE_CHECKING:
     from fl.encrypted.steps import Plan
 
 
-def _tell(event: str, **values: Any) -> None:
-    print(json.dumps({"event": event, **values}), flush=True)  # noqa: T201
-
-
-def main() -> int:
-    """Run the job; 0 if it was done to its end."""
-    job = Job.from_json(json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, args=(Path(job.folder),), daemon=True).start()
+def run_party(parent: Parent) -> None:
+    """Run the job to its end; exit code 1 if it failed."""
+    requests = iter(parent)
+    job: Job = next(requests)
+    threading.Thread(target=_end_with_parent, args=(requests, Path(job.folder)), daemon=True).start()
     failures: list[str] = []
+
+    def tell(event: str, **values: Any) -> None:
+        parent.send((event, values))
+
     try:
-        party = _Party(job)
+        party = _Party(job, tell)
         os.chdir(job.folder)  # MPyC looks for its certificates in .config here.
         party.run(failures)
     except FLError as error:
-        _tell("error", kind=type(error).__name__, message=str(error))
-        return 1
+        tell("error", kind=type(error).__name__, message=str(error))
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001  # see the module
-        # What stopped the event loop comes first, and not that it was stopped.
-        _tell("error", kind=(*failures, type(error).__name__)[0])
-        return 1
-    return 0
+        # The error that stopped the event loop comes first, before the error that it was stopped.
+        tell("error", kind=(*failures, type(error).__name__)[0])
+        sys.exit(1)
 
 
-def _end_with_parent(folder: Path) -> None:
-    # Past Python's buffer, whose lock would be held when this process ends.
-    while os.read(0, 4096):
+def _end_with_parent(requests: Iterator[object], folder: Path) -> None:
+    for _ in requests:
         pass
     # Nobody else is left to delete the keys.
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,8 +68,9 @@ def _end_with_parent(folder: Path) -> None:
 class _Party:
     """What a party has, and what it does."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, tell: Callable[..., None]) -> None:
         self._id = job.party
+        self._tell = tell
         self._model_owner: ModelOwner | None = None
         self._data_owner: DataOwner | None = None
         if job.model is not None or job.data is not None:
@@ -93,19 +94,19 @@ class _Party:
         self._mpc.run(self._evaluate())
 
     async def _evaluate(self) -> None:
-        _tell("ready")
+        self._tell("ready")
         await self._mpc.start()
         connected = time.perf_counter()
         own = None if self._data_owner is None else self._data_owner.announcement
         announced: Announcement = await self._mpc.transfer(own, senders=DATA_OWNER)
         plan, model = await self._share_model(announced)
         began, cpu = time.perf_counter(), time.process_time()
-        _tell("shared", seconds=began - connected, widths=plan.comparisons)
+        self._tell("shared", seconds=began - connected, widths=plan.comparisons)
         result = await self._run_batches(announced, plan, model)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         sent = sum(peer.protocol.nbytes_sent for peer in self._mpc.parties if peer.pid != self._id)
         await self._mpc.shutdown()
-        _tell("done", **result, images=announced.count, seconds=seconds, cpu_seconds=cpu_seconds, bytes_sent=sent)
+        self._tell("done", **result, images=announced.count, seconds=seconds, cpu_seconds=cpu_seconds, bytes_sent=sent)
 
     async def _share_model(self, announced: Announcement) -> tuple[Plan, SharedModel]:
         own_plan, own_weights = (None, []) if self._model_owner is None else self._model_owner.plan(announced)
@@ -136,7 +137,7 @@ class _Party:
             else:
                 opened = await self._mpc.output(self._secure(2, classes), receivers=receivers)
                 predictions += [] if opened is None else [int(value) for value in opened]
-            _tell("progress", images=part.stop, total=announced.count)
+            self._tell("progress", images=part.stop, total=announced.count)
         if announced.opening == "accuracy":
             total = hits[0]
             for more in hits[1:]:
@@ -160,7 +161,3 @@ class _Party:
 
     def _secure(self, bits: int, values: Any) -> Any:
         return self._integers(bits).array(values)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

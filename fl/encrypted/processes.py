@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from fl.encrypted.errors import EncryptedEvaluationError
 from fl.encrypted.jobs import PARTIES, ROLES, Job
-from transport.child_python import python_command, python_environment
+from transport.processes import ChildDiedError, ChildProcess
 
 _ENVIRONMENT = {
     # The parties outnumber the cores of most machines, and threads that wait for each other spin.
@@ -33,7 +31,7 @@ _LAST_WORDS = 2.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a party said; ``ended`` with an exit code when its process is over."""
+    """An event of a party; the last one is ``ended``, with how its process ended."""
 
     party: int
     name: str
@@ -45,7 +43,7 @@ class PartyProcesses:
 
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[ChildProcess] = []
         self._listeners: list[threading.Thread] = []
         self._events: queue.Queue[Event] = queue.Queue()
 
@@ -66,7 +64,7 @@ class PartyProcesses:
     @property
     def pids(self) -> list[int]:
         """The processes' ids."""
-        return [process.pid for process in self._processes]
+        return [process.process_id for process in self._processes]
 
     def run(self, on_event: Callable[[Event], None], timeout: float) -> list[dict[str, Any]]:
         """Wait until all are done; gives what each said of its result.
@@ -94,35 +92,21 @@ class PartyProcesses:
         return [results[party] for party in range(PARTIES)]
 
     def _start(self, job: Job) -> None:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
-            python_command("-m", "fl.encrypted.party"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # Tracebacks of MPyC may hold shares: nobody gets to see them.
-            stderr=subprocess.DEVNULL,
-            env=python_environment(**_ENVIRONMENT),
-            text=True,
-            # Ctrl-C is for this process, which then ends the others.
-            start_new_session=True,
-        )
+        # Quiet: tracebacks of MPyC may hold shares, and must not be shown.
+        process = ChildProcess("fl.encrypted.party:run_party", environment=_ENVIRONMENT, quiet=True)
         self._processes.append(process)
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(job)) + "\n")
-                process.stdin.flush()
+        with contextlib.suppress(ChildDiedError):
+            process.send(job)
         listener = threading.Thread(target=self._listen, args=(job.party, process), daemon=True)
         listener.start()
         self._listeners.append(listener)
 
-    def _listen(self, party: int, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            try:
-                values = json.loads(line)
-                name = values.pop("event")
-            except (ValueError, KeyError, AttributeError, TypeError):
-                continue  # Not ours: whatever a library prints.
-            self._events.put(Event(party, name, values))
-        self._events.put(Event(party, "ended", {"code": process.wait()}))
+    def _listen(self, party: int, process: ChildProcess) -> None:
+        try:
+            while True:
+                self._events.put(Event(party, *process.receive()))
+        except ChildDiedError as error:
+            self._events.put(Event(party, "ended", {"how": str(error)}))
 
     def _failure(self, first: Event) -> EncryptedEvaluationError:
         """The most telling of what is said in the next moments: when one fails, the others lose their connections."""
@@ -138,12 +122,12 @@ class PartyProcesses:
         for event in heard:
             if "message" in event.values:
                 return EncryptedEvaluationError(f"{self._called(event.party)}: {event.values['message']}")
-        killed = [event for event in heard if event.name == "ended" and event.values["code"] < 0]
+        killed = [event for event in heard if event.name == "ended" and "signal" in event.values["how"]]
         event = (killed or heard)[0]
         if event.name == "ended":
-            code = event.values["code"]
-            how = f"was killed by signal {-code}" if code < 0 else f"ended early with code {code}"
-            return EncryptedEvaluationError(f"{self._called(event.party)} {how}; start again")
+            return EncryptedEvaluationError(
+                f"{self._called(event.party)} ended early: {event.values['how']}; start again"
+            )
         kind = event.values.get("kind", "an error")
         return EncryptedEvaluationError(f"{self._called(event.party)} failed with {kind}; start again")
 
@@ -152,14 +136,8 @@ class PartyProcesses:
 
     def _end(self) -> None:
         for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-        for process in self._processes:
-            process.wait()
+            process.kill()
         for listener in self._listeners:
             listener.join()
         for process in self._processes:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            process.close()

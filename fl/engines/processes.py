@@ -18,9 +18,10 @@ from fl.engines.api import RoundTraining
 from fl.engines.local_worker import LocalWorker
 from fl.engines.outlook import Outlook, updates_kept
 from fl.engines.shared_object import SharedObject
-from fl.engines.worker_process import WorkerDiedError, WorkerProcess
+from fl.engines.worker_process import WorkerProcess
 from fl.errors import ConfigError, EngineError
 from secagg import ClientId
+from transport.processes import ChildDiedError
 
 ATTEMPTS = 3
 """How often a client's training is begun: a process may have been killed for a reason that is gone."""
@@ -117,7 +118,7 @@ class ProcessesEngine:
                 process = self._start(place)
                 message = round_.training.model_messages[client_id]
                 return process.train(client_id, round_.training.number, message)
-            except WorkerDiedError as error:
+            except ChildDiedError as error:
                 how_it_ended = str(error)
                 self._end(place)
                 if self._closed:

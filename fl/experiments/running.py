@@ -106,8 +106,7 @@ def _run_in_processes(
                 pool.start(arm)
             if pool.num_idle == jobs:
                 raise _circle(waiting)
-            for event in pool.next_events():
-                _note(event, folder, listen)
+            _note(pool.next_event(), folder, listen)
 
 
 def _take_ready(waiting: list[Arm], folder: ExperimentFolder) -> Arm | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import multiprocessing
-import multiprocessing.connection
+import queue
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fl.data import Dataset, load_dataset
@@ -15,7 +15,7 @@ from fl.errors import FLError
 from fl.experiments.experiment import Arm, ArmResult, ArmWork
 from fl.learning.cpu import torch_threads
 from secagg import SecAggError
-from transport.child_python import safe_spawning
+from transport.processes import ChildDiedError, ChildProcess, Parent
 
 
 class ExperimentError(FLError):
@@ -84,70 +84,71 @@ class Workplace:
 
 
 class WorkerPool:
-    """So many processes, each idle or at an arm. As a context manager it ends them, wherever they are."""
+    """Several processes, each idle or at an arm. As a context manager it ends them all, idle or not."""
 
     def __init__(self, workplace: Workplace, jobs: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._processes = {}
-        self._running: dict[Connection, str] = {}
-        self._idle: list[Connection] = []
+        self._events: queue.Queue[tuple[ChildProcess, ArmEvent | ChildDiedError]] = queue.Queue()
+        self._running: dict[ChildProcess, str] = {}
+        self._idle: list[ChildProcess] = []
+        self._listeners: list[threading.Thread] = []
         for _ in range(jobs):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(workplace, theirs))
-            with safe_spawning():
-                process.start()
-            theirs.close()
-            self._processes[ours] = process
-            self._idle.append(ours)
+            child = ChildProcess("fl.experiments.workers:serve")
+            child.send(workplace)
+            self._idle.append(child)
+            self._listeners.append(threading.Thread(target=self._listen, args=(child,), daemon=True))
+            self._listeners[-1].start()
+        self._children = tuple(self._idle)
 
     def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection, process in self._processes.items():
-            # What an arm keeps on disk is whole at any moment: there is nothing to wait for.
-            process.terminate()
-            process.join()
-            connection.close()
+        for child in self._children:
+            # What an arm keeps on disk is whole at any moment, so no child needs time to finish.
+            child.kill()
+        for listener in self._listeners:
+            listener.join()
+        for child in self._children:
+            child.close()
 
     @property
     def num_idle(self) -> int:
-        """How many arms can be started now."""
+        """Return the number of arms that can be started now."""
         return len(self._idle)
 
     def start(self, arm: Arm) -> None:
         """Give an arm to an idle process."""
-        connection = self._idle.pop()
-        self._running[connection] = arm.name
-        connection.send(arm)
+        child = self._idle.pop()
+        self._running[child] = arm.name
+        with contextlib.suppress(ChildDiedError):
+            # The listener tells of its death.
+            child.send(arm)
 
-    def next_events(self) -> list[ArmEvent]:
-        """Wait for the arms that run. ExperimentError if a process has died."""
-        events: list[ArmEvent] = []
-        for ready in multiprocessing.connection.wait(list(self._running)):
-            if not isinstance(ready, Connection):
-                raise TypeError(f"{ready!r} was not waited for")
-            try:
-                event = ready.recv()
-            except EOFError:
-                process = self._processes[ready]
-                process.join()
-                raise ExperimentError(
-                    f"{self._running[ready]}: its process died (exit code {process.exitcode}); "
-                    "the same command goes on from the last whole round"
-                ) from None
-            if not isinstance(event, Progressed):
-                del self._running[ready]
-                self._idle.append(ready)
-            events.append(event)
-        return events
+    def next_event(self) -> ArmEvent:
+        """Wait for the next event of an arm that runs. ExperimentError if its process has died."""
+        child, event = self._events.get()
+        if isinstance(event, ChildDiedError):
+            raise ExperimentError(
+                f"{self._running.get(child, 'an idle worker')}: its process died ({event}); "
+                "the same command goes on from the last whole round"
+            ) from None
+        if not isinstance(event, Progressed):
+            del self._running[child]
+            self._idle.append(child)
+        return event
+
+    def _listen(self, child: ChildProcess) -> None:
+        try:
+            while True:
+                self._events.put((child, child.receive()))
+        except ChildDiedError as error:
+            self._events.put((child, error))
 
 
-def _serve(workplace: Workplace, connection: Connection) -> None:
-    """A process's life: until the other end of the pipe is gone."""
+def serve(parent: Parent) -> None:
+    """Run in a child: take the workplace, then one arm after the other."""
+    requests = iter(parent)
+    workplace: Workplace = next(requests)
     load = workplace.loader()
-    try:
-        while True:
-            connection.send(workplace.run(connection.recv(), load, connection.send))
-    except (EOFError, OSError):
-        return
+    for arm in requests:
+        parent.send(workplace.run(arm, load, parent.send))

@@ -19,8 +19,8 @@ job = job_of(2, 9)
 with recovery.RecoveryPool(2) as pool:
     pool.start()
     (child,) = pool._children
-    assert child.send(job)
-    assert child.result().vector.tolist() == job.run().vector.tolist()
+    child.send(job)
+    assert child.receive().vector.tolist() == job.run().vector.tolist()
 """
 
 TRAINING = """

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from fl.commands.output import reported
-from fl.engines import worker_process
 from tests.fl.runs import REPOSITORY, command, environment, invoke, own_module
-from transport import recovery
-from transport.child_python import safe_spawning
+from transport import processes
 
 PLAN = ("plan", "--clients", "5")
 TRAIN = ("train", "--clients", "3", "--rounds", "1", "--epochs", "1", "--model", "logistic")
@@ -189,21 +187,8 @@ def test_a_mistake_of_ours_is_an_object_too_and_keeps_its_traceback(capsys: pyte
 DEAF = "import os, signal; os.kill(os.getpid(), signal.SIGINT); "
 
 
-def test_workers_do_not_hear_ctrl_c_from_their_first_line_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "_CHILD", DEAF + worker_process._CHILD)
+def test_children_do_not_hear_ctrl_c_from_their_first_line_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_CHILD", DEAF + processes._CHILD)
     result = invoke(*TRAIN, "--engine", "processes", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["included"] == [3]
-
-
-def test_recovering_children_do_not_hear_it_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_CHILD", DEAF + "print('alive')")
-    child = recovery._Child()
-    assert child._results.read() == b"alive\n"
-    child.close()
-
-
-def test_nor_do_those_that_multiprocessing_spawns() -> None:
-    with safe_spawning():
-        child = subprocess.run([sys.executable, "-c", DEAF], capture_output=True, timeout=60)  # noqa: S603
-    assert (child.returncode, child.stderr) == (0, b"")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_protocols_on_words_are_exact(tmp_path: Path) -> None:
     program = Path(__file__).with_name("protocol_party.py")
     parties = [
         subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, str(program), json.dumps(asdict(job))],
+            [sys.executable, str(program), pickle.dumps(job).hex()],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -180,7 +181,7 @@ def test_a_party_that_is_killed_ends_the_evaluation_and_all_processes(
 
     with PartyProcesses(jobs) as parties:
         pids = parties.pids
-        with pytest.raises(EncryptedEvaluationError, match=rf"party {victim} \(.*\) was killed by signal 9"):
+        with pytest.raises(EncryptedEvaluationError, match=rf"party {victim} \(.*\) ended early: signal 9"):
             parties.run(kill, 60)
     assert killed
     assert not any(alive(pid) for pid in pids)
