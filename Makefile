@@ -46,7 +46,7 @@ bench-quick: .venv/dev  ## smaller sizes, 2 minutes; results in benchmarks/resul
 
 .PHONY: experiments-page
 experiments-page: .venv/dev  ## docs/experiments.md with its figures, from experiments/results
-	$(BIN)/python -m fl.experiments.page
+	$(BIN)/python -m experiments.page
 
 bench-check: .venv/dev  ## exit 1 if a ratio fell below its floor or a message grew; under a minute
 	$(BIN)/python -m benchmarks.check

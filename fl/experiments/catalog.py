@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from fl.experiments.beside import Beside
     from fl.experiments.experiment import Experiment
     from fl.experiments.results import Document
-    from fl.experiments.section import Section
 
 _MODULES = {
     "fashion-six": "fl.experiments.fashion_six",
@@ -29,10 +28,6 @@ class ExperimentModule(Protocol):
 
     def build(self, *, quick: bool, seed: int) -> Experiment:
         """The experiment; ``quick``: the same arms on scikit-learn's digits, in seconds, to see that it works."""
-        ...
-
-    def section(self, document: Document) -> Section:
-        """Its part of the page, from its committed results."""
         ...
 
     def beside(self, document: Document) -> dict[str, Beside]:

@@ -2,6 +2,5 @@
 
 from fl.experiments.writers.arms import build
 from fl.experiments.writers.beside import beside
-from fl.experiments.writers.section import section
 
-__all__ = ["beside", "build", "section"]
+__all__ = ["beside", "build"]

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import summary
+from experiments.writers import accuracy_gains, section, summarized
 from fl.config.seeds import PERSONALIZATION_SEED, derived_seed
 from fl.data import Dataset, load_dataset
 from fl.data.idx import parse_idx, read_uncompressed
@@ -21,9 +23,8 @@ from fl.errors import ConfigError
 from fl.experiments.experiment import Experiment
 from fl.experiments.federated import FederatedArm
 from fl.experiments.workers import ArmEvent, ExperimentError, Progressed
-from fl.experiments.writers import build, section
+from fl.experiments.writers import build
 from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
-from fl.experiments.writers.figures import accuracy_gains
 from fl.experiments.writers.personal import PersonalizationArm
 from fl.experiments.writers.training import TrainedRun, WritersTraining, by_speed_groups, included_rounds
 from fl.learning.serialization import load_model, model_to_bytes
@@ -301,6 +302,23 @@ def test_a_group_that_holds_nothing_out_has_no_accuracy(tmp_path: Path) -> None:
     for group, members in zip(by_speed, groups, strict=True):
         assert (group["accuracy"] is None) == (set(members.tolist()) <= set(empty))
     assert section(document(results, experiment)).markdown
+
+
+def test_a_summary_has_no_single_writers_and_makes_the_same_page(
+    whole: tuple[Path, dict[str, dict[str, Any]]], tmp_path: Path
+) -> None:
+    _, results = whole
+    full = document(results, Experiment(name="trial", title="A trial", arms=ARMS)) | {"format": 1}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(full))
+    summary.main([str(path)])
+    short = json.loads(path.read_text())
+    assert short == summarized(short) == summarized(full)
+    assert section(short).markdown == section(full).markdown
+    assert not any({"by_client", "slowness", "included_rounds"} & set(arm) for arm in short["arms"])
+    gains = accuracy_gains(results["ditto-slow"])
+    kept = next(arm["accuracy_gains"] for arm in short["arms"] if arm["name"] == "ditto-slow")
+    assert (kept[0], kept[-1]) == pytest.approx((gains.min(), gains.max()), abs=1e-3)
 
 
 def test_the_page_copes_with_what_has_not_finished(whole: tuple[Path, dict[str, dict[str, Any]]]) -> None:

@@ -1,15 +1,19 @@
-"""The page's part on writers: who is heard under dropouts, and what each writer gains by a model of his own."""
+"""The page's part on writers: who is heard under dropouts, and what each writer gains by a model of his own.
+
+Results that `secagg experiment` wrote hold every writer's figures. `summarized` replaces them by percentiles.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from experiments.section import Section, table
+from experiments.writers_figures import dropouts_figure, gains_figure
 from fl.experiments.results import Document, arms_by_name
-from fl.experiments.section import Section, table
 from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
-from fl.experiments.writers.figures import dropouts_figure, gains_figure
 from fl.experiments.writers.training import by_speed_groups
 from fl.formatting import format_bytes, percent
 
@@ -17,12 +21,49 @@ GAINS, DROPOUTS = "mnist-writers-gains", "mnist-writers-dropouts"
 
 Arms = dict[str, dict[str, Any]]
 
+PERCENTILES = range(101)
+"""Of the writers, those whose gains are kept."""
+
 _SPEEDS = ("fastest fifth", "second", "third", "fourth", "slowest fifth")
 
 
-def section(document: Document) -> Section:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+def summarized(document: Document) -> Document:
+    """Return the document without figures of single writers; unchanged if it has none.
+
+    A personal arm then has the `PERCENTILES` of its gains: `accuracy_gains` in points, `loss_gains` in nats; and its
+    models' accuracy on what each group of writers holds out, `accuracy_by_speed`.
+    """
     arms = arms_by_name(document)
+    shortened = []
+    for arm in document["arms"]:
+        if "slowness" in arm:
+            arm = {key: value for key, value in arm.items() if key not in ("slowness", "included_rounds")}
+        elif "by_client" in arm:
+            gains, losses = accuracy_gains(arm), np.array(arm["by_client"]["loss_gain"])
+            rest = {key: value for key, value in arm.items() if key != "by_client"}
+            arm = rest | {"accuracy_gains": _percentiles(gains, 3), "loss_gains": _percentiles(losses, 5)}
+            if trained := arms.get(f"federated-{arm['name'].partition('-')[2]}"):
+                arm["accuracy_by_speed"] = _by_speed(trained, arms[arm["name"]])
+        shortened.append(arm)
+    return {**document, "arms": shortened}
+
+
+def accuracy_gains(arm: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """Return each writer's gain in points, float64 (writers,)."""
+    columns = arm["by_client"]
+    correct = np.array(columns["personal_correct"], dtype=np.float64) - np.array(columns["global_correct"])
+    gains: npt.NDArray[np.float64] = 100 * correct / np.array(columns["held_out"])
+    return gains
+
+
+def _percentiles(values: npt.NDArray[np.float64], digits: int) -> list[float]:
+    found = np.percentile(values, PERCENTILES, method="inverted_cdf")
+    return [round(value, digits) for value in found.tolist()]
+
+
+def section(document: Document) -> Section:
+    """Return this experiment's part of the page."""
+    arms = arms_by_name(summarized(document))
     trained = [name for name in DROPOUT_MODELS if f"federated-{name}" in arms]
     parts, figures = [], {}
     if trained:
@@ -97,7 +138,7 @@ def _table_of_speeds(arms: Arms, trained: list[str]) -> str:
             row += [percent(group["included"]), percent(group["accuracy"])]
         if personal := arms.get(f"full-{name}"):
             head.append("fine-tuned")
-            for row, accuracy in zip(rows, _by_speed(arms[f"federated-{name}"], personal), strict=True):
+            for row, accuracy in zip(rows, personal["accuracy_by_speed"], strict=True):
                 row.append(percent(accuracy))
     return table(head, rows)
 

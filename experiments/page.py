@@ -1,15 +1,22 @@
-"""`python -m fl.experiments.page`: docs/experiments.md and its figures, from the committed results."""
+"""`python -m experiments.page`: write docs/experiments.md and its figures from experiments/results."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from experiments import fashion_six, mnist_hundred, writers
+from experiments.section import Section
 from fl.errors import ConfigError
-from fl.experiments.catalog import EXPERIMENTS, find
 from fl.experiments.results import Document, read_document
-from fl.experiments.section import Section
+
+_SECTIONS: dict[str, Callable[[Document], Section]] = {
+    "fashion-six": fashion_six.section,
+    "mnist-hundred": mnist_hundred.section,
+    "mnist-writers": writers.section,
+}
 
 _HEAD = """# Experiments
 
@@ -18,20 +25,21 @@ was when it is given again, and ends with the same bits; `--quick` runs the same
 seconds. Data sets are found as `secagg train` finds them. Accuracies are on test images that nobody trained on; seconds
 are of one arm's rounds without the tests between them, on one core, while other arms and experiments ran on the others.
 
-This page is made by `make experiments-page` from the results in `experiments/results`, which the commands wrote
-(`--results`). Every result has the digest of the trained model in it: a run on such a machine gives the same again.
+This page is made by `make experiments-page` from the results in `experiments/results`: the commands wrote them
+(`--results`), and `python -m experiments.summary` shortened them. Every result has the digest of the trained model in
+it: a run on such a machine gives the same again.
 """
 
 
 def page(results: dict[str, Document]) -> tuple[str, dict[str, Section]]:
     """The page as Markdown, and each experiment's part of it, from the results by the experiment's name."""
     parts, sections = [_HEAD], {}
-    for name in EXPERIMENTS:
+    for name, section in _SECTIONS.items():
         document = results.get(name)
         if document is None:
             parts.append(f"## {name}\n\nNo results are kept yet: `secagg experiment {name}` makes them.\n")
             continue
-        sections[name] = find(name).section(document)
+        sections[name] = section(document)
         parts.append(f"## {document['title']}\n\n{_origin(document)}\n\n{sections[name].markdown}\n")
     return "\n".join(parts), sections
 
@@ -39,7 +47,7 @@ def page(results: dict[str, Document]) -> tuple[str, dict[str, Section]]:
 def read_results(folder: Path) -> dict[str, Document]:
     """The committed results, by the experiment's name. ConfigError for a file that is none, or of a quick run."""
     found = {}
-    for name in EXPERIMENTS:
+    for name in _SECTIONS:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
@@ -99,7 +107,7 @@ def _duration(seconds: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if the page was written, 1 if it could not be; wrong options end with 2."""
-    parser = argparse.ArgumentParser(prog="python -m fl.experiments.page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("experiments/results"), help="the folder of the results")
     parser.add_argument("--out", type=Path, default=Path("docs/experiments.md"), help="the page; figures go beside it")
     options = parser.parse_args(arguments)

@@ -7,9 +7,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fl.experiments.mnist_hundred.arms import SETTINGS, Setting
+from experiments.section import Section, new_figure, table
+from fl.experiments.mnist_hundred import SETTINGS, Setting
 from fl.experiments.results import Document, arms_by_name
-from fl.experiments.section import Section, new_figure, table
 from fl.formatting import percent
 
 FIGURE = "mnist-hundred"
@@ -18,7 +18,7 @@ _AVERAGING, _FAST = "#999999", "#4c72b0"
 
 
 def section(document: Document) -> Section:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return this experiment's part of the page."""
     arms = arms_by_name(document)
     rows = [row for setting in SETTINGS for row in _rows(setting, arms)]
     head = ["", "target", "published", "rounds", "ratio", "last", "best", "seconds a round"]

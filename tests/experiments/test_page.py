@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from experiments.page import main, page, read_results
+from experiments.section import table
 from fl.errors import ConfigError
 from fl.experiments.catalog import EXPERIMENTS, find
-from fl.experiments.page import main, page, read_results
-from fl.experiments.section import table
 from tests.fl.runs import REPOSITORY
 
 RESULTS = REPOSITORY / "experiments" / "results"

@@ -1,12 +1,17 @@
-"""The arms: 60,000 images in six parts of 10,000, and the common test set of 10,000."""
+"""Six clients on Fashion-MNIST: each alone, all data centrally, and federated, with Adam and with SGD locally.
+
+60,000 images in six parts of 10,000, and the common test set of 10,000.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fl.config.run_config import RunConfig
+from fl.experiments.beside import Beside, curve
 from fl.experiments.experiment import Experiment
 from fl.experiments.federated import FederatedArm, Part
+from fl.experiments.results import Document, arms_by_name
 
 CLIENTS = 6
 OPTIMIZERS = ("sgd", "adam")
@@ -73,3 +78,21 @@ def build(*, quick: bool, seed: int) -> Experiment:
             for client in range(CLIENTS)
         ]
     return Experiment(name="fashion-six", title="Six clients on Fashion-MNIST", arms=tuple(arms))
+
+
+def beside(document: Document) -> dict[str, Beside]:
+    """See `fl.experiments.catalog.ExperimentModule`."""
+    arms = arms_by_name(document)
+    found = {}
+    for optimizer in OPTIMIZERS:
+        series = []
+        if twin := arms.get(f"federated-{optimizer}-plain"):
+            series.append(curve("plain sums", [twin]))
+        if central := arms.get(f"central-{optimizer}"):
+            series.append(curve("central", [central], "an epoch a round"))
+        alone = [arms[name] for client in range(CLIENTS) if (name := f"alone-{optimizer}-{client}") in arms]
+        if len(alone) == CLIENTS:
+            series.append(curve("local", alone, "each client alone, the mean"))
+        if f"federated-{optimizer}" in arms:
+            found[f"federated-{optimizer}"] = Beside(tuple(series))
+    return found

@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fl.experiments.fashion_six.arms import CLIENTS, NAMES, OPTIMIZERS
+from experiments.section import Section, new_figure, published, table
+from fl.experiments.fashion_six import CLIENTS, NAMES, OPTIMIZERS
 from fl.experiments.results import Document, arms_by_name
-from fl.experiments.section import Section, new_figure, published, table
 from fl.formatting import format_bytes, percent
 
 FIGURE = "fashion-six"
@@ -19,7 +19,7 @@ _COLORS = {"sgd": "#4c72b0", "adam": "#dd8452"}
 
 
 def section(document: Document) -> Section:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return this experiment's part of the page."""
     arms = arms_by_name(document)
     parts = [
         "Fashion-MNIST's 60,000 training images are dealt out to six clients, 10,000 each (IID); all accuracies are on "

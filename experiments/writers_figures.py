@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fl.experiments.section import new_figure
+from experiments.section import new_figure
 from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
 from fl.experiments.writers.training import SPEED_GROUPS
 
@@ -24,14 +23,14 @@ Arms = dict[str, dict[str, Any]]
 
 
 def gains_figure(personal: Arms, title: str) -> Figure:
-    """Every writer's gain: in accuracy sorted by method, in loss as a point each, with percentiles."""
+    """Draw the percentiles of the writers' gains: in accuracy as curves, in loss as points."""
     figure = new_figure(width=12, height=5.2)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     for method, arm in personal.items():
-        gains = np.sort(accuracy_gains(arm))
-        label = f"{METHODS[method][0]}: mean {gains.mean():+.2f}"
-        left.plot(_percentiles(len(gains)), gains, color=_COLORS[method], label=label, drawstyle="steps-mid")
+        label = f"{METHODS[method][0]}: mean {100 * arm['summary']['accuracy_gain']['mean']:+.2f}"
+        gains = arm["accuracy_gains"]
+        left.plot(range(len(gains)), gains, color=_COLORS[method], label=label, drawstyle="steps-mid")
     left.axhline(0, color="black", linewidth=0.8)
     left.set_title("accuracy on the writer's held-out images")
     left.set_xlabel("writers, sorted by their gain (percent of all)")
@@ -48,11 +47,11 @@ def gains_figure(personal: Arms, title: str) -> Figure:
 
 def _losses(axes: Axes, personal: Arms) -> None:
     for place, (method, arm) in enumerate(personal.items()):
-        gains = np.array(arm["by_client"]["loss_gain"])
+        gains = np.array(arm["loss_gains"])
         # Spread by a fixed rule: the same results give the same picture.
         spread = 0.6 * ((np.arange(len(gains)) * 0.618034) % 1 - 0.5)
-        axes.plot(gains, place + spread, ".", color=_COLORS[method], markersize=3, alpha=0.45)
-        p10, median, p90 = np.percentile(gains, (10, 50, 90))
+        axes.plot(gains, place + spread, ".", color=_COLORS[method], markersize=4, alpha=0.6)
+        p10, median, p90 = (arm["summary"]["loss_gain"][key] for key in ("p10", "median", "p90"))
         axes.plot([p10, p90], [place, place], color="black", linewidth=2, solid_capstyle="butt")
         axes.plot([median], [place], "D", color="black", markersize=6)
         axes.text(median, place - 0.36, f"{median:+.4f}", ha="center", va="bottom", fontsize="small")
@@ -65,7 +64,7 @@ def _losses(axes: Axes, personal: Arms) -> None:
     axes.set_ylim(len(personal) - 0.4, -0.6)
     axes.set_title("cross-entropy on the writer's held-out images")
     axes.set_xlabel(
-        "global less personal (nats; right of 0 is better)\na point a writer; median, 10th to 90th percentile"
+        "global less personal (nats; right of 0 is better)\npoints: percentiles of the writers; bar: 10th to 90th"
     )
     axes.grid(axis="x", alpha=0.3)
 
@@ -97,16 +96,3 @@ def dropouts_figure(trained: Arms) -> Figure:
     right.grid(alpha=0.3)
     right.legend(title="last round", loc="lower right")
     return figure
-
-
-def accuracy_gains(arm: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """Each writer's gain in points, float64 (writers,)."""
-    columns = arm["by_client"]
-    correct = np.array(columns["personal_correct"], dtype=np.float64) - np.array(columns["global_correct"])
-    gains: npt.NDArray[np.float64] = 100 * correct / np.array(columns["held_out"])
-    return gains
-
-
-def _percentiles(count: int) -> npt.NDArray[np.float64]:
-    """The middles of so many equal parts of 0..100."""
-    return np.linspace(50 / count, 100 - 50 / count, count)
