@@ -68,37 +68,35 @@ test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also 
 
 CLIENTS ?= 10 50
 bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
-	.venv-flower/bin/python -m benchmarks.integrations.flower --clients $(CLIENTS)
-	.venv-flower/bin/python -m benchmarks.integrations.flower.table
+	.venv-flower/bin/python -m benchmarks.compare_flower --clients $(CLIENTS)
 
 .PHONY: test-nvflare bench-nvflare
 test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python $(TESTS) tests/integrations/nvflare \
 		tests/integrations/test_adapters_alone.py
 
-bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results beside the script
-	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.compare
-	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.leak
-	$(BIN)/python -m benchmarks.integrations.nvflare.table
+bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results and docs table
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.compare_nvflare
+	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.nvflare_leak
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py
 
 bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
-	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.encrypted.compare
+	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.compare_mpc
 
 .PHONY: test-ray bench-ray bench-training
 test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
 	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray
 
 bench-ray: .venv/ray  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
-	.venv-ray/bin/python -m benchmarks.integrations.ray
-	.venv-ray/bin/python -m tools.scaling_plan --write
+	.venv-ray/bin/python -m benchmarks.compare_ray
+	.venv-ray/bin/python -m benchmarks.scaling_plan --write
 
 bench-training: .venv/dev  ## images a second of each training engine; results and docs table; ten minutes
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.training
-	$(BIN)/python -m tools.scaling_plan --write
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.compare_training
+	$(BIN)/python -m benchmarks.scaling_plan --write
 
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
@@ -144,14 +142,13 @@ clean:  ## remove all environments, caches and runs
 	touch $@
 
 # NVFlare brings hundreds of megabytes of its own, and TenSEAL is for the comparison with its homomorphic encryption.
-.venv/nvflare: pyproject.toml constraints.txt benchmarks/integrations/nvflare/requirements.txt | .venv/bin/python
+.venv/nvflare: pyproject.toml constraints.txt | .venv/bin/python
 	test -x .venv-nvflare/bin/python || $(BIN)/python -m venv .venv-nvflare
 	grep -E '^(torch|pytest|hypothesis)==' constraints.txt > .venv-nvflare/constraints.txt
 	.venv-nvflare/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint .venv-nvflare/constraints.txt torch
 	.venv-nvflare/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint .venv-nvflare/constraints.txt --upgrade --editable '.[fl,nvflare]' pytest hypothesis \
-		--requirement benchmarks/integrations/nvflare/requirements.txt
+		--constraint .venv-nvflare/constraints.txt --upgrade --editable '.[fl,nvflare]' pytest hypothesis 'tenseal>=0.3.16'
 	touch $@
 
 # MPyC is small, but reads its options from every program's command line that imports it.

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
 pytest.importorskip("tenseal", reason="needs TenSEAL, for NVFlare's homomorphic encryption: make test-nvflare")
 
-from benchmarks.integrations.nvflare import leak
+from benchmarks import nvflare_leak as leak
 
 TRUTH = leak.updates(20_000)
 

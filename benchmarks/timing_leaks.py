@@ -1,4 +1,4 @@
-"""Does an operation take longer on some secrets than on others? `python -m tools.timing_leaks [--samples N]`.
+"""Does an operation take longer on some secrets than on others? `python -m benchmarks.timing_leaks [--samples N]`.
 
 After Reparaz, Balasch and Verbauwhede, "dude, is my code constant time?" (DATE 2017): the operation runs on a fixed
 input and on random ones in random order, the slowest tenth is cut off (the machine's doing), and Welch's t says whether

@@ -1,36 +1,15 @@
-"""docs/scaling.md says what its script computes from the committed figures."""
+"""The plan of a very large session is the arithmetic of its unit costs."""
 
 from __future__ import annotations
 
 import pytest
 
-from tools import scaling_plan
-from tools.scaling_plan import DOCUMENT, Machines, UnitCosts, Work, many_sessions, markdown, one_session, with_tables
+from benchmarks.scaling_plan import Machines, UnitCosts, Work, many_sessions, markdown, one_session
 
 COSTS = UnitCosts(
     word_mask=1e-9, long_mask=3e-9, word_add=2e-10, whole_word=1e-10, packed_word=1e-9, agreement=5e-5, client=1e-3
 )
 MACHINES = Machines(count=10, cores=4, gigabits=8.0)
-
-
-def test_the_tables_are_what_the_script_makes_of_the_results() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert with_tables(text) == text, "run `python -m tools.scaling_plan --write`"
-
-
-def test_each_model_has_an_engine_that_keeps_up_with_a_plain_loop() -> None:
-    """The text says so of worker processes."""
-    for row in scaling_plan._load("training")["results"]:
-        assert row["over_plain"]["processes"] >= 0.9, row["params"]
-
-
-def test_unit_costs_are_of_the_size_that_one_core_can_have() -> None:
-    costs = UnitCosts.measured(scaling_plan._load("full"))
-    assert 1e-10 < costs.word_mask < costs.long_mask < 1e-8
-    assert costs.word_add < costs.word_mask
-    assert costs.whole_word < costs.packed_word
-    assert 1e-5 < costs.agreement < 1e-3
-    assert 1e-5 < costs.client < 1e-1
 
 
 def test_the_arithmetic() -> None:

@@ -1,16 +1,15 @@
 """What encrypted evaluation of MNIST costs, and what made it slow.
 
     make bench-mpc                                              # all, ten minutes on two idle cores
-    .venv-mpc/bin/python -m benchmarks.encrypted.compare --quick
+    .venv-mpc/bin/python -m benchmarks.compare_mpc --quick
 
-Models are trained by `secagg train` first, where they are not there yet. Results go to ``results.json`` beside
-this file, run by run, and from there as tables into docs/how-to/encrypted-evaluation.md.
+Models are trained by `secagg train` first, where they are not there yet. Results go to results/mpc.json, run
+by run, and from there as tables into docs/encrypted-evaluation.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.encrypted.table import write_tables
+from benchmarks.blocks import REPOSITORY, read_results, write_block, write_results
 from benchmarks.machine import commit, describe
 from fl.data import Dataset, load_dataset
 from fl.encrypted import EncryptedTask, MpycEvaluator
@@ -28,8 +27,8 @@ from fl.encrypted.jobs import Arithmetic, Opening
 from fl.learning.own_code import make_model
 from fl.learning.serialization import load_model
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).with_name("results.json")
+PAGE = REPOSITORY / "docs" / "encrypted-evaluation.md"
+MARKS = "<!-- begin: benchmarks/encrypted -->", "<!-- end: benchmarks/encrypted -->"
 MODELS_FOLDER = REPOSITORY / "runs" / "encrypted"
 
 # Adam with its usual learning rate suits both activations.
@@ -82,7 +81,7 @@ def main() -> None:
     if unknown := set(options.cases) - {case.name for case in CASES}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
+    results = read_results("mpc")
     if not options.tables:
         dataset = load_dataset("mnist")
         for case in CASES:
@@ -90,8 +89,8 @@ def main() -> None:
                 results["machine"] = {**describe(), "commit": commit(REPOSITORY)}
                 measured = {**results["cases"], case.name: measure(case, dataset, quick=options.quick)}
                 results["cases"] = {known.name: measured[known.name] for known in CASES if known.name in measured}
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    write_tables(results, REPOSITORY / "docs" / "how-to" / "encrypted-evaluation.md")
+                write_results("mpc", results)
+    write_block(PAGE, *MARKS, tables(results))
 
 
 def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:
@@ -147,6 +146,34 @@ def trained(model: str) -> Path:
             command += [f"--{option}", str(value)]
         subprocess.run([*command, "--out", str(path.parent)], check=True, cwd=REPOSITORY)  # noqa: S603 - our own
     return path
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Return Markdown tables: a row a case, and what they were measured on."""
+    lines = [
+        "| case | model | images | batch | ms an image | processor ms, all three | start, s | MB an image | accuracy "
+        "| same image in plain text | predictions that agree |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, case in results["cases"].items():
+        agreement = "-" if case["agreement"] is None else f"{100 * case['agreement']:.1f}%"
+        lines.append(
+            f"| {name} | `{case['model']}` | {case['images']:,} | {case['batch']} | "
+            f"**{case['milliseconds_per_image']:.1f}** | {case['cpu_milliseconds_per_image']:.1f} | "
+            f"{case['start_seconds']:.1f} | {case['bytes_per_image'] / 1e6:.2f} | {100 * case['accuracy']:.1f}% | "
+            f"{100 * case['plain_accuracy']:.1f}% | {agreement} |"
+        )
+    lines += ["", "| model, in plain text on all 10,000 test images | accuracy |", "|---|--:|"]
+    accuracies = {case["model"]: case["plain_accuracy_all"] for case in results["cases"].values()}
+    lines += [f"| `{model}` | {100 * accuracy:.2f}% |" for model, accuracy in accuracies.items()]
+    machine = results["machine"]
+    loads = [case["load_before"] for case in results["cases"].values()]
+    lines += [
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, numpy {machine['numpy']}; processes "
+        f"that wanted a core before a case began (load average): {min(loads):.1f} to {max(loads):.1f}.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.fuel.sec.security_content_service import SecurityContentManager, SecurityContentService
 from nvflare.fuel.utils import fobs
+from nvflare.lighter.impl.he import HEBuilder
 from nvflare.widgets.widget import Widget
 
 
@@ -58,6 +59,16 @@ class HEContexts(Widget):
         self.folder = folder
         # The simulator has it look into a folder that nobody put contexts into.
         SecurityContentService.security_content_manager = SecurityContentManager(folder)
+
+
+def write_he_contexts(folder: Path) -> dict[str, bytes]:
+    """Write and return the files that NVFlare's provisioning makes: all sites get the same secret key."""
+    builder = HEBuilder()
+    builder.initialize(None, None)
+    contexts = {"server": builder.get_serialized_context(), "client": builder.get_serialized_context(is_client=True)}
+    for role, context in contexts.items():
+        (folder / f"{role}_context.tenseal").write_bytes(context)
+    return contexts
 
 
 def _append(path: str, line: dict[str, object]) -> None:

@@ -1,10 +1,16 @@
-"""One row: a plain loop over all images, and each engine over the clients that hold them, by turns."""
+"""Compare the training engines with one model that is trained on the same images: `make bench-training`.
+
+A row is a plain loop over all images, and each engine over the clients that hold them, by turns. It takes ten minutes
+on two idle cores; the table goes into docs/scaling.md (`scaling_plan --write`). With --quick it takes half a minute and
+writes nothing.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +19,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.blocks import new_document, write_results
+from benchmarks.interleave import by_turns
 from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
 from fl.data.partition import partition
@@ -66,7 +74,8 @@ def measure(row: Row, *, rounds: int, engines: tuple[str, ...] = ENGINES) -> dic
                 continue
             opened.callback(engine.close)
             works[name] = _engine_round(engine, worker, row)
-        seconds = _by_turns(works, rounds)
+        taken = by_turns(list(works.values()), rounds=rounds, sample_seconds=0)
+        seconds = dict(zip(works, taken, strict=True))
     total = row.clients * row.images
     speeds = {name: [total / second for second in taken] for name, taken in seconds.items()}
     best = [max(speeds[name][index] for name in plain) for index in range(rounds)]
@@ -131,22 +140,40 @@ def _engine_round(engine: TrainingEngine, worker: LocalWorker, row: Row) -> Call
     return one_round
 
 
-def _by_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, one a round; every other round goes backwards. Nothing else of ours runs meanwhile."""
-    # Children start, and torch chooses its kernels, before anything is timed.
-    for work in works.values():
-        work()
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
-    for _ in range(rounds):
-        for name in names:
-            started = time.perf_counter()
-            works[name]()
-            seconds[name].append(time.perf_counter() - started)
-        names.reverse()
-    return seconds
+def main() -> None:
+    """Measure the rows, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rows and clients; nothing is written")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed")
+    options = parser.parse_args()
+    results = []
+    for row in QUICK if options.quick else FULL:
+        results.append(measure(row, rounds=options.rounds))
+        print(json.dumps(results[-1]), flush=True)
+    versions = {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    document = new_document(results, **versions)
+    if not options.quick:
+        write_results("training", document)
+    print(table(document))
 
 
-def describe_torch() -> dict[str, Any]:
-    """What decides how fast torch is here."""
-    return {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+def table(document: dict[str, Any]) -> str:
+    """Return a Markdown table with a line for each row."""
+    lines = [
+        "| model | batch | clients | plain loop, images/s | " + " | ".join(ENGINES) + " | fastest over plain |",
+        "| :--- | ---: | ---: | ---: |" + " ---: |" * (len(ENGINES) + 1),
+    ]
+    for row in document["results"]:
+        speeds, ratios, params = row["images_per_second"], row["over_plain"], row["params"]
+        plain = max(speed for name, speed in speeds.items() if name.startswith("plain"))
+        cells = [f"{speeds[name]:,.0f} ({ratios[name]:.2f})" if name in speeds else "–" for name in ENGINES]
+        lines.append(
+            f"| {params['model']} | {params['batch_size']} | {params['clients']} | {plain:,.0f} | "
+            + " | ".join(cells)
+            + f" | {max(ratios.values()):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

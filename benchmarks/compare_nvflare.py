@@ -1,6 +1,7 @@
 """NVFlare plain, with its homomorphic encryption, and with secagg: one model, one data set, the same rounds.
 
-    .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.compare --out results.json
+    .venv-nvflare/bin/python -m benchmarks.compare_nvflare             # and write the table
+    python -m benchmarks.compare_nvflare --table                       # only write the table
 
 All three are jobs of NVFlare's recipes in its simulator, with a process for each of three sites.  The recipe with
 homomorphic encryption refuses the simulator, for nobody provisions its keys there; here its contexts are made by the
@@ -21,18 +22,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
-from nvflare.app_opt.pt.recipes.fedavg_he import FedAvgRecipeWithHE
-from nvflare.lighter.impl.he import HEBuilder
+from benchmarks.blocks import REPOSITORY, read_results, write_block, write_results
 
-from benchmarks.integrations.nvflare.instruments import HEContexts, RoundClock, WireMeter
-from fl.integrations.nvflare import add_secure_aggregation
-
-ROOT = Path(__file__).parents[3]
-EXAMPLE = ROOT / "examples" / "nvflare_digits"
+PAGE = REPOSITORY / "docs" / "integrations" / "nvflare.md"
+MARKS = "<!-- figures -->", "<!-- /figures -->"
+EXAMPLE = REPOSITORY / "examples" / "nvflare_digits"
 METHODS = ("plain", "HE", "secagg")
 NUM_SITES = 3
+_VERSIONS = ("nvflare", "tenseal", "torch")
 
 
 def main() -> None:
@@ -42,13 +39,19 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 2048])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--interval", type=float, default=0.1, help="seconds after which a site asks for a task again")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
+    parser.add_argument("--table", action="store_true", help="only write the table of the last results")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "WIDTH", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         method, width, folder = args.one
         run(method, int(width), args.rounds, args.interval, Path(folder))
         return
+    if not args.table:
+        write_results("nvflare", _measure_all(args))
+    write_block(PAGE, *MARKS, table(read_results("nvflare")))
+
+
+def _measure_all(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for width in args.widths:
         for method in args.methods:
@@ -57,16 +60,15 @@ def main() -> None:
                 print(json.dumps(rows[-1]))
     names = ("nvflare", "tenseal", "torch", "numpy", "secagg-fl")
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), **{name: version(name) for name in names}}
-    result = {"machine": machine, "sites": NUM_SITES, "rounds": args.rounds, "interval": args.interval, "rows": rows}
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return {"machine": machine, "sites": NUM_SITES, "rounds": args.rounds, "interval": args.interval, "rows": rows}
 
 
 def measure(method: str, width: int, rounds: int, interval: float, folder: Path) -> dict[str, Any]:
     """One method in processes of its own: the recipe's class registers encoders for good."""
-    command = [sys.executable, "-m", "benchmarks.integrations.nvflare.compare"]
+    command = [sys.executable, "-m", "benchmarks.compare_nvflare"]
     command += ["--one", method, str(width), str(folder)]
     command += ["--rounds", str(rounds), "--interval", str(interval)]
-    paths = os.pathsep.join((str(ROOT), str(EXAMPLE), str(Path(__file__).parent)))
+    paths = os.pathsep.join((str(REPOSITORY), str(EXAMPLE)))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     began = time.monotonic()
     with (folder / "log").open("w") as log:
@@ -96,14 +98,21 @@ def measure(method: str, width: int, rounds: int, interval: float, folder: Path)
 
 
 def run(method: str, width: int, rounds: int, interval: float, folder: Path) -> None:
-    """The job of one method."""
+    """The job of one method, in NVFlare's environment."""
+    import torch
+    from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
+    from nvflare.app_opt.pt.recipes.fedavg_he import FedAvgRecipeWithHE
+
+    from benchmarks.nvflare_instruments import HEContexts, RoundClock, WireMeter, write_he_contexts
+    from fl.integrations.nvflare import add_secure_aggregation
+
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
         "name": "job",
         "model": _model(width),
         "min_clients": NUM_SITES,
         "num_rounds": rounds,
-        "train_script": str(Path(__file__).parent / "trainer.py"),
+        "train_script": str(Path(__file__).parent / "nvflare_trainer.py"),
         "train_args": f"--sites {NUM_SITES} --width {width} --report {folder / 'trained'}",
     }
     recipe = FedAvgRecipeWithHE(**arguments) if method == "HE" else FedAvgRecipe(**arguments)
@@ -125,14 +134,6 @@ def run(method: str, width: int, rounds: int, interval: float, folder: Path) -> 
         sys.exit(code)
 
 
-def write_he_contexts(folder: Path) -> None:
-    """The files that NVFlare's provisioning writes: all sites get the same one, with the secret key in it."""
-    builder = HEBuilder()
-    builder.initialize(None, None)
-    (folder / "server_context.tenseal").write_bytes(builder.get_serialized_context())
-    (folder / "client_context.tenseal").write_bytes(builder.get_serialized_context(is_client=True))
-
-
 def _model(width: int) -> Any:
     sys.path.insert(0, str(EXAMPLE))
     from digits_model import DigitsNet  # type: ignore[import-not-found]
@@ -142,6 +143,37 @@ def _model(width: int) -> Any:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return a Markdown table: a row a method and size of model, and what it was measured with."""
+    lines = [
+        "| parameters | average | seconds a round | of which training | up, a site and round | down | accuracy |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["rows"]:
+        cells = (
+            f"{row['parameters']:,}",
+            "`secagg`" if row["method"] == "secagg" else row["method"],
+            f"{row['seconds_a_round']:.1f}",
+            f"{row['train_seconds']:.1f}",
+            _size(row["bytes_up_a_site"]),
+            _size(row["bytes_down_a_site"]),
+            f"{row['accuracy']:.3f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in _VERSIONS)
+    lines += [
+        "",
+        f"{results['rounds']} rounds, the medians without the first, in which the sites start; "
+        f"{machine['cpus']} cores, Python {machine['python']}, {versions}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
 if __name__ == "__main__":

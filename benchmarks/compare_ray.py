@@ -1,4 +1,6 @@
-"""`.venv-ray/bin/python -m benchmarks.integrations.ray`: writes benchmarks/results/ray.json. Two minutes on idle cores.
+"""Compare the recovery of masks by Ray workers with one core and with `transport.RecoveryPool`: `make bench-ray`.
+
+It takes two minutes on idle cores; the table goes into docs/scaling.md (`scaling_plan --write`).
 
 With --quick, half a minute with smaller jobs, and nothing is written.
 """
@@ -6,29 +8,18 @@ With --quick, half a minute with smaller jobs, and nothing is written.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.integrations.ray.table import table
+from benchmarks.blocks import new_document, write_results
+from benchmarks.cases_masking import recovery_job
 from benchmarks.interleave import by_turns
-from benchmarks.results import FOLDER
-from fl.engines.ray.cluster import RayCluster, connected
-from fl.engines.ray.recovery import RayRecovery
 from secagg import UnmaskJob
-from secagg.primitives import agreement
-from secagg.unmask_job import RecoveredMaskKey
 from transport import RecoveryPool
-
-RESULTS = FOLDER / "ray.json"
 
 # Survivors, vanished, values: 500 clients of which 30% vanished, as in the paper's figure; 20 with a long vector.
 _FULL = ((350, 150, 100_000), (19, 1, 10_000_000))
@@ -36,20 +27,14 @@ _QUICK = ((200, 40, 100_000), (19, 1, 10_000_000))
 
 
 def _job(survivors: int, vanished: int, values: int) -> UnmaskJob:
-    """The job of a session on the complete graph: real keys, made up for it."""
-    keys = tuple(agreement.public_key(os.urandom(32)) for _ in range(survivors))
-    ids = tuple(range(survivors))
-    return UnmaskJob(
-        session_id=os.urandom(32),
-        ring_bits=26,
-        vector_length=values,
-        self_mask_seeds=tuple((i, os.urandom(16)) for i in ids),
-        recovered=tuple(RecoveredMaskKey(survivors + i, os.urandom(16), ids, keys) for i in range(vanished)),
-    )
+    return recovery_job(num_survivors=survivors, num_dropped=vanished, ring_bits=26, vector_length=values)
 
 
 def _measure(job: UnmaskJob, rounds: int) -> dict[str, Any]:
     """Seconds by turns, the medians; each way has to give the same masks."""
+    from fl.engines.ray.cluster import RayCluster
+    from fl.engines.ray.recovery import RayRecovery
+
     # The same two Ray workers in both cases: with one of them the job is one part.
     one, two = RayCluster(None), RayCluster(None)
     one.cores = 1
@@ -74,22 +59,35 @@ def _measure(job: UnmaskJob, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure the jobs, one after the other."""
+    from fl.engines.ray.cluster import connected
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller jobs; nothing is written")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
     options = parser.parse_args()
     with connected(workers=2):
         results = [_measure(_job(*sizes), options.rounds) for sizes in (_QUICK if options.quick else _FULL)]
-    document = {
-        "format": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": machine.commit(Path(__file__).parents[3]),
-        "machine": {**machine.describe(), "ray": metadata.version("ray")},
-        "results": results,
-    }
+    document = new_document(results, ray=metadata.version("ray"))
     if not options.quick:
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_results("ray", document)
     print(table(document))
+
+
+def table(document: dict[str, Any]) -> str:
+    """Return a Markdown table with a line for each job."""
+    lines = [
+        "| masks | of them agreed | values | split by | one core | Ray, 1 worker | Ray, 2 workers "
+        "| 2 workers over 1 | two processes |",
+        "| ---: | ---: | ---: | :--- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in document["results"]:
+        params, seconds = row["params"], row["seconds"]
+        lines.append(
+            f"| {params['masks']:,} | {params['agreements']:,} | {params['values']:,} | {row['split_by']} | "
+            + " | ".join(f"{seconds[name]:.2f} s" for name in ("one core", "ray 1", "ray 2"))
+            + f" | {row['speed_of_two']:.2f} | {seconds['two processes']:.2f} s |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

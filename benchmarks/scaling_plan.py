@@ -1,26 +1,22 @@
 """The plan of docs/scaling.md: what a very large session costs, from the unit costs that `make bench` measured.
 
-`python -m tools.scaling_plan` prints the plan; its options make other plans. Nothing is run: it is multiplication, of
-figures that were measured on one core, with the planner's own parameters. `--write` puts it into docs/scaling.md, with
-the tables of `benchmarks.training` and `benchmarks.integrations.ray`.
+`python -m benchmarks.scaling_plan` prints the plan; its options make other plans. Nothing is run: figures that
+were measured on one core are multiplied by the numbers of a session that the planner plans. `--write` puts the plan
+into docs/scaling.md, with the tables of `compare_training` and `compare_ray`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import secagg
-from benchmarks.integrations.ray.table import table as ray_table
-from benchmarks.training.table import table as training_table
+from benchmarks import compare_ray, compare_training
+from benchmarks.blocks import REPOSITORY, read_results, with_block
 from secagg import GraphKind
 
-_REPOSITORY = Path(__file__).parents[1]
-_RESULTS = _REPOSITORY / "benchmarks" / "results"
-DOCUMENT = _REPOSITORY / "docs" / "scaling.md"
+DOCUMENT = REPOSITORY / "docs" / "scaling.md"
 
 DROPOUT = CORRUPT = 0.05
 _MILLION = 1_000_000
@@ -244,7 +240,7 @@ def markdown(
 
 
 def _table(lines: list[Line]) -> str:
-    core, wall = (sum(line[place] for line in lines) for place in (2, 3))
+    core, wall = sum(line[2] for line in lines), sum(line[3] for line in lines)
     rows = [
         f"| {what} | {number} | {_duration(seconds) if seconds else '–'} | {_duration(takes)} |"
         for what, number, seconds, takes in lines
@@ -261,25 +257,15 @@ def _duration(seconds: float) -> str:
 
 def with_tables(text: str) -> str:
     """The document with every table made anew."""
-    costs = UnitCosts.measured(_load("full"))
+    costs = UnitCosts.measured(read_results("full"))
     tables = {
         "plan": markdown(costs, Machines(count=100, cores=2, gigabits=10.0)),
-        "training": training_table(_load("training")),
-        "ray": ray_table(_load("ray")),
+        "training": compare_training.table(read_results("training")),
+        "ray": compare_ray.table(read_results("ray")),
     }
     for name, table in tables.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, _, rest = text.partition(start)
-        _, mark, after = rest.partition(end)
-        if not mark:
-            raise LookupError(f"{DOCUMENT.name} has no marks {start.strip()} and {end}")
-        text = f"{before}{start}\n{table}\n\n{end}{after}"
+        text = with_block(text, f"<!-- {name} -->", f"<!-- /{name} -->", table)
     return text
-
-
-def _load(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return document
 
 
 def main() -> None:
@@ -296,7 +282,7 @@ def main() -> None:
     if options.write:
         DOCUMENT.write_text(with_tables(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
         return
-    costs = UnitCosts.measured(_load("full"))
+    costs = UnitCosts.measured(read_results("full"))
     machines = Machines(options.machines, options.cores, options.gigabits)
     print(markdown(costs, machines, clients=options.clients, values=options.values, value_bits=options.value_bits))
 

@@ -1,6 +1,6 @@
 """One of three sites leaks every secret that it has. What does the server, which has kept all that it saw, learn?
 
-    .venv-nvflare/bin/python -m benchmarks.integrations.nvflare.leak
+    .venv-nvflare/bin/python -m benchmarks.nvflare_leak
 
 With NVFlare's homomorphic encryption all sites hold one secret key: whoever has it reads every site's update of every
 round.  With secagg the leak gives the leaking site's own masks, and each other site is still hidden by those that it
@@ -26,10 +26,9 @@ from nvflare.app_opt.he import decomposers
 from nvflare.app_opt.he.homomorphic_encrypt import serialize_nested_dict
 from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
 from nvflare.fuel.utils import fobs
-from nvflare.lighter.impl.he import HEBuilder
 
 import secagg
-from benchmarks.integrations.nvflare.instruments import HEContexts
+from benchmarks.nvflare_instruments import HEContexts, write_he_contexts
 from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
 from fl.aggregation.scales import Scales
 from secagg import Client, Completed, Send, Server, UnmaskReady
@@ -70,7 +69,7 @@ def attack_encrypted(truth: Updates) -> Attack:
     """NVFlare's own filter encrypts the victim's result; the leaking site's file decrypts it."""
     common_decomposers.register()
     with TemporaryDirectory() as folder:
-        contexts = he_contexts(Path(folder))
+        contexts = write_he_contexts(Path(folder))
         HEContexts(folder)
         wire = encrypted_result(truth[VICTIM])
         # What a client sends has no secret key in it: the one that it takes is the leaking site's.
@@ -80,16 +79,6 @@ def attack_encrypted(truth: Updates) -> Attack:
     data = serialize_nested_dict(from_shareable(fobs.loads(wire)).data)
     guess = np.array(tenseal.ckks_vector_from(leaked, data["weights"]).decrypt()) / STEPS
     return _judged(guess, truth[VICTIM], None)
-
-
-def he_contexts(folder: Path) -> dict[str, bytes]:
-    """The files that NVFlare's provisioning gives the server, and every site alike."""
-    builder = HEBuilder()
-    builder.initialize(None, None)
-    contexts = {"server": builder.get_serialized_context(), "client": builder.get_serialized_context(is_client=True)}
-    for whose, context in contexts.items():
-        (folder / f"{whose}_context.tenseal").write_bytes(context)
-    return contexts
 
 
 def encrypted_result(update: npt.NDArray[np.float32]) -> bytes:

@@ -1,1 +1,0 @@
-"""Encrypted evaluation of MNIST: ``python -m benchmarks.encrypted.compare``."""
