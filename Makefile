@@ -31,18 +31,20 @@ format: .venv/dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# --benchmark-quiet: our own tables, of ratios, stand in for the plugin's.
-BENCH := $(BIN)/python -m pytest --benchmark-quiet -q
+# pytest-benchmark's run is merged into benchmarks/results; .benchmarks is where its --benchmark-save keeps runs.
+BENCH = mkdir -p .benchmarks; $(BIN)/python -m pytest benchmarks -q --benchmark-json=.benchmarks/run.json
 
 bench: .venv/dev .venv/peers  ## everything measured: 15 minutes on 2 cores; results in benchmarks/results/full.json
-	$(BENCH) benchmarks
+	$(BENCH)
+	$(BIN)/python -m benchmarks.results .benchmarks/run.json
 	$(MAKE) bench-report
 
-bench-report: .venv/dev  ## docs/benchmarks.md with its plots and page, from benchmarks/results/full.json
-	$(BIN)/python -m benchmarks.report --results benchmarks/results/full.json --out docs
+bench-report: .venv/dev  ## docs/benchmarks.md with its figures, from benchmarks/results/full.json
+	$(BIN)/python -m benchmarks.report
 
 bench-quick: .venv/dev  ## smaller sizes, 2 minutes; results in benchmarks/results/quick.json
-	$(BENCH) --quick benchmarks
+	$(BENCH) --quick
+	$(BIN)/python -m benchmarks.results .benchmarks/run.json
 
 .PHONY: experiments-page
 experiments-page: .venv/dev  ## docs/experiments.md with its figures, from experiments/results

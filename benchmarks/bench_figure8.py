@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cases_masking
+from benchmarks import cases
 from benchmarks.interleave import MIN_ROUNDS, Comparison, by_turns, spread
 from benchmarks.lockstep import DROPOUTS, LENGTH, CohortTimes, run_cohort
 from benchmarks.results import Entry
@@ -24,8 +24,8 @@ Record = Callable[[Entry], None]
 _GOALS = {("client", 0.0): 8.0, ("server", 0.3): 20.0}
 
 _RING_NOTE = (
-    "figure 8: 'entries of 24 bits' is read as a ring of 24 bits (u32 words); the row of 24-bit values has the "
-    "33 bits that hold the sum of 500 of them (u64 words)"
+    "'Entries of 24 bits' is read as a ring of 24 bits (u32 words); the row of 33 bits is for 24-bit values, whose sum "
+    "over 500 clients needs them (u64 words)."
 )
 
 
@@ -54,9 +54,7 @@ def bench_expansion_by_ring(benchmark: Any, record: Record, quick: bool) -> None
     """One expansion at n = 500, 30% vanished, in both readings of "24 bits", by turns."""
     num_dropped = 5 if quick else 20
     jobs = {
-        ring_bits: cases_masking.recovery_job(
-            num_survivors=350, num_dropped=num_dropped, ring_bits=ring_bits, self_masks=False
-        )
+        ring_bits: cases.recovery_job(num_survivors=350, num_dropped=num_dropped, ring_bits=ring_bits, self_masks=False)
         for ring_bits in (24, 33)
     }
     narrow, wide = by_turns([jobs[24].run, jobs[33].run], rounds=MIN_ROUNDS)

@@ -1,4 +1,7 @@
-"""Every piece that costs time, beside the raw primitive under it: the ratio is measured by turns, and is the result."""
+"""Every piece that costs time, as ordinary benchmarks; ``extra_info`` has the ratio to the raw primitive under it.
+
+Piece and primitive are timed by turns for the ratio (`interleave`), so that a machine that drifts slows both alike.
+"""
 
 import os
 from collections.abc import Callable
@@ -12,64 +15,140 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks import cases_encoding, cases_liars, cases_masking, cases_sharing, cases_views
+from benchmarks import cases, cases_liars
 from benchmarks.case import Case
 from benchmarks.interleave import MIN_ROUNDS, Comparison, Work, by_turns, compare, spread
 from benchmarks.results import Entry
 from benchmarks.tables import published
-from secagg import masking
-from transport import RecoveryPool
+from secagg import Adversary, Completed, GraphKind, Round, masking, plan
+from transport import FaultSchedule, RecoveryPool, run_session
+from transport.faults import Direction, Fault
 
 Record = Callable[[Entry], None]
 
-_MASKED_ADDS = [cases_masking.masked_add(masks, bits) for bits in (16, 32, 64) for masks in (1, 64)]
-_SHARING = [
-    cases_sharing.shamir_share(),
-    cases_sharing.shamir_reconstruct(),
-    cases_sharing.key_agreement(),
-    cases_sharing.seal_shares(),
-    cases_sharing.open_shares(),
-]
+parametrize = pytest.mark.parametrize
+
 # Packing to whole words is a view of the vector: there is nothing to measure.
 _WIDTHS = (10, 20, 24, 26, 34, 63)
-_PACKING = [
-    *(cases_encoding.packed("there", bits) for bits in _WIDTHS),
-    *(cases_encoding.packed("back", bits) for bits in (*_WIDTHS, 32)),
-]
-_CODEC = [make(way) for make in (cases_encoding.masked_input, cases_encoding.peer_keys) for way in ("there", "back")]
-_VIEWS = [cases_views.refused_views(peers) for peers in (200, 600)]
-_LIARS = [make(clients) for make in (cases_liars.recovery, cases_liars.explanation) for clients in (200, 1000)]
-_CASES = [cases_masking.prg_expansion(), *_MASKED_ADDS, *_SHARING, *_PACKING, *_CODEC, *_VIEWS, *_LIARS]
 
 
-@pytest.mark.parametrize("case", _CASES, ids=lambda case: case.id)
-def bench_piece(benchmark: Any, case: Case) -> None:
+def _measure(benchmark: Any, case: Case) -> Comparison:
+    """Time the piece alone, then with its reference by turns."""
     candidate, reference = case.build()
-    comparison = compare(candidate, reference, rounds=case.rounds, sample_seconds=case.sample_seconds)
-    _report(benchmark, candidate, case.entry(comparison))
-
-
-def bench_recovered_pair(benchmark: Any) -> None:
-    """The server's work for one pair, beside its parts and beside the paper's milliseconds."""
-    case = cases_masking.recovered_pair()
-    candidate, reference = case.build()
+    benchmark(candidate)
     comparison = compare(candidate, reference, rounds=case.rounds)
-    milliseconds = 1000 * median(comparison.candidate) / case.params["pairs"]
-    entry = case.entry(comparison)
-    entry |= {
-        "milliseconds_per_pair": milliseconds,
-        "goal_milliseconds_per_pair": 0.15,
-        "published_milliseconds_per_pair": published.EXPANSION_MILLISECONDS,
-    }
-    _report(benchmark, candidate, entry)
+    benchmark.extra_info.update(case.entry(comparison))
+    return comparison
 
 
+@pytest.mark.benchmark(group="mask")
+def bench_keystream(benchmark: Any) -> None:
+    _measure(benchmark, cases.prg_expansion())
+
+
+@pytest.mark.benchmark(group="mask")
+@parametrize("word_bits", [16, 32, 64])
+@parametrize("masks", [1, 64])
+def bench_mask(benchmark: Any, masks: int, word_bits: int) -> None:
+    _measure(benchmark, cases.masked_add(masks, word_bits))
+
+
+@pytest.mark.benchmark(group="unmask")
+def bench_unmask(benchmark: Any) -> None:
+    """Recover the masks of one dropped client, beside their parts and the paper's milliseconds a pair."""
+    case = cases.recovered_pair()
+    comparison = _measure(benchmark, case)
+    benchmark.extra_info.update(
+        milliseconds_per_pair=1000 * median(comparison.candidate) / case.params["pairs"],
+        goal_milliseconds_per_pair=0.15,
+        published_milliseconds_per_pair=published.EXPANSION_MILLISECONDS,
+    )
+
+
+@pytest.mark.benchmark(group="share")
+def bench_share(benchmark: Any) -> None:
+    _measure(benchmark, cases.shamir_share())
+
+
+@pytest.mark.benchmark(group="share")
+def bench_reconstruct(benchmark: Any) -> None:
+    _measure(benchmark, cases.shamir_reconstruct())
+
+
+@pytest.mark.benchmark(group="share")
+@parametrize("case", [cases.key_agreement(), cases.seal_shares(), cases.open_shares()], ids=lambda case: case.name)
+def bench_channel(benchmark: Any, case: Case) -> None:
+    _measure(benchmark, case)
+
+
+@pytest.mark.benchmark(group="pack")
+@parametrize("ring_bits", _WIDTHS)
+def bench_pack(benchmark: Any, ring_bits: int) -> None:
+    _measure(benchmark, cases.packed("there", ring_bits))
+
+
+@pytest.mark.benchmark(group="pack")
+@parametrize("ring_bits", [*_WIDTHS, 32])
+def bench_unpack(benchmark: Any, ring_bits: int) -> None:
+    _measure(benchmark, cases.packed("back", ring_bits))
+
+
+@pytest.mark.benchmark(group="message")
+@parametrize("way", ["there", "back"])
+@parametrize("make", [cases.masked_input, cases.peer_keys], ids=["masked_input", "peer_keys"])
+def bench_message(benchmark: Any, make: Callable[[str], Case], way: str) -> None:
+    """Encode and decode a message."""
+    _measure(benchmark, make(way))
+
+
+@pytest.mark.benchmark(group="liars")
+@parametrize("clients", [200, 1000])
+@parametrize(
+    "make", [cases_liars.recovery_with_liars, cases_liars.explanation], ids=["recovery_with_liars", "explanation"]
+)
+def bench_liars(benchmark: Any, make: Callable[[int], Case], clients: int) -> None:
+    _measure(benchmark, make(clients))
+
+
+@pytest.mark.benchmark(group="liars")
+@parametrize("peers", [200, 600])
+def bench_refused_views(benchmark: Any, peers: int) -> None:
+    _measure(benchmark, cases_liars.refused_views(peers))
+
+
+@pytest.mark.benchmark(group="round")
+@parametrize("adversary", list(Adversary), ids=lambda adversary: adversary.value)
+@parametrize(("clients", "graph"), [(20, "complete"), (100, "complete"), (100, "sparse")])
+def bench_round(benchmark: Any, clients: int, graph: str, adversary: Adversary) -> None:
+    """Run a whole session in memory: 100,000 values of 16 bits, a tenth of the clients drop out, one core."""
+    params = plan(
+        num_clients=clients,
+        vector_length=100_000,
+        value_bits=16,
+        dropout=0.1,
+        corrupt=0.05 if graph == "sparse" else 0.0,
+        graph=GraphKind(graph),
+        adversary=adversary,
+    ).parameters
+    inputs = {i: np.full(params.vector_length, i, dtype=np.uint16) for i in range(clients)}
+    place = Round.MASKED_INPUT_COLLECTION, Direction.UP
+    faults = FaultSchedule({(i, *place): Fault.VANISH for i in range(clients // 10)})
+    report = benchmark.pedantic(
+        run_session, args=(params, inputs), kwargs={"faults": faults}, rounds=5, warmup_rounds=1
+    )
+    assert isinstance(report.outcome, Completed)
+    assert (report.outcome.sum == sum(range(clients // 10, clients))).all()
+    name, shown = "round", {"clients": clients, "graph": graph, "adversary": adversary.value}
+    benchmark.extra_info.update(group="micro", name=name, params=shown, bytes_up=report.bytes_up)
+
+
+@pytest.mark.benchmark(group="two cores")
 def bench_two_threads(benchmark: Any, record: Record) -> None:
-    """64 masks by one thread, and by two of 32 each, each with a vector of its own, as a split job has them."""
-    length = 1_000_000
-    masks = cases_masking.random_masks(64)
+    """Add 64 masks by one thread, and by two of 32 each with a vector of its own, as a split job has them."""
+    length = cases.LENGTH
+    masks = cases.random_masks(64)
     vectors = [np.zeros(length, dtype="<u4") for _ in range(2)]
-    raw = [cases_masking.raw_keystreams(32, 4 * length) for _ in range(2)]
+    raw = [cases.raw_keystreams(32, 4 * length) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
 
         def two() -> None:
@@ -81,23 +160,24 @@ def bench_two_threads(benchmark: Any, record: Record) -> None:
             lambda: [work() for work in raw],
             lambda: list(pool.map(lambda work: work(), raw)),
         ]
+        benchmark(two)
         one, both, raw_one, raw_both = by_turns(works, rounds=9)
-        params = {"elements": length, "word_bits": 32, "masks": 64, "threads": 2}
-        machine = Comparison(raw_both, raw_one)
-        entry = _scaled("masked_add_threads", params, Comparison(both, one), "speed of two threads over one", 1.6)
-        _report(benchmark, two, entry | _idle_core(entry["name"], machine))
+    params = {"elements": length, "word_bits": 32, "masks": 64, "threads": 2}
+    machine = Comparison(raw_both, raw_one)
+    entry = _scaled("masked_add_threads", params, Comparison(both, one), "speed of two threads over one", 1.6)
+    benchmark.extra_info.update(entry | _idle_core(entry["name"], machine))
     record(_scaled("raw_keystream_threads", params, machine, "speed of two threads over one", None))
 
 
+@pytest.mark.benchmark(group="two cores")
 def bench_recovery_on_two_cores(benchmark: Any, quick: bool, record: Record) -> None:
-    """A whole recovery, 30% vanished: by two threads, and by two processes that are there already, over one core."""
+    """Recover the masks of 30% of the clients by two threads, and by two processes, over one core."""
     num_clients = 100 if quick else 200
     num_dropped = 3 * num_clients // 10
-    job = cases_masking.recovery_job(num_survivors=num_clients - num_dropped, num_dropped=num_dropped, ring_bits=32)
+    job = cases.recovery_job(num_survivors=num_clients - num_dropped, num_dropped=num_dropped, ring_bits=32)
     params = {"clients": num_clients, "dropout": 0.3, "elements": job.vector_length, "ring_bits": 32}
-    raw = [cases_masking.raw_keystreams(64, 4 * job.vector_length) for _ in range(2)]
-
-    first_job = cases_masking.recovery_job(num_survivors=100, num_dropped=10, ring_bits=32, vector_length=1)
+    raw = [cases.raw_keystreams(64, 4 * job.vector_length) for _ in range(2)]
+    first_job = cases.recovery_job(num_survivors=100, num_dropped=10, ring_bits=32, vector_length=1)
     with RecoveryPool(2) as pool, ThreadPoolExecutor(2) as pair:
         started = perf_counter()
         pool.start()
@@ -111,16 +191,17 @@ def bench_recovery_on_two_cores(benchmark: Any, quick: bool, record: Record) -> 
             lambda: list(pair.map(lambda work: work(), raw)),
         ]
         one, threads, processes, raw_one, raw_both = by_turns(works, rounds=MIN_ROUNDS)
-        of = "speed of two processes over one core"
-        entry = _scaled("recovery_two_processes", params, Comparison(processes, one), of, 1.7)
-        entry |= {"masks": job.num_masks, "pool_start_seconds": pool_start}
-        entry |= _idle_core(entry["name"], Comparison(raw_both, raw_one))
-        _report(benchmark, partial(pool.run, job), entry, rounds=1)
+        benchmark.pedantic(pool.run, args=(job,), rounds=3)
+    of = "speed of two processes over one core"
+    entry = _scaled("recovery_two_processes", params, Comparison(processes, one), of, 1.7)
+    entry |= {"masks": job.num_masks, "pool_start_seconds": pool_start}
+    benchmark.extra_info.update(entry | _idle_core(entry["name"], Comparison(raw_both, raw_one)))
     record(_scaled("recovery_two_threads", params, Comparison(threads, one), "speed of two threads over one", None))
 
 
+@pytest.mark.benchmark(group="chunk size")
 def bench_chunk_size(benchmark: Any, quick: bool, record: Record) -> None:
-    """Keystream and addition in chunks of 16 KiB to 4 MiB: the library's 1 MiB is a constant of the protocol."""
+    """Draw and add masks in chunks of 16 KiB to 4 MiB: the library's 1 MiB is a constant of the protocol."""
     size, num_masks = 4 << 20, 8 if quick else 16
     sizes = [1 << exponent for exponent in range(14, 23)]
     works = [_chunked_add(size, chunk_bytes, num_masks) for chunk_bytes in sizes]
@@ -132,13 +213,14 @@ def bench_chunk_size(benchmark: Any, quick: bool, record: Record) -> None:
         entry = _scaled("chunk_size", params, comparison, f"speed over that of the best, {best >> 10} KiB", None)
         entry["gigabytes_per_second"] = num_masks * size / entry["seconds"]["median"] / 1e9
         if chunk_bytes == sizes[0]:
-            _report(benchmark, works[0], entry)
+            benchmark.extra_info.update(entry)
+            benchmark(works[0])
         else:
             record(entry)
 
 
 def _chunked_add(size: int, chunk_bytes: int, num_masks: int) -> Callable[[], None]:
-    """``num_masks`` masks of ``size`` bytes added to one u32 vector, all of them chunk by chunk."""
+    """Return what adds ``num_masks`` masks of ``size`` bytes to one u32 vector, all of them chunk by chunk."""
     ciphers = [AESGCM(os.urandom(16)) for _ in range(num_masks)]
     vector = np.zeros(size // 4, dtype="<u4")
     zeros, buffer = bytes(chunk_bytes), bytearray(chunk_bytes + 16)
@@ -167,18 +249,11 @@ def _scaled(name: str, params: dict[str, Any], comparison: Comparison, of: str, 
 
 
 def _idle_core(name: str, machine: Comparison) -> dict[str, Any]:
-    """What two threads of the raw keystream reached meanwhile, and a note if that says that a core was taken."""
+    """Return what two threads of the raw keystream reached meanwhile, with a note if a core was taken."""
     found: dict[str, Any] = {"raw_keystream_threads": machine.speed}
     if machine.speed < 1.6:
         found["note"] = (
-            f"while {name} ran, two threads of the raw keystream were but {machine.speed:.2f} times as fast as one: "
-            "something else had a core, and what two cores give cannot be told from this run"
+            f"While {name} ran, two threads of the raw keystream were only {machine.speed:.2f} times as fast as one: "
+            "something else had a core, so this run does not tell what two cores give."
         )
     return found
-
-
-def _report(benchmark: Any, work: Callable[[], object], entry: Entry, rounds: int = 3) -> None:
-    """What was measured by turns is the result; pytest-benchmark's own rounds are for its display."""
-    benchmark.group = entry["group"]
-    benchmark.extra_info.update(entry)
-    benchmark.pedantic(work, rounds=rounds)

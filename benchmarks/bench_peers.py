@@ -26,7 +26,7 @@ _FLOWER_NOTE = (
 )
 _DECLEARN_NOTE = (
     "declearn's masking survives no dropout at all: it has neither self-masks nor shares. Its masks come from PCG64, "
-    "which is no cryptographic generator. secagg's time includes a self-mask for each client."
+    "which is not a cryptographic generator. secagg's time includes a self-mask for each client."
 )
 _SIGNED_NOTE = (
     "declearn's handshakes are signed by long-lived identity keys; secagg's keys are not signed in this mode."

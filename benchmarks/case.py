@@ -1,4 +1,4 @@
-"""A micro benchmark: a piece of the library beside the least that its work could cost."""
+"""A case: a piece of the library beside the least that its work could cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,6 +6,9 @@ from typing import Any
 
 from benchmarks.interleave import Comparison, Work, compare, spread
 from benchmarks.results import Entry
+
+Pair = tuple[Work, Work]
+"""The library's piece, and the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +22,17 @@ class Case:
         goal: the ratio to reach, or None.
         costs: the ratio is time over the reference's time (less is better), not speed over its speed.
         num_bytes: how many bytes a call makes or moves, for the throughput; None: that says nothing here.
-        rounds, sample_seconds: see `interleave.compare`.
+        rounds: see `interleave.compare`.
     """
 
     name: str
     params: dict[str, Any]
     of: str
-    build: Callable[[], tuple[Work, Work]] = field(repr=False)
+    build: Callable[[], Pair] = field(repr=False)
     goal: float | None = None
     costs: bool = False
     num_bytes: int | None = None
     rounds: int = 15
-    sample_seconds: float = 0.01
 
     @property
     def id(self) -> str:
@@ -38,16 +40,15 @@ class Case:
         return "-".join([self.name, *(f"{name}={value}" for name, value in self.params.items())])
 
     def measure(self) -> Comparison:
-        """Build and compare."""
-        candidate, reference = self.build()
-        return compare(candidate, reference, rounds=self.rounds, sample_seconds=self.sample_seconds)
+        """Build both and time them by turns."""
+        return compare(*self.build(), rounds=self.rounds)
 
     def value(self, comparison: Comparison) -> float:
-        """The ratio."""
+        """Return the ratio."""
         return comparison.cost if self.costs else comparison.speed
 
     def entry(self, comparison: Comparison) -> Entry:
-        """What goes to the results."""
+        """Return what goes to the results."""
         seconds = spread(comparison.candidate)
         entry: Entry = {
             "group": "micro",

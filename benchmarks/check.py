@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases_encoding, cases_liars, cases_masking, cases_sharing
+from benchmarks import cases, cases_liars
 from benchmarks.bench_communication import parameters
 from benchmarks.case import Case
 from benchmarks.neighborhood import Peers, traffic
@@ -24,23 +24,23 @@ FLOORS = Path(__file__).parent / "tables" / "floors.json"
 ATTEMPTS = 3
 
 CASES = (
-    cases_masking.prg_expansion(),
-    cases_masking.masked_add(1, 32),
-    cases_masking.masked_add(64, 32),
-    cases_masking.masked_add(64, 64),
-    cases_masking.recovered_pair(),
-    cases_sharing.shamir_share(),
-    cases_sharing.shamir_reconstruct(),
-    cases_sharing.key_agreement(),
-    cases_sharing.seal_shares(),
-    cases_sharing.open_shares(),
-    cases_liars.recovery(200),
-    cases_encoding.packed("there", 26),
-    cases_encoding.packed("back", 26),
-    cases_encoding.masked_input("there"),
-    cases_encoding.masked_input("back"),
-    cases_encoding.peer_keys("there"),
-    cases_encoding.peer_keys("back"),
+    cases.prg_expansion(),
+    cases.masked_add(1, 32),
+    cases.masked_add(64, 32),
+    cases.masked_add(64, 64),
+    cases.recovered_pair(),
+    cases.shamir_share(),
+    cases.shamir_reconstruct(),
+    cases.key_agreement(),
+    cases.seal_shares(),
+    cases.open_shares(),
+    cases_liars.recovery_with_liars(200),
+    cases.packed("there", 26),
+    cases.packed("back", 26),
+    cases.masked_input("there"),
+    cases.masked_input("back"),
+    cases.peer_keys("there"),
+    cases.peer_keys("back"),
 )
 
 
@@ -74,9 +74,9 @@ def check_bytes(row: dict[str, Any], peers: Peers) -> Verdict:
     return Verdict(what, str(found), f"== {row['bytes']}", found == row["bytes"])
 
 
-def run(floors: dict[str, Any], cases: Iterable[Case] = CASES) -> list[Verdict]:
+def run(floors: dict[str, Any], chosen: Iterable[Case] = CASES) -> list[Verdict]:
     """All of the check. KeyError if a case has no limit."""
-    verdicts = [check_ratio(case, floors["ratios"][case.id]["limit"]) for case in cases]
+    verdicts = [check_ratio(case, floors["ratios"][case.id]["limit"]) for case in chosen]
     # Of a complete graph's many peers each has to be made; a sparse graph's are few.
     peers = Peers(max((row["peers"] for row in floors["bytes"]), default=0))
     return verdicts + [check_bytes(row, peers) for row in floors["bytes"]]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.blocks import new_document, write_results
-from benchmarks.cases_masking import recovery_job
+from benchmarks.cases import recovery_job
 from benchmarks.interleave import by_turns
 from secagg import UnmaskJob
 from transport import RecoveryPool

@@ -1,18 +1,18 @@
-"""The results file: one JSON document a mode, into which a partial run is merged.
+"""The results that the report shows: one JSON document a mode, into which the runs of pytest-benchmark are merged.
 
 ::
 
     {"format": 1, "mode": "full", "created": ..., "version": ..., "commit": ..., "machine": {...},
-     "results": [{"group", "name", "params", "seconds": {"median", "min", "max", "rounds"}, "ratio": {...}, ...}],
-     "skipped": [{"name", "reason"}]}
+     "results": [{"group", "name", "params", "seconds": {"median", "min", "max", "rounds"}, "ratio": {...}, ...}]}
 
-The head speaks of the latest run.  An entry that an earlier run left, on another commit or machine, says so in
-its "from".  Ratios are what may be compared between runs, seconds only within one.
+`python -m benchmarks.results RUN.json` merges what ``pytest --benchmark-json=RUN.json`` wrote. The head speaks of the
+latest run; an entry of an earlier one, on another commit or machine, says so in its "from". Compare ratios between
+runs; compare seconds only within one.
 """
 
 import json
 import os
-from datetime import UTC, datetime
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,17 +32,16 @@ def path_of(mode: str) -> Path:
     return FOLDER / f"{mode}.json"
 
 
-def new_document(mode: str, entries: list[Entry], skipped: list[dict[str, str]]) -> Document:
-    """The document of one run, on this machine and now."""
+def of_run(run: dict[str, Any]) -> Document:
+    """Return the document of what pytest-benchmark wrote about one run."""
     return {
         "format": FORMAT,
-        "mode": mode,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mode": run["mode"],
+        "created": run["datetime"][:19] + "+00:00",
         "version": metadata.version("secagg-fl"),
         "commit": machine.commit(Path(__file__).parent.parent),
-        "machine": machine.describe(),
-        "results": entries,
-        "skipped": skipped,
+        "machine": run["machine_info"],
+        "results": [checked(entry) for benchmark in run["benchmarks"] for entry in _entries(benchmark)],
     }
 
 
@@ -59,6 +58,37 @@ def checked(entry: Entry) -> Entry:
     return entry
 
 
+def reached(entry: Entry) -> bool | None:
+    """Return whether an entry reaches its goal; None if it has none."""
+    ratio = entry.get("ratio")
+    if ratio is None or ratio["goal"] is None:
+        return None
+    if ratio["higher_is_better"]:
+        return bool(ratio["value"] >= ratio["goal"])
+    return bool(ratio["value"] <= ratio["goal"])
+
+
+def named(entries: list[Entry], group: str, *names: str) -> list[Entry]:
+    """Return the entries of a group that have one of the names; all of the group if none is given."""
+    return [entry for entry in entries if entry["group"] == group and (not names or entry["name"] in names)]
+
+
+def points(entries: list[Entry], name: str) -> list[Entry]:
+    """Return the entries of a scaling curve in the order of its axis, however runs were merged."""
+    return sorted(named(entries, "scaling", name), key=lambda entry: list(entry["params"].values()))
+
+
+def vector_bytes(entry: Entry) -> int:
+    """Return the bytes of the masked vector of a scaling point: its elements, packed."""
+    bits: int = entry["params"]["length"] * entry["ring_bits"]
+    return -(-bits // 8)
+
+
+def key_bytes(entry: Entry) -> int:
+    """Return what a client of a scaling point moves besides its masked vector: keys, shares, lists and frames."""
+    return int(entry["client_bytes_up"] + entry["client_bytes_down"] - vector_bytes(entry))
+
+
 def identity(entry: Entry) -> str:
     """Equal for two measurements of one thing."""
     return json.dumps([entry["group"], entry["name"], entry["params"]], sort_keys=True)
@@ -70,12 +100,9 @@ def merge(old: Document | None, new: Document) -> Document:
         return new
     measured = {identity(entry): entry for entry in new["results"]}
     kept = [_marked(entry, old, new) for entry in old["results"] if identity(entry) not in measured]
-    # A skip names its parameters in brackets, a result has them apart.
-    names = {_base(found["name"]) for found in new["results"] + new["skipped"]}
-    skipped = [skip for skip in old["skipped"] if _base(skip["name"]) not in names]
     # Stable: within a group, what is kept comes first, in its order.
     results = sorted(kept + new["results"], key=lambda entry: GROUPS.index(entry["group"]))
-    return {**new, "results": results, "skipped": skipped + new["skipped"]}
+    return {**new, "results": results}
 
 
 def read(path: Path) -> Document | None:
@@ -95,8 +122,17 @@ def write(path: Path, document: Document) -> None:
     os.replace(temporary, path)
 
 
-def _base(name: str) -> str:
-    return name.split("[", 1)[0]
+def _entries(benchmark: dict[str, Any]) -> list[Entry]:
+    """Return what one benchmark measured: itself, changed by its extra_info, and its further rows."""
+    extra, stats = dict(benchmark["extra_info"]), benchmark["stats"]
+    rows = extra.pop("rows", [])
+    entry = {
+        "group": benchmark["group"],
+        "name": benchmark["name"].partition("[")[0].removeprefix("bench_"),
+        "params": benchmark["params"] or {},
+        "seconds": {name: stats[name] for name in ("median", "min", "max", "rounds")},
+    }
+    return [entry | extra, *rows]
 
 
 def _marked(entry: Entry, old: Document, new: Document) -> Entry:
@@ -110,3 +146,16 @@ def _marked(entry: Entry, old: Document, new: Document) -> Entry:
     if old["machine"] != new["machine"]:
         source["machine"] = old["machine"]
     return {**entry, "from": source}
+
+
+def main(paths: list[str]) -> None:
+    """Merge runs into the results of their modes."""
+    for path in paths:
+        document = of_run(json.loads(Path(path).read_text(encoding="utf-8")))
+        kept = path_of(document["mode"])
+        write(kept, merge(read(kept), document))
+        print(kept)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import check
 from benchmarks.bench_communication import parameters
 from benchmarks.case import Case
-from benchmarks.cases_masking import masked_add
+from benchmarks.cases import masked_add
 from benchmarks.neighborhood import Peers, traffic
 from secagg import masking
 

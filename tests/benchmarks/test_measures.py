@@ -1,8 +1,8 @@
-"""What the benchmarks count and compare with: published figures, a client's bytes, times by turns, the table."""
+"""What the benchmarks count and compare with: published figures, a client's bytes, times by turns."""
 
 import pytest
 
-from benchmarks import summary
+from benchmarks import formatting
 from benchmarks.bench_communication import parameters
 from benchmarks.cohort import made_up_input
 from benchmarks.interleave import Comparison, by_turns, compare, spread
@@ -10,7 +10,6 @@ from benchmarks.lockstep import ROUNDS, run_cohort
 from benchmarks.neighborhood import Peers, published_bytes, traffic
 from benchmarks.tables import published
 from secagg import Round
-from tests.benchmarks.test_results import entry
 
 
 @pytest.mark.parametrize(("exponent", "length_exponent", "expansion"), [(10, 20, 1.73), (14, 20, 3.62), (14, 24, 1.98)])
@@ -90,21 +89,8 @@ def test_at_least_seven_rounds_are_compared():
     assert len(compare(lambda: None, lambda: None, rounds=1, sample_seconds=0).candidate) == 7
 
 
-def test_the_table_says_which_goals_are_reached():
-    rows = [entry(bits=16), entry(bits=32)]
-    rows[0]["ratio"] |= {"goal": 0.4}
-    rows[1]["ratio"] |= {"goal": 0.4, "higher_is_better": False}
-    rows[1]["note"] = "as it is"
-    head, title, first, second, note = summary.table(rows).splitlines()
-    assert title == "add: speed over raw"
-    assert first.split() == ["bits=16", "1.00", "s", "0.500", ">=", "0.4", "reached"]
-    assert second.split() == ["bits=32", "1.00", "s", "0.500", "<=", "0.4", "MISSED"]
-    assert note == "note: as it is"
-    assert head.split() == ["time", "ratio", "goal"]
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(2.0, "2.00 s"), (0.0123, "12.3 ms"), (0.5e-6, "500 ns"), (1234.0, "1,234 s")]
 )
 def test_durations_have_three_digits(seconds, text):
-    assert summary.duration(seconds) == text
+    assert formatting.duration(seconds) == text

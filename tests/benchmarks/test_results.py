@@ -19,7 +19,7 @@ def entry(name="add", group="micro", value=0.5, **params):
     return {"group": group, "name": name, "params": params, "seconds": seconds, "ratio": ratio}
 
 
-def document(entries, *, mode="full", commit="abc1234", created="2026-01-01T00:00:00+00:00", cpu="A", skipped=()):
+def document(entries, *, mode="full", commit="abc1234", created="2026-01-01T00:00:00+00:00", cpu="A"):
     return {
         "format": results.FORMAT,
         "mode": mode,
@@ -28,7 +28,6 @@ def document(entries, *, mode="full", commit="abc1234", created="2026-01-01T00:0
         "commit": commit,
         "machine": {"cpu": cpu},
         "results": list(entries),
-        "skipped": list(skipped),
     }
 
 
@@ -76,6 +75,21 @@ def test_uncommitted_changes_may_be_others_each_time():
     assert merged["results"][0]["from"]["commit"] == "abc1234+"
 
 
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [
+        ({"goal": None}, None),
+        ({"goal": 0.5}, True),
+        ({"goal": 0.6}, False),
+        ({"goal": 0.6, "higher_is_better": False}, True),
+    ],
+)
+def test_a_goal_is_reached_from_its_side(ratio, verdict):
+    found = entry(value=0.5)
+    found["ratio"] |= ratio
+    assert results.reached(found) is verdict
+
+
 def test_a_mark_stays_what_it_was():
     first = results.merge(document([entry(bits=16)], commit="0000001"), document([entry(bits=32)], commit="0000002"))
     second = results.merge(first, document([entry(bits=64)], commit="0000003"))
@@ -87,12 +101,6 @@ def test_modes_and_formats_are_not_mixed():
     assert results.merge(document([entry(bits=16)], mode="quick"), new) == new
     assert results.merge({**document([entry(bits=16)]), "format": 0}, new) == new
     assert results.merge(None, new) == new
-
-
-def test_a_skip_lasts_until_it_is_measured():
-    old = document([], skipped=[{"name": "flower", "reason": "not installed"}, {"name": "add[32]", "reason": "busy"}])
-    merged = results.merge(old, document([entry()]))
-    assert merged["skipped"] == [{"name": "flower", "reason": "not installed"}]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +125,32 @@ def test_a_document_survives_the_file(tmp_path):
     assert os.listdir(tmp_path) == ["full.json"]
 
 
+def run_of(mode, benchmarks):
+    """As `pytest --benchmark-json` writes it, with the hooks of benchmarks/conftest.py."""
+    return {
+        "mode": mode,
+        "datetime": "2026-01-01T00:00:00.123456+00:00",
+        "machine_info": machine.describe(),
+        "benchmarks": benchmarks,
+    }
+
+
+def test_a_run_gives_its_benchmarks_and_their_rows():
+    stats = {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": 5, "mean": 2.1}
+    plain = {"group": "micro", "name": "bench_mask[32]", "params": {"bits": 32}, "stats": stats, "extra_info": {}}
+    named = {**plain, "extra_info": {**entry("add", bits=8), "rows": [entry("sub", bits=16)]}}
+    document = results.of_run(run_of("quick", [plain, named]))
+    assert document["created"] == "2026-01-01T00:00:00+00:00"
+    assert [(e["name"], e["params"]) for e in document["results"]] == [
+        ("mask", {"bits": 32}),
+        ("add", {"bits": 8}),
+        ("sub", {"bits": 16}),
+    ]
+    assert document["results"][0]["seconds"] == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": 5}
+
+
 def test_the_head_names_the_machine_by_its_kind_alone():
-    head = results.new_document("quick", [], [])
+    head = results.of_run(run_of("quick", []))
     text = json.dumps(head)
     assert head["machine"]["cores"] >= 1
     assert set(head["machine"]["cpu_flags"]) <= {"aes", "vaes", "avx2", "avx512f"}
