@@ -34,7 +34,7 @@ format: .venv/dev  ## mend what ruff can mend
 # pytest-benchmark's run is merged into benchmarks/results; .benchmarks is where its --benchmark-save keeps runs.
 BENCH = mkdir -p .benchmarks; $(BIN)/python -m pytest benchmarks -q --benchmark-json=.benchmarks/run.json
 
-bench: .venv/dev .venv/peers  ## everything measured: 15 minutes on 2 cores; results in benchmarks/results/full.json
+bench: .venv/dev .venv/peers  ## everything measured: 17 minutes on 2 cores; results in benchmarks/results/full.json
 	$(BENCH)
 	$(BIN)/python -m benchmarks.results .benchmarks/run.json
 	$(MAKE) bench-report

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import published
 from benchmarks.neighborhood import Peers, published_bytes, traffic
 from benchmarks.results import Entry
-from benchmarks.tables import published
 from secagg import GraphKind, Parameters, plan
 
 _ROWS = published.communication()

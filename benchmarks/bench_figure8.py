@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cases
+from benchmarks import cases, published
 from benchmarks.interleave import MIN_ROUNDS, Comparison, by_turns, spread
 from benchmarks.lockstep import DROPOUTS, LENGTH, CohortTimes, run_cohort
 from benchmarks.results import Entry
-from benchmarks.tables import published
 from secagg import Round
 
 Record = Callable[[Entry], None]

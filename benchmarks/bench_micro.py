@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks import cases, cases_liars
+from benchmarks import cases, cases_liars, published
 from benchmarks.case import Case
 from benchmarks.interleave import MIN_ROUNDS, Comparison, Work, by_turns, compare, spread
 from benchmarks.results import Entry
-from benchmarks.tables import published
 from secagg import Adversary, Completed, GraphKind, Round, masking, plan
 from transport import FaultSchedule, RecoveryPool, run_session
 from transport.faults import Direction, Fault

@@ -1,23 +1,30 @@
-"""Three servers in lockstep with one cohort, each losing other clients, and the seconds that everyone took."""
+"""Three servers in lockstep with one cohort, each losing other clients, and the seconds that everyone took.
 
-from collections.abc import Iterable
+All clients are real: own keys, own bytes both ways, each message decoded by who receives it. What they send before
+Unmasking does not depend on who drops out later, so one cohort serves all servers: a client that has sent its masked
+input is suspended, and each server's survivor list is answered by a client resumed from there.
+"""
+
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from benchmarks.cohort import Answer, Cohort, made_up_input
 from secagg import (
+    Client,
     ClientId,
     Completed,
+    InputRequested,
     Parameters,
     Round,
     Send,
     Server,
     UnmaskReady,
     decode_client_message,
+    decode_server_message,
     encode,
     plan,
 )
@@ -27,13 +34,10 @@ RING_BITS: Final = 24
 ROUNDS: Final = (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION, Round.UNMASKING)
 DROPOUTS: Final = (0.0, 0.1, 0.3)
 
-# Clients whose times count: they act while the rest waits.
-_NUM_ALONE = 20
-
 
 @dataclass(frozen=True, slots=True)
 class CohortTimes:
-    """Seconds by round: of a client, the median over those timed alone, none vanishing; of each server, by dropout.
+    """Seconds by round: of a client, the median over all, none vanishing; of each server, by dropout.
 
     A round of the server is the receipt of its messages, decoding included, and its closing, with the encoding of what
     it sends then; Unmasking includes the recovery, on one core.
@@ -52,32 +56,65 @@ def parameters(num_clients: int) -> Parameters:
 
 
 def run_cohort(num_clients: int) -> CohortTimes:
-    """One session of each server with the same clients; their sums are checked."""
+    """Run one session of each server with the same clients; their sums are checked."""
     params = parameters(num_clients)
     servers = {dropout: _TimedServer(params, dropout) for dropout in DROPOUTS}
+    cohort = _Cohort(params)
     client: dict[Round, float] = {}
     messages = dict.fromkeys(range(num_clients), b"")
-    with Cohort(params, _NUM_ALONE) as cohort:
-        for round_ in ROUNDS[:-1]:
-            seconds: list[float] = []
-            for answers in cohort.act(round_, messages):
-                seconds += [answer.seconds for answer in answers]
-                for server in servers.values():
-                    server.receive(round_, answers)
-            client[round_] = median(seconds[:_NUM_ALONE])
-            sent = [server.close(round_) for server in servers.values()]
-            messages = sent[0]
-        for server, survivor_lists in zip(servers.values(), sent, strict=True):
-            seconds = []
-            for answers in cohort.act(Round.UNMASKING, survivor_lists):
-                seconds += [answer.seconds for answer in answers]
-                server.receive(Round.UNMASKING, answers)
-            if server.dropout == 0:
-                client[Round.UNMASKING] = median(seconds[:_NUM_ALONE])
-    # The workers are gone: the recovery has the machine to itself.
-    for server in servers.values():
+    for round_ in ROUNDS[:-1]:
+        seconds: list[float] = []
+        for client_id, data in messages.items():
+            answer = cohort.answer(round_, client_id, data, seconds)
+            for server in servers.values():
+                server.receive(round_, client_id, answer)
+        client[round_] = median(seconds)
+        sent = [server.close(round_) for server in servers.values()]
+        messages = sent[0]
+    for server, survivor_lists in zip(servers.values(), sent, strict=True):
+        seconds = []
+        for client_id, data in survivor_lists.items():
+            server.receive(Round.UNMASKING, client_id, cohort.answer(Round.UNMASKING, client_id, data, seconds))
+        if server.dropout == 0:
+            client[Round.UNMASKING] = median(seconds)
         server.finish()
     return CohortTimes(client, {dropout: server.seconds for dropout, server in servers.items()})
+
+
+def made_up_input(params: Parameters, client_id: ClientId) -> npt.NDArray[np.uint64]:
+    """Return a client's input, uniform below 2^value_bits, the same each time: shape (vector_length,), uint64."""
+    rng = np.random.default_rng(client_id)
+    return rng.integers(1 << params.value_bits, size=params.vector_length, dtype=np.uint64)
+
+
+class _Cohort:
+    """The clients, by bytes in and bytes out."""
+
+    def __init__(self, params: Parameters) -> None:
+        self._params = params
+        self._clients: dict[ClientId, Client] = {}
+        self._suspended: dict[ClientId, bytes] = {}
+
+    def answer(self, round_: Round, client_id: ClientId, data: bytes, seconds: list[float]) -> bytes:
+        """Decode, act, encode: what a deployment pays. The seconds do not count the making of the input."""
+        vector = made_up_input(self._params, client_id)
+        if round_ is Round.UNMASKING:
+            self._clients[client_id] = Client.resume(self._suspended[client_id])
+        started = perf_counter()
+        if round_ is Round.ADVERTISE_KEYS:
+            self._clients[client_id] = Client(self._params, client_id)
+            (event,) = self._clients[client_id].start()
+        else:
+            (event,) = self._clients[client_id].receive(decode_server_message(data, self._params))
+        if isinstance(event, InputRequested):
+            assert not event.rejected_shares
+            (event,) = self._clients[client_id].submit_input(vector)
+        assert isinstance(event, Send)
+        answer = encode(event.message, self._params)
+        seconds.append(perf_counter() - started)
+        if round_ is Round.MASKED_INPUT_COLLECTION:
+            self._suspended[client_id] = self._clients.pop(client_id).suspend()
+        return answer
 
 
 @dataclass
@@ -92,14 +129,13 @@ class _TimedServer:
         self._server = Server(self.params)
         self._num_left = self.params.num_clients - round(self.dropout * self.params.num_clients)
 
-    def receive(self, round_: Round, answers: Iterable[Answer]) -> None:
-        for answer in answers:
-            if round_ is Round.MASKED_INPUT_COLLECTION and not self._takes(answer.client_id):
-                continue
-            started = perf_counter()
-            events = self._server.receive(answer.client_id, decode_client_message(answer.data, self.params))
-            self.seconds[round_] += perf_counter() - started
-            assert not events
+    def receive(self, round_: Round, client_id: ClientId, data: bytes) -> None:
+        if round_ is Round.MASKED_INPUT_COLLECTION and client_id >= self._num_left:
+            return
+        started = perf_counter()
+        events = self._server.receive(client_id, decode_client_message(data, self.params))
+        self.seconds[round_] += perf_counter() - started
+        assert not events
 
     def close(self, round_: Round) -> dict[ClientId, bytes]:
         """Close a round: the bytes for each client.
@@ -130,6 +166,3 @@ class _TimedServer:
         for client_id in completed.included:
             expected += made_up_input(self.params, client_id)
         assert np.array_equal(completed.sum, expected)
-
-    def _takes(self, client_id: ClientId) -> bool:
-        return client_id < self._num_left

@@ -2,13 +2,11 @@
 
 import pytest
 
-from benchmarks import formatting
+from benchmarks import formatting, published
 from benchmarks.bench_communication import parameters
-from benchmarks.cohort import made_up_input
 from benchmarks.interleave import Comparison, by_turns, compare, spread
-from benchmarks.lockstep import ROUNDS, run_cohort
+from benchmarks.lockstep import ROUNDS, made_up_input, run_cohort
 from benchmarks.neighborhood import Peers, published_bytes, traffic
-from benchmarks.tables import published
 from secagg import Round
 
 

@@ -1,10 +1,10 @@
-"""The paper's figures, from the JSON files beside this one."""
+"""The paper's figures, from the JSON files in tables."""
 
 import json
 from pathlib import Path
 from typing import Any, Final
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "tables"
 
 EXPANSION_MILLISECONDS: Final = (2.0, 2.7)
 """One mask of 100,000 elements on the paper's server: its Unmasking round over d(n - d), least and most."""

@@ -1,1 +1,0 @@
-"""Other libraries' secure aggregation, timed in processes and environments of their own."""
