@@ -14,6 +14,8 @@ from benchmarks.neighborhood import Peers, published_bytes, traffic
 from benchmarks.results import Entry
 from secagg import GraphKind, Parameters, plan
 
+pytestmark = pytest.mark.benchmark(group="communication")
+
 _ROWS = published.communication()
 _QUICK_CLIENTS = 1024
 
@@ -47,7 +49,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def bench_communication(benchmark: Any, row: dict[str, Any], peers: Peers) -> None:
     """One client's session; the time is that of making and reading its messages, its peers' keys given."""
     params = parameters(row["clients"], row["elements"], row["graph"])
-    benchmark.group = "communication"
     found = benchmark.pedantic(traffic, args=(params, peers))
     clear = 2 * params.vector_length
     formula = published_bytes(row["clients"], row["elements"])

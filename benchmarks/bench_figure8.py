@@ -17,6 +17,8 @@ from benchmarks.lockstep import DROPOUTS, LENGTH, CohortTimes, run_cohort
 from benchmarks.results import Entry
 from secagg import Round
 
+pytestmark = pytest.mark.benchmark(group="figure8")
+
 Record = Callable[[Entry], None]
 
 # How many times faster than published, by role and dropout.
@@ -35,13 +37,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def bench_figure8(benchmark: Any, record: Record, num_clients: int) -> None:
     """Clients and servers of one size; pytest-benchmark's own figure is the whole run, all clients included."""
-    benchmark.group = "figure8"
     times = benchmark.pedantic(run_cohort, args=(num_clients,))
     benchmark.extra_info.update(
         name="whole_run", params={"clients": num_clients}, elements=LENGTH, ring_bits=24, note=_RING_NOTE
     )
     if num_clients not in {row["clients"] for row in published.figure8()}:
-        benchmark.extra_info["note"] = f"figure 8: the paper has no cohort of {num_clients}: nothing to compare with"
+        benchmark.extra_info["note"] = f"The paper has no cohort of {num_clients}: there is nothing to compare with."
     record(_row("client", num_clients, 0.0, times.client))
     for dropout in DROPOUTS:
         record(_row("server", num_clients, dropout, times.servers[dropout]))
@@ -69,7 +70,6 @@ def bench_expansion_by_ring(benchmark: Any, record: Record, quick: bool) -> None
             "ratio": _speed_up(published.EXPANSION_MILLISECONDS[0], 1000 * median(each), None),
         }
         if ring_bits == 24:
-            benchmark.group = "figure8"
             benchmark.extra_info.update(entry)
             benchmark.pedantic(jobs[24].run)
         else:

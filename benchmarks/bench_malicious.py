@@ -4,11 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.results import Entry
 from benchmarks.simulated import simulate
 from secagg import Adversary
+
+pytestmark = pytest.mark.benchmark(group="malicious")
 
 _CLIENTS, _QUICK_CLIENTS = 500, 60
 _LENGTH = 100_000
@@ -37,7 +40,6 @@ def bench_malicious(benchmark: BenchmarkFixture, quick: bool, record: Callable[[
     }
     for role in ("client", "server"):
         record(_entry(role, honest, malicious) | signatures[role])
-    benchmark.group = "malicious"
     benchmark.extra_info.update({"name": "sessions", "params": {"clients": clients, "values": _LENGTH}})
 
 

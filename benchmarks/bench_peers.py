@@ -14,6 +14,8 @@ from benchmarks.interleave import spread
 from benchmarks.peers import environment, same_work
 from benchmarks.results import Entry
 
+pytestmark = pytest.mark.benchmark(group="peers")
+
 LENGTH = 100_000
 _THRESHOLD = 0.6
 
@@ -115,7 +117,6 @@ def _bracketed(
         if own_results:
             peer_results.append(peer())
 
-    benchmark.group = "peers"
     benchmark.pedantic(lambda: own_results.append(own()), setup=between, rounds=2, iterations=1)
     return own_results, peer_results[0]
 

@@ -7,6 +7,8 @@ from benchmarks.results import Entry
 from benchmarks.simulated import VALUE_BITS, simulate, to_entry
 from secagg import GraphKind, Plan, plan
 
+pytestmark = pytest.mark.benchmark(group="scaling")
+
 # 5% may work together with an honest-but-curious server, 5% vanish between their shares and their masked input.
 _CORRUPT = _DROPOUT = 0.05
 
@@ -46,7 +48,6 @@ def bench_degree(benchmark: BenchmarkFixture) -> None:
     """How many neighbours the planner gives a client: nothing is run, so it goes on to a million."""
     counts = [round(10 ** (exponent / 4)) for exponent in range(8, 25)]
     plans = benchmark.pedantic(lambda: [_sparse_plan(count).parameters for count in counts], rounds=1, iterations=1)
-    benchmark.group = "scaling"
     benchmark.extra_info["params"] = {"plans": len(plans)}
     benchmark.extra_info["curve"] = [
         {"clients": params.num_clients, "degree": params.degree, "threshold": params.threshold} for params in plans
@@ -73,6 +74,5 @@ def _session(benchmark: BenchmarkFixture, name: str, clients: int, length: int, 
     )
     assert result["exact"] is True, result["aborted"] or "the sum is wrong"
     entry = {"group": "scaling", "name": name, **to_entry(result)}
-    benchmark.group = entry["group"]
     benchmark.extra_info.update(entry)
     return entry

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,77 +45,50 @@ class _VanishedError(Exception):
     """What a vanishing client's input is."""
 
 
-def over_tls(
-    certs: Path, clients: int, length: int, dropout: float, *, core: int | None, journal: Path | None = None
-) -> "Running":
-    """Start a server and its clients, which wait for the word; ``core``: the only one that they may all use."""
-    options = {
-        "certs": str(certs),
-        "clients": clients,
-        "length": length,
-        "dropout": dropout,
-        "core": core,
-        "journal": None if journal is None else str(journal),
-    }
-    server = _Child("server", options)
-    running = Running(server, [])
-    try:
-        port = server.line()["port"]
-        for part in range(_CLIENT_PROCESSES):
-            own = list(range(part, clients, _CLIENT_PROCESSES))
-            running.others.append(_Child("clients", options | {"port": port, "own": own}))
-        for child in running.others:
-            child.line()
-    except BaseException:
-        running.close()
-        raise
-    return running
+def over_tls(clients: int, length: int, dropout: float, *, core: int | None, journal: bool = False) -> dict[str, Any]:
+    """Run a session between a server and two processes of clients; ``core``: the only one that they may all use.
 
-
-def in_memory(clients: int, length: int, dropout: float, *, core: int | None) -> "Running":
-    """Start a process that waits for the word, and then runs the session by `transport.run_session`."""
-    child = _Child("memory", {"clients": clients, "length": length, "dropout": dropout, "core": core})
-    child.line()
-    return Running(child, [])
-
-
-class Running:
-    """A session that waits for the word."""
-
-    def __init__(self, first: "_Child", others: "list[_Child]") -> None:
-        self.first = first
-        self.others = others
-
-    def result(self) -> dict[str, Any]:
-        """Give the word, and wait for the session's end. Seconds are from then until everybody knows of it."""
-        begun = time.monotonic()
-        try:
-            for child in (self.first, *self.others):
-                child.go()
-            result = self.first.line()
-            others = [child.line() for child in self.others]
-        finally:
-            self.close()
-        cpu = sum(child["cpu_seconds"] for child in others)
-        ended = max(child["ended"] for child in (result, *others))
-        return {**result, "seconds": ended - begun, "client_cpu_seconds": cpu}
-
-    def close(self) -> None:
-        """End all its processes."""
-        for child in (self.first, *self.others):
-            child.close()
-
-
-@contextlib.contextmanager
-def deployment(clients: int) -> Iterator[Path]:
-    """A directory with certificates for a server on loopback and its clients."""
-    with tempfile.TemporaryDirectory() as directory:
+    Seconds are from the word to begin until everybody knows of the end.
+    """
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as children:
         certs = Path(directory) / "certs"
         Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(clients))
-        yield certs
+        options = {
+            "certs": str(certs),
+            "clients": clients,
+            "length": length,
+            "dropout": dropout,
+            "core": core,
+            "journal": str(Path(directory) / "journal") if journal else None,
+        }
+        server = children.enter_context(_Child("server", options))
+        options["port"] = server.line()["port"]
+        parts = (list(range(part, clients, _CLIENT_PROCESSES)) for part in range(_CLIENT_PROCESSES))
+        others = [children.enter_context(_Child("clients", options | {"own": own})) for own in parts]
+        for child in others:
+            child.line()
+        return _timed([server, *others])
+
+
+def in_memory(clients: int, length: int, dropout: float, *, core: int | None) -> dict[str, Any]:
+    """Run the same session by `transport.run_session` in a process of its own."""
+    with _Child("memory", {"clients": clients, "length": length, "dropout": dropout, "core": core}) as child:
+        child.line()
+        return _timed([child])
+
+
+def _timed(children: "list[_Child]") -> dict[str, Any]:
+    begun = time.monotonic()
+    for child in children:
+        child.go()
+    result, *others = found = [child.line() for child in children]
+    seconds = max(one["ended"] for one in found) - begun
+    return {**result, "seconds": seconds, "client_cpu_seconds": sum(other["cpu_seconds"] for other in others)}
 
 
 class _Child:
+    """A process that is told what to do, says that it is ready, waits for the word, and says what came of it."""
+
     def __init__(self, role: str, options: dict[str, Any]) -> None:
         # numpy's threads would have more cores than were given.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -128,30 +100,29 @@ class _Child:
             cwd=_ROOT,
             env=environment,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._words, self._lines = self._process.stdin, self._process.stdout
 
-    def go(self) -> None:
-        self._words.write("\n")
-        self._words.flush()
+    def __enter__(self) -> "_Child":
+        return self
 
-    def line(self) -> dict[str, Any]:
-        line = self._lines.readline()
-        if not line:
-            raise RuntimeError(f"a process of the session ended with code {self._process.wait()}, and said nothing")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         # One that has said its last line ends by itself.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
         self._process.kill()
-        self._process.wait()
-        self._lines.close()
-        with contextlib.suppress(OSError):
-            self._words.close()
+        self._process.communicate()
+
+    def go(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a process of the session ended with code {self._process.wait()}, and said nothing")
+        found: dict[str, Any] = json.loads(line)
+        return found
 
 
 def _parameters(options: dict[str, Any]) -> secagg.Parameters:

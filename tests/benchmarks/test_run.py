@@ -1,0 +1,27 @@
+"""Benchmarks are run by plain pytest, and what pytest-benchmark writes becomes entries of the report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.blocks import REPOSITORY
+
+
+def test_a_run_of_pytest_becomes_entries(tmp_path: Path) -> None:
+    run = tmp_path / "run.json"
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-p", "no:cacheprovider", "--quick"]
+    command += ["-k", "degree or 1024-1048576-sparse or key_agreement", f"--benchmark-json={run}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    assert done.returncode == 0, done.stdout
+    assert "benchmark 'share': 1 tests" in done.stdout
+    document = results.of_run(json.loads(run.read_text(encoding="utf-8")))
+    assert document["mode"] == "quick"
+    assert sorted((entry["group"], entry["name"]) for entry in document["results"]) == [
+        ("communication", "bytes_of_a_client"),
+        ("micro", "key_agreement"),
+        ("scaling", "degree"),
+    ]
+    (agreement,) = (entry for entry in document["results"] if entry["name"] == "key_agreement")
+    assert agreement["ratio"]["value"] > 0
