@@ -1,4 +1,4 @@
-"""The paper's figure 8 again: a server and its clients, round by round, beside the published milliseconds.
+"""Repeat the paper's figure 8: a server and its clients, round by round, beside the published milliseconds.
 
 One cohort of real clients serves three servers, which lose none, 10% and 30% of it.  All bytes are real, and each
 server decodes its own.  Everything is timed on one core: a client by itself, the server's recovery without threads.
@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def bench_figure8(benchmark: Any, record: Record, num_clients: int) -> None:
-    """Clients and servers of one size; pytest-benchmark's own figure is the whole run, all clients included."""
+    """Run clients and servers of one size; pytest-benchmark's own figure is the whole run with all clients."""
     times = benchmark.pedantic(run_cohort, args=(num_clients,))
     benchmark.extra_info.update(
         name="whole_run", params={"clients": num_clients}, elements=LENGTH, ring_bits=24, note=_RING_NOTE
@@ -51,7 +51,7 @@ def bench_figure8(benchmark: Any, record: Record, num_clients: int) -> None:
 
 
 def bench_expansion_by_ring(benchmark: Any, record: Record, quick: bool) -> None:
-    """One expansion at n = 500, 30% vanished, in both readings of "24 bits", by turns."""
+    """Time one expansion at n = 500, 30% dropped out, in both readings of "24 bits", by turns."""
     num_dropped = 5 if quick else 20
     jobs = {
         ring_bits: cases.recovery_job(num_survivors=350, num_dropped=num_dropped, ring_bits=ring_bits, self_masks=False)
@@ -100,7 +100,7 @@ def _row(role: str, num_clients: int, dropout: float, seconds: dict[Round, float
 
 
 def _expansion(num_clients: int, dropout: float, times: CohortTimes) -> Entry:
-    """The server's Unmasking round over its d(n - d) expansions."""
+    """Divide the server's Unmasking round by its d(n - d) expansions."""
     num_dropped = round(dropout * num_clients)
     expansions = num_dropped * (num_clients - num_dropped)
     each = times.servers[dropout][Round.UNMASKING] / expansions

@@ -1,4 +1,4 @@
-"""What safety from a lying server costs: a malicious session beside an honest-but-curious one, at the same time."""
+"""Measure what safety from a lying server costs: a malicious and an honest-but-curious session at the same time."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ _CORRUPT = _DROPOUT = 0.05
 
 
 def bench_malicious(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None]) -> None:
-    """Both sessions run in processes of their own, one on each core, so that a machine that drifts slows both."""
+    """Run each session in a process of its own, one on each core, so that a machine that drifts slows both."""
     clients = _QUICK_CLIENTS if quick else _CLIENTS
 
     def session(adversary: Adversary) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def bench_malicious(benchmark: BenchmarkFixture, quick: bool, record: Callable[[
 
 
 def _entry(role: str, honest: dict[str, Any], malicious: dict[str, Any]) -> Entry:
-    """One role's time and bytes in both sessions; a client's are medians, the server's bytes those of all clients."""
+    """Return one role's time and bytes; a client's are medians, the server's bytes are those of all clients."""
     before, after = (_seconds(role, session) for session in (honest, malicious))
     entry = {
         "group": "malicious",

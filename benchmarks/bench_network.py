@@ -1,4 +1,4 @@
-"""A session over TLS between processes beside the same one in memory, and what the server holds meanwhile."""
+"""Compare a session over TLS between processes with the same one in memory, and measure the server's memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _COUNTED = "wall time of the session over TLS over that of the same session in m
 
 @pytest.mark.parametrize("cores", ["all", "one"])
 def bench_network(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None], cores: str) -> None:
-    """One after the other: the server and two processes of clients, then the in-memory network in one process.
+    """Run the server and two processes of clients, then the in-memory network in one process.
 
     On all cores, as they would be used, and all on one core, where nothing but work counts.
     """
@@ -61,7 +61,7 @@ def bench_network(benchmark: BenchmarkFixture, quick: bool, record: Callable[[En
 
 
 def bench_memory_of_the_server(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None]) -> None:
-    """Two numbers of clients: what a further one costs is to have nothing to do with the length of its vector."""
+    """Measure with two numbers of clients: a further client's cost must not depend on the length of its vector."""
     most = _QUICK_CLIENTS if quick else _CLIENTS
     numbers = (most // 4, most)
 

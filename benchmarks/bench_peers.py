@@ -1,4 +1,4 @@
-"""secagg beside other libraries' secure aggregation: the same work on the same machine, in one run.
+"""Compare secagg with other libraries' secure aggregation: the same work on the same machine, in one run.
 
 secagg runs directly before and directly after each peer, and the slower of the two counts: a machine that speeds
 up or slows down meanwhile cannot flatter it.
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 @pytest.mark.parametrize(("clients", "vanish"), [(10, 1), (100, 10)])
 def bench_flower_round(benchmark: BenchmarkFixture, quick: bool, clients: int, vanish: int) -> None:
-    """A whole SecAgg+ round in which all share with all; the goal is for the largest."""
+    """Run a whole SecAgg+ round in which all share with all; the goal is for the largest."""
     if quick and clients > 10:
         pytest.skip("not with --quick: minutes of Flower's time")
     environment.require("flwr")
@@ -72,7 +72,7 @@ def bench_flower_round(benchmark: BenchmarkFixture, quick: bool, clients: int, v
 def bench_declearn_masking(
     benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None], clients: int
 ) -> None:
-    """All clients mask a vector, with the key agreement of every pair left out, or included, on both sides alike."""
+    """Mask a vector for each client, without and with the key agreement of every pair, on both sides alike."""
     if quick and clients > 20:
         pytest.skip("not with --quick: that is of 20 clients at most")
     environment.require("declearn")
@@ -122,7 +122,7 @@ def _bracketed(
 
 
 def _entry(name: str, peer: str, result: dict[str, Any], peer_seconds: float, own_seconds: list[float]) -> Entry:
-    """What all comparisons with a peer have; both sides' sums have been checked."""
+    """Return what all comparisons with a peer have; the sums of both sides were checked."""
     return {
         "group": "peers",
         "name": name,

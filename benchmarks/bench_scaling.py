@@ -1,4 +1,4 @@
-"""How cost grows: with the clients on the sparse graph, where each has some log n neighbours, and with the vector."""
+"""Measure how cost grows with the clients on the sparse graph (about log n neighbours each) and with the vector."""
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -26,7 +26,7 @@ _LIMITS = {"seconds": 240.0, "peak_rss_bytes": 2e9}
 
 @pytest.mark.parametrize("clients", _CURVE_CLIENTS)
 def bench_clients(benchmark: BenchmarkFixture, quick: bool, clients: int) -> None:
-    """More and more clients on the sparse graph."""
+    """Run sessions with more and more clients on the sparse graph."""
     if quick and clients > _QUICK_CLIENTS:
         pytest.skip("not with --quick: a minute")
     entry = _session(benchmark, "clients", clients, _CURVE_LENGTH, sparse=True)
@@ -38,14 +38,14 @@ def bench_clients(benchmark: BenchmarkFixture, quick: bool, clients: int) -> Non
 
 @pytest.mark.parametrize("length", _LENGTHS)
 def bench_length(benchmark: BenchmarkFixture, quick: bool, length: int) -> None:
-    """Longer and longer vectors of a few clients, on the complete graph."""
+    """Run sessions with longer and longer vectors of a few clients on the complete graph."""
     if quick and length > _QUICK_LENGTH:
         pytest.skip(f"not with --quick: that is of {_QUICK_LENGTH:,} values at most")
     _session(benchmark, "length", _FEW_CLIENTS, length, sparse=False)
 
 
 def bench_degree(benchmark: BenchmarkFixture) -> None:
-    """How many neighbours the planner gives a client: nothing is run, so it goes on to a million."""
+    """Plan the number of neighbours of a client; nothing is run, so it goes up to a million clients."""
     counts = [round(10 ** (exponent / 4)) for exponent in range(8, 25)]
     plans = benchmark.pedantic(lambda: [_sparse_plan(count).parameters for count in counts], rounds=1, iterations=1)
     benchmark.extra_info["params"] = {"plans": len(plans)}
@@ -66,7 +66,7 @@ def _sparse_plan(clients: int) -> Plan:
 
 
 def _session(benchmark: BenchmarkFixture, name: str, clients: int, length: int, *, sparse: bool) -> Entry:
-    """Run one session and add its figures to the results; it has to be exact."""
+    """Run one session and add its figures to the results; its sum must be exact."""
     result = benchmark.pedantic(
         lambda: simulate(clients, length, dropout=_DROPOUT, corrupt=_CORRUPT if sparse else 0.0, sparse=sparse),
         rounds=1,

@@ -36,7 +36,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Name and parameters in a row."""
+        """Return name and parameters in a row."""
         return "-".join([self.name, *(f"{name}={value}" for name, value in self.params.items())])
 
     def measure(self) -> Comparison:

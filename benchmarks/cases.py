@@ -43,7 +43,7 @@ Way = Literal["there", "back"]
 
 
 def prg_expansion() -> Case:
-    """One mask of 1,000,000 u32, chunk by chunk, into the buffer of one chunk."""
+    """Expand one mask of 1,000,000 u32, chunk by chunk, into the buffer of one chunk."""
     size = 4 * LENGTH
 
     def build() -> Pair:
@@ -62,7 +62,7 @@ def prg_expansion() -> Case:
 
 
 def masked_add(num_masks: int, word_bits: int) -> Case:
-    """``num_masks`` masks added to one vector of 1,000,000 words."""
+    """Add ``num_masks`` masks to one vector of 1,000,000 words."""
     size = LENGTH * word_bits // 8
 
     def build() -> Pair:
@@ -82,7 +82,7 @@ def masked_add(num_masks: int, word_bits: int) -> Case:
 
 
 def recovered_pair(num_pairs: int = 300) -> Case:
-    """`UnmaskJob.run` over the pairs of one dropped client, 100,000 x 24 bits."""
+    """Recover the masks that one dropped client shares with 300 others, 100,000 x 24 bits."""
 
     def build() -> Pair:
         job = recovery_job(num_survivors=num_pairs, num_dropped=1, ring_bits=24, self_masks=False)
@@ -228,7 +228,7 @@ def _channel() -> tuple[ShareChannel, bytes, bytes, bytes]:
 
 
 def packed(way: Way, ring_bits: int) -> Case:
-    """1,000,000 elements packed ("there") or unpacked ("back"), beside np.copyto of as many bytes as come out."""
+    """Pack ("there") or unpack ("back") 1,000,000 elements, beside np.copyto of as many bytes as come out."""
     word_bytes = ring.word_dtype(ring_bits).itemsize
     size = packing.packed_size(LENGTH, ring_bits) if way == "there" else LENGTH * word_bytes
 
@@ -247,7 +247,7 @@ def packed(way: Way, ring_bits: int) -> Case:
 
 
 def masked_input(way: Way) -> Case:
-    """A masked input of 1,000,000 x 26 bits through the codec, beside its packing or unpacking alone."""
+    """Send a masked input of 1,000,000 x 26 bits through the codec, beside its packing or unpacking alone."""
 
     def build() -> Pair:
         params = _params(1000, value_bits=16)
@@ -264,7 +264,7 @@ def masked_input(way: Way) -> Case:
 
 
 def peer_keys(way: Way) -> Case:
-    """The keys of 1,000 clients through the codec, beside msgpack on the same three byte strings."""
+    """Send the keys of 1,000 clients through the codec, beside msgpack on the same three byte strings."""
 
     def build() -> Pair:
         params = _params(1000, value_bits=16)

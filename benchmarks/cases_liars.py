@@ -1,4 +1,4 @@
-"""What liars cost: shares, disputes and views that do not hold, beside the same work where nobody lies."""
+"""Measure what liars cost: false shares, disputes and views, beside the same work where nobody lies."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from secagg.sharing import LIMBS, ShareArray, limbs_to_seed
 
 
 def recovery_with_liars(clients: int) -> Case:
-    """Everyone's secret on the complete graph, where liars about everybody are one more than decoding can bear."""
+    """Recover everyone's secret on the complete graph with one liar more than decoding can correct."""
     threshold = 2 * clients // 3 + 1
     liars = (clients - threshold) // 2 + 1
 
@@ -60,7 +60,7 @@ def _recovery(
 
 
 def explanation(clients: int) -> Case:
-    """Who explains the disputes if a third of the clients say that they could open no share."""
+    """Find who explains the disputes if a third of the clients say that they could open no share."""
     liars = -(-clients // 3) - 1
 
     def build() -> Pair:

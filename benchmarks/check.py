@@ -46,7 +46,7 @@ CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One line of the table: what was found, beside what is allowed."""
+    """A line of the table: what was found, beside what is allowed."""
 
     what: str
     found: str
@@ -68,14 +68,14 @@ def check_ratio(case: Case, limit: float) -> Verdict:
 
 
 def check_bytes(row: dict[str, Any], peers: Peers) -> Verdict:
-    """A client's traffic in one session, to the byte."""
+    """Check a client's traffic in one session, to the byte."""
     found = traffic(parameters(row["clients"], row["elements"], row["graph"]), peers).total
     what = f"bytes-clients={row['clients']}-elements={row['elements']}-graph={row['graph']}"
     return Verdict(what, str(found), f"== {row['bytes']}", found == row["bytes"])
 
 
 def run(floors: dict[str, Any], chosen: Iterable[Case] = CASES) -> list[Verdict]:
-    """All of the check. KeyError if a case has no limit."""
+    """Run all checks. KeyError if a case has no limit."""
     verdicts = [check_ratio(case, floors["ratios"][case.id]["limit"]) for case in chosen]
     # Of a complete graph's many peers each has to be made; a sparse graph's are few.
     peers = Peers(max((row["peers"] for row in floors["bytes"]), default=0))
@@ -83,7 +83,7 @@ def run(floors: dict[str, Any], chosen: Iterable[Case] = CASES) -> list[Verdict]
 
 
 def report(verdicts: list[Verdict]) -> str:
-    """The table, and a line for each regression."""
+    """Return the table, and a line for each regression."""
     widths = [max(len(getattr(verdict, name)) for verdict in verdicts) for name in ("what", "found", "limit")]
     lines = [
         f"{v.what.ljust(widths[0])}  {v.found.ljust(widths[1])}  {v.limit.ljust(widths[2])}  "
@@ -98,7 +98,7 @@ def report(verdicts: list[Verdict]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 1 if anything regressed."""
+    """Print the table; return 1 if anything regressed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.check", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--measure", type=int, metavar="RUNS", help="print what so many runs find, to set limits by")
     options = parser.parse_args(arguments)

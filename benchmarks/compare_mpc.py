@@ -1,4 +1,4 @@
-"""What encrypted evaluation of MNIST costs, and what made it slow.
+"""Measure what encrypted evaluation of MNIST costs, and what made it slow.
 
     make bench-mpc                                              # all, ten minutes on two idle cores
     .venv-mpc/bin/python -m benchmarks.compare_mpc --quick
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:
-    """Run a case; its figures beside the plain model's."""
+    """Run a case; return its figures beside the plain model's."""
     path = trained(case.model)
     task = EncryptedTask(
         model_path=path,
@@ -138,7 +138,7 @@ def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:
 
 
 def trained(model: str) -> Path:
-    """The file of a model that `secagg train` trained on MNIST, 10 clients and 4 rounds under secure aggregation."""
+    """Return the file of a model that `secagg train` trained on MNIST: 10 clients, 4 rounds, secure aggregation."""
     path = MODELS_FOLDER / model / "model.safetensors"
     if not path.exists():
         command = [sys.executable, "-m", "fl", "train", "--dataset", "mnist", "--model", model]

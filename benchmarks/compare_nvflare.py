@@ -1,4 +1,4 @@
-"""NVFlare plain, with its homomorphic encryption, and with secagg: one model, one data set, the same rounds.
+"""Compare NVFlare plain, with its homomorphic encryption, and with secagg: one model and data set, the same rounds.
 
     .venv-nvflare/bin/python -m benchmarks.compare_nvflare             # and write the table
     python -m benchmarks.compare_nvflare --table                       # only write the table
@@ -64,7 +64,7 @@ def _measure_all(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(method: str, width: int, rounds: int, interval: float, folder: Path) -> dict[str, Any]:
-    """One method in processes of its own: the recipe's class registers encoders for good."""
+    """Run one method in processes of its own: the recipe's class registers encoders for good."""
     command = [sys.executable, "-m", "benchmarks.compare_nvflare"]
     command += ["--one", method, str(width), str(folder)]
     command += ["--rounds", str(rounds), "--interval", str(interval)]
@@ -98,7 +98,7 @@ def measure(method: str, width: int, rounds: int, interval: float, folder: Path)
 
 
 def run(method: str, width: int, rounds: int, interval: float, folder: Path) -> None:
-    """The job of one method, in NVFlare's environment."""
+    """Run the job of one method, in NVFlare's environment."""
     import torch
     from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
     from nvflare.app_opt.pt.recipes.fedavg_he import FedAvgRecipeWithHE

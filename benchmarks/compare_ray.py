@@ -31,7 +31,7 @@ def _job(survivors: int, vanished: int, values: int) -> UnmaskJob:
 
 
 def _measure(job: UnmaskJob, rounds: int) -> dict[str, Any]:
-    """Seconds by turns, the medians; each way has to give the same masks."""
+    """Return the median seconds by turns; each way must give the same masks."""
     from fl.engines.ray.cluster import RayCluster
     from fl.engines.ray.recovery import RayRecovery
 

@@ -36,7 +36,7 @@ ENGINES = ("serial", "processes", "batched")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is trained: so many clients with ``images`` images each, one epoch."""
+    """What is trained: ``clients`` clients with ``images`` images each, one epoch."""
 
     model: str
     batch_size: int
@@ -55,7 +55,7 @@ QUICK = (Row("logistic", 10, 60), Row("2nn", 10, 60))
 
 
 def measure(row: Row, *, rounds: int, engines: tuple[str, ...] = ENGINES) -> dict[str, Any]:
-    """Images a second of each, the median of the rounds; and the median of the rounds' ratios to the plain loop.
+    """Return images a second of each engine, and its ratio to the plain loop: medians over the rounds.
 
     The plain loop is one model on all images, with the number of threads that was faster in that round.
     """

@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md, drawn by matplotlib from a results file."""
+"""Draw the figures of docs/benchmarks.md by matplotlib from a results file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,12 +78,12 @@ class LogFit:
         return f"{formatting.number(self.constant)} {sign} {formatting.number(abs(self.slope))} ln n"
 
     def at(self, n: Sequence[float]) -> list[float]:
-        """The fitted values."""
+        """Return the fitted values."""
         return [self.constant + self.slope * float(np.log(x)) for x in n]
 
 
 def log_fit(n: Sequence[float], y: Sequence[float]) -> LogFit | None:
-    """The fit through at least three points with y > 0; None for fewer."""
+    """Fit at least three points with y > 0; None for fewer."""
     if len(set(n)) < 3:
         return None
     logs, values = np.log(np.array(n, dtype=float)), np.array(y, dtype=float)
@@ -95,7 +95,7 @@ def log_fit(n: Sequence[float], y: Sequence[float]) -> LogFit | None:
 
 
 def figure8(entries: list[Entry]) -> Figure | None:
-    """How many times faster than published, row by row."""
+    """Draw how many times faster than published each row is."""
     rows = [entry for entry in named(entries, "figure8", "client", "server") if entry.get("ratio")]
     if not rows:
         return None
@@ -111,7 +111,7 @@ def figure8(entries: list[Entry]) -> Figure | None:
 
 
 def peers(entries: list[Entry]) -> Figure | None:
-    """Seconds of secagg and of the peer, side by side."""
+    """Draw the seconds of secagg and of the peer side by side."""
     rows = named(entries, "peers")
     if not rows:
         return None
@@ -139,7 +139,7 @@ def peers(entries: list[Entry]) -> Figure | None:
 
 
 def micro(entries: list[Entry]) -> Figure | None:
-    """Every ratio to a raw primitive; what is to be large and what is to be small apart."""
+    """Draw every ratio to a raw primitive, speeds and costs apart."""
     rows = [entry for entry in named(entries, "micro") if entry.get("ratio")]
     kinds = [
         ([entry for entry in rows if entry["ratio"]["higher_is_better"] is higher], text)
@@ -161,7 +161,7 @@ def micro(entries: list[Entry]) -> Figure | None:
 
 
 def _ratio_bars(axes: Axes, names: list[str], entries: list[Entry], font_size: str = "medium") -> None:
-    """A bar an entry with its goal as a stroke; on a logarithmic axis where the ratios span more than a decade."""
+    """Draw a bar for each entry with its goal as a stroke; logarithmic where the ratios span more than a decade."""
     values = [entry["ratio"]["value"] for entry in entries]
     goals = [entry["ratio"]["goal"] for entry in entries]
     known = [*values, *(goal for goal in goals if goal is not None)]
@@ -187,7 +187,7 @@ def _ratio_bars(axes: Axes, names: list[str], entries: list[Entry], font_size: s
 
 
 def _legend(axes: Axes, verdicts: set[bool | None]) -> None:
-    """What the colours and strokes say, of those that occur."""
+    """Explain the colours and strokes that occur."""
     if verdicts == {None}:
         return
     texts = {True: "goal reached", False: "goal missed", None: "no goal"}
@@ -207,7 +207,7 @@ def _micro_name(entry: Entry) -> str:
 
 
 def scaling_clients(entries: list[Entry]) -> Figure | None:
-    """The whole session above, one client's part of it below, over the number of clients."""
+    """Draw the whole session above, and one client's part of it below, over the number of clients."""
     curve = points(entries, "clients")
     if not curve:
         return None
@@ -236,7 +236,7 @@ def scaling_clients(entries: list[Entry]) -> Figure | None:
 
 
 def scaling_length(entries: list[Entry]) -> Figure | None:
-    """Time and memory over the vector's length."""
+    """Draw time and memory over the vector's length."""
     curve = points(entries, "length")
     if not curve:
         return None
@@ -259,7 +259,7 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, name: 
 
 
 def _fitted(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, name: str) -> None:
-    """Points, and the line a + b ln n through them."""
+    """Draw points, and the line a + b ln n through them."""
     axes.plot(x, y, color=color, marker="o", linestyle="none", label=name)
     _fit_line(axes, x, y, color)
 
@@ -270,7 +270,7 @@ def _fit_line(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, no
 
 
 def _neighbours(axes: Axes, clients: Sequence[int], degrees: Sequence[int], planned: list[dict[str, int]]) -> None:
-    """The degrees of the runs, and the planner's; the line is through those where the sizes are no longer small."""
+    """Draw the degrees of the runs and of the planner; the line is fitted from `LARGE` clients on."""
     if planned:
         axes.plot(
             [point["clients"] for point in planned],
@@ -286,7 +286,7 @@ def _neighbours(axes: Axes, clients: Sequence[int], degrees: Sequence[int], plan
 
 
 def _finish(axes: Axes, title: str, x: str, y: str, *, log_y: bool = False) -> None:
-    """Scales, labels, and room for the legend above what is drawn."""
+    """Set scales and labels, and leave room for the legend above what is drawn."""
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -305,13 +305,13 @@ def _finish(axes: Axes, title: str, x: str, y: str, *, log_y: bool = False) -> N
 
 
 def _ticks(axis: Axis, multiples: tuple[float, ...]) -> None:
-    """Ticks at these multiples of powers of ten."""
+    """Set ticks at these multiples of powers of ten."""
     axis.set_major_locator(LogLocator(10, multiples))
     _plain_numbers(axis)
 
 
 def _new_figure(title: str, width: float, height: float) -> Figure:
-    """An empty figure; sizes in inches."""
+    """Return an empty figure; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -319,7 +319,7 @@ def _new_figure(title: str, width: float, height: float) -> Figure:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Numbers as they are read, instead of powers."""
+    """Write numbers out, instead of powers of ten."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

@@ -42,7 +42,7 @@ _THRESHOLD = 0.6
 
 
 class CountingGrid(Grid):
-    """Wraps Flower's grid; ``down`` and ``up`` are bytes of all messages' records."""
+    """Flower's grid with counters: ``down`` and ``up`` are the bytes of all messages' records."""
 
     def __init__(self, grid: Any) -> None:
         self._grid = grid
@@ -90,7 +90,7 @@ class CountingGrid(Grid):
 
 
 def _size(content: RecordDict) -> int:
-    """Array data as it is, everything else as Flower serializes it; its own count_bytes fails on empty lists."""
+    """Count array data as it is, and the rest as Flower serializes it; its own count_bytes fails on empty lists."""
     others = RecordDict({name: record for name, record in content.items() if name not in content.array_records})
     data = sum(len(array.data) for record in content.array_records.values() for array in record.values())
     return data + int(recorddict_to_proto(others).ByteSize())
@@ -109,7 +109,7 @@ class Rounds:
         self._since = 0.0
 
     def note(self, weights: workload.Weights) -> None:
-        """A round, or the start, is over."""
+        """Note that a round, or the start, is over."""
         assert self.grid is not None
         now = time.perf_counter()
         if self._since:
@@ -123,7 +123,7 @@ class Rounds:
 
 
 def message_api(clients: int, rounds: int, *, secure: bool) -> tuple[ServerApp, ClientApp, Rounds]:
-    """Flower's Message API: FedAvg over the grid, or over ours."""
+    """Return apps of Flower's Message API: FedAvg over its grid, or over ours."""
     seen, server, client = Rounds(), ServerApp(), ClientApp(mods=[secagg_mod()] if secure else [])
 
     @server.main()
@@ -156,13 +156,13 @@ class WorkloadClient(NumPyClient):
         self._number = number
 
     def fit(self, parameters: Any, config: Any) -> tuple[workload.Weights, int, dict[str, Any]]:
-        """Its weights, examples and loss."""
+        """Return its weights, examples and loss."""
         weights, loss = workload.trained(parameters, self._number)
         return weights, workload.EXAMPLES, {"train_loss": loss}
 
 
 def legacy_api(clients: int, rounds: int) -> tuple[ServerApp, ClientApp, Rounds]:
-    """Flower's SecAgg+, which works with its legacy API only."""
+    """Return apps of Flower's SecAgg+, which works with its legacy API only."""
     seen, server = Rounds(), ServerApp()
     client = ClientApp(
         client_fn=lambda context: WorkloadClient(int(context.node_config["partition-id"])).to_client(),
@@ -193,12 +193,12 @@ def legacy_api(clients: int, rounds: int) -> tuple[ServerApp, ClientApp, Rounds]
 
 
 def _least(clients: int) -> int:
-    """The same threshold, where it is not below the one that secagg's planner asks for."""
+    """Return the same threshold, unless secagg's planner asks for a higher one."""
     return max(clients // 2 + 1, round(_THRESHOLD * clients))
 
 
 def run(mode: str, clients: int, rounds: int, workers: int) -> dict[str, Any]:
-    """The figures of one run."""
+    """Run one mode and return its figures."""
     workload.dataset()
     if mode == "secagg+":
         server, client, seen = legacy_api(clients, rounds + 1)

@@ -23,24 +23,24 @@ Weights = list[np.ndarray]
 
 @lru_cache(maxsize=1)
 def dataset() -> Dataset:
-    """MNIST, from SECAGG_DATA or the user's cache; loaded once a process."""
+    """Load MNIST from SECAGG_DATA or the user's cache, once a process."""
     torch.set_num_threads(1)
     folder = os.environ.get("SECAGG_DATA")
     return load_dataset("mnist", Path(folder) if folder else None, download=False)
 
 
 def new_model() -> nn.Module:
-    """The model that every run begins with."""
+    """Return the model that every run begins with."""
     return build_model(MODEL, image_shape=(1, 28, 28), num_classes=10, seed=1)
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """A model's tensors, in its own order."""
+    """Return a model's tensors in its own order."""
     return [tensor.detach().numpy() for tensor in model.state_dict().values()]
 
 
 def model_with(weights: Weights) -> nn.Module:
-    """The model with these tensors."""
+    """Return a model with these tensors."""
     model = new_model()
     names = model.state_dict().keys()
     model.load_state_dict({name: torch.tensor(array) for name, array in zip(names, weights, strict=True)})
@@ -48,7 +48,7 @@ def model_with(weights: Weights) -> nn.Module:
 
 
 def trained(weights: Weights, client: int) -> tuple[Weights, float]:
-    """A client's model after its training, and its mean loss; the same in every run."""
+    """Train a client; return its weights and mean loss, which are the same in every run."""
     data = dataset()
     part = torch.from_numpy(np.random.default_rng(client).permutation(len(data.train_labels))[:EXAMPLES])
     model = model_with(weights)
@@ -57,6 +57,6 @@ def trained(weights: Weights, client: int) -> tuple[Weights, float]:
 
 
 def accuracy(weights: Weights) -> float:
-    """On MNIST's 10,000 test images."""
+    """Return the accuracy on MNIST's 10,000 test images."""
     data = dataset()
     return evaluate(model_with(weights), data.test_images, data.test_labels).accuracy

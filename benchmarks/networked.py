@@ -1,10 +1,10 @@
-"""One session over TLS, in processes of its own on loopback, and in memory: what both take, and the server's memory.
+"""Run one session over TLS, in processes of its own on loopback, and in memory; measure time and the server's memory.
 
-A child is told what to do as JSON, says that it is ready, waits for the word and says what came of it, a line each::
+A child gets its orders as JSON, reports that it is ready, waits for the word and reports its result, a line each::
 
     python -m benchmarks.networked server '{"clients": 200, ...}'
 
-Vanishing clients share their keys, break off when their input is due, and come back as if they knew of nothing: the
+Vanishing clients share their keys, break off when their input is due, and come back without their state: the
 server then goes on without them at once, by its own rule, and no deadline is waited for or counted.
 """
 
@@ -42,7 +42,7 @@ _TRUSTING = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS)
 
 
 class _VanishedError(Exception):
-    """What a vanishing client's input is."""
+    """Raised in place of a vanishing client's input."""
 
 
 def over_tls(clients: int, length: int, dropout: float, *, core: int | None, journal: bool = False) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _timed(children: "list[_Child]") -> dict[str, Any]:
 
 
 class _Child:
-    """A process that is told what to do, says that it is ready, waits for the word, and says what came of it."""
+    """A process that gets its orders, reports that it is ready, waits for the word, and reports its result."""
 
     def __init__(self, role: str, options: dict[str, Any]) -> None:
         # numpy's threads would have more cores than were given.
@@ -152,13 +152,13 @@ def _say(**values: Any) -> None:
 
 
 def _wait_for_word() -> float:
-    """The processor time of this process when the word came."""
+    """Wait for the word; return the processor time of this process when it came."""
     sys.stdin.readline()
     return time.process_time()
 
 
 def _exact(outcome: object, options: dict[str, Any]) -> bool:
-    """Whether it is the sum of everyone who was to stay, and of nobody else."""
+    """Return whether it is the sum of everyone who was to stay, and of nobody else."""
     staying = sorted(set(range(options["clients"])) - _vanishing(options))
     if not isinstance(outcome, secagg.Completed) or list(outcome.included) != staying:
         return False
@@ -169,7 +169,7 @@ def _exact(outcome: object, options: dict[str, Any]) -> bool:
 
 
 def _peak_bytes() -> int:
-    """The most that this process has held; that of its parent, which the kernel may count in `ru_maxrss`, left out."""
+    """Return the peak of this process, without its parent's, which the kernel may count in `ru_maxrss`."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
         for line in file:
             if line.startswith("VmHWM:"):

@@ -60,13 +60,13 @@ class Attack:
 
 
 def updates(length: int = 100_000) -> Updates:
-    """What the sites trained: small, as updates are."""
+    """Return what the sites trained: small, as updates are."""
     rng = np.random.default_rng(1)
     return {site: rng.normal(scale=0.02, size=length).astype(np.float32) for site in (LEAKING, VICTIM, THIRD)}
 
 
 def attack_encrypted(truth: Updates) -> Attack:
-    """NVFlare's own filter encrypts the victim's result; the leaking site's file decrypts it."""
+    """Encrypt the victim's result by NVFlare's own filter, and decrypt it with the leaking site's file."""
     common_decomposers.register()
     with TemporaryDirectory() as folder:
         contexts = write_he_contexts(Path(folder))
@@ -82,7 +82,7 @@ def attack_encrypted(truth: Updates) -> Attack:
 
 
 def encrypted_result(update: npt.NDArray[np.float32]) -> bytes:
-    """A site's result as the server gets it."""
+    """Return a site's result as the server gets it."""
     engine = SimpleNamespace()
     fl_ctx = FLContextManager(engine, "site-2", "job", {}, {}).new_context()
     fl_ctx.set_prop("__secure_mode__", False, private=True, sticky=True)
@@ -97,7 +97,7 @@ def encrypted_result(update: npt.NDArray[np.float32]) -> bytes:
 
 
 def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Attack:
-    """A session of which the server keeps all messages and all that it unmasks, and all secrets of ``leaking``."""
+    """Attack a session whose server keeps all messages, all that it unmasks, and all secrets of ``leaking``."""
     length = len(truth[VICTIM])
     clip = 0.25
     encoding = UpdateEncoding(sizes=(length,), num_clients=3, value_bits=24, scales=Scales((clip,), 64))
@@ -172,7 +172,7 @@ def _judged(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float32], unif
 
 
 def main() -> None:
-    """Attack both, and say how it went."""
+    """Attack both, and print how far it went."""
     truth = updates()
     attacks = {
         "HE, one site leaks": attack_encrypted(truth),

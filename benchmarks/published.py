@@ -11,12 +11,12 @@ EXPANSION_MILLISECONDS: Final = (2.0, 2.7)
 
 
 def figure8() -> list[dict[str, Any]]:
-    """The rows of the paper's figure 8: role, clients, dropout, and milliseconds by round."""
+    """Return the rows of the paper's figure 8: role, clients, dropout, and milliseconds by round."""
     return _rows("figure8.json")
 
 
 def communication() -> list[dict[str, Any]]:
-    """Communication expansions that the papers state, and our goals beside them."""
+    """Return the communication expansions that the papers state, and our goals beside them."""
     return _rows("communication.json")
 
 

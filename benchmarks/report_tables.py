@@ -251,7 +251,7 @@ def micro(entries: list[Entry]) -> list[str]:
     names = list(dict.fromkeys(entry["name"] for entry in entries))
 
     def order(entry: Entry) -> tuple[int, list[tuple[float, str]]]:
-        """Numbers by size, others by name."""
+        """Order numbers by size, others by name."""
         values = entry["params"].values()
         sizes = [(float(item), "") if isinstance(item, int | float) else (0.0, str(item)) for item in values]
         return names.index(entry["name"]), sizes

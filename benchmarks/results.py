@@ -28,7 +28,7 @@ Document: TypeAlias = dict[str, Any]
 
 
 def path_of(mode: str) -> Path:
-    """Where the results of a mode, "full" or "quick", are kept."""
+    """Return where the results of a mode, "full" or "quick", are kept."""
     return FOLDER / f"{mode}.json"
 
 
@@ -46,7 +46,7 @@ def of_run(run: dict[str, Any]) -> Document:
 
 
 def checked(entry: Entry) -> Entry:
-    """The entry, if it is one; ValueError or TypeError otherwise."""
+    """Return the entry if it is one; ValueError or TypeError otherwise."""
     if entry.get("group") not in GROUPS:
         raise ValueError(f"{entry.get('name')}: group {entry.get('group')!r} is not one of {', '.join(GROUPS)}")
     if missing := {"name", "params", "seconds"} - entry.keys():
@@ -90,12 +90,12 @@ def key_bytes(entry: Entry) -> int:
 
 
 def identity(entry: Entry) -> str:
-    """Equal for two measurements of one thing."""
+    """Return a text that is equal for two measurements of one thing."""
     return json.dumps([entry["group"], entry["name"], entry["params"]], sort_keys=True)
 
 
 def merge(old: Document | None, new: Document) -> Document:
-    """``new`` with the entries of ``old`` that it did not measure anew, each marked if it is from elsewhere."""
+    """Return ``new`` with the other entries of ``old``, each marked if it is from another commit or machine."""
     if old is None or old.get("format") != FORMAT or old.get("mode") != new["mode"]:
         return new
     measured = {identity(entry): entry for entry in new["results"]}
@@ -106,7 +106,7 @@ def merge(old: Document | None, new: Document) -> Document:
 
 
 def read(path: Path) -> Document | None:
-    """The document in a file, or None if there is no file."""
+    """Return the document in a file, or None if there is no file."""
     try:
         document: Document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The plan of docs/scaling.md: what a very large session costs, from the unit costs that `make bench` measured.
+"""Plan what a very large session costs, from the unit costs that `make bench` measured, for docs/scaling.md.
 
 `python -m benchmarks.scaling_plan` prints the plan; its options make other plans. Nothing is run: figures that
 were measured on one core are multiplied by the numbers of a session that the planner plans. `--write` puts the plan
@@ -45,7 +45,7 @@ class UnitCosts:
 
     @classmethod
     def measured(cls, document: dict[str, Any]) -> UnitCosts:
-        """From a results file of `make bench`."""
+        """Read them from a results file of `make bench`."""
 
         def seconds(group: str, name: str, **params: int) -> float:
             for entry in document["results"]:
@@ -76,15 +76,15 @@ class UnitCosts:
         return replace(costs, client=(session["server_seconds"] - known) / 10_000)
 
     def masks(self, work: Work) -> float:
-        """Core-seconds for all masks of a session."""
+        """Return core-seconds for all masks of a session."""
         return work.masks * work.values * (self.word_mask if work.word_bytes == 4 else self.long_mask)
 
     def agreements(self, work: Work) -> float:
-        """Core-seconds for all key agreements of a session."""
+        """Return core-seconds for all key agreements of a session."""
         return work.agreements * self.agreement
 
     def inputs(self, work: Work) -> float:
-        """Core-seconds to decode and add all masked inputs of a session."""
+        """Return core-seconds to decode and add all masked inputs of a session."""
         unpacking = self.whole_word if work.ring_bits == 32 else self.packed_word
         return work.included * work.values * (unpacking + self.word_add) * work.word_bytes / 4
 
@@ -118,7 +118,7 @@ class Work:
 
     @classmethod
     def of(cls, clients: int, values: int, ring_bits: int, degree: int) -> Work:
-        """Of a session on the sparse graph of which `DROPOUT` vanish after they have shared their keys."""
+        """Return the work of a session on the sparse graph; `DROPOUT` of its clients drop out after ShareKeys."""
         vanished = int(DROPOUT * clients)
         included = clients - vanished
         return cls(clients, values, ring_bits, included, round(vanished * degree * included / clients))
@@ -126,14 +126,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Machines:
-    """Where it runs: so many alike, each with cores like the measured one, and a network (gigabits a second, each)."""
+    """Where it runs: equal machines with cores like the measured one, and gigabits a second of network each."""
 
     count: int
     cores: int
     gigabits: float
 
     def transfer(self, total_bytes: float, machines: int | None = None) -> float:
-        """Seconds for bytes that go in or out of ``machines`` of them, shared out evenly."""
+        """Return the seconds for bytes that go in or out of ``machines`` of them, shared out evenly."""
         return total_bytes * 8 / (self.gigabits * 1e9) / (machines or self.count)
 
 
@@ -142,7 +142,7 @@ Line = tuple[str, str, float, float]
 
 
 def one_session(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
-    """All clients in one session: one server, its unmasking over all machines."""
+    """Plan all clients in one session: one server, its unmasking over all machines."""
     vector_bytes = work.values * work.word_bytes
     parts = machines.count * machines.cores
     masks, agreements, adding = costs.masks(work), costs.agreements(work), costs.inputs(work)
@@ -167,7 +167,7 @@ def one_session(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
 
 
 def many_sessions(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
-    """As many sessions as machines, each a server with its share of the clients; their sums are added at the end.
+    """Plan a session on each machine with its share of the clients; their sums are added at the end.
 
     ``work`` is one session's; the lines' core-seconds are all sessions'.
     """
@@ -198,7 +198,7 @@ def _on(core_seconds: float, cores: int) -> tuple[float, float]:
 
 
 def planned(clients: int, values: int, value_bits: int) -> Work:
-    """The work of the session that the planner plans."""
+    """Return the work of the session that the planner plans."""
     params = secagg.plan(
         num_clients=clients,
         vector_length=values,
@@ -213,7 +213,7 @@ def planned(clients: int, values: int, value_bits: int) -> Work:
 def markdown(
     costs: UnitCosts, machines: Machines, *, clients: int = _MILLION, values: int = 10_000_000, value_bits: int = 12
 ) -> str:
-    """Unit costs, and both plans, as they stand in docs/scaling.md."""
+    """Return the unit costs and both plans as Markdown."""
     whole = planned(clients, values, value_bits)
     share = planned(-(-clients // machines.count), values, value_bits)
     units = [
@@ -256,7 +256,7 @@ def _duration(seconds: float) -> str:
 
 
 def with_tables(text: str) -> str:
-    """The document with every table made anew."""
+    """Return the document with every table made anew."""
     costs = UnitCosts.measured(read_results("full"))
     tables = {
         "plan": markdown(costs, Machines(count=100, cores=2, gigabits=10.0)),

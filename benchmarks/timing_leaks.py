@@ -106,13 +106,13 @@ def _operations() -> list[Operation]:
 
 
 def welch(fixed: npt.NDArray[np.float64], random: npt.NDArray[np.float64]) -> float:
-    """Welch's t of two samples."""
+    """Return Welch's t of two samples."""
     variance = fixed.var(ddof=1) / len(fixed) + random.var(ddof=1) / len(random)
     return float((fixed.mean() - random.mean()) / np.sqrt(variance)) if variance else 0.0
 
 
 def measure(operation: Operation, samples: int, seed: int) -> tuple[float, float]:
-    """Welch's t between fixed and random inputs, and the median time in microseconds."""
+    """Return Welch's t between fixed and random inputs, and the median time in microseconds."""
     rng = np.random.default_rng(seed)
     is_fixed = rng.random(samples) < 0.5
     # Every input is made in the same steps and handed over in the same buffer, so that none is better placed.
@@ -130,7 +130,7 @@ def measure(operation: Operation, samples: int, seed: int) -> tuple[float, float
 
 
 def main() -> int:
-    """Print a line for each operation; 1 if one of them leaks."""
+    """Print a line for each operation; return 1 if one of them leaks."""
     parser = argparse.ArgumentParser(description="Time the secret-handling operations on fixed and on random secrets.")
     parser.add_argument("--samples", type=int, default=20_000, help="runs of each operation (default: %(default)s)")
     samples = parser.parse_args().samples

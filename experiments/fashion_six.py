@@ -118,7 +118,7 @@ def _table_of_clients(arms: dict[str, dict[str, Any]]) -> str:
 
 
 def _alone(arms: dict[str, dict[str, Any]], optimizer: str) -> list[dict[str, Any]]:
-    """The results of all clients alone; empty unless all have finished."""
+    """Return the results of all clients alone; empty unless all have finished."""
     names = [f"alone-{optimizer}-{client}" for client in range(CLIENTS)]
     return [arms[name] for name in names] if arms.keys() >= set(names) else []
 

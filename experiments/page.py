@@ -32,7 +32,7 @@ it: a run on such a machine gives the same again.
 
 
 def page(results: dict[str, Document]) -> tuple[str, dict[str, Section]]:
-    """The page as Markdown, and each experiment's part of it, from the results by the experiment's name."""
+    """Return the page as Markdown, and each experiment's part of it, from the results by the experiment's name."""
     parts, sections = [_HEAD], {}
     for name, section in _SECTIONS.items():
         document = results.get(name)
@@ -45,7 +45,7 @@ def page(results: dict[str, Document]) -> tuple[str, dict[str, Section]]:
 
 
 def read_results(folder: Path) -> dict[str, Document]:
-    """The committed results, by the experiment's name. ConfigError for a file that is none, or of a quick run."""
+    """Read the committed results, by the experiment's name. ConfigError for another file, or one of a quick run."""
     found = {}
     for name in _SECTIONS:
         path = folder / f"{name}.json"
@@ -61,7 +61,7 @@ def read_results(folder: Path) -> dict[str, Document]:
 
 
 def write(results: dict[str, Document], path: Path) -> list[Path]:
-    """Write the page, and its figures into the folder beside it; what was written. ConfigError if it cannot be."""
+    """Write the page and its figures; return their paths. ConfigError if one cannot be written."""
     text, sections = page(results)
     written = [path]
     figures = path.parent / path.stem
@@ -79,7 +79,7 @@ def write(results: dict[str, Document], path: Path) -> list[Path]:
 
 
 def _origin(document: Document) -> str:
-    """The command, where it ran and how long."""
+    """Return the command, where it ran and how long."""
     machine, versions = document["machine"], document["versions"]
     memory = machine.get("memory_bytes")
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"
@@ -106,7 +106,7 @@ def _duration(seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if the page was written, 1 if it could not be; wrong options end with 2."""
+    """Return 0 if the page was written, and 1 if it could not be; wrong options end with 2."""
     parser = argparse.ArgumentParser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("experiments/results"), help="the folder of the results")
     parser.add_argument("--out", type=Path, default=Path("docs/experiments.md"), help="the page; figures go beside it")

@@ -23,7 +23,7 @@ class Section:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text, and the others right-aligned figures."""
+    """Return a Markdown table: the first column is text, the others right-aligned figures."""
     lines = [
         "| " + " | ".join(head) + " |",
         "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|",
@@ -33,12 +33,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def new_figure(*, width: float = 9, height: float = 5) -> Figure:
-    """An empty figure, inches, that needs no display."""
+    """Return an empty figure that needs no display; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def published(fraction: float, *, about: bool = False) -> str:
-    """A source's accuracy, as it is compared with."""
+    """Return the accuracy of a source in words."""
     return f"{'about ' if about else ''}{percent(fraction)}"

@@ -1,4 +1,4 @@
-"""The page's part on writers: who is heard under dropouts, and what each writer gains by a model of his own.
+"""The page's part on writers: who is heard under dropouts, and what each writer gains by a model of their own.
 
 Results that `secagg experiment` wrote hold every writer's figures. `summarized` replaces them by percentiles.
 """
@@ -144,7 +144,7 @@ def _table_of_speeds(arms: Arms, trained: list[str]) -> str:
 
 
 def _by_speed(trained: dict[str, Any], personal: dict[str, Any]) -> list[float | None]:
-    """The personal models' accuracy on what each group of writers holds out; None for a group that holds out none."""
+    """Return the personal models' accuracy on what each group holds out; None if it holds out nothing."""
     columns = personal["by_client"]
     measured = zip(columns["personal_correct"], columns["held_out"], strict=True)
     counts = dict(zip(columns["client"], measured, strict=True))

@@ -70,7 +70,7 @@ def _losses(axes: Axes, personal: Arms) -> None:
 
 
 def dropouts_figure(trained: Arms) -> Figure:
-    """Who is heard, by speed, and how the model does, by round."""
+    """Draw the share of rounds by speed, and the model's accuracy by round."""
     figure = new_figure(width=12, height=4.5)
     figure.suptitle("Dropouts that strike anyone, and dropouts that strike the slow")
     left, right = figure.subplots(1, 2)

@@ -19,7 +19,7 @@ BITS = 32
 
 
 def agree(num_clients: int) -> list[dict[int, int]]:
-    """Each client's seed with each peer, as every pair's handshake gives it."""
+    """Return each client's seed with each peer, as every pair's handshake gives it."""
     identities = [Ed25519PrivateKey.generate() for _ in range(num_clients)]
     public_keys = [identity.public_key() for identity in identities]
     managers = [X3DHManager(identity, trusted=public_keys) for identity in identities]
@@ -34,7 +34,7 @@ def agree(num_clients: int) -> list[dict[int, int]]:
 
 
 def encrypter(own: int, seeds: dict[int, int]) -> MaskingEncrypter:
-    """A client's encrypter; of a pair, one adds and the other subtracts."""
+    """Return a client's encrypter; of a pair, one adds and the other subtracts."""
     return MaskingEncrypter(
         pos_masks_seeds=[seed for peer, seed in seeds.items() if own < peer],
         neg_masks_seeds=[seed for peer, seed in seeds.items() if own > peer],
@@ -43,7 +43,7 @@ def encrypter(own: int, seeds: dict[int, int]) -> MaskingEncrypter:
 
 
 def run(num_clients: int, length: int, value_bits: int) -> dict[str, Any]:
-    """The seconds of all clients together, and whether the masks cancel in the sum."""
+    """Return the seconds of all clients together, and whether the masks cancel in the sum."""
     rng = np.random.default_rng(0)
     values = [rng.integers(1 << value_bits, size=length).tolist() for _ in range(num_clients)]
     started = time.perf_counter()

@@ -16,14 +16,14 @@ _OWN_ENVIRONMENT = _HERE.parent.parent / ".venv-peers" / "bin" / "python"
 
 
 def interpreter() -> str:
-    """SECAGG_PEERS_PYTHON, else that of the checkout's .venv-peers, else the one that runs this."""
+    """Return SECAGG_PEERS_PYTHON, else the Python of .venv-peers, else the one that runs this."""
     if chosen := os.environ.get("SECAGG_PEERS_PYTHON"):
         return chosen
     return str(_OWN_ENVIRONMENT) if _OWN_ENVIRONMENT.exists() else sys.executable
 
 
 def require(module: str) -> None:
-    """Skip the benchmark, saying how to install it, where a peer cannot be imported."""
+    """Skip the benchmark where a peer cannot be imported, and say how to install it."""
     try:
         # Flower takes seconds to import: whether it is there is asked without loading it.
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
@@ -35,7 +35,7 @@ def require(module: str) -> None:
 
 
 def run_script(name: str, **options: float) -> dict[str, Any]:
-    """What one of the scripts beside this file prints, run by the peers' Python."""
+    """Run one of the scripts beside this file by the peers' Python; return what it prints."""
     arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     done = _run([str(_HERE / name), *arguments])
     if done.returncode:

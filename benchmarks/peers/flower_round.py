@@ -1,4 +1,4 @@
-"""One round of Flower's own SecAgg+ (`SecAggPlusWorkflow` with `secaggplus_mod`), in process; a script for its Python.
+"""Run one round of Flower's own SecAgg+ (`SecAggPlusWorkflow` with `secaggplus_mod`) in process, by its own Python.
 
 Server and clients are Flower's, joined by a grid that calls the client app directly: neither Ray nor sockets nor
 serialization, the protocol's own cost and nothing else.  Prints one JSON line.
@@ -128,7 +128,7 @@ class TimedWorkflow(SecAggPlusWorkflow):
 
 
 def run_round(num_clients: int, num_vanish: int, length: int, threshold: float) -> dict[str, Any]:
-    """One round in which all clients share with all; the first ``num_vanish`` vanish after they have shared keys."""
+    """Run a round in which all clients share with all; the first ``num_vanish`` vanish after they have shared keys."""
     vectors = [np.random.default_rng(i).uniform(-1, 1, length).astype(np.float32) for i in range(num_clients)]
     client_app = ClientApp(
         client_fn=lambda context: VectorClient(

@@ -1,4 +1,4 @@
-"""secagg doing the very work that its peers are timed at, on one thread."""
+"""Do the same work with secagg as its peers do, on one thread."""
 
 import secrets
 import time
@@ -29,7 +29,7 @@ class RoundResult:
 
 
 def run_round(num_clients: int, num_vanish: int, length: int, threshold: int) -> RoundResult:
-    """A round like Flower's: complete graph, float32 vectors, quantized by the clients; timed from keys to mean.
+    """Run a round like Flower's: complete graph, float32 vectors, quantized by the clients; timed from keys to mean.
 
     The first ``num_vanish`` clients vanish after they have shared keys, before their masked input.
     """
@@ -73,7 +73,7 @@ class MaskingResult:
 
 
 def run_masking(num_clients: int, length: int, value_bits: int) -> MaskingResult:
-    """What clients do between the peers' keys and their masked inputs: key pairs, agreement, masks.
+    """Do what clients do between the peers' keys and their masked inputs: key pairs, agreement, masks.
 
     The self-mask, which only a protocol that survives dropouts needs, is drawn and added like the pairwise ones.
     """
@@ -110,7 +110,7 @@ def run_masking(num_clients: int, length: int, value_bits: int) -> MaskingResult
 
 
 def _agree(session_id: bytes, num_clients: int) -> list[list[Mask]]:
-    """Each client's pairwise masks, every one of them agreed on at both ends."""
+    """Return each client's pairwise masks, every one of them agreed on at both ends."""
     keys = [mask_secret_key(secrets.token_bytes(32), session_id, i) for i in range(num_clients)]
     public_keys = [key.public_key() for key in keys]
     return [
