@@ -4,7 +4,7 @@
     .venv-mpc/bin/python -m benchmarks.compare_mpc --quick
 
 Models are trained by `secagg train` first, where they are not there yet. Results go to results/mpc.json, run
-by run, and from there as tables into docs/encrypted-evaluation.md.
+by run, and from there as tables into docs/how-to/encrypted-evaluation.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fl.encrypted.jobs import Arithmetic, Opening
 from fl.learning.own_code import make_model
 from fl.learning.serialization import load_model
 
-PAGE = REPOSITORY / "docs" / "encrypted-evaluation.md"
+PAGE = REPOSITORY / "docs" / "how-to" / "encrypted-evaluation.md"
 MARKS = "<!-- begin: benchmarks/encrypted -->", "<!-- end: benchmarks/encrypted -->"
 MODELS_FOLDER = REPOSITORY / "runs" / "encrypted"
 
