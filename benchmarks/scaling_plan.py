@@ -132,69 +132,50 @@ class Machines:
     cores: int
     gigabits: float
 
-    def transfer(self, total_bytes: float, machines: int | None = None) -> float:
-        """Return the seconds for bytes that go in or out of ``machines`` of them, shared out evenly."""
-        return total_bytes * 8 / (self.gigabits * 1e9) / (machines or self.count)
+    def transfer(self, total_bytes: float) -> float:
+        """Return the seconds for bytes that go in or out of one of them."""
+        return total_bytes * 8 / (self.gigabits * 1e9)
 
 
 Line = tuple[str, str, float, float]
 """What, in numbers, core-seconds, and seconds that it takes."""
 
 
-def one_session(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
-    """Plan all clients in one session: one server, its unmasking over all machines."""
-    vector_bytes = work.values * work.word_bytes
-    parts = machines.count * machines.cores
-    masks, agreements, adding = costs.masks(work), costs.agreements(work), costs.inputs(work)
-    arriving = work.included * work.input_bytes
-    return [
-        (
-            "keys, shares, reconstruction, on one core",
-            f"{work.clients:,} clients",
-            *_on(work.clients * costs.client, 1),
-        ),
-        ("masked inputs into one machine", f"{arriving / 1e12:.1f} TB", 0.0, machines.transfer(arriving, 1)),
-        ("adding them, on one core", f"{work.included:,} vectors", *_on(adding, 1)),
-        ("key agreements, over all cores", f"{work.agreements:,}", *_on(agreements, parts)),
-        ("masks, over all cores", f"{work.masks:,} x {work.values:,}", *_on(masks, parts)),
-        (
-            "parts' results into one machine",
-            f"{parts} x {vector_bytes / 1e6:.0f} MB",
-            0.0,
-            machines.transfer(parts * vector_bytes, 1),
-        ),
-    ]
+def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 1) -> list[Line]:
+    """Plan one session whose masks are recovered by all machines, or a session on each machine.
 
-
-def many_sessions(work: Work, costs: UnitCosts, machines: Machines) -> list[Line]:
-    """Plan a session on each machine with its share of the clients; their sums are added at the end.
-
-    ``work`` is one session's; the lines' core-seconds are all sessions'.
+    ``work`` is one session's. Of several sessions, core-seconds are those of all, and the sums are added at the end.
     """
-    count = machines.count
-    masks, agreements, adding = costs.masks(work), costs.agreements(work), costs.inputs(work)
-    arriving = count * work.included * work.input_bytes
-    sums = count * work.values * 8.0
+    one = sessions == 1
+    cores = machines.cores * (machines.count if one else 1)
+    one_core, all_cores = ("on one core", "over all cores") if one else ("on one core each", "on all cores of each")
+    arriving = work.included * work.input_bytes
+    # The parts' results of one session, or the sessions' sums.
+    results, result_bytes = (cores, work.values * work.word_bytes) if one else (sessions, work.values * 8)
 
-    def each(seconds: float, cores: int) -> tuple[float, float]:
-        return seconds * count, seconds / cores
+    def computed(what: str, number: str, seconds: float, on: int) -> Line:
+        return what, number, seconds * sessions, seconds / on
 
     return [
-        (
-            "keys, shares, reconstruction, on one core each",
-            f"{work.clients:,} clients",
-            *each(work.clients * costs.client, 1),
+        computed(
+            f"keys, shares, reconstruction, {one_core}", f"{work.clients:,} clients", work.clients * costs.client, 1
         ),
-        ("masked inputs into each machine", f"{arriving / count / 1e12:.2f} TB", 0.0, machines.transfer(arriving)),
-        ("adding them, on one core each", f"{work.included:,} vectors", *each(adding, 1)),
-        ("key agreements, on all cores of each", f"{work.agreements:,}", *each(agreements, machines.cores)),
-        ("masks, on all cores of each", f"{work.masks:,} x {work.values:,}", *each(masks, machines.cores)),
-        ("sums into one machine", f"{count} x {work.values * 8 / 1e6:.0f} MB", 0.0, machines.transfer(sums, 1)),
+        (
+            f"masked inputs into {'one' if one else 'each'} machine",
+            f"{arriving / 1e12:.2g} TB",
+            0.0,
+            machines.transfer(arriving),
+        ),
+        computed(f"adding them, {one_core}", f"{work.included:,} vectors", costs.inputs(work), 1),
+        computed(f"key agreements, {all_cores}", f"{work.agreements:,}", costs.agreements(work), cores),
+        computed(f"masks, {all_cores}", f"{work.masks:,} x {work.values:,}", costs.masks(work), cores),
+        (
+            f"{'results of the parts' if one else 'sums'} into one machine",
+            f"{results} x {result_bytes / 1e6:.0f} MB",
+            0.0,
+            machines.transfer(results * result_bytes),
+        ),
     ]
-
-
-def _on(core_seconds: float, cores: int) -> tuple[float, float]:
-    return core_seconds, core_seconds / cores
 
 
 def planned(clients: int, values: int, value_bits: int) -> Work:
@@ -231,10 +212,10 @@ def markdown(
         [
             "\n".join(["| unit, on one core | |", "| :--- | ---: |", *(f"| {n} | {v:.3g} {u} |" for n, v, u in units)]),
             f"**{title}: one session** (ring of {whole.ring_bits} bits)",
-            _table(one_session(whole, costs, machines)),
+            _table(stages(whole, costs, machines)),
             f"**The same as {machines.count} sessions of {share.clients:,}, one a machine** "
             f"(ring of {share.ring_bits} bits)",
-            _table(many_sessions(share, costs, machines)),
+            _table(stages(share, costs, machines, sessions=machines.count)),
         ]
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scaling_plan import Machines, UnitCosts, Work, many_sessions, markdown, one_session
+from benchmarks.scaling_plan import Machines, UnitCosts, Work, markdown, stages
 
 COSTS = UnitCosts(
     word_mask=1e-9, long_mask=3e-9, word_add=2e-10, whole_word=1e-10, packed_word=1e-9, agreement=5e-5, client=1e-3
@@ -16,13 +16,13 @@ def test_the_arithmetic() -> None:
     """1,000 clients of whom 50 vanished, degree 20: 950 self masks, and 50 x 20 x 0.95 pairwise ones."""
     work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
     assert (work.included, work.agreements, work.masks) == (950, 950, 1900)
-    lines = one_session(work, COSTS, MACHINES)
+    lines = stages(work, COSTS, MACHINES)
     core = [line[2] for line in lines]
     takes = [line[3] for line in lines]
     assert core == pytest.approx([1.0, 0.0, 950 * 0.3e-3, 950 * 5e-5, 1900 * 1e-3, 0.0])
     # 950 inputs of 4 MB at 1 GB/s into one machine; 40 results of 4 MB at the end.
     assert takes == pytest.approx([1.0, 3.8, 0.285, 0.0475 / 40, 1.9 / 40, 0.16])
-    shared = many_sessions(work, COSTS, MACHINES)
+    shared = stages(work, COSTS, MACHINES, sessions=10)
     assert [line[2] for line in shared] == pytest.approx([10 * value for value in core])
     assert [line[3] for line in shared] == pytest.approx([1.0, 3.8, 0.285, 0.0475 / 4, 1.9 / 4, 0.08])
 
@@ -37,7 +37,7 @@ def test_wider_rings_cost_words_of_64_bits_and_narrower_ones_their_packing() -> 
 
 def test_more_machines_make_what_is_spread_faster_and_nothing_else() -> None:
     work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
-    few, many = (one_session(work, COSTS, Machines(count, 4, 8.0)) for count in (10, 100))
+    few, many = (stages(work, COSTS, Machines(count, 4, 8.0)) for count in (10, 100))
     faster = [a[3] / b[3] for a, b in zip(few, many, strict=True)]
     assert faster == pytest.approx([1, 1, 1, 10, 10, 0.1])
 
