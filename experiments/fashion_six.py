@@ -22,18 +22,18 @@ def section(document: Document) -> Section:
     """Return this experiment's part of the page."""
     arms = arms_by_name(document)
     parts = [
-        "Fashion-MNIST's 60,000 training images are dealt out to six clients, 10,000 each (IID); all accuracies are on "
-        "the common 10,000 test images unless they say otherwise. Federated, all six take part in each round, with one "
-        "local epoch. A client alone, and all data in one place, are the same training without averaging: an epoch "
-        "is a round there, with the optimizer started anew, and there are ten, where the federated runs have fifty: "
-        "more steps are why these can pass the central model. The model is `cnn3-mirror`, batches are of 25, the local "
+        "Fashion-MNIST's 60,000 training images are dealt out to six clients, 10,000 each (IID). All accuracies are "
+        "on the common 10,000 test images unless they say otherwise. In the federated runs all six take part in each "
+        "round, with one local epoch. A client alone, and all data in one place, are trained in the same way without "
+        "averaging: a round is an epoch with a new optimizer. They have ten rounds and the federated runs fifty, so "
+        "the federated ones can pass the central model. The model is `cnn3-mirror`, batches have 25 images, the local "
         "learning rate falls from round to round, SGD has weight decay, and the server adds momentum to the mean "
         "update (FedAvgM). SGD's learning rate and weight decay were chosen among three settings by the test accuracy "
-        "of this very run without secrecy: the last tenths of a point are flattered by that.",
+        "of this run without secrecy, which flatters the last tenths of a point.",
         _table_of_arms(arms),
         _findings(arms),
-        "Each client by itself. *Before averaging* is its own model in the last federated round, trained from the "
-        "global model, before the six are averaged; *alone* it never heard of the others.",
+        "Each client by itself. *Before averaging* is its own model in the last federated round: trained from the "
+        "global model, before the six are averaged. *Alone* is a client that was trained on its own data only.",
         _table_of_clients(arms),
     ]
     figures = {}
@@ -96,8 +96,8 @@ def _findings(arms: dict[str, dict[str, Any]]) -> str:
     if secure and plain:
         points = 100 * (secure["accuracy"] - plain["accuracy"])
         found.append(
-            f"Secure less plain, the same run but for the aggregation: {points:+.2f} points (the goal is 0.2 at most). "
-            "The two differ by the quantization of the updates, which training amplifies."
+            f"Secure minus plain, the same run except for the aggregation: {points:+.2f} points (goal: at most 0.2). "
+            "The difference comes from the quantization of the updates, which training amplifies."
         )
     return " ".join(found)
 

@@ -24,11 +24,11 @@ def section(document: Document) -> Section:
     head = ["", "target", "published", "rounds", "ratio", "last", "best", "seconds a round"]
     parts = [
         "McMahan et al. (AISTATS 2017, tables 1 and 2): 100 clients with 600 images each, dealt out IID or in two "
-        "shards sorted by digit; ten are drawn at random each round, batches of 10, the mean is weighted by examples, "
-        "and the sum is taken securely. *Rounds* is the first round after which the test accuracy is the target or "
-        "more; the paper's are where a curve that is made monotonic crosses it, with a learning rate tuned for each "
-        "cell. The CNN here has 128 units where the paper's has 512. Learning rates of federated averaging are the "
-        "same in all four settings; those of the faster arms come from short trials on the same data.",
+        "shards sorted by digit. Each round draws ten clients at random; batches have 10 images, the mean is weighted "
+        "by examples, and the sum is secure. *Rounds* is the first round after which the test accuracy reaches the "
+        "target. The paper takes the round where a monotonic curve crosses it, with a learning rate tuned for each "
+        "cell. The CNN here has 128 units, the paper's has 512. Federated averaging has the same learning rate in all "
+        "four settings; those of the faster arms come from short trials on the same data.",
         table(head, rows) if rows else "",
         _what_is_faster(arms),
     ]
@@ -76,7 +76,7 @@ def _what_is_faster(arms: dict[str, dict[str, Any]]) -> str:
         if averaging and averaging["reached"] is None and averaging["rounds"] < setting.published:
             lines.append(
                 f"  Federated averaging was stopped after {averaging['rounds']} rounds, before the published "
-                f"{setting.published}, to save time: it says nothing about the paper's figure."
+                f"{setting.published}, to save time, so it does not check the paper's figure."
             )
     return "\n".join(lines)
 

@@ -90,10 +90,10 @@ def _setting(config: dict[str, Any]) -> str:
     return (
         f"Each of the {config['clients']} writers of MNIST's training images (QMNIST's extended labels say who wrote "
         f"what; 19 to 131 images each) is a client. A round samples {config['sample']} of them, of which "
-        f"{percent(config['dropout'])} vanish somewhere in the protocol; sums are secure. Every writer holds "
-        f"{percent(config['holdout'])} of his images out, from federated and personal training alike. *New writers*: "
-        "MNIST's 10,000 test images, by 297 other people, none of whom is among the clients. *Known writers*: all "
-        "clients' held-out images."
+        f"{percent(config['dropout'])} drop out somewhere in the protocol; sums are secure. Every writer holds out "
+        f"{percent(config['holdout'])} of their images from federated and from personal training. *New writers*: "
+        "MNIST's 10,000 test images, by 297 other people, none of whom is a client. *Known writers*: all clients' "
+        "held-out images."
     )
 
 
@@ -122,11 +122,11 @@ def _table_of_runs(arms: Arms, trained: list[str]) -> str:
 
 def _about_speeds() -> str:
     return (
-        "Where *anyone vanishes*, each sampled writer is as likely to as any other. Where *slow ones vanish*, writers "
-        "have speeds (log-normal), and the chance to miss a round grows with the time that a writer takes: as many "
-        "vanish, but the same ones again and again, and the model is made without them more often. The share of all "
-        "rounds that included a writer's update, and the accuracy on what the group holds out, of the global model and "
-        "of personal ones (all layers fine-tuned):"
+        "Where *anyone vanishes*, all sampled writers are equally likely to drop out. Where *slow ones vanish*, "
+        "writers have speeds (log-normal), and a slower writer misses a round more often: as many drop out, but "
+        "mostly the same ones, so the model contains less of them. The table gives the share of all rounds that "
+        "included a writer's update, and the accuracy on what the group holds out, of the global model and of "
+        "personal ones (all layers fine-tuned):"
     )
 
 
@@ -160,13 +160,13 @@ def _about_methods(personal: Arms) -> str:
     clients = max(arm["summary"]["clients"] for arm in personal.values())
     examples = max(arm["summary"]["held_out"] for arm in personal.values())
     return (
-        f"**Personal models.** {clients} writers with {examples:,} held-out images together: the last layer alone is "
-        "trained on, or all of them, or all with a pull back to the global model (FedProx's term), on the writer's own "
-        "images; Ditto (Li et al. 2021) keeps a second model beside the global one in each round that a writer takes "
-        "part in, pulled to what was the global model then, which late in a training of few rounds is behind the last "
-        "one; *alone* is a model that never heard of the others. A writer holds out some thirty images, and one of "
-        "them is three points of his accuracy: the loss, which knows finer differences, is given too. Gains are "
-        "personal less global, each writer counted once: 10th percentile, median, 90th percentile and mean."
+        f"**Personal models.** {clients} writers with {examples:,} held-out images together. On the writer's own "
+        "images, the last layer is trained further, or all layers, or all with a pull back to the global model "
+        "(FedProx's term). Ditto (Li et al. 2021) keeps a second model in each round that a writer takes part in, "
+        "pulled to the global model of that round, which is behind the last one. *Alone* is a model trained on the "
+        "writer's images only. A writer holds out about thirty images, so one image is three points of accuracy; the "
+        "loss shows finer differences. Gains are personal minus global, each writer counted once: 10th percentile, "
+        "median, 90th percentile and mean."
     )
 
 

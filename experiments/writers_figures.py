@@ -34,7 +34,7 @@ def gains_figure(personal: Arms, title: str) -> Figure:
     left.axhline(0, color="black", linewidth=0.8)
     left.set_title("accuracy on the writer's held-out images")
     left.set_xlabel("writers, sorted by their gain (percent of all)")
-    left.set_ylabel("personal less global (points)")
+    left.set_ylabel("personal minus global (points)")
     left.set_yscale("symlog", linthresh=10)
     ticks = [-50, -20, -10, -5, 0, 5, 10, 20, 50]
     left.set_yticks(ticks, ["0" if tick == 0 else f"{tick:+d}" for tick in ticks])
@@ -64,7 +64,7 @@ def _losses(axes: Axes, personal: Arms) -> None:
     axes.set_ylim(len(personal) - 0.4, -0.6)
     axes.set_title("cross-entropy on the writer's held-out images")
     axes.set_xlabel(
-        "global less personal (nats; right of 0 is better)\npoints: percentiles of the writers; bar: 10th to 90th"
+        "global minus personal (nats; right of 0 is better)\npoints: percentiles of the writers; bar: 10th to 90th"
     )
     axes.grid(axis="x", alpha=0.3)
 
