@@ -40,7 +40,7 @@ class FederatedEvaluation:
     Args:
         num_clients: in a session.
         max_examples: a public bound on what any client holds out.
-        dropout, corrupt: as for `fl.aggregation.api.plan_secure_aggregation`.
+        dropout, corrupt: as for `secagg.plan`.
 
     Raises:
         ConfigError: nobody holds anything out.

@@ -1,7 +1,6 @@
 """From the clients' updates to their mean by the protocol: the server sees masked vectors and their sum."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
@@ -12,8 +11,9 @@ from fl.aggregation.api import RoundRequest, RoundResult, TimedTraining
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.encoding import UndecodableSumError, UpdateEncoding
 from fl.aggregation.phases import PhaseCost, phase_costs
-from fl.aggregation.scales import Ranges, Scales, ScaleTracker
-from secagg import Adversary, ClientId, PlanError, Round
+from fl.aggregation.planning import SessionPlans
+from fl.aggregation.scales import Ranges, ScaleTracker
+from secagg import ClientId, PlanError, Round
 from transport import run_session
 
 # Of a simulated round's clients so many are measured, since their updates are kept in memory until they are sent; fewer
@@ -30,10 +30,8 @@ class SecureAggregator:
     aborts the round, and the next round measures again.
 
     Args:
-        make_plan: gives the plan of sessions with an encoding.
-        sizes: elements of each tensor of an update.
+        plans: of its sessions.
         num_clients: of a round.
-        value_bits: that elements are rounded to.
         tracker: the bounds; the aggregator has them follow each round.
         verify: keep what the clients encoded, and compare the secure sum with theirs, element by element. For
             simulations: it needs all vectors in memory, and no real server could do it.
@@ -47,27 +45,19 @@ class SecureAggregator:
 
     def __init__(
         self,
-        make_plan: Callable[[UpdateEncoding], secagg.Plan],
+        plans: SessionPlans,
         *,
-        sizes: tuple[int, ...],
         num_clients: int,
-        value_bits: int,
         tracker: ScaleTracker,
         verify: bool = False,
         workers: int = 1,
     ) -> None:
-        self._make_plan = make_plan
-        self._sizes = sizes
+        self._plans = plans
         self._num_clients = num_clients
-        self._value_bits = value_bits
         self._tracker = tracker
         self._verify = verify
         self._workers = workers
-        # Thresholds and ring do not depend on the bounds, and the length hardly.
-        self.plan = make_plan(UpdateEncoding.for_plan(sizes, num_clients, value_bits))
-
-    def _encoding(self, num_clients: int, scales: Scales | None) -> UpdateEncoding:
-        return UpdateEncoding(sizes=self._sizes, num_clients=num_clients, value_bits=self._value_bits, scales=scales)
+        self.plan = plans.plan(num_clients)
 
     def aggregate(self, request: RoundRequest) -> RoundResult:
         started = time.perf_counter()
@@ -78,33 +68,33 @@ class SecureAggregator:
             if ranges is None:
                 return replace(measured, seconds=time.perf_counter() - started)
             self._tracker.follow(ranges)
-        encoding = self._encoding(self._num_clients, self._tracker.scales)
-        outcome, result = self._session(request, train, encoding, self.plan)
+        encoding = self._plans.encoding(self._num_clients, self._tracker.scales)
+        outcome, result = self._session(request, train, encoding)
         result = with_outcome(result, outcome, encoding, self._tracker)
         return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
 
     def _measure(self, request: RoundRequest, train: TimedTraining) -> tuple[Ranges | None, RoundResult]:
         """The ranges of the updates of some of the round's clients, which are kept; and what that cost."""
-        client_ids, plan = request.client_ids, self.plan
-        few = min(_MOST_MEASURED, max(_FEWEST_MEASURED, _MOST_KEPT_BYTES // (4 * sum(self._sizes))))
+        client_ids = request.client_ids
+        few = min(_MOST_MEASURED, max(_FEWEST_MEASURED, _MOST_KEPT_BYTES // (4 * sum(self._plans.sizes))))
         if few < len(client_ids):
             try:
-                plan = self._make_plan(self._encoding(few, None))
+                self._plans.plan(few)
                 client_ids = _some_with_their_share_of_faults(request, few)
             except PlanError:
                 # Whose fractions add up with many clients only.
                 pass
-        encoding = self._encoding(len(client_ids), None)
+        encoding = self._plans.encoding(len(client_ids), None)
         train.keeps = True
-        outcome, result = self._session(replace(request, client_ids=client_ids), train, encoding, plan)
+        outcome, result = self._session(replace(request, client_ids=client_ids), train, encoding)
         train.keeps = False
         ranges, aborted = measured_ranges(outcome, encoding)
         return ranges, replace(result, aborted=aborted)
 
     def _session(
-        self, request: RoundRequest, train: TimedTraining, encoding: UpdateEncoding, plan: secagg.Plan
+        self, request: RoundRequest, train: TimedTraining, encoding: UpdateEncoding
     ) -> tuple[secagg.Completed | secagg.Aborted, RoundResult]:
-        """One session with this encoding, planned like ``plan``, and its cost; what it came to is not decoded."""
+        """One session with this encoding, and its cost; what it came to is not decoded."""
         encoded: dict[ClientId, IntegerVector] = {}
 
         def make_input(client_id: ClientId) -> IntegerVector:
@@ -114,7 +104,7 @@ class SecureAggregator:
                 encoded[client_id] = vector
             return vector
 
-        params = replace(plan.parameters, vector_length=encoding.vector_length)
+        params = self._plans.parameters(encoding)
         report = run_session(
             params,
             make_input,
@@ -203,18 +193,6 @@ def _some_with_their_share_of_faults(request: RoundRequest, count: int) -> tuple
     others = [client_id for client_id in request.client_ids if client_id not in with_faults]
     share = len(faulty) * count // len(request.client_ids)
     return tuple(sorted(faulty[:share] + others[: count - share]))
-
-
-def plan_secure_aggregation(encoding: UpdateEncoding, *, dropout: float, corrupt: float = 0.0) -> secagg.Plan:
-    """The plan for rounds with this encoding; PlanError with every reason why not."""
-    return secagg.plan(
-        num_clients=encoding.num_clients,
-        vector_length=encoding.vector_length,
-        value_bits=encoding.value_bits,
-        dropout=dropout,
-        corrupt=corrupt,
-        adversary=Adversary.HONEST_BUT_CURIOUS,
-    )
 
 
 def _ring_difference(secure: IntegerVector, encoded: list[IntegerVector], params: secagg.Parameters) -> int:

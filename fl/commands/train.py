@@ -21,7 +21,8 @@ from fl.report.tensorboard import EventFiles, require_tensorboard
 from fl.report.verdict import verdict_on
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, summary_table
-from fl.runs.rounds import FederatedRun, RoundRecord, raise_if_all_aborted, start_runs
+from fl.runs.records import RoundRecord, raise_if_all_aborted
+from fl.runs.rounds import FederatedRun, start_runs
 from fl.runs.summary import summarize
 
 # What may be given beside --resume: the rest of a run is settled when it starts.
@@ -153,7 +154,7 @@ def _rounds(
     with TrainingDisplay(console, config) as display, ExitStack() as engines:
         for run in runs:
             engines.enter_context(run)
-        display.introduce(runs, sum(parameter.numel() for parameter in runs[0].model.parameters()))
+        display.introduce(runs[0].layout.size, runs[0].plan, runs[0].worker)
         try:
             while runs[0].rounds_done < config.rounds:
                 display.round_started(runs[0].rounds_done)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import secagg
-from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.session_policy import SessionPolicy
 from fl.config.run_config import Before, RunConfig, completed
 from fl.errors import ConfigError
@@ -42,8 +41,12 @@ class NetworkSettings:
     max_examples: int | None
     min_inputs: int = MIN_INPUTS
 
-    def plan(self, config: RunConfig, sizes: tuple[int, ...]) -> secagg.Plan:
-        """The plan of the run's rounds. PlanError if it cannot be, or clients would decline it.
+    def invited(self, config: RunConfig) -> int:
+        """How many clients are asked to take part in a round."""
+        return config.clients
+
+    def plans(self, config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
+        """The plans of the run's rounds: such that clients do not decline them.
 
         Those who need not be there are those who are expected to vanish.
 
@@ -51,14 +54,13 @@ class NetworkSettings:
             config: the run's.
             sizes: elements of each tensor of an update.
         """
-        return secagg.plan(
-            num_clients=config.clients,
-            vector_length=UpdateEncoding.for_plan(sizes, config.clients, config.value_bits).vector_length,
+        return SessionPlans(
+            sizes=sizes,
             value_bits=config.value_bits,
-            dropout=(config.clients - self.min_clients) / config.clients,
             corrupt=config.corrupt,
             adversary=self.adversary,
             min_inputs=self.min_inputs,
+            goal=self.min_clients,
         )
 
     def to_json(self) -> dict[str, Any]:

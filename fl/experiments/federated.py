@@ -18,7 +18,8 @@ from fl.formatting import percent
 from fl.learning.serialization import model_to_bytes
 from fl.learning.training import Evaluation, evaluate
 from fl.runs.checkpoint import RunFolder
-from fl.runs.rounds import FederatedRun, RoundRecord, raise_if_all_aborted, start_runs
+from fl.runs.records import RoundRecord, raise_if_all_aborted
+from fl.runs.rounds import FederatedRun, start_runs
 from fl.runs.sampling import deal_out
 
 RUN = "run"

@@ -1,4 +1,4 @@
-"""One round of a `fl.runs.rounds.FederatedRun` over the network: announced, aggregated, tried again if too few remain.
+"""One round of a `fl.network.served_run.ServedRun`: announced, aggregated, tried again if too few remain.
 
 A session is tried again only while none of its clients can have released shares.  From Unmasking on, clients answer it
 no second time (`transport.ClientRecord`), and two sums of one round could be subtracted: it has one result, or none.
@@ -8,7 +8,6 @@ of its own, and both stay until the round is in the checkpoint: a process that i
 sum of the ranges in the first, has the same bounds from it, and goes on with the second.
 """
 
-import contextlib
 import math
 import time
 from collections import Counter
@@ -17,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import secagg
-from fl.aggregation.api import RoundRequest, RoundResult
+from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
-from fl.aggregation.secure import SecureAggregator, both_sessions, measured_ranges, with_outcome
-from fl.files import replace_file
+from fl.aggregation.secure import both_sessions, measured_ranges, with_outcome
 from fl.network.announcement import (
     Announcement,
     TrainingOver,
@@ -29,12 +28,13 @@ from fl.network.announcement import (
     encode_announcement,
     round_context,
 )
-from fl.network.errors import AnnouncementError, AnnouncementVersionError, NetworkError, RoundFailedError
+from fl.network.errors import AnnouncementError, NetworkError, RoundFailedError
+from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import Session, SessionThread
 from fl.watch import Watch
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
-from transport import Deadlines, Journal, LinkError, Offer, SessionHost
-from transport.durable.frames import MAX_EXTRA_BYTES, decode_server_frame
+from transport import Deadlines, Journal, LinkError, Observer, SessionHost
+from transport.durable.frames import MAX_EXTRA_BYTES
 from transport.tcp.server import HostObserver
 
 # So long those who missed the last round have to hear that it was the last.
@@ -62,81 +62,13 @@ class ServingRules:
     deadlines: Deadlines
 
 
-class _SessionFiles:
-    """What makes one of a round's sessions survive the end of this process.
-
-    Args:
-        journal: the session's. Beside it, a file of the same name that ends in ``.begun`` says which round has such a
-            session: if the journal is gone then, the session has no result.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        self.journal = journal
-        self._begun = journal.with_suffix(".begun")
-
-    def begin(self, number: int) -> None:
-        """Note that clients will hear of the session."""
-        try:
-            # With an empty journal nobody has heard of it: a process that ends here has lost nothing.
-            Journal(self.journal).close()
-            replace_file(self._begun, str(number).encode())
-        except BaseException:
-            # Without room for both there is neither, and both are made when there is.
-            self.forget()
-            raise
-
-    def is_lost(self, number: int) -> bool:
-        """Whether clients may have answered the round in a session of which nothing is left."""
-        return not self.journal.exists() and self._has_begun(number)
-
-    def is_of_another_version(self) -> bool:
-        """Whether the journal holds a session whose announcement is not read here: an upgrade came in between."""
-        if not self.journal.exists():
-            return False
-        with contextlib.closing(Journal(self.journal)) as journal:
-            try:
-                if not journal.is_empty:
-                    decode_announcement(_offer_in(journal).extra)
-            except AnnouncementVersionError:
-                return True
-            except (LinkError, AnnouncementError):
-                # What it is then, the aggregator says that is to go on with it.
-                pass
-        return False
-
-    def forget(self) -> None:
-        """The session's result is safe, or it has none and may begin again."""
-        self._begun.unlink(missing_ok=True)
-        SessionThread.forget(self.journal)
-
-    def forget_older(self, rounds_done: int) -> None:
-        """Delete what is left of a round that is in the checkpoint already: a crash came between the two."""
-        if not self._has_begun(rounds_done + 1):
-            self._begun.unlink(missing_ok=True)
-        if self.journal.exists():
-            journal = Journal(self.journal)
-            try:
-                is_empty = journal.is_empty
-                if is_empty or _offer_in(journal).number <= rounds_done:
-                    journal.delete()
-            finally:
-                journal.close()
-            if is_empty:
-                self._begun.unlink(missing_ok=True)
-
-    def _has_begun(self, number: int) -> bool:
-        try:
-            return self._begun.read_text() == str(number)
-        except FileNotFoundError:
-            return False
-
-
-class NetworkAggregator(SecureAggregator):
+class NetworkAggregator:
     """The protocol over the network, with the sessions' journals until the round's result is safe.
 
     Args:
-        plan: of all sessions, but for the length of their vectors.
-        sizes, num_clients, value_bits, tracker: as for `SecureAggregator`.
+        plans: of all sessions.
+        client_ids: who is enrolled.
+        tracker: the bounds; the aggregator has them follow each round.
         sessions: the listening server.
         announce: gives the coming session's announcement, with the bounds that the tracker has.
         rules: see there.
@@ -149,11 +81,9 @@ class NetworkAggregator(SecureAggregator):
 
     def __init__(
         self,
-        plan: secagg.Plan,
+        plans: SessionPlans,
         *,
-        sizes: tuple[int, ...],
-        num_clients: int,
-        value_bits: int,
+        client_ids: tuple[ClientId, ...],
         tracker: ScaleTracker,
         sessions: SessionThread,
         announce: Callable[[], Announcement],
@@ -164,21 +94,23 @@ class NetworkAggregator(SecureAggregator):
         watch: Watch | None = None,
         skip_to: int = 0,
     ) -> None:
-        super().__init__(lambda _: plan, sizes=sizes, num_clients=num_clients, value_bits=value_bits, tracker=tracker)
+        self._plans = plans
+        self._client_ids = client_ids
+        self._tracker = tracker
         self._watch = watch
         self._sessions = sessions
         self._announce = announce
         self._rules = rules
-        self._measuring = _SessionFiles(folder / "round.ranges.journal")
-        self._updating = _SessionFiles(folder / "round.journal")
+        self._measuring = SessionFiles(folder / "round.ranges.journal")
+        self._updating = SessionFiles(folder / "round.journal")
         self._skip_to = skip_to
         self._say = say
         self._directory = directory
         # Who took part in the last session to its end: the others have not heard how it ended.
         self._told: frozenset[ClientId] = frozenset()
 
-    def aggregate(self, request: RoundRequest) -> RoundResult:
-        """Run the round; clients train where they are, and nothing of ``request.train`` is used.
+    def aggregate(self, observer: Observer | None = None) -> RoundResult:
+        """Run the round.
 
         A round whose shares may be out and that came to no mean is not tried again: its result says why.
 
@@ -198,14 +130,14 @@ class NetworkAggregator(SecureAggregator):
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
             self._refuse_foreign_update()
-            encoding = self._encoding(self._num_clients, None)
-            outcome, measured = self._networked(request, encoding, self._measuring)
+            encoding = self._plans.encoding(len(self._client_ids), None)
+            outcome, measured = self._networked(encoding, self._measuring, observer)
             ranges, aborted = measured_ranges(outcome, encoding)
             if ranges is None:
                 return replace(measured, aborted=aborted, seconds=time.perf_counter() - started)
             self._tracker.follow(ranges)
-        encoding = self._encoding(self._num_clients, self._tracker.scales)
-        outcome, result = self._networked(request, encoding, self._updating)
+        encoding = self._plans.encoding(len(self._client_ids), self._tracker.scales)
+        outcome, result = self._networked(encoding, self._updating, observer)
         result = with_outcome(result, outcome, encoding, self._tracker)
         return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
 
@@ -214,7 +146,8 @@ class NetworkAggregator(SecureAggregator):
         if self._updating.journal.exists() and not self._measuring.journal.exists():
             journal = Journal(self._updating.journal)
             try:
-                self._check_journal(journal, self.plan.parameters, self._announce())
+                encoding = self._plans.encoding(len(self._client_ids), None)
+                self._check_journal(journal, self._plans.parameters(encoding), self._announce())
             finally:
                 journal.close()
 
@@ -228,8 +161,9 @@ class NetworkAggregator(SecureAggregator):
         self._updating.forget_older(rounds_done)
         self._measuring.forget_older(rounds_done)
 
-    def say_goodbye(self, client_ids: tuple[ClientId, ...]) -> None:
+    def say_goodbye(self) -> None:
         """Tell those who missed the end of the last round that there are no more."""
+        client_ids = self._client_ids
         if self._told.issuperset(client_ids):
             return
         self._sessions.run(
@@ -244,25 +178,25 @@ class NetworkAggregator(SecureAggregator):
         )
 
     def _networked(
-        self, request: RoundRequest, encoding: UpdateEncoding, files: _SessionFiles
+        self, encoding: UpdateEncoding, files: SessionFiles, observer: Observer | None
     ) -> tuple[Completed | Aborted, RoundResult]:
         """One of the round's sessions, tried again while that is safe, and its cost; it is not decoded."""
         announcement = self._announce()
         extra = encode_announcement(announcement)
         if len(extra) > MAX_EXTRA_BYTES:
             raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
-        params = replace(self.plan.parameters, vector_length=encoding.vector_length)
+        params = self._plans.parameters(encoding)
 
         def observe(host: SessionHost) -> None:
             if self._watch is not None:
                 self._watch.session(host)
             status = host.status
-            if request.observer is not None:
-                request.observer(host.round, status.received, status.received + status.pending)
+            if observer is not None:
+                observer(host.round, status.received, status.received + status.pending)
 
         session = Session(
             params=params,
-            client_ids=request.client_ids,
+            client_ids=self._client_ids,
             number=announcement.round,
             extra=extra,
             context=round_context(announcement.round, extra),
@@ -284,7 +218,7 @@ class NetworkAggregator(SecureAggregator):
             f"round {announcement.round} was aborted {self._rules.retries + 1} times, the last time since {reason}"
         )
 
-    def _attempt(self, session: Session, files: _SessionFiles, observe: HostObserver) -> tuple[SessionHost | None, str]:
+    def _attempt(self, session: Session, files: SessionFiles, observe: HostObserver) -> tuple[SessionHost | None, str]:
         """The session, if it cannot begin again; or why it can."""
         if not files.journal.exists():
             self._wait_for_clients(session.number)
@@ -316,7 +250,7 @@ class NetworkAggregator(SecureAggregator):
     def _check_journal(self, journal: Journal, params: secagg.Parameters, announcement: Announcement) -> bytes:
         """The context of the session in the journal; NetworkError if that is no part of this run."""
         try:
-            offer = _offer_in(journal)
+            offer = offer_in(journal)
             begun = decode_announcement(offer.extra)
         except (LinkError, AnnouncementError) as error:
             raise NetworkError(f"{journal.path} is no journal of a training: {error}") from None
@@ -355,12 +289,3 @@ def _declines(host: SessionHost) -> str:
     reasons = Counter(text or "without a reason" for text in declined.values()).most_common(_REASONS)
     told = "; ".join(reason if count == len(declined) else f"{reason} ({count})" for reason, count in reasons)
     return f"{len(declined)} client{'s' * (len(declined) > 1)} declined: {told}"
-
-
-def _offer_in(journal: Journal) -> Offer:
-    """LinkError if the journal begins with something else."""
-    payload = journal.header.offer
-    offer = decode_server_frame(payload, len(payload))
-    if not isinstance(offer, Offer):
-        raise LinkError("it begins with no offer")
-    return offer

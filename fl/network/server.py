@@ -21,22 +21,19 @@ from rich.markup import escape
 
 from fl.config.run_config import RunConfig
 from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, settle
-from fl.data import Dataset
 from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
-from fl.learning.parameter_layout import ParameterLayout
-from fl.learning.serialization import model_to_bytes
 from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator, ServingRules
-from fl.network.announcement import Announcement
 from fl.network.errors import NetworkError
 from fl.network.modes import check_certificates
+from fl.network.served_run import ServedRun
 from fl.network.session_thread import SessionThread
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, summary_table
-from fl.runs.rounds import FederatedRun, RoundRecord, raise_if_all_aborted
+from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.summary import summarize
 from fl.watch import Watch, serve_watch
 from secagg import Adversary, KeyDirectory
@@ -78,9 +75,9 @@ def start_serving(
     settings = settle(
         config, min_clients=min_clients, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs
     )
-    run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
+    run = ServedRun(config, dataset, max_examples=settings.max_examples)
     with ExitStack() as new_run:
-        return _Serving(config, settings, options, dataset, run, RunFolder(out), console).serve([], new_run)
+        return _Serving(settings, options, run, RunFolder(out), console).serve([], new_run)
 
 
 def resume_serving(
@@ -95,13 +92,13 @@ def resume_serving(
         if rounds_done > config.rounds:
             raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
         dataset = make_dataset(config.dataset, data_dir)
-        run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
+        run = ServedRun(config, dataset, max_examples=settings.max_examples)
         records = folder.restore([run], rounds_done)
         folder.save(config, [run], records)
         console.print(
             escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
         )
-        return _Serving(config, settings, options, dataset, run, folder, console).serve(records)
+        return _Serving(settings, options, run, folder, console).serve(records)
 
 
 class _Serving:
@@ -109,24 +106,21 @@ class _Serving:
 
     def __init__(
         self,
-        config: RunConfig,
         settings: NetworkSettings,
         options: ServeOptions,
-        dataset: Dataset,
-        run: FederatedRun,
+        run: ServedRun,
         folder: RunFolder,
         console: Console,
     ) -> None:
         self._folder = folder
-        self._config = config
+        self._config = run.config
         self._settings = settings
         self._options = options
-        self._dataset = dataset
         self._run = run
         self._rounds_before = run.rounds_done
         self._console = console
-        self._layout = ParameterLayout.of(run.model)
-        self._plan = settings.plan(config, self._layout.sizes)
+        self._plans = settings.plans(run.config, run.layout.sizes)
+        self._plan = self._plans.plan(settings.invited(run.config))
 
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
@@ -198,13 +192,11 @@ class _Serving:
     ) -> None:
         run, config = self._run, self._config
         aggregator = NetworkAggregator(
-            self._plan,
-            sizes=self._layout.sizes,
-            num_clients=config.clients,
-            value_bits=config.value_bits,
+            self._plans,
+            client_ids=tuple(range(config.clients)),
             tracker=run.tracker,
             sessions=sessions,
-            announce=self._announcement,
+            announce=run.announcement,
             rules=ServingRules(
                 min_clients=self._settings.min_clients,
                 give_up=self._options.give_up,
@@ -217,15 +209,14 @@ class _Serving:
             watch=watch,
             skip_to=run.rounds_done + 1 + self._options.skip,
         )
-        run.aggregator = aggregator
         aggregator.forget_older(run.rounds_done)
         with TrainingDisplay(self._console, config) as display:
-            display.introduce([run], self._layout.size)
+            display.introduce(run.layout.size, self._plan)
             while run.rounds_done < config.rounds:
                 display.round_started(run.rounds_done)
                 if watch is not None:
                     watch.round_started(run.rounds_done + 1, self._plan.parameters)
-                record = self._once_there_is_room(lambda: run.run_round(display.on_progress))
+                record = self._once_there_is_room(lambda: run.run_round(aggregator, display.on_progress))
                 if watch is not None:
                     watch.round_ended(
                         record.round,
@@ -240,7 +231,7 @@ class _Serving:
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))
                 aggregator.forget_round()
                 display.round_done([record])
-            aggregator.say_goodbye(tuple(range(config.clients)))
+            aggregator.say_goodbye()
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:
         """Do it. While the disk is full, wait and do it again: nothing is lost by that, and clients wait too."""
@@ -256,19 +247,6 @@ class _Serving:
                     self._say(f"{error}; this server goes on as soon as there is room")
                     logger.warning("the disk is full: %s", error, extra={"event": "disk_full"})
             time.sleep(_FULL.delay(failures))
-
-    def _announcement(self) -> Announcement:
-        return Announcement(
-            round=self._run.rounds_done + 1,
-            rounds=self._config.rounds,
-            model=self._config.model,
-            image_shape=self._dataset.image_shape,
-            num_classes=self._dataset.num_classes,
-            value_bits=self._config.value_bits,
-            scales=self._run.tracker.scales,
-            training=self._config.local_training_in(self._run.rounds_done + 1),
-            model_bytes=model_to_bytes(self._run.model),
-        )
 
     def _finish(self, interrupted: bool) -> FinishedServing:
         # What was broken off may have changed the model already: the checkpoint has the last whole round.

@@ -108,18 +108,12 @@ class SessionThread:
         return self._call(self._gather(count, seconds))
 
     def run(self, session: Session, observer: HostObserver | None = None) -> SessionHost:
-        """Run a session to its outcome, or the one that is in the journal. The journal stays: see `forget`.
+        """Run a session to its outcome, or the one that is in the journal. The journal stays.
 
         Raises:
             TransportError, secagg.LocalProtocolError: as `transport.tcp.serve_session`.
         """
         return self._call(self._run(session, observer))
-
-    @staticmethod
-    def forget(journal: Path) -> None:
-        """Delete the journal of a session whose result is safe."""
-        if journal.exists():
-            Journal(journal).delete()
 
     async def _gather(self, count: int, seconds: float) -> int:
         with contextlib.suppress(TimeoutError):

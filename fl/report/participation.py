@@ -1,6 +1,6 @@
 """Who of a round's clients came how far."""
 
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Round
 
 _INCLUDED_ALREADY = (Round.CONSISTENCY_CHECK, Round.UNMASKING)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from fl.config.run_config import RunConfig
 from fl.report.participation import stayed
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Round
 
 _COLORS = {

@@ -11,7 +11,7 @@ from fl.report.curves import Curve, curves_figure
 from fl.report.figures import Figure
 from fl.report.participation import stayed, stayed_for_nothing
 from fl.report.source import StoredRun
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Round
 
 _WHERE = {

@@ -26,7 +26,7 @@ from fl.report.extras import (
     load_series,
 )
 from fl.runs.checkpoint import RunFolder
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Round
 from transport.errors import MAX_ERROR_TEXT, printable
 

@@ -21,7 +21,7 @@ from fl.errors import ConfigError
 from fl.report.extras import Series
 from fl.report.verdict import Verdict
 from fl.report.verdict_plot import confusion_plot, samples_plot
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Plan
 
 if TYPE_CHECKING:

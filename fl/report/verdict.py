@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 import secagg
-from fl.config.run_config import RunConfig
-from fl.config.served import NetworkSettings
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.learning.cpu import torch_threads
 from fl.learning.own_code import is_reference, make_dataset, own_code_of
-from fl.learning.parameter_layout import ParameterLayout
 from fl.report.class_names import class_names
 from fl.report.source import StoredRun
 from fl.runs.checkpoint import RunFolder
-from fl.runs.rounds import FederatedRun
+from fl.runs.rounds import session_plans
+from fl.runs.run import Run
 
 _SAMPLES = 12
 _BATCH = 500
@@ -80,22 +78,20 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             else load_dataset(config.dataset, data_dir, download=False)
         )
         # Nothing is trained: what trained it (Ray, say) need not be here.
-        federated = FederatedRun(
-            replace(config, engine="serial"),
-            dataset,
-            config.aggregator,
-            is_served=run.network is not None,
-        )
-        RunFolder(run.path).restore([federated], run.rounds_done)
-        plan = federated.plan if run.network is None else _served_plan(run.config, run.network, federated)
-        return FinalModel(plan=plan, verdict=verdict_on(federated.model, dataset, config.seed))
+        final = Run(config, dataset, config.aggregator)
+        RunFolder(run.path).restore([final], run.rounds_done)
+        plan = _plan_of(run, final)
+        return FinalModel(plan=plan, verdict=verdict_on(final.model, dataset, config.seed))
     except (FLError, secagg.SecAggError) as error:
         return FinalModel(missing=f"The model could not be tested. {error}")
 
 
-def _served_plan(config: RunConfig, network: NetworkSettings, federated: FederatedRun) -> secagg.Plan:
-    """The plan of a run between machines."""
-    return network.plan(config, ParameterLayout.of(federated.model).sizes)
+def _plan_of(run: StoredRun, final: Run) -> secagg.Plan | None:
+    """The plan of the run's rounds, where there is one; between machines, of those with all the clients asked for."""
+    sizes = final.layout.sizes
+    if run.network is not None:
+        return run.network.plans(run.config, sizes).plan(run.network.invited(run.config))
+    return session_plans(run.config, sizes).plan(run.config.sample) if run.config.aggregator == "secure" else None
 
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:

@@ -16,7 +16,7 @@ others, so that none of them is ever without it.
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from fl.errors import ConfigError
 from fl.files import held, replace_file
 from fl.formatting import json_line
 from fl.learning.serialization import model_to_bytes, own_tensors
-from fl.runs.rounds import FederatedRun, RoundRecord, record_to_json
+from fl.runs.records import RoundRecord, record_to_json
+from fl.runs.run import Run
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
 # Another one where what is stored already means something else than it did; names may be added without.
@@ -76,18 +77,18 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
-    def save(self, config: RunConfig, runs: list[FederatedRun], records: list[RoundRecord]) -> None:
+    def save(self, config: RunConfig, runs: Sequence[Run], records: list[RoundRecord]) -> None:
         """Store the state after a round, and all records so far. ConfigError if the folder cannot be written to."""
         lines = [record_to_json(record) for record in records]
         tensors = {}
         for run in runs:
             for kind, state in ((_MODEL_STATE, own_tensors(run.model)), (_SERVER_STATE, run.server_optimizer.state())):
-                tensors.update({f"{run.aggregator.name}/{kind}/{name}": tensor for name, tensor in state.items()})
+                tensors.update({f"{run.name}/{kind}/{name}": tensor for name, tensor in state.items()})
         metadata = {
             "format": str(_FORMAT),
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
-            "scales": json.dumps({run.aggregator.name: run.tracker.to_json() for run in runs}),
+            "scales": json.dumps({run.name: run.tracker.to_json() for run in runs}),
             "records": json_line(lines),
         }
         try:
@@ -97,7 +98,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
-    def save_model(self, run: FederatedRun) -> None:
+    def save_model(self, run: Run) -> None:
         """Store the trained model by itself. ConfigError if it cannot be written."""
         try:
             self._replace(_MODEL, model_to_bytes(run.model))
@@ -125,7 +126,7 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise self._foreign(error) from error
 
-    def restore(self, runs: list[FederatedRun], rounds_done: int) -> list[RoundRecord]:
+    def restore(self, runs: Sequence[Run], rounds_done: int) -> list[RoundRecord]:
         """Put the stored models into ``runs``; returns the records of the rounds done. ConfigError as above."""
         try:
             records = [
@@ -136,9 +137,9 @@ class RunFolder:
             scales = json.loads(self._metadata().get("scales", "{}"))
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
-                run.tracker.restore(scales.get(run.aggregator.name))
-                run.model.load_state_dict(_part(tensors, f"{run.aggregator.name}/{_MODEL_STATE}/"))
-                run.server_optimizer.load_state(_part(tensors, f"{run.aggregator.name}/{_SERVER_STATE}/"))
+                run.tracker.restore(scales.get(run.name))
+                run.model.load_state_dict(_part(tensors, f"{run.name}/{_MODEL_STATE}/"))
+                run.server_optimizer.load_state(_part(tensors, f"{run.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done
         except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:
             raise self._foreign(error) from error

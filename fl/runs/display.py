@@ -10,11 +10,12 @@ from rich.table import Table
 
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
+from fl.engines.local_worker import LocalWorker
 from fl.formatting import format_bytes, listed, percent
 from fl.learning.own_code import is_reference
+from fl.runs.records import RoundRecord
 from fl.runs.resolution import resolution_warnings
-from fl.runs.rounds import FederatedRun, RoundRecord
-from secagg import Round
+from secagg import Plan, Round
 from transport.errors import printable
 
 
@@ -48,18 +49,17 @@ class TrainingDisplay:
     ) -> None:
         self._progress.stop()
 
-    def introduce(self, runs: list[FederatedRun], num_parameters: int) -> None:
-        """Say what is about to run."""
+    def introduce(self, num_parameters: int, plan: Plan | None, worker: LocalWorker | None = None) -> None:
+        """Say what is about to run; without a worker the clients are elsewhere."""
         config = self._config
         # What clients elsewhere have, nobody here knows.
-        dealt_out = "" if runs[0].is_served else f" ({config.partition})"
+        dealt_out = "" if worker is None else f" ({config.partition})"
         self._console.print(
             f"[bold]{escape(config.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
             f"{config.clients} clients{dealt_out}, {config.sample} a round"
             + (f", of which {percent(config.dropout)} vanish" if config.dropout else ""),
             soft_wrap=True,
         )
-        plan = runs[0].plan
         if plan is not None:
             params = plan.parameters
             self._console.print(
@@ -68,14 +68,16 @@ class TrainingDisplay:
                 f"{plan.expected_dropouts} may vanish a round as expected, and {plan.spare_clients} more",
                 soft_wrap=True,
             )
-        if not runs[0].is_served and _deals_out_owned(config, runs[0].worker.dataset):
+        if worker is None:
+            return
+        if _deals_out_owned(config, worker.dataset):
             self._console.print(
                 "[yellow]the data set says whose each example is, and each client is dealt examples of all: "
                 "--partition by-owner makes each owner a client[/yellow]",
                 highlight=False,
                 soft_wrap=True,
             )
-        if few := runs[0].worker.of_one_class:
+        if few := worker.of_one_class:
             self._console.print(
                 f"[yellow]{len(few)} of {config.clients} clients have examples of one class only ({listed(few)}): "
                 "their updates pull towards it[/yellow]",

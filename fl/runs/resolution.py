@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fl.formatting import percent
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 
 MOST_NOISE = 0.05
 """Of the mean update: what a round's rounding noise may be without a word."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from fl.config.run_config import RunConfig
 from fl.runs.plan_json import plan_to_json
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Plan
 
 

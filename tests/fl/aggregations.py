@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 
 from fl.aggregation.api import PlainAggregator, RoundRequest, RoundResult
 from fl.aggregation.encoding import Aggregate, ClientUpdate, UpdateEncoding
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
-from fl.aggregation.secure import SecureAggregator, plan_secure_aggregation
+from fl.aggregation.secure import SecureAggregator
 from tests.fl.encodings import fixed_encoding
 from transport import Fault, FaultSchedule
 
@@ -70,10 +70,8 @@ def secure_aggregator(
 ) -> SecureAggregator:
     """With fixed bounds; None: with bounds that follow the updates, which are measured first."""
     return SecureAggregator(
-        partial(plan_secure_aggregation, dropout=dropout),
-        sizes=sizes,
+        SessionPlans(sizes=sizes, value_bits=value_bits, dropout=dropout),
         num_clients=num_clients,
-        value_bits=value_bits,
         tracker=ScaleTracker(len(sizes), value_bits, clip=clip, max_weight=max_examples),
         verify=verify,
     )

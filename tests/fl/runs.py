@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from fl.commands.app import app
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.runs.rounds import RoundRecord, record_to_json
+from fl.runs.records import RoundRecord, record_to_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "training_seconds", "server_seconds", "client_seconds"}

@@ -15,7 +15,8 @@ import transport.memory
 from fl.aggregation import secure as secure_aggregation
 from fl.aggregation.api import PlainAggregator
 from fl.aggregation.encoding import ClientUpdate
-from fl.aggregation.secure import SecureAggregator, plan_secure_aggregation
+from fl.aggregation.planning import SessionPlans
+from fl.aggregation.secure import SecureAggregator
 from fl.learning.training import DivergedError
 from secagg import CodecError, PlanError, Round
 from tests.fl.aggregations import (
@@ -227,7 +228,7 @@ def test_a_server_that_gives_everyone_a_model_of_their_own_learns_nothing() -> N
 
 def test_infeasible_dropouts_are_refused_before_the_round() -> None:
     with pytest.raises(PlanError) as refused:
-        plan_secure_aggregation(make_encoding(num_clients=10), dropout=0.6, corrupt=0.5)
+        SessionPlans(sizes=(LENGTH,), value_bits=16, dropout=0.6, corrupt=0.5).plan(10)
     dropouts = [reason for reason in refused.value.reasons if "6 of 10 clients are expected to vanish" in reason]
     assert len(dropouts) == 1
     assert "3 fewer than the threshold 7" in dropouts[0]
@@ -236,7 +237,9 @@ def test_infeasible_dropouts_are_refused_before_the_round() -> None:
 
 def test_the_plan_is_of_the_encoded_vector() -> None:
     encoding = make_encoding(20, num_clients=10)
-    params = plan_secure_aggregation(encoding, dropout=0.3, corrupt=0.1).parameters
+    plans = SessionPlans(sizes=encoding.sizes, value_bits=20, dropout=0.3, corrupt=0.1)
+    assert plans.encoding(10, encoding.scales) == encoding
+    params = plans.parameters(encoding)
     assert (params.vector_length, params.value_bits) == (encoding.vector_length, 20)
     assert params.modulus > 10 * (2**20 - 1)
     assert params.threshold == 7

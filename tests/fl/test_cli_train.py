@@ -13,7 +13,7 @@ from rich.console import Console
 from fl.config.run_config import RunConfig
 from fl.formatting import format_bytes, percent
 from fl.runs.display import TrainingDisplay, summary_table
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from fl.runs.summary import summarize
 from secagg import Round
 from tests.fl.runs import assert_refused, invoke, run_process, tiny_config, use_tiny_data

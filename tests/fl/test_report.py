@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fl.report import plot, save_plot
 from fl.report.participation import stayed
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from fl.runs.summary import summarize
 from tests.fl.runs import tiny_config
 

@@ -11,7 +11,8 @@ from torch import nn
 from fl.engines import local_worker as local_work
 from fl.errors import ConfigError
 from fl.learning.training import DivergedError, evaluate, train
-from fl.runs.rounds import FederatedRun, RoundRecord
+from fl.runs.records import RoundRecord
+from fl.runs.rounds import FederatedRun
 from tests.fl.runs import tiny_config, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")

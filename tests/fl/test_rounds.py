@@ -21,7 +21,9 @@ from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import model_to_bytes
 from fl.learning.training import train
 from fl.runs import rounds
-from fl.runs.rounds import FederatedRun, RoundRecord, record_to_json, start_runs
+from fl.runs import run as run_module
+from fl.runs.records import RoundRecord, record_to_json
+from fl.runs.rounds import FederatedRun, start_runs
 from secagg import PlanError, Round
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset, untimed
 from transport import Direction, Fault, FaultSchedule
@@ -346,7 +348,7 @@ def test_counters_of_batch_norm_stay_the_servers_and_its_means_are_averaged(
         local.append((len(images), model[0].running_var.numpy().copy()))
         return result
 
-    monkeypatch.setattr(rounds, "make_model", with_batch_norm)
+    monkeypatch.setattr(run_module, "make_model", with_batch_norm)
     monkeypatch.setattr(local_work, "make_model", with_batch_norm)
     monkeypatch.setattr(local_work, "train", note)
     run = make_run(aggregator)

@@ -41,6 +41,8 @@ FL_PAGES = {
     "Rounds": (
         "fl.config.run_config",
         "fl.runs.rounds",
+        "fl.runs.run",
+        "fl.runs.records",
         "fl.learning.server_optimizer",
         "fl.aggregation.held_out",
         "fl.runs.checkpoint",
@@ -48,6 +50,7 @@ FL_PAGES = {
     "Aggregation": (
         "fl.aggregation.api",
         "fl.aggregation.secure",
+        "fl.aggregation.planning",
         "fl.aggregation.encoding",
         "fl.aggregation.scales",
         "fl.learning.cpu",

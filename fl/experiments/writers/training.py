@@ -20,7 +20,8 @@ from fl.experiments.federated import RUN, FederatedArm
 from fl.learning.serialization import load_model, model_to_bytes
 from fl.learning.training import evaluate
 from fl.runs.checkpoint import RunFolder
-from fl.runs.rounds import FederatedRun, RoundRecord, start_runs
+from fl.runs.records import RoundRecord
+from fl.runs.rounds import FederatedRun, start_runs
 from fl.runs.sampling import client_slowness
 
 _MODELS = "models"

@@ -19,7 +19,8 @@ from fl.engines.processes import ATTEMPTS, ProcessesEngine
 from fl.engines.serial import SerialEngine
 from fl.errors import ConfigError, EngineError
 from fl.learning.training import DivergedError
-from fl.runs.rounds import FederatedRun, RoundRecord
+from fl.runs.records import RoundRecord
+from fl.runs.rounds import FederatedRun
 from tests.fl.engines.workers import (
     DATASET,
     Buggy,

@@ -16,7 +16,8 @@ from fl.experiments.files import read_json
 from fl.experiments.workers import ArmEvent, ExperimentError, Progressed
 from fl.learning.serialization import model_to_bytes
 from fl.learning.training import evaluate
-from fl.runs.rounds import FederatedRun, RoundRecord, start_runs
+from fl.runs.records import RoundRecord
+from fl.runs.rounds import FederatedRun, start_runs
 from tests.fl.experiments.arms import digits_arm, run_in, untimed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,7 +23,7 @@ def test_every_plan_is_one_that_a_client_takes(adversary: Adversary, min_inputs:
             )
             config = RunConfig(clients=clients, corrupt=corrupt, value_bits=16)
             try:
-                params = settings.plan(config, (48, 3)).parameters
+                params = settings.plans(config, (48, 3)).plan(settings.invited(config)).parameters
             except PlanError:
                 continue
             Policy(adversary=adversary, min_inputs=min_inputs).check(params)

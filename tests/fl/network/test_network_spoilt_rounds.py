@@ -16,27 +16,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-import secagg
-from fl.aggregation.api import RoundRequest
 from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
 from fl.errors import AbortedError, ConfigError
 from fl.learning.training import LocalTraining
-from fl.network import aggregator
 from fl.network import client as joining
 from fl.network import server as serving
-from fl.network.aggregator import NetworkAggregator, ServingRules, _SessionFiles
+from fl.network import session_files
+from fl.network.aggregator import NetworkAggregator, ServingRules
 from fl.network.announcement import Announcement
 from fl.network.client import Participant
 from fl.network.errors import RoundFailedError
 from fl.network.server import FinishedServing, resume_serving
+from fl.network.session_files import SessionFiles
 from fl.network.session_thread import Session
 from fl.runs import checkpoint
 from fl.runs.checkpoint import RunFolder
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
-from transport import ClientRecord, Deadlines, FaultSchedule, Journal, JournalError, JournalFullError
+from transport import ClientRecord, Deadlines, Journal, JournalError, JournalFullError
 from transport.certificates import reading as certs
 from transport.certificates.authority import Authority
 from transport.durable.server_host import Counters
@@ -245,13 +245,13 @@ def test_a_round_whose_journal_was_deleted_is_left_out(deployment: Deployment, m
 def dies_before_the_update(patch: pytest.MonkeyPatch) -> None:
     """End the server between the session that measures and the update's."""
 
-    def begin(self: _SessionFiles, number: int) -> None:
+    def begin(self: SessionFiles, number: int) -> None:
         if self.journal.name == "round.journal":
             raise KeyboardInterrupt
         begin_session(self, number)
 
-    begin_session = _SessionFiles.begin
-    patch.setattr(_SessionFiles, "begin", begin)
+    begin_session = SessionFiles.begin
+    patch.setattr(SessionFiles, "begin", begin)
 
 
 def test_a_server_that_dies_between_both_sessions_goes_on_with_the_second(
@@ -344,10 +344,8 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
         training=LocalTraining(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
     )  # fmt: skip
     aggregator = NetworkAggregator(
-        secagg.plan(num_clients=3, vector_length=1, value_bits=16),
-        sizes=(3,),
-        num_clients=3,
-        value_bits=16,
+        SessionPlans(sizes=(3,), value_bits=16),
+        client_ids=(0, 1, 2),
         tracker=tracker,
         sessions=Sessions(),  # type: ignore[arg-type]
         announce=lambda: announcement,
@@ -355,12 +353,9 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
         folder=tmp_path,
         say=lambda _: None,
     )
-    request = RoundRequest(
-        client_ids=(0, 1, 2), train=lambda _: pytest.fail("not here"), context=b"", faults=FaultSchedule(), seed=0
-    )
-    result = aggregator.aggregate(request)
+    result = aggregator.aggregate()
     assert (result.aggregate, result.aborted) == (None, str(aborted))
-    aggregator.say_goodbye((0, 1, 2))
+    aggregator.say_goodbye()
     assert [session.number for session in run] == [1, 0]
 
 
@@ -450,13 +445,13 @@ def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the note that it began, a session whose journal goes later would be taken for one that never was."""
-    files = _SessionFiles(tmp_path / "round.journal")
+    files = SessionFiles(tmp_path / "round.journal")
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(aggregator, "replace_file", full)
+        patch.setattr(session_files, "replace_file", full)
         with pytest.raises(OSError, match="No space left"):
             files.begin(1)
     # So `begin` is called again.

@@ -10,7 +10,7 @@ import pytest
 from fl.errors import ConfigError
 from fl.report import source
 from fl.report.source import load_run
-from fl.runs.rounds import RoundRecord
+from fl.runs.records import RoundRecord
 from tests.fl.report.pages import rewrite_checkpoint
 
 WRONG: dict[str, list[Any]] = {

@@ -1,0 +1,62 @@
+"""The plans of a run's sessions, and how updates are encoded in them: made here alone, for all who need them."""
+
+from dataclasses import dataclass, field, replace
+
+import secagg
+from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.scales import Scales
+from secagg import Adversary, GraphKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlans:
+    """What the sessions of a run have in common; each number of clients is planned once.
+
+    Attributes:
+        sizes: elements of each tensor of an update.
+        value_bits: that elements are rounded to.
+        dropout, corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`.
+        goal: this many inputs have to be enough: clients beyond them count as expected to vanish. None: ``dropout``
+            says it alone.
+    """
+
+    sizes: tuple[int, ...]
+    value_bits: int
+    dropout: float = 0.0
+    corrupt: float = 0.0
+    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
+    graph: GraphKind = GraphKind.COMPLETE
+    threshold: int | None = None
+    min_inputs: int = 2
+    goal: int | None = None
+    _made: dict[int, secagg.Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def encoding(self, num_clients: int, scales: Scales | None) -> UpdateEncoding:
+        """How updates become integers in a session of so many clients; without bounds they are measured."""
+        return UpdateEncoding(sizes=self.sizes, num_clients=num_clients, value_bits=self.value_bits, scales=scales)
+
+    def plan(self, num_clients: int) -> secagg.Plan:
+        """The plan of sessions of so many clients.
+
+        Raises:
+            secagg.PlanError: naming every reason why there is none.
+        """
+        if num_clients not in self._made:
+            spare = 0 if self.goal is None else max(0, num_clients - self.goal)
+            self._made[num_clients] = secagg.plan(
+                num_clients=num_clients,
+                # Thresholds and ring do not depend on the bounds, and the length hardly.
+                vector_length=UpdateEncoding.for_plan(self.sizes, num_clients, self.value_bits).vector_length,
+                value_bits=self.value_bits,
+                dropout=max(self.dropout, spare / num_clients) if num_clients else self.dropout,
+                corrupt=self.corrupt,
+                adversary=self.adversary,
+                graph=self.graph,
+                threshold=self.threshold,
+                min_inputs=self.min_inputs,
+            )
+        return self._made[num_clients]
+
+    def parameters(self, encoding: UpdateEncoding) -> secagg.Parameters:
+        """The parameters of a session whose inputs have this encoding; PlanError as above."""
+        return replace(self.plan(encoding.num_clients).parameters, vector_length=encoding.vector_length)

@@ -1,0 +1,47 @@
+"""A run whose clients are on other machines: what they are announced, and what comes of their rounds."""
+
+import time
+
+from fl.config.run_config import RunConfig
+from fl.data import Dataset
+from fl.learning.serialization import model_to_bytes
+from fl.network.aggregator import NetworkAggregator
+from fl.network.announcement import Announcement
+from fl.runs.records import RoundRecord
+from fl.runs.rounds import ProgressObserver
+from fl.runs.run import Run
+
+
+class ServedRun(Run):
+    """One global model, trained round by round by clients elsewhere.
+
+    Args:
+        config, dataset, max_examples: see `fl.runs.run.Run`.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, *, max_examples: int | None = None) -> None:
+        super().__init__(config, dataset, "secure", max_examples=max_examples)
+
+    def announcement(self) -> Announcement:
+        """The coming session's, with the bounds that the tracker has."""
+        return Announcement(
+            round=self.rounds_done + 1,
+            rounds=self.config.rounds,
+            model=self.config.model,
+            image_shape=self.dataset.image_shape,
+            num_classes=self.dataset.num_classes,
+            value_bits=self.config.value_bits,
+            scales=self.tracker.scales,
+            training=self.config.local_training_in(self.rounds_done + 1),
+            model_bytes=model_to_bytes(self.model),
+        )
+
+    def run_round(self, aggregator: NetworkAggregator, observe: ProgressObserver | None = None) -> RoundRecord:
+        """One round; the model is changed at its end, if it has a result."""
+        started = time.perf_counter()
+        model_bytes = len(model_to_bytes(self.model))
+        result = aggregator.aggregate(None if observe is None else (lambda *state: observe(self.name, *state)))
+        result = self.end_round(result)
+        seconds = time.perf_counter() - started
+        sampled = self.config.clients
+        return self.measure(result, sampled=sampled, model_bytes=sampled * model_bytes, seconds=seconds)

@@ -1,0 +1,137 @@
+"""A run's model between rounds, whoever its clients are and wherever they train."""
+
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import replace
+
+from fl.aggregation.api import RoundResult
+from fl.aggregation.encoding import Aggregate
+from fl.aggregation.held_out import HeldOutResult
+from fl.aggregation.scales import ScaleTracker
+from fl.config.run_config import AggregatorName, RunConfig
+from fl.data import Dataset
+from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.learning.own_code import make_model
+from fl.learning.parameter_layout import LayoutError, ParameterLayout
+from fl.learning.server_optimizer import ServerOptimizer
+from fl.learning.training import evaluate
+from fl.runs.records import RoundRecord
+
+
+class Run:
+    """One global model: what changes it, what measures it, and what a checkpoint keeps.
+
+    Args:
+        config: the run's settings.
+        dataset: gives the examples' shape, the number of classes, and the test set.
+        name: of the aggregator through which the clients' updates are summed, `secure` or `plain`.
+        max_examples: a fixed bound on clients' weights; by default it follows them.
+
+    Attributes:
+        rounds_done: how many rounds the model has been through.
+        layout: of the model's parameters.
+        tracker: the bounds of the updates.
+        server_optimizer: what the server does with a mean update.
+        threads: of torch, for the model.
+    """
+
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, name: AggregatorName, *, max_examples: int | None = None
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.name = name
+        self.rounds_done = 0
+        self.model = make_model(
+            config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
+        )
+        self.layout = ParameterLayout.of(self.model)
+        self.tracker = ScaleTracker(
+            len(self.layout.entries), config.value_bits, clip=config.clip, max_weight=max_examples
+        )
+        self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
+        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
+
+    def end_round(self, result: RoundResult) -> RoundResult:
+        """Apply the mean update, if there is one; without it, or if the step fails, the model stays as it is.
+
+        Returns:
+            What came of the round: the result, or the same without an aggregate, and why.
+        """
+        if result.aggregate is not None:
+            before, remembered = self.layout.to_vector(self.model), self.server_optimizer.state()
+            try:
+                self.layout.load_vector(self.model, self.server_optimizer.step(before, result.aggregate.mean_delta))
+            except LayoutError as error:
+                # The model is what it was, and so is what the optimizer knows: the round has no result.
+                self.server_optimizer.load_state(remembered)
+                result = replace(result, aggregate=None, included=(), aborted=f"the server's step fails: {error}")
+        self.rounds_done += 1
+        return result
+
+    def measure(
+        self,
+        result: RoundResult,
+        *,
+        sampled: int,
+        model_bytes: int,
+        seconds: float,
+        measured: HeldOutResult | None = None,
+    ) -> RoundRecord:
+        """Test the model, and write down the round that has just ended.
+
+        Args:
+            result: what came of it, by `end_round`.
+            sampled: how many clients were asked.
+            model_bytes: of the models that they were sent.
+            seconds: that the round took.
+            measured: the model's figures on what the clients hold out, if they were asked for.
+        """
+        held_out = None if measured is None else measured.evaluation
+        with torch_threads(self.threads):
+            test = evaluate(self.model, self.dataset.test_images, self.dataset.test_labels)
+        aggregate = result.aggregate
+        return RoundRecord(
+            round=self.rounds_done,
+            aggregator=self.name,
+            accuracy=test.accuracy,
+            loss=test.loss,
+            train_accuracy=None if aggregate is None else aggregate.accuracy,
+            train_loss=None if aggregate is None else aggregate.loss,
+            num_examples=0 if aggregate is None else aggregate.num_examples,
+            sampled=sampled,
+            included=result.included,
+            dropped=dict(Counter(round_.value for round_ in result.dropped.values())),
+            refused={str(client_id): why for client_id, why in sorted(result.refused.items())},
+            clipped=_known(aggregate, "clipped"),
+            noise=_known(aggregate, "noise"),
+            clipped_tensors={
+                name: dataclasses.asdict(exceeded)
+                for name, exceeded in zip(self.layout.names, result.exceeded, strict=False)
+                if exceeded is not None
+            },
+            clipped_weights=None
+            if not result.exceeded or result.exceeded[-1] is None
+            else dataclasses.asdict(result.exceeded[-1]),
+            bytes_up=result.bytes_up,
+            bytes_down=result.bytes_down,
+            model_bytes=model_bytes,
+            seconds=seconds,
+            training_seconds=result.training_seconds,
+            server_seconds=result.server_seconds,
+            client_seconds=result.client_seconds,
+            held_out_accuracy=None if held_out is None else held_out.accuracy,
+            held_out_loss=None if held_out is None else held_out.loss,
+            held_out_examples=0 if held_out is None else held_out.num_examples,
+            phases={round_.value: dataclasses.asdict(cost) for round_, cost in result.phases.items()},
+            ring_difference=result.ring_difference,
+            aborted=result.aborted,
+            held_out_aborted=None if measured is None else measured.aborted,
+        )
+
+
+def _known(aggregate: Aggregate | None, name: str) -> float | None:
+    """A figure of the aggregate's, if there is one."""
+    value = math.nan if aggregate is None else float(getattr(aggregate, name))
+    return None if math.isnan(value) else value
