@@ -1,7 +1,7 @@
 """`secagg certs`: the certificates of a trial deployment."""
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +44,10 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         drop_old_authority: Annotated[
             bool, Option("--drop-old-authority", help="Take the older one out of ca.pem, once nothing is from it.")
         ] = False,
+        revoke: Annotated[
+            list[int] | None,
+            Option(help="Put this client's certificate on the revocation list, ca.crl; may be repeated."),
+        ] = None,
         as_json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
     ) -> None:
         """Make a small certificate authority, and server's and clients' certificates; or add to one made before."""
@@ -59,6 +63,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 renew=renew,
                 new_authority=new_authority,
                 drop_old_authority=drop_old_authority,
+                revoke=revoke or [],
             )
         if as_json:
             typer.echo(json_line(result))
@@ -78,6 +83,7 @@ def issue(
     renew: bool,
     new_authority: bool = False,
     drop_old_authority: bool = False,
+    revoke: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Issue what was asked for, under the directory's authority or a new one; gives the files as a JSON object.
 
@@ -88,7 +94,7 @@ def issue(
         raise ConfigError(f"clients must be between 0 and {_MAX_AT_ONCE:,}, not {clients:,}")
     if force and renew:
         raise ConfigError("--force makes new keys, --renew keeps the old ones: give one of them")
-    if not (clients or server_names or new_authority or drop_old_authority):
+    if not (clients or server_names or new_authority or drop_old_authority or revoke):
         raise ConfigError("nothing to issue: give --clients, --server, or both")
     client_ids = range(first_id, first_id + clients)
     if new_authority and drop_old_authority:
@@ -96,11 +102,13 @@ def issue(
     try:
         Authority.check(server_names=server_names, client_ids=client_ids, days=days)
         is_first = not Authority.exists(directory)
-        if is_first and (renew or drop_old_authority):
-            raise ConfigError(f"{directory}: there is no authority to renew certificates of")
+        if is_first and (renew or drop_old_authority or revoke):
+            raise ConfigError(f"{directory}: there is no authority whose certificates could be renewed or revoked")
         authority = Authority.create(directory, days=authority_days) if is_first else Authority(directory)
         if new_authority and not is_first:
             authority = authority.succeed(days=authority_days)
+        # First: a certificate that is replaced here is the one to revoke.
+        revoked = authority.revoke(revoke) if revoke else None
         issued = authority.issue(
             server_names=server_names,
             client_ids=client_ids,
@@ -126,6 +134,8 @@ def issue(
             for index, files in enumerate(issued[len(issued) - clients :] if clients else ())
         ],
         "days": days,
+        "revoked": [] if revoked is None else sorted(set(revoke)),
+        "revocation_list": None if revoked is None else str(revoked),
     }
 
 
@@ -146,6 +156,9 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         first, last = clients[0]["id"], clients[-1]["id"]
         which = f"client-{first}" if first == last else f"client-{first} to client-{last}"
         line(f"clients    {directory}: {which} (.pem, .key); give each one its own .key, and everybody all .pem")
+    if result["revocation_list"]:
+        which = ", ".join(map(str, result["revoked"]))
+        line(f"revoked    client {which}: {result['revocation_list']}, for secagg serve --crl")
     if clients or result["server"]:
         line(f"valid for {result['days']:g} days; renew with --renew")
 

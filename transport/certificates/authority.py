@@ -36,6 +36,8 @@ AUTHORITY_DAYS = 3650
 DEFAULT_DAYS = 365
 _MAX_DAYS = 36500
 
+REVOKED_NAME = "ca.crl"
+
 # Clocks differ: a certificate is valid from a little before it was made.
 _BACKDATED = timedelta(minutes=5)
 
@@ -150,6 +152,44 @@ class Authority:
             _write_files(self._directory, files, overwrite=overwrite or renew)
             issued.append(Credentials.named(self._directory, name))
         return tuple(issued)
+
+    def revoke(self, client_ids: Iterable[ClientId], *, days: float = DEFAULT_DAYS) -> Path:
+        """Add the clients' certificates that are here to the revocation list, valid for ``days`` from now; its path.
+
+        Certificates that these took the place of are not here, and not revoked.
+
+        Raises:
+            CertificateError: a certificate that is not here or is another authority's, or a list that is not this
+                authority's.
+        """
+        _check_days(days)
+        path, now = self._directory / REVOKED_NAME, datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._certificate.subject)
+        builder = builder.last_update(now - _BACKDATED).next_update(now + timedelta(days=days))
+        serials = {entry.serial_number: entry.revocation_date_utc for entry in self._revoked(path)}
+        for client_id in client_ids:
+            certificate = load_certificate(name := self._directory / f"client-{client_id}.pem")
+            if not is_issued_by(certificate, self._certificate):
+                raise CertificateError(f"{name}: this authority did not issue it, so it cannot be revoked here")
+            serials.setdefault(certificate.serial_number, now)
+        for serial, revoked_at in serials.items():
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(revoked_at).build()
+            builder = builder.add_revoked_certificate(entry)
+        content = builder.sign(self._key, None).public_bytes(Encoding.PEM)
+        _write_files(self._directory, {REVOKED_NAME: content}, overwrite=True)
+        return path
+
+    def _revoked(self, path: Path) -> Iterable[x509.RevokedCertificate]:
+        """What was revoked before."""
+        if not path.exists():
+            return ()
+        try:
+            revoked = x509.load_pem_x509_crl(path.read_bytes())
+        except (OSError, ValueError):
+            raise CertificateError(f"{path}: this is no revocation list; move it away") from None
+        if not revoked.is_signature_valid(self._key.public_key()):
+            raise CertificateError(f"{path}: another authority's revocation list; move it away")
+        return revoked
 
     def _kept_key(self, name: str) -> Ed25519PublicKey:
         """The key that is there, or that of a certificate that this authority, or the one before it, issued."""

@@ -105,6 +105,8 @@ class RefusalCode(IntEnum):
     """The server is being stopped, or starts again: come back later."""
     OLDER_SERVER = 10
     """The server speaks older versions of the link protocol only: come back when it has been upgraded."""
+    EXCLUDED = 11
+    """The client is enrolled and certified, and its operator has shut it out; the text says by which list."""
 
 
 @unique

@@ -4,16 +4,18 @@ A client is present once it has shown who it is, has said HELLO and is enrolled;
 connection.  Everything here is bounded: a frame is answered or refused, and nothing of it is kept but one HELLO.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from secagg import ClientId
+from transport.certificates.exclusion import Exclusions
 from transport.durable import frames as link
 from transport.durable.frames import RefusalCode, Refused
 from transport.durable.links import Allowance
 from transport.durable.server_host import SessionHost
 from transport.errors import LinkError
-from transport.tcp.connection import PING, PONG, Connection
+from transport.tcp.connection import PING, PONG, Connection, CutOffError
 
 
 @dataclass(eq=False, slots=True)
@@ -49,18 +51,25 @@ class Lobby:
 
     Args:
         enrolled: who may; None lets in everybody who has shown who it is.
+        exclusions: who of them is shut out.
 
     Attributes:
         needed: how many a session is waiting for; 0 while none is.
     """
 
-    def __init__(self, enrolled: Iterable[ClientId] | None = None) -> None:
+    def __init__(self, enrolled: Iterable[ClientId] | None = None, exclusions: Exclusions | None = None) -> None:
         self.enrolled = None if enrolled is None else frozenset(enrolled)
+        self._exclusions = exclusions
         self.needed = 0
         self._visits: dict[ClientId, Visit] = {}
 
     def __len__(self) -> int:
         return len(self._visits)
+
+    @property
+    def client_ids(self) -> tuple[ClientId, ...]:
+        """Who waits, in the order in which they came."""
+        return tuple(self._visits)
 
     @property
     def visits(self) -> list[Visit]:
@@ -80,6 +89,15 @@ class Lobby:
         """Let a visit wait no longer, if it does."""
         if visit.connection.client_id is not None and self._visits.get(visit.client_id) is visit:
             del self._visits[visit.client_id]
+
+    def refusal(self, visit: Visit) -> Refused | None:
+        """Why a visit's client is shut out now, if it is."""
+        if self._exclusions is None:
+            return None
+        tls = visit.connection.stream.tls
+        shown = None if tls is None else tls.getpeercert(binary_form=True)
+        reason = self._exclusions.reason(visit.client_id, shown)
+        return None if reason is None else Refused(RefusalCode.EXCLUDED, reason)
 
     def frame_received(self, visit: Visit, payload: bytes | memoryview, now: float) -> Refused | None:
         """Take a frame of a visit that is in no session. Gives why it is refused, if it is.
@@ -114,6 +132,8 @@ class Lobby:
             return Refused(RefusalCode.PROTOCOL_ERROR, "a second, other HELLO")
         if self.enrolled is not None and visit.client_id not in self.enrolled:
             return Refused(RefusalCode.UNKNOWN_CLIENT, f"client {visit.client_id} is not enrolled here")
+        if (refused := self.refusal(visit)) is not None:
+            return refused
         visit.hello = hello
         return None
 
@@ -121,3 +141,10 @@ class Lobby:
         """How many are here: at first, and with each sign of life, so that it costs next to nothing."""
         if self._visits.get(visit.client_id) is visit:
             visit.connection.send(link.encode(link.Waiting(len(self._visits), self.needed)))
+
+
+def send_last(connection: Connection, refused: Refused) -> None:
+    """Say why a connection ends here, if there is room for that, and end it."""
+    with contextlib.suppress(CutOffError):
+        connection.send(link.encode(refused))
+    connection.finish()

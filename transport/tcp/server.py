@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 from secagg import ClientId, MaskSum
+from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import Credentials
 from transport.durable import frames as link
 from transport.durable.server_host import Close, Outgoing, SessionHost
@@ -21,7 +22,7 @@ from transport.errors import LinkError
 from transport.recovery import RecoveryPool
 from transport.tcp.connection import PING, PONG, Connection, CutOffError
 from transport.tcp.listener import Listener
-from transport.tcp.lobby import Lobby, Visit
+from transport.tcp.lobby import Lobby, Visit, send_last
 from transport.tcp.settings import Address, Limits, Plaintext
 from transport.tcp.stream import StalledError, Stream
 from transport.tcp.tls import TlsRefusedError
@@ -56,6 +57,7 @@ class SessionServer:
         limits: what connections may take.
         enrolled: the clients for whom there are sessions. Others are refused at HELLO, at any time, and those for whom
             the present session has no place, such as late ones, wait for the next. By default each session decides.
+        exclusions: the clients that are refused at HELLO all the same, and no longer wait for the next session.
 
     Raises (on entering):
         OSError: the address cannot be listened at.
@@ -69,6 +71,7 @@ class SessionServer:
         tls: Credentials | Plaintext,
         limits: Limits | None = None,
         enrolled: Iterable[ClientId] | None = None,
+        exclusions: Exclusions | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
@@ -77,17 +80,15 @@ class SessionServer:
         self._connections: dict[tuple[ClientId, int], Connection] = {}
         self._is_open = False
         self._visits: set[Visit] = set()
-        self._lobby = Lobby(enrolled)
-        self._arrival = asyncio.Event()
-        self._news = asyncio.Event()
+        self._lobby = Lobby(enrolled, exclusions)
+        self._arrival, self._news = asyncio.Event(), asyncio.Event()
         # The host's calls must not overlap: while a commit works in a thread, they wait, or are noted.
         self._free = asyncio.Event()
         self._free.set()
         self._departed: list[tuple[ClientId, int]] = []
         # Threads of its own: what the application does in asyncio's must not hold up a commit.
         self._threads: ThreadPoolExecutor | None = None
-        self.bytes_received = 0
-        self.bytes_sent = 0
+        self.bytes_received = self.bytes_sent = 0
 
     async def __aenter__(self) -> "SessionServer":
         self._is_open = True
@@ -99,7 +100,7 @@ class SessionServer:
     ) -> None:
         self._is_open = False
         for visit in self._visits:
-            _send_last(visit.connection, _STOPPING)
+            send_last(visit.connection, _STOPPING)
         await self._listener.close()
         if self._threads is not None:
             self._threads.shutdown()
@@ -119,6 +120,12 @@ class SessionServer:
     def num_waiting(self) -> int:
         """How many clients wait for a session: distinct ones that are enrolled, and have said HELLO."""
         return len(self._lobby)
+
+    @property
+    def waiting(self) -> tuple[ClientId, ...]:
+        """Who waits for a session. Those who are excluded by now are sent away."""
+        self._review()
+        return self._lobby.client_ids
 
     async def gather(self, count: int) -> None:
         """Wait until this many clients wait for a session, and tell them the number."""
@@ -159,6 +166,7 @@ class SessionServer:
         if self._threads is None:
             # One for commits, one for the recovery of the masks.
             self._threads = ThreadPoolExecutor(2, "secagg-server")
+        self._review()
         for visit in self._lobby.visits:
             if self._has_place(host, visit):
                 self._lobby.leave(visit)
@@ -189,7 +197,7 @@ class SessionServer:
             self._host = None
             for connection in self._connections.values():
                 if host.outcome is None:
-                    _send_last(connection, _STOPPING)
+                    send_last(connection, _STOPPING)
                 connection.finish()
             if recovery is not None and not recovery.done():
                 await asyncio.wait((recovery,))
@@ -354,9 +362,15 @@ class SessionServer:
         connection = visit.connection
         visit.is_refused = True
         self._lobby.leave(visit)
-        _send_last(connection, refused)
+        send_last(connection, refused)
         reason = refused.code.name.lower().replace("_", "-")
         self._listener.refused(reason, refused.text, peer=connection.peer, client_id=connection.client_id)
+
+    def _review(self) -> None:
+        """Send those away who wait and have been excluded meanwhile."""
+        for visit in self._lobby.visits:
+            if (refused := self._lobby.refusal(visit)) is not None:
+                self._refuse(visit, refused)
 
     async def _turn(self) -> None:
         """Until the host may be called; whoever calls it does so before awaiting anything else."""
@@ -371,13 +385,6 @@ class SessionServer:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _send_last(connection: Connection, refused: link.Refused) -> None:
-    """Say why it ends here, if there is room for that, and end it."""
-    with contextlib.suppress(CutOffError):
-        connection.send(link.encode(refused))
-    connection.finish()
 
 
 async def _uninterrupted(work: "asyncio.Future[_T]") -> _T:
