@@ -63,6 +63,9 @@ class SessionHost:
     ``now`` is in seconds on any clock that does not go back within this process.  Calls must not overlap, whatever
     thread they are from; `commit` takes its time where `commit_blocks` says so, and may do that in a thread.
 
+    With `goal` set, masked inputs are taken until this many are in, if the session can go on with them: who has not
+    sent its own by then is dropped, as by the deadline.
+
     A client is dropped for a bad message or by its phase's deadline only, not for a lost connection.  One that comes
     back without the state in which it had sent messages is dropped: it cannot go on, and must not begin again.
 
@@ -125,6 +128,7 @@ class SessionHost:
         self._offer = offer
         room = Room(DEFAULT_MEMORY_BYTES, _SHARE_OF_PHASE * deadlines.masked_input_collection)
         self._conversations = Conversations(machine, offer, client_ids, room)
+        self.goal: int | None = None
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
 
@@ -206,6 +210,11 @@ class SessionHost:
     @memory.setter
     def memory(self, size: int) -> None:
         self._conversations.room.size = size
+
+    @property
+    def client_ids(self) -> tuple[ClientId, ...]:
+        """Who may take part."""
+        return tuple(self._conversations.links)
 
     @property
     def session_id(self) -> bytes:
@@ -298,9 +307,18 @@ class SessionHost:
         self._conversations.frame_received(client_id, payload, now, connection)
 
     def tick(self, now: float) -> None:
-        """Close the open phase if its deadline has passed; of Unmasking, `commit` does that."""
-        self._conversations.settle(self._machine.tick(now))
+        """Close the open phase if its deadline has passed or its goal is met; of Unmasking, `commit` does that."""
+        deliveries = self._machine.close_round(now) if self._has_met_goal() else self._machine.tick(now)
+        self._conversations.settle(deliveries)
         self._conversations.admit(now)
+
+    def _has_met_goal(self) -> bool:
+        machine = self._machine
+        if self.goal is None or machine.driver.deadline is None or self.round is not Round.MASKED_INPUT_COLLECTION:
+            return False
+        # With nobody pending the round closes by itself. Whether it can go on is more costly to ask.
+        server = machine.server
+        return server.num_pending > 0 and server.num_received >= self.goal and server.status.ready
 
     def finish(self, masks: MaskSum, now: float) -> None:
         """The result of `job`; `commit` then sets `outcome` and tells the clients.
