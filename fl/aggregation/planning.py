@@ -15,9 +15,9 @@ class SessionPlans:
     Attributes:
         sizes: elements of each tensor of an update.
         value_bits: that elements are rounded to.
-        dropout, corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`.
-        goal: this many inputs have to be enough: clients beyond them count as expected to vanish. None: ``dropout``
-            says it alone.
+        corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`.
+        goal: with this many inputs a session goes on: clients beyond them count as vanished. None: with all of them.
+        dropout: the fraction of the other clients that is expected to vanish.
     """
 
     sizes: tuple[int, ...]
@@ -42,13 +42,13 @@ class SessionPlans:
             secagg.PlanError: naming every reason why there is none.
         """
         if num_clients not in self._made:
-            spare = 0 if self.goal is None else max(0, num_clients - self.goal)
+            spare = 0.0 if self.goal is None or num_clients <= self.goal else (num_clients - self.goal) / num_clients
             self._made[num_clients] = secagg.plan(
                 num_clients=num_clients,
                 # Thresholds and ring do not depend on the bounds, and the length hardly.
                 vector_length=UpdateEncoding.for_plan(self.sizes, num_clients, self.value_bits).vector_length,
                 value_bits=self.value_bits,
-                dropout=max(self.dropout, spare / num_clients) if num_clients else self.dropout,
+                dropout=spare + (1 - spare) * self.dropout,
                 corrupt=self.corrupt,
                 adversary=self.adversary,
                 graph=self.graph,

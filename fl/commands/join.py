@@ -17,7 +17,7 @@ from fl.commands.output import INTERRUPTED, open_console
 from fl.errors import ConfigError
 from fl.network.addresses import parse_address
 from fl.network.errors import NetworkError
-from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
+from fl.network.modes import ADVERSARIES, GRAPHS, chosen_adversary, what_it_gives_up
 from secagg import GraphKind
 from secagg.params import MAX_CLIENT_ID
 from transport import TransportError
@@ -30,8 +30,6 @@ from transport.tcp import PLAINTEXT
 if TYPE_CHECKING:
     from fl.network.local_data import LocalData
     from fl.network.offers import JoinOptions
-
-_GRAPHS = ", ".join(graph.value for graph in GraphKind)
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
@@ -70,7 +68,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         graph: Annotated[
             str | None,
             Option(
-                help=f"The graph that a session may have: {_GRAPHS}; sparse takes both (default: complete, and where "
+                help=f"The graph that a session may have: {GRAPHS}; sparse takes both (default: complete, and where "
                 "you trust the server both)."
             ),
         ] = None,
@@ -100,7 +98,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         with reported(False):
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
             if graph is not None and graph not in {kind.value for kind in GraphKind}:
-                raise ConfigError(f"graph {graph!r} is not known here; known: {_GRAPHS}")
+                raise ConfigError(f"graph {graph!r} is not known here; known: {GRAPHS}")
             if not 0 <= client_id <= MAX_CLIENT_ID:
                 raise ConfigError(f"id must be between 0 and {MAX_CLIENT_ID}, not {client_id}")
             address = parse_address(server)

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -19,14 +20,18 @@ from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.network.addresses import parse_address
-from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
+from fl.network.modes import ADVERSARIES, GRAPHS, chosen_adversary, what_it_gives_up
+from secagg import GraphKind
 from transport import Deadlines
 from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT, Limits
 
+_SPARSE_DROPOUT = 0.05
+
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
     *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
+    *("exclude", "crl", "max_failed_rounds"),
     *("give_up", "retries", "join_seconds", "reply_seconds", "training_seconds", "memory", "watch", "log_json", "skip"),
 }
 
@@ -45,6 +50,31 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         min_inputs: Annotated[
             int, Option(help="The fewest updates that clients agree to a mean of, by their own --min-inputs.")
         ] = 3,
+        sample: Annotated[
+            int | None,
+            Option(help="Ask this many of the clients that are there, drawn anew each round (default: all enrolled)."),
+        ] = None,
+        over_select: Annotated[
+            float, Option(help="Ask this many times as many, and go on when --sample updates are there.")
+        ] = 1.0,
+        graph: Annotated[str, Option(help=f"Who shares masks with whom: {GRAPHS}.")] = GraphKind.COMPLETE.value,
+        threshold: Annotated[
+            int | None, Option(help="Clients that recover a round's sum (default: as few as are safe).")
+        ] = None,
+        dropout: Annotated[
+            float | None,
+            Option(
+                help="Fraction of a round's clients that may vanish, beyond those not needed (default: 0.05 on a "
+                "sparse graph, else 0)."
+            ),
+        ] = None,
+        exclude: Annotated[
+            Path | None, Option(help="Clients that are shut out: ids, serial:HEX, sha256:HEX, one a line.")
+        ] = None,
+        crl: Annotated[Path | None, Option(help="Revocation list of the authority in ca.pem, PEM or DER.")] = None,
+        max_failed_rounds: Annotated[
+            int | None, Option(help="End after this many rounds in a row without a result (default: no end).")
+        ] = None,
         give_up: Annotated[
             float | None, Option(help="Seconds to wait for them before the server ends (default: no end).")
         ] = None,
@@ -109,17 +139,28 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         }
         with reported(as_json), _terminated_as_interrupted():
             values = {name: value for name, value in context.params.items() if name in DEFAULTS}
+            values["sample"] = sample or 0
+            # On the complete graph there is room beyond what is expected; on a sparse one there is none.
+            values["dropout"] = (_SPARSE_DROPOUT * (graph == GraphKind.SPARSE.value)) if dropout is None else dropout
             _check(given, values, out, resume, retries=retries, give_up=give_up, skip=skip)
             if memory < 1:
                 raise ConfigError(f"memory must be at least 1 MiB, not {memory}")
             mode = chosen_adversary(adversary, has_certificates=certs is not None)
+            if graph not in {kind.value for kind in GraphKind}:
+                raise ConfigError(f"graph {graph!r} is not known here; known: {GRAPHS}")
+            if sample is None and "over_select" in given:
+                raise ConfigError("--over-select asks for more than a sample: give --sample")
+            if sample is not None and sample < 2:
+                raise ConfigError(f"sample must be at least 2, not {sample}")
+            if max_failed_rounds is not None and max_failed_rounds < 1:
+                raise ConfigError(f"max-failed-rounds must be at least 1, not {max_failed_rounds}")
             address = parse_address(listen, listening=True)
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
             deadlines = _deadlines(join_seconds, reply_seconds, training_seconds)
             watch_address = parse_address(watch, listening=True) if watch else None
             # Everything below waits seconds for torch.
-            from fl.config.served import ServeOptions
+            from fl.config.served import ServeOptions, invited_for
             from fl.network.server import resume_serving, start_serving
             from fl.watch import configure_logging
 
@@ -135,6 +176,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 limits=Limits(memory=memory << 20),
                 watch=watch_address,
                 skip=skip,
+                exclude=exclude,
+                crl=crl,
+                max_failed_rounds=max_failed_rounds,
             )
             console = open_console(stderr=as_json)
             if adversary is not None and (line := what_it_gives_up(mode)):
@@ -143,8 +187,13 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 finished = resume_serving(resume, rounds if "rounds" in given else None, data_dir, options, console)
             else:
                 assert out is not None  # noqa: S101 - checked above
+                config = RunConfig(**values)
+                if sample is not None and not value_bits:
+                    # The ring holds the sum of all who are asked.
+                    asked = RunConfig(**{**values, "sample": invited_for(sample, over_select, clients)})
+                    config = replace(config, value_bits=asked.value_bits)
                 finished = start_serving(
-                    RunConfig(**values),
+                    config,
                     out,
                     data_dir,
                     options,
@@ -153,6 +202,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     adversary=mode,
                     max_examples=max_examples or None,
                     min_inputs=min_inputs,
+                    over_select=None if sample is None else over_select,
+                    graph=GraphKind(graph),
+                    threshold=threshold,
                 )
         if as_json:
             typer.echo(json_line(finished.summary))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fl.aggregation.session_policy import SessionPolicy
 from fl.config.run_config import Before, RunConfig, completed
 from fl.errors import ConfigError
 from fl.files import replace_file
-from secagg import Adversary
+from secagg import Adversary, GraphKind
 from transport import Deadlines
 from transport.certificates.reading import Credentials
 from transport.tcp import Address, Limits, Plaintext
@@ -21,7 +22,14 @@ _SETTINGS = "network.json"
 MIN_INPUTS = SessionPolicy().min_inputs
 """What clients ask for by default: the fewest inputs of a sum."""
 
-_ADDED: Before = {"min_inputs": lambda values: min(MIN_INPUTS, values["min_clients"])}
+_ADDED: Before = {
+    "min_inputs": lambda values: min(MIN_INPUTS, values["min_clients"]),
+    "over_select": lambda _: None,
+    "graph": lambda _: GraphKind.COMPLETE.value,
+    "threshold": lambda _: None,
+}
+
+_MOST_OVER_SELECTED = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +42,24 @@ class NetworkSettings:
         max_examples: a fixed bound on weights: a client with more examples counts as having this many. None: the bound
             follows the clients' weights.
         min_inputs: the fewest updates that clients agree to a mean of, as in their ``secagg join --min-inputs``.
+        over_select: a round asks the config's sample times this many of the clients that are there, and goes on with as
+            many updates as the sample. None: everybody who is enrolled is asked, there or not.
+        graph, threshold: see `secagg.plan`.
     """
 
     min_clients: int
     adversary: Adversary
     max_examples: int | None
     min_inputs: int = MIN_INPUTS
+    over_select: float | None = None
+    graph: GraphKind = GraphKind.COMPLETE
+    threshold: int | None = None
 
     def invited(self, config: RunConfig) -> int:
-        """How many clients are asked to take part in a round."""
-        return config.clients
+        """How many clients are asked to take part in a round, where as many are there."""
+        if self.over_select is None:
+            return config.clients
+        return invited_for(config.sample, self.over_select, config.clients)
 
     def plans(self, config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
         """The plans of the run's rounds: such that clients do not decline them.
@@ -57,15 +73,18 @@ class NetworkSettings:
         return SessionPlans(
             sizes=sizes,
             value_bits=config.value_bits,
+            dropout=config.dropout,
             corrupt=config.corrupt,
             adversary=self.adversary,
+            graph=self.graph,
+            threshold=self.threshold,
             min_inputs=self.min_inputs,
-            goal=self.min_clients,
+            goal=self.min_clients if self.over_select is None else config.sample,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "adversary": self.adversary.value}
+        return {**dataclasses.asdict(self), "adversary": self.adversary.value, "graph": self.graph.value}
 
     def save(self, path: Path) -> None:
         """Store it in a run's folder, before the first checkpoint. ConfigError if that cannot be written to."""
@@ -79,7 +98,8 @@ class NetworkSettings:
         """What was stored. ConfigError if nothing was."""
         try:
             values = completed(json.loads((path / _SETTINGS).read_text()), cls, _ADDED)
-            return cls(**{**values, "adversary": Adversary(values["adversary"])})
+            enums = {"adversary": Adversary(values["adversary"]), "graph": GraphKind(values["graph"])}
+            return cls(**{**values, **enums})
         except FileNotFoundError:
             raise ConfigError(f"{path} holds no run of secagg serve: it has no {_SETTINGS}") from None
         except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
@@ -96,6 +116,8 @@ class ServeOptions:
         directory: in malicious mode, the folder with everybody's certificates and the authority's.
         give_up, retries, deadlines: see `ServingRules`.
         limits: what connections may take.
+        exclude, crl: who is shut out, see `transport.certificates.exclusion.Exclusions`.
+        max_failed_rounds: the server ends after this many rounds in a row without a result; None: it goes on.
         watch: where to show the training, `fl.watch`, if anywhere.
         skip: so many rounds are left out first, without a result.
     """
@@ -107,8 +129,19 @@ class ServeOptions:
     retries: int
     deadlines: Deadlines
     limits: Limits = field(default_factory=Limits)
+    exclude: Path | None = None
+    crl: Path | None = None
+    max_failed_rounds: int | None = None
     watch: Address | None = None
     skip: int = 0
+
+
+def invited_for(sample: int, over_select: float, clients: int) -> int:
+    """How many of the clients are asked where ``sample`` of them are wanted. ConfigError for an impossible factor."""
+    if not 1 <= over_select <= _MOST_OVER_SELECTED:
+        raise ConfigError(f"over-select must be between 1 and {_MOST_OVER_SELECTED:g}, not {over_select}")
+    # 100 * 1.1 is 110.00000000000001: factors are meant as written.
+    return min(clients, math.ceil(round(sample * over_select, 6)))
 
 
 def settle(
@@ -118,15 +151,29 @@ def settle(
     adversary: Adversary,
     max_examples: int | None,
     min_inputs: int = MIN_INPUTS,
+    over_select: float | None = None,
+    graph: GraphKind = GraphKind.COMPLETE,
+    threshold: int | None = None,
 ) -> NetworkSettings:
     """The settings of a new run; 0 clients stand for a number that suits the others.
 
     Raises:
         ConfigError: a number out of range.
     """
-    fewest = min_clients or 2 * config.clients // 3 + 1
-    if not 2 <= fewest <= config.clients:
-        raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
+    wanted, of = (config.clients, "clients") if over_select is None else (config.sample, "sampled clients")
+    fewest = min_clients or 2 * wanted // 3 + 1
+    if not 2 <= fewest <= wanted:
+        raise ConfigError(f"min-clients must be between 2 and the {wanted} {of}, not {fewest}")
     if min_inputs < 2:
         raise ConfigError(f"min-inputs must be at least 2, not {min_inputs}")
-    return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs)
+    settings = NetworkSettings(
+        min_clients=fewest,
+        adversary=adversary,
+        max_examples=max_examples,
+        min_inputs=min_inputs,
+        over_select=over_select,
+        graph=graph,
+        threshold=threshold,
+    )
+    settings.invited(config)
+    return settings

@@ -8,7 +8,10 @@ of its own, and both stay until the round is in the checkpoint: a process that i
 sum of the ranges in the first, has the same bounds from it, and goes on with the second.
 """
 
-import math
+from __future__ import annotations
+
+import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,38 +31,19 @@ from fl.network.announcement import (
     encode_announcement,
     round_context,
 )
-from fl.network.errors import AnnouncementError, NetworkError, RoundFailedError
+from fl.network.errors import AnnouncementError, NetworkError
+from fl.network.invitations import Invitations, ServingRules
 from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import Session, SessionThread
 from fl.watch import Watch
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Deadlines, Journal, LinkError, Observer, SessionHost
 from transport.durable.frames import MAX_EXTRA_BYTES
-from transport.tcp.server import HostObserver
 
 # So long those who missed the last round have to hear that it was the last.
 GOODBYE_SECONDS = 3.0
-# How often the user is told how many clients are there, while they are too few and their number changes.
-_NEWS_SECONDS = 5.0
 # So many of the reasons for which clients decline are told.
 _REASONS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingRules:
-    """How rounds are run; nothing in it changes what a sum is.
-
-    Attributes:
-        min_clients: how many enrolled clients must be present before a round begins.
-        give_up: seconds to wait for them before the server ends; None: no end.
-        retries: how often a round that was begun and aborted is tried again.
-        deadlines: of the protocol's rounds.
-    """
-
-    min_clients: int
-    give_up: float | None = None
-    retries: int = 3
-    deadlines: Deadlines
 
 
 class NetworkAggregator:
@@ -67,7 +51,7 @@ class NetworkAggregator:
 
     Args:
         plans: of all sessions.
-        client_ids: who is enrolled.
+        invitations: who takes part in them.
         tracker: the bounds; the aggregator has them follow each round.
         sessions: the listening server.
         announce: gives the coming session's announcement, with the bounds that the tracker has.
@@ -83,7 +67,7 @@ class NetworkAggregator:
         self,
         plans: SessionPlans,
         *,
-        client_ids: tuple[ClientId, ...],
+        invitations: Invitations,
         tracker: ScaleTracker,
         sessions: SessionThread,
         announce: Callable[[], Announcement],
@@ -95,7 +79,7 @@ class NetworkAggregator:
         skip_to: int = 0,
     ) -> None:
         self._plans = plans
-        self._client_ids = client_ids
+        self._invitations = invitations
         self._tracker = tracker
         self._watch = watch
         self._sessions = sessions
@@ -109,47 +93,44 @@ class NetworkAggregator:
         # Who took part in the last session to its end: the others have not heard how it ended.
         self._told: frozenset[ClientId] = frozenset()
 
-    def aggregate(self, observer: Observer | None = None) -> RoundResult:
-        """Run the round.
+    def aggregate(self, observer: Observer | None = None) -> tuple[RoundResult, int]:
+        """Run the round; gives its result, and how many clients were asked for an update.
 
-        A round whose shares may be out and that came to no mean is not tried again: its result says why.
+        A round that came to no mean because it was aborted too often, or after shares may have been out, has no result,
+        which says why.
 
         Raises:
-            RoundFailedError: it was aborted, or too few clients came, for as long as the rules allow.
+            RoundFailedError: too few clients came, for as long as the rules allow.
             NetworkError: the journal holds another round than the checkpoint asks for.
             TransportError: the journal or an address cannot be used.
         """
         started = time.perf_counter()
         number = self._announce().round
         if number < self._skip_to:
-            return _without_result("it was skipped")
+            return _without_result("it was skipped"), 0
         if self._measuring.is_lost(number) or self._updating.is_lost(number):
-            return _without_result("it was going on, and its journal is gone: clients may have answered it")
+            return _without_result("it was going on, and its journal is gone: clients may have answered it"), 0
         if self._measuring.is_of_another_version() or self._updating.is_of_another_version():
-            return _without_result("it was going on in another version of this server: clients may have answered it")
+            return _without_result("it was going on in another version of this server: clients may have answered it"), 0
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
             self._refuse_foreign_update()
-            encoding = self._plans.encoding(len(self._client_ids), None)
-            outcome, measured = self._networked(encoding, self._measuring, observer)
-            ranges, aborted = measured_ranges(outcome, encoding)
+            ended = self._networked(self._measuring, observer)
+            ranges, aborted = measured_ranges(ended.outcome, ended.encoding)
+            measured = ended.cost
             if ranges is None:
-                return replace(measured, aborted=aborted, seconds=time.perf_counter() - started)
+                result = replace(measured, aborted=aborted, seconds=time.perf_counter() - started)
+                return result, ended.encoding.num_clients
             self._tracker.follow(ranges)
-        encoding = self._plans.encoding(len(self._client_ids), self._tracker.scales)
-        outcome, result = self._networked(encoding, self._updating, observer)
-        result = with_outcome(result, outcome, encoding, self._tracker)
-        return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
+        ended = self._networked(self._updating, observer)
+        result = both_sessions(measured, with_outcome(ended.cost, ended.outcome, ended.encoding, self._tracker))
+        return replace(result, seconds=time.perf_counter() - started), ended.encoding.num_clients
 
     def _refuse_foreign_update(self) -> None:
         """NetworkError if there is a session of an update for which nothing was measured: it is no part of this run."""
         if self._updating.journal.exists() and not self._measuring.journal.exists():
-            journal = Journal(self._updating.journal)
-            try:
-                encoding = self._plans.encoding(len(self._client_ids), None)
-                self._check_journal(journal, self._plans.parameters(encoding), self._announce())
-            finally:
-                journal.close()
+            with contextlib.closing(Journal(self._updating.journal)) as journal:
+                self._check_journal(journal, self._announce())
 
     def forget_round(self) -> None:
         """The round's result is safe: its journals are not needed any more."""
@@ -163,8 +144,8 @@ class NetworkAggregator:
 
     def say_goodbye(self) -> None:
         """Tell those who missed the end of the last round that there are no more."""
-        client_ids = self._client_ids
-        if self._told.issuperset(client_ids):
+        client_ids = self._invitations.allowed
+        if len(client_ids) < 2 or self._told.issuperset(client_ids):
             return
         self._sessions.run(
             Session(
@@ -177,15 +158,8 @@ class NetworkAggregator:
             )
         )
 
-    def _networked(
-        self, encoding: UpdateEncoding, files: SessionFiles, observer: Observer | None
-    ) -> tuple[Completed | Aborted, RoundResult]:
-        """One of the round's sessions, tried again while that is safe, and its cost; it is not decoded."""
-        announcement = self._announce()
-        extra = encode_announcement(announcement)
-        if len(extra) > MAX_EXTRA_BYTES:
-            raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
-        params = self._plans.parameters(encoding)
+    def _networked(self, files: SessionFiles, observer: Observer | None) -> _Ended:
+        """One of the round's sessions, tried again while that is safe."""
 
         def observe(host: SessionHost) -> None:
             if self._watch is not None:
@@ -194,67 +168,63 @@ class NetworkAggregator:
             if observer is not None:
                 observer(host.round, status.received, status.received + status.pending)
 
+        for attempt in itertools.count(1):
+            session, encoding = self._session(files)
+            host = self._sessions.run(session, observe)
+            outcome = host.outcome
+            assert isinstance(outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
+            told = frozenset(host.client_ids) - host.dropped.keys()
+            self._told = told if isinstance(outcome, Completed) else frozenset()
+            ended, declines = _Ended(outcome, _cost(host), encoding), _declines(host)
+            if not isinstance(outcome, Aborted) or outcome.round is Round.UNMASKING:
+                if declines:
+                    self._say(f"round {session.number}: {declines}")
+                return ended
+            # No client can have released a share: it may begin again, with others.
+            files.forget()
+            reason = "; ".join(filter(None, (str(outcome).removeprefix("aborted "), declines)))
+            if attempt > self._rules.retries:
+                self._say(
+                    f"round {session.number} was aborted {attempt} times, the last time since {reason}; no result"
+                )
+                return ended
+            self._say(f"round {session.number} was aborted: {reason}; trying again")
+        raise AssertionError("the loop has no end of its own")
+
+    def _session(self, files: SessionFiles) -> tuple[Session, UpdateEncoding]:
+        """The session that was begun, or a new one once its clients are there; and its inputs' encoding."""
+        announcement = self._announce()
+        extra = encode_announcement(announcement)
+        if len(extra) > MAX_EXTRA_BYTES:
+            raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
+        client_ids = files.client_ids()
+        if client_ids is None:
+            client_ids = self._invitations.next(announcement.round)
+            files.begin(announcement.round)
+        encoding = self._plans.encoding(len(client_ids), announcement.scales)
         session = Session(
-            params=params,
-            client_ids=self._client_ids,
+            params=self._plans.parameters(encoding),
+            client_ids=client_ids,
             number=announcement.round,
             extra=extra,
             context=round_context(announcement.round, extra),
             deadlines=self._rules.deadlines,
             directory=self._directory,
             journal=files.journal,
-            may_resume=lambda journal: self._check_journal(journal, params, announcement),
+            may_resume=lambda journal: self._check_journal(journal, announcement),
+            goal=self._rules.goal,
             is_past=files is self._measuring and self._updating.journal.exists(),
         )
-        reason = ""
-        for attempt in range(self._rules.retries + 1):
-            if attempt:
-                self._say(f"round {announcement.round} was aborted: {reason}; trying again")
-            host, reason = self._attempt(session, files, observe)
-            if host is not None:
-                assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
-                return host.outcome, _cost(host)
-        raise RoundFailedError(
-            f"round {announcement.round} was aborted {self._rules.retries + 1} times, the last time since {reason}"
-        )
+        return session, encoding
 
-    def _attempt(self, session: Session, files: SessionFiles, observe: HostObserver) -> tuple[SessionHost | None, str]:
-        """The session, if it cannot begin again; or why it can."""
-        if not files.journal.exists():
-            self._wait_for_clients(session.number)
-            files.begin(session.number)
-        host = self._sessions.run(session, observe)
-        outcome, told = host.outcome, frozenset(session.client_ids) - host.dropped.keys()
-        self._told = told if isinstance(outcome, Completed) else frozenset()
-        if isinstance(outcome, Aborted) and outcome.round is not Round.UNMASKING:
-            files.forget()
-            return None, "; ".join(filter(None, (str(outcome).removeprefix("aborted "), _declines(host))))
-        if declines := _declines(host):
-            self._say(f"round {session.number}: {declines}")
-        return host, ""
-
-    def _wait_for_clients(self, number: int) -> None:
-        """Wait for the clients of a round. RoundFailedError if they do not come before the rules say to give up."""
-        needed, give_up, said = self._rules.min_clients, self._rules.give_up, -1
-        patience = math.inf if give_up is None else give_up
-        until = time.monotonic() + patience
-        while (there := self._sessions.wait_for_clients(needed, min(_NEWS_SECONDS, patience))) < needed:
-            if (patience := until - time.monotonic()) <= 0:
-                raise RoundFailedError(
-                    f"round {number} was not begun: {there} of {needed} clients were there after {give_up:g} s"
-                )
-            if there != said:
-                self._say(f"round {number} waits for clients: {there} of {needed} are there")
-                said = there
-
-    def _check_journal(self, journal: Journal, params: secagg.Parameters, announcement: Announcement) -> bytes:
+    def _check_journal(self, journal: Journal, announcement: Announcement) -> bytes:
         """The context of the session in the journal; NetworkError if that is no part of this run."""
         try:
             offer = offer_in(journal)
             begun = decode_announcement(offer.extra)
         except (LinkError, AnnouncementError) as error:
             raise NetworkError(f"{journal.path} is no journal of a training: {error}") from None
-        is_ours = isinstance(begun, Announcement) and offer.params == params
+        is_ours = isinstance(begun, Announcement) and offer.params == self._planned(offer.params, announcement)
         # More rounds may be asked for than when it began; all else is the same.
         if not is_ours or replace(announcement, rounds=begun.rounds) != begun:  # type: ignore[union-attr]
             raise NetworkError(
@@ -263,6 +233,22 @@ class NetworkAggregator:
             )
         self._say(f"round {announcement.round} goes on where it was")
         return round_context(offer.number, offer.extra)
+
+    def _planned(self, begun: secagg.Parameters, announcement: Announcement) -> secagg.Parameters | None:
+        """The parameters of this run's sessions of as many clients; None if there are none."""
+        try:
+            return self._plans.parameters(self._plans.encoding(begun.num_clients, announcement.scales))
+        except secagg.PlanError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A session that was run to its outcome, what it cost, and how its inputs were encoded."""
+
+    outcome: Completed | Aborted
+    cost: RoundResult
+    encoding: UpdateEncoding
 
 
 def _cost(host: SessionHost) -> RoundResult:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from fl.errors import ConfigError
-from secagg import Adversary
+from secagg import Adversary, GraphKind
 
 ADVERSARIES = ", ".join(adversary.value for adversary in Adversary)
+GRAPHS = ", ".join(graph.value for graph in GraphKind)
 
 _GIVES_UP = {
     Adversary.HONEST_BUT_CURIOUS: "a server that lies, or that somebody has broken into, can have any client's update",

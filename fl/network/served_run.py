@@ -40,8 +40,8 @@ class ServedRun(Run):
         """One round; the model is changed at its end, if it has a result."""
         started = time.perf_counter()
         model_bytes = len(model_to_bytes(self.model))
-        result = aggregator.aggregate(None if observe is None else (lambda *state: observe(self.name, *state)))
+        observer = None if observe is None else (lambda *state: observe(self.name, *state))
+        result, sampled = aggregator.aggregate(observer)
         result = self.end_round(result)
         seconds = time.perf_counter() - started
-        sampled = self.config.clients
         return self.measure(result, sampled=sampled, model_bytes=sampled * model_bytes, seconds=seconds)

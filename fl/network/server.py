@@ -25,8 +25,9 @@ from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
 from fl.network.addresses import show_address
-from fl.network.aggregator import NetworkAggregator, ServingRules
-from fl.network.errors import NetworkError
+from fl.network.aggregator import NetworkAggregator
+from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.invitations import Invitations, ServingRules
 from fl.network.modes import check_certificates
 from fl.network.served_run import ServedRun
 from fl.network.session_thread import SessionThread
@@ -36,9 +37,10 @@ from fl.runs.display import TrainingDisplay, summary_table
 from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.summary import summarize
 from fl.watch import Watch, serve_watch
-from secagg import Adversary, KeyDirectory
+from secagg import Adversary, GraphKind, KeyDirectory
 from transport import TransportError
-from transport.certificates.reading import CertifiedKeys
+from transport.certificates.exclusion import Exclusions
+from transport.certificates.reading import CertifiedKeys, Credentials
 from transport.errors import MAX_ERROR_TEXT, printable
 from transport.tcp import Address, Retry
 
@@ -69,11 +71,21 @@ def start_serving(
     adversary: Adversary = Adversary.MALICIOUS,
     max_examples: int | None = None,
     min_inputs: int = MIN_INPUTS,
+    over_select: float | None = None,
+    graph: GraphKind = GraphKind.COMPLETE,
+    threshold: int | None = None,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
     dataset = make_dataset(config.dataset, data_dir)
     settings = settle(
-        config, min_clients=min_clients, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs
+        config,
+        min_clients=min_clients,
+        adversary=adversary,
+        max_examples=max_examples,
+        min_inputs=min_inputs,
+        over_select=over_select,
+        graph=graph,
+        threshold=threshold,
     )
     run = ServedRun(config, dataset, max_examples=settings.max_examples)
     with ExitStack() as new_run:
@@ -121,15 +133,19 @@ class _Serving:
         self._console = console
         self._plans = settings.plans(run.config, run.layout.sizes)
         self._plan = self._plans.plan(settings.invited(run.config))
+        if settings.over_select is not None:
+            # Rounds may begin with as few.
+            self._plans.plan(settings.min_clients)
 
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
         interrupted = False
         enrolled = range(self._config.clients)
         with _network_errors(), ExitStack() as stack:
+            exclusions = self._exclusions()
             with _binding(self._options.address, "--listen"):
                 sessions = stack.enter_context(
-                    SessionThread(self._options.address, self._options.tls, enrolled, self._options.limits)
+                    SessionThread(self._options.address, self._options.tls, enrolled, self._options.limits, exclusions)
                 )
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.
@@ -141,7 +157,8 @@ class _Serving:
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
-                    self._rounds(sessions, directory, records, watch)
+                    aggregator = self._aggregator(sessions, directory, exclusions, watch)
+                    self._rounds(aggregator, records, watch)
             except KeyboardInterrupt:
                 interrupted = True
         return self._finish(interrupted)
@@ -183,32 +200,47 @@ class _Serving:
         check_certificates(path, self._config.clients)
         return CertifiedKeys(path, path / "ca.pem")
 
-    def _rounds(
+    def _exclusions(self) -> Exclusions | None:
+        listed, revoked, tls = self._options.exclude, self._options.crl, self._options.tls
+        if listed is None and revoked is None:
+            return None
+        authority = tls.authority if isinstance(tls, Credentials) else None
+        return Exclusions(listed=listed, revoked=revoked, authority=authority)
+
+    def _aggregator(
         self,
         sessions: SessionThread,
         directory: KeyDirectory | None,
-        records: list[RoundRecord],
+        exclusions: Exclusions | None,
         watch: Watch | None,
-    ) -> None:
-        run, config = self._run, self._config
-        aggregator = NetworkAggregator(
+    ) -> NetworkAggregator:
+        run, config, settings, options = self._run, self._config, self._settings, self._options
+        is_sampled = settings.over_select is not None
+        rules = ServingRules(
+            min_clients=settings.min_clients,
+            invited=settings.invited(config) if is_sampled else None,
+            goal=config.sample if is_sampled else None,
+            give_up=options.give_up,
+            retries=options.retries,
+            deadlines=options.deadlines,
+        )
+        enrolled = tuple(range(config.clients))
+        return NetworkAggregator(
             self._plans,
-            client_ids=tuple(range(config.clients)),
+            invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions),
             tracker=run.tracker,
             sessions=sessions,
             announce=run.announcement,
-            rules=ServingRules(
-                min_clients=self._settings.min_clients,
-                give_up=self._options.give_up,
-                retries=self._options.retries,
-                deadlines=self._options.deadlines,
-            ),
+            rules=rules,
             folder=self._folder.path,
             say=self._say,
             directory=directory,
             watch=watch,
-            skip_to=run.rounds_done + 1 + self._options.skip,
+            skip_to=run.rounds_done + 1 + options.skip,
         )
+
+    def _rounds(self, aggregator: NetworkAggregator, records: list[RoundRecord], watch: Watch | None) -> None:
+        run, config, failed = self._run, self._config, 0
         aggregator.forget_older(run.rounds_done)
         with TrainingDisplay(self._console, config) as display:
             display.introduce(run.layout.size, self._plan)
@@ -231,6 +263,12 @@ class _Serving:
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))
                 aggregator.forget_round()
                 display.round_done([record])
+                failed = failed + 1 if record.aborted else 0
+                if failed == self._options.max_failed_rounds:
+                    raise RoundFailedError(
+                        f"{failed} failed round{'s' * (failed > 1)} in a row, the last one since {record.aborted} "
+                        "(--max-failed-rounds)"
+                    )
             aggregator.say_goodbye()
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:

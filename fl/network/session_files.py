@@ -6,6 +6,7 @@ from pathlib import Path
 from fl.files import replace_file
 from fl.network.announcement import decode_announcement
 from fl.network.errors import AnnouncementError, AnnouncementVersionError
+from secagg import ClientId
 from transport import Journal, LinkError, Offer
 from transport.durable.frames import decode_server_frame
 
@@ -51,6 +52,13 @@ class SessionFiles:
                 # What it is then, the aggregator says that is to go on with it.
                 pass
         return False
+
+    def client_ids(self) -> tuple[ClientId, ...] | None:
+        """Who takes part in the session that has begun; None if clients have heard of none yet."""
+        if not self.journal.exists():
+            return None
+        with contextlib.closing(Journal(self.journal)) as journal:
+            return None if journal.is_empty else journal.header.client_ids
 
     def forget(self) -> None:
         """The session's result is safe, or it has none and may begin again."""

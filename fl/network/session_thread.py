@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Parameters
 from transport import Deadlines, Journal, RecoveryPool, SessionHost
+from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import Credentials
 from transport.tcp import Address, Limits, Plaintext, SessionServer
 from transport.tcp.server import HostObserver
@@ -29,6 +30,7 @@ class Session:
 
     Attributes:
         may_resume: looks at the session that is in the journal, if there is one, and raises if that is not this one.
+        goal: with this many masked inputs it goes on without the others.
         is_past: its clients have gone on to a later one: if all that gives its outcome is in the journal, they are not
             told again.
     """
@@ -42,6 +44,7 @@ class Session:
     directory: KeyDirectory | None = None
     journal: Path | None = None
     may_resume: Callable[[Journal], bytes] | None = None
+    goal: int | None = None
     is_past: bool = False
 
 
@@ -51,7 +54,7 @@ class SessionThread:
     An interrupt from the keyboard while one blocks ends the session: its clients are told to come back later.
 
     Args:
-        address, tls, enrolled, limits: as `transport.tcp.SessionServer` takes them.
+        address, tls, enrolled, limits, exclusions: as `transport.tcp.SessionServer` takes them.
 
     Raises (on entering): as `transport.tcp.SessionServer`.
     """
@@ -62,8 +65,9 @@ class SessionThread:
         tls: Credentials | Plaintext,
         enrolled: Iterable[ClientId],
         limits: Limits | None = None,
+        exclusions: Exclusions | None = None,
     ) -> None:
-        self._server = SessionServer(address, tls, limits, enrolled)
+        self._server = SessionServer(address, tls, limits, enrolled, exclusions)
         self._pool = RecoveryPool(os.cpu_count() or 1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="secagg-server", daemon=True)
@@ -103,8 +107,8 @@ class SessionThread:
         """Where it listens."""
         return self._server.addresses
 
-    def wait_for_clients(self, count: int, seconds: float) -> int:
-        """Wait until so many enrolled clients wait for a session, at most for so long; gives how many do."""
+    def wait_for_clients(self, count: int, seconds: float) -> tuple[ClientId, ...]:
+        """Wait until so many enrolled clients wait for a session, at most for so long; gives those who do."""
         return self._call(self._gather(count, seconds))
 
     def run(self, session: Session, observer: HostObserver | None = None) -> SessionHost:
@@ -115,16 +119,20 @@ class SessionThread:
         """
         return self._call(self._run(session, observer))
 
-    async def _gather(self, count: int, seconds: float) -> int:
+    async def _gather(self, count: int, seconds: float) -> tuple[ClientId, ...]:
+        # Those who are shut out by now do not count.
+        if len(self._server.waiting) >= count:
+            return self._server.waiting
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._server.gather(count)
-        return self._server.num_waiting
+        return self._server.waiting
 
     async def _run(self, session: Session, observer: HostObserver | None) -> SessionHost:
         journal = None if session.journal is None else Journal(session.journal)
         try:
             host = self._host(session, journal)
+            host.goal = session.goal
             if session.is_past and host.job is not None and host.outcome is None:
                 masks = await self._loop.run_in_executor(None, self._pool.run, host.job)
                 host.finish(masks, self._loop.time())

@@ -62,10 +62,12 @@ class TrainingDisplay:
         )
         if plan is not None:
             params = plan.parameters
+            among = f"{params.num_clients}" if params.is_complete else f"a client's {params.degree} neighbours"
+            more = "" if plan.spare_clients is None else f", and {plan.spare_clients} more"
             self._console.print(
-                f"secure aggregation: threshold {params.threshold} of {params.num_clients}, values of "
+                f"secure aggregation: threshold {params.threshold} of {among}, values of "
                 f"{params.value_bits} bits in a ring of {params.ring_bits}; "
-                f"{plan.expected_dropouts} may vanish a round as expected, and {plan.spare_clients} more",
+                f"{plan.expected_dropouts} may vanish a round as expected{more}",
                 soft_wrap=True,
             )
         if worker is None:

@@ -133,13 +133,14 @@ class Client:
 
 
 class Deployment:
-    """Certificates for a server and `CLIENTS` clients, with `tiny_dataset` dealt out to them."""
+    """Certificates for a server and its clients, with `tiny_dataset` dealt out to them."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, num_clients: int = CLIENTS) -> None:
         self.directory = directory
+        self.num_clients = num_clients
         self.certs = directory / "certs"
         authority = Authority.create(self.certs)
-        authority.issue(server_names=["localhost", "127.0.0.1"], client_ids=range(CLIENTS))
+        authority.issue(server_names=["localhost", "127.0.0.1"], client_ids=range(num_clients))
         monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 0.2)
         self.dataset = tiny_dataset()
         monkeypatch.setattr("fl.network.server.make_dataset", lambda name, data_dir=None: self.dataset)
@@ -175,10 +176,10 @@ class Deployment:
         return Notes(quiet=True)
 
     def config(self, **changes: Any) -> RunConfig:
-        return tiny_config(clients=CLIENTS, **changes)
+        return tiny_config(clients=self.num_clients, **changes)
 
     def data(self, client_id: int, config: RunConfig) -> LocalData:
-        chosen = partition(self.dataset, "iid", CLIENTS, seed=config.seed)[client_id]
+        chosen = partition(self.dataset, "iid", self.num_clients, seed=config.seed)[client_id]
         return LocalData(self.dataset.train_images[chosen], self.dataset.train_labels[chosen])
 
     def client(

@@ -39,7 +39,7 @@ def test_idle_sockets_and_probes_begin_no_round_and_use_up_no_try(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many times as many as the clients that a round needs, and longer than the whole training took to give up."""
-    monkeypatch.setattr("fl.network.aggregator._NEWS_SECONDS", 0.1)
+    monkeypatch.setattr("fl.network.invitations._NEWS_SECONDS", 0.1)
     config = deployment.config(rounds=2)
     clients: list[Client] = []
 

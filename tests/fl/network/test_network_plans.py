@@ -1,5 +1,6 @@
 """Every round that `secagg serve` plans is one that `secagg join` takes part in, both as they are by default."""
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -44,3 +45,20 @@ def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> 
     assert "round 1 was not begun: 0 of 2 clients" in agreed.stderr
     below = invoke(*serve, tmp_path / "c", "--min-inputs", 1)
     assert "min-inputs must be at least 2, not 1" in below.stderr
+
+
+def test_a_threshold_that_is_not_safe_is_refused_with_the_planners_reason(tmp_path: Path) -> None:
+    serve = ("serve", "--clients", 100, "--sample", 10, "--plaintext", "--dataset", "digits", "--give-up", 0.1)
+    serve = (*serve, "--listen", "127.0.0.1:0", "--join-seconds", 0.1, "--min-clients", 10, "--out")
+    refused = invoke(*serve, tmp_path / "a", "--threshold", 5)
+    assert refused.exit_code == 1
+    assert "threshold 5 is below the 6 that is safe here (floor(n/2) + 1, the server alone)" in refused.stderr
+    assert not (tmp_path / "a").exists()
+    taken = invoke(*serve, tmp_path / "b", "--threshold", 9)
+    assert "threshold 9 of 10" in taken.stdout
+    assert "round 1 was not begun: 0 of 10 clients were there" in taken.stderr
+    assert json.loads((tmp_path / "b" / "network.json").read_text())["threshold"] == 9
+    many = invoke(*serve, tmp_path / "c", "--threshold", 11, "--over-select", 1.3)
+    assert "10 to remain, 1 fewer than the threshold 11" in many.stderr
+    alone = invoke(*serve, tmp_path / "d", "--sample", 1)
+    assert "sample must be at least 2, not 1" in alone.stderr

@@ -39,9 +39,9 @@ TRAINING: dict[str, Any] = {
     "server_momentum": 0.6,
 }
 
-# Who takes part and who vanishes is what happens there; examples are not dealt out, and clients train where they are.
+# Who vanishes is what happens there; examples are not dealt out, and clients train where they are.
 SIMULATION_ONLY = {
-    *("sample", "dropout", "dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
+    *("dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
     *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
 }
 
@@ -138,7 +138,7 @@ def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> No
     train, serve = (inspect.signature(commands[name]).parameters for name in ("train", "serve"))
     assert (train.keys() & settings) - serve.keys() == SIMULATION_ONLY
     # One name, one meaning: help, type and default are the same, but for those that say more of a server.
-    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits"}
+    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits", "sample", "dropout"}
     for name in (train.keys() & serve.keys() & settings) - own:
         assert train[name].annotation == serve[name].annotation, name
         assert train[name].default == serve[name].default, name

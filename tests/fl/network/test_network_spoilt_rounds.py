@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,10 +24,11 @@ from fl.learning.training import LocalTraining
 from fl.network import client as joining
 from fl.network import server as serving
 from fl.network import session_files
-from fl.network.aggregator import NetworkAggregator, ServingRules
+from fl.network.aggregator import NetworkAggregator
 from fl.network.announcement import Announcement
 from fl.network.client import Participant
 from fl.network.errors import RoundFailedError
+from fl.network.invitations import Invitations, ServingRules
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
 from fl.network.session_thread import Session
@@ -312,8 +313,11 @@ def test_rounds_that_an_older_copy_of_the_run_has_forgotten_can_be_skipped(
         # Before round 2 is saved, round 1 is.
         dies_at_save(patch, 3, before=lambda: copy_without_journal(training.folder, older))
         training.serve(training.start_all)
-    with pytest.raises(RoundFailedError, match="round 2 was aborted"):
-        training.resume(older, retries=0)
+    tried = deployment.directory / "tried"
+    copy_without_journal(older, tried)
+    with pytest.raises(RoundFailedError, match="1 failed round in a row"):
+        training.resume(tried, retries=0, max_failed_rounds=1)
+    assert any(line.startswith("round 2 was aborted 1 times") for line in deployment.output)
     training.resume(older, skip=1)
     training.finish()
     first, skipped, last = training.records(older)
@@ -331,29 +335,34 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
     aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)
 
     class Sessions:
-        def wait_for_clients(self, count: int, seconds: float) -> int:
-            return count
+        def wait_for_clients(self, count: int, seconds: float) -> tuple[int, ...]:
+            return tuple(range(count))
 
         def run(self, session: Session, observe: object = None) -> Any:
             run.append(session)
-            return SimpleNamespace(outcome=aborted, dropped={}, declined={}, counters=Counters())
+            return SimpleNamespace(
+                outcome=aborted, dropped={}, declined={}, counters=Counters(), client_ids=session.client_ids
+            )
 
     tracker = ScaleTracker(1, 16, clip=1.0, max_weight=5)
     announcement = Announcement(
         round=1, rounds=1, model="logistic", image_shape=(1, 4, 4), num_classes=3, value_bits=16, scales=tracker.scales,
         training=LocalTraining(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
     )  # fmt: skip
+    plans, sessions = SessionPlans(sizes=(3,), value_bits=16), cast("Any", Sessions())
+    rules = ServingRules(min_clients=3, deadlines=Deadlines())
     aggregator = NetworkAggregator(
-        SessionPlans(sizes=(3,), value_bits=16),
-        client_ids=(0, 1, 2),
+        plans,
+        invitations=Invitations(plans, sessions, (0, 1, 2), rules, lambda _: None),
         tracker=tracker,
-        sessions=Sessions(),  # type: ignore[arg-type]
+        sessions=sessions,
         announce=lambda: announcement,
-        rules=ServingRules(min_clients=3, deadlines=Deadlines()),
+        rules=rules,
         folder=tmp_path,
         say=lambda _: None,
     )
-    result = aggregator.aggregate()
+    result, asked = aggregator.aggregate()
+    assert asked == 3
     assert (result.aggregate, result.aborted) == (None, str(aborted))
     aggregator.say_goodbye()
     assert [session.number for session in run] == [1, 0]
