@@ -90,7 +90,7 @@ class Invitations:
             if len(present) >= needed:
                 if chosen := self._chosen(present):
                     return chosen
-                state, now, then = "there is no plan for as few as are not excluded", "", ""
+                state, now, then = "too few for a safe session", "", ""
                 time.sleep(min(1.0, patience))
             if (patience := until - time.monotonic()) <= 0:
                 raise RoundFailedError(f"round {number} was not begun: {state}{then} after {give_up:g} s")

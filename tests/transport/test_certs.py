@@ -352,3 +352,18 @@ def test_the_commands_mistakes_are_one_line(certs, args, what):
     as_json = run(certs, *args, "--json")
     assert as_json.exit_code == 1
     assert what in json.loads(as_json.stdout)["error"]
+
+
+def test_the_command_revokes_what_it_issued(certs):
+    result = run(certs, "--revoke", "1", "--revoke", "0")
+    assert result.exit_code == 0, result.output
+    assert f"revoked    client 0, 1: {certs / 'ca.crl'}, for secagg serve --crl" in result.output
+    revoked = x509.load_pem_x509_crl((certs / "ca.crl").read_bytes())
+    assert {entry.serial_number for entry in revoked} == {
+        load_certificate(certs / f"client-{i}.pem").serial_number for i in (0, 1)
+    }
+    missing = run(certs, "--revoke", "99")
+    assert missing.exit_code == 1
+    assert "client-99.pem" in missing.output
+    nobody = run(certs / "elsewhere", "--revoke", "1")
+    assert "no authority whose certificates could be renewed or revoked" in nobody.output

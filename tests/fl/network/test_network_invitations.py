@@ -1,0 +1,92 @@
+"""Who is asked: drawn from those who are there, as many as there is a plan for, and nobody whom the list shuts out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fl.aggregation.planning import SessionPlans
+from fl.network.errors import RoundFailedError
+from fl.network.invitations import Invitations, ServingRules
+from secagg import Adversary, GraphKind
+from transport import Deadlines
+from transport.certificates.exclusion import Exclusions
+
+ENROLLED = tuple(range(20))
+
+
+class Lobby:
+    """Those who are there, and what was waited for."""
+
+    def __init__(self, *present: int) -> None:
+        self.present = present
+        self.asked: list[tuple[int, float]] = []
+
+    def wait_for_clients(self, count: int, seconds: float) -> tuple[int, ...]:
+        self.asked.append((count, seconds))
+        return self.present
+
+
+def invitations(lobby: Lobby, exclusions: Exclusions | None = None, **rules: Any) -> Invitations:
+    given = {"min_clients": 3, "give_up": 0.01, "deadlines": Deadlines(advertise_keys=7.0)} | rules
+    plans = SessionPlans(sizes=(3,), value_bits=16, goal=given.get("goal") or given["min_clients"])
+    return Invitations(plans, cast("Any", lobby), ENROLLED, ServingRules(**given), lambda _: None, exclusions)
+
+
+def test_a_sample_is_drawn_evenly_from_those_who_are_there() -> None:
+    lobby = Lobby(9, 2, 14, 5, 11, 3)
+    inviting = invitations(lobby, invited=4, goal=4)
+    drawn = [inviting.next(1) for _ in range(600)]
+    assert {len(set(chosen)) for chosen in drawn} == {4}
+    assert all(list(chosen) == sorted(chosen) for chosen in drawn)
+    counts = Counter(client_id for chosen in drawn for client_id in chosen)
+    assert counts.keys() == set(lobby.present)
+    # 400 each is expected, with a standard deviation of 11.5.
+    assert all(300 < count < 500 for count in counts.values())
+    assert set(lobby.asked) == {(3, 0.01)}
+
+
+def test_with_fewer_it_waits_for_as_long_as_clients_may_join_and_no_longer() -> None:
+    lobby = Lobby(1, 2, 3)
+    assert invitations(lobby, invited=5, goal=5).next(1) == (1, 2, 3)
+    assert lobby.asked == [(3, 0.01), (5, 7.0)]
+
+
+def test_too_few_are_no_round() -> None:
+    with pytest.raises(RoundFailedError, match=r"round 4 was not begun: 2 of 3 clients were there after 0\.01 s"):
+        invitations(Lobby(1, 2), invited=5).next(4)
+
+
+def test_without_a_sample_all_who_are_enrolled_are_asked_but_those_on_the_list(tmp_path: Path) -> None:
+    listed = tmp_path / "excluded"
+    listed.write_text("4\n7\n")
+    exclusions = Exclusions(listed=listed)
+    asked = invitations(Lobby(*range(15)), exclusions, min_clients=14).next(1)
+    assert asked == tuple(client_id for client_id in ENROLLED if client_id not in (4, 7))
+    # With as few as that there is no session in which so many are enough.
+    listed.write_text("".join(f"{client_id}\n" for client_id in range(19)))
+    with pytest.raises(RoundFailedError, match="too few for a safe session after 0"):
+        invitations(Lobby(*range(15)), exclusions, min_clients=14).next(1)
+
+
+def test_a_number_of_clients_without_a_plan_is_not_asked() -> None:
+    """Four of ten, of nine or of eight are not more than half; of seven they are."""
+    inviting = invitations(Lobby(*range(10)), invited=10, min_clients=2, goal=4)
+    assert len(inviting.next(1)) == 7
+
+
+def test_each_number_of_clients_is_planned_once_and_vanishing_ones_come_on_top() -> None:
+    plans = SessionPlans(sizes=(3, 4), value_bits=16, goal=10, dropout=0.2)
+    assert plans.plan(13) is plans.plan(13)
+    assert [plans.plan(n).expected_dropouts for n in (5, 10, 13)] == [1, 2, 5]
+    encoding = plans.encoding(13, None)
+    assert plans.parameters(encoding).vector_length == encoding.vector_length
+    sparse = SessionPlans(
+        sizes=(3,), value_bits=16, goal=300, adversary=Adversary.SEMI_MALICIOUS, graph=GraphKind.SPARSE, dropout=0.05
+    )
+    params = sparse.plan(390).parameters
+    assert not params.is_complete
+    assert params.adversary is Adversary.SEMI_MALICIOUS
