@@ -99,6 +99,11 @@ class SessionThread:
         return self._server
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it runs in."""
+        return self._loop
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it listens."""
         return self._server.addresses

@@ -53,6 +53,11 @@ class Room:
         return client_id
 
     @property
+    def taken(self) -> int:
+        """Bytes of the messages that are let in."""
+        return self._taken
+
+    @property
     def deadline(self) -> float | None:
         """When somebody is to be put out; None while nobody waits."""
         if not self._line or not self._inside:

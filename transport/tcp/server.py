@@ -120,6 +120,11 @@ class SessionServer:
         """How many clients wait for a session: distinct ones that are enrolled, and have said HELLO."""
         return len(self._lobby)
 
+    @property
+    def num_enrolled(self) -> int | None:
+        """How many clients there are sessions for; None if each session decides."""
+        return None if self._lobby.enrolled is None else len(self._lobby.enrolled)
+
     async def gather(self, count: int) -> None:
         """Wait until this many clients wait for a session, and tell them the number."""
         self._lobby.needed = count
