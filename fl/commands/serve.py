@@ -1,5 +1,6 @@
 """`secagg serve`: the options of a networked training's server."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -124,6 +125,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             from fl.watch import configure_logging
 
             configure_logging(json=log_json, level="INFO" if log_json else "WARNING")
+            # What happens in the training is on the console, too, in words for people.
+            logging.getLogger("fl.events").setLevel(logging.NOTSET if log_json else logging.ERROR)
 
             options = ServeOptions(
                 address=address,

@@ -31,7 +31,7 @@ from fl.network.announcement import (
 )
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, NetworkError, RoundFailedError
 from fl.network.session_thread import Session, SessionThread
-from fl.watch import Watch
+from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Deadlines, Journal, LinkError, Offer, SessionHost
 from transport.durable.frames import MAX_EXTRA_BYTES, decode_server_frame
@@ -143,7 +143,7 @@ class NetworkAggregator(SecureAggregator):
         folder: where the journals are.
         say: tells the user something, a line at a time.
         directory: in malicious mode, who knows the clients' identity keys.
-        watch: is shown the sessions of the rounds.
+        watch: is told of the sessions of the rounds.
         skip_to: rounds below are not begun, and have no result.
     """
 
@@ -161,7 +161,7 @@ class NetworkAggregator(SecureAggregator):
         folder: Path,
         say: Callable[[str], None],
         directory: KeyDirectory | None = None,
-        watch: Watch | None = None,
+        watch: Events | None = None,
         skip_to: int = 0,
     ) -> None:
         super().__init__(lambda _: plan, sizes=sizes, num_clients=num_clients, value_bits=value_bits, tracker=tracker)
@@ -276,6 +276,8 @@ class NetworkAggregator(SecureAggregator):
         for attempt in range(self._rules.retries + 1):
             if attempt:
                 self._say(f"round {announcement.round} was aborted: {reason}; trying again")
+                if self._watch is not None:
+                    self._watch.round_retried(announcement.round, attempt, self._rules.retries, reason)
             host, reason = self._attempt(session, files, observe)
             if host is not None:
                 assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
@@ -311,6 +313,8 @@ class NetworkAggregator(SecureAggregator):
                 )
             if there != said:
                 self._say(f"round {number} waits for clients: {there} of {needed} are there")
+                if self._watch is not None:
+                    self._watch.clients_awaited(number, there, needed)
                 said = there
 
     def _check_journal(self, journal: Journal, params: secagg.Parameters, announcement: Announcement) -> bytes:

@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fl.watch import Watch
-from fl.watch.metrics import Metrics
 from secagg import Adversary, Completed
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deployment, join, raw_stream, served
@@ -362,7 +361,7 @@ def test_what_tls_lets_in_and_the_server_does_not_is_told_in_words(
 def test_the_expiry_of_the_certificate_in_use_is_a_metric(folder: Path) -> None:
     def sample(watch: Watch, whose: str) -> float:
         name = f'secagg_certificate_expiry_timestamp_seconds{{certificate="{whose}"}} '
-        (line,) = (line for line in Metrics(watch).text().decode().splitlines() if line.startswith(name))
+        (line,) = (line for line in watch.metrics.text().decode().splitlines() if line.startswith(name))
         return float(line.removeprefix(name))
 
     def expiry(name: str) -> float:
@@ -386,7 +385,7 @@ def test_the_expiry_of_the_certificate_in_use_is_a_metric(folder: Path) -> None:
         assert renewed < before
 
     def without(watch: Watch) -> None:
-        assert "secagg_certificate_expiry_timestamp_seconds{" not in Metrics(watch).text().decode()
+        assert "secagg_certificate_expiry_timestamp_seconds{" not in watch.metrics.text().decode()
 
     asyncio.run(scenario(with_tls, Credentials.of_server(folder)))
     asyncio.run(scenario(without, PLAINTEXT))
