@@ -152,6 +152,34 @@ def test_a_client_that_waits_takes_up_its_own_renewed_certificate(folder: Path) 
     assert report.outcome.included == tuple(inputs)
 
 
+def test_a_client_whose_certificate_runs_out_waits_for_a_renewed_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = make_params(CLIENTS, 2)
+    inputs = random_inputs(params, seed=1)
+    issue(folder, client_ids=[0], days_from_now=-9)
+    caplog.set_level(logging.INFO, "transport.tcp")
+    told: list[str] = []
+
+    async def scenario() -> Any:
+        async with served(params, folder) as serving:
+            waiting = asyncio.create_task(join(serving.port, inputs[0], folder, 0, unreachable=told.append))
+            async with asyncio.timeout(5):
+                while len(warnings(caplog, "reconnecting")) < 3:
+                    await asyncio.sleep(0.02)
+            assert not waiting.done()
+            issue(folder, client_ids=[0])
+            await asyncio.gather(waiting, *(join(serving.port, inputs[i], folder, i) for i in (1, 2)))
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert check_exact(params, inputs, report.outcome)
+    assert report.outcome.included == tuple(inputs)
+    (why,) = told
+    assert "our certificate has expired" in why
+    assert why.endswith(f"renew {folder / 'client-0.pem'}")
+
+
 def test_while_one_authority_takes_anothers_place_both_are_trusted(folder: Path) -> None:
     """Client 0 is with the new authority already, the others and the server are not; malicious mode needs all keys."""
     params = make_params(CLIENTS, 2, adversary=Adversary.MALICIOUS)

@@ -244,7 +244,7 @@ class Conversations:
     def _hello(self, link: Link, hello: Hello, now: float) -> None:
         missing = link.sent - hello.received
         if (refused := refused_version(hello)) is not None:
-            self._refuse(link, refused.code, refused.text)
+            self._refuse(link, refused.code, refused.text, refused.retry_after)
         elif link.greeted:
             # The same one again, as a channel without integrity may bring it, asks for nothing new.
             if hello != link.hello:

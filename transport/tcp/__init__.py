@@ -222,7 +222,8 @@ async def join_session(
         held: what this client holds of announcements; give the same to its next session.
         retry: how the client comes back when a connection is lost.
         limits: what the connection may take.
-        unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
+        unreachable: called once, with the reason, if the first try finds no server; then it is tried again. It is
+            called later too if a certificate, the server's or this client's, has run out: a renewed file is waited for.
         on_waiting: told how many clients wait for a session, as often as the server likes to say so.
 
     Returns:
