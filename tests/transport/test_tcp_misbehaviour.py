@@ -172,7 +172,7 @@ def test_who_asks_and_does_not_read_is_cut_off(certs):
 
 
 def test_there_are_no_more_connections_than_the_limit(certs, caplog):
-    limits = Limits(connections_per_address=6, farewell_seconds=0.5)
+    limits = Limits(connections_per_address=6, connections_per_client=8, farewell_seconds=0.5)
 
     async def misbehave(serving):
         # Strangers are counted apart: only who has shown a certificate takes a place.

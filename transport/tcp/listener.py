@@ -28,6 +28,7 @@ _ACCEPTED_AT_ONCE = 64
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GOODBYE_SECONDS = 2.0
+_TURNED_AWAY_AT_ONCE = 64
 # Port probes and load balancers' health checks are counted, and nothing to be told of; what speaks no TLS is, seldom.
 _PROBES = ("broken-off", "timed-out")
 _NO_CLIENTS = ("no-tls", "pushed-out")
@@ -72,6 +73,7 @@ class Listener:
         self._said: set[tuple[str, ClientId | None]] = set()
         self._accepted = 0
         self._open: Counter[str] = Counter()
+        self._turning_away = 0
         self.refusals: Counter[str] = Counter()
 
     @property
@@ -232,9 +234,7 @@ class Listener:
         if self._open.total() >= limits.connections or self._open[network] >= limits.connections_per_address:
             detail = f"{self._open.total()} connections are open, {self._open[network]} of them from there"
             self.refused("too-many-connections", detail, peer=peer, client_id=client_id)
-            with contextlib.suppress(OSError):
-                await stream.send(encode_frame(link.encode(link.TOO_MANY_CONNECTIONS)))
-            await stream.close()
+            await self._turn_away(stream)
             return
         self._open[network] += 1
         try:
@@ -243,6 +243,20 @@ class Listener:
             self._open[network] -= 1
             if not self._open[network]:
                 del self._open[network]
+
+    async def _turn_away(self, stream: Stream) -> None:
+        """Say that there is no room, to a few at a time; the others are closed without a word."""
+        if self._turning_away >= _TURNED_AWAY_AT_ONCE:
+            stream.abort()
+            return
+        self._turning_away += 1
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await stream.send(encode_frame(link.encode(link.TOO_MANY_CONNECTIONS)))
+            await stream.close()
+        finally:
+            self._turning_away -= 1
 
     async def _identified(self, sock: socket.socket, peer: str) -> tuple[Stream, ClientId | None]:
         task = asyncio.current_task()

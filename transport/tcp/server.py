@@ -21,7 +21,7 @@ from transport.errors import LinkError
 from transport.recovery import RecoveryPool
 from transport.tcp.connection import PING, PONG, Connection, CutOffError
 from transport.tcp.listener import Listener
-from transport.tcp.lobby import Lobby, Visit
+from transport.tcp.lobby import Lobby, OpenVisits, Visit
 from transport.tcp.settings import Address, Limits, Plaintext
 from transport.tcp.stream import StalledError, Stream
 from transport.tcp.tls import TlsRefusedError
@@ -76,7 +76,7 @@ class SessionServer:
         self._error: BaseException | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}
         self._is_open = False
-        self._visits: set[Visit] = set()
+        self._visits = OpenVisits(self._limits.connections_per_client)
         self._lobby = Lobby(enrolled)
         self._arrival = asyncio.Event()
         self._news = asyncio.Event()
@@ -243,7 +243,7 @@ class SessionServer:
             stream, self._limits, max_payload=link.SMALL_BYTES, max_queued=_LOBBY_BYTES, peer=peer, client_id=client_id
         )
         visit = Visit(connection, number)
-        self._visits.add(visit)
+        self._visits.enter(visit)
         if not self._is_open:
             connection.finish()
         try:
@@ -252,7 +252,7 @@ class SessionServer:
             stream.abort()
             raise
         finally:
-            self._visits.discard(visit)
+            self._visits.leave(visit)
             self.bytes_received += connection.bytes_received
             self.bytes_sent += connection.bytes_sent
 
@@ -303,6 +303,7 @@ class SessionServer:
             if visit.connection.client_id is None:
                 # Without TLS a client says itself who it is.
                 visit.connection.client_id = link.decode_identify(payload).client_id
+                self._visits.enter(visit)
             elif visit.host is not None:
                 await self._hear(visit.host, visit, payload)
             elif not visit.is_refused:
