@@ -23,11 +23,11 @@ from fl.network.addresses import parse_address
 from fl.network.modes import ADVERSARIES, chosen_adversary, what_it_gives_up
 from transport import Deadlines
 from transport.certificates.reading import Credentials
-from transport.tcp import PLAINTEXT, Limits
+from transport.tcp import PLAINTEXT, Limits, proxy_networks
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
-    *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
+    *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory", "proxy_protocol"),
     *("give_up", "retries", "join_seconds", "reply_seconds", "training_seconds", "memory", "watch", "log_json", "skip"),
 }
 
@@ -63,6 +63,13 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         memory: Annotated[
             int, Option(help="MiB for updates that come in at once; further clients send theirs after them.")
         ] = Limits().memory >> 20,
+        proxy_protocol: Annotated[
+            str,
+            Option(
+                metavar="ADDRESS[,ADDRESS]",
+                help="Proxies, or their networks, that say by PROXY protocol v2 whom they pass on.",
+            ),
+        ] = "",
         dataset: Annotated[str, Option(help="Gives the examples' shape, the classes and the test set.")] = DEFAULTS[
             "dataset"
         ],
@@ -117,6 +124,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             address = parse_address(listen, listening=True)
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
+            try:
+                proxies = proxy_networks(proxy_protocol) if proxy_protocol else ()
+            except ValueError as error:
+                raise ConfigError(f"--proxy-protocol: {error}") from None
+            if proxies and plaintext:
+                raise ConfigError("--proxy-protocol is for connections with TLS: leave out --plaintext")
             deadlines = _deadlines(join_seconds, reply_seconds, training_seconds)
             watch_address = parse_address(watch, listening=True) if watch else None
             # Everything below waits seconds for torch.
@@ -138,6 +151,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 limits=Limits(memory=memory << 20),
                 watch=watch_address,
                 skip=skip,
+                proxies=proxies,
             )
             console = open_console(stderr=as_json)
             if adversary is not None and (line := what_it_gives_up(mode)):

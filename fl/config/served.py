@@ -15,7 +15,7 @@ from fl.files import replace_file
 from secagg import Adversary
 from transport import Deadlines
 from transport.certificates.reading import Credentials
-from transport.tcp import Address, Limits, Plaintext
+from transport.tcp import Address, Limits, Network, Plaintext
 
 _SETTINGS = "network.json"
 
@@ -96,6 +96,7 @@ class ServeOptions:
         limits: what connections may take.
         watch: where to show the training, `fl.watch`, if anywhere.
         skip: so many rounds are left out first, without a result.
+        proxies: whose connections begin with a header of the PROXY protocol.
     """
 
     address: Address
@@ -107,6 +108,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     watch: Address | None = None
     skip: int = 0
+    proxies: tuple[Network, ...] = ()
 
 
 def settle(

@@ -135,7 +135,9 @@ class _Serving:
         with _network_errors(), ExitStack() as stack:
             with _binding(self._options.address, "--listen"):
                 sessions = stack.enter_context(
-                    SessionThread(self._options.address, self._options.tls, enrolled, self._options.limits)
+                    SessionThread(
+                        self._options.address, self._options.tls, enrolled, self._options.limits, self._options.proxies
+                    )
                 )
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Parameters
 from transport import Deadlines, Journal, RecoveryPool, SessionHost
 from transport.certificates.reading import Credentials
-from transport.tcp import Address, Limits, Plaintext, SessionServer
+from transport.tcp import Address, Limits, Network, Plaintext, SessionServer
 from transport.tcp.server import HostObserver
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class SessionThread:
     An interrupt from the keyboard while one blocks ends the session: its clients are told to come back later.
 
     Args:
-        address, tls, enrolled, limits: as `transport.tcp.SessionServer` takes them.
+        address, tls, enrolled, limits, proxies: as `transport.tcp.SessionServer` takes them.
 
     Raises (on entering): as `transport.tcp.SessionServer`.
     """
@@ -62,8 +62,9 @@ class SessionThread:
         tls: Credentials | Plaintext,
         enrolled: Iterable[ClientId],
         limits: Limits | None = None,
+        proxies: Iterable[Network] = (),
     ) -> None:
-        self._server = SessionServer(address, tls, limits, enrolled)
+        self._server = SessionServer(address, tls, limits, enrolled, proxies)
         self._pool = RecoveryPool(os.cpu_count() or 1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="secagg-server", daemon=True)

@@ -22,6 +22,7 @@ from transport.recovery import RecoveryPool
 from transport.tcp.connection import PING, PONG, Connection, CutOffError
 from transport.tcp.listener import Listener
 from transport.tcp.lobby import Lobby, OpenVisits, Visit
+from transport.tcp.proxy_protocol import Network
 from transport.tcp.settings import Address, Limits, Plaintext
 from transport.tcp.stream import StalledError, Stream
 from transport.tcp.tls import TlsRefusedError
@@ -56,6 +57,7 @@ class SessionServer:
         limits: what connections may take.
         enrolled: the clients for whom there are sessions. Others are refused at HELLO, at any time, and those for whom
             the present session has no place, such as late ones, wait for the next. By default each session decides.
+        proxies: whose connections begin with a header of the PROXY protocol that says where they come from.
 
     Raises (on entering):
         OSError: the address cannot be listened at.
@@ -69,9 +71,10 @@ class SessionServer:
         tls: Credentials | Plaintext,
         limits: Limits | None = None,
         enrolled: Iterable[ClientId] | None = None,
+        proxies: Iterable[Network] = (),
     ) -> None:
         self._limits = limits or Limits()
-        self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
+        self._listener = Listener(address, tls, self._limits, self._serve, self._failed, proxies)
         self._host: SessionHost | None = None
         self._error: BaseException | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}
