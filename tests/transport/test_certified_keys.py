@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.transport.network import deployment
 from tests.transport.renewals import NAMES, issue, warnings
@@ -121,6 +122,21 @@ class TestCertifiedKeys:
         for path in folder.glob("client-*.pem"):
             path.unlink()
         assert self.trusted(keys, folder) == []
+
+    def test_an_authority_that_is_taken_away_vouches_for_nobody(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Client 2, whose key is lost, was not renewed."""
+        keys = CertifiedKeys(folder, folder / "ca.pem")
+        Authority(folder).succeed()
+        issue(folder, client_ids=[0, 1])
+        assert self.trusted(keys, folder) == [0, 1, 2]
+        issue(folder, server_names=NAMES)
+        newest, *_ = certs.load_certificates(folder / "ca.pem")
+        (folder / "ca.pem").write_bytes(newest.public_bytes(Encoding.PEM))
+        for _ in range(3):
+            assert self.trusted(keys, folder) == [0, 1]
+        assert "client-2.pem: the authority" in warnings(caplog, "not_reloaded")[-1]
 
     def test_one_key_for_two_clients_ends_the_trust_in_both(
         self, folder: Path, caplog: pytest.LogCaptureFixture

@@ -143,9 +143,9 @@ class CertifiedKeys:
     """`directory_from` for a process that goes on for long: certificates are renewed, added, and run out.
 
     It is a `secagg.KeyDirectory`. Files that change are read again. One that does not work then counts as what it was
-    before, with a warning; one that is gone is of no use from then on. Clients whose certificates are not valid when
-    it is asked are not trusted, and neither are those whose certificates contradict each other: two keys for one
-    client, or one key for two. All others stay trusted.
+    before, with a warning; one that is gone is of no use from then on, as is one whose authority is gone. Clients whose
+    certificates are not valid when it is asked are not trusted, and neither are those whose certificates contradict
+    each other: two keys for one client, or one key for two. All others stay trusted.
 
     Args, raises: see `directory_from`.
     """
@@ -234,8 +234,10 @@ class CertifiedKeys:
                 if self._used is None:
                     raise
                 troubles.append(str(error))
-                if path in self._used and path.exists():
-                    entries.append(self._used[path])
+                before = self._used.get(path)
+                # An authority that has been taken away vouches for nobody, be it in a file that is as it was.
+                if before is not None and path.exists() and any(is_issued_by(before[2], issuer) for issuer in issuers):
+                    entries.append(before)
         self._used = {entry[0]: entry for entry in entries}
         return _Files(entries, some_of(troubles))
 

@@ -69,7 +69,7 @@ class Reloading(Generic[_T]):
             trouble = str(error)
         if trouble and trouble != self._said:
             logger.warning(
-                "files that changed cannot be used, so what they were stays in use: %s",
+                "files that changed cannot be used, so what they were stays in use where it is still good: %s",
                 trouble,
                 extra={"event": "not_reloaded"},
             )

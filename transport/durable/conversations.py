@@ -175,7 +175,7 @@ class Conversations:
         if self._is_next(link, head_of(large).sequence, large.digest, now):
             want = self._incoming.announce(link, large, self._machine.driver.round)
             if link.restarts > MAX_RESTARTS:
-                self._drop_restarted(link, now)
+                self._drop(link, DropReason.DEADLINE, f"its messages began anew {link.restarts} times", now)
             elif want is not None:
                 self.outbox.append(link.deliver(want))
             self.admit(now)
@@ -186,8 +186,6 @@ class Conversations:
             link, want = turn
             if want is not None:
                 self.outbox.append(link.deliver(want))
-            elif link.restarts > MAX_RESTARTS:
-                self._drop_restarted(link, now)
             elif link.connection:
                 self._refuse(link, RefusalCode.BUSY, "others wait for the room that this message takes: begin anew")
 
@@ -204,9 +202,6 @@ class Conversations:
                 self.admit(now)
             case Want() as want:
                 self.outbox.append(link.deliver(want))
-
-    def _drop_restarted(self, link: Link, now: float) -> None:
-        self._drop(link, DropReason.DEADLINE, f"its messages began anew {link.restarts} times", now)
 
     def _declined(self, link: Link, decline: Decline) -> None:
         """The client takes no part. Started again with another policy it may take the same offer."""

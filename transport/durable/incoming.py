@@ -14,7 +14,7 @@ from transport.durable.transfers import Receiving
 from transport.errors import LinkError
 
 MAX_RESTARTS = 8
-"""How often one client's messages may begin anew in a session: what came of them was for nothing."""
+"""How often a client may begin anew, in one session, messages that it has changed or spoilt."""
 
 _KIND_OF = {ROUND_OF[kind]: kind for kind in get_args(ClientMessage)}
 
@@ -57,9 +57,10 @@ class Incoming:
             raise LinkError(f"a message of {large.size} bytes in {round_.value}, but at most {longest} are accepted")
         if link.receiving is None or link.receiving.large != large:
             if link.receiving is not None:
-                self.restart(link)
+                self.forget(link)
+                link.restarts += 1
             link.receiving = Receiving(large)
-        self._room.enter(link.client_id, large.size, link.restarts)
+        self._room.enter(link.client_id, large.size, link.restarts + link.put_out)
         return link.receiving.restart() if self._room.holds(link.client_id) else None
 
     def add(self, link: Link, piece: Piece, now: float) -> Want | Message | None:
@@ -71,7 +72,7 @@ class Incoming:
         receiving = link.receiving
         assert receiving is not None  # noqa: S101 - the caller saw it
         want = receiving.add(piece)
-        self._room.moved(link.client_id, now)
+        self._room.moved(link.client_id, len(piece.body), now)
         if not receiving.is_whole:
             return want
         self.forget(link)
@@ -87,11 +88,6 @@ class Incoming:
         link.receiving = None
         self._room.leave(link.client_id)
 
-    def restart(self, link: Link) -> None:
-        """Throw away what has come of a client's message, which it has to send anew."""
-        self.forget(link)
-        link.restarts += 1
-
     def turn(self, now: float) -> tuple[Link, Want | None] | None:
         """Whom to ask for a message, as there is room now; without a WANT: who has lost its place. None: nobody."""
         while (client_id := self._room.admit(now)) is not None:
@@ -102,5 +98,7 @@ class Incoming:
             self._room.leave(client_id)
         if (client_id := self._room.overdue(now)) is None:
             return None
-        self.restart(self._links[client_id])
-        return self._links[client_id], None
+        link = self._links[client_id]
+        self.forget(link)
+        link.put_out += 1
+        return link, None

@@ -113,7 +113,8 @@ class Link:
         sent: how many messages it was sent.
         unanswered: the last of them, until it is answered.
         receiving: what is there of its next message, if that comes in pieces.
-        restarts: how often that was thrown away, and the message begun anew.
+        restarts: how often it changed or spoilt that, and began anew.
+        put_out: how often that was thrown away for others that waited.
         sending: what it is sent in pieces on its present connection, by SHA-256, until it answers.
         downloaded: how many bytes of the announcement it had when it was last seen to get further.
         connection: its connection's number, or 0.
@@ -129,6 +130,7 @@ class Link:
     unanswered: bytes | None = field(default=None, repr=False)
     receiving: Receiving | None = field(default=None, repr=False)
     restarts: int = 0
+    put_out: int = 0
     sending: dict[bytes, Sending] = field(default_factory=dict, repr=False)
     downloaded: int = 0
     connection: int = 0

@@ -275,7 +275,7 @@ class Listener:
 
         is_proxied = is_listed(peer, self._proxies)
         # Before a proxy has said where it comes from, a connection is of no address that others may fill.
-        half_open = self._half_open.enter(f"{peer} {number}" if is_proxied else peer, push_out)
+        half_open = self._half_open.enter(f"proxied {number}" if is_proxied else peer, push_out)
 
         async def introduce(reader: asyncio.StreamReader) -> None:
             nonlocal half_open, peer
