@@ -77,6 +77,11 @@ class TestCertifiedKeys:
         for _ in range(3):
             assert self.trusted(keys, folder) == [0, 1, 2]
         assert len(warnings(caplog, "not_reloaded")) == 1
+        # Who is taken away meanwhile is gone all the same.
+        taken = (folder / "client-2.pem").read_bytes()
+        (folder / "client-2.pem").unlink()
+        assert self.trusted(keys, folder) == [0, 1]
+        (folder / "client-2.pem").write_bytes(taken)
         # At the start it is a mistake.
         with pytest.raises(CertificateError):
             CertifiedKeys(folder, folder / "ca.pem")

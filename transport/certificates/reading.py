@@ -157,6 +157,7 @@ class CertifiedKeys:
         self._authority = Path(authority)
         self._now = now
         self._left_out: tuple[list[str], list[str]] = ([], [])
+        self._issuers: list[x509.Certificate] = []
         self._used: dict[Path, _Entry] | None = None
         self._read = Reloading(self._load, lambda: (*self._files(), self._authority), lambda files: files.trouble)
         entries = self._read.current().entries
@@ -224,9 +225,15 @@ class CertifiedKeys:
         files = self._files()
         if not files and isinstance(self._certificates, Path) and self._used is None:
             raise CertificateError(f"{self._certificates}: there are no certificates client-<id>.pem")
-        issuers = load_certificates(self._authority)
         entries: list[_Entry] = []
         troubles: list[str] = []
+        try:
+            self._issuers = issuers = load_certificates(self._authority)
+        except CertificateError as error:
+            if self._used is None:
+                raise
+            issuers = self._issuers
+            troubles.append(str(error))
         for path in files:
             try:
                 entries.append((path, *self._checked(path, issuers)))
