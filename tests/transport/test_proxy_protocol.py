@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fl.commands.app import app
 from tests.cohort import make_params, random_inputs
-from tests.transport.network import QUICK, check_exact, deployment, join, served
+from tests.transport.network import QUICK, check_exact, deployment, join, raw_stream, served
 from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT, Limits, SessionServer, proxy_networks
 from transport.tcp.proxy_protocol import MAX_BODY_BYTES, ProxyHeaderError, body_bytes, is_listed, source_of
@@ -112,13 +112,12 @@ def test_limits_and_logs_are_of_the_clients_own_addresses(certs, caplog):
     async def scenario():
         async with served(PARAMS, certs, limits=limits, proxies=LOOPBACK) as serving:
             async with proxy(serving.port, header("2001:db8::7")) as port:
-                tasks = [asyncio.create_task(join(port, inputs[0], certs, 0)) for _ in range(2)]
+                streams = [await raw_stream(port, certs, 0) for _ in range(2)]
                 async with asyncio.timeout(5):
                     while not any(getattr(line, "reason", "") == "too-many-connections" for line in caplog.records):
                         await asyncio.sleep(0.01)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                for stream in streams:
+                    stream.abort()
             return await exact_session(serving, certs, inputs, *own_addresses())
 
     asyncio.run(scenario())

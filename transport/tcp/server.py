@@ -102,7 +102,7 @@ class SessionServer:
     ) -> None:
         self._is_open = False
         for visit in self._visits:
-            _send_last(visit.connection, _STOPPING)
+            visit.connection.dismiss(link.encode(_STOPPING))
         await self._listener.close()
         if self._threads is not None:
             self._threads.shutdown()
@@ -197,7 +197,7 @@ class SessionServer:
             self._host = None
             for connection in self._connections.values():
                 if host.outcome is None:
-                    _send_last(connection, _STOPPING)
+                    connection.dismiss(link.encode(_STOPPING))
                 connection.finish()
             if recovery is not None and not recovery.done():
                 await asyncio.wait((recovery,))
@@ -363,7 +363,7 @@ class SessionServer:
         connection = visit.connection
         visit.is_refused = True
         self._lobby.leave(visit)
-        _send_last(connection, refused)
+        connection.dismiss(link.encode(refused))
         reason = refused.code.name.lower().replace("_", "-")
         self._listener.refused(reason, refused.text, peer=connection.peer, client_id=connection.client_id)
 
@@ -380,13 +380,6 @@ class SessionServer:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _send_last(connection: Connection, refused: link.Refused) -> None:
-    """Say why it ends here, if there is room for that, and end it."""
-    with contextlib.suppress(CutOffError):
-        connection.send(link.encode(refused))
-    connection.finish()
 
 
 async def _uninterrupted(work: "asyncio.Future[_T]") -> _T:
