@@ -180,7 +180,7 @@ def test_a_model_that_cannot_work_is_refused_before_it_is_trained(project: str, 
         ("missing_file", "FileNotFoundError"),
         ("nan_in_a_row", "training example 7 has a value that is not finite"),
         ("empty", "there are no training examples"),
-        ("one_class", "every training label is 1"),
+        ("one_class", "all training labels are 1"),
         ("no_module", "must return a fl.data.Dataset, not str"),
         ("raises", "the weather is bad"),
     ],
@@ -369,7 +369,4 @@ def test_a_file_of_settings_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_bad_reference_is_one_line_to_the_user() -> None:
     done = run_process("train", "--model", "nowhere_at_all:make")
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "error: model nowhere_at_all:make: no module nowhere_at_all is here or installed\n"
-    )
+    assert done.stderr == "error: model nowhere_at_all:make: no module nowhere_at_all is here or installed\n"
