@@ -46,7 +46,7 @@ def partition(
     if scheme in ("by-writer", "by-owner"):
         if dataset.train_writers is None:
             raise ConfigError(
-                f"{dataset.name} does not name the writer or owner of each example: choose another partition, or mnist-writers"
+                f"{dataset.name} does not name the owner of each example: choose another partition, or mnist-writers"
             )
         return by_writer(dataset.train_writers, num_clients, seed)
     raise ConfigError(f"unknown partition {scheme!r}; known are {', '.join(SCHEMES)}")

@@ -180,7 +180,7 @@ def with_pixel(value: object) -> str:
         (with_pixel("1e999"), "image 2 has a pixel outside 0..1"),
         (with_pixel("1" + "0" * 400), "image 2 has a pixel outside 0..1"),
         (with_pixel("1" + "0" * 5000), "not JSON, or cut off"),
-        (with_pixel("NaN"), "NaN is no JSON"),
+        (with_pixel("NaN"), "NaN is not JSON"),
         (with_pixel('{"a": 1, "a": 2}'), "image 2 has something that is no number"),
         ('{"users": [], "users": [], "num_samples": [], "user_data": {}}', "'users' occurs twice"),
         (

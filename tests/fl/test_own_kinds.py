@@ -181,7 +181,7 @@ def test_owners_may_be_any_whole_numbers(writers: Any) -> None:
 @pytest.mark.parametrize(
     ("writers", "said"),
     [
-        (list("abc") * 4, "must be whole numbers, one for each training example, not <U1: of names, np.unique"),
+        (list("abc") * 4, "must be whole numbers, one for each training example, not <U1; np.unique(names"),
         ([0.5] * 12, "must be whole numbers"),
         ([2**70] * 12, "must be whole numbers"),
         ([[0], [1, 2]], "must be whole numbers"),
