@@ -181,7 +181,7 @@ class UpdateEncoding:
         return encoded
 
     def decode(self, total: IntegerVector, num_clients: int) -> Aggregate:
-        """Return the aggregate from a sum of ``num_clients`` encoded updates, shape (vector_length,); not for measuring.
+        """Return the aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,); not for measuring.
 
         Raises:
             UndecodableSumError: ``num_clients`` valid updates cannot add up to it, or none of them has an example.
@@ -265,7 +265,7 @@ class UpdateEncoding:
 
     @property
     def _counters(self) -> CounterEncoding:
-        """Return the counters of examples, correct ones, loss steps and clipped elements, wide enough for all bounds on weights."""
+        """Return counters of examples, correct ones, loss steps and clipped elements, wide enough for all weights."""
         most = MAX_WEIGHT
         return CounterEncoding((most, most, most * MAX_LOSS * LOSS_STEPS, self.update_length), self.value_bits)
 

@@ -118,7 +118,7 @@ class Scales:
         return cls(tuple(bounds.tolist()), int(np.clip(np.ceil(needed[-1]), 1, MAX_WEIGHT)))
 
     def references(self) -> Floats:
-        """Return the reference values of the ranges: the bounds, and that of the weights; float64, shape (tensors + 1,)."""
+        """Return the reference values of the ranges: the bounds, last that of weights; float64, shape (tensors + 1,)."""
         bounds = np.array(self.bounds, dtype=np.float64)
         unchanged = max((float(bounds.max(initial=0.0)) or 1.0) * _REFERENCE_OF_UNCHANGED, MIN_CLIP)
         return np.append(np.where(bounds > 0, bounds, unchanged), float(self.max_weight))
@@ -229,7 +229,7 @@ class ScaleTracker:
         return None if self.scales is None else {"bounds": self.scales.bounds, "max_weight": self.scales.max_weight}
 
     def restore(self, values: dict[str, Any] | None) -> None:
-        """Restore the value of `to_json`. Raises KeyError, TypeError or ConfigError if it does not fit this training."""
+        """Restore the value of `to_json`. Raises KeyError, TypeError or ConfigError if it does not fit."""
         if values is None:
             return
         scales = Scales(tuple(map(float, values["bounds"])), int(values["max_weight"]))
@@ -276,7 +276,7 @@ class RangeEncoding:
         return _split(_joined(counts.ravel(), self._count_bits), self.value_bits, self.vector_length)
 
     def decode(self, total: IntegerVector) -> Ranges:
-        """Return the counts from a sum of clients' digits, shape (vector_length,); their plausibility is not checked."""
+        """Return the counts in a sum of clients' digits, shape (vector_length,), without checking that they are possible."""
         number, digits, place = 0, total.astype(np.uint64), 0
         while digits.any():
             number += _joined(digits & np.uint64((1 << self.value_bits) - 1), self.value_bits) << place
