@@ -118,7 +118,7 @@ class Scales:
         return cls(tuple(bounds.tolist()), int(np.clip(np.ceil(needed[-1]), 1, MAX_WEIGHT)))
 
     def references(self) -> Floats:
-        """Return the reference values of the ranges: the bounds, last that of weights; float64, shape (tensors + 1,)."""
+        """Return the reference values of the ranges: the bounds, last for weights; float64, shape (tensors + 1,)."""
         bounds = np.array(self.bounds, dtype=np.float64)
         unchanged = max((float(bounds.max(initial=0.0)) or 1.0) * _REFERENCE_OF_UNCHANGED, MIN_CLIP)
         return np.append(np.where(bounds > 0, bounds, unchanged), float(self.max_weight))
@@ -276,7 +276,7 @@ class RangeEncoding:
         return _split(_joined(counts.ravel(), self._count_bits), self.value_bits, self.vector_length)
 
     def decode(self, total: IntegerVector) -> Ranges:
-        """Return the counts in a sum of clients' digits, shape (vector_length,), without checking that they are possible."""
+        """Return the counts in a sum of clients' digits, shape (vector_length,); they may be impossible ones."""
         number, digits, place = 0, total.astype(np.uint64), 0
         while digits.any():
             number += _joined(digits & np.uint64((1 << self.value_bits) - 1), self.value_bits) << place
