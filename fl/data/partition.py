@@ -71,9 +71,9 @@ def shards(labels: Indices, num_clients: int, seed: int, *, shards_per_client: i
     num_shards = num_clients * shards_per_client
     _check_enough(len(labels), num_clients, "examples")
     _check_enough(len(labels), num_shards, "examples", "shards")
-    runs = np.array_split(np.argsort(labels, kind="stable"), num_shards)
-    hands = rng.permutation(num_shards).reshape(num_clients, shards_per_client)
-    return _sorted(np.concatenate([runs[shard] for shard in hand]) for hand in hands)
+    pieces = np.array_split(np.argsort(labels, kind="stable"), num_shards)
+    dealt = rng.permutation(num_shards).reshape(num_clients, shards_per_client)
+    return _sorted(np.concatenate([pieces[shard] for shard in chosen]) for chosen in dealt)
 
 
 def dirichlet(labels: Indices, num_clients: int, seed: int, *, alpha: float) -> list[Indices]:

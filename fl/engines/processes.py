@@ -125,7 +125,7 @@ class ProcessesEngine:
             except Exception as error:  # noqa: BLE001 - raised again where the update is asked for
                 return error
         return EngineError(
-            f"the process that trained client {client_id} ended {ATTEMPTS} times, at last with {how_it_ended}: "
+            f"the process that trained client {client_id} ended {ATTEMPTS} times, the last with {how_it_ended}: "
             "use fewer workers, or the engine serial"
         )
 

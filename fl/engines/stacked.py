@@ -1,7 +1,7 @@
 """Training of many clients as one computation: models are stacked, and each step takes a batch of each client.
 
-Steps, batches and their order are those of `fl.learning.training.train`; sums are in another order, so results differ in
-the last bits. The overhead of a small model's step exceeds its computation; here it is paid once for all clients.
+Steps, batches and their order are those of `fl.learning.training.train`; sums are in another order, so the last bits of
+results differ. The overhead of a small model's step exceeds its computation; here it is paid once for all clients.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _batches(client: StackedClient, training: LocalTraining) -> list[torch.Tenso
 
 
 def _stack(batches: list[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return batches of different sizes as one: indices int64 (clients, rows), and bool flags of the rows that count."""
+    """Return batches of different sizes as one: indices int64 (clients, rows), and bool flags of rows that count."""
     rows = min(batch_size, max(map(len, batches)))
     places = torch.zeros(len(batches), rows, dtype=torch.int64)
     counted = torch.zeros(len(batches), rows, dtype=torch.bool)

@@ -70,7 +70,7 @@ class RayCluster:
         return cls(address)
 
     def close(self) -> None:
-        """Release the cluster; may be called again. The last object disconnects, and ends Ray if it was started here."""
+        """Release the cluster; may be called again. The last object disconnects, and ends Ray if started here."""
         address, self._address = self._address, None
         if address is None or not ray.is_initialized():
             return

@@ -102,7 +102,7 @@ class TwoHeads(nn.Module):
 
 def test_head_fine_tuning_refuses_models_without_a_head() -> None:
     method = FineTuning(TRAINING, head_only=True)
-    with pytest.raises(ConfigError, match="not what gives its answers: fine-tune all of it"):
+    with pytest.raises(ConfigError, match="does not give its output: fine-tune the whole model"):
         method.personalize(TwoHeads(), *examples(), seed=0)
     with pytest.raises(ConfigError, match="no linear layer"):
         method.personalize(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), *examples(), seed=0)
