@@ -49,7 +49,7 @@ class ModelOwner:
         return "ModelOwner(<redacted>)"
 
     def plan(self, announced: Announcement) -> tuple[Plan, list[StoredWeights]]:
-        """Return the plan for these images, and the weights as integers. Raises ConfigError if the model does not fit."""
+        """Return the plan for these images, and the weights as integers. Raises ConfigError if they do not fit."""
         source = self._source
         model = make_model(source.name, image_shape=announced.shape, num_classes=announced.classes, seed=0)
         try:

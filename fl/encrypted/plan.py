@@ -90,8 +90,8 @@ def make_plan(
 ) -> tuple[Plan, list[StoredWeights]]:
     """Return plan and weights for images (N, *image_shape) with pixels in the given range.
 
-    examples: float32 (N, *image_shape) or None. With examples, bounds are `CALIBRATION_MARGIN` times their largest values,
-    and do not hold for all images in the range.
+    examples: float32 (N, *image_shape) or None. With examples, bounds are `CALIBRATION_MARGIN` times their largest
+    values, and do not hold for all images in the range.
 
     Raises:
         UnsupportedModelError: layers cannot run on secret shares.
@@ -216,7 +216,7 @@ class _Planner:
 
 
 def _linear(ranges: _Ranges, layer: Dense | Convolution, matrix: Floats, bias: Floats) -> _Ranges:
-    """Return the outputs' ranges: the highest output has high inputs at positive weights, low ones at negative weights."""
+    """Return the outputs' ranges: the highest output has high inputs at positive weights, low at negative."""
     low, high = ranges.low, ranges.high
     if isinstance(layer, Convolution):
         low, high = patches(low, layer), patches(high, layer)

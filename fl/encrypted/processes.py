@@ -19,14 +19,14 @@ _ENVIRONMENT = {
     # More threads would only spin: the parties already outnumber the cores of most machines.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # For glibc's allocator; others ignore it. Keep an array's megabytes for the next array: returning them to the system
-    # and faulting them in again takes a third of the time of array arithmetic.
+    # For glibc's allocator; others ignore it. Keep an array's megabytes for the next array: returning them to the
+    # system and faulting them in again takes a third of the time of array arithmetic.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 
 # Time for the other parties to report their errors after one has failed.
-_LAST_WORDS = 2.0
+_ERROR_GRACE = 2.0
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class PartyProcesses:
             self._events.put(Event(party, "ended", {"how": str(error)}))
 
     def _failure(self, first: Event) -> EncryptedEvaluationError:
-        """Return the most specific error of the next moments: when one party fails, the others lose their connections."""
+        """Return the most specific of the next errors: when one party fails, the others lose their connections."""
         heard = [first]
-        until = time.monotonic() + _LAST_WORDS
+        until = time.monotonic() + _ERROR_GRACE
         while (left := until - time.monotonic()) > 0 and not any("message" in event.values for event in heard):
             try:
                 event = self._events.get(timeout=left)

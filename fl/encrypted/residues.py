@@ -107,8 +107,9 @@ def _operand(value: Any) -> Words:
 
 
 def _below_p(array: Words) -> Words:
-    """Reduce numbers below 2p, in place. For a number below p the difference wraps around and is larger, so take the minimum."""
+    """Reduce numbers below 2p, in place."""
     for part in _chunks(array):
+        # For a number below p the difference wraps around and is the larger one.
         np.minimum(part, part - _P, out=part)
     return array
 
@@ -119,6 +120,7 @@ def _folded(array: Words) -> Words:
         high = part >> _BITS
         part &= _P
         part += high
+        # For a number below p the difference wraps around and is the larger one.
         np.minimum(part, part - _P, out=part)
     return array
 
