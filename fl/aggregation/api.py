@@ -64,15 +64,19 @@ class RoundResult:
     """The result of one round's aggregation.
 
     Attributes:
-        aggregate: the data that the server learned; None if the round was aborted. included: the clients whose updates
-        are in the aggregate. dropped: the clients that vanished, with the round of the protocol; in Unmasking, the
-        update is already included. trained: whether any client had an update to send. refused: the clients without an
-        update, with the reason; only they and a simulation know it. aborted: the reason why there is no aggregate, or
-        None. phases: the cost of each round of the protocol; empty for plain aggregation. bytes_up, bytes_down: bytes
-        of all clients' messages, without the model's download. seconds: time of the whole round; training_seconds: time
-        of the clients' training in it. server_seconds: time of the server's part of the protocol; client_seconds:
-        median of the clients, without training. ring_difference: the largest difference between the secure sum and the
-        plain sum of the same clients' encoded
+        aggregate: the data that the server learned; None if the round was aborted.
+        included: the clients whose updates are in the aggregate.
+        dropped: the clients that vanished, with the round of the protocol. Updates of clients that vanished in
+            Unmasking are included.
+        trained: whether any client had an update to send.
+        refused: the clients without an update, with the reason; only they and a simulation know it.
+        aborted: the reason why there is no aggregate, or None.
+        phases: the cost of each round of the protocol; empty for plain aggregation.
+        bytes_up, bytes_down: bytes of all clients' messages, without the model's download.
+        seconds: time of the whole round; training_seconds: time of the clients' training in it.
+        server_seconds: time of the server's part of the protocol; client_seconds: median of the clients, without
+            training.
+        ring_difference: the largest difference between the secure sum and the plain sum of the same clients' encoded
             updates, as ring elements; None if it was not checked.
         exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty without bounds
             or without an aggregate.

@@ -174,7 +174,7 @@ def measured_ranges(
         reason = str(outcome)
     except UndecodableSumError as error:
         reason = str(error)
-    return None, f"the ranges of the updates, which come first, were not found: {reason}"
+    return None, f"the session that measures the updates' ranges failed: {reason}"
 
 
 def both_sessions(measured: RoundResult, result: RoundResult) -> RoundResult:

@@ -189,10 +189,10 @@ def _compact(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Examples | _Prob
         return _Problem("x and y must be lists of one length")
     for number, row in enumerate(x):
         if not isinstance(row, list) or len(row) != _PIXELS:
-            has = f"{len(row)} values" if isinstance(row, list) else "no list"
+            has = f"{len(row)} values" if isinstance(row, list) else "not a list"
             return _Problem(f"image {number + 1} is {has}; {_PIXELS} numbers are expected")
         if not set(map(type, row)) <= {float, int}:
-            return _Problem(f"image {number + 1} has something that is no number")
+            return _Problem(f"image {number + 1} has a value that is not a number")
         if not (min(row) >= 0 and max(row) <= 1):
             return _Problem(f"image {number + 1} has a pixel outside 0..1")
     for label in y:

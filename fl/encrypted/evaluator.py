@@ -52,9 +52,9 @@ class EncryptedTask:
         if not 1 <= self.batch <= MOST_IN_A_BATCH:
             problems.append(f"batch must be between 1 and {MOST_IN_A_BATCH:,}, not {self.batch}")
         if self.opening not in ("predictions", "accuracy"):
-            problems.append(f"what is opened is predictions or accuracy, not {self.opening!r}")
+            problems.append(f"opening must be predictions or accuracy, not {self.opening!r}")
         if self.bounds not in ("guaranteed", "measured"):
-            problems.append(f"bounds are guaranteed or measured, not {self.bounds!r}")
+            problems.append(f"bounds must be guaranteed or measured, not {self.bounds!r}")
         if problems:
             raise ConfigError("; ".join(problems))
 

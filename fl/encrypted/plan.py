@@ -211,7 +211,7 @@ class _Planner:
     def _too_imprecise(where: str, bits: float) -> PrecisionError:
         return PrecisionError(
             f"{where} would be left with {math.floor(bits)} bits after the point: its values may grow too large for "
-            f"numbers of {WIDEST} bits; give bounds that are measured on examples, or use a model with fewer layers"
+            f"numbers of {WIDEST} bits; measure bounds on examples, or use a model with fewer layers"
         )
 
 

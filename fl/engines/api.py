@@ -32,9 +32,9 @@ class Resources:
         if self.workers < 0:
             problems.append(f"workers must be at least 1, or 0 for all cores, not {self.workers}")
         elif self.workers and engine not in ("processes", "ray"):
-            problems.append(f"workers are of the engines processes and ray: the engine {engine} is one process")
+            problems.append(f"workers are for the engines processes and ray: the engine {engine} is one process")
         if self.address and engine != "ray":
-            problems.append(f"an address is of a Ray cluster: use the engine ray, not {engine}")
+            problems.append(f"an address is for a Ray cluster: use the engine ray, not {engine}")
         if self.address and self.workers:
             problems.append("a Ray cluster has as many workers as it has cores: leave out workers")
         if problems:

@@ -49,7 +49,7 @@ def check_stackable(model: nn.Module, training: LocalTraining) -> None:
     if len({id(value) for value in state.values()}) != len(state):
         problems.append("the model has one parameter under several names")
     if drawing := sorted({type(layer).__name__ for layer in model.modules() if _draws(layer)}):
-        problems.append(f"the model draws at random ({', '.join(drawing)}), which one client after the other must")
+        problems.append(f"the model draws at random ({', '.join(drawing)}), which needs one client after the other")
     if problems:
         raise ConfigError(f"the engine batched cannot do this: {'; '.join(problems)}. Use the engine processes")
 

@@ -61,9 +61,9 @@ class LocalTraining:
         if not 0 <= self.momentum < 1:
             problems.append(f"momentum must be in [0, 1), not {self.momentum}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            problems.append(f"weight_decay must not be negative, nor {self.weight_decay}")
+            problems.append(f"weight_decay must be finite and at least 0, not {self.weight_decay}")
         if not (math.isfinite(self.proximal) and self.proximal >= 0):
-            problems.append(f"proximal must not be negative, nor {self.proximal}")
+            problems.append(f"proximal must be finite and at least 0, not {self.proximal}")
         if self.optimizer not in get_args(OptimizerName):
             problems.append(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not {self.optimizer!r}")
         if self.bfloat16 not in get_args(Precision):

@@ -38,7 +38,7 @@ class Ditto:
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < float("inf"):
-            raise ConfigError(f"Ditto's strength must be a finite number of at least 0, not {self.strength}")
+            raise ConfigError(f"Ditto's strength must be finite and at least 0, not {self.strength}")
         if self.training.proximal:
             raise ConfigError("Ditto has its own proximal term: leave the training's proximal at 0")
 
