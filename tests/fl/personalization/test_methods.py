@@ -171,7 +171,7 @@ def test_dittos_pull_ends_with_a_training_that_ran_away() -> None:
 
 def test_ditto_refuses_what_cannot_be() -> None:
     for strength in (-0.1, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="strength must not be negative"):
+        with pytest.raises(ConfigError, match="strength must be finite and at least 0"):
             Ditto(TRAINING, strength)
     with pytest.raises(ConfigError, match="leave the training's proximal at 0"):
         Ditto(dataclasses.replace(TRAINING, proximal=0.1), 1.0)
