@@ -27,8 +27,8 @@ from secagg.messages import (
     SurvivorList,
     UnmaskingShares,
 )
-from tools.specification.recording import Recording
-from tools.specification.seeds import identity_of
+from tests.specification.recording import Recording
+from tests.specification.seeds import identity_of
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docs/protocol.md", "docs/wire-format.md", "docs/threat-model.md", "SECURITY.md")

@@ -52,9 +52,9 @@ from tests.docs.formulas import (
     tagged_hash,
     view_member,
 )
-from tools.specification.documents import parts, replaced
-from tools.specification.recording import Recording
-from tools.specification.tables import client_table, server_table
+from tests.specification.documents import parts, replaced
+from tests.specification.recording import Recording
+from tests.specification.tables import client_table, server_table
 
 TYPES = {
     1: AdvertiseKeys,
@@ -75,7 +75,7 @@ class TestGenerated:
     @pytest.mark.parametrize("name", ["protocol.md", "wire-format.md"])
     def test_the_generated_parts_are_up_to_date(self, name) -> None:
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        assert replaced(text, parts()[name]) == text, "run python -m tools.specification"
+        assert replaced(text, parts()[name]) == text, "run python -m tests.specification"
 
     def test_no_part_is_left_without_a_generator(self) -> None:
         for name, generated in parts().items():

@@ -1,4 +1,4 @@
-"""`python -m tools.specification`."""
+"""`python -m tests.specification`."""
 
 from .documents import write
 

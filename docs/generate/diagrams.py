@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/concepts.md and docs/architecture.md: `python -m tools.diagrams`."""
+"""Draw the pictures of docs/concepts.md and docs/architecture.md: `python docs/generate/diagrams.py`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1]
 
 INK, QUIET, BLUE, ORANGE, GREEN = "#1f2933", "#9aa5b1", "#2f6f9f", "#c8553d", "#3a7d44"
 

@@ -101,7 +101,7 @@ class _Recording:
                 answers = self._down(closing, following)
         (job,) = [event.job for event in closing if isinstance(event, UnmaskReady)]
         (completed,) = self._server.finish(job.run())
-        assert isinstance(completed, Completed)  # noqa: S101 - else the script is wrong
+        assert isinstance(completed, Completed)
         return self._session(job, completed)
 
     def _present(self, client_id: int, round_: Round) -> bool:

@@ -8,12 +8,15 @@ from secagg.primitives.labels import PROTOCOL_VERSION
 
 VERSION = "1"
 
+GENERATOR = "tools/make_vectors.py"
+"""Where the generator was when the files were first written; it stays, so that their bytes stay."""
+
 _WIDTH = 110
 
 
 def document(description: str, fields: dict[str, str], **content: Any) -> dict[str, Any]:
     """A file's content, opened by what all files begin with; ``fields`` tells where each field comes from."""
-    header = {"version": VERSION, "protocol_version": PROTOCOL_VERSION, "generator": "tools/make_vectors.py"}
+    header = {"version": VERSION, "protocol_version": PROTOCOL_VERSION, "generator": GENERATOR}
     plain: dict[str, Any] = to_plain({**header, "description": description, "fields": fields, **content})
     return plain
 

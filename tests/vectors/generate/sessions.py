@@ -103,12 +103,12 @@ def _malicious() -> Script:
     )
 
     def damage_first_share(message: ClientMessage) -> ClientMessage:
-        assert isinstance(message, ShareKeys)  # noqa: S101
+        assert isinstance(message, ShareKeys)
         first = message.encrypted_shares[0] ^ 1
         return replace(message, encrypted_shares=bytes([first]) + message.encrypted_shares[1:])
 
     def change_fourth_share(message: ClientMessage) -> ClientMessage:
-        assert isinstance(message, UnmaskingShares)  # noqa: S101
+        assert isinstance(message, UnmaskingShares)
         shares = message.shares.copy()
         shares[3, 4] = (int(shares[3, 4]) + 1) % 65521
         return replace(message, shares=shares)

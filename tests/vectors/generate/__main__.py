@@ -1,7 +1,7 @@
 """Write the test vectors for implementers in other languages, or check that the committed ones are current.
 
-    python tools/make_vectors.py            # write tests/vectors/*.json
-    python tools/make_vectors.py --check    # exit 1 if a file is not exactly what would be written
+    python -m tests.vectors.generate            # write tests/vectors/*.json
+    python -m tests.vectors.generate --check    # exit 1 if a file is not exactly what would be written
 
 Everything follows from fixed seeds: two runs write the same bytes.
 """
@@ -10,12 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-if __package__:
-    from .vectors.files import build_files
-else:
-    from vectors.files import build_files
+from .files import build_files
 
-DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "tests" / "vectors"
+DEFAULT_FOLDER = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         stale = stale_files(options.out, files)
         for name in stale:
-            print(f"{name} is not what tools/make_vectors.py writes now", file=sys.stderr)
+            sys.stderr.write(f"{name} is stale: run python -m tests.vectors.generate\n")
         return 1 if stale else 0
     options.out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
@@ -37,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stale_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Names of files that are missing in ``folder``, differ from ``files``, or are of no use there."""
+    """Names of files that are missing in ``folder``, differ from ``files``, or do not belong there."""
     present = {path.name for path in folder.glob("*.json")}
     differing = {name for name in present & files.keys() if (folder / name).read_bytes() != files[name].encode("ascii")}
     return sorted(differing | (present ^ files.keys()))
