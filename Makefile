@@ -19,6 +19,14 @@ lint: .venv/dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(COG) --check --diff --check-fail-msg="run make generated" $(PAGES)
+
+COG := $(BIN)/python -m cogapp --verbosity=1 -I .
+PAGES := $(wildcard docs/*.md docs/*/*.md)
+
+.PHONY: generated
+generated: .venv/dev  ## write the generated blocks in docs anew, from code and results
+	$(COG) -r $(PAGES)
 
 # A test that hangs ends its process, with the stacks of all threads; also one in which the interpreter itself is stuck.
 TESTS := -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
@@ -69,8 +77,9 @@ test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also 
 		tests/integrations/test_adapters_alone.py
 
 CLIENTS ?= 10 50
-bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
+bench-flower: .venv/flower .venv/dev  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
 	.venv-flower/bin/python -m benchmarks.compare_flower --clients $(CLIENTS)
+	$(MAKE) generated
 
 .PHONY: test-nvflare bench-nvflare
 test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
@@ -80,25 +89,27 @@ test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in i
 bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results and docs table
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.compare_nvflare
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.nvflare_leak
+	$(MAKE) generated
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py
 
-bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
+bench-mpc: .venv/mpc .venv/dev  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.compare_mpc
+	$(MAKE) generated
 
 .PHONY: test-ray bench-ray bench-training
 test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
 	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray
 
-bench-ray: .venv/ray  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
+bench-ray: .venv/ray .venv/dev  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
 	.venv-ray/bin/python -m benchmarks.compare_ray
-	.venv-ray/bin/python -m benchmarks.scaling_plan --write
+	$(MAKE) generated
 
 bench-training: .venv/dev  ## images a second of each training engine; results and docs table; ten minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.compare_training
-	$(BIN)/python -m benchmarks.scaling_plan --write
+	$(MAKE) generated
 
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next

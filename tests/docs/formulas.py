@@ -81,7 +81,7 @@ class Document:
     """The dumps of docs/wire-format.md as numbers, and the formulas of docs/protocol.md without the library."""
 
     def __init__(self, mode: str = "honest-but-curious") -> None:
-        listing = WIRE.split("<!-- generated: dumps -->")[1]
+        listing = WIRE.split("[[[cog")[1]
         self.values = dict(re.findall(r"^([a-z][^:\n]*): (.+)$", listing.split("```")[1], flags=re.MULTILINE))
         self.mode = mode
         self.sid = bytes.fromhex(self.values[f"session id, {mode}"])

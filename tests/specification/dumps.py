@@ -56,8 +56,8 @@ _DRAWS = (
 )
 
 
-def dumps() -> str:
-    """The dumps of all sessions."""
+def block() -> str:
+    """Return the generated block of docs/wire-format.md: the dumps of all sessions."""
     sessions = {adversary: Recording(adversary, 2) for adversary in Adversary}
     blocks = [_ingredients(sessions)]
     for adversary, kinds in _SHOWN.items():
@@ -66,7 +66,7 @@ def dumps() -> str:
             source = "sends" if kind in _CLIENT_SENDS else "gets"
             title = f"{kind.__name__}, as client {ALICE} {source} it in the {adversary.value} session"
             blocks.append(f"{title}:\n\n```text\n{dump(recording.message(kind), recording.params)}\n```\n")
-    return "\n".join(blocks)
+    return "\n" + "\n".join(blocks) + "\n"
 
 
 def dump(message: Message, params: Parameters) -> str:

@@ -1,6 +1,7 @@
 """The state tables: a machine in each phase, and each message and call tried on it."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from secagg import (
     SERVER,
     Aborted,
+    Adversary,
     Client,
     ClientDropped,
     ClientPhase,
@@ -34,6 +36,26 @@ from .recording import Recording, answers, of_another_session
 from .seeds import ALICE, STRANGER, VECTORS
 
 Cells: TypeAlias = list[str]
+
+
+def client_states(*adversaries: str) -> str:
+    """Return the block with the client's table, which must be the same for all these adversaries."""
+    return _block(client_table, adversaries)
+
+
+def server_states(*adversaries: str) -> str:
+    """Return the block with the server's table, which must be the same for all these adversaries."""
+    return _block(server_table, adversaries)
+
+
+def _block(table: Callable[[Recording], str], adversaries: tuple[str, ...]) -> str:
+    (text,) = {table(_recording(Adversary(adversary))) for adversary in adversaries}
+    return f"\n{text}\n"
+
+
+@cache
+def _recording(adversary: Adversary) -> Recording:
+    return Recording(adversary, 3)
 
 
 def client_table(recording: Recording) -> str:
