@@ -66,6 +66,15 @@ SECONDS ?= 600
 fuzz: .venv/fuzz  ## SECONDS=600: coverage-guided fuzzing of all that takes others' bytes; exit 1 on a finding
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
+.PHONY: package
+package: .venv/release  ## build wheel and sdist, check them, use the wheel in an empty environment; two minutes
+	.ci/package
+
+# The versions that pyproject.toml names as the lowest; of torch no build so old is small enough to fetch.
+.PHONY: lowest
+lowest: .venv/lowest  ## the tests with the lowest versions of all that is required, but torch; four minutes
+	.venv-lowest/bin/python $(TESTS) --numprocesses auto --dist loadfile tests/secagg tests/fl/aggregation
+
 .PHONY: docs
 docs: .venv/docs  ## the documentation as a site, in site/: guides and reference; warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
@@ -115,7 +124,7 @@ changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
 clean:  ## remove all environments, caches and runs
-	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
+	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .venv-release .venv-wheel .venv-lowest dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("secagg needs Python 3.11 or newer, and PYTHON=$(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -129,6 +138,19 @@ clean:  ## remove all environments, caches and runs
 
 .venv/dev: pyproject.toml constraints.txt .venv/fl | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[fl,serve,dev]'
+	touch $@
+
+.venv/release: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-release/bin/python || $(BIN)/python -m venv .venv-release
+	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt '.[release]'
+	touch $@
+
+.venv/lowest: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-lowest/bin/python || $(BIN)/python -m venv .venv-lowest
+	sed -nE 's/^ *"([A-Za-z0-9_-]+)>=([0-9.]+)",?$$/\1==\2/p' pyproject.toml | grep -v '^torch==' > .venv-lowest/constraints.txt
+	grep '^torch==' constraints.txt >> .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-lowest/constraints.txt --editable '.[fl,serve]' pytest pytest-xdist hypothesis
 	touch $@
 
 .venv/fuzz: pyproject.toml constraints.txt .venv/dev | .venv/bin/python
