@@ -28,7 +28,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests.specification.recording import Recording
-from tests.specification.seeds import identity_of
+from tests.support.sessions import identity_of
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docs/protocol.md", "docs/wire-format.md", "docs/threat-model.md", "SECURITY.md")
@@ -196,5 +196,5 @@ class SparseSession(Recording):
         proof = self.message(ConsistencyProof)
         fields = {name: getattr(proof, name) for name in proof.__slots__}
         with pytest.raises(RemoteProtocolError) as caught:
-            self.client(ClientPhase.SURVIVORS_SIGNED).receive(ConsistencyProof(**{**fields, **changes}))
+            self.client_in(ClientPhase.SURVIVORS_SIGNED, 3).receive(ConsistencyProof(**{**fields, **changes}))
         return caught.value.rule

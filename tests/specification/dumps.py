@@ -17,9 +17,9 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.params import Parameters
+from tests.support.sessions import identity_of
 
-from .recording import Recording
-from .seeds import ALICE, CONTEXT, NONCE, VECTORS, identity_of, seeded
+from .recording import ALICE, CONTEXT, NONCE, VECTORS, Recording
 
 Sessions: TypeAlias = dict[Adversary, Recording]
 
@@ -98,8 +98,8 @@ def _ingredients(sessions: Sessions) -> str:
     lines = [f"{name}: {getattr(recording.params, name)}" for name in _NUMBERS]
     lines += [f"context: {CONTEXT.decode()!r}", f"nonce: {NONCE.decode()!r}"]
     lines += [f"session id, {adversary.value}: {session.session_id.hex()}" for adversary, session in sessions.items()]
-    for client_id in recording.ids:
-        entropy = seeded(f"client {client_id}")
+    for client_id in recording.inputs:
+        entropy = recording.source(client_id)
         lines += [f"client {client_id}, {name}: {entropy(size).hex()}" for size, name in _DRAWS]
         lines.append(f"client {client_id}, identity secret key, malicious: {identity_of(client_id).to_bytes().hex()}")
         lines.append(f"client {client_id}, input: {list(VECTORS[client_id])}")

@@ -31,9 +31,9 @@ from secagg.messages import (
     SurvivorList,
     UnmaskingShares,
 )
+from tests.support.sessions import AWAITED
 
-from .recording import Recording, answers, of_another_session
-from .seeds import ALICE, STRANGER, VECTORS
+from .recording import ALICE, STRANGER, VECTORS, Recording, of_another_session
 
 Cells: TypeAlias = list[str]
 
@@ -63,7 +63,7 @@ def client_table(recording: Recording) -> str:
     survivors = recording.message(SurvivorList)
     proof = (
         recording.message(ConsistencyProof)
-        if recording.signed
+        if recording.params.is_signed
         else ConsistencyProof(recording.session_id, survivors.survivors, b"")
     )
     messages = {
@@ -80,9 +80,9 @@ def client_table(recording: Recording) -> str:
     }
     calls |= {name: _receiving(message) for name, message in messages.items()}
     rows = [
-        [phase.name, *(_client_cell(recording.client(phase), call) for call in calls.values())]
+        [phase.name, *(_client_cell(recording.client_in(phase, ALICE), call) for call in calls.values())]
         for phase in ClientPhase
-        if phase is not ClientPhase.SURVIVORS_SIGNED or recording.signed
+        if phase is not ClientPhase.SURVIVORS_SIGNED or recording.params.is_signed
     ]
     return _table(["phase", *calls], rows)
 
@@ -104,13 +104,12 @@ def _client_cell(client: Client, call: Callable[[Client], Any]) -> str:
 
 def server_table(recording: Recording) -> str:
     """Phase x input -> what the server does."""
-    rounds = answers(recording.signed)
     messages = {
         "AdvertiseKeys": recording.message(AdvertiseKeys),
         "ShareKeys": recording.message(ShareKeys),
         "MaskedInput": recording.message(MaskedInput),
         "ConsistencyCheck": recording.message(ConsistencyCheck)
-        if recording.signed
+        if recording.params.is_signed
         else ConsistencyCheck(recording.session_id, bytes(64)),
         "UnmaskingShares": recording.message(UnmaskingShares),
     }
@@ -119,20 +118,20 @@ def server_table(recording: Recording) -> str:
     calls = ["close_round(), all answered", "close_round(), none answered", "finish()"]
     rows = []
     for phase in ServerPhase:
-        if phase is ServerPhase.CONSISTENCY_CHECK and not recording.signed:
+        if phase is ServerPhase.CONSISTENCY_CHECK and not recording.params.is_signed:
             continue
-        row = [_received(recording.server(phase), ALICE, message) for message in messages.values()]
-        server = recording.server(phase)
-        expected = recording.message(rounds.get(phase, UnmaskingShares))
+        row = [_received(recording.server_in(phase), ALICE, message) for message in messages.values()]
+        server = recording.server_in(phase)
+        expected = recording.message(AWAITED.get(phase, UnmaskingShares))
         server.receive(ALICE, expected)
-        row.append(_received(server, ALICE, expected) if phase in rounds else "as above")
-        row.append(_received(recording.server(phase), ALICE, strange))
-        row.append(_received(recording.server(phase), STRANGER, expected))
-        full = recording.server(phase)
-        if phase in rounds:
-            for client_id in recording.ids:
-                full.receive(client_id, recording.message(rounds[phase], client_id))
-        row += [_closed(full), _closed(recording.server(phase)), _finished(recording, phase)]
+        row.append(_received(server, ALICE, expected) if phase in AWAITED else "as above")
+        row.append(_received(recording.server_in(phase), ALICE, strange))
+        row.append(_received(recording.server_in(phase), STRANGER, expected))
+        full = recording.server_in(phase)
+        if phase in AWAITED:
+            for client_id in recording.inputs:
+                full.receive(client_id, recording.message(AWAITED[phase], client_id))
+        row += [_closed(full), _closed(recording.server_in(phase)), _finished(recording, phase)]
         rows.append([phase.name, *row])
     return _table([*header, *calls], rows)
 
@@ -162,7 +161,7 @@ def _closed(server: Server) -> str:
 
 
 def _finished(recording: Recording, phase: ServerPhase) -> str:
-    server = recording.server(phase)
+    server = recording.server_in(phase)
     try:
         server.finish(recording.done())
     except LocalProtocolError:
