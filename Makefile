@@ -70,10 +70,10 @@ fuzz: .venv/fuzz  ## SECONDS=600: coverage-guided fuzzing of all that takes othe
 package: .venv/release  ## build wheel and sdist, check them, use the wheel in an empty environment; two minutes
 	.ci/package
 
-# The versions that pyproject.toml names as the lowest; of torch no build so old is small enough to fetch.
+# Of torch, no build so old is small enough to fetch. Old versions may warn of what new ones call deprecated.
 .PHONY: lowest
-lowest: .venv/lowest  ## the tests with the lowest versions of all that is required, but torch; four minutes
-	.venv-lowest/bin/python $(TESTS) --numprocesses auto --dist loadfile tests/secagg tests/fl/aggregation
+lowest: .venv/lowest  ## the fast tests with the lowest versions that pyproject.toml names, but of torch; four minutes
+	.venv-lowest/bin/python $(TESTS) -W default --numprocesses auto --dist loadfile tests/secagg tests/transport tests/fl
 
 .PHONY: docs
 docs: .venv/docs  ## the documentation as a site, in site/: guides and reference; warnings are errors
