@@ -150,7 +150,7 @@ clean:  ## remove all environments, caches and runs
 	sed -nE 's/^ *"([A-Za-z0-9_-]+)>=([0-9.]+)",?$$/\1==\2/p' pyproject.toml | grep -v '^torch==' > .venv-lowest/constraints.txt
 	grep '^torch==' constraints.txt >> .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint .venv-lowest/constraints.txt --editable '.[fl,serve]' pytest pytest-xdist hypothesis
+		--constraint .venv-lowest/constraints.txt --editable '.[fl,serve]' pytest pytest-xdist hypothesis jsonschema grafana-foundation-sdk
 	touch $@
 
 .venv/fuzz: pyproject.toml constraints.txt .venv/dev | .venv/bin/python
