@@ -19,6 +19,14 @@ lint: .venv/dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(COG) --check --diff --check-fail-msg="run make generated" $(PAGES)
+
+COG := $(BIN)/python -m cogapp --verbosity=1 -I .
+PAGES := $(wildcard docs/*.md docs/*/*.md)
+
+.PHONY: generated
+generated: .venv/dev  ## write the generated blocks in docs anew, from code and results
+	$(COG) -r $(PAGES)
 
 # A test that hangs ends its process, with the stacks of all threads; also one in which the interpreter itself is stuck.
 TESTS := -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
@@ -58,6 +66,15 @@ SECONDS ?= 600
 fuzz: .venv/fuzz  ## SECONDS=600: coverage-guided fuzzing of all that takes others' bytes; exit 1 on a finding
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
+.PHONY: package
+package: .venv/release  ## build wheel and sdist, check them, use the wheel in an empty environment; two minutes
+	.ci/package
+
+# Of torch, no build so old is small enough to fetch. Old versions may warn of what new ones call deprecated.
+.PHONY: lowest
+lowest: .venv/lowest  ## the fast tests with the lowest versions that pyproject.toml names, but of torch; four minutes
+	.venv-lowest/bin/python $(TESTS) -W default --numprocesses auto --dist loadfile tests/secagg tests/transport tests/fl
+
 .PHONY: docs
 docs: .venv/docs  ## the documentation as a site, in site/: guides and reference; warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
@@ -69,8 +86,9 @@ test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also 
 		tests/integrations/test_adapters_alone.py
 
 CLIENTS ?= 10 50
-bench-flower: .venv/flower  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
+bench-flower: .venv/flower .venv/dev  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
 	.venv-flower/bin/python -m benchmarks.compare_flower --clients $(CLIENTS)
+	$(MAKE) generated
 
 .PHONY: test-nvflare bench-nvflare
 test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
@@ -80,31 +98,33 @@ test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in i
 bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results and docs table
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.compare_nvflare
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.nvflare_leak
+	$(MAKE) generated
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py
 
-bench-mpc: .venv/mpc  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
+bench-mpc: .venv/mpc .venv/dev  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.compare_mpc
+	$(MAKE) generated
 
 .PHONY: test-ray bench-ray bench-training
 test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
 	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray
 
-bench-ray: .venv/ray  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
+bench-ray: .venv/ray .venv/dev  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
 	.venv-ray/bin/python -m benchmarks.compare_ray
-	.venv-ray/bin/python -m benchmarks.scaling_plan --write
+	$(MAKE) generated
 
 bench-training: .venv/dev  ## images a second of each training engine; results and docs table; ten minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.compare_training
-	$(BIN)/python -m benchmarks.scaling_plan --write
+	$(MAKE) generated
 
 changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
 clean:  ## remove all environments, caches and runs
-	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
+	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .venv-release .venv-wheel .venv-lowest dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("secagg needs Python 3.11 or newer, and PYTHON=$(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -118,6 +138,19 @@ clean:  ## remove all environments, caches and runs
 
 .venv/dev: pyproject.toml constraints.txt .venv/fl | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[fl,serve,dev]'
+	touch $@
+
+.venv/release: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-release/bin/python || $(BIN)/python -m venv .venv-release
+	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt '.[release]'
+	touch $@
+
+.venv/lowest: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-lowest/bin/python || $(BIN)/python -m venv .venv-lowest
+	sed -nE 's/^ *"([A-Za-z0-9_-]+)>=([0-9.]+)",?$$/\1==\2/p' pyproject.toml | grep -v '^torch==' > .venv-lowest/constraints.txt
+	grep '^torch==' constraints.txt >> .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-lowest/constraints.txt --editable '.[fl,serve]' pytest pytest-xdist hypothesis jsonschema grafana-foundation-sdk
 	touch $@
 
 .venv/fuzz: pyproject.toml constraints.txt .venv/dev | .venv/bin/python

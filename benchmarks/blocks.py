@@ -1,6 +1,7 @@
-"""The tables that comparisons write into the documentation, each between two marks of its page."""
+"""The results of comparisons, and the blocks that `make generated` makes of them in the documentation."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,6 @@ def new_document(results: list[dict[str, Any]], **versions: Any) -> dict[str, An
     }
 
 
-def with_block(page: str, begin: str, end: str, block: str) -> str:
-    """Return the page with ``block`` between the two marks. LookupError if they are not there."""
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise LookupError(f"the page has no marks {begin!r} and {end!r}")
-    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}"
-
-
-def write_block(page: Path, begin: str, end: str, block: str) -> None:
-    """Put the block between the two marks of a file."""
-    page.write_text(with_block(page.read_text(encoding="utf-8"), begin, end, block), encoding="utf-8")
+def block(table: Callable[[dict[str, Any]], str], name: str) -> str:
+    """Return what `cog` puts into a page: the table of the results of that name, between empty lines."""
+    return f"\n{table(read_results(name)).strip()}\n\n"

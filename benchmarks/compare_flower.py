@@ -3,7 +3,7 @@
     make bench-flower CLIENTS="10 50"
 
 Each mode runs in a process of its own (`flower_case`). Flower in the clear runs first and last: the difference says how
-much the speed of the machine moved meanwhile. The table goes into docs/integrations/flower.md.
+much the speed of the machine moved meanwhile. `make generated` puts the table into docs/integrations/flower.md.
 """
 
 import argparse
@@ -15,25 +15,20 @@ from statistics import median
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.blocks import REPOSITORY, read_results, write_block, write_results
+from benchmarks.blocks import REPOSITORY, read_results, write_results
 
-PAGE = REPOSITORY / "docs" / "integrations" / "flower.md"
-MARKS = "<!-- figures: python -m benchmarks.compare_flower --table -->", "<!-- end of figures -->"
 _NAMES = {"plain": "Flower, in the clear", "secagg+": "Flower's SecAgg+ (legacy API)", "secagg": "Flower with secagg"}
 _ORDER = ("plain", "secagg", "secagg+", "secagg", "plain")
 
 
 def main() -> None:
-    """Run all modes, or only write the table again."""
+    """Run all modes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--rounds", type=int, default=3, help="that count; one more starts the engine")
     parser.add_argument("--workers", type=int, default=2, help="of the simulation engine")
-    parser.add_argument("--table", action="store_true", help="only write the table of the last results")
     chosen = parser.parse_args()
-    if not chosen.table:
-        _measure(chosen)
-    write_block(PAGE, *MARKS, table(read_results("flower")))
+    _measure(chosen)
 
 
 def _measure(chosen: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.blocks import REPOSITORY, read_results, write_block, write_results
+from benchmarks.blocks import REPOSITORY, read_results, write_results
 from benchmarks.machine import commit, describe
 from fl.data import Dataset, load_dataset
 from fl.encrypted import EncryptedTask, MpycEvaluator
@@ -27,8 +27,6 @@ from fl.encrypted.jobs import Arithmetic, Opening
 from fl.learning.own_code import make_model
 from fl.learning.serialization import load_model
 
-PAGE = REPOSITORY / "docs" / "how-to" / "encrypted-evaluation.md"
-MARKS = "<!-- begin: benchmarks/encrypted -->", "<!-- end: benchmarks/encrypted -->"
 MODELS_FOLDER = REPOSITORY / "runs" / "encrypted"
 
 # Adam with its usual learning rate suits both activations.
@@ -75,22 +73,19 @@ def main() -> None:
     """Run the cases whose names are given, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer images")
-    parser.add_argument("--tables", action="store_true", help="only write the tables again")
     parser.add_argument("cases", nargs="*", help="names of cases: " + ", ".join(case.name for case in CASES))
     options = parser.parse_args()
     if unknown := set(options.cases) - {case.name for case in CASES}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     results = read_results("mpc")
-    if not options.tables:
-        dataset = load_dataset("mnist")
-        for case in CASES:
-            if not options.cases or case.name in options.cases:
-                results["machine"] = {**describe(), "commit": commit(REPOSITORY)}
-                measured = {**results["cases"], case.name: measure(case, dataset, quick=options.quick)}
-                results["cases"] = {known.name: measured[known.name] for known in CASES if known.name in measured}
-                write_results("mpc", results)
-    write_block(PAGE, *MARKS, tables(results))
+    dataset = load_dataset("mnist")
+    for case in CASES:
+        if not options.cases or case.name in options.cases:
+            results["machine"] = {**describe(), "commit": commit(REPOSITORY)}
+            measured = {**results["cases"], case.name: measure(case, dataset, quick=options.quick)}
+            results["cases"] = {known.name: measured[known.name] for known in CASES if known.name in measured}
+            write_results("mpc", results)
 
 
 def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:

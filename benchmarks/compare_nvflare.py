@@ -22,10 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.blocks import REPOSITORY, read_results, write_block, write_results
+from benchmarks.blocks import REPOSITORY, write_results
 
-PAGE = REPOSITORY / "docs" / "integrations" / "nvflare.md"
-MARKS = "<!-- figures -->", "<!-- /figures -->"
 EXAMPLE = REPOSITORY / "examples" / "nvflare_digits"
 METHODS = ("plain", "HE", "secagg")
 NUM_SITES = 3
@@ -39,16 +37,13 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 2048])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--interval", type=float, default=0.1, help="seconds after which a site asks for a task again")
-    parser.add_argument("--table", action="store_true", help="only write the table of the last results")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "WIDTH", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         method, width, folder = args.one
         run(method, int(width), args.rounds, args.interval, Path(folder))
         return
-    if not args.table:
-        write_results("nvflare", _measure_all(args))
-    write_block(PAGE, *MARKS, table(read_results("nvflare")))
+    write_results("nvflare", _measure_all(args))
 
 
 def _measure_all(args: argparse.Namespace) -> dict[str, Any]:

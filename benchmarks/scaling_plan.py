@@ -1,8 +1,7 @@
 """Plan what a very large session costs, from the unit costs that `make bench` measured, for docs/scaling.md.
 
 `python -m benchmarks.scaling_plan` prints the plan; its options make other plans. Nothing is run: figures that
-were measured on one core are multiplied by the numbers of a session that the planner plans. `--write` puts the plan
-into docs/scaling.md, with the tables of `compare_training` and `compare_ray`.
+were measured on one core are multiplied by the numbers of a session that the planner plans.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import secagg
-from benchmarks import compare_ray, compare_training
-from benchmarks.blocks import REPOSITORY, read_results, with_block
+from benchmarks.blocks import read_results
 from secagg import GraphKind
-
-DOCUMENT = REPOSITORY / "docs" / "scaling.md"
 
 DROPOUT = CORRUPT = 0.05
 _MILLION = 1_000_000
@@ -236,21 +232,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
-def with_tables(text: str) -> str:
-    """Return the document with every table made anew."""
-    costs = UnitCosts.measured(read_results("full"))
-    tables = {
-        "plan": markdown(costs, Machines(count=100, cores=2, gigabits=10.0)),
-        "training": compare_training.table(read_results("training")),
-        "ray": compare_ray.table(read_results("ray")),
-    }
-    for name, table in tables.items():
-        text = with_block(text, f"<!-- {name} -->", f"<!-- /{name} -->", table)
-    return text
+def table(document: dict[str, Any]) -> str:
+    """Return the plan of docs/scaling.md, from the results of `make bench`."""
+    return markdown(UnitCosts.measured(document), Machines(count=100, cores=2, gigabits=10.0))
 
 
 def main() -> None:
-    """Print the plan, or write the document's tables."""
+    """Print the plan."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=_MILLION)
     parser.add_argument("--values", type=int, default=10_000_000)
@@ -258,11 +246,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=100)
     parser.add_argument("--cores", type=int, default=2, help="of each machine")
     parser.add_argument("--gigabits", type=float, default=10.0, help="a second, into and out of each machine")
-    parser.add_argument("--write", action="store_true", help="the tables of docs/scaling.md, of its own plan")
     options = parser.parse_args()
-    if options.write:
-        DOCUMENT.write_text(with_tables(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-        return
     costs = UnitCosts.measured(read_results("full"))
     machines = Machines(options.machines, options.cores, options.gigabits)
     print(markdown(costs, machines, clients=options.clients, values=options.values, value_bits=options.value_bits))

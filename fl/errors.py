@@ -1,4 +1,4 @@
-"""Errors of `fl` that the user can act on, and the operating system's errors in words."""
+"""Errors of `fl` that the user can act on, and plain texts for the operating system's errors."""
 
 import errno
 
@@ -6,9 +6,9 @@ from transport.errors import MAX_ERROR_TEXT, printable
 
 
 class FLError(Exception):
-    """Base of every error that `fl/` raises on purpose; anything else that escapes is a bug.
+    """Base of all errors that `fl/` raises on purpose; any other exception that escapes is a bug.
 
-    Its text can be shown as it is: what a server, or a file of somebody else's, wrote into it is made printable.
+    Its text is safe to show: characters from a server or from another person's file are made printable.
     """
 
     def __str__(self) -> str:
@@ -16,32 +16,32 @@ class FLError(Exception):
 
 
 class PublicError(FLError):
-    """An error whose text may leave this machine: it names names, shapes, types, counts and settings, and no value."""
+    """An error whose text may leave this machine: it holds names, shapes, types, counts and settings, but no values."""
 
 
 class DataError(FLError):
-    """A data set is missing, damaged, or not what it says it is."""
+    """A data set is missing, damaged, or does not match its description."""
 
 
 class AbortedError(FLError):
-    """A training whose rounds were all aborted: too few clients stayed for a single sum."""
+    """All rounds of a training were aborted: too few clients stayed for a sum."""
 
 
 class EngineError(FLError):
-    """Clients cannot be trained, and not for a reason of theirs: the processes or machines that train them fail."""
+    """Clients cannot be trained because the processes or machines that train them fail."""
 
 
 class ConfigError(FLError):
-    """Settings that do not fit each other, the data or the model."""
+    """Settings do not fit each other, the data or the model."""
 
 
 _WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def in_words(error: OSError) -> str:
-    """Say what could not be done, without the error's number."""
+    """Return the text of an operating system's error, without its number."""
     said = error.strerror or str(error) or type(error).__name__
     if error.filename:
         return f"{error.filename}: {said}"
-    # They come from files that are open already, stdout among them.
+    # Errors without a file name come from open files, such as stdout.
     return f"cannot write: {said}" if error.errno in _WRITING else said

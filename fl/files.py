@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, so that a reader sees the old one or the new one; folders that are held."""
+"""Replacement of files in one step, so that a reader sees the old or the new file, and locks on folders."""
 
 import errno
 import os
@@ -17,14 +17,14 @@ _SUFFIX = ".part"
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write ``path``. OSError if that cannot be done; what was there then stays."""
+    """Write ``path`` in one step. On OSError the old file stays."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX, delete=False) as file:
         temporary = Path(file.name)
         try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            # A temporary file is for its owner's eyes only; results are as readable as what the user writes.
+            # Temporary files are readable by their owner only; give results the permissions of the user's other files.
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o666 & ~mask)
@@ -35,7 +35,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that the disk has no room."""
+    """Return whether an error, or its cause, says that the disk is full."""
     while error is not None:
         if isinstance(error, JournalFullError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
             return True
@@ -45,13 +45,13 @@ def is_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def held(folder: Path, name: str) -> Iterator[None]:
-    """Make a folder, if it is not there, and hold it for this process alone, by a lock on the file ``name`` in it.
+    """Create a folder if needed, and reserve it for this process by a lock on the file ``name`` in it.
 
-    The system lets go of it when the process ends, however it ends. What a process that was killed left behind of
-    `replace_file` is removed.
+    The system releases the lock when the process ends, also when it is killed. Temporary files that a killed process
+    left in `replace_file` are removed.
 
     Raises:
-        ConfigError: another process holds it, or it cannot be written to.
+        ConfigError: another process holds the lock, or the folder is not writable.
     """
     lock = FileLock(folder / name)
     try:
@@ -61,7 +61,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
             part.unlink(missing_ok=True)
     except Timeout:
         raise ConfigError(
-            f"{folder} is in use: another process goes on with its run; end that one first, or choose another folder"
+            f"{folder} is in use by another process: end that process first, or choose another folder"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error.strerror or error}") from error

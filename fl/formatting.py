@@ -1,4 +1,4 @@
-"""Figures as text."""
+"""Numbers as text."""
 
 import json
 import math
@@ -9,12 +9,12 @@ _MOST_LISTED = 8
 
 
 def json_line(value: Any) -> str:
-    """JSON on one line. Numbers that are not finite, of a model that ran away, become null: JSON has none such."""
+    """Return JSON on one line. Numbers that are not finite become null, since JSON cannot hold them."""
     return json.dumps(finite(value), allow_nan=False)
 
 
 def finite(value: Any) -> Any:
-    """The value with None for each number in it that is not finite."""
+    """Return the value with None in place of each number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -25,14 +25,14 @@ def finite(value: Any) -> Any:
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """The first few of them: 1, 2, 3, ..."""
+    """Return the first few numbers as text: 1, 2, 3, ..."""
     return ", ".join(map(str, numbers[:_MOST_LISTED])) + (", ..." if len(numbers) > _MOST_LISTED else "")
 
 
 def format_bytes(count: float) -> str:
-    """Decimal units, three figures: 12.3 MB."""
+    """Return a size in decimal units with three digits: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        # What would be rounded up to 1000 is one of the next unit.
+        # A value that would round up to 1000 is shown as 1 of the next unit.
         if count < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
@@ -40,5 +40,5 @@ def format_bytes(count: float) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Two decimals, since half a point is what runs differ by."""
+    """Return a percentage with two decimals, since runs differ by half a point."""
     return "-" if fraction is None else f"{100 * fraction:.2f}%"

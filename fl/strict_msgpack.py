@@ -1,15 +1,15 @@
-"""msgpack from a stranger: its objects are counted before one of them is made.
+"""Decoding of untrusted msgpack: objects are counted before the first one is created.
 
-A byte of msgpack can be a whole dictionary, so that 8 MiB of it take 600 MiB of memory.  `msgpack`'s own bounds are for
-each container by itself, and containers nest.
+One byte of msgpack can be a whole dictionary, so 8 MiB of it can take 600 MiB of memory.  The bounds of `msgpack`
+itself apply to each container separately, and containers nest.
 """
 
 from typing import Any
 
 import msgpack
 
-# By an object's first byte: the bytes that follow it; the width of the length that follows it, of strings; and of
-# containers, with the objects for each of its entries. Other first bytes, those of extension types, are refused.
+# By an object's first byte: the number of bytes that follow; for strings, the width of the length that follows; for
+# containers, that width and the objects per entry. Other first bytes (extension types) are refused.
 _VALUES = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8} | {
     0xD0 + power: 1 << power for power in range(4)
 }
@@ -18,15 +18,15 @@ _CONTAINERS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
 def unpack_bounded(data: bytes | memoryview, *, max_items: int, use_list: bool = True) -> Any:
-    """The one object that ``data`` is, as `msgpack.unpackb` gives it.
+    """Return the one object in ``data``, as `msgpack.unpackb` does.
 
     Args:
         data: untrusted bytes.
-        max_items: the most objects that it may be made of: itself, all that its containers hold, keys of maps too.
-        use_list: whether arrays become lists, and not tuples.
+        max_items: maximum number of objects in it: itself, and all contents of its containers, including keys of maps.
+        use_list: whether arrays become lists; otherwise tuples.
 
     Raises:
-        ValueError: it is no msgpack, has more objects, or bytes follow it.
+        ValueError: the data are not msgpack, hold more objects, or have bytes after the object.
     """
     value, rest = unpack_first(data, max_items=max_items, use_list=use_list)
     if len(rest):
@@ -35,7 +35,7 @@ def unpack_bounded(data: bytes | memoryview, *, max_items: int, use_list: bool =
 
 
 def unpack_first(data: bytes | memoryview, *, max_items: int, use_list: bool = True) -> tuple[Any, memoryview]:
-    """The object that ``data`` begins with, and the bytes after it, which are not copied.
+    """Return the first object in ``data``, and the bytes after it (a view, not a copy).
 
     Arguments and errors: as for `unpack_bounded`.
     """
@@ -48,7 +48,7 @@ def unpack_first(data: bytes | memoryview, *, max_items: int, use_list: bool = T
 
 
 def _first_size(view: memoryview, max_items: int) -> int:
-    """The bytes of the object that ``view`` begins with; ValueError as above."""
+    """Return the length in bytes of the first object in ``view``. Raises ValueError as above."""
     at, seen, due = 0, 0, 1
     while seen < due:
         if due > max_items:

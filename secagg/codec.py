@@ -56,20 +56,32 @@ _ENVELOPE_BYTES = 64 + SESSION_ID_BYTES
 _M = TypeVar("_M")
 
 
-def max_message_bytes(params: Parameters) -> int:
-    """Return the largest size of a message of such a session, in bytes; a transport may refuse longer ones."""
+def max_message_bytes(params: Parameters, kind: type[Message] | None = None) -> int:
+    """Return the largest size of a message of such a session, in bytes; a transport may refuse longer ones.
+
+    Args:
+        params: the session's.
+        kind: the message's type, where that is known; by default any.
+    """
     _check_params(params)
     peers = params.degree + 1
     flag_bytes = peers // 8 + 1
     signed = _identity_bytes(params) + _signature_bytes(params)
+    shares = peers * ENCRYPTED_SHARES_BYTES + DIGEST_BYTES + flag_bytes
     # A peer's view travels as flags and digests where it differs from the receiver's.
     view = 0 if params.is_complete else flag_bytes + peers * DIGEST_BYTES
-    return _ENVELOPE_BYTES + max(
-        peers * (_ID_BYTES + 2 * KEY_BYTES + signed),
-        peers * ENCRYPTED_SHARES_BYTES + DIGEST_BYTES + flag_bytes,
-        packing.packed_size(params.vector_length, params.ring_bits),
-        peers * (SIGNATURE_BYTES + view) + flag_bytes if params.is_signed else 0,
-    )
+    longest = {
+        AdvertiseKeys: 2 * KEY_BYTES + signed,
+        PeerKeys: peers * (_ID_BYTES + 2 * KEY_BYTES + signed),
+        ShareKeys: shares,
+        PeerShares: shares,
+        MaskedInput: packing.packed_size(params.vector_length, params.ring_bits),
+        SurvivorList: flag_bytes,
+        ConsistencyCheck: _signature_bytes(params),
+        ConsistencyProof: peers * (SIGNATURE_BYTES + view) + flag_bytes if params.is_signed else 0,
+        UnmaskingShares: peers * SHARE_BYTES + flag_bytes,
+    }
+    return _ENVELOPE_BYTES + (max(longest.values()) if kind is None else longest[kind])
 
 
 def _identity_bytes(params: Parameters) -> int:

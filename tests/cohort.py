@@ -262,7 +262,7 @@ class Cohort:
 
     def _over_the_wire(self, message):
         data = secagg.encode(message, self.params)
-        assert len(data) <= secagg.max_message_bytes(self.params)
+        assert len(data) <= secagg.max_message_bytes(self.params, type(message))
         if isinstance(message, secagg.messages.ServerMessage):
             return secagg.decode_server_message(data, self.params)
         return secagg.decode_client_message(data, self.params)

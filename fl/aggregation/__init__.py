@@ -1,1 +1,1 @@
-"""Encoding of updates as integers, and their secure and plain sums."""
+"""Encoding of updates as integers, and their secure and plain aggregation."""

@@ -1,4 +1,4 @@
-"""From the clients' updates to their mean: the interface, and the way in the clear."""
+"""Aggregation of the clients' updates to their mean: the interface, and plain aggregation."""
 
 import time
 from collections.abc import Callable
@@ -29,21 +29,23 @@ _Encoded = TypeVar("_Encoded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRequest:
-    """One round's aggregation.
+    """The request for one round's aggregation.
 
     Attributes:
         client_ids: the clients sampled for this round.
-        train: trains a client and gives its update; called once for each that gets so far. If it raises an FLError,
-            that client sends nothing, and the round goes on without it; but an EngineError ends the round.
-        context: what the server binds the round to: the digest of the model that it sends, and the round's number.
-        received_context: the same from a client's point of view, of the model that it received: if they differ, the
-            client cannot take part, and a server that sends each client a model of its own learns nothing. By
-            default the server's.
-        faults: what goes wrong with whom.
-        seed: of rounding and of the network's latencies.
-        observer: hears of progress.
-        announce: hears ahead which clients will be asked, and in which order.
-        recovery: where the masks are recovered, if not on this machine.
+        train: function that trains a client and returns its update; called once for each client that reaches that
+            step. If it raises an FLError, the client sends nothing and the round goes on without it; an EngineError
+            ends the round.
+        context: the bytes to which the server binds the round: the digest of the model that it sends, and the number
+            of the round.
+        received_context: the same bytes from a client's view, with the model that it received. If they differ, the
+            client cannot take part, so a server that sends different models to clients learns nothing. Default: the
+            server's.
+        faults: the planned faults of clients.
+        seed: seed of rounding and of the network's latencies.
+        observer: function that is told of progress.
+        announce: function that is told in advance which clients will be asked, and in which order.
+        recovery: the place where masks are recovered, if not this machine.
     """
 
     client_ids: tuple[ClientId, ...]
@@ -59,23 +61,25 @@ class RoundRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundResult:
-    """What came of it.
+    """The result of one round's aggregation.
 
     Attributes:
-        aggregate: what the server learned; None if the round was aborted.
-        included: whose updates are in it.
-        dropped: the clients that vanished, and in which round of the protocol; in Unmasking, an update is in already.
-        trained: whether any client had an update that may be sent.
-        refused: the clients that had none, and why; known to themselves, and to a simulation.
-        aborted: why there is no aggregate, if there is none.
-        phases: what each round of the protocol cost; empty where there is no protocol.
-        bytes_up, bytes_down: bytes of all clients' messages, the model's download not counted.
-        seconds: of the whole round; training_seconds: of the clients' training in it.
-        server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
-        ring_difference: the largest difference between the secure sum and the sum of the same clients' encoded
-            updates in the clear, as ring elements; None where that was not checked.
-        exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty where there are
-            no bounds, or no aggregate.
+        aggregate: the data that the server learned; None if the round was aborted.
+        included: the clients whose updates are in the aggregate.
+        dropped: the clients that vanished, with the round of the protocol. Updates of clients that vanished in
+            Unmasking are included.
+        trained: whether any client had an update to send.
+        refused: the clients without an update, with the reason; only they and a simulation know it.
+        aborted: the reason why there is no aggregate, or None.
+        phases: the cost of each round of the protocol; empty for plain aggregation.
+        bytes_up, bytes_down: bytes of all clients' messages, without the model's download.
+        seconds: time of the whole round; training_seconds: time of the clients' training in it.
+        server_seconds: time of the server's part of the protocol; client_seconds: median of the clients, without
+            training.
+        ring_difference: the largest difference between the secure sum and the plain sum of the same clients' encoded
+            updates, as ring elements; None if it was not checked.
+        exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty without bounds
+            or without an aggregate.
     """
 
     aggregate: Aggregate | None
@@ -96,11 +100,11 @@ class RoundResult:
 
 
 class Aggregator(Protocol):
-    """Takes the clients' updates to their weighted mean."""
+    """A way to compute the weighted mean of the clients' updates."""
 
     @property
     def name(self) -> str:
-        """`secure` or `plain`."""
+        """Return `secure` or `plain`."""
         ...
 
     def aggregate(self, request: RoundRequest) -> RoundResult:
@@ -109,9 +113,9 @@ class Aggregator(Protocol):
 
 
 class TimedTraining:
-    """The request's training, with its time, and what came of those who had no update.
+    """The request's training, with its time, and the reasons of the clients without an update.
 
-    A client is trained once: while `keeps` is set its update is kept, and given again when it is asked for next.
+    A client is trained once: while `keeps` is set, its update is kept and returned again at the next call.
     """
 
     def __init__(self, request: RoundRequest) -> None:
@@ -123,7 +127,7 @@ class TimedTraining:
         self.refused: dict[ClientId, str] = {}
 
     def __call__(self, client_id: ClientId, encode: Callable[[ClientUpdate], _Encoded]) -> _Encoded:
-        """The client's update, encoded. InputWithheldError if there is none that may be sent."""
+        """Return the client's encoded update. Raises InputWithheldError if it has none to send."""
         if client_id in self.refused:
             raise InputWithheldError(self.refused[client_id])
         started = time.perf_counter()
@@ -136,7 +140,7 @@ class TimedTraining:
                 self._kept[client_id] = update
             encoded = encode(update)
         except EngineError:
-            # Not this client's fault: a round without it would be another round than the one that was asked for.
+            # Not this client's fault: without the client the round would not be the requested one.
             raise
         except FLError as error:
             self.refused[client_id] = str(error)
@@ -145,15 +149,15 @@ class TimedTraining:
         return encoded
 
     def announce(self, client_id: ClientId, due: float) -> None:
-        """Tell those who train ahead, unless the client was trained."""
+        """Announce the client for training in advance, unless it was trained already."""
         if self._request.announce is not None and client_id not in self._kept and client_id not in self.refused:
             self._request.announce(client_id, due)
 
 
 class PlainAggregator:
-    """Ordinary federated averaging (McMahan et al. 2017): float32 updates in the clear, one message a client.
+    """Ordinary federated averaging (McMahan et al. 2017): float32 updates in the clear, one message per client.
 
-    A client that vanishes before or during its masked input in the secure protocol sends nothing here either.
+    A client that vanishes before or during its masked input in the secure protocol also sends nothing here.
     """
 
     name = "plain"
@@ -209,9 +213,9 @@ class PlainAggregator:
 
 
 def _plain_message(update: ClientUpdate) -> bytes:
-    """What the client sends in the clear; QuantizationError where the encoding for the ring would refuse as well."""
+    """Return the client's message in the clear; raise QuantizationError where the ring encoding would raise it too."""
     if not (np.isfinite(update.delta).all() and np.isfinite(update.loss_sum)):
-        raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
+        raise QuantizationError("the update or its loss is not finite: lower the learning rate")
     message: bytes = msgpack.packb(
         [update.num_examples, update.correct, update.loss_sum, update.delta.astype("<f4").tobytes()]
     )
@@ -219,7 +223,7 @@ def _plain_message(update: ClientUpdate) -> bytes:
 
 
 def vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Round | None:
-    """The round of the protocol in which a client vanishes without its update being in the sum, if it does."""
+    """Return the round of the protocol in which a client vanishes before its update is in the sum, or None."""
     for round_ in (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION):
         if faults.of(client_id, round_, Direction.UP) in (Fault.VANISH, Fault.DISCONNECT):
             return round_

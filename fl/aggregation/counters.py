@@ -1,4 +1,4 @@
-"""Counters as small digits that add up in a ring: how clients' totals travel, alone or behind an update."""
+"""Counters as small digits that add up in a ring. Clients send totals in this form, alone or behind an update."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ IntegerVector: TypeAlias = npt.NDArray[np.integer[Any]]
 
 LOSS_STEPS = 1 << 16
 MAX_LOSS = 256
-"""Losses travel in steps of 2^-16, and up to 256 nats an example: a guess that is wrong with certainty e^-256."""
+"""Losses are sent in steps of 2^-16, up to 256 nats per example (the true class at probability e^-256)."""
 
 
 def loss_steps(loss_sum: float, num_examples: int) -> int:
-    """A sum of losses (nats) as a counter, at most that of ``num_examples`` examples of the largest loss."""
+    """Return a sum of losses (nats) as a counter, at most ``num_examples`` times the largest loss."""
     return min(round(max(loss_sum, 0.0) * LOSS_STEPS), num_examples * MAX_LOSS * LOSS_STEPS)
 
 
@@ -24,8 +24,8 @@ class CounterEncoding:
     """Counters as digits in base 2^value_bits, lowest first.
 
     Attributes:
-        largest: the most that each counter of one client can be.
-        value_bits: bits of a digit. Sums of digits are wider, and are carried when they are decoded.
+        largest: the maximum of each counter of one client.
+        value_bits: bits of a digit. Sums of digits are wider; decoding carries them.
     """
 
     largest: tuple[int, ...]
@@ -33,11 +33,11 @@ class CounterEncoding:
 
     @property
     def vector_length(self) -> int:
-        """Digits of all counters."""
+        """Return the number of digits of all counters."""
         return sum(self._digits())
 
     def encode(self, counters: Sequence[int]) -> IntegerVector:
-        """The counters' digits, int64, shape (vector_length,). Each counter is in [0, largest]."""
+        """Return the counters' digits, int64, shape (vector_length,). Each counter is in [0, largest]."""
         base = (1 << self.value_bits) - 1
         return np.array(
             [
@@ -49,7 +49,7 @@ class CounterEncoding:
         )
 
     def decode(self, total: IntegerVector) -> tuple[int, ...]:
-        """The sums of the counters, from the sums of their digits, shape (vector_length,)."""
+        """Return the sums of the counters from the sums of their digits, shape (vector_length,)."""
         at, counters = 0, []
         for digits in self._digits():
             counters.append(sum(int(total[at + place]) << (self.value_bits * place) for place in range(digits)))

@@ -1,18 +1,18 @@
-"""Float updates and counters as vectors of small non-negative integers, and back: what makes them summable in a ring.
+"""Encoding of float updates and counters as vectors of small non-negative integers, which can be summed in a ring.
 
 An element x of a tensor, within the tensor's bound [-c, c], with the client's weight
 w = min(examples, max_weight) / max_weight, becomes
 
     q = floor(w (x + c) / step + u),   step = 2c / (2^value_bits - 1),   u uniform in [0, 1)
 
-so that q is in [0, 2^value_bits) and unbiased: E[q] = w (x + c) / step.  The weighted mean follows from sums alone,
+so that q is in [0, 2^value_bits) and unbiased: E[q] = w (x + c) / step.  The weighted mean follows from sums only,
 sum(w x) / sum(w) = step sum(q) / sum(w) - c.  Weighting before rounding keeps the ring small: the width of a sum
 does not grow with the largest weight.
 
-Behind the update travel the ranges that the client's elements and its weight lie in (`fl.aggregation.scales`), which
-the next round's bounds follow, and counters (examples, correct predictions, loss, clipped elements).  All are digits in
-base 2^value_bits, which add up like everything else; so the server learns only totals, the weights included.  An
-encoding without bounds measures: its vectors are the ranges alone.
+After the update follow the ranges of the client's elements and weight (`fl.aggregation.scales`), which determine the
+next round's bounds, and counters (examples, correct predictions, loss, clipped elements).  All are digits in base
+2^value_bits, which add up like the elements, so the server learns only totals, also of the weights.  An encoding
+without bounds is for measuring: its vectors hold only the ranges.
 """
 
 import math
@@ -34,22 +34,22 @@ MIN_VALUE_BITS, MAX_VALUE_BITS = 4, 32
 
 
 class QuantizationError(FLError):
-    """An update that cannot be encoded: not finite, of another length, or of no possible counts."""
+    """An update cannot be encoded: it is not finite, has the wrong length, or impossible counts."""
 
 
 class UndecodableSumError(FLError):
-    """A sum that inputs of the agreed form cannot add up to: a client sent something else, and there is no result."""
+    """Valid inputs cannot add up to this sum: a client sent an invalid one, and there is no result."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientUpdate:
-    """What a client would send in the clear.
+    """A client's update in the clear.
 
     Attributes:
-        delta: its model less the server's, float32, shape (update_length,).
-        num_examples: how many examples it trained on: its weight. An update of no examples changes no mean.
-        loss_sum: the sum of its examples' training losses, in nats.
-        correct: how many of them its model predicted rightly.
+        delta: the client's model minus the server's, float32, shape (update_length,).
+        num_examples: number of training examples, the weight of the update; 0 leaves the mean unchanged.
+        loss_sum: the sum of the examples' training losses, in nats.
+        correct: the number of examples that the model predicted correctly.
     """
 
     delta: Vector
@@ -60,17 +60,17 @@ class ClientUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """What the server learns of a round.
+    """The data that the server learns from a round.
 
     Attributes:
         mean_delta: the mean update, weighted by examples, float32, shape (update_length,).
-        num_examples: the examples of all clients together.
-        loss: the mean training loss an example, in nats.
-        accuracy: the fraction of examples predicted rightly.
-        clipped: the fraction of all update elements that were clipped; nan where nothing clips.
-        noise: the rounding's standard deviation over the root mean square of the mean update, both in each tensor's
-            bound; nan where nothing is rounded.
-        ranges: how large the clients' updates were; None where nobody says.
+        num_examples: the number of examples of all clients.
+        loss: the mean training loss per example, in nats.
+        accuracy: the fraction of examples predicted correctly.
+        clipped: the fraction of all update elements that were clipped; nan without clipping.
+        noise: standard deviation of the rounding, divided by the root mean square of the mean update, both relative to
+            each tensor's bound; nan without rounding.
+        ranges: the sizes of the clients' updates; None if they are not reported.
     """
 
     mean_delta: Vector
@@ -84,16 +84,16 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateEncoding:
-    """How updates become integers; the same on the server and all clients.
+    """The encoding of updates as integers; the same on the server and all clients.
 
     Attributes:
-        sizes: elements of each tensor of an update, in order.
-        num_clients: of the session.
+        sizes: number of elements of each tensor of an update, in order.
+        num_clients: number of clients of the session.
         value_bits: bits of an encoded element.
-        scales: what is clipped to what; None in a session that measures, whose sum gives `Ranges` and no mean.
+        scales: the clipping bounds; None in a session that measures, whose sum gives `Ranges` and no mean.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
 
     sizes: tuple[int, ...]
@@ -113,39 +113,39 @@ class UpdateEncoding:
 
     @classmethod
     def for_plan(cls, sizes: tuple[int, ...], num_clients: int, value_bits: int) -> "UpdateEncoding":
-        """One that is as long as the encodings of such updates are, whatever their bounds will be."""
+        """Return an encoding with the length that encodings of such updates have with any bounds."""
         scales = Scales((0.0,) * len(sizes), MAX_WEIGHT)
         return cls(sizes=sizes, num_clients=num_clients, value_bits=value_bits, scales=scales)
 
     @property
     def update_length(self) -> int:
-        """Elements of an update."""
+        """Return the number of elements of an update."""
         return sum(self.sizes)
 
     @property
     def vector_length(self) -> int:
-        """Elements of an encoded update: the update's, and the digits of ranges and counters."""
+        """Return the number of elements of an encoded update: the update's, and the digits of ranges and counters."""
         length = self._ranges.vector_length
         if self.scales is not None:
             length += self.update_length + self._counters.vector_length
         return length
 
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
-        """The encoded update, int64, shape (vector_length,), elements in [0, 2^value_bits).
+        """Return the encoded update, int64, shape (vector_length,), elements in [0, 2^value_bits).
 
         Args:
-            update: what to encode.
-            rng: draws the rounding, which protects nothing, and factors that nobody else may know: in a client's
-                process it is seeded with its own secret.
+            update: the update to encode.
+            rng: generator for the rounding, which need not be secret, and for factors that only the client may know; in
+                a client's process it is seeded with the client's own secret.
 
         Raises:
-            QuantizationError: see there.
+            QuantizationError: the update cannot be encoded.
         """
         delta = update.delta
         if delta.shape != (self.update_length,):
-            raise QuantizationError(f"an update of shape {delta.shape}, but ({self.update_length},) was planned")
+            raise QuantizationError(f"the update has shape {delta.shape}, but ({self.update_length},) was planned")
         if not np.isfinite(delta).all() or not np.isfinite(update.loss_sum):
-            raise QuantizationError("an update with elements or a loss that are not finite: lower the learning rate")
+            raise QuantizationError("the update or its loss is not finite: lower the learning rate")
         if not 0 <= update.correct <= update.num_examples:
             raise QuantizationError(f"{update.correct} correct predictions of {update.num_examples} examples")
         tensors = self._tensors(delta)
@@ -163,7 +163,7 @@ class UpdateEncoding:
             if not bound:
                 place[:] = 0
                 continue
-            # In float64 from the start: in float32 the bound itself would be rounded, and with it the range left.
+            # In float64 from the start: float32 would round the bound itself, and values could leave the range.
             scaled = tensor.astype(np.float64)
             if num_above > _most_clipped(len(tensor)):
                 scaled *= _fitting(scaled, bound) * (1 + rng.random(1)[0]) / 2
@@ -171,9 +171,9 @@ class UpdateEncoding:
             scaled += bound
             scaled *= weight / most / self._step(bound)
             scaled += rng.random(len(scaled))
-            # The largest element plus its rounding can come out one ulp too high.
+            # The largest element plus its rounding can be one ulp too high.
             place[:] = np.minimum(np.floor(scaled, out=scaled), (1 << self.value_bits) - 1, out=scaled)
-        # A weight that was cut takes its part of the counters with it.
+        # If the weight was cut, cut the counters by the same factor.
         correct = update.correct * weight // max(1, update.num_examples)
         loss = loss_steps(update.loss_sum * (weight / max(1, update.num_examples)), weight)
         counters = self._counters.encode((weight, correct, loss, num_clipped))
@@ -181,10 +181,10 @@ class UpdateEncoding:
         return encoded
 
     def decode(self, total: IntegerVector, num_clients: int) -> Aggregate:
-        """The aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,); not of such that measure.
+        """Return the aggregate in a sum of ``num_clients`` encoded updates, shape (vector_length,); not for measuring.
 
         Raises:
-            UndecodableSumError: no ``num_clients`` updates add up to it, or none of them has an example.
+            UndecodableSumError: ``num_clients`` valid updates cannot add up to it, or none of them has an example.
         """
         assert self.scales is not None  # noqa: S101 - measuring has no mean
         counters, most = self._counters, self.scales.max_weight
@@ -197,23 +197,23 @@ class UpdateEncoding:
             most_examples=num_clients * most,
         )
         elements = total[: self.update_length]
-        # Each client's are at most its weight times the largest value, and one more by rounding.
+        # A client's elements are at most its weight times the largest value, plus one by rounding.
         if int(elements.max()) > num_examples / most * ((1 << self.value_bits) - 1) + num_clients:
             raise UndecodableSumError(
                 f"{num_clients} clients' inputs, of {num_examples} examples, cannot add up to an element of "
-                f"{int(elements.max())}: a client sent what is no input"
+                f"{int(elements.max())}: a client sent an invalid input"
             )
         mean = elements.astype(np.float64)
         noise = signal = 0.0
         for tensor, bound, voters in zip(self._tensors(mean), self.scales.bounds, ranges.votes, strict=False):
             if not bound or not voters:
-                # Nobody changed it: without rounding noise it stays exactly as it is.
+                # No client changed this tensor, so it stays exactly the same, without rounding noise.
                 tensor[:] = 0
                 continue
             step = self._step(bound) * most / num_examples
             tensor *= step
             tensor -= bound
-            # The variance of a rounding is 1/6 of a step squared, on average over where the value lies.
+            # The variance of a rounding is 1/6 of a step squared, on average over the position of the value.
             noise += len(tensor) * num_clients / 6 * (step / bound) ** 2
             signal += float(np.square(tensor / bound).sum())
         return Aggregate(
@@ -227,14 +227,14 @@ class UpdateEncoding:
         )
 
     def decode_ranges(self, total: IntegerVector, num_clients: int) -> Ranges:
-        """The ranges in a sum of ``num_clients`` vectors of an encoding that measures, shape (vector_length,).
+        """Return the ranges from a sum of ``num_clients`` vectors of an encoding that measures, shape (vector_length,).
 
         Raises:
-            UndecodableSumError: no ``num_clients`` vectors add up to it, or none of them has an example.
+            UndecodableSumError: ``num_clients`` valid vectors cannot add up to it, or none of them has an example.
         """
         ranges = self._decoded_ranges(total, num_clients)
         if not ranges.votes[-1]:
-            raise UndecodableSumError(f"none of {num_clients} clients has any examples, or one sent what is no input")
+            raise UndecodableSumError(f"none of {num_clients} clients has any examples, or one sent an invalid input")
         return ranges
 
     def _decoded_ranges(self, digits: IntegerVector, num_clients: int) -> Ranges:
@@ -243,7 +243,7 @@ class UpdateEncoding:
         if with_weight > num_clients or int(ranges.votes.max()) > with_weight:
             raise UndecodableSumError(
                 f"{num_clients} clients' ranges cannot add up to {with_weight} clients with examples, and "
-                f"{int(ranges.votes.max())} that change a tensor: a client sent what is no input"
+                f"{int(ranges.votes.max())} that change a tensor: a client sent an invalid input"
             )
         return ranges
 
@@ -251,7 +251,7 @@ class UpdateEncoding:
         return 2 * bound / ((1 << self.value_bits) - 1)
 
     def _tensors(self, vector: npt.NDArray[_Number]) -> list[npt.NDArray[_Number]]:
-        """Views of a vector's tensors."""
+        """Return views of a vector's tensors."""
         return np.split(vector[: self.update_length], np.cumsum(self.sizes)[:-1])
 
     @property
@@ -265,23 +265,23 @@ class UpdateEncoding:
 
     @property
     def _counters(self) -> CounterEncoding:
-        """Of examples, correct ones, loss steps and clipped elements; with room for any bound on weights."""
+        """Return counters of examples, correct ones, loss steps and clipped elements, wide enough for all weights."""
         most = MAX_WEIGHT
         return CounterEncoding((most, most, most * MAX_LOSS * LOSS_STEPS, self.update_length), self.value_bits)
 
 
 def _most_clipped(num_elements: int) -> int:
-    """Return how many elements of a tensor may be clipped one by one: a twentieth, or a single one of a few.
+    """Return how many elements of a tensor may be clipped one by one: a twentieth, and at least one.
 
-    An element that is clipped is one of two values. If all clients' were, the sum of an element would be a subset sum
-    of their weights, and show the sign of each client's change. So a tensor of which more is above its bound is made
-    smaller as a whole, by a factor that its client alone knows.
+    A clipped element has one of two values. If all clients clipped an element, its sum would be a subset sum of their
+    weights, and would show the sign of each client's change. So a tensor with more elements above its bound is scaled
+    down as a whole, by a factor that only its client knows.
     """
     return max(0, min(num_elements - 1, max(1, num_elements // 20)))
 
 
 def _fitting(tensor: npt.NDArray[np.float64], bound: float) -> float:
-    """Return the factor that brings all but the elements that may be clipped within the bound."""
+    """Return the factor that scales all elements within the bound, except those that may be clipped."""
     place = len(tensor) - 1 - _most_clipped(len(tensor))
     return bound / float(np.partition(np.abs(tensor), place)[place])
 
@@ -294,16 +294,16 @@ def checked_totals(
     fewest_examples: int,
     most_examples: int,
 ) -> tuple[int, ...]:
-    """The sums of the counters at the end of a sum of vectors.
+    """Return the sums of the counters at the end of a sum of vectors, after checking them.
 
     Args:
         total: the sum, shape (at least ``counters.vector_length``,).
-        num_clients: how many vectors are in it.
-        counters: of examples, correct predictions, loss steps, and any others.
-        fewest_examples, most_examples: that all clients together can have.
+        num_clients: number of vectors in the sum.
+        counters: the encoding of examples, correct predictions, loss steps, and further counters.
+        fewest_examples, most_examples: bounds on the number of examples of all clients together.
 
     Raises:
-        UndecodableSumError: no ``num_clients`` vectors add up to it.
+        UndecodableSumError: ``num_clients`` valid vectors cannot add up to it.
     """
     sums = counters.decode(total[-counters.vector_length :])
     examples, correct, loss = sums[:3]
@@ -320,7 +320,7 @@ def checked_totals(
         wrong = f"{max(sums[3:])} clipped elements"
     if wrong:
         raise UndecodableSumError(
-            f"{num_clients} clients' inputs cannot add up to {wrong}: a client sent what is no input"
+            f"{num_clients} clients' inputs cannot add up to {wrong}: a client sent an invalid input"
             + ("" if examples else ", or none of them has any")
         )
     return sums

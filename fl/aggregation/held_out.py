@@ -1,4 +1,4 @@
-"""How the global model does on what the clients hold out, by secure aggregation: totals, and no client's score."""
+"""Evaluation of the global model on the clients' held-out examples, by secure aggregation: only totals are learned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secagg import ClientId
 from transport import FaultSchedule, run_session
 
 EvaluateClient = Callable[[ClientId], Evaluation | None]
-"""What a client measures on its own held-out examples; None if it has none."""
+"""A function that evaluates a client's held-out examples; it returns None if the client has none."""
 
 _VALUE_BITS = 16
 
@@ -24,9 +24,9 @@ class HeldOutResult:
     """Totals over the clients that took part to the end.
 
     Attributes:
-        evaluation: mean loss and accuracy over all their held-out examples; None if there are none, or no result.
-        included: how many clients' counts are in it.
-        aborted: why there is no result, if there is none.
+        evaluation: mean loss and accuracy over all their held-out examples; None without examples or result.
+        included: number of clients whose counts are in it.
+        aborted: the reason why there is no result, or None.
     """
 
     evaluation: Evaluation | None
@@ -35,21 +35,21 @@ class HeldOutResult:
 
 
 class FederatedEvaluation:
-    """One session after a round: each client's counts of examples, correct predictions and loss, summed.
+    """A session after a round that sums each client's counts of examples, correct predictions and loss.
 
     Args:
-        num_clients: in a session.
-        max_examples: a public bound on what any client holds out.
+        num_clients: number of clients in a session.
+        max_examples: a public bound on the number of held-out examples of one client.
         dropout, corrupt: as for `secagg.plan`.
 
     Raises:
-        ConfigError: nobody holds anything out.
+        ConfigError: no client holds out any examples.
         PlanError: the numbers do not work together.
     """
 
     def __init__(self, *, num_clients: int, max_examples: int, dropout: float, corrupt: float) -> None:
         if max_examples < 1:
-            raise ConfigError("no client has so many examples that one is held out: raise holdout")
+            raise ConfigError("no client has enough examples to hold one out: raise holdout")
         self._max_examples = max_examples
         largest = (max_examples, max_examples, max_examples * MAX_LOSS * LOSS_STEPS)
         self._counters = CounterEncoding(largest, _VALUE_BITS)
@@ -71,14 +71,14 @@ class FederatedEvaluation:
         faults: FaultSchedule,
         seed: int,
     ) -> HeldOutResult:
-        """One session over the in-process network; see `fl.aggregation.api.RoundRequest` for the arguments."""
+        """Run one session over the in-process network; see `fl.aggregation.api.RoundRequest` for the arguments."""
 
         def counts(client_id: ClientId) -> IntegerVector:
             measured = evaluate(client_id)
             if measured is None:
                 return self._counters.encode((0, 0, 0))
             loss_sum = measured.loss * measured.num_examples
-            # A model that ran away: its loss is no number, and is taken for the largest there is.
+            # The loss of a diverged model is not a number; count it as the largest possible loss.
             loss = loss_steps(loss_sum if loss_sum < float("inf") else float(2**60), measured.num_examples)
             return self._counters.encode(
                 (measured.num_examples, round(measured.accuracy * measured.num_examples), loss)

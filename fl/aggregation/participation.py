@@ -1,4 +1,4 @@
-"""Where this user's record of what clients have taken part in is kept."""
+"""The place of this user's record of the sessions in which clients took part."""
 
 import os
 
@@ -9,15 +9,15 @@ from transport import JournalError, Participation
 
 
 def open_participation(folder: str | os.PathLike[str] | None = None) -> Participation:
-    """The record in ``folder``; by default in the platform's folder for this user's state.
+    """Open the record in ``folder``, by default in the platform's folder for this user's state.
 
-    On Linux that is ``~/.local/state/secagg``, or what ``XDG_STATE_HOME`` says. All processes that may act for one
-    client have to share it.
+    On Linux this is ``~/.local/state/secagg``, or a folder in ``XDG_STATE_HOME``. All processes that may act for one
+    client must share it.
 
     Raises:
-        ConfigError: the folder cannot be made, is a link, or is open to others.
+        ConfigError: the folder cannot be created, is a link, or is accessible to other users.
     """
     try:
         return Participation.in_folder(platformdirs.user_state_path("secagg") if folder is None else folder)
     except JournalError as error:
-        raise ConfigError(f"no record can be kept of what this client takes part in: {error}") from None
+        raise ConfigError(f"cannot keep the record of this client's sessions: {error}") from None

@@ -1,4 +1,4 @@
-"""What each round of the protocol cost in a session: time and bytes, of the server, of a client, and of all."""
+"""Cost of each round of the protocol in a session: time and bytes of the server, a client, and all clients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from transport import SessionReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseCost:
-    """One round of the protocol.
+    """The cost of one round of the protocol.
 
     Attributes:
-        server_seconds, client_seconds: computing time; the client's is the median of those that took part in it, their
-            training not counted.
-        bytes_up, bytes_down: of all clients.
+        server_seconds, client_seconds: computing time; for clients the median of those that took part, without their
+            training.
+        bytes_up, bytes_down: bytes of all clients' messages.
     """
 
     server_seconds: float
@@ -25,12 +25,12 @@ class PhaseCost:
 
     @classmethod
     def total(cls, costs: Sequence["PhaseCost"]) -> "PhaseCost":
-        """What the round cost in several sessions together."""
+        """Return the total cost of the round in several sessions."""
         return cls(**{name: sum(getattr(cost, name) for cost in costs) for name in cls.__dataclass_fields__})
 
 
 def phase_costs(report: SessionReport, params: Parameters) -> dict[Round, PhaseCost]:
-    """The costs of each of a session's rounds."""
+    """Return the cost of each round of a session."""
     clients = report.clients.values()
     return {
         round_: PhaseCost(

@@ -1,4 +1,4 @@
-"""From the clients' updates to their mean by the protocol: the server sees masked vectors and their sum."""
+"""Secure aggregation of the clients' updates to their mean: the server sees only masked vectors and their sum."""
 
 import time
 from dataclasses import replace
@@ -16,29 +16,29 @@ from fl.aggregation.scales import Ranges, ScaleTracker
 from secagg import ClientId, PlanError, Round
 from transport import run_session
 
-# Of a simulated round's clients so many are measured, since their updates are kept in memory until they are sent; fewer
-# if they take more bytes than this, but three at least.
+# Number of clients measured in a simulated round. Their updates stay in memory until they are sent, so fewer clients
+# are measured if the updates would exceed the bytes below, but at least three.
 _MOST_MEASURED, _FEWEST_MEASURED = 20, 3
 _MOST_KEPT_BYTES = 512 << 20
 
 
 class SecureAggregator:
-    """The protocol: the server sees masked vectors and their sum.
+    """Aggregation by the protocol: the server sees only masked vectors and their sum.
 
-    Where the bounds of the updates follow them, the first round begins with a session that measures: some of its
-    clients are trained, and only the ranges of their updates are summed. A measuring session that comes to nothing
-    aborts the round, and the next round measures again.
+    If the bounds follow the updates, the first round begins with a session that measures: some of its clients are
+    trained, and only the ranges of their updates are summed. If the measuring session fails, the round is aborted and
+    the next round measures again.
 
     Args:
-        plans: of its sessions.
-        num_clients: of a round.
-        tracker: the bounds; the aggregator has them follow each round.
-        verify: keep what the clients encoded, and compare the secure sum with theirs, element by element. For
-            simulations: it needs all vectors in memory, and no real server could do it.
-        workers: cores for the recovery of the masks.
+        plans: plans of its sessions.
+        num_clients: number of clients in a round.
+        tracker: the bounds; the aggregator updates them after each round.
+        verify: keep the clients' encoded vectors, and compare the secure sum with their sum, element by element. For
+            simulations only: it needs all vectors in memory, and a real server does not have them.
+        workers: number of cores for the recovery of the masks.
 
     Raises:
-        PlanError: no session with this number of clients can work.
+        PlanError: sessions with this number of clients cannot work.
     """
 
     name = "secure"
@@ -74,7 +74,7 @@ class SecureAggregator:
         return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
 
     def _measure(self, request: RoundRequest, train: TimedTraining) -> tuple[Ranges | None, RoundResult]:
-        """The ranges of the updates of some of the round's clients, which are kept; and what that cost."""
+        """Return the ranges of the updates of some of the round's clients, and the cost; the updates are kept."""
         client_ids = request.client_ids
         few = min(_MOST_MEASURED, max(_FEWEST_MEASURED, _MOST_KEPT_BYTES // (4 * sum(self._plans.sizes))))
         if few < len(client_ids):
@@ -82,7 +82,7 @@ class SecureAggregator:
                 self._plans.plan(few)
                 client_ids = _some_with_their_share_of_faults(request, few)
             except PlanError:
-                # Whose fractions add up with many clients only.
+                # With fractions that need many clients, the small session has no plan: measure all clients.
                 pass
         encoding = self._plans.encoding(len(client_ids), None)
         train.keeps = True
@@ -94,7 +94,7 @@ class SecureAggregator:
     def _session(
         self, request: RoundRequest, train: TimedTraining, encoding: UpdateEncoding
     ) -> tuple[secagg.Completed | secagg.Aborted, RoundResult]:
-        """One session with this encoding, and its cost; what it came to is not decoded."""
+        """Run one session with this encoding; return its outcome, not yet decoded, and its cost."""
         encoded: dict[ClientId, IntegerVector] = {}
 
         def make_input(client_id: ClientId) -> IntegerVector:
@@ -141,7 +141,7 @@ class SecureAggregator:
 def with_outcome(
     result: RoundResult, outcome: secagg.Completed | secagg.Aborted, encoding: UpdateEncoding, tracker: ScaleTracker
 ) -> RoundResult:
-    """The result, with the mean update that a session came to, or why it came to none; the bounds follow it."""
+    """Return the result with the session's mean update, or the reason why it has none; update the bounds."""
     if isinstance(outcome, secagg.Aborted):
         return replace(result, aborted=str(outcome))
     try:
@@ -157,18 +157,18 @@ def with_outcome(
 def measured_ranges(
     outcome: secagg.Completed | secagg.Aborted, encoding: UpdateEncoding
 ) -> tuple[Ranges | None, str | None]:
-    """The ranges that a measuring session came to, or why the round is aborted."""
+    """Return the ranges from a measuring session, or the reason why the round is aborted."""
     try:
         if isinstance(outcome, secagg.Completed):
             return encoding.decode_ranges(outcome.sum, len(outcome.included)), None
         reason = str(outcome)
     except UndecodableSumError as error:
         reason = str(error)
-    return None, f"the ranges of the updates, which come first, were not found: {reason}"
+    return None, f"the session that measures the updates' ranges failed: {reason}"
 
 
 def both_sessions(measured: RoundResult, result: RoundResult) -> RoundResult:
-    """A round's result, with what its measuring session cost; training counts in both."""
+    """Return a round's result plus the cost of its measuring session; training counts in both."""
     phases = {
         round_: PhaseCost.total([costs[round_] for costs in (measured.phases, result.phases) if round_ in costs])
         for round_ in Round
@@ -187,7 +187,7 @@ def both_sessions(measured: RoundResult, result: RoundResult) -> RoundResult:
 
 
 def _some_with_their_share_of_faults(request: RoundRequest, count: int) -> tuple[ClientId, ...]:
-    """So many of the round's clients, of which as large a part has faults as of all."""
+    """Return ``few`` of the round's clients, with the same fraction of faulty clients as in the round."""
     with_faults = {client_id for client_id, _, _ in request.faults.faults}
     faulty = [client_id for client_id in request.client_ids if client_id in with_faults]
     others = [client_id for client_id in request.client_ids if client_id not in with_faults]
@@ -196,7 +196,7 @@ def _some_with_their_share_of_faults(request: RoundRequest, count: int) -> tuple
 
 
 def _ring_difference(secure: IntegerVector, encoded: list[IntegerVector], params: secagg.Parameters) -> int:
-    """The largest distance of the two sums in the ring; 0 if they are equal."""
+    """Return the largest distance between the two sums in the ring; 0 if they are equal."""
     plain = np.zeros(params.vector_length, dtype=np.uint64)
     for vector in encoded:
         plain += vector.astype(np.uint64)

@@ -1,4 +1,4 @@
-"""What a client asks of a session, in every front: `secagg.SessionPolicy`."""
+"""A client's requirements for a session, shared by all fronts: `secagg.SessionPolicy`."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ __all__ = ["PolicyError", "SessionPolicy", "usual_policy"]
 def usual_policy(
     *, has_identity: bool, adversary: Adversary | None = None, min_inputs: int | None = None, **others: Any
 ) -> SessionPolicy:
-    """What a client of Flower or NVFlare asks for, and what the server's side therefore plans.
+    """Return the policy that a client of Flower or NVFlare requires, and that the server plans for.
 
     Args:
-        has_identity: whether the client can sign. By default it then asks for malicious mode and sums of three inputs;
-            else it trusts the server to keep to the protocol, and two will do.
-        adversary, min_inputs, others: those of `SessionPolicy`, where they are chosen.
+        has_identity: whether the client can sign. If so, the default is malicious mode and sums of at least three
+            inputs; otherwise the client trusts the server to follow the protocol, and two inputs are enough.
+        adversary, min_inputs, others: fields of `SessionPolicy` that replace the defaults.
     """
     if adversary is None:
         adversary = Adversary.MALICIOUS if has_identity else Adversary.HONEST_BUT_CURIOUS

@@ -1,6 +1,7 @@
 """The command line: options and output. What the commands do is in the modules that they import when they run."""
 
 import sys
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,21 @@ experiment_command.register(app, reported)
 serve_command.register(app, reported)
 join_command.register(app, reported)
 new_command.register(app, reported)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"secagg {installed_version('secagg-fl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`secagg serve`: the options of a networked training's server."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -24,13 +25,13 @@ from fl.network.modes import ADVERSARIES, GRAPHS, chosen_adversary, what_it_give
 from secagg import GraphKind
 from transport import Deadlines
 from transport.certificates.reading import Credentials
-from transport.tcp import PLAINTEXT, Limits
+from transport.tcp import PLAINTEXT, Limits, proxy_networks
 
 _SPARSE_DROPOUT = 0.05
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = {
-    *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
+    *("resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory", "proxy_protocol"),
     *("exclude", "crl", "max_failed_rounds"),
     *("give_up", "retries", "join_seconds", "reply_seconds", "training_seconds", "memory", "watch", "log_json", "skip"),
 }
@@ -92,6 +93,13 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         memory: Annotated[
             int, Option(help="MiB for updates that come in at once; further clients send theirs after them.")
         ] = Limits().memory >> 20,
+        proxy_protocol: Annotated[
+            str,
+            Option(
+                metavar="ADDRESS[,ADDRESS]",
+                help="Proxies, or their networks, that say by PROXY protocol v2 whom they pass on.",
+            ),
+        ] = "",
         dataset: Annotated[str, Option(help="Gives the examples' shape, the classes and the test set.")] = DEFAULTS[
             "dataset"
         ],
@@ -157,6 +165,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             address = parse_address(listen, listening=True)
             if (certs is None) != plaintext:
                 raise ConfigError("give --certs, or --plaintext for a trial on loopback")
+            try:
+                proxies = proxy_networks(proxy_protocol) if proxy_protocol else ()
+            except ValueError as error:
+                raise ConfigError(f"--proxy-protocol: {error}") from None
+            if proxies and plaintext:
+                raise ConfigError("--proxy-protocol is for connections with TLS: leave out --plaintext")
             deadlines = _deadlines(join_seconds, reply_seconds, training_seconds)
             watch_address = parse_address(watch, listening=True) if watch else None
             # Everything below waits seconds for torch.
@@ -165,6 +179,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             from fl.watch import configure_logging
 
             configure_logging(json=log_json, level="INFO" if log_json else "WARNING")
+            # What happens in the training is on the console, too, in words for people.
+            logging.getLogger("fl.events").setLevel(logging.NOTSET if log_json else logging.ERROR)
 
             options = ServeOptions(
                 address=address,
@@ -179,6 +195,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 exclude=exclude,
                 crl=crl,
                 max_failed_rounds=max_failed_rounds,
+                proxies=proxies,
             )
             console = open_console(stderr=as_json)
             if adversary is not None and (line := what_it_gives_up(mode)):

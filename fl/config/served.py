@@ -15,7 +15,7 @@ from fl.files import replace_file
 from secagg import Adversary, GraphKind
 from transport import Deadlines
 from transport.certificates.reading import Credentials
-from transport.tcp import Address, Limits, Plaintext
+from transport.tcp import Address, Limits, Network, Plaintext
 
 _SETTINGS = "network.json"
 
@@ -120,6 +120,7 @@ class ServeOptions:
         max_failed_rounds: the server ends after this many rounds in a row without a result; None: it goes on.
         watch: where to show the training, `fl.watch`, if anywhere.
         skip: so many rounds are left out first, without a result.
+        proxies: whose connections begin with a header of the PROXY protocol.
     """
 
     address: Address
@@ -134,6 +135,7 @@ class ServeOptions:
     max_failed_rounds: int | None = None
     watch: Address | None = None
     skip: int = 0
+    proxies: tuple[Network, ...] = ()
 
 
 def invited_for(sample: int, over_select: float, clients: int) -> int:

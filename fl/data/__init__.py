@@ -1,4 +1,4 @@
-"""Labeled image sets, and how they are dealt out to clients."""
+"""Labeled image data sets, and their partition among clients."""
 
 from fl.data.dataset import Dataset
 from fl.data.sources import DATASETS, load_dataset

@@ -1,4 +1,4 @@
-"""Which IDX files make up which data set: their SHA-256 sums, and where they officially come from."""
+"""The IDX files of each data set, with their SHA-256 sums and official sources."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 _FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-# The mirror that torchvision uses: the authors' own site has refused downloads for years.
+# The mirror that torchvision uses, since the authors' site has refused downloads for years.
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _QMNIST_URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
 
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One IDX file: `sha256` is of its *uncompressed* bytes, so that any way of packing it will do."""
+    """One IDX file. `sha256` covers its *uncompressed* bytes, so that any compression of the file is accepted."""
 
     name: str
     folder: str
@@ -24,16 +24,16 @@ class IdxFile:
 
     @property
     def url(self) -> str:
-        """Where the gzip file is published."""
+        """Return the URL of the gzip file."""
         return f"{self.base_url}{self.name}.gz"
 
 
 @dataclass(frozen=True)
 class IdxSource:
-    """One data set: its files, and the constants that standardize its pixels (on the scale 0..1).
+    """One data set: its files, and the constants that standardize its pixels (scaled to 0..1).
 
-    `writers` is a table (N, 8) of int32 whose rows match the training images; `system_folder` is where an
-    operating system's package installs the files; `advice` is one more way to get the data.
+    `writers` is a table (N, 8) of int32 whose rows match the training images; `system_folder` is the folder
+    of the operating system's package; `advice` names another way to get the data.
     """
 
     name: str
@@ -50,7 +50,7 @@ class IdxSource:
 
     @property
     def files(self) -> tuple[IdxFile, ...]:
-        """All files, in the order in which they are read."""
+        """Return all files, in reading order."""
         images_and_labels = (self.train_images, self.train_labels, self.test_images, self.test_labels)
         return images_and_labels if self.writers is None else (*images_and_labels, self.writers)
 
@@ -115,4 +115,4 @@ _MNIST_WRITERS = IdxSource(
 CATALOG: Mapping[str, IdxSource] = MappingProxyType(
     {source.name: source for source in (_FASHION_MNIST, _MNIST, _MNIST_WRITERS)}
 )
-"""Every data set that is read from IDX files, by name."""
+"""All data sets that are read from IDX files, by name."""

@@ -1,4 +1,4 @@
-"""A labeled data set in memory: the one form in which data goes from the sources to training."""
+"""A labeled data set in memory: the only form in which data go from the sources to training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from fl.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples and labels, split into training and test examples. The examples of `fl.data` are images; others may be
-    rows of a table or anything else that has one shape.
+    """Examples and labels, split into training and test examples.
+
+    The examples of `fl.data` are images. Other data sets may hold rows of a table, or anything else with one shape.
 
     `train_images`, `test_images`: finite float32 tensors (N, ...); images are (N, C, H, W), standardized (see
     `standardize`).
     `train_labels`, `test_labels`: int64 tensors (N,), each in 0..num_classes-1.
-    `train_writers`: whose each training example is (its writer, hospital, phone), int64 array (N,), or None where that
-    is not known.
+    `train_writers`: the owner of each training example (its writer, hospital, phone), int64 array (N,), or None if
+    unknown.
 
-    NumPy arrays of these types are taken for the tensors, and a list, a tensor or whole numbers of another type for the
-    writers; they are converted.
+    NumPy arrays of these types are converted to tensors. Writers may also be a list, a tensor or integers of another
+    type.
 
     Raises DataError if a type, a shape, a dtype, a length, a value or a label does not fit.
     """
@@ -60,8 +61,8 @@ class Dataset:
         if isinstance(values, torch.Tensor):
             return values
         if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-            with contextlib.suppress(TypeError):  # torch knows fewer types
-                # A copy: torch takes neither foreign byte orders nor negative strides, and warns of read-only memory.
+            with contextlib.suppress(TypeError):  # torch has fewer types
+                # A copy: torch refuses foreign byte orders and negative strides, and warns about read-only memory.
                 return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
         what = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
         raise DataError(f"{self.name}: {name} must be a torch tensor, or a NumPy array of numbers, not {what}")
@@ -75,8 +76,8 @@ class Dataset:
             found = np.array(None)
         if found.dtype.kind not in "iu" or (found.size and found.max() > np.iinfo(np.int64).max):
             raise DataError(
-                f"{self.name}: train_writers must be whole numbers, one for each training example, not {found.dtype}: "
-                "of names, np.unique(names, return_inverse=True)[1] makes numbers"
+                f"{self.name}: train_writers must be whole numbers, one for each training example, not {found.dtype}; "
+                "np.unique(names, return_inverse=True)[1] turns names into numbers"
             )
         return found.astype(np.int64, copy=False)
 
@@ -98,7 +99,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """The shape of one example; of an image, (channels, height, width)."""
+        """Return the shape of one example; for images (channels, height, width)."""
         return tuple(self.train_images.shape[1:])
 
 
@@ -107,10 +108,10 @@ def _shown(tensor: torch.Tensor) -> str:
 
 
 def standardize(pixels: npt.NDArray[np.uint8], *, full_scale: float, mean: float, std: float) -> torch.Tensor:
-    """(N, H, W) gray levels in 0..full_scale -> float32 (N, 1, H, W): (pixels / full_scale - mean) / std.
+    """Return gray levels (N, H, W) in 0..full_scale as float32 (N, 1, H, W): (pixels / full_scale - mean) / std.
 
-    Mean and deviation are published constants of the data set, not measured on the data at hand: in
-    federated learning nobody may look at all clients' pixels to measure them.
+    Mean and deviation are published constants of the data set. They are not measured, since in federated learning no
+    party may see the pixels of all clients.
     """
     images = torch.tensor(pixels, dtype=torch.float32)
     return images.sub_(mean * full_scale).div_(std * full_scale).unsqueeze_(1)

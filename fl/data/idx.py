@@ -1,7 +1,7 @@
-"""The IDX format of MNIST and its kin: two zero bytes, a type, the number of dimensions, the sizes, the values.
+"""The IDX format of MNIST and similar data sets: two zero bytes, type, number of dimensions, sizes, values.
 
-All integers are big-endian. Only what those data sets use is read: uint8 (type 0x08) and int32 (0x0C),
-raw or gzip. Nothing is executed, and nothing larger than `MAX_BYTES` is held.
+All integers are big-endian. Only the types of those data sets are supported: uint8 (0x08) and int32 (0x0C), raw or
+gzip. Nothing is executed, and at most `MAX_BYTES` are held.
 
 Source: "The MNIST database of handwritten digits", LeCun, Cortes and Burges, "File formats".
 """
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fl.errors import DataError
 
 MAX_BYTES = 1 << 26
-"""No uncompressed file may be longer: the largest known one has 47,040,016 bytes. Stops a gzip bomb."""
+"""Maximum bytes of an uncompressed file (the largest known one has 47,040,016); stops gzip bombs."""
 
 _MAX_DIMENSIONS = 4
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -31,7 +31,7 @@ IdxArray = npt.NDArray[np.uint8 | np.int32]
 
 
 def parse_idx(data: bytes, *, source: str = "IDX data") -> IdxArray:
-    """The array in `data` (uncompressed): uint8 or native int32, in the declared shape, writable.
+    """Return the array in `data` (uncompressed): uint8 or native int32, in the declared shape, writable.
 
     Raises DataError, naming `source`, unless `data` is one complete array and nothing else.
     """
@@ -41,9 +41,9 @@ def parse_idx(data: bytes, *, source: str = "IDX data") -> IdxArray:
     if zeros != 0:
         raise DataError(f"{source}: not an IDX file (starts with {data[:4].hex()})")
     if type_code not in _DTYPES:
-        raise DataError(f"{source}: IDX type 0x{type_code:02x}; only uint8 (0x08) and int32 (0x0c) are read")
+        raise DataError(f"{source}: IDX type 0x{type_code:02x}; only uint8 (0x08) and int32 (0x0c) are supported")
     if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
-        raise DataError(f"{source}: {num_dimensions} dimensions; 1 to {_MAX_DIMENSIONS} are read")
+        raise DataError(f"{source}: {num_dimensions} dimensions; 1 to {_MAX_DIMENSIONS} are supported")
     header_length = 4 + 4 * num_dimensions
     if len(data) < header_length:
         raise DataError(f"{source}: {len(data)} bytes are too few for {num_dimensions} dimensions")
@@ -51,16 +51,16 @@ def parse_idx(data: bytes, *, source: str = "IDX data") -> IdxArray:
     if 0 in shape:
         raise DataError(f"{source}: an empty array of shape {shape}")
     dtype = _DTYPES[type_code]
-    # Compared before anything is allocated: the declared sizes are a claim, the length is a fact.
+    # Compare before allocating: the declared sizes are only a claim.
     declared = header_length + math.prod(shape) * dtype.itemsize
     if declared != len(data):
-        raise DataError(f"{source}: shape {shape} of {dtype.name} needs {declared} bytes, there are {len(data)}")
+        raise DataError(f"{source}: shape {shape} of {dtype.name} needs {declared} bytes, but there are {len(data)}")
     values = np.frombuffer(data, dtype=dtype, offset=header_length).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
 
 def expand(data: bytes, *, source: str, max_bytes: int = MAX_BYTES) -> bytes:
-    """`data`, unpacked if it is gzip. Raises DataError if that is damaged or gives over `max_bytes`."""
+    """Return `data`, decompressed if it is gzip. Raises DataError if it is damaged or exceeds `max_bytes`."""
     if data.startswith(_GZIP_MAGIC):
         try:
             with gzip.GzipFile(fileobj=BytesIO(data)) as stream:
@@ -68,12 +68,12 @@ def expand(data: bytes, *, source: str, max_bytes: int = MAX_BYTES) -> bytes:
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{source}: damaged gzip file ({error})") from error
     if len(data) > max_bytes:
-        raise DataError(f"{source}: more than {max_bytes} bytes uncompressed; no file of these data sets is")
+        raise DataError(f"{source}: more than {max_bytes} bytes uncompressed; no file of these data sets is that large")
     return data
 
 
 def read_uncompressed(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a raw or gzip file, uncompressed; told apart by content, not by name.
+    """Return the uncompressed bytes of a raw or gzip file; the content, not the name, tells which it is.
 
     Raises DataError if the file cannot be read, is damaged, or is longer than `max_bytes`.
     """

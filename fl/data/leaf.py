@@ -1,13 +1,13 @@
-"""FEMNIST in LEAF's JSON: characters by thousands of writers, a client each (Caldas et al. 2018, arXiv:1812.01097).
+"""FEMNIST in LEAF's JSON: characters by thousands of writers, each a client (Caldas et al. 2018, arXiv:1812.01097).
 
-LEAF's preprocessing makes a folder with ``train/`` and ``test/``, each with files ``*.json`` of some writers:
+LEAF's preprocessing creates a folder with ``train/`` and ``test/``, each with files ``*.json`` of some writers:
 
     {"users": ["f0000_14", ...], "num_samples": [120, ...],
      "user_data": {"f0000_14": {"x": [[784 numbers in 0..1], ...], "y": [classes in 0..61]}, ...}}
 
-A pixel is a gray level, 1 is the paper. With ``-t sample`` both folders have the same writers, with ``-t user`` the
-test is by writers never seen. Who wrote fewer than two characters is not among the users then, but ``-t sample`` leaves
-an empty entry for him.
+A pixel is a gray level; 1 is the paper. With ``-t sample`` both folders have the same writers; with ``-t user`` the
+test images come from other writers. Writers with fewer than two characters are not among the users then, but ``-t
+sample`` leaves an empty entry for them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from fl.data.search import ENVIRONMENT_VARIABLE, named_folders
 from fl.errors import DataError
 
 LEAF_FEMNIST = "leaf-femnist"
-"""The name that `fl.data.load_dataset` knows it by."""
+"""The data set's name for `fl.data.load_dataset`."""
 
 NUM_CLASSES = 62
 _SIDE = 28
 _PIXELS = _SIDE * _SIDE
 
-# The picture is turned to ink on black and standardized like MNIST's, which shows the same pens.
+# Images are inverted to white ink on black and standardized like MNIST, which shows similar handwriting.
 _MEAN, _STD = 0.1307, 0.3081
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Examples:
-    """One writer's: images float32 (n, 784) as in the file, labels int64 (n,)."""
+    """Examples of one writer: images float32 (n, 784) as in the file, labels int64 (n,)."""
 
     images: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
@@ -46,15 +46,15 @@ class _Examples:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What is wrong with a writer whose name the parser does not know yet."""
+    """An error in a writer's entry, found before the parser knows the writer's name."""
 
     text: str
 
 
 def find_leaf_femnist(data_dir: Path | None) -> Path:
-    """The folder with train/ and test/: `data_dir` or SECAGG_DATA, in each first its subfolder ``leaf-femnist``.
+    """Return the folder with train/ and test/: `data_dir` or SECAGG_DATA, each after its subfolder ``leaf-femnist``.
 
-    Raises DataError, with the folders that were tried, if there is none.
+    Raises DataError, with the folders that were tried, if none exists.
     """
     tried = [place for _, folder in named_folders(data_dir) for place in (folder / LEAF_FEMNIST, folder)]
     for place in tried:
@@ -72,12 +72,12 @@ def find_leaf_femnist(data_dir: Path | None) -> Path:
 
 
 def load_leaf_femnist(folder: Path) -> Dataset:
-    """The data set in LEAF's ``folder``; a writer's number is his place among the training files' users, from 0.
+    """Load the data set in LEAF's ``folder``; writers are numbered from 0 in the order of the training files' users.
 
-    Files are read one at a time, in the order of their names, and a file's numbers become arrays writer by writer: at
-    most its text is in memory twice, beside 3,136 bytes for each image.
+    Files are read one at a time, in the order of their names, and numbers become arrays writer by writer. Memory: at
+    most twice a file's text, and 3,136 bytes per image.
 
-    Raises DataError, naming the file and the user, for anything that is not as described above.
+    Raises DataError, naming the file and the user, for content that does not match the format above.
     """
     train_images, train_labels, counts = _read_part(folder / "train")
     test_images, test_labels, _ = _read_part(folder / "test")
@@ -93,7 +93,7 @@ def load_leaf_femnist(folder: Path) -> Dataset:
 
 
 def _read_part(folder: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """All images, standardized, (N, 1, 28, 28), their labels, and how many each user with any has."""
+    """Return all images, standardized, (N, 1, 28, 28), their labels, and the number per user that has any."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
     except OSError as error:
@@ -112,7 +112,7 @@ def _read_part(folder: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     labels = np.concatenate([piece.labels for piece in pieces])
     images = np.empty((sum(counts), _PIXELS), dtype=np.float32)
     stop = len(images)
-    # From the last on, each piece is let go of once it is copied.
+    # Copy from the last piece on, and free each piece after it is copied.
     while pieces:
         piece = pieces.pop()
         images[stop - len(piece.labels) : stop] = piece.images
@@ -123,7 +123,7 @@ def _read_part(folder: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
 
 
 def _read_file(path: Path) -> dict[str, _Examples]:
-    """The file's users that have examples, in the file's order."""
+    """Return the examples of the file's users that have any, in the file's order."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -134,7 +134,7 @@ def _read_file(path: Path) -> dict[str, _Examples]:
         content = json.loads(text, object_pairs_hook=_compact, parse_constant=_no_number)
     except RecursionError:
         _refuse(path, "nested too deeply")
-    except ValueError as error:  # JSONDecodeError is one; so are numbers of thousands of digits.
+    except ValueError as error:  # JSONDecodeError is a ValueError; so is the error for numbers of thousands of digits.
         _refuse(path, f"not JSON, or cut off ({error})", "get the file again")
     if isinstance(content, _Problem):
         _refuse(path, content.text)
@@ -154,7 +154,7 @@ def _read_file(path: Path) -> dict[str, _Examples]:
     found = {}
     for user, declared in zip(users, num_samples, strict=True):
         examples = _checked(path, user, user_data.pop(user, None))
-        # JSON's 3.0 and true would be equal to a number of examples, too.
+        # JSON's 3.0 and true would also equal a number of examples.
         if type(declared) is not int or declared != len(examples.labels):
             _refuse(path, f"user {user!r} has {len(examples.labels)} examples, but num_samples says {declared!r}")
         if declared:
@@ -174,9 +174,9 @@ def _checked(path: Path, user: str, entry: object) -> _Examples:
 
 
 def _compact(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Examples | _Problem:
-    """Called for each object as soon as it is parsed: a writer's numbers become arrays before the next one's are read.
+    """Turn a writer's numbers into arrays as soon as the object is parsed, before the next one is read.
 
-    As Python's objects a pixel takes 32 bytes, where its text has five.
+    As a Python object a pixel takes 32 bytes; its text takes five.
     """
     entry = dict(pairs)
     if len(entry) != len(pairs):
@@ -189,10 +189,10 @@ def _compact(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Examples | _Prob
         return _Problem("x and y must be lists of one length")
     for number, row in enumerate(x):
         if not isinstance(row, list) or len(row) != _PIXELS:
-            has = f"{len(row)} values" if isinstance(row, list) else "no list"
+            has = f"{len(row)} values" if isinstance(row, list) else "not a list"
             return _Problem(f"image {number + 1} is {has}; {_PIXELS} numbers are expected")
         if not set(map(type, row)) <= {float, int}:
-            return _Problem(f"image {number + 1} has something that is no number")
+            return _Problem(f"image {number + 1} has a value that is not a number")
         if not (min(row) >= 0 and max(row) <= 1):
             return _Problem(f"image {number + 1} has a pixel outside 0..1")
     for label in y:
@@ -203,7 +203,7 @@ def _compact(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Examples | _Prob
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _refuse(path: Path, what: str, remedy: str = "make the file again with LEAF's preprocessing") -> NoReturn:

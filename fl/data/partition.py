@@ -1,8 +1,8 @@
-"""Deal the training examples out to clients.
+"""Partition of the training examples among clients.
 
-Every scheme returns one sorted int64 array of example indices a client; no example is given twice, and no
-client is left without. The result depends on the arguments only. `iid`, `shards` and `dirichlet` give out
-all examples; `by_writer` gives out all examples of the writers it chose.
+Each scheme returns one sorted int64 array of example indices per client. No example is assigned twice, and each client
+gets at least one. The result depends on the arguments only. `iid`, `shards` and `dirichlet` assign all examples;
+`by_writer` assigns all examples of the chosen writers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fl.errors import ConfigError
 Indices = npt.NDArray[np.int64]
 
 SCHEMES: tuple[str, ...] = ("iid", "shards", "dirichlet", "by-writer", "by-owner")
-"""The names that `partition` knows; by-owner is by-writer where examples are not written."""
+"""The names for `partition`; by-owner is the same as by-writer, for examples that are not handwriting."""
 
 
 def partition(
@@ -33,8 +33,8 @@ def partition(
 ) -> list[Indices]:
     """Split `dataset`'s training examples by the scheme named (one of SCHEMES).
 
-    `alpha` is used by `dirichlet` only, `shards_per_client` by `shards` only. Raises ConfigError for an
-    unknown scheme, numbers that do not fit the data, or `by-writer` where the writers are not known.
+    `alpha` is for `dirichlet` only, `shards_per_client` for `shards` only. Raises ConfigError for an
+    unknown scheme, numbers that do not fit the data, or `by-writer` if the writers are unknown.
     """
     labels = dataset.train_labels.numpy()
     if scheme == "iid":
@@ -45,7 +45,9 @@ def partition(
         return dirichlet(labels, num_clients, seed, alpha=alpha)
     if scheme in ("by-writer", "by-owner"):
         if dataset.train_writers is None:
-            raise ConfigError(f"{dataset.name} does not say who wrote what, or whose it is; mnist-writers does")
+            raise ConfigError(
+                f"{dataset.name} does not name the owner of each example: choose another partition, or mnist-writers"
+            )
         return by_writer(dataset.train_writers, num_clients, seed)
     raise ConfigError(f"unknown partition {scheme!r}; known are {', '.join(SCHEMES)}")
 
@@ -58,9 +60,9 @@ def iid(labels: Indices, num_clients: int, seed: int) -> list[Indices]:
 
 
 def shards(labels: Indices, num_clients: int, seed: int, *, shards_per_client: int = 2) -> list[Indices]:
-    """Sort by label, cut into num_clients * shards_per_client runs, deal the runs out at random.
+    """Sort by label, cut into num_clients * shards_per_client shards, assign the shards at random.
 
-    With two shards most clients see two classes only: the pathological non-IID split of McMahan et al.
+    With two shards most clients have only two classes: the pathological non-IID split of McMahan et al.
     (AISTATS 2017, section 3). Shards differ in length by at most one.
     """
     rng = _generator(seed)
@@ -69,18 +71,18 @@ def shards(labels: Indices, num_clients: int, seed: int, *, shards_per_client: i
     num_shards = num_clients * shards_per_client
     _check_enough(len(labels), num_clients, "examples")
     _check_enough(len(labels), num_shards, "examples", "shards")
-    runs = np.array_split(np.argsort(labels, kind="stable"), num_shards)
-    hands = rng.permutation(num_shards).reshape(num_clients, shards_per_client)
-    return _sorted(np.concatenate([runs[shard] for shard in hand]) for hand in hands)
+    pieces = np.array_split(np.argsort(labels, kind="stable"), num_shards)
+    dealt = rng.permutation(num_shards).reshape(num_clients, shards_per_client)
+    return _sorted(np.concatenate([pieces[shard] for shard in chosen]) for chosen in dealt)
 
 
 def dirichlet(labels: Indices, num_clients: int, seed: int, *, alpha: float) -> list[Indices]:
     """Split each class in proportions drawn from a symmetric Dirichlet(alpha) over the clients.
 
-    Small `alpha`: each class sits with few clients; large: close to IID (Hsu et al. 2019,
-    arXiv:1909.06335). A client that the draw left without any example is given one, chosen at random, of the
-    client that has most at that moment: the draw is kept otherwise, where drawing again until nobody is
-    empty would favor even splits, and need not end for small `alpha`.
+    A small `alpha` gives each class to few clients; a large one is close to IID (Hsu et al. 2019, arXiv:1909.06335). A
+    client without examples gets one, chosen at random, from the client that has most at that moment. The rest of the
+    draw stays: drawing again until no client is empty would favor even splits, and might never end for a small `alpha`.
+
     """
     rng = _generator(seed)
     if not (math.isfinite(alpha) and alpha > 0):
@@ -90,7 +92,7 @@ def dirichlet(labels: Indices, num_clients: int, seed: int, *, alpha: float) -> 
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         bounds = np.cumsum(rng.dirichlet(np.full(num_clients, alpha)))[:-1]
-        # The sum of the proportions may pass 1 by a rounding error.
+        # The sum of the proportions may exceed 1 by a rounding error.
         cuts = np.minimum(np.rint(bounds * len(members)).astype(np.int64), len(members))
         for part, piece in zip(parts, np.split(members, cuts), strict=True):
             part.append(piece)
@@ -98,7 +100,7 @@ def dirichlet(labels: Indices, num_clients: int, seed: int, *, alpha: float) -> 
 
 
 def by_writer(writers: Indices, num_clients: int, seed: int) -> list[Indices]:
-    """One client a writer, with all images by that writer; which writers, and their order, is drawn by `seed`."""
+    """Give each client all images of one writer; `seed` draws the writers and their order."""
     rng = _generator(seed)
     known = np.unique(writers)
     _check_enough(len(known), num_clients, "writers")

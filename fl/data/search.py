@@ -1,4 +1,4 @@
-"""Where a data set's file is on this machine, or from where it is brought: the places in their fixed order."""
+"""The search for a data set's file: places on this machine in a fixed order, then a download."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from fl.errors import DataError
 from fl.files import replace_file
 
 ENVIRONMENT_VARIABLE = "SECAGG_DATA"
-"""Names a folder that is searched like the `data_dir` argument, after it."""
+"""Environment variable with a folder that is searched after `data_dir`, in the same way."""
 
 
 @dataclass(frozen=True)
 class FileFinder:
-    """Gives the verified bytes of a source's files. First found, first taken, in this order:
+    """A finder that returns the verified bytes of a source's files. It takes the first file found, in this order:
 
     1. `data_dir`, 2. the folder that SECAGG_DATA names, 3. the source's system folder, 4. the user's cache,
     5. a download, which is then kept in the cache. In 1, 2 and 4 a subfolder with the name of the file's
-    data set (`mnist/`, `fashion-mnist/`, `qmnist/`) comes before the folder itself; everywhere the raw file
+    data set (`mnist/`, `fashion-mnist/`, `qmnist/`) comes before the folder itself; the raw file always
     comes before its gzip file.
 
-    A file whose sum is wrong is an error and not a reason to look further: whoever put it there believes
-    that it is in use.
+    A file with a wrong sum is an error, and the search stops: the user who put it there believes that it is used.
     """
 
     source: IdxSource
@@ -39,7 +38,7 @@ class FileFinder:
     download: bool = True
 
     def read(self, file: IdxFile) -> bytes:
-        """The uncompressed bytes of `file`, whose SHA-256 is right. Raises DataError otherwise."""
+        """Return the uncompressed bytes of `file`. Raises DataError if it is missing or its SHA-256 is wrong."""
         for _, folder in self._places(file):
             for path in (folder / file.name, folder / f"{file.name}.gz"):
                 if _is_file(path):
@@ -60,13 +59,13 @@ class FileFinder:
         except DataError as error:
             raise DataError(f"{error}\n{_wanted(file)}") from error
         self._verify(file, data, where=file.url)
-        # The data are here and right; that they cannot be kept (a read-only home) is no reason to stop.
+        # The data are complete and right, so go on if they cannot be cached (a read-only home folder).
         with contextlib.suppress(OSError):
             _keep(_cache() / file.folder / (file.name if packed is data else f"{file.name}.gz"), packed)
         return data
 
     def _places(self, file: IdxFile) -> Iterator[tuple[str, Path]]:
-        """(who named it, folder), in order."""
+        """Return (source of the name, folder), in search order."""
         for label, folder in named_folders(self.data_dir):
             yield label, folder / file.folder
             yield label, folder
@@ -104,7 +103,7 @@ class FileFinder:
 
 
 def named_folders(data_dir: Path | None) -> Iterator[tuple[str, Path]]:
-    """The folders that the user named: (how, folder), in the order of the search."""
+    """Return the folders that the user named as (source of the name, folder), in search order."""
     if data_dir is not None:
         yield "data_dir", data_dir
     if variable := os.environ.get(ENVIRONMENT_VARIABLE):
@@ -130,6 +129,6 @@ def _is_file(path: Path) -> bool:
 
 
 def _keep(path: Path, data: bytes) -> None:
-    """Write `path` in one step: another process must never read half a file."""
+    """Write `path` in one step, so that no other process reads half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data)

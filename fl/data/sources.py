@@ -1,4 +1,4 @@
-"""The data sets by name: `load_dataset` is the only way in."""
+"""The data sets by name. `load_dataset` is the only entry point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fl.data.search import FileFinder
 from fl.errors import ConfigError, DataError
 
 DATASETS: tuple[str, ...] = ("digits", *CATALOG, LEAF_FEMNIST)
-"""Every name that `load_dataset` knows; the first is the default of the command line."""
+"""All names for `load_dataset`; the first is the default of the command line."""
 
 # QMNIST's extended labels (Yadav and Bottou 2019, arXiv:1905.10498): column 0 is the class, column 2 the
 # NIST writer. Row i of the train table belongs to MNIST's training image i.
@@ -33,20 +33,19 @@ def load_dataset(
     download: bool = True,
     catalog: Mapping[str, IdxSource] = CATALOG,
 ) -> Dataset:
-    """The data set `name`, verified and standardized.
+    """Return the data set `name`, verified and standardized.
 
     - `digits`: scikit-learn's 1,797 images of 8x8, gray levels 0..16; nothing to download.
     - `fashion-mnist`, `mnist`: 60,000 + 10,000 images of 28x28, gray levels 0..255.
-    - `mnist-writers`: MNIST with the writer of each training image (539 writers; the test images are
-      MNIST's, by other writers).
-    - `leaf-femnist`: characters in 62 classes with their writers, as LEAF's preprocessing leaves them in
+    - `mnist-writers`: MNIST with the writer of each training image (539 writers; the test images
+      are MNIST's, from other writers).
+    - `leaf-femnist`: characters in 62 classes with their writers, as LEAF's preprocessing writes them to
       `data_dir` (`fl.data.leaf`); never downloaded.
 
-    `data_dir` is searched first for IDX files (the whole order: `fl.data.search.FileFinder`); `digits` reads
-    no files. `download=False` never touches the network.
+    `data_dir` is searched first for IDX files (the full order: `fl.data.search.FileFinder`); `digits` needs no
+    files. `download=False` never touches the network.
 
-    Raises ConfigError for an unknown name; DataError if the data cannot be found, or are not what they
-    should be.
+    Raises ConfigError for an unknown name; DataError if the data cannot be found or are wrong.
     """
     if name not in ("digits", LEAF_FEMNIST) and name not in catalog:
         known = ", ".join(("digits", *catalog, LEAF_FEMNIST))
@@ -74,16 +73,16 @@ def load_dataset(
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # A name that is too long, for instance.
+    except OSError:  # For instance, the name is too long.
         return False
 
 
 def _load_digits() -> Dataset:
-    """scikit-learn's digits; every fifth image of each class, in file order, is a test image.
+    """Return scikit-learn's digits; each fifth image of each class, in file order, is a test image.
 
-    The rule needs no random numbers, so the split is the same under every version of every library.
+    The rule needs no random numbers, so the split is the same with all versions of all libraries.
     """
-    # scikit-learn takes a second to import, which only this data set has to pay for.
+    # Importing scikit-learn takes a second, and only this data set needs it.
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -127,9 +126,9 @@ def _read_writers(finder: FileFinder, file: IdxFile, labels: torch.Tensor) -> np
     table = _read(finder, file, np.int32, 2)
     if table.shape != (len(labels), _TABLE_COLUMNS):
         raise DataError(
-            f"{file.name}: table of {table.shape}; {(len(labels), _TABLE_COLUMNS)} expected, a row an image"
+            f"{file.name}: table of {table.shape}; {(len(labels), _TABLE_COLUMNS)} expected, one row per image"
         )
-    # The two files come from different projects: make sure that their rows speak of the same images.
+    # The two files come from different projects: check that their rows describe the same images.
     if not np.array_equal(table[:, _CLASS_COLUMN], labels.numpy()):
-        raise DataError(f"{file.name}: its classes are not those of the training labels, row by row")
+        raise DataError(f"{file.name}: its classes differ from the training labels")
     return table[:, _WRITER_COLUMN].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Testing on encrypted data with an encrypted model: nobody but their owners sees either."""
+"""Evaluation of an encrypted model on encrypted data: only their owners see them."""
 
 from fl.encrypted.errors import EncryptedEvaluationError, PrecisionError, UnsupportedModelError
 from fl.encrypted.evaluator import EncryptedEvaluator, EncryptedResult, EncryptedTask, MpycEvaluator

@@ -1,4 +1,4 @@
-"""Certificates for the channels between the parties of one evaluation, where MPyC looks for them."""
+"""Certificates for the channels between the parties of one evaluation, in the folders where MPyC expects them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# Nobody starts an evaluation that takes longer; the keys are deleted after it.
+# Longer than any evaluation; the keys are deleted after it.
 _VALID = timedelta(days=2)
-# Clocks are set back.
+# Tolerate a clock that is set back.
 _BACKDATED = timedelta(minutes=5)
 
 
 def write_certificates(folders: list[Path]) -> None:
-    """For party i, key and certificate in ``folders[i]/.config``, under an authority whose own key is kept nowhere.
+    """Write party i's key and certificate to ``folders[i]/.config``, under an authority whose key is not stored.
 
-    Each folder has its own party's key only (mode 0600). Connections are made only between holders of such keys, and a
-    party that calls checks the number of the one that answers. MPyC takes a caller's number on its word.
+    Each folder has only its own party's key (mode 0600). Only holders of these keys can connect, and a calling party
+    checks the number of the party that answers. MPyC does not check the caller's number.
     """
     authority = Ed25519PrivateKey.generate()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "secagg encrypted evaluation")])
@@ -32,7 +32,7 @@ def write_certificates(folders: list[Path]) -> None:
     )
     for party, folder in enumerate(folders):
         key = Ed25519PrivateKey.generate()
-        # The name that MPyC expects.
+        # MPyC expects this name.
         host = f"MPyC party {party}"
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

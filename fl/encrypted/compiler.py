@@ -1,4 +1,4 @@
-"""A torch model as a list of layers that can run on secret shares, or an error that names every one that cannot."""
+"""Compilation of a torch model to layers that run on secret shares."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ SUPPORTED = "Linear, Conv2d, ReLU, Square, MaxPool2d, AvgPool2d, AdaptiveAvgPool
 
 
 def compile_layers(model: nn.Module) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """A sequential model as layers, and the state's prefix of each one that has weights, in order.
+    """Return a sequential model's layers, and the state-dict prefixes of the layers with weights, in order.
 
-    Layers that do nothing in evaluation (Dropout, Identity, RandomMirror) vanish.
+    Layers that do nothing in evaluation (Dropout, Identity, RandomMirror) are left out.
 
     Raises:
-        UnsupportedModelError: naming every layer that cannot run on secret shares.
+        UnsupportedModelError: layers cannot run on secret shares. The text names each of them.
     """
     layers: list[Layer] = []
     prefixes: list[str] = []
     problems: list[str] = []
     if not isinstance(model, nn.Sequential):
-        raise UnsupportedModelError(
-            f"encrypted evaluation runs nn.Sequential models layer by layer; {type(model).__name__} is none"
-        )
+        raise UnsupportedModelError(f"encrypted evaluation needs an nn.Sequential model, not {type(model).__name__}")
     for path, module in _leaves(model, ""):
         compiled = _compile(module)
         if isinstance(compiled, str):
@@ -40,7 +38,7 @@ def compile_layers(model: nn.Module) -> tuple[tuple[Layer, ...], tuple[str, ...]
     if problems:
         raise UnsupportedModelError("these layers cannot run on secret shares: " + "; ".join(problems))
     if not layers or not prefixes or not isinstance(layers[-1], Dense):
-        raise UnsupportedModelError("the model's last layer must be Linear, giving a number for each class")
+        raise UnsupportedModelError("the model's last layer must be Linear, with one output per class")
     return tuple(layers), tuple(prefixes)
 
 
@@ -53,7 +51,7 @@ def _leaves(model: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]
 
 
 def _compile(module: nn.Module) -> Layer | str | None:
-    """The layer, None where there is nothing to do, or why it cannot run."""
+    """Return the layer, None if it does nothing, or the reason why it cannot run."""
     match module:
         case nn.Linear():
             return Dense(module.in_features, module.out_features)

@@ -1,7 +1,7 @@
-"""MPyC set up for one party: its options, its runtime, its secure integers.
+"""Setup of MPyC for one party: options, runtime, and secure integers.
 
-MPyC reads its options from the command line when it is first imported, so it is imported here and only after
-they are in place.
+MPyC reads its options from the command line when it is first imported, so it is imported here, after the options are
+set.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from fl.encrypted.steps import STATISTICAL_SECURITY, statistical_security
 
 
 def start_engine(job: Job) -> tuple[Any, Callable[[int], Any]]:
-    """A runtime, not connected yet, and bits -> secure integers of so many bits modulo p.
+    """Return a runtime, not yet connected, and a function: bits -> secure integers of that width, modulo p.
 
-    Asking for the integers also sets the width of masks to what those bits leave room for: one protocol has to be over
-    before the next one's integers are asked for.
+    The function also sets the width of masks to the room that the bits leave, so one protocol must end before the next
+    one calls it.
     """
     sys.argv = [sys.argv[0], "--no-log", "-K", str(STATISTICAL_SECURITY), *(["--ssl"] if job.tls else [])]
     import mpyc
@@ -36,7 +36,7 @@ def start_engine(job: Job) -> tuple[Any, Callable[[int], Any]]:
     else:
         from fl.encrypted.vector_runtime import VectorRuntime, vector_integers
 
-        # Random numbers are dealt by the parties and not expanded from common keys, which MPyC does one by one.
+        # The parties deal random numbers. MPyC would expand them from common keys, one by one.
         options.no_prss = True
         runtime = _known_to_mpyc(VectorRuntime(job.party, parties, options))
         make_integers = vector_integers
@@ -49,7 +49,7 @@ def start_engine(job: Job) -> tuple[Any, Callable[[int], Any]]:
 
 
 def _known_to_mpyc(runtime: Any) -> Any:
-    """Make it MPyC's runtime, the way `mpyc.runtime.setup` does with the one that it makes."""
+    """Install the runtime in MPyC's modules, as `mpyc.runtime.setup` does with its own."""
     from mpyc import asyncoro, mpctools, random, secgroups, seclists, secpols, sectypes, statistics
 
     for module in (asyncoro, mpctools, random, seclists, secgroups, secpols, sectypes, statistics):

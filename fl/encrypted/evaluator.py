@@ -1,4 +1,4 @@
-"""Testing a secret model on secret images: the interface, and MPyC behind it."""
+"""Evaluation of a secret model on secret images: the interface, and its implementation with MPyC."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MOST_IN_A_BATCH = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class EncryptedTask:
-    """What is to be evaluated. Files are named here, and read by their owners alone.
+    """The task of an evaluation. It names files, which only their owners read.
 
     model_path: a safetensors file of the architecture ``model``, one of `fl.learning.models.MODELS` or the user's own.
     dataset, data_dir: see `fl.data.load_dataset`; the test images are used.
-    images: the first so many; all by default. batch: how many at a time.
+    images: number of images, from the first on; default: all. batch: number of images at a time.
     opening: ``predictions``: the data's owner learns each image's class. ``accuracy``: both owners learn the share of
-        correct ones, and nobody any prediction.
+        correct predictions, and no party learns a prediction.
     bounds: ``guaranteed``: no image can overflow the fixed-point numbers. ``measured``: the model's owner measures
-        bounds on training images of its own, which leaves more bits for precision.
+        bounds on its own training images, which leaves more bits for precision.
 
     Raises:
-        ConfigError: numbers or names that cannot be.
+        ConfigError: a number or name is invalid.
     """
 
     model_path: Path
@@ -52,21 +52,21 @@ class EncryptedTask:
         if not 1 <= self.batch <= MOST_IN_A_BATCH:
             problems.append(f"batch must be between 1 and {MOST_IN_A_BATCH:,}, not {self.batch}")
         if self.opening not in ("predictions", "accuracy"):
-            problems.append(f"what is opened is predictions or accuracy, not {self.opening!r}")
+            problems.append(f"opening must be predictions or accuracy, not {self.opening!r}")
         if self.bounds not in ("guaranteed", "measured"):
-            problems.append(f"bounds are guaranteed or measured, not {self.bounds!r}")
+            problems.append(f"bounds must be guaranteed or measured, not {self.bounds!r}")
         if problems:
             raise ConfigError("; ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncryptedResult:
-    """What was opened, and what it cost.
+    """The opened result, and the cost.
 
-    predictions: the classes, or None where only the accuracy was opened. accuracy: the share of correct ones.
-    seconds: from the first image's sharing to the last one's result; cpu_seconds: of each party's processor, meanwhile.
-    start_seconds: all that came before: processes, connections, sharing the model.
-    bytes_sent: by each party to the others, the model included. widths: bits of the comparisons, for people.
+    predictions: the classes, or None if only the accuracy was opened. accuracy: the share of correct ones.
+    seconds: from the sharing of the first image to the last result; cpu_seconds: processor time of each party in it.
+    start_seconds: time before that, for processes, connections, and sharing the model.
+    bytes_sent: bytes from each party to the others, including the model. widths: text with the bits of the comparisons.
     """
 
     predictions: list[int] | None
@@ -81,39 +81,39 @@ class EncryptedResult:
 
     @property
     def milliseconds_per_image(self) -> float:
-        """Without the start."""
+        """Return the time per image in milliseconds, without the start."""
         return 1000 * self.seconds / self.images
 
 
 OnProgress = Callable[[int, int], None]
-"""Images done, and of how many."""
+"""A function that is called with the number of finished images, and of all images."""
 
 
 class EncryptedEvaluator(Protocol):
-    """A way to run a model that one party has on images that another one has, and to open only what the task says."""
+    """A way to run one party's model on another party's images, and to open only the result that the task names."""
 
     def evaluate(self, task: EncryptedTask, on_progress: OnProgress) -> EncryptedResult:
-        """Run it.
+        """Run the task.
 
         Raises:
-            FLError: a model, data or machine that it cannot be done with, or a party that failed.
+            FLError: the model, the data or the machine is unsuitable, or a party failed.
         """
         ...
 
 
 class MpycEvaluator:
-    """Three processes on this machine that run MPyC over loopback TCP.
+    """An evaluator with three processes on this machine that run MPyC over loopback TCP.
 
-    timeout: seconds without a sign of life from any party until they are ended.
-    tls: whether their connections are encrypted and authenticated; only measurements do without.
-    arithmetic: ``objects`` runs MPyC as it is, on Python's integers; only measurements do.
+    timeout: seconds without an event from any party, after which all are ended.
+    tls: whether connections are encrypted and authenticated; False is for measurements only.
+    arithmetic: ``objects`` runs unchanged MPyC on Python's integers; for measurements only.
     """
 
     def __init__(self, *, timeout: float = 300, tls: bool = True, arithmetic: Arithmetic = "words") -> None:
         self._timeout, self._tls, self._arithmetic = timeout, tls, arithmetic
 
     def evaluate(self, task: EncryptedTask, on_progress: OnProgress) -> EncryptedResult:
-        """See `EncryptedEvaluator`."""
+        """Run the task; see `EncryptedEvaluator`."""
         require_mpyc()
         started = time.perf_counter()
         widths = ""
@@ -155,7 +155,7 @@ class MpycEvaluator:
 def make_jobs(
     task: EncryptedTask, folders: list[Path], ports: tuple[int, int, int], *, tls: bool, arithmetic: Arithmetic
 ) -> list[Job]:
-    """A job for each party, which names only what is its own."""
+    """Return a job for each party, which names only the party's own files."""
     data_dir = None if task.data_dir is None else str(task.data_dir.resolve())
     model = ModelInput(
         path=str(task.model_path.resolve()),
@@ -176,13 +176,13 @@ def make_jobs(
 
 
 def require_mpyc() -> None:
-    """ConfigError where MPyC is not installed."""
+    """Raise ConfigError if MPyC is not installed."""
     if importlib.util.find_spec("mpyc") is None:
         raise ConfigError("encrypted evaluation needs MPyC: pip install '.[mpc]' in the repository's folder")
 
 
 def free_ports() -> tuple[int, int, int]:
-    """Three ports that are free now; should another program take one first, a party says that it is in use."""
+    """Return three free ports. If another program takes one in the meantime, a party reports that it is in use."""
     with socket.socket() as first, socket.socket() as second, socket.socket() as third:
         sockets = (first, second, third)
         for each in sockets:

@@ -1,7 +1,7 @@
-"""A party's part of a model's forward pass: the plan's steps on its shares.
+"""One party's computation of a model's forward pass: the plan's steps on its shares.
 
-Additions and movements of values are done by each party on its own shares; products, truncations, comparisons and
-argmax are MPyC's protocols. Values between steps are field arrays (N, ...) of shares.
+Each party adds and moves values on its own shares. Products, truncations, comparisons and argmax are MPyC's protocols.
+Values between steps are field arrays (N, ...) of shares.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from fl.encrypted.steps import (
 )
 
 SecureIntegers = Callable[[int], Any]
-"""Bits -> MPyC's secure integers of so many bits, for one protocol at a time; see `fl.encrypted.engine`."""
+"""A function: bits -> MPyC's secure integers of that width, for one protocol at a time; see `fl.encrypted.engine`."""
 
 
 class SharedModel:
-    """The plan with this party's shares of the weights: pairs (matrix, bias) of field arrays."""
+    """The plan, with this party's shares of the weights: pairs (matrix, bias) of field arrays."""
 
     def __init__(self, mpc: Any, integers: SecureIntegers, plan: Plan, weights: list[tuple[Any, Any]]) -> None:
         self._mpc, self._integers = mpc, integers
@@ -40,14 +40,14 @@ class SharedModel:
         return "SharedModel(<redacted>)"
 
     async def logits(self, images: Any) -> Any:
-        """Shares of the last layer's outputs (N, classes) from shares of stored pixels (N, ...)."""
+        """Return shares of the last layer's outputs (N, classes) from shares of stored pixels (N, ...)."""
         values = images
         for step in self._plan.steps:
             values = await self._run(step, values)
         return values
 
     async def classes(self, images: Any) -> Any:
-        """Shares of the predicted classes (N,)."""
+        """Return shares of the predicted classes (N,)."""
         logits = self._secure(self._plan.argmax_bits, await self.logits(images))
         return await self._mpc.gather(self._mpc.np_argmax(logits, axis=1))
 
@@ -89,7 +89,7 @@ class SharedModel:
         return field_array(result.transpose(0, 3, 1, 2) if result.ndim == 4 else result, check=False)
 
     async def _rectified(self, bits: int, values: Any) -> Any:
-        # Comparisons work on flat arrays: the copy is made once here.
+        # Comparisons work on flat arrays, so copy once here.
         secure = self._secure(bits, values.reshape(-1))
         negative = self._mpc.np_sgn(secure, l=bits, LT=True)
         kept = self._mpc.np_multiply(secure, 1 - negative)

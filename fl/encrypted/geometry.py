@@ -1,4 +1,4 @@
-"""Which values belong together in convolutions and pools; for arrays of any kind of numbers, shares included."""
+"""Windows of convolutions and pools, for arrays of any kind of numbers, including shares."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from fl.encrypted.layers import Convolution, MaxPool, MeanPool
 
 Array = Any
-"""A numpy array: of floats, of Python's integers, or `fl.encrypted.residues.Residues`."""
+"""A numpy array of floats or Python integers, or `fl.encrypted.residues.Residues`."""
 
 
 def patches(values: Array, layer: Convolution) -> Array:
-    """(N, C, H, W) -> (N, H', W', C * kernel): what each output of the convolution is a weighted sum of."""
+    """Return the inputs of each output of the convolution: (N, C, H, W) -> (N, H', W', C * kernel)."""
     kind = type(values)
     plain = np.asarray(values).view(np.ndarray)
     count, channels, height, width = plain.shape
@@ -27,7 +27,7 @@ def patches(values: Array, layer: Convolution) -> Array:
 
 
 def pooled(values: Array, layer: MaxPool) -> list[Array]:
-    """(N, C, H, W) -> for each place in the window, an array (N, C, H', W')."""
+    """Return an array (N, C, H', W') for each position in the window, from (N, C, H, W)."""
     _, _, height, width = values.shape
     (rows, columns), (down, right) = layer.kernel, layer.stride
     last_row, last_column = height - rows, width - columns
@@ -39,7 +39,7 @@ def pooled(values: Array, layer: MaxPool) -> list[Array]:
 
 
 def window_sums(values: Array, layer: MeanPool, common: int) -> Array:
-    """(N, C, H, W) -> (N, C, H', W'): each window's mean, times ``common``, which every window's size divides."""
+    """Return each window's mean times ``common``, a multiple of all windows' sizes: (N, C, H, W) -> (N, C, H', W')."""
     rows, columns = layer.windows(*values.shape[2:])
     result = np.zeros((*values.shape[:2], len(rows), len(columns)), values.dtype).view(type(values))
     for i, (top, bottom) in enumerate(rows):

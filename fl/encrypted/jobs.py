@@ -1,6 +1,6 @@
-"""The jobs that the processes of an evaluation are given at their start.
+"""The jobs that the processes of an evaluation receive at their start.
 
-A job names the files of its own party and of no other. Secrets travel between the parties only, as shares.
+A job names only the files of its own party. Secrets travel only between the parties, as shares.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ PARTIES = 3
 MODEL_OWNER, DATA_OWNER = 0, 1
 
 ROLES = ("model owner", "data owner", "helper")
-"""Who each party is."""
+"""The number of each party."""
 
 Opening = Literal["predictions", "accuracy"]
 Arithmetic = Literal["words", "objects"]
 Bounds = Literal["guaranteed", "measured"]
 
 RECEIVERS: dict[str, tuple[int, ...]] = {"predictions": (DATA_OWNER,), "accuracy": (MODEL_OWNER, DATA_OWNER)}
-"""Who learns what is opened."""
+"""The parties that learn the opened result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """What the model's owner brings in; see `fl.encrypted.evaluator.EncryptedTask`.
+    """The input of the model's owner; see `fl.encrypted.evaluator.EncryptedTask`.
 
-    calibration: the data set whose training images bounds are measured on, if they are.
+    calibration: the data set on whose training images bounds are measured, or None.
     """
 
     path: str
@@ -37,7 +37,7 @@ class ModelInput:
 
 @dataclass(frozen=True, kw_only=True)
 class DataInput:
-    """What the data's owner brings in; see `fl.encrypted.evaluator.EncryptedTask`."""
+    """The input of the data's owner; see `fl.encrypted.evaluator.EncryptedTask`."""
 
     dataset: str
     data_dir: str | None
@@ -48,11 +48,11 @@ class DataInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A party's orders.
+    """The job of one party.
 
-    party: 0, 1 or 2. ports: where each of them listens. folder: with its own key and certificates.
+    party: 0, 1 or 2. ports: the port of each party. folder: the folder with the party's own key and certificates.
     tls, arithmetic: the same for all parties; see `fl.encrypted.evaluator.MpycEvaluator`.
-    model, data: of the one that owns it.
+    model, data: the party's input, if it owns one.
     """
 
     party: int

@@ -1,6 +1,6 @@
-"""The layers that can run on secret shares: kinds and sizes, which are public.
+"""The layers that can run on secret shares: their kinds and sizes, which are public.
 
-Everyone who takes part in an encrypted evaluation learns them; the weights stay with the model's owner.
+All parties of an encrypted evaluation learn them; the weights stay with the model's owner.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Dense:
-    """values (N, inputs) -> (N, outputs)."""
+    """A linear layer: (N, inputs) -> (N, outputs)."""
 
     inputs: int
     outputs: int
@@ -19,7 +19,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Convolution:
-    """(N, channels_in, H, W) -> (N, channels_out, H', W'), each pair of numbers being (rows, columns)."""
+    """A convolution: (N, channels_in, H, W) -> (N, channels_out, H', W'). Pairs of numbers are (rows, columns)."""
 
     channels_in: int
     channels_out: int
@@ -40,7 +40,7 @@ class Squared:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest of each window; what is left over at the edges is dropped."""
+    """The maximum of each window; values left over at the edges are dropped."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -48,14 +48,14 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class MeanPool:
-    """The mean of each window: `MaxPool`'s windows, or with ``output`` torch's adaptive ones."""
+    """The mean of each window: windows as in `MaxPool`, or torch's adaptive ones with ``output``."""
 
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     output: tuple[int, int] | None = None
 
     def windows(self, height: int, width: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """[start, stop) of each window's rows, and of its columns."""
+        """Return [start, stop) of each window's rows, and of its columns."""
         if self.output is None:
             sides = zip((height, width), self.kernel, self.stride, strict=True)
             rows, columns = ([(at, at + size) for at in range(0, side - size + 1, step)] for side, size, step in sides)
@@ -68,14 +68,14 @@ class MeanPool:
         return rows, columns
 
     def common_count(self, height: int, width: int) -> int:
-        """The least number that every window's count of values divides: sums are brought to it."""
+        """Return the least common multiple of the windows' sizes, to which sums are scaled."""
         rows, columns = self.windows(height, width)
         return math.lcm(*((bottom - top) * (right - left) for top, bottom in rows for left, right in columns))
 
 
 @dataclass(frozen=True)
 class Flatten:
-    """(N, ...) -> (N, all of an example's values)."""
+    """A reshape: (N, ...) -> (N, all values of an example)."""
 
 
 Layer = Dense | Convolution | Relu | Squared | MaxPool | MeanPool | Flatten

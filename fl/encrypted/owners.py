@@ -1,4 +1,4 @@
-"""What the owners of model and data do in plain text, each in its own process, before anything is shared."""
+"""Work of the owners of model and data on plain values, each in its own process, before anything is shared."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CALIBRATION_EXAMPLES = 500
 
 @dataclass(frozen=True)
 class Announcement:
-    """What the data's owner tells everybody.
+    """The public announcement of the data's owner.
 
-    shape: of one image. classes, count, batch, opening: how many classes and images, how many images at a time, what is
-    opened. pixel_range: the smallest and the largest pixel of all.
+    shape: shape of one image. classes, count: number of classes, and of images. batch: number of images at a time.
+    opening: the result to open. pixel_range: the smallest and the largest pixel of all.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class Announcement:
 
 
 class ModelOwner:
-    """Has the model; ConfigError if its file cannot be read."""
+    """The owner of the model. Raises ConfigError if its file cannot be read."""
 
     def __init__(self, source: ModelInput) -> None:
         self._source = source
@@ -49,14 +49,14 @@ class ModelOwner:
         return "ModelOwner(<redacted>)"
 
     def plan(self, announced: Announcement) -> tuple[Plan, list[StoredWeights]]:
-        """How the model runs on such images, and its weights as integers. ConfigError if it cannot."""
+        """Return the plan for these images, and the weights as integers. Raises ConfigError if they do not fit."""
         source = self._source
         model = make_model(source.name, image_shape=announced.shape, num_classes=announced.classes, seed=0)
         try:
             load_model(model, self._bytes)
         except Exception as error:  # noqa: BLE001  # safetensors and torch raise half a dozen kinds
             kind = type(error).__name__
-            raise ConfigError(f"{source.path} is no {source.name} for images {announced.shape}: {kind}") from None
+            raise ConfigError(f"{source.path} is not a {source.name} for images {announced.shape}: {kind}") from None
         examples = None
         if source.calibration is not None:
             examples = make_dataset(source.calibration, _path(source.data_dir)).train_images[:_CALIBRATION_EXAMPLES]
@@ -64,7 +64,7 @@ class ModelOwner:
 
 
 class DataOwner:
-    """Has images and labels; DataError or ConfigError if they cannot be had."""
+    """The owner of images and labels. Raises DataError or ConfigError if they cannot be loaded."""
 
     def __init__(self, source: DataInput) -> None:
         dataset = make_dataset(source.dataset, _path(source.data_dir))
@@ -87,15 +87,15 @@ class DataOwner:
         return "DataOwner(<redacted>)"
 
     def pixels(self, part: slice, bits: int) -> npt.NDArray[np.int64]:
-        """Pixels of a batch, stored as round(x * 2^bits): int64 (n, *shape)."""
+        """Return the pixels of a batch as round(x * 2^bits), int64 (n, *shape)."""
         return np.rint(self._images[part].double().numpy() * 2.0**bits).astype(np.int64)
 
     def labels(self, part: slice) -> npt.NDArray[np.int64]:
-        """int64 (n,)."""
+        """Return the labels of a batch, int64 (n,)."""
         return self._labels[part]
 
     def accuracy(self, predictions: list[int]) -> float:
-        """The share of correct ones."""
+        """Return the share of correct predictions."""
         return float(np.mean(np.array(predictions) == self._labels))
 
 

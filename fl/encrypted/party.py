@@ -1,8 +1,8 @@
 """One party of an encrypted evaluation, in a child process of its own (`transport.processes`).
 
-It takes its job (`fl.encrypted.jobs`) from its parent, sends events, and ends when the parent is gone. It tells a
-mistake of the user in words, but only the kind of any other error: messages of MPyC may hold shares, and so may its
-tracebacks on standard error.
+It receives its job (`fl.encrypted.jobs`) from its parent, sends events, and ends when the parent ends. It reports the
+text of errors that the user can act on, but only the kind of other errors, since messages and tracebacks of MPyC may
+hold shares.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fl.encrypted.jobs import DATA_OWNER, MODEL_OWNER, RECEIVERS, Job
 from fl.errors import FLError
 from transport.processes import Parent
 
-# The owners need torch; the third party starts in half the time without it.
+# Only the owners need torch; the third party starts in half the time without it.
 if TYPE_CHECKING:
     from fl.encrypted.owners import Announcement, DataOwner, ModelOwner
     from fl.encrypted.steps import Plan
 
 
 def run_party(parent: Parent) -> None:
-    """Run the job to its end; exit code 1 if it failed."""
+    """Run the job to its end; exit with code 1 if it fails."""
     requests = iter(parent)
     job: Job = next(requests)
     threading.Thread(target=_end_with_parent, args=(requests, Path(job.folder)), daemon=True).start()
@@ -44,13 +44,13 @@ def run_party(parent: Parent) -> None:
 
     try:
         party = _Party(job, tell)
-        os.chdir(job.folder)  # MPyC looks for its certificates in .config here.
+        os.chdir(job.folder)  # MPyC reads its certificates from .config in the working directory.
         party.run(failures)
     except FLError as error:
         tell("error", kind=type(error).__name__, message=str(error))
         sys.exit(1)
     except Exception as error:  # noqa: BLE001  # see the module
-        # The error that stopped the event loop comes first, before the error that it was stopped.
+        # Report the error that stopped the event loop before the error that it was stopped.
         tell("error", kind=(*failures, type(error).__name__)[0])
         sys.exit(1)
 
@@ -58,7 +58,7 @@ def run_party(parent: Parent) -> None:
 def _end_with_parent(requests: Iterator[object], folder: Path) -> None:
     for _ in requests:
         pass
-    # Nobody else is left to delete the keys.
+    # The parent is gone, so delete the keys here.
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
@@ -66,7 +66,7 @@ def _end_with_parent(requests: Iterator[object], folder: Path) -> None:
 
 
 class _Party:
-    """What a party has, and what it does."""
+    """The state of a party, and its computation."""
 
     def __init__(self, job: Job, tell: Callable[..., None]) -> None:
         self._id = job.party
@@ -84,7 +84,7 @@ class _Party:
         self._mpc, self._integers = start_engine(job)
 
     def run(self, failures: list[str]) -> None:
-        """All of it; kinds of exceptions that end the event loop from within are added to ``failures``."""
+        """Run the job; add the kinds of exceptions that stop the event loop to ``failures``."""
 
         def handle(loop: Any, context: dict[str, Any]) -> None:
             failures.append(type(context.get("exception")).__name__)
@@ -120,7 +120,7 @@ class _Party:
         return plan, SharedModel(self._mpc, self._integers, plan, shares)
 
     async def _run_batches(self, announced: Announcement, plan: Plan, model: SharedModel) -> dict[str, Any]:
-        """What this party learns: predictions and their accuracy, or the accuracy alone, or nothing."""
+        """Run all batches; return predictions and accuracy, only the accuracy, or nothing, as this party may learn."""
         receivers = list(RECEIVERS[announced.opening])
         predictions: list[int] = []
         hits: list[Any] = []
@@ -149,13 +149,13 @@ class _Party:
         return {"predictions": predictions, "accuracy": self._data_owner.accuracy(predictions)}
 
     async def _hits(self, classes: Any, labels: Any, num_classes: int) -> Any:
-        """Shares of how many classes are the labels, a field array (1,); nobody learns which."""
+        """Return shares of the number of correct classes, a field array (1,); no party learns which are correct."""
         bits = math.ceil(math.log2(num_classes)) + 2
         equal = await self._mpc.gather(self._mpc.np_sgn(self._secure(bits, classes - labels), l=bits, EQ=True))
         return type(equal)(np.sum(equal.value.reshape(1, -1), axis=1))
 
     async def _share(self, owner: int, shape: tuple[int, ...], values: Any) -> Any:
-        """Shares, a field array, of the owner's int64 array of this shape; others give None."""
+        """Return shares, a field array, of the owner's int64 array of this shape; other parties pass None."""
         array = np.zeros(shape, np.int64) if values is None else values
         return await self._mpc.gather(self._mpc.input(self._secure(2, array), senders=owner))
 

@@ -1,10 +1,11 @@
-"""Fixed-point numbers for a model: how many bits each value gets, decided before any of them is shared.
+"""Fixed-point formats for a model: the bits of each value, decided before any value is shared.
 
-A product has the product of both factors' scales, so every few layers the low bits are cut off ("truncated").
+The scale of a product is the product of both factors' scales, so after some layers the low bits are cut off
+("truncated").
 
-The model's owner makes the plan from the weights and from the range that pixels have, by interval arithmetic: no image
-of that range can overflow anything. Where that leaves too few bits for precision (squares of squares), it may measure
-the values' range on examples of its own instead, with a margin.
+The model's owner makes the plan from the weights and the range of the pixels, by interval arithmetic: no image in that
+range can overflow. If that leaves too few bits for precision (squares of squares), it may measure the range of the
+values on its own examples instead, with a margin.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from fl.encrypted.steps import (
 )
 
 CALIBRATION_MARGIN = 4.0
-"""Values may grow to so many times the largest one that was measured."""
+"""Values may be this many times as large as the largest measured one."""
 
 _INPUT_BITS, _WEIGHT_BITS, _FEWEST_BITS = 8, 10, 3
 
@@ -55,7 +56,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """One layer's weights as integers, int64 (terms, outputs) and (outputs,): secret."""
+    """One layer's weights as integers, int64 (terms, outputs) and (outputs,). Secret."""
 
     matrix: npt.NDArray[np.int64]
     bias: npt.NDArray[np.int64]
@@ -66,7 +67,7 @@ class StoredWeights:
 
 @dataclass(frozen=True)
 class _Ranges:
-    """Bounds of the stored integers: arrays (N, ...) of the lowest and the highest values, of N cases."""
+    """Bounds of the stored integers: arrays (N, ...) of the lowest and highest values in N cases."""
 
     low: Floats
     high: Floats
@@ -77,7 +78,7 @@ class _Ranges:
         return self.margin * float(max(np.abs(self.low).max(), np.abs(self.high).max())) + 1
 
     def each(self, function: Any) -> _Ranges:
-        """With a function that grows with its argument."""
+        """Return the ranges after a monotonically increasing function."""
         return replace(self, low=function(self.low), high=function(self.high))
 
 
@@ -87,13 +88,13 @@ def make_plan(
     pixel_range: tuple[float, float],
     examples: torch.Tensor | None = None,
 ) -> tuple[Plan, list[StoredWeights]]:
-    """Plan and weights for images (N, *image_shape) with pixels in that range.
+    """Return plan and weights for images (N, *image_shape) with pixels in the given range.
 
-    examples: float32 (N, *image_shape); bounds are then `CALIBRATION_MARGIN` times the largest values that these give,
-    and not of all images in the range.
+    examples: float32 (N, *image_shape) or None. With examples, bounds are `CALIBRATION_MARGIN` times their largest
+    values, and do not hold for all images in the range.
 
     Raises:
-        UnsupportedModelError: layers that cannot run.
+        UnsupportedModelError: layers cannot run on secret shares.
         PrecisionError: too few bits are left.
     """
     layers, prefixes = compile_layers(model)
@@ -116,7 +117,7 @@ def make_plan(
 
 
 class _Planner:
-    """Goes through the layers with the ranges of their values, and cuts off bits where the next product needs room."""
+    """A pass over the layers with the ranges of their values; it cuts off bits where the next product needs room."""
 
     def __init__(self, state: dict[str, Any], prefixes: Sequence[str], ranges: _Ranges, input_bits: int) -> None:
         self._state, self._prefixes = state, prefixes
@@ -154,14 +155,14 @@ class _Planner:
         bias = self._state.get(f"{prefix}.bias", np.zeros(len(weight)))
         if isinstance(layer, Dense) and self._ranges.low.shape[1:] != (layer.inputs,):
             raise UnsupportedModelError(
-                f"layer {prefix} (Linear): takes {layer.inputs} values an image, and gets {self._ranges.low.shape[1:]}"
+                f"layer {prefix} (Linear): takes {layer.inputs} values per image, not {self._ranges.low.shape[1:]}"
             )
-        # Weights of w bits after d bits of the values were cut off fit where w - d <= room.
+        # Weights of w bits fit after cutting d bits off the values if w - d <= room.
         outputs = _linear(self._ranges, layer, matrix, bias * self._scale).magnitude
         room = WIDEST - 2 - math.log2(outputs)
         weight_bits = min(_WEIGHT_BITS, math.floor(room))
         if weight_bits < _WEIGHT_BITS and self._weights:
-            # Both factors get as many bits; cutting off one bit is not worth its cost.
+            # Both factors get the same number of bits; cutting off one bit is not worth its cost.
             evenly = min(_WEIGHT_BITS, (math.floor(math.log2(self._scale) + room) + 1) // 2)
             if evenly > weight_bits + 1:
                 weight_bits = evenly
@@ -200,7 +201,7 @@ class _Planner:
         if math.log2(self._scale) - drop < _FEWEST_BITS:
             raise self._too_imprecise("a layer", math.log2(self._scale) - drop)
         self._steps.append(Truncate(drop, _width(self._ranges.magnitude)))
-        # Truncation rounds up or down.
+        # Truncation may round up or down.
         self._ranges = replace(
             self._ranges, low=self._ranges.low / 2.0**drop - 1, high=self._ranges.high / 2.0**drop + 1
         )
@@ -210,12 +211,12 @@ class _Planner:
     def _too_imprecise(where: str, bits: float) -> PrecisionError:
         return PrecisionError(
             f"{where} would be left with {math.floor(bits)} bits after the point: its values may grow too large for "
-            f"numbers of {WIDEST} bits; give bounds that are measured on examples, or use a model with fewer layers"
+            f"numbers of {WIDEST} bits; measure bounds on examples, or use a model with fewer layers"
         )
 
 
 def _linear(ranges: _Ranges, layer: Dense | Convolution, matrix: Floats, bias: Floats) -> _Ranges:
-    """The outputs' ranges: the highest output has highest inputs at positive weights, lowest at negative ones."""
+    """Return the outputs' ranges: the highest output has high inputs at positive weights, low at negative."""
     low, high = ranges.low, ranges.high
     if isinstance(layer, Convolution):
         low, high = patches(low, layer), patches(high, layer)
@@ -227,8 +228,8 @@ def _linear(ranges: _Ranges, layer: Dense | Convolution, matrix: Floats, bias: F
 
 
 def _width(magnitude: float) -> int:
-    """Bits of a signed number of at most this magnitude."""
+    """Return the bits of a signed number of at most this magnitude."""
     bits = math.ceil(math.log2(magnitude + 1)) + 1
     if bits > WIDEST:
-        raise PrecisionError(f"a comparison of {bits} bits, and {WIDEST} is the most")
+        raise PrecisionError(f"a comparison needs {bits} bits, but at most {WIDEST} are possible")
     return bits

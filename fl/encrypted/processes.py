@@ -1,4 +1,4 @@
-"""The processes of the three parties: started, watched, and ended whatever happens."""
+"""The processes of the three parties: they are started, watched, and ended in all cases."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from fl.encrypted.jobs import PARTIES, ROLES, Job
 from transport.processes import ChildDiedError, ChildProcess
 
 _ENVIRONMENT = {
-    # The parties outnumber the cores of most machines, and threads that wait for each other spin.
+    # More threads would only spin: the parties already outnumber the cores of most machines.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc's allocator: keep the megabytes of one array for the next, instead of giving them back to the system and
-    # faulting them in again page by page; a third of the time of array arithmetic. Others ignore it.
+    # For glibc's allocator; others ignore it. Keep an array's megabytes for the next array: returning them to the
+    # system and faulting them in again takes a third of the time of array arithmetic.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 
-# After one party has failed the others have so long to say why they did.
-_LAST_WORDS = 2.0
+# Time for the other parties to report their errors after one has failed.
+_ERROR_GRACE = 2.0
 
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a party; the last one is ``ended``, with how its process ended."""
+    """An event of a party; the last one is ``ended``, with the reason why its process ended."""
 
     party: int
     name: str
@@ -39,7 +39,7 @@ class Event:
 
 
 class PartyProcesses:
-    """A process for each job, all ended when the context is left; should this process die, they end by themselves."""
+    """One process per job. All end when the context is left; they also end if this process dies."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
@@ -63,14 +63,14 @@ class PartyProcesses:
 
     @property
     def pids(self) -> list[int]:
-        """The processes' ids."""
+        """Return the processes' ids."""
         return [process.process_id for process in self._processes]
 
     def run(self, on_event: Callable[[Event], None], timeout: float) -> list[dict[str, Any]]:
-        """Wait until all are done; gives what each said of its result.
+        """Wait until all parties are done; return the result of each.
 
         Raises:
-            EncryptedEvaluationError: a party failed, or nobody said anything for ``timeout`` seconds.
+            EncryptedEvaluationError: a party failed, or no party sent an event for ``timeout`` seconds.
         """
         results: dict[int, dict[str, Any]] = {}
         ended: set[int] = set()
@@ -79,7 +79,7 @@ class PartyProcesses:
                 event = self._events.get(timeout=timeout)
             except queue.Empty:
                 raise EncryptedEvaluationError(
-                    f"nothing was heard of the three parties for {timeout:g} seconds; they were ended"
+                    f"the three parties sent nothing for {timeout:g} seconds, so they were ended"
                 ) from None
             if event.name == "done":
                 results[event.party] = event.values
@@ -92,7 +92,7 @@ class PartyProcesses:
         return [results[party] for party in range(PARTIES)]
 
     def _start(self, job: Job) -> None:
-        # Quiet: tracebacks of MPyC may hold shares, and must not be shown.
+        # Quiet, since tracebacks of MPyC may hold shares and must not be shown.
         process = ChildProcess("fl.encrypted.party:run_party", environment=_ENVIRONMENT, quiet=True)
         self._processes.append(process)
         with contextlib.suppress(ChildDiedError):
@@ -109,9 +109,9 @@ class PartyProcesses:
             self._events.put(Event(party, "ended", {"how": str(error)}))
 
     def _failure(self, first: Event) -> EncryptedEvaluationError:
-        """The most telling of what is said in the next moments: when one fails, the others lose their connections."""
+        """Return the most specific of the next errors: when one party fails, the others lose their connections."""
         heard = [first]
-        until = time.monotonic() + _LAST_WORDS
+        until = time.monotonic() + _ERROR_GRACE
         while (left := until - time.monotonic()) > 0 and not any("message" in event.values for event in heard):
             try:
                 event = self._events.get(timeout=left)

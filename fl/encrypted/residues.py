@@ -1,14 +1,14 @@
 """Arrays of integers modulo the Mersenne prime 2^61 - 1, in machine words.
 
-MPyC's field arrays hold Python integers in arrays of objects, with some 50 ns for each operation; here it is a few.
-`Residues` is a numpy array whose operators calculate in the field. Code that is written for arrays of unbounded
-integers which are reduced in the end, such as MPyC's protocols, comes to the same residues on these.
+MPyC's field arrays hold Python integers in arrays of objects and take about 50 ns per operation; here it is a few ns.
+`Residues` is a numpy array whose operators calculate in the field. Code for arrays of unbounded integers that are
+reduced at the end, such as MPyC's protocols, gets the same residues with it.
 
-    2^61 = 1 (mod p), so reduction is a shift and an addition; a product of two 61-bit numbers is put together from
-    products of 31-bit halves, which fit a word; a matrix product from products of 21-bit limbs in float64, which
-    BLAS does exactly while its sums stay below 2^53.
+    2^61 = 1 (mod p), so reduction is a shift and an addition. A product of two 61-bit numbers is composed of products
+    of 31-bit halves, which fit a word. A matrix product is composed of products of 21-bit limbs in float64, which BLAS
+    computes exactly while sums stay below 2^53.
 
-What has no meaning in the field raises TypeError.
+Operations without a meaning in the field raise TypeError.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ MODULUS = 2**BITS - 1
 Words = npt.NDArray[np.uint64]
 
 _P = np.uint64(MODULUS)
-# Halves for products: a number is high * 2^31 + low, with 30 and 31 bits.
+# Halves for products: a number is high * 2^31 + low, of 30 and 31 bits.
 _HALF, _LOW = np.uint64(31), np.uint64(2**31 - 1)
 _MIDDLE, _MIDDLE_LOW = np.uint64(30), np.uint64(2**30 - 1)
 # Halves for sums of very many words.
 _WORD_HALF, _WORD_LOW = np.uint64(32), np.uint64(2**32 - 1)
 _ONE, _BITS = np.uint64(1), np.uint64(BITS)
 
-# The temporaries of a product of so many words stay in a core's cache.
+# Number of words whose product has temporaries that fit a core's cache.
 _CHUNK = 8192
 
 _LIMB, _LIMBS = 21, 3
-# Sums of so many products of two limbs are exact in float64.
+# Maximum number of products of two limbs whose sum is exact in float64.
 _MOST_TERMS = 2 ** (53 - 2 * _LIMB)
 
 
 class Residues(np.ndarray[Any, np.dtype[np.uint64]]):
-    """uint64 array of any shape, each element in 0..p-1; made by `residues`.
+    """A uint64 array of any shape, with elements in 0..p-1; `residues` makes it.
 
-    `+ - * @ <<`, negation, sums and running sums are modulo p. `& >> == !=` and indexing see the numbers 0..p-1.
+    `+ - * @ <<`, negation, sums and running sums are modulo p. `& >> == !=` and indexing use the numbers 0..p-1.
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
@@ -64,12 +64,12 @@ class Residues(np.ndarray[Any, np.dtype[np.uint64]]):
         return super().__array_function__(func, types, args, kwargs)
 
     def cumsum(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
-        """Running sums along an axis."""
+        """Return running sums along an axis."""
         return _accumulate(self, axis=axis)
 
 
 def residues(value: Any) -> Residues:
-    """Integers, an array of integers of any dtype (also of Python's), or residues (not copied), as residues."""
+    """Return integers as residues: an array of any integer dtype or of Python integers, or residues (not copied)."""
     if isinstance(value, Residues):
         return value
     array = np.asarray(value)
@@ -85,19 +85,19 @@ def residues(value: Any) -> Residues:
 
 
 def from_words(array: Words) -> Residues:
-    """A uint64 array whose elements are to be below p, not copied; ValueError if one is not."""
+    """Return a uint64 array as residues, without a copy. Raises ValueError if an element is not below p."""
     if array.size and int(array.max()) >= MODULUS:
-        raise ValueError("numbers that are not below the field's modulus")
+        raise ValueError("an element is not below the field's modulus")
     return array.view(Residues)
 
 
 def words(value: Any) -> npt.NDArray[Any]:
-    """The same memory as a plain numpy array."""
+    """Return the same memory as a plain numpy array."""
     return np.asarray(value).view(np.ndarray)
 
 
 def signed(values: Residues) -> npt.NDArray[np.int64]:
-    """The integers nearest to zero that have these residues, int64 of the same shape."""
+    """Return the integers nearest to zero with these residues, int64 of the same shape."""
     array = words(values)
     return np.asarray(np.where(array > _P >> _ONE, array - _P, array)).view(np.int64)
 
@@ -107,24 +107,26 @@ def _operand(value: Any) -> Words:
 
 
 def _below_p(array: Words) -> Words:
-    """In place, from numbers below 2p. Of a number below p the difference wraps around, and is the larger one."""
+    """Reduce numbers below 2p, in place."""
     for part in _chunks(array):
+        # For a number below p the difference wraps around and is the larger one.
         np.minimum(part, part - _P, out=part)
     return array
 
 
 def _folded(array: Words) -> Words:
-    """In place, from any words."""
+    """Reduce words of any value, in place."""
     for part in _chunks(array):
         high = part >> _BITS
         part &= _P
         part += high
+        # For a number below p the difference wraps around and is the larger one.
         np.minimum(part, part - _P, out=part)
     return array
 
 
 def _chunks(array: Words) -> list[Words]:
-    """Views of a new array, whose temporaries stay in the cache."""
+    """Yield views of a new array, so small that temporaries stay in the cache."""
     if array.size <= _CHUNK or not array.flags.c_contiguous:
         return [array]
     flat = array.reshape(-1)
@@ -136,7 +138,7 @@ def _add(left: Any, right: Any) -> Residues:
 
 
 def _subtract(left: Any, right: Any) -> Residues:
-    # A difference that wrapped around is larger than itself plus p, which is the right one.
+    # A difference that wrapped around is larger than itself plus p, so the minimum is right.
     with np.errstate(over="ignore"):
         difference = np.asarray(np.subtract(_operand(left), _operand(right)))
         for part in _chunks(difference):
@@ -184,13 +186,13 @@ def _left_shift(values: Any, places: Any) -> Residues:
     by = (np.asarray(places).astype(np.int64) % BITS).astype(np.uint64)
     shifted = np.asarray(array << by)
     shifted &= _P
-    # The bits that leave at the top come in at the bottom.
+    # A shift by n rotates 61 bits: bits that leave at the top enter at the bottom.
     shifted |= array >> (_BITS - by)
     return _below_p(shifted).view(Residues)
 
 
 def _as_numbers(operation: np.ufunc) -> Callable[..., Residues]:
-    """An operation on the numbers 0..p-1 that gives numbers in that range."""
+    """Return an operation on the numbers 0..p-1 whose results are in that range."""
 
     def apply(left: Any, right: Any) -> Residues:
         return np.asarray(operation(_operand(left), np.asarray(right).astype(np.uint64))).view(Residues)
@@ -208,7 +210,7 @@ def _compared(operation: np.ufunc) -> Callable[..., Any]:
 
 def _remainder(values: Any, modulus: Any) -> Residues:
     if modulus != MODULUS:
-        raise TypeError("residues are reduced by their own modulus only")
+        raise TypeError("residues can only be reduced by their own modulus")
     return residues(values)
 
 
@@ -235,7 +237,7 @@ def _matmul(left: Any, right: Any) -> Residues:
     if second.ndim == 1:
         return np.asarray(_matmul(first, second[:, None]))[:, 0].view(Residues)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[0]:
-        raise TypeError(f"a product of a matrix and a matrix or vector, not of {first.shape} and {second.shape}")
+        raise TypeError(f"a product needs a matrix and a matrix or vector, not {first.shape} and {second.shape}")
     total = np.zeros((first.shape[0], second.shape[1]), np.uint64).view(Residues)
     for start in range(0, first.shape[1], _MOST_TERMS):
         part = slice(start, start + _MOST_TERMS)
@@ -248,7 +250,7 @@ def _exact_matmul(first: Words, second: Words) -> Residues:
     total = np.zeros((first.shape[0], second.shape[1]), np.uint64).view(Residues)
     for power in range(2 * _LIMBS - 1):
         pairs = [(i, power - i) for i in range(_LIMBS) if 0 <= power - i < _LIMBS]
-        # Each is below 2^53: three of them fit a word, and not a float64.
+        # Each sum is below 2^53: three of them fit a word, but not a float64.
         sums = sum((limbs1[i] @ limbs2[j]).astype(np.uint64) for i, j in pairs)
         total = _add(total, _left_shift(np.asarray(sums).view(Residues), _LIMB * power))
     return total

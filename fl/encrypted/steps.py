@@ -1,8 +1,7 @@
-"""What all parties do with their shares of a model and of images, step by step; public.
+"""The steps of all parties on their shares of a model and of images. Public.
 
 Secrets are integers modulo p = 2^61 - 1; a real number v is stored as round(v * scale). A comparison or truncation of
-numbers of b bits takes all the room above them for its mask, at least `STATISTICAL_SECURITY` bits: b is at most
-`WIDEST`.
+b-bit numbers uses all bits above them for its mask, at least `STATISTICAL_SECURITY` bits, so b is at most `WIDEST`.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from fl.encrypted.residues import BITS
 _ROOM = BITS - 2
 
 STATISTICAL_SECURITY = 30
-"""MPyC's security parameter k, its default, for the widest numbers; see `statistical_security`."""
+"""MPyC's security parameter k for the widest numbers (its default); see `statistical_security`."""
 
 WIDEST = _ROOM - STATISTICAL_SECURITY
-"""Bits of the widest number that can be compared or truncated, its sign included."""
+"""Bits, with sign, of the widest number that can be compared or truncated."""
 
 
 def statistical_security(bits: int) -> int:
-    """k for numbers of so many bits: all the room that they leave.
+    """Return k for numbers of this width: all bits that they leave.
 
-    A comparison or truncation opens the secret with a mask on it that is 2^k times as wide as the secret; half of that
-    for a party that dealt a part of the mask. What is opened tells it something with probability 2^(1 - k).
+    A comparison or truncation opens the secret under a mask that is 2^k times as wide as the secret, or half of that
+    for a party that dealt a part of the mask. The opened value tells that party something with probability 2^(1 - k).
     """
     return _ROOM - bits
 
 
 @dataclass(frozen=True)
 class Multiply:
-    """A Dense or Convolution with the shared weights of that number."""
+    """A Dense or Convolution with the shared weights at index `weights`."""
 
     layer: Dense | Convolution
     weights: int
@@ -40,7 +39,7 @@ class Multiply:
 
 @dataclass(frozen=True)
 class Truncate:
-    """Divide by 2^drop; values have so many bits."""
+    """A division by 2^drop of values of `bits` bits."""
 
     drop: int
     bits: int
@@ -48,19 +47,19 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Rectify:
-    """max(x, 0); values have so many bits."""
+    """max(x, 0) for values of `bits` bits."""
 
     bits: int
 
 
 @dataclass(frozen=True)
 class Multiplied:
-    """x * x."""
+    """The square x * x."""
 
 
 @dataclass(frozen=True)
 class Maximum:
-    """A MaxPool; differences of values have so many bits."""
+    """A MaxPool for values whose differences have `bits` bits."""
 
     layer: MaxPool
     bits: int
@@ -76,7 +75,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Flattening:
-    """(N, ...) -> (N, all)."""
+    """A reshape: (N, ...) -> (N, all)."""
 
 
 Step = Multiply | Truncate | Rectify | Multiplied | Maximum | Sums | Flattening
@@ -84,11 +83,11 @@ Step = Multiply | Truncate | Rectify | Multiplied | Maximum | Sums | Flattening
 
 @dataclass(frozen=True)
 class Plan:
-    """What all parties do; public.
+    """The steps of all parties. Public.
 
     input_bits: pixels are stored as round(x * 2^input_bits).
-    weight_shapes: of each weight matrix, (terms of each sum, outputs).
-    argmax_bits: of differences of the last layer's outputs.
+    weight_shapes: shape of each weight matrix, (terms of each sum, outputs).
+    argmax_bits: bits of differences of the last layer's outputs.
     """
 
     input_bits: int
@@ -98,6 +97,6 @@ class Plan:
 
     @property
     def comparisons(self) -> str:
-        """For people: the widths of comparisons."""
+        """Return the widths of comparisons as text."""
         widths = [step.bits for step in self.steps if isinstance(step, Rectify | Maximum)]
         return ", ".join(map(str, [*widths, self.argmax_bits]))

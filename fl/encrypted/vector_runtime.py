@@ -1,8 +1,8 @@
 """MPyC's runtime with its inner loops on machine words.
 
-The protocols (comparison, truncation, products, argmax) are MPyC's, unchanged. Here are the few methods below them
-that handle each element: dealing out shares, resharing after a product, opening, random numbers and bits. They do what
-MPyC's own do, for `VectorArray` instead of arrays of Python objects; anything else goes to MPyC's.
+The protocols (comparison, truncation, products, argmax) are MPyC's, unchanged. This module replaces the few methods
+below them that handle each element: dealing shares, resharing after a product, opening, random numbers and bits. They
+do the same as MPyC's methods, for `VectorArray` instead of arrays of Python objects, and pass other values to MPyC's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fl.encrypted.residues import BITS, MODULUS, Residues, Words, from_words, re
 from secagg.primitives.prg import CHUNK_BYTES, KEY_BYTES, Keystream, chunk_buffer
 
 PARTIES, THRESHOLD = 3, 1
-"""Shamir's sharing among three, of whom any one alone learns nothing."""
+"""Shamir's sharing among three parties; any single party learns nothing."""
 
 _POINTS = (1, 2, 3)
 
@@ -35,17 +35,17 @@ class VectorArray(finfields.PrimeFieldArray):
         self.value = residues(value)  # type: ignore[misc]  # A slot of the base class.
 
     def signed_(self) -> Any:
-        """The integers nearest to zero, int64."""
+        """Return the integers nearest to zero, int64."""
         return signed(self.value)
 
     @classmethod
     def _reciprocal(cls, a: Any) -> Any:
-        """Of a single number: MPyC divides by powers of two only."""
+        """Return the inverse of a single number: MPyC divides by powers of two only."""
         return pow(int(a), -1, MODULUS)
 
 
 def vector_integers(bit_length: int) -> Any:
-    """MPyC's secure integers over that field; their arrays are `VectorArray`."""
+    """Return MPyC's secure integers over that field, with `VectorArray` as their arrays."""
     secure = sectypes.SecInt(bit_length, p=MODULUS)
     secure.field.array = VectorArray
     VectorArray.field = secure.field
@@ -53,7 +53,7 @@ def vector_integers(bit_length: int) -> Any:
 
 
 def _random_words(count: int, bits: int = BITS) -> Words:
-    """Uniform numbers of so many bits (61: below p, of which 0 is more likely by 2^-61), from a fresh key."""
+    """Return uniform numbers of this width from a fresh key (61 bits: below p; 0 is more likely by 2^-61)."""
     stream = Keystream(os.urandom(KEY_BYTES))
     drawn = np.empty(count, np.uint64)
     per_chunk = CHUNK_BYTES // 8
@@ -69,7 +69,7 @@ def _random_words(count: int, bits: int = BITS) -> Words:
 
 
 def _deal(secrets: Any) -> list[Any]:
-    """Shamir's shares of a flat array for the parties: f(i) = secret + i * random."""
+    """Return the parties' Shamir shares of a flat array: f(i) = secret + i * random."""
     slope = _random_words(len(secrets)).view(Residues)
     first = secrets + slope
     second = first + slope
@@ -77,7 +77,7 @@ def _deal(secrets: Any) -> list[Any]:
 
 
 class VectorRuntime(Runtime):
-    """See the module. Three parties, threshold one, no pseudorandom secret sharing (`options.no_prss`)."""
+    """MPyC's runtime on words: three parties, threshold one, no pseudorandom secret sharing (`options.no_prss`)."""
 
     def _send_array(self, peer: int, array: Residues) -> None:
         self._send_message(peer, words(array).tobytes())
@@ -86,7 +86,7 @@ class VectorRuntime(Runtime):
     def _array(message: bytes, count: int) -> Residues:
         if len(message) != 8 * count:
             raise ValueError(
-                f"a message of {len(message)} bytes where {8 * count} belong: the parties run different programs"
+                f"got a message of {len(message)} bytes, expected {8 * count}: the parties run different programs"
             )
         return from_words(np.frombuffer(message, np.uint64))
 
@@ -122,7 +122,7 @@ class VectorRuntime(Runtime):
 
     @asyncoro.mpc_coro
     async def _reshare_vector(self, x: VectorArray) -> Future:
-        """From shares of degree two, which products have, to fresh ones of degree one (Gennaro, Rabin, Rabin 1998)."""
+        """Turn a product's shares of degree two into fresh ones of degree one (Gennaro, Rabin, Rabin 1998)."""
         flat = x.value.reshape(-1)
         parts = _deal(flat)
         for peer in range(PARTIES):
@@ -140,7 +140,7 @@ class VectorRuntime(Runtime):
         return VectorArray(total.reshape(x.shape))
 
     def output(self, x: Any, receivers: Any = None, threshold: Any = None, raw: bool = False) -> Any:
-        """See MPyC's; arrays of this field go without pickle."""
+        """Open a value as MPyC's `output` does; arrays of this field are sent without pickle."""
         if not _is_vector(x) or threshold not in (None, THRESHOLD):
             return super().output(x, receivers, threshold, raw)
         return self._open(x, range(PARTIES) if receivers is None else receivers, raw)
@@ -169,20 +169,20 @@ class VectorRuntime(Runtime):
 
     @asyncoro.mpc_coro
     async def _random_vector(self, n: int, bits: int) -> Future:
-        """The sum of two parties' numbers of so many bits (or below p)."""
+        """Return the sum of two parties' random numbers of this width (or below p)."""
         senders = self._two_senders()
         mine = _random_words(n, bits).view(Residues) if self.pid in senders else np.zeros(n, np.uint64)
         dealt = await self.gather(self._deal_out(VectorArray(mine), senders))
         return dealt[0][0] + dealt[1][0]
 
     def _two_senders(self) -> list[int]:
-        # The same for all parties, and another pair each time, to spread the work.
+        # The pair is the same for all parties, and changes each time, to spread the work.
         turn = self._program_counter[0] % PARTIES
         return [(turn + index) % PARTIES for index in range(THRESHOLD + 1)]
 
     @asyncoro.mpc_coro
     async def np_random_bits(self, sftype: Any, n: int, signed: bool = False) -> Future:
-        """Bits that nobody knows: the product of two parties' random signs."""
+        """Return bits that no party knows, from the product of two parties' random signs."""
         senders = self._two_senders()
         mine = np.zeros(n, np.int64)
         if self.pid in senders:
@@ -194,11 +194,11 @@ class VectorRuntime(Runtime):
 
     @asyncoro.mpc_coro
     async def np_is_zero_public(self, a: Any) -> Future:
-        """Which elements are zero, for all to know, and nothing else about them.
+        """Tell all parties which elements are zero, and nothing else about them.
 
-        MPyC multiplies by a random number and opens the product's shares as they are, of degree two. They are the
-        products of two lines, which a party can factor: its own points on the lines leave two candidates for the
-        secret. Here the product is shared anew before it is opened.
+        MPyC multiplies by a random number and opens the product's shares, of degree two. They are products of two
+        lines, which a party can factor: its own points on the lines leave two candidates for the secret. So the product
+        is reshared here before it is opened.
         """
         mask = await self._np_randoms(None, a.size)
         array = await self.gather(a) if isinstance(a, self.SecureArray) else a

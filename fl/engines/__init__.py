@@ -1,4 +1,4 @@
-"""Where the clients of a simulated round are trained: one after the other here, or on several cores or machines."""
+"""Engines that train the clients of a simulated round: one by one, on several cores, or on several machines."""
 
 from fl.engines.api import Resources, RoundTrainer, RoundTraining, TrainingEngine
 from fl.engines.factory import check_engine, open_engine

@@ -1,4 +1,4 @@
-"""The contract of a training engine: what it is given and what it gives. `fl.engines.factory` opens one."""
+"""The interface of a training engine: its inputs and results. `fl.engines.factory` opens one."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from transport import MaskRecovery
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What an engine may use. It is about the machine and not about the run: a resumed run may have others.
+    """The resources of an engine. They belong to the machine, not to the run, and may differ when a run is resumed.
 
     Attributes:
-        workers: clients that are trained at the same time; 0: as many as there are cores.
-        address: of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; empty: Ray on this machine.
+        workers: number of clients trained at the same time; 0: one per core.
+        address: address of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; empty: Ray on this
+            machine.
     """
 
     workers: int = 0
     address: str = ""
 
     def check(self, engine: str) -> None:
-        """ConfigError if the engine of that name cannot use them."""
+        """Raise ConfigError if the engine of that name cannot use these resources."""
         problems = []
         if self.workers < 0:
             problems.append(f"workers must be at least 1, or 0 for all cores, not {self.workers}")
         elif self.workers and engine not in ("processes", "ray"):
-            problems.append(f"workers are of the engines processes and ray: the engine {engine} is one process")
+            problems.append(f"workers are for the engines processes and ray: the engine {engine} is one process")
         if self.address and engine != "ray":
-            problems.append(f"an address is of a Ray cluster: use the engine ray, not {engine}")
+            problems.append(f"an address is for a Ray cluster: use the engine ray, not {engine}")
         if self.address and self.workers:
             problems.append("a Ray cluster has as many workers as it has cores: leave out workers")
         if problems:
@@ -42,14 +43,14 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundTraining:
-    """One round's work.
+    """The work of one round.
 
     Attributes:
-        number: the round, from 1.
-        model_messages: what each sampled client was sent, `fl.learning.serialization.model_to_bytes`; usually one
-            object.
-        expected: the clients that will most likely be asked for their update, in no special order: an engine may
-            train them before they are asked. Those who vanish before their masked input are not among them.
+        number: number of the round, from 1.
+        model_messages: the bytes sent to each sampled client (`fl.learning.serialization.model_to_bytes`); usually one
+            object for all.
+        expected: the clients that will most likely be asked for their update, in no special order, without those that
+            vanish before their masked input. An engine may train them in advance.
     """
 
     number: int
@@ -58,36 +59,36 @@ class RoundTraining:
 
 
 class RoundTrainer(Protocol):
-    """Gives the updates of one round's clients."""
+    """A function that returns the updates of one round's clients."""
 
     def __call__(self, client_id: ClientId) -> ClientUpdate:
-        """A sampled client's update, trained in this round from the model that it was sent.
+        """Return a sampled client's update, trained in this round from the model that it received.
 
         Raises:
-            DivergedError: its training ran away (`fl.learning.training`).
-            EngineError: it cannot be trained, through no fault of its own.
+            DivergedError: the client's training diverged (`fl.learning.training`).
+            EngineError: the engine failed, so the client cannot be trained.
         """
         ...
 
     def announce(self, client_id: ClientId, due: float) -> None:
-        """The client will be asked for its update; those with a smaller ``due`` before it. It need not be told."""
+        """Announce that the client will be asked for its update, clients with a smaller ``due`` first. Optional."""
         ...
 
 
 class TrainingEngine(Protocol):
-    """Trains a run's clients.
+    """A way to train a run's clients.
 
     Attributes:
-        recovery: where the server's masks are recovered, if not on this machine.
+        recovery: the place where the server's masks are recovered, if not this machine.
     """
 
     @property
     def recovery(self) -> MaskRecovery | None: ...
 
     def round(self, training: RoundTraining) -> AbstractContextManager[RoundTrainer]:
-        """Open a round, one at a time. Leaving the context drops what was not asked for."""
+        """Open a round, one at a time. Leaving the context drops updates that were not asked for."""
         ...
 
     def close(self) -> None:
-        """Give back processes and memory; may be called again."""
+        """Release processes and memory; may be called again."""
         ...

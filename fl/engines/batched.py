@@ -1,6 +1,6 @@
-"""Clients of small models trained together, as one computation (`fl.engines.stacked`), in this process.
+"""Training of many clients of a small model as one computation (`fl.engines.stacked`), in this process.
 
-With it a round repeats to the bit on one machine, but the last bits are not those of the other engines.
+Rounds repeat bit for bit on one machine, but their last bits differ from the other engines'.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.training import DivergedError
 from secagg import ClientId
 
-# More clients at once gain nothing: with few weights a step's beginning is spread thin enough then, and with many
-# the weights and gradients of all, which each step goes through, leave the processor's cache.
+# More clients at once gain nothing. With few weights the overhead of a step is small by then; with many, the weights
+# and gradients of all clients no longer fit the processor's cache.
 _MOST_CLIENTS = 64
 _MOST_WEIGHT_BYTES = 16 << 20
 
 
 class BatchedEngine:
-    """Trains a client when it is asked for, and with it others that will be; see `TrainingEngine`.
+    """An engine that trains an asked client together with clients that will be asked next; see `TrainingEngine`.
 
     Raises:
         ConfigError: the model or its training cannot be stacked.
@@ -52,16 +52,16 @@ class BatchedEngine:
 
     @contextmanager
     def round(self, training: RoundTraining) -> Iterator[_Round]:
-        """See `TrainingEngine`."""
+        """Open a round; see `TrainingEngine`."""
         yield _Round(self, training, Outlook(training.expected, self._capacity))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: the engine holds no processes."""
 
     def train(
         self, client_ids: list[ClientId], training: RoundTraining
     ) -> dict[ClientId, ClientUpdate | DivergedError]:
-        """Clients that were sent the same model."""
+        """Train clients that received the same model."""
         worker, number = self._worker, training.number
         clients = [
             StackedClient(
@@ -77,7 +77,7 @@ class BatchedEngine:
 
 
 class _Round:
-    """One open round."""
+    """An open round."""
 
     def __init__(self, engine: BatchedEngine, training: RoundTraining, outlook: Outlook) -> None:
         self._engine = engine
@@ -86,7 +86,7 @@ class _Round:
         self._results: dict[ClientId, ClientUpdate | DivergedError] = {}
 
     def __call__(self, client_id: ClientId) -> ClientUpdate:
-        """The client's update; see `RoundTrainer`."""
+        """Return the client's update; see `RoundTrainer`."""
         if client_id not in self._results:
             for together in self._with_others(client_id):
                 self._results |= self._engine.train(together, self._training)
@@ -100,7 +100,7 @@ class _Round:
         self._outlook.announce(client_id, due)
 
     def _with_others(self, client_id: ClientId) -> list[list[ClientId]]:
-        """The client and those that are due next, by the model that they were sent: usually one model."""
+        """Return the client and the next due ones, grouped by the model that they received (usually one)."""
         self._outlook.begin(client_id)
         by_model = {id(self._training.model_messages[client_id]): [client_id]}
         for _ in range(1, self._engine.clients_at_once):

@@ -1,4 +1,4 @@
-"""Open a training engine by its name."""
+"""The training engines by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fl.learning.cpu import available_cores
 
 
 def check_engine(name: str, worker: LocalWorker, resources: Resources) -> None:
-    """ConfigError if the engine of that name cannot work here, as far as can be told without starting anything."""
+    """Raise ConfigError if the engine of that name cannot work here; nothing is started."""
     resources.check(name)
     if name == "batched":
         open_engine(name, worker, resources).close()
@@ -20,10 +20,10 @@ def check_engine(name: str, worker: LocalWorker, resources: Resources) -> None:
 
 
 def open_engine(name: str, worker: LocalWorker, resources: Resources | None = None) -> TrainingEngine:
-    """The engine of that name (`fl.config.run_config.ENGINES`) for one run. ConfigError if it cannot work here."""
+    """Open the engine of that name (`fl.config.run_config.ENGINES`) for one run; ConfigError if it cannot work here."""
     resources = resources or Resources()
     resources.check(name)
-    # Each is loaded by those who use it: Ray alone takes a second, and need not be installed.
+    # Import an engine only when it is used: Ray takes a second to import, and may not be installed.
     if name == "serial":
         from fl.engines.serial import SerialEngine
 

@@ -1,6 +1,6 @@
-"""A client's work in a round, by itself: from the model that it was sent to its update. It can be pickled.
+"""A client's work in a round: from the model that it received to its update. It can be pickled.
 
-An engine (`fl.engines`) holds one worker in each of its processes, or one where there is only this one.
+An engine (`fl.engines`) holds one worker in each of its processes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from secagg import ClientId
 
 @dataclass(frozen=True, slots=True)
 class ClientExamples:
-    """The places of one client's examples among the data set's training examples: to learn from, and held out."""
+    """Indices of one client's examples in the data set's training examples: for training, and held out."""
 
     training: Indices
     held_out: Indices
 
 
 class LocalWorker:
-    """Does the work of any of a run's clients, one at a time, on one model object that each fills anew."""
+    """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices]) -> None:
         self.config = config
@@ -47,26 +47,26 @@ class LocalWorker:
 
     @property
     def max_examples(self) -> int:
-        """The most examples that any client learns from."""
+        """Return the largest number of training examples of a client."""
         return max(len(examples.training) for examples in self.examples)
 
     @property
     def max_held_out(self) -> int:
-        """The most examples that any client holds out."""
+        """Return the largest number of held-out examples of a client."""
         return max(len(examples.held_out) for examples in self.examples)
 
     @property
     def of_one_class(self) -> list[ClientId]:
-        """The clients that learn from examples of a single class."""
+        """Return the clients whose training examples are all of one class."""
         labels = self.dataset.train_labels.numpy()
         own = (labels[examples.training] for examples in self.examples)
         return [client_id for client_id, found in enumerate(own) if (found == found[0]).all()]
 
     def update(self, client_id: ClientId, number: int, model_message: bytes) -> ClientUpdate:
-        """Load the model that the client was sent, train on its examples, and take the difference.
+        """Load the model that the client received, train on its examples, and return the difference.
 
         Raises:
-            DivergedError: training ran away, and there is no update.
+            DivergedError: training diverged, so there is no update.
         """
         load_model(self.model, model_message)
         images, labels = self.training_examples(client_id)
@@ -80,7 +80,7 @@ class LocalWorker:
         )
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
-        """How the model that the client was sent does on what it holds out; None if that is nothing."""
+        """Evaluate the received model on the client's held-out examples; return None if it has none."""
         load_model(self.model, model_message)
         places = torch.from_numpy(self.examples[client_id].held_out)
         if not len(places):
@@ -89,12 +89,12 @@ class LocalWorker:
             return evaluate(self.model, self.dataset.train_images[places], self.dataset.train_labels[places])
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
-        """What the client binds a session to: the model that it received, and the round."""
+        """Return the bytes to which the client binds a session: the model that it received, and the round."""
         load_model(self.model, model_message)
         return round_context(self.model, number)
 
     def training_examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels that the client learns from."""
+        """Return the client's training images and labels."""
         places = torch.from_numpy(self.examples[client_id].training)
         return self.dataset.train_images[places], self.dataset.train_labels[places]
 
@@ -102,7 +102,7 @@ class LocalWorker:
 def local_update(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: LocalTraining, *, seed: int, threads: int
 ) -> ClientUpdate:
-    """Train the model that a client received on its examples, in place, and take the difference."""
+    """Train the received model on a client's examples, in place, and return the difference."""
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
@@ -116,12 +116,12 @@ def local_update(
 
 
 def round_context(model: nn.Module, number: int) -> bytes:
-    """What a round is bound to: clients that were given another model, or another round, cannot agree on masks."""
+    """Return the bytes that bind a round: clients with a different model or round cannot agree on masks."""
     return hashlib.sha256(context_digest(model) + number.to_bytes(8, "big")).digest()
 
 
 def _hold_out(part: Indices, config: RunConfig, client_id: ClientId) -> ClientExamples:
-    """Which of a client's examples it never learns from: floor(holdout * count), the same in every round."""
+    """Return the client's held-out examples: floor(holdout * count) of them, the same in all rounds."""
     count = int(config.holdout * len(part))
     if not count:
         return ClientExamples(training=part, held_out=part[:0])

@@ -1,7 +1,7 @@
-"""Which client to train next, before it is asked for: so that nobody waits, and memory stays bounded.
+"""The order in which clients are trained in advance, so that no worker waits and memory stays bounded.
 
-In what order clients answer is known only a little ahead, as on a real network. Who trained them in another order
-than they are asked for would have to keep the updates of most of them.
+The order in which clients answer is known only shortly in advance, as on a real network. Training in another order
+would need memory for most clients' updates.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _KEPT_BYTES = 256 << 20
 
 
 def updates_kept(worker: LocalWorker, at_least: int) -> int:
-    """How many updates of the worker's model are held before they are asked for: 256 MiB, but ``at_least`` some."""
+    """Return how many updates of the worker's model are kept until they are asked for: 256 MiB, or ``at_least``."""
     return max(at_least, _KEPT_BYTES // max(1, 4 * ParameterLayout.of(worker.model).size))
 
 
 class Outlook:
-    """The clients of one round whose update is yet to be asked for.
+    """The clients of one round whose update was not asked for yet.
 
-    A client is *kept* from when its training begins until its update is handed over.
+    A client is *kept* from the start of its training until its update is handed over.
 
     Args:
-        expected: who will be asked, in no special order. They are trained ahead only if all fit in; otherwise those
-            that are announced are, the earliest due first.
-        capacity: how many clients may be kept.
+        expected: the clients that will be asked, in no special order. They are trained in advance only if all fit;
+            otherwise the announced clients are, the earliest due first.
+        capacity: maximum number of kept clients.
     """
 
     def __init__(self, expected: tuple[ClientId, ...], capacity: int) -> None:
@@ -39,11 +39,11 @@ class Outlook:
         self._kept: set[ClientId] = set()
 
     def announce(self, client_id: ClientId, due: float) -> None:
-        """The client will be asked for, those with a smaller ``due`` before it."""
+        """Announce that the client will be asked for, after clients with a smaller ``due``."""
         heapq.heappush(self._announced, (due, client_id))
 
     def next(self) -> ClientId | None:
-        """A client to train ahead, which counts as begun then; None if there is none, or no room."""
+        """Begin and return the next client to train in advance; None if there is no client or no room."""
         if len(self._kept) >= self._capacity:
             return None
         while self._announced or self._guesses:
@@ -54,14 +54,14 @@ class Outlook:
         return None
 
     def begun(self, client_id: ClientId) -> bool:
-        """Whether the client's update is being made, or lies ready."""
+        """Return whether the client's update is in training or ready."""
         return client_id in self._kept
 
     def begin(self, client_id: ClientId) -> None:
-        """The client's training begins, room or not."""
+        """Mark the client as in training, even without room."""
         self._begun.add(client_id)
         self._kept.add(client_id)
 
     def handed_over(self, client_id: ClientId) -> None:
-        """Whoever asked has it: there is room again."""
+        """Mark the client's update as handed over, which makes room for another."""
         self._kept.discard(client_id)

@@ -1,8 +1,8 @@
-"""Clients on all cores: each worker process trains one at a time, on one thread.
+"""Training of clients on all cores: each worker process trains one client at a time, on one thread.
 
-Small models gain nothing from threads, which wait for each other after each layer; processes share nothing but the
-examples. A client's update does not depend on which process trains it, nor on what else that one trained: it is the
-same to the bit as that of the serial engine with as many threads (`fl.config.run_config.RunConfig.threads`).
+Small models gain nothing from threads, which wait for each other after each layer; processes share only the examples.
+A client's update does not depend on the process that trains it or on its earlier clients. It is bit for bit the
+same as that of the serial engine with the same number of threads (`fl.config.run_config.RunConfig.threads`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from secagg import ClientId
 from transport.processes import ChildDiedError
 
 ATTEMPTS = 3
-"""How often a client's training is begun: a process may have been killed for a reason that is gone."""
+"""Attempts at a client's training. The reason why a process was killed may be gone at the next one."""
 
 
 class ProcessesEngine:
-    """Trains clients in ``workers`` child processes, ahead of being asked; see `TrainingEngine`.
+    """An engine that trains clients in advance, in ``workers`` child processes; see `TrainingEngine`.
 
-    One thread for each child hands it clients and takes updates from it, so that children have work while the caller
-    does something else.
+    One thread per child sends it clients and receives updates, so that children have work while the caller is busy.
 
     Raises:
         ConfigError: the run's model or data set cannot be sent to other processes.
@@ -46,30 +45,30 @@ class ProcessesEngine:
             raise ConfigError(
                 f"the model or the data set cannot be sent to other processes ({error}): use the engine serial"
             ) from error
-        # Of one thread each, unless the run says otherwise: so many processes use all cores.
+        # Children use one thread each, unless the run sets another number, so one process per core uses all cores.
         self._threads = worker.config.threads or 1
         self._capacity = updates_kept(worker, at_least=2 * workers)
         self._changed = Condition()
         self._round: _Round | None = None
         self._closed = False
         self._processes: dict[int, WorkerProcess] = {}
-        # As daemons, they do not keep a host alive that forgets to close the engine.
-        self._hands = [
+        # Daemon threads, so that a host can exit without closing the engine.
+        self._runners = [
             Thread(target=self._run_worker, args=(place,), name=f"trainer {place}", daemon=True)
             for place in range(workers)
         ]
-        for hand in self._hands:
-            hand.start()
+        for runner in self._runners:
+            runner.start()
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """The children that are running."""
+        """Return the ids of the running child processes."""
         with self._changed:
             return tuple(process.process_id for process in self._processes.values())
 
     @contextmanager
     def round(self, training: RoundTraining) -> Iterator[_Round]:
-        """See `TrainingEngine`. A client that is in training when the context is left is finished, and dropped."""
+        """Open a round; see `TrainingEngine`. Training that runs when the context is left is finished, then dropped."""
         with self._changed:
             if self._closed:
                 raise EngineError("the engine is closed")
@@ -82,19 +81,19 @@ class ProcessesEngine:
                 self._round = None
 
     def close(self) -> None:
-        """End the children, also in the middle of a client; may be called again."""
+        """End the children, even during a client's training; may be called again."""
         with self._changed:
             self._closed = True
             self._round = None
             for process in self._processes.values():
                 process.kill()
             self._changed.notify_all()
-        for hand in self._hands:
-            hand.join()
+        for runner in self._runners:
+            runner.join()
         self._shared.close()
 
     def _run_worker(self, place: int) -> None:
-        """One thread's life: it starts its child with the first client, and anew when it has died."""
+        """Run one thread: start its child for the first client, and again when it has died."""
         try:
             while (work := self._next()) is not None:
                 round_, client_id = work
@@ -103,7 +102,7 @@ class ProcessesEngine:
             self._end(place)
 
     def _next(self) -> tuple[_Round, ClientId] | None:
-        """A client of the open round, waited for; None when the engine is closed."""
+        """Wait for a client of the open round and return it; None when the engine is closed."""
         with self._changed:
             while not self._closed:
                 if self._round is not None and (client_id := self._round.next()) is not None:
@@ -123,7 +122,7 @@ class ProcessesEngine:
                 self._end(place)
                 if self._closed:
                     break
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the update is asked for
+            except Exception as error:  # noqa: BLE001 - raised again where the update is asked for
                 return error
         return EngineError(
             f"the process that trained client {client_id} ended {ATTEMPTS} times, the last with {how_it_ended}: "
@@ -146,7 +145,7 @@ class ProcessesEngine:
 
 
 class _Round:
-    """One open round: what is to be trained, and what was. Its lock is the engine's."""
+    """An open round: the clients to train, and the results. It uses the engine's lock."""
 
     def __init__(self, training: RoundTraining, capacity: int, changed: Condition) -> None:
         self.training = training
@@ -156,7 +155,7 @@ class _Round:
         self._changed = changed
 
     def __call__(self, client_id: ClientId) -> ClientUpdate:
-        """The client's update; see `RoundTrainer`."""
+        """Return the client's update; see `RoundTrainer`."""
         with self._changed:
             if not self._outlook.begun(client_id):
                 self._outlook.begin(client_id)
@@ -177,11 +176,11 @@ class _Round:
             self._changed.notify_all()
 
     def next(self) -> ClientId | None:
-        """The client to train now: one that is waited for, or the next one ahead. With the lock held."""
+        """Return the client to train now: an asked one, or the next in advance. The caller holds the lock."""
         return self._asked.popleft() if self._asked else self._outlook.next()
 
     def finish(self, client_id: ClientId, result: ClientUpdate | Exception) -> None:
-        """An update is there, or what was raised instead."""
+        """Store a client's update, or the exception raised instead."""
         with self._changed:
             self._results[client_id] = result
             self._changed.notify_all()

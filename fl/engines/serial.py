@@ -1,4 +1,4 @@
-"""One client after the other, in this process, when its update is asked for."""
+"""Training of one client after the other in this process, when its update is asked for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from secagg import ClientId
 
 
 class SerialEngine:
-    """The engine that others are measured against."""
+    """The reference engine: it trains each client when it is asked for; see `TrainingEngine`."""
 
     recovery = None
 
@@ -20,11 +20,11 @@ class SerialEngine:
 
     @contextmanager
     def round(self, training: RoundTraining) -> Iterator["_SerialRound"]:
-        """See `TrainingEngine`."""
+        """Open a round; see `TrainingEngine`."""
         yield _SerialRound(self._worker, training)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: the engine holds no processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,4 +36,4 @@ class _SerialRound:
         return self.worker.update(client_id, self.training.number, self.training.model_messages[client_id])
 
     def announce(self, client_id: ClientId, due: float) -> None:
-        """Nothing is done ahead."""
+        """Do nothing: this engine trains no client in advance."""

@@ -1,8 +1,8 @@
 """An object whose large tensors several processes of this machine share instead of copying.
 
-Pickle holds the small things; large tensors lie behind it in a file without a name, which each process maps. The file
-is memory (memfd) where the system has that, and gone when the last process that has it open ends. Unlike torch's own
-sharing, it needs neither room in /dev/shm, which containers have little of, nor a process that cleans up.
+Pickle holds the small parts; large tensors are in a file without a name, which each process maps. The file is in memory
+(memfd) if the system supports that, and is freed when the last process with it open ends. Unlike torch's own sharing,
+it needs neither space in /dev/shm, which is small in containers, nor a process that cleans up.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, BinaryIO, TypeAlias
 
 import torch
 
-# Below it, a tensor is as well copied.
+# Smaller tensors are copied, since sharing them gains nothing.
 _LARGE = 1 << 16
-# What torch aligns its own memory to.
+# The alignment of torch's own memory.
 _ALIGNMENT = 64
 _Place: TypeAlias = tuple[int, torch.dtype, tuple[int, ...]]
 Buffer: TypeAlias = "mmap.mmap | memoryview"
 
 
 class SharedObject:
-    """Puts an object into a shared file. Raises what pickle raises for an object that cannot be pickled."""
+    """An object in a shared file. Raises pickle's errors for objects that cannot be pickled."""
 
     def __init__(self, value: object) -> None:
         self._file = _unnamed_file()
@@ -37,23 +37,23 @@ class SharedObject:
             raise
 
     def fileno(self) -> int:
-        """The file, for a child to inherit."""
+        """Return the file's descriptor, for a child to inherit."""
         return self._file.fileno()
 
     def close(self) -> None:
-        """Children that have it open keep it; may be called again."""
+        """Close the file here; children that have it open keep it. May be called again."""
         self._file.close()
 
 
 def load_shared(descriptor: int, size: int) -> Any:
-    """The object in the file of a `SharedObject` of the parent's; what is written to it stays in this process."""
-    # Private: a process that wrote to shared examples would change everyone's.
+    """Load the object from the file of the parent's `SharedObject`; writes to it stay in this process."""
+    # A private mapping, so that a write to the examples does not change those of other processes.
     memory = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return load(memory, size)
 
 
 def dump(value: object, file: BinaryIO) -> int:
-    """Write an object to an empty file: large tensors, and behind them the rest; the number tells where that begins."""
+    """Write an object to an empty file, large tensors first; return the position where the rest begins."""
     pickled = io.BytesIO()
     _Pickler(pickled, file).dump(value)
     size = file.tell()
@@ -63,9 +63,9 @@ def dump(value: object, file: BinaryIO) -> int:
 
 
 def load(memory: Buffer, size: int) -> Any:
-    """The object that `dump` wrote. Its large tensors are that memory: if it is read-only, they must not be changed.
+    """Return the object that `dump` wrote. Its large tensors use ``memory``; if that is read-only, do not change them.
 
-    Security: unpickling runs code. Only for what this program's own parent or driver has written.
+    Security: unpickling runs code. Load only data that this program's own parent or driver has written.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")
@@ -76,11 +76,11 @@ class _Pickler(pickle.Pickler):
     def __init__(self, pickled: io.BytesIO, file: BinaryIO) -> None:
         super().__init__(pickled, protocol=5)
         self._file = file
-        # Two names of one tensor stay one. The tensors are kept, so that no other gets the identity of one.
+        # A tensor with two names stays one tensor. Keep references to the tensors, so that no id is reused.
         self._places: dict[int, tuple[_Place, torch.Tensor]] = {}
 
     def persistent_id(self, value: object) -> _Place | None:
-        # Not a subclass: parameters have more to them than values.
+        # No subclasses: parameters have more state than values.
         if type(value) is not torch.Tensor or value.requires_grad or value.layout != torch.strided:
             return None
         if value.device.type != "cpu" or value.nbytes < _LARGE:

@@ -1,7 +1,7 @@
-"""Many clients as one computation: their models are stacked, and each step takes a batch of every client's.
+"""Training of many clients as one computation: models are stacked, and each step takes a batch of each client.
 
-The steps, batches and their order are those of `fl.learning.training.train`; sums are made in another order, so results
-differ in the last bits. A small model's step costs more to begin than to compute; here it begins once for all clients.
+Steps, batches and their order are those of `fl.learning.training.train`; sums are in another order, so the last bits of
+results differ. The overhead of a small model's step exceeds its computation; here it is paid once for all clients.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StackedClient:
-    """One client: the places of its examples in the data set, int64 (N,), and the seed of their order."""
+    """One client: the indices of its examples in the data set, int64 (N,), and the seed of their order."""
 
     places: torch.Tensor
     seed: int
 
 
 def check_stackable(model: nn.Module, training: LocalTraining) -> None:
-    """ConfigError, with every reason, if clients of this model and training cannot be stacked."""
+    """Raise ConfigError, with all reasons, if clients of this model and training cannot be stacked."""
     problems = []
     if training.optimizer != "sgd":
         problems.append(f"its clients train with sgd, not {training.optimizer}")
@@ -43,22 +43,22 @@ def check_stackable(model: nn.Module, training: LocalTraining) -> None:
     state = model.state_dict(keep_vars=True)
     if buffers := sorted(set(state) - {name for name, _ in model.named_parameters(remove_duplicate=False)}):
         problems.append(f"the model has state that training changes outside its gradients ({', '.join(buffers)})")
-    # Also without state: batches are padded here, and what fills them up would count.
+    # Even without running statistics: batches are padded here, and the padding would count.
     if normalizing := batch_normalizing_layers(model):
         problems.append(f"the model normalizes over a batch ({', '.join(normalizing)})")
     if len({id(value) for value in state.values()}) != len(state):
         problems.append("the model has one parameter under several names")
     if drawing := sorted({type(layer).__name__ for layer in model.modules() if _draws(layer)}):
-        problems.append(f"the model draws at random ({', '.join(drawing)}), which one client after the other must")
+        problems.append(f"the model draws at random ({', '.join(drawing)}), which needs one client after the other")
     if problems:
         raise ConfigError(f"the engine batched cannot do this: {'; '.join(problems)}. Use the engine processes")
 
 
 class StackedTraining:
-    """Trains clients of one model together.
+    """Training of clients of one model together.
 
     Args:
-        model: gives the computation; its weights are not used.
+        model: the model, whose computation is used, but not its weights.
         images, labels: the data set's examples, float32 (N, ...) and int64 (N,).
     """
 
@@ -72,7 +72,7 @@ class StackedTraining:
         self._gradients = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(0, None, 0, 0, 0))
 
     def check(self) -> None:
-        """ConfigError if torch cannot stack what the model computes: found out here, and not in the first round."""
+        """Raise ConfigError now, not in the first round, if torch cannot stack the model's computation."""
         weights = {name: value.detach() for name, value in self._model.state_dict().items()}
         pair = {name: torch.stack([value, value]) for name, value in weights.items() if name in self._trained}
         frozen = {name: value for name, value in weights.items() if name not in self._trained}
@@ -89,8 +89,8 @@ class StackedTraining:
     def updates(
         self, received: Weights, clients: Sequence[StackedClient], training: LocalTraining
     ) -> list[ClientUpdate | DivergedError]:
-        """Train every client from the weights ``received`` (the model's state dict); in the clients' order."""
-        # Those with the most steps come first: who is done falls off the end, and nobody's weights need a mask.
+        """Train all clients from the weights ``received`` (a state dict); return results in the clients' order."""
+        # Sort by steps, most first: finished clients are then at the end, and no weights need a mask.
         order = sorted(range(len(clients)), key=lambda i: -len(clients[i].places))
         chosen = [clients[i] for i in order]
         batches = [_batches(client, training) for client in chosen]
@@ -126,10 +126,10 @@ class StackedTraining:
     def _loss(
         self, weights: Weights, frozen: Weights, inputs: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One client's mean loss over the rows that count, and how many of those it gets right."""
+        """Return one client's mean loss over the rows that count, and the number of correct ones among them."""
         logits: torch.Tensor = functional_call(self._model, {**weights, **frozen}, (inputs,))
         losses = functional.cross_entropy(logits, truth, reduction="none")
-        # Not a product with 0: of a row that does not count even a NaN must not.
+        # Not a product with 0, since a NaN in a row that does not count would remain.
         loss = torch.where(counted, losses, 0.0).sum() / counted.sum()
         return loss, ((logits.argmax(dim=1) == truth) & counted).sum()
 
@@ -147,17 +147,17 @@ class StackedTraining:
 
 
 class _Step:
-    """SGD on stacked weights, as `torch.optim.SGD` does it for one model; with FedProx's term before it."""
+    """SGD on stacked weights, as `torch.optim.SGD` on one model, with FedProx's term added to the gradient."""
 
     def __init__(self, weights: Weights, training: LocalTraining) -> None:
         self._weights = weights
         self._training = training
-        # Where all clients start from: one model.
+        # All clients start from one model.
         self._start = {name: value[:1].clone() for name, value in weights.items()} if training.proximal else {}
         self._velocity: Weights = {}
 
     def apply(self, gradients: Mapping[str, torch.Tensor], active: int) -> None:
-        """Change the first ``active`` clients' weights, in place."""
+        """Update the weights of the first ``active`` clients, in place."""
         training = self._training
         names = list(gradients)
         weights = [self._weights[name][:active] for name in names]
@@ -179,7 +179,7 @@ class _Step:
 
 
 def _batches(client: StackedClient, training: LocalTraining) -> list[torch.Tensor]:
-    """The places of each of its batches, over all epochs: as `fl.learning.training.train` draws them."""
+    """Return the example indices of each batch, over all epochs, as `fl.learning.training.train` draws them."""
     generator = torch.Generator().manual_seed(client.seed)
     batches: list[torch.Tensor] = []
     for _ in range(training.epochs):
@@ -189,7 +189,7 @@ def _batches(client: StackedClient, training: LocalTraining) -> list[torch.Tenso
 
 
 def _stack(batches: list[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batches of different sizes as one: places int64 (clients, rows), and which of them count, bool."""
+    """Return batches of different sizes as one: indices int64 (clients, rows), and bool flags of rows that count."""
     rows = min(batch_size, max(map(len, batches)))
     places = torch.zeros(len(batches), rows, dtype=torch.int64)
     counted = torch.zeros(len(batches), rows, dtype=torch.bool)
@@ -202,7 +202,7 @@ def _stack(batches: list[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, 
 def _result(
     losses: np.ndarray, correct: np.ndarray, sizes: np.ndarray, weights: Weights, training: LocalTraining
 ) -> tuple[int, float, int] | DivergedError:
-    """Examples, loss sum and correct answers of one client's last epoch, from its steps."""
+    """Return examples, loss sum and correct answers of one client's last epoch, from its steps."""
     remedy = f"lower the learning rate (it is {training.learning_rate})"
     per_epoch = len(losses) // training.epochs
     wrong = np.flatnonzero(~np.isfinite(losses))

@@ -1,6 +1,6 @@
 """A child process that trains clients, for `fl.engines.processes`.
 
-It inherits the descriptor of the worker's shared file (`fl.engines.shared_object`).
+The child inherits the descriptor of the worker's shared file (`fl.engines.shared_object`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transport.processes import ChildProcess, Parent
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A client to train; ``model_message`` is None if it is that of the task before."""
+    """A client to train; ``model_message`` is None if it is the same as in the previous task."""
 
     client_id: ClientId
     number: int
@@ -32,7 +32,7 @@ class WorkerProcess(ChildProcess):
     """The parent's end of one child.
 
     Args:
-        shared: the `LocalWorker`.
+        shared: the shared `LocalWorker`.
         threads: number of torch's threads in the child.
     """
 
@@ -49,8 +49,8 @@ class WorkerProcess(ChildProcess):
         """Let the child train a client.
 
         Raises:
-            ChildDiedError: it ended over it. This object is of no more use; close it.
-            FLError: what the training raised; any other exception is a bug, and carries the child's traceback.
+            ChildDiedError: the child ended. This object cannot be used again; close it.
+            FLError: the training failed. Any other exception is a bug, and carries the child's traceback.
         """
         is_known = model_message is self._last_message
         self.send(_Task(client_id, number, None if is_known else model_message))
@@ -63,7 +63,7 @@ class WorkerProcess(ChildProcess):
 
 
 def serve(parent: Parent, shared_fd: str, shared_size: str, threads: str) -> None:
-    """Run in the child: clients in, updates out."""
+    """Run in the child: receive clients, send updates."""
     torch.set_num_threads(int(threads))
     worker: LocalWorker = load_shared(int(shared_fd), int(shared_size))
     os.close(int(shared_fd))

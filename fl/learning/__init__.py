@@ -1,1 +1,1 @@
-"""Learning on PyTorch: models, local training, the server's optimizer."""
+"""Learning with PyTorch: models, local training, the server's optimizer."""

@@ -1,14 +1,14 @@
-"""How torch computes on this machine's processor: its threads, bfloat16, and its global random generator.
+"""Control of torch on this machine's processor: threads, bfloat16, and the global random generator.
 
-Threads: a small layer's work is over before a second thread has woken up, and where other programs keep the cores
-busy, threads that wait for each other make it many times slower than one thread alone.
+Threads: the work of a small layer ends before a second thread wakes up. On cores that other programs keep busy, threads
+that wait for each other are many times slower than one thread.
 
-bfloat16 pays where the processor has it and the model is worth the conversions.
+bfloat16 pays if the processor supports it and the model is large enough for the cost of the conversions.
 
-The generator: dropout layers draw from it, and so may a user's model. There is one in a process: threads that seeded
-it side by side would train with each other's numbers. They could stop the process, too: torch holds the generator's
-lock while it makes the Python object of its state, and if Python collects garbage just then and lets another thread
-run, which asks for that lock without letting go of the interpreter, neither goes on.
+Generator: dropout layers draw from it, and a user's model may do so. A process has one generator, so threads that seed
+it at the same time would train with each other's numbers. They could also deadlock: torch holds the generator's lock
+while it creates the Python object of its state. If Python collects garbage at that moment and switches to a thread that
+waits for the same lock without releasing the interpreter, neither thread continues.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import Literal
 import torch
 from torch import nn
 
-# Multiplications a batch, forward: the cnn on 28x28 has 120 million in a batch of 10, the 2nn 2 million.
+# Forward multiplications per batch: on 28x28 images and batches of 10, cnn has 120 million and 2nn 2 million.
 _WORTHWHILE = 20_000_000
 
 
 def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Multiply-accumulate operations of one image's forward pass, in the linear and convolutional layers."""
+    """Return the multiply-accumulate operations of one image's forward pass, in linear and convolutional layers."""
     total = 0
 
     def count(layer: nn.Linear | nn.Conv2d, _: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal total
-        # Each weight of an output channel is multiplied once at each of the channel's places.
+        # Each weight of an output channel is multiplied once at each position of the channel.
         total += layer.weight.numel() * (output.numel() // output.shape[1])
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
@@ -44,7 +44,7 @@ def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     try:
         model.eval()
         with torch.no_grad():
-            # Two: a BatchNorm1d that keeps no statistics has none of one.
+            # Two examples: a BatchNorm1d without running statistics cannot normalize one.
             model(torch.zeros(2, *image_shape))
     finally:
         model.train(was_training)
@@ -54,7 +54,7 @@ def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
 
 
 def worthwhile_threads(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
-    """Threads for batches of this size: all of torch's, or one."""
+    """Return the number of threads for batches of this size: all of torch's, or one."""
     if multiplications(model, image_shape) * batch_size < _WORTHWHILE:
         return 1
     return min(torch.get_num_threads(), os.cpu_count() or 1)
@@ -62,7 +62,7 @@ def worthwhile_threads(model: nn.Module, image_shape: tuple[int, ...], batch_siz
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads."""
+    """Let torch use the given number of threads inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -73,17 +73,17 @@ def torch_threads(count: int) -> Iterator[None]:
 
 Precision = Literal["auto", "on", "off"]
 
-# Conversions cost about as much a batch whatever the model's size. Measured with batches of 64 on two
+# Conversions cost about the same per batch for all model sizes. Measured with batches of 64 on two
 # cores with avx512_bf16, against float32: cnn on 28x28 (41 M) 1.5 times as fast; small-cnn on 28x28 (3.7 M)
 # and cnn on 8x8 (3.3 M) even; 2nn and logistic between 1.2 times as fast and half as fast.
 _WORTHWHILE_WORK = 10_000_000
 
 
 def uses_bfloat16(setting: Precision, model: nn.Module, image_shape: torch.Size) -> bool:
-    """Whether `model` runs in bfloat16 on images of `image_shape` (C, H, W).
+    """Return whether `model` runs in bfloat16 on images of `image_shape` (C, H, W).
 
-    "auto" depends on processor, model and image size only, and not on a measurement made while training:
-    seeded runs on one machine must repeat bit for bit.
+    "auto" depends on the processor, the model and the image size only, not on a measurement during training: seeded
+    runs on one machine must repeat bit for bit.
     """
     if setting != "auto":
         return setting == "on"
@@ -91,22 +91,22 @@ def uses_bfloat16(setting: Precision, model: nn.Module, image_shape: torch.Size)
 
 
 def _convolution_work(model: nn.Module, image_shape: torch.Size) -> int:
-    """Upper bound on an image's multiplications in convolutions: as if none of them was after a pooling."""
+    """Return an upper bound on one image's multiplications in convolutions, as if nothing were pooled."""
     weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d))
     return weights * image_shape[-2] * image_shape[-1] if len(image_shape) == 3 else 0
 
 
 @functools.cache
 def processor_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (avx512_bf16, AMX, or Arm's BF16) and torch uses it.
+    """Return whether the processor multiplies bfloat16 natively (avx512_bf16, AMX, Arm's BF16) and torch uses it.
 
-    torch's own check for x86 is true with plain AVX-512 as well, where bfloat16 is emulated and slow; so
-    the processor's flags must say it too. False where neither torch nor the system tells.
+    torch's own check for x86 is also true with plain AVX-512, where bfloat16 is emulated and slow, so the processor's
+    flags must confirm it. Returns False if neither torch nor the system tells.
     """
     if not _torch_computes_in_bfloat16():
         return False
     if platform.machine().lower() in ("aarch64", "arm64"):
-        return True  # There torch checks for the BF16 instructions themselves.
+        return True  # On Arm, torch checks for the BF16 instructions themselves.
     for helper in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         if getattr(torch.cpu, helper, bool)():
             return True
@@ -121,7 +121,7 @@ def _torch_computes_in_bfloat16() -> bool:
 
 
 def _linux_processor_flags() -> set[str]:
-    """The first processor's flags as Linux names them; for versions of torch without the helpers."""
+    """Return the first processor's flags from Linux, for versions of torch without a function for them."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("flags"):
@@ -136,12 +136,12 @@ _TURN = threading.RLock()
 
 @contextmanager
 def seeded_global_generator(seed: int) -> Iterator[None]:
-    """The generator begins at ``seed``, and afterwards goes on from where it was; other threads wait until then."""
+    """Seed torch's global generator inside the context, then restore it; other threads wait meanwhile."""
     with _TURN, torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""The models that can be trained by name, on images of any size that they fit.
+"""The models that can be trained by name, on images of any size that fits them.
 
-All give logits (N, num_classes) for images (N, C, H, W), and none has state other than its parameters. Those without
+All return logits (N, num_classes) for images (N, C, H, W), and have no state besides their parameters. Models without
 convolutions take examples of any shape.
 """
 
@@ -18,12 +18,12 @@ ImageShape = tuple[int, ...]
 
 
 def build_model(name: str, *, image_shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
-    """A freshly initialized model (float32, on the CPU). Equal arguments give equal weights, bit for bit.
+    """Return a new, initialized model (float32, on the CPU). Equal arguments give equal weights, bit for bit.
 
     `image_shape` is (channels, height, width). torch's global random state is neither used nor changed.
-    Names: see MODELS. Raises ConfigError for an unknown name, or images that the model cannot take.
+    Names: see MODELS. Raises ConfigError for an unknown name, or images that do not fit the model.
     """
-    # An outline's layers have not initialized themselves: they would draw from the global generator, which all
+    # The outline's layers do not initialize themselves: they would draw from the global generator, which all
     # threads share.
     model = model_outline(name, image_shape, num_classes)
     model.to_empty(device="cpu")
@@ -32,7 +32,7 @@ def build_model(name: str, *, image_shape: ImageShape, num_classes: int, seed: i
 
 
 def model_outline(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """The model on torch's meta device: it has shapes, but no values and no memory. Errors as for `build_model`."""
+    """Return the model on torch's meta device: with shapes, without values or memory. Errors as for `build_model`."""
     if name not in _BUILDERS:
         raise ConfigError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
     if min(image_shape) < 1 or num_classes < 2:
@@ -42,7 +42,7 @@ def model_outline(name: str, image_shape: ImageShape, num_classes: int) -> nn.Mo
 
 
 def _initialize(model: nn.Module, generator: torch.Generator) -> None:
-    """torch's own default: weights and biases uniform in +-1/sqrt(inputs of one output)."""
+    """Draw weights and biases as torch does by default: uniform in +-1/sqrt(inputs of one output)."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(layer.weight[0].numel())
@@ -54,12 +54,12 @@ def _initialize(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def _logistic(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """Multinomial logistic regression."""
+    """Return multinomial logistic regression."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes))
 
 
 def _two_hidden_layers(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """McMahan et al. (AISTATS 2017)'s "2NN": two hidden layers of 200; 199,210 parameters on 28x28."""
+    """Return the "2NN" of McMahan et al. (AISTATS 2017): two hidden layers of 200; 199,210 parameters on 28x28."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(image_shape), 200),
@@ -71,10 +71,10 @@ def _two_hidden_layers(image_shape: ImageShape, num_classes: int) -> nn.Module:
 
 
 def _convolutional(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """Two 5x5 convolutions (32, 64), each with 2x2 pooling, then 128 units; 454,922 parameters on 28x28.
+    """Return two 5x5 convolutions (32, 64), each with 2x2 pooling, then 128 units; 454,922 parameters on 28x28.
 
-    McMahan et al. (AISTATS 2017)'s CNN has 512 units there; a quarter of them learns as well on these data
-    sets, and the vector that travels is a quarter as long.
+    The CNN of McMahan et al. (AISTATS 2017) has 512 units; a quarter of them learns as well on these data sets, and
+    the vector that travels is a quarter as long.
     """
     channels, height, width = _at_least_4x4("cnn", image_shape)
     return nn.Sequential(
@@ -88,10 +88,10 @@ def _convolutional(image_shape: ImageShape, num_classes: int) -> nn.Module:
 
 
 def _small_convolutional(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """Two 3x3 convolutions (16, 32) with pooling, then 64 units; 13,706 parameters on 8x8, 23,946 on 28x28.
+    """Return two 3x3 convolutions (16, 32) with pooling, then 64 units; 13,706 parameters on 8x8, 23,946 on 28x28.
 
-    What is left after the convolutions is averaged to at most 3x3, so that the size hardly grows with the
-    images.
+    The output of the convolutions is averaged to at most 3x3, so that the model's size hardly depends on the image
+    size.
     """
     channels, height, width = _at_least_4x4("small-cnn", image_shape)
     rows, columns = min(height // 4, 3), min(width // 4, 3)
@@ -107,9 +107,10 @@ def _small_convolutional(image_shape: ImageShape, num_classes: int) -> nn.Module
 
 
 def _three_convolutions(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """Three 3x3 convolutions (24, 48, 96) with pooling, dropout, 128 units, dropout; 164,234 parameters on 28x28.
+    """Return three 3x3 convolutions (24, 48, 96) with pooling, dropout, 128 units, dropout.
 
-    4.3 million multiplications an image there, two fifths of `cnn`'s. Images under 8x8 are pooled only twice.
+    On 28x28: 164,234 parameters and 4.3 million multiplications per image, two fifths of `cnn`'s. Images under 8x8 are
+    pooled only twice.
     """
     channels, height, width = _at_least_4x4("cnn3", image_shape)
     third = _convolution(48, 96, kernel_size=3)
@@ -130,18 +131,18 @@ def _three_convolutions(image_shape: ImageShape, num_classes: int) -> nn.Module:
 
 
 class Square(nn.Module):
-    """x^2, elementwise: an activation that costs one multiplication on secret shares, where ReLU is a comparison.
+    """The activation x^2, elementwise: one multiplication on secret shares, where ReLU needs a comparison.
 
-    CryptoNets (Gilad-Bachrach et al., ICML 2016). It has no bound: train with a small learning rate.
+    Source: CryptoNets (Gilad-Bachrach et al., ICML 2016). It is unbounded: train with a small learning rate.
     """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """The squares of values of any shape."""
+        """Return the squares of values of any shape."""
         return values.square()
 
 
 def _one_hidden_layer(activation: type[nn.Module]) -> Callable[[ImageShape, int], nn.Module]:
-    """One hidden layer of 500, as PySyft's tutorial on encrypted testing has it; 397,510 parameters on 28x28."""
+    """Return one hidden layer of 500, as in PySyft's tutorial on encrypted testing; 397,510 parameters on 28x28."""
 
     def build(image_shape: ImageShape, num_classes: int) -> nn.Module:
         return nn.Sequential(
@@ -152,7 +153,7 @@ def _one_hidden_layer(activation: type[nn.Module]) -> Callable[[ImageShape, int]
 
 
 def _small_convolutional_square(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """`small-cnn` without comparisons: mean pooling, squares, no hidden layer after them; 7,690 parameters on 28x28."""
+    """Return `small-cnn` without comparisons: mean pooling, squares, no hidden layer; 7,690 parameters on 28x28."""
     channels, height, width = _at_least_4x4("small-cnn-square", image_shape)
     rows, columns = min(height // 4, 3), min(width // 4, 3)
     return nn.Sequential(
@@ -169,13 +170,13 @@ def _small_convolutional_square(image_shape: ImageShape, num_classes: int) -> nn
 
 
 class RandomMirror(nn.Module):
-    """In training, mirrors each image left to right with a probability of one half; otherwise does nothing.
+    """A layer that mirrors each image left to right with probability one half in training; otherwise the identity.
 
-    It draws as dropout does, from torch's global generator.
+    It draws from torch's global generator, as dropout does.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, H, W), of the same shape and format."""
+        """Return images (N, C, H, W) of the same shape and memory format."""
         if not self.training:
             return images
         is_mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
@@ -183,15 +184,15 @@ class RandomMirror(nn.Module):
 
 
 def _mirrored_three_convolutions(image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """`cnn3`, which sees half of its training images mirrored: for clothes, and not for digits."""
+    """Return `cnn3` with half of its training images mirrored: for clothes, not for digits."""
     return nn.Sequential(RandomMirror(), *_three_convolutions(image_shape, num_classes).children())
 
 
 def _convolution(channels_in: int, channels_out: int, *, kernel_size: int) -> tuple[nn.Module, ...]:
-    """Convolution that keeps the size, 2x2 pooling, ReLU.
+    """Return a convolution that keeps the size, 2x2 pooling, and ReLU.
 
-    Pooling first gives the same values as ReLU first (the maximum of the clipped is the clipped maximum),
-    and leaves a quarter of the work for the ReLU.
+    Pooling before ReLU gives the same values (the maximum of clipped values is the clipped maximum), and leaves ReLU a
+    quarter of the work.
     """
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
     return convolution, nn.MaxPool2d(2), nn.ReLU()
@@ -219,4 +220,4 @@ _BUILDERS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
 }
 
 MODELS: tuple[str, ...] = tuple(_BUILDERS)
-"""Every name that `build_model` knows."""
+"""All names that `build_model` knows."""

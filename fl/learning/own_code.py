@@ -1,8 +1,8 @@
 """The user's own model and data, given as ``package.module:attribute``, checked before anything is trained.
 
-A model is made by a factory, `ModelFactory`; a data set by a loader, `DatasetLoader`. Modules are looked for in the
-working directory too. Naming one means running its code: names come from the user's command line or config, and never
-from a server (`fl.network` knows the models of `fl.learning.models` alone).
+A `ModelFactory` makes a model, a `DatasetLoader` loads a data set. Modules are also searched in the working directory.
+Naming a module runs its code, so names come from the user's command line or config, and never from a server
+(`fl.network` knows the models of `fl.learning.models` only).
 """
 
 from __future__ import annotations
@@ -29,46 +29,46 @@ from secagg import SecAggError
 _Result = TypeVar("_Result")
 
 _OWN_REFERENCE = "_secagg_reference"
-# Whose lines tell the user nothing: Python's own library, and this package.
+# Lines of Python's own library and of this package do not help the user.
 _NOT_THE_USERS = (Path(os.__file__).parent, Path(__file__).parent)
 
 
 class ModelFactory(Protocol):
-    """Makes an untrained model: ``factory(example_shape, num_classes)``.
+    """A function that makes an untrained model: ``factory(example_shape, num_classes)``.
 
-    The model takes float32 examples (N, *example_shape) and gives logits (N, num_classes). It is made under the run's
-    seed: weights drawn from torch's global generator are the same for everyone. Lazy layers (`nn.LazyLinear`) get their
-    shapes by one forward pass. Its float parameters and buffers travel, are averaged, and must be finite.
+    The model takes float32 examples (N, *example_shape) and returns logits (N, num_classes). It is made under the run's
+    seed, so weights drawn from torch's global generator are the same for all parties. Lazy layers (`nn.LazyLinear`) get
+    their shapes by one forward pass. Its float parameters and buffers are sent and averaged, and must be finite.
     """
 
     def __call__(self, example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """A new model."""
+        """Return a new model."""
         ...
 
 
 class DatasetLoader(Protocol):
-    """Loads a data set: ``loader(data_dir)``, where ``data_dir`` is what ``--data-dir`` says, or None.
+    """A function that loads a data set: ``loader(data_dir)``, with ``data_dir`` the value of ``--data-dir``, or None.
 
-    It gives a `fl.data.Dataset`. With ``train_writers`` in it, which say whose each training example is,
+    It returns a `fl.data.Dataset`. If that has ``train_writers``, the owner of each training example, then
     ``--partition by-owner`` makes each owner a client.
     """
 
     def __call__(self, data_dir: Path | None) -> Dataset:
-        """The data set."""
+        """Return the data set."""
         ...
 
 
 def is_reference(name: str) -> bool:
-    """Whether a name is ``package.module:attribute``, and none of those that are known here."""
+    """Return whether a name has the form ``package.module:attribute``; built-in names do not."""
     return ":" in name
 
 
 def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
-    """A model of `fl.learning.models`, or the user's own.
+    """Return a model of `fl.learning.models`, or the user's own.
 
     Raises:
-        ConfigError: unknown, or not what `ModelFactory` says; what was wrong with it, and in which line where its own
-            code failed.
+        ConfigError: the name is unknown, or the model is not as `ModelFactory` says. The text names the reason, and the
+            line if the user's code failed.
     """
     if not is_reference(name):
         return build_model(name, image_shape=image_shape, num_classes=num_classes, seed=seed)
@@ -76,17 +76,17 @@ def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, see
     with seeded_global_generator(seed):
         model = _call(name, lambda: factory(image_shape, num_classes))
         _check_model(name, model, image_shape, num_classes)
-    # In the object itself: it is copied, and sent to the processes that train it.
+    # Kept in the object itself, since it is copied and sent to the processes that train it.
     vars(model)[_OWN_REFERENCE] = name
     return model
 
 
 @contextmanager
 def own_code_of(model: nn.Module) -> Iterator[None]:
-    """Around what runs a model: where it is the user's own (`make_model`), what it raises becomes one line.
+    """Turn errors of the user's own model (`make_model`) inside the context into one line.
 
     Raises:
-        ConfigError: which model, what it raised, and in which line.
+        ConfigError: the model raised an error. The text names the model, the error and its line.
     """
     try:
         yield
@@ -100,10 +100,10 @@ def own_code_of(model: nn.Module) -> Iterator[None]:
 
 
 def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
-    """A data set of `fl.data`, or the user's own.
+    """Return a data set of `fl.data`, or the user's own.
 
     Raises:
-        ConfigError: unknown, or not what `DatasetLoader` says.
+        ConfigError: the name is unknown, or the data set is not as `DatasetLoader` says.
         DataError: the data are missing, damaged, or do not fit each other.
     """
     if not is_reference(name):
@@ -111,15 +111,15 @@ def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     loader: DatasetLoader = load_reference(name, "dataset")
     dataset = _call(name, lambda: loader(data_dir))
     if not isinstance(dataset, Dataset):
-        raise ConfigError(f"dataset {name}: it must give a fl.data.Dataset, not {type(dataset).__name__}")
+        raise ConfigError(f"dataset {name}: it must return a fl.data.Dataset, not {type(dataset).__name__}")
     first = dataset.train_labels[0]
     if (dataset.train_labels == first).all():
-        raise DataError(f"dataset {name}: every training label is {first}: a model would have nothing to tell apart")
+        raise DataError(f"dataset {name}: all training labels are {first}: at least two classes are needed")
     return dataset
 
 
 def load_reference(reference: str, what: str) -> Any:
-    """The callable that ``package.module:attribute`` names. ConfigError that says which part of it is not there."""
+    """Return the callable ``package.module:attribute``. Raises ConfigError with the part that is missing."""
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(f"{what} {reference!r}: write package.module:name, such as my_models:make_model")
@@ -131,7 +131,7 @@ def load_reference(reference: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise ConfigError(f"{what} {reference}: {module_name} needs {error.name}, which is not installed") from None
-        raise ConfigError(f"{what} {reference}: there is no module {error.name} here or among the installed") from None
+        raise ConfigError(f"{what} {reference}: no module {error.name} is here or installed") from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -141,15 +141,15 @@ def load_reference(reference: str, what: str) -> Any:
             raise ConfigError(f"{what} {reference}: {module_name} has no {attribute}")
         found = getattr(found, part)
     if not callable(found):
-        raise ConfigError(f"{what} {reference}: it must be callable, and is of type {type(found).__name__}")
+        raise ConfigError(f"{what} {reference}: it must be callable, not of type {type(found).__name__}")
     return found
 
 
 def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int) -> None:
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model {name}: it must give a torch.nn.Module, not {type(model).__name__}")
+        raise ConfigError(f"model {name}: it must return a torch.nn.Module, not {type(model).__name__}")
     if has_lazy_layers(model):
-        # Their tensors have shapes, and can be looked at, after one forward pass.
+        # Lazy tensors have shapes, and can be checked, after one forward pass.
         _trial(name, model, image_shape)
     try:
         size = ParameterLayout.of(model).size
@@ -160,17 +160,17 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
     if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
         raise ConfigError(f"model {name}: its {size} values must be on the CPU")
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values() if tensor.is_floating_point()):
-        raise ConfigError(f"model {name}: it begins with values that are not finite")
+        raise ConfigError(f"model {name}: its initial values are not all finite")
     logits = _trial(name, model, image_shape)
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (2, num_classes):
         raise ConfigError(
-            f"model {name}: for 2 examples of shape {image_shape} it must give logits (2, {num_classes}), not {shape}"
+            f"model {name}: for 2 examples of shape {image_shape} it must return logits (2, {num_classes}), not {shape}"
         )
 
 
 def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
-    """What the model gives for two examples."""
+    """Return the model's output for two examples."""
     was_training = model.training
     with torch.no_grad():
         logits = _call(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
@@ -179,7 +179,7 @@ def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
 
 
 def _call(name: str, step: Callable[[], _Result]) -> _Result:
-    """The user's code; what it raises, SystemExit too, becomes one line that says where."""
+    """Call the user's code. Its exceptions, including SystemExit, become one line that says where."""
     try:
         return step()
     except (FLError, KeyboardInterrupt):
@@ -197,7 +197,7 @@ def _failed(what: str, error: BaseException) -> FLError:
 
 
 def _place(error: BaseException) -> tuple[str, int | None]:
-    """File and line: the user's last one, and where there is none, such as in a model of torch's layers, the last."""
+    """Return file and line: the user's last one, or the last one if none is the user's (a model of torch's layers)."""
     if isinstance(error, SyntaxError) and error.filename:
         return error.filename, error.lineno
     frames = traceback.extract_tb(error.__traceback__)

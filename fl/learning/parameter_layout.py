@@ -1,18 +1,17 @@
-"""Which part of a model's state travels between server and clients, and in which order.
+"""Order and selection of the model state that travels between server and clients.
 
-| state | what happens to it |
+| state | treatment |
 |---|---|
 | float parameters, frozen ones too | travel: flattened into one float32 vector, averaged |
 | float buffers (BatchNorm's running mean and variance) | travel and are averaged like parameters |
 | integer and bool buffers (BatchNorm's `num_batches_tracked`) | never travel: they keep the server's value |
-| buffers that are not in the state dict (`persistent=False`) | never travel: the module makes them itself |
+| buffers outside the state dict (`persistent=False`) | never travel: the module makes them itself |
 | optimizer state (momentum) | stays on the client, and starts anew in each round |
 
-Integer buffers stay because they have no average: a rounded mean of counters is no counter, and to send one
-client's value instead would show that client's number of batches. The server's value is right for what it
-is used for: it is the same at every client when a round begins. Whoever trains several clients on one
-module must therefore reset all of it before each client (`load_state_dict` of the server's state);
-`load_vector` alone would leave the previous client's counters there.
+Integer buffers stay because they have no average: a rounded mean of counters is not a counter, and one client's value
+would show that client's number of batches. The server's value is sufficient: it is the same at all clients when a round
+begins. Code that trains several clients on one module must therefore reset the whole state before each client
+(`load_state_dict` of the server's state); `load_vector` alone would keep the previous client's counters.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class LayoutError(FLError):
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor's place in the vector: elements start..stop-1, in row-major order of its shape."""
+    """The place of one tensor in the vector: elements start..stop-1, in row-major order of its shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,38 +52,38 @@ class _Entry:
 class ParameterLayout:
     """The places of a model's travelling tensors in one flat vector, in the order of its state dict.
 
-    Two models can exchange vectors exactly if their layouts are equal. A tensor that has several names
-    (tied parameters) has one place, under its first name. The memory format (channels_last) does not
-    matter: elements are always taken in the order of the shape.
+    Two models can exchange vectors exactly if their layouts are equal. A tensor with several names (tied
+    parameters) has one place, under its first name. The memory format (channels_last) does not matter: elements are
+    always in the order of the shape.
     """
 
     entries: tuple[_Entry, ...]
 
     @classmethod
     def of(cls, module: nn.Module) -> ParameterLayout:
-        """The layout of `module`. Raises LayoutError for state that is not a tensor, or complex numbers."""
+        """Return the layout of `module`. Raises LayoutError for state that is not a tensor, or complex numbers."""
         return cls(tuple(entry for entry, _ in _places(module)))
 
     @property
     def size(self) -> int:
-        """Length of the vector."""
+        """Return the length of the vector."""
         return self.entries[-1].stop if self.entries else 0
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the tensors, in the vector's order."""
+        """Return the names of the tensors, in the vector's order."""
         return tuple(entry.name for entry in self.entries)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The tensors' numbers of elements, in the vector's order."""
+        """Return the number of elements of each tensor, in the vector's order."""
         return tuple(entry.stop - entry.start for entry in self.entries)
 
     def to_vector(self, module: nn.Module) -> Vector:
-        """A new float32 vector (size,) with `module`'s travelling state.
+        """Return a new float32 vector (size,) with `module`'s travelling state.
 
-        Tensors of other float types are converted (float64 is rounded). Raises LayoutError if `module` has
-        another layout.
+        Tensors of other float types are converted (float64 is rounded). Raises LayoutError if
+        `module` has a different layout.
         """
         vector = np.empty(self.size, dtype=np.float32)
         target = torch.from_numpy(vector)
@@ -95,8 +94,8 @@ class ParameterLayout:
     def load_vector(self, module: nn.Module, vector: Vector) -> None:
         """Write `vector` into `module`, in place; tensors that do not travel are left as they are.
 
-        Raises LayoutError, and changes nothing, if `module` has another layout, or `vector` is not a float32
-        array (size,) of finite numbers, or a number is too large for the tensor's own float type.
+        Raises LayoutError, and changes nothing, if `module` has a different layout, `vector` is not a float32 array
+        (size,) of finite numbers, or a number is too large for the tensor's own float type.
         """
         if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (self.size,):
             found = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
@@ -105,7 +104,7 @@ class ParameterLayout:
         for entry, _ in matching:
             part = vector[entry.start : entry.stop]
             limit = min(torch.finfo(entry.dtype).max, float(np.finfo(np.float32).max))
-            # Not "any > limit": a comparison with NaN is false.
+            # Not "any > limit", since a comparison with NaN is false.
             if not np.all(np.abs(part) <= limit):
                 raise LayoutError(f"{entry.name} would get a number that is not finite in {entry.dtype}")
         # A copy, because torch takes neither read-only arrays nor negative strides.
@@ -117,16 +116,18 @@ class ParameterLayout:
     def _matching(self, module: nn.Module) -> list[tuple[_Entry, torch.Tensor]]:
         places = list(_places(module))
         if tuple(entry for entry, _ in places) != self.entries:
-            raise LayoutError("the model's layout (names, shapes, types, or ties of its tensors) is another one")
+            raise LayoutError(
+                "the model's layout (names, shapes, types, or ties of its tensors) differs from the one agreed on"
+            )
         return places
 
 
 def context_digest(module: nn.Module) -> bytes:
-    """SHA-256 (32 bytes) of `module`'s whole state: what clients bind into a session as "the model I got".
+    """Return SHA-256 (32 bytes) of `module`'s whole state, to bind a session to the model that clients received.
 
-    Over the entries of the state dict, by name: name, type, shape and values, each with its length, so that
-    no two states give the same bytes to hash. Values are hashed in row-major order, little-endian on every
-    platform that torch is built for; the memory format does not change the digest.
+    It covers the entries of the state dict, sorted by name: name, type, shape and values, each with its length, so that
+    two states never give the same bytes to hash. Values are in row-major order, little-endian on all platforms that
+    torch supports; the memory format does not change the digest.
     """
     state = _state(module)
     digest = sha256(_DIGEST_LABEL)
@@ -141,7 +142,7 @@ def context_digest(module: nn.Module) -> bytes:
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
-    # keep_vars gives the parameters themselves, not views: tied ones can be told by identity.
+    # keep_vars returns the parameters themselves, not views, so that tied ones are recognized by identity.
     state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
@@ -152,7 +153,7 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def has_lazy_layers(module: nn.Module) -> bool:
-    """Whether a layer such as `nn.LazyLinear` has not seen an example, and has no shape yet."""
+    """Return whether a layer such as `nn.LazyLinear` has seen no example, and so has no shape yet."""
     return any(map(is_lazy, (*module.parameters(), *module.buffers())))
 
 
@@ -173,10 +174,10 @@ def _places(module: nn.Module) -> Iterator[tuple[_Entry, torch.Tensor]]:
 
 
 def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
-    """What two tensors have in common exactly if one is the other under a second name.
+    """Return a key that two tensors share exactly if they are the same tensor under two names.
 
-    Not the object: two parameters may be made of the same memory. Not the address alone: a part of a tensor
-    starts where the whole does.
+    The object is not enough: two parameters may use the same memory. The address is not enough: a slice of a tensor can
+    start at the same address as the whole.
     """
     if tensor.numel() == 0 or tensor.is_meta:
         return (id(tensor),)

@@ -1,7 +1,7 @@
-"""What the server does with the mean update: it is the step of an optimizer, whose gradient is minus that mean.
+"""The server's step with the mean update: one step of an optimizer whose gradient is minus that mean.
 
-Reddi et al., "Adaptive Federated Optimization" (ICLR 2021, arXiv:2003.00295), algorithm 2; FedAvgM is of Hsu et al.
-2019 (arXiv:1909.06335). Each is a torch optimizer over one flat vector, so that its state can be stored like a model's.
+Reddi et al., "Adaptive Federated Optimization" (ICLR 2021, arXiv:2003.00295), algorithm 2; FedAvgM: Hsu et al. 2019
+(arXiv:1909.06335). Each rule is a torch optimizer over one flat vector, so that its state is stored like a model's.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ SERVER_OPTIMIZERS: tuple[ServerOptimizerName, ...] = get_args(ServerOptimizerNam
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptimization:
-    """How the server steps; see `fl.config.run_config.RunConfig` for what each number does.
+    """Settings of the server's step; `fl.config.run_config.RunConfig` explains the effect of each number.
 
     Attributes:
         name: one of `SERVER_OPTIMIZERS`.
         learning_rate: eta in the paper; 1 makes FedAvg the plain mean of the clients' models.
-        momentum: beta_1, of all but FedAvg.
-        beta2: of FedAdam and FedYogi.
-        tau: the adaptivity of FedAdagrad, FedAdam and FedYogi, added to the root of the second moment.
+        momentum: beta_1, for all rules except FedAvg.
+        beta2: for FedAdam and FedYogi.
+        tau: for FedAdagrad, FedAdam and FedYogi, added to the root of the second moment.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
 
     name: ServerOptimizerName = "fedavg"
@@ -59,10 +59,10 @@ class ServerOptimization:
 
 
 class ServerOptimizer:
-    """Turns a global model and a mean update into the next global model, and remembers what its rule needs.
+    """The rule that turns a global model and a mean update into the next global model, with the rule's state.
 
-    Only parameters are stepped adaptively; averaged buffers (BatchNorm's running mean and variance) take their plain
-    mean, since a variance that an optimizer has moved may be negative.
+    Adaptive steps apply to parameters only. Averaged buffers (BatchNorm's running mean and variance) take their plain
+    mean, since an optimizer's step can make a variance negative.
     """
 
     def __init__(self, options: ServerOptimization, model: nn.Module) -> None:
@@ -72,7 +72,7 @@ class ServerOptimizer:
         self._optimizer = _build(options, [self._vector])
 
     def step(self, before: Vector, mean_delta: Vector) -> Vector:
-        """The next global vector, float32, shape (size,), from the last one and the mean update, both of that shape."""
+        """Return the next global vector, float32 (size,), from the current one and the mean update, both (size,)."""
         with torch.no_grad():
             self._vector.copy_(torch.from_numpy(before))
         self._vector.grad = torch.from_numpy(-mean_delta)
@@ -82,24 +82,24 @@ class ServerOptimizer:
         return after
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What the rule remembers, by name; empty before the first step, and always for FedAvg."""
+        """Return the rule's state by name; empty before the first step, and always for FedAvg."""
         remembered: dict[str, Any] = self._optimizer.state_dict()["state"].get(0, {})
         return {name: value.clone() for name, value in remembered.items() if isinstance(value, torch.Tensor)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Put back what `state` gave. ConfigError if it is of another model or rule."""
+        """Restore the value of `state`. Raises ConfigError if it belongs to another model or rule."""
         for name, value in state.items():
             if value.shape != self._vector.shape or value.dtype != torch.float32:
-                raise ConfigError(f"the server optimizer's {name} is of another model")
+                raise ConfigError(f"the server optimizer's {name} belongs to another model")
         whole = self._optimizer.state_dict()
         whole["state"] = {0: {name: value.clone() for name, value in state.items()}} if state else {}
         self._optimizer.load_state_dict(whole)
 
 
 class AdaptiveServerStep(torch.optim.Optimizer):
-    """FedAdagrad, FedAdam and FedYogi as the paper has them: without Adam's bias correction, v starting at tau^2.
+    """FedAdagrad, FedAdam and FedYogi as in the paper: without Adam's bias correction, v starts at tau^2.
 
-    With D the mean update, m = beta1 m + (1 - beta1) D, v by the rule, and x = x + eta m / (sqrt(v) + tau).
+    D is the mean update, m = beta1 m + (1 - beta1) D, v follows the rule, and x = x + eta m / (sqrt(v) + tau).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class AdaptiveServerStep(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step with each parameter's gradient."""
+        """Take one step with each parameter's gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient, state = parameter.grad, self.state[parameter]

@@ -1,7 +1,7 @@
-"""A client's part of a round: some epochs of SGD or Adam on its own examples; and the measurement of a model.
+"""A client's training in a round, some epochs of SGD or Adam on its own examples, and the evaluation of a model.
 
-Both run on the CPU. Numbers repeat bit for bit on one machine with one number of threads: shuffling and
-layers that draw at random (dropout) depend on `seed` only, and nothing depends on the clock.
+Both run on the CPU. Results repeat bit for bit on one machine with the same number of threads: shuffling and random
+layers (dropout) depend on `seed` only, and nothing depends on the clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fl.learning.own_code import own_code_of
 
 
 class DivergedError(FLError):
-    """Training ran away: the loss or the weights are no longer finite. The model is spoiled."""
+    """Training diverged: the loss or the weights are no longer finite. The model is unusable."""
 
 
 OptimizerName = Literal["sgd", "adam"]
@@ -30,14 +30,14 @@ OptimizerName = Literal["sgd", "adam"]
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains. `channels_last` and `bfloat16` are about speed; see `fl.learning.cpu` for "auto".
+    """Settings of a client's training. `channels_last` and `bfloat16` affect speed; see `fl.learning.cpu` for "auto".
 
-    `optimizer` is "sgd" or "adam" (Kingma and Ba 2015, with torch's defaults; `momentum` is SGD's alone). `proximal`
-    is FedProx's mu (Li et al. 2020, arXiv:1812.06127): mu/2 ||w - w0||^2 is added to the loss, w0 being the weights
-    that the client began with.
+    `optimizer` is "sgd" or "adam" (Kingma and Ba 2015, with torch's defaults; `momentum` is for SGD only).
+    `proximal` is FedProx's mu (Li et al. 2020, arXiv:1812.06127): mu/2 ||w - w0||^2 is added to the loss, where w0 are
+    the weights at the start of the client's training.
 
-    In bfloat16 only the layers' arithmetic is; weights, gradients and their sums stay float32. Raises
-    ConfigError for numbers out of range.
+    bfloat16 applies to the layers' arithmetic only; weights, gradients and their sums stay float32. Raises ConfigError
+    for numbers out of range.
     """
 
     epochs: int
@@ -61,9 +61,9 @@ class LocalTraining:
         if not 0 <= self.momentum < 1:
             problems.append(f"momentum must be in [0, 1), not {self.momentum}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            problems.append(f"weight_decay must not be negative, nor {self.weight_decay}")
+            problems.append(f"weight_decay must be finite and at least 0, not {self.weight_decay}")
         if not (math.isfinite(self.proximal) and self.proximal >= 0):
-            problems.append(f"proximal must not be negative, nor {self.proximal}")
+            problems.append(f"proximal must be finite and at least 0, not {self.proximal}")
         if self.optimizer not in get_args(OptimizerName):
             problems.append(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not {self.optimizer!r}")
         if self.bfloat16 not in get_args(Precision):
@@ -74,11 +74,10 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a client can say of its training: sums over its `num_examples` examples, not averages.
+    """The result of a client's training: sums over its `num_examples` examples, not averages.
 
-    `loss_sum` (cross-entropy, in nats) and `correct` are taken as the examples are trained in the last
-    epoch: each batch is measured just before the model learns from it. They cost nothing extra, and are a
-    little worse than the finished model would do.
+    `loss_sum` (cross-entropy, in nats) and `correct` are measured during the last epoch, on each batch just before the
+    model learns from it. They cost nothing extra, and are slightly worse than the finished model's.
     """
 
     num_examples: int
@@ -88,7 +87,7 @@ class LocalResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy (nats) and share of correct answers (0..1) over `num_examples` examples."""
+    """The mean cross-entropy (nats) and the share of correct answers (0..1) over `num_examples` examples."""
 
     loss: float
     accuracy: float
@@ -100,15 +99,15 @@ def train(
 ) -> LocalResult:
     """Train `model` in place on images float32 (N, ...) with labels int64 (N,).
 
-    Every epoch goes through all examples once in a new order drawn from `seed`; the last batch may be
-    smaller, but where the model normalizes over a batch, a single example joins the batch before. `model` gets
-    the memory format that `config` says and is left in training mode. The optimizer's state is new with each call.
+    Each epoch goes through all examples once in a new order drawn from `seed`. The last batch may be smaller, but if
+    the model normalizes over a batch, a single leftover example joins the batch before. `model` gets the memory format
+    of `config` and stays in training mode. Each call starts with a new optimizer state.
 
-    Raises ConfigError if there are no examples, too few to normalize over, or a model of the user's own fails;
-    DataError if images and labels do not match, DivergedError if the loss or a weight stops being finite (`model`
-    is then useless).
+    Raises ConfigError if there are no examples, too few to normalize over, or the user's own model fails; DataError if
+    images and labels do not match; DivergedError if the loss or a weight is no longer finite (`model` is then
+    unusable).
 
-    Threads of one process train one after the other, since torch's random generator is the process's.
+    Threads of one process train one after the other, since a process has only one torch random generator.
     """
     num_examples = _check_examples(images, labels)
     rows = _ImageRows(images, channels_last=config.channels_last)
@@ -143,9 +142,9 @@ def train(
                 if is_last:
                     loss_sum += mean_loss * len(chosen)
                     correct += _num_correct(logits, truth)
-    # The last step has no loss after it that would show what it did.
+    # Check the weights: no loss is computed after the last step.
     for name, value in model.state_dict().items():
-        # A finite sum has finite terms only, and is found much faster; one that is not may have overflowed.
+        # A finite sum has only finite terms, and is much faster to check; a sum that is not finite may have overflowed.
         if value.is_floating_point() and not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
             raise DivergedError(f"{name} is not finite after training: {_remedy(config)}")
     return LocalResult(num_examples, loss_sum, correct)
@@ -160,20 +159,20 @@ def evaluate(
     channels_last: bool = True,
     bfloat16: Precision = "off",
 ) -> Evaluation:
-    """Measure `model` (in evaluation mode, then put back) on images float32 (N, C, H, W), labels int64 (N,).
+    """Measure `model` (in evaluation mode, then restored) on images float32 (N, C, H, W), labels int64 (N,).
 
-    float32 unless told otherwise, so that a figure does not depend on the processor's abilities. A model
-    that has run away gives a loss that is not finite, and no error.
+    It computes in float32 by default, so that the result does not depend on the processor's features. A diverged model
+    gives a loss that is not finite, without an error.
 
-    Raises ConfigError if there are no examples, or a model of the user's own fails; DataError if images and labels
-    do not match.
+    Raises ConfigError if there are no examples, or the user's own model fails; DataError if images and labels do not
+    match.
     """
     num_examples = _check_examples(images, labels)
     rows = _ImageRows(images, channels_last=channels_last)
     _set_memory_format(model, channels_last=channels_last)
     in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:])
     loss_sum, correct = 0.0, 0
-    # no_grad and not inference_mode: a model may keep a tensor it makes here, and train with it later.
+    # no_grad, not inference_mode: a model may keep a tensor that it makes here, and train with it later.
     with own_code_of(model), _evaluation_mode(model), torch.no_grad():
         for start in range(0, num_examples, batch_size):
             truth = labels[start : start + batch_size]
@@ -184,7 +183,7 @@ def evaluate(
 
 
 def batch_normalizing_layers(model: nn.Module) -> list[str]:
-    """The kinds of the layers that normalize over a batch: what they make of an example depends on the others."""
+    """Return the kinds of layers that normalize over a batch: their output for an example depends on the others."""
     return sorted(
         {type(layer).__name__ for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
     )
@@ -192,9 +191,9 @@ def batch_normalizing_layers(model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def _enough_to_normalize(layers: list[str], size: int, num_examples: int) -> Iterator[None]:
-    """torch's error about the variance of a single number, in words of the settings.
+    """Turn torch's error about the variance of one number into a ConfigError that names the setting.
 
-    It is left to torch to raise: over the places of an image BatchNorm2d normalizes even one example.
+    torch has to find this error, since BatchNorm2d can normalize one example over the positions of its image.
     """
     try:
         yield
@@ -221,7 +220,7 @@ def _optimizer(model: nn.Module, config: LocalTraining) -> torch.optim.Optimizer
 
 
 class _ProximalTerm:
-    """The gradient of mu/2 ||w - w0||^2, mu (w - w0): cheaper than to differentiate the term with the loss."""
+    """The gradient mu (w - w0) of mu/2 ||w - w0||^2; cheaper than differentiating the term with the loss."""
 
     def __init__(self, model: nn.Module, strength: float) -> None:
         self._strength = strength
@@ -238,10 +237,10 @@ class _ProximalTerm:
 
 
 class _ImageRows:
-    """Images brought into the wanted memory format once, and kept as a matrix (N, C*H*W).
+    """Images converted to the wanted memory format once, and kept as a matrix (N, C*H*W).
 
-    To pick a batch is then to copy whole rows, into memory that is used again for the next batch, and a
-    batch is in the wanted format by its strides alone.
+    To select a batch then copies whole rows, into memory that the next batch reuses, and the strides alone give the
+    batch its format.
     """
 
     def __init__(self, images: torch.Tensor, *, channels_last: bool) -> None:
@@ -252,7 +251,7 @@ class _ImageRows:
         self._buffer = self._matrix.new_empty(0)
 
     def select(self, chosen: torch.Tensor) -> torch.Tensor:
-        """The images at the indices `chosen` (int64); valid until the next call."""
+        """Return the images at the indices `chosen` (int64); valid until the next call."""
         if len(self._buffer) < len(chosen):
             self._buffer = self._matrix.new_empty(len(chosen), self._matrix.shape[1])
         batch = self._buffer[: len(chosen)]
@@ -260,7 +259,7 @@ class _ImageRows:
         return self._as_images(batch)
 
     def part(self, start: int, stop: int) -> torch.Tensor:
-        """Images start..stop-1 (fewer at the end), without a copy."""
+        """Return images start..stop-1 (fewer at the end), without a copy."""
         return self._as_images(self._matrix[start:stop])
 
     def _as_images(self, rows: torch.Tensor) -> torch.Tensor:
@@ -269,7 +268,7 @@ class _ImageRows:
 
 
 def _logits(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.Tensor:
-    """float32 logits: the loss is computed in full precision in either case."""
+    """Return float32 logits, so that the loss is computed in full precision with bfloat16 too."""
     if not in_bfloat16:
         logits: torch.Tensor = model(images)
         return logits
@@ -283,7 +282,7 @@ def _num_correct(logits: torch.Tensor, labels: torch.Tensor) -> int:
 
 
 def _set_memory_format(model: nn.Module, *, channels_last: bool) -> None:
-    """Set it either way: which format a model had before must not decide how sums are rounded."""
+    """Set the format in both cases: the model's previous format must not decide how sums are rounded."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
@@ -302,14 +301,14 @@ def _remedy(config: LocalTraining) -> str:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[torch.Generator]:
-    """A generator for shuffling; meanwhile torch's global one, from which dropout draws, is seeded as well."""
+    """Yield a generator for shuffling; torch's global generator, used by dropout, is seeded meanwhile too."""
     with seeded_global_generator(seed):
         yield torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Module by module, because a frozen part may have been in evaluation mode already."""
+    """Switch to evaluation mode, then restore each module: a frozen part may have been in evaluation mode before."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -35,7 +35,7 @@ from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import Session, SessionThread
-from fl.watch import Watch
+from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Deadlines, Journal, LinkError, Observer, SessionHost
 from transport.durable.frames import MAX_EXTRA_BYTES
@@ -59,7 +59,7 @@ class NetworkAggregator:
         folder: where the journals are.
         say: tells the user something, a line at a time.
         directory: in malicious mode, who knows the clients' identity keys.
-        watch: is shown the sessions of the rounds.
+        watch: is told of the sessions of the rounds.
         skip_to: rounds below are not begun, and have no result.
     """
 
@@ -75,7 +75,7 @@ class NetworkAggregator:
         folder: Path,
         say: Callable[[str], None],
         directory: KeyDirectory | None = None,
-        watch: Watch | None = None,
+        watch: Events | None = None,
         skip_to: int = 0,
     ) -> None:
         self._plans = plans
@@ -189,6 +189,8 @@ class NetworkAggregator:
                 )
                 return ended
             self._say(f"round {session.number} was aborted: {reason}; trying again")
+            if self._watch is not None:
+                self._watch.round_retried(session.number, attempt, self._rules.retries, reason)
         raise AssertionError("the loop has no end of its own")
 
     def _session(self, files: SessionFiles) -> tuple[Session, UpdateEncoding]:

@@ -147,7 +147,7 @@ class Participant:
                     self._say(f"not in this round: {error}{hint}; waiting for the next")
                     is_waiting = True
                 setbacks += 1
-                await asyncio.sleep(_PATIENCE.delay(setbacks))
+                await asyncio.sleep(_PATIENCE.delay(setbacks, error.retry_after))
                 continue
             except DeclinedError as error:
                 raise NetworkError(f"declined the server's offer: {error}") from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fl.aggregation.planning import SessionPlans
 from fl.network.errors import RoundFailedError
 from fl.network.session_thread import SessionThread
+from fl.watch import Events
 from secagg import ClientId, PlanError
 from transport import Deadlines
 from transport.certificates.exclusion import Exclusions
@@ -49,6 +50,7 @@ class Invitations:
         rules: see there.
         say: tells the user something, a line at a time.
         exclusions: who of the enrolled is shut out.
+        watch: is told who is waited for.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Invitations:
         rules: ServingRules,
         say: Callable[[str], None],
         exclusions: Exclusions | None = None,
+        watch: Events | None = None,
     ) -> None:
         self._plans = plans
         self._sessions = sessions
@@ -66,6 +69,7 @@ class Invitations:
         self._rules = rules
         self._say = say
         self._exclusions = exclusions
+        self._watch = watch
         # Whom the server asks is not to be foreseen: a seed that is known would say where to put corrupt clients.
         self._random = random.SystemRandom()
 
@@ -96,6 +100,8 @@ class Invitations:
                 raise RoundFailedError(f"round {number} was not begun: {state}{then} after {give_up:g} s")
             if state != said:
                 self._say(f"round {number} waits for clients: {state}{now}")
+                if self._watch is not None:
+                    self._watch.clients_awaited(number, len(present), needed)
                 said = state
 
     def _chosen(self, present: tuple[ClientId, ...]) -> tuple[ClientId, ...]:

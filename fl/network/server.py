@@ -36,7 +36,7 @@ from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, summary_table
 from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.summary import summarize
-from fl.watch import Watch, serve_watch
+from fl.watch import Events, RoundFigures
 from secagg import Adversary, GraphKind, KeyDirectory
 from transport import TransportError
 from transport.certificates.exclusion import Exclusions
@@ -145,7 +145,14 @@ class _Serving:
             exclusions = self._exclusions()
             with _binding(self._options.address, "--listen"):
                 sessions = stack.enter_context(
-                    SessionThread(self._options.address, self._options.tls, enrolled, self._options.limits, exclusions)
+                    SessionThread(
+                        self._options.address,
+                        self._options.tls,
+                        enrolled,
+                        self._options.limits,
+                        exclusions,
+                        self._options.proxies,
+                    )
                 )
             directory = self._directory()
             # Only once nothing is in the way: a folder with a run in it cannot be given again.
@@ -157,33 +164,49 @@ class _Serving:
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
-                    aggregator = self._aggregator(sessions, directory, exclusions, watch)
-                    self._rounds(aggregator, records, watch)
+                    watch.run_started(self._config.clients, self._run.rounds_done)
+                    try:
+                        aggregator = self._aggregator(sessions, directory, exclusions, watch)
+                        self._rounds(aggregator, records, watch)
+                    except BaseException as error:
+                        why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+                        watch.run_ended(self._run.rounds_done, printable(why, MAX_ERROR_TEXT))
+                        raise
+                    watch.run_ended(self._run.rounds_done)
             except KeyboardInterrupt:
                 interrupted = True
         return self._finish(interrupted)
 
     @contextmanager
-    def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Watch | None]:
-        """Show what happens, if it is asked for; rounds of an earlier process too."""
+    def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:
+        """Log what happens, and show it if that is asked for; rounds of an earlier process too."""
+        name = f"{self._config.dataset}, {self._config.model}"
         if self._options.watch is None:
-            yield None
+            yield Events(name, self._config.rounds)
             return
-        watch = Watch(f"{self._config.dataset}, {self._config.model}", self._config.rounds)
-        watch.listener(sessions.server)
+        try:
+            from fl.watch import Watch, serve_watch
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--watch needs {error.name}: pip install '.[serve]' in the repository's folder"
+            ) from None
+        watch = Watch(name, self._config.rounds, self._folder.path)
+        watch.listener(sessions.server, sessions.loop)
         for record in records:
             watch.restore(
-                record.round,
-                included=len(record.included),
-                seconds=record.seconds,
-                invited=record.sampled,
-                dropped=record.dropped,
-                accuracy=record.accuracy,
-                loss=record.loss,
-                bytes_up=record.bytes_up,
-                bytes_down=record.bytes_down,
-                aborted=record.aborted,
-                noise=record.noise,
+                RoundFigures(
+                    number=record.round,
+                    included=len(record.included),
+                    seconds=record.seconds,
+                    invited=record.sampled,
+                    dropped=record.dropped,
+                    accuracy=record.accuracy,
+                    loss=record.loss,
+                    bytes_up=record.bytes_up,
+                    bytes_down=record.bytes_down,
+                    aborted=record.aborted,
+                    noise=record.noise,
+                )
             )
         with ExitStack() as stack:
             with _binding(self._options.watch, "--watch"):
@@ -212,7 +235,7 @@ class _Serving:
         sessions: SessionThread,
         directory: KeyDirectory | None,
         exclusions: Exclusions | None,
-        watch: Watch | None,
+        watch: Events,
     ) -> NetworkAggregator:
         run, config, settings, options = self._run, self._config, self._settings, self._options
         is_sampled = settings.over_select is not None
@@ -227,7 +250,7 @@ class _Serving:
         enrolled = tuple(range(config.clients))
         return NetworkAggregator(
             self._plans,
-            invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions),
+            invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions, watch),
             tracker=run.tracker,
             sessions=sessions,
             announce=run.announcement,
@@ -239,26 +262,24 @@ class _Serving:
             skip_to=run.rounds_done + 1 + options.skip,
         )
 
-    def _rounds(self, aggregator: NetworkAggregator, records: list[RoundRecord], watch: Watch | None) -> None:
+    def _rounds(self, aggregator: NetworkAggregator, records: list[RoundRecord], watch: Events) -> None:
         run, config, failed = self._run, self._config, 0
         aggregator.forget_older(run.rounds_done)
         with TrainingDisplay(self._console, config) as display:
             display.introduce(run.layout.size, self._plan)
             while run.rounds_done < config.rounds:
                 display.round_started(run.rounds_done)
-                if watch is not None:
-                    watch.round_started(run.rounds_done + 1, self._plan.parameters)
+                watch.round_started(run.rounds_done + 1, self._plan.parameters)
                 record = self._once_there_is_room(lambda: run.run_round(aggregator, display.on_progress))
-                if watch is not None:
-                    watch.round_ended(
-                        record.round,
-                        None,
-                        record.seconds,
-                        record.accuracy,
-                        record.loss,
-                        aborted=record.aborted,
-                        noise=record.noise,
-                    )
+                watch.round_ended(
+                    record.round,
+                    None,
+                    record.seconds,
+                    record.accuracy,
+                    record.loss,
+                    aborted=record.aborted,
+                    noise=record.noise,
+                )
                 records.append(record)
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))
                 aggregator.forget_round()

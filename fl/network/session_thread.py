@@ -15,7 +15,7 @@ from secagg import Aborted, ClientId, Completed, KeyDirectory, Parameters
 from transport import Deadlines, Journal, RecoveryPool, SessionHost
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import Credentials
-from transport.tcp import Address, Limits, Plaintext, SessionServer
+from transport.tcp import Address, Limits, Network, Plaintext, SessionServer
 from transport.tcp.server import HostObserver
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class SessionThread:
     An interrupt from the keyboard while one blocks ends the session: its clients are told to come back later.
 
     Args:
-        address, tls, enrolled, limits, exclusions: as `transport.tcp.SessionServer` takes them.
+        address, tls, enrolled, limits, exclusions, proxies: as `transport.tcp.SessionServer` takes them.
 
     Raises (on entering): as `transport.tcp.SessionServer`.
     """
@@ -66,8 +66,9 @@ class SessionThread:
         enrolled: Iterable[ClientId],
         limits: Limits | None = None,
         exclusions: Exclusions | None = None,
+        proxies: Iterable[Network] = (),
     ) -> None:
-        self._server = SessionServer(address, tls, limits, enrolled, exclusions)
+        self._server = SessionServer(address, tls, limits, enrolled, exclusions, proxies)
         self._pool = RecoveryPool(os.cpu_count() or 1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="secagg-server", daemon=True)
@@ -101,6 +102,11 @@ class SessionThread:
     def server(self) -> SessionServer:
         """The listening server, for those who count its connections."""
         return self._server
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it runs in."""
+        return self._loop
 
     @property
     def addresses(self) -> tuple[Address, ...]:

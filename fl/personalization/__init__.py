@@ -1,7 +1,8 @@
-"""Each client's own model, made of the global one and what the client learned from, and what it gains by it.
+"""Personal models of clients, made from the global model and the client's own examples, and their gains.
 
-`fine_tuning` goes on training the global model, all of it or its last layer, at will pulled back to it; `ditto` keeps a
-second model beside it through all rounds; `gains` measures both on examples that neither training has seen.
+`fine_tuning` trains the global model further, all of it or its last layer, optionally pulled towards the global model.
+`ditto` keeps a second model beside it through all rounds. `gains` measures both on examples that neither was trained
+on.
 """
 
 from fl.personalization.ditto import Ditto

@@ -16,21 +16,21 @@ from fl.learning.training import LocalTraining, train
 
 @dataclass(frozen=True, slots=True)
 class Ditto:
-    """In each round that it takes part in, a client also improves a model of its own, which never leaves it.
+    """Training of a client's personal model, which never leaves the client, in each round that it takes part in.
 
     The paper's Algorithm 1: after the global model w^t has arrived, some steps of
 
         v <- v - rate * (gradient of the client's loss at v + strength * (v - w^t)).
 
-    The federation does not notice: what is sent is what it would be without. Between `FineTuning` from the last global
-    model (one start, one anchor) and learning alone (strength 0) it keeps what was learned in earlier rounds.
+    Nothing that is sent changes. Unlike `FineTuning` from the last global model, it keeps the knowledge of earlier
+    rounds. With strength 0 the client learns alone.
 
     Attributes:
-        training: the steps in each round; its `proximal` is 0, since it would pull to where the round's training began.
-        strength: the paper's lambda.
+        training: the steps in each round; its `proximal` must be 0, since it would pull to the round's starting point.
+        strength: lambda of the paper.
 
     Raises:
-        ConfigError: numbers out of range.
+        ConfigError: a number is out of range.
     """
 
     training: LocalTraining
@@ -38,17 +38,17 @@ class Ditto:
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < float("inf"):
-            raise ConfigError(f"Ditto's strength must not be negative, nor {self.strength}")
+            raise ConfigError(f"Ditto's strength must be finite and at least 0, not {self.strength}")
         if self.training.proximal:
-            raise ConfigError("Ditto has a pull of its own: leave the training's proximal at 0")
+            raise ConfigError("Ditto has its own proximal term: leave the training's proximal at 0")
 
     def improve(
         self, own: nn.Module, received: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, seed: int
     ) -> None:
-        """One round's steps on the personal model `own`, in place, after the global model `received` arrived.
+        """Train the personal model `own` for one round, in place, after the global model `received` arrived.
 
         Raises ConfigError if there are no examples, or the models differ in their parameters; DivergedError if
-        training ran away.
+        training diverged.
         """
         anchor = [parameter.detach() for parameter in received.parameters()]
         with _pulled(own, anchor, self.strength):
@@ -57,7 +57,7 @@ class Ditto:
 
 @contextmanager
 def _pulled(model: nn.Module, anchor: Sequence[torch.Tensor], strength: float) -> Iterator[None]:
-    """Adds strength * (v - w) to the gradient of each parameter v as soon as it is there; `anchor` has the w."""
+    """Add strength * (v - w) to the gradient of each parameter v as soon as it is computed; `anchor` has the w."""
     parameters = list(model.parameters())
     if [parameter.shape for parameter in parameters] != [value.shape for value in anchor]:
         raise ConfigError("the personal model and the global one differ in their parameters")

@@ -1,4 +1,4 @@
-"""What a personal model is worth: each client's own held-out examples, and how the gains spread over the clients."""
+"""Gains by personal models on each client's own held-out examples, and their spread over the clients."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from secagg import ClientId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientGain:
-    """One client's global and personal model on the examples that it holds out, `held_out` of them.
+    """Results of the global and the personal model on one client's `held_out` held-out examples.
 
-    Accuracies are fractions, losses mean cross-entropies in nats.
+    Accuracies are fractions; losses are mean cross-entropies in nats.
     """
 
     client: ClientId
@@ -33,18 +33,18 @@ class ClientGain:
 
     @property
     def accuracy_gain(self) -> float:
-        """Personal minus global: above 0 is better."""
+        """Return personal minus global accuracy; above 0 is better."""
         return self.personal_accuracy - self.global_accuracy
 
     @property
     def loss_gain(self) -> float:
-        """Global minus personal: above 0 is better."""
+        """Return global minus personal loss; above 0 is better."""
         return self.global_loss - self.personal_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How a figure spreads over the clients, each of which counts once; percentiles are interpolated linearly."""
+    """The spread of a value over the clients, each counted once; percentiles are interpolated linearly."""
 
     p10: float
     median: float
@@ -53,7 +53,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of at least one value."""
+        """Return the spread of at least one value."""
         array = np.array(list(values), dtype=np.float64)
         p10, median, p90 = np.percentile(array, (10, 50, 90)).tolist()
         return cls(p10=p10, median=median, p90=p90, mean=float(array.mean()))
@@ -61,15 +61,15 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainSummary:
-    """All clients' gains.
+    """Summary of all clients' gains.
 
     Attributes:
-        clients, held_out: how many clients, and their held-out examples together.
-        global_accuracy, personal_accuracy: over all held-out examples, so that a client counts as often as it has some.
-        accuracy_gain, loss_gain: over the clients, as `ClientGain` has them.
-        global_spread, personal_spread: of the clients' accuracies.
-        better, same, worse: fractions of the clients by the sign of their accuracy's gain.
-        lower_loss: fraction of the clients whose personal model has the lower loss.
+        clients, held_out: number of clients, and of all their held-out examples.
+        global_accuracy, personal_accuracy: over all held-out examples, so clients count by their number of examples.
+        accuracy_gain, loss_gain: spread over the clients of the gains of `ClientGain`.
+        global_spread, personal_spread: spread of the clients' accuracies.
+        better, same, worse: fractions of the clients by the sign of their accuracy gain.
+        lower_loss: fraction of the clients whose personal model has a lower loss.
     """
 
     clients: int
@@ -89,13 +89,13 @@ class GainSummary:
 def measure_gain(
     worker: LocalWorker, client_id: ClientId, global_model: nn.Module, personal_model: nn.Module
 ) -> ClientGain:
-    """Both models on the client's held-out examples; they are not changed.
+    """Measure both models on the client's held-out examples; the models are not changed.
 
-    Raises ConfigError if the client holds nothing out: on the examples that it learned from every model looks good.
+    Raises ConfigError if the client has no held-out examples: on training examples all models look good.
     """
     examples = worker.examples[client_id]
     if not len(examples.held_out):
-        raise ConfigError(f"client {client_id} holds no examples out: raise holdout")
+        raise ConfigError(f"client {client_id} holds out no examples: raise holdout")
     places = torch.from_numpy(examples.held_out)
     images, labels = worker.dataset.train_images[places], worker.dataset.train_labels[places]
 
@@ -116,12 +116,11 @@ def measure_gain(
 
 
 def summarize_gains(gains: Sequence[ClientGain]) -> GainSummary:
-    """The gains of at least one client; ConfigError for none."""
+    """Summarize the gains of at least one client. Raises ConfigError for none."""
     if not gains:
         raise ConfigError("no client's gain was measured")
     held_out = sum(gain.held_out for gain in gains)
-    # Counts of right answers: accuracies are quotients of them, and exact gains have a sign that a rounding error
-    # must not give them.
+    # Use counts of correct answers: a rounding error in an accuracy must not decide the sign of a gain.
     changes = np.array([round(gain.accuracy_gain * gain.held_out) for gain in gains])
 
     def overall(accuracies: Iterable[float]) -> float:

@@ -1,4 +1,4 @@
-"""A model's last layer, and what it is given."""
+"""A model's last layer, and its inputs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _BATCH = 500
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
-    """The last linear layer, in the order in which the model was built. ConfigError if there is none."""
+    """Return the last linear layer in the model's building order. Raises ConfigError if there is none."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if not layers:
-        raise ConfigError("the model has no linear layer that could be fine-tuned by itself: fine-tune all of it")
+        raise ConfigError("the model has no linear layer to fine-tune: fine-tune the whole model")
     return layers[-1]
 
 
 def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What `classifier_head` is given for each image in evaluation mode, float32 (N, features).
+    """Return the inputs of `classifier_head` for each image in evaluation mode, float32 (N, features).
 
-    Raises ConfigError if its output is not the model's: then to train it alone would be to train something else.
+    Raises ConfigError if its output is not the model's output: training it alone would then train something else.
     """
     head = classifier_head(model)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -40,7 +40,7 @@ def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
                 logits = model(batch)
                 if len(seen) != 1 or not torch.equal(seen[0][1], logits):
                     raise ConfigError(
-                        "the model's last linear layer is not what gives its answers: fine-tune all of it instead"
+                        "the model's last linear layer does not give its output: fine-tune the whole model"
                     )
                 features.append(seen[0][0])
     finally:

@@ -14,12 +14,17 @@ The checkpoint is one file that is replaced in one step: whenever the run ends, 
 others, so that none of them is ever without it.
 """
 
+import base64
 import json
 import shlex
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -31,12 +36,18 @@ from fl.formatting import json_line
 from fl.learning.serialization import model_to_bytes, own_tensors
 from fl.runs.records import RoundRecord, record_to_json
 from fl.runs.run import Run
+from secagg import ClientId
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
 # Another one where what is stored already means something else than it did; names may be added without.
-_FORMAT = 1
+_FORMAT = 2
 _MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"
 _LOCK = "serve.lock"
+# In the checkpoint longer lists of clients are packed, so that its size does not follow their number: it holds those of
+# all rounds.
+_LISTED = 64
+# Of a list that was packed: two million clients.
+_MOST_BYTES = 1 << 24
 PLOT = "accuracy.png"
 
 
@@ -89,7 +100,7 @@ class RunFolder:
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
             "scales": json.dumps({run.name: run.tracker.to_json() for run in runs}),
-            "records": json_line(lines),
+            "records": json_line([{**line, "included": _packed(line["included"])} for line in lines]),
         }
         try:
             self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
@@ -97,6 +108,8 @@ class RunFolder:
             self._replace(_METRICS, "".join(json_line(line) + "\n" for line in lines).encode())
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
+        except safetensors.SafetensorError as error:
+            raise ConfigError(f"cannot write {self.path / _CHECKPOINT}: {error}") from error
 
     def save_model(self, run: Run) -> None:
         """Store the trained model by itself. ConfigError if it cannot be written."""
@@ -130,7 +143,7 @@ class RunFolder:
         """Put the stored models into ``runs``; returns the records of the rounds done. ConfigError as above."""
         try:
             records = [
-                RoundRecord(**{**line, "included": tuple(line["included"])})
+                RoundRecord(**{**line, "included": _unpacked(line["included"])})
                 for line in json.loads(self._metadata()["records"])
             ]
             # In the first version all bounds were fixed, which the settings say already.
@@ -166,6 +179,29 @@ class RunFolder:
 
     def _replace(self, name: str, data: bytes) -> None:
         replace_file(self.path / name, data)
+
+
+@lru_cache(maxsize=4096)
+def _packed(ids: tuple[ClientId, ...]) -> list[ClientId] | str:
+    """A list of clients for a record; a longer one as Base64 of its compressed differences, 64-bit little-endian."""
+    if len(ids) <= _LISTED:
+        return list(ids)
+    differences = np.diff(np.array(ids, "<i8"), prepend=0)
+    return base64.b64encode(zlib.compress(differences.tobytes())).decode()
+
+
+def _unpacked(stored: Any) -> tuple[ClientId, ...]:
+    """The same again. ValueError, or TypeError, if it is none."""
+    if not isinstance(stored, str):
+        return tuple(stored)
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(base64.b64decode(stored, validate=True), _MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"a list of clients that is none: {error}") from None
+    if not unpacker.eof:
+        raise ValueError("a list of clients that is cut short, or too long")
+    return tuple(np.cumsum(np.frombuffer(data, "<i8")).tolist())
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

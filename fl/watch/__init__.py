@@ -1,20 +1,32 @@
-"""Watching a training that runs: Prometheus metrics, a status page, and logs that machines can read.
+"""Watching a training that runs: events in the log, Prometheus metrics, health checks and a status page.
 
     watch = Watch("digits", total_rounds=20)
     with serve_watch(watch, ("127.0.0.1", 9100)):
         async with SessionServer(address, tls) as server:
-            watch.listener(server)
+            watch.listener(server, asyncio.get_running_loop())
             for number in ...:
                 watch.round_started(number, params)
                 await server.run(host, pool, watch.session)
                 watch.round_ended(number, host.outcome, seconds, accuracy, loss)
 
-What happens is put down by one thread and read by others; nobody who reads can hold up the session. Nothing that is
-shown tells clients apart, and nothing of it is secret from those who know the sums.
+The thread that trains reports to the watch, and other threads read it; readers cannot hold up the session. `Events`
+only logs. Everything else needs ``pip install '.[serve]'`` and is imported on first use.
 """
 
-from fl.watch.logs import configure_logging
-from fl.watch.server import WatchServer, serve_watch
-from fl.watch.state import Watch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Watch", "WatchServer", "configure_logging", "serve_watch"]
+from fl.watch.events import Events, RoundFigures
+from fl.watch.logs import configure_logging
+
+if TYPE_CHECKING:
+    from fl.watch.server import WatchServer, serve_watch
+    from fl.watch.state import Watch
+
+__all__ = ["Events", "RoundFigures", "Watch", "WatchServer", "configure_logging", "serve_watch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("fl.watch.state" if name == "Watch" else "fl.watch.server"), name)

@@ -1,133 +1,201 @@
-"""The figures of a `Watch` as Prometheus metrics.
+"""The metrics of one training for Prometheus.
 
-The registry is the watch's own, so two trainings in one process do not mix and importing this changes nothing. Labels
-are reasons, phases and outcomes, of which there is a fixed number; never a client, of which there may be any.
+The registry belongs to the training, so two trainings in one process stay apart. Labels are phases, outcomes and
+reasons from fixed lists, never clients.
 """
 
-from collections.abc import Iterator, Mapping
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fl.watch.figures import IDLE, PHASES, Snapshot, Totals
-from fl.watch.histogram import Durations
-from fl.watch.state import Watch
+from fl.watch.events import DECLINE_REASONS, PHASES, label
+from secagg import AbortReason, DropReason
+from transport.durable.links import Counters
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+"""Buckets of durations: from a phase on loopback to the longest deadline for slow clients."""
+
+_TRAFFIC: Final = {
+    "bytes_up": ("received_bytes", "Bytes of the clients' frames."),
+    "bytes_down": ("sent_bytes", "Bytes of the frames to clients."),
+    "frames_up": ("received_frames", "The clients' frames."),
+    "frames_down": ("sent_frames", "Frames to clients."),
+    "connections": ("connections", "Connections that clients made."),
+    "reconnects": ("reconnects", "Those of them by clients that had been connected to the session before."),
+    "repeated": ("repeated_messages", "Messages that came again after a reconnect."),
+    "commits": ("journal_commits", "Commits that wrote to the journal."),
+}
+
+# Name: the path in the status, and the help text.
+_GAUGES: Final = {
+    "round": ("round", "The round that runs, or ran last; from 1."),
+    "rounds_planned": ("total_rounds", "The rounds that are to be run."),
+    "clients_invited": ("session.invited", "Clients that may take part in the session."),
+    "clients_surviving": ("session.survivors", "Those of them that were not dropped."),
+    "clients_connected": ("session.connected", "Those of them that have a connection now."),
+    "clients_included": ("session.included", "Clients whose inputs are in the last session's sum."),
+    "clients_waiting": ("waiting_clients", "Enrolled clients that wait for a session."),
+    "clients_absent": ("absent_clients", "Enrolled clients that neither wait nor are connected to the session."),
+    "connections_open": ("open_connections", "Open connections of clients that have shown who they are."),
+    "messages_received": ("session.received", "Clients whose message of this phase is in."),
+    "messages_pending": ("session.pending", "Clients whose message of this phase is awaited."),
+    "messages_needed": ("session.needed", "Messages without which this phase ends in an abort."),
+    "bytes_in_flight": ("session.bytes_in_flight", "Bytes of large messages that clients have room to send now."),
+    "event_loop_lag_seconds": ("event_loop_lag_seconds", "How late the event loop of the server turns."),
+    "accuracy_ratio": ("accuracy", "The model's accuracy when it was last measured, 0 to 1."),
+    "loss": ("loss", "The model's loss when it was last measured."),
+    "rounding_noise_ratio": ("noise", "Rounding noise over the mean update, in the last round that had one."),
+    "recovery_seconds": ("recovery_seconds", "How long the last recovery of masks took."),
+}
 
 
 class Metrics:
-    """The text that Prometheus scrapes. With the process's own metrics, such as `process_resident_memory_bytes`."""
+    """What Prometheus scrapes. With the process's own metrics, such as `process_resident_memory_bytes`.
 
-    def __init__(self, watch: Watch) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_WatchCollector(watch))
-        ProcessCollector(registry=self._registry)
+    Args:
+        run_name: what is trained.
+        status: gives the figures of the moment, `fl.watch.Watch.status`.
+
+    Attributes:
+        last_round: the last round with a result, of an earlier process too.
+    """
+
+    def __init__(self, run_name: str, status: Callable[[], dict[str, Any]]) -> None:
+        self._registry = registry = CollectorRegistry(auto_describe=False)
+        self._counters = self._seen = Counters()
+
+        def labelled(name: str, text: str, key: str, values: Iterator[str] | tuple[str, ...]) -> Counter:
+            counter = Counter(f"secagg_{name}", text, [key], registry=registry)
+            for value in values:
+                # At 0 from the start, so that Prometheus sees the first one as an increase.
+                counter.labels(value)
+            return counter
+
+        def seconds(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"secagg_{name}_seconds", text, labels, registry=registry, buckets=SECONDS)
+
+        outcomes = ("completed", "aborted")
+        self._sessions = labelled("sessions", "Sessions that ended, by outcome.", "outcome", outcomes)
+        self._rounds = labelled("rounds", "Rounds that ended, by outcome.", "outcome", outcomes)
+        self._aborts = labelled("aborts", "Sessions without a sum, by reason.", "reason", map(label, AbortReason))
+        self._drops = labelled(
+            "drops", "Clients that sessions went on without, by reason.", "reason", map(label, DropReason)
+        )
+        self._declines = labelled(
+            "declines", "Clients that declined what they were offered, by reason.", "reason", DECLINE_REASONS
+        )
+        self._retries = Counter("secagg_retries", "Sessions begun since the one before was aborted.", registry=registry)
+        self._phase_seconds = seconds(
+            "phase_duration", "How long phases took, from the first commit in it to the first after it.", "phase"
+        )
+        self._session_seconds = seconds("session_duration", "How long sessions took.")
+        self._round_seconds = seconds("round_duration", "How long rounds took, the test of the model not counted.")
+        self._traffic = {
+            field: Counter(f"secagg_{name}", text, registry=registry) for field, (name, text) in _TRAFFIC.items()
+        }
+        Info("secagg_run", "What is trained.", registry=registry).info({"name": run_name})
+        Info("secagg_build", "What runs.", registry=registry).info(_versions())
+        Gauge(
+            "secagg_start_time_seconds", "When watching began, in Unix time.", registry=registry
+        ).set_to_current_time()
+        self.last_round = Gauge("secagg_last_completed_round", "The last round with a result.", registry=registry)
+        self._last_time = Gauge(
+            "secagg_last_completed_round_timestamp_seconds",
+            "When that was, in Unix time; before the first of this process, when watching began.",
+            registry=registry,
+        )
+        self._last_time.set_to_current_time()
+        registry.register(_Now(status))
+        ProcessCollector(registry=registry)
 
     def text(self) -> bytes:
-        """All metrics as they are now."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
+    def traffic(self, counters: Counters) -> bool:
+        """Add a session's counts since the last call. Return whether this is another session than in the last call."""
+        is_new = counters is not self._counters
+        if is_new:
+            self._counters, self._seen = counters, Counters()
+        for field, counter in self._traffic.items():
+            if more := getattr(counters, field) - getattr(self._seen, field):
+                counter.inc(more)
+        self._seen = copy(counters)
+        return is_new
 
-class _WatchCollector(Collector):
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def session_traffic(self, *, has_begun: bool) -> dict[str, int]:
+        """Return the counts of the session of the last `traffic` call, or zeros if the present one has not begun."""
+        return {field: getattr(self._seen, field) if has_begun else 0 for field in self._traffic}
+
+    def count(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Count an event of `fl.watch.Events`."""
+        match event:
+            case "phase_ended":
+                self._phase_seconds.labels(fields["phase"]).observe(fields["seconds"])
+            case "clients_dropped":
+                self._drops.labels(fields["reason"]).inc(fields["count"])
+            case "client_declined":
+                self._declines.labels(fields["reason"]).inc()
+            case "round_retried":
+                self._retries.inc()
+            case "session_ended":
+                self._sessions.labels(fields["outcome"]).inc()
+                self._session_seconds.observe(fields["seconds"])
+                if fields["reason"] is not None:
+                    self._aborts.labels(fields["reason"]).inc()
+            case "round_ended":
+                self._rounds.labels("completed" if fields["aborted"] is None else "aborted").inc()
+                self._round_seconds.observe(fields["seconds"])
+                if fields["aborted"] is None:
+                    self._last_time.set_to_current_time()
+
+
+class _Now(Collector):
+    """Metrics that are read at each scrape, all from one status, so that they are consistent."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        # One snapshot, so that the figures of one scrape belong together.
-        snapshot = self._watch.snapshot()
-        yield InfoMetricFamily("secagg_run", "What is trained.", {"name": snapshot.run})
-        yield from _gauges(snapshot)
-        yield from _counters(snapshot.totals)
-        yield _histogram(
-            "secagg_phase_duration_seconds",
-            "How long phases took, from the first commit in it to the first after it.",
-            "phase",
-            snapshot.totals.phase_seconds,
+        status = self._status()
+        for name, (path, text) in _GAUGES.items():
+            value: Any = status
+            for key in path.split("."):
+                value = value[key]
+            # Without a measurement there is no metric: 0 would be one.
+            if value is not None:
+                yield GaugeMetricFamily(f"secagg_{name}", text, value)
+        phase = GaugeMetricFamily("secagg_phase", "1 for the phase that the session is in, else 0.", labels=["phase"])
+        for name in PHASES:
+            phase.add_metric([name], name == status["session"]["phase"])
+        expiry = GaugeMetricFamily(
+            "secagg_certificate_expiry_timestamp_seconds",
+            "When a certificate in use runs out, in Unix time: the server's, and the first of its authorities'.",
+            labels=["certificate"],
         )
-        sessions = HistogramMetricFamily("secagg_session_duration_seconds", "How long sessions took.")
-        sessions.add_metric([], snapshot.totals.session_seconds.cumulative(), snapshot.totals.session_seconds.total)
-        yield sessions
+        for whose, at in status["certificate_expiry"].items():
+            expiry.add_metric([whose], at)
+        refusals = CounterMetricFamily(
+            "secagg_refusals", "Connections refused or cut off, by reason.", labels=["reason"]
+        )
+        for reason, count in sorted(status["totals"]["refusals"].items()):
+            refusals.add_metric([reason], count)
+        yield from (phase, expiry, refusals)
 
 
-def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
-    session = snapshot.session
-    phase = GaugeMetricFamily("secagg_phase", "1 for the phase that the session is in, 0 for others.", labels=["phase"])
-    for name in PHASES:
-        phase.add_metric([name], name == session.phase)
-    yield phase
-    noise = next((one.noise for one in reversed(snapshot.rounds) if one.noise is not None), None)
-    plain: dict[str, tuple[str, float | None]] = {
-        "round": ("The round that runs, or ran last; from 1.", snapshot.round),
-        "rounds_planned": ("The rounds that are to be run.", snapshot.total_rounds),
-        "clients_invited": ("Clients that may take part in the session.", session.invited),
-        "clients_surviving": ("Those of them that were not dropped.", session.survivors),
-        "clients_connected": ("Those of them that have a connection now.", session.connected),
-        "clients_included": ("Clients whose inputs are in the last session's sum.", session.included),
-        "clients_waiting": ("Enrolled clients that wait for a session.", snapshot.waiting_clients),
-        "connections_open": ("Open connections of clients that have shown who they are.", snapshot.open_connections),
-        "messages_received": ("Clients whose message of this phase is in.", session.received),
-        "messages_pending": ("Clients whose message of this phase is awaited.", session.pending),
-        "messages_needed": ("Messages without which this phase ends in an abort.", session.needed),
-        "accuracy_ratio": ("The model's accuracy when it was last measured, 0 to 1.", snapshot.accuracy),
-        "loss": ("The model's loss when it was last measured.", snapshot.loss),
-        "rounding_noise_ratio": ("Rounding noise over the mean update, in the last round that had one.", noise),
-        "recovery_seconds": ("How long the last recovery of masks took.", snapshot.recovery_seconds),
-    }
-    for name, (text, value) in plain.items():
-        # What was not measured is left out, since 0 would be a measurement.
-        if value is not None:
-            yield GaugeMetricFamily(f"secagg_{name}", text, value)
-    expiry = GaugeMetricFamily(
-        "secagg_certificate_expiry_timestamp_seconds",
-        "When a certificate in use runs out, in Unix time: the server's, and the first of its authorities'.",
-        labels=["certificate"],
-    )
-    for whose, at in snapshot.certificate_expiry.items():
-        expiry.add_metric([whose], at)
-    yield expiry
-    yield GaugeMetricFamily(
-        "secagg_start_time_seconds", "When watching began, in Unix time.", snapshot.started.timestamp()
-    )
+def _versions() -> dict[str, str]:
+    def of(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "unknown"
 
-
-def _counters(totals: Totals) -> Iterator[Metric]:
-    traffic = totals.traffic
-    plain: dict[str, tuple[str, float]] = {
-        "received_bytes": ("Bytes of the clients' frames.", traffic.bytes_up),
-        "sent_bytes": ("Bytes of the frames to clients.", traffic.bytes_down),
-        "received_frames": ("The clients' frames.", traffic.frames_up),
-        "sent_frames": ("Frames to clients.", traffic.frames_down),
-        "connections": ("Connections that clients made.", traffic.connections),
-        "reconnects": ("Those of them by clients that had been connected to the session before.", traffic.reconnects),
-        "repeated_messages": ("Messages that came again after a reconnect.", traffic.repeated),
-        "journal_commits": ("Commits that wrote to the journal.", traffic.commits),
-    }
-    for name, (text, value) in plain.items():
-        yield CounterMetricFamily(f"secagg_{name}", text, value)
-    yield _labelled("secagg_sessions", "Sessions that ended, by outcome.", "outcome", totals.sessions)
-    yield _labelled("secagg_drops", "Clients that sessions went on without, by reason.", "reason", totals.drops)
-    yield _labelled("secagg_aborts", "Sessions that ended without a sum, by reason.", "reason", totals.aborts)
-    yield _labelled("secagg_refusals", "Connections refused or cut off, by reason.", "reason", totals.refusals)
-
-
-def _labelled(name: str, text: str, key: str, values: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[key])
-    for value, count in sorted(values.items()):
-        family.add_metric([value], count)
-    return family
-
-
-def _histogram(name: str, text: str, key: str, values: Mapping[str, Durations]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=[key])
-    for value in PHASES:
-        if value != IDLE and value in values:
-            family.add_metric([value], values[value].cumulative(), values[value].total)
-    return family
+    return {"version": of("secagg-fl"), "python": platform.python_version(), "cryptography": of("cryptography")}

@@ -1,355 +1,221 @@
-"""What is going on in a training: told by the thread that runs it, read by those who show it."""
+"""Keep the figures of a training, reported by the thread that runs it and read by the status page and metrics."""
 
-import threading
+import asyncio
+import logging
+import tempfile
 import time
-import weakref
 from collections import Counter, deque
-from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from fl.watch.figures import (
-    IDLE,
-    RECOVERY,
-    PhaseTime,
-    RoundFigures,
-    SessionFigures,
-    Snapshot,
-    Totals,
-    Traffic,
-    label,
-)
-from fl.watch.histogram import Durations
-from secagg import Aborted, AbortReason, Completed, DropReason, Parameters
-from secagg.events import rounds_of
+from fl.watch.events import IDLE, RECOVERY, Events, RoundFigures, label
+from fl.watch.metrics import Metrics
 
-# Only their types are needed: the page of a training on another transport does not wait for sockets to be imported.
 if TYPE_CHECKING:
     from transport.durable.server_host import SessionHost
+    from transport.tcp import SessionServer
 
 MAX_ROUNDS: Final = 1000
-"""Rounds that are kept: a training of any length takes bounded memory, and the curve a bounded message."""
+"""The most rounds that are kept, so that memory and the page's messages stay bounded."""
 
-_OUTCOMES = ("completed", "aborted")
+MAX_LAG_SECONDS: Final = 10.0
+"""Without a turn of the event loop for this long, the server counts as dead."""
 
+_PULSE_SECONDS = 1.0
 
-class Connections(Protocol):
-    """The part of `transport.tcp.SessionServer` that is watched."""
-
-    @property
-    def num_connections(self) -> int:
-        """How many are open."""
-
-    @property
-    def num_waiting(self) -> int:
-        """How many clients wait for a session."""
-
-    @property
-    def refusals(self) -> Counter[str]:
-        """By reason."""
-
-    @property
-    def certificate_expiry(self) -> Mapping[str, float]:
-        """When certificates in use run out, in Unix time, by whose they are."""
+# The page shows this many of the reasons for declining.
+_REASONS = 3
 
 
-class Watch:
-    """Keeps count of a training.
-
-    All methods may be called from any thread. `session` is what a session's run calls after each commit; it does no
-    more than copy a few numbers, and never raises for what clients did.
+class Watch(Events):
+    """Keeps the figures of a training, and logs its events.
 
     Args:
-        run_name: shown as title, and as a label of one metric.
+        run_name: the page's title, and a label of one metric.
         total_rounds: how many are planned.
+        folder: where the run is stored; the server is ready only while this is writable.
+
+    Attributes:
+        metrics: for Prometheus.
+        version: grows with each change, except the passing of time.
+        rounds_version: grows with each change of `rounds`.
     """
 
-    def __init__(self, run_name: str, total_rounds: int) -> None:
-        self._run, self._total_rounds = run_name, total_rounds
+    def __init__(self, run_name: str, total_rounds: int, folder: Path | None = None) -> None:
+        super().__init__(run_name, total_rounds)
+        self._folder = folder
         self._started = datetime.now(UTC)
-        self._changed = threading.Condition()
-        self._version = self._rounds_version = 0
-        self._round, self._round_began, self._round_open = 0, 0.0, False
+        self.version = self.rounds_version = 0
         self._rounds: deque[RoundFigures] = deque(maxlen=MAX_ROUNDS)
         self._accuracy: float | None = None
         self._loss: float | None = None
         self._recovery: float | None = None
-        self._session = _Session()
-        self._listener: Connections | None = None
-        # Of sessions and listeners before the present ones.
-        self._traffic, self._refusals, self._refused_before = Traffic(), Counter[str](), Counter[str]()
-        self._sessions: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
-        self._drops: Counter[str] = Counter({label(reason): 0 for reason in DropReason})
-        self._aborts: Counter[str] = Counter({label(reason): 0 for reason in AbortReason})
-        self._phase_seconds: dict[str, Durations] = {}
-        self._session_seconds = Durations()
+        self._sessions = Counter(completed=0, aborted=0)
+        self._listener: SessionServer | None = None
+        self._pulse: _Pulse | None = None
+        # Of the running session if no listener counts them; and of all sessions and listeners before.
+        self._refusals, self._refused_before = Counter[str](), Counter[str]()
+        self.metrics = Metrics(run_name, self.status)
 
-    def listener(self, server: Connections) -> None:
-        """Watch the connections of ``server`` too: those refused in their handshake belong to no session."""
-        with self._changed:
-            if self._listener is not None:
-                self._refused_before.update(dict(self._listener.refusals))
-            self._listener = server
-            self._note()
-
-    def round_started(self, number: int, params: Parameters) -> None:
-        """A round begins; its session's phases are still to come."""
-        with self._changed:
-            self._leave_session()
-            self._session = _Session(params)
-            self._round, self._round_began, self._round_open = number, time.monotonic(), True
-            self._note()
+    def listener(self, server: "SessionServer", loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Watch the connections of ``server``, and the event ``loop`` that it runs in."""
+        with self._lock:
+            if self._listener is not server:
+                self._refused_before = self.refusals()
+                self._listener, self._refusals = server, Counter()
+            self._pulse = None if loop is None else _Pulse(loop)
+            self.version += 1
 
     def session(self, host: "SessionHost") -> None:
         """Observe a session: the ``observer`` of `transport.tcp.serve_session` and `SessionServer.run`."""
-        with self._changed:
-            session = self._session
-            if session.host is None or session.host() is not host:
-                if session.host is not None:
-                    self._leave_session()
-                session = self._session = _Session(host.offer.params)
-                session.host = weakref.ref(host)
-            self._observe(session, host)
-            self._note()
+        with self._lock:
+            if self.metrics.traffic(host.counters):
+                self._refused_before, self._refusals = self._refused_before + self._refusals, Counter()
+            if self._listener is None:
+                self._refusals = Counter({label(code): count for code, count in host.counters.refused.items()})
+            super().session(host)
+            self.version += 1
 
-    def round_ended(
-        self,
-        number: int,
-        outcome: Completed | Aborted | None,
-        seconds: float,
-        accuracy: float | None = None,
-        loss: float | None = None,
-        aborted: str | None = None,
-        noise: float | None = None,
-    ) -> None:
-        """A round is over.
-
-        Args:
-            number: from 1.
-            outcome: how it ended; None: as the last session that was observed.
-            seconds: how long it took.
-            accuracy, loss: of the model after it, where they were measured.
-            aborted: why it has no result, where its session does not say so.
-            noise: the rounding noise over the mean update, where it is known.
-        """
-        with self._changed:
-            session = self._session
-            included, why = (session.included, session.aborted) if outcome is None else _result_of(outcome)
-            if aborted is not None and why is None:
-                included, why = 0, aborted
-            now = time.monotonic()
-            self._append(
-                RoundFigures(
-                    number=number,
-                    included=included,
-                    seconds=seconds,
-                    invited=session.invited,
-                    dropped=dict(session.dropped),
-                    phases={phase.name: phase.seconds for phase in session.phases(now)},
-                    accuracy=accuracy,
-                    loss=loss,
-                    bytes_up=session.traffic.bytes_up,
-                    bytes_down=session.traffic.bytes_down,
-                    aborted=why,
-                    noise=noise,
-                )
-            )
-            self._round_open = False
-
-    def restore(
-        self,
-        number: int,
-        *,
-        included: int,
-        seconds: float,
-        invited: int = 0,
-        dropped: Mapping[str, int] | None = None,
-        accuracy: float | None = None,
-        loss: float | None = None,
-        bytes_up: int = 0,
-        bytes_down: int = 0,
-        aborted: str | None = None,
-        noise: float | None = None,
-    ) -> None:
+    def restore(self, figures: RoundFigures) -> None:
         """Show a round that an earlier process ran. Counters are this process's own, and do not grow by it."""
-        with self._changed:
-            self._append(
-                RoundFigures(
-                    number=number,
-                    included=included,
-                    seconds=seconds,
-                    invited=invited,
-                    dropped=dict(dropped or {}),
-                    accuracy=accuracy,
-                    loss=loss,
-                    bytes_up=bytes_up,
-                    bytes_down=bytes_down,
-                    aborted=aborted,
-                    noise=noise,
-                )
-            )
+        with self._lock:
+            self._rounds.append(figures)
+            self._round = max(self._round, figures.number)
+            self._accuracy = self._accuracy if figures.accuracy is None else figures.accuracy
+            self._loss = self._loss if figures.loss is None else figures.loss
+            if figures.aborted is None:
+                self.metrics.last_round.set(figures.number)
+            self.rounds_version += 1
+            self.version += 1
 
-    def snapshot(self) -> Snapshot:
-        """All that is known now."""
-        with self._changed:
-            now, session = time.monotonic(), self._session
-            finished = not self._round_open and bool(self._rounds) and self._rounds[-1].number >= self._total_rounds
-            return Snapshot(
-                version=self._version,
-                rounds_version=self._rounds_version,
-                run=self._run,
-                started=self._started,
-                total_rounds=self._total_rounds,
-                state="finished" if finished else "running" if self._round or session.host else "waiting",
-                round=self._round,
-                round_seconds=now - self._round_began if self._round_open else None,
-                session=session.figures(now),
-                rounds=tuple(self._rounds),
-                totals=Totals(
-                    traffic=self._traffic + session.traffic,
-                    sessions=dict(self._sessions),
-                    drops=dict(self._drops),
-                    aborts=dict(self._aborts),
-                    refusals=self._all_refusals(),
-                    phase_seconds=dict(self._phase_seconds),
-                    session_seconds=self._session_seconds,
-                ),
-                accuracy=self._accuracy,
-                loss=self._loss,
-                recovery_seconds=self._recovery,
-                open_connections=None if self._listener is None else self._listener.num_connections,
-                waiting_clients=None if self._listener is None else self._listener.num_waiting,
-                certificate_expiry={} if self._listener is None else self._listener.certificate_expiry,
-            )
+    def _round_is_over(self, figures: RoundFigures) -> None:
+        self.restore(figures)
+        super()._round_is_over(figures)
 
-    def wait(self, version: int, seconds: float, stop: threading.Event) -> None:
-        """Wait for something that a snapshot of that version has not; for so long, or until `wake` after ``stop``."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._version != version or stop.is_set(), seconds)
+    def _tell(self, event: str, text: str, level: int = logging.INFO, **fields: Any) -> None:
+        with self._lock:
+            match event:
+                case "phase_ended" if fields["phase"] == RECOVERY:
+                    self._recovery = fields["seconds"]
+                case "session_ended":
+                    self._sessions[fields["outcome"]] += 1
+            self.metrics.count(event, fields)
+            self.version += 1
+        super()._tell(event, text, level, **fields)
 
-    def wake(self) -> None:
-        """Let those that `wait` see that they are to stop."""
-        with self._changed:
-            self._changed.notify_all()
+    def refusals(self) -> Counter[str]:
+        """Return how many connections were refused or cut off, by reason."""
+        # A listener also counts what its sessions refuse. One call in C copies it, so that no other thread can add a
+        # reason meanwhile.
+        now = self._refusals if self._listener is None else Counter(dict(self._listener.refusals))
+        return self._refused_before + now
 
-    def _observe(self, session: "_Session", host: "SessionHost") -> None:
-        now, status = time.monotonic(), host.status
-        if session.outcome is None:
-            if (phase := label(status.phase)) != session.phase:
-                self._phase_ended(session, now)
-                session.phase, session.phase_began = phase, now
-            session.received, session.pending, session.needed = status.received, status.pending, status.needed
-        new_drops = len(host.dropped) - session.drops_seen
-        if new_drops:
-            # Thousands of clients may be dropped, a few at a time: only the new ones are looked at.
-            reasons = [label(drop.reason) for drop in islice(host.dropped.values(), session.drops_seen, None)]
-            session.dropped.update(reasons)
-            self._drops.update(reasons)
-            session.drops_seen += new_drops
-        if not session.invited:
-            # Whoever may take part has answered, is awaited, or was dropped.
-            session.invited = status.received + status.pending + session.drops_seen
-        session.traffic = Traffic.of(host.counters)
-        session.refusals = {label(code): count for code, count in host.counters.refused.items()}
-        if host.outcome is not None and session.outcome is None:
-            self._session_ended(session, host.outcome, now)
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the finished rounds in order, each as the fields of `RoundFigures`."""
+        with self._lock:
+            rounds = list(self._rounds)
+        return [asdict(figures) for figures in rounds]
 
-    def _phase_ended(self, session: "_Session", now: float) -> None:
-        if session.phase == IDLE:
-            return
-        seconds = now - session.phase_began
-        session.times[session.phase] = seconds
-        self._phase_seconds[session.phase] = self._phase_seconds.get(session.phase, Durations()).with_one(seconds)
-        if session.phase == RECOVERY:
-            self._recovery = seconds
+    def status(self) -> dict[str, Any]:
+        """Return everything but the finished rounds, as plain values for JSON."""
+        with self._lock:
+            now, listener = time.monotonic(), self._listener
+            last = self._rounds[-1].number if self._rounds else 0
+            finished = not self._round_is_open and bool(last) and last >= self._total_rounds
+            has_begun = self._round or self._session.host
+            session = self._session_figures(now)
+            waiting = None if listener is None else listener.num_waiting
+            enrolled = None if listener is None else listener.num_enrolled
+            return {
+                "run": self._run,
+                "started": self._started.isoformat(timespec="seconds"),
+                "state": "finished" if finished else "running" if has_begun else "waiting",
+                "round": self._round,
+                "total_rounds": self._total_rounds,
+                "round_seconds": now - self._round_began if self._round_is_open else None,
+                "session": session,
+                "accuracy": self._accuracy,
+                "loss": self._loss,
+                "noise": next((one.noise for one in reversed(self._rounds) if one.noise is not None), None),
+                "recovery_seconds": self._recovery,
+                "open_connections": None if listener is None else listener.num_connections,
+                "waiting_clients": waiting,
+                "absent_clients": None
+                if enrolled is None or waiting is None
+                else max(0, enrolled - waiting - session["connected"]),
+                "certificate_expiry": {} if listener is None else dict(listener.certificate_expiry),
+                "event_loop_lag_seconds": None if self._pulse is None else self._pulse.lag(),
+                "totals": {"sessions": dict(self._sessions), "refusals": dict(self.refusals())},
+            }
 
-    def _session_ended(self, session: "_Session", outcome: Completed | Aborted, now: float) -> None:
-        session.included, session.aborted = _result_of(outcome)
-        if session.aborted is not None:
-            self._aborts[session.aborted] += 1
-        session.outcome = _OUTCOMES[session.aborted is not None]
-        self._sessions[session.outcome] += 1
-        self._session_seconds = self._session_seconds.with_one(now - session.began)
+    def faults(self) -> list[str]:
+        """Return why the server is not alive; empty if it is."""
+        lag = 0.0 if self._pulse is None else self._pulse.lag()
+        return [f"the event loop has not turned for {lag:.0f} s"] if lag > MAX_LAG_SECONDS else []
 
-    def _leave_session(self) -> None:
-        """Its counts belong to the past from now on."""
-        self._traffic += self._session.traffic
-        self._refusals.update(self._session.refusals)
-        self._session.traffic, self._session.refusals = Traffic(), {}
+    def hindrances(self) -> list[str]:
+        """Return why the server cannot serve clients now; empty if it can. Writes a temporary file to the folder."""
+        reasons = self.faults()
+        if self._listener is None or not self._listener.addresses:
+            reasons.append("the server does not listen")
+        else:
+            expired = (whose for whose, at in self._listener.certificate_expiry.items() if at <= time.time())
+            reasons += (f"the certificate of the {whose} has expired" for whose in expired)
+        if self._folder is not None:
+            try:
+                with tempfile.TemporaryFile(dir=self._folder) as file:
+                    file.write(bytes(4096))
+            except OSError as error:
+                reasons.append(f"the run's folder cannot be written to: {error.strerror}")
+        return reasons
 
-    def _all_refusals(self) -> dict[str, int]:
-        # What a session refuses its listener counts too, so it is either or.
-        if self._listener is None:
-            return dict(self._refusals + Counter(self._session.refusals))
-        # One call in C, so that no other thread can add a reason in the middle of it.
-        return dict(self._refused_before + Counter(dict(self._listener.refusals)))
-
-    def _append(self, round_: RoundFigures) -> None:
-        self._rounds.append(round_)
-        self._round = max(self._round, round_.number)
-        if round_.accuracy is not None:
-            self._accuracy = round_.accuracy
-        if round_.loss is not None:
-            self._loss = round_.loss
-        self._rounds_version += 1
-        self._note()
-
-    def _note(self) -> None:
-        self._version += 1
-        self._changed.notify_all()
+    def _session_figures(self, now: float) -> dict[str, Any]:
+        session = self._session
+        host = None if session.host is None else session.host()
+        phases = [{"name": name, "seconds": took, "running": False} for name, took in session.times.items()]
+        if session.outcome is None and session.phase != IDLE:
+            phases.append({"name": session.phase, "seconds": now - session.phase_began, "running": True})
+        return {
+            "threshold": session.threshold,
+            "expected": session.expected,
+            "phases": phases,
+            "phase": session.phase,
+            "received": session.received,
+            "pending": session.pending,
+            "needed": session.needed,
+            "invited": session.invited,
+            "survivors": session.survivors,
+            # Counted here, not by the session's thread: the set of clients never changes, so this is safe.
+            "connected": 0 if host is None else len(host.connected_clients),
+            "bytes_in_flight": 0 if host is None else host.bytes_in_flight,
+            "dropped": dict(session.dropped),
+            "declined": len(session.declined),
+            "declines": [
+                [text or "without a reason", count]
+                for text, count in Counter(session.declined.values()).most_common(_REASONS)
+            ],
+            "traffic": self.metrics.session_traffic(has_begun=session.host is not None),
+            "outcome": session.outcome,
+            "aborted": session.aborted,
+            "included": session.included,
+        }
 
 
-def _result_of(outcome: Completed | Aborted) -> tuple[int, str | None]:
-    """How many inputs are in the sum, and why there is none if there is none."""
-    if isinstance(outcome, Completed):
-        return len(outcome.included), None
-    return 0, label(outcome.reason)
+class _Pulse:
+    """Measures how late an event loop is, by a timer of one second."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due, self._late = time.monotonic(), 0.0
+        loop.call_soon_threadsafe(self._beat)
 
-class _Session:
-    """The running session, or the last one; the watch's lock guards it."""
+    def lag(self) -> float:
+        """Return the seconds it was late at its last turn, or is late now. Any thread may call this."""
+        return max(self._late, time.monotonic() - self._due)
 
-    def __init__(self, params: Parameters | None = None) -> None:
-        # Weak: a session that is over may hold much, and is not kept for having been watched.
-        self.host: weakref.ref[SessionHost] | None = None
-        self.threshold = 0 if params is None else params.threshold
-        self.expected = () if params is None else (*map(label, rounds_of(params)), RECOVERY)
-        self.invited = 0
-        self.began = time.monotonic()
-        self.phase, self.phase_began = IDLE, self.began
-        self.times: dict[str, float] = {}
-        self.received = self.pending = self.needed = self.included = self.drops_seen = 0
-        self.dropped: Counter[str] = Counter()
-        self.traffic = Traffic()
-        self.refusals: Mapping[str, int] = {}
-        self.outcome: str | None = None
-        self.aborted: str | None = None
-
-    def phases(self, now: float) -> tuple[PhaseTime, ...]:
-        """Those that have begun, in order."""
-        done = tuple(PhaseTime(name, seconds, running=False) for name, seconds in self.times.items())
-        if self.outcome is not None or self.phase == IDLE:
-            return done
-        return (*done, PhaseTime(self.phase, now - self.phase_began, running=True))
-
-    def figures(self, now: float) -> SessionFigures:
-        host = None if self.host is None else self.host()
-        return SessionFigures(
-            threshold=self.threshold,
-            expected=self.expected,
-            phases=self.phases(now),
-            phase=self.phase,
-            received=self.received,
-            pending=self.pending,
-            needed=self.needed,
-            invited=self.invited,
-            survivors=self.invited - self.drops_seen,
-            # Which clients there are never changes, so another thread may count; here that costs the session nothing.
-            connected=0 if host is None else len(host.connected_clients),
-            dropped=dict(self.dropped),
-            traffic=self.traffic,
-            outcome=self.outcome,
-            aborted=self.aborted,
-            included=self.included,
-        )
+    def _beat(self) -> None:
+        now = time.monotonic()
+        self._late, self._due = max(0.0, now - self._due), now + _PULSE_SECONDS
+        self._loop.call_later(_PULSE_SECONDS, self._beat)

@@ -27,8 +27,8 @@ from secagg.messages import (
     SurvivorList,
     UnmaskingShares,
 )
-from tools.specification.recording import Recording
-from tools.specification.seeds import identity_of
+from tests.specification.recording import Recording
+from tests.support.sessions import identity_of
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docs/protocol.md", "docs/wire-format.md", "docs/threat-model.md", "SECURITY.md")
@@ -81,7 +81,7 @@ class Document:
     """The dumps of docs/wire-format.md as numbers, and the formulas of docs/protocol.md without the library."""
 
     def __init__(self, mode: str = "honest-but-curious") -> None:
-        listing = WIRE.split("<!-- generated: dumps -->")[1]
+        listing = WIRE.split("[[[cog")[1]
         self.values = dict(re.findall(r"^([a-z][^:\n]*): (.+)$", listing.split("```")[1], flags=re.MULTILINE))
         self.mode = mode
         self.sid = bytes.fromhex(self.values[f"session id, {mode}"])
@@ -196,5 +196,5 @@ class SparseSession(Recording):
         proof = self.message(ConsistencyProof)
         fields = {name: getattr(proof, name) for name in proof.__slots__}
         with pytest.raises(RemoteProtocolError) as caught:
-            self.client(ClientPhase.SURVIVORS_SIGNED).receive(ConsistencyProof(**{**fields, **changes}))
+            self.client_in(ClientPhase.SURVIVORS_SIGNED, 3).receive(ConsistencyProof(**{**fields, **changes}))
         return caught.value.rule

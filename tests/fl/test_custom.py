@@ -155,14 +155,14 @@ def test_a_model_of_ones_own_is_made_of_the_seed_alone(project: str) -> None:
     [
         ("missing", "has no missing"),
         ("model.missing", "has no model.missing"),
-        ("not_callable", "must be callable, and is of type int"),
+        ("not_callable", "must be callable, not of type int"),
         ("raises", "ValueError: the weather is bad (own_"),
-        ("no_module", "must give a torch.nn.Module, not str"),
-        ("no_logits", "must give logits (2, 2), not (2, 3)"),
-        ("two_outputs", "must give logits (2, 2), not tuple"),
+        ("no_module", "must return a torch.nn.Module, not str"),
+        ("no_logits", "must return logits (2, 2), not (2, 3)"),
+        ("two_outputs", "must return logits (2, 2), not tuple"),
         ("cannot_run", "RuntimeError"),
         ("nothing_to_train", "nothing to train"),
-        ("not_finite", "begins with values that are not finite"),
+        ("not_finite", "its initial values are not all finite"),
         ("complex_values", "is complex"),
     ],
 )
@@ -180,8 +180,8 @@ def test_a_model_that_cannot_work_is_refused_before_it_is_trained(project: str, 
         ("missing_file", "FileNotFoundError"),
         ("nan_in_a_row", "training example 7 has a value that is not finite"),
         ("empty", "there are no training examples"),
-        ("one_class", "every training label is 1"),
-        ("no_module", "must give a fl.data.Dataset, not str"),
+        ("one_class", "all training labels are 1"),
+        ("no_module", "must return a fl.data.Dataset, not str"),
         ("raises", "the weather is bad"),
     ],
 )
@@ -199,7 +199,7 @@ def test_what_is_no_reference_is_told_what_one_is(reference: str) -> None:
 
 
 def test_a_module_that_is_not_there_is_told_from_one_that_needs_another(project: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no module nowhere_at_all"):
+    with pytest.raises(ConfigError, match="no module nowhere_at_all is here or installed"):
         load_reference("nowhere_at_all.models:make", "model")
     (tmp_path / "needs_more.py").write_text("import nowhere_at_all\n")
     with pytest.raises(ConfigError, match="needs_more needs nowhere_at_all, which is not installed"):
@@ -369,7 +369,4 @@ def test_a_file_of_settings_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_bad_reference_is_one_line_to_the_user() -> None:
     done = run_process("train", "--model", "nowhere_at_all:make")
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "error: model nowhere_at_all:make: there is no module nowhere_at_all here or among the installed\n"
-    )
+    assert done.stderr == "error: model nowhere_at_all:make: no module nowhere_at_all is here or installed\n"

@@ -80,7 +80,7 @@ def test_a_measuring_session_that_aborts_aborts_the_round_and_the_next_one_measu
     faults = FaultSchedule({(i, Round.UNMASKING, Direction.UP): Fault.VANISH for i in request.client_ids[:4]})
     spoilt = aggregator.aggregate(replace(request, faults=faults))
     assert spoilt.aggregate is None
-    assert str(spoilt.aborted).startswith("the ranges of the updates, which come first, were not found: aborted")
+    assert str(spoilt.aborted).startswith("the session that measures the updates' ranges failed: aborted")
     assert spoilt.bytes_up > 0
     good = aggregator.aggregate(request)
     assert good.aggregate is not None

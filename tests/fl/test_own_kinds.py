@@ -181,7 +181,7 @@ def test_owners_may_be_any_whole_numbers(writers: Any) -> None:
 @pytest.mark.parametrize(
     ("writers", "said"),
     [
-        (list("abc") * 4, "must be whole numbers, one for each training example, not <U1: of names, np.unique"),
+        (list("abc") * 4, "must be whole numbers, one for each training example, not <U1; np.unique(names"),
         ([0.5] * 12, "must be whole numbers"),
         ([2**70] * 12, "must be whole numbers"),
         ([[0], [1, 2]], "must be whole numbers"),
@@ -198,5 +198,5 @@ def test_other_owners_are_a_line(writers: Any, said: str) -> None:
 
 def test_a_model_that_is_none_stays_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = own_module(tmp_path, "def model(shape, classes):\n    return 5\n", monkeypatch)
-    with pytest.raises(ConfigError, match=r"must give a torch\.nn\.Module, not int"):
+    with pytest.raises(ConfigError, match=r"must return a torch\.nn\.Module, not int"):
         make_model(f"{name}:model", image_shape=(5,), num_classes=2, seed=0)

@@ -172,5 +172,7 @@ def test_front_finds_each_scheme_and_passes_its_settings_on() -> None:
 def test_front_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ConfigError, match="iid, shards, dirichlet, by-writer"):
         partition(make_dataset(None), "random", 8, seed=3)
-    with pytest.raises(ConfigError, match="toy does not say who wrote what, or whose it is; mnist-writers does"):
+    with pytest.raises(
+        ConfigError, match="toy does not name the owner of each example: choose another partition, or mnist-writers"
+    ):
         partition(make_dataset(None), "by-writer", 8, seed=3)

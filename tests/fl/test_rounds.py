@@ -387,7 +387,7 @@ def test_the_plan_is_for_the_sample_and_its_dropouts() -> None:
 def test_a_run_that_does_not_fit_the_data_is_refused_before_it_starts() -> None:
     with pytest.raises(ConfigError, match="examples"):
         make_run("secure", clients=241)
-    with pytest.raises(ConfigError, match="who wrote what"):
+    with pytest.raises(ConfigError, match="the owner of each example"):
         make_run("secure", partition="by-writer")
 
 

@@ -17,9 +17,11 @@ class LargeInputs:
 
     Attributes:
         large: what each has said.
+        now: the time at which all of this happens.
     """
 
     def __init__(self) -> None:
+        self.now = 1.0
         self.host = SessionHost(PARAMS, deadlines=DEADLINES, now=0.0, context=CONTEXT, nonce=b"n")
         vector = np.arange(PARAMS.vector_length) % 2
         self.clients = {i: ClientHost(i, lambda offer: vector, accept=any_session, context=CONTEXT) for i in range(4)}
@@ -32,15 +34,15 @@ class LargeInputs:
     def connect(self, client_id: int) -> None:
         """A new connection of this client, up to its HELLO."""
         self.clients[client_id].disconnected()
-        self.host.disconnected(client_id, 1.0)
-        self.host.connected(client_id, 1.0)
+        self.host.disconnected(client_id, self.now)
+        self.host.connected(client_id, self.now)
         self.up(client_id, *self.clients[client_id].connected())
 
     def up(self, client_id: int, *frames: link.ClientFrame | tuple) -> None:
         """Frames of this client arrive at the server."""
         for frame in frames:
             payload = b"".join(frame if isinstance(frame, tuple) else link.encode(frame))
-            self.host.frame_received(client_id, payload, 1.0)
+            self.host.frame_received(client_id, payload, self.now)
 
     def pieces(self, client_id: int) -> list[_pieces.Piece]:
         """The whole input of this client in pieces, as it would send them."""
@@ -52,12 +54,12 @@ class LargeInputs:
     def send_input(self, client_id: int) -> None:
         """This client's input arrives; what the server answers does not."""
         self.up(client_id, self.large[client_id], *self.pieces(client_id))
-        self.host.commit(1.0)
+        self.host.commit(self.now)
 
     def from_server(self, client_id: int) -> list[link.ServerFrame]:
         """What the server now sends this client; the client answers, and what the server sends then is added."""
         received = []
-        while outgoing := self.host.commit(1.0):
+        while outgoing := self.host.commit(self.now):
             for out in outgoing:
                 if out.client_id == client_id:
                     received.append(link.decode_server_frame(b"".join(out.parts)))
@@ -75,8 +77,8 @@ class LargeInputs:
 
     def _exchange(self, *, hold: bool = False, missing: tuple[int, ...] = ()) -> bool:
         if self.host.job is not None:
-            self.host.finish(self.host.job.run(), 1.0)
-        outgoing = self.host.commit(1.0)
+            self.host.finish(self.host.job.run(), self.now)
+        outgoing = self.host.commit(self.now)
         for out in outgoing:
             if out.client_id in missing:
                 continue

@@ -191,8 +191,13 @@ def test_a_length_that_is_only_claimed_allocates_nothing() -> None:
 
 def test_an_offer_of_impossible_parameters_is_no_frame() -> None:
     payload = bytearray(payload_of(link.Offer(make_params())))
-    payload[3] = 9  # the threshold, above the number of clients
+    payload[11] = 9  # the threshold's last byte, above the number of clients
     with pytest.raises(LinkError, match="threshold is 9"):
+        link.decode_server_frame(bytes(payload))
+    # The adversary's code, of which there are three.
+    payload = bytearray(payload_of(link.Offer(make_params())))
+    payload[27] = 3
+    with pytest.raises(LinkError, match="canonical"):
         link.decode_server_frame(bytes(payload))
 
 

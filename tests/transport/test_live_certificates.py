@@ -1,11 +1,9 @@
 """Certificates that are renewed, run out, or come from a new authority while server and clients go on."""
 
 import asyncio
-import contextlib
 import logging
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fl.watch import Watch
-from fl.watch.metrics import Metrics
 from secagg import Adversary, Completed
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deployment, join, raw_stream, served
+from tests.transport.renewals import NAMES, issue, warnings
 from transport import SessionRefusedError
 from transport import tcp as tcp_module
 from transport.certificates import authority
@@ -25,7 +23,6 @@ from transport.certificates import reading as certs
 from transport.certificates.authority import Authority
 from transport.certificates.reading import (
     CertificateError,
-    CertifiedKeys,
     Credentials,
     directory_from,
     identity_from,
@@ -34,32 +31,11 @@ from transport.certificates.reading import (
 from transport.tcp import PLAINTEXT, Retry, ServerUnreachableError, SessionServer
 
 CLIENTS = 3
-NAMES = ["localhost", "127.0.0.1"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return deployment(tmp_path / "certs", CLIENTS)
-
-
-@contextlib.contextmanager
-def in_days(days: float):
-    """Certificates are made as if it were another day."""
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, zone=None):
-            return datetime.now(UTC) + timedelta(days=days)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(authority, "datetime", Clock)
-        yield
-
-
-def issue(folder: Path, *, days_from_now: float = 0.0, **what: Any) -> None:
-    """Renew for a day that begins then; at -9 it is over."""
-    with in_days(days_from_now):
-        Authority(folder).issue(**{"days": 1.0, "renew": True} | what)
 
 
 async def shown(server: SessionServer, folder: Path) -> int:
@@ -76,10 +52,6 @@ async def shown(server: SessionServer, folder: Path) -> int:
 
 def serial(folder: Path) -> int:
     return load_certificate(folder / "server.pem").serial_number
-
-
-def warnings(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
-    return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == event]
 
 
 def test_a_server_shows_its_renewed_certificate_to_the_next_connection(folder: Path) -> None:
@@ -180,6 +152,34 @@ def test_a_client_that_waits_takes_up_its_own_renewed_certificate(folder: Path) 
     assert report.outcome.included == tuple(inputs)
 
 
+def test_a_client_whose_certificate_runs_out_waits_for_a_renewed_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = make_params(CLIENTS, 2)
+    inputs = random_inputs(params, seed=1)
+    issue(folder, client_ids=[0], days_from_now=-9)
+    caplog.set_level(logging.INFO, "transport.tcp")
+    told: list[str] = []
+
+    async def scenario() -> Any:
+        async with served(params, folder) as serving:
+            waiting = asyncio.create_task(join(serving.port, inputs[0], folder, 0, unreachable=told.append))
+            async with asyncio.timeout(5):
+                while len(warnings(caplog, "reconnecting")) < 3:
+                    await asyncio.sleep(0.02)
+            assert not waiting.done()
+            issue(folder, client_ids=[0])
+            await asyncio.gather(waiting, *(join(serving.port, inputs[i], folder, i) for i in (1, 2)))
+            return await serving.task
+
+    report = asyncio.run(scenario())
+    assert check_exact(params, inputs, report.outcome)
+    assert report.outcome.included == tuple(inputs)
+    (why,) = told
+    assert "our certificate has expired" in why
+    assert why.endswith(f"renew {folder / 'client-0.pem'}")
+
+
 def test_while_one_authority_takes_anothers_place_both_are_trusted(folder: Path) -> None:
     """Client 0 is with the new authority already, the others and the server are not; malicious mode needs all keys."""
     params = make_params(CLIENTS, 2, adversary=Adversary.MALICIOUS)
@@ -251,64 +251,6 @@ def test_certificates_are_renewed_where_their_keys_are_not(folder: Path) -> None
         issue(folder, client_ids=[1])
 
 
-class TestCertifiedKeys:
-    """A folder of certificates, asked again and again."""
-
-    @pytest.fixture(autouse=True)
-    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(certs, "_LOOK_SECONDS", -1.0)
-
-    @staticmethod
-    def trusted(keys: CertifiedKeys, folder: Path) -> list[int]:
-        held = {int(path.stem[7:]): identity_from(path).public_key for path in folder.glob("client-*.key")}
-        return sorted(client_id for client_id, key in held.items() if keys.is_trusted(client_id, key))
-
-    def test_who_runs_out_is_left_out_and_comes_back(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-        keys = CertifiedKeys(folder, folder / "ca.pem")
-        assert self.trusted(keys, folder) == [0, 1, 2]
-        issue(folder, client_ids=[1], days_from_now=-9)
-        for _ in range(3):
-            assert self.trusted(keys, folder) == [0, 2]
-        (line,) = warnings(caplog, "certificates_left_out")
-        assert "client-1.pem" in line
-        issue(folder, client_ids=[1])
-        assert self.trusted(keys, folder) == [0, 1, 2]
-        issue(folder, client_ids=[5], renew=False)
-        assert self.trusted(keys, folder) == [0, 1, 2, 5]
-
-    def test_the_time_alone_leaves_one_out(
-        self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        issue(folder, client_ids=[2], days=3)
-        keys = CertifiedKeys(folder, folder / "ca.pem")
-        assert self.trusted(keys, folder) == [0, 1, 2]
-        monkeypatch.setattr(keys, "_now", datetime.now(UTC) + timedelta(days=5))
-        assert self.trusted(keys, folder) == [0, 1]
-        assert len(warnings(caplog, "certificates_left_out")) == 1
-
-    @pytest.mark.parametrize("what", ["damaged", "stranger", "same key", "gone"])
-    def test_files_that_do_not_work_leave_what_was_there(
-        self, folder: Path, caplog: pytest.LogCaptureFixture, what: str
-    ) -> None:
-        keys = CertifiedKeys(folder, folder / "ca.pem")
-        kept = (folder / "client-1.pem").read_bytes()
-        if what == "damaged":
-            (folder / "client-1.pem").write_bytes(kept[:100])
-        elif what == "stranger":
-            Authority.create(folder.parent / "other").issue(client_ids=[1])
-            shutil.copy(folder.parent / "other" / "client-1.pem", folder)
-        elif what == "same key":
-            shutil.copy(folder / "client-0.pem", folder / "client-1.pem")
-        else:
-            (folder / "ca.pem").rename(folder / "ca")
-        for _ in range(3):
-            assert self.trusted(keys, folder) == [0, 1, 2]
-        assert len(warnings(caplog, "not_reloaded")) == 1
-        # At the start it is a mistake.
-        with pytest.raises(CertificateError):
-            CertifiedKeys(folder, folder / "ca.pem")
-
-
 def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | None) -> Credentials:
     """Of the folder's authority, with names and a use that its own code would not give."""
     names = [x509.UniformResourceIdentifier(uri) for uri in uris] or [x509.DNSName("client.example")]
@@ -362,7 +304,7 @@ def test_what_tls_lets_in_and_the_server_does_not_is_told_in_words(
 def test_the_expiry_of_the_certificate_in_use_is_a_metric(folder: Path) -> None:
     def sample(watch: Watch, whose: str) -> float:
         name = f'secagg_certificate_expiry_timestamp_seconds{{certificate="{whose}"}} '
-        (line,) = (line for line in Metrics(watch).text().decode().splitlines() if line.startswith(name))
+        (line,) = (line for line in watch.metrics.text().decode().splitlines() if line.startswith(name))
         return float(line.removeprefix(name))
 
     def expiry(name: str) -> float:
@@ -386,7 +328,7 @@ def test_the_expiry_of_the_certificate_in_use_is_a_metric(folder: Path) -> None:
         assert renewed < before
 
     def without(watch: Watch) -> None:
-        assert "secagg_certificate_expiry_timestamp_seconds{" not in Metrics(watch).text().decode()
+        assert "secagg_certificate_expiry_timestamp_seconds{" not in watch.metrics.text().decode()
 
     asyncio.run(scenario(with_tls, Credentials.of_server(folder)))
     asyncio.run(scenario(without, PLAINTEXT))

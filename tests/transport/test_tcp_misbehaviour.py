@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import socket
+from random import Random
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def frames_of(sent):
     [
         (b"\x00\x00\x00\x10" + b"x" * 20, "bad-frame"),
         (b"\xff\xff\xff\xff" + b"\x00" * 4, "bad-frame"),
-        (os.urandom(5000), "bad-frame"),
+        (Random(5).randbytes(5000), "bad-frame"),
         (HELLO[:-1] + b"\xff", "bad-frame"),
         (encode_frame(b""), "protocol-error"),
         (encode_frame(b"\x63"), "protocol-error"),
@@ -172,7 +172,7 @@ def test_who_asks_and_does_not_read_is_cut_off(certs):
 
 
 def test_there_are_no_more_connections_than_the_limit(certs, caplog):
-    limits = Limits(connections_per_address=6, farewell_seconds=0.5)
+    limits = Limits(connections_per_address=6, connections_per_client=8, farewell_seconds=0.5)
 
     async def misbehave(serving):
         # Strangers are counted apart: only who has shown a certificate takes a place.

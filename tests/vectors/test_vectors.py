@@ -26,13 +26,13 @@ from secagg import (
     decode_client_message,
     decode_server_message,
 )
+from tests.vectors.generate.layout import parameters_from
+from tests.vectors.generate.replay import client_before, server_before
 from tests.vectors.reader import Mismatch, verify, verify_refusal
 from tests.vectors.reader.primitives import CHECKS
-from tools.vectors.layout import parameters_from
-from tools.vectors.replay import client_before, server_before
 
 FOLDER = Path(__file__).resolve().parent
-TOOL = FOLDER.parent.parent / "tools" / "make_vectors.py"
+ROOT = FOLDER.parent.parent
 FILES = sorted(path.name for path in FOLDER.glob("*.json"))
 SESSIONS = [name for name in FILES if name.startswith("session_")]
 
@@ -51,9 +51,9 @@ NEGATIVE = load("negative.json")
 
 
 def check(folder: Path) -> int:
-    """What `make_vectors.py --check` says of a folder."""
-    command = [sys.executable, str(TOOL), "--check", "--out", str(folder)]
-    return subprocess.run(command, check=False, capture_output=True).returncode  # noqa: S603 - our own tool
+    """Return the exit code of the generator's `--check` on a folder."""
+    command = [sys.executable, "-m", "tests.vectors.generate", "--check", "--out", str(folder)]
+    return subprocess.run(command, check=False, capture_output=True, cwd=ROOT).returncode  # noqa: S603 - our own tool
 
 
 # --- The files -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ for by the deployment's authority (`transport.certificates.authority` makes a sm
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from secagg import ClientId, Identity, LocalProtocolError, PinnedKeys
+from secagg import ClientId, Identity, PinnedKeys
 from secagg.params import MAX_CLIENT_ID
 from transport.certificates.reloading import Reloading
 from transport.errors import TransportError
@@ -121,8 +122,8 @@ def directory_from(
         now: when they have to be valid; by default now.
 
     Raises:
-        CertificateError: a certificate that no such authority issued, is no client's, or holds another kind of
-            key; two for one client; or none that is valid now.
+        CertificateError: a certificate that no such authority issued, is no client's, holds another kind of key, or
+            is in another client's file; two for one client; one key for two; or none that is valid now.
     """
     return CertifiedKeys(certificates, authority, now=now).keys
 
@@ -130,11 +131,21 @@ def directory_from(
 _Entry: TypeAlias = tuple[Path, ClientId, x509.Certificate]
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The certificates that are in use, and what is wrong with files that are not."""
+
+    entries: list[_Entry]
+    trouble: str = ""
+
+
 class CertifiedKeys:
     """`directory_from` for a process that goes on for long: certificates are renewed, added, and run out.
 
-    It is a `secagg.KeyDirectory`. Files that change are read again, and should they not work then, what they were stays
-    in use, with a warning. Clients whose certificates are not valid when it is asked are not trusted.
+    It is a `secagg.KeyDirectory`. Files that change are read again. One that does not work then counts as what it was
+    before, with a warning; one that is gone is of no use from then on, as is one whose authority is gone. Clients whose
+    certificates are not valid when it is asked are not trusted, and neither are those whose certificates contradict
+    each other: two keys for one client, or one key for two. All others stay trusted.
 
     Args, raises: see `directory_from`.
     """
@@ -145,12 +156,21 @@ class CertifiedKeys:
         self._certificates = Path(certificates) if isinstance(certificates, Path | str) else [*map(Path, certificates)]
         self._authority = Path(authority)
         self._now = now
-        self._outdated: list[str] = []
-        self._entries = Reloading(self._load, lambda: (*self._files(), self._authority))
-        entries = self._entries.current()
-        outdated, _ = self._sorted_out(entries)
+        self._left_out: tuple[list[str], list[str]] = ([], [])
+        self._issuers: list[x509.Certificate] = []
+        self._used: dict[Path, _Entry] | None = None
+        self._read = Reloading(self._load, lambda: (*self._files(), self._authority), lambda files: files.trouble)
+        entries = self._read.current().entries
+        outdated, contradictory, _ = self._sorted_out(entries)
+        # At the start a second one is a mistake, whatever its key.
+        of_clients = Counter(client_id for path, client_id, _ in entries if str(path) not in outdated)
+        for client_id, number in of_clients.items():
+            if number > 1:
+                raise CertificateError(f"{self._certificates}: client {client_id} has two certificates")
+        if contradictory:
+            raise CertificateError(f"one key for two clients: {some_of(contradictory)}; issue new ones")
         if outdated and len(outdated) == len(entries):
-            raise CertificateError(f"{_left_out(outdated)}; renew them, or set this machine's clock")
+            raise CertificateError(f"{_outdated(outdated)}; renew them, or set this machine's clock")
         self._look_again()
 
     @property
@@ -168,56 +188,73 @@ class CertifiedKeys:
 
     def _look_again(self) -> None:
         self._looked = time.monotonic()
-        try:
-            outdated, self._valid = self._sorted_out(self._entries.current())
-        except CertificateError as error:
-            # Only the passing of time can bring that about: `_load` has tried it.
-            logger.warning("the clients' certificates stay as they were: %s", error, extra={"event": "not_reloaded"})
-            return
-        if outdated and outdated != self._outdated:
-            logger.warning(
-                "%s; their clients are not trusted",
-                _left_out(outdated),
-                extra={"event": "certificates_left_out", "number": len(outdated)},
-            )
-        self._outdated = outdated
+        outdated, contradictory, self._valid = self._sorted_out(self._read.current().entries)
+        texts = (
+            f"{_outdated(outdated)}; their clients are not trusted",
+            f"certificates contradict each other, so their clients are not trusted: {some_of(contradictory)}",
+        )
+        for now, before, text in zip((outdated, contradictory), self._left_out, texts, strict=True):
+            if now and now != before:
+                logger.warning(text, extra={"event": "certificates_left_out", "number": len(now)})
+        self._left_out = outdated, contradictory
 
-    def _sorted_out(self, entries: list[_Entry]) -> tuple[list[str], PinnedKeys]:
-        """The files whose certificates are not valid now, and the keys of the others."""
+    def _sorted_out(self, entries: list[_Entry]) -> tuple[list[str], list[str], PinnedKeys]:
+        """The files whose certificates are not valid now, those that contradict others, and the keys of the rest."""
         now = datetime.now(UTC) if self._now is None else self._now
-        keys: dict[ClientId, bytes] = {}
         outdated: list[str] = []
+        keys: dict[ClientId, set[bytes]] = {}
+        owners: dict[bytes, set[ClientId]] = {}
+        paths: dict[ClientId, list[str]] = {}
         for path, client_id, certificate in entries:
             if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
                 outdated.append(str(path))
-            elif client_id in keys:
-                raise CertificateError(f"{path}: client {client_id} has two certificates")
-            else:
-                keys[client_id] = _identity_key(path, certificate)
-        try:
-            return outdated, PinnedKeys(keys)
-        except LocalProtocolError as error:
-            raise CertificateError(f"the certificates that {self._authority} vouches for: {error}") from None
+                continue
+            key = _identity_key(path, certificate)
+            keys.setdefault(client_id, set()).add(key)
+            owners.setdefault(key, set()).add(client_id)
+            paths.setdefault(client_id, []).append(str(path))
+        sound = {i: key for i, (key, *others) in keys.items() if not others and len(owners[key]) == 1}
+        return outdated, [path for i in keys.keys() - sound.keys() for path in paths[i]], PinnedKeys(sound)
 
     def _files(self) -> list[Path]:
         if isinstance(self._certificates, list):
             return self._certificates
         return sorted(path for path in self._certificates.glob("client-*.pem") if _CLIENT_FILE.fullmatch(path.name))
 
-    def _load(self) -> list[_Entry]:
+    def _load(self) -> _Files:
         files = self._files()
-        if not files and isinstance(self._certificates, Path):
+        if not files and isinstance(self._certificates, Path) and self._used is None:
             raise CertificateError(f"{self._certificates}: there are no certificates client-<id>.pem")
-        issuers = load_certificates(self._authority)
-        entries = [(path, *self._checked(path, issuers)) for path in files]
-        self._sorted_out(entries)
-        return entries
+        entries: list[_Entry] = []
+        troubles: list[str] = []
+        try:
+            self._issuers = issuers = load_certificates(self._authority)
+        except CertificateError as error:
+            if self._used is None:
+                raise
+            issuers = self._issuers
+            troubles.append(str(error))
+        for path in files:
+            try:
+                entries.append((path, *self._checked(path, issuers)))
+            except CertificateError as error:
+                if self._used is None:
+                    raise
+                troubles.append(str(error))
+                before = self._used.get(path)
+                # An authority that has been taken away vouches for nobody, be it in a file that is as it was.
+                if before is not None and path.exists() and any(is_issued_by(before[2], issuer) for issuer in issuers):
+                    entries.append(before)
+        self._used = {entry[0]: entry for entry in entries}
+        return _Files(entries, some_of(troubles))
 
     def _checked(self, path: Path, issuers: list[x509.Certificate]) -> tuple[ClientId, x509.Certificate]:
         certificate = load_certificate(path)
         client_id = client_id_of(certificate)
         if client_id is None or not is_for_clients(certificate):
             raise CertificateError(f"{path}: this is no client's certificate")
+        if isinstance(self._certificates, Path) and path.name != f"client-{client_id}.pem":
+            raise CertificateError(f"{path}: this is client {client_id}'s certificate, so it belongs in another file")
         _identity_key(path, certificate)
         if not any(is_issued_by(certificate, issuer) for issuer in issuers):
             raise CertificateError(f"{path}: the authority {self._authority} did not issue this certificate")
@@ -240,7 +277,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
-def _left_out(paths: list[str]) -> str:
+def _outdated(paths: list[str]) -> str:
     return f"{len(paths)} certificates have expired, or are not valid yet: {some_of(paths)}"
 
 

@@ -1,7 +1,9 @@
 """What is made of files, and made anew when they change: certificates are renewed while a server goes on."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -12,25 +14,38 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+# Files that could not be used are tried again, whether they change or not: it may have been the system's fault.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
+
 
 class Reloading(Generic[_T]):
     """A value that is made of files, as they are now.
 
     Files that no longer work leave the value as it was, with a warning: several files are seldom replaced in one step,
-    and for a moment they do not fit each other.
+    and for a moment they do not fit each other. They are tried again after a second, then after twice as long, and so
+    on up to five minutes, and at once when one of them changes.
 
     Args:
         make: makes the value; a `TransportError` says that the files do not work.
         files: gives the files that it is made of.
+        trouble: what is wrong with files that a value goes without; "" if nothing is, as by default.
 
     Raises:
         TransportError: from ``make``, the first time.
     """
 
-    def __init__(self, make: Callable[[], _T], files: Callable[[], Iterable[Path]]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], _T],
+        files: Callable[[], Iterable[Path]],
+        trouble: Callable[[_T], str] = lambda value: "",
+    ) -> None:
         self._make = make
         self._files = files
+        self._trouble = trouble
         self._lock = threading.Lock()
+        self._pause, self._again_at = 0.0, math.inf
+        self._said = ""
         self._stamps = self._stamped()
         self._value = make()
 
@@ -40,16 +55,27 @@ class Reloading(Generic[_T]):
             stamps = self._stamped()
             if stamps != self._stamps:
                 # Noted before the files are read: what changes meanwhile is seen the next time.
-                self._stamps = stamps
-                try:
-                    self._value = self._make()
-                except TransportError as error:
-                    logger.warning(
-                        "files that changed cannot be used, so what they were stays in use: %s",
-                        error,
-                        extra={"event": "not_reloaded"},
-                    )
+                self._stamps, self._pause = stamps, 0.0
+                self._load()
+            elif time.monotonic() >= self._again_at:
+                self._load()
             return self._value
+
+    def _load(self) -> None:
+        try:
+            self._value = self._make()
+            trouble = self._trouble(self._value)
+        except TransportError as error:
+            trouble = str(error)
+        if trouble and trouble != self._said:
+            logger.warning(
+                "files that changed cannot be used, so what they were stays in use where it is still good: %s",
+                trouble,
+                extra={"event": "not_reloaded"},
+            )
+        self._said = trouble
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE) or _FIRST_PAUSE
+        self._again_at = time.monotonic() + self._pause if trouble else math.inf
 
     def _stamped(self) -> list[tuple[Path, tuple[int, ...]]]:
         return [(path, _stamp(path)) for path in self._files()]

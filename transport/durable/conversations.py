@@ -1,11 +1,10 @@
 """The server's side of the link protocol: who is connected, what each has and lacks, and what is to be sent."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import islice
 from math import ceil
 
-from secagg import ClientDropped, ClientId, Completed, DropReason, max_message_bytes
+from secagg import ClientDropped, ClientId, Completed, DropReason
 from transport.driver import Delivery
 from transport.durable.frames import (
     MAX_RETRY_AFTER,
@@ -26,11 +25,12 @@ from transport.durable.frames import (
     encode,
     refused_version,
 )
+from transport.durable.incoming import MAX_RESTARTS, Incoming, head_of
 from transport.durable.links import Close, Counters, Deliver, Link, Outgoing, digest_of
 from transport.durable.memory_budget import Room
 from transport.durable.pieces import Large, Piece, Want
 from transport.durable.replayed_machine import RecordedMachine
-from transport.durable.transfers import Receiving
+from transport.durable.transfers import step_bytes
 from transport.errors import LinkError
 
 
@@ -45,13 +45,13 @@ class Conversations:
         # Encoded once: what it announces may be large, and every HELLO is answered with it.
         self._offer = encode(offer)
         self._announcement_digest = digest_of(offer.extra)
-        self._longest = max_message_bytes(offer.params)
         self._drops_told = 0
         self._connections = 0
         self._ended = False
         self._ending: list[tuple[Link, int]] = []
         self.links = {client_id: Link(client_id) for client_id in client_ids}
         self.room = room
+        self._incoming = Incoming(offer.params, self.links, room)
         self.outbox: list[Outgoing] = []
         self.counters = Counters()
         self.declined: dict[ClientId, str] = {}
@@ -72,8 +72,7 @@ class Conversations:
         if link.connection:
             self._refuse(link, RefusalCode.REPLACED, REPLACED_TEXT)
         self.counters.reconnects += link.was_connected
-        link.connection, link.greeted, link.was_connected = number, False, True
-        link.sending.clear()
+        link.connection, link.was_connected = number, True
         return number
 
     def expects(self, client_id: ClientId) -> bool:
@@ -87,7 +86,7 @@ class Conversations:
         """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""
         link = self._of(client_id, connection)
         if link is not None:
-            link.connection, link.greeted = 0, False
+            link.hang_up()
 
     def frame_received(
         self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None
@@ -154,7 +153,7 @@ class Conversations:
     def _message(self, link: Link, message: Message, digest: bytes, now: float) -> None:
         assert not isinstance(message.body, tuple)  # noqa: S101 - a decoded one is one view
         if self._is_next(link, message.sequence, digest, now):
-            self._forget_half(link)
+            self._incoming.forget(link)
             deliveries = self._machine.message(link.client_id, message.body, now)
             link.answered(digest)
             self.declined.pop(link.client_id, None)
@@ -173,64 +172,42 @@ class Conversations:
 
     def _large(self, link: Link, large: Large, now: float) -> None:
         """A message that is to come in pieces: ask for those that are not there."""
-        head = decode_client_frame(large.head)
-        if not isinstance(head, Message) or head.body:
-            raise LinkError("a LARGE that is no message")
-        if large.size > self._longest:
-            raise LinkError(f"a message of {large.size} bytes, but at most {self._longest} are accepted")
-        if self._is_next(link, head.sequence, large.digest, now):
-            if link.receiving is None or link.receiving.large != large:
-                link.receiving = Receiving(large)
-            self.room.enter(link.client_id, large.size)
-            if self.room.holds(link.client_id):
-                self.outbox.append(link.deliver(link.receiving.restart()))
+        if self._is_next(link, head_of(large).sequence, large.digest, now):
+            want = self._incoming.announce(link, large, self._machine.driver.round)
+            if link.restarts > MAX_RESTARTS:
+                self._drop(link, DropReason.DEADLINE, f"its messages began anew {link.restarts} times", now)
+            elif want is not None:
+                self.outbox.append(link.deliver(want))
             self.admit(now)
 
     def admit(self, now: float) -> None:
         """Ask for the messages that there is room for now; who has taken it for too long makes room."""
-        while True:
-            if (client_id := self.room.admit(now)) is not None:
-                link = self.links[client_id]
-                if link.greeted and link.receiving is not None:
-                    self.outbox.append(link.deliver(link.receiving.restart()))
-                else:
-                    # It has gone, and joins the line anew.
-                    self.room.leave(client_id)
-            elif (client_id := self.room.overdue(now)) is not None:
-                link = self.links[client_id]
-                self._forget_half(link)
-                if link.connection:
-                    self._refuse(link, RefusalCode.BUSY, "others wait for the room that this message takes: begin anew")
-            else:
-                return
-
-    def _forget_half(self, link: Link) -> None:
-        link.receiving = None
-        self.room.leave(link.client_id)
+        while (turn := self._incoming.turn(now)) is not None:
+            link, want = turn
+            if want is not None:
+                self.outbox.append(link.deliver(want))
+            elif link.connection:
+                self._refuse(link, RefusalCode.BUSY, "others wait for the room that this message takes: begin anew")
 
     def _piece(self, link: Link, piece: Piece, now: float) -> None:
-        receiving = link.receiving
-        if receiving is None or piece.offset < receiving.have:
+        if link.receiving is None or piece.offset < link.receiving.have:
             # The same one again, as a channel without integrity may bring it.
             if not link.allowance.spend(now):
                 self._refuse_too_many(link)
             return
-        want = receiving.add(piece)
-        if want is not None:
-            self.outbox.append(link.deliver(want))
-        elif receiving.is_whole:
-            # If it is not what was announced, it is to come anew.
-            self._forget_half(link)
-            head = decode_client_frame(receiving.large.head)
-            assert isinstance(head, Message)  # noqa: S101 - else it was refused
-            self._message(link, replace(head, body=receiving.body), receiving.large.digest, now)
-            self.admit(now)
+        digest = link.receiving.large.digest
+        match self._incoming.add(link, piece, now):
+            case Message() as message:
+                self._message(link, message, digest, now)
+                self.admit(now)
+            case Want() as want:
+                self.outbox.append(link.deliver(want))
 
     def _declined(self, link: Link, decline: Decline) -> None:
         """The client takes no part. Started again with another policy it may take the same offer."""
         if not link.greeted or link.digests:
             raise LinkError("it declines what it was not offered, or has taken")
-        self._forget_half(link)
+        self._incoming.forget(link)
         self.declined[link.client_id] = decline.text
         self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {decline.text or 'without a reason'}")
 
@@ -244,7 +221,9 @@ class Conversations:
         self.outbox += [Deliver(link.client_id, link.connection, parts) for parts in frames]
         if want.digest == self._announcement_digest:
             self.counters.announcement_bytes += sum(len(part) for parts in frames for part in parts)
-            if is_further:
+            if is_further and want.have >= link.downloaded + step_bytes():
+                # Over all of its connections: on each new one it may say anything.
+                link.downloaded = want.have
                 self._machine.driver.downloading(now)
 
     def _repeated(self, link: Link, sequence: int, digest: bytes, now: float) -> None:
@@ -260,7 +239,7 @@ class Conversations:
     def _hello(self, link: Link, hello: Hello, now: float) -> None:
         missing = link.sent - hello.received
         if (refused := refused_version(hello)) is not None:
-            self._refuse(link, refused.code, refused.text)
+            self._refuse(link, refused.code, refused.text, refused.retry_after)
         elif link.greeted:
             # The same one again, as a channel without integrity may bring it, asks for nothing new.
             if hello != link.hello:
@@ -315,7 +294,7 @@ class Conversations:
         for drop in news:
             link = self.links[drop.client_id]
             link.unanswered = None
-            self._forget_half(link)
+            self._incoming.forget(link)
             if link.connection:
                 self._refuse_dropped(link, drop)
         self._drops_told = len(self._machine.driver.dropped)
@@ -323,7 +302,7 @@ class Conversations:
             self._ended = True
             for link in self.links.values():
                 link.unanswered = None
-                self._forget_half(link)
+                self._incoming.forget(link)
                 if not link.greeted:
                     continue
                 if link.sending and not link.digests:
@@ -361,7 +340,7 @@ class Conversations:
     def _refuse(self, link: Link, code: RefusalCode, text: str, retry_after: int = 0) -> None:
         """Close a client's present connection."""
         self._close(link.client_id, link.connection, code, text, retry_after)
-        link.connection, link.greeted = 0, False
+        link.hang_up()
 
     def _close(self, client_id: ClientId, connection: int, code: RefusalCode, text: str, retry_after: int = 0) -> None:
         self.counters.refused[code] += 1

@@ -37,8 +37,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import TypeAlias
 
-from secagg import Adversary, ClientId, LocalProtocolError, Parameters, PlanError
-from secagg.params import MAX_CLIENT_ID
+from secagg import ClientId, CodecError, LocalProtocolError, Parameters, PlanError
+from secagg.params import MAX_CLIENT_ID, PARAMETERS_BYTES
 from secagg.session import MAX_NONCE_BYTES, SESSION_ID_BYTES
 from transport.driver import Parts
 from transport.durable.fields import Reader, pack, pack_text
@@ -75,10 +75,6 @@ MAX_RETRY_AFTER = 3600
 REPLACED_TEXT = "a newer connection of the same client"
 
 _MAX_UINT = 2**64 - 1
-
-_ADVERSARIES = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
-
-_PARAMETERS = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
 
 
 @unique
@@ -277,7 +273,7 @@ def encode(frame: Frame) -> Parts:
         case Hello():
             return (pack(1, frame.version, frame.oldest, frame.session_id, frame.received),)
         case Offer():
-            packed = pack(2, frame.number, *_parameter_values(frame.params), frame.nonce, frame.extra)
+            packed = pack(2, frame.number, frame.params.to_bytes(), frame.nonce, frame.extra)
             return (packed[: len(packed) - len(frame.extra)], frame.extra)
         case Message():
             if not 0 <= frame.sequence <= MAX_SEQUENCE:
@@ -383,18 +379,9 @@ def _read_message(reader: Reader) -> Message:
 
 def _read_offer(reader: Reader, max_extra: int) -> Offer:
     number = reader.uint("a session's number", _MAX_UINT)
-    values = [reader.uint(name, _MAX_UINT) for name in _PARAMETERS]
-    modular, adversary = reader.uint("modular", 1), reader.uint("adversary", len(_ADVERSARIES) - 1)
     try:
-        params = Parameters(
-            **dict(zip(_PARAMETERS, values, strict=True)), modular=bool(modular), adversary=_ADVERSARIES[adversary]
-        )
-    except PlanError as error:
+        params = Parameters.from_bytes(reader.bin("parameters", PARAMETERS_BYTES))
+    except (CodecError, PlanError) as error:
         raise LinkError(f"an offer of parameters that do not work: {error}") from None
     nonce = reader.bin("a nonce", MAX_NONCE_BYTES)
     return reader.end(Offer(params, nonce, reader.bin("what the offer announces", max_extra), number))
-
-
-def _parameter_values(params: Parameters) -> tuple[int, ...]:
-    values = tuple(getattr(params, name) for name in _PARAMETERS)
-    return (*values, int(params.modular), _ADVERSARIES.index(params.adversary))

@@ -113,7 +113,10 @@ class Link:
         sent: how many messages it was sent.
         unanswered: the last of them, until it is answered.
         receiving: what is there of its next message, if that comes in pieces.
-        sending: what it is sent in pieces on its present connection, by SHA-256.
+        restarts: how often it changed or spoilt that, and began anew.
+        put_out: how often that was thrown away for others that waited.
+        sending: what it is sent in pieces on its present connection, by SHA-256, until it answers.
+        downloaded: how many bytes of the announcement it had when it was last seen to get further.
         connection: its connection's number, or 0.
         greeted: whether HELLO came on that connection.
         hello: what it said.
@@ -126,7 +129,10 @@ class Link:
     sent: int = 0
     unanswered: bytes | None = field(default=None, repr=False)
     receiving: Receiving | None = field(default=None, repr=False)
+    restarts: int = 0
+    put_out: int = 0
     sending: dict[bytes, Sending] = field(default_factory=dict, repr=False)
+    downloaded: int = 0
     connection: int = 0
     was_connected: bool = False
     greeted: bool = False
@@ -138,6 +144,13 @@ class Link:
         """A message came from it."""
         self.digests.append(digest)
         self.unanswered = None
+        # Who has answered has all of it.
+        self.sending.clear()
+
+    def hang_up(self) -> None:
+        """Its connection has ended, or is not listened to any more."""
+        self.connection, self.greeted = 0, False
+        self.sending.clear()
 
     def deliver(self, frame: Frame) -> Deliver:
         """The frame, on its present connection; a large one as a LARGE, whose pieces `sending` then has."""

@@ -217,6 +217,11 @@ class SessionHost:
         return tuple(self._conversations.links)
 
     @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of the messages that clients have room to send now; of `memory`."""
+        return self._conversations.room.taken
+
+    @property
     def session_id(self) -> bytes:
         """The session's id, 32 bytes; public."""
         return self._machine.server.session_id

@@ -9,7 +9,7 @@ from transport.durable.pieces import Large, Piece, Want
 from transport.errors import LinkError
 
 
-def _step() -> int:
+def step_bytes() -> int:
     """The receiver says what it holds, and asks for more, each time that so much has come."""
     return _pieces.WINDOW_BYTES // 4
 
@@ -45,7 +45,7 @@ class Sending:
         """
         if want.limit > self.large.size:
             raise LinkError(f"a WANT up to byte {want.limit} of {self.large.size}")
-        is_further = self._at is None or want.have >= self._had + _step()
+        is_further = self._at is None or want.have >= self._had + step_bytes()
         if self._at is None:
             self._at = want.have
         elif want.have > self._at:
@@ -83,7 +83,9 @@ class Receiving:
 
     def restart(self) -> Want:
         """On a new connection: what to ask for."""
-        self._limit = min(self.large.size, self.have + _pieces.WINDOW_BYTES)
+        # Whole pieces: whoever sends them need not cut one at the limit.
+        whole = _pieces.WINDOW_BYTES - _pieces.WINDOW_BYTES % _pieces.PIECE_BYTES
+        self._limit = min(self.large.size, self.have + whole)
         self._said = self.have
         return Want(self.large.digest, self.have, self._limit)
 
@@ -99,9 +101,12 @@ class Receiving:
             return None
         if piece.offset != self.have or end > self._limit or not isinstance(self._data, bytearray):
             raise LinkError(f"bytes {piece.offset} to {end}, where {self.have} to {self._limit} are due")
+        if len(piece.body) != _pieces.PIECE_BYTES and end != self.large.size:
+            # Each costs a receiver as much as a long one does.
+            raise LinkError(f"a PIECE of {len(piece.body)} bytes, where all but the last have {_pieces.PIECE_BYTES}")
         self._data += piece.body
         self._hash.update(piece.body)
-        return None if self.have < self._said + _step() or self.is_whole else self.restart()
+        return None if self.have < self._said + step_bytes() or self.is_whole else self.restart()
 
     @property
     def is_whole(self) -> bool:

@@ -36,6 +36,7 @@ from transport.durable.server_journal import Journal
 from transport.durable.transfers import HeldAnnouncement
 from transport.recovery import RecoveryPool
 from transport.tcp.client import Context, OnWaiting, ProvideInput, ServerUnreachableError, SessionClient, own_id
+from transport.tcp.proxy_protocol import Network, proxy_networks
 from transport.tcp.server import HostObserver, SessionServer
 from transport.tcp.settings import PLAINTEXT, Address, Limits, Plaintext, PlaintextError, Retry
 
@@ -43,6 +44,7 @@ __all__ = [
     "PLAINTEXT",
     "Address",
     "Limits",
+    "Network",
     "NetworkReport",
     "Plaintext",
     "PlaintextError",
@@ -51,6 +53,7 @@ __all__ = [
     "SessionClient",
     "SessionServer",
     "join_session",
+    "proxy_networks",
     "serve_session",
 ]
 
@@ -91,6 +94,7 @@ async def serve_session(
     journal: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
+    proxies: Iterable[Network] = (),
     observer: HostObserver | None = None,
     on_outcome: Callable[[NetworkReport], None] | None = None,
     listening: Callable[[Sequence[Address]], None] | None = None,
@@ -113,6 +117,7 @@ async def serve_session(
             it is resumed. It is deleted once the session has ended and ``on_outcome`` has returned.
         workers: cores for the recovery of the masks; by default all.
         limits: what connections may take.
+        proxies: from where connections begin with a header of the PROXY protocol (`proxy_networks`).
         observer: called with the host after each batch of messages.
         on_outcome: called with the report before the journal is deleted: save the sum there, and no crash can lose it.
             Should the process end before it has returned, or should it raise, the session is still in the journal, and
@@ -159,7 +164,7 @@ async def serve_session(
                 directory=directory,
             )
         with RecoveryPool(workers) as pool:
-            async with SessionServer(address, tls, limits) as server:
+            async with SessionServer(address, tls, limits, proxies=proxies) as server:
                 if listening is not None:
                     listening(server.addresses)
                 await server.run(host, pool, observer)
@@ -222,7 +227,8 @@ async def join_session(
         held: what this client holds of announcements; give the same to its next session.
         retry: how the client comes back when a connection is lost.
         limits: what the connection may take.
-        unreachable: called once, with the reason, if the first try finds no server; then it is tried again.
+        unreachable: called once, with the reason, if the first try finds no server; then it is tried again. It is
+            called later too if a certificate, the server's or this client's, has run out: a renewed file is waited for.
         on_waiting: told how many clients wait for a session, as often as the server likes to say so.
 
     Returns:

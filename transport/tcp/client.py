@@ -82,6 +82,7 @@ class SessionClient:
         self._address = address
         # Renewed certificates, this client's or the authority's, are taken up at the next connection.
         self._loaded = reloading_tls(client_context, tls) if isinstance(tls, Credentials) else None
+        self._certificate = tls.certificate if isinstance(tls, Credentials) else None
         self._server_name = server_name
         self._retry = retry or Retry()
         self._limits = limits or Limits()
@@ -92,22 +93,24 @@ class SessionClient:
         """Until the host is finished.
 
         Raises:
-            TlsRefusedError: the server, or we, did not accept the other's certificate.
+            TlsRefusedError: the server, or we, did not accept the other's certificate, and time will not mend that.
             ServerUnreachableError: no word from the server for `Retry.give_up` seconds.
             PlaintextError: without TLS, the server is not on this machine.
             Exception: what the making of the input raised.
         """
         clock = asyncio.get_running_loop().time
-        failures, last_word = 0, clock()
-        unreachable = self._unreachable
+        failures, last_word, is_first, is_told = 0, clock(), True, False
         while not self._host.finished:
             self._heard = False
             error = await self._once()
             error_text = _in_words(error)
+            is_outdated = isinstance(error, TlsRefusedError) and error.is_outdated
+            if isinstance(error, TlsRefusedError) and error.is_outdated and error.by_peer:
+                error_text += f": renew {self._certificate}"
             if self._host.finished:
                 return
             if self._heard:
-                failures, last_word = 0, clock()
+                failures, last_word, is_told = 0, clock(), False
             failures += 1
             refused = self._host.refused if self._heard else None
             delay = self._retry.delay(failures, 0 if refused is None else refused.retry_after)
@@ -115,9 +118,10 @@ class SessionClient:
                 raise ServerUnreachableError(
                     f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error_text}"
                 )
-            if unreachable is not None and not self._heard:
-                unreachable(error_text)
-            unreachable = None
+            if self._unreachable is not None and not self._heard and (is_first or is_outdated) and not is_told:
+                self._unreachable(error_text)
+                is_told = True
+            is_first = False
             logger.info(
                 "the connection to the server is lost (%s); next try in %.1f s",
                 error_text,
@@ -176,7 +180,9 @@ class SessionClient:
                 return "the session is over"
             # What was read to the end says why there was no more; unless it was the writer that broke off.
             found = writing.exception() if writing.done() and not writing.cancelled() else None
-            return found or (reading.done() and reading.result()) or "the server closed the connection"
+            read = reading.result() if reading.done() else None
+            refused = read if isinstance(read, TlsRefusedError) else None
+            return refused or found or read or "the server closed the connection"
         finally:
             for task in (reading, writing, working):
                 task.cancel()

@@ -1,6 +1,7 @@
 """What both ends of a connection do alike: frames in, frames out, and an eye on who is silent or too slow."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -99,6 +100,12 @@ class Connection:
         """Send what is queued, and nothing more."""
         self._last = True
         self._wake.set()
+
+    def dismiss(self, parts: Parts) -> None:
+        """Say why it ends here, if there is room for that, and end it."""
+        with contextlib.suppress(CutOffError):
+            self.send(parts)
+        self.finish()
 
     def cut(self, error: CutOffError) -> None:
         """Make `write` raise ``error`` as soon as it looks."""

@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from secagg import ClientId
@@ -16,6 +16,7 @@ from transport.durable import frames as link
 from transport.errors import MAX_ERROR_TEXT, printable
 from transport.framing import encode_frame
 from transport.tcp.half_open import HalfOpenConnections
+from transport.tcp.proxy_protocol import Network, ProxyHeaderError, is_listed, read_source
 from transport.tcp.refusals import STRANGERS_PER_SECOND, RefusalRate, network_of
 from transport.tcp.settings import Address, Limits, Plaintext, check_loopback
 from transport.tcp.stream import Stream, accept_stream
@@ -28,6 +29,7 @@ _ACCEPTED_AT_ONCE = 64
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GOODBYE_SECONDS = 2.0
+_TURNED_AWAY_AT_ONCE = 64
 # Port probes and load balancers' health checks are counted, and nothing to be told of; what speaks no TLS is, seldom.
 _PROBES = ("broken-off", "timed-out")
 _NO_CLIENTS = ("no-tls", "pushed-out")
@@ -47,6 +49,10 @@ class Listener:
             IP address and the connection's number, which is higher for those accepted later; the stream is its to
             close.
         failed: called with what a ``serve`` raised: a mistake of ours, or of the disk.
+        proxies: from where connections begin with a header of the PROXY protocol, which gives their IP address.
+
+    Raises:
+        ValueError: proxies without TLS.
     """
 
     def __init__(
@@ -56,7 +62,11 @@ class Listener:
         limits: Limits,
         serve: Callable[[Stream, ClientId | None, str, int], Awaitable[None]],
         failed: Callable[[BaseException], None],
+        proxies: Iterable[Network] = (),
     ) -> None:
+        if (proxies := tuple(proxies)) and not isinstance(tls, Credentials):
+            raise ValueError("without TLS there are no proxies: it is for trials on one machine")
+        self._proxies = proxies
         self._address = address
         self._tls = tls
         self._limits = limits
@@ -72,6 +82,7 @@ class Listener:
         self._said: set[tuple[str, ClientId | None]] = set()
         self._accepted = 0
         self._open: Counter[str] = Counter()
+        self._turning_away = 0
         self.refusals: Counter[str] = Counter()
 
     @property
@@ -220,21 +231,14 @@ class Listener:
 
     async def _greet(self, sock: socket.socket, peer: str, number: int) -> None:
         """One connection, from its first byte to its end."""
-        try:
-            stream, client_id = await self._identified(sock, peer)
-        except TlsRefusedError as error:
-            self.refused(error.reason.name.lower().replace("_", "-"), str(error), peer=peer)
+        if (identified := await self._identified(sock, peer, number)) is None:
             return
-        except OSError as error:
-            self.refused("broken-off", str(error), peer=peer)
-            return
+        stream, client_id, peer = identified
         limits, network = self._limits, network_of(peer)
         if self._open.total() >= limits.connections or self._open[network] >= limits.connections_per_address:
             detail = f"{self._open.total()} connections are open, {self._open[network]} of them from there"
             self.refused("too-many-connections", detail, peer=peer, client_id=client_id)
-            with contextlib.suppress(OSError):
-                await stream.send(encode_frame(link.encode(link.TOO_MANY_CONNECTIONS)))
-            await stream.close()
+            await self._turn_away(stream)
             return
         self._open[network] += 1
         try:
@@ -244,7 +248,24 @@ class Listener:
             if not self._open[network]:
                 del self._open[network]
 
-    async def _identified(self, sock: socket.socket, peer: str) -> tuple[Stream, ClientId | None]:
+    async def _turn_away(self, stream: Stream) -> None:
+        """Say that there is no room, to a few at a time; the others are closed without a word."""
+        if self._turning_away >= _TURNED_AWAY_AT_ONCE:
+            stream.abort()
+            return
+        self._turning_away += 1
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await stream.send(encode_frame(link.encode(link.TOO_MANY_CONNECTIONS)))
+            await stream.close()
+        finally:
+            self._turning_away -= 1
+
+    async def _identified(
+        self, sock: socket.socket, peer: str, number: int
+    ) -> tuple[Stream, ClientId | None, str] | None:
+        """Who is at the other end, and from which IP address; None if that is to be refused, and was."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs
 
@@ -252,7 +273,16 @@ class Listener:
             task.cancel()
             self.refused("pushed-out", "others needed its place before it had shown who it is", peer=peer)
 
-        half_open = self._half_open.enter(peer, push_out)
+        is_proxied = is_listed(peer, self._proxies)
+        # Before a proxy has said where it comes from, a connection is of no address that others may fill.
+        half_open = self._half_open.enter(f"proxied {number}" if is_proxied else peer, push_out)
+
+        async def introduce(reader: asyncio.StreamReader) -> None:
+            nonlocal half_open, peer
+            peer = await read_source(reader) or peer
+            self._half_open.leave(half_open)
+            half_open = self._half_open.enter(peer, push_out)
+
         try:
             stream = await accept_stream(
                 sock,
@@ -260,22 +290,34 @@ class Listener:
                 first_byte_seconds=self._limits.first_byte_seconds,
                 handshake_seconds=self._limits.handshake_seconds,
                 stall_seconds=self._limits.stall_seconds,
-                heard=half_open.speak,
+                heard=lambda: half_open.speak(),
+                introduce=introduce if is_proxied else None,
             )
-            if stream.tls is None:
-                return stream, None
-            try:
-                return stream, client_id_from(stream.tls)
-            except TlsRefusedError as error:
-                # TLS has let it in: what is wrong can be said in words, and it need not come back.
-                text = str(error).replace("its", "your")
-                frame = encode_frame(link.encode(link.Refused(link.RefusalCode.UNKNOWN_CLIENT, text)))
-                with contextlib.suppress(OSError):
-                    await stream.send(frame)
-                await stream.close()
-                raise
+            return stream, await self._client_of(stream), peer
+        except TlsRefusedError as error:
+            self.refused(error.reason.name.lower().replace("_", "-"), str(error), peer=peer)
+        except ProxyHeaderError as error:
+            self.refused("bad-proxy-header", str(error), peer=peer)
+        except OSError as error:
+            self.refused("broken-off", str(error), peer=peer)
         finally:
             self._half_open.leave(half_open)
+        return None
+
+    async def _client_of(self, stream: Stream) -> ClientId | None:
+        """Which client is at the other end; None without TLS. TlsRefusedError: none, which has been told so."""
+        if stream.tls is None:
+            return None
+        try:
+            return client_id_from(stream.tls)
+        except TlsRefusedError as error:
+            # TLS has let it in: what is wrong can be said in words, and it need not come back.
+            text = str(error).replace("its", "your")
+            frame = encode_frame(link.encode(link.Refused(link.RefusalCode.UNKNOWN_CLIENT, text)))
+            with contextlib.suppress(OSError):
+                await stream.send(frame)
+            await stream.close()
+            raise
 
 
 async def _next_connection(listener: socket.socket) -> tuple[socket.socket, Any]:

@@ -4,8 +4,7 @@ A client is present once it has shown who it is, has said HELLO and is enrolled;
 connection.  Everything here is bounded: a frame is answered or refused, and nothing of it is kept but one HELLO.
 """
 
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from secagg import ClientId
@@ -44,6 +43,45 @@ class Visit:
         """Whose it is. Only of one whose client is known."""
         assert self.connection.client_id is not None  # noqa: S101 - the caller has seen to that
         return self.connection.client_id
+
+
+class OpenVisits:
+    """All connections of a server that have shown a certificate; of one client's, the newest few.
+
+    Args:
+        per_client: so many. A client that comes back has two for as long as the older one takes to end.
+    """
+
+    def __init__(self, per_client: int) -> None:
+        self._per_client = per_client
+        self._visits: dict[Visit, None] = {}
+        self._of: dict[ClientId, set[Visit]] = {}
+
+    def __iter__(self) -> Iterator[Visit]:
+        return iter(tuple(self._visits))
+
+    def enter(self, visit: Visit) -> None:
+        """Take in a connection, of a client's if that is known; in its place its oldest one may be ended at once."""
+        self._visits[visit] = None
+        if visit.connection.client_id is None:
+            return
+        visits = self._of.setdefault(visit.client_id, set())
+        visits.add(visit)
+        if len(visits) > self._per_client:
+            oldest = min(visits, key=lambda one: one.number)
+            visits.remove(oldest)
+            oldest.connection.cut(CutOffError("replaced", link.REPLACED_TEXT))
+            # It may be waiting for a peer that does not read.
+            oldest.connection.stream.abort()
+
+    def leave(self, visit: Visit) -> None:
+        """A connection has ended."""
+        self._visits.pop(visit, None)
+        if visit.connection.client_id is not None:
+            visits = self._of.get(visit.client_id, set())
+            visits.discard(visit)
+            if not visits:
+                self._of.pop(visit.client_id, None)
 
 
 class Lobby:
@@ -141,10 +179,3 @@ class Lobby:
         """How many are here: at first, and with each sign of life, so that it costs next to nothing."""
         if self._visits.get(visit.client_id) is visit:
             visit.connection.send(link.encode(link.Waiting(len(self._visits), self.needed)))
-
-
-def send_last(connection: Connection, refused: Refused) -> None:
-    """Say why a connection ends here, if there is room for that, and end it."""
-    with contextlib.suppress(CutOffError):
-        connection.send(link.encode(refused))
-    connection.finish()

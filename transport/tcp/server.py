@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from secagg import ClientId, MaskSum
 from transport.certificates.exclusion import Exclusions
@@ -20,16 +20,16 @@ from transport.durable import frames as link
 from transport.durable.server_host import Close, Outgoing, SessionHost
 from transport.errors import LinkError
 from transport.recovery import RecoveryPool
+from transport.tcp.cancellation import uninterrupted
 from transport.tcp.connection import PING, PONG, Connection, CutOffError
 from transport.tcp.listener import Listener
-from transport.tcp.lobby import Lobby, Visit, send_last
+from transport.tcp.lobby import Lobby, OpenVisits, Visit
+from transport.tcp.proxy_protocol import Network
 from transport.tcp.settings import Address, Limits, Plaintext
 from transport.tcp.stream import StalledError, Stream
 from transport.tcp.tls import TlsRefusedError
 
 logger = logging.getLogger("transport.tcp")
-
-_T = TypeVar("_T")
 
 # So many PINGs of a connection in a row are answered without the host, which counts those that it sees itself.
 _PINGS = 8
@@ -58,6 +58,7 @@ class SessionServer:
         enrolled: the clients for whom there are sessions. Others are refused at HELLO, at any time, and those for whom
             the present session has no place, such as late ones, wait for the next. By default each session decides.
         exclusions: the clients that are refused at HELLO all the same, and no longer wait for the next session.
+        proxies: whose connections begin with a header of the PROXY protocol that says where they come from.
 
     Raises (on entering):
         OSError: the address cannot be listened at.
@@ -72,14 +73,15 @@ class SessionServer:
         limits: Limits | None = None,
         enrolled: Iterable[ClientId] | None = None,
         exclusions: Exclusions | None = None,
+        proxies: Iterable[Network] = (),
     ) -> None:
         self._limits = limits or Limits()
-        self._listener = Listener(address, tls, self._limits, self._serve, self._failed)
+        self._listener = Listener(address, tls, self._limits, self._serve, self._failed, proxies)
         self._host: SessionHost | None = None
         self._error: BaseException | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}
         self._is_open = False
-        self._visits: set[Visit] = set()
+        self._visits = OpenVisits(self._limits.connections_per_client)
         self._lobby = Lobby(enrolled, exclusions)
         self._arrival, self._news = asyncio.Event(), asyncio.Event()
         # The host's calls must not overlap: while a commit works in a thread, they wait, or are noted.
@@ -100,7 +102,7 @@ class SessionServer:
     ) -> None:
         self._is_open = False
         for visit in self._visits:
-            send_last(visit.connection, _STOPPING)
+            visit.connection.dismiss(link.encode(_STOPPING))
         await self._listener.close()
         if self._threads is not None:
             self._threads.shutdown()
@@ -126,6 +128,11 @@ class SessionServer:
         """Who waits for a session. Those who are excluded by now are sent away."""
         self._review()
         return self._lobby.client_ids
+
+    @property
+    def num_enrolled(self) -> int | None:
+        """How many clients there are sessions for; None if each session decides."""
+        return None if self._lobby.enrolled is None else len(self._lobby.enrolled)
 
     async def gather(self, count: int) -> None:
         """Wait until this many clients wait for a session, and tell them the number."""
@@ -197,7 +204,7 @@ class SessionServer:
             self._host = None
             for connection in self._connections.values():
                 if host.outcome is None:
-                    send_last(connection, _STOPPING)
+                    connection.dismiss(link.encode(_STOPPING))
                 connection.finish()
             if recovery is not None and not recovery.done():
                 await asyncio.wait((recovery,))
@@ -220,7 +227,7 @@ class SessionServer:
         self._free.clear()
         try:
             writing = asyncio.get_running_loop().run_in_executor(self._threads, host.commit, self._now())
-            return await _uninterrupted(writing)
+            return await uninterrupted(writing)
         finally:
             self._free.set()
             departed, self._departed = self._departed, []
@@ -246,7 +253,7 @@ class SessionServer:
             stream, self._limits, max_payload=link.SMALL_BYTES, max_queued=_LOBBY_BYTES, peer=peer, client_id=client_id
         )
         visit = Visit(connection, number)
-        self._visits.add(visit)
+        self._visits.enter(visit)
         if not self._is_open:
             connection.finish()
         try:
@@ -255,7 +262,7 @@ class SessionServer:
             stream.abort()
             raise
         finally:
-            self._visits.discard(visit)
+            self._visits.leave(visit)
             self.bytes_received += connection.bytes_received
             self.bytes_sent += connection.bytes_sent
 
@@ -306,6 +313,7 @@ class SessionServer:
             if visit.connection.client_id is None:
                 # Without TLS a client says itself who it is.
                 visit.connection.client_id = link.decode_identify(payload).client_id
+                self._visits.enter(visit)
             elif visit.host is not None:
                 await self._hear(visit.host, visit, payload)
             elif not visit.is_refused:
@@ -362,7 +370,7 @@ class SessionServer:
         connection = visit.connection
         visit.is_refused = True
         self._lobby.leave(visit)
-        send_last(connection, refused)
+        connection.dismiss(link.encode(refused))
         reason = refused.code.name.lower().replace("_", "-")
         self._listener.refused(reason, refused.text, peer=connection.peer, client_id=connection.client_id)
 
@@ -385,15 +393,3 @@ class SessionServer:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-async def _uninterrupted(work: "asyncio.Future[_T]") -> _T:
-    """The result of ``work``; a cancellation takes effect once it is done."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait((work,))
-        work.exception()
-        raise

@@ -64,6 +64,7 @@ class Limits(_Positive):
         stall_seconds: 64 KiB that do not go out for so long end a connection.
         connections: of one server, at most, that have shown who they are; further ones are closed at once.
         connections_per_address: of these, from one IP address (IPv6: one /64 network).
+        connections_per_client: of these, of one client; for a further one its oldest is closed.
         handshakes: connections that have not yet shown who they are. A newcomer is let in all the same: for it goes
             one of the address that has most of them, the oldest that has said nothing, or else the oldest.
         handshakes_per_address: of these, from one IP address (IPv6: one /64 network); one of its own goes.
@@ -82,6 +83,7 @@ class Limits(_Positive):
     stall_seconds: float = 30.0
     connections: int = 4096
     connections_per_address: int = 2048
+    connections_per_client: int = 4
     handshakes: int = 2048
     handshakes_per_address: int = 1024
     memory: int = DEFAULT_MEMORY_BYTES

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 from transport.tcp.tls import TlsRefusal, TlsRefusedError, refusal_of
 
@@ -202,20 +202,26 @@ async def accept_stream(
     handshake_seconds: float,
     stall_seconds: float,
     heard: Callable[[], None],
+    introduce: Callable[[asyncio.StreamReader], Awaitable[None]] | None = None,
 ) -> Stream:
     """The server's end of an accepted connection; ``sock`` is closed if that fails, or is cancelled.
 
-    With TLS, ``heard`` is called when the first bytes have come, which has to be within ``first_byte_seconds``.
+    With TLS, ``heard`` is called when the first bytes have come, which has to be within ``first_byte_seconds``; so has
+    what comes before it, which ``introduce`` reads.
 
     Raises:
         TlsRefusedError: the handshake failed.
         OSError: the connection broke.
+        Exception: from ``introduce``.
     """
     reader, writer = await asyncio.open_connection(sock=sock, limit=CHUNK)
     stream = Stream(reader, writer, stall_seconds)
     if context is None:
         return stream
     async with _refused_in_time(stream, handshake_seconds):
+        if introduce is not None:
+            async with asyncio.timeout(first_byte_seconds):
+                await introduce(reader)
         async with asyncio.timeout(first_byte_seconds):
             await stream.first_bytes()
         heard()

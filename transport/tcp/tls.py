@@ -48,7 +48,7 @@ class TlsRefusal(Enum):
 # Certificates travel encrypted and authenticated: what is said of them is so. All else may be the network's doing.
 _TRANSIENT = frozenset((TlsRefusal.NO_TLS, TlsRefusal.DAMAGED, TlsRefusal.BROKEN_OFF, TlsRefusal.TIMED_OUT))
 
-# The other side's certificate may be renewed, or one of the clocks set, while we wait; ours is our own user's to renew.
+# The certificate, of either side, may be renewed, or one of the clocks set, while we wait.
 _OUTDATED = frozenset((TlsRefusal.EXPIRED, TlsRefusal.NOT_YET_VALID))
 
 
@@ -58,14 +58,14 @@ class TlsRefusedError(TransportError):
     Attributes:
         reason: why.
         by_peer: whether the other side refused us; then "its" in the reason is ours.
-        is_outdated: whether the other side's certificate is not valid at this time.
+        is_outdated: whether it is a certificate that is not valid at this time.
         may_pass: whether trying again may help.
     """
 
     def __init__(self, reason: TlsRefusal, detail: str = "", *, by_peer: bool = False) -> None:
         self.reason = reason
         self.by_peer = by_peer
-        self.is_outdated = reason in _OUTDATED and not by_peer
+        self.is_outdated = reason in _OUTDATED
         self.may_pass = reason in _TRANSIENT or self.is_outdated
         text = f"the other side refused us: {reason.value.replace('its', 'our')}" if by_peer else reason.value
         super().__init__(f"{text} ({detail})" if detail else text)

@@ -1,6 +1,6 @@
-"""Ray: clients trained, and masks recovered, on the machines of a cluster. The only place that imports ray.
+"""Training of clients and recovery of masks on the machines of a Ray cluster. Only this package imports ray.
 
-`secagg train --engine ray` uses it. `RayRecovery` alone serves any host that runs the server's jobs::
+`secagg train --engine ray` uses it. Other hosts can run the server's jobs with `RayRecovery` alone::
 
     with fl.engines.ray.cluster.connected() as cluster:
         server.finish(fl.engines.ray.recovery.RayRecovery(cluster).run(event.job))
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def require_ray() -> None:
-    """ConfigError, saying how to install it, if Ray is missing."""
+    """Raise ConfigError, with how to install it, if Ray is missing."""
     try:
         import ray  # noqa: F401
     except ImportError as error:
@@ -27,7 +27,7 @@ def require_ray() -> None:
 
 
 def open_ray_engine(worker: LocalWorker, resources: Resources) -> RayEngine:
-    """The engine, on a cluster or on Ray started here. ConfigError if Ray is missing or the cluster not reachable."""
+    """Open the engine on a cluster or on Ray started here; ConfigError if Ray is missing or not reachable."""
     require_ray()
     from fl.engines.ray.cluster import RayCluster
     from fl.engines.ray.engine import RayEngine

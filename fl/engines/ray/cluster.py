@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: an existing one, the host's own, or one that is started on this machine."""
+"""The connection to a Ray cluster: an existing one, the host's own, or one started on this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fl.errors import ConfigError
 from fl.learning.cpu import available_cores
 
 ATTEMPTS = 3
-"""How often Ray begins a task whose process or machine is lost over it."""
+"""Attempts that Ray makes at a task when its process or machine is lost."""
 
 
 _CONNECT_SECONDS = 10.0
 
-# To which address this process is connected by `RayCluster.connect`, and how many of its objects are open.
+# The address to which `RayCluster.connect` connected this process, and the number of its open objects.
 _open: dict[str, int] = {}
 
 
@@ -28,7 +28,7 @@ class RayCluster:
     """A cluster that this process is connected to.
 
     Attributes:
-        cores: how many tasks run at the same time.
+        cores: number of tasks that run at the same time.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -39,23 +39,23 @@ class RayCluster:
 
     @classmethod
     def connect(cls, address: str = "", workers: int = 0) -> RayCluster:
-        """Connect; objects of one process share its connection.
+        """Connect to a cluster. The objects of one process share its connection.
 
         Args:
-            address: what `ray.init` takes: ``auto``, ``HOST:6379``, ``ray://HOST:10001``. Empty: the cluster that the
-                host is connected to already, or Ray started on this machine for as long as it is needed.
-            workers: cores of Ray on this machine; 0: all.
+            address: as for `ray.init`: ``auto``, ``HOST:6379``, ``ray://HOST:10001``. Empty: the cluster to which the
+                host is already connected, or Ray started on this machine for as long as it is needed.
+            workers: number of cores for Ray on this machine; 0: all.
 
         Raises:
-            ConfigError: nobody answers there.
+            ConfigError: no cluster answers at the address.
         """
         if ray.is_initialized():
             if address in _open or not address:
                 return cls(address if address in _open else None)
             raise ConfigError(f"this process is connected to another Ray cluster: leave out the address {address}")
-        # Nobody is told that Ray runs here, unless they have said so themselves.
+        # Ray sends no usage statistics, unless the user has enabled them.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # What tasks print does not belong on our stdout, which may have to be JSON.
+        # Output of tasks must not go to our stdout, which may hold JSON.
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if address:
@@ -70,7 +70,7 @@ class RayCluster:
         return cls(address)
 
     def close(self) -> None:
-        """Give the cluster up; may be called again. The last object disconnects, and ends what was started here."""
+        """Release the cluster; may be called again. The last object disconnects, and ends Ray if started here."""
         address, self._address = self._address, None
         if address is None or not ray.is_initialized():
             return
@@ -82,7 +82,7 @@ class RayCluster:
 
 @contextmanager
 def connected(address: str = "", workers: int = 0) -> Iterator[RayCluster]:
-    """A cluster, for the time of the context; see `RayCluster.connect`."""
+    """Yield a cluster and close it at the end; see `RayCluster.connect`."""
     cluster = RayCluster.connect(address, workers)
     try:
         yield cluster
@@ -91,7 +91,7 @@ def connected(address: str = "", workers: int = 0) -> Iterator[RayCluster]:
 
 
 def _require_listener(address: str) -> None:
-    """OSError or ValueError if nobody listens at HOST:PORT: Ray itself would try for minutes. "auto" passes."""
+    """Raise OSError or ValueError if no server listens at HOST:PORT, since Ray would try for minutes. Accept "auto"."""
     target = address.removeprefix("ray://")
     if ":" in target:
         parts = urlsplit(f"//{target}")

@@ -1,7 +1,7 @@
-"""Clients as Ray tasks, on as many cores as the cluster has.
+"""Training of clients as Ray tasks, on all cores of the cluster.
 
-A client's update is the same to the bit wherever it is trained, on machines with the same kind of processor and the
-same torch: as that of the serial engine with as many threads.
+A client's update is bit for bit the same on all machines with the same kind of processor and the same torch, and equal
+to that of the serial engine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from fl.engines.shared_object import dump
 from fl.errors import ConfigError, EngineError, FLError
 from secagg import ClientId
 
-# Tasks that wait for a core, for each core: so that none is idle while the driver does something else.
+# Waiting tasks per core, so that no core is idle while the driver is busy.
 _AHEAD = 3
 
 
 class RayEngine:
-    """Trains clients on a cluster, ahead of being asked; see `TrainingEngine`.
+    """An engine that trains clients in advance on a cluster; see `TrainingEngine`.
 
-    The run's worker, with its examples, goes to each machine's object store once, the model once a round.
+    The run's worker, with its examples, is sent to each machine's object store once, the model once per round.
 
     Args:
-        worker: the run's.
-        cluster: where; it is closed with the engine.
+        worker: the run's worker.
+        cluster: the cluster, which is closed with the engine.
 
     Raises:
         ConfigError: the run's model or data set cannot be sent to other processes.
@@ -62,12 +62,12 @@ class RayEngine:
                 f"the model or the data set cannot be sent to other processes ({error}): use the engine serial"
             ) from error
         reference = ray.put(np.frombuffer(file.getbuffer(), dtype=np.uint8))
-        # It travels within tasks and not as an argument of theirs: each process fetches and loads it once.
+        # Sent inside tasks and not as their argument, so that each process fetches and loads it once.
         self.shared = SharedWorker(os.urandom(16), reference, size, threads)
 
     @contextmanager
     def round(self, training: RoundTraining) -> Iterator[_Round]:
-        """See `TrainingEngine`."""
+        """Open a round; see `TrainingEngine`."""
         round_ = _Round(self, training)
         try:
             yield round_
@@ -75,12 +75,12 @@ class RayEngine:
             round_.drop()
 
     def close(self) -> None:
-        """Disconnect from the cluster, and end it if it was started for the engine; may be called again."""
+        """Disconnect from the cluster, and end it if the engine started it; may be called again."""
         self._cluster.close()
 
 
 class _Round:
-    """One open round: a task for each client in training or kept."""
+    """An open round: a task for each client in training or kept."""
 
     def __init__(self, engine: RayEngine, training: RoundTraining) -> None:
         self._engine = engine
@@ -92,7 +92,7 @@ class _Round:
         self._fill()
 
     def __call__(self, client_id: ClientId) -> ClientUpdate:
-        """The client's update; see `RoundTrainer`."""
+        """Return the client's update; see `RoundTrainer`."""
         if not self._outlook.begun(client_id):
             self._outlook.begin(client_id)
             self._start(client_id)
@@ -100,7 +100,7 @@ class _Round:
         try:
             result: ClientUpdate | FLError = ray.get(task)
         except RayTaskError:
-            raise  # a bug in the model, or here: with the worker's traceback
+            raise  # a bug in the model, or here, with the worker's traceback
         except RayError as error:
             reason = str(error).strip().split("\n")[0]
             raise EngineError(f"client {client_id} could not be trained on the Ray cluster: {reason}") from error
@@ -109,7 +109,7 @@ class _Round:
         self._fill()
         if isinstance(result, FLError):
             raise result
-        # A copy: the object store's memory is free again.
+        # A copy, so that the object store's memory is free again.
         return replace(result, delta=result.delta.copy())
 
     def announce(self, client_id: ClientId, due: float) -> None:
@@ -117,15 +117,15 @@ class _Round:
         self._fill()
 
     def drop(self) -> None:
-        """Forget what nobody asked for.
+        """Forget the tasks that were not asked for.
 
-        It is not cancelled: that interrupts a process wherever it is, and one that is about to import a module keeps
-        half of it. What waits is a few clients for each core at most.
+        They are not cancelled: that interrupts a process at any point, and an interrupted import leaves half a module.
+        At most a few clients per core are waiting.
         """
         self._tasks.clear()
 
     def _fill(self) -> None:
-        """As many tasks as keep the cluster busy."""
+        """Start enough tasks to keep the cluster busy."""
         if len(self._running) >= self._engine.tasks_ahead:
             _, self._running = ray.wait(self._running, num_returns=len(self._running), timeout=0, fetch_local=False)
         while len(self._running) < self._engine.tasks_ahead and (client_id := self._outlook.next()) is not None:

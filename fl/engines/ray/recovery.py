@@ -1,8 +1,8 @@
-"""The server's recovery of the masks on the machines of a Ray cluster.
+"""The server's recovery of masks on the machines of a Ray cluster.
 
-Security: the parts of a job hold the seeds of masks that are in the sum. They go through Ray's network and object
-store: the cluster must be the server's alone, and its machines' traffic encrypted (``RAY_USE_TLS=1``) or on wires that
-nobody else has.
+Security: the parts of a job hold the seeds of masks that are in the sum, and pass through Ray's network and object
+store. So the cluster must belong to the server alone, and its traffic must be encrypted (``RAY_USE_TLS=1``) or on a
+private network.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from fl.engines.ray.tasks import recover_part
 from fl.learning.cpu import available_cores
 from secagg import MaskSum, UnmaskJob
 
-# What one core takes about, in seconds, to find out whether a job is worth a cluster.
+# Rough cost on one core, in seconds, to decide whether a job is worth a cluster.
 _SECONDS_PER_AGREEMENT = 50e-6
 _SECONDS_PER_ELEMENT = 5e-10
 _WORTH_SENDING = 0.1
 
 
 class RayRecovery:
-    """Runs jobs on all cores of a cluster; a `transport.MaskRecovery`. Small jobs stay here.
+    """A `transport.MaskRecovery` that runs jobs on all cores of a cluster. Small jobs run in this process.
 
-    A part whose process or machine is lost is begun anew by Ray, and at last done here.
+    If a part's process or machine is lost, Ray tries again; after the last attempt the part runs here.
 
     Args:
         cluster: the server's machines.
-        observer: called with the number of parts that are done, and of all parts.
+        observer: called with the number of finished parts and the number of all parts.
     """
 
     def __init__(self, cluster: RayCluster, observer: Callable[[int, int], None] | None = None) -> None:
@@ -39,11 +39,11 @@ class RayRecovery:
         self._recover = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(recover_part)
 
     def run(self, job: UnmaskJob) -> MaskSum:
-        """The sum of the job's masks, for `Server.finish`."""
+        """Return the sum of the job's masks, for `Server.finish`."""
         if _seconds(job) < _WORTH_SENDING:
             return job.run(available_cores())
         parts = job.split(self._cluster.cores)
-        # Added as they arrive: two vectors in memory, however many parts.
+        # Add parts as they arrive, so that only two vectors are in memory.
         return job.combine(self._results(parts))
 
     def _results(self, parts: tuple[UnmaskJob, ...]) -> Iterator[MaskSum]:

@@ -1,4 +1,4 @@
-"""What runs on Ray's workers. Every machine needs this package, of the same version as the driver's."""
+"""The code that runs on Ray's workers. All machines need the driver's version of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fl.learning.cpu import torch_threads
 from secagg import ClientId, MaskSum, UnmaskJob
 
 Bytes = npt.NDArray[np.uint8]
-"""Bytes as an array: Ray's workers read arrays where they lie in the machine's object store."""
+"""Bytes as an array, since Ray's workers read arrays directly in the machine's object store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class SharedWorker:
     """A run's `LocalWorker` in the object store.
 
     Attributes:
-        key: of the run; a worker process that has loaded it keeps it for the next client.
-        reference: to its `Bytes`, as `fl.engines.shared_object.dump` wrote them.
-        size: where the pickled part begins.
-        threads: torch's, for a client.
+        key: key of the run; a process keeps the loaded worker for its next client.
+        reference: reference to its `Bytes`, as `fl.engines.shared_object.dump` wrote them.
+        size: start of the pickled part.
+        threads: number of torch's threads for a client.
     """
 
     key: bytes
@@ -39,12 +39,12 @@ class SharedWorker:
     threads: int
 
 
-# This process's: the one that it trained a client of last.
+# The worker of the client that this process trained last.
 _loaded: dict[bytes, LocalWorker] = {}
 
 
 def train_client(shared: SharedWorker, message: Bytes, client_id: ClientId, number: int) -> ClientUpdate | FLError:
-    """Train a client. What the training raises is the result: Ray would wrap it."""
+    """Train a client. An exception of the training is returned, since Ray would wrap a raised one."""
     worker = _worker(shared)
     try:
         with torch_threads(worker.threads):
@@ -54,7 +54,7 @@ def train_client(shared: SharedWorker, message: Bytes, client_id: ClientId, numb
 
 
 def recover_part(part: UnmaskJob) -> MaskSum:
-    """A part of the server's job. Security: it holds seeds of masks that are in the sum."""
+    """Run a part of the server's job. Security: it holds seeds of masks that are in the sum."""
     return part.run()
 
 
@@ -62,7 +62,7 @@ def _worker(shared: SharedWorker) -> LocalWorker:
     if shared.key not in _loaded:
         _loaded.clear()
         worker: LocalWorker = load(memoryview(ray.get(shared.reference)), shared.size)
-        # The examples stay in the object store, which is read-only; weights are written to.
+        # The examples stay in the object store, which is read-only; the model is copied, since training writes to it.
         worker.model = copy.deepcopy(worker.model)
         worker.threads = shared.threads
         torch.set_num_threads(shared.threads)

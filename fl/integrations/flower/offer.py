@@ -3,7 +3,6 @@
 All of it is the session's context: clients that were offered anything different cannot agree on masks.
 """
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,9 @@ from fl.errors import ConfigError
 from fl.integrations.flower.errors import OfferError
 from fl.integrations.records import RecordEncoding
 from fl.strict_msgpack import unpack_bounded
-from secagg import Adversary, Parameters, PlanError
+from secagg import Parameters, SecAggError
 
-_VERSION = 2
+_VERSION = 3
 _LABEL = b"secagg/fl/flower-session/1"
 
 MOST_ARRAYS = 1 << 14
@@ -30,16 +29,6 @@ _KINDS = {
     "value_bits": int,
     "max_metrics": int,
     "metric_bound": float,
-}
-_PARAMETERS = {
-    "num_clients": int,
-    "threshold": int,
-    "degree": int,
-    "vector_length": int,
-    "value_bits": int,
-    "ring_bits": int,
-    "modular": bool,
-    "adversary": str,
 }
 
 
@@ -63,11 +52,10 @@ class Offer:
 
     def to_bytes(self) -> bytes:
         """Equal offers give equal bytes."""
-        params = {**dataclasses.asdict(self.params), "adversary": self.params.adversary.value}
         encoding = {name: getattr(self.encoding, name) for name in _KINDS}
         scales = self.encoding.scales
         encoding["scales"] = [] if scales is None else [scales.bounds, scales.max_weight]
-        return bytes(msgpack.packb([_VERSION, params, encoding, self.nonce, self.content, self.run]))
+        return bytes(msgpack.packb([_VERSION, self.params.to_bytes(), encoding, self.nonce, self.content, self.run]))
 
     @property
     def measures(self) -> bool:
@@ -93,23 +81,24 @@ class Offer:
             raise OfferError("what opened the session is no offer") from error
         if version != _VERSION:
             raise OfferError(f"the server offers in version {version!r}, and this client knows {_VERSION}")
-        if not all(isinstance(field, bytes) for field in (nonce, content, run)):
+        if not all(isinstance(field, bytes) for field in (params, nonce, content, run)):
             raise OfferError("what opened the session is no offer")
-        params, encoding = _checked(params, _PARAMETERS), _checked(encoding, _KINDS)
+        encoding = _checked(encoding)
         sizes, scales = encoding.pop("sizes"), encoding.pop("scales")
         if len(sizes) > MOST_ARRAYS or not all(type(size) is int for size in sizes):
             raise OfferError(f"sizes in the offer must be at most {MOST_ARRAYS} whole numbers")
         try:
+            parameters = Parameters.from_bytes(params)
             offer = cls(
-                Parameters(**{**params, "adversary": Adversary(params["adversary"])}),
+                parameters,
                 RecordEncoding(
-                    sizes=tuple(sizes), num_clients=params["num_clients"], scales=_scales(scales), **encoding
+                    sizes=tuple(sizes), num_clients=parameters.num_clients, scales=_scales(scales), **encoding
                 ),
                 nonce,
                 content,
                 run,
             )
-        except (PlanError, ConfigError, ValueError) as error:
+        except (SecAggError, ConfigError, ValueError) as error:
             raise OfferError(f"the offered numbers cannot be: {error}") from None
         wanted = (offer.encoding.vector_length, offer.encoding.value_bits)
         if wanted != (offer.params.vector_length, offer.params.value_bits):
@@ -129,10 +118,10 @@ def _scales(values: list[Any]) -> Scales | None:
     return Scales(tuple(bounds), max_weight)
 
 
-def _checked(values: Any, kinds: dict[str, type]) -> dict[str, Any]:
-    if not isinstance(values, dict) or values.keys() != kinds.keys():
+def _checked(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict) or values.keys() != _KINDS.keys():
         raise OfferError("the offer has other fields than this version knows")
-    for name, kind in kinds.items():
+    for name, kind in _KINDS.items():
         if type(values[name]) is not kind:
             raise OfferError(f"{name} in the offer must be of type {kind.__name__}")
     return values

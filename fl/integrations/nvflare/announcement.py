@@ -10,11 +10,11 @@ from fl.errors import ConfigError
 from fl.integrations.nvflare.errors import AnnouncementError
 from fl.integrations.nvflare.model_encoding import ModelEncoding
 from fl.strict_msgpack import unpack_bounded
-from secagg import Adversary, ClientId, Parameters, PlanError
+from secagg import ClientId, Parameters, SecAggError
 
 Scalar: TypeAlias = bool | int | float | str | None
 
-_VERSION = 3
+_VERSION = 4
 _MAX_BYTES = 1 << 20
 # One a site, one an entry of the model, and some.
 _MAX_ITEMS = 1 << 17
@@ -61,7 +61,7 @@ class Announcement:
 
     def to_bytes(self) -> bytes:
         """Equal announcements give equal bytes; AnnouncementError if there are more than sites take."""
-        params, encoding, scales = self.params, self.encoding, self.encoding.scales
+        encoding, scales = self.encoding, self.encoding.scales
         try:
             data = msgpack.packb(
                 (
@@ -70,15 +70,7 @@ class Announcement:
                     (self.round, self.start_round, self.total_rounds),
                     self.meta,
                     self.sites,
-                    (
-                        params.num_clients,
-                        params.threshold,
-                        params.degree,
-                        params.vector_length,
-                        params.value_bits,
-                        params.ring_bits,
-                        params.adversary.value,
-                    ),
+                    self.params.to_bytes(),
                     (
                         None if scales is None else (scales.bounds, scales.max_weight),
                         encoding.value_bits,
@@ -109,8 +101,7 @@ class Announcement:
                 data, max_items=_MAX_ITEMS, use_list=False
             )
             round_, start_round, total_rounds = rounds
-            *numbers, adversary = params
-            names = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
+            parameters = Parameters.from_bytes(params)
             scales, value_bits, metrics, metric_bound, excluded = encoding
             announcement = cls(
                 job_id=job_id,
@@ -119,9 +110,9 @@ class Announcement:
                 total_rounds=total_rounds,
                 meta=meta,
                 sites=sites,
-                params=Parameters(**dict(zip(names, numbers, strict=True)), adversary=Adversary(adversary)),
+                params=parameters,
                 encoding=ModelEncoding(
-                    num_sites=numbers[0],
+                    num_sites=parameters.num_clients,
                     scales=_scales(scales),
                     value_bits=value_bits,
                     metrics=metrics,
@@ -132,7 +123,7 @@ class Announcement:
                 nonce=nonce,
             )
             is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
-        except (ValueError, TypeError, PlanError, ConfigError) as error:
+        except (ValueError, TypeError, SecAggError, ConfigError) as error:
             raise AnnouncementError(f"what the server sent is no announcement of a round: {error}") from None
         if not is_valid:
             raise AnnouncementError("what the server sent is no announcement of a round of this version")
@@ -151,6 +142,7 @@ class Announcement:
             and all(isinstance(site, str) for site in self.sites)
             and len(set(self.sites)) == len(self.sites) == self.params.num_clients
             and self.encoding.value_bits == self.params.value_bits
+            and not self.params.modular
         )
 
 

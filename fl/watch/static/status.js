@@ -64,7 +64,10 @@ function showLive() {
     ["Accuracy", percent(live.accuracy), live.loss === null ? "" : "loss " + number(live.loss)],
     ["Survivors", session.survivors, "of " + session.invited + ", " + session.threshold + " needed"],
     ["Pending", session.pending, session.needed > session.received ? session.needed - session.received + " more needed" : ""],
-    ["Connected", session.connected, session.traffic.reconnects ? session.traffic.reconnects + " came back" : ""],
+    ["Connected", session.connected, [
+      live.waiting_clients ? live.waiting_clients + " waiting" : "", live.absent_clients ? live.absent_clients + " absent" : "",
+      traffic.reconnects ? traffic.reconnects + " came back" : "",
+    ].filter(Boolean).join(", ")],
     ["Received", bytes(traffic.bytes_up), traffic.frames_up + " frames"],
     ["Sent", bytes(traffic.bytes_down), traffic.frames_down + " frames"],
   ];
@@ -80,10 +83,10 @@ function showLive() {
     session.aborted ? "Aborted: " + words(session.aborted) + "." : "",
     Object.keys(session.dropped).length ? "Dropped: " + reasons(session.dropped) + "." : "",
   ].join(" ").trim();
+  at("declined").replaceChildren(...session.declines.map(([told, count]) => make("li", count + " declined: " + told)));
   const ended = live.totals.sessions, refused = reasons(live.totals.refusals);
   at("totals").textContent = "Since the server started: " + ended.completed + " sessions completed, " + ended.aborted + " aborted"
-    + (refused ? "; connections refused: " + refused : "")
-    + (live.waiting_clients ? "; clients waiting: " + live.waiting_clients : "");
+    + (refused ? "; connections refused: " + refused : "");
 }
 
 function showCurve(rounds) {

@@ -194,7 +194,7 @@ def test_silence_is_an_error(trained: Callable[[str], Path], tmp_path: Path) -> 
     jobs = make_jobs(task_of(trained("logistic")), folders, free_ports(), tls=False, arithmetic="words")
     # The third party calls nobody: it listens elsewhere.
     jobs[2] = replace(jobs[2], ports=free_ports())
-    with PartyProcesses(jobs) as parties, pytest.raises(EncryptedEvaluationError, match="nothing was heard"):
+    with PartyProcesses(jobs) as parties, pytest.raises(EncryptedEvaluationError, match="sent nothing for"):
         parties.run(lambda event: None, 15)
 
 

@@ -38,7 +38,7 @@ def test_an_unknown_engine() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--engine", "serial", "--workers", 2), "workers are of the engines processes and ray"),
+        (("--engine", "serial", "--workers", 2), "workers are for the engines processes and ray"),
         (("--address", "auto"), "use the engine ray, not serial"),
         (("--engine", "batched", "--optimizer", "adam"), "train with sgd, not adam"),
         (("--threads", -1), "threads must be between 1 and 1024, or 0"),

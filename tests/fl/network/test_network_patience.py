@@ -269,6 +269,12 @@ def test_an_older_server_is_waited_for_with_one_line(monkeypatch: pytest.MonkeyP
     assert said[1:] == [f"not in this round: {older}; waiting for the next", "the training is over"]
     assert len(waits) == 20
     assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
+    # One that says when to come back is not asked before.
+    waits.clear()
+    serve(monkeypatch, [OlderServerError(str(older), RefusalCode.OLDER_SERVER, retry_after=60)] * 5)
+    asyncio.run(participant(said).run())
+    assert len(waits) == 5
+    assert all(60.0 <= wait <= 90.0 for wait in waits)
 
 
 def test_a_newer_servers_client_is_told_what_it_needs(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:

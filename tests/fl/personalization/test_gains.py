@@ -71,7 +71,7 @@ def test_measuring_changes_neither_model_and_tells_them_apart() -> None:
 
 def test_nothing_held_out_is_refused() -> None:
     (run,) = start_runs(tiny_config(), tiny_dataset())
-    with pytest.raises(ConfigError, match="client 0 holds no examples out: raise holdout"):
+    with pytest.raises(ConfigError, match="client 0 holds out no examples: raise holdout"):
         measure_gain(run.worker, 0, run.model, run.model)
 
 

@@ -102,7 +102,7 @@ class TwoHeads(nn.Module):
 
 def test_head_fine_tuning_refuses_models_without_a_head() -> None:
     method = FineTuning(TRAINING, head_only=True)
-    with pytest.raises(ConfigError, match="not what gives its answers: fine-tune all of it"):
+    with pytest.raises(ConfigError, match="does not give its output: fine-tune the whole model"):
         method.personalize(TwoHeads(), *examples(), seed=0)
     with pytest.raises(ConfigError, match="no linear layer"):
         method.personalize(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), *examples(), seed=0)
@@ -171,7 +171,7 @@ def test_dittos_pull_ends_with_a_training_that_ran_away() -> None:
 
 def test_ditto_refuses_what_cannot_be() -> None:
     for strength in (-0.1, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="strength must not be negative"):
+        with pytest.raises(ConfigError, match="strength must be finite and at least 0"):
             Ditto(TRAINING, strength)
     with pytest.raises(ConfigError, match="leave the training's proximal at 0"):
         Ditto(dataclasses.replace(TRAINING, proximal=0.1), 1.0)

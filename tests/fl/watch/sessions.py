@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from fl.watch import Watch
@@ -12,6 +13,7 @@ from secagg import Parameters
 from tests.cohort import make_params, random_inputs
 from tests.transport.network import QUICK, deadlines, join
 from transport import RecoveryPool, SessionHost
+from transport.durable.links import Counters
 from transport.tcp import PLAINTEXT, NetworkReport, SessionServer
 
 
@@ -65,3 +67,15 @@ def get(url: str, *, method: str = "GET", headers: dict[str, str] | None = None)
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
     finally:
         connection.close()
+
+
+class StubHost:
+    """What of a host is looked at."""
+
+    def __init__(self, **values: Any) -> None:
+        self.counters = Counters()
+        self.outcome = None
+        self.offer = SimpleNamespace(params=make_params(3, 2))
+        self.connected_clients: frozenset[int] = frozenset()
+        self.bytes_in_flight = 0
+        self.__dict__.update(values)

@@ -77,7 +77,7 @@ def test_the_image_is_built_from_what_is_there() -> None:
         "FROM python:3.11-slim",
     ]
     assert "USER 10001:10001" in lines
-    assert "/status.json" in "".join(lines)
+    assert "/healthz" in "".join(lines)
 
 
 @pytest.mark.parametrize("name", ["serve-or-resume", "issue-certs"])

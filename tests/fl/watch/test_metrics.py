@@ -9,9 +9,7 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fl.watch import Watch, serve_watch
-from fl.watch.histogram import BOUNDS, Durations
-from fl.watch.metrics import Metrics
+from fl.watch import RoundFigures, Watch, serve_watch
 from secagg import Aborted, Completed
 from tests.cohort import make_params
 from tests.fl.watch.sessions import get, run_session
@@ -41,8 +39,8 @@ def test_metrics_agree_with_the_sessions_report() -> None:
 
     def observer(host):
         watch.session(host)
-        seen = watch.snapshot().session
-        phases.append((seen.phase, seen.invited, seen.survivors, seen.connected))
+        seen = watch.status()["session"]
+        phases.append(tuple(seen[name] for name in ("phase", "invited", "survivors", "connected")))
 
     params = make_params(5, 3)
     watch.round_started(1, params)
@@ -92,7 +90,7 @@ def test_sessions_add_up_and_a_session_that_is_over_is_let_go() -> None:
     second = run_session(watch, absent=(0, 1, 2), seconds=0.2)
     gc.collect()
     assert isinstance(second.outcome, Aborted)
-    found = samples(Metrics(watch).text())
+    found = samples(watch.metrics.text())
     assert found["secagg_received_bytes_total"] == first.counters.bytes_up + second.counters.bytes_up
     assert found["secagg_sent_frames_total"] == first.counters.frames_down + second.counters.frames_down
     assert found['secagg_drops_total{reason="deadline"}'] == len(first.dropped) + len(second.dropped)
@@ -107,7 +105,7 @@ def test_sessions_add_up_and_a_session_that_is_over_is_let_go() -> None:
 
 
 def test_what_was_not_measured_is_not_a_zero() -> None:
-    found = samples(Metrics(Watch("digits", total_rounds=1)).text())
+    found = samples(Watch("digits", total_rounds=1).metrics.text())
     assert not {"secagg_accuracy_ratio", "secagg_loss", "secagg_recovery_seconds"} & found.keys()
     assert found['secagg_phase{phase="idle"}'] == 1
     # There from the start, so that the first one is seen as an increase.
@@ -118,33 +116,27 @@ def test_watches_share_nothing_and_no_label_is_a_client() -> None:
     before = prometheus_client.generate_latest()
     one, other = Watch("one", total_rounds=1), Watch("other", total_rounds=1)
     run_session(one)
-    assert samples(Metrics(other).text())["secagg_received_frames_total"] == 0
+    assert samples(other.metrics.text())["secagg_received_frames_total"] == 0
     assert b"secagg" not in before + prometheus_client.generate_latest()
     labels = {
         key
-        for family in text_string_to_metric_families(Metrics(one).text().decode())
+        for family in text_string_to_metric_families(one.metrics.text().decode())
         for sample in family.samples
         for key in sample.labels
     }
-    assert labels == {"name", "phase", "reason", "outcome", "le"}
+    assert labels == {"name", "phase", "reason", "outcome", "le", "version", "python", "cryptography"}
 
 
 def test_rounds_of_an_earlier_process_are_shown_and_not_counted() -> None:
     watch = Watch("digits", total_rounds=3)
-    watch.restore(1, included=4, seconds=2.0, accuracy=0.4, loss=2.0)
-    watch.restore(2, included=0, seconds=1.0, aborted="too-few-clients")
-    seen = watch.snapshot()
-    assert [(round_.number, round_.included) for round_ in seen.rounds] == [(1, 4), (2, 0)]
-    assert (seen.round, seen.accuracy, seen.state) == (2, 0.4, "running")
-    assert not any(seen.totals.sessions.values())
-    watch.restore(3, included=4, seconds=2.0)
-    assert watch.snapshot().state == "finished"
-
-
-def test_durations_are_counted_as_prometheus_counts_them() -> None:
-    durations = Durations()
-    for seconds in (0.01, 0.011, 5000.0):
-        durations = durations.with_one(seconds)
-    counted = dict(durations.cumulative())
-    assert (counted["0.01"], counted["0.025"], counted[str(BOUNDS[-1])], counted["+Inf"]) == (1, 2, 2, 3)
-    assert durations.total == pytest.approx(5000.021)
+    watch.restore(RoundFigures(number=1, included=4, seconds=2.0, accuracy=0.4, loss=2.0))
+    watch.restore(RoundFigures(number=2, included=0, seconds=1.0, aborted="too-few-clients"))
+    seen = watch.status()
+    assert [(round_["number"], round_["included"]) for round_ in watch.rounds()] == [(1, 4), (2, 0)]
+    assert (seen["round"], seen["accuracy"], seen["state"]) == (2, 0.4, "running")
+    assert not any(seen["totals"]["sessions"].values())
+    found = samples(watch.metrics.text())
+    assert found["secagg_last_completed_round"] == 1
+    assert found['secagg_rounds_total{outcome="completed"}'] == 0
+    watch.restore(RoundFigures(number=3, included=4, seconds=2.0))
+    assert watch.status()["state"] == "finished"

@@ -11,13 +11,15 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from fl.watch import Watch, serve_watch
-from secagg import Aborted, AbortReason, Completed, Round
+from fl.watch import RoundFigures, Watch, serve_watch
+from secagg import Aborted, AbortReason, Completed, Round, ServerPhase
 from tests.cohort import make_params, random_inputs
 from tests.fl.watch.browser import COMMAND, Browser
+from tests.fl.watch.sessions import StubHost
 from tests.transport.network import QUICK, deadlines, join
 from transport import RecoveryPool, SessionHost, encode_frame
 from transport.durable import frames as link
@@ -46,12 +48,12 @@ def watch_in_the_middle() -> Watch:
     for number in range(1, 11):
         aborted = "too-few-clients" if number == 5 else None
         accuracy = None if aborted else next(accuracies)
-        watch.restore(
-            number, included=0 if aborted else 23 - number % 3, invited=24, seconds=4.1 + number % 4 / 3,
+        watch.restore(RoundFigures(
+            number=number, included=0 if aborted else 23 - number % 3, invited=24, seconds=4.1 + number % 4 / 3,
             dropped={"deadline": 11 if aborted else 1 + number % 3}, accuracy=accuracy,
             loss=None if accuracy is None else 2.3 * (1 - accuracy), bytes_up=41_200 - 180 * (number % 3),
             bytes_down=86_500 - 210 * (number % 4), aborted=aborted,
-        )  # fmt: skip
+        ))  # fmt: skip
     return watch
 
 
@@ -153,6 +155,21 @@ def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> N
         PICTURE.write_bytes(picture)
 
 
+def test_why_clients_declined_is_text_whatever_they_say(browser: Browser) -> None:
+    watch = Watch("digits", total_rounds=2)
+    status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=4, needed=2)
+    markup = "<img src=x onerror=document.title='owned'>"
+    host = StubHost(declined={0: "40 epochs", 1: "40 epochs", 2: markup}, dropped={}, status=status)
+    with serve_watch(watch, ("127.0.0.1", 0)) as server:
+        page = browser.open(server.url, width=390)
+        watch.session(host)  # type: ignore[arg-type]
+        page.until("document.querySelectorAll('#declined li').length === 2")
+        assert page.text("#declined") == f"2 declined: 40 epochs 1 declined: {markup}"
+        assert page.value("document.querySelector('#declined img')") is None
+        assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        assert page.value("document.title").startswith("digits")
+
+
 def test_the_page_comes_back_when_the_server_does(browser: Browser) -> None:
     watch = Watch("digits", total_rounds=2)
     with serve_watch(watch, ("127.0.0.1", 0)) as server:
@@ -162,7 +179,7 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser) -> None:
         assert page.text("#no-curve") == "Nothing has been measured yet."
     page.until("document.getElementById('link').textContent === 'reconnecting'")
     again = Watch("digits", total_rounds=2)
-    again.restore(1, included=4, seconds=2.0, accuracy=0.5)
+    again.restore(RoundFigures(number=1, included=4, seconds=2.0, accuracy=0.5))
     with serve_watch(again, address):
         page.until("document.getElementById('link').textContent === 'live'")
         page.until("document.getElementById('round').textContent === '1'")

@@ -50,6 +50,23 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
 
 
 @pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        (None, "no offer"),
+        ({"threshold": 2}, "no offer"),
+        (b"", "24 bytes"),
+        (b"\xff" * 24, "canonical"),
+        (bytes(24), "num_clients is 0"),
+    ],
+)
+def test_parameters_that_cannot_be(params: Any, text: str) -> None:
+    fields = msgpack.unpackb(offer().to_bytes())
+    fields[1] = params
+    with pytest.raises(OfferError, match=text):
+        Offer.from_bytes(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
     ("change", "text"),
     [
         (lambda encoding: encoding["sizes"].append(0), "3 clipping bounds for 4 tensors"),

@@ -90,6 +90,7 @@ def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObj
         {"meta": (("lr", 0.1), ("lr", 0.2))},
         {"meta": "lr"},
         {"sites": "abc"},
+        {"params": dataclasses.replace(announcement().params, modular=True)},
     ],
 )
 def test_announcements_that_contradict_themselves_are_none(changes: Any) -> None:
@@ -101,6 +102,14 @@ def test_announcements_that_contradict_themselves_are_none(changes: Any) -> None
 def test_other_things_are_no_announcement(data: object) -> None:
     with pytest.raises(AnnouncementError):
         Announcement.from_bytes(data)
+
+
+@pytest.mark.parametrize("params", [None, 7, "x" * 24, b"", bytes(23), bytes(24), b"\xff" * 24, [0] * 24])
+def test_parameters_that_cannot_be_are_no_announcement(params: Any) -> None:
+    parts = list(msgpack.unpackb(announcement().to_bytes()))
+    parts[5] = params
+    with pytest.raises(AnnouncementError):
+        Announcement.from_bytes(msgpack.packb(parts))
 
 
 def test_an_exhausting_encoding_is_refused() -> None:

@@ -103,7 +103,7 @@ def test_a_round_without_a_mean_in_its_sum_is_one_without_a_result(
         assert spoilt.params == {}
         assert spoilt.meta["nr_aggregated"] == 0
         assert f"round {round_}: the sum of 4 of 4 sites" in caplog.text
-        assert "what is no input" in caplog.text
+        assert "an invalid input" in caplog.text
         controller.spoil, sites[VICTIM].do = False, honest  # type: ignore[method-assign]
         # The job goes on, and the count of failed rounds begins anew.
         whole = controller.round_of(round_ + 1)

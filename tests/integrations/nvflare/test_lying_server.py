@@ -250,4 +250,4 @@ def test_a_record_that_cannot_be_kept_keeps_a_site_out(cohort: Cohort, caplog: p
     report = courier_of(sites, model_with(0.25)).run(directory=cohort.directory())
     assert isinstance(report.outcome, Completed)
     assert SITES.index(VICTIM) not in report.outcome.included
-    assert "no record can be kept" in caplog.text
+    assert "cannot keep the record" in caplog.text

@@ -1,0 +1,232 @@
+"""Clients that take what others need: room for messages, time of a phase, work for nothing. The others lose nothing."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from secagg import Completed, DropReason, Round, max_message_bytes
+from secagg.messages import MaskedInput
+from tests.cohort import any_session, exact_sum, make_params
+from tests.transport.hosts import PARAMS, greet, new_client, new_host, payload_of, run_to_the_end
+from tests.transport.large_inputs import LargeInputs
+from tests.transport.link_world import CONTEXT
+from transport import Deadlines
+from transport.durable import frames as link
+from transport.durable import pieces as _pieces
+from transport.durable.client_host import ClientHost
+from transport.durable.frames import RefusalCode
+from transport.durable.incoming import MAX_RESTARTS
+from transport.durable.memory_budget import STALL_SECONDS
+from transport.durable.server_host import SessionHost
+
+DIGEST = bytes(32)
+EVERYBODY = (0, 1, 2, 3)
+ROOM_FOR_ONE = make_params(12, 4, vector_length=400_000)
+
+
+def sent_by(session: LargeInputs) -> dict[int, link.ServerFrame]:
+    """What the server now says to each, the last thing only."""
+    outgoing = session.host.commit(session.now)
+    return {out.client_id: link.decode_server_frame(b"".join(out.parts)) for out in outgoing}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_who_has_room_and_sends_nothing_loses_it_in_seconds(is_there: bool) -> None:
+    session = LargeInputs()
+    session.host.memory = session.large[0].size
+    session.up(0, session.large[0], session.pieces(0)[0])
+    session.up(1, session.large[1])
+    assert isinstance(sent_by(session)[0], _pieces.Want)
+    if not is_there:
+        session.host.disconnected(0, session.now)
+    session.now += STALL_SECONDS - 0.1
+    session.host.tick(session.now)
+    assert sent_by(session) == {}
+    session.now += 0.2
+    assert session.host.deadline < session.now
+    session.host.tick(session.now)
+    sent = sent_by(session)
+    assert isinstance(sent[1], _pieces.Want)
+    assert (sent[0].code is RefusalCode.BUSY) if is_there else (0 not in sent)
+    session.run()
+    assert session.host.outcome.included == EVERYBODY
+
+
+def test_who_sends_just_enough_not_to_be_silent_falls_behind() -> None:
+    """At a piece in ten seconds its message would take three times what a message may take while others wait."""
+    session = LargeInputs()
+    session.host.memory = session.large[0].size
+    first, second, *_ = session.pieces(0)
+    session.up(0, session.large[0], first)
+    session.up(1, session.large[1])
+    session.host.commit(session.now)
+    share = 25.0
+    behind = session.now + STALL_SECONDS + share * 2 * _pieces.PIECE_BYTES / session.large[0].size
+    session.now = 10.0
+    session.up(0, second)
+    assert behind < min(session.now + STALL_SECONDS, 1.0 + share)
+    assert session.host.deadline == pytest.approx(behind)
+    # What is there already is no progress.
+    session.now = 20.0
+    session.up(0, first, second)
+    assert session.host.deadline == pytest.approx(behind)
+    session.now = behind + 0.1
+    session.host.tick(session.now)
+    sent = sent_by(session)
+    assert isinstance(sent[1], _pieces.Want)
+    assert sent[0].code is RefusalCode.BUSY
+    session.run()
+    assert session.host.outcome.included == EVERYBODY
+
+
+def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
+    """Room for one message, and four liars who come first, send nothing, and come back whenever they are put out."""
+    host = SessionHost(ROOM_FOR_ONE, deadlines=Deadlines(), now=0.0, context=CONTEXT, nonce=b"n")
+    host.memory = max_message_bytes(ROOM_FOR_ONE)
+    vector = np.arange(ROOM_FOR_ONE.vector_length) % 2
+    clients = {i: ClientHost(i, lambda offer: vector, accept=any_session, context=CONTEXT) for i in range(12)}
+    liars, now, trained, asked = range(4), 0.0, [], 0
+
+    def up(client_id: int, frames) -> None:
+        for parts in frames:
+            host.frame_received(client_id, b"".join(parts), now)
+
+    def come(client_id: int) -> None:
+        clients[client_id].disconnected()
+        host.connected(client_id, now)
+        up(client_id, clients[client_id].connected())
+
+    for client_id in clients:
+        come(client_id)
+    while host.outcome is None or host.untold - set(liars):
+        assert now < 2000
+        outgoing = host.commit(now)
+        for out in outgoing:
+            frame = link.decode_server_frame(b"".join(out.parts))
+            if out.client_id in liars and isinstance(frame, link.Refused) and frame.code is RefusalCode.BUSY:
+                come(out.client_id)
+            elif out.client_id in liars and isinstance(frame, _pieces.Want):
+                asked += 1
+            else:
+                answers = clients[out.client_id].frame_received(b"".join(out.parts))
+                is_input = any(
+                    isinstance(link.decode_client_frame(b"".join(parts)), _pieces.Large) for parts in answers
+                )
+                if is_input and out.client_id not in liars and now < 60:
+                    # Who is honest trains for a minute.
+                    trained.append((out.client_id, answers))
+                else:
+                    up(out.client_id, answers)
+        if host.job is not None:
+            host.finish(host.job.run(), now)
+        elif not outgoing:
+            now += 1.0
+            if now >= 60:
+                for client_id, answers in trained:
+                    up(client_id, answers)
+                trained = []
+            host.tick(now)
+    assert isinstance(host.outcome, Completed)
+    assert host.outcome.included == tuple(range(4, 12))
+    assert host.outcome.sum.tolist() == exact_sum(ROOM_FOR_ONE, [vector] * 8)
+    # Each had its turn, and again only when nobody else was waiting: not once while an honest one was.
+    assert asked >= 4
+
+
+def test_a_message_takes_no_more_room_than_one_of_its_round_can() -> None:
+    """In the round of shares, an input's size is none that a message has."""
+    params = make_params(4, 2, vector_length=400_000)
+    host = SessionHost(params, deadlines=Deadlines(), now=0.0, context=CONTEXT, nonce=b"n")
+    vector = np.arange(params.vector_length) % 2
+    clients = {i: ClientHost(i, lambda offer: vector, accept=any_session, context=CONTEXT) for i in range(4)}
+    for client_id, client in clients.items():
+        *_, offer = greet(host, client_id)
+        client.connected()
+        (keys,) = client.frame_received(payload_of(offer))
+        host.frame_received(client_id, b"".join(keys), 1.0)
+    host.commit(1.0)
+    assert host.round is Round.SHARE_KEYS
+    for number, what in ((1, "in ShareKeys, but at most"), (2, "message 2 where message 1 is due")):
+        large = _pieces.Large(bytes([3, number]), max_message_bytes(params, MaskedInput), DIGEST)
+        host.frame_received(0, payload_of(large), 1.0)
+        assert what in host.commit(1.0)[-1].text
+        assert host._conversations.room.deadline is None
+        assert not host._conversations.room.holds(0)
+        greet(host, 0, link.Hello(host.session_id, 1))
+    assert host._conversations.links[0].receiving is None
+    for client_id, client in clients.items():
+        client.disconnected()
+        host.disconnected(client_id, 1.0)
+    run_to_the_end(host, clients)
+    assert host.outcome.included == EVERYBODY
+
+
+def test_an_input_that_is_announced_anew_without_end_drops_its_sender() -> None:
+    session = LargeInputs()
+    head, size = session.large[0].head, session.large[0].size
+    for number in range(100):
+        session.now += 2.0
+        session.up(0, _pieces.Large(head, size, number.to_bytes(32, "big")), session.pieces(0)[0])
+        session.host.commit(session.now)
+    links = session.host._conversations.links
+    assert session.host.dropped[0].reason is DropReason.DEADLINE
+    assert links[0].receiving is None
+    assert links[0].restarts == MAX_RESTARTS + 1
+    session.run(0)
+    assert session.host.outcome.included == EVERYBODY[1:]
+
+
+@pytest.mark.parametrize("size", [1, _pieces.PIECE_BYTES - 1])
+def test_pieces_are_whole_but_the_last(size: int) -> None:
+    session = LargeInputs()
+    first, second, *_ = session.pieces(0)
+    session.up(0, session.large[0], first, _pieces.Piece(second.offset, second.body[:size]))
+    refused = sent_by(session)[0]
+    assert refused.code is RefusalCode.PROTOCOL_ERROR
+    assert f"a PIECE of {size} bytes" in refused.text
+    session.run()
+    assert session.host.outcome.included == EVERYBODY
+
+
+@pytest.mark.parametrize("claim", [0, 1])
+def test_a_client_that_only_asks_again_keeps_no_round_open(claim: int) -> None:
+    """On each new connection it says that it has one byte more, or nothing, of what it was never sent."""
+    extra = bytes(4 * _pieces.WINDOW_BYTES)
+    host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=1000))
+    digest = hashlib.sha256(extra).digest()
+    others = {client_id: new_client(client_id, max_extra=len(extra)) for client_id in range(1, 4)}
+    for number in range(29):
+        now = float(number)
+        greet(host, 0, now=now)
+        host.frame_received(0, payload_of(_pieces.Want(digest, number * claim, number * claim)), now)
+        host.commit(now)
+        assert host.deadline == 30.0
+    # As before, the others are not kept from their sum.
+    run_to_the_end(host, {0: new_client(0), **others}, missing=(0,))
+    assert set(host.outcome.included) == {1, 2, 3}
+
+
+def test_what_a_client_has_answered_is_not_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pieces, "PIECE_BYTES", 100)
+    monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1000)
+    host = new_host(extra=bytes(500))
+    clients = {client_id: new_client(client_id) for client_id in range(PARAMS.num_clients)}
+    kept = set()
+    answered = host._conversations._machine.message
+
+    def message(client_id, *arguments):
+        deliveries = answered(client_id, *arguments)
+        # Of everybody that has answered something, and was not sent anything since.
+        kept.update(
+            (one.client_id, len(one.digests))
+            for one in host._conversations.links.values()
+            if one.digests and one.unanswered is None and one.sending
+        )
+        return deliveries
+
+    monkeypatch.setattr(host._conversations._machine, "message", message)
+    run_to_the_end(host, clients)
+    assert isinstance(host.outcome, Completed)
+    assert host.outcome.included == EVERYBODY
+    assert not kept

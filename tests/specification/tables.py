@@ -1,0 +1,174 @@
+"""The state tables: a machine in each phase, and each message and call tried on it."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from secagg import (
+    SERVER,
+    Aborted,
+    Adversary,
+    Client,
+    ClientDropped,
+    ClientPhase,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Send,
+    Server,
+    ServerPhase,
+    UnmaskReady,
+)
+from secagg.messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    ConsistencyProof,
+    MaskedInput,
+    PeerKeys,
+    PeerShares,
+    ShareKeys,
+    SurvivorList,
+    UnmaskingShares,
+)
+from tests.support.sessions import AWAITED
+
+from .recording import ALICE, STRANGER, VECTORS, Recording, of_another_session
+
+Cells: TypeAlias = list[str]
+
+
+def client_states(*adversaries: str) -> str:
+    """Return the block with the client's table, which must be the same for all these adversaries."""
+    return _block(client_table, adversaries)
+
+
+def server_states(*adversaries: str) -> str:
+    """Return the block with the server's table, which must be the same for all these adversaries."""
+    return _block(server_table, adversaries)
+
+
+def _block(table: Callable[[Recording], str], adversaries: tuple[str, ...]) -> str:
+    (text,) = {table(_recording(Adversary(adversary))) for adversary in adversaries}
+    return f"\n{text}\n"
+
+
+@cache
+def _recording(adversary: Adversary) -> Recording:
+    return Recording(adversary, 3)
+
+
+def client_table(recording: Recording) -> str:
+    """Phase x input -> what the client does."""
+    survivors = recording.message(SurvivorList)
+    proof = (
+        recording.message(ConsistencyProof)
+        if recording.params.is_signed
+        else ConsistencyProof(recording.session_id, survivors.survivors, b"")
+    )
+    messages = {
+        "PeerKeys": recording.message(PeerKeys),
+        "PeerShares": recording.message(PeerShares),
+        "SurvivorList": survivors,
+        "another SurvivorList": SurvivorList(recording.session_id, (True, True, False)),
+        "ConsistencyProof": proof,
+        "of another session": of_another_session(recording.message(PeerKeys)),
+    }
+    calls: dict[str, Callable[[Client], object]] = {
+        "start()": lambda client: client.start(),
+        "submit_input()": lambda client: client.submit_input(np.array(VECTORS[ALICE])),
+    }
+    calls |= {name: _receiving(message) for name, message in messages.items()}
+    rows = [
+        [phase.name, *(_client_cell(recording.client_in(phase, ALICE), call) for call in calls.values())]
+        for phase in ClientPhase
+        if phase is not ClientPhase.SURVIVORS_SIGNED or recording.params.is_signed
+    ]
+    return _table(["phase", *calls], rows)
+
+
+def _receiving(message: Any) -> Callable[[Client], object]:
+    return lambda client: client.receive(message)
+
+
+def _client_cell(client: Client, call: Callable[[Client], Any]) -> str:
+    try:
+        events = call(client)
+    except RemoteProtocolError as error:
+        return error.rule.name if client.phase is ClientPhase.ABORTED else f"{error.rule.name} -> {client.phase.name}"
+    except LocalProtocolError:
+        return "refused"
+    sent = [type(event.message).__name__ for event in events if isinstance(event, Send) and event.to is SERVER]
+    return f"{f'sends {sent[0]} ' if sent else ''}-> {client.phase.name}"
+
+
+def server_table(recording: Recording) -> str:
+    """Phase x input -> what the server does."""
+    messages = {
+        "AdvertiseKeys": recording.message(AdvertiseKeys),
+        "ShareKeys": recording.message(ShareKeys),
+        "MaskedInput": recording.message(MaskedInput),
+        "ConsistencyCheck": recording.message(ConsistencyCheck)
+        if recording.params.is_signed
+        else ConsistencyCheck(recording.session_id, bytes(64)),
+        "UnmaskingShares": recording.message(UnmaskingShares),
+    }
+    strange = of_another_session(messages["AdvertiseKeys"])
+    header = ["phase", *messages, "second message", "of another session", "from a stranger"]
+    calls = ["close_round(), all answered", "close_round(), none answered", "finish()"]
+    rows = []
+    for phase in ServerPhase:
+        if phase is ServerPhase.CONSISTENCY_CHECK and not recording.params.is_signed:
+            continue
+        row = [_received(recording.server_in(phase), ALICE, message) for message in messages.values()]
+        server = recording.server_in(phase)
+        expected = recording.message(AWAITED.get(phase, UnmaskingShares))
+        server.receive(ALICE, expected)
+        row.append(_received(server, ALICE, expected) if phase in AWAITED else "as above")
+        row.append(_received(recording.server_in(phase), ALICE, strange))
+        row.append(_received(recording.server_in(phase), STRANGER, expected))
+        full = recording.server_in(phase)
+        if phase in AWAITED:
+            for client_id in recording.inputs:
+                full.receive(client_id, recording.message(AWAITED[phase], client_id))
+        row += [_closed(full), _closed(recording.server_in(phase)), _finished(recording, phase)]
+        rows.append([phase.name, *row])
+    return _table([*header, *calls], rows)
+
+
+def _received(server: Server, client_id: int, message: Any) -> str:
+    phase = server.phase
+    for event in server.receive(client_id, message):
+        if isinstance(event, ClientDropped):
+            return event.reason.name
+    return "ignored" if phase in (ServerPhase.COMPLETED, ServerPhase.ABORTED) else "taken"
+
+
+def _closed(server: Server) -> str:
+    try:
+        events = server.close_round()
+    except LocalProtocolError:
+        return "refused"
+    for event in events:
+        match event:
+            case Send(message=message):
+                return f"sends {type(message).__name__} -> {server.phase.name}"
+            case UnmaskReady():
+                return f"UnmaskReady -> {server.phase.name}"
+            case Aborted(reason=reason):
+                return f"{reason.name} -> {server.phase.name}"
+    return f"-> {server.phase.name}"
+
+
+def _finished(recording: Recording, phase: ServerPhase) -> str:
+    server = recording.server_in(phase)
+    try:
+        server.finish(recording.done())
+    except LocalProtocolError:
+        return "refused"
+    return f"Completed -> {server.phase.name}"
+
+
+def _table(header: Cells, rows: list[Cells]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
