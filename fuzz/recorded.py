@@ -8,7 +8,7 @@ import secagg
 from secagg import Adversary, Client, Server
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, PeerKeys, PeerShares, ShareKeys, SurvivorList
 from tests.adversarial.adversary import LyingServer
-from tests.cohort import directory_of, identity_of, make_params, seeded_entropy
+from tests.support.sessions import directory_of, identity_of, make_params, seeded_entropy
 
 ALICE = 1
 

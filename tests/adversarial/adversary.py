@@ -27,7 +27,7 @@ from secagg import (
     decode_server_message,
     encode,
 )
-from tests.cohort import directory_of, exact_sum, identity_of, make_params, random_inputs, seeded_entropy
+from tests.support.sessions import directory_of, exact_sum, identity_of, make_params, random_inputs, seeded_entropy
 
 CURIOUS, SEMI_MALICIOUS, MALICIOUS = Adversary
 LYING = (SEMI_MALICIOUS, MALICIOUS)

@@ -22,7 +22,7 @@ from tests.adversarial.lies.honest import play_honestly
 from tests.adversarial.lies.ledger import Ledger
 from tests.adversarial.lies.liar import Liar
 from tests.adversarial.lies.world import World, kind_of
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 
 # By graph: parameters with which lies get far, and how many corrupt clients they allow in a neighbourhood.
 SIZES: dict[str, list[tuple[dict[str, int], int]]] = {

@@ -12,8 +12,8 @@ from secagg.primitives.agreement import SecretKey
 from tests.adversarial.adversary import CURIOUS, GRAPHS, LYING, MALICIOUS, LyingServer, params_of
 from tests.adversarial.forgeries import peer_keys, with_key_of
 from tests.adversarial.knowledge import Knowledge, assert_hidden
-from tests.cohort import identity_of
 from tests.secagg.machines import BAD_POINTS
+from tests.support.sessions import identity_of
 
 ALICE, BOB = 1, 2
 

@@ -35,7 +35,6 @@ from secagg.messages import (
 from secagg.primitives import labels
 from secagg.primitives.prg import KeystreamReader
 from secagg.sharing import coefficient_source, share_seeds
-from tests.cohort import Cohort, make_params, random_inputs
 from tests.docs.formulas import (
     FILES,
     PRIME,

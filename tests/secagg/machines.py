@@ -20,7 +20,8 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests import reference
-from tests.cohort import (
+from tests.secagg.object_graph import vector_encodings
+from tests.support.sessions import (
     BEFORE_INPUT,
     Cohort,
     SeededEntropy,
@@ -30,7 +31,6 @@ from tests.cohort import (
     random_inputs,
     seeded_entropy,
 )
-from tests.secagg.object_graph import vector_encodings
 
 CLIENT_MESSAGES = (AdvertiseKeys, ShareKeys, MaskedInput, ConsistencyCheck, UnmaskingShares)
 SERVER_MESSAGES = (PeerKeys, PeerShares, SurvivorList, ConsistencyProof)

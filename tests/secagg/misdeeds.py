@@ -8,8 +8,8 @@ from secagg import Adversary, DropReason
 from secagg.algebra.field import PRIME
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, ShareKeys, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
-from tests.cohort import Cohort, identity_of, make_params, random_inputs
 from tests.secagg.machines import ALICE, BAD_POINTS, CLIENT_MESSAGES, HONEST, MALICIOUS, MODES, kinds_of, script
+from tests.support.sessions import Cohort, identity_of, make_params, random_inputs
 
 IDS = (5, 8, 13, 21, 34, 55)
 CULPRIT = 13

@@ -19,7 +19,8 @@ from secagg.messages import (
 )
 from secagg.session import session_id
 from tests import reference
-from tests.cohort import (
+from tests.secagg.machines import Script, numbers_of, sparse_script
+from tests.support.sessions import (
     BEFORE_CONSISTENCY,
     BEFORE_INPUT,
     BEFORE_KEYS,
@@ -29,7 +30,6 @@ from tests.cohort import (
     identity_of,
     make_params,
 )
-from tests.secagg.machines import Script, numbers_of, sparse_script
 
 MALICIOUS = Adversary.MALICIOUS
 

@@ -11,7 +11,7 @@ from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
 from secagg.sharing import LIMBS, InvalidSharesError, reconstruct_seeds, share_seeds, shares_from_bytes, shares_to_bytes
 from tests import reference
-from tests.cohort import seeded_entropy
+from tests.support.sessions import seeded_entropy
 
 elements = st.integers(0, PRIME - 1)
 seeds = st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16])

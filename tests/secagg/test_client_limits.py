@@ -10,7 +10,6 @@ from secagg import ClientPhase, InputRequested
 from secagg.messages import ConsistencyProof, MaskedInput, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
 from tests import reference
-from tests.cohort import make_params, random_inputs
 from tests.secagg.client_cases import (
     OTHERS,
     keep,
@@ -21,6 +20,7 @@ from tests.secagg.client_cases import (
     with_survivors,
 )
 from tests.secagg.machines import ALICE, MALICIOUS, MODES, Halt, Script, script
+from tests.support.sessions import make_params, random_inputs
 
 each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 

@@ -11,10 +11,10 @@ import pytest
 from secagg import Client, ClientPhase, Identity, LocalProtocolError, RemoteProtocolError, Rule
 from secagg._client import suspension
 from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys, SurvivorList, UnmaskingShares
-from tests.cohort import directory_of, identity_of, seeded_entropy
 from tests.secagg.machines import ALICE, CONTEXT, HONEST, IDS, MALICIOUS, Halt, script
 from tests.secagg.object_graph import frames_of, secrets_in
 from tests.secagg.test_client_phases import assert_dead
+from tests.support.sessions import directory_of, identity_of, seeded_entropy
 
 PATIENCE = 30
 """Seconds after which a test that hangs fails."""

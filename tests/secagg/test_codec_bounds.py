@@ -24,7 +24,6 @@ from secagg.messages import (
     PeerShares,
     ShareKeys,
 )
-from tests.cohort import make_params
 from tests.secagg.codec_samples import SAMPLES, Sample, decode, each_message
 from tests.secagg.machines import (
     ALICE,
@@ -34,6 +33,7 @@ from tests.secagg.machines import (
     SPARSE_PARAMS,
     sparse_script,
 )
+from tests.support.sessions import make_params
 
 # --- No allocation on a claim ----------------------------------------------------------------------------------------
 

@@ -24,9 +24,9 @@ from secagg import (
 from secagg.messages import AdvertiseKeys, PeerKeys
 from secagg.session import session_id
 from tests import reference
-from tests.cohort import directory_of, identity_of, make_params, seeded_entropy
 from tests.secagg.machines import ALICE, CONTEXT, IDS, MALICIOUS, PARAMS, SIGNED_PARAMS, script
 from tests.secagg.test_signing import NO_KEYS
+from tests.support.sessions import directory_of, identity_of, make_params, seeded_entropy
 
 SECRET = bytes(range(100, 132))
 

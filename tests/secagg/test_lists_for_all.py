@@ -4,9 +4,9 @@ import pytest
 
 from secagg import ClientPhase, Completed, PinnedKeys, Send, ServerPhase
 from secagg.messages import AdvertiseKeys, ConsistencyProof, MaskedInput, PeerKeys, SurvivorList
-from tests.cohort import BEFORE_INPUT, BEFORE_KEYS, Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import ALICE, MALICIOUS, MODES, script
 from tests.secagg.object_graph import reachable
+from tests.support.sessions import BEFORE_INPUT, BEFORE_KEYS, Cohort, exact_sum, make_params, random_inputs
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)

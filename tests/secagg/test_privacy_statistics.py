@@ -14,8 +14,8 @@ from secagg import Completed
 from secagg._client import states
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from tests import reference
-from tests.cohort import Cohort, make_params
 from tests.secagg.machines import Script
+from tests.support.sessions import Cohort, make_params
 
 NUM_SAMPLES = 40_000
 

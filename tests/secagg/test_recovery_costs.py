@@ -17,8 +17,8 @@ from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
 from secagg.sharing import LIMBS, share_seeds
 from tests import reference
-from tests.cohort import make_params, random_inputs, seeded_entropy
 from tests.secagg.test_wrong_shares import Liars
+from tests.support.sessions import make_params, random_inputs, seeded_entropy
 
 
 class Dealt:

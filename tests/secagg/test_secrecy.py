@@ -13,11 +13,11 @@ from secagg.primitives.signing import SigningKey
 from secagg.sharing import ShareChannel
 from secagg.unmask_job import RecoveredMaskKey
 from tests import reference
-from tests.cohort import Cohort, identity_of, make_params, random_inputs
 from tests.secagg.client_cases import BROKEN
 from tests.secagg.machines import ALICE, ALL_MESSAGES, HONEST, MALICIOUS, MODES, VANISHED, Halt, halts, script
 from tests.secagg.object_graph import frames_of, reachable, secrets_in, vector_encodings
 from tests.secagg.test_server_rules import AWAITED
+from tests.support.sessions import Cohort, identity_of, make_params, random_inputs
 
 # --- The walker ------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ from secagg import (
     UnmaskReady,
 )
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
-from tests.cohort import Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import (
     ALICE,
     CLIENT_MESSAGES,
@@ -34,6 +33,7 @@ from tests.secagg.machines import (
     script,
 )
 from tests.secagg.test_server_rules import AWAITED, OVER
+from tests.support.sessions import Cohort, exact_sum, make_params, random_inputs
 
 each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 

@@ -7,7 +7,6 @@ import pytest
 
 from secagg import ClientDropped, Completed, DropReason, Round, ServerPhase
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
-from tests.cohort import BEFORE_INPUT, BEFORE_KEYS, BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import (
     ALICE,
     ALL_MESSAGES,
@@ -20,6 +19,15 @@ from tests.secagg.machines import (
     script,
 )
 from tests.secagg.misdeeds import CULPRIT, IDS, INPUTS, MASK, MISDEEDS, PARAMS, PARAMS_OF, copies, is_signed_by
+from tests.support.sessions import (
+    BEFORE_INPUT,
+    BEFORE_KEYS,
+    BEFORE_SHARES,
+    Cohort,
+    exact_sum,
+    make_params,
+    random_inputs,
+)
 
 AWAITED = {
     ServerPhase.ADVERTISE_KEYS: AdvertiseKeys,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from secagg import Aborted, AbortReason, Adversary, Completed, DropReason, Round
 from secagg.algebra import ring
-from tests.cohort import (
+from tests.support.sessions import (
     BEFORE_CONSISTENCY,
     BEFORE_INPUT,
     BEFORE_KEYS,
@@ -21,7 +21,7 @@ from tests.cohort import (
     make_params,
     random_inputs,
 )
-from tests.strategies import Scenario, scenarios, sparse_parameters
+from tests.support.strategies import Scenario, scenarios, sparse_parameters
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from secagg._server.share_recovery import RecoveredSecrets, explain, recover_sec
 from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
 from secagg.sharing import LIMBS, share_seeds
-from tests.cohort import seeded_entropy
+from tests.support.sessions import seeded_entropy
 
 
 @dataclass

@@ -12,7 +12,15 @@ import secagg
 from secagg import Aborted, AbortReason, Adversary, Completed, DropReason, GraphKind, Parameters, PlanError, Round
 from secagg.graph import CompleteGraph, HararyGraph, build_graph
 from secagg.sparse_bounds import SparseBounds
-from tests.cohort import BEFORE_INPUT, BEFORE_SHARES, BEFORE_UNMASKING, Cohort, exact_sum, make_params, seeded_entropy
+from tests.support.sessions import (
+    BEFORE_INPUT,
+    BEFORE_SHARES,
+    BEFORE_UNMASKING,
+    Cohort,
+    exact_sum,
+    make_params,
+    seeded_entropy,
+)
 
 
 def sparse_params(num_clients: int, degree: int, threshold: int, **changes) -> Parameters:

@@ -6,8 +6,8 @@ import pytest
 
 from secagg import Aborted, AbortReason, ClientDropped, Completed, DropReason, Round, ServerPhase
 from secagg.messages import MaskedInput, PeerKeys
-from tests.cohort import BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import ALICE, IDS, MODES, VANISHED, script
+from tests.support.sessions import BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)

@@ -8,8 +8,8 @@ import pytest
 import secagg
 from secagg import Adversary, Completed, EntryKind, RemoteProtocolError, Round, Rule
 from secagg.messages import PeerKeys, SurvivorList, UnmaskingShares
-from tests.cohort import BEFORE_INPUT, Cohort, make_params, random_inputs
 from tests.secagg.machines import MODES
+from tests.support.sessions import BEFORE_INPUT, Cohort, make_params, random_inputs
 
 PARAMS = make_params(7, 4, adversary=Adversary.MALICIOUS)
 

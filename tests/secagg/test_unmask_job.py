@@ -11,8 +11,8 @@ import pytest
 
 from secagg import Completed, LocalProtocolError, ServerPhase, UnmaskJob
 from tests import reference
-from tests.cohort import BEFORE_INPUT, make_params, random_inputs
 from tests.secagg.machines import Script, numbers_of
+from tests.support.sessions import BEFORE_INPUT, make_params, random_inputs
 
 
 @cache

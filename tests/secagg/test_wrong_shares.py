@@ -11,8 +11,16 @@ from secagg.algebra.field import PRIME
 from secagg.messages import AdvertiseKeys, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
 from tests import reference
-from tests.cohort import BEFORE_INPUT, BEFORE_UNMASKING, Cohort, Outcome, exact_sum, make_params, random_inputs
 from tests.secagg.machines import MODES, numbers_of
+from tests.support.sessions import (
+    BEFORE_INPUT,
+    BEFORE_UNMASKING,
+    Cohort,
+    Outcome,
+    exact_sum,
+    make_params,
+    random_inputs,
+)
 
 IDS = (5, 8, 13, 21, 34, 55, 89)
 PARAMS = {mode: make_params(7, 4, vector_length=12, adversary=mode) for mode in MODES}

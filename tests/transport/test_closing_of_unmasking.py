@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from secagg import Completed, Round, Server, ServerPhase
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.hosts import new_client, new_host, payload_of, run_to_the_end
 from tests.transport.link_world import CONTEXT, DEADLINES
 from tests.transport.network import check_exact, join, served

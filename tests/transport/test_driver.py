@@ -7,7 +7,7 @@ import pytest
 
 import secagg
 from secagg import Client, ClientPhase, Completed, DropReason, Round, Server
-from tests.cohort import exact_sum, make_params, random_inputs
+from tests.support.sessions import exact_sum, make_params, random_inputs
 from transport import ClientDriver, Deadlines, InputWithheldError, ServerDriver
 
 DEADLINES = Deadlines(advertise_keys=10, share_keys=20, masked_input_collection=30, unmasking=40)

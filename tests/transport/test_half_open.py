@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, raw_stream, served
 from transport.certificates.reading import Credentials
 from transport.tcp import Limits, SessionServer

@@ -14,7 +14,7 @@ from secagg import (
     TrustOnFirstUse,
     TrustOnFirstUseWarning,
 )
-from tests.cohort import directory_of, exact_sum, identity_of, make_params
+from tests.support.sessions import directory_of, exact_sum, identity_of, make_params
 from tests.transport.hosts import (
     PARAMS,
     SESSION_ID,

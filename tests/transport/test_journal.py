@@ -14,7 +14,7 @@ import pytest
 
 import secagg
 from secagg import Aborted, DropReason, PinnedKeys
-from tests.cohort import any_session, make_params
+from tests.support.sessions import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
 from transport.durable import frames as link
 from transport.durable.client_host import ClientHost

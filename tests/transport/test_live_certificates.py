@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fl.watch import Watch
 from secagg import Adversary, Completed
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deployment, join, raw_stream, served
 from tests.transport.renewals import NAMES, issue, warnings
 from transport import SessionRefusedError

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream
 from tests.transport.tcp_sessions import HELLO, received
 from transport import RecoveryPool

@@ -21,8 +21,8 @@ from secagg import (
     Round,
     rounds_of,
 )
-from tests.cohort import exact_sum, make_params, random_inputs, seeded_entropy
-from tests.strategies import thresholds
+from tests.support.sessions import exact_sum, make_params, random_inputs, seeded_entropy
+from tests.support.strategies import thresholds
 from transport import Deadlines, Direction, Fault, FaultSchedule, FrameError, SessionReport, run_session
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 

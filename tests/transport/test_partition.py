@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from secagg import Completed, DropReason, Round
-from tests.cohort import any_session, exact_sum, make_params
+from tests.support.sessions import any_session, exact_sum, make_params
 from tests.transport.children import Child
 from tests.transport.load_child import vector_of
 from tests.transport.network import deadlines, served

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from secagg import Completed
-from tests.cohort import any_session, exact_sum, make_params, random_inputs
+from tests.support.sessions import any_session, exact_sum, make_params, random_inputs
 from tests.transport import children
 from tests.transport.network import deadlines, deployment, served
 from transport.certificates.authority import Authority

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from secagg import Adversary, DropReason
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, served
 from tests.transport.tcp_sessions import run_all
 from transport.certificates.reading import directory_from, identity_from

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deployment, join, served
 from transport.durable.client_journal import ClientJournal
 from transport.durable.server_host import SessionHost

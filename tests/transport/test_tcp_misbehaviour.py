@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream, served
 from tests.transport.tcp_sessions import HELLO, received
 from transport.durable import frames as link

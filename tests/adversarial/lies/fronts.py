@@ -26,7 +26,7 @@ from secagg import (
 )
 from secagg.messages import UnmaskingShares
 from tests.adversarial.lies.ledger import Line, Refused
-from tests.cohort import directory_of, identity_of, seeded_entropy
+from tests.support.sessions import directory_of, identity_of, seeded_entropy
 from transport import ClientHost, ClientJournal, ClientRecord, Participation
 from transport.durable.frames import Ack, End, EndCode, Hello, Message, Offer, RefusalCode, decode_client_frame
 from transport.durable.frames import Refused as RefusedFrame

@@ -7,7 +7,7 @@ from secagg.messages import AdvertiseKeys
 from tests.adversarial.lies.fronts import who
 from tests.adversarial.lies.ledger import Run
 from tests.adversarial.lies.world import World
-from tests.cohort import exact_sum
+from tests.support.sessions import exact_sum
 
 
 def play_honestly(world: World) -> None:

@@ -12,8 +12,8 @@ from datetime import datetime
 import pytest
 
 from fl.watch import Watch, configure_logging
-from tests.cohort import make_params, random_inputs
 from tests.fl.watch.sessions import run_session
+from tests.support.sessions import make_params, random_inputs
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fl.watch import RoundFigures, Watch, serve_watch
 from secagg import Aborted, Completed
-from tests.cohort import make_params
 from tests.fl.watch.sessions import get, run_session
+from tests.support.sessions import make_params
 
 
 def samples(text: bytes | str) -> dict[str, float]:

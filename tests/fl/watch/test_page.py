@@ -17,7 +17,7 @@ import pytest
 
 from fl.watch import RoundFigures, Watch, serve_watch
 from secagg import Aborted, AbortReason, Completed, Round, ServerPhase
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.fl.watch.browser import COMMAND, Browser
 from tests.fl.watch.sessions import StubHost
 from tests.transport.network import QUICK, deadlines, join

@@ -18,8 +18,8 @@ import pytest
 from fl.watch import RoundFigures, Watch, WatchServer, serve_watch
 from fl.watch import server as server_module
 from secagg import Aborted, AbortReason, Round
-from tests.cohort import make_params
 from tests.fl.watch.sessions import get
+from tests.support.sessions import make_params
 
 ABORTED = Aborted(AbortReason.TOO_FEW_CLIENTS, Round.SHARE_KEYS, 3, 2)
 

@@ -34,9 +34,9 @@ from tests.adversarial.lies.figures import Lie
 from tests.adversarial.lies.fronts import MOST_CLIENTS, SmallGraphs, Terms
 from tests.adversarial.lies.ledger import Line, Refused
 from tests.adversarial.random_lies import MakeFront, main
-from tests.cohort import identity_of
 from tests.integrations.flower.apps import make_app
 from tests.integrations.flower.loopback import context_bytes, handle
+from tests.support.sessions import identity_of
 
 RUN_CONFIG = {"lr": 0.5}
 OTHER_MODEL = b"another model"
