@@ -51,6 +51,7 @@ from tests.docs.formulas import (
     tagged_hash,
     view_member,
 )
+from tests.support.sessions import Cohort, make_params, random_inputs
 
 TYPES = {
     1: AdvertiseKeys,

@@ -85,7 +85,7 @@ class Replay:
         self.session = reference.session_id(numbers_of(params), self.nonce, b"test")
         self.clients = {
             i: reference.Client(numbers_of(params), self.session, i, entropy.draws)
-            for i, entropy in self.script.cohort.entropy.items()
+            for i, entropy in self.script.entropy.items()
             if entropy.draws
         }
         self.advertised = sorted(self.script.client_messages[AdvertiseKeys])

@@ -11,7 +11,7 @@ from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
 from secagg.sharing import LIMBS, InvalidSharesError, reconstruct_seeds, share_seeds, shares_from_bytes, shares_to_bytes
 from tests import reference
-from tests.support.sessions import seeded_entropy
+from tests.support.sessions import SeededEntropy
 
 elements = st.integers(0, PRIME - 1)
 seeds = st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16])
@@ -287,7 +287,7 @@ def test_numbers_of_holders_that_cannot_be_are_refused(num_holders):
 @given(st.lists(seeds, min_size=1, max_size=3), st.integers(1, 5), st.data())
 def test_any_seeds_come_back_from_any_threshold_of_shares(secret_seeds, threshold, data):
     num_holders = data.draw(st.integers(threshold, 8))
-    shares = share_seeds(tuple(secret_seeds), threshold, num_holders, seeded_entropy(data.draw(st.text(max_size=4))))
+    shares = share_seeds(tuple(secret_seeds), threshold, num_holders, SeededEntropy(data.draw(st.text(max_size=4))))
     assert shares.shape == (num_holders, len(secret_seeds), LIMBS)
     places = data.draw(st.permutations(range(num_holders)))[:threshold]
     assert reconstruct_seeds(np.array(places), shares[places]) == secret_seeds
@@ -338,7 +338,7 @@ def test_coefficients_are_uniform_over_the_field():
 
     Taking words mod p would give the residues 0 to 14 twice as often; 15 cells of 65521 are tested against the rest.
     """
-    draws = seeded_entropy("uniform")
+    draws = SeededEntropy("uniform")
     num_limbs = 1500 * LIMBS
     shares = share_seeds((bytes(16),) * 1500, 2, 2, draws)[0].reshape(-1)
     for _ in range(99):

@@ -14,7 +14,7 @@ from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys, Surviv
 from tests.secagg.machines import ALICE, CONTEXT, HONEST, IDS, MALICIOUS, Halt, script
 from tests.secagg.object_graph import frames_of, secrets_in
 from tests.secagg.test_client_phases import assert_dead
-from tests.support.sessions import directory_of, identity_of, seeded_entropy
+from tests.support.sessions import SeededEntropy, directory_of, identity_of
 
 PATIENCE = 30
 """Seconds after which a test that hangs fails."""
@@ -150,7 +150,7 @@ def test_a_directory_that_calls_the_client_which_asks_it_finds_it_in_use():
 
 
 def created(gate: Gate) -> Client:
-    entropy = seeded_entropy(f"script/{ALICE}")
+    entropy = SeededEntropy(f"script/{ALICE}")
 
     def slow(size: int) -> bytes:
         drawn = entropy(size)

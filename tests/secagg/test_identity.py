@@ -26,7 +26,7 @@ from secagg.session import session_id
 from tests import reference
 from tests.secagg.machines import ALICE, CONTEXT, IDS, MALICIOUS, PARAMS, SIGNED_PARAMS, script
 from tests.secagg.test_signing import NO_KEYS
-from tests.support.sessions import directory_of, identity_of, make_params, seeded_entropy
+from tests.support.sessions import SeededEntropy, directory_of, identity_of, make_params
 
 SECRET = bytes(range(100, 132))
 
@@ -47,7 +47,7 @@ def test_an_identity_is_an_ed25519_key_pair():
 
 def test_a_new_identity_is_drawn_from_the_source():
     assert Identity.generate().to_bytes() != Identity.generate().to_bytes()
-    entropy = seeded_entropy("identity")
+    entropy = SeededEntropy("identity")
     identity = Identity.generate(entropy)
     assert [identity.to_bytes()] == entropy.draws
     with pytest.raises(LocalProtocolError, match="entropy"):
@@ -163,7 +163,7 @@ def alice_with(directory: KeyDirectory) -> Client:
         nonce=b"nonce",
         identity=identity_of(ALICE),
         directory=directory,
-        entropy=seeded_entropy(f"script/{ALICE}"),
+        entropy=SeededEntropy(f"script/{ALICE}"),
     )
     client.start()
     return client

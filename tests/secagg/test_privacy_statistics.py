@@ -52,6 +52,8 @@ class Watched(Cohort):
     views: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+
         def watch(client_id, message):
             if isinstance(message, MaskedInput):
                 self.views[client_id] = message.masked_input.astype(np.uint64)
@@ -59,10 +61,6 @@ class Watched(Cohort):
             return message
 
         self.uplink = watch
-
-    def _finish(self, job):
-        self.job = job
-        return super()._finish(job)
 
 
 def watch(values, ring_bits: int, late=None) -> Watched:

@@ -87,7 +87,7 @@ def test_who_vanished_before_a_round_is_not_heard_in_it(halt):
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_who_was_dropped_in_an_earlier_round_is_not_heard_in_a_later_one(adversary):
-    server = script(adversary).server(ServerPhase.UNMASKING)
+    server = script(adversary).server_in(ServerPhase.UNMASKING)
     assert VANISHED not in server.pending
     assert server.receive(VANISHED, script(adversary).message(UnmaskingShares, ALICE)) == ()
 
@@ -146,7 +146,7 @@ def test_a_key_stays_taken_when_its_owner_has_gone():
     def uplink(client_id, message):
         if client_id == IDS[0] and isinstance(message, AdvertiseKeys):
             cohort.server.receive(client_id, message)
-            cohort._note(cohort.server.drop(client_id, DropReason.DISCONNECTED))
+            cohort.note(cohort.server.drop(client_id, DropReason.DISCONNECTED))
             return None
         if client_id == CULPRIT and isinstance(message, AdvertiseKeys):
             return copies(MASK, MASK)(cohort, message)

@@ -11,7 +11,7 @@ from secagg._server.share_recovery import RecoveredSecrets, explain, recover_sec
 from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
 from secagg.sharing import LIMBS, share_seeds
-from tests.support.sessions import seeded_entropy
+from tests.support.sessions import SeededEntropy
 
 
 @dataclass
@@ -42,13 +42,13 @@ class Shares:
             self.shares,
             self.threshold,
             lambda row, seed: seed == self.seeds[row],
-            seeded_entropy(f"{self.seed}/recovery"),
+            SeededEntropy(f"{self.seed}/recovery"),
         )
 
 
 def deal(members: np.ndarray, threshold: int, held: np.ndarray, rows, inconsistent, seed: str) -> Shares:
     """Honest shares; an inconsistent owner shared another seed than the one that it is known by."""
-    entropy = seeded_entropy(seed)
+    entropy = SeededEntropy(seed)
     num_nodes, num_places = members.shape
     seeds = [entropy(16) for _ in range(num_nodes)]
     dealt = [entropy(16) if node in inconsistent else seeds[node] for node in range(num_nodes)]
@@ -77,7 +77,7 @@ def dealt(draw) -> Shares:
     num_nodes = draw(st.integers(3, 14))
     degree = 2 * draw(st.integers(1, max(1, (num_nodes - 2) // 2)))
     if draw(st.booleans()) and degree < num_nodes - 1:
-        members = HararyGraph(num_nodes, degree, seeded_entropy(seed)).members
+        members = HararyGraph(num_nodes, degree, SeededEntropy(seed)).members
     else:
         members = CompleteGraph(num_nodes).members
     places = members.shape[1]

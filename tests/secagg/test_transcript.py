@@ -15,9 +15,7 @@ PARAMS = make_params(7, 4, adversary=Adversary.MALICIOUS)
 
 
 def run(**changes) -> Cohort:
-    cohort = Cohort(PARAMS, random_inputs(PARAMS, seed=3), entropy_seed="transcript", **changes)
-    cohort.outcome = cohort.run()
-    return cohort
+    return Cohort(PARAMS, random_inputs(PARAMS, seed=3), entropy_seed="transcript", **changes).run()
 
 
 def lines(entries, what=None):
@@ -90,12 +88,12 @@ def test_a_refusal_is_noted_with_its_rule():
         return message
 
     cohort = run(downlink=downlink)
-    assert isinstance(cohort.outcome.refused[1], RemoteProtocolError)
+    assert isinstance(cohort.refused[1], RemoteProtocolError)
     *_, received, refused = cohort.clients[1].transcript
     assert (received.what, received.subject) == (EntryKind.RECEIVED, "SurvivorList")
     assert (refused.what, refused.round) == (EntryKind.REFUSED, Round.CONSISTENCY_CHECK)
     assert refused.subject == Rule.SELF_MISSING.name
-    assert isinstance(cohort.outcome.end, Completed)
+    assert isinstance(cohort.end, Completed)
 
 
 def test_disputes_and_aborts_are_noted():

@@ -16,7 +16,6 @@ from tests.support.sessions import (
     BEFORE_INPUT,
     BEFORE_UNMASKING,
     Cohort,
-    Outcome,
     exact_sum,
     make_params,
     random_inputs,
@@ -79,7 +78,7 @@ class Liars(Cohort):
         return reference.AESGCM(key).encrypt(bytes(12), b"".join(limb.to_bytes(2, "big") for limb in limbs), bound)
 
 
-def check_exact(outcome: Outcome, inputs) -> None:
+def check_exact(outcome: Cohort, inputs) -> None:
     assert isinstance(outcome.end, Completed), outcome.end
     assert outcome.end.sum.tolist() == exact_sum(outcome.server.params, [inputs[i] for i in outcome.end.included])
 

@@ -21,7 +21,7 @@ from secagg import (
     Round,
     rounds_of,
 )
-from tests.support.sessions import exact_sum, make_params, random_inputs, seeded_entropy
+from tests.support.sessions import SeededEntropy, exact_sum, make_params, random_inputs
 from tests.support.strategies import thresholds
 from transport import Deadlines, Direction, Fault, FaultSchedule, FrameError, SessionReport, run_session
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -207,7 +207,7 @@ def test_the_seed_and_the_entropy_repeat_a_session() -> None:
     inputs = random_inputs(params, 0)
     faults = FaultSchedule.random(range(8), 0.1, seed=9)
     first, second = (
-        run_session(params, inputs, faults=faults, seed=4, entropy=seeded_entropy("repeat")) for _ in range(2)
+        run_session(params, inputs, faults=faults, seed=4, entropy=SeededEntropy("repeat")) for _ in range(2)
     )
     assert first.dropped == second.dropped
     assert first.virtual_seconds == second.virtual_seconds
