@@ -69,6 +69,7 @@ def shares_for(server: LyingServer, graph: Graph, receiver: int, members: set[in
     return PeerShares(server.session_id, (True,) * len(members), b"".join(items))
 
 
+@pytest.mark.slow
 @MODES
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4])
 def test_a_neighbourhood_below_the_quorum_is_refused(mode, size):

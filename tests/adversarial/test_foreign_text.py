@@ -32,6 +32,8 @@ from transport.errors import MAX_ERROR_TEXT, LinkError, printable
 from transport.recovery import RecoveryPool
 from transport.tcp import PLAINTEXT, SessionServer
 
+pytestmark = pytest.mark.live
+
 # Clears the screen, sets its title, turns the writing round, hides, breaks the line, and is half a character.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u2066\u200b\u2028\r\nall is well\ud800\x7f\x00"
 

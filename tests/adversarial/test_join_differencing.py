@@ -38,6 +38,8 @@ from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials, directory_from
 from transport.tcp import Retry, SessionServer
 
+pytestmark = pytest.mark.live
+
 CLIENTS, VICTIM = 5, 4
 SHAPE, CLASSES = (1, 8, 8), 10
 TRAINING = LocalTraining(epochs=1, batch_size=8, learning_rate=0.1)

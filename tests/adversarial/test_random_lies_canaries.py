@@ -12,6 +12,8 @@ from secagg.primitives import signing
 from tests.adversarial.random_lies import campaign, hosts, library
 from transport import ClientRecord
 
+pytestmark = pytest.mark.slow
+
 # With the seeds below, a few dozen sessions do.
 SESSIONS = 1000
 

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import secagg
+
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/how-to/embedding.md").read_text()

@@ -130,6 +130,7 @@ def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
     assert third.loss_sum < first.loss_sum / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bfloat16", ["off", "on"])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", MODELS)
@@ -175,6 +176,7 @@ def test_dropout_repeats_and_the_global_random_state_is_left_alone() -> None:
     assert ends[0] != ends[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bfloat16", ["off", "on"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_learns_digits_in_every_arithmetic(channels_last: bool, bfloat16: str, digits: Dataset) -> None:

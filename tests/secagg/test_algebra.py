@@ -259,6 +259,7 @@ def test_large_numbers_of_holders_are_exact(num_holders, threshold, values):
     assert np.array_equal(shamir.reconstruct(places, shares[places]), secrets)
 
 
+@pytest.mark.slow
 def test_the_last_holders_of_the_field_are_exact():
     secrets, coefficients = random_elements(2, seed=8), random_elements(2, 2, seed=9)
     shares = shamir.share(secrets, coefficients, shamir.MAX_HOLDERS)
@@ -283,6 +284,7 @@ def test_numbers_of_holders_that_cannot_be_are_refused(num_holders):
 # --- Seeds as secrets ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.lists(seeds, min_size=1, max_size=3), st.integers(1, 5), st.data())
 def test_any_seeds_come_back_from_any_threshold_of_shares(secret_seeds, threshold, data):
@@ -333,6 +335,7 @@ def test_words_outside_the_field_are_never_used_as_coefficients():
         assert shares[place].reshape(-1).tolist() == expected
 
 
+@pytest.mark.slow
 def test_coefficients_are_uniform_over_the_field():
     """With t = 2 a share is limb + coefficient: all residues must come up, and the small ones no more often.
 

@@ -103,6 +103,7 @@ def test_any_session_gives_the_exact_sum_or_aborts(scenario, suspend, workers, p
     run_and_check(scenario, suspend=suspend, workers=workers, parts=parts)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(scenario=scenarios(sparse_parameters()), seed=st.integers(0, 1000), suspend=st.booleans())
 def test_any_session_on_a_sparse_graph_gives_the_exact_sum_or_aborts(scenario, seed, suspend):

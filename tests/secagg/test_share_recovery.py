@@ -102,6 +102,7 @@ def dealt(draw) -> Shares:
     return shares
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(dealt())
 def test_a_secret_is_the_right_one_or_none_and_wrong_shares_are_named(shares):
@@ -241,6 +242,7 @@ def test_those_who_are_named_explain_every_dispute(pairs):
     assert set(named) <= {party for pair in pairs for party in pair}
 
 
+@pytest.mark.slow
 @given(st.sets(parties, min_size=1, max_size=4), st.data())
 def test_liars_with_more_disputes_than_there_are_liars_are_named_and_nobody_else(liars, data):
     """Each liar quarrels with more parties than there are liars: an honest party has a dispute with liars only."""

@@ -133,6 +133,7 @@ def test_few_clients_get_the_complete_graph() -> None:
     assert plan.parameters.threshold == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
 def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:

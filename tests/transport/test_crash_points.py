@@ -14,6 +14,8 @@ from secagg import Completed
 from tests.transport.crash_child import finish
 from tests.transport.link_world import MODES, World, journal_directory
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).parents[2]
 
 

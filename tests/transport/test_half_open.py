@@ -161,6 +161,7 @@ def client_hello(certs):
     return outgoing.read()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("talking", [False, True])
 def test_idle_sockets_of_strangers_keep_no_client_out(certs, talking):
     """Many times as many as there are places, from several addresses, and one of them is the clients' own."""

@@ -30,6 +30,8 @@ from transport.certificates.reading import (
 )
 from transport.tcp import PLAINTEXT, Retry, ServerUnreachableError, SessionServer
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 3
 
 

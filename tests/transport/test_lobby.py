@@ -21,6 +21,8 @@ from transport.tcp import PLAINTEXT, Limits, SessionServer
 from transport.tcp.connection import PING, PONG
 from transport.tcp.stream import connect_stream
 
+pytestmark = pytest.mark.live
+
 ENROLLED = 4
 
 

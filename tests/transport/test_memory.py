@@ -135,6 +135,7 @@ def test_never_a_wrong_sum_whatever_goes_wrong(
         assert report.outcome.included == tuple(range(num_clients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -189,6 +190,7 @@ def test_too_many_losses_abort_and_say_what_was_missing() -> None:
     )
 
 
+@pytest.mark.slow
 def test_hundreds_of_clients_that_time_out_take_virtual_time_only() -> None:
     params = make_params(200, 101, vector_length=20)
     hours = Deadlines(advertise_keys=3600, share_keys=3600, masked_input_collection=36000, unmasking=3600)

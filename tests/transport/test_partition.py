@@ -20,6 +20,8 @@ from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials
 from transport.tcp import Limits, join_session
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 5
 APART = (3, 4)
 QUICK = Limits(idle_seconds=0.4, answer_seconds=0.4, farewell_seconds=0.5)

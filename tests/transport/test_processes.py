@@ -23,6 +23,8 @@ from transport.certificates.reading import Credentials
 from transport.durable import frames as link
 from transport.tcp import Limits, Retry, join_session
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 5
 

@@ -18,6 +18,8 @@ from transport.tcp import (
 )
 from transport.tcp.connection import Connection
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):

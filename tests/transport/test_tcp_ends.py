@@ -31,6 +31,8 @@ from transport.tcp import (
 )
 from transport.tcp.stream import Stream
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):

@@ -14,6 +14,8 @@ from transport.durable import frames as link
 from transport.errors import TransportError
 from transport.tcp import PLAINTEXT, Retry
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 5
 AT_ONCE = 8
 SESSIONS = 48

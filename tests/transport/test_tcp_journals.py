@@ -12,6 +12,8 @@ from transport.durable.client_journal import ClientJournal
 from transport.durable.server_host import SessionHost
 from transport.errors import JournalError
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):

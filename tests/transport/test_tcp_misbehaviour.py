@@ -21,6 +21,8 @@ from transport.tcp import (
     Limits,
 )
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):

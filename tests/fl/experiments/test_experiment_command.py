@@ -23,7 +23,7 @@ from fl.report.source import load_run
 from tests.fl.experiments.arms import BrokenArm, digits_arm, experiment_of, untimed
 from tests.fl.runs import REPOSITORY, assert_refused, command, environment, invoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 @pytest.mark.parametrize("name", ["fashion-six", "mnist-hundred"])

@@ -19,7 +19,7 @@ from fl.learning.training import evaluate
 from fl.runs.rounds import FederatedRun, RoundRecord, start_runs
 from tests.fl.experiments.arms import digits_arm, run_in, untimed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 class BrokenOffError(Exception):

@@ -18,7 +18,7 @@ from fl.experiments.running import chosen_arms, run_arms
 from fl.experiments.workers import ArmEvent, ExperimentError, Finished, Progressed
 from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def test_an_arm_waits_for_those_that_it_needs(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.fl.runs import REPOSITORY, assert_refused, distance, invoke
 from transport.certificates.authority import Authority
 from transport.tcp import Limits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 TRAINING: dict[str, Any] = {
     "optimizer": "adam",

@@ -42,7 +42,7 @@ from transport.certificates.authority import Authority
 from transport.durable.server_host import Counters
 from transport.tcp import Retry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 LIAR = 3
 

@@ -11,6 +11,8 @@ from tests.fl.network.harness import CLIENTS, Client, Deployment
 from transport.tcp import ServerUnreachableError
 from transport.tcp import client as tcp_client
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture
 def deployment(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ from transport import ClientHost, Offer
 from transport.durable.frames import encode
 from transport.tcp import Retry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 FIRST = Path(__file__).parent / "stored" / "first"
 CLIENTS = 3

@@ -33,7 +33,7 @@ from secagg import Adversary
 from tests.fl.report.pages import Element, parse, pixels_of, rewrite_checkpoint, table
 from tests.fl.runs import invoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 HOSTILE = """</title><script>alert(1)</script><img src=x onerror='alert("2")'> & {{ 7 * 7 }} {% raw %}"""
 

@@ -79,6 +79,7 @@ def test_configuring_again_replaces(capsys) -> None:
         configure_logging(level="loud")
 
 
+@pytest.mark.live
 def test_a_refusal_is_one_line_and_no_input_is_ever_written(capsys) -> None:
     configure_logging(json=True, level="DEBUG")
 

@@ -25,6 +25,8 @@ from transport import RecoveryPool, SessionHost, encode_frame
 from transport.durable import frames as link
 from transport.tcp import PLAINTEXT, SessionServer
 
+pytestmark = pytest.mark.browser
+
 PICTURE = Path(__file__).parents[3] / "docs" / "status-page.png"
 
 ACCURACIES = (0.31, 0.58, 0.712, 0.789, 0.835, 0.852, 0.88, 0.901, 0.914)

@@ -74,6 +74,7 @@ def answer_to(server: WatchServer, data: bytes) -> bytes:
         return b"".join(parts)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
