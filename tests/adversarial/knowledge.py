@@ -40,7 +40,7 @@ class Knowledge:
         self._secret_keys = {key.public_key(): key for key in self.own_keys}
         for client_id in self.server.inputs:
             if client_id in self.server.corrupt:
-                seed = self.server.entropy[client_id].draws[1]
+                seed: bytes | None = self.server.entropy[client_id].draws[1]
             elif (seed := self.seeds[client_id][MASK_KEY]) is None:
                 continue
             key = mask_secret_key(seed, self.server.session_id, client_id)

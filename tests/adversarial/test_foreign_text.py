@@ -135,7 +135,7 @@ class Round:
 
 def test_the_training_display_shows_reasons_as_text(capsys):
     display = TrainingDisplay(Console(), RunConfig(dataset="digits", clients=3, rounds=1))
-    display.round_done([Round()])
+    display.round_done([Round()])  # type: ignore[list-item]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(map(is_harmless, lines))

@@ -217,7 +217,7 @@ def test_the_views_of_a_proof_cost_a_client_a_few_steps_for_each_of_their_digest
     server = LyingServer(params_of(MALICIOUS, "sparse", num_clients=40, degree=20, threshold=15))
     letters = server.until(ConsistencyProof)
     digests = letters[ALICE].others
-    split = rules.split
+    split = rules.split  # type: ignore[attr-defined]
     monkeypatch.setattr(
         rules,
         "split",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -141,7 +142,7 @@ def fail_to_write(patch: pytest.MonkeyPatch, name: str, at_time: int, error: Bas
                 raise error
 
     patch.setattr(files, "tempfile", SimpleNamespace(NamedTemporaryFile=open_file))
-    patch.setattr(files.os, "fsync", fsync)
+    patch.setattr(os, "fsync", fsync)
 
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")

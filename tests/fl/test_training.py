@@ -144,7 +144,8 @@ def test_seeded_runs_repeat_bit_for_bit(name: str, channels_last: bool, bfloat16
         torch.manual_seed(noise)
         model = copy.deepcopy(start)
         if noise == 2:
-            model.to(memory_format=torch.channels_last)  # its past must not matter either
+            # Its past must not matter either.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         runs.append((train(model, images, labels, config, seed), state_bytes(model)))
     assert runs[0] == runs[1]
     assert runs[0][1] != runs[2][1]

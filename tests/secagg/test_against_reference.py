@@ -1,5 +1,7 @@
 """Everything that a session sends, bit for bit, against the slow implementation in `tests.reference`."""
 
+from typing import Any
+
 import msgpack
 import numpy as np
 import pytest
@@ -269,7 +271,7 @@ def test_session_ids_of_any_nonce_and_context(nonce, context, modular):
 
 
 def test_every_number_nonce_and_context_changes_the_session_id():
-    base = {
+    base: dict[str, Any] = {
         "num_clients": 10,
         "threshold": 5,
         "degree": 6,
@@ -278,7 +280,7 @@ def test_every_number_nonce_and_context_changes_the_session_id():
         "ring_bits": 20,
         "modular": False,
     }
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"num_clients": 8},
         {"threshold": 4},
         {"degree": 8},

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(
         assert (client.client_id, client.session_id) == (ALICE, script(MALICIOUS).session_id)
         assert client.params is not None
         assert len(client.transcript) == len(before) + 1, "of what was refused there is no entry"
-    ((signed,),) = outcome
+    ((signed,),) = cast(Any, outcome)
     assert signed.message == message(ConsistencyCheck)
     assert client.phase is ClientPhase.SURVIVORS_SIGNED
     (answer,) = client.receive(message(ConsistencyProof))

@@ -72,6 +72,7 @@ def test_every_error_is_one_of_the_librarys(error):
 
 def test_errors_say_who_was_at_fault():
     error = ERRORS[3]
+    assert isinstance(error, RemoteProtocolError)
     assert error.rule is Rule.INVALID_PUBLIC_KEY
     assert error.culprits == (3, 5)
     assert "clients 3, 5" in str(error)

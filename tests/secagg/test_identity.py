@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_an_identity_is_not_copied_or_pickled(duplicate):
 
 def test_an_identity_has_no_room_for_stray_attributes():
     with pytest.raises(AttributeError):
-        Identity(SECRET).note = 1
+        Identity(SECRET).note = 1  # type: ignore[attr-defined]
 
 
 # --- Directories -----------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_a_list_that_is_refused_for_another_reason_teaches_a_directory_nothing()
     assert directory.keys == {}
 
 
-def fields_of(message: PeerKeys) -> dict[str, object]:
+def fields_of(message: PeerKeys) -> dict[str, Any]:
     return {name: getattr(message, name) for name in PeerKeys.__slots__}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from secagg import Completed
 from secagg._client import states
+from secagg.masking import accumulate
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from tests import reference
 from tests.secagg.machines import Script
@@ -74,7 +75,6 @@ def watch(values, ring_bits: int, late=None) -> Watched:
 
 def keep_masks(monkeypatch, chosen: slice) -> None:
     """Clients apply some of their masks only. The first is the self mask, the others are pairwise."""
-    accumulate = states.accumulate
     monkeypatch.setattr(states, "accumulate", lambda vector, masks: accumulate(vector, list(masks)[chosen]))
 
 

@@ -232,7 +232,7 @@ def test_events_do_not_show_secrets(adversary):
     recorded = script(adversary)
     created, _ = recorded.client(ClientPhase.CREATED, ALICE)
     masked, _ = recorded.client(ClientPhase.MASKED, ALICE)
-    events = [*created.start(), *masked.receive(recorded.message(SurvivorList, ALICE))]
+    events: list[object] = [*created.start(), *masked.receive(recorded.message(SurvivorList, ALICE))]
     events += [UnmaskReady(recorded.job), recorded.job, recorded.end]
     text = "".join(map(texts_of, events))
     for client_id in recorded.inputs:

@@ -89,6 +89,7 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
             assert end.had < end.needed
             assert end.missing
             assert not end.culprits, "whoever only vanished is no culprit"
+    assert outcome.end is not None
     return outcome.end
 
 

@@ -129,7 +129,7 @@ def test_no_secret_is_in_it(adversary):
     params = make_params(5, 3, adversary=adversary)
     cohort = Cohort(params, random_inputs(params, seed=4), entropy_seed="secret", missing_from={4: BEFORE_INPUT})
     cohort.run()
-    transcripts = [machine.transcript for machine in (cohort.server, *cohort.clients.values())]
+    transcripts = [cohort.server.transcript, *(client.transcript for client in cohort.clients.values())]
     text = json.dumps([[entry.to_json() for entry in entries] for entries in transcripts])
     text += "".join(str(entry) for entries in transcripts for entry in entries)
     for entropy in cohort.entropy.values():

@@ -32,7 +32,9 @@ def server():
 
 @pytest.fixture
 def job(server) -> UnmaskJob:
-    return long_script().job
+    job = long_script().job
+    assert job is not None
+    return job
 
 
 @cache

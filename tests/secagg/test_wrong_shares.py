@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +76,7 @@ class Liars(Cohort):
         limbs = [(limb + self.by) % PRIME for share in shares for limb in share]
         key, _ = model.channel_keys(holder, self.sent[AdvertiseKeys][holder].channel_public_key)
         bound = b"secagg/1 encrypted shares" + session + reference.id_bytes(dealer, holder)
-        return reference.AESGCM(key).encrypt(bytes(12), b"".join(limb.to_bytes(2, "big") for limb in limbs), bound)
+        return AESGCM(key).encrypt(bytes(12), b"".join(limb.to_bytes(2, "big") for limb in limbs), bound)
 
 
 def check_exact(outcome: Cohort, inputs) -> None:

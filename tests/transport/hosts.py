@@ -60,6 +60,7 @@ def run_to_the_end(host: SessionHost, clients: dict[int, ClientHost], missing: t
         if host.job is not None:
             host.finish(host.job.run(), now)
         elif not outgoing:
+            assert host.deadline is not None
             now = host.deadline
             host.tick(now)
 

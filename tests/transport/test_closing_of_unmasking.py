@@ -94,6 +94,7 @@ def test_a_replay_closes_unmasking_where_it_was_closed(missing, tmp_path, closin
         host = new_host(journal=journal)
         now = until_all_shares_are_in(host, missing)
         if missing:
+            assert host.deadline is not None
             host.tick(now := host.deadline)
         host.commit(now)
         job = host.job

@@ -1,6 +1,7 @@
 """The drivers: deadlines are kept, nobody is waited for in vain, and bad bytes cost only their sender."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ class Session:
         }
         self.server.start(now=0.0)
 
-    def answers(self, deliveries) -> list[tuple[int, bytes]]:
+    def answers(self, deliveries) -> list[tuple[int, Any]]:
         return [(i, reply) for i, data in deliveries for reply in self.clients[i].data_received(data)]
 
     def hand_in(self, answers, now: float):

@@ -12,7 +12,6 @@ from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, raw_stream, served
 from transport.certificates.reading import Credentials
 from transport.tcp import Limits, SessionServer
-from transport.tcp import listener as tcp_listener
 from transport.tcp.half_open import HalfOpenConnections
 from transport.tcp.tls import client_context
 
@@ -230,7 +229,7 @@ def test_when_files_run_out_strangers_make_room(certs, monkeypatch):
                 raise OSError(lacking.pop(), "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr(tcp_listener.socket, "socket", Listening)
+    monkeypatch.setattr(socket, "socket", Listening)
 
     async def scenario():
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs), Limits()) as server:

@@ -15,7 +15,8 @@ import pytest
 import secagg
 from secagg import Aborted, DropReason, PinnedKeys
 from tests.support.sessions import any_session, make_params
-from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
+from tests.transport.crashing_journals import journal_directory
+from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World
 from transport.durable import frames as link
 from transport.durable.client_host import ClientHost
 from transport.durable.client_journal import ClientJournal

@@ -237,7 +237,7 @@ def test_inputs_are_made_when_they_are_due_and_for_those_only_who_get_so_far() -
 def test_a_callers_bad_input_is_the_callers_error() -> None:
     params = make_params(3, 2)
     with pytest.raises(LocalProtocolError, match="integer dtype"):
-        run_session(params, lambda client_id: np.zeros(10))
+        run_session(params, lambda client_id: np.zeros(10))  # type: ignore[return-value]
 
 
 def test_any_ids_will_do() -> None:

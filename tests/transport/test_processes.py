@@ -40,7 +40,7 @@ class Child(children.Child):
     def __init__(self, what, **options):
         super().__init__("tests.transport.network_child", what, **options)
 
-    def wait_for(self, condition, seconds=30):
+    def wait_for(self, condition, seconds=30):  # type: ignore[override]
         """The first line that fulfils it, also one that was said before."""
         seen = 0
         end = time.monotonic() + seconds

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,9 @@ def test_a_client_of_another_context_is_left_out(certs):
 
     async def scenario():
         async with served(params, certs, context=b"model", extra=b"round 7", number=7) as serving:
-            contexts = {i: (lambda offer: b"model" if offer.extra == b"round 7" else b"") for i in range(3)}
+            contexts: dict[int, Any] = {
+                i: (lambda offer: b"model" if offer.extra == b"round 7" else b"") for i in range(3)
+            }
             contexts[3] = b"another model"
             results = await asyncio.gather(
                 *(join(serving.port, inputs[i], certs, i, context=contexts[i]) for i in inputs), return_exceptions=True

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -137,7 +138,14 @@ def slow_disk(monkeypatch):
     commit = SessionHost.commit
     begun, go_on = threading.Event(), threading.Event()
     go_on.set()
-    seen = {"commits": 0, "overlaps": 0, "threads": set(), "writing": False, "begun": begun, "go on": go_on}
+    seen: dict[str, Any] = {
+        "commits": 0,
+        "overlaps": 0,
+        "threads": set(),
+        "writing": False,
+        "begun": begun,
+        "go on": go_on,
+    }
 
     def slowly(host, now):
         if host.commit_blocks:

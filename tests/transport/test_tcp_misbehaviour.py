@@ -162,7 +162,7 @@ def test_who_asks_and_does_not_read_is_cut_off(certs):
     with pytest.MonkeyPatch.context() as patch:
         listener_socket = socket.socket
 
-        class Narrow(listener_socket):
+        class Narrow(listener_socket):  # type: ignore[valid-type, misc]
             def listen(self, backlog):
                 # Accepted connections inherit it: little fits into the kernel.
                 self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)

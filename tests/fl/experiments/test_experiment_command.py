@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -179,7 +180,7 @@ class Building:
     def build(self, *, quick: bool, seed: int) -> object:
         return self._experiment
 
-    def beside(self, document: object) -> dict[str, object]:
+    def beside(self, document: object) -> dict[str, Any]:
         return {}
 
 

@@ -60,7 +60,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configs that `secagg serve` would have started with."""
     configs: list[RunConfig] = []
 
-    def note(config: RunConfig, *_: object, **__: object) -> NoReturn:
+    def note(config: RunConfig, *_: object, **__: Any) -> NoReturn:
         configs.append(config)
         raise _NotedError
 

@@ -17,9 +17,9 @@ import pytest
 from fl.watch import Events, Watch
 from fl.watch.events import DECLINE_REASONS, PHASES, decline_reason, label
 from secagg import AbortReason, Adversary, DropReason, GraphKind, PolicyError, ServerPhase, SessionPolicy
-from tests.cohort import make_params, random_inputs
 from tests.fl.watch.schema import SCHEMA, check, events_of
 from tests.fl.watch.sessions import StubHost, run_session
+from tests.support.sessions import make_params, random_inputs
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,7 +89,7 @@ def test_a_client_that_declines_is_named_once_with_what_it_says(caplog) -> None:
     watch = Watch("digits", total_rounds=1)
     drops: dict[int, Any] = {}
     status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=3, needed=2)
-    host = StubHost(declined={1: "400 epochs, but this client does at most 10"}, dropped=drops, status=status)
+    host: Any = StubHost(declined={1: "400 epochs, but this client does at most 10"}, dropped=drops, status=status)
     for _ in range(2):
         watch.session(host)  # type: ignore[arg-type]
     host.declined[2] = ""

@@ -104,7 +104,8 @@ class FlowerLine:
 
     def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
         """Two processes are given the node's state, and handle a message each; one of them saves its state last."""
-        state, answers = self._front.contexts[self._node], []
+        state = self._front.contexts[self._node]
+        answers: list[bytes | None] = []
         for data in (first, second):
             self._front.contexts[self._node] = state
             try:

@@ -126,7 +126,8 @@ class NVFlareLine:
 
     def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
         """The second task is pushed while the first one is in progress."""
-        front, answers = self._front, []
+        front = self._front
+        answers: list[bytes | None] = []
 
         def push() -> None:
             try:
