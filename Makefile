@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test lint unit format bench bench-report bench-quick bench-check changelog clean
+.PHONY: help demo test test-all lint unit slow coverage format bench bench-report bench-quick bench-check changelog clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -12,7 +12,9 @@ demo: .venv/fl  ## train on 40 clients, a quarter of them vanishing, secure besi
 	rm -rf runs/demo
 	$(BIN)/secagg train --dataset digits --clients 40 --dropout 0.25 --rounds 12 --compare --out runs/demo
 
-test: lint unit  ## linters, types, import contracts, tests
+test: lint unit  ## what a change must pass: linters, types, import contracts, fast tests; under two minutes
+
+test-all: test slow  ## all tests
 
 lint: .venv/dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
@@ -32,8 +34,20 @@ generated: .venv/dev  ## write the generated blocks in docs anew, from code and 
 TESTS := -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 # A file's tests stay in one process: what its fixtures have made is made once.
-unit: .venv/dev  ## the tests alone
-	$(BIN)/python $(TESTS) --numprocesses auto --dist loadfile --max-worker-restart 0
+PARALLEL := --numprocesses auto --dist loadfile --max-worker-restart 0
+
+unit: .venv/dev  ## the fast tests alone, as plain pytest runs them
+	$(BIN)/python $(TESTS) $(PARALLEL)
+
+slow: .venv/dev  ## the other tests: long computations, processes, a browser, data sets; ten minutes
+	$(BIN)/python $(TESTS) $(PARALLEL) -m "slow or live or browser or data"
+
+coverage: .venv/dev  ## branches that the fast tests reach; exit 1 if they are less than 98% of secagg
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(TESTS) $(PARALLEL) -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include 'secagg/*' --fail-under 98
 
 format: .venv/dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -83,7 +97,7 @@ docs: .venv/docs  ## the documentation as a site, in site/: guides and reference
 LIVE ?=
 test-flower: .venv/flower  ## the tests of the adapter for Flower; LIVE=1: also `flwr run`, minutes of processes on loopback
 	FLWR_TELEMETRY_ENABLED=0 SECAGG_LIVE=$(LIVE) .venv-flower/bin/python $(TESTS) tests/integrations/flower \
-		tests/integrations/test_adapters_alone.py
+		tests/integrations/test_adapters_alone.py -m ""
 
 CLIENTS ?= 10 50
 bench-flower: .venv/flower .venv/dev  ## CLIENTS="10 50": Flower plain, with its SecAgg+, with secagg; results and docs table
@@ -93,7 +107,7 @@ bench-flower: .venv/flower .venv/dev  ## CLIENTS="10 50": Flower plain, with its
 .PHONY: test-nvflare bench-nvflare
 test-nvflare: .venv/nvflare  ## the tests of the adapter for NVFlare, a job in its simulator with them; minutes
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python $(TESTS) tests/integrations/nvflare \
-		tests/integrations/test_adapters_alone.py
+		tests/integrations/test_adapters_alone.py -m ""
 
 bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic encryption, with secagg; results and docs table
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.compare_nvflare
@@ -102,7 +116,7 @@ bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic e
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
-	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py
+	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py -m ""
 
 bench-mpc: .venv/mpc .venv/dev  ## encrypted evaluation of MNIST with what made it slow; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python -m benchmarks.compare_mpc
@@ -110,7 +124,7 @@ bench-mpc: .venv/mpc .venv/dev  ## encrypted evaluation of MNIST with what made 
 
 .PHONY: test-ray bench-ray bench-training
 test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
-	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray
+	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray -m ""
 
 bench-ray: .venv/ray .venv/dev  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
 	.venv-ray/bin/python -m benchmarks.compare_ray

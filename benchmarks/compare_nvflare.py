@@ -131,7 +131,7 @@ def run(method: str, width: int, rounds: int, interval: float, folder: Path) -> 
 
 def _model(width: int) -> Any:
     sys.path.insert(0, str(EXAMPLE))
-    from digits_model import DigitsNet  # type: ignore[import-not-found]
+    from digits_model import DigitsNet
 
     return DigitsNet(width)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import nvflare.client as flare
 import torch
 from client import train  # type: ignore[import-not-found]
-from digits_model import DigitsNet, accuracy, shard  # type: ignore[import-not-found]
+from digits_model import DigitsNet, accuracy, shard
 
 
 def main() -> None:

@@ -98,14 +98,14 @@ def server(data: bytes) -> None:
     """Whatever clients send, the server gives events, and its session ends."""
     cursor = Cursor(data)
     session = recorded(cursor.byte())
-    machine = session.server(cursor.byte() % 6)
+    machine = session.server_after(cursor.byte() % 6)
     while cursor:
         what, sender = cursor.byte(), cursor.byte() % (session.params.num_clients + 1)
         if what % 16 == 15:
             _close(machine)
             continue
         if what % 16 == 14:
-            for kind in session.heard.values():
+            for kind in session.sent.values():
                 for client_id, message in kind.items():
                     if client_id in machine.pending:
                         _check_events(machine.receive(client_id, message))

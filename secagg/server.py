@@ -14,7 +14,7 @@ from secagg._server.share_keys import ShareKeysRound
 from secagg._server.stage import Ended, Setup, Stage
 from secagg._server.unmasking import Recovery, UnmaskingRound
 from secagg.errors import LocalProtocolError
-from secagg.events import Aborted, AbortReason, ClientDropped, DropReason, Round, ServerEvent
+from secagg.events import Aborted, AbortReason, ClientDropped, Completed, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
 from secagg.identity import KeyDirectory, check_directory
 from secagg.messages import ClientMessage, Message
@@ -239,7 +239,7 @@ class Server:
         self._dropped.update(event.client_id for event in events if isinstance(event, ClientDropped))
         return (*drops, *events)
 
-    def finish(self, masks: MaskSum) -> tuple[ServerEvent, ...]:
+    def finish(self, masks: MaskSum) -> tuple[Completed]:
         """Remove the masks from the sum, end the session and return `Completed`.
 
         Args:
@@ -253,7 +253,8 @@ class Server:
         completed = self._stage.finish(masks)
         self._completed = True
         self._stage = Ended(self._stage.round)
-        return self._noted((completed,))
+        self._noted((completed,))
+        return (completed,)
 
     def abort(self) -> tuple[ServerEvent, ...]:
         """End the session without a sum. Return `Aborted`, or nothing if the session has ended already."""

@@ -21,7 +21,8 @@ NUM_TEST = 114
 
 def make_model(example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Logistic regression: one weight a measurement and class."""
-    return nn.Linear(*example_shape, num_classes)
+    (num_features,) = example_shape
+    return nn.Linear(num_features, num_classes)
 
 
 def load(data_dir: Path | None) -> Dataset:

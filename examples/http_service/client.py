@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def ask(path: str) -> bytes:
             return body
 
 
-def joined(offer: dict) -> secagg.Client:
+def joined(offer: dict[str, Any]) -> secagg.Client:
     """A client for the offered session, if this household would take part in that: nobody else judges it."""
     try:
         values = offer["parameters"]

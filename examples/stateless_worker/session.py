@@ -46,8 +46,8 @@ def run(folders: list[Path]) -> secagg.Completed | secagg.Aborted:
         number, messages = number + 1, {}
         for event in server.close_round():
             match event:
-                case secagg.Send(to=client_id, message=message) if isinstance(client_id, int):
-                    messages[client_id] = secagg.encode(message, params)
+                case secagg.Send(to=int() as receiver, message=request):
+                    messages[receiver] = secagg.encode(request, params)
                 case secagg.UnmaskReady(job=job):
                     (completed,) = server.finish(job.run())
                     return completed

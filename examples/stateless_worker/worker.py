@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ def main() -> None:
 def handled(database: sqlite3.Connection, folder: Path, number: int, message: bytes) -> bytes | None:
     """The answer to a message, its own if it was answered before; None if this client has given up."""
     row = database.execute("SELECT number, state, answer FROM client").fetchone()
-    last, state, answer = row or (-1, None, None)
+    nothing: tuple[int, Any, Any] = (-1, None, None)
+    last, state, answer = row or nothing
     if number == last or (row and state is None):
         return answer
     if number != last + 1:

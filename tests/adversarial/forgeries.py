@@ -68,7 +68,7 @@ def consistency_proof(
     run_of = {**dict.fromkeys(listed, server), **(runs or {})}
     flagged = [peer_id for peer_id in listed if peer_id in signers and peer_id != receiver]
     if signatures is None:
-        signatures = {peer_id: run_of[peer_id].heard[ConsistencyCheck][peer_id].signature for peer_id in flagged}
+        signatures = {peer_id: run_of[peer_id].sent[ConsistencyCheck][peer_id].signature for peer_id in flagged}
     common, others = b"", b""
     if not server.params.is_complete:
         own = members_of(server, receiver)

@@ -31,7 +31,7 @@ class Knowledge:
 
     def __post_init__(self) -> None:
         self.shares: dict[int, tuple[dict, dict]] = {client_id: ({}, {}) for client_id in self.server.honest}
-        for holder in self.server.heard.get(UnmaskingShares, {}):
+        for holder in self.server.sent.get(UnmaskingShares, {}):
             self._take_released(holder)
         for holder in self.server.corrupt:
             self._take_corrupt(holder)
@@ -40,7 +40,7 @@ class Knowledge:
         self._secret_keys = {key.public_key(): key for key in self.own_keys}
         for client_id in self.server.inputs:
             if client_id in self.server.corrupt:
-                seed = self.server.entropy[client_id].draws[1]
+                seed: bytes | None = self.server.entropy[client_id].draws[1]
             elif (seed := self.seeds[client_id][MASK_KEY]) is None:
                 continue
             key = mask_secret_key(seed, self.server.session_id, client_id)
@@ -54,7 +54,7 @@ class Knowledge:
             self.shares[owner][kind][self._listed(owner).index(holder)] = share
 
     def _take_released(self, holder: int) -> None:
-        message = self.server.heard[UnmaskingShares][holder]
+        message = self.server.sent[UnmaskingShares][holder]
         survivors = self.server.told[SurvivorList][holder].survivors
         shares = iter(message.shares)
         for owner, held, survives in zip(self._listed(holder), message.held, survivors, strict=True):
@@ -67,10 +67,10 @@ class Knowledge:
         if not self.server.entropy[holder].draws:
             return
         key = SecretKey(self.server.entropy[holder].draws[0])
-        for owner, message in self.server.heard.get(ShareKeys, {}).items():
+        for owner, message in self.server.sent.get(ShareKeys, {}).items():
             peers = [peer_id for peer_id in self._listed(owner) if peer_id != owner]
             if owner in self.shares and holder in peers:
-                public_key = self.server.heard[AdvertiseKeys][owner].channel_public_key
+                public_key = self.server.sent[AdvertiseKeys][owner].channel_public_key
                 channel = sharing.ShareChannel.agree(key, public_key, session_id, holder, owner)
                 item = split(message.encrypted_shares, sharing.ENCRYPTED_SHARES_BYTES)[peers.index(holder)]
                 for kind, share in enumerate(sharing.open_shares(channel.receive_key, item, session_id, owner, holder)):
@@ -93,7 +93,7 @@ class Knowledge:
 
     def sums(self) -> dict[frozenset[int], np.ndarray]:
         """Every set of honest clients whose sum can be computed, and that sum; no smaller sums follow."""
-        masked = self.server.heard.get(MaskedInput, {})
+        masked = self.server.sent.get(MaskedInput, {})
         partial: dict[int, np.ndarray] = {}
         unknown: dict[int, set[frozenset]] = {}
         for owner, (_, seed) in self.seeds.items():
@@ -117,7 +117,7 @@ class Knowledge:
     def _pairwise(self, owner: int) -> tuple[list[Mask], set[frozenset]]:
         """The masks in an input that are known, and the names of those that are not: both ends, as told."""
         keys = self.server.told[PeerKeys][owner]
-        own_key = self.server.heard[AdvertiseKeys][owner].mask_public_key
+        own_key = self.server.sent[AdvertiseKeys][owner].mask_public_key
         known: list[Mask] = []
         unknown: set[frozenset] = set()
         peers = zip(

@@ -14,15 +14,16 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from secagg import Adversary
 from tests.adversarial.lies.figures import Figures, Lie
-from tests.adversarial.lies.fronts import Front, HostFront, LibraryFront
+from tests.adversarial.lies.fronts import HostFront, LibraryFront
 from tests.adversarial.lies.honest import play_honestly
 from tests.adversarial.lies.ledger import Ledger
 from tests.adversarial.lies.liar import Liar
 from tests.adversarial.lies.world import World, kind_of
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 
 # By graph: parameters with which lies get far, and how many corrupt clients they allow in a neighbourhood.
 SIZES: dict[str, list[tuple[dict[str, int], int]]] = {
@@ -42,7 +43,7 @@ _WEIGHTS = (5, 5, 1)
 
 SESSIONS_A_WORLD = 4
 
-MakeFront = Callable[[Adversary, Random], Front]
+MakeFront = Callable[[Adversary, Random], Any]
 
 
 def play_world(name: str, make_front: MakeFront, figures: Figures) -> int:

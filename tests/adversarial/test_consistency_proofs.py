@@ -48,25 +48,25 @@ def _by_strangers(server):
 
 def _of_one_for_all(server):
     peer, *_ = peers_of(server)
-    one = server.heard[ConsistencyCheck][peer].signature
+    one = server.sent[ConsistencyCheck][peer].signature
     return consistency_proof(server, ALICE, peers_of(server), dict.fromkeys(peers_of(server), one))
 
 
 def _its_own_for_all(server):
-    own = server.heard[ConsistencyCheck][ALICE].signature
+    own = server.sent[ConsistencyCheck][ALICE].signature
     return consistency_proof(server, ALICE, peers_of(server), dict.fromkeys(peers_of(server), own))
 
 
 def _shuffled(server):
     peers = peers_of(server)
-    signatures = [server.heard[ConsistencyCheck][peer].signature for peer in peers]
+    signatures = [server.sent[ConsistencyCheck][peer].signature for peer in peers]
     return consistency_proof(server, ALICE, peers, dict(zip(peers, signatures[1:] + signatures[:1], strict=True)))
 
 
 def _of_another_session(server):
     other = LyingServer(server.params, nonce=b"another nonce")
     other.until(ConsistencyProof)
-    old = {peer: said.signature for peer, said in other.heard[ConsistencyCheck].items()}
+    old = {peer: said.signature for peer, said in other.sent[ConsistencyCheck].items()}
     return consistency_proof(server, ALICE, peers_of(server), old)
 
 
@@ -96,7 +96,7 @@ def test_a_proof_of_bad_signatures_releases_nothing_and_the_others_end_exactly(m
     letters[ALICE] = forge(server)
     server.deliver(letters)
     server.assert_refused(ALICE, Rule.TOO_FEW_SIGNATURES, Rule.TOO_FEW_PEERS)
-    assert ALICE not in server.heard[UnmaskingShares]
+    assert ALICE not in server.sent[UnmaskingShares]
     server.conclude()
     server.assert_exact(server.inputs)
     assert_hidden(server)
@@ -106,7 +106,7 @@ def test_a_few_bad_signatures_among_a_quorum_of_good_ones_do_no_harm(mode, graph
     server, letters = proofs(mode, graph)
     peers = peers_of(server)
     spare = len(peers) + 1 - server.params.quorum
-    signatures = {peer: server.heard[ConsistencyCheck][peer].signature for peer in peers}
+    signatures = {peer: server.sent[ConsistencyCheck][peer].signature for peer in peers}
     signatures |= dict.fromkeys(peers[:spare], bytes(64))
     letters[ALICE] = consistency_proof(server, ALICE, peers, signatures)
     server.deliver(letters)
@@ -120,7 +120,7 @@ def test_one_bad_signature_more_than_that_is_refused(mode, graph):
     server, _ = proofs(mode, graph)
     peers = peers_of(server)
     spare = len(peers) + 1 - server.params.quorum
-    signatures = {peer: server.heard[ConsistencyCheck][peer].signature for peer in peers}
+    signatures = {peer: server.sent[ConsistencyCheck][peer].signature for peer in peers}
     signatures |= dict.fromkeys(peers[: spare + 1], bytes(64))
     assert server.tell(ALICE, consistency_proof(server, ALICE, peers, signatures)) == []
     server.assert_refused(ALICE, Rule.TOO_FEW_SIGNATURES)
@@ -133,7 +133,7 @@ def test_a_corrupt_client_that_signs_two_views_is_one_signature_only(mode, graph
     gone = max(peers_of(server))
     letters[ALICE] = survivor_list(server, ALICE, set(server.inputs) - {gone})
     server.deliver(letters)
-    signatures = {peer: said.signature for peer, said in server.heard[ConsistencyCheck].items()}
+    signatures = {peer: said.signature for peer, said in server.sent[ConsistencyCheck].items()}
     signatures[2] = server.signer(2).sign(statement_of(server, 2, view_of=ALICE))
     signers = set(peers_of(server)) - {gone}
     server.tell(ALICE, consistency_proof(server, ALICE, signers, signatures))
@@ -159,7 +159,7 @@ def test_signatures_of_the_wrong_size_are_no_message_or_refused(mode, graph, siz
     honest = letters[ALICE]
     forged = ConsistencyProof(server.session_id, honest.consistent, bytes(size), honest.common, honest.others)
     assert server.tell(ALICE, forged) == []
-    assert isinstance(server.refusals[ALICE], CodecError)
+    assert isinstance(server.refused[ALICE], CodecError)
     server.deliver({client_id: letter for client_id, letter in letters.items() if client_id != ALICE})
     server.conclude()
     server.assert_exact(server.inputs)

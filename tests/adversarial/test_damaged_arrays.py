@@ -70,7 +70,7 @@ def overwritten(kind: int) -> Callable[[Path], None]:
     return write
 
 
-DAMAGED: dict[str, Callable[[Path], None]] = {
+DAMAGED: dict[str, Callable[[Path], object]] = {
     **{f"damaged, kind {kind}": overwritten(kind) for kind in range(15) if kind in (0, 8, 12, 14)},
     "encrypted": lambda path: (
         archive(path, zipfile.ZIP_STORED, npy(X), npy(Y)),
@@ -83,8 +83,8 @@ DAMAGED: dict[str, Callable[[Path], None]] = {
     "objects": lambda path: np.savez(path, x=X, y=Y.astype(object)),
     "other names": lambda path: np.savez(path, images=X, labels=Y),
     "empty archive": lambda path: zipfile.ZipFile(path, "w").close(),
-    "text": lambda path: path.write_text("a,b\n1,2\n") and None,
-    "one array": lambda path: path.write_bytes(npy(X)) and None,
+    "text": lambda path: path.write_text("a,b\n1,2\n"),
+    "one array": lambda path: path.write_bytes(npy(X)),
     "cut off": lambda path: (np.savez(path, x=X, y=Y), path.write_bytes(path.read_bytes()[:-300]))[0],
 }
 

@@ -39,19 +39,19 @@ def play(
 
     ``missing`` is whom each client is to take for vanished; ``runs`` what its `consistency_proof` is made of.
     """
-    if not server.heard:
+    if not server.sent:
         server.start()
-    said = server.heard[AdvertiseKeys]
+    said = server.sent[AdvertiseKeys]
     for client_id, members in graph.items():
         server.tell(client_id, peer_keys(server, {peer: said[peer] for peer in members}))
     for client_id, members in graph.items():
         server.tell(client_id, shares_for(server, graph, client_id, members))
     survivors = {client_id: set(server.inputs) - (missing or {}).get(client_id, set()) for client_id in graph}
     for client_id in graph:
-        if client_id in server.heard.get(MaskedInput, {}):
+        if client_id in server.sent.get(MaskedInput, {}):
             server.tell(client_id, survivor_list(server, client_id, survivors[client_id]))
-    for client_id in server.heard.get(ConsistencyCheck, {}):
-        signers = survivors[client_id] & set(server.heard[ConsistencyCheck])
+    for client_id in server.sent.get(ConsistencyCheck, {}):
+        signers = survivors[client_id] & set(server.sent[ConsistencyCheck])
         server.tell(client_id, consistency_proof(server, client_id, signers, runs=(runs or {}).get(client_id)))
     return Knowledge(server)
 
@@ -61,21 +61,22 @@ def shares_for(server: LyingServer, graph: Graph, receiver: int, members: set[in
     items = []
     for sender in sorted(members - {receiver}):
         receivers = sorted(graph[sender] - {sender})
-        if receiver in receivers and sender in server.heard.get(ShareKeys, {}):
+        if receiver in receivers and sender in server.sent.get(ShareKeys, {}):
             at = ENCRYPTED_SHARES_BYTES * receivers.index(receiver)
-            items.append(server.heard[ShareKeys][sender].encrypted_shares[at : at + ENCRYPTED_SHARES_BYTES])
+            items.append(server.sent[ShareKeys][sender].encrypted_shares[at : at + ENCRYPTED_SHARES_BYTES])
         else:
             items.append(bytes(ENCRYPTED_SHARES_BYTES))
     return PeerShares(server.session_id, (True,) * len(members), b"".join(items))
 
 
+@pytest.mark.slow
 @MODES
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4])
 def test_a_neighbourhood_below_the_quorum_is_refused(mode, size):
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(PeerKeys)
     members = [1, *(peer for peer in letters[1].client_ids if peer != 1)][:size]
-    letters[1] = peer_keys(server, {peer: server.heard[AdvertiseKeys][peer] for peer in members})
+    letters[1] = peer_keys(server, {peer: server.sent[AdvertiseKeys][peer] for peer in members})
     server.deliver(letters)
     server.assert_refused(1, Rule.TOO_FEW_PEERS if size else Rule.SELF_MISSING)
     server.conclude()
@@ -87,9 +88,9 @@ def test_a_neighbourhood_below_the_quorum_is_refused(mode, size):
 def test_a_neighbourhood_above_the_degree_is_no_message(mode):
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(PeerKeys)
-    letters[1] = peer_keys(server, server.heard[AdvertiseKeys])
+    letters[1] = peer_keys(server, server.sent[AdvertiseKeys])
     server.deliver(letters)
-    assert isinstance(server.refusals[1], CodecError)
+    assert isinstance(server.refused[1], CodecError)
     server.conclude()
     server.assert_exact(set(server.inputs) - {1})
 
@@ -98,7 +99,7 @@ def test_a_neighbourhood_above_the_degree_is_no_message(mode):
 def test_a_neighbourhood_of_others_alone_is_refused(mode):
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(PeerKeys)
-    others = {peer: server.heard[AdvertiseKeys][peer] for peer in (0, 2, 3, 4, 5, 6)}
+    others = {peer: server.sent[AdvertiseKeys][peer] for peer in (0, 2, 3, 4, 5, 6)}
     letters[1] = peer_keys(server, others)
     server.deliver(letters)
     server.assert_refused(1, Rule.SELF_MISSING)
@@ -181,6 +182,6 @@ def test_a_graph_without_triangles_isolates_nobody(mode):
 def test_an_honest_list_of_survivors_on_a_drawn_graph_keeps_one_secret_each(mode):
     server = LyingServer(params_of(mode, "sparse", num_clients=17, degree=4, threshold=3))
     play(server, tree_like())
-    assert set(server.heard[UnmaskingShares]) == set(server.inputs)
+    assert set(server.sent[UnmaskingShares]) == set(server.inputs)
     assert_hidden(server, least=server.params.quorum)
     assert set(server.told[SurvivorList]) == set(server.inputs)

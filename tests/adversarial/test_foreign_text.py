@@ -32,6 +32,8 @@ from transport.errors import MAX_ERROR_TEXT, LinkError, printable
 from transport.recovery import RecoveryPool
 from transport.tcp import PLAINTEXT, SessionServer
 
+pytestmark = pytest.mark.live
+
 # Clears the screen, sets its title, turns the writing round, hides, breaks the line, and is half a character.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u2066\u200b\u2028\r\nall is well\ud800\x7f\x00"
 
@@ -133,7 +135,7 @@ class Round:
 
 def test_the_training_display_shows_reasons_as_text(capsys):
     display = TrainingDisplay(Console(), RunConfig(dataset="digits", clients=3, rounds=1))
-    display.round_done([Round()])
+    display.round_done([Round()])  # type: ignore[list-item]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(map(is_harmless, lines))

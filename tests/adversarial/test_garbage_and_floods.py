@@ -18,7 +18,7 @@ ALICE = 1
 def honest_bytes(server: LyingServer) -> list[bytes]:
     """Every message that Alice sends and gets in a session."""
     server.conclude()
-    messages = [said[ALICE] for said in (*server.heard.values(), *server.told.values())]
+    messages = [said[ALICE] for said in (*server.sent.values(), *server.told.values())]
     return [encode(message, server.params) for message in messages]
 
 
@@ -118,7 +118,7 @@ def test_garbage_costs_a_client_its_server_and_the_server_that_client(graph, gar
         letters = server.until(kind)
         letters[ALICE] = garbage
         server.deliver(letters)
-        assert isinstance(server.refusals[ALICE], CodecError)
+        assert isinstance(server.refused[ALICE], CodecError)
         server.conclude()
         server.assert_exact(set(server.inputs) - ({ALICE} if kind is PeerKeys else set()))
         assert_hidden(server)
@@ -128,7 +128,7 @@ def test_garbage_costs_a_client_its_server_and_the_server_that_client(graph, gar
 def test_garbage_from_a_client_drops_it_alone(graph):
     server = LyingServer(params_of(graph=graph), uplink=lambda i, message: (b"\xc1",) if i == ALICE else (message,))
     server.conclude()
-    assert server.dropped[ALICE] is DropReason.MALFORMED
+    assert server.dropped[ALICE].reason is DropReason.MALFORMED
     server.assert_exact(set(server.inputs) - {ALICE})
     assert_hidden(server)
 
@@ -140,12 +140,12 @@ def test_garbage_from_a_client_drops_it_alone(graph):
 def test_a_flood_of_one_message_costs_the_server_neither_memory_nor_its_session(sender):
     server = LyingServer(params_of())
     server.start()
-    message = server.heard[AdvertiseKeys][ALICE]
-    server.machine.receive(sender, message)
+    message = server.sent[AdvertiseKeys][ALICE]
+    server.server.receive(sender, message)
     tracemalloc.start()
     try:
         for _ in range(20_000):
-            server.machine.receive(sender, message)
+            server.server.receive(sender, message)
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -158,11 +158,11 @@ def test_a_flood_of_one_message_costs_the_server_neither_memory_nor_its_session(
 def test_a_flood_of_strangers_costs_the_server_no_memory():
     server = LyingServer(params_of())
     server.start()
-    message = server.heard[AdvertiseKeys][ALICE]
+    message = server.sent[AdvertiseKeys][ALICE]
     tracemalloc.start()
     try:
         for stranger in range(100, 20_100):
-            (dropped,) = server.machine.receive(stranger, message)
+            (dropped,) = server.server.receive(stranger, message)
             assert dropped.reason is DropReason.UNKNOWN_CLIENT
         del dropped
         kept, _ = tracemalloc.get_traced_memory()
@@ -177,7 +177,7 @@ def test_a_flood_of_strangers_costs_the_server_no_memory():
 def test_a_message_sent_twice_costs_its_sender_the_session_and_nobody_else(graph):
     server = LyingServer(params_of(graph=graph), uplink=lambda i, message: (message,) * (1 + (i == ALICE)))
     server.conclude()
-    assert server.dropped[ALICE] is DropReason.DUPLICATE
+    assert server.dropped[ALICE].reason is DropReason.DUPLICATE
     server.assert_exact(set(server.inputs) - {ALICE})
     assert_hidden(server)
 
@@ -191,7 +191,7 @@ def test_a_server_that_sends_everything_twice_gets_each_answer_once(mode, graph)
         for client_id, letter in letters.items():
             server.tell(client_id, letter, letter)
     for client_id in server.inputs:
-        assert client_id in server.refusals
+        assert client_id in server.refused
     server.conclude()
     assert_hidden(server)
 
@@ -217,7 +217,7 @@ def test_the_views_of_a_proof_cost_a_client_a_few_steps_for_each_of_their_digest
     server = LyingServer(params_of(MALICIOUS, "sparse", num_clients=40, degree=20, threshold=15))
     letters = server.until(ConsistencyProof)
     digests = letters[ALICE].others
-    split = rules.split
+    split = rules.split  # type: ignore[attr-defined]
     monkeypatch.setattr(
         rules,
         "split",

@@ -7,7 +7,7 @@ import pytest
 
 from secagg import Completed, DropReason, Round, max_message_bytes
 from secagg.messages import MaskedInput
-from tests.cohort import any_session, exact_sum, make_params
+from tests.support.sessions import any_session, exact_sum, make_params
 from tests.transport.hosts import PARAMS, greet, new_client, new_host, payload_of, run_to_the_end
 from tests.transport.large_inputs import LargeInputs
 from tests.transport.link_world import CONTEXT

@@ -69,7 +69,7 @@ def test_with_signatures_neighbours_who_were_told_otherwise_give_nothing(mode, t
     isolate(server, VICTIM)
     assert_hidden(server)
     neighbours = set(server.told[PeerKeys][VICTIM].client_ids) - {VICTIM}
-    refused = {peer for peer in neighbours if isinstance(server.refusals.get(peer), RemoteProtocolError)}
+    refused = {peer for peer in neighbours if isinstance(server.refused.get(peer), RemoteProtocolError)}
     assert refused, "those whose standing was lied about saw it"
 
 

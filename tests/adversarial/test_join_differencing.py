@@ -35,8 +35,10 @@ from secagg import Aborted, Adversary, Completed, Round
 from tests.fl.network.harness import programs
 from transport import ClientJournal, ClientRecord, Deadlines, InputWithheldError, Offer, RecoveryPool, SessionHost
 from transport.certificates.authority import Authority
-from transport.certificates.reading import Credentials, directory_from
+from transport.certificates.reading import Credentials, directory_from, identity_from
 from transport.tcp import Retry, SessionServer
+
+pytestmark = pytest.mark.live
 
 CLIENTS, VICTIM = 5, 4
 SHAPE, CLASSES = (1, 8, 8), 10
@@ -371,7 +373,7 @@ def test_the_owner_of_a_record_is_the_identity_key(lie: Lie) -> None:
     lie.run(scenario)
     participation = open_participation(lie.folder / "shared")
     for i in range(CLIENTS):
-        owner = joining.identity_from(lie.certs / f"client-{i}.key").public_key
+        owner = identity_from(lie.certs / f"client-{i}.key").public_key
         assert ClientRecord(participation, owner, training="ward 7").last_answered() == 3
         number = ClientRecord(participation, i.to_bytes(4, "big"), training="ward 7")
         assert number.last_answered() is None

@@ -12,8 +12,8 @@ from secagg.primitives.agreement import SecretKey
 from tests.adversarial.adversary import CURIOUS, GRAPHS, LYING, MALICIOUS, LyingServer, params_of
 from tests.adversarial.forgeries import peer_keys, with_key_of
 from tests.adversarial.knowledge import Knowledge, assert_hidden
-from tests.cohort import identity_of
 from tests.secagg.machines import BAD_POINTS
+from tests.support.sessions import identity_of
 
 ALICE, BOB = 1, 2
 
@@ -34,7 +34,7 @@ def advertisement(server: LyingServer, client_id: int, identity: Identity = SERV
 
 
 def advertised_to(server: LyingServer, message: PeerKeys) -> dict[int, AdvertiseKeys]:
-    return {client_id: server.heard[AdvertiseKeys][client_id] for client_id in message.client_ids}
+    return {client_id: server.sent[AdvertiseKeys][client_id] for client_id in message.client_ids}
 
 
 def a_peer(message: PeerKeys, of: int = ALICE) -> int:
@@ -64,7 +64,7 @@ def _with_their_signatures(server, message):
     """The signatures are the clients' own, of their own keys."""
     return {
         client_id: replace(
-            server.heard[AdvertiseKeys][client_id],
+            server.sent[AdvertiseKeys][client_id],
             mask_public_key=forged.mask_public_key,
             channel_public_key=forged.channel_public_key,
         )
@@ -74,14 +74,14 @@ def _with_their_signatures(server, message):
 
 def _swapped(server, message):
     """Two clients' advertisements, each whole, under one another's id."""
-    said, first, second = server.heard[AdvertiseKeys], *[i for i in message.client_ids if i != ALICE][:2]
+    said, first, second = server.sent[AdvertiseKeys], *[i for i in message.client_ids if i != ALICE][:2]
     return {first: said[second], second: said[first]}
 
 
 def _keys_swapped(server, message):
     """The channel key as mask key, and the mask key as channel key."""
     peer = a_peer(message)
-    said = server.heard[AdvertiseKeys][peer]
+    said = server.sent[AdvertiseKeys][peer]
     return {peer: replace(said, channel_public_key=said.mask_public_key, mask_public_key=said.channel_public_key)}
 
 
@@ -109,7 +109,7 @@ def test_without_identities_a_server_that_plays_all_peers_reads_the_input(mode):
     letters = server.until(PeerKeys)
     forged = {peer: advertisement(server, peer, _sybil(peer)) for peer in letters[ALICE].client_ids if peer != ALICE}
     server.tell(ALICE, peer_keys(server, advertised_to(server, letters[ALICE]) | forged))
-    (shares,) = [said for kind, said in server.heard.items() if kind.__name__ == "ShareKeys"]
+    (shares,) = [said for kind, said in server.sent.items() if kind.__name__ == "ShareKeys"]
     assert ALICE in shares, "she has encrypted her shares to the server itself, enough of them for both secrets"
 
 
@@ -140,7 +140,7 @@ def test_clients_that_nobody_knows_are_refused_although_they_sign():
         del said[client_id]
     server.tell(ALICE, peer_keys(server, said | strangers))
     server.assert_refused(ALICE, Rule.IDENTITY_NOT_TRUSTED)
-    assert server.refusals[ALICE].culprits == (100, 101, 102)
+    assert server.refused[ALICE].culprits == (100, 101, 102)
 
 
 def _sybil(client_id: int) -> Identity:
@@ -168,7 +168,7 @@ def test_a_client_with_two_ids_gets_one_of_them_from_an_honest_server():
 
     server = LyingServer(params_of(), corrupt=(BOB, 3), uplink=uplink)
     server.conclude()
-    assert server.dropped[3] is DropReason.IDENTITY_NOT_DISTINCT
+    assert server.dropped[3].reason is DropReason.IDENTITY_NOT_DISTINCT
     server.assert_exact(set(server.inputs) - {3})
     assert_hidden(server)
 
@@ -180,7 +180,7 @@ def test_a_key_that_is_listed_twice_is_refused(mode, graph):
     letters = server.until(PeerKeys)
     message = letters[ALICE]
     others = [client_id for client_id in message.client_ids if client_id != ALICE]
-    copied = server.heard[AdvertiseKeys][others[0]].mask_public_key
+    copied = server.sent[AdvertiseKeys][others[0]].mask_public_key
     letters[ALICE] = with_key_of(message, others[1], "mask_public_keys", copied)
     server.deliver(letters)
     server.assert_refused(ALICE, Rule.KEYS_NOT_DISTINCT)
@@ -209,7 +209,7 @@ BAD_IDENTITIES = {
 def test_a_bad_point_is_refused_whoever_signed_it(mode, point, name):
     server = LyingServer(params_of(mode), corrupt=(BOB,))
     letters = server.until(PeerKeys)
-    bad = replace(server.heard[AdvertiseKeys][BOB], **{name[:-1]: BAD_POINTS[point]})
+    bad = replace(server.sent[AdvertiseKeys][BOB], **{name[:-1]: BAD_POINTS[point]})
     if mode is MALICIOUS:
         statement = statements.advertised_keys(server.session_id, BOB, bad.channel_public_key, bad.mask_public_key)
         bad = replace(bad, signature=identity_of(BOB).sign(statement))
@@ -244,7 +244,7 @@ def test_stripped_signatures_are_no_message_of_the_malicious_mode():
     letters = server.until(PeerKeys)
     letters[ALICE] = replace(letters[ALICE], identity_keys=b"", signatures=b"")
     server.deliver(letters)
-    assert isinstance(server.refusals[ALICE], CodecError)
+    assert isinstance(server.refused[ALICE], CodecError)
     server.conclude()
     server.assert_exact(set(server.inputs) - {ALICE})
 
@@ -256,9 +256,9 @@ def test_a_server_that_runs_the_weaker_mode_talks_of_another_session():
     server.start()
     letters = weaker.until(PeerKeys)
     server.tell(ALICE, letters[ALICE])
-    assert isinstance(server.refusals[ALICE], CodecError)
-    weaker.forward(ALICE, server.heard[AdvertiseKeys][ALICE])
-    assert weaker.dropped[ALICE] in (DropReason.MALFORMED, DropReason.UNEXPECTED_MESSAGE)
+    assert isinstance(server.refused[ALICE], CodecError)
+    weaker.forward(ALICE, server.sent[AdvertiseKeys][ALICE])
+    assert weaker.dropped[ALICE].reason in (DropReason.MALFORMED, DropReason.UNEXPECTED_MESSAGE)
 
 
 def test_a_server_that_shows_some_clients_the_weaker_mode_gets_no_answer_from_them():
@@ -286,6 +286,6 @@ def test_a_client_whose_keys_the_server_changes_for_everyone_is_out_and_nothing_
         server.assert_refused(client_id, Rule.INVALID_SIGNATURE)
     server.conclude()
     assert not isinstance(server.end, Completed)
-    assert UnmaskingShares not in server.heard
+    assert UnmaskingShares not in server.sent
     assert_hidden(server, own_keys=[key])
     assert Knowledge(server, [key]).sums() == {}

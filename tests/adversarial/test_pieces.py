@@ -2,6 +2,7 @@
 
 import hashlib
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -161,7 +162,7 @@ def test_what_is_not_on_offer_is_not_sent(want: tuple[int, int]) -> None:
         host.commit(1.0)
 
 
-SERVER_LIES = {
+SERVER_LIES: dict[str, tuple[list[Any], str]] = {
     "too long": ([_pieces.Large(b"\x02", 1001, DIGEST)], "at most 1000"),
     "a message before an offer": ([_pieces.Large(b"\x03\x00", 10, DIGEST)], "at most 0"),
     "an END in pieces": ([_pieces.Large(b"\x05", 10, DIGEST)], "at most 0"),

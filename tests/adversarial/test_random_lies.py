@@ -9,6 +9,8 @@ from secagg import Adversary
 from tests.adversarial.lies.figures import OF_FRAMEWORKS, Figures, Lie
 from tests.adversarial.random_lies import MakeFront, assert_held, campaign, hosts, library, played
 
+pytestmark = pytest.mark.slow
+
 SEED = "13"
 
 # A machine of the library has no connection on which it could be offered something else.

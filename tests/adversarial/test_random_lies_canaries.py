@@ -8,9 +8,13 @@ import pytest
 import secagg.client
 from secagg import Adversary
 from secagg._client import rules, states
+from secagg.masking import accumulate
 from secagg.primitives import signing
+from secagg.session import session_id
 from tests.adversarial.random_lies import campaign, hosts, library
 from transport import ClientRecord
+
+pytestmark = pytest.mark.slow
 
 # With the seeds below, a few dozen sessions do.
 SESSIONS = 1000
@@ -37,8 +41,9 @@ def _no_signature(patch: pytest.MonkeyPatch) -> None:
 
 def _no_context(patch: pytest.MonkeyPatch) -> None:
     """Clients that were given different models are in one session."""
-    bound = secagg.client.session_id
-    patch.setattr(secagg.client, "session_id", lambda params, nonce, context: bound(params, nonce=nonce, context=b""))
+    patch.setattr(
+        secagg.client, "session_id", lambda params, nonce, context: session_id(params, nonce=nonce, context=b"")
+    )
 
 
 def _a_second_list(patch: pytest.MonkeyPatch) -> None:
@@ -60,7 +65,6 @@ def _no_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_mask_forgotten(patch: pytest.MonkeyPatch) -> None:
-    accumulate = states.accumulate
     patch.setattr(states, "accumulate", lambda vector, masks: accumulate(vector, masks[:-1]))
 
 

@@ -1,10 +1,14 @@
 """`secagg join`, whole participants that train, against a server that lies at random."""
 
+import pytest
+
 from secagg import Adversary
 from tests.adversarial.lies.figures import OF_FRAMEWORKS, Lie
 from tests.adversarial.lies.joining import join
 from tests.adversarial.random_lies import THRIFTY, assert_held, campaign, played
 from transport import ClientRecord
+
+pytestmark = pytest.mark.slow
 
 # No client has a second run in a session.
 WITHOUT = OF_FRAMEWORKS | {Lie.OLD_KEYS}

@@ -8,7 +8,7 @@ import pytest
 
 import secagg
 from secagg import Adversary, Completed
-from tests.cohort import any_session, directory_of, identity_of, make_params
+from tests.support.sessions import any_session, directory_of, identity_of, make_params
 from tests.transport.hosts import run_to_the_end
 from tests.transport.link_world import DEADLINES
 from transport import ClientHost, ClientJournal, ClientRecord, Participation, RefusalCode, RepeatedSessionError

@@ -65,14 +65,14 @@ def test_a_client_message_of_an_earlier_session_costs_its_sender_alone(params, d
         def uplink(client_id, message, kind=kind):
             if client_id != ALICE or not isinstance(message, kind):
                 return (message,)
-            replayed = old.heard[kind][ALICE]
+            replayed = old.sent[kind][ALICE]
             return (replace(replayed, session_id=message.session_id) if disguise else replayed,)
 
         server = LyingServer(params, uplink=uplink)
         server.conclude()
         assert_hidden(server)
         if not disguise:
-            assert server.dropped[ALICE] is DropReason.WRONG_SESSION
+            assert server.dropped[ALICE].reason is DropReason.WRONG_SESSION
         if disguise and kind is MaskedInput:
             # Nobody but the client itself knows what its masked input should be: a wrong one is a wrong input.
             assert isinstance(server.end, Completed)
@@ -105,8 +105,8 @@ def test_a_clients_messages_sent_back_to_it_are_no_message(params):
     for kind in kinds(full, FROM_CLIENT):
         server = LyingServer(params)
         server.until(PeerKeys)
-        server.tell(ALICE, encode(full.heard[kind][ALICE], params))
-        assert isinstance(server.refusals[ALICE], CodecError)
+        server.tell(ALICE, encode(full.sent[kind][ALICE], params))
+        assert isinstance(server.refused[ALICE], CodecError)
 
 
 def test_the_servers_messages_sent_back_to_it_drop_their_sender(params):
@@ -116,7 +116,7 @@ def test_the_servers_messages_sent_back_to_it_drop_their_sender(params):
         server = LyingServer(params)
         server.until(PeerKeys)
         server.forward(ALICE, encode(full.told[kind][ALICE], params))
-        assert server.dropped[ALICE] is DropReason.MALFORMED
+        assert server.dropped[ALICE].reason is DropReason.MALFORMED
 
 
 def test_another_clients_message_is_refused_or_harmless(params):
@@ -150,9 +150,7 @@ def test_a_client_that_is_not_there_can_be_listed_but_signs_no_view(graph):
     old.start()
 
     def uplink(client_id, message):
-        return (
-            (old.heard[AdvertiseKeys][ghost],) if (client_id, type(message)) == (ghost, AdvertiseKeys) else (message,)
-        )
+        return (old.sent[AdvertiseKeys][ghost],) if (client_id, type(message)) == (ghost, AdvertiseKeys) else (message,)
 
     server = LyingServer(params_of(graph=graph), uplink=uplink)
     assert server.session_id == old.session_id
@@ -160,7 +158,7 @@ def test_a_client_that_is_not_there_can_be_listed_but_signs_no_view(graph):
     # The client itself sees keys that it did not advertise, and leaves; to the others it is one that vanished.
     server.assert_refused(ghost, Rule.KEYS_OF_SELF_CHANGED)
     server.assert_exact(set(server.inputs) - {ghost})
-    assert ghost not in server.heard[ConsistencyCheck]
+    assert ghost not in server.sent[ConsistencyCheck]
     assert_hidden(server)
 
 
@@ -172,13 +170,13 @@ def test_ghosts_cannot_fill_up_a_quorum():
     server = LyingServer(params_of())
     server.start()
     present = [client_id for client_id in server.inputs if client_id not in ghosts]
-    said = {i: (old if i in ghosts else server).heard[AdvertiseKeys][i] for i in server.inputs}
+    said = {i: (old if i in ghosts else server).sent[AdvertiseKeys][i] for i in server.inputs}
     for client_id in present:
         server.tell(client_id, peer_keys(server, said))
     for client_id in present:
         # The ghosts' shares are those of the old session: encrypted for keys that nobody has any more.
         items = [
-            (old if sender in ghosts else server).heard[ShareKeys][sender].encrypted_shares
+            (old if sender in ghosts else server).sent[ShareKeys][sender].encrypted_shares
             for sender in server.inputs
             if sender != client_id
         ]
@@ -188,8 +186,8 @@ def test_ghosts_cannot_fill_up_a_quorum():
     # Four real shares authenticate, and a quorum of five is needed: they end here, before any input is sent.
     for client_id in present:
         server.assert_refused(client_id, Rule.TOO_FEW_VALID_SHARES)
-        assert set(server.refusals[client_id].culprits) == ghosts
-    assert MaskedInput not in server.heard
+        assert set(server.refused[client_id].culprits) == ghosts
+    assert MaskedInput not in server.sent
     assert_hidden(server)
 
 
@@ -199,7 +197,7 @@ def test_old_signatures_of_views_do_not_count_for_the_same_nonce_again():
     old.conclude()
     server = LyingServer(params_of(MALICIOUS))
     server.until(ConsistencyProof)
-    signatures = {peer: said.signature for peer, said in old.heard[ConsistencyCheck].items()}
+    signatures = {peer: said.signature for peer, said in old.sent[ConsistencyCheck].items()}
     server.tell(ALICE, consistency_proof(server, ALICE, set(server.inputs), signatures))
     server.assert_refused(ALICE, Rule.TOO_FEW_SIGNATURES)
 
@@ -212,7 +210,7 @@ def test_old_signatures_of_views_do_not_count_for_the_same_nonce_again():
 def test_a_client_that_was_given_another_model_is_left_out_of_the_sum(mode, graph):
     server = LyingServer(params_of(mode, graph), contexts={ALICE: b"a model for Alice alone"})
     server.conclude()
-    assert server.dropped[ALICE] is DropReason.WRONG_SESSION
+    assert server.dropped[ALICE].reason is DropReason.WRONG_SESSION
     server.assert_exact(set(server.inputs) - {ALICE})
     assert_hidden(server)
 
@@ -228,12 +226,12 @@ def test_a_server_that_pretends_that_all_models_are_one_gets_no_answer(mode):
     server = LyingServer(params_of(mode), contexts={ALICE: b"a model for Alice alone"}, uplink=uplink)
     end = server.conclude(lambda i, message: replace(message, session_id=alices.session_id) if i == ALICE else message)
     if server.params.is_signed:
-        assert server.dropped[ALICE] is DropReason.INVALID_SIGNATURE
+        assert server.dropped[ALICE].reason is DropReason.INVALID_SIGNATURE
         server.assert_exact(set(server.inputs) - {ALICE})
     else:
         # Her shares are sealed for her session, so that nobody can open them; and she opens nobody's, and leaves.
         server.assert_refused(ALICE, Rule.TOO_FEW_VALID_SHARES)
-        assert ALICE not in server.heard[MaskedInput]
+        assert ALICE not in server.sent[MaskedInput]
         assert isinstance(end, Aborted)
         assert end.owners == (ALICE,)
     assert_hidden(server)

@@ -29,13 +29,13 @@ def first_run(server: LyingServer, graph: Mapping[int, set[int]], twice: set[int
     run.start()
     assert run.session_id == server.session_id
     for client_id in twice:
-        said = {peer: (run if peer in twice else server).heard[AdvertiseKeys][peer] for peer in graph[client_id]}
+        said = {peer: (run if peer in twice else server).sent[AdvertiseKeys][peer] for peer in graph[client_id]}
         run.tell(client_id, peer_keys(run, said))
     for client_id in twice:
         run.tell(client_id, shares_for(run, graph, client_id, graph[client_id]))
     for client_id in twice:
         run.tell(client_id, survivor_list(run, client_id, run.inputs))
-    assert set(run.heard[ConsistencyCheck]) == twice
+    assert set(run.sent[ConsistencyCheck]) == twice
     return run
 
 
@@ -54,7 +54,7 @@ def test_what_a_peer_signed_in_another_run_does_not_isolate_a_client(mode):
     knowledge = play(server, graph, missing, runs={peer: dict.fromkeys(LEAVES, run) for peer in PEERS})
     for peer in PEERS:
         server.assert_refused(peer, Rule.VIEWS_CONTRADICT)
-    assert set(server.heard[UnmaskingShares]) == {VICTIM, *LEAVES}
+    assert set(server.sent[UnmaskingShares]) == {VICTIM, *LEAVES}
     assert frozenset({VICTIM}) not in knowledge.sums()
     assert_hidden(server)
 
@@ -66,7 +66,7 @@ def test_an_honest_session_ends_as_it_should_although_its_clients_have_run_befor
     first_run(server, tree_like(), set(LEAVES))
     server.conclude()
     server.assert_exact(server.inputs)
-    assert not server.refusals
+    assert not server.refused
     assert_hidden(server)
 
 

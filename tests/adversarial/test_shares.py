@@ -48,12 +48,12 @@ def _wrong_receiver(server, items):
     sender = next(peer for peer in server.told[PeerKeys][ALICE].client_ids if peer != ALICE)
     receivers = [peer for peer in server.told[PeerKeys][sender].client_ids if peer != sender]
     other = next(place for place, peer in enumerate(receivers) if peer != ALICE)
-    return [ciphertexts(server.heard[ShareKeys][sender])[other], *items[1:]]
+    return [ciphertexts(server.sent[ShareKeys][sender])[other], *items[1:]]
 
 
 def _sent_back(server, items):
     """What Alice herself sealed for the peer, as the peer's."""
-    return [ciphertexts(server.heard[ShareKeys][ALICE])[0], *items[1:]]
+    return [ciphertexts(server.sent[ShareKeys][ALICE])[0], *items[1:]]
 
 
 def _garbage(server, items):
@@ -72,8 +72,8 @@ def test_shares_that_are_rerouted_are_rejected_and_made_up_for(params, lie):
     server.deliver(letters)
     server.conclude()
     server.assert_exact(server.inputs)
-    assert ALICE in server.heard[UnmaskingShares]
-    assert not all(server.heard[UnmaskingShares][ALICE].held)
+    assert ALICE in server.sent[UnmaskingShares]
+    assert not all(server.sent[UnmaskingShares][ALICE].held)
     assert all(dispute.fault is ShareFault.MISSING for dispute in server.disputed.disputes)
     assert {dispute.holder for dispute in server.disputed.disputes} == {ALICE}
     assert_hidden(server)
@@ -90,7 +90,7 @@ def test_a_client_goes_on_with_as_few_shares_as_the_threshold_and_no_fewer(param
         server.deliver(letters)
         if spared:
             server.assert_refused(ALICE, Rule.TOO_FEW_VALID_SHARES)
-            assert ALICE not in server.heard[MaskedInput]
+            assert ALICE not in server.sent[MaskedInput]
         server.conclude()
         server.assert_exact(set(server.inputs) - ({ALICE} if spared else set()))
         assert_hidden(server)
@@ -105,7 +105,7 @@ def test_garbage_for_everyone_ends_the_session_with_nothing_sent(params):
     for client_id in server.inputs:
         server.assert_refused(client_id, Rule.TOO_FEW_VALID_SHARES)
     assert isinstance(server.conclude(), Aborted)
-    assert MaskedInput not in server.heard
+    assert MaskedInput not in server.sent
     assert_hidden(server)
 
 
@@ -127,10 +127,10 @@ class Dealer:
         key = SecretKey(server.entropy[MALLORY].draws[0])
         channels, shares = [], []
         for receiver, item in zip(receivers, ciphertexts(message), strict=True):
-            public_key = server.heard[AdvertiseKeys][receiver].channel_public_key
+            public_key = server.sent[AdvertiseKeys][receiver].channel_public_key
             channels.append(sharing.ShareChannel.agree(key, public_key, server.session_id, MALLORY, receiver))
             theirs = SecretKey(server.entropy[receiver].draws[0])
-            own_key = server.heard[AdvertiseKeys][MALLORY].channel_public_key
+            own_key = server.sent[AdvertiseKeys][MALLORY].channel_public_key
             opening = sharing.ShareChannel.agree(theirs, own_key, server.session_id, receiver, MALLORY)
             shares.append(sharing.open_shares(opening.receive_key, item, server.session_id, MALLORY, receiver))
         dealt, commitment = self.deal(np.stack(shares).astype(np.uint32), message.seed_commitment)

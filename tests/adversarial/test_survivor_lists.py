@@ -100,7 +100,7 @@ def test_a_list_that_breaks_a_rule_costs_the_server_that_client_alone(mode, grap
     letters[1] = forge(server, letters[1])
     server.deliver(letters)
     server.assert_refused(1, rule)
-    assert 1 not in server.heard.get(UnmaskingShares, {})
+    assert 1 not in server.sent.get(UnmaskingShares, {})
     server.conclude()
     server.assert_exact(server.inputs)
     assert_hidden(server)
@@ -153,7 +153,7 @@ def test_an_input_that_comes_after_its_client_was_given_up_stays_masked(mode, gr
     server.deliver(server.until(SurvivorList))
     if after == "its mask key is known":
         server.conclude()
-    server.forward(4, server.heard[MaskedInput][4])
+    server.forward(4, server.sent[MaskedInput][4])
     server.conclude()
     server.assert_exact(set(server.inputs) - {4})
     knowledge = assert_hidden(server)
@@ -177,7 +177,7 @@ def test_too_many_who_vanish_end_the_session_before_anything_is_unmasked(mode, g
     server = LyingServer(params_of(mode, graph), uplink=uplink)
     server.conclude()
     assert isinstance(server.end, Aborted)
-    assert UnmaskingShares not in server.heard
+    assert UnmaskingShares not in server.sent
     assert_hidden(server)
 
 

@@ -56,9 +56,9 @@ class Tweak:
     def __call__(self, client_id: int, message: Any) -> Any:
         if client_id != self.victim or not isinstance(message, self.kind):
             return message
-        pool = [self.server.heard, self.server.told]
+        pool = [self.server.sent, self.server.told]
         pool += [side for nonce in (b"nonce", b"other") for other in (elsewhere(self.mode, self.graph, nonce),)
-                 for side in (other.heard, other.told)]  # fmt: skip
+                 for side in (other.sent, other.told)]  # fmt: skip
         others = [said for side in pool for said in side.get(self.kind, {}).values()]
         changed = self.data.draw(tweaked(message, others))
         try:

@@ -1,6 +1,7 @@
 """The regression check passes what is as it was, and fails what is slower or longer."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_a_cost_must_stay_below_its_limit():
     assert not check.check_ratio(FakeCase(1.4, 1.5, 1.6, costs=True), 1.3).passed
 
 
-def sparse_row(more: int = 0) -> dict[str, object]:
+def sparse_row(more: int = 0) -> dict[str, Any]:
     """What a sparse neighbourhood costs now, or not quite."""
     (row,) = [row for row in FLOORS["bytes"] if (row["clients"], row["graph"]) == (1024, "sparse")]
     found = traffic(parameters(row["clients"], row["elements"], row["graph"]), Peers(row["peers"])).total

@@ -35,7 +35,6 @@ from secagg.messages import (
 from secagg.primitives import labels
 from secagg.primitives.prg import KeystreamReader
 from secagg.sharing import coefficient_source, share_seeds
-from tests.cohort import Cohort, make_params, random_inputs
 from tests.docs.formulas import (
     FILES,
     PRIME,
@@ -52,6 +51,7 @@ from tests.docs.formulas import (
     tagged_hash,
     view_member,
 )
+from tests.support.sessions import Cohort, make_params, random_inputs
 
 TYPES = {
     1: AdvertiseKeys,

@@ -2,8 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import secagg
+
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/how-to/embedding.md").read_text()
@@ -12,7 +17,7 @@ GUIDE = (ROOT / "docs/how-to/embedding.md").read_text()
 def test_the_blocks_run_in_order(capsys) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) == 11
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/how-to/embedding.md", "exec"), namespace)  # noqa: S102 - our own guide
     said = capsys.readouterr().out

@@ -12,6 +12,8 @@ import pytest
 import secagg
 from tests.examples.programs import Running
 
+pytestmark = pytest.mark.live
+
 SERVER, CLIENT = "http_service/server.py", "http_service/client.py"
 
 

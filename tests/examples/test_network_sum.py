@@ -4,7 +4,11 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from tests.examples.programs import ENVIRONMENT, EXAMPLES, Running
+
+pytestmark = pytest.mark.live
 
 
 def test_five_clients_over_tls_give_their_sum(tmp_path) -> None:

@@ -6,11 +6,14 @@ import re
 import tokenize
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_breast_cancer
 
 from fl.report.extras import load_personalization
 from tests.examples.programs import EXAMPLES, run
 from tests.fl.runs import invoke
+
+pytestmark = pytest.mark.live
 
 
 def test_three_clients_give_the_sum_of_the_two_that_stay(tmp_path) -> None:

@@ -12,6 +12,8 @@ import secagg
 from secagg import Send, UnmaskReady
 from tests.examples.programs import run
 
+pytestmark = pytest.mark.live
+
 WORKER = "stateless_worker/worker.py"
 PARAMS = secagg.plan(num_clients=4, vector_length=4, value_bits=16).parameters
 NONCE = b"a nonce"

@@ -32,7 +32,7 @@ from tests.fl.aggregations import (
     run_both,
     secure_aggregator,
 )
-from transport import Direction, Fault, FaultSchedule, SessionReport, encode_frame
+from transport import Direction, Fault, FaultSchedule, SessionReport, encode_frame, run_session
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 
 UP = Direction.UP
@@ -128,7 +128,6 @@ def test_each_client_rounds_by_draws_of_its_own() -> None:
 
 def tampered(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]) -> None:
     """Sessions give another sum than they should."""
-    run_session = secure_aggregation.run_session
 
     def run(*args: Any, **options: Any) -> SessionReport:
         report = run_session(*args, **options)
@@ -324,7 +323,6 @@ def test_plain_bytes_are_float32_and_three_counters_a_client() -> None:
 
 def test_the_request_reaches_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    run_session = secure_aggregation.run_session
 
     def run(params: secagg.Parameters, inputs: Any, **options: Any) -> SessionReport:
         seen.update(options, params=params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
@@ -55,7 +56,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return own_module(tmp_path, OWNERS, monkeypatch)
 
 
-def by_owner(project: str, loader: str, **options: object) -> tuple[object, ...]:
+def by_owner(project: str, loader: str, **options: Any) -> tuple[object, ...]:
     values = {"model": "logistic", "clients": 5, "rounds": 2, "epochs": 1, "batch": 10, "out": "run", **options}
     return (
         "train", "--dataset", f"{project}:{loader}", "--partition", "by-owner",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -57,6 +58,7 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -83,6 +85,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp
     assert len({line["loss"] for line in lines if line["aggregator"] == "secure"}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("in_round", "in_run"), [(3, "secure"), (3, "plain"), (1, "secure"), (1, "plain"), (4, "secure")]
 )
@@ -139,12 +142,13 @@ def fail_to_write(patch: pytest.MonkeyPatch, name: str, at_time: int, error: Bas
                 raise error
 
     patch.setattr(files, "tempfile", SimpleNamespace(NamedTemporaryFile=open_file))
-    patch.setattr(files.os, "fsync", fsync)
+    patch.setattr(os, "fsync", fsync)
 
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DISK_FULL], ids=["interrupt", "disk full"])
 @pytest.mark.parametrize(
     ("name", "in_round", "done"),
@@ -197,6 +201,7 @@ def test_a_run_broken_off_at_once_gives_an_empty_summary(tmp_path: Path, monkeyp
     assert summary["included"] == []
 
 
+@pytest.mark.live
 def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     """A real process and a real signal, which comes whenever it comes."""
     out = tmp_path / "run"
@@ -294,6 +299,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["more lines", "half a line", "no lines", "no file", "not JSON"])
 @pytest.mark.parametrize("num_rounds", [4, 2])
 def test_metrics_are_those_of_the_rounds_in_the_checkpoint(damage: str, num_rounds: int, tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def test_wrong_usage_is_explained_on_stderr(arguments: tuple[str, ...]) -> None:
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "safetensors", "fl.learning.training", "fl.runs.rounds"}
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -178,6 +179,7 @@ def test_help_and_plans_do_not_wait_for_torch(arguments: tuple[str, ...], words:
     assert not imported & HEAVY
 
 
+@pytest.mark.live
 def test_a_plan_that_fails_in_a_process_of_its_own() -> None:
     result = run_process("plan", "--clients", 100, "--dropout", 0.6, "--corrupt", 0.4, "--json")
     assert result.returncode == 1

@@ -39,6 +39,7 @@ def strict_json(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.live
 def test_json_is_one_object_on_stdout_and_everything_else_is_on_stderr(tmp_path: Path) -> None:
     """A process of its own, on the real digits."""
     result = run_process(

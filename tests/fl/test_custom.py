@@ -246,6 +246,7 @@ def line_of(text: str) -> int:
     return 1 + next(number for number, line in enumerate(PROJECT.splitlines()) if text in line)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("attribute", "engine"),
     [
@@ -294,6 +295,7 @@ def test_a_table_gets_a_model_that_takes_it_by_default() -> None:
     assert RunConfig(dataset="a.b:c").model == "2nn"
 
 
+@pytest.mark.live
 def test_the_installed_command_finds_modules_where_it_is_run(project: str, tmp_path: Path) -> None:
     """`secagg` is a script elsewhere: the working directory is on no path of its own."""
     code = "import sys; sys.path = [p for p in sys.path if p]; from fl.__main__ import main; main()"
@@ -366,6 +368,7 @@ def test_a_file_of_settings_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert_refused(invoke("train", "--config", tmp_path / "none.toml"), "none.toml", "No such file")
 
 
+@pytest.mark.live
 def test_a_bad_reference_is_one_line_to_the_user() -> None:
     done = run_process("train", "--model", "nowhere_at_all:make")
     assert done.returncode == 1

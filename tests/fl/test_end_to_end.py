@@ -14,7 +14,7 @@ from fl.learning.models import build_model
 from fl.learning.training import evaluate
 from tests.fl.runs import invoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def run(*options: object) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from fl.commands.output import reported
 from tests.fl.runs import REPOSITORY, command, environment, invoke, own_module
 from transport import processes
 
+pytestmark = pytest.mark.live
+
 PLAN = ("plan", "--clients", "5")
 TRAIN = ("train", "--clients", "3", "--rounds", "1", "--epochs", "1", "--model", "logistic")
 

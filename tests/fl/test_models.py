@@ -32,6 +32,7 @@ def test_number_of_parameters(name: str, side: int, expected: int) -> None:
     assert num_parameters(build_model(name, image_shape=(1, side, side), num_classes=10, seed=0)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (1, 8, 8), (3, 32, 20), (1, 4, 5)])
 def test_gives_logits_that_can_be_trained(name: str, image_shape: tuple[int, int, int]) -> None:

@@ -57,6 +57,7 @@ def data(data_dir):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_lazy_layers_train_and_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     name = own_module(tmp_path, LAZY, monkeypatch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return own_module(tmp_path, NORMALIZED_FIRST, monkeypatch)
 
 
-def raw_config(model: str, **changes: object) -> RunConfig:
+def raw_config(model: str, **changes: Any) -> RunConfig:
     return RunConfig(**{"dataset": "x:y", "model": model, "clients": 5, "rounds": 10, "seed": 1} | changes)  # type: ignore[arg-type]
 
 

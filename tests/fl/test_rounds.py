@@ -70,6 +70,7 @@ def listen(run: FederatedRun, count: int, answer: Any = lambda request: None) ->
     return listener.requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["logistic", "small-cnn"])
 @pytest.mark.parametrize("aggregator", ["secure", "plain"])
 def test_a_seeded_run_repeats_bit_for_bit(aggregator: str, model: str) -> None:
@@ -86,6 +87,7 @@ def test_another_seed_gives_another_run(aggregator: str) -> None:
     assert run_rounds(first, 1)[0].loss != run_rounds(other, 1)[0].loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout_at", ["any", "masked-input-collection"])
 def test_secure_training_follows_plain_training(dropout_at: str) -> None:
     secure, plain = start_runs(
@@ -207,6 +209,7 @@ def test_the_round_and_the_model_are_bound_into_the_session() -> None:
     assert not set(changed[1:]) & set(still)
 
 
+@pytest.mark.slow
 def test_the_context_is_of_the_model_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client can work it out by itself, from the model that it received and the round's number."""
     received: list[bytes] = []
@@ -321,6 +324,7 @@ def test_clipping_is_reported_and_bounds_the_step() -> None:
     assert np.abs(vector(run.model) - before).max() < 2**-7 + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.01, 0.003, 0.7])
 def test_any_clipping_bound_will_do(clip: float) -> None:
     """Most elements are clipped to -clip, which float32 does not hold exactly."""

@@ -116,6 +116,7 @@ def test_averaged_buffers_take_their_plain_mean(name: str) -> None:
             np.testing.assert_array_equal(after[entry.start : entry.stop], before[entry.start : entry.stop] - 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
 def test_each_rule_learns_with_the_numbers_that_it_has_by_default(name: ServerOptimizerName) -> None:
     """The adaptive ones' steps do not shrink with the update: with FedAvg's rate of 1 they would wreck the model."""

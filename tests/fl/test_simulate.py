@@ -39,6 +39,7 @@ def test_the_json_has_what_each_round_cost_and_says_that_the_sum_is_exact() -> N
     assert figures["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_the_sparse_graph_and_the_table() -> None:
     result = run("--clients", "100", "--length", "50", "--graph", "sparse", "--corrupt", "0.05", "--dropout", "0.05")
     assert result.exit_code == 0, result.stderr
@@ -49,6 +50,7 @@ def test_the_sparse_graph_and_the_table() -> None:
     assert Round.CONSISTENCY_CHECK.value not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["complete", "sparse"])
 def test_a_malicious_session_has_a_round_more(graph: str) -> None:
     options = ("--clients", "60", "--length", "50", "--graph", graph, "--adversary", "malicious", "--json")
@@ -132,6 +134,7 @@ def test_dropouts_by_round_and_over_all() -> None:
         parse_dropouts(["0.2", "unmasking=0.1"])
 
 
+@pytest.mark.live
 def test_it_does_without_torch() -> None:
     """The protocol alone is what is measured, and torch would be most of the memory."""
     code = (

@@ -85,7 +85,7 @@ def test_round_trip_is_exact(vector: np.ndarray) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_memory_format_does_not_change_the_vector(name: str) -> None:
     plain = build_model(name, image_shape=(3, 8, 8), num_classes=10, seed=3)
-    strided = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    strided = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layout = ParameterLayout.of(plain)
     assert ParameterLayout.of(strided) == layout
     vector = layout.to_vector(plain)
@@ -96,7 +96,7 @@ def test_memory_format_does_not_change_the_vector(name: str) -> None:
         assert torch.equal(strided.state_dict()[key], value)
     if "cnn" in name:
         weight = next(p for p in strided.parameters() if p.ndim == 4 and p.shape[1] > 3)
-        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[call-overload]
         assert not weight.is_contiguous()
 
 
@@ -274,7 +274,7 @@ def test_digest_is_of_the_values_and_not_of_the_memory() -> None:
     digest = context_digest(module)
     assert len(digest) == 32
     assert context_digest(copy.deepcopy(module)) == digest
-    assert context_digest(copy.deepcopy(module).to(memory_format=torch.channels_last)) == digest
+    assert context_digest(copy.deepcopy(module).to(memory_format=torch.channels_last)) == digest  # type: ignore[call-overload]
     assert context_digest(module.eval()) == digest
 
 

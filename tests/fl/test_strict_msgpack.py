@@ -35,6 +35,7 @@ def test_values_are_read_as_msgpack_reads_them_and_counted(value: Any) -> None:
         unpack_bounded(data, max_items=items - 1)
 
 
+@pytest.mark.slow
 @given(VALUES, st.binary(max_size=20))
 def test_what_follows_is_given_as_it_is_or_refused(value: Any, rest: bytes) -> None:
     data = msgpack.packb(value) + rest
@@ -44,6 +45,7 @@ def test_what_follows_is_given_as_it_is_or_refused(value: Any, rest: bytes) -> N
             unpack_bounded(data, max_items=1000)
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_what_is_cut_short_is_refused(value: Any) -> None:
     data = msgpack.packb(value)
@@ -62,6 +64,7 @@ def test_any_bytes_are_one_value_or_refused(data: bytes) -> None:
     assert repr(value) == repr(msgpack.unpackb(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", range(0, 70_000, 6_999))
 def test_long_containers_and_strings(length: int) -> None:
     for value in ([1] * length, {str(i): i for i in range(length)}, "x" * length, b"x" * length):

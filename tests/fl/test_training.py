@@ -130,6 +130,7 @@ def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
     assert third.loss_sum < first.loss_sum / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bfloat16", ["off", "on"])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", MODELS)
@@ -143,7 +144,8 @@ def test_seeded_runs_repeat_bit_for_bit(name: str, channels_last: bool, bfloat16
         torch.manual_seed(noise)
         model = copy.deepcopy(start)
         if noise == 2:
-            model.to(memory_format=torch.channels_last)  # its past must not matter either
+            # Its past must not matter either.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         runs.append((train(model, images, labels, config, seed), state_bytes(model)))
     assert runs[0] == runs[1]
     assert runs[0][1] != runs[2][1]
@@ -175,6 +177,7 @@ def test_dropout_repeats_and_the_global_random_state_is_left_alone() -> None:
     assert ends[0] != ends[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bfloat16", ["off", "on"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_learns_digits_in_every_arithmetic(channels_last: bool, bfloat16: str, digits: Dataset) -> None:

@@ -7,8 +7,8 @@ from secagg import Adversary, ClientPhase, Rule
 from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys, PeerShares, SurvivorList
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
 from tests import reference
-from tests.cohort import identity_of
 from tests.secagg.machines import ALICE, BAD_POINTS, HONEST, IDS, MALICIOUS, MODES, Halt, Script, script
+from tests.support.sessions import identity_of
 
 OWN_PLACE = IDS.index(ALICE)
 OTHERS = tuple(client_id for client_id in IDS if client_id != ALICE)

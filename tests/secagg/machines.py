@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-import secagg
 from secagg import Adversary, Client, ClientPhase, Parameters, Server, ServerPhase
 from secagg.messages import (
     AdvertiseKeys,
@@ -20,17 +20,15 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests import reference
-from tests.cohort import (
+from tests.secagg.object_graph import vector_encodings
+from tests.support.sessions import (
     BEFORE_INPUT,
     Cohort,
     SeededEntropy,
-    directory_of,
     identity_of,
     make_params,
     random_inputs,
-    seeded_entropy,
 )
-from tests.secagg.object_graph import vector_encodings
 
 CLIENT_MESSAGES = (AdvertiseKeys, ShareKeys, MaskedInput, ConsistencyCheck, UnmaskingShares)
 SERVER_MESSAGES = (PeerKeys, PeerShares, SurvivorList, ConsistencyProof)
@@ -101,120 +99,44 @@ def kinds_of(adversary: Adversary, kinds: Collection[type] = ALL_MESSAGES) -> tu
     return tuple(kind for kind in kinds if adversary is not HONEST or kind not in SIGNED_MESSAGES)
 
 
-class Script:
+class Script(Cohort):
     """A recorded session, from which machines in any phase are rebuilt, and messages of each type taken.
 
     Clients draw from seeded sources, so that a rebuilt client has the same keys and the recorded messages fit it.
     """
 
     def __init__(self, params: Parameters, inputs: dict[int, np.ndarray], missing_from: dict[int, int], seed: str):
-        self.params = params
-        self.inputs = inputs
-        self.client_messages: dict[type, dict[int, object]] = {kind: {} for kind in CLIENT_MESSAGES}
-        self.server_messages: dict[type, dict[int, object]] = {kind: {} for kind in SERVER_MESSAGES}
-        self._seed = seed
-
-        def keep(messages):
-            def hook(client_id, message):
-                messages[type(message)][client_id] = message
-                return message
-
-            return hook
-
-        self.cohort = Cohort(
-            params,
-            inputs,
-            missing_from,
-            uplink=keep(self.client_messages),
-            downlink=keep(self.server_messages),
-            context=CONTEXT,
-            entropy_seed=seed,
-        )
-        self.end = self.cohort.run().end
-        self.session_id = self.cohort.server.session_id
+        super().__init__(params, inputs, missing_from, context=CONTEXT, entropy_seed=seed)
+        self.run()
         self.kinds = kinds_of(params.adversary)
-        self.nonce = self.cohort.nonce
-        self._signed = {"directory": directory_of(inputs)} if params.has_identities else {}
 
-    def message(self, kind: type, client_id: int):
+    @property
+    def client_messages(self) -> dict[type, dict[int, Any]]:
+        """What clients sent, of every type."""
+        return {kind: self.sent.get(kind, {}) for kind in CLIENT_MESSAGES}
+
+    @property
+    def server_messages(self) -> dict[type, dict[int, Any]]:
+        """What clients were told, of every type."""
+        return {kind: self.told.get(kind, {}) for kind in SERVER_MESSAGES}
+
+    def message(self, kind: type, client_id: int) -> Any:
         """The message of this type that the client sent or got; one of another session's if this one has no such."""
         if kind not in self.kinds:
             return replace(script(MALICIOUS).message(kind, client_id), session_id=self.session_id)
-        return {**self.client_messages, **self.server_messages}[kind][client_id]
-
-    def host_of(self, client_id: int) -> dict[str, object]:
-        """What the client's host gives it, and gives again when it resumes it."""
-        return {**self._signed, "identity": identity_of(client_id)} if self._signed else {}
+        return (self.sent | self.told)[kind][client_id]
 
     def client(self, phase: ClientPhase, client_id: int) -> tuple[Client, SeededEntropy]:
         """A client in the given phase, and its source of randomness."""
-        entropy = SeededEntropy(f"{self._seed}/{client_id}")
-        client = Client(
-            self.params, client_id, context=CONTEXT, nonce=self.nonce, entropy=entropy, **self.host_of(client_id)
-        )
-        steps = {
-            ClientPhase.ADVERTISED: client.start,
-            ClientPhase.SHARED_KEYS: lambda: client.receive(self.message(PeerKeys, client_id)),
-            ClientPhase.INPUT_REQUESTED: lambda: client.receive(self.message(PeerShares, client_id)),
-            ClientPhase.MASKED: lambda: client.submit_input(self.inputs[client_id]),
-            ClientPhase.SURVIVORS_SIGNED: lambda: client.receive(self.message(SurvivorList, client_id)),
-            ClientPhase.FINISHED: lambda: client.receive(self.message(ConsistencyProof, client_id)),
-        }
-        if not self.params.is_signed:
-            steps[ClientPhase.FINISHED] = steps.pop(ClientPhase.SURVIVORS_SIGNED)
-        if phase is ClientPhase.ABORTED:
-            client.start()
-            client.abort()
-        elif phase is ClientPhase.SUSPENDED:
-            client.start()
-            client.suspend()
-        elif phase is not ClientPhase.CREATED:
-            for reached, step in steps.items():
-                step()
-                if reached is phase:
-                    break
-        assert client.phase is phase
-        return client, entropy
-
-    def server(self, phase: ServerPhase) -> Server:
-        """A server in the given phase, which has got no message of that phase's round."""
-        server = Server(
-            self.params,
-            self.inputs.keys(),
-            context=CONTEXT,
-            nonce=self.nonce,
-            entropy=seeded_entropy(f"{self._seed}/server"),
-            **self._signed,
-        )
-        if phase is ServerPhase.ABORTED:
-            server.abort()
-        rounds = {
-            ServerPhase.ADVERTISE_KEYS: AdvertiseKeys,
-            ServerPhase.SHARE_KEYS: ShareKeys,
-            ServerPhase.MASKED_INPUT_COLLECTION: MaskedInput,
-            ServerPhase.CONSISTENCY_CHECK: ConsistencyCheck,
-            ServerPhase.UNMASKING: UnmaskingShares,
-        }
-        while server.phase is not phase:
-            if server.phase is ServerPhase.RECOVERY:
-                server.finish(self.job.run())
-                continue
-            for client_id, message in self.client_messages[rounds[server.phase]].items():
-                assert server.receive(client_id, message) == ()
-            *_, self.last_event = server.close_round()
-        return server
-
-    @property
-    def job(self) -> secagg.UnmaskJob:
-        """The job of the server that was last taken to RECOVERY or beyond."""
-        return self.last_event.job
+        entropy = self.source(client_id)
+        return self.client_in(phase, client_id, entropy), entropy
 
     def secrets(self, client_id: int) -> dict[str, bytes | list[bytes]]:
         """Everything of a client that nobody else may see, by name: what it drew, and what follows from that."""
-        draws = self.cohort.entropy[client_id].draws
+        draws = self.entropy[client_id].draws
         models = {
             peer_id: reference.Client(numbers_of(self.params), self.session_id, peer_id, entropy.draws)
-            for peer_id, entropy in self.cohort.entropy.items()
+            for peer_id, entropy in self.entropy.items()
         }
         model = models[client_id]
         ids = self.message(PeerKeys, client_id).client_ids
@@ -282,7 +204,7 @@ class Halt:
         return self.script.client(self.phase, client_id)[0]
 
     def server(self) -> Server:
-        return self.script.server(self.phase)
+        return self.script.server_in(self.phase)
 
     def __str__(self) -> str:
         return f"{self.adversary.value}, {self.phase.name}"

@@ -8,8 +8,8 @@ from secagg import Adversary, DropReason
 from secagg.algebra.field import PRIME
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, ShareKeys, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
-from tests.cohort import Cohort, identity_of, make_params, random_inputs
 from tests.secagg.machines import ALICE, BAD_POINTS, CLIENT_MESSAGES, HONEST, MALICIOUS, MODES, kinds_of, script
+from tests.support.sessions import Cohort, identity_of, make_params, random_inputs
 
 IDS = (5, 8, 13, 21, 34, 55)
 CULPRIT = 13
@@ -61,7 +61,7 @@ def past_the_codec(act):
     """Hands to the server what ``act`` gives: the codec would not even let it through."""
 
     def pass_it(cohort, message):
-        cohort._note(cohort.server.receive(CULPRIT, act(cohort, message)))
+        cohort.note(cohort.server.receive(CULPRIT, act(cohort, message)))
 
     return pass_it
 
@@ -80,11 +80,11 @@ def loses_it(cohort, message):
 
 def leaves_after_sending(cohort, message):
     assert cohort.server.receive(CULPRIT, message) == ()
-    cohort._note(cohort.server.drop(CULPRIT, DropReason.DISCONNECTED))
+    cohort.note(cohort.server.drop(CULPRIT, DropReason.DISCONNECTED))
 
 
 def leaves_instead(cohort, message):
-    cohort._note(cohort.server.drop(CULPRIT, DropReason.DISCONNECTED))
+    cohort.note(cohort.server.drop(CULPRIT, DropReason.DISCONNECTED))
 
 
 def sends_an_earlier_one(kind):

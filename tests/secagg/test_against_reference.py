@@ -1,5 +1,7 @@
 """Everything that a session sends, bit for bit, against the slow implementation in `tests.reference`."""
 
+from typing import Any
+
 import msgpack
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from secagg.messages import (
 )
 from secagg.session import session_id
 from tests import reference
-from tests.cohort import (
+from tests.secagg.machines import Script, numbers_of, sparse_script
+from tests.support.sessions import (
     BEFORE_CONSISTENCY,
     BEFORE_INPUT,
     BEFORE_KEYS,
@@ -29,7 +32,6 @@ from tests.cohort import (
     identity_of,
     make_params,
 )
-from tests.secagg.machines import Script, numbers_of, sparse_script
 
 MALICIOUS = Adversary.MALICIOUS
 
@@ -85,7 +87,7 @@ class Replay:
         self.session = reference.session_id(numbers_of(params), self.nonce, b"test")
         self.clients = {
             i: reference.Client(numbers_of(params), self.session, i, entropy.draws)
-            for i, entropy in self.script.cohort.entropy.items()
+            for i, entropy in self.script.entropy.items()
             if entropy.draws
         }
         self.advertised = sorted(self.script.client_messages[AdvertiseKeys])
@@ -269,7 +271,7 @@ def test_session_ids_of_any_nonce_and_context(nonce, context, modular):
 
 
 def test_every_number_nonce_and_context_changes_the_session_id():
-    base = {
+    base: dict[str, Any] = {
         "num_clients": 10,
         "threshold": 5,
         "degree": 6,
@@ -278,7 +280,7 @@ def test_every_number_nonce_and_context_changes_the_session_id():
         "ring_bits": 20,
         "modular": False,
     }
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"num_clients": 8},
         {"threshold": 4},
         {"degree": 8},

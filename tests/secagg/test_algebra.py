@@ -11,7 +11,7 @@ from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
 from secagg.sharing import LIMBS, InvalidSharesError, reconstruct_seeds, share_seeds, shares_from_bytes, shares_to_bytes
 from tests import reference
-from tests.cohort import seeded_entropy
+from tests.support.sessions import SeededEntropy
 
 elements = st.integers(0, PRIME - 1)
 seeds = st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16])
@@ -259,6 +259,7 @@ def test_large_numbers_of_holders_are_exact(num_holders, threshold, values):
     assert np.array_equal(shamir.reconstruct(places, shares[places]), secrets)
 
 
+@pytest.mark.slow
 def test_the_last_holders_of_the_field_are_exact():
     secrets, coefficients = random_elements(2, seed=8), random_elements(2, 2, seed=9)
     shares = shamir.share(secrets, coefficients, shamir.MAX_HOLDERS)
@@ -283,11 +284,12 @@ def test_numbers_of_holders_that_cannot_be_are_refused(num_holders):
 # --- Seeds as secrets ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.lists(seeds, min_size=1, max_size=3), st.integers(1, 5), st.data())
 def test_any_seeds_come_back_from_any_threshold_of_shares(secret_seeds, threshold, data):
     num_holders = data.draw(st.integers(threshold, 8))
-    shares = share_seeds(tuple(secret_seeds), threshold, num_holders, seeded_entropy(data.draw(st.text(max_size=4))))
+    shares = share_seeds(tuple(secret_seeds), threshold, num_holders, SeededEntropy(data.draw(st.text(max_size=4))))
     assert shares.shape == (num_holders, len(secret_seeds), LIMBS)
     places = data.draw(st.permutations(range(num_holders)))[:threshold]
     assert reconstruct_seeds(np.array(places), shares[places]) == secret_seeds
@@ -333,12 +335,13 @@ def test_words_outside_the_field_are_never_used_as_coefficients():
         assert shares[place].reshape(-1).tolist() == expected
 
 
+@pytest.mark.slow
 def test_coefficients_are_uniform_over_the_field():
     """With t = 2 a share is limb + coefficient: all residues must come up, and the small ones no more often.
 
     Taking words mod p would give the residues 0 to 14 twice as often; 15 cells of 65521 are tested against the rest.
     """
-    draws = seeded_entropy("uniform")
+    draws = SeededEntropy("uniform")
     num_limbs = 1500 * LIMBS
     shares = share_seeds((bytes(16),) * 1500, 2, 2, draws)[0].reshape(-1)
     for _ in range(99):

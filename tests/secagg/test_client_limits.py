@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from secagg import ClientPhase, InputRequested
 from secagg.messages import ConsistencyProof, MaskedInput, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
 from tests import reference
-from tests.cohort import make_params, random_inputs
 from tests.secagg.client_cases import (
     OTHERS,
     keep,
@@ -21,6 +21,7 @@ from tests.secagg.client_cases import (
     with_survivors,
 )
 from tests.secagg.machines import ALICE, MALICIOUS, MODES, Halt, Script, script
+from tests.support.sessions import Cohort, make_params, random_inputs
 
 each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 
@@ -83,12 +84,12 @@ def test_shares_outside_the_field_are_rejected_even_if_they_authenticate(adversa
     """A malicious peer encrypts limbs of 0xffff: they are no field elements, so they are no shares."""
     recorded = script(adversary)
     alice, sender = (
-        reference.Client(None, recorded.session_id, client_id, recorded.cohort.entropy[client_id].draws)
+        reference.Client(None, recorded.session_id, client_id, recorded.entropy[client_id].draws)
         for client_id in (ALICE, 3)
     )
     bound = b"secagg/1 encrypted shares" + recorded.session_id + reference.id_bytes(3, ALICE)
     key, _ = sender.channel_keys(ALICE, alice.channel_public_key)
-    forged = reference.AESGCM(key).encrypt(bytes(12), b"\xff" * 36, bound)
+    forged = AESGCM(key).encrypt(bytes(12), b"\xff" * 36, bound)
     client, _ = recorded.client(ClientPhase.SHARED_KEYS, ALICE)
     message = recorded.message(PeerShares, ALICE)
     mixed = forged + message.encrypted_shares[ENCRYPTED_SHARES_BYTES:]
@@ -106,10 +107,8 @@ def test_two_sessions_that_differ_in_context_share_no_mask():
     inputs = random_inputs(params, seed=1)
     first, second = (Script(params, inputs, {}, seed="same") for _ in range(2))
     assert first.message(MaskedInput, 0) == second.message(MaskedInput, 0)
-    other = first.cohort
-    other.context = b"another model"
-    other.run()
-    changed = first.message(MaskedInput, 0).masked_input
+    other = Cohort(params, inputs, context=b"another model", entropy_seed="same").run()
+    changed = other.sent[MaskedInput][0].masked_input
     assert np.count_nonzero(changed == second.message(MaskedInput, 0).masked_input) < 8
 
 

@@ -189,7 +189,7 @@ def test_no_event_holds_a_secret_beyond_the_share_that_is_released(adversary):
     sent = [recorded.message(kind, ALICE) for kind in recorded.kinds]
     answer = recorded.message(UnmaskingShares, ALICE)
     assert secrets_in(recorded.secrets(ALICE), sent) == {"own share of self mask"}
-    model = reference.Client(None, recorded.session_id, ALICE, recorded.cohort.entropy[ALICE].draws)
+    model = reference.Client(None, recorded.session_id, ALICE, recorded.entropy[ALICE].draws)
     assert secrets_in({"mask key": model.mask_secret_key, "seed": model.self_mask_seed}, answer) == set()
 
 
@@ -214,7 +214,7 @@ def test_of_each_neighbour_exactly_one_of_the_two_shares_is_released_and_none_of
 def assert_one_share_each(recorded: Script, owners, rows) -> None:
     for owner, row in zip(owners, rows, strict=True):
         numbers = numbers_of(recorded.params)
-        model = reference.Client(numbers, recorded.session_id, owner, recorded.cohort.entropy[owner].draws)
+        model = reference.Client(numbers, recorded.session_id, owner, recorded.entropy[owner].draws)
         place = recorded.message(PeerKeys, owner).client_ids.index(ALICE)
         mask_key_share, self_mask_share = model.share(place)
         assert row == (mask_key_share if owner == VANISHED else self_mask_share)

@@ -5,16 +5,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from secagg import Client, ClientPhase, Identity, LocalProtocolError, RemoteProtocolError, Rule
 from secagg._client import suspension
 from secagg.messages import ConsistencyCheck, ConsistencyProof, PeerKeys, SurvivorList, UnmaskingShares
-from tests.cohort import directory_of, identity_of, seeded_entropy
 from tests.secagg.machines import ALICE, CONTEXT, HONEST, IDS, MALICIOUS, Halt, script
 from tests.secagg.object_graph import frames_of, secrets_in
 from tests.secagg.test_client_phases import assert_dead
+from tests.support.sessions import SeededEntropy, directory_of, identity_of
 
 PATIENCE = 30
 """Seconds after which a test that hangs fails."""
@@ -114,7 +115,7 @@ def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(
         assert (client.client_id, client.session_id) == (ALICE, script(MALICIOUS).session_id)
         assert client.params is not None
         assert len(client.transcript) == len(before) + 1, "of what was refused there is no entry"
-    ((signed,),) = outcome
+    ((signed,),) = cast(Any, outcome)
     assert signed.message == message(ConsistencyCheck)
     assert client.phase is ClientPhase.SURVIVORS_SIGNED
     (answer,) = client.receive(message(ConsistencyProof))
@@ -150,7 +151,7 @@ def test_a_directory_that_calls_the_client_which_asks_it_finds_it_in_use():
 
 
 def created(gate: Gate) -> Client:
-    entropy = seeded_entropy(f"script/{ALICE}")
+    entropy = SeededEntropy(f"script/{ALICE}")
 
     def slow(size: int) -> bytes:
         drawn = entropy(size)

@@ -26,7 +26,6 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests import reference
-from tests.cohort import make_params
 from tests.secagg.codec_samples import TYPE_CODES, Sample, decode, each_message, flag_bytes
 from tests.secagg.machines import (
     ALICE,
@@ -35,7 +34,8 @@ from tests.secagg.machines import (
     script,
     sparse_script,
 )
-from tests.strategies import client_messages, parameters, server_messages, sparse_parameters
+from tests.support.sessions import make_params
+from tests.support.strategies import client_messages, parameters, server_messages, sparse_parameters
 
 # --- What is a message -----------------------------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from secagg.messages import (
     PeerShares,
     ShareKeys,
 )
-from tests.cohort import make_params
 from tests.secagg.codec_samples import SAMPLES, Sample, decode, each_message
 from tests.secagg.machines import (
     ALICE,
@@ -34,6 +33,7 @@ from tests.secagg.machines import (
     SPARSE_PARAMS,
     sparse_script,
 )
+from tests.support.sessions import make_params
 
 # --- No allocation on a claim ----------------------------------------------------------------------------------------
 
@@ -172,6 +172,7 @@ _mutations = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=2000)
 @given(st.sampled_from(FUZZED), _mutations)
 def test_mutated_messages(sample, mutations):
@@ -199,6 +200,7 @@ _nested = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.integers(0, 11), st.lists(_nested, max_size=5), st.sampled_from([PARAMS, SIGNED_PARAMS, SPARSE_PARAMS]))
 def test_other_msgpack_values(code, values, params):

@@ -21,7 +21,6 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests import reference
-from tests.cohort import make_params
 from tests.secagg.codec_samples import TYPE_CODES, Sample, decode, each_message, flag_bytes, items, refused
 from tests.secagg.machines import (
     ALICE,
@@ -34,6 +33,7 @@ from tests.secagg.machines import (
     SPARSE_PARAMS,
     sparse_script,
 )
+from tests.support.sessions import make_params
 
 # --- What is none ----------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,10 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from tests import reference
-from tests.cohort import BEFORE_CONSISTENCY, Cohort, exact_sum, identity_of, make_params, random_inputs
 from tests.secagg.client_cases import CHANNEL, MASK, signed_anew, split, with_item
 from tests.secagg.machines import ALICE, MALICIOUS, VANISHED, Script, script, sparse_script
 from tests.secagg.test_client_phases import assert_dead
+from tests.support.sessions import BEFORE_CONSISTENCY, Cohort, exact_sum, identity_of, make_params, random_inputs
 
 QUORUM = 5
 """Of the sparse session: four neighbours and the client itself."""

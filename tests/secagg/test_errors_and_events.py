@@ -72,6 +72,7 @@ def test_every_error_is_one_of_the_librarys(error):
 
 def test_errors_say_who_was_at_fault():
     error = ERRORS[3]
+    assert isinstance(error, RemoteProtocolError)
     assert error.rule is Rule.INVALID_PUBLIC_KEY
     assert error.culprits == (3, 5)
     assert "clients 3, 5" in str(error)
@@ -118,7 +119,7 @@ def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_mes
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", AdvertiseKeys], ids=repr)
 def test_what_is_no_message_is_the_callers_mistake_and_drops_no_client(not_a_message, adversary):
-    server = script(adversary).server(ServerPhase.ADVERTISE_KEYS)
+    server = script(adversary).server_in(ServerPhase.ADVERTISE_KEYS)
     with pytest.raises(LocalProtocolError):
         server.receive(ALICE, not_a_message)
     assert ALICE in server.pending

@@ -177,6 +177,7 @@ def test_the_smallest_degree_is_the_smallest_by_exact_integers(lies):
     assert found > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_clients", "corrupt", "dropouts", "lies", "expected"),
     [

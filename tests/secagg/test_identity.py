@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,9 @@ from secagg import (
 from secagg.messages import AdvertiseKeys, PeerKeys
 from secagg.session import session_id
 from tests import reference
-from tests.cohort import directory_of, identity_of, make_params, seeded_entropy
 from tests.secagg.machines import ALICE, CONTEXT, IDS, MALICIOUS, PARAMS, SIGNED_PARAMS, script
 from tests.secagg.test_signing import NO_KEYS
+from tests.support.sessions import SeededEntropy, directory_of, identity_of, make_params
 
 SECRET = bytes(range(100, 132))
 
@@ -47,7 +48,7 @@ def test_an_identity_is_an_ed25519_key_pair():
 
 def test_a_new_identity_is_drawn_from_the_source():
     assert Identity.generate().to_bytes() != Identity.generate().to_bytes()
-    entropy = seeded_entropy("identity")
+    entropy = SeededEntropy("identity")
     identity = Identity.generate(entropy)
     assert [identity.to_bytes()] == entropy.draws
     with pytest.raises(LocalProtocolError, match="entropy"):
@@ -79,7 +80,7 @@ def test_an_identity_is_not_copied_or_pickled(duplicate):
 
 def test_an_identity_has_no_room_for_stray_attributes():
     with pytest.raises(AttributeError):
-        Identity(SECRET).note = 1
+        Identity(SECRET).note = 1  # type: ignore[attr-defined]
 
 
 # --- Directories -----------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def alice_with(directory: KeyDirectory) -> Client:
         nonce=b"nonce",
         identity=identity_of(ALICE),
         directory=directory,
-        entropy=seeded_entropy(f"script/{ALICE}"),
+        entropy=SeededEntropy(f"script/{ALICE}"),
     )
     client.start()
     return client
@@ -194,7 +195,7 @@ def test_a_list_that_is_refused_for_another_reason_teaches_a_directory_nothing()
     assert directory.keys == {}
 
 
-def fields_of(message: PeerKeys) -> dict[str, object]:
+def fields_of(message: PeerKeys) -> dict[str, Any]:
     return {name: getattr(message, name) for name in PeerKeys.__slots__}
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from secagg import ClientPhase, Completed, PinnedKeys, Send, ServerPhase
 from secagg.messages import AdvertiseKeys, ConsistencyProof, MaskedInput, PeerKeys, SurvivorList
-from tests.cohort import BEFORE_INPUT, BEFORE_KEYS, Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import ALICE, MALICIOUS, MODES, script
 from tests.secagg.object_graph import reachable
+from tests.support.sessions import BEFORE_INPUT, BEFORE_KEYS, Cohort, exact_sum, make_params, random_inputs
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
@@ -21,7 +21,7 @@ from tests.secagg.object_graph import reachable
 def test_on_the_complete_graph_one_list_serves_all(adversary, phase, answered, kind):
     """One message object: the host encodes it once, and memory does not grow with the square of the clients."""
     recorded = script(adversary)
-    server = recorded.server(phase)
+    server = recorded.server_in(phase)
     for client_id, message in recorded.client_messages[answered].items():
         server.receive(client_id, message)
     lists = [event.message for event in server.close_round() if isinstance(event, Send)]

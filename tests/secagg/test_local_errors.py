@@ -9,9 +9,9 @@ import pytest
 
 from secagg import Client, ClientPhase, LocalProtocolError, PlanError, Server, ServerPhase
 from secagg.messages import ConsistencyProof, MaskedInput, PeerKeys, PeerShares, SurvivorList, UnmaskingShares
-from tests.cohort import SeededEntropy, make_params
 from tests.secagg.machines import ALICE, MALICIOUS, MODES, PARAMS, halts, script
 from tests.secagg.object_graph import secrets_in, vector_encodings
+from tests.support.sessions import SeededEntropy, make_params
 
 LENGTH, VALUE_BITS = 40, 16
 

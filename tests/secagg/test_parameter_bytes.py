@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secagg import Adversary, CodecError, Parameters, PlanError
 from secagg.params import PARAMETERS_BYTES
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 
 ADVERSARIES = {Adversary.HONEST_BUT_CURIOUS: 0, Adversary.SEMI_MALICIOUS: 1, Adversary.MALICIOUS: 2}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from secagg import Adversary, GraphKind, Parameters, PlanError, max_message_bytes, plan
 from secagg.params import MAX_CLIENTS, required_ring_bits
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 
 # --- Parameters ------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ def planned(num_clients: int, dropout: float, corrupt: float, **model) -> Plan |
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_inputs", [2, 3, 9])
 @pytest.mark.parametrize("graph", GraphKind, ids=lambda kind: kind.value)
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda mode: mode.value)

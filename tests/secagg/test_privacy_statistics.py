@@ -12,10 +12,11 @@ import pytest
 
 from secagg import Completed
 from secagg._client import states
+from secagg.masking import accumulate
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from tests import reference
-from tests.cohort import Cohort, make_params
 from tests.secagg.machines import Script
+from tests.support.sessions import Cohort, make_params
 
 NUM_SAMPLES = 40_000
 
@@ -52,6 +53,8 @@ class Watched(Cohort):
     views: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+
         def watch(client_id, message):
             if isinstance(message, MaskedInput):
                 self.views[client_id] = message.masked_input.astype(np.uint64)
@@ -59,10 +62,6 @@ class Watched(Cohort):
             return message
 
         self.uplink = watch
-
-    def _finish(self, job):
-        self.job = job
-        return super()._finish(job)
 
 
 def watch(values, ring_bits: int, late=None) -> Watched:
@@ -76,7 +75,6 @@ def watch(values, ring_bits: int, late=None) -> Watched:
 
 def keep_masks(monkeypatch, chosen: slice) -> None:
     """Clients apply some of their masks only. The first is the self mask, the others are pairwise."""
-    accumulate = states.accumulate
     monkeypatch.setattr(states, "accumulate", lambda vector, masks: accumulate(vector, list(masks)[chosen]))
 
 

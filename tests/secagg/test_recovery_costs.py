@@ -17,15 +17,15 @@ from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
 from secagg.sharing import LIMBS, share_seeds
 from tests import reference
-from tests.cohort import make_params, random_inputs, seeded_entropy
 from tests.secagg.test_wrong_shares import Liars
+from tests.support.sessions import SeededEntropy, make_params, random_inputs
 
 
 class Dealt:
     """Shares of every node's seed, which ``spoil`` makes wrong ones of."""
 
     def __init__(self, members: np.ndarray, threshold: int, seed: str, inconsistent=()) -> None:
-        self.entropy = seeded_entropy(seed)
+        self.entropy = SeededEntropy(seed)
         self.members, self.threshold = members, threshold
         self.seeds = [self.entropy(16) for _ in members]
         shared = [self.entropy(16) if row in inconsistent else of for row, of in enumerate(self.seeds)]
@@ -110,7 +110,7 @@ def dealt(draw) -> Dealt:
     num_nodes = draw(st.integers(4, 8))
     members = CompleteGraph(num_nodes).members
     if num_nodes > 6 and draw(st.booleans()):
-        members = HararyGraph(num_nodes, 4, seeded_entropy(seed)).members
+        members = HararyGraph(num_nodes, 4, SeededEntropy(seed)).members
     places = members.shape[1]
     shares = Dealt(members, draw(st.integers(2, min(places, 4))), seed, draw(st.sets(st.integers(0, num_nodes - 1))))
     for row in range(num_nodes):

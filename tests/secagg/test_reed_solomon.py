@@ -52,6 +52,7 @@ def spoil(values, places, by) -> list[int]:
     return [(y + by[i]) % PRIME if i in places else y for i, y in enumerate(values)]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(words(24), st.data())
 def test_up_to_half_of_what_is_spare_is_found_exactly(word, data):
@@ -72,6 +73,7 @@ def test_any_number_of_errors_gives_what_brute_force_gives(word, data):
     assert found(points, spoiled, dimension) == by_brute_force(points, spoiled, dimension)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(words(7), st.data())
 def test_a_word_between_two_polynomials_gives_what_brute_force_gives(word, data):
@@ -88,6 +90,7 @@ def test_a_word_between_two_polynomials_gives_what_brute_force_gives(word, data)
     assert found(points, spoiled, dimension) == by_brute_force(points, spoiled, dimension)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data(), st.integers(1, 7))
 def test_any_values_give_what_brute_force_gives(data, count):
@@ -125,6 +128,7 @@ def test_many_shares_with_as_many_errors_as_can_be_found(num_points, dimension):
     assert found(points, values, dimension) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(words(12), st.data())
 def test_words_of_which_other_values_are_held_are_looked_at_together_as_one_by_one(word, data):

@@ -4,10 +4,20 @@ import pytest
 
 from secagg import ClientPhase, RemoteProtocolError, Rule
 from secagg.messages import ConsistencyProof, PeerKeys, PeerShares, SurvivorList
-from tests.cohort import make_params, random_inputs
 from tests.secagg.client_cases import BROKEN, MASK, OTHERS, resized, with_item, with_shared, with_survivors
-from tests.secagg.machines import ALICE, BAD_POINTS, MALICIOUS, SERVER_MESSAGES, Halt, Script, halts, script
-from tests.secagg.test_consistency import member_digest, own_view, proof, proof_of, signers, sparse_script, views
+from tests.secagg.machines import (
+    ALICE,
+    BAD_POINTS,
+    MALICIOUS,
+    SERVER_MESSAGES,
+    Halt,
+    Script,
+    halts,
+    script,
+    sparse_script,
+)
+from tests.secagg.test_consistency import member_digest, own_view, proof, proof_of, signers, views
+from tests.support.sessions import make_params, random_inputs
 
 OTHER_PEERS = "encrypted shares that do not match the peers that shared keys"
 OWN_VIEWS = "separate views on the complete graph"

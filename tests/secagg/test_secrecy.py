@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secagg import ClientPhase, Identity, PinnedKeys, RemoteProtocolError, ServerPhase
+from secagg import ClientPhase, Identity, PinnedKeys, RemoteProtocolError, ServerPhase, UnmaskReady
 from secagg._client import states
 from secagg.masking import self_mask
 from secagg.messages import MaskedInput, SurvivorList, UnmaskingShares
@@ -13,11 +13,11 @@ from secagg.primitives.signing import SigningKey
 from secagg.sharing import ShareChannel
 from secagg.unmask_job import RecoveredMaskKey
 from tests import reference
-from tests.cohort import Cohort, identity_of, make_params, random_inputs
 from tests.secagg.client_cases import BROKEN
 from tests.secagg.machines import ALICE, ALL_MESSAGES, HONEST, MALICIOUS, MODES, VANISHED, Halt, halts, script
 from tests.secagg.object_graph import frames_of, reachable, secrets_in, vector_encodings
 from tests.secagg.test_server_rules import AWAITED
+from tests.support.sessions import Cohort, identity_of, make_params, random_inputs
 
 # --- The walker ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ def test_nothing_that_a_client_keeps_to_itself_is_reachable_from_the_server(halt
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("end", ["completed", "cancelled"])
 def test_a_session_that_is_over_keeps_no_vectors_or_shares(adversary, end):
-    server = script(adversary).server(ServerPhase.COMPLETED if end == "completed" else ServerPhase.UNMASKING)
+    server = script(adversary).server_in(ServerPhase.COMPLETED if end == "completed" else ServerPhase.UNMASKING)
     if end == "cancelled":
         for client_id, message in script(adversary).client_messages[UnmaskingShares].items():
             server.receive(client_id, message)
@@ -232,9 +232,8 @@ def test_events_do_not_show_secrets(adversary):
     recorded = script(adversary)
     created, _ = recorded.client(ClientPhase.CREATED, ALICE)
     masked, _ = recorded.client(ClientPhase.MASKED, ALICE)
-    recorded.server(ServerPhase.RECOVERY)
-    events = [*created.start(), *masked.receive(recorded.message(SurvivorList, ALICE))]
-    events += [recorded.last_event, recorded.job, recorded.end]
+    events: list[object] = [*created.start(), *masked.receive(recorded.message(SurvivorList, ALICE))]
+    events += [UnmaskReady(recorded.job), recorded.job, recorded.end]
     text = "".join(map(texts_of, events))
     for client_id in recorded.inputs:
         assert shown(recorded.secrets(client_id), text) == set()

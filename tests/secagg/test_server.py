@@ -21,7 +21,6 @@ from secagg import (
     UnmaskReady,
 )
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
-from tests.cohort import Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import (
     ALICE,
     CLIENT_MESSAGES,
@@ -34,6 +33,7 @@ from tests.secagg.machines import (
     script,
 )
 from tests.secagg.test_server_rules import AWAITED, OVER
+from tests.support.sessions import Cohort, exact_sum, make_params, random_inputs
 
 each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 
@@ -136,7 +136,7 @@ def test_a_drop_after_the_end_is_ignored(halt):
 
 
 def test_a_stranger_that_leaves_changes_nothing():
-    server = script().server(ServerPhase.SHARE_KEYS)
+    server = script().server_in(ServerPhase.SHARE_KEYS)
     (event,) = server.drop(4711, DropReason.DISCONNECTED)
     assert (event.client_id, event.reason) == (4711, DropReason.UNKNOWN_CLIENT)
     assert server.pending == frozenset(IDS)
@@ -144,7 +144,7 @@ def test_a_stranger_that_leaves_changes_nothing():
 
 @pytest.mark.parametrize("client_id", [None, "17", 17.0, True, [17]], ids=repr)
 def test_what_is_no_client_id_is_the_callers_mistake(client_id):
-    server = script().server(ServerPhase.ADVERTISE_KEYS)
+    server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     for call in (
         lambda: server.drop(client_id, DropReason.DISCONNECTED),
         lambda: server.receive(client_id, script().message(AdvertiseKeys, ALICE)),
@@ -156,14 +156,14 @@ def test_what_is_no_client_id_is_the_callers_mistake(client_id):
 
 @pytest.mark.parametrize("reason", [None, "gone", "DISCONNECTED"], ids=repr)
 def test_what_is_no_reason_is_the_callers_mistake(reason):
-    server = script().server(ServerPhase.ADVERTISE_KEYS)
+    server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     with pytest.raises(LocalProtocolError):
         server.drop(ALICE, reason)
     assert ALICE in server.pending
 
 
 def test_closing_a_round_drops_who_has_not_answered_in_order_of_their_ids():
-    server = script().server(ServerPhase.ADVERTISE_KEYS)
+    server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     deliver(server, AdvertiseKeys, [IDS[4], IDS[1], IDS[2]])
     first, second, *sends = server.close_round()
     assert [first, second] == [
@@ -175,7 +175,7 @@ def test_closing_a_round_drops_who_has_not_answered_in_order_of_their_ids():
 
 
 def test_who_leaves_after_its_keys_is_not_in_the_directory():
-    server = script().server(ServerPhase.ADVERTISE_KEYS)
+    server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     deliver(server, AdvertiseKeys, IDS)
     server.drop(VANISHED, DropReason.DISCONNECTED)
     sends = server.close_round()
@@ -184,7 +184,7 @@ def test_who_leaves_after_its_keys_is_not_in_the_directory():
 
 
 def test_who_leaves_after_its_shares_is_announced_as_not_having_shared():
-    server = script().server(ServerPhase.SHARE_KEYS)
+    server = script().server_in(ServerPhase.SHARE_KEYS)
     deliver(server, ShareKeys, IDS)
     server.drop(VANISHED, DropReason.DISCONNECTED)
     sends = server.close_round()
@@ -193,7 +193,7 @@ def test_who_leaves_after_its_shares_is_announced_as_not_having_shared():
 
 
 def test_who_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing():
-    server = script().server(ServerPhase.MASKED_INPUT_COLLECTION)
+    server = script().server_in(ServerPhase.MASKED_INPUT_COLLECTION)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, MaskedInput, survivors)
     server.drop(ALICE, DropReason.DISCONNECTED)
@@ -211,7 +211,7 @@ def test_who_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing
 
 def test_who_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing():
     """Its neighbours must not wait for shares of one that is known to be gone; its input stays in the sum."""
-    server = script(MALICIOUS).server(ServerPhase.CONSISTENCY_CHECK)
+    server = script(MALICIOUS).server_in(ServerPhase.CONSISTENCY_CHECK)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, ConsistencyCheck, survivors)
     server.drop(survivors[-1], DropReason.DISCONNECTED)
@@ -227,7 +227,7 @@ def test_who_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing(
 
 @each_mode
 def test_who_leaves_after_its_unmasking_shares_has_done_its_part(adversary):
-    server = script(adversary).server(ServerPhase.UNMASKING)
+    server = script(adversary).server_in(ServerPhase.UNMASKING)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, UnmaskingShares, survivors[:3])
     for client_id in survivors[:3]:
@@ -238,7 +238,7 @@ def test_who_leaves_after_its_unmasking_shares_has_done_its_part(adversary):
 
 @each_mode
 def test_drops_while_the_job_runs_change_nothing(adversary):
-    server = script(adversary).server(ServerPhase.RECOVERY)
+    server = script(adversary).server_in(ServerPhase.RECOVERY)
     server.drop(ALICE, DropReason.DISCONNECTED)
     (end,) = server.finish(script(adversary).job.run())
     assert isinstance(end, Completed)
@@ -318,7 +318,7 @@ def test_client_ids_at_the_ends_of_their_range_take_part():
 @each_mode
 def test_messages_may_come_in_any_order(adversary):
     recorded = script(adversary)
-    server = recorded.server(ServerPhase.ADVERTISE_KEYS)
+    server = recorded.server_in(ServerPhase.ADVERTISE_KEYS)
     rng = np.random.default_rng(8)
     for kind in kinds_of(adversary, CLIENT_MESSAGES):
         senders = sorted(recorded.client_messages[kind])
@@ -330,7 +330,7 @@ def test_messages_may_come_in_any_order(adversary):
 
 @each_mode
 def test_late_messages_after_the_end_are_ignored(adversary):
-    server = script(adversary).server(ServerPhase.COMPLETED)
+    server = script(adversary).server_in(ServerPhase.COMPLETED)
     for kind in AWAITED.values():
         for client_id in (*IDS, 4711):
             assert server.receive(client_id, script(adversary).message(kind, ALICE)) == ()

@@ -9,7 +9,10 @@ import pytest
 from secagg import Aborted, AbortReason, Round, ServerPhase
 from secagg.algebra.field import PRIME
 from secagg.messages import ShareKeys, UnmaskingShares
-from tests.cohort import (
+from tests.secagg.machines import MALICIOUS, MODES, halts
+from tests.secagg.misdeeds import IDS, INPUTS, PARAMS_OF
+from tests.secagg.test_server_rules import OVER
+from tests.support.sessions import (
     BEFORE_CONSISTENCY,
     BEFORE_INPUT,
     BEFORE_KEYS,
@@ -17,9 +20,6 @@ from tests.cohort import (
     BEFORE_UNMASKING,
     Cohort,
 )
-from tests.secagg.machines import MALICIOUS, MODES, halts
-from tests.secagg.misdeeds import IDS, INPUTS, PARAMS_OF
-from tests.secagg.test_server_rules import OVER
 
 
 @dataclass(frozen=True)

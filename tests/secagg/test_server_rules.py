@@ -7,7 +7,6 @@ import pytest
 
 from secagg import ClientDropped, Completed, DropReason, Round, ServerPhase
 from secagg.messages import AdvertiseKeys, ConsistencyCheck, MaskedInput, PeerKeys, ShareKeys, UnmaskingShares
-from tests.cohort import BEFORE_INPUT, BEFORE_KEYS, BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import (
     ALICE,
     ALL_MESSAGES,
@@ -20,6 +19,15 @@ from tests.secagg.machines import (
     script,
 )
 from tests.secagg.misdeeds import CULPRIT, IDS, INPUTS, MASK, MISDEEDS, PARAMS, PARAMS_OF, copies, is_signed_by
+from tests.support.sessions import (
+    BEFORE_INPUT,
+    BEFORE_KEYS,
+    BEFORE_SHARES,
+    Cohort,
+    exact_sum,
+    make_params,
+    random_inputs,
+)
 
 AWAITED = {
     ServerPhase.ADVERTISE_KEYS: AdvertiseKeys,
@@ -79,7 +87,7 @@ def test_who_vanished_before_a_round_is_not_heard_in_it(halt):
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_who_was_dropped_in_an_earlier_round_is_not_heard_in_a_later_one(adversary):
-    server = script(adversary).server(ServerPhase.UNMASKING)
+    server = script(adversary).server_in(ServerPhase.UNMASKING)
     assert VANISHED not in server.pending
     assert server.receive(VANISHED, script(adversary).message(UnmaskingShares, ALICE)) == ()
 
@@ -138,7 +146,7 @@ def test_a_key_stays_taken_when_its_owner_has_gone():
     def uplink(client_id, message):
         if client_id == IDS[0] and isinstance(message, AdvertiseKeys):
             cohort.server.receive(client_id, message)
-            cohort._note(cohort.server.drop(client_id, DropReason.DISCONNECTED))
+            cohort.note(cohort.server.drop(client_id, DropReason.DISCONNECTED))
             return None
         if client_id == CULPRIT and isinstance(message, AdvertiseKeys):
             return copies(MASK, MASK)(cohort, message)

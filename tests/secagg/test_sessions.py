@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from secagg import Aborted, AbortReason, Adversary, Completed, DropReason, Round
 from secagg.algebra import ring
-from tests.cohort import (
+from tests.support.sessions import (
     BEFORE_CONSISTENCY,
     BEFORE_INPUT,
     BEFORE_KEYS,
@@ -21,7 +21,7 @@ from tests.cohort import (
     make_params,
     random_inputs,
 )
-from tests.strategies import Scenario, scenarios, sparse_parameters
+from tests.support.strategies import Scenario, scenarios, sparse_parameters
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
             assert end.had < end.needed
             assert end.missing
             assert not end.culprits, "whoever only vanished is no culprit"
+    assert outcome.end is not None
     return outcome.end
 
 
@@ -103,6 +104,7 @@ def test_any_session_gives_the_exact_sum_or_aborts(scenario, suspend, workers, p
     run_and_check(scenario, suspend=suspend, workers=workers, parts=parts)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(scenario=scenarios(sparse_parameters()), seed=st.integers(0, 1000), suspend=st.booleans())
 def test_any_session_on_a_sparse_graph_gives_the_exact_sum_or_aborts(scenario, seed, suspend):

@@ -11,7 +11,7 @@ from secagg._server.share_recovery import RecoveredSecrets, explain, recover_sec
 from secagg.algebra.field import PRIME
 from secagg.graph import CompleteGraph, HararyGraph
 from secagg.sharing import LIMBS, share_seeds
-from tests.cohort import seeded_entropy
+from tests.support.sessions import SeededEntropy
 
 
 @dataclass
@@ -42,13 +42,13 @@ class Shares:
             self.shares,
             self.threshold,
             lambda row, seed: seed == self.seeds[row],
-            seeded_entropy(f"{self.seed}/recovery"),
+            SeededEntropy(f"{self.seed}/recovery"),
         )
 
 
 def deal(members: np.ndarray, threshold: int, held: np.ndarray, rows, inconsistent, seed: str) -> Shares:
     """Honest shares; an inconsistent owner shared another seed than the one that it is known by."""
-    entropy = seeded_entropy(seed)
+    entropy = SeededEntropy(seed)
     num_nodes, num_places = members.shape
     seeds = [entropy(16) for _ in range(num_nodes)]
     dealt = [entropy(16) if node in inconsistent else seeds[node] for node in range(num_nodes)]
@@ -77,7 +77,7 @@ def dealt(draw) -> Shares:
     num_nodes = draw(st.integers(3, 14))
     degree = 2 * draw(st.integers(1, max(1, (num_nodes - 2) // 2)))
     if draw(st.booleans()) and degree < num_nodes - 1:
-        members = HararyGraph(num_nodes, degree, seeded_entropy(seed)).members
+        members = HararyGraph(num_nodes, degree, SeededEntropy(seed)).members
     else:
         members = CompleteGraph(num_nodes).members
     places = members.shape[1]
@@ -102,6 +102,7 @@ def dealt(draw) -> Shares:
     return shares
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(dealt())
 def test_a_secret_is_the_right_one_or_none_and_wrong_shares_are_named(shares):
@@ -241,6 +242,7 @@ def test_those_who_are_named_explain_every_dispute(pairs):
     assert set(named) <= {party for pair in pairs for party in pair}
 
 
+@pytest.mark.slow
 @given(st.sets(parties, min_size=1, max_size=4), st.data())
 def test_liars_with_more_disputes_than_there_are_liars_are_named_and_nobody_else(liars, data):
     """Each liar quarrels with more parties than there are liars: an honest party has a dispute with liars only."""

@@ -12,7 +12,15 @@ import secagg
 from secagg import Aborted, AbortReason, Adversary, Completed, DropReason, GraphKind, Parameters, PlanError, Round
 from secagg.graph import CompleteGraph, HararyGraph, build_graph
 from secagg.sparse_bounds import SparseBounds
-from tests.cohort import BEFORE_INPUT, BEFORE_SHARES, BEFORE_UNMASKING, Cohort, exact_sum, make_params, seeded_entropy
+from tests.support.sessions import (
+    BEFORE_INPUT,
+    BEFORE_SHARES,
+    BEFORE_UNMASKING,
+    Cohort,
+    SeededEntropy,
+    exact_sum,
+    make_params,
+)
 
 
 def sparse_params(num_clients: int, degree: int, threshold: int, **changes) -> Parameters:
@@ -27,7 +35,7 @@ def inputs_of(params: Parameters, seed: int = 0) -> dict[int, np.ndarray]:
 @given(num_nodes=st.integers(4, 60), half=st.integers(1, 8), seed=st.integers(0, 1000))
 def test_a_harary_graph_is_regular_symmetric_and_knows_its_places(num_nodes: int, half: int, seed: int) -> None:
     degree = min(2 * half, (num_nodes - 2) // 2 * 2)
-    graph = HararyGraph(num_nodes, degree, seeded_entropy(f"graph {seed}"))
+    graph = HararyGraph(num_nodes, degree, SeededEntropy(f"graph {seed}"))
     neighborhoods = [graph.neighborhood(node).tolist() for node in range(num_nodes)]
     for node, members in enumerate(neighborhoods):
         assert len(set(members)) == degree + 1 == graph.neighborhood_size
@@ -40,7 +48,7 @@ def test_a_harary_graph_is_regular_symmetric_and_knows_its_places(num_nodes: int
 
 
 def test_the_order_on_the_ring_is_the_entropys() -> None:
-    draws = [HararyGraph(50, 4, seeded_entropy(seed)).neighborhood(0).tolist() for seed in ("a", "b", "a")]
+    draws = [HararyGraph(50, 4, SeededEntropy(seed)).neighborhood(0).tolist() for seed in ("a", "b", "a")]
     assert draws[0] == draws[2] != draws[1]
 
 
@@ -48,7 +56,7 @@ def test_a_random_relabelling_makes_all_pairs_equally_likely_neighbours() -> Non
     counts = np.zeros((8, 8))
     trials = 3000
     for trial in range(trials):
-        graph = HararyGraph(8, 2, seeded_entropy(f"pairs {trial}"))
+        graph = HararyGraph(8, 2, SeededEntropy(f"pairs {trial}"))
         for node in range(8):
             counts[node, graph.neighborhood(node)] += 1
     observed = counts[~np.eye(8, dtype=bool)]
@@ -59,8 +67,8 @@ def test_a_random_relabelling_makes_all_pairs_equally_likely_neighbours() -> Non
 
 def test_where_everyone_fits_one_neighbourhood_the_graph_is_complete() -> None:
     params = sparse_params(20, 6, 3)
-    assert isinstance(build_graph(params, 7, seeded_entropy("x")), CompleteGraph)
-    assert isinstance(build_graph(params, 8, seeded_entropy("x")), HararyGraph)
+    assert isinstance(build_graph(params, 7, SeededEntropy("x")), CompleteGraph)
+    assert isinstance(build_graph(params, 8, SeededEntropy("x")), HararyGraph)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,7 @@ def test_few_clients_get_the_complete_graph() -> None:
     assert plan.parameters.threshold == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
 def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:
@@ -148,7 +157,7 @@ def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:
 
 def neighbours_on_the_ring(params: Parameters, seed: str, client_id: int) -> list[int]:
     """The neighbours that a server with this entropy gives a client when everyone advertises keys."""
-    graph = HararyGraph(params.num_clients, params.degree, seeded_entropy(f"{seed}/server"))
+    graph = HararyGraph(params.num_clients, params.degree, SeededEntropy(f"{seed}/server"))
     return [node for node in graph.neighborhood(client_id).tolist() if node != client_id]
 
 

@@ -20,9 +20,9 @@ from secagg.messages import (
     SurvivorList,
     UnmaskingShares,
 )
-from tests.cohort import directory_of, identity_of
 from tests.secagg.machines import ALICE, HONEST, IDS, MALICIOUS, MODES, Halt, halts, script
 from tests.secagg.object_graph import frames_of, secrets_in
+from tests.support.sessions import directory_of, identity_of
 
 DEAD = (ClientPhase.ABORTED, ClientPhase.SUSPENDED)
 LIVE = [phase for phase in ClientPhase if phase not in DEAD]

@@ -6,15 +6,15 @@ import pytest
 
 from secagg import Aborted, AbortReason, ClientDropped, Completed, DropReason, Round, ServerPhase
 from secagg.messages import MaskedInput, PeerKeys
-from tests.cohort import BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
 from tests.secagg.machines import ALICE, IDS, MODES, VANISHED, script
+from tests.support.sessions import BEFORE_SHARES, Cohort, exact_sum, make_params, random_inputs
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_those_that_left_after_their_input_are_missing_too(adversary):
     """There are inputs of a quorum, so that the two clients left would answer; but two shares recover nothing."""
     recorded = script(adversary)
-    server = recorded.server(ServerPhase.MASKED_INPUT_COLLECTION)
+    server = recorded.server_in(ServerPhase.MASKED_INPUT_COLLECTION)
     for client_id, message in recorded.client_messages[MaskedInput].items():
         assert server.receive(client_id, message) == ()
     left = (ALICE, IDS[-1])
@@ -32,23 +32,15 @@ def test_a_client_without_a_quorum_around_it_is_dropped_in_the_round_of_the_shar
     """It would refuse the list that the round ends with."""
     params = make_params(40, 4, vector_length=4, degree=8)
     inputs = random_inputs(params, seed=4)
-    seen = {}
-
-    def downlink(client_id, message):
-        if isinstance(message, PeerKeys):
-            seen[client_id] = set(message.client_ids)
-        return message
-
-    session = Cohort(params, inputs, downlink=downlink, entropy_seed="lonely")
-    session.run()
+    told = Cohort(params, inputs, entropy_seed="lonely").run().told[PeerKeys]
+    seen = {client_id: set(message.client_ids) for client_id, message in told.items()}
     # Five of its eight neighbours, such that everybody else keeps a quorum.
     vanish = next(
         chosen
         for chosen in combinations(sorted(seen[7] - {7}), 5)
         if all(len(seen[i] - {7, *chosen}) >= params.quorum for i in set(inputs) - {7, *chosen})
     )
-    session.missing_from = dict.fromkeys(vanish, BEFORE_SHARES)
-    outcome = session.run()
+    outcome = Cohort(params, inputs, dict.fromkeys(vanish, BEFORE_SHARES), entropy_seed="lonely").run()
     reasons = dict.fromkeys(vanish, DropReason.DEADLINE) | {7: DropReason.TOO_FEW_NEIGHBORS}
     assert outcome.dropped == {i: ClientDropped(i, reason, Round.SHARE_KEYS) for i, reason in reasons.items()}
     assert isinstance(outcome.end, Completed)

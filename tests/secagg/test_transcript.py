@@ -8,16 +8,14 @@ import pytest
 import secagg
 from secagg import Adversary, Completed, EntryKind, RemoteProtocolError, Round, Rule
 from secagg.messages import PeerKeys, SurvivorList, UnmaskingShares
-from tests.cohort import BEFORE_INPUT, Cohort, make_params, random_inputs
 from tests.secagg.machines import MODES
+from tests.support.sessions import BEFORE_INPUT, Cohort, make_params, random_inputs
 
 PARAMS = make_params(7, 4, adversary=Adversary.MALICIOUS)
 
 
 def run(**changes) -> Cohort:
-    cohort = Cohort(PARAMS, random_inputs(PARAMS, seed=3), entropy_seed="transcript", **changes)
-    cohort.outcome = cohort.run()
-    return cohort
+    return Cohort(PARAMS, random_inputs(PARAMS, seed=3), entropy_seed="transcript", **changes).run()
 
 
 def lines(entries, what=None):
@@ -90,12 +88,12 @@ def test_a_refusal_is_noted_with_its_rule():
         return message
 
     cohort = run(downlink=downlink)
-    assert isinstance(cohort.outcome.refused[1], RemoteProtocolError)
+    assert isinstance(cohort.refused[1], RemoteProtocolError)
     *_, received, refused = cohort.clients[1].transcript
     assert (received.what, received.subject) == (EntryKind.RECEIVED, "SurvivorList")
     assert (refused.what, refused.round) == (EntryKind.REFUSED, Round.CONSISTENCY_CHECK)
     assert refused.subject == Rule.SELF_MISSING.name
-    assert isinstance(cohort.outcome.end, Completed)
+    assert isinstance(cohort.end, Completed)
 
 
 def test_disputes_and_aborts_are_noted():
@@ -131,7 +129,7 @@ def test_no_secret_is_in_it(adversary):
     params = make_params(5, 3, adversary=adversary)
     cohort = Cohort(params, random_inputs(params, seed=4), entropy_seed="secret", missing_from={4: BEFORE_INPUT})
     cohort.run()
-    transcripts = [machine.transcript for machine in (cohort.server, *cohort.clients.values())]
+    transcripts = [cohort.server.transcript, *(client.transcript for client in cohort.clients.values())]
     text = json.dumps([[entry.to_json() for entry in entries] for entries in transcripts])
     text += "".join(str(entry) for entries in transcripts for entry in entries)
     for entropy in cohort.entropy.values():

@@ -11,8 +11,8 @@ import pytest
 
 from secagg import Completed, LocalProtocolError, ServerPhase, UnmaskJob
 from tests import reference
-from tests.cohort import BEFORE_INPUT, make_params, random_inputs
 from tests.secagg.machines import Script, numbers_of
+from tests.support.sessions import BEFORE_INPUT, make_params, random_inputs
 
 
 @cache
@@ -27,12 +27,14 @@ NUM_MASKS = 5 + 2 * 5
 
 @pytest.fixture
 def server():
-    return long_script().server(ServerPhase.RECOVERY)
+    return long_script().server_in(ServerPhase.RECOVERY)
 
 
 @pytest.fixture
 def job(server) -> UnmaskJob:
-    return long_script().job
+    job = long_script().job
+    assert job is not None
+    return job
 
 
 @cache
@@ -41,7 +43,7 @@ def expected_masks() -> list[int]:
     recorded = long_script()
     models = {
         i: reference.Client(numbers_of(recorded.params), recorded.session_id, i, entropy.draws)
-        for i, entropy in recorded.cohort.entropy.items()
+        for i, entropy in recorded.entropy.items()
     }
     survivors = [models[i] for i in range(7) if i not in (2, 5)]
     masks = [survivor.self_mask() for survivor in survivors]
@@ -206,7 +208,6 @@ def test_finishing_leaves_the_result_as_it_is(server, job):
 def test_without_dropouts_there_are_only_self_masks():
     params = make_params(4, 2)
     recorded = Script(params, random_inputs(params, seed=32), {}, seed="nobody vanishes")
-    recorded.server(ServerPhase.RECOVERY)
     assert recorded.job.num_masks == 4
     assert recorded.job.recovered == ()
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +12,15 @@ from secagg.algebra.field import PRIME
 from secagg.messages import AdvertiseKeys, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
 from tests import reference
-from tests.cohort import BEFORE_INPUT, BEFORE_UNMASKING, Cohort, Outcome, exact_sum, make_params, random_inputs
 from tests.secagg.machines import MODES, numbers_of
+from tests.support.sessions import (
+    BEFORE_INPUT,
+    BEFORE_UNMASKING,
+    Cohort,
+    exact_sum,
+    make_params,
+    random_inputs,
+)
 
 IDS = (5, 8, 13, 21, 34, 55, 89)
 PARAMS = {mode: make_params(7, 4, vector_length=12, adversary=mode) for mode in MODES}
@@ -68,10 +76,10 @@ class Liars(Cohort):
         limbs = [(limb + self.by) % PRIME for share in shares for limb in share]
         key, _ = model.channel_keys(holder, self.sent[AdvertiseKeys][holder].channel_public_key)
         bound = b"secagg/1 encrypted shares" + session + reference.id_bytes(dealer, holder)
-        return reference.AESGCM(key).encrypt(bytes(12), b"".join(limb.to_bytes(2, "big") for limb in limbs), bound)
+        return AESGCM(key).encrypt(bytes(12), b"".join(limb.to_bytes(2, "big") for limb in limbs), bound)
 
 
-def check_exact(outcome: Outcome, inputs) -> None:
+def check_exact(outcome: Cohort, inputs) -> None:
     assert isinstance(outcome.end, Completed), outcome.end
     assert outcome.end.sum.tolist() == exact_sum(outcome.server.params, [inputs[i] for i in outcome.end.included])
 

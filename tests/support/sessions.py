@@ -312,7 +312,7 @@ class Cohort:
         return message if isinstance(message, bytes) else encode(message, self.params)
 
     def _check_size(self, message: Any) -> None:
-        assert len(encode(message, self.params)) <= max_message_bytes(self.params)
+        assert len(encode(message, self.params)) <= max_message_bytes(self.params, type(message))
 
     # --- Machines in any phase ----------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 import secagg
-from tests.cohort import any_session, make_params
+from tests.support.sessions import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES
 from transport.durable import frames as link
 from transport.durable.client_host import ClientHost
@@ -60,6 +60,7 @@ def run_to_the_end(host: SessionHost, clients: dict[int, ClientHost], missing: t
         if host.job is not None:
             host.finish(host.job.run(), now)
         elif not outgoing:
+            assert host.deadline is not None
             now = host.deadline
             host.tick(now)
 

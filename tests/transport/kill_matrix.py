@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cohort import any_session, exact_sum, make_params, random_inputs
+from tests.support.sessions import any_session, exact_sum, make_params, random_inputs
 from tests.transport.network import deployment
 from transport.certificates.reading import Credentials
 from transport.durable import frames as link

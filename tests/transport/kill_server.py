@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 from tests.transport.network import deadlines
 from transport import RecoveryPool
 from transport.certificates.reading import Credentials

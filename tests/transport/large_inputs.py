@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.cohort import any_session, make_params
+from tests.support.sessions import any_session, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES
 from transport.durable import frames as link
 from transport.durable import pieces as _pieces

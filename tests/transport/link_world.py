@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from secagg import Aborted, Adversary, Completed, Parameters
-from tests.cohort import any_session, directory_of, exact_sum, identity_of, make_params
+from tests.support.sessions import any_session, directory_of, exact_sum, identity_of, make_params
 from tests.transport.crashing_journals import CrashError, CrashingClientJournal, CrashingJournal, journal_directory
 from transport.driver import Deadlines
 from transport.durable import frames as link

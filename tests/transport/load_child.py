@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from tests.cohort import any_session, make_params
+from tests.support.sessions import any_session, make_params
 from tests.transport.network import deadlines
 from transport import RecoveryPool
 from transport.certificates.reading import Credentials

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from secagg import Aborted, Completed, Parameters
-from tests.cohort import any_session, exact_sum
+from tests.support.sessions import any_session, exact_sum
 from transport import Deadlines
 from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from secagg import Aborted, Completed, Round
-from tests.cohort import any_session, make_params, random_inputs
+from tests.support.sessions import any_session, make_params, random_inputs
 from tests.transport.network import deadlines
 from transport.certificates.reading import Credentials
 from transport.durable import frames as link

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import secagg
-from tests.cohort import random_inputs
+from tests.support.sessions import random_inputs
 from tests.transport.network import check_exact, deployment, join, served
 from tests.transport.throttle import ThrottleProxy
 from transport import Deadlines

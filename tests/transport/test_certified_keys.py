@@ -1,6 +1,7 @@
 """Files of certificates that are read again: what is trusted when they change, contradict each other, or fail."""
 
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.transport.network import deployment
 from tests.transport.renewals import NAMES, issue, warnings
 from transport.certificates import reading as certs
-from transport.certificates import reloading
 from transport.certificates.authority import Authority
 from transport.certificates.reading import CertificateError, CertifiedKeys, Credentials, identity_from
 from transport.tcp.tls import reloading_tls, server_context
@@ -165,7 +165,7 @@ class TestTryingAgain:
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, tries = 1000.0, []
-        monkeypatch.setattr(reloading.time, "monotonic", lambda: now)
+        monkeypatch.setattr(time, "monotonic", lambda: now)
         loaded = reloading_tls(server_context, Credentials.of_server(folder))
         old, make = loaded.current(), loaded._make
 
@@ -189,7 +189,7 @@ class TestTryingAgain:
         assert loaded.current() is new
 
     def test_a_change_is_seen_at_once_all_the_same(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reloading.time, "monotonic", lambda: 1000.0)
+        monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
         loaded = reloading_tls(server_context, Credentials.of_server(folder))
         old, kept = loaded.current(), (folder / "server.pem").read_bytes()
         (folder / "server.pem").write_text("nonsense")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fl.commands.app import app
 from secagg import Adversary, Completed
-from tests.cohort import exact_sum, make_params, random_inputs
+from tests.support.sessions import exact_sum, make_params, random_inputs
 from tests.transport.network import EAGER, check_exact, deadlines, join, served
 from transport import run_session
 from transport.certificates.authority import Authority

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import secagg
-from tests.transport.link_world import MODES, World, journal_directory
+from tests.transport.crashing_journals import journal_directory
+from tests.transport.link_world import MODES, World
 from transport.durable import frames as link
 from transport.durable.client_host import ClientHost
 from transport.durable.client_journal import ClientJournal, Saved
@@ -199,7 +200,7 @@ def test_a_session_is_not_begun_over_another(directory) -> None:
     with pytest.raises(JournalError, match="holds a session already"):
         journal.begin(7, SESSION, b"")
     with pytest.raises(JournalError, match="holds a session already"):
-        ClientHost(7, lambda offer: np.zeros(1), journal=journal)
+        ClientHost(7, lambda offer: np.zeros(1), journal=journal)  # type: ignore[return-value]
     with pytest.raises(JournalError, match="in use"):
         opened(directory)
     journal.delete()
@@ -270,14 +271,14 @@ def test_an_identity_must_be_the_one_that_the_session_began_with(directory) -> N
     world.close()
     journal = opened(directory, "0.journal")
     with pytest.raises(secagg.LocalProtocolError, match="identity"):
-        ClientHost.resume(journal, lambda offer: np.zeros(7), identity=secagg.Identity(b"x" * 32))
+        ClientHost.resume(journal, lambda offer: np.zeros(7), identity=secagg.Identity(b"x" * 32))  # type: ignore[return-value]
     journal.close()
 
 
 def test_a_journal_of_another_client_is_refused(directory) -> None:
     journal = filled(directory)
     with pytest.raises(JournalError, match="of client 7, and not of client 8"):
-        ClientHost.resume(journal, lambda offer: np.zeros(7), client_id=8)
+        ClientHost.resume(journal, lambda offer: np.zeros(7), client_id=8)  # type: ignore[return-value]
     journal.close()
 
 

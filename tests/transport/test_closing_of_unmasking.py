@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from secagg import Completed, Round, Server, ServerPhase
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.hosts import new_client, new_host, payload_of, run_to_the_end
 from tests.transport.link_world import CONTEXT, DEADLINES
 from tests.transport.network import check_exact, join, served
@@ -94,6 +94,7 @@ def test_a_replay_closes_unmasking_where_it_was_closed(missing, tmp_path, closin
         host = new_host(journal=journal)
         now = until_all_shares_are_in(host, missing)
         if missing:
+            assert host.deadline is not None
             host.tick(now := host.deadline)
         host.commit(now)
         job = host.job

@@ -12,7 +12,10 @@ import pytest
 
 from secagg import Completed
 from tests.transport.crash_child import finish
-from tests.transport.link_world import MODES, World, journal_directory
+from tests.transport.crashing_journals import journal_directory
+from tests.transport.link_world import MODES, World
+
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +114,7 @@ def test_from_the_files_as_they_are_at_any_operation_everyone_goes_on(mode: str,
 def run_child(directory: Path, mode: str, kill_at: int, seconds: float | None = None) -> tuple[int, str]:
     """Run a session in a child until it kills itself, or is killed so many seconds after it has begun."""
     (directory / "files").mkdir()
-    arguments = [directory / "files", directory / "log", mode, str(kill_at)]
+    arguments: list[str | Path] = [directory / "files", directory / "log", mode, str(kill_at)]
     child = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "tests.transport.crash_child", *arguments],
         cwd=ROOT,

@@ -1,13 +1,14 @@
 """The drivers: deadlines are kept, nobody is waited for in vain, and bad bytes cost only their sender."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
 import secagg
 from secagg import Client, ClientPhase, Completed, DropReason, Round, Server
-from tests.cohort import exact_sum, make_params, random_inputs
+from tests.support.sessions import exact_sum, make_params, random_inputs
 from transport import ClientDriver, Deadlines, InputWithheldError, ServerDriver
 
 DEADLINES = Deadlines(advertise_keys=10, share_keys=20, masked_input_collection=30, unmasking=40)
@@ -25,7 +26,7 @@ class Session:
         }
         self.server.start(now=0.0)
 
-    def answers(self, deliveries) -> list[tuple[int, bytes]]:
+    def answers(self, deliveries) -> list[tuple[int, Any]]:
         return [(i, reply) for i, data in deliveries for reply in self.clients[i].data_received(data)]
 
     def hand_in(self, answers, now: float):

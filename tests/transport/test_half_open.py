@@ -8,11 +8,10 @@ import ssl
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, raw_stream, served
 from transport.certificates.reading import Credentials
 from transport.tcp import Limits, SessionServer
-from transport.tcp import listener as tcp_listener
 from transport.tcp.half_open import HalfOpenConnections
 from transport.tcp.tls import client_context
 
@@ -161,6 +160,7 @@ def client_hello(certs):
     return outgoing.read()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("talking", [False, True])
 def test_idle_sockets_of_strangers_keep_no_client_out(certs, talking):
     """Many times as many as there are places, from several addresses, and one of them is the clients' own."""
@@ -229,7 +229,7 @@ def test_when_files_run_out_strangers_make_room(certs, monkeypatch):
                 raise OSError(lacking.pop(), "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr(tcp_listener.socket, "socket", Listening)
+    monkeypatch.setattr(socket, "socket", Listening)
 
     async def scenario():
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs), Limits()) as server:

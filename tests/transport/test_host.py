@@ -14,7 +14,8 @@ from secagg import (
     TrustOnFirstUse,
     TrustOnFirstUseWarning,
 )
-from tests.cohort import directory_of, exact_sum, identity_of, make_params
+from tests.support.sessions import directory_of, exact_sum, identity_of, make_params
+from tests.transport.crashing_journals import journal_directory
 from tests.transport.hosts import (
     PARAMS,
     SESSION_ID,
@@ -27,7 +28,7 @@ from tests.transport.hosts import (
     payload_of,
     run_to_the_end,
 )
-from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
+from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World
 from transport.durable import frames as link
 from transport.durable.frames import RefusalCode
 from transport.durable.pieces import Large, Want

@@ -14,8 +14,9 @@ import pytest
 
 import secagg
 from secagg import Aborted, DropReason, PinnedKeys
-from tests.cohort import any_session, make_params
-from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World, journal_directory
+from tests.support.sessions import any_session, make_params
+from tests.transport.crashing_journals import journal_directory
+from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World
 from transport.durable import frames as link
 from transport.durable.client_host import ClientHost
 from transport.durable.client_journal import ClientJournal
@@ -82,6 +83,7 @@ def test_deleting_leaves_nothing(directory) -> None:
         journal.record(EntryKind.ABORT)
 
 
+@pytest.mark.live
 def test_only_one_process_has_it(directory) -> None:
     journal = filled(directory / "j")
     with pytest.raises(JournalError, match="in use"):
@@ -373,6 +375,7 @@ def test_answers_that_do_not_fit_are_refused(directory, answers, why: str) -> No
         resume(directory / "copy")
 
 
+@pytest.mark.live
 def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -> None:
     """20 inputs of 800 kB each are in the journal; the replay holds a few of them."""
     params = make_params(20, 11, vector_length=200_000, value_bits=16, ring_bits=32)

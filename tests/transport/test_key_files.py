@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +69,7 @@ def test_every_reader_of_a_key_asks(tmp_path):
     """TLS of both sides, identities, the authority, journals; each with an error of its own."""
     certs = tmp_path / "certs"
     Authority.create(certs).issue(server_names=["localhost"], client_ids=[0])
-    readers = {
+    readers: dict[Path, list[Callable[[], object]]] = {
         certs / "server.key": [lambda: server_context(Credentials.of_server(certs))],
         certs / "client-0.key": [
             lambda: client_context(Credentials.of_client(certs, 0)),

@@ -3,7 +3,11 @@
 import asyncio
 from collections import Counter
 
+import pytest
+
 from tests.transport.kill_matrix import matrix, run_matrix
+
+pytestmark = pytest.mark.live
 
 
 def test_a_server_that_is_killed_at_any_point_ends_with_the_exact_sum(capsys):

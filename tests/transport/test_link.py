@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secagg import Adversary, LocalProtocolError
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 from transport.durable import frames as link
 from transport.durable import pieces as _pieces
 from transport.durable.frames import RefusalCode

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fl.watch import Watch
 from secagg import Adversary, Completed
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deployment, join, raw_stream, served
 from tests.transport.renewals import NAMES, issue, warnings
 from transport import SessionRefusedError
@@ -29,6 +29,8 @@ from transport.certificates.reading import (
     load_certificate,
 )
 from transport.tcp import PLAINTEXT, Retry, ServerUnreachableError, SessionServer
+
+pytestmark = pytest.mark.live
 
 CLIENTS = 3
 
@@ -253,12 +255,14 @@ def test_certificates_are_renewed_where_their_keys_are_not(folder: Path) -> None
 
 def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | None) -> Credentials:
     """Of the folder's authority, with names and a use that its own code would not give."""
-    names = [x509.UniformResourceIdentifier(uri) for uri in uris] or [x509.DNSName("client.example")]
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris] or [
+        x509.DNSName("client.example")
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(authority, "_client_names", lambda _: names)
         if usage is None:
             unstated = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
-            patch.setattr(authority.x509, "ExtendedKeyUsage", lambda _: unstated)
+            patch.setattr(x509, "ExtendedKeyUsage", lambda _: unstated)
         Authority(folder).issue(client_ids=[0], overwrite=True)
     return Credentials.of_client(folder, 0)
 

@@ -7,6 +7,8 @@ import pytest
 from tests.transport.children import Child
 from tests.transport.network import deployment
 
+pytestmark = pytest.mark.live
+
 CONNECTIONS = 1000
 PROCESSES = 3
 MODULE = "tests.transport.load_child"

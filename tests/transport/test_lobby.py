@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream
 from tests.transport.tcp_sessions import HELLO, received
 from transport import RecoveryPool
@@ -20,6 +20,8 @@ from transport.framing import FrameDecoder, encode_frame
 from transport.tcp import PLAINTEXT, Limits, SessionServer
 from transport.tcp.connection import PING, PONG
 from transport.tcp.stream import connect_stream
+
+pytestmark = pytest.mark.live
 
 ENROLLED = 4
 

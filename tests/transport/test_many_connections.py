@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deployment, join, raw_stream, served
 from tests.transport.tcp_sessions import HELLO
 from transport.certificates.reading import Credentials

@@ -21,8 +21,8 @@ from secagg import (
     Round,
     rounds_of,
 )
-from tests.cohort import exact_sum, make_params, random_inputs, seeded_entropy
-from tests.strategies import thresholds
+from tests.support.sessions import SeededEntropy, exact_sum, make_params, random_inputs
+from tests.support.strategies import thresholds
 from transport import Deadlines, Direction, Fault, FaultSchedule, FrameError, SessionReport, run_session
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 
@@ -135,6 +135,7 @@ def test_never_a_wrong_sum_whatever_goes_wrong(
         assert report.outcome.included == tuple(range(num_clients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -189,6 +190,7 @@ def test_too_many_losses_abort_and_say_what_was_missing() -> None:
     )
 
 
+@pytest.mark.slow
 def test_hundreds_of_clients_that_time_out_take_virtual_time_only() -> None:
     params = make_params(200, 101, vector_length=20)
     hours = Deadlines(advertise_keys=3600, share_keys=3600, masked_input_collection=36000, unmasking=3600)
@@ -207,7 +209,7 @@ def test_the_seed_and_the_entropy_repeat_a_session() -> None:
     inputs = random_inputs(params, 0)
     faults = FaultSchedule.random(range(8), 0.1, seed=9)
     first, second = (
-        run_session(params, inputs, faults=faults, seed=4, entropy=seeded_entropy("repeat")) for _ in range(2)
+        run_session(params, inputs, faults=faults, seed=4, entropy=SeededEntropy("repeat")) for _ in range(2)
     )
     assert first.dropped == second.dropped
     assert first.virtual_seconds == second.virtual_seconds
@@ -235,7 +237,7 @@ def test_inputs_are_made_when_they_are_due_and_for_those_only_who_get_so_far() -
 def test_a_callers_bad_input_is_the_callers_error() -> None:
     params = make_params(3, 2)
     with pytest.raises(LocalProtocolError, match="integer dtype"):
-        run_session(params, lambda client_id: np.zeros(10))
+        run_session(params, lambda client_id: np.zeros(10))  # type: ignore[return-value]
 
 
 def test_any_ids_will_do() -> None:

@@ -12,13 +12,15 @@ import subprocess
 import pytest
 
 from secagg import Completed, DropReason, Round
-from tests.cohort import any_session, exact_sum, make_params
+from tests.support.sessions import any_session, exact_sum, make_params
 from tests.transport.children import Child
 from tests.transport.load_child import vector_of
 from tests.transport.network import deadlines, served
 from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials
 from transport.tcp import Limits, join_session
+
+pytestmark = pytest.mark.live
 
 CLIENTS = 5
 APART = (3, 4)

@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from secagg import Aborted, Completed
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.hosts import PARAMS, greet, new_client, new_host, payload_of, run_to_the_end
 from tests.transport.large_inputs import LargeInputs
 from tests.transport.link_world import MODES, run_schedule

@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from secagg import Completed
-from tests.cohort import any_session, exact_sum, make_params, random_inputs
+from tests.support.sessions import any_session, exact_sum, make_params, random_inputs
 from tests.transport import children
 from tests.transport.network import deadlines, deployment, served
 from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials
 from transport.durable import frames as link
 from transport.tcp import Limits, Retry, join_session
+
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 5
@@ -38,7 +40,7 @@ class Child(children.Child):
     def __init__(self, what, **options):
         super().__init__("tests.transport.network_child", what, **options)
 
-    def wait_for(self, condition, seconds=30):
+    def wait_for(self, condition, seconds=30):  # type: ignore[override]
         """The first line that fulfils it, also one that was said before."""
         seen = 0
         end = time.monotonic() + seconds

@@ -40,6 +40,7 @@ def alive(process_id: int) -> bool:
     return True
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_children_give_the_same_masks_again_and_again(eager, workers):
     with RecoveryPool(workers) as pool:
@@ -64,6 +65,7 @@ def test_a_job_without_agreements_needs_no_process(eager):
         assert pool.process_ids == ()
 
 
+@pytest.mark.live
 def test_the_part_of_a_child_that_was_killed_is_done_here(eager):
     job = job_of(3, 20)
     with RecoveryPool(3) as pool:
@@ -85,6 +87,7 @@ def test_a_child_that_cannot_be_started_leaves_the_work_to_threads(eager, monkey
         assert pool.process_ids == ()
 
 
+@pytest.mark.live
 def test_no_child_outlives_its_pool(eager):
     with RecoveryPool(3) as pool:
         pool.run(job_of(2, 5))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deployment, join, served
 from transport.certificates.reading import Credentials
 from transport.tcp import Limits, SessionServer

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import EAGER, check_exact, deadlines, deployment, join
 from tests.transport.test_load import may_open
 from transport import RecoveryPool

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
 from secagg import Adversary, DropReason
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deadlines, deployment, join, served
 from tests.transport.tcp_sessions import run_all
 from transport.certificates.reading import directory_from, identity_from
@@ -17,6 +18,8 @@ from transport.tcp import (
     Limits,
 )
 from transport.tcp.connection import Connection
+
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,9 @@ def test_a_client_of_another_context_is_left_out(certs):
 
     async def scenario():
         async with served(params, certs, context=b"model", extra=b"round 7", number=7) as serving:
-            contexts = {i: (lambda offer: b"model" if offer.extra == b"round 7" else b"") for i in range(3)}
+            contexts: dict[int, Any] = {
+                i: (lambda offer: b"model" if offer.extra == b"round 7" else b"") for i in range(3)
+            }
             contexts[3] = b"another model"
             results = await asyncio.gather(
                 *(join(serving.port, inputs[i], certs, i, context=contexts[i]) for i in inputs), return_exceptions=True

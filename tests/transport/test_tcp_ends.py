@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from secagg import Completed, LocalProtocolError, Round
-from tests.cohort import exact_sum, make_params, random_inputs
+from tests.support.sessions import exact_sum, make_params, random_inputs
 from tests.transport.network import EAGER, QUICK, check_exact, deadlines, deployment, join, served
 from tests.transport.tcp_sessions import run_all
 from transport import Deadlines, RecoveryPool
@@ -30,6 +30,8 @@ from transport.tcp import (
     serve_session,
 )
 from transport.tcp.stream import Stream
+
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ from collections import Counter
 import pytest
 
 from secagg import Completed, SecAggError
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.fault_proxy import FaultProxy, Faults, Spoil
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, served
 from transport.durable import frames as link
 from transport.errors import TransportError
 from transport.tcp import PLAINTEXT, Retry
+
+pytestmark = pytest.mark.live
 
 CLIENTS = 5
 AT_ONCE = 8

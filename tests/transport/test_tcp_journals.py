@@ -3,14 +3,17 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import check_exact, deployment, join, served
 from transport.durable.client_journal import ClientJournal
 from transport.durable.server_host import SessionHost
 from transport.errors import JournalError
+
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,14 @@ def slow_disk(monkeypatch):
     commit = SessionHost.commit
     begun, go_on = threading.Event(), threading.Event()
     go_on.set()
-    seen = {"commits": 0, "overlaps": 0, "threads": set(), "writing": False, "begun": begun, "go on": go_on}
+    seen: dict[str, Any] = {
+        "commits": 0,
+        "overlaps": 0,
+        "threads": set(),
+        "writing": False,
+        "begun": begun,
+        "go on": go_on,
+    }
 
     def slowly(host, now):
         if host.commit_blocks:

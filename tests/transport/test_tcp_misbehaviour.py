@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join, raw_stream, served
 from tests.transport.tcp_sessions import HELLO, received
 from transport.durable import frames as link
@@ -20,6 +20,8 @@ from transport.framing import encode_frame
 from transport.tcp import (
     Limits,
 )
+
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_who_asks_and_does_not_read_is_cut_off(certs):
     with pytest.MonkeyPatch.context() as patch:
         listener_socket = socket.socket
 
-        class Narrow(listener_socket):
+        class Narrow(listener_socket):  # type: ignore[valid-type, misc]
             def listen(self, backlog):
                 # Accepted connections inherit it: little fits into the kernel.
                 self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)

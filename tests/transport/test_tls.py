@@ -301,7 +301,7 @@ def test_a_servers_name_in_the_subject_is_no_name_of_it(certs, tmp_path, monkeyp
     for name in ("ca.pem", "ca.key"):
         shutil.copy(certs / name, tmp_path)
     named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    monkeypatch.setattr(authority.x509, "Name", lambda _: named)
+    monkeypatch.setattr(x509, "Name", lambda _: named)
     monkeypatch.setattr(authority, "_server_names", lambda _: authority._client_names(7))
     (credentials,) = Authority(tmp_path).issue(server_names=["localhost"])
     _, error = asyncio.run(call(credentials, Credentials.of_client(certs, 0)))

@@ -13,7 +13,7 @@ from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.signing import SIGNATURE_BYTES
 from secagg.statements import Standing
 from tests.adversarial.lies.ledger import Run
-from tests.cohort import identity_of
+from tests.support.sessions import identity_of
 
 KEY_FIELDS = ("channel_public_key", "mask_public_key", "identity_key", "signature")
 

@@ -26,7 +26,7 @@ from secagg import (
 )
 from secagg.messages import UnmaskingShares
 from tests.adversarial.lies.ledger import Line, Refused
-from tests.cohort import directory_of, identity_of, seeded_entropy
+from tests.support.sessions import SeededEntropy, directory_of, identity_of
 from transport import ClientHost, ClientJournal, ClientRecord, Participation
 from transport.durable.frames import Ack, End, EndCode, Hello, Message, Offer, RefusalCode, decode_client_frame
 from transport.durable.frames import Refused as RefusedFrame
@@ -108,7 +108,7 @@ class LibraryLine:
         self._who = who(client_id, terms.params)
         self._params = terms.params
         self._vector = random_input(terms.params, seed)
-        self.entropy = seeded_entropy(seed)
+        self.entropy = SeededEntropy(seed)
         self._client = Client(
             terms.params, client_id, context=context, nonce=terms.nonce, entropy=self.entropy, **self._who
         )
@@ -288,7 +288,7 @@ class HostFront:
             context=lambda offer: hashlib.sha256(offer.extra).digest(),
             record=self._record(client_id),
             journal=journal,
-            entropy=seeded_entropy(f"host/{self.rng.random()}"),
+            entropy=SeededEntropy(f"host/{self.rng.random()}"),
             **who(client_id, terms.params),
         )
         line = HostLine(host, offer_of(terms, terms.model), None if journal is None else revive)

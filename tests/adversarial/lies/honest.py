@@ -7,7 +7,7 @@ from secagg.messages import AdvertiseKeys
 from tests.adversarial.lies.fronts import who
 from tests.adversarial.lies.ledger import Run
 from tests.adversarial.lies.world import World
-from tests.cohort import exact_sum
+from tests.support.sessions import exact_sum
 
 
 def play_honestly(world: World) -> None:
@@ -32,12 +32,12 @@ def play_honestly(world: World) -> None:
                 world.figures.events["lost messages"] += 1
             else:
                 server.receive(client_id, message)
-        letters = {}
+        letters: dict[int, Any] = {}
         end: Any = None
         for event in server.close_round():
             match event:
-                case Send():
-                    letters[event.to] = event.message
+                case Send(to=int() as client_id):
+                    letters[client_id] = event.message
                 case UnmaskReady():
                     (end,) = server.finish(event.job.run())
                 case Aborted():

@@ -128,7 +128,7 @@ class JoinFront:
         memory_client = type("MemoryClientOfFront", (MemoryClient,), {"front": self})
         for place, name, stand_in in (
             (tcp, "SessionClient", memory_client),
-            (joining.asyncio, "sleep", no_time),
+            (asyncio, "sleep", no_time),
             # What certificates say is another matter, and reading them takes longer than all the rest.
             (joining, "identity_from", lambda key_file: who(int(key_file.name), _ANY)["identity"]),
             (joining, "CertifiedKeys", lambda folder, authority: who(0, _ANY)["directory"]),
@@ -199,7 +199,7 @@ class JoinFront:
         host = self._next(owner)
         has_journal = host._journal is not None
         revive: Callable[[], ClientHost] | None = (lambda: self._kill(owner, line)) if has_journal else None
-        line = HostLine(host, offer_of(terms, announcement_of(terms)), revive)
+        line: HostLine = HostLine(host, offer_of(terms, announcement_of(terms)), revive)
         self.processes[owner].line = line
         first = line.connect()
         assert first is not None

@@ -30,7 +30,7 @@ from secagg.messages import (
 from secagg.primitives import signing
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
-from tests.cohort import SeededEntropy
+from tests.support.sessions import SeededEntropy
 
 # So many sums that have inputs in common are combined with each other.
 _MOST_COMBINED = 5

@@ -69,6 +69,7 @@ class World:
         ``owner`` is whom it asks to be this client, where that is not given.
         """
         entropy = None
+        line: Any
         if owner is None or client_id in self.ledger.corrupt:
             owner = client_id
         try:
@@ -121,8 +122,9 @@ class World:
         if run.refused is not None:
             return
         self.figures.lies[Lie.AT_ONCE] += 1
+        line: Any = run.line
         requests = [encode(message, run.params) for message in (first, second)]
-        answers = dict(zip(requests, run.line.tell_both(*requests), strict=True))
+        answers = dict(zip(requests, line.tell_both(*requests), strict=True))
         answered = {request: answer for request, answer in answers.items() if answer is not None}
         if len(set(answered.values())) > 1:
             self.figures.second_answers.append(f"{self.name}: client {run.client_id} to two requests at once")

@@ -98,6 +98,7 @@ def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
     result = invoke("train", *named, "--clients", 4, "--rounds", 1, "--aggregator", "plain", "--out", "run")
     assert result.exit_code == 0, result.stderr
     del sys.modules["own_evaluated"]
+    options: tuple[str, ...]
     for options in ((), ("--encrypted",), named[:2], named[2:]):
         missing = [name for name in named[1::2] if name not in options]
         assert_refused(invoke("evaluate", "run", *options), f"({', '.join(missing)})", "--own-code only")

@@ -33,6 +33,7 @@ def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return model.eval()(images)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", MODELS)
 def test_no_image_of_the_range_overflows_and_outputs_are_those_of_torch(name: str) -> None:
@@ -48,6 +49,7 @@ def test_no_image_of_the_range_overflows_and_outputs_are_those_of_torch(name: st
     assert ((stored / scale - expected).abs().max() / expected.abs().max()).item() < 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_an_image_that_is_made_to_overflow_does_not() -> None:
     model = build_model("mlp-500", image_shape=(1, 28, 28), num_classes=10, seed=4)

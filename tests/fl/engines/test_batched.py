@@ -21,7 +21,7 @@ from fl.runs.rounds import FederatedRun
 from tests.fl.engines.workers import DATASET, make_worker, training_of, updates
 from tests.fl.runs import state_bytes, tiny_config, untimed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 SETTINGS: list[dict[str, Any]] = [
     {"momentum": 0.0},

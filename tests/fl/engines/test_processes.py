@@ -34,7 +34,7 @@ from tests.fl.engines.workers import (
 )
 from tests.fl.runs import REPOSITORY, command, environment, state_bytes, tiny_config, untimed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 WAIT = 60.0
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -23,7 +24,7 @@ from fl.report.source import load_run
 from tests.fl.experiments.arms import BrokenArm, digits_arm, experiment_of, untimed
 from tests.fl.runs import REPOSITORY, assert_refused, command, environment, invoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 @pytest.mark.parametrize("name", ["fashion-six", "mnist-hundred"])
@@ -179,7 +180,7 @@ class Building:
     def build(self, *, quick: bool, seed: int) -> object:
         return self._experiment
 
-    def beside(self, document: object) -> dict[str, object]:
+    def beside(self, document: object) -> dict[str, Any]:
         return {}
 
 

@@ -20,7 +20,7 @@ from fl.runs.records import RoundRecord
 from fl.runs.rounds import FederatedRun, start_runs
 from tests.fl.experiments.arms import digits_arm, run_in, untimed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 class BrokenOffError(Exception):

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,7 +19,7 @@ from fl.experiments.running import chosen_arms, run_arms
 from fl.experiments.workers import ArmEvent, ExperimentError, Finished, Progressed
 from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def test_an_arm_waits_for_those_that_it_needs(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_names_are_taken_once_and_needs_are_known() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"threads": 2}, {"quick": False}, {"experiment": "other"}])
-def test_a_folder_is_of_one_experiment(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_a_folder_is_of_one_experiment(tmp_path: Path, changes: dict[str, Any]) -> None:
     run_in(tmp_path, NotingArm(name="one"))
     other = Identity(**{**IDENTITY.to_json(), **changes})
     with pytest.raises(ConfigError, match=f"holds an experiment with {next(iter(changes))}"):

@@ -92,6 +92,7 @@ def comparable(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_", range(1, ROUNDS + 1))
 def test_a_training_that_is_broken_off_ends_with_the_same_bits(
     round_: int, tmp_path: Path, whole: tuple[Path, dict[str, dict[str, Any]]]
@@ -103,6 +104,7 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bits(
     assert comparable(run_in(tmp_path / "broken", *ARMS)) == comparable(whole[1])
 
 
+@pytest.mark.slow
 def test_a_personalization_that_is_broken_off_ends_with_the_same_bits(
     tmp_path: Path, whole: tuple[Path, dict[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +254,7 @@ def document(results: dict[str, dict[str, Any]], experiment: Experiment) -> dict
     }
 
 
+@pytest.mark.slow
 def test_the_page_gives_the_results(whole: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     _, results = whole
     experiment = Experiment(name="trial", title="A trial", arms=ARMS)
@@ -286,6 +289,7 @@ def test_the_table_by_speed_gives_each_groups_personal_models(
     assert "| slowest fifth | " + " | ".join(f"{100 * cell:.2f}%" for cell in cells) + " |" in markdown
 
 
+@pytest.mark.slow
 def test_a_group_that_holds_nothing_out_has_no_accuracy(tmp_path: Path) -> None:
     # So small a part of a client's examples is none of those of a client with few.
     arm = trained_arm(holdout=0.008, clients=20, alpha=0.1, dropout=0.0)
@@ -330,6 +334,7 @@ def test_the_page_copes_with_what_has_not_finished(whole: tuple[Path, dict[str, 
     assert "Personal models" not in only.markdown
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_nobody_who_wrote_a_test_image_is_a_client(mnist_folder: Path) -> None:
     dataset = load_dataset("mnist-writers", mnist_folder, download=False)
@@ -345,6 +350,7 @@ def test_nobody_who_wrote_a_test_image_is_a_client(mnist_folder: Path) -> None:
     assert clients.isdisjoint(others)
 
 
+@pytest.mark.slow
 def test_quick_gives_all_arms_as_a_command(tmp_path: Path) -> None:
     out, copied = tmp_path / "run", tmp_path / "results.json"
     result = invoke("experiment", "mnist-writers", "--quick", "--jobs", 1, "--out", out, "--results", copied, "--json")

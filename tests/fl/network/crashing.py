@@ -50,7 +50,7 @@ def serve_or_resume(run: Path, certs: Path, killed_at: int = WITHOUT_END) -> Non
             if str(objects[0]).startswith("listening on"):
                 os._exit(0)
 
-    serving.make_dataset = lambda *_: tiny_dataset()  # type: ignore[assignment]
+    serving.make_dataset = lambda *_: tiny_dataset()  # type: ignore[attr-defined, assignment]
     options = ServeOptions(
         address=("127.0.0.1", 0), tls=Credentials.of_server(certs), directory=certs, give_up=1.0, retries=0,
         deadlines=Deadlines(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ class Heard:
         self.calls: list[tuple[Any, ...]] = []
         monkeypatch.setattr(joining, "local_update", self)
         # What is drawn is the client's own.
-        monkeypatch.setattr(joining.os, "urandom", bytes)
+        monkeypatch.setattr(os, "urandom", bytes)
 
     def __call__(self, model: Any, images: Any, labels: Any, training: LocalTraining, **options: Any) -> ClientUpdate:
         state = {name: value.tolist() for name, value in model.state_dict().items()}

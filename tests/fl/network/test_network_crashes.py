@@ -17,7 +17,7 @@ from tests.fl.network.harness import _FORKED, Client, Deployment
 from tests.fl.runs import tiny_config
 from transport.certificates.authority import Authority
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 from transport import Deadlines
 from transport.certificates.authority import Authority
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fl.runs.rounds import FederatedRun
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from tests.fl.runs import distance, own_module
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 MODEL = """
     from math import prod

@@ -61,7 +61,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def note(seconds: float) -> None:
         made.append(seconds)
 
-    monkeypatch.setattr(joining.asyncio, "sleep", note)
+    monkeypatch.setattr(asyncio, "sleep", note)
     return made
 
 

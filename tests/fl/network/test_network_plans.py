@@ -34,7 +34,18 @@ def test_every_plan_is_one_that_a_client_takes(adversary: Adversary, min_inputs:
 
 def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> None:
     """Two clients have to agree on sums of two, on both sides."""
-    serve = ("serve", "--clients", 2, "--plaintext", "--dataset", "digits", "--listen", "127.0.0.1:0", "--give-up", 0.1)
+    serve: tuple[object, ...] = (
+        "serve",
+        "--clients",
+        2,
+        "--plaintext",
+        "--dataset",
+        "digits",
+        "--listen",
+        "127.0.0.1:0",
+        "--give-up",
+        0.1,
+    )
     serve = (*serve, "--join-seconds", 0.1, "--retries", 0, "--out")
     refused = invoke(*serve, tmp_path / "a")
     assert refused.exit_code == 1

@@ -17,7 +17,7 @@ from fl.runs.rounds import FederatedRun
 from tests.fl.network.harness import Program, programs, until
 from transport.certificates.authority import Authority
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_that_of_secagg_train(

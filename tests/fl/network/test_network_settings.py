@@ -26,7 +26,7 @@ from tests.fl.runs import REPOSITORY, assert_refused, distance, invoke
 from transport.certificates.authority import Authority
 from transport.tcp import Limits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 TRAINING: dict[str, Any] = {
     "optimizer": "adam",
@@ -60,7 +60,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configs that `secagg serve` would have started with."""
     configs: list[RunConfig] = []
 
-    def note(config: RunConfig, *_: object, **__: object) -> NoReturn:
+    def note(config: RunConfig, *_: object, **__: Any) -> NoReturn:
         configs.append(config)
         raise _NotedError
 

@@ -20,6 +20,7 @@ from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
 from fl.errors import AbortedError, ConfigError
+from fl.files import replace_file
 from fl.learning.training import LocalTraining
 from fl.network import client as joining
 from fl.network import server as serving
@@ -40,10 +41,11 @@ from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 from transport import ClientRecord, Deadlines, Journal, JournalError, JournalFullError
 from transport.certificates import reading as certs
 from transport.certificates.authority import Authority
+from transport.certificates.reading import identity_from
 from transport.durable.server_host import Counters
 from transport.tcp import Retry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 LIAR = 3
 
@@ -178,7 +180,7 @@ def dies_at_save(patch: pytest.MonkeyPatch, number: int, before: Callable[[], ob
 @pytest.fixture
 def two_leave(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """In round 1 clients 0 and 1 leave with their shares in hand: of four, too few are left to unmask."""
-    leaving = {joining.identity_from(deployment.certs / f"client-{i}.key").public_key for i in (0, 1)}
+    leaving = {identity_from(deployment.certs / f"client-{i}.key").public_key for i in (0, 1)}
     answer = ClientRecord.answer
 
     def full_disk(self: ClientRecord, session_id: bytes, number: int) -> None:
@@ -372,7 +374,7 @@ def test_a_full_disk_holds_rounds_up_and_ends_nothing(deployment: Deployment, mo
     """There is no room for the session's journal in round 1, nor for the checkpoint after round 2: each comes later."""
     monkeypatch.setattr(serving, "_FULL", Retry(first=0.05, longest=0.1))
     full = {"journal": 3, "checkpoint": 3}
-    commit, replace_file = Journal.commit, checkpoint.replace_file
+    commit = Journal.commit
 
     def committed(self: Journal) -> None:
         # The second time it holds the first clients' keys.

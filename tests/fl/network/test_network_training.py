@@ -28,7 +28,7 @@ from transport.tcp import PLAINTEXT
 
 _CURIOUS = Adversary.HONEST_BUT_CURIOUS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 class Vanishing(Participant):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from transport.tcp import ServerUnreachableError
 from transport.tcp import client as tcp_client
+
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def test_a_server_that_is_not_there_is_said_once(deployment):
 
 
 def test_of_a_name_that_cannot_be_resolved_this_is_said(deployment, monkeypatch):
-    def unresolved(*_: object, **__: object) -> None:
+    def unresolved(*_: object, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", unresolved)

@@ -30,13 +30,13 @@ from fl.network import client as joining
 from fl.network.local_data import load_shard
 from fl.network.server import resume_serving
 from fl.runs.checkpoint import RunFolder
-from tests.cohort import make_params
 from tests.fl.network.harness import Client, Deployment
+from tests.support.sessions import make_params
 from transport import ClientHost, Offer
 from transport.durable.frames import encode
 from transport.tcp import Retry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 FIRST = Path(__file__).parent / "stored" / "first"
 CLIENTS = 3

@@ -14,7 +14,7 @@ import pytest
 from fl.network.client import Participant
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 class Unhurried(Participant):

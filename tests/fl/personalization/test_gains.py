@@ -16,7 +16,7 @@ from fl.personalization import ClientGain, FineTuning, Spread, measure_gain, sum
 from fl.runs.rounds import start_runs
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 CONFIG = tiny_config(holdout=0.25, rounds=2)
 

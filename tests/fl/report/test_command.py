@@ -11,7 +11,7 @@ import pytest
 from tests.fl.report.pages import parse, rewrite_checkpoint
 from tests.fl.runs import assert_refused, invoke, run_process
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 OWN_CODE = """
 from pathlib import Path

@@ -7,6 +7,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from secagg import Adversary
 from tests.fl.report.pages import Element, parse, pixels_of, rewrite_checkpoint, table
 from tests.fl.runs import invoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 HOSTILE = """</title><script>alert(1)</script><img src=x onerror='alert("2")'> & {{ 7 * 7 }} {% raw %}"""
 
@@ -45,7 +46,7 @@ def page(trained: Path) -> Element:
     return parse(render_page(run, judge_final_model(run, None)))
 
 
-def records_of(folder: Path, aggregator: str = "secure") -> list[dict[str, object]]:
+def records_of(folder: Path, aggregator: str = "secure") -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["aggregator"] == aggregator]
 
@@ -215,7 +216,7 @@ def test_without_the_data_the_page_says_what_is_missing(folder: Path, user_cache
 
 
 def test_other_data_than_the_runs_do_not_pass_unseen(folder: Path) -> None:
-    def better(stored: dict[str, list[dict[str, object]]]) -> None:
+    def better(stored: dict[str, list[dict[str, Any]]]) -> None:
         for record in stored["records"]:
             record["accuracy"] = 0.999
 
@@ -328,7 +329,7 @@ def test_a_plain_runs_page_has_no_protocol(tmp_path: Path) -> None:
 
 
 def test_a_model_that_ran_away_leaves_gaps_and_no_error(folder: Path) -> None:
-    def lose(stored: dict[str, list[dict[str, object]]]) -> None:
+    def lose(stored: dict[str, list[dict[str, Any]]]) -> None:
         for record in stored["records"]:
             record.update(loss=None, accuracy=None, train_loss=None, held_out_loss=None, clipped=None)
 
@@ -351,7 +352,7 @@ def test_a_coarse_last_round_is_said_with_its_remedy(folder: Path) -> None:
 
 
 def test_aborted_rounds_are_named(folder: Path) -> None:
-    def abort(stored: dict[str, list[dict[str, object]]]) -> None:
+    def abort(stored: dict[str, list[dict[str, Any]]]) -> None:
         stored["records"][2].update(included=[], dropped={"ShareKeys": 5}, aborted="too few <clients>", phases={})
 
     rewrite_checkpoint(folder, abort)

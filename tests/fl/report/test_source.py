@@ -30,6 +30,7 @@ def test_every_figure_is_looked_at() -> None:
     assert source._CHECKS.keys() == RoundRecord.__dataclass_fields__.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RoundRecord.__dataclass_fields__)
 def test_a_figure_of_another_kind_is_damage(name: str, folder: Path) -> None:
     intact = (folder / "checkpoint.safetensors").read_bytes()

@@ -19,7 +19,7 @@ from tests.fl.runs import assert_refused, invoke
 pytest.importorskip("tensorboard", reason="pip install '.[tensorboard]'")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def read(folder: Path, name: str) -> Any:

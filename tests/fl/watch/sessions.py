@@ -10,7 +10,7 @@ from typing import Any
 
 from fl.watch import Watch
 from secagg import Parameters
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, deadlines, join
 from transport import RecoveryPool, SessionHost
 from transport.durable.links import Counters

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -28,7 +29,7 @@ def run(*command: str, env: dict[str, str] | None = None) -> str:
 
 
 def options_of(command: str) -> set[str]:
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     return {option for param in group.commands[command].params for option in param.opts}
 
 

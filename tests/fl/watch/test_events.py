@@ -17,9 +17,9 @@ import pytest
 from fl.watch import Events, Watch
 from fl.watch.events import DECLINE_REASONS, PHASES, decline_reason, label
 from secagg import AbortReason, Adversary, DropReason, GraphKind, PolicyError, ServerPhase, SessionPolicy
-from tests.cohort import make_params, random_inputs
 from tests.fl.watch.schema import SCHEMA, check, events_of
 from tests.fl.watch.sessions import StubHost, run_session
+from tests.support.sessions import make_params, random_inputs
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,6 +37,7 @@ def written(events: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] in names]
 
 
+@pytest.mark.live
 def test_a_session_is_told_from_its_first_phase_to_its_end(caplog) -> None:
     events = Events("digits", total_rounds=3)
     events.run_started(5, 0)
@@ -68,6 +69,7 @@ def test_a_session_is_told_from_its_first_phase_to_its_end(caplog) -> None:
     assert [event["event"] for event in told if event["level"] == "WARNING"] == ["run_ended"]
 
 
+@pytest.mark.live
 def test_an_abort_says_why(caplog) -> None:
     watch = Watch("digits", total_rounds=1)
     watch.round_started(1, make_params(5, 3))
@@ -87,7 +89,7 @@ def test_a_client_that_declines_is_named_once_with_what_it_says(caplog) -> None:
     watch = Watch("digits", total_rounds=1)
     drops: dict[int, Any] = {}
     status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=3, needed=2)
-    host = StubHost(declined={1: "400 epochs, but this client does at most 10"}, dropped=drops, status=status)
+    host: Any = StubHost(declined={1: "400 epochs, but this client does at most 10"}, dropped=drops, status=status)
     for _ in range(2):
         watch.session(host)  # type: ignore[arg-type]
     host.declined[2] = ""
@@ -101,6 +103,7 @@ def test_a_client_that_declines_is_named_once_with_what_it_says(caplog) -> None:
     assert 'secagg_declines_total{reason="epochs"} 1.0' in watch.metrics.text().decode()
 
 
+@pytest.mark.live
 def test_of_many_clients_a_hundred_are_named(caplog) -> None:
     watch = Watch("digits", total_rounds=1)
     run_session(watch, clients=130, threshold=3, absent=tuple(range(120)), seconds=0.6)
@@ -108,6 +111,7 @@ def test_of_many_clients_a_hundred_are_named(caplog) -> None:
     assert (drop["count"], drop["client_ids"]) == (120, list(range(100)))
 
 
+@pytest.mark.live
 def test_no_event_holds_anything_of_an_input(caplog) -> None:
     params = make_params(5, 3)
     watch = Watch("digits", total_rounds=1)

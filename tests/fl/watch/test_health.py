@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from fl.watch import Watch, serve_watch
-from fl.watch import state as state_module
 from tests.fl.watch.sessions import get
 
 
@@ -86,7 +85,7 @@ def test_all_reasons_are_told(tmp_path: Path) -> None:
 
 def test_a_loop_that_does_not_turn_is_dead_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(state_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     watch, loop = Watch("digits", 1), Loop()
     watch.listener(Listener(), loop)  # type: ignore[arg-type]
     loop.turn()

@@ -12,8 +12,8 @@ from datetime import datetime
 import pytest
 
 from fl.watch import Watch, configure_logging
-from tests.cohort import make_params, random_inputs
 from tests.fl.watch.sessions import run_session
+from tests.support.sessions import make_params, random_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,7 @@ def test_configuring_again_replaces(capsys) -> None:
         configure_logging(level="loud")
 
 
+@pytest.mark.live
 def test_a_refusal_is_one_line_and_no_input_is_ever_written(capsys) -> None:
     configure_logging(json=True, level="DEBUG")
 

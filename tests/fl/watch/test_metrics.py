@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fl.watch import RoundFigures, Watch, serve_watch
 from secagg import Aborted, Completed
-from tests.cohort import make_params
 from tests.fl.watch.sessions import get, run_session
+from tests.support.sessions import make_params
 
 
 def samples(text: bytes | str) -> dict[str, float]:
@@ -33,6 +33,7 @@ async def send_garbage(port: int) -> None:
     await writer.wait_closed()
 
 
+@pytest.mark.live
 def test_metrics_agree_with_the_sessions_report() -> None:
     watch = Watch("digits", total_rounds=3)
     phases = []
@@ -84,6 +85,7 @@ def test_metrics_agree_with_the_sessions_report() -> None:
     assert found["secagg_session_duration_seconds_sum"] <= report.seconds
 
 
+@pytest.mark.live
 def test_sessions_add_up_and_a_session_that_is_over_is_let_go() -> None:
     watch = Watch("digits", total_rounds=2)
     first = run_session(watch)
@@ -112,6 +114,7 @@ def test_what_was_not_measured_is_not_a_zero() -> None:
     assert found['secagg_aborts_total{reason="too-few-shares"}'] == 0
 
 
+@pytest.mark.live
 def test_watches_share_nothing_and_no_label_is_a_client() -> None:
     before = prometheus_client.generate_latest()
     one, other = Watch("one", total_rounds=1), Watch("other", total_rounds=1)

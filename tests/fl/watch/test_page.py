@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,13 +16,15 @@ import pytest
 
 from fl.watch import RoundFigures, Watch, serve_watch
 from secagg import Aborted, AbortReason, Completed, Round, ServerPhase
-from tests.cohort import make_params, random_inputs
 from tests.fl.watch.browser import COMMAND, Browser
 from tests.fl.watch.sessions import StubHost
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, deadlines, join
 from transport import RecoveryPool, SessionHost, encode_frame
 from transport.durable import frames as link
 from transport.tcp import PLAINTEXT, SessionServer
+
+pytestmark = pytest.mark.browser
 
 PICTURE = Path(__file__).parents[3] / "docs" / "status-page.png"
 
@@ -147,12 +148,8 @@ def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> N
         # Nothing to scroll sideways on a phone but the table itself.
         assert other.value("document.documentElement.scrollWidth <= innerWidth")
         assert browser.console == []
-    picture = (tmp_path / "page.png").read_bytes()
-    width, height = struct.unpack(">II", picture[16:24])
-    assert width == 1350
-    assert height > 1000
     if os.environ.get("SECAGG_KEEP_SCREENSHOT"):
-        PICTURE.write_bytes(picture)
+        PICTURE.write_bytes((tmp_path / "page.png").read_bytes())
 
 
 def test_why_clients_declined_is_text_whatever_they_say(browser: Browser) -> None:

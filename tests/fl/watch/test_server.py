@@ -18,8 +18,8 @@ import pytest
 from fl.watch import RoundFigures, Watch, WatchServer, serve_watch
 from fl.watch import server as server_module
 from secagg import Aborted, AbortReason, Round
-from tests.cohort import make_params
 from tests.fl.watch.sessions import get
+from tests.support.sessions import make_params
 
 ABORTED = Aborted(AbortReason.TOO_FEW_CLIENTS, Round.SHARE_KEYS, 3, 2)
 
@@ -74,6 +74,7 @@ def answer_to(server: WatchServer, data: bytes) -> bytes:
         return b"".join(parts)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("path", "kind"),
     [

@@ -34,9 +34,9 @@ from tests.adversarial.lies.figures import Lie
 from tests.adversarial.lies.fronts import MOST_CLIENTS, SmallGraphs, Terms
 from tests.adversarial.lies.ledger import Line, Refused
 from tests.adversarial.random_lies import MakeFront, main
-from tests.cohort import identity_of
 from tests.integrations.flower.apps import make_app
 from tests.integrations.flower.loopback import context_bytes, handle
+from tests.support.sessions import identity_of
 
 RUN_CONFIG = {"lr": 0.5}
 OTHER_MODEL = b"another model"
@@ -104,7 +104,8 @@ class FlowerLine:
 
     def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
         """Two processes are given the node's state, and handle a message each; one of them saves its state last."""
-        state, answers = self._front.contexts[self._node], []
+        state = self._front.contexts[self._node]
+        answers: list[bytes | None] = []
         for data in (first, second):
             self._front.contexts[self._node] = state
             try:

@@ -14,7 +14,7 @@ from fl.aggregation.scales import Scales
 from fl.integrations.flower.errors import OfferError
 from fl.integrations.flower.offer import MOST_ARRAYS, Offer
 from fl.integrations.records import RecordEncoding
-from tests.cohort import make_params
+from tests.support.sessions import make_params
 
 BOUNDS = Scales((0.25, 0.0, 1e4), 512)
 

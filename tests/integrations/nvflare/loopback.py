@@ -63,7 +63,9 @@ class Site:
         known = {"secagg_trainer": self.trainer} | dict(components or {})
         workspace = SimpleNamespace(get_site_config_dir=lambda: str(folder / name))
         engine = SimpleNamespace(
-            get_component=known.get, get_workspace=lambda: workspace, new_context=lambda: self._contexts.new_context()
+            get_component=known.get,
+            get_workspace=lambda: workspace,
+            new_context=lambda: self._contexts.new_context(),  # type: ignore[has-type]
         )
         runner = SimpleNamespace(
             task_data_filters={"train/in": list(data_filters)}, task_result_filters={"train/out": list(result_filters)}

@@ -33,8 +33,8 @@ from tests.adversarial.lies.figures import Lie
 from tests.adversarial.lies.fronts import SmallGraphs, Terms
 from tests.adversarial.lies.ledger import Line, Refused
 from tests.adversarial.random_lies import MakeFront, main
-from tests.cohort import directory_of, identity_of
 from tests.integrations.nvflare.loopback import JOB, Site
+from tests.support.sessions import directory_of, identity_of
 
 
 def encoding_of(num_sites: int, *, measures: bool) -> ModelEncoding:
@@ -126,7 +126,8 @@ class NVFlareLine:
 
     def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
         """The second task is pushed while the first one is in progress."""
-        front, answers = self._front, []
+        front = self._front
+        answers: list[bytes | None] = []
 
         def push() -> None:
             try:

@@ -138,12 +138,14 @@ def test_bounds_that_cannot_be_are_no_announcement(scales: Any) -> None:
 def test_what_is_asked_for_does_not_depend_on_bounds_and_nonce() -> None:
     asked = announcement().asked
     other = dataclasses.replace(announcement().params, vector_length=101)
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"encoding": encoding(scales=None)},
         {"encoding": encoding(clip=3.0)},
         {"nonce": b"x"},
         {"params": other},
-    ):
+    )
+    for change in changes:
         assert announcement(**change).asked == asked
-    for change in ({"model_digest": bytes(31) + b"1"}, {"meta": ()}, {"round": 3}, {"sites": ("a", "b", "d")}):
+    changes = ({"model_digest": bytes(31) + b"1"}, {"meta": ()}, {"round": 3}, {"sites": ("a", "b", "d")})
+    for change in changes:
         assert announcement(**change).asked != asked

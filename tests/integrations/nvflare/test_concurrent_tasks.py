@@ -165,7 +165,7 @@ def test_threads_take_turns_in_a_session(tmp_path: Path, threads: ThreadPoolExec
         session._lock = lock  # type: ignore[assignment]
         return session
 
-    sites[VICTIM].executor._open = open_  # type: ignore[method-assign]
+    sites[VICTIM].executor._open = open_  # type: ignore[assignment]
     assert_ends_well(cohort, courier)
     first = messages.take_message(fobs.loads(sites[VICTIM].results[list(Round).index(TRAINS)]))
     assert [second.result(PATIENCE) for second in answers] == [first]

@@ -121,7 +121,7 @@ def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Co
         seen.append((shareable, fl_ctx))
         return execute(task, shareable, fl_ctx, abort_signal)
 
-    courier.send, site.context, site.trainer.execute = send, context, looked_at  # type: ignore[method-assign]
+    courier.send, site.context, site.trainer.execute = send, context, looked_at  # type: ignore[assignment]
     assert_ends_well(cohort, courier)
 
     ((task, fl_ctx),) = seen

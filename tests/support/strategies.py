@@ -21,7 +21,7 @@ from secagg.messages import (
 )
 from secagg.params import MAX_CLIENT_ID, required_ring_bits
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS
-from tests.cohort import BEFORE_KEYS, NEVER
+from tests.support.sessions import BEFORE_KEYS, NEVER
 
 MAX_CLIENTS = 12
 
