@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.cohort import make_params, random_inputs
+from tests.support.sessions import make_params, random_inputs
 from tests.transport.network import QUICK, check_exact, deadlines, join, raw_stream
 from tests.transport.tcp_sessions import HELLO, received
 from transport import RecoveryPool, SessionRefusedError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from secagg import Completed, DropReason, Parameters, Round
-from tests.cohort import any_session, exact_sum, make_params
+from tests.support.sessions import any_session, exact_sum, make_params
 from tests.transport.link_world import CONTEXT, DEADLINES
 from transport import ClientHost, Journal, RefusalCode
 from transport.durable.server_host import SessionHost
