@@ -18,7 +18,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "deployment.md").read_te
 def test_they_make_a_deployment_add_to_it_and_renew_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^\$ secagg (certs .*)$", TEXT, re.MULTILINE)]
-    assert len(commands) == 9
+    assert len(commands) == 11
     keys: dict[str, bytes] = {}
     authorities = []
     for command in commands:
@@ -34,7 +34,7 @@ def test_they_make_a_deployment_add_to_it_and_renew_all_of_it(tmp_path: Path, mo
             assert keys.get(path.name, key) == key or "--force" in command
             keys[path.name] = key
     assert len(keys) == 9
-    assert authorities == [1, 1, 1, 1, 1, 1, 2, 2, 1]
+    assert authorities == [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 1]
 
 
 def test_the_order_of_a_roll_over_is_kept(tmp_path: Path) -> None:
