@@ -109,7 +109,7 @@ def test_the_size_of_every_model_is_known_from_its_outline() -> None:
         check_size(outline, data)
         check_size(outline, memoryview(data))
         for wrong in (b"", data[:-1], data + b"x", data[:7], b"\xff" * 8 + data[8:]):
-            with pytest.raises(ValueError, match="bytes came"):
+            with pytest.raises(ValueError, match="but this model has"):
                 check_size(outline, wrong)
 
 
