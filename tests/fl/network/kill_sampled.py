@@ -110,14 +110,34 @@ def kill_again_and_again(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """Gives what came of it, in numbers."""
     # Clients come back at once: what is killed is to be a round, and not a server that waits for them.
     joining._PATIENCE = Retry(first=0.1, longest=0.3)
-    joining.Retry = lambda **asked: Retry(first=0.05, longest=0.3, give_up=asked["give_up"])  # type: ignore[assignment,misc]
+    setattr(joining, "Retry", lambda **asked: Retry(first=0.05, longest=0.3, give_up=asked["give_up"]))  # noqa: B010 - the name that the module looks up
     harness.run = run  # type: ignore[attr-defined]
     rng, inputs, port = random.Random(seed), Inputs(), free_port()
     certs, out = folder / "certs", folder / "run"
     Authority.create(certs).issue(server_names=["localhost", "127.0.0.1"], client_ids=range(ENROLLED))
-    common = ("--listen", f"127.0.0.1:{port}", "--certs", certs, "--data-dir", folder, "--retries", 9)
+    common: tuple[object, ...] = (
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--certs",
+        certs,
+        "--data-dir",
+        folder,
+        "--retries",
+        9,
+    )
     common = (*common, "--join-seconds", 5, "--reply-seconds", 5, "--training-seconds", 20)
-    first = ("serve", *common, "--dataset", "digits", "--model", "logistic", "--clients", ENROLLED, "--sample", SAMPLE)
+    first: tuple[object, ...] = (
+        "serve",
+        *common,
+        "--dataset",
+        "digits",
+        "--model",
+        "logistic",
+        "--clients",
+        ENROLLED,
+        "--sample",
+        SAMPLE,
+    )
     first = (*first, "--over-select", OVER_SELECT, "--rounds", 100_000, "--epochs", 1, "--out", out)
     clients = []
     for client_id in range(PRESENT):

@@ -25,12 +25,12 @@ from fl.network import client as joining
 from fl.network.announcement import Announcement, decode_announcement
 from fl.network.client import Participant
 from fl.network.local_data import LocalData
-from fl.network.offers import JoinOptions
+from fl.network.offers import JoinOptions, OverError
 from fl.network.policy import Policy
 from secagg import Adversary, GraphKind
 from tests.fl.network import harness
 from tests.fl.network.kill_sampled import free_port
-from transport import Offer
+from transport import Offer, SessionRefusedError
 from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials
 from transport.durable.participation import IN_MEMORY
@@ -41,7 +41,7 @@ _POLICY = Policy(adversary=Adversary.HONEST_BUT_CURIOUS, graph=GraphKind.SPARSE)
 def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int, ...]) -> None:
     """These clients, to the training's end, in one event loop."""
     # A record in a file of its own for each would be another machine's disk.
-    joining.open_participation = lambda _: IN_MEMORY  # type: ignore[assignment]
+    setattr(joining, "open_participation", lambda _: IN_MEMORY)  # noqa: B010 - the name that the module looks up
     update = ClientUpdate(np.full(sum(sizes), 0.001, dtype=np.float32), 10, 5.0, 5)
     data = LocalData(torch.zeros(10, 1, 8, 8), torch.arange(10))
 
@@ -51,9 +51,9 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
                 self._announced = None
                 try:
                     end = await self._session()
-                except joining.OverError:
+                except OverError:
                     return
-                except joining.SessionRefusedError:
+                except SessionRefusedError:
                     await asyncio.sleep(0.3)
                     continue
                 if self._is_last(end, self._has_answered()):
@@ -63,7 +63,7 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
             self._options.policy.check(offer.params)
             decoded = decode_announcement(offer.extra)
             if not isinstance(decoded, Announcement):
-                raise joining.OverError("the training is over")
+                raise OverError("the training is over")
             self._announced = decoded
 
         def _input(self, offer: Offer) -> Any:

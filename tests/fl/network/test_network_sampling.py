@@ -18,7 +18,7 @@ from fl.network.policy import Policy
 from secagg import Adversary, DropReason, GraphKind, PlanError, Round
 from tests.fl.network.harness import Deployment, until
 from tests.fl.network.sampled import Population
-from transport import Deadlines
+from transport import Deadlines, InputWithheldError
 from transport.tcp import Retry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -174,7 +174,7 @@ def test_a_round_that_cannot_be_is_one_round_without_a_result(
     class Failing(population.client):  # type: ignore[name-defined, misc]
         def _input(self, offer: Any) -> Any:
             if offer.number == 2:
-                raise joining.InputWithheldError("none today")
+                raise InputWithheldError("none today")
             return super()._input(offer)
 
     deadlines = Deadlines(advertise_keys=20, share_keys=30, masked_input_collection=1.0, unmasking=30)
@@ -195,7 +195,7 @@ def test_the_server_ends_after_as_many_failed_rounds_as_it_was_told(
 
     class Failing(population.client):  # type: ignore[name-defined, misc]
         def _input(self, offer: Any) -> Any:
-            raise joining.InputWithheldError("none today")
+            raise InputWithheldError("none today")
 
     deadlines = Deadlines(advertise_keys=20, share_keys=30, masked_input_collection=0.5, unmasking=30)
     options = {"deadlines": deadlines, "retries": 0, "max_failed_rounds": 2}
