@@ -58,7 +58,7 @@ def run(output: Connection, arguments: list[str]) -> None:
                 file.write(json.dumps(line) + "\n")
         return host
 
-    SessionThread.run = noted  # type: ignore[method-assign]
+    SessionThread.run = noted  # type: ignore[method-assign, assignment]
     program.run(output, arguments)
 
 

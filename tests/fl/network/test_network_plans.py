@@ -59,7 +59,18 @@ def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> 
 
 
 def test_a_threshold_that_is_not_safe_is_refused_with_the_planners_reason(tmp_path: Path) -> None:
-    serve = ("serve", "--clients", 100, "--sample", 10, "--plaintext", "--dataset", "digits", "--give-up", 0.1)
+    serve: tuple[object, ...] = (
+        "serve",
+        "--clients",
+        100,
+        "--sample",
+        10,
+        "--plaintext",
+        "--dataset",
+        "digits",
+        "--give-up",
+        0.1,
+    )
     serve = (*serve, "--listen", "127.0.0.1:0", "--join-seconds", 0.1, "--min-clients", 10, "--out")
     refused = invoke(*serve, tmp_path / "a", "--threshold", 5)
     assert refused.exit_code == 1
