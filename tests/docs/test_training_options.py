@@ -11,7 +11,7 @@ import typer
 
 from fl.commands.app import app
 from fl.config.run_config import RunConfig
-from fl.learning.server_optimizer import SERVER_OPTIMIZERS
+from fl.learning.settings import SERVER_OPTIMIZERS
 from tests.fl.runs import invoke
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "training.md").read_text(encoding="utf-8")
@@ -40,5 +40,5 @@ def test_the_rates_of_the_servers_rules_are_those_by_default() -> None:
         for row in table.strip().splitlines()[2:]
         for name in re.findall(r"`(fed\w+)`", row.split("|")[1])
     }
-    defaults = {name: RunConfig(server_optimizer=name).server_learning_rate for name in SERVER_OPTIMIZERS}
+    defaults = {name: RunConfig.of(server_optimizer=name).server.rate for name in SERVER_OPTIMIZERS}
     assert found == defaults

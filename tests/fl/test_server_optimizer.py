@@ -12,7 +12,8 @@ from torch import nn
 from fl.errors import ConfigError
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout
-from fl.learning.server_optimizer import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizer, ServerOptimizerName
+from fl.learning.server_optimizer import ServerOptimizer
+from fl.learning.settings import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizerName
 from fl.runs.rounds import FederatedRun
 from tests.fl.runs import tiny_config, tiny_dataset
 
@@ -23,7 +24,7 @@ RATE, BETA1, BETA2, TAU = 0.3, 0.8, 0.95, 0.01
 
 
 def make(name: Any, model: nn.Module = MODEL) -> ServerOptimizer:
-    options = ServerOptimization(name=name, learning_rate=RATE, momentum=BETA1, beta2=BETA2, tau=TAU)
+    options = ServerOptimization(optimizer=name, learning_rate=RATE, momentum=BETA1, beta2=BETA2, tau=TAU)
     return ServerOptimizer(options, model)
 
 
