@@ -78,17 +78,16 @@ def _written(values: dict[str, Any]) -> list[tuple[str, str, Any]]:
 def _advice(section: str, name: str, settings: Mapping[str, Setting]) -> str:
     written = name.lower().replace("-", "_")
     written = SHORT.get(written, written)
-    # In its own section the name there counts, elsewhere also the option's.
-    own = [setting.name for setting in settings.values() if setting.section == section]
-    by_name = {setting.name: setting for setting in reversed([*settings.values()])} | dict(settings.items())
-    if written in own:
-        return f"did you mean {written}?"
-    near = [written] if written in by_name else difflib.get_close_matches(written, [*own, *by_name], 1, _NEAR)
-    if not near:
+    own = {setting.name: setting for setting in settings.values() if setting.section == section}
+    # An option's name says which setting is meant, whatever the section.
+    anywhere = {setting.name: setting for setting in reversed([*settings.values()])} | dict(settings)
+    close = [
+        *difflib.get_close_matches(written, own, 1, _NEAR),
+        *difflib.get_close_matches(written, anywhere, 1, _NEAR),
+    ]
+    meant = own.get(written) or anywhere.get(written) or next((own.get(name) or anywhere[name] for name in close), None)
+    if meant is None:
         return f"settings are {', '.join(own)}"
-    if near[0] in own and near[0] not in settings:
-        return f"did you mean {near[0]}?"
-    meant = by_name[near[0]]
     if meant.section == section:
         return f"did you mean {meant.name}?"
     return f"did you mean {meant.name} {f'in [{meant.section}]' if meant.section else 'above all sections'}?"
@@ -100,6 +99,6 @@ def _of_its_type(path: Path, name: str, value: Any, kind: Any) -> Any:
             return tuple(value)
     elif kind is float and type(value) is int:
         return float(value)
-    elif type(value) is kind or (kind not in _KINDS and type(value) is str):
+    elif (type(value) is kind or (kind not in _KINDS and type(value) is str)) and "\0" not in str(value):
         return value
     raise ConfigError(f"{path}: {name} must be {_KINDS.get(kind, 'a text in quotes')}, not {value!r}")
