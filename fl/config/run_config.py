@@ -241,6 +241,8 @@ class RunConfig:
         Raises:
             ConfigError: naming every value that is out of range.
         """
+        if unknown := options.keys() - SETTINGS.keys():
+            raise TypeError(f"a run has no options {', '.join(sorted(unknown))}")
         given: dict[str, dict[str, Any]] = {}
         for option, value in options.items():
             if value is not None:

@@ -230,6 +230,11 @@ def test_options_and_parts_are_the_same_run() -> None:
     assert RunConfig.of(**config.options()) == config
 
 
+def test_an_option_that_is_not_there_is_named() -> None:
+    with pytest.raises(TypeError, match="no options epoch, lr"):
+        RunConfig.of(lr=1, epoch=2, rounds=3)
+
+
 def test_nothing_that_was_not_given_is_settled_before_it_has_to_be() -> None:
     """A later change of another setting is followed; what is stored stays as it was."""
     config = RunConfig.of(dataset="mnist", clients=17)

@@ -41,7 +41,7 @@ def test_an_unknown_engine() -> None:
         (("--engine", "serial", "--workers", 2), "workers are for the engines processes and ray"),
         (("--address", "auto"), "use the engine ray, not serial"),
         (("--engine", "batched", "--optimizer", "adam"), "train with sgd, not adam"),
-        (("--threads", -1), "threads must be between 1 and 1024, or 0"),
+        (("--threads", -1), "threads must be between 1 and 1024, not -1"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(options: tuple[object, ...], said: str) -> None:
