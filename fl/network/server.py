@@ -149,7 +149,7 @@ class _Serving:
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
-                    watch.run_started(self._config.clients, self._run.rounds_done)
+                    watch.run_started(self._config.data.clients, self._run.rounds_done)
                     try:
                         self._rounds(sessions, directory, records, watch)
                     except BaseException as error:
