@@ -83,7 +83,7 @@ class FederatedArm:
         with run:
             if (folder.path / "checkpoint.safetensors").exists():
                 config, rounds_done = folder.load_config()
-                if config != self.config:
+                if config != self.config.settled():
                     raise ConfigError(f"{folder.path} holds a run with other settings: choose another folder")
                 records = folder.restore([run], rounds_done)
             else:
