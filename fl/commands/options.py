@@ -76,6 +76,7 @@ _LIMITS_HELP = {
     "stall_seconds": "A connection ends when 64 KiB do not go out in this many seconds.",
     "connections": "Open connections that have shown who they are.",
     "connections_per_address": "The same, from one IP address (IPv6: one /64 network).",
+    "connections_per_client": "The same, of one client; for a further one its oldest is closed.",
     "handshakes": "Open connections that have not yet shown who they are.",
     "handshakes_per_address": "The same, from one IP address (IPv6: one /64 network).",
     "memory": "MiB for updates that come in at once; further clients send theirs after them.",

@@ -31,19 +31,8 @@ from transport.tcp import PLAINTEXT, proxy_networks
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = NOT_SETTLED | {
-    *(
-        "config",
-        "resume",
-        "rounds",
-        "data_dir",
-        "as_json",
-        "listen",
-        "certs",
-        "plaintext",
-        "directory",
-        "proxy_protocol",
-    ),
-    *("give_up", "retries", "watch", "log_json", "skip"),
+    *("config", "resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
+    *("give_up", "retries", "watch", "log_json", "skip", "proxy_protocol"),
 }
 
 # Settings of a simulation: who vanishes is seen, examples are not dealt out, and clients train where they are.
