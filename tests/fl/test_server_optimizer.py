@@ -131,7 +131,7 @@ def test_each_rule_learns_with_the_numbers_that_it_has_by_default(name: ServerOp
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "sgd"}, "server optimizer 'sgd'"),
+        ({"optimizer": "sgd"}, "server optimizer 'sgd'"),
         ({"learning_rate": 0}, "server_learning_rate"),
         ({"tau": 0}, "server_tau"),
         ({"momentum": 1}, "server_momentum"),
