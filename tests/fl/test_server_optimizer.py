@@ -98,7 +98,7 @@ def test_fedavg_remembers_nothing() -> None:
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="of another model"):
+    with pytest.raises(ConfigError, match="belongs to another model"):
         make("fedadam").load_state({"momentum": torch.zeros(SIZE + 1), "second_moment": torch.zeros(SIZE + 1)})
 
 
