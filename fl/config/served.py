@@ -52,11 +52,11 @@ class NetworkSettings:
             sizes: elements of each tensor of an update.
         """
         return secagg.plan(
-            num_clients=config.clients,
-            vector_length=UpdateEncoding.for_plan(sizes, config.clients, config.value_bits).vector_length,
+            num_clients=config.data.clients,
+            vector_length=UpdateEncoding.for_plan(sizes, config.data.clients, config.value_bits).vector_length,
             value_bits=config.value_bits,
-            dropout=(config.clients - self.min_clients) / config.clients,
-            corrupt=config.corrupt,
+            dropout=(config.data.clients - self.min_clients) / config.data.clients,
+            corrupt=config.protocol.corrupt,
             adversary=self.adversary,
             min_inputs=self.min_inputs,
         )
@@ -76,7 +76,9 @@ class NetworkSettings:
     def load(cls, path: Path) -> "NetworkSettings":
         """What was stored. ConfigError if nothing was."""
         try:
-            values = completed(json.loads((path / _SETTINGS).read_text()), cls, _ADDED)
+            values = completed(
+                json.loads((path / _SETTINGS).read_text()), [field.name for field in dataclasses.fields(cls)], _ADDED
+            )
             return cls(**{**values, "adversary": Adversary(values["adversary"])})
         except FileNotFoundError:
             raise ConfigError(f"{path} holds no run of secagg serve: it has no {_SETTINGS}") from None
@@ -114,19 +116,19 @@ class ServeOptions:
 def settle(
     config: RunConfig,
     *,
-    min_clients: int,
+    min_clients: int | None,
     adversary: Adversary,
     max_examples: int | None,
     min_inputs: int = MIN_INPUTS,
 ) -> NetworkSettings:
-    """The settings of a new run; 0 clients stand for a number that suits the others.
+    """The settings of a new run; by default a round waits for two thirds of the clients and one.
 
     Raises:
         ConfigError: a number out of range.
     """
-    fewest = min_clients or 2 * config.clients // 3 + 1
-    if not 2 <= fewest <= config.clients:
-        raise ConfigError(f"min-clients must be between 2 and the {config.clients} clients, not {fewest}")
+    fewest = 2 * config.data.clients // 3 + 1 if min_clients is None else min_clients
+    if not 2 <= fewest <= config.data.clients:
+        raise ConfigError(f"min-clients must be between 2 and the {config.data.clients} clients, not {fewest}")
     if min_inputs < 2:
         raise ConfigError(f"min-inputs must be at least 2, not {min_inputs}")
     return NetworkSettings(min_clients=fewest, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs)

@@ -68,13 +68,13 @@ def start_serving(
     options: ServeOptions,
     console: Console,
     *,
-    min_clients: int = 0,
+    min_clients: int | None = None,
     adversary: Adversary = Adversary.MALICIOUS,
     max_examples: int | None = None,
     min_inputs: int = MIN_INPUTS,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
-    dataset = make_dataset(config.dataset, data_dir)
+    dataset = make_dataset(config.data.dataset, data_dir)
     settings = settle(
         config, min_clients=min_clients, adversary=adversary, max_examples=max_examples, min_inputs=min_inputs
     )
@@ -94,7 +94,7 @@ def resume_serving(
         config = replace(config, rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
             raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-        dataset = make_dataset(config.dataset, data_dir)
+        dataset = make_dataset(config.data.dataset, data_dir)
         run = FederatedRun(config, dataset, "secure", is_served=True, max_examples=settings.max_examples)
         records = folder.restore([run], rounds_done)
         folder.save(config, [run], records)
@@ -131,7 +131,7 @@ class _Serving:
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
         interrupted = False
-        enrolled = range(self._config.clients)
+        enrolled = range(self._config.data.clients)
         with _network_errors(), ExitStack() as stack:
             with _binding(self._options.address, "--listen"):
                 sessions = stack.enter_context(
@@ -149,7 +149,7 @@ class _Serving:
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
-                    watch.run_started(self._config.clients, self._run.rounds_done)
+                    watch.run_started(self._config.data.clients, self._run.rounds_done)
                     try:
                         self._rounds(sessions, directory, records, watch)
                     except BaseException as error:
@@ -164,7 +164,7 @@ class _Serving:
     @contextmanager
     def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:
         """Log what happens, and show it if that is asked for; rounds of an earlier process too."""
-        name = f"{self._config.dataset}, {self._config.model}"
+        name = f"{self._config.data.dataset}, {self._config.model}"
         if self._options.watch is None:
             yield Events(name, self._config.rounds)
             return
@@ -204,7 +204,7 @@ class _Serving:
         path = self._options.directory
         if path is None:
             raise ConfigError("malicious mode needs everybody's certificates: give --directory")
-        check_certificates(path, self._config.clients)
+        check_certificates(path, self._config.data.clients)
         return CertifiedKeys(path, path / "ca.pem")
 
     def _rounds(
@@ -218,7 +218,7 @@ class _Serving:
         aggregator = NetworkAggregator(
             self._plan,
             sizes=self._layout.sizes,
-            num_clients=config.clients,
+            num_clients=config.data.clients,
             value_bits=config.value_bits,
             tracker=run.tracker,
             sessions=sessions,
@@ -256,7 +256,7 @@ class _Serving:
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))
                 aggregator.forget_round()
                 display.round_done([record])
-            aggregator.say_goodbye(tuple(range(config.clients)))
+            aggregator.say_goodbye(tuple(range(config.data.clients)))
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:
         """Do it. While the disk is full, wait and do it again: nothing is lost by that, and clients wait too."""
@@ -282,7 +282,7 @@ class _Serving:
             num_classes=self._dataset.num_classes,
             value_bits=self._config.value_bits,
             scales=self._run.tracker.scales,
-            training=self._config.local_training_in(self._run.rounds_done + 1),
+            training=self._config.local.in_round(self._run.rounds_done + 1),
             model_bytes=model_to_bytes(self._run.model),
         )
 

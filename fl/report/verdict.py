@@ -70,20 +70,20 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
     that came from elsewhere must not mean to run what it says.
     """
     config = run.config
-    named = [name for name in (config.dataset, config.model) if is_reference(name)]
+    named = [name for name in (config.data.dataset, config.model) if is_reference(name)]
     if named and not own_code:
         return FinalModel(missing=f"The run's own code ({', '.join(named)}) is run with --own-code only.")
     try:
         dataset = (
-            make_dataset(config.dataset, data_dir)
-            if is_reference(config.dataset)
-            else load_dataset(config.dataset, data_dir, download=False)
+            make_dataset(config.data.dataset, data_dir)
+            if is_reference(config.data.dataset)
+            else load_dataset(config.data.dataset, data_dir, download=False)
         )
         # Nothing is trained: what trained it (Ray, say) need not be here.
         federated = FederatedRun(
             replace(config, engine="serial"),
             dataset,
-            config.aggregator,
+            config.protocol.aggregator,
             is_served=run.network is not None,
         )
         RunFolder(run.path).restore([federated], run.rounds_done)

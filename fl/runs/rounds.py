@@ -151,9 +151,9 @@ class FederatedRun:
         check_engine(config.engine, self.worker, self._resources)
         self._layout = ParameterLayout.of(self.model)
         self.tracker = ScaleTracker(
-            len(self._layout.entries), config.value_bits, clip=config.clip, max_weight=max_examples
+            len(self._layout.entries), config.value_bits, clip=config.protocol.clip, max_weight=max_examples
         )
-        self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
+        self.server_optimizer = ServerOptimizer(config.server, self.model)
         self.aggregator = self._build_aggregator(aggregator)
         self._evaluation = self._build_evaluation()
         self._engine: TrainingEngine | None = None
@@ -182,24 +182,24 @@ class FederatedRun:
         if name == "plain":
             return PlainAggregator()
         return SecureAggregator(
-            partial(plan_secure_aggregation, dropout=config.dropout, corrupt=config.corrupt),
+            partial(plan_secure_aggregation, dropout=config.protocol.dropout, corrupt=config.protocol.corrupt),
             sizes=self._layout.sizes,
             num_clients=config.sample,
             value_bits=config.value_bits,
             tracker=self.tracker,
-            verify=config.compare,
+            verify=config.protocol.compare,
             workers=os.cpu_count() or 1,
         )
 
     def _build_evaluation(self) -> FederatedEvaluation | None:
         config = self.config
-        if not config.holdout or self.is_served:
+        if not config.data.holdout or self.is_served:
             return None
         return FederatedEvaluation(
             num_clients=config.sample,
             max_examples=self.worker.max_held_out,
-            dropout=config.dropout,
-            corrupt=config.corrupt,
+            dropout=config.protocol.dropout,
+            corrupt=config.protocol.corrupt,
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
@@ -291,7 +291,7 @@ class FederatedRun:
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
         rng = np.random.default_rng(self._seed(SAMPLING_SEED, number))
-        return tuple(sorted(rng.choice(self.config.clients, size=self.config.sample, replace=False).tolist()))
+        return tuple(sorted(rng.choice(self.config.data.clients, size=self.config.sample, replace=False).tolist()))
 
     def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> HeldOutResult | None:
         """The new global model on what the round's clients hold out: a session of its own, with its own dropouts."""
@@ -330,14 +330,16 @@ def _raise_if_all_refused(result: RoundResult) -> None:
 
 def raise_if_all_aborted(config: RunConfig, records: Sequence[RoundRecord], rounds_before: int) -> None:
     """A training in which no round came to a sum has failed, however many more it might try."""
-    new = [one for one in records if one.aggregator == config.aggregator and one.round > rounds_before]
+    new = [one for one in records if one.aggregator == config.protocol.aggregator and one.round > rounds_before]
     if new and all(one.aborted for one in new):
         raise AbortedError(f"no round came to a sum, and the model is what it was; the last one: {new[-1].aborted}")
 
 
 def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:
     """The config's run, and the plain one beside it where it is to be compared."""
-    names: list[AggregatorName] = [config.aggregator, "plain"] if config.compare else [config.aggregator]
+    names: list[AggregatorName] = (
+        [config.protocol.aggregator, "plain"] if config.protocol.compare else [config.protocol.aggregator]
+    )
     return [FederatedRun(config, dataset, name, resources) for name in names]
 
 

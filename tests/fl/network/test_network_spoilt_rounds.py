@@ -22,7 +22,7 @@ from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.scales import ScaleTracker
 from fl.errors import AbortedError, ConfigError
 from fl.files import replace_file
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network import aggregator
 from fl.network import client as joining
 from fl.network import server as serving
