@@ -445,7 +445,7 @@ def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     assert second.included == (0, 1, 2, 3)
     said = [line for line in training.clients[LIAR].said if "no update in this round" in line]
     assert said
-    assert all("identity key that the directory does not know" in line for line in said)
+    assert all("identity key that the directory does not list" in line for line in said)
 
 
 def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
