@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.case import Case, Pair
 from secagg import Adversary, Parameters, RemoteProtocolError, decode_server_message, encode
 from secagg._client.neighborhood import Neighborhood
-from secagg._client.rules import Setup, View, check_consistency_proof
+from secagg._client.rules import ClientSetup, View, check_consistency_proof
 from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
 from secagg.algebra import shamir
 from secagg.algebra.field import PRIME
@@ -110,7 +110,7 @@ def refused_views(peers: int) -> Case:
             common=b"".join((1 | 1 << place).to_bytes((size + 7) // 8, "little") for place in range(1, size)),
             others=os.urandom(DIGEST_BYTES * (size - 2) * peers),
         )
-        data, setup = encode(proof, params), Setup(params, 0, session_id)
+        data, setup = encode(proof, params), ClientSetup(params, 0, session_id)
         one_view = os.urandom(DIGEST_BYTES * size)
 
         def refuse() -> None:

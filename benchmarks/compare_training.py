@@ -102,7 +102,7 @@ def _worker(row: Row) -> LocalWorker:
         full.test_labels[:100].clone(),
         full.num_classes,
     )
-    config = RunConfig(
+    config = RunConfig.of(
         dataset="fashion-mnist",
         model=row.model,
         clients=row.clients,
@@ -116,7 +116,7 @@ def _worker(row: Row) -> LocalWorker:
 
 
 def _plain_loop(worker: LocalWorker, row: Row, threads: int) -> Callable[[], object]:
-    training = worker.config.local_training_in(1)
+    training = worker.config.local.in_round(1)
 
     def loop() -> None:
         model = copy.deepcopy(worker.model)

@@ -10,7 +10,8 @@ from torch import nn
 
 from fl.data import Dataset, load_dataset
 from fl.learning.models import build_model
-from fl.learning.training import LocalTraining, evaluate, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import evaluate, train
 
 EXAMPLES = 300
 """Each client's."""

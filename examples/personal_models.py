@@ -28,13 +28,13 @@ from fl.runs.rounds import FederatedRun
 def personalize(folder: Path) -> None:
     """Write the folder's personalization.json, and a line a method."""
     config, rounds = RunFolder(folder).load_config()
-    if not config.holdout:
+    if not config.data.holdout:
         raise ConfigError(f"the clients of {folder} hold nothing out to measure on: train with --holdout 0.2")
-    training = replace(config.local_training, proximal=0.0)
+    training = replace(config.local, proximal=0.0)
     tuning, ditto = FineTuning(training), Ditto(training, strength=0.1)
     by_tuning: dict[int, nn.Module] = {}
     by_ditto: dict[int, nn.Module] = {}
-    with FederatedRun(config, make_dataset(config.dataset), config.aggregator) as run:
+    with FederatedRun(config, make_dataset(config.data.dataset), config.protocol.aggregator) as run:
         for number in range(1, rounds + 1):
             received = copy.deepcopy(run.model)
             for client in run.run_round().included:

@@ -40,7 +40,7 @@ from secagg.planner import GraphKind, Plan, plan
 from secagg.policy import SessionPolicy
 from secagg.primitives.entropy import EntropySource
 from secagg.server import Server, ServerPhase, ServerStatus
-from secagg.transcript import EntryKind, TranscriptEntry
+from secagg.transcript import TranscriptEntry, TranscriptKind
 from secagg.unmask_job import MaskSum, UnmaskJob
 
 __all__ = [
@@ -58,7 +58,6 @@ __all__ = [
     "Dispute",
     "DropReason",
     "EntropySource",
-    "EntryKind",
     "GraphKind",
     "Identity",
     "InputRequested",
@@ -83,6 +82,7 @@ __all__ = [
     "ShareFault",
     "SharesDisputed",
     "TranscriptEntry",
+    "TranscriptKind",
     "TrustOnFirstUse",
     "TrustOnFirstUseWarning",
     "UnmaskJob",

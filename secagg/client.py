@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from secagg import transcript
 from secagg._client import suspension
-from secagg._client.rules import Setup
+from secagg._client.rules import ClientSetup
 from secagg._client.states import (
     LIVE,
-    Aborted,
+    AbortedState,
     ClientPhase,
     Created,
     InputAwaited,
@@ -91,7 +91,7 @@ class Client:
         check_identity(params, identity)
         check_directory(params, directory)
         chosen_id = session_id(params, nonce=nonce, context=context)
-        self._state: State = Created(Setup(params, client_id, chosen_id, identity, directory))
+        self._state: State = Created(ClientSetup(params, client_id, chosen_id, identity, directory))
         self._entropy: EntropySource | None = entropy
         self._transcript: list[TranscriptEntry] = []
         self._lock = threading.RLock()
@@ -168,7 +168,7 @@ class Client:
 
         Any thread may call it at any time.  A call in progress then returns nothing.
         """
-        aborted = Aborted(self._state.setup.without_identity())
+        aborted = AbortedState(self._state.setup.without_identity())
         while (state := self._state).phase not in (ClientPhase.FINISHED, ClientPhase.SUSPENDED):
             if self._swap(state, aborted):
                 return
@@ -238,7 +238,7 @@ class Client:
         except BaseException as error:
             refused = error if isinstance(error, RemoteProtocolError) else None
             refusals = [transcript.of_refusal(entry.round, refused) for entry in received if refused]
-            self._swap(in_use, Aborted(in_use.setup), *refusals)
+            self._swap(in_use, AbortedState(in_use.setup), *refusals)
             # The error's frames would keep the secret state alive for as long as the caller keeps the error.
             _clear_frames(error, outside)
             raise

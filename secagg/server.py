@@ -11,7 +11,7 @@ from secagg._server.advertise_keys import AdvertiseKeysRound
 from secagg._server.consistency import ConsistencyRound
 from secagg._server.masked_input import MaskedInputRound
 from secagg._server.share_keys import ShareKeysRound
-from secagg._server.stage import Ended, Setup, Stage
+from secagg._server.stage import Ended, ServerSetup, Stage
 from secagg._server.unmasking import Recovery, UnmaskingRound
 from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, Completed, DropReason, Round, ServerEvent
@@ -129,7 +129,7 @@ class Server:
         self._completed = False
         self._transcript: list[TranscriptEntry] = []
         check_directory(params, directory)
-        setup = Setup(
+        setup = ServerSetup(
             params, self._session_id, lambda num_nodes: build_graph(params, num_nodes, entropy), entropy, directory
         )
         self._stage: Stage = AdvertiseKeysRound(setup, self._client_ids)

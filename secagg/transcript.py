@@ -43,7 +43,7 @@ from secagg.primitives.digest import sha256
 
 
 @unique
-class EntryKind(Enum):
+class TranscriptKind(Enum):
     """Kinds of entries."""
 
     SENT = "sent"
@@ -70,7 +70,7 @@ class TranscriptEntry:
     """
 
     round: Round
-    what: EntryKind
+    what: TranscriptKind
     subject: str = ""
     clients: tuple[ClientId, ...] = ()
     digest: bytes = b""
@@ -128,13 +128,13 @@ def of_received(message: ServerMessage, params: Parameters, client_ids: tuple[Cl
         case _:
             listed = ()
     return TranscriptEntry(
-        round_of(message, params), EntryKind.RECEIVED, type(message).__name__, listed, _digest(message, params)
+        round_of(message, params), TranscriptKind.RECEIVED, type(message).__name__, listed, _digest(message, params)
     )
 
 
 def of_refusal(round_: Round, error: RemoteProtocolError) -> TranscriptEntry:
     """Return a client's entry for the rule that the server broke."""
-    return TranscriptEntry(round_, EntryKind.REFUSED, error.rule.name, error.culprits, detail=error.detail)
+    return TranscriptEntry(round_, TranscriptKind.REFUSED, error.rule.name, error.culprits, detail=error.detail)
 
 
 def of_client_events(events: Iterable[ClientEvent], params: Parameters) -> Iterable[TranscriptEntry]:
@@ -143,14 +143,16 @@ def of_client_events(events: Iterable[ClientEvent], params: Parameters) -> Itera
         match event:
             case Send(message=message):
                 name = type(message).__name__
-                yield TranscriptEntry(round_of(message, params), EntryKind.SENT, name, digest=_digest(message, params))
+                yield TranscriptEntry(
+                    round_of(message, params), TranscriptKind.SENT, name, digest=_digest(message, params)
+                )
             case InputRequested(rejected_shares=rejected) if rejected:
-                yield TranscriptEntry(Round.MASKED_INPUT_COLLECTION, EntryKind.REJECTED_SHARES, clients=rejected)
+                yield TranscriptEntry(Round.MASKED_INPUT_COLLECTION, TranscriptKind.REJECTED_SHARES, clients=rejected)
 
 
 def of_answers(round_: Round, client_ids: Iterable[ClientId]) -> TranscriptEntry:
     """Return the server's entry for a closed round: the clients whose messages it accepted."""
-    return TranscriptEntry(round_, EntryKind.RECEIVED, clients=tuple(sorted(client_ids)))
+    return TranscriptEntry(round_, TranscriptKind.RECEIVED, clients=tuple(sorted(client_ids)))
 
 
 def of_server_events(events: Iterable[ServerEvent], round_: Round, params: Parameters) -> Iterable[TranscriptEntry]:
@@ -166,19 +168,19 @@ def of_server_events(events: Iterable[ServerEvent], round_: Round, params: Param
                     pass
                 case ClientDropped():
                     yield TranscriptEntry(
-                        event.round, EntryKind.DROPPED, event.reason.name, (event.client_id,), detail=event.detail
+                        event.round, TranscriptKind.DROPPED, event.reason.name, (event.client_id,), detail=event.detail
                     )
                 case SharesDisputed():
                     for dispute in event.disputes:
                         parties = (dispute.owner, dispute.holder)
                         yield TranscriptEntry(
-                            round_, EntryKind.DISPUTED, dispute.fault.name, parties, detail="owner, holder"
+                            round_, TranscriptKind.DISPUTED, dispute.fault.name, parties, detail="owner, holder"
                         )
                 case Completed():
-                    yield TranscriptEntry(round_, EntryKind.COMPLETED, clients=event.included)
+                    yield TranscriptEntry(round_, TranscriptKind.COMPLETED, clients=event.included)
                 case Aborted():
                     yield TranscriptEntry(
-                        event.round, EntryKind.ABORTED, event.reason.name, event.culprits, detail=str(event)
+                        event.round, TranscriptKind.ABORTED, event.reason.name, event.culprits, detail=str(event)
                     )
 
 
@@ -196,7 +198,7 @@ def _of_one(sends: list[Send], params: Parameters, *, digest: bool = True) -> Tr
     message = sends[0].message
     receivers = tuple(send.to for send in sends if isinstance(send.to, int))
     hashed = _digest(message, params) if digest else b""
-    return TranscriptEntry(round_of(message, params), EntryKind.SENT, type(message).__name__, receivers, hashed)
+    return TranscriptEntry(round_of(message, params), TranscriptKind.SENT, type(message).__name__, receivers, hashed)
 
 
 def _digest(message: ClientMessage | ServerMessage, params: Parameters) -> bytes:

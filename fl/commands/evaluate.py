@@ -110,9 +110,9 @@ def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) 
                 f"{path} has no {folder.model_path.name} yet, after {rounds_done} of {config.rounds} rounds: "
                 f"go on with secagg train --resume {shlex.quote(str(path))}"
             )
-        named = {"--model": "" if model else config.model, "--dataset": "" if dataset else config.dataset}
+        named = {"--model": "" if model else config.model, "--dataset": "" if dataset else config.data.dataset}
         _check_consent(path, {option: name for option, name in named.items() if is_reference(name)}, own_code)
-        return Subject(folder.model_path, config.model, dataset or config.dataset)
+        return Subject(folder.model_path, config.model, dataset or config.data.dataset)
     if not is_file:
         raise ConfigError(f"{path}: there is no run's folder and no model of that name")
     if missing := [option for option, value in (("--model", model), ("--dataset", dataset)) if not value]:

@@ -1,19 +1,22 @@
 """`secagg join`: the options of a networked training's client."""
 
 import asyncio
+import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from fl.commands.output import INTERRUPTED, open_console
+from fl.commands.given import configurable, given
+from fl.commands.options import CLIENT_LIMITS, chosen_limits, limit_options
+from fl.commands.output import INTERRUPTED, open_console, terminated_as_interrupted
 from fl.errors import ConfigError
 from fl.network.addresses import parse_address
 from fl.network.errors import NetworkError
@@ -31,14 +34,19 @@ if TYPE_CHECKING:
     from fl.network.local_data import LocalData
     from fl.network.offers import JoinOptions
 
+_LOG = logging.getLogger("fl.network")
+
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
     """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
 
-    @app.command()
+    @configurable(app, limit_options(CLIENT_LIMITS))
     def join(
-        server: Annotated[str, Argument(help="HOST:PORT of the server.")],
-        client_id: Annotated[int, Option("--id", help="This client's number, the one in its certificate.")],
+        context: typer.Context,
+        server: Annotated[str | None, Argument(help="HOST:PORT of the server.", show_default=False)] = None,
+        client_id: Annotated[
+            int | None, Option("--id", help="This client's number, the one in its certificate.")
+        ] = None,
         certs: Annotated[Path | None, Option(help="Folder with ca.pem, client-<id>.pem and .key.")] = None,
         plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
         server_name: Annotated[str | None, Option(help="Name in the server's certificate, if it is not HOST.")] = None,
@@ -49,8 +57,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             str, Option(help="Or a part of a known data set, or of one of your own: package.module:loader.")
         ] = "digits",
         model: Annotated[
-            str, Option(help="A model of your own to agree to, package.module:factory; its code is yours, here.")
-        ] = "",
+            str | None, Option(help="A model of your own to agree to, package.module:factory; its code is yours, here.")
+        ] = None,
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
         shard: Annotated[str | None, Option(help="Which part: I/N, from 0/N to N-1/N.")] = None,
         partition: Annotated[str, Option(help="How parts are dealt out.")] = "iid",
@@ -92,10 +100,18 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         ] = None,
         give_up: Annotated[float, Option(help="Seconds without a word from the server.")] = 300.0,
         once: Annotated[bool, Option("--once", help="One round only.")] = False,
+        log_json: Annotated[
+            bool, Option("--log-json", help="One JSON object a log line, on stderr, in place of the text on stdout.")
+        ] = False,
+        **settings: Any,
     ) -> None:
         """Take part in a training that `secagg serve` runs, with one's own examples, round after round."""
         console = open_console()
-        with reported(False):
+        with reported(False), terminated_as_interrupted():
+            given(context)
+            if server is None or client_id is None:
+                raise ConfigError("give the server's HOST:PORT, and --id with this client's number")
+            limits = chosen_limits(settings)
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
             if graph is not None and graph not in {kind.value for kind in GraphKind}:
                 raise ConfigError(f"graph {graph!r} is not known here; known: {GRAPHS}")
@@ -120,6 +136,16 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             from fl.network.local_data import load_arrays, load_shard, parse_shard
             from fl.network.offers import JoinOptions
             from fl.network.policy import Policy
+            from fl.watch import configure_logging
+
+            configure_logging(json=log_json, level="INFO" if log_json else "WARNING")
+
+            def say(text: str) -> None:
+                line = printable(text, MAX_ERROR_TEXT)
+                if log_json:
+                    _LOG.info("%s", line)
+                else:
+                    console.print(escape(line), highlight=False, soft_wrap=True)
 
             credentials = None if certs is None else Credentials.of_client(certs, client_id)
             options = JoinOptions(
@@ -136,7 +162,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     graph=None if graph is None else GraphKind(graph),
                     max_epochs=max_epochs,
                     max_classes=max_classes,
-                    own_model=model,
+                    own_model=model or "",
                 ),
                 max_model_bytes=max_model_bytes,
                 give_up=give_up,
@@ -144,6 +170,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 training=training,
                 max_rounds=max_rounds,
                 max_failed_rounds=max_failed_rounds,
+                limits=limits,
             )
             if arrays is not None:
                 data = load_arrays(arrays)
@@ -166,28 +193,35 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     "learns to say nothing else: see to the labels, or take part all the same with --allow-one-class"
                 )
             if require_adversary is not None and (line := what_it_gives_up(adversary)):
-                console.print(escape(line), highlight=False, soft_wrap=True)
-            interrupted = _take_part(options, data, console)
+                say(line)
+            interrupted = _take_part(options, data, say)
         if interrupted:
             sys.exit(INTERRUPTED)
 
 
-def _take_part(options: "JoinOptions", data: "LocalData", console: Console) -> bool:
-    """Whether the user broke it off."""
+def _take_part(options: "JoinOptions", data: "LocalData", say: Callable[[str], None]) -> bool:
+    """Whether the user, or a service manager, broke it off."""
     from fl.network.client import Participant
 
-    def say(text: str) -> None:
-        console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
-
     participant = Participant(options, data, say)
+
+    async def run() -> None:
+        # As asyncio does it for Ctrl-C: what runs ends in order, and the server sees the connection closed.
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        # Windows has no such handlers, and ends the process.
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await participant.run()
+
     # Then asyncio sets its own in its place, which lets what runs end in order.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        asyncio.run(participant.run())
-    except KeyboardInterrupt:
+        asyncio.run(run())
+    except (KeyboardInterrupt, asyncio.CancelledError):
         kept = "its round can be gone on with" if options.state else "its round goes on without it"
-        console.print(f"\n[yellow]interrupted after {participant.rounds} rounds[/yellow]; {kept}", highlight=False)
+        say(f"interrupted after {participant.rounds} rounds; {kept}")
         return True
     except TransportError as error:
         raise NetworkError(str(error)) from None

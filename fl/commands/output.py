@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -64,6 +66,20 @@ def reported(as_json: bool) -> Iterator[None]:
     if as_json:
         typer.echo(json_line({"error": text, "reasons": shown}))
     raise typer.Exit(code) from None
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, a service manager's request to end, do what Ctrl-C does: what was reached is kept."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_error(reasons: list[str]) -> None:

@@ -43,7 +43,7 @@ def parse_dropouts(options: list[str]) -> dict[Round, float]:
 
 
 def run_simulation(
-    plan: Plan, dropouts: dict[Round, float], *, seed: int, workers: int, console: Console
+    plan: Plan, dropouts: dict[Round, float], *, seed: int, workers: int | None, console: Console
 ) -> tuple[SimulationResult, dict[str, Any]]:
     """Run it, with a bar for the clients of the open round, and print the table."""
     params = plan.parameters

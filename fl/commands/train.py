@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from fl.commands.given import refuse_with_resume
 from fl.config.run_config import RunConfig
 from fl.engines import Resources
 from fl.engines.local_worker import LocalWorker
@@ -26,7 +27,7 @@ from fl.runs.rounds import FederatedRun, start_runs
 from fl.runs.summary import summarize
 
 # What may be given beside --resume: the rest of a run is settled when it starts.
-_RESUMABLE = {"resume", "rounds", "data_dir", "as_json", "tensorboard", "workers", "address"}
+_RESUMABLE = {"config", "resume", "rounds", "data_dir", "as_json", "tensorboard", "workers", "address"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def start_training(
         require_tensorboard()
         if out is None:
             raise ConfigError("--tensorboard writes into the run's folder: give --out")
-    runs = start_runs(config, make_dataset(config.dataset, data_dir), resources)
+    runs = start_runs(config, make_dataset(config.data.dataset, data_dir), resources)
     if config.partition == "by-owner" and not allow_one_class:
         _refuse_one_class(runs[0].worker)
     folder = None
@@ -83,7 +84,7 @@ def _refuse_one_class(worker: LocalWorker) -> None:
 
 def resume_training(
     path: Path,
-    given: list[str],
+    given: set[str],
     rounds: int | None,
     data_dir: Path | None,
     console: Console,
@@ -94,15 +95,13 @@ def resume_training(
     """Go on with a stored run, up to its rounds or ``rounds`` if given; ``tensorboard`` as above."""
     if tensorboard:
         require_tensorboard()
-    if refused := sorted(set(given) - _RESUMABLE):
-        options = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise ConfigError(f"--resume goes on with the run as it was started; leave out {options}")
+    refuse_with_resume(given, _RESUMABLE)
     folder = RunFolder(path)
     config, rounds_done = folder.load_config()
     config = replace(config, rounds=config.rounds if rounds is None else rounds)
     if rounds_done > config.rounds:
         raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-    runs = start_runs(config, make_dataset(config.dataset, data_dir), resources)
+    runs = start_runs(config, make_dataset(config.data.dataset, data_dir), resources)
     records = folder.restore(runs, rounds_done)
     if rounds_done < config.rounds:
         # Of the rounds before: if this start is broken off, nobody must take it for the checkpoint's.

@@ -1,29 +1,33 @@
-"""Read a run's settings from a TOML file: names and values of `fl.config.run_config.RunConfig`."""
+"""Read settings from a TOML file: each in its section, and those of the whole run above all sections."""
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-from fl.config.run_config import RunConfig
+from fl.config.run_config import SETTINGS, Setting
 from fl.errors import ConfigError
 
-_TYPES = get_type_hints(RunConfig)
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
-
-# Options whose name is not their setting's.
-_SHORT = {
+SHORT = {
     "lr": "learning_rate",
     "lr_decay": "learning_rate_decay",
     "server_lr": "server_learning_rate",
     "batch": "batch_size",
 }
+"""Second names of options."""
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list of texts"}
 _NEAR = 0.75
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings that the file gives; those it leaves out have their defaults.
+def read_config_file(path: Path, settings: Mapping[str, Setting] = SETTINGS) -> dict[str, Any]:
+    """Return the values that the file gives, by their options' names.
+
+    Args:
+        path: the file.
+        settings: what may stand in it, by option; by default those of a `RunConfig`, for `RunConfig.of`.
 
     Raises:
         ConfigError: no such file, no TOML, a name that is no setting, or a value of another type.
@@ -37,35 +41,64 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no TOML file: it is not UTF-8 text; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML file: {' '.join(str(error).split())}") from None
-    if unknown := [f"unknown {name}: {_advice(name, value)}" for name, value in values.items() if name not in _TYPES]:
-        raise ConfigError(f"{path}: {'; '.join(unknown)}")
-    return {name: _of_its_type(path, name, value) for name, value in values.items()}
+    options = {(setting.section, setting.name): option for option, setting in settings.items()}
+    sections = [*dict.fromkeys(section for section, _ in options if section)]
+    found, unknown = {}, []
+    for section, name, value in _written(values):
+        option = options.get((section, name))
+        if section and section not in sections:
+            unknown.append(f"unknown section [{section}]: sections are {', '.join(sections)}")
+        elif option is None:
+            unknown.append(f"unknown {name}{f' in [{section}]' if section else ''}: {_advice(section, name, settings)}")
+        else:
+            found[option] = _of_its_type(path, name, value, plain_type(settings[option].type))
+    if unknown:
+        raise ConfigError(f"{path}: {'; '.join(dict.fromkeys(unknown))}")
+    return found
 
 
-def _advice(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return f"settings stand in no table: leave out [{name}]"
+def plain_type(annotation: Any) -> Any:
+    """Return what a setting is written as: float for ``float | None``, str for a choice, tuple for a list of texts."""
+    if isinstance(annotation, UnionType):
+        annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
+    if get_origin(annotation) is Literal:
+        return str
+    return tuple if get_origin(annotation) in (tuple, list) else annotation
+
+
+def _written(values: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """Return (section, name, value) for all that stands in the file."""
+    written: list[tuple[str, str, Any]] = []
+    for name, value in values.items():
+        inner = [(name, *item) for item in value.items()] if isinstance(value, dict) else [("", name, value)]
+        written += inner or [(name, "", None)]
+    return written
+
+
+def _advice(section: str, name: str, settings: Mapping[str, Setting]) -> str:
     written = name.lower().replace("-", "_")
-    near = [_SHORT[written]] if written in _SHORT else difflib.get_close_matches(written, _TYPES, n=1, cutoff=_NEAR)
-    return f"did you mean {near[0]}?" if near else f"settings are {', '.join(_TYPES)}"
+    written = SHORT.get(written, written)
+    own = {setting.name: setting for setting in settings.values() if setting.section == section}
+    # An option's name says which setting is meant, whatever the section.
+    anywhere = {setting.name: setting for setting in reversed([*settings.values()])} | dict(settings)
+    close = [
+        *difflib.get_close_matches(written, own, 1, _NEAR),
+        *difflib.get_close_matches(written, anywhere, 1, _NEAR),
+    ]
+    meant = own.get(written) or anywhere.get(written) or next((own.get(name) or anywhere[name] for name in close), None)
+    if meant is None:
+        return f"settings are {', '.join(own)}"
+    if meant.section == section:
+        return f"did you mean {meant.name}?"
+    return f"did you mean {meant.name} {f'in [{meant.section}]' if meant.section else 'above all sections'}?"
 
 
-def _of_its_type(path: Path, name: str, value: Any) -> Any:
-    kind = _kind(_TYPES[name])
+def _of_its_type(path: Path, name: str, value: Any, kind: Any) -> Any:
     if kind is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif type(value) is kind:
-        return value
     elif kind is float and type(value) is int:
         return float(value)
-    raise ConfigError(f"{path}: {name} must be {_KINDS.get(kind, 'a list of texts')}, not {value!r}")
-
-
-def _kind(annotation: Any) -> Any:
-    """What a setting is written as: a number for ``float | None``, since None is written by leaving it out."""
-    if isinstance(annotation, UnionType):
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is Literal:
-        return str
-    return get_origin(annotation) or annotation
+    elif (type(value) is kind or (kind not in _KINDS and type(value) is str)) and "\0" not in str(value):
+        return value
+    raise ConfigError(f"{path}: {name} must be {_KINDS.get(kind, 'a text in quotes')}, not {value!r}")

@@ -58,8 +58,8 @@ class NetworkSettings:
     def invited(self, config: RunConfig) -> int:
         """How many clients are asked to take part in a round, where as many are there."""
         if self.over_select is None:
-            return config.clients
-        return invited_for(config.sample, self.over_select, config.clients)
+            return config.data.clients
+        return invited_for(config.sample, self.over_select, config.data.clients)
 
     def plans(self, config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
         """The plans of the run's rounds: such that clients do not decline them.
@@ -73,8 +73,8 @@ class NetworkSettings:
         return SessionPlans(
             sizes=sizes,
             value_bits=config.value_bits,
-            dropout=config.dropout,
-            corrupt=config.corrupt,
+            dropout=config.protocol.dropout,
+            corrupt=config.protocol.corrupt,
             adversary=self.adversary,
             graph=self.graph,
             threshold=self.threshold,
@@ -97,7 +97,9 @@ class NetworkSettings:
     def load(cls, path: Path) -> "NetworkSettings":
         """What was stored. ConfigError if nothing was."""
         try:
-            values = completed(json.loads((path / _SETTINGS).read_text()), cls, _ADDED)
+            values = completed(
+                json.loads((path / _SETTINGS).read_text()), [field.name for field in dataclasses.fields(cls)], _ADDED
+            )
             enums = {"adversary": Adversary(values["adversary"]), "graph": GraphKind(values["graph"])}
             return cls(**{**values, **enums})
         except FileNotFoundError:
@@ -149,7 +151,7 @@ def invited_for(sample: int, over_select: float, clients: int) -> int:
 def settle(
     config: RunConfig,
     *,
-    min_clients: int,
+    min_clients: int | None,
     adversary: Adversary,
     max_examples: int | None,
     min_inputs: int = MIN_INPUTS,
@@ -157,13 +159,13 @@ def settle(
     graph: GraphKind = GraphKind.COMPLETE,
     threshold: int | None = None,
 ) -> NetworkSettings:
-    """The settings of a new run; 0 clients stand for a number that suits the others.
+    """The settings of a new run; by default a round waits for two thirds of the clients and one.
 
     Raises:
         ConfigError: a number out of range.
     """
-    wanted, of = (config.clients, "clients") if over_select is None else (config.sample, "sampled clients")
-    fewest = min_clients or 2 * wanted // 3 + 1
+    wanted, of = (config.data.clients, "clients") if over_select is None else (config.sample, "sampled clients")
+    fewest = 2 * wanted // 3 + 1 if min_clients is None else min_clients
     if not 2 <= fewest <= wanted:
         raise ConfigError(f"min-clients must be between 2 and the {wanted} {of}, not {fewest}")
     if min_inputs < 2:

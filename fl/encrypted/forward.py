@@ -15,10 +15,10 @@ from fl.encrypted.geometry import patches, pooled, window_sums
 from fl.encrypted.layers import Convolution
 from fl.encrypted.steps import (
     Flattening,
+    InferencePlan,
     Maximum,
     Multiplied,
     Multiply,
-    Plan,
     Rectify,
     Step,
     Sums,
@@ -32,7 +32,7 @@ SecureIntegers = Callable[[int], Any]
 class SharedModel:
     """The plan, with this party's shares of the weights: pairs (matrix, bias) of field arrays."""
 
-    def __init__(self, mpc: Any, integers: SecureIntegers, plan: Plan, weights: list[tuple[Any, Any]]) -> None:
+    def __init__(self, mpc: Any, integers: SecureIntegers, plan: InferencePlan, weights: list[tuple[Any, Any]]) -> None:
         self._mpc, self._integers = mpc, integers
         self._plan, self._weights = plan, weights
 

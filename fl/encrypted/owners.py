@@ -11,7 +11,7 @@ import torch
 
 from fl.encrypted.jobs import DataInput, ModelInput, Opening
 from fl.encrypted.plan import StoredWeights, make_plan
-from fl.encrypted.steps import Plan
+from fl.encrypted.steps import InferencePlan
 from fl.errors import ConfigError, DataError
 from fl.learning.own_code import make_dataset, make_model
 from fl.learning.serialization import load_model
@@ -20,7 +20,7 @@ _CALIBRATION_EXAMPLES = 500
 
 
 @dataclass(frozen=True)
-class Announcement:
+class DataAnnouncement:
     """The public announcement of the data's owner.
 
     shape: shape of one image. classes, count: number of classes, and of images. batch: number of images at a time.
@@ -48,7 +48,7 @@ class ModelOwner:
     def __repr__(self) -> str:
         return "ModelOwner(<redacted>)"
 
-    def plan(self, announced: Announcement) -> tuple[Plan, list[StoredWeights]]:
+    def plan(self, announced: DataAnnouncement) -> tuple[InferencePlan, list[StoredWeights]]:
         """Return the plan for these images, and the weights as integers. Raises ConfigError if they do not fit."""
         source = self._source
         model = make_model(source.name, image_shape=announced.shape, num_classes=announced.classes, seed=0)
@@ -74,7 +74,7 @@ class DataOwner:
             raise DataError(f"{source.dataset} has {len(images)} test images, not {count}")
         self._images: torch.Tensor = images[:count]
         self._labels: npt.NDArray[np.int64] = dataset.test_labels[:count].numpy()
-        self.announcement = Announcement(
+        self.announcement = DataAnnouncement(
             shape=tuple(images.shape[1:]),
             classes=dataset.num_classes,
             count=count,

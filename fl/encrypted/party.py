@@ -28,8 +28,8 @@ from transport.processes import Parent
 
 # Only the owners need torch; the third party starts in half the time without it.
 if TYPE_CHECKING:
-    from fl.encrypted.owners import Announcement, DataOwner, ModelOwner
-    from fl.encrypted.steps import Plan
+    from fl.encrypted.owners import DataAnnouncement, DataOwner, ModelOwner
+    from fl.encrypted.steps import InferencePlan
 
 
 def run_party(parent: Parent) -> None:
@@ -98,7 +98,7 @@ class _Party:
         await self._mpc.start()
         connected = time.perf_counter()
         own = None if self._data_owner is None else self._data_owner.announcement
-        announced: Announcement = await self._mpc.transfer(own, senders=DATA_OWNER)
+        announced: DataAnnouncement = await self._mpc.transfer(own, senders=DATA_OWNER)
         plan, model = await self._share_model(announced)
         began, cpu = time.perf_counter(), time.process_time()
         self._tell("shared", seconds=began - connected, widths=plan.comparisons)
@@ -108,9 +108,9 @@ class _Party:
         await self._mpc.shutdown()
         self._tell("done", **result, images=announced.count, seconds=seconds, cpu_seconds=cpu_seconds, bytes_sent=sent)
 
-    async def _share_model(self, announced: Announcement) -> tuple[Plan, SharedModel]:
+    async def _share_model(self, announced: DataAnnouncement) -> tuple[InferencePlan, SharedModel]:
         own_plan, own_weights = (None, []) if self._model_owner is None else self._model_owner.plan(announced)
-        plan: Plan = await self._mpc.transfer(own_plan, senders=MODEL_OWNER)
+        plan: InferencePlan = await self._mpc.transfer(own_plan, senders=MODEL_OWNER)
         shares = []
         for index, shape in enumerate(plan.weight_shapes):
             matrix, bias = (own_weights[index].matrix, own_weights[index].bias) if own_weights else (None, None)
@@ -119,7 +119,9 @@ class _Party:
             )
         return plan, SharedModel(self._mpc, self._integers, plan, shares)
 
-    async def _run_batches(self, announced: Announcement, plan: Plan, model: SharedModel) -> dict[str, Any]:
+    async def _run_batches(
+        self, announced: DataAnnouncement, plan: InferencePlan, model: SharedModel
+    ) -> dict[str, Any]:
         """Run all batches; return predictions and accuracy, only the accuracy, or nothing, as this party may learn."""
         receivers = list(RECEIVERS[announced.opening])
         predictions: list[int] = []

@@ -36,10 +36,10 @@ from fl.encrypted.layers import (
 from fl.encrypted.steps import (
     WIDEST,
     Flattening,
+    InferencePlan,
     Maximum,
     Multiplied,
     Multiply,
-    Plan,
     Rectify,
     Step,
     Sums,
@@ -87,7 +87,7 @@ def make_plan(
     image_shape: tuple[int, ...],
     pixel_range: tuple[float, float],
     examples: torch.Tensor | None = None,
-) -> tuple[Plan, list[StoredWeights]]:
+) -> tuple[InferencePlan, list[StoredWeights]]:
     """Return plan and weights for images (N, *image_shape) with pixels in the given range.
 
     examples: float32 (N, *image_shape) or None. With examples, bounds are `CALIBRATION_MARGIN` times their largest
@@ -126,7 +126,7 @@ class _Planner:
         self._steps: list[Step] = []
         self._weights: list[StoredWeights] = []
 
-    def plan(self, layers: Sequence[Layer]) -> tuple[Plan, list[StoredWeights]]:
+    def plan(self, layers: Sequence[Layer]) -> tuple[InferencePlan, list[StoredWeights]]:
         for layer in layers:
             match layer:
                 case Dense() | Convolution():
@@ -146,7 +146,7 @@ class _Planner:
                     self._ranges = self._ranges.each(lambda values: values.reshape(len(values), -1))
         argmax_bits = _width(2 * self._ranges.magnitude)
         shapes = tuple((len(weights.matrix), weights.matrix.shape[1]) for weights in self._weights)
-        return Plan(self._input_bits, tuple(self._steps), shapes, argmax_bits), self._weights
+        return InferencePlan(self._input_bits, tuple(self._steps), shapes, argmax_bits), self._weights
 
     def _multiply(self, layer: Dense | Convolution) -> None:
         prefix = self._prefixes[len(self._weights)]

@@ -82,7 +82,7 @@ Step = Multiply | Truncate | Rectify | Multiplied | Maximum | Sums | Flattening
 
 
 @dataclass(frozen=True)
-class Plan:
+class InferencePlan:
     """The steps of all parties. Public.
 
     input_bits: pixels are stored as round(x * 2^input_bits).

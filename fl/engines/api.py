@@ -18,19 +18,19 @@ class Resources:
     """The resources of an engine. They belong to the machine, not to the run, and may differ when a run is resumed.
 
     Attributes:
-        workers: number of clients trained at the same time; 0: one per core.
-        address: address of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; empty: Ray on this
+        workers: number of clients trained at the same time; None: one per core.
+        address: address of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; None: Ray on this
             machine.
     """
 
-    workers: int = 0
-    address: str = ""
+    workers: int | None = None
+    address: str | None = None
 
     def check(self, engine: str) -> None:
         """Raise ConfigError if the engine of that name cannot use these resources."""
         problems = []
-        if self.workers < 0:
-            problems.append(f"workers must be at least 1, or 0 for all cores, not {self.workers}")
+        if self.workers is not None and self.workers < 1:
+            problems.append(f"workers must be at least 1, not {self.workers}")
         elif self.workers and engine not in ("processes", "ray"):
             problems.append(f"workers are for the engines processes and ray: the engine {engine} is one process")
         if self.address and engine != "ray":

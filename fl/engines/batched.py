@@ -39,7 +39,7 @@ class BatchedEngine:
 
     def __init__(self, worker: LocalWorker) -> None:
         config, dataset = worker.config, worker.dataset
-        check_stackable(worker.model, config.local_training)
+        check_stackable(worker.model, config.local)
         self._worker = worker
         self._stacked = StackedTraining(worker.model, dataset.train_images, dataset.train_labels)
         self._stacked.check()
@@ -47,7 +47,7 @@ class BatchedEngine:
         self.clients_at_once = max(1, min(_MOST_CLIENTS, _MOST_WEIGHT_BYTES // weight_bytes))
         self._capacity = updates_kept(worker, at_least=2 * self.clients_at_once)
         self._threads = config.threads or worthwhile_threads(
-            worker.model, dataset.image_shape, config.batch_size * self.clients_at_once
+            worker.model, dataset.image_shape, config.local.batch_size * self.clients_at_once
         )
 
     @contextmanager
@@ -72,7 +72,7 @@ class BatchedEngine:
         ]
         received = safetensors.torch.load(training.model_messages[client_ids[0]])
         with torch_threads(self._threads):
-            results = self._stacked.updates(received, clients, worker.config.local_training_in(number))
+            results = self._stacked.updates(received, clients, worker.config.local.in_round(number))
         return dict(zip(client_ids, results, strict=True))
 
 

@@ -21,7 +21,8 @@ from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import load_model
-from fl.learning.training import Evaluation, LocalTraining, evaluate, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import Evaluation, evaluate, train
 from secagg import ClientId
 
 
@@ -43,7 +44,7 @@ class LocalWorker:
         self.model = make_model(
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
-        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
+        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
 
     @property
     def max_examples(self) -> int:
@@ -74,7 +75,7 @@ class LocalWorker:
             self.model,
             images,
             labels,
-            self.config.local_training_in(number),
+            self.config.local.in_round(number),
             seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
             threads=self.threads,
         )
@@ -122,7 +123,7 @@ def round_context(model: nn.Module, number: int) -> bytes:
 
 def _hold_out(part: Indices, config: RunConfig, client_id: ClientId) -> ClientExamples:
     """Return the client's held-out examples: floor(holdout * count) of them, the same in all rounds."""
-    count = int(config.holdout * len(part))
+    count = int(config.data.holdout * len(part))
     if not count:
         return ClientExamples(training=part, held_out=part[:0])
     order = np.random.default_rng(derived_seed(config.seed, HOLDOUT_SEED, client_id)).permutation(part)

@@ -20,7 +20,8 @@ from fl.aggregation.encoding import ClientUpdate
 from fl.errors import ConfigError
 from fl.learning.own_code import own_code_of
 from fl.learning.parameter_layout import ParameterLayout
-from fl.learning.training import DivergedError, LocalTraining, batch_normalizing_layers
+from fl.learning.settings import LocalTraining
+from fl.learning.training import DivergedError, batch_normalizing_layers
 
 Weights: TypeAlias = dict[str, torch.Tensor]
 

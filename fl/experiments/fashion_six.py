@@ -43,7 +43,7 @@ def build(*, quick: bool, seed: int) -> Experiment:
 
     def config(optimizer: str, rounds: int, **more: Any) -> RunConfig:
         decay = _LAST_RATE ** (1 / max(rounds - 1, 1))
-        return RunConfig(**common, **_TRAINING[optimizer], rounds=rounds, learning_rate_decay=decay, **more)
+        return RunConfig.of(**common, **_TRAINING[optimizer], rounds=rounds, learning_rate_decay=decay, **more)
 
     arms = []
     for optimizer in OPTIMIZERS:

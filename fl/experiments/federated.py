@@ -60,10 +60,10 @@ class FederatedArm:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.config.compare:
+        if self.config.protocol.compare:
             raise ConfigError(f"{self.name}: an arm is one run; compare it with another arm")
-        if self.part is not None and self.config.clients != 1:
-            raise ConfigError(f"{self.name}: a client alone is a run of one client, not {self.config.clients}")
+        if self.part is not None and self.config.data.clients != 1:
+            raise ConfigError(f"{self.name}: a client alone is a run of one client, not {self.config.data.clients}")
         if self.before_averaging and self.stop_at is not None:
             raise ConfigError(f"{self.name}: which round is the last is not known before it, with stop_at")
 
@@ -84,7 +84,7 @@ class FederatedArm:
         with run:
             if (folder.path / "checkpoint.safetensors").exists():
                 config, rounds_done = folder.load_config()
-                if config != self.config:
+                if config != self.config.settled():
                     raise ConfigError(f"{folder.path} holds a run with other settings: choose another folder")
                 records = folder.restore([run], rounds_done)
             else:
@@ -104,7 +104,7 @@ class FederatedArm:
             return {**self._result(run, dataset, records), "clients": clients}
 
     def _dataset(self, work: ArmWork) -> Dataset:
-        dataset = work.load(self.config.dataset)
+        dataset = work.load(self.config.data.dataset)
         if self.part is None:
             return dataset
         places = torch.from_numpy(deal_out(self.config, dataset, self.part.clients)[self.part.client])
@@ -165,7 +165,7 @@ def _measure_clients(run: FederatedRun, dataset: Dataset) -> list[dict[str, Any]
     """
     number, message = run.rounds_done + 1, model_to_bytes(run.model)
     measured = []
-    for client_id in range(run.config.clients):
+    for client_id in range(run.config.data.clients):
         run.worker.update(client_id, number, message)
         images, labels = run.worker.training_examples(client_id)
         own = evaluate(run.worker.model, images, labels)

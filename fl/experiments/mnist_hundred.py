@@ -132,11 +132,11 @@ def build(*, quick: bool, seed: int) -> Experiment:
                 values |= {"rounds": 2, "model": {"cnn": "small-cnn"}.get(values["model"], values["model"])}
             arms.append(
                 FederatedArm(
-                    name=name, title=f"{setting.title}: {title}", config=RunConfig(**values), stop_at=setting.target
+                    name=name, title=f"{setting.title}: {title}", config=RunConfig.of(**values), stop_at=setting.target
                 )
             )
     # The longest first: the last ones fill up what is left of the cores' time.
-    arms.sort(key=lambda arm: arm.config.rounds * arm.config.epochs, reverse=True)
+    arms.sort(key=lambda arm: arm.config.rounds * arm.config.local.epochs, reverse=True)
     return Experiment(name="mnist-hundred", title="A hundred clients on MNIST", arms=tuple(arms))
 
 

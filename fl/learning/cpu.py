@@ -20,10 +20,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
+
+from fl.learning.settings import Precision
 
 # Forward multiplications per batch: on 28x28 images and batches of 10, cnn has 120 million and 2nn 2 million.
 _WORTHWHILE = 20_000_000
@@ -70,8 +71,6 @@ def torch_threads(count: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-
-Precision = Literal["auto", "on", "off"]
 
 # Conversions cost about the same per batch for all model sizes. Measured with batches of 64 on two
 # cores with avx512_bf16, against float32: cnn on 28x28 (41 M) 1.5 times as fast; small-cnn on 28x28 (3.7 M)

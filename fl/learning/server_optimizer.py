@@ -6,10 +6,8 @@ Reddi et al., "Adaptive Federated Optimization" (ICLR 2021, arXiv:2003.00295), a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,44 +16,7 @@ from torch import nn
 
 from fl.errors import ConfigError
 from fl.learning.parameter_layout import ParameterLayout, Vector
-
-ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
-SERVER_OPTIMIZERS: tuple[ServerOptimizerName, ...] = get_args(ServerOptimizerName)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerOptimization:
-    """Settings of the server's step; `fl.config.run_config.RunConfig` explains the effect of each number.
-
-    Attributes:
-        name: one of `SERVER_OPTIMIZERS`.
-        learning_rate: eta in the paper; 1 makes FedAvg the plain mean of the clients' models.
-        momentum: beta_1, for all rules except FedAvg.
-        beta2: for FedAdam and FedYogi.
-        tau: for FedAdagrad, FedAdam and FedYogi, added to the root of the second moment.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-
-    name: ServerOptimizerName = "fedavg"
-    learning_rate: float = 1.0
-    momentum: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.name not in SERVER_OPTIMIZERS:
-            problems.append(f"unknown server optimizer {self.name!r}; known are {', '.join(SERVER_OPTIMIZERS)}")
-        for label, value in (("server_learning_rate", self.learning_rate), ("server_tau", self.tau)):
-            if not (math.isfinite(value) and value > 0):
-                problems.append(f"{label} must be above 0, not {value}")
-        for label, value in (("server_momentum", self.momentum), ("server_beta2", self.beta2)):
-            if not 0 <= value < 1:
-                problems.append(f"{label} must be in [0, 1), not {value}")
-        if problems:
-            raise ConfigError("; ".join(problems))
+from fl.learning.settings import ServerOptimization
 
 
 class ServerOptimizer:
@@ -130,9 +91,9 @@ class AdaptiveServerStep(torch.optim.Optimizer):
 
 
 def _build(options: ServerOptimization, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, momentum = options.learning_rate, options.momentum
-    if options.name in ("fedavg", "fedavgm"):
-        return torch.optim.SGD(parameters, lr=rate, momentum=momentum if options.name == "fedavgm" else 0.0)
+    rate, momentum = options.rate, options.momentum
+    if options.optimizer in ("fedavg", "fedavgm"):
+        return torch.optim.SGD(parameters, lr=rate, momentum=momentum if options.optimizer == "fedavgm" else 0.0)
 
     def adagrad(moment: torch.Tensor, square: torch.Tensor) -> None:
         moment.add_(square)
@@ -145,7 +106,7 @@ def _build(options: ServerOptimization, parameters: list[nn.Parameter]) -> torch
 
     rules = {"fedadagrad": adagrad, "fedadam": adam, "fedyogi": yogi}
     return AdaptiveServerStep(
-        parameters, second_moment=rules[options.name], lr=rate, momentum=momentum, tau=options.tau
+        parameters, second_moment=rules[options.optimizer], lr=rate, momentum=momentum, tau=options.tau
     )
 
 

@@ -10,66 +10,19 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from fl.errors import ConfigError, DataError, FLError
-from fl.learning.cpu import Precision, seeded_global_generator, uses_bfloat16
+from fl.learning.cpu import seeded_global_generator, uses_bfloat16
 from fl.learning.own_code import own_code_of
+from fl.learning.settings import LocalTraining, Precision
 
 
 class DivergedError(FLError):
     """Training diverged: the loss or the weights are no longer finite. The model is unusable."""
-
-
-OptimizerName = Literal["sgd", "adam"]
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """Settings of a client's training. `channels_last` and `bfloat16` affect speed; see `fl.learning.cpu` for "auto".
-
-    `optimizer` is "sgd" or "adam" (Kingma and Ba 2015, with torch's defaults; `momentum` is for SGD only).
-    `proximal` is FedProx's mu (Li et al. 2020, arXiv:1812.06127): mu/2 ||w - w0||^2 is added to the loss, where w0 are
-    the weights at the start of the client's training.
-
-    bfloat16 applies to the layers' arithmetic only; weights, gradients and their sums stay float32. Raises ConfigError
-    for numbers out of range.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    channels_last: bool = True
-    bfloat16: Precision = "auto"
-    optimizer: OptimizerName = "sgd"
-    proximal: float = 0.0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.epochs < 1:
-            problems.append(f"epochs must be at least 1, not {self.epochs}")
-        if self.batch_size < 1:
-            problems.append(f"batch_size must be at least 1, not {self.batch_size}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            problems.append(f"learning_rate must be a positive number, not {self.learning_rate}")
-        if not 0 <= self.momentum < 1:
-            problems.append(f"momentum must be in [0, 1), not {self.momentum}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            problems.append(f"weight_decay must be finite and at least 0, not {self.weight_decay}")
-        if not (math.isfinite(self.proximal) and self.proximal >= 0):
-            problems.append(f"proximal must be finite and at least 0, not {self.proximal}")
-        if self.optimizer not in get_args(OptimizerName):
-            problems.append(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not {self.optimizer!r}")
-        if self.bfloat16 not in get_args(Precision):
-            problems.append(f"bfloat16 must be one of {', '.join(get_args(Precision))}, not {self.bfloat16!r}")
-        if problems:
-            raise ConfigError("; ".join(problems))
 
 
 @dataclass(frozen=True)

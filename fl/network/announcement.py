@@ -9,15 +9,16 @@ randomness is their own.
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgpack
 import numpy as np
 
 from fl.aggregation.scales import Scales
+from fl.config.config_file import plain_type
 from fl.errors import ConfigError
 from fl.learning.models import ImageShape
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
 
@@ -39,16 +40,9 @@ _MOST = 2**63 - 1
 # The bounds are float64, little-endian, as bytes: as many as came, whatever a number before them says.
 _SCALES = {"bounds": bytes, "max_weight": int}
 _BOUND = np.dtype("<f8")
+# All of a round's training. It has its own learning rate: what that is multiplied by afterwards, no client needs.
 _TRAINING = {
-    "epochs": int,
-    "batch_size": int,
-    "learning_rate": float,
-    "momentum": float,
-    "channels_last": bool,
-    "bfloat16": str,
-    "weight_decay": float,
-    "optimizer": str,
-    "proximal": float,
+    name: plain_type(kind) for name, kind in get_type_hints(LocalTraining).items() if name != "learning_rate_decay"
 }
 _FIELDS = {
     "round": int,

@@ -215,6 +215,7 @@ class Participant:
                 journal=journal,
                 record=lambda _: self._record(),
                 server_name=options.server_name,
+                limits=options.limits,
                 max_extra=min(max(2 * options.max_model_bytes, _SPARE_BYTES), MAX_EXTRA_BYTES),
                 held=self._held,
                 retry=Retry(longest=min(5.0, options.give_up / 4), give_up=options.give_up),

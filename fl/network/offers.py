@@ -3,7 +3,7 @@
 What the server is told of a refusal says nothing of the client's data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl.aggregation.session_policy import PolicyError
@@ -14,7 +14,7 @@ from fl.network.policy import Policy, TrainingPolicyError
 from secagg import ClientId
 from transport import Offer, OlderServerError, SessionRefusedError
 from transport.certificates.reading import Credentials
-from transport.tcp import Address, Plaintext
+from transport.tcp import Address, Limits, Plaintext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class JoinOptions:
         training: the client's own name for the training, in which it answers each round once. Nothing of the server's
             is in it, nor its address: it could begin anew as often as it likes.
         max_rounds: the most rounds to answer in that training.
+        limits: what its connection may take.
         max_failed_rounds: the client ends after this many rounds in a row without an update to give.
         policy: what it asks of an offer.
         max_model_bytes: how long an announcement to take, the model in it.
@@ -54,6 +55,7 @@ class JoinOptions:
     training: str | None = None
     max_rounds: int = 1000
     max_failed_rounds: int = 100
+    limits: Limits = field(default_factory=Limits)
 
 
 class DeclinedError(SessionRefusedError):

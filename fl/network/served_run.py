@@ -32,7 +32,7 @@ class ServedRun(Run):
             num_classes=self.dataset.num_classes,
             value_bits=self.config.value_bits,
             scales=self.tracker.scales,
-            training=self.config.local_training_in(self.rounds_done + 1),
+            training=self.config.local.in_round(self.rounds_done + 1),
             model_bytes=model_to_bytes(self.model),
         )
 

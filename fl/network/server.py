@@ -67,7 +67,7 @@ def start_serving(
     options: ServeOptions,
     console: Console,
     *,
-    min_clients: int = 0,
+    min_clients: int | None = None,
     adversary: Adversary = Adversary.MALICIOUS,
     max_examples: int | None = None,
     min_inputs: int = MIN_INPUTS,
@@ -76,7 +76,7 @@ def start_serving(
     threshold: int | None = None,
 ) -> FinishedServing:
     """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
-    dataset = make_dataset(config.dataset, data_dir)
+    dataset = make_dataset(config.data.dataset, data_dir)
     settings = settle(
         config,
         min_clients=min_clients,
@@ -103,7 +103,7 @@ def resume_serving(
         config = replace(config, rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
             raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
-        dataset = make_dataset(config.dataset, data_dir)
+        dataset = make_dataset(config.data.dataset, data_dir)
         run = ServedRun(config, dataset, max_examples=settings.max_examples)
         records = folder.restore([run], rounds_done)
         folder.save(config, [run], records)
@@ -140,7 +140,7 @@ class _Serving:
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
         interrupted = False
-        enrolled = range(self._config.clients)
+        enrolled = range(self._config.data.clients)
         with _network_errors(), ExitStack() as stack:
             exclusions = self._exclusions()
             with _binding(self._options.address, "--listen"):
@@ -164,7 +164,7 @@ class _Serving:
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
-                    watch.run_started(self._config.clients, self._run.rounds_done)
+                    watch.run_started(self._config.data.clients, self._run.rounds_done)
                     try:
                         aggregator = self._aggregator(sessions, directory, exclusions, watch)
                         self._rounds(aggregator, records, watch)
@@ -180,7 +180,7 @@ class _Serving:
     @contextmanager
     def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:
         """Log what happens, and show it if that is asked for; rounds of an earlier process too."""
-        name = f"{self._config.dataset}, {self._config.model}"
+        name = f"{self._config.data.dataset}, {self._config.model}"
         if self._options.watch is None:
             yield Events(name, self._config.rounds)
             return
@@ -220,7 +220,7 @@ class _Serving:
         path = self._options.directory
         if path is None:
             raise ConfigError("malicious mode needs everybody's certificates: give --directory")
-        check_certificates(path, self._config.clients)
+        check_certificates(path, self._config.data.clients)
         return CertifiedKeys(path, path / "ca.pem")
 
     def _exclusions(self) -> Exclusions | None:
@@ -247,7 +247,7 @@ class _Serving:
             retries=options.retries,
             deadlines=options.deadlines,
         )
-        enrolled = tuple(range(config.clients))
+        enrolled = tuple(range(config.data.clients))
         return NetworkAggregator(
             self._plans,
             invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions, watch),

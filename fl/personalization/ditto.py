@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.learning.training import LocalTraining, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import train
 
 
 @dataclass(frozen=True, slots=True)

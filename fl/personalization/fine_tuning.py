@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fl.learning.training import LocalTraining, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import train
 from fl.personalization.head import classifier_head, head_inputs
 
 

@@ -1,23 +1,18 @@
 """The command that would make a run again, from what is stored of it."""
 
-import dataclasses
 import shlex
 from typing import Any
 
-from fl.config.run_config import RunConfig
+from fl.config.run_config import SETTINGS, RunConfig
 from fl.report.extras import Origin
-
-# What stands for "by default", and is settled when the config is made.
-_SETTLED: dict[str, Any] = {"model": "", "partition": "", "sample": 0, "server_learning_rate": None, "value_bits": 0}
 
 
 def train_command(config: RunConfig) -> str:
-    """`secagg train` with the options that are not by default; the shell takes it as it is."""
+    """Return `secagg train` with the options that are not by default; the shell takes it as it is."""
     words = ["secagg", "train"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != _default(config, field.name):
-            words.extend(_option(field.name, value))
+    for name, value in config.settled().options().items():
+        if not is_default(config, name):
+            words.extend(_option(name, value))
     return shlex.join(words)
 
 
@@ -29,13 +24,11 @@ def arm_command(origin: Origin) -> str:
 
 def is_default(config: RunConfig, name: str) -> bool:
     """Whether a setting is what it would be if nobody had said anything."""
-    return bool(getattr(config, name) == _default(config, name))
-
-
-def _default(config: RunConfig, name: str) -> Any:
-    if name in _SETTLED:
-        return getattr(dataclasses.replace(config, **{name: _SETTLED[name]}), name)
-    return RunConfig.__dataclass_fields__[name].default
+    options = config.settled().options()
+    default = SETTINGS[name].default
+    if default is None:
+        default = RunConfig.of(**{**options, name: None}).settled().options()[name]
+    return bool(options[name] == default)
 
 
 def _option(name: str, value: Any) -> list[str]:

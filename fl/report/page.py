@@ -78,9 +78,9 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
     own = run.own
     personalization = run.personalization
     context: dict[str, Any] = {
-        "title": f"{config.model} on {config.dataset}",
+        "title": f"{config.model} on {config.data.dataset}",
         "run": run,
-        "config": config,
+        "config": config.settled().options(),
         "last": own[-1],
         "tiles": _tiles(run, final),
         "state": _state(run),
@@ -94,7 +94,7 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "plain": {record.round: record for record in run.plain},
         "protocol_rounds": [r.value for r in Round if any(r.value in record.dropped for record in own)],
         "aborted": [record for record in own if record.aborted],
-        "warnings": list(resolution_warnings(own[-1], has_fixed_clip=config.clip is not None)),
+        "warnings": list(resolution_warnings(own[-1], has_fixed_clip=config.protocol.clip is not None)),
         "refused": [(record.round, *item) for record in own for item in record.refused.items()],
         "gains": None if personalization is None else gains_figure(personalization.methods, personalization.what),
         "gain_rows": [] if personalization is None else [summarize_gains(one) for one in personalization.methods],
@@ -169,7 +169,7 @@ def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
         tiles.append(
             Tile("plain averaging beside it", percent(run.plain[-1].accuracy), f"secure is {behind:+.2f} points")
         )
-    if config.holdout:
+    if config.data.holdout:
         tiles.append(
             Tile(
                 "on held-out examples",
@@ -179,7 +179,9 @@ def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
         )
     included = sum(len(record.included) for record in own) / count
     tiles.append(Tile("communication rounds", f"{count:,}", f"of {config.rounds:,} planned"))
-    tiles.append(Tile("clients", f"{config.clients:,}", f"{config.sample:,} asked a round, {included:.1f} in the sum"))
+    tiles.append(
+        Tile("clients", f"{config.data.clients:,}", f"{config.sample:,} asked a round, {included:.1f} in the sum")
+    )
     if final.plan is not None:
         params = final.plan.parameters
         tiles.append(
@@ -270,14 +272,15 @@ def _mismatch(run: StoredRun, final: FinalModel) -> str:
 def _parameter_groups(config: RunConfig) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """(group, [(name, value, whether it was chosen)]): all settings; those that no group names come last."""
     named = {name for _, names in _GROUPS for name in names}
-    others = tuple(field.name for field in dataclasses.fields(config) if field.name not in named)
+    values = config.settled().options()
+    others = tuple(name for name in values if name not in named)
     groups = []
     for title, names in (*_GROUPS, ("Others", others)):
         rows = []
         for name in names:
-            if name in _ONLY_WITH and getattr(config, _ONLY_WITH[name][0]) != _ONLY_WITH[name][1]:
+            if name in _ONLY_WITH and values[_ONLY_WITH[name][0]] != _ONLY_WITH[name][1]:
                 continue
-            rows.append((name.replace("_", " "), _shown(getattr(config, name)), not is_default(config, name)))
+            rows.append((name.replace("_", " "), _shown(values[name]), not is_default(config, name)))
         if rows:
             groups.append((title, rows))
     return groups

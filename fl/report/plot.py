@@ -33,10 +33,10 @@ def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None
     figure = Figure(figsize=(9, 7), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    own = [record for record in records if record.aggregator == config.aggregator]
+    own = [record for record in records if record.aggregator == config.protocol.aggregator]
 
     figure.suptitle(
-        f"Federated {config.model} on {config.dataset}: {config.clients} clients, "
+        f"Federated {config.model} on {config.data.dataset}: {config.data.clients} clients, "
         f"{config.sample} a round, partition {config.partition}"
     )
     for name, style in (("plain", {"color": "#999999", "linestyle": "--"}), ("secure", {"color": _INCLUDED})):

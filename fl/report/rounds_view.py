@@ -36,7 +36,7 @@ def learning_figures(run: StoredRun) -> list[Figure]:
     """Accuracy and loss on the test set: the run's own, its plain twin's, and what else there is to compare with."""
 
     def curves(of_record: Callable[[RoundRecord], float | None], name: str) -> list[Curve]:
-        found = [Curve(run.config.aggregator, _points(run.own, of_record))]
+        found = [Curve(run.config.protocol.aggregator, _points(run.own, of_record))]
         if run.plain:
             found.append(Curve("plain", _points(run.plain, of_record), "the same clients, not encrypted"))
         for series in run.series:

@@ -62,12 +62,12 @@ class StoredRun:
     @property
     def own(self) -> list[RoundRecord]:
         """The rounds of the run's own aggregator."""
-        return [record for record in self.records if record.aggregator == self.config.aggregator]
+        return [record for record in self.records if record.aggregator == self.config.protocol.aggregator]
 
     @property
     def plain(self) -> list[RoundRecord]:
         """The rounds of the plain twin, where there is one beside the run itself."""
-        return [record for record in self.records if record.aggregator != self.config.aggregator]
+        return [record for record in self.records if record.aggregator != self.config.protocol.aggregator]
 
 
 def load_run(path: Path) -> StoredRun:
@@ -117,16 +117,18 @@ def run_beside(run: StoredRun, named: str) -> StoredRun:
     name = name.strip()
     if not (separator and name and place):
         raise ConfigError(f"--beside takes NAME=RUN_DIR, not {named!r}")
-    taken = {run.config.aggregator, "plain", "notes", *(one.name for one in run.series)}
+    taken = {run.config.protocol.aggregator, "plain", "notes", *(one.name for one in run.series)}
     if name in taken:
         raise ConfigError(f"--beside: there is a curve {name} already; name it otherwise")
     if len(run.series) >= MOST_SERIES:
         raise ConfigError(f"--beside: a figure holds {MOST_SERIES} curves beside the run's own")
     other = load_run(Path(place))
-    if other.config.dataset != run.config.dataset:
-        raise ConfigError(f"--beside: {place} is of {other.config.dataset}, and not of {run.config.dataset}")
+    if other.config.data.dataset != run.config.data.dataset:
+        raise ConfigError(f"--beside: {place} is of {other.config.data.dataset}, and not of {run.config.data.dataset}")
     points = tuple(Point(record.round, record.accuracy, record.loss) for record in other.own)
-    return replace(run, series=(*run.series, Series(name, points, f"{other.config.model}, {other.config.aggregator}")))
+    return replace(
+        run, series=(*run.series, Series(name, points, f"{other.config.model}, {other.config.protocol.aggregator}"))
+    )
 
 
 def _is_number(value: Any) -> bool:

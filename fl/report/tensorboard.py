@@ -66,7 +66,7 @@ class EventFiles:
         self._config = config
         self._writers: dict[str, SummaryWriter] = {}
         self._folders: set[Path] = set()
-        own = self._writer(config.aggregator)
+        own = self._writer(config.protocol.aggregator)
         with _writable(self.path):
             _write_texts(own, config, plan, ended)
             _write_settings(own, config, ended)
@@ -102,7 +102,7 @@ class EventFiles:
 
     def add_verdict(self, verdict: Verdict, rounds_done: int, *, ended: float) -> None:
         """The final model's confusion matrix, and sample images where the examples are images."""
-        writer = self._writer(self._config.aggregator)
+        writer = self._writer(self._config.protocol.aggregator)
         figures = {"model/confusion": confusion_plot(verdict), "model/samples": samples_plot(verdict)}
         with _writable(self.path):
             for tag, figure in figures.items():

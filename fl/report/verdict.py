@@ -68,17 +68,17 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
     that came from elsewhere must not mean to run what it says.
     """
     config = run.config
-    named = [name for name in (config.dataset, config.model) if is_reference(name)]
+    named = [name for name in (config.data.dataset, config.model) if is_reference(name)]
     if named and not own_code:
         return FinalModel(missing=f"The run's own code ({', '.join(named)}) is run with --own-code only.")
     try:
         dataset = (
-            make_dataset(config.dataset, data_dir)
-            if is_reference(config.dataset)
-            else load_dataset(config.dataset, data_dir, download=False)
+            make_dataset(config.data.dataset, data_dir)
+            if is_reference(config.data.dataset)
+            else load_dataset(config.data.dataset, data_dir, download=False)
         )
         # Nothing is trained: what trained it (Ray, say) need not be here.
-        final = Run(config, dataset, config.aggregator)
+        final = Run(config, dataset, config.protocol.aggregator)
         RunFolder(run.path).restore([final], run.rounds_done)
         plan = _plan_of(run, final)
         return FinalModel(plan=plan, verdict=verdict_on(final.model, dataset, config.seed))
@@ -91,7 +91,9 @@ def _plan_of(run: StoredRun, final: Run) -> secagg.Plan | None:
     sizes = final.layout.sizes
     if run.network is not None:
         return run.network.plans(run.config, sizes).plan(run.network.invited(run.config))
-    return session_plans(run.config, sizes).plan(run.config.sample) if run.config.aggregator == "secure" else None
+    return (
+        session_plans(run.config, sizes).plan(run.config.sample) if run.config.protocol.aggregator == "secure" else None
+    )
 
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:

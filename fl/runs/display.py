@@ -55,9 +55,9 @@ class TrainingDisplay:
         # What clients elsewhere have, nobody here knows.
         dealt_out = "" if worker is None else f" ({config.partition})"
         self._console.print(
-            f"[bold]{escape(config.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
-            f"{config.clients} clients{dealt_out}, {config.sample} a round"
-            + (f", of which {percent(config.dropout)} vanish" if config.dropout else ""),
+            f"[bold]{escape(config.data.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
+            f"{config.data.clients} clients{dealt_out}, {config.sample} a round"
+            + (f", of which {percent(config.protocol.dropout)} vanish" if config.protocol.dropout else ""),
             soft_wrap=True,
         )
         if plan is not None:
@@ -81,7 +81,7 @@ class TrainingDisplay:
             )
         if few := worker.of_one_class:
             self._console.print(
-                f"[yellow]{len(few)} of {config.clients} clients have examples of one class only ({listed(few)}): "
+                f"[yellow]{len(few)} of {config.data.clients} clients have examples of one class only ({listed(few)}): "
                 "their updates pull towards it[/yellow]",
                 highlight=False,
                 soft_wrap=True,
@@ -120,7 +120,7 @@ class TrainingDisplay:
         if own.clipped is not None and own.clipped >= 0.00005:
             parts.append(f"{percent(own.clipped)} clipped")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
-        for line in resolution_warnings(own, has_fixed_clip=self._config.clip is not None):
+        for line in resolution_warnings(own, has_fixed_clip=self._config.protocol.clip is not None):
             self._console.print(f"  [yellow]{escape(printable(line))}[/yellow]", highlight=False, soft_wrap=True)
         for client_id, why in own.refused.items():
             self._console.print(
@@ -189,7 +189,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
 def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:
     """Whether owners that the user's own data set names have no say in who gets which example."""
     is_by_owner = config.partition in ("by-owner", "by-writer")
-    return is_reference(config.dataset) and dataset.train_writers is not None and not is_by_owner
+    return is_reference(config.data.dataset) and dataset.train_writers is not None and not is_by_owner
 
 
 def _span(counts: list[int]) -> str:

@@ -81,6 +81,6 @@ def record_to_json(record: RoundRecord) -> dict[str, Any]:
 
 def raise_if_all_aborted(config: RunConfig, records: Sequence[RoundRecord], rounds_before: int) -> None:
     """A training in which no round came to a sum has failed, however many more it might try."""
-    new = [one for one in records if one.aggregator == config.aggregator and one.round > rounds_before]
+    new = [one for one in records if one.aggregator == config.protocol.aggregator and one.round > rounds_before]
     if new and all(one.aborted for one in new):
         raise AbortedError(f"no round came to a sum, and the model is what it was; the last one: {new[-1].aborted}")

@@ -67,7 +67,7 @@ class FederatedRun(Run):
                 session_plans(config, self.layout.sizes),
                 num_clients=config.sample,
                 tracker=self.tracker,
-                verify=config.compare,
+                verify=config.protocol.compare,
                 workers=os.cpu_count() or 1,
             )
         self._evaluation = self._build_evaluation()
@@ -94,13 +94,13 @@ class FederatedRun(Run):
 
     def _build_evaluation(self) -> FederatedEvaluation | None:
         config = self.config
-        if not config.holdout:
+        if not config.data.holdout:
             return None
         return FederatedEvaluation(
             num_clients=config.sample,
             max_examples=self.worker.max_held_out,
-            dropout=config.dropout,
-            corrupt=config.corrupt,
+            dropout=config.protocol.dropout,
+            corrupt=config.protocol.corrupt,
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
@@ -148,7 +148,7 @@ class FederatedRun(Run):
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
         rng = np.random.default_rng(self._seed(SAMPLING_SEED, number))
-        return tuple(sorted(rng.choice(self.config.clients, size=self.config.sample, replace=False).tolist()))
+        return tuple(sorted(rng.choice(self.config.data.clients, size=self.config.sample, replace=False).tolist()))
 
     def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> HeldOutResult | None:
         """The new global model on what the round's clients hold out: a session of its own, with its own dropouts."""
@@ -181,10 +181,13 @@ def _raise_if_all_refused(result: RoundResult) -> None:
 
 def session_plans(config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
     """The plans of a simulated run's sessions, with ``sizes`` elements in each tensor of an update."""
-    return SessionPlans(sizes=sizes, value_bits=config.value_bits, dropout=config.dropout, corrupt=config.corrupt)
+    protocol = config.protocol
+    return SessionPlans(sizes=sizes, value_bits=config.value_bits, dropout=protocol.dropout, corrupt=protocol.corrupt)
 
 
 def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:
     """The config's run, and the plain one beside it where it is to be compared."""
-    names: list[AggregatorName] = [config.aggregator, "plain"] if config.compare else [config.aggregator]
+    names: list[AggregatorName] = (
+        [config.protocol.aggregator, "plain"] if config.protocol.compare else [config.protocol.aggregator]
+    )
     return [FederatedRun(config, dataset, name, resources) for name in names]

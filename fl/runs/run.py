@@ -48,10 +48,10 @@ class Run:
         )
         self.layout = ParameterLayout.of(self.model)
         self.tracker = ScaleTracker(
-            len(self.layout.entries), config.value_bits, clip=config.clip, max_weight=max_examples
+            len(self.layout.entries), config.value_bits, clip=config.protocol.clip, max_weight=max_examples
         )
-        self.server_optimizer = ServerOptimizer(config.server_optimization, self.model)
-        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.batch_size)
+        self.server_optimizer = ServerOptimizer(config.server, self.model)
+        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
 
     def end_round(self, result: RoundResult) -> RoundResult:
         """Apply the mean update, if there is one; without it, or if the step fails, the model stays as it is.

@@ -22,10 +22,10 @@ def deal_out(config: RunConfig, dataset: Dataset, num_clients: int | None = None
     return partition(
         dataset,
         config.partition,
-        config.clients if num_clients is None else num_clients,
+        config.data.clients if num_clients is None else num_clients,
         seed=config.seed,
-        alpha=config.alpha,
-        shards_per_client=config.shards_per_client,
+        alpha=config.data.alpha,
+        shards_per_client=config.data.shards_per_client,
     )
 
 
@@ -36,11 +36,11 @@ _SPREAD = 1.0
 def dropout_schedule(config: RunConfig, sampled: tuple[ClientId, ...], number: int, *path: int) -> FaultSchedule:
     """The faults of the round of that number; ``path`` sets further sessions of the same round apart."""
     slowness = None
-    if config.dropout_model == "slow":
-        slowness = client_slowness(config.clients, config.seed)[np.array(sorted(sampled))]
+    if config.protocol.dropout_model == "slow":
+        slowness = client_slowness(config.data.clients, config.seed)[np.array(sorted(sampled))]
     return FaultSchedule.dropouts(
         sampled,
-        config.dropout,
+        config.protocol.dropout,
         seed=derived_seed(config.seed, FAULTS_SEED, number, *path),
         rounds=config.dropout_rounds,
         weights=slowness,

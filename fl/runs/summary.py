@@ -15,12 +15,12 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
     bytes are those of all clients and rounds, the model's downloads included; ``ring_difference`` is the largest
     of any round, None where no round was compared.
     """
-    own = [record for record in records if record.aggregator == config.aggregator]
+    own = [record for record in records if record.aggregator == config.protocol.aggregator]
     summary: dict[str, Any] = {
-        "dataset": config.dataset,
+        "dataset": config.data.dataset,
         "model": config.model,
-        "aggregator": config.aggregator,
-        "clients": config.clients,
+        "aggregator": config.protocol.aggregator,
+        "clients": config.data.clients,
         "sample": config.sample,
         "rounds": len(own),
         "accuracy": own[-1].accuracy if own else None,
@@ -43,7 +43,7 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
     }
     if plan is not None:
         summary["plan"] = plan_to_json(plan)
-    if config.compare:
+    if config.protocol.compare:
         plain = [record for record in records if record.aggregator == "plain"]
         differences = [record.ring_difference for record in own if record.ring_difference is not None]
         summary["plain_included"] = [len(record.included) for record in plain]

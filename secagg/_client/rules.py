@@ -19,7 +19,7 @@ from secagg.primitives.signing import SIGNATURE_BYTES
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Setup:
+class ClientSetup:
     """The constants of a session. Public but for the identity, which is the host's and is not suspended."""
 
     params: Parameters
@@ -28,12 +28,12 @@ class Setup:
     identity: Identity | None = None
     directory: KeyDirectory | None = None
 
-    def without_identity(self) -> "Setup":
+    def without_identity(self) -> "ClientSetup":
         """Return the setup of a client that will not sign any more."""
         return replace(self, identity=None, directory=None)
 
 
-def check_peer_keys(message: PeerKeys, setup: Setup, own_keys: tuple[bytes, bytes]) -> int:
+def check_peer_keys(message: PeerKeys, setup: ClientSetup, own_keys: tuple[bytes, bytes]) -> int:
     """Check the list of keys against all rules, and return this client's place in it."""
     ids, params = message.client_ids, setup.params
     _check_sizes(message, params)
@@ -74,7 +74,7 @@ def _check_sizes(message: PeerKeys, params: Parameters) -> None:
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"the keys do not match the {count} clients listed")
 
 
-def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_place: int) -> None:
+def _check_identities(message: PeerKeys, setup: ClientSetup, identity: Identity, own_place: int) -> None:
     """Check that each client's identity signed its keys; in malicious mode the directory must know the identity."""
     ids = message.client_ids
     identity_keys = split(message.identity_keys, signing.KEY_BYTES)
@@ -104,7 +104,7 @@ def _check_identities(message: PeerKeys, setup: Setup, identity: Identity, own_p
         learn(directory, peers)
 
 
-def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: Setup) -> None:
+def check_flags(flags: Flags, client_ids: tuple[ClientId, ...], setup: ClientSetup) -> None:
     """Check the rules for all lists of clients: those that shared keys, survived, or signed."""
     if len(flags) != len(client_ids):
         raise RemoteProtocolError(Rule.WRONG_SIZE, f"{len(flags)} flags for {len(client_ids)} clients")
@@ -132,7 +132,7 @@ class View:
         return frozenset(statements.member(key, standing) for key in keys for standing in statements.Standing)
 
 
-def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View) -> None:
+def check_consistency_proof(message: ConsistencyProof, setup: ClientSetup, view: View) -> None:
     """Check that a quorum signed views that agree with this client's, with this client and the signer as survivors.
 
     A client that answers after this check knows that its own mask key stays hidden: a quorum of its neighbours will
@@ -168,7 +168,7 @@ def check_consistency_proof(message: ConsistencyProof, setup: Setup, view: View)
         raise RemoteProtocolError(Rule.TOO_FEW_SIGNATURES, f"{valid} of the {quorum} needed")
 
 
-def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signers: list[int]) -> Iterable[bytes]:
+def _digests_of_views(message: ConsistencyProof, setup: ClientSetup, view: View, signers: list[int]) -> Iterable[bytes]:
     """Return the digest that each signer's view must have if the signer sees the same as this client.
 
     ``signers`` are places in this client's neighbourhood.  All views are checked at once; each is hashed when its
@@ -209,7 +209,7 @@ def _digests_of_views(message: ConsistencyProof, setup: Setup, view: View, signe
     return (statements.view_digest(setup.session_id, seen) for seen in views)
 
 
-def _check_enough(num_clients: int, setup: Setup) -> None:
+def _check_enough(num_clients: int, setup: ClientSetup) -> None:
     quorum = setup.params.quorum
     if num_clients < quorum:
         raise RemoteProtocolError(

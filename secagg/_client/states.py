@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from secagg import sharing, statements
 from secagg._client.neighborhood import Neighborhood
-from secagg._client.rules import Setup, View, check_consistency_proof, check_flags, check_peer_keys, listed
+from secagg._client.rules import ClientSetup, View, check_consistency_proof, check_flags, check_peer_keys, listed
 from secagg.algebra import ring
 from secagg.errors import RemoteProtocolError, Rule
 from secagg.events import SERVER, ClientEvent, InputRequested, Send
@@ -62,7 +62,7 @@ class ClientPhase(Enum):
 class State:
     """Base class of the states. Here every message is illegal; subclasses allow what is legal."""
 
-    setup: Setup
+    setup: ClientSetup
 
     @property
     def client_ids(self) -> tuple[ClientId, ...]:
@@ -316,7 +316,7 @@ class Finished(State):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Aborted(State):
+class AbortedState(State):
     pass
 
 
@@ -347,7 +347,7 @@ PHASES: dict[type[State], ClientPhase] = {
     Masked: ClientPhase.MASKED,
     SurvivorsSigned: ClientPhase.SURVIVORS_SIGNED,
     Finished: ClientPhase.FINISHED,
-    Aborted: ClientPhase.ABORTED,
+    AbortedState: ClientPhase.ABORTED,
     Suspended: ClientPhase.SUSPENDED,
 }
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgpack
 
 from secagg._client.neighborhood import Neighborhood
-from secagg._client.rules import Setup
+from secagg._client.rules import ClientSetup
 from secagg._client.states import PHASES, ClientPhase, Listed, State
 from secagg.errors import LocalProtocolError, SecAggError
 from secagg.events import Round
@@ -19,7 +19,7 @@ from secagg.params import ClientId, Parameters
 from secagg.primitives.digest import sha256
 from secagg.primitives.labels import PROTOCOL_VERSION
 from secagg.session import SESSION_ID_BYTES
-from secagg.transcript import EntryKind, TranscriptEntry
+from secagg.transcript import TranscriptEntry, TranscriptKind
 
 _MAGIC = b"secagg client"
 _CHECKSUM_BYTES = 16
@@ -104,7 +104,7 @@ def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | N
         typed = type(client_id) is int and type(session_id) is bytes and type(identity_key) is bytes
         if typed and len(session_id) == SESSION_ID_BYTES:
             identity = Identity(own_identity) if own_identity else None
-            setup = Setup(Parameters.from_bytes(params), client_id, session_id, identity)
+            setup = ClientSetup(Parameters.from_bytes(params), client_id, session_id, identity)
             if all(isinstance(value, bytes | tuple) for value in values.values()):
                 if issubclass(_STATES[phase], Listed):
                     values["neighborhood"] = Neighborhood(*values["neighborhood"])
@@ -114,7 +114,7 @@ def _unpack(body: bytes) -> tuple[State, bytes, list[TranscriptEntry]] | int | N
     return None
 
 
-def _identity_fields(setup: Setup) -> tuple[bytes, bytes]:
+def _identity_fields(setup: ClientSetup) -> tuple[bytes, bytes]:
     """Return the public key of the host's identity, and the secret key of an identity drawn for the session."""
     if setup.identity is None:
         return b"", b""
@@ -132,7 +132,7 @@ def _lacks_identity(state: State) -> bool:
 def _entry(
     round_: str, what: str, subject: str, clients: tuple[ClientId, ...], digest: bytes, detail: str
 ) -> TranscriptEntry:
-    return TranscriptEntry(Round(round_), EntryKind(what), subject, clients, digest, detail)
+    return TranscriptEntry(Round(round_), TranscriptKind(what), subject, clients, digest, detail)
 
 
 def _checksum(body: bytes) -> bytes:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from secagg import statements
 from secagg._server.share_keys import ShareKeysRound
-from secagg._server.stage import Closing, Roster, Setup, Stage, too_few
+from secagg._server.stage import Closing, Roster, ServerSetup, Stage, too_few
 from secagg.events import DropReason, Round, Send, ServerEvent
 from secagg.identity import learn
 from secagg.messages import AdvertiseKeys, ClientMessage, PeerKeys
@@ -17,7 +17,7 @@ from secagg.primitives.agreement import is_valid_public_key
 class AdvertiseKeysRound(Stage):
     round = Round.ADVERTISE_KEYS
 
-    def __init__(self, setup: Setup, client_ids: frozenset[ClientId]) -> None:
+    def __init__(self, setup: ServerSetup, client_ids: frozenset[ClientId]) -> None:
         super().__init__(client_ids)
         self._setup = setup
         self._keys: dict[ClientId, AdvertiseKeys] = {}

@@ -7,7 +7,7 @@ from secagg._server.stage import (
     Closing,
     RecoverableStage,
     Roster,
-    Setup,
+    ServerSetup,
     Shared,
     answering,
     drop_lonely,
@@ -24,7 +24,7 @@ from secagg.params import ClientId
 class MaskedInputRound(RecoverableStage):
     round = Round.MASKED_INPUT_COLLECTION
 
-    def __init__(self, setup: Setup, roster: Roster, shared: Shared) -> None:
+    def __init__(self, setup: ServerSetup, roster: Roster, shared: Shared) -> None:
         super().__init__(shared.flags, setup.params, roster)
         self._setup = setup
         self._shared = shared

@@ -3,7 +3,7 @@
 import numpy as np
 
 from secagg._server.masked_input import MaskedInputRound
-from secagg._server.stage import Closing, Roster, Setup, Shared, Stage, answering, drop_lonely, too_few
+from secagg._server.stage import Closing, Roster, ServerSetup, Shared, Stage, answering, drop_lonely, too_few
 from secagg.events import DropReason, Round, Send
 from secagg.graph import NodeFlags
 from secagg.messages import ClientMessage, PeerShares, ShareKeys
@@ -15,7 +15,7 @@ from secagg.sharing import ENCRYPTED_SHARES_BYTES
 class ShareKeysRound(Stage):
     round = Round.SHARE_KEYS
 
-    def __init__(self, setup: Setup, roster: Roster) -> None:
+    def __init__(self, setup: ServerSetup, roster: Roster) -> None:
         super().__init__(roster.client_ids)
         self._setup = setup
         self._roster = roster

@@ -24,7 +24,7 @@ GraphBuilder: TypeAlias = Callable[[int], Graph]
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ServerSetup:
     """The constants of a session."""
 
     params: Parameters

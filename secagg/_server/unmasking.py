@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from secagg import sharing
 from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
-from secagg._server.stage import Closing, Ended, Roster, Setup, Shared, Stage, owners_of_masks
+from secagg._server.stage import Closing, Ended, Roster, ServerSetup, Shared, Stage, owners_of_masks
 from secagg.algebra import ring
 from secagg.algebra.field import PRIME
 from secagg.errors import LocalProtocolError
@@ -37,7 +37,7 @@ from secagg.unmask_job import MaskSum, RecoveredMaskKey, UnmaskJob
 class Unmasking:
     """The sum of the survivors' masked inputs, and the owners of the masks in it."""
 
-    setup: Setup
+    setup: ServerSetup
     roster: Roster
     shared: Shared
     survives: NodeFlags

@@ -22,7 +22,7 @@ from fl.errors import DataError
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData, load_arrays
 from fl.network.policy import Policy

@@ -20,7 +20,7 @@ from fl.config.run_config import RunConfig
 from fl.errors import ConfigError, FLError
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network.announcement import Announcement, encode_announcement
 from fl.runs.display import TrainingDisplay
 from fl.watch.logs import JsonFormatter, LineFormatter
@@ -104,9 +104,9 @@ def test_logs_show_no_characters_that_act():
 @pytest.mark.parametrize("name", ["model", "dataset"])
 def test_a_stored_runs_names_cannot_be_anything(name):
     with pytest.raises(ConfigError, match="cannot be shown") as caught:
-        RunConfig(**{name: f"module:{HOSTILE}"})
+        RunConfig.of(**{name: f"module:{HOSTILE}"})
     assert is_harmless(str(caught.value))
-    assert getattr(RunConfig(**{name: "my_модель:make"}), name) == "my_модель:make"
+    assert RunConfig.of(**{name: "my_модель:make"}).options()[name] == "my_модель:make"
 
 
 def test_what_another_wrote_into_a_run_is_not_shown_raw(tmp_path):
@@ -134,7 +134,7 @@ class Round:
 
 
 def test_the_training_display_shows_reasons_as_text(capsys):
-    display = TrainingDisplay(Console(), RunConfig(dataset="digits", clients=3, rounds=1))
+    display = TrainingDisplay(Console(), RunConfig.of(dataset="digits", clients=3, rounds=1))
     display.round_done([Round()])  # type: ignore[list-item]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3

@@ -10,9 +10,10 @@ import pytest
 import typer
 
 from fl.commands.app import app
+from fl.config.config_file import read_config_file
 from fl.config.run_config import RunConfig
-from fl.learning.server_optimizer import SERVER_OPTIMIZERS
-from tests.fl.runs import invoke
+from fl.learning.settings import SERVER_OPTIMIZERS
+from tests.fl.runs import assert_refused, invoke
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "training.md").read_text(encoding="utf-8")
 
@@ -40,5 +41,17 @@ def test_the_rates_of_the_servers_rules_are_those_by_default() -> None:
         for row in table.strip().splitlines()[2:]
         for name in re.findall(r"`(fed\w+)`", row.split("|")[1])
     }
-    defaults = {name: RunConfig(server_optimizer=name).server_learning_rate for name in SERVER_OPTIMIZERS}
+    defaults = {name: RunConfig.of(server_optimizer=name).server.rate for name in SERVER_OPTIMIZERS}
     assert found == defaults
+
+
+def test_the_settings_files_on_the_pages_are_read(tmp_path: Path) -> None:
+    pages = Path(__file__).parents[2] / "docs" / "how-to"
+    path = tmp_path / "settings.toml"
+    (training,) = re.findall(r"```toml\n(.*?)```", (pages / "own-models.md").read_text(encoding="utf-8"), re.DOTALL)
+    path.write_text(training)
+    assert RunConfig.of(**read_config_file(path)).server.optimizer == "fedadam"
+    (served,) = re.findall(r"```toml\n(.*?)```", (pages / "deployment.md").read_text(encoding="utf-8"), re.DOTALL)
+    path.write_text(served)
+    # After all names and values in it.
+    assert_refused(invoke("serve", "--config", path), "give --out")

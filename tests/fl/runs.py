@@ -42,7 +42,7 @@ def tiny_dataset() -> Dataset:
 def tiny_config(**changes: Any) -> RunConfig:
     """A run of a second or less on `tiny_dataset`."""
     small = {"model": "logistic", "clients": 6, "rounds": 3, "epochs": 1, "seed": 11}
-    return RunConfig(**{**small, **changes})
+    return RunConfig.of(**{**small, **changes})
 
 
 def state_bytes(model: nn.Module) -> dict[str, bytes]:

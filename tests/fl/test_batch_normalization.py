@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.learning.training import LocalTraining, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -128,12 +128,12 @@ def test_options_reach_the_run(tmp_path: Path) -> None:
         "--bfloat16", "off", "--out", tmp_path, "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert RunConfig.from_json(json.loads((tmp_path / "config.json").read_text())) == RunConfig(
+    assert RunConfig.from_json(json.loads((tmp_path / "config.json").read_text())) == RunConfig.of(
         dataset="digits", model="2nn", clients=8, sample=5, rounds=1, epochs=2, batch_size=7, learning_rate=0.03,
         momentum=0.25, server_learning_rate=0.5, partition="dirichlet", alpha=2.5, shards_per_client=3, dropout=0.2,
         dropout_at=("unmasking", "share-keys"), corrupt=0.2, aggregator="secure", compare=True, clip=0.5,
         value_bits=20, seed=77, channels_last=False, bfloat16="off",
-    )  # fmt: skip
+    ).settled()  # fmt: skip
 
 
 @pytest.mark.usefixtures("tiny_data")
@@ -141,7 +141,7 @@ def test_without_options_the_run_is_the_configs_default(tmp_path: Path) -> None:
     result = invoke("train", "--model", "logistic", "--rounds", 1, "--out", tmp_path)
     assert result.exit_code == 0
     stored = RunConfig.from_json(json.loads((tmp_path / "config.json").read_text()))
-    assert stored == RunConfig(model="logistic", rounds=1)
+    assert stored == RunConfig.of(model="logistic", rounds=1).settled()
 
 
 @pytest.mark.parametrize(

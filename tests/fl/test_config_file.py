@@ -3,60 +3,96 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fl.config.config_file import read_config_file
-from fl.config.run_config import RunConfig
+from fl.config.run_config import SETTINGS, RunConfig
 from fl.errors import ConfigError
 
-SETTLED = RunConfig(server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5)
+SETTLED = RunConfig.of(server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5, threads=2).settled()
 
 
 def toml_of(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
 
 
-@pytest.mark.parametrize("name", RunConfig.__dataclass_fields__)
-def test_every_setting_can_be_written(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "run.toml"
-    value = getattr(SETTLED, name)
-    path.write_text(f"{name} = {toml_of(value)}\n")
-    assert read_config_file(path) == {name: value}
+def read(path: Path, text: str) -> dict[str, Any]:
+    (path / "run.toml").write_text(text)
+    return read_config_file(path / "run.toml")
+
+
+@pytest.mark.parametrize("option", SETTINGS)
+def test_every_setting_can_be_written_in_its_section(tmp_path: Path, option: str) -> None:
+    setting, value = SETTINGS[option], SETTLED.options()[option]
+    section = f"[{setting.section}]\n" if setting.section else ""
+    assert read(tmp_path, f"{section}{setting.name} = {toml_of(value)}\n") == {option: value}
 
 
 def test_a_whole_number_is_a_learning_rate_too(tmp_path: Path) -> None:
-    path = tmp_path / "run.toml"
-    path.write_text('server_optimizer = "fedadam"\nserver_learning_rate = 1\n')
-    assert RunConfig(**read_config_file(path)).server_learning_rate == 1.0
+    values = read(tmp_path, '[server]\noptimizer = "fedadam"\nlearning_rate = 1\n')
+    assert RunConfig.of(**values).server.rate == 1.0
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_a_byte_order_mark_is_no_setting(tmp_path: Path, line_end: str) -> None:
     path = tmp_path / "run.toml"
-    path.write_bytes(f"\ufeffepochs = 3{line_end}clients = 6{line_end}".encode())
-    assert read_config_file(path) == {"epochs": 3, "clients": 6}
+    path.write_bytes(f"\ufeffrounds = 3{line_end}[data]{line_end}clients = 6{line_end}".encode())
+    assert read_config_file(path) == {"rounds": 3, "clients": 6}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("lines", "said"),
     [
-        ("learning-rate = 0.1", "unknown learning-rate: did you mean learning_rate?"),
-        ("learing_rate = 0.1", "unknown learing_rate: did you mean learning_rate?"),
-        ("lr = 0.1", "unknown lr: did you mean learning_rate?"),
-        ("server_lr = 0.1", "unknown server_lr: did you mean server_learning_rate?"),
-        ("Batch-Size = 4", "unknown Batch-Size: did you mean batch_size?"),
-        ("client = 4", "unknown client: did you mean clients?"),
-        ('out = "runs/x"', "unknown out: settings are dataset, model, "),
-        ("[training]\nepochs = 2", "unknown training: settings stand in no table: leave out [training]"),
-        ("lr = 0.1\nbatch = 2", "unknown lr: did you mean learning_rate?; unknown batch: did you mean batch_size?"),
+        ("[local]\nlearning-rate = 0.1", "unknown learning-rate in [local]: did you mean learning_rate?"),
+        ("[local]\nlearing_rate = 0.1", "unknown learing_rate in [local]: did you mean learning_rate?"),
+        ("[local]\nlr = 0.1", "unknown lr in [local]: did you mean learning_rate?"),
+        ("[local]\nBatch-Size = 4", "unknown Batch-Size in [local]: did you mean batch_size?"),
+        ("[data]\nclient = 4", "unknown client in [data]: did you mean clients?"),
+        ("[server]\nserver_tau = 1", "unknown server_tau in [server]: did you mean tau?"),
+        ("[server]\nlearnin_rate = 1", "unknown learnin_rate in [server]: did you mean learning_rate?"),
+        ("[local]\nserver_lr = 0.1", "unknown server_lr in [local]: did you mean learning_rate in [server]?"),
+        ("[local]\nrounds = 2", "unknown rounds in [local]: did you mean rounds above all sections?"),
+        ("[local]\nout = 2", "unknown out in [local]: settings are epochs, batch_size, "),
+        ("[training]\nepochs = 2", "unknown section [training]: sections are data, local, server, protocol"),
+        ("[training]", "unknown section [training]: sections are data, local, server, protocol"),
+        ("rond = 2", "unknown rond: did you mean rounds?"),
+        (
+            "[local]\nlr = 1\nbatch = 2",
+            "did you mean learning_rate?; unknown batch in [local]: did you mean batch_size?",
+        ),
     ],
 )
-def test_what_is_no_setting_is_named_with_the_one_that_was_meant(tmp_path: Path, line: str, said: str) -> None:
-    path = tmp_path / "run.toml"
-    path.write_text(line)
+def test_what_is_no_setting_is_named_with_the_one_that_was_meant(tmp_path: Path, lines: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        read_config_file(path)
+        read(tmp_path, lines)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("option", [option for option, setting in SETTINGS.items() if setting.section])
+def test_a_name_without_its_section_is_refused_with_the_section(tmp_path: Path, option: str) -> None:
+    setting = SETTINGS[option]
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, f"{option} = {toml_of(SETTLED.options()[option])}\n")
+    assert f"unknown {option}: did you mean {setting.name} in [{setting.section}]?" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("rounds = 2.5", "rounds must be a whole number, not 2.5"),
+        ('[local]\nepochs = "3"', "epochs must be a whole number, not '3'"),
+        ("[local]\nchannels_last = 1", "channels_last must be true or false, not 1"),
+        ("[data]\nmodel = 1", "model must be a text in quotes, not 1"),
+        ('[data]\nmodel = "a\\u0000"', "model must be a text in quotes, not 'a\\x00'"),
+        ('[protocol]\ndropout_at = "any"', "dropout_at must be a list of texts, not 'any'"),
+        ("[local]\nepochs = true", "epochs must be a whole number, not True"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(tmp_path: Path, lines: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, lines)
     assert said in str(raised.value)
 
 

@@ -20,7 +20,7 @@ from fl.errors import ConfigError, FLError
 from fl.learning.own_code import load_reference, make_dataset, make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
@@ -292,7 +292,7 @@ def test_a_convolution_over_a_table_is_refused(project: str, model: str) -> None
 
 
 def test_a_table_gets_a_model_that_takes_it_by_default() -> None:
-    assert RunConfig(dataset="a.b:c").model == "2nn"
+    assert RunConfig.of(dataset="a.b:c").model == "2nn"
 
 
 @pytest.mark.live
@@ -338,7 +338,10 @@ def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
 
 def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
-    path.write_text('model = "logistic"\nclients = 4\nrounds = 2\nlearning_rate = 1\ndropout_at = ["unmasking"]\n')
+    path.write_text(
+        'rounds = 2\n[data]\nmodel = "logistic"\nclients = 4\n'
+        '[local]\nlearning_rate = 1\n[protocol]\ndropout_at = ["unmasking"]\n'
+    )
     result = invoke("train", "--config", path, "--rounds", 1, "--json", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -349,13 +352,13 @@ def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("clents = 4", "unknown clents: did you mean clients?"),
-        ("clients = 4.5", "clients must be a whole number, not 4.5"),
+        ("[data]\nclents = 4", "unknown clents in [data]: did you mean clients?"),
+        ("[data]\nclients = 4.5", "clients must be a whole number, not 4.5"),
         ('rounds = "2"', "rounds must be a whole number, not '2'"),
-        ("dropout_at = 3", "dropout_at must be a list of texts, not 3"),
-        ("compare = 1", "compare must be true or false, not 1"),
+        ("[protocol]\ndropout_at = 3", "dropout_at must be a list of texts, not 3"),
+        ("[protocol]\ncompare = 1", "compare must be true or false, not 1"),
         ("clients = ", "is no TOML file"),
-        ("clients = -1", "clients must be at least 1"),
+        ("[data]\nclients = -1", "clients must be at least 1"),
     ],
 )
 def test_a_file_of_settings_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from fl.learning.cpu import seeded_global_generator
-from fl.learning.training import LocalTraining, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import train
 from tests.fl.runs import REPOSITORY, environment, state_bytes
 
 SEEDS = range(6)

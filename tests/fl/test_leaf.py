@@ -89,7 +89,7 @@ def test_every_example_is_its_writers(leaf_folder: Path) -> None:
 
 
 def test_each_writer_is_a_client(leaf_folder: Path) -> None:
-    assert RunConfig(dataset="leaf-femnist", clients=3).partition == "by-writer"
+    assert RunConfig.of(dataset="leaf-femnist", clients=3).partition == "by-writer"
     parts = partition(load(leaf_folder), "by-writer", 3, seed=0)
     assert sorted(part.tolist() for part in parts) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9, 10]]
 

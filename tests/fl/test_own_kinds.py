@@ -19,7 +19,7 @@ from fl.errors import ConfigError, DataError
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import LayoutError, ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network.announcement import Announcement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy

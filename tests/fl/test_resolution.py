@@ -50,7 +50,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def raw_config(model: str, **changes: Any) -> RunConfig:
-    return RunConfig(**{"dataset": "x:y", "model": model, "clients": 5, "rounds": 10, "seed": 1} | changes)  # type: ignore[arg-type]
+    return RunConfig.of(**{"dataset": "x:y", "model": model, "clients": 5, "rounds": 10, "seed": 1} | changes)  # type: ignore[arg-type]
 
 
 def test_batch_normalization_of_raw_columns_learns_as_in_the_clear(own: str) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from fl.errors import ConfigError
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout
-from fl.learning.server_optimizer import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizer, ServerOptimizerName
+from fl.learning.server_optimizer import ServerOptimizer
+from fl.learning.settings import SERVER_OPTIMIZERS, ServerOptimization, ServerOptimizerName
 from fl.runs.rounds import FederatedRun
 from tests.fl.runs import tiny_config, tiny_dataset
 
@@ -23,7 +24,7 @@ RATE, BETA1, BETA2, TAU = 0.3, 0.8, 0.95, 0.01
 
 
 def make(name: Any, model: nn.Module = MODEL) -> ServerOptimizer:
-    options = ServerOptimization(name=name, learning_rate=RATE, momentum=BETA1, beta2=BETA2, tau=TAU)
+    options = ServerOptimization(optimizer=name, learning_rate=RATE, momentum=BETA1, beta2=BETA2, tau=TAU)
     return ServerOptimizer(options, model)
 
 
@@ -97,7 +98,7 @@ def test_fedavg_remembers_nothing() -> None:
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="of another model"):
+    with pytest.raises(ConfigError, match="belongs to another model"):
         make("fedadam").load_state({"momentum": torch.zeros(SIZE + 1), "second_moment": torch.zeros(SIZE + 1)})
 
 
@@ -130,7 +131,7 @@ def test_each_rule_learns_with_the_numbers_that_it_has_by_default(name: ServerOp
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "sgd"}, "server optimizer 'sgd'"),
+        ({"optimizer": "sgd"}, "server optimizer 'sgd'"),
         ({"learning_rate": 0}, "server_learning_rate"),
         ({"tau": 0}, "server_tau"),
         ({"momentum": 1}, "server_momentum"),

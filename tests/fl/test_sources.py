@@ -244,8 +244,8 @@ def test_writers_come_from_their_own_table(tmp_path: Path, make_tiny: MakeTiny) 
 @pytest.mark.parametrize(
     ("arrays", "complaint"),
     [
-        ({"writers": table_of([0, 1, 2, 1, 1], [1, 2, 3, 4, 5])}, "its classes are not those"),
-        ({"writers": table_of([0, 1, 2, 1], [1, 2, 3, 4])}, "a row an image"),
+        ({"writers": table_of([0, 1, 2, 1, 1], [1, 2, 3, 4, 5])}, "its classes differ from the training labels"),
+        ({"writers": table_of([0, 1, 2, 1], [1, 2, 3, 4])}, "one row per image"),
         ({"writers": np.zeros((5, 8), dtype=np.uint8)}, "int32 with 2 expected"),
         ({"train_images": np.zeros((5, 12), dtype=np.uint8)}, "uint8 with 3 expected"),
         ({"train_images": np.zeros((6, 4, 3), dtype=np.uint8)}, "one int64 for each of the 6 images"),

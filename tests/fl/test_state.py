@@ -223,9 +223,9 @@ def untie(module: Mixed) -> nn.Module:
 def test_refuses_a_model_of_another_layout(other: nn.Module) -> None:
     assert issubclass(LayoutError, FLError)
     layout = ParameterLayout.of(Mixed())
-    with pytest.raises(LayoutError, match="another"):
+    with pytest.raises(LayoutError, match="differs from the one"):
         layout.to_vector(other)
-    with pytest.raises(LayoutError, match="another"):
+    with pytest.raises(LayoutError, match="differs from the one"):
         layout.load_vector(other, np.zeros(MIXED_SIZE, dtype=np.float32))
 
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError, DataError, FLError
 from fl.learning.models import MODELS, build_model
-from fl.learning.training import DivergedError, LocalTraining, evaluate, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import DivergedError, evaluate, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 import secagg
-from secagg import Adversary, Completed, EntryKind, RemoteProtocolError, Round, Rule
+from secagg import Adversary, Completed, RemoteProtocolError, Round, Rule, TranscriptKind
 from secagg.messages import PeerKeys, SurvivorList, UnmaskingShares
 from tests.secagg.machines import MODES
 from tests.support.sessions import BEFORE_INPUT, Cohort, make_params, random_inputs
@@ -26,28 +26,30 @@ def lines(entries, what=None):
 def test_a_client_notes_every_message_and_list(suspend):
     entries = run(missing_from={6: BEFORE_INPUT}, suspend=suspend).clients[2].transcript
     everyone, survivors = tuple(range(7)), tuple(range(6))
-    assert lines(entries, EntryKind.RECEIVED) == [
+    assert lines(entries, TranscriptKind.RECEIVED) == [
         (Round.SHARE_KEYS, "PeerKeys", everyone),
         (Round.MASKED_INPUT_COLLECTION, "PeerShares", everyone),
         (Round.CONSISTENCY_CHECK, "SurvivorList", survivors),
         (Round.UNMASKING, "ConsistencyProof", survivors),
     ]
     sent = ["AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "UnmaskingShares"]
-    assert [entry.subject for entry in entries if entry.what is EntryKind.SENT] == sent
+    assert [entry.subject for entry in entries if entry.what is TranscriptKind.SENT] == sent
 
 
 def test_the_server_notes_who_answered_who_was_dropped_and_what_it_told_them():
     entries = run(missing_from={6: BEFORE_INPUT}).server.transcript
     everyone, survivors = tuple(range(7)), tuple(range(6))
-    assert lines(entries, EntryKind.DROPPED) == [(Round.MASKED_INPUT_COLLECTION, "DEADLINE", (6,))]
-    assert [entry.clients for entry in entries if entry.what is EntryKind.RECEIVED] == [everyone] * 2 + [survivors] * 3
-    assert lines(entries, EntryKind.SENT) == [
+    assert lines(entries, TranscriptKind.DROPPED) == [(Round.MASKED_INPUT_COLLECTION, "DEADLINE", (6,))]
+    assert [entry.clients for entry in entries if entry.what is TranscriptKind.RECEIVED] == [everyone] * 2 + [
+        survivors
+    ] * 3
+    assert lines(entries, TranscriptKind.SENT) == [
         (Round.SHARE_KEYS, "PeerKeys", everyone),
         (Round.MASKED_INPUT_COLLECTION, "PeerShares", everyone),
         (Round.CONSISTENCY_CHECK, "SurvivorList", survivors),
         (Round.UNMASKING, "ConsistencyProof", survivors),
     ]
-    assert lines(entries, EntryKind.COMPLETED) == [(Round.UNMASKING, "", survivors)]
+    assert lines(entries, TranscriptKind.COMPLETED) == [(Round.UNMASKING, "", survivors)]
 
 
 def test_hashes_are_of_the_bytes_that_travelled_and_agree_on_both_sides():
@@ -59,9 +61,9 @@ def test_hashes_are_of_the_bytes_that_travelled_and_agree_on_both_sides():
 
     cohort = run(downlink=downlink)
     received = {
-        entry.subject: entry.digest for entry in cohort.clients[4].transcript if entry.what is EntryKind.RECEIVED
+        entry.subject: entry.digest for entry in cohort.clients[4].transcript if entry.what is TranscriptKind.RECEIVED
     }
-    sent = {entry.subject: entry.digest for entry in cohort.server.transcript if entry.what is EntryKind.SENT}
+    sent = {entry.subject: entry.digest for entry in cohort.server.transcript if entry.what is TranscriptKind.SENT}
     assert received == {name: digest for (client_id, name), digest in seen.items() if client_id == 4}
     for name in ("PeerKeys", "SurvivorList"):
         assert sent[name] == received[name] != b""
@@ -90,8 +92,8 @@ def test_a_refusal_is_noted_with_its_rule():
     cohort = run(downlink=downlink)
     assert isinstance(cohort.refused[1], RemoteProtocolError)
     *_, received, refused = cohort.clients[1].transcript
-    assert (received.what, received.subject) == (EntryKind.RECEIVED, "SurvivorList")
-    assert (refused.what, refused.round) == (EntryKind.REFUSED, Round.CONSISTENCY_CHECK)
+    assert (received.what, received.subject) == (TranscriptKind.RECEIVED, "SurvivorList")
+    assert (refused.what, refused.round) == (TranscriptKind.REFUSED, Round.CONSISTENCY_CHECK)
     assert refused.subject == Rule.SELF_MISSING.name
     assert isinstance(cohort.end, Completed)
 
@@ -105,9 +107,9 @@ def test_disputes_and_aborts_are_noted():
         return message
 
     cohort = run(uplink=uplink)
-    assert lines(cohort.server.transcript, EntryKind.DISPUTED) == [(Round.UNMASKING, "WRONG", (0, 2))]
+    assert lines(cohort.server.transcript, TranscriptKind.DISPUTED) == [(Round.UNMASKING, "WRONG", (0, 2))]
     cohort = run(missing_from=dict.fromkeys(range(4), BEFORE_INPUT))
-    (aborted,) = [entry for entry in cohort.server.transcript if entry.what is EntryKind.ABORTED]
+    (aborted,) = [entry for entry in cohort.server.transcript if entry.what is TranscriptKind.ABORTED]
     assert (aborted.round, aborted.subject) == (Round.MASKED_INPUT_COLLECTION, "TOO_FEW_CLIENTS")
 
 
@@ -118,9 +120,9 @@ def test_shares_that_did_not_authenticate_are_noted_on_both_sides():
         return message
 
     cohort = run(uplink=uplink)
-    rejected = [entry.clients for entry in cohort.clients[0].transcript if entry.what is EntryKind.REJECTED_SHARES]
+    rejected = [entry.clients for entry in cohort.clients[0].transcript if entry.what is TranscriptKind.REJECTED_SHARES]
     assert rejected == [(5,)]
-    assert {entry.clients[0] for entry in cohort.server.transcript if entry.what is EntryKind.DISPUTED} == {5}
+    assert {entry.clients[0] for entry in cohort.server.transcript if entry.what is TranscriptKind.DISPUTED} == {5}
 
 
 @pytest.mark.parametrize("adversary", MODES)

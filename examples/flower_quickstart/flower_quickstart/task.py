@@ -8,7 +8,7 @@ from torch import nn
 from fl.data import Dataset, load_dataset
 from fl.data.partition import iid
 from fl.learning.models import build_model
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.learning.training import evaluate as measure
 from fl.learning.training import train as fit
 

@@ -38,13 +38,13 @@ class RayCluster:
             _open[address] = _open.get(address, 0) + 1
 
     @classmethod
-    def connect(cls, address: str = "", workers: int = 0) -> RayCluster:
+    def connect(cls, address: str | None = None, workers: int | None = None) -> RayCluster:
         """Connect to a cluster. The objects of one process share its connection.
 
         Args:
-            address: as for `ray.init`: ``auto``, ``HOST:6379``, ``ray://HOST:10001``. Empty: the cluster to which the
+            address: as for `ray.init`: ``auto``, ``HOST:6379``, ``ray://HOST:10001``. None: the cluster to which the
                 host is already connected, or Ray started on this machine for as long as it is needed.
-            workers: number of cores for Ray on this machine; 0: all.
+            workers: number of cores for Ray on this machine; None: all.
 
         Raises:
             ConfigError: no cluster answers at the address.
@@ -81,7 +81,7 @@ class RayCluster:
 
 
 @contextmanager
-def connected(address: str = "", workers: int = 0) -> Iterator[RayCluster]:
+def connected(address: str | None = None, workers: int | None = None) -> Iterator[RayCluster]:
     """Yield a cluster and close it at the end; see `RayCluster.connect`."""
     cluster = RayCluster.connect(address, workers)
     try:

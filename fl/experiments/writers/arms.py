@@ -10,7 +10,7 @@ from fl.experiments.experiment import Arm, Experiment
 from fl.experiments.federated import FederatedArm
 from fl.experiments.writers.personal import PersonalizationArm, Start
 from fl.experiments.writers.training import WritersTraining
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.personalization import Ditto, FineTuning
 
 DROPOUT_MODELS = {"independent": "anyone vanishes", "slow": "slow ones vanish"}
@@ -62,7 +62,7 @@ def build(*, quick: bool, seed: int) -> Experiment:
     """See `fl.experiments.catalog.ExperimentModule`."""
     arms: list[Arm] = []
     values = _QUICK if quick else _WRITERS
-    configs = {name: RunConfig(**values | {"dropout_model": name, "seed": seed}) for name in DROPOUT_MODELS}
+    configs = {name: RunConfig.of(**values | {"dropout_model": name, "seed": seed}) for name in DROPOUT_MODELS}
     for name, who in DROPOUT_MODELS.items():
         federated = FederatedArm(name=f"federated-{name}", title=f"federated, {who}", config=configs[name])
         arms.append(WritersTraining(federated=federated))

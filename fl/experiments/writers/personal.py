@@ -67,7 +67,7 @@ class PersonalizationArm:
 
     def run(self, work: ArmWork) -> ArmResult:
         """Make and measure the personal models, or go on; see `_result`."""
-        trained = TrainedRun(work.folders[self.trained], self.config, work.load(self.config.dataset))
+        trained = TrainedRun(work.folders[self.trained], self.config, work.load(self.config.data.dataset))
         records = trained.records()
         run = trained.run
         maker = _PersonalModels(self, trained, [record.included for record in records])

@@ -41,7 +41,7 @@ class WritersTraining:
     federated: FederatedArm
 
     def __post_init__(self) -> None:
-        if not self.federated.config.holdout:
+        if not self.federated.config.data.holdout:
             raise ConfigError(f"{self.federated.name}: personal models are measured on what is held out: set holdout")
 
     @property
@@ -65,7 +65,7 @@ class WritersTraining:
 
     def run(self, work: ArmWork) -> ArmResult:
         """Train, or go on training."""
-        config, dataset = self.federated.config, work.load(self.federated.config.dataset)
+        config, dataset = self.federated.config, work.load(self.federated.config.data.dataset)
         trained = TrainedRun(work.folder, config, dataset)
         # If the last start was broken off between a checkpoint and its copy: no later model is there yet.
         trained.keep_model()
@@ -76,9 +76,9 @@ class WritersTraining:
 
         result = self.federated.run(replace(work, report=report))
         records = trained.records()
-        included = included_rounds(records, config.clients)
+        included = included_rounds(records, config.data.clients)
         # Rounded before it is used: who reads the result gets the same groups.
-        slowness = np.round(client_slowness(config.clients, config.seed), 3)
+        slowness = np.round(client_slowness(config.data.clients, config.seed), 3)
         correct, held_out = _held_out_counts(trained.run, dataset)
         return {
             **result,

@@ -22,7 +22,7 @@ from fl.aggregation.scales import Scales
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network import client as joining
 from fl.network.announcement import Announcement, encode_announcement, round_context
 from fl.network.client import Participant

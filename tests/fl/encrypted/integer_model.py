@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fl.encrypted.geometry import patches, pooled, window_sums
 from fl.encrypted.layers import Convolution
 from fl.encrypted.plan import StoredWeights
-from fl.encrypted.steps import Flattening, Maximum, Multiplied, Multiply, Plan, Rectify, Sums, Truncate
+from fl.encrypted.steps import Flattening, InferencePlan, Maximum, Multiplied, Multiply, Rectify, Sums, Truncate
 
 Integers = npt.NDArray[np.int64]
 
@@ -20,7 +20,7 @@ def fits(values: Integers, bits: int) -> bool:
     return bool((values >= -(2 ** (bits - 1))).all() and (values < 2 ** (bits - 1)).all())
 
 
-def run_plan(plan: Plan, weights: list[StoredWeights], images: npt.NDArray[np.floating[Any]]) -> Integers:
+def run_plan(plan: InferencePlan, weights: list[StoredWeights], images: npt.NDArray[np.floating[Any]]) -> Integers:
     """The stored outputs (N, classes); AssertionError where a number is wider than the plan says."""
     values: Integers = np.rint(images * 2.0**plan.input_bits).astype(np.int64)
     for step in plan.steps:

@@ -26,7 +26,8 @@ from fl.encrypted.evaluator import free_ports, make_jobs
 from fl.encrypted.processes import Event, PartyProcesses
 from fl.learning.models import build_model
 from fl.learning.serialization import load_model, model_to_bytes
-from fl.learning.training import LocalTraining, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import train
 from tests.fl.runs import REPOSITORY, environment, invoke
 
 if importlib.util.find_spec("mpyc") is None:

@@ -94,7 +94,7 @@ def test_values_that_range_too_widely_are_refused() -> None:
         for layer in model:
             if isinstance(layer, nn.Linear):
                 layer.weight.fill_(100.0)
-    with pytest.raises(PrecisionError, match="measured on examples"):
+    with pytest.raises(PrecisionError, match="measure bounds on examples"):
         make_plan(model, (1, 2, 2), PIXELS)
 
 

@@ -18,7 +18,7 @@ from tests.fl.runs import assert_refused, invoke
     [
         ("serial", Resources(workers=2), "the engine serial is one process"),
         ("batched", Resources(workers=1), "the engine batched is one process"),
-        ("processes", Resources(workers=-1), "workers must be at least 1, or 0 for all cores, not -1"),
+        ("processes", Resources(workers=-1), "workers must be at least 1, not -1"),
         ("processes", Resources(address="auto"), "use the engine ray, not processes"),
         ("ray", Resources(workers=2, address="auto"), "leave out workers"),
         ("serial", Resources(workers=-1, address="auto"), "workers must be .*; an address is"),
@@ -41,7 +41,7 @@ def test_an_unknown_engine() -> None:
         (("--engine", "serial", "--workers", 2), "workers are for the engines processes and ray"),
         (("--address", "auto"), "use the engine ray, not serial"),
         (("--engine", "batched", "--optimizer", "adam"), "train with sgd, not adam"),
-        (("--threads", -1), "threads must be between 1 and 1024, or 0"),
+        (("--threads", -1), "threads must be between 1 and 1024, not -1"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(options: tuple[object, ...], said: str) -> None:

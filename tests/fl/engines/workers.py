@@ -24,13 +24,15 @@ DATASET = tiny_dataset()
 def make_worker(**changes: Any) -> LocalWorker:
     """Of clients with different numbers of examples."""
     config = tiny_config(**{"model": "small-cnn", "clients": 8, "partition": "dirichlet", "epochs": 2, **changes})
-    parts = partition(DATASET, config.partition, config.clients, seed=3, alpha=0.7, shards_per_client=2)
+    parts = partition(DATASET, config.partition, config.data.clients, seed=3, alpha=0.7, shards_per_client=2)
     return LocalWorker(config, DATASET, parts)
 
 
 def training_of(worker: LocalWorker, number: int = 1, expected: tuple[int, ...] = ()) -> RoundTraining:
     """A round in which every client was sent the worker's model as it is."""
-    return RoundTraining(number, dict.fromkeys(range(worker.config.clients), model_to_bytes(worker.model)), expected)
+    return RoundTraining(
+        number, dict.fromkeys(range(worker.config.data.clients), model_to_bytes(worker.model)), expected
+    )
 
 
 def updates(engine: TrainingEngine, training: RoundTraining, order: Any = None) -> dict[int, ClientUpdate]:

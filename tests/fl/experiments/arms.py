@@ -58,7 +58,7 @@ def digits_arm(name: str = "run", *, rounds: int = 3, **changes: Any) -> Federat
     """A federated run on the digits, a tenth of a second a round."""
     arm = {key: changes.pop(key) for key in ("part", "stop_at", "before_averaging") if key in changes}
     values = {"model": "logistic", "clients": 4, "rounds": rounds, "epochs": 1, "seed": 3}
-    return FederatedArm(name=name, title=f"trial of {name}", config=RunConfig(**{**values, **changes}), **arm)
+    return FederatedArm(name=name, title=f"trial of {name}", config=RunConfig.of(**{**values, **changes}), **arm)
 
 
 def run_in(

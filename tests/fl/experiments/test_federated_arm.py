@@ -165,7 +165,7 @@ def test_secure_and_plain_arms_agree(tmp_path: Path) -> None:
 def test_settings_say_all_that_the_arm_is_made_of() -> None:
     arm = digits_arm(stop_at=0.5)
     settings = arm.settings()
-    assert RunConfig.from_json(settings["config"]) == arm.config
+    assert RunConfig.from_json(settings["config"]) == arm.config.settled()
     assert {"stop_at", "part", "before_averaging"} <= settings.keys()
     identity = {"name", "title", "needs"}
     assert settings.keys() == set(FederatedArm.__dataclass_fields__) - identity

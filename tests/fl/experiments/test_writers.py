@@ -28,7 +28,8 @@ from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
 from fl.experiments.writers.personal import PersonalizationArm
 from fl.experiments.writers.training import TrainedRun, WritersTraining, by_speed_groups, included_rounds
 from fl.learning.serialization import load_model, model_to_bytes
-from fl.learning.training import LocalTraining, evaluate
+from fl.learning.settings import LocalTraining
+from fl.learning.training import evaluate
 from fl.personalization import Ditto, FineTuning, measure_gain
 from fl.report.source import load_run
 from fl.runs.rounds import start_runs
@@ -228,8 +229,8 @@ def test_the_real_experiment_is_as_described() -> None:
         training = arms[f"federated-{name}"]
         assert isinstance(training, WritersTraining)
         config = training.federated.config
-        assert (config.dataset, config.partition, config.clients) == ("mnist-writers", "by-writer", 539)
-        assert (config.aggregator, config.dropout_model, config.seed) == ("secure", name, 7)
+        assert (config.data.dataset, config.partition, config.data.clients) == ("mnist-writers", "by-writer", 539)
+        assert (config.protocol.aggregator, config.protocol.dropout_model, config.seed) == ("secure", name, 7)
         assert config.sample >= 200
     personal = [arm for arm in arms.values() if isinstance(arm, PersonalizationArm)]
     assert {arm.name for arm in personal} == {f"{method}-{name}" for method in METHODS for name in DROPOUT_MODELS} - {

@@ -18,7 +18,7 @@ from fl.aggregation.session_policy import PolicyError
 from fl.errors import ConfigError, DataError
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network.addresses import parse_address, show_address
 from fl.network.announcement import (
     Announcement,
@@ -314,7 +314,7 @@ SHARD = ("--shard", "0/2")
         (("serve", "--clients", 4, "--out", "run", "--adversary", "evil", *CERTS), "'evil' is not known"),
         (("serve", "--clients", 4, "--out", "run", "--listen", "x", *CERTS), "an address is HOST:PORT"),
         (("serve", "--clients", 4, "--out", "run", "--give-up", 0, *CERTS), "give-up"),
-        (("serve", "--clients", 4, "--out", "run", "--reply-seconds", 0, *CERTS), "deadline"),
+        (("serve", "--clients", 4, "--out", "run", "--reply-seconds", 0, *CERTS), "reply-seconds must be above 0"),
         (("serve", "--clients", 4, "--out", "run", "--plaintext", "--listen", "192.0.2.1:7"), "loopback"),
         (("serve", "--resume", "run", "--clients", 4, *CERTS), "leave out --clients"),
         (("serve", "--resume", "run", *CERTS), "holds no run of secagg serve"),

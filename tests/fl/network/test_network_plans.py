@@ -22,7 +22,7 @@ def test_every_plan_is_one_that_a_client_takes(adversary: Adversary, min_inputs:
             settings = NetworkSettings(
                 min_clients=min_clients, adversary=adversary, max_examples=10, min_inputs=min_inputs
             )
-            config = RunConfig(clients=clients, corrupt=corrupt, value_bits=16)
+            config = RunConfig.of(clients=clients, corrupt=corrupt, value_bits=16)
             try:
                 params = settings.plans(config, (48, 3)).plan(settings.invited(config)).parameters
             except PlanError:

@@ -26,7 +26,7 @@ def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_t
     """In round 2 a client is killed while it trains, and then the server, which has the others' updates by then."""
     certs, out = tmp_path / "certs", tmp_path / "run"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(4))
-    config, dataset = RunConfig(clients=4, rounds=3, model="logistic", epochs=10, seed=3), load_dataset("digits")
+    config, dataset = RunConfig.of(clients=4, rounds=3, model="logistic", epochs=10, seed=3), load_dataset("digits")
     for client_id, chosen in enumerate(iid(dataset.train_labels.numpy(), 4, seed=3)):
         x, y = dataset.train_images[chosen].squeeze(1).numpy(), dataset.train_labels[chosen].numpy()
         np.savez(tmp_path / f"{client_id}.npz", x=x, y=y)

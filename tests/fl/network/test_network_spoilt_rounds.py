@@ -21,7 +21,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
 from fl.errors import AbortedError, ConfigError
 from fl.files import replace_file
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.network import client as joining
 from fl.network import server as serving
 from fl.network import session_files
@@ -449,7 +449,7 @@ def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     assert second.included == (0, 1, 2, 3)
     said = [line for line in training.clients[LIAR].said if "no update in this round" in line]
     assert said
-    assert all("identity key that the directory does not know" in line for line in said)
+    assert all("identity key that the directory does not list" in line for line in said)
 
 
 def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(

@@ -11,7 +11,7 @@ from torch import nn
 
 from fl.data import Dataset
 from fl.errors import ConfigError
-from fl.learning.training import LocalTraining
+from fl.learning.settings import LocalTraining
 from fl.personalization import ClientGain, FineTuning, Spread, measure_gain, summarize_gains
 from fl.runs.rounds import start_runs
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset

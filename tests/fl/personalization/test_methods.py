@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from fl.errors import ConfigError
 from fl.learning.models import build_model
-from fl.learning.training import DivergedError, LocalTraining, train
+from fl.learning.settings import LocalTraining
+from fl.learning.training import DivergedError, train
 from fl.personalization import Ditto, FineTuning
 from fl.personalization.head import classifier_head, head_inputs
 from tests.fl.runs import state_bytes

@@ -233,7 +233,10 @@ def test_what_the_user_wrote_stays_text(trained: Path) -> None:
     hostile = dataclasses.replace(
         run,
         path=Path("/runs") / HOSTILE.replace("/", ""),
-        config=dataclasses.replace(run.config, dataset=f"my.data:{HOSTILE}", model=f"my.models:{HOSTILE}"),
+        config=dataclasses.replace(
+            run.config,
+            data=dataclasses.replace(run.config.data, dataset=f"my.data:{HOSTILE}", model=f"my.models:{HOSTILE}"),
+        ),
         records=(*run.records[:-2], record, run.records[-1]),
         series=(Series(HOSTILE, (Point(1, 0.5, 1.0), Point(3, 0.6, 0.9)), HOSTILE),),
         personalization=Personalization((PersonalizedMethod(HOSTILE, clients, HOSTILE),), what=HOSTILE),

@@ -53,7 +53,7 @@ def test_an_unharmed_run_is_read_as_it_was_written(trained: Path) -> None:
     run = load_run(trained)
     assert run.rounds_done == 3
     assert [record.round for record in run.own] == [record.round for record in run.plain] == [1, 2, 3]
-    assert run.config.compare
+    assert run.config.protocol.compare
     assert run.network is None
     assert run.series == ()
     assert run.personalization is None

@@ -72,7 +72,7 @@ def test_a_server_with_a_directory_of_its_own_gets_no_share(tmp_path: Path, capl
         (tmp_path / name / "secagg_directory.json").write_text(json.dumps(directory))
     report, _ = run(tmp_path)
     assert isinstance(report.outcome, Aborted)
-    assert "identity key that the directory does not know" in caplog.text
+    assert "identity key that the directory does not list" in caplog.text
 
 
 def test_keys_are_their_owners_alone_and_never_overwritten(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ SETTINGS = Path(__file__).parent / "experiment.toml"
 
 
 def test_the_model_learns_and_the_secure_sum_is_the_plain_one() -> None:
-    config = RunConfig(**read_config_file(SETTINGS))
-    secure, plain = start_runs(config, make_dataset(config.dataset))
+    config = RunConfig.of(**read_config_file(SETTINGS))
+    secure, plain = start_runs(config, make_dataset(config.data.dataset))
     for _ in range(5):
         record = secure.run_round()
         plain.run_round()
