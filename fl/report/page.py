@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, styles and pictures too; it loads nothing and runs nothing."""
+"""Write the page: one HTML file that holds its styles and pictures, loads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from markupsafe import Markup
 
 from fl.config.run_config import RunConfig
 from fl.formatting import format_bytes, percent
+from fl.report.charts import gains_chart
 from fl.report.command_line import arm_command, is_default, train_command
-from fl.report.gains import gains_figure, summarize_gains
-from fl.report.png import data_url
+from fl.report.gains import summarize_gains
+from fl.report.plot import MOST_NUMBERED, data_url
 from fl.report.rounds_view import (
-    client_figures,
-    clients_figure,
+    client_charts,
+    clients_chart,
     cost_rows,
-    learning_figures,
+    learning_charts,
     seconds,
-    seconds_figure,
+    seconds_chart,
 )
 from fl.report.source import StoredRun
 from fl.report.verdict import FinalModel, Sample, Verdict
@@ -59,9 +60,6 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Settings that say nothing unless another one has the value beside it.
 _ONLY_WITH = {"alpha": ("partition", "dirichlet"), "shards_per_client": ("partition", "shards")}
 
-# More classes than these have no room for their numbers in the cells.
-_MOST_NUMBERED = 20
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -84,10 +82,10 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "last": own[-1],
         "tiles": _tiles(run, final),
         "state": _state(run),
-        "learning": learning_figures(run),
-        "at_clients": client_figures(run),
-        "clients": clients_figure(run),
-        "time": seconds_figure(run),
+        "learning": learning_charts(run),
+        "at_clients": client_charts(run),
+        "clients": clients_chart(run),
+        "time": seconds_chart(run),
         "costs": cost_rows(run),
         "cost_most": _most(run),
         "rounds": own,
@@ -96,7 +94,7 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "aborted": [record for record in own if record.aborted],
         "warnings": list(resolution_warnings(own[-1], has_fixed_clip=config.protocol.clip is not None)),
         "refused": [(record.round, *item) for record in own for item in record.refused.items()],
-        "gains": None if personalization is None else gains_figure(personalization.methods, personalization.what),
+        "gains": None if personalization is None else gains_chart(personalization.methods, personalization.what),
         "gain_rows": [] if personalization is None else [summarize_gains(one) for one in personalization.methods],
         "verdict": final.verdict,
         "missing": final.missing,
@@ -223,7 +221,7 @@ def _matrix(verdict: Verdict) -> dict[str, Any]:
                 "precision": right / int(answers[index]) if answers[index] else None,
             }
         )
-    return {"rows": rows, "numbered": len(rows) <= _MOST_NUMBERED}
+    return {"rows": rows, "numbered": len(rows) <= MOST_NUMBERED}
 
 
 def _cell(count: int, total: int, *, is_right: bool) -> dict[str, Any]:

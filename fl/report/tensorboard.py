@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Self
 from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.report.extras import Series
+from fl.report.plot import confusion_plot, samples_plot
 from fl.report.verdict import Verdict
-from fl.report.verdict_plot import confusion_plot, samples_plot
 from fl.runs.rounds import RoundRecord
 from secagg import Plan
 

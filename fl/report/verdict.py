@@ -1,7 +1,8 @@
-"""The final model on the test set: what it takes for what, and some examples to look at."""
+"""Test the final model: its confusion matrix, and some examples to look at."""
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,26 +12,37 @@ import torch
 from torch import nn
 
 import secagg
-from fl.config.run_config import RunConfig
-from fl.config.served import NetworkSettings
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.learning.cpu import torch_threads
 from fl.learning.own_code import is_reference, make_dataset, own_code_of
 from fl.learning.parameter_layout import ParameterLayout
-from fl.report.class_names import class_names
 from fl.report.source import StoredRun
 from fl.runs.checkpoint import RunFolder
 from fl.runs.rounds import FederatedRun
 
 _SAMPLES = 12
 _BATCH = 500
+_CLASSES: dict[str, tuple[str, ...]] = {
+    # Xiao, Rasul and Vollgraf 2017 (arXiv:1708.07747), table 2.
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+}  # fmt: skip
+# EMNIST's order (Cohen et al. 2017, arXiv:1702.05373), which LEAF's FEMNIST has too.
+_CHARACTERS = (*string.digits, *string.ascii_uppercase, *string.ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One test example: its place in the test set, pixels float32 (H, W) or (H, W, 3) in 0..1, None if it is no image;
-    its class, the model's answer, and how sure the model is of it (softmax, 0..1)."""
+    """Hold one test example and the model's answer.
+
+    Attributes:
+        place: its index in the test set.
+        pixels: float32 (H, W) or (H, W, 3) in 0..1; None if the example is not an image.
+        truth, answer: its class, and the model's answer.
+        confidence: the model's softmax value of its answer, 0..1.
+    """
 
     place: int
     pixels: npt.NDArray[np.float32] | None
@@ -41,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """`confusion` is int64 (classes, classes): rows are the truth, columns the answers."""
+    """Hold a test's outcome; ``confusion`` is int64 (classes, classes): rows are the truth, columns the answers."""
 
     names: tuple[str, ...]
     confusion: npt.NDArray[np.int64]
@@ -50,13 +62,13 @@ class Verdict:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers, 0..1."""
+        """Return the share of right answers, 0..1."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
 
 @dataclass(frozen=True, slots=True)
 class FinalModel:
-    """What needs the data set: the protocol's plan, and the verdict; or in ``missing`` why they are not there."""
+    """Hold what needs the data set, the protocol's plan and the verdict, or in ``missing`` why they are not there."""
 
     plan: secagg.Plan | None = None
     verdict: Verdict | None = None
@@ -64,10 +76,10 @@ class FinalModel:
 
 
 def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool = False) -> FinalModel:
-    """Restore the run's final model and measure it. What stands in the way is said in the result, never raised.
+    """Restore the run's final model and test it. Errors are texts in the result, never raised.
 
-    Nothing is downloaded. ``own_code`` allows to import the modules that the stored config names: to look at a run
-    that came from elsewhere must not mean to run what it says.
+    Nothing is downloaded. ``own_code`` allows the import of modules that the stored config names; without it, a look at
+    somebody else's run executes none of their code.
     """
     config = run.config
     named = [name for name in (config.data.dataset, config.model) if is_reference(name)]
@@ -79,7 +91,7 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             if is_reference(config.data.dataset)
             else load_dataset(config.data.dataset, data_dir, download=False)
         )
-        # Nothing is trained: what trained it (Ray, say) need not be here.
+        # Nothing is trained here, so the engine that trained the run (Ray, say) is not needed.
         federated = FederatedRun(
             replace(config, engine="serial"),
             dataset,
@@ -87,19 +99,16 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             is_served=run.network is not None,
         )
         RunFolder(run.path).restore([federated], run.rounds_done)
-        plan = federated.plan if run.network is None else _served_plan(run.config, run.network, federated)
+        network = run.network
+        sizes = ParameterLayout.of(federated.model).sizes
+        plan = federated.plan if network is None else network.plan(config, sizes)
         return FinalModel(plan=plan, verdict=verdict_on(federated.model, dataset, config.seed))
     except (FLError, secagg.SecAggError) as error:
         return FinalModel(missing=f"The model could not be tested. {error}")
 
 
-def _served_plan(config: RunConfig, network: NetworkSettings, federated: FederatedRun) -> secagg.Plan:
-    """The plan of a run between machines."""
-    return network.plan(config, ParameterLayout.of(federated.model).sizes)
-
-
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:
-    """Measure ``model`` on the test examples, in float32; which of them are shown follows from ``seed``."""
+    """Test ``model`` on the test examples, in float32; ``seed`` draws the examples that are shown."""
     with own_code_of(model):
         answers, confidences = _answers(model, dataset.test_images)
     truth = dataset.test_labels.numpy()
@@ -123,7 +132,7 @@ def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:
 
     right = some(np.flatnonzero(answers == truth))
     wrong = some(np.flatnonzero(answers != truth))
-    return Verdict(class_names(dataset.name, classes), confusion.astype(np.int64), right, wrong)
+    return Verdict(_class_names(dataset.name, classes), confusion.astype(np.int64), right, wrong)
 
 
 def _answers(model: nn.Module, examples: torch.Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -139,11 +148,15 @@ def _answers(model: nn.Module, examples: torch.Tensor) -> tuple[npt.NDArray[np.i
 
 
 def _pixels(example: torch.Tensor, low: float, high: float) -> npt.NDArray[np.float32] | None:
-    """Standardized values back on a scale that can be seen; None for what is no picture."""
+    """Return standardized values on the scale 0..1; None if the example is not an image."""
     if example.ndim != 3 or example.shape[0] not in (1, 3):
         return None
     scaled = (example - low) / max(high - low, 1e-12)
-    pixels: npt.NDArray[np.float32] = (
-        scaled.permute(1, 2, 0).squeeze(2).numpy() if len(example) == 1 else (scaled.permute(1, 2, 0).numpy())
-    )
+    pixels: npt.NDArray[np.float32] = scaled.permute(1, 2, 0).squeeze(2).numpy()
     return pixels
+
+
+def _class_names(dataset: str, num_classes: int) -> tuple[str, ...]:
+    """Return one name per class; numbers where no names are known."""
+    known = _CLASSES.get(dataset, _CHARACTERS if "femnist" in dataset else ())
+    return known if len(known) == num_classes else tuple(map(str, range(num_classes)))
