@@ -58,7 +58,7 @@ _drawing = matplotlib.style.context(["default", _STYLE])
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """Name a style's CSS class, what it stands for, a figure and a remark."""
+    """One line of a legend: the CSS class of its swatch, a name, a figure and a remark."""
 
     style: str
     name: str
@@ -68,7 +68,7 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Hold a titled picture with its legend; ``kind``, ``line`` or ``area``, is the form of the legend's swatches."""
+    """A titled picture with its legend; ``kind``, ``line`` or ``area``, is the form of the legend's swatches."""
 
     title: str
     svg: Markup
@@ -79,7 +79,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Hold one series of (round, value) in order. None or not finite is a gap; a single point is a level line."""
+    """One series of (round, value) in order. None or not finite is a gap; a single point is a level line."""
 
     name: str
     points: tuple[tuple[int, float | None], ...]
@@ -93,7 +93,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Hold one part of every bar: its CSS class, its name, and one value per round."""
+    """One part of every bar: its CSS class, its name, and one value per round."""
 
     style: str
     name: str
@@ -101,7 +101,7 @@ class Layer:
 
 
 class _Canvas:
-    """Draw on one pair of axes, and give the page's part of it as SVG."""
+    """One pair of axes to draw on, and its SVG for the page."""
 
     def __init__(self, x_label: str, tick: NumberFormat) -> None:
         self._hints: dict[str, list[str]] = {}
@@ -112,6 +112,7 @@ class _Canvas:
             (left, bottom, 1 - left - _RIGHT / _WIDTH, 1 - bottom - _TOP / _HEIGHT), xlabel=x_label
         )
         self.axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        self.axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
         self.axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         self.axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         self.axes.grid(axis="y", gid=self.taken("grid"))

@@ -11,7 +11,7 @@ from fl.report.extras import PersonalizedMethod
 
 @dataclass(frozen=True, slots=True)
 class GainSummary:
-    """Hold a method's gains, in percentage points of accuracy on each client's held-out examples; shares in 0..1."""
+    """A method's gains, in percentage points of accuracy on each client's held-out examples; shares in 0..1."""
 
     name: str
     note: str

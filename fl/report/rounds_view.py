@@ -131,7 +131,7 @@ def seconds_chart(run: StoredRun) -> Chart:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """Hold what one part of an average round costs, and how many clients vanish in it."""
+    """The costs of one part of an average round, and how many clients vanish in it."""
 
     name: str
     server_seconds: float

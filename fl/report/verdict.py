@@ -35,7 +35,7 @@ _CHARACTERS = (*string.digits, *string.ascii_uppercase, *string.ascii_lowercase)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Hold one test example and the model's answer.
+    """One test example and the model's answer.
 
     Attributes:
         place: its index in the test set.
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """Hold a test's outcome; ``confusion`` is int64 (classes, classes): rows are the truth, columns the answers."""
+    """A test's outcome; ``confusion`` is int64 (classes, classes): rows are the truth, columns the answers."""
 
     names: tuple[str, ...]
     confusion: npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class FinalModel:
-    """Hold what needs the data set, the protocol's plan and the verdict, or in ``missing`` why they are not there."""
+    """The protocol's plan and the verdict, which need the data set, or in ``missing`` why they are not there."""
 
     plan: secagg.Plan | None = None
     verdict: Verdict | None = None

@@ -7,6 +7,8 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fl.report.charts import Chart, Curve, Layer, bars_chart, curves_chart, gains_chart
 from fl.report.extras import PersonalizedClient, PersonalizedMethod
@@ -147,6 +149,20 @@ def test_a_chart_brings_no_style_id_or_link_and_is_the_same_each_time() -> None:
     assert first == second
     names = {name for element in ElementTree.fromstring(first.svg).iter() for name in element.keys()}  # noqa: S314, SIM118
     assert names == {"viewBox", "role", "aria-label", "class", "d", "x", "y", "text-anchor"}
+
+
+FIGURES = st.floats(-1e100, 1e100)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(FIGURES | st.integers(0, 2**64), min_size=1, max_size=4), st.integers(0, 10**9 - 4))
+def test_every_figure_that_is_read_can_be_drawn(values: list[float], first: int) -> None:
+    rounds = range(first, first + len(values))
+    layers = [Layer(name, name, tuple(map(abs, values))) for name in ("a", "b")]
+    for chart in (curves(Curve("a", tuple(zip(rounds, values, strict=True)))), bars([*range(len(values))], *layers)):
+        assert "nan" not in chart.svg
+        assert "inf" not in chart.svg
+        assert 2 <= len(ticks(chart)) <= 8
 
 
 def test_seconds_are_in_the_unit_that_suits() -> None:
