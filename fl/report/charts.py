@@ -37,7 +37,6 @@ _TAKEN = "page:"
 _DECIMALS = re.compile(r"\d+\.\d+")
 _ANCHOR = re.compile(r"text-anchor: (\w+)")
 _STYLE = {
-    "axes.autolimit_mode": "round_numbers",
     "axes.axisbelow": True,
     "axes.labelpad": 6,
     "axes.spines.left": False,
@@ -113,7 +112,6 @@ class _Canvas:
         )
         self.axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         self.axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-        self.axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         self.axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         self.axes.grid(axis="y", gid=self.taken("grid"))
         self.axes.spines["bottom"].set_gid(self.taken("axis"))
@@ -125,6 +123,10 @@ class _Canvas:
 
     def svg(self, title: str, description: str) -> Markup:
         """Return the picture, which a screen reader reads as its title and description."""
+        # From a round number to a round number: the curves lie between the lowest and the highest line.
+        marks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(*self.axes.get_ylim())
+        self.axes.set_ylim(marks[0], marks[-1])
+        self.axes.set_yticks(marks)
         file = io.BytesIO()
         self._figure.savefig(file, format="svg", metadata={"Date": None})
         attributes = {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img", "aria-label": f"{title}. {description}"}

@@ -14,7 +14,6 @@ class GainSummary:
     """A method's gains, in percentage points of accuracy on each client's held-out examples; shares in 0..1."""
 
     name: str
-    note: str
     clients: int
     examples: int
     global_accuracy: float
@@ -33,7 +32,6 @@ def summarize_gains(method: PersonalizedMethod) -> GainSummary:
     tenth, median, ninetieth = np.percentile(gains, [10, 50, 90])
     return GainSummary(
         name=method.name,
-        note=method.note,
         clients=len(gains),
         examples=sum(client.examples for client in method.clients),
         global_accuracy=float(np.mean([client.global_accuracy for client in method.clients])),
