@@ -107,6 +107,11 @@ def test_the_figure_is_drawn_for_few_rounds_and_many(records: list[RoundRecord],
     assert content.endswith(b"IEND\xaeB`\x82")
 
 
+def test_names_are_text_and_no_formulas(tmp_path: Path) -> None:
+    save_plot(tmp_path / "plot.png", tiny_config(model="my.models:$\\frac{$"), RECORDS)
+    assert (tmp_path / "plot.png").is_file()
+
+
 def test_the_summary_adds_up_the_rounds_of_one_run() -> None:
     summary = summarize(tiny_config(compare=True), RECORDS, None)
     assert summary["rounds"] == 3
