@@ -130,8 +130,9 @@ def run_beside(run: StoredRun, named: str) -> StoredRun:
     if len(run.series) >= MOST_SERIES:
         raise ConfigError(f"--beside: a figure holds {MOST_SERIES} curves beside the run's own")
     other = load_run(Path(place))
-    if other.config.data.dataset != run.config.data.dataset:
-        raise ConfigError(f"--beside: {place} is a run on {other.config.data.dataset}, not on {run.config.data.dataset}")
+    dataset = run.config.data.dataset
+    if other.config.data.dataset != dataset:
+        raise ConfigError(f"--beside: {place} is a run on {other.config.data.dataset}, not on {dataset}")
     points = tuple(Point(record.round, record.accuracy, record.loss) for record in other.own)
     return replace(
         run, series=(*run.series, Series(name, points, f"{other.config.model}, {other.config.protocol.aggregator}"))
