@@ -1,4 +1,4 @@
-"""`secagg report`: a run's folder as one page to look at, and as TensorBoard's event files."""
+"""`secagg report`: show a run as one HTML page, and as TensorBoard's event files."""
 
 import shlex
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from fl.errors import ConfigError
 from fl.formatting import json_line
 
 PAGE = "report.html"
-"""In the run's folder, if nothing else is said."""
+"""Name of the page in the run's folder, unless --out names another file."""
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
@@ -24,22 +24,22 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
 
     @app.command()
     def report(
-        run: Annotated[Path, Argument(help="Folder of a run: what --out said.", metavar="RUN_DIR")],
+        run: Annotated[Path, Argument(help="Folder of a run: its --out.", metavar="RUN_DIR")],
         out: Annotated[Path | None, Option(help=f"The page's file (default: RUN_DIR/{PAGE}).")] = None,
         data_dir: Annotated[
-            Path | None, Option(help="Folder with the data set's files, for what the model takes for what.")
+            Path | None, Option(help="Folder with the data set's files, to test the final model.")
         ] = None,
         beside: Annotated[
             list[str] | None,
-            Option(help="NAME=RUN_DIR: another run's curves beside this one's; may be repeated."),
+            Option(help="NAME=RUN_DIR: draw another run's curves beside this one's; may be repeated."),
         ] = None,
         own_code: Annotated[
             bool, Option("--own-code", help="Run the package.module:name that the run names as its data set or model.")
         ] = False,
         tensorboard: Annotated[
-            bool, Option("--tensorboard", help="Write RUN_DIR/tensorboard too, for TensorBoard.")
+            bool, Option("--tensorboard", help="Write event files for TensorBoard to RUN_DIR/tensorboard too.")
         ] = False,
-        as_json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
+        as_json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False,
     ) -> None:
         """Write one HTML page about a run: learning, dropouts, costs, confusion matrix, parameters."""
         with reported(as_json):
@@ -66,12 +66,12 @@ def write_report(
     own_code: bool,
     with_tensorboard: bool,
 ) -> dict[str, Any]:
-    """Read the run, test its final model, write the page; gives what was written as a JSON object.
+    """Read the run, test its final model and write the page; return the command's JSON object.
 
     Raises:
-        ConfigError: no run, a damaged one, or a place that cannot be written to; nothing is written then.
+        ConfigError: no run, a damaged one, or a file that cannot be written; nothing is written then.
     """
-    # These take seconds to import, which other commands must not wait for.
+    # These imports take seconds, and other commands do not need them.
     from fl.report.files import replace_file
     from fl.report.page import MARK, render_page
     from fl.report.source import load_run, run_beside
@@ -106,7 +106,7 @@ def write_report(
 
 
 def _check_place(path: Path, mark: bytes) -> None:
-    """Where a page is to go there may be nothing, or an older page: another file is somebody's work."""
+    """Raise ConfigError if a page may not be written here: only an older page may be replaced."""
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: --out names the page's file")
@@ -115,7 +115,9 @@ def _check_place(path: Path, mark: bytes) -> None:
         if path.exists():
             with path.open("rb") as file:
                 if mark not in file.read(2048):
-                    raise ConfigError(f"{path} is there and is no report: move it away, or name another file by --out")
+                    raise ConfigError(
+                        f"{path} is there and is not a report: move it away, or name another file with --out"
+                    )
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""What is left to look at when a run is over: the figure, the page, and TensorBoard's event files."""
+"""Show a run: a picture of its rounds, an HTML page, and TensorBoard's event files."""
 
 from fl.report.plot import save_plot
 

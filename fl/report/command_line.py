@@ -1,4 +1,4 @@
-"""The command that would make a run again, from what is stored of it."""
+"""Make the command that repeats a stored run."""
 
 import shlex
 from typing import Any
@@ -8,7 +8,7 @@ from fl.report.extras import Origin
 
 
 def train_command(config: RunConfig) -> str:
-    """Return `secagg train` with the options that are not by default; the shell takes it as it is."""
+    """Return `secagg train` with all options that differ from their defaults, quoted for the shell."""
     words = ["secagg", "train"]
     for name, value in config.settled().options().items():
         if not is_default(config, name):
@@ -17,13 +17,13 @@ def train_command(config: RunConfig) -> str:
 
 
 def arm_command(origin: Origin) -> str:
-    """`secagg experiment` of the one arm."""
+    """Return `secagg experiment` for the one arm, quoted for the shell."""
     words = ["secagg", "experiment", origin.experiment, *(["--quick"] if origin.quick else []), "--arm", origin.arm]
     return shlex.join([*words, "--seed", str(origin.seed), "--threads", str(origin.threads)])
 
 
 def is_default(config: RunConfig, name: str) -> bool:
-    """Whether a setting is what it would be if nobody had said anything."""
+    """Check whether a setting is what it would be if it were not given."""
     options = config.settled().options()
     default = SETTINGS[name].default
     if default is None:

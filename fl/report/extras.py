@@ -1,4 +1,4 @@
-"""What others put into a run's folder for its report: further curves, and each client's own model.
+"""Write and read what others put into a run's folder for its report: further curves, and each client's own model.
 
     series.json             {"central": [{"round": 1, "accuracy": 0.71, "loss": 0.9}, ...], "local": [...],
                             "notes": {"central": "an epoch a round"}}
@@ -7,13 +7,12 @@
     origin.json             {"experiment": "mnist-hundred", "arm": "cnn-iid", "quick": false, "seed": 0, "threads": 1,
                             "outcome": "99.01% after 20 rounds"}
 
-All are written and read here alone, so that what can be written can be read.
+They are written and read here alone, and each is parsed before it is written: what can be written can be read.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,12 +36,18 @@ MOST_SERIES = 6
 _MOST_METHODS = 8
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _OWN = ("secure", "plain", "notes")
-_LARGEST = 64 << 20
+_LARGEST_FILE = 64 << 20
+# Charts compute with floats: sums of figures must not overflow, and rounds must stay one apart.
+LARGEST_WHOLE, _LARGEST = 1 << 64, 1e100
+_MOST_ROUNDS = 10**9
+
+_Parser = Callable[[str, Any], Any]
+"""Takes the place that an error names and a value of JSON; returns the parsed value, or raises ConfigError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A model after so many rounds, on the run's test set; what was not measured, or is not finite, is None."""
+    """A model after ``round`` rounds, on the run's test set; a figure not measured, or not finite, is None."""
 
     round: int
     accuracy: float | None = None
@@ -60,7 +65,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class PersonalizedClient:
-    """A client's own model and the global one, both on the ``examples`` that it held out; accuracies in 0..1."""
+    """A client's own model and the global one, on the ``examples`` that it held out; accuracies are in 0..1."""
 
     id: int
     examples: int
@@ -70,7 +75,7 @@ class PersonalizedClient:
 
 @dataclass(frozen=True, slots=True)
 class PersonalizedMethod:
-    """One way to make each client a model of its own, and what came of it."""
+    """One way to make each client a model of its own, and its outcome."""
 
     name: str
     clients: tuple[PersonalizedClient, ...]
@@ -78,13 +83,13 @@ class PersonalizedMethod:
 
     @property
     def gains(self) -> npt.NDArray[np.float64]:
-        """Own model less global one, in percentage points, in the order of ``clients``."""
+        """Return own model minus global model, in percentage points, in the order of ``clients``."""
         return np.array([100 * (client.personal_accuracy - client.global_accuracy) for client in self.clients])
 
 
 @dataclass(frozen=True, slots=True)
 class Personalization:
-    """All methods; ``what`` is what a client is called, in the singular."""
+    """All methods; ``what`` is the word for a client, in the singular."""
 
     methods: tuple[PersonalizedMethod, ...]
     what: str = "client"
@@ -92,9 +97,10 @@ class Personalization:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Of which experiment's arm the run is, and what it came to when it was finished.
+    """The experiment and arm that a finished run belongs to, and its outcome.
 
-    Not its command, which is made of this: who looks at a folder from elsewhere must not be shown a command of its own.
+    The report makes the run's command of these fields. The file holds no command, since a folder from elsewhere could
+    then show the reader any command it likes.
     """
 
     experiment: str
@@ -106,7 +112,11 @@ class Origin:
 
 
 def save_series(folder: Path, series: Sequence[Series]) -> None:
-    """Write ``series.json``. ConfigError for what a report would refuse, or a folder that cannot be written to."""
+    """Write ``series.json``.
+
+    Raises:
+        ConfigError: a report would refuse the series, or the file cannot be written.
+    """
     path = folder / SERIES
     names = [one.name for one in series]
     if len(set(names)) < len(names) or "notes" in names:
@@ -118,56 +128,50 @@ def save_series(folder: Path, series: Sequence[Series]) -> None:
 
 
 def save_personalization(folder: Path, personalization: Personalization) -> None:
-    """Write ``personalization.json``. Errors as above."""
+    """Write ``personalization.json``; errors as in `save_series`."""
     _save(folder / PERSONALIZATION, asdict(personalization), _parse_personalization)
 
 
 def save_origin(folder: Path, origin: Origin) -> None:
-    """Write ``origin.json``. Errors as above."""
+    """Write ``origin.json``; errors as in `save_series`."""
     _save(folder / ORIGIN, asdict(origin), _parse_origin)
 
 
-def _save(path: Path, values: dict[str, Any], parse: Callable[[Path, Any], object]) -> None:
-    """Write what can be read again: numpy's numbers become plain ones, a loss that ran away null."""
-    text = json_line(_plain(values))
-    parse(path, json.loads(text))
+def _save(path: Path, values: dict[str, Any], parse: _Parser) -> None:
+    """Write values that can be read again: numpy's numbers become Python's, and losses that are not finite null."""
+    text = json_line(json.loads(json.dumps(values, default=np.generic.item)))
+    parse(str(path), json.loads(text))
     replace_file(path, (text + "\n").encode())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
 def load_series(folder: Path) -> tuple[Series, ...]:
-    """The further curves, none if there is no file. ConfigError that names the place of what is wrong in it."""
+    """Return the further curves, none if there is no file.
+
+    Raises:
+        ConfigError: the file is damaged; the text names the place in it.
+    """
     values = _read(folder / SERIES)
-    return () if values is None else _parse_series(folder / SERIES, values)
+    return () if values is None else _parse_series(str(folder / SERIES), values)
 
 
 def load_personalization(folder: Path) -> Personalization | None:
-    """The clients' own models, None if there is no file. Errors as above."""
+    """Return the clients' own models, None if there is no file; errors as in `load_series`."""
     values = _read(folder / PERSONALIZATION)
-    return None if values is None else _parse_personalization(folder / PERSONALIZATION, values)
+    return None if values is None else _parse_personalization(str(folder / PERSONALIZATION), values)
 
 
 def load_origin(folder: Path) -> Origin | None:
-    """What made the run, None if there is no file. Errors as above."""
+    """Return what made the run, None if there is no file; errors as in `load_series`."""
     values = _read(folder / ORIGIN)
-    return None if values is None else _parse_origin(folder / ORIGIN, values)
+    return None if values is None else _parse_origin(str(folder / ORIGIN), values)
 
 
 def _read(path: Path) -> Any:
     try:
         if not path.exists():
             return None
-        if path.stat().st_size > _LARGEST:
-            raise ConfigError(f"{path} has more than {_LARGEST >> 20} MiB: that is no summary of a run")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ConfigError(f"{path} has more than {_LARGEST_FILE >> 20} MiB: it is not the summary of a run")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -176,140 +180,111 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"{path} is not JSON, or half of a file: {why}; write it again, or move it away") from None
 
 
-def _parse_series(path: Path, values: Any) -> tuple[Series, ...]:
-    where = str(path)
-    named = dict(_mapping(where, values))
-    notes = _mapping(f"{where}: notes", named.pop("notes", {}))
+def _leaf(
+    expected: str, is_right: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value
+) -> _Parser:
+    """Return a parser of values that are not looked into further."""
+
+    def parse(where: str, value: Any) -> Any:
+        if not is_right(value):
+            shown = repr(value)
+            raise ConfigError(
+                f"{where}: {expected} is expected, not {shown if len(shown) <= 40 else shown[:37] + '...'}"
+            )
+        return convert(value)
+
+    return parse
+
+
+def _whole(least: int, most: int = LARGEST_WHOLE) -> _Parser:
+    return _leaf(
+        f"a whole number from {least} to {most:,}", lambda value: type(value) is int and least <= value <= most
+    )
+
+
+def is_number(value: Any, least: float = -_LARGEST, most: float = _LARGEST) -> bool:
+    """Check that a value of JSON is a number in ``least`` to ``most``; NaN and true are not."""
+    return type(value) in (int, float) and least <= value <= most
+
+
+def _or_none(parse: _Parser) -> _Parser:
+    return lambda where, value: None if value is None else parse(where, value)
+
+
+_object = _leaf("an object", lambda value: isinstance(value, dict))
+_list = _leaf("a list", lambda value: isinstance(value, list))
+_flag = _leaf("true or false", lambda value: isinstance(value, bool))
+_text = _leaf("a text", lambda value: isinstance(value, str), lambda value: printable(value, MAX_ERROR_TEXT))
+_name = _leaf("lower case words with hyphens", lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)))
+_share = _leaf("a number from 0 to 1", lambda value: is_number(value, 0, 1), float)
+_loss = _leaf("a number or null", is_number, float)
+
+
+def _fields(where: str, value: Any, parsers: Mapping[str, _Parser], *optional: str) -> dict[str, Any]:
+    """Parse an object that has these fields and no others; those in ``optional`` may be missing."""
+    fields = _object(where, value)
+    if missing := [name for name in parsers if name not in fields and name not in optional]:
+        raise ConfigError(f"{where}: {', '.join(missing)} missing")
+    if unknown := sorted(set(fields) - set(parsers)):
+        raise ConfigError(f"{where}: {printable(', '.join(unknown))} not known here")
+    return {name: parsers[name](f"{where}, {name}", item) for name, item in fields.items()}
+
+
+def _items(where: str, value: Any, noun: str, parse: _Parser) -> tuple[Any, ...]:
+    """Parse a list of at least one item; errors name an item by ``noun`` and number."""
+    items = _list(where, value)
+    if not items:
+        raise ConfigError(f"{where}: no {noun}s")
+    return tuple(parse(f"{where}, {noun} {number}", item) for number, item in enumerate(items, 1))
+
+
+def _point(where: str, value: Any) -> Point:
+    parsers = {"round": _whole(0, _MOST_ROUNDS), "accuracy": _or_none(_share), "loss": _or_none(_loss)}
+    return Point(**_fields(where, value, parsers, "accuracy", "loss"))
+
+
+def _parse_series(where: str, values: Any) -> tuple[Series, ...]:
+    named = dict(_object(where, values))
+    notes = _object(f"{where}: notes", named.pop("notes", {}))
     if unknown := sorted(set(notes) - set(named)):
-        raise ConfigError(f"{where}: notes on {', '.join(unknown)}, which are no series in it")
+        raise ConfigError(f"{where}: notes on {printable(', '.join(unknown))}, which are no series in it")
     if len(named) > MOST_SERIES:
         raise ConfigError(f"{where}: {len(named)} series; a figure holds {MOST_SERIES} beside the run's own")
     series = []
     for name, points in named.items():
         if name in _OWN:
             raise ConfigError(f"{where}: {name} is the run's own curve; name another one {name} twin, say")
-        place = f"{where}: {name}"
-        parsed = tuple(_point(f"{place}, point {index}", value) for index, value in enumerate(_list(place, points), 1))
-        if not parsed:
-            raise ConfigError(f"{place}: no points")
+        shown = printable(name, MAX_ERROR_TEXT)
+        place = f"{where}: {shown}"
+        parsed = _items(place, points, "point", _point)
         if any(after.round <= before.round for before, after in pairwise(parsed)):
             raise ConfigError(f"{place}: rounds must ascend")
-        series.append(Series(_text(where, name), parsed, _text(f"{place}, note", notes.get(name, ""))))
+        series.append(Series(shown, parsed, _text(f"{place}, note", notes.get(name, ""))))
     return tuple(series)
 
 
-def _point(where: str, value: Any) -> Point:
-    fields = _mapping(where, value)
-    _known(where, fields, required=("round",), optional=("accuracy", "loss"))
-    accuracy, loss = fields.get("accuracy"), fields.get("loss")
-    return Point(
-        _whole(f"{where}, round", fields["round"], 0),
-        None if accuracy is None else _share(f"{where}, accuracy", accuracy),
-        None if loss is None else _number(f"{where}, loss", loss),
-    )
-
-
-def _parse_personalization(path: Path, values: Any) -> Personalization:
-    where = str(path)
-    fields = _mapping(where, values)
-    _known(where, fields, required=("methods",), optional=("what",))
-    methods = []
-    for index, value in enumerate(_list(f"{where}: methods", fields["methods"]), 1):
-        place = f"{where}: method {index}"
-        method = _mapping(place, value)
-        _known(place, method, required=("name", "clients"), optional=("note",))
-        clients = tuple(
-            _client(f"{place}, client {number}", client)
-            for number, client in enumerate(_list(f"{place}, clients", method["clients"]), 1)
-        )
-        if not clients:
-            raise ConfigError(f"{place}: no clients")
-        methods.append(
-            PersonalizedMethod(
-                _text(f"{place}, name", method["name"]), clients, _text(f"{place}, note", method.get("note", ""))
-            )
-        )
-    if not 1 <= len(methods) <= _MOST_METHODS:
-        raise ConfigError(f"{where}: {len(methods)} methods; there must be 1 to {_MOST_METHODS}")
-    return Personalization(tuple(methods), _text(f"{where}: what", fields.get("what", "client")))
-
-
-def _parse_origin(path: Path, values: Any) -> Origin:
-    where = str(path)
-    fields = _mapping(where, values)
-    _known(where, fields, required=tuple(Origin.__dataclass_fields__))
-    if not isinstance(fields["quick"], bool):
-        raise ConfigError(f"{where}, quick: true or false is expected, not {_shown(fields['quick'])}")
-    return Origin(
-        experiment=_name(f"{where}, experiment", fields["experiment"]),
-        arm=_name(f"{where}, arm", fields["arm"]),
-        quick=fields["quick"],
-        seed=_whole(f"{where}, seed", fields["seed"], 0),
-        threads=_whole(f"{where}, threads", fields["threads"], 1),
-        outcome=_text(f"{where}, outcome", fields["outcome"]),
-    )
-
-
 def _client(where: str, value: Any) -> PersonalizedClient:
-    fields = _mapping(where, value)
-    _known(where, fields, required=("id", "examples", "global_accuracy", "personal_accuracy"))
-    return PersonalizedClient(
-        id=_whole(f"{where}, id", fields["id"], 0),
-        examples=_whole(f"{where}, examples", fields["examples"], 1),
-        global_accuracy=_share(f"{where}, global_accuracy", fields["global_accuracy"]),
-        personal_accuracy=_share(f"{where}, personal_accuracy", fields["personal_accuracy"]),
-    )
+    parsers = {"id": _whole(0), "examples": _whole(1), "global_accuracy": _share, "personal_accuracy": _share}
+    return PersonalizedClient(**_fields(where, value, parsers))
 
 
-def _mapping(where: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: an object is expected, not {_shown(value)}")
-    return value
+def _method(where: str, value: Any) -> PersonalizedMethod:
+    def clients(_: str, items: Any) -> tuple[PersonalizedClient, ...]:
+        return _items(where, items, "client", _client)
+
+    return PersonalizedMethod(**_fields(where, value, {"name": _text, "clients": clients, "note": _text}, "note"))
 
 
-def _list(where: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where}: a list is expected, not {_shown(value)}")
-    return value
+def _parse_personalization(where: str, values: Any) -> Personalization:
+    def methods(_: str, items: Any) -> tuple[PersonalizedMethod, ...]:
+        return _items(where, items, "method", _method)
+
+    parsed = Personalization(**_fields(where, values, {"methods": methods, "what": _text}, "what"))
+    if len(parsed.methods) > _MOST_METHODS:
+        raise ConfigError(f"{where}: {len(parsed.methods)} methods; a figure holds {_MOST_METHODS}")
+    return parsed
 
 
-def _known(where: str, fields: Mapping[str, Any], *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-    if missing := [name for name in required if name not in fields]:
-        raise ConfigError(f"{where}: {', '.join(missing)} missing")
-    if unknown := sorted(set(fields) - {*required, *optional}):
-        raise ConfigError(f"{where}: {', '.join(unknown)} not known here")
-
-
-def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: a text is expected, not {_shown(value)}")
-    return printable(value, MAX_ERROR_TEXT)
-
-
-def _name(where: str, value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ConfigError(f"{where}: lower case words with hyphens are expected, not {_shown(value)}")
-    return value
-
-
-def _whole(where: str, value: Any, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ConfigError(f"{where}: a whole number of at least {least} is expected, not {_shown(value)}")
-    return value
-
-
-def _number(where: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ConfigError(f"{where}: a number or null is expected, not {_shown(value)}")
-    return float(value)
-
-
-def _share(where: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise ConfigError(f"{where}: a number from 0 to 1 is expected, not {_shown(value)}")
-    return float(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _parse_origin(where: str, values: Any) -> Origin:
+    parsers = {"experiment": _name, "arm": _name, "quick": _flag, "seed": _whole(0), "threads": _whole(1)}
+    return Origin(**_fields(where, values, {**parsers, "outcome": _text}))

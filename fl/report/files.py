@@ -1,4 +1,4 @@
-"""Files of a report, or the one line why there is none."""
+"""Write files of a report."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from fl.errors import ConfigError
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write ``path`` in one step. ConfigError if that cannot be done; the old file then stays."""
+    """Write ``path`` in one step; ConfigError if that fails, and the old file stays."""
     try:
         files.replace_file(path, data)
     except OSError as error:

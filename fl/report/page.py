@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, styles and pictures too; it loads nothing and runs nothing."""
+"""Write the page: one HTML file that holds its styles and pictures, loads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from markupsafe import Markup
 
 from fl.config.run_config import RunConfig
 from fl.formatting import format_bytes, percent
+from fl.report.charts import gains_chart
 from fl.report.command_line import arm_command, is_default, train_command
-from fl.report.gains import gains_figure, summarize_gains
-from fl.report.png import data_url
+from fl.report.gains import summarize_gains
+from fl.report.plot import MOST_NUMBERED, data_url
 from fl.report.rounds_view import (
-    client_figures,
-    clients_figure,
+    client_charts,
+    clients_chart,
     cost_rows,
-    learning_figures,
+    learning_charts,
     seconds,
-    seconds_figure,
+    seconds_chart,
 )
 from fl.report.source import StoredRun
 from fl.report.verdict import FinalModel, Sample, Verdict
@@ -34,7 +35,7 @@ from fl.runs.resolution import resolution_warnings
 from secagg import Round
 
 MARK: Final = b'<meta name="generator" content="secagg report">'
-"""In the head of every page: what has it may be replaced by a newer one."""
+"""Stands in the head of every page: a file that has it may be replaced by a newer page."""
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Data", ("dataset", "partition", "alpha", "shards_per_client", "clients", "sample", "holdout")),
@@ -56,16 +57,13 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Execution", ("seed", "engine", "threads", "channels_last", "bfloat16")),
 )  # fmt: skip
 
-# Settings that say nothing unless another one has the value beside it.
+# Settings that matter only if another one has the value beside it.
 _ONLY_WITH = {"alpha": ("partition", "dirichlet"), "shards_per_client": ("partition", "shards")}
-
-# More classes than these have no room for their numbers in the cells.
-_MOST_NUMBERED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A figure of the headline."""
+    """One figure of the headline."""
 
     name: str
     value: str
@@ -73,7 +71,7 @@ class Tile:
 
 
 def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None = None) -> bytes:
-    """The page as UTF-8. ``written`` is when; by default now."""
+    """Return the page as UTF-8; ``written`` is its date, by default now."""
     config = run.config
     own = run.own
     personalization = run.personalization
@@ -84,10 +82,10 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "last": own[-1],
         "tiles": _tiles(run, final),
         "state": _state(run),
-        "learning": learning_figures(run),
-        "at_clients": client_figures(run),
-        "clients": clients_figure(run),
-        "time": seconds_figure(run),
+        "learning": learning_charts(run),
+        "at_clients": client_charts(run),
+        "clients": clients_chart(run),
+        "time": seconds_chart(run),
         "costs": cost_rows(run),
         "cost_most": _most(run),
         "rounds": own,
@@ -96,7 +94,7 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "aborted": [record for record in own if record.aborted],
         "warnings": list(resolution_warnings(own[-1], has_fixed_clip=config.protocol.clip is not None)),
         "refused": [(record.round, *item) for record in own for item in record.refused.items()],
-        "gains": None if personalization is None else gains_figure(personalization.methods, personalization.what),
+        "gains": None if personalization is None else gains_chart(personalization.methods, personalization.what),
         "gain_rows": [] if personalization is None else [summarize_gains(one) for one in personalization.methods],
         "verdict": final.verdict,
         "missing": final.missing,
@@ -109,7 +107,7 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
         "versions": _versions(),
         "written": (written or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         "changed": datetime.fromtimestamp(run.changed, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        # The style sheet is ours: nothing of the user's is in it.
+        # The style sheet is the package's: it holds nothing of the user's.
         "style": Markup(_template_text("report.css")),  # noqa: S704
     }
     return _environment().get_template("report.html").render(context).encode()
@@ -145,14 +143,14 @@ def _loss(value: float | None) -> str:
 
 
 def _command(run: StoredRun) -> str | None:
-    """What makes the same run again; None where that takes several machines."""
+    """Return the command that repeats the run; None if that takes several machines."""
     if run.origin is not None:
         return arm_command(run.origin)
     return None if run.network is not None else train_command(run.config)
 
 
 def _state(run: StoredRun) -> tuple[str, str]:
-    """How far the run came, and the kind of news that is."""
+    """Return how far the run came, and the CSS class that colors it."""
     done, wanted = run.rounds_done, run.config.rounds
     if run.origin is not None:
         return f"finished: {run.origin.outcome}", "good"
@@ -199,14 +197,14 @@ def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
 
 
 def _most(run: StoredRun) -> dict[str, float]:
-    """The largest of each column of the costs, at least a little: bars are shares of it."""
+    """Return the largest value of each column of the costs, never 0: the bars are shares of it."""
     rows = cost_rows(run)
     names = [field.name for field in dataclasses.fields(rows[0]) if field.name != "name"]
     return {name: max(1e-12, *(getattr(row, name) for row in rows)) for name in names}
 
 
 def _matrix(verdict: Verdict) -> dict[str, Any]:
-    """The confusion matrix by rows, each cell with its share of the row."""
+    """Return the confusion matrix by rows, each cell with its share of the row."""
     confusion = verdict.confusion
     truths, answers = confusion.sum(axis=1), confusion.sum(axis=0)
     rows = []
@@ -223,19 +221,19 @@ def _matrix(verdict: Verdict) -> dict[str, Any]:
                 "precision": right / int(answers[index]) if answers[index] else None,
             }
         )
-    return {"rows": rows, "numbered": len(rows) <= _MOST_NUMBERED}
+    return {"rows": rows, "numbered": len(rows) <= MOST_NUMBERED}
 
 
 def _cell(count: int, total: int, *, is_right: bool) -> dict[str, Any]:
-    """What the cell says, and how much colour: mistakes get more, since even a few are worth seeing."""
+    """Return a cell's number and depth of color: mistakes get more, since even a few are worth seeing."""
     share = count / total if total else 0.0
-    colour = share if is_right else min(1.0, 2.5 * share)
-    return {"count": count, "colour": colour, "right": is_right, "strong": colour > 0.5}
+    color = share if is_right else min(1.0, 2.5 * share)
+    return {"count": count, "color": color, "right": is_right, "strong": color > 0.5}
 
 
 def _sample_groups(verdict: Verdict) -> list[dict[str, Any]]:
     right, wrong = int(verdict.confusion.trace()), int(verdict.confusion.sum() - verdict.confusion.trace())
-    groups = (("Taken for something else", verdict.wrong, wrong), ("Recognized", verdict.right, right))
+    groups = (("Mistaken", verdict.wrong, wrong), ("Recognized", verdict.right, right))
     return [
         {"title": title, "of": of, "images": [_image(sample, verdict.names) for sample in samples]}
         for title, samples, of in groups
@@ -256,21 +254,21 @@ def _image(sample: Sample, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _mismatch(run: StoredRun, final: FinalModel) -> str:
-    """The data that the report found may be others than those of the run; that must not pass unseen."""
+    """Return a warning if the report tested on other data than the run; empty if it did not."""
     recorded = run.own[-1].accuracy
     if final.verdict is None or recorded is None:
         return ""
-    # A few examples may tip over between processors.
+    # On another processor a few answers may change.
     if abs(final.verdict.accuracy - recorded) * final.verdict.confusion.sum() <= 5:
         return ""
     return (
         f"The run recorded {percent(recorded)}, but on the data found here the model has "
-        f"{percent(final.verdict.accuracy)}: they are other data, or another program."
+        f"{percent(final.verdict.accuracy)}: the data or the program differ from the run's."
     )
 
 
 def _parameter_groups(config: RunConfig) -> list[tuple[str, list[tuple[str, str, bool]]]]:
-    """(group, [(name, value, whether it was chosen)]): all settings; those that no group names come last."""
+    """Return all settings as (group, [(name, value, whether it was chosen)]); those that no group names come last."""
     named = {name for _, names in _GROUPS for name in names}
     values = config.settled().options()
     others = tuple(name for name in values if name not in named)
@@ -295,7 +293,7 @@ def _shown(value: Any) -> str:
 
 
 def _versions() -> list[tuple[str, str]]:
-    """Of what wrote this page; a run's folder does not say which ones trained it."""
+    """Return the versions that wrote this page; a run's folder does not record those that trained it."""
     found = [("Python", platform.python_version())]
     for package in ("secagg-fl", "torch", "numpy", "cryptography"):
         try:

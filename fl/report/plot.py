@@ -1,65 +1,119 @@
-"""The run as a figure: accuracy, and who vanished where, by round."""
+"""Draw a run as pictures: a figure of its rounds, the final model's answers, single test images."""
 
+import base64
+import io
 from pathlib import Path
+from typing import Final
 
-import matplotlib.ticker
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import matplotlib
+import matplotlib.image
+import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fl.config.run_config import RunConfig
-from fl.report.participation import stayed
+from fl.report.rounds_view import client_layers
+from fl.report.verdict import Verdict
 from fl.runs.records import RoundRecord
-from secagg import Round
+
+MOST_NUMBERED: Final = 20
+"""The cells of a confusion matrix of more classes have no room for numbers."""
 
 _COLORS = {
-    Round.ADVERTISE_KEYS: "#8d6a9f",
-    Round.SHARE_KEYS: "#c5a6d0",
-    Round.MASKED_INPUT_COLLECTION: "#dd8452",
-    Round.CONSISTENCY_CHECK: "#e9b44c",
-    Round.UNMASKING: "#f2c14e",
+    "stayed": "#4c72b0",
+    "aborted": "#b3261e",
+    "at-AdvertiseKeys": "#8d6a9f",
+    "at-ShareKeys": "#c5a6d0",
+    "at-MaskedInputCollection": "#dd8452",
+    "at-ConsistencyCheck": "#e9b44c",
+    "at-Unmasking": "#f2c14e",
 }
-_INCLUDED = "#4c72b0"
-_WHERE = {
-    Round.ADVERTISE_KEYS: "vanished before keys",
-    Round.SHARE_KEYS: "vanished before shares",
-    Round.MASKED_INPUT_COLLECTION: "vanished before masked input",
-    Round.CONSISTENCY_CHECK: "vanished before the consistency check (update included)",
-    Round.UNMASKING: "vanished before unmasking (update included)",
-}
+_COLUMNS, _EACH = 4, 6
+# Names of models and classes are the user's: a dollar sign in them is no formula.
+_drawing = matplotlib.rc_context({"text.parse_math": False})
 
 
+@_drawing
 def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None:
-    """Write the figure as a PNG: test accuracy above, clients below. Needs a record at least."""
+    """Write a PNG of at least one round: test accuracy above, clients below."""
     figure = Figure(figsize=(9, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    own = [record for record in records if record.aggregator == config.protocol.aggregator]
-
     figure.suptitle(
         f"Federated {config.model} on {config.data.dataset}: {config.data.clients} clients, "
         f"{config.sample} a round, partition {config.partition}"
     )
-    for name, style in (("plain", {"color": "#999999", "linestyle": "--"}), ("secure", {"color": _INCLUDED})):
+    for name, color, line in (("plain", "#999999", "--"), ("secure", _COLORS["stayed"], "-")):
         series = [record for record in records if record.aggregator == name]
         if series:
-            rounds = [record.round for record in series]
             accuracies = [100 * record.accuracy for record in series]
-            upper.plot(rounds, accuracies, marker="o", markersize=4, label=f"{name}: {accuracies[-1]:.2f}%", **style)
+            label = f"{name}: {accuracies[-1]:.2f}%"
+            upper.plot([one.round for one in series], accuracies, color=color, linestyle=line, label=label, marker=".")
     upper.set_ylabel("test accuracy (%)")
     upper.grid(alpha=0.3)
     upper.legend(title="aggregator, last round", loc="lower right")
 
-    rounds = [record.round for record in own]
-    bottom = [stayed(record) for record in own]
-    lower.bar(rounds, bottom, color=_INCLUDED, width=0.8, label="stayed to the end")
-    for round_ in reversed(Round):
-        counts = [record.dropped.get(round_.value, 0) for record in own]
-        if any(counts):
-            lower.bar(rounds, counts, bottom=bottom, color=_COLORS[round_], width=0.8, label=_WHERE[round_])
-            bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
+    own = [record for record in records if record.aggregator == config.protocol.aggregator]
+    bottom = np.zeros(len(own))
+    for layer in client_layers(own):
+        if any(layer.values):
+            rounds, color = [record.round for record in own], _COLORS[layer.style]
+            lower.bar(rounds, layer.values, bottom=bottom, color=color, label=layer.name)
+            bottom += layer.values
     lower.set_xlabel("communication round")
     lower.set_ylabel("clients")
     lower.set_ylim(0, config.sample * 1.05)
-    lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.savefig(path, dpi=120)
+
+
+def data_url(pixels: npt.NDArray[np.float32]) -> str:
+    """Return a PNG of float32 (H, W), gray, or (H, W, 3) in 0..1, pixel for pixel, as a data URL."""
+    file = io.BytesIO()
+    matplotlib.image.imsave(file, pixels, cmap="gray", vmin=0, vmax=1, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@_drawing
+def confusion_plot(verdict: Verdict) -> Figure:
+    """Draw the confusion matrix: rows are the true classes, columns the model's answers."""
+    figure = Figure(figsize=(7, 6.4), layout="constrained")
+    axes = figure.subplots()
+    confusion = verdict.confusion
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the class", fraction=0.046)
+    places = range(len(verdict.names))
+    axes.set_xticks(places, verdict.names, rotation=90)
+    axes.set_yticks(places, verdict.names)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    axes.set_title(f"{confusion.sum():,} test examples, {100 * verdict.accuracy:.2f}% right")
+    if len(verdict.names) <= MOST_NUMBERED:
+        for row in places:
+            for column in places:
+                if confusion[row, column]:
+                    color = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=color, size=8)
+    return figure
+
+
+@_drawing
+def samples_plot(verdict: Verdict) -> Figure | None:
+    """Draw test images that the model got wrong, then some that it got right; None if the examples are not images."""
+    samples = [sample for sample in (*verdict.wrong[:_EACH], *verdict.right[:_EACH]) if sample.pixels is not None]
+    if not samples:
+        return None
+    rows = -(-len(samples) // _COLUMNS)
+    figure = Figure(figsize=(7, 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, sample in zip(grid, samples, strict=False):
+        axes.imshow(sample.pixels, cmap="gray", vmin=0, vmax=1)
+        truth, answer = verdict.names[sample.truth], verdict.names[sample.answer]
+        is_right = sample.truth == sample.answer
+        title = truth if is_right else f"{truth}, taken for\n{answer}"
+        axes.set_title(title, size=12, color="black" if is_right else "#b3261e")
+    return figure

@@ -1,15 +1,11 @@
-"""What the rounds say, as the page's figures and tables: curves, who vanished, what it cost."""
+"""Make the page's charts and tables of the rounds: learning, clients, time and bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fl.formatting import percent
-from fl.report.bars import Layer, bars_figure
-from fl.report.curves import Curve, curves_figure
-from fl.report.figures import Figure
-from fl.report.participation import stayed, stayed_for_nothing
+from fl.report.charts import Chart, Curve, Layer, bars_chart, curves_chart
 from fl.report.source import StoredRun
 from fl.runs.records import RoundRecord
 from secagg import Round
@@ -24,7 +20,7 @@ _WHERE = {
 
 
 def seconds(value: float) -> str:
-    """Three figures, in the unit that suits."""
+    """Return a duration with three figures, in the unit that suits."""
     if value < 0.0009995:
         return f"{value * 1e6:.0f} µs"
     if value < 0.9995:
@@ -32,89 +28,92 @@ def seconds(value: float) -> str:
     return f"{value:.3g} s" if value < 600 else f"{value / 60:.1f} min"
 
 
-def learning_figures(run: StoredRun) -> list[Figure]:
-    """Accuracy and loss on the test set: the run's own, its plain twin's, and what else there is to compare with."""
+def learning_charts(run: StoredRun) -> list[Chart]:
+    """Draw accuracy and loss on the test set: the run's own, its plain twin's, and other curves to compare with."""
 
-    def curves(of_record: Callable[[RoundRecord], float | None], name: str) -> list[Curve]:
-        found = [Curve(run.config.protocol.aggregator, _points(run.own, of_record))]
+    def curves(name: str) -> list[Curve]:
+        found = [_curve(run.config.protocol.aggregator, run.own, name)]
         if run.plain:
-            found.append(Curve("plain", _points(run.plain, of_record), "the same clients, not encrypted"))
+            found.append(_curve("plain", run.plain, name, "the same clients, not encrypted"))
         for series in run.series:
             points = tuple((point.round, getattr(point, name)) for point in series.points)
             found.append(Curve(series.name, points, series.note))
         return found
 
-    figures = (
-        curves_figure(
-            "Accuracy on the test set",
-            curves(lambda record: record.accuracy, "accuracy"),
-            y_label="accuracy",
-            show=percent,
-            tick=_percent_tick,
-        ),
-        curves_figure(
-            "Loss on the test set",
-            curves(lambda record: record.loss, "loss"),
-            y_label="mean cross-entropy in nats",
-            show=_loss,
-            tick=_tick,
-            caption="Mean cross-entropy in nats.",
-        ),
-    )
-    return [figure for figure in figures if figure is not None]
+    return _accuracy_and_loss("on the test set", curves("accuracy"), curves("loss"))
 
 
-def client_figures(run: StoredRun) -> list[Figure]:
-    """The model on the clients' own examples, as they learn from them and on what they hold out: secure totals."""
-    own = run.own
-    accuracy = [Curve("held out", _points(own, lambda record: record.held_out_accuracy), "examples never learned from")]
-    loss = [Curve("held out", _points(own, lambda record: record.held_out_loss), "examples never learned from")]
-    accuracy.append(
-        Curve("learning", _points(own, lambda record: record.train_accuracy), "during the last local epoch")
-    )
-    loss.append(Curve("learning", _points(own, lambda record: record.train_loss), "during the last local epoch"))
-    figures = (
-        curves_figure("Accuracy at the clients", accuracy, y_label="accuracy", show=percent, tick=_percent_tick),
-        curves_figure(
-            "Loss at the clients",
+def client_charts(run: StoredRun) -> list[Chart]:
+    """Draw the model on the clients' own examples, those they learn from and those they hold out: secure totals."""
+
+    def curves(name: str) -> list[Curve]:
+        return [
+            _curve("held out", run.own, f"held_out_{name}", "examples never learned from"),
+            _curve("learning", run.own, f"train_{name}", "during the last local epoch"),
+        ]
+
+    return _accuracy_and_loss("at the clients", curves("accuracy"), curves("loss"))
+
+
+def _curve(name: str, records: list[RoundRecord], figure: str, note: str = "") -> Curve:
+    return Curve(name, tuple((record.round, getattr(record, figure)) for record in records), note)
+
+
+def _accuracy_and_loss(where: str, accuracy: list[Curve], loss: list[Curve]) -> list[Chart]:
+    charts = (
+        curves_chart(
+            f"Accuracy {where}", accuracy, y_label="accuracy", show=percent, tick=lambda value: f"{100 * value:.4g}%"
+        ),
+        curves_chart(
+            f"Loss {where}",
             loss,
             y_label="mean cross-entropy in nats",
-            show=_loss,
-            tick=_tick,
+            show=lambda value: f"{value:.4f}",
+            tick=lambda value: f"{value:g}",
             caption="Mean cross-entropy in nats.",
         ),
     )
-    return [figure for figure in figures if figure is not None]
+    return [chart for chart in charts if chart is not None]
 
 
-def clients_figure(run: StoredRun) -> Figure:
-    """Of the clients that were asked in each round: who stayed, and where the others vanished."""
-    own = run.own
-    layers = [
-        Layer("stayed", "in the sum, stayed to the end", tuple(stayed(record) for record in own)),
-        Layer("aborted", "stayed, but the round was aborted", tuple(stayed_for_nothing(record) for record in own)),
+def stayed(record: RoundRecord) -> int:
+    """Count the clients that are in the sum and stayed to the end; those who vanished later are in the sum too."""
+    late = sum(record.dropped.get(round_.value, 0) for round_ in (Round.CONSISTENCY_CHECK, Round.UNMASKING))
+    return max(0, len(record.included) - late)
+
+
+def client_layers(records: list[RoundRecord]) -> list[Layer]:
+    """Return the clients asked in each round by how far they came, as layers of a bar."""
+    aborted = tuple(0 if one.included else max(0, one.sampled - sum(one.dropped.values())) for one in records)
+    return [
+        Layer("stayed", "in the sum, stayed to the end", tuple(map(stayed, records))),
+        Layer("aborted", "stayed, but the round was aborted", aborted),
+        *(
+            Layer(f"at-{round_.value}", _WHERE[round_], tuple(one.dropped.get(round_.value, 0) for one in records))
+            for round_ in reversed(Round)
+        ),
     ]
-    layers.extend(
-        Layer(f"at-{round_.value}", _WHERE[round_], tuple(record.dropped.get(round_.value, 0) for record in own))
-        for round_ in reversed(Round)
-    )
-    return bars_figure(
+
+
+def clients_chart(run: StoredRun) -> Chart:
+    """Draw the clients asked in each round: who stayed, and where the others vanished."""
+    return bars_chart(
         "Clients asked, by how far they came",
-        [record.round for record in own],
-        layers,
+        [record.round for record in run.own],
+        client_layers(run.own),
         y_label="clients",
         show=lambda value: f"{value:.1f}".removesuffix(".0"),
         tick=lambda value: f"{value:g}",
     )
 
 
-def seconds_figure(run: StoredRun) -> Figure:
-    """Where a round's time went."""
+def seconds_chart(run: StoredRun) -> Chart:
+    """Draw the parts of each round's time."""
     own = run.own
     training = tuple(record.training_seconds for record in own)
     server = tuple(record.server_seconds for record in own)
     rest = tuple(max(0.0, record.seconds - record.training_seconds - record.server_seconds) for record in own)
-    return bars_figure(
+    return bars_chart(
         "Time of a round",
         [record.round for record in own],
         [
@@ -132,7 +131,7 @@ def seconds_figure(run: StoredRun) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What one part of an average round costs, and how many clients vanish in it."""
+    """The costs of one part of an average round, and how many clients vanish in it."""
 
     name: str
     server_seconds: float
@@ -143,60 +142,27 @@ class CostRow:
 
 
 def cost_rows(run: StoredRun) -> list[CostRow]:
-    """An average round, part by part; a client's seconds are the median client's, bytes are all clients' together."""
+    """Return an average round's costs, part by part.
+
+    Seconds of a client are those of the median client, bytes are of all clients together.
+    """
     own = run.own
-    count = len(own)
-    rows = [
-        CostRow(
-            name="model's download",
-            server_seconds=0.0,
-            client_seconds=0.0,
-            bytes_up=0.0,
-            bytes_down=sum(record.model_bytes for record in own) / count,
-            dropped=0.0,
-        )
-    ]
+    download = sum(record.model_bytes for record in own) / len(own)
+    rows = [CostRow("model's download", 0.0, 0.0, 0.0, download, 0.0)]
     for round_ in Round:
         costs = [record.phases[round_.value] for record in own if round_.value in record.phases]
-        if not costs:
-            continue
-        rows.append(
-            CostRow(
-                name=round_.value,
-                server_seconds=sum(cost["server_seconds"] for cost in costs) / count,
-                client_seconds=sum(cost["client_seconds"] for cost in costs) / count,
-                bytes_up=sum(cost["bytes_up"] for cost in costs) / count,
-                bytes_down=sum(cost["bytes_down"] for cost in costs) / count,
-                dropped=sum(record.dropped.get(round_.value, 0) for record in own) / count,
-            )
-        )
+        if costs:
+            dropped = [record.dropped.get(round_.value, 0) for record in own]
+            rows.append(_cost_row(round_.value, costs, dropped))
     if len(rows) == 1:
-        rows.append(
-            CostRow(
-                name="updates",
-                server_seconds=sum(record.server_seconds for record in own) / count,
-                client_seconds=sum(record.client_seconds for record in own) / count,
-                bytes_up=sum(record.bytes_up for record in own) / count,
-                bytes_down=sum(record.bytes_down for record in own) / count,
-                dropped=sum(sum(record.dropped.values()) for record in own) / count,
-            )
-        )
+        names = ("server_seconds", "client_seconds", "bytes_up", "bytes_down")
+        costs = [{name: getattr(record, name) for name in names} for record in own]
+        rows.append(_cost_row("updates", costs, [sum(record.dropped.values()) for record in own]))
     return rows
 
 
-def _points(
-    records: list[RoundRecord], of_record: Callable[[RoundRecord], float | None]
-) -> tuple[tuple[int, float | None], ...]:
-    return tuple((record.round, of_record(record)) for record in records)
-
-
-def _percent_tick(value: float) -> str:
-    return f"{100 * value:.4g}%"
-
-
-def _loss(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _tick(value: float) -> str:
-    return f"{value:g}"
+def _cost_row(name: str, costs: list[dict[str, float]], dropped: list[int]) -> CostRow:
+    """Average over all rounds; a round without the part (it was aborted before) counts as nothing."""
+    rounds = len(dropped)
+    means = {figure: sum(cost[figure] for cost in costs) / rounds for figure in costs[0]}
+    return CostRow(name=name, **means, dropped=sum(dropped) / rounds)

@@ -1,6 +1,7 @@
-"""A run's folder as the report reads it: without the data set, and without trusting that the folder is whole.
+"""Read a run's folder for its report, without the data set, and check each figure in it.
 
-The checkpoint alone is believed: it is replaced in one step, where ``metrics.jsonl`` may be older or half a file.
+The figures come from the checkpoint alone: it is replaced in one step, while ``metrics.jsonl`` may be older or half a
+file.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from fl.config.run_config import RunConfig
 from fl.config.served import NetworkSettings
 from fl.errors import ConfigError
 from fl.report.extras import (
+    LARGEST_WHOLE,
     MOST_SERIES,
     Origin,
     Personalization,
     Point,
     Series,
+    is_number,
     load_origin,
     load_personalization,
     load_series,
@@ -38,14 +41,14 @@ _Check = Callable[[Any], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run as it lies in its folder.
+    """A run as its folder has it.
 
     Attributes:
         path: the folder.
         config, rounds_done: of the checkpoint.
-        records: all rounds' figures, of all aggregators.
-        network: how it is served, if it is a run of `secagg serve`.
-        series, personalization, origin: what others left for the report (`fl.report.extras`).
+        records: the figures of all rounds and aggregators.
+        network: the settings of `secagg serve`; None for a simulation.
+        series, personalization, origin: files of `fl.report.extras`.
         changed: when the checkpoint was written, seconds since 1970.
     """
 
@@ -61,17 +64,21 @@ class StoredRun:
 
     @property
     def own(self) -> list[RoundRecord]:
-        """The rounds of the run's own aggregator."""
+        """Return the rounds of the run's own aggregator."""
         return [record for record in self.records if record.aggregator == self.config.protocol.aggregator]
 
     @property
     def plain(self) -> list[RoundRecord]:
-        """The rounds of the plain twin, where there is one beside the run itself."""
+        """Return the rounds of the plain twin; none if the run has no twin."""
         return [record for record in self.records if record.aggregator != self.config.protocol.aggregator]
 
 
 def load_run(path: Path) -> StoredRun:
-    """Read a run's folder. ConfigError, one line, if there is no run in it, or something in it is damaged."""
+    """Read a run's folder.
+
+    Raises:
+        ConfigError: there is no run in it, or a file in it is damaged; the text is one line.
+    """
     try:
         if not path.is_dir():
             raise ConfigError(f"there is no folder {path}: name the folder of a run, what --out said")
@@ -87,7 +94,7 @@ def load_run(path: Path) -> StoredRun:
         config, rounds_done = folder.load_config()
         records = tuple(folder.restore([], rounds_done))
     except ConfigError as error:
-        # Not all of them say which of the runs it is about.
+        # Several runs may be read: the text must name this one.
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from None
     for record in records:
         _check(checkpoint, record)
@@ -112,31 +119,28 @@ def load_run(path: Path) -> StoredRun:
 
 
 def run_beside(run: StoredRun, named: str) -> StoredRun:
-    """The run with another one's curves beside its own. ``named`` is ``NAME=RUN_DIR``. ConfigError as above."""
+    """Return the run with another one's curves beside it; ``named`` is ``NAME=RUN_DIR``, errors as in `load_run`."""
     name, separator, place = named.partition("=")
     name = name.strip()
     if not (separator and name and place):
         raise ConfigError(f"--beside takes NAME=RUN_DIR, not {named!r}")
     taken = {run.config.protocol.aggregator, "plain", "notes", *(one.name for one in run.series)}
     if name in taken:
-        raise ConfigError(f"--beside: there is a curve {name} already; name it otherwise")
+        raise ConfigError(f"--beside: there is a curve {name} already; choose another name")
     if len(run.series) >= MOST_SERIES:
         raise ConfigError(f"--beside: a figure holds {MOST_SERIES} curves beside the run's own")
     other = load_run(Path(place))
-    if other.config.data.dataset != run.config.data.dataset:
-        raise ConfigError(f"--beside: {place} is of {other.config.data.dataset}, and not of {run.config.data.dataset}")
+    dataset = run.config.data.dataset
+    if other.config.data.dataset != dataset:
+        raise ConfigError(f"--beside: {place} is a run on {other.config.data.dataset}, not on {dataset}")
     points = tuple(Point(record.round, record.accuracy, record.loss) for record in other.own)
     return replace(
         run, series=(*run.series, Series(name, points, f"{other.config.model}, {other.config.protocol.aggregator}"))
     )
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= LARGEST_WHOLE
 
 
 def _is_text(value: Any) -> bool:
@@ -158,20 +162,20 @@ def _is_round(name: Any) -> bool:
 
 
 def _is_cost(value: Any) -> bool:
-    return _by_name(_is_text, _is_number)(value) and value.keys() == PhaseCost.__dataclass_fields__.keys()
+    return _by_name(_is_text, is_number)(value) and value.keys() == PhaseCost.__dataclass_fields__.keys()
 
 
 def _is_exceeded(value: Any) -> bool:
-    return _by_name(_is_text, _or_none(_is_number))(value) and value.keys() == Exceeded.__dataclass_fields__.keys()
+    return _by_name(_is_text, _or_none(is_number))(value) and value.keys() == Exceeded.__dataclass_fields__.keys()
 
 
 _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("round", "num_examples", "sampled", "held_out_examples"), _is_count),
     **dict.fromkeys(("bytes_up", "bytes_down", "model_bytes"), _is_count),
-    **dict.fromkeys(("seconds", "training_seconds", "server_seconds", "client_seconds"), _is_number),
+    **dict.fromkeys(("seconds", "training_seconds", "server_seconds", "client_seconds"), is_number),
     # A loss that was not finite is stored as null: JSON has no such number.
-    **dict.fromkeys(("accuracy", "loss", "train_accuracy", "train_loss", "clipped"), _or_none(_is_number)),
-    **dict.fromkeys(("held_out_accuracy", "held_out_loss", "noise"), _or_none(_is_number)),
+    **dict.fromkeys(("accuracy", "loss", "train_accuracy", "train_loss", "clipped"), _or_none(is_number)),
+    **dict.fromkeys(("held_out_accuracy", "held_out_loss", "noise"), _or_none(is_number)),
     "aggregator": _is_text,
     "included": lambda value: isinstance(value, tuple) and all(map(_is_count, value)),
     "dropped": _by_name(_is_round, _is_count),
@@ -185,7 +189,7 @@ _CHECKS: dict[str, _Check] = {
 
 
 def _check(checkpoint: Path, record: RoundRecord) -> None:
-    """What a figure is made of must be of its kind: half a page would be worse than none."""
+    """Raise ConfigError for a figure of the wrong type or size: half a page would be worse than none."""
     for name, is_right in _CHECKS.items():
         value = getattr(record, name)
         if not is_right(value):

@@ -1,8 +1,8 @@
-"""TensorBoard's event files, for those who have it open: ``tensorboard --logdir RUN_DIR/tensorboard``.
+"""Write TensorBoard's event files, for ``tensorboard --logdir RUN_DIR/tensorboard``.
 
-One TensorBoard run an aggregator and further curve, so that they lie over each other under one tag. The step is the
-communication round. Whoever begins writes all rounds that are over once more, and TensorBoard forgets what it read of
-them before (a session that starts at step 0 purges it): after a crash nothing is missing, and nothing is there twice.
+Each aggregator and each further curve is a TensorBoard run of its own, so that they lie over each other under one tag.
+The step is the communication round. Each writer begins with all finished rounds, and its start at step 0 makes
+TensorBoard forget what it read of them before: after a crash no round is missing, and none is there twice.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Self
 from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.report.extras import Series
+from fl.report.plot import confusion_plot, samples_plot
 from fl.report.verdict import Verdict
-from fl.report.verdict_plot import confusion_plot, samples_plot
 from fl.runs.records import RoundRecord
 from secagg import Plan
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
-"""In the run's folder."""
+"""Name of the folder of event files, in the run's folder."""
 
-# TensorBoard sorts by name: what one looks for first comes first.
+# TensorBoard sorts by name: these two come first.
 _ACCURACY, _LOSS = "accuracy/test", "loss/test"
 
 
 def require_tensorboard() -> None:
-    """ConfigError if the package is not there; before anything is trained."""
+    """Raise ConfigError if the package is missing. Call it before anything is trained."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
@@ -46,13 +46,13 @@ def require_tensorboard() -> None:
 
 
 class EventFiles:
-    """Writes a run's event files while it goes on, or afterwards.
+    """Write a run's event files during the run, or afterwards.
 
     Args:
         folder: the run's folder; the files go into ``FOLDER`` in it.
-        config, plan: of the run, shown as text.
-        records: the rounds that are over.
-        ended: when the last of them was, seconds since 1970.
+        config, plan: the run's, shown as text.
+        records: the finished rounds.
+        ended: the time at which the last of them ended, seconds since 1970.
 
     Raises:
         ConfigError: the package is missing, or the folder cannot be written to.
@@ -84,7 +84,7 @@ class EventFiles:
                 writer.close()
 
     def add(self, records: Sequence[RoundRecord]) -> None:
-        """What a round gave, of all aggregators; TensorBoard can show it at once."""
+        """Write one round's records of all aggregators, and flush them so that TensorBoard shows them at once."""
         for record in records:
             self._add(record, time.time())
         with _writable(self.path):
@@ -92,7 +92,7 @@ class EventFiles:
                 writer.flush()
 
     def add_series(self, series: Sequence[Series], *, ended: float) -> None:
-        """Curves beside the run's own."""
+        """Write curves beside the run's own."""
         for one in series:
             writer = self._writer(one.name)
             with _writable(self.path):
@@ -101,7 +101,7 @@ class EventFiles:
                     _scalar(writer, _LOSS, point.loss, point.round, ended)
 
     def add_verdict(self, verdict: Verdict, rounds_done: int, *, ended: float) -> None:
-        """The final model's confusion matrix, and sample images where the examples are images."""
+        """Write the final model's confusion matrix, and sample images if the examples are images."""
         writer = self._writer(self._config.protocol.aggregator)
         figures = {"model/confusion": confusion_plot(verdict), "model/samples": samples_plot(verdict)}
         with _writable(self.path):
@@ -124,7 +124,7 @@ class EventFiles:
                 folder = folder.with_name(folder.name + "-2")
             self._folders.add(folder)
             with _writable(self.path):
-                # Before the writer: it would fail in a thread of its own.
+                # SummaryWriter would fail in a thread of its own.
                 folder.mkdir(parents=True, exist_ok=True)
                 self._writers[name] = SummaryWriter(str(folder), purge_step=0)
         return self._writers[name]
@@ -143,7 +143,7 @@ def _scalars(record: RoundRecord) -> Iterator[tuple[str, float | None]]:
     yield "clients/clipped share", record.clipped
     yield "clients/rounding noise over mean update", record.noise
     yield "clients/clipped tensors", len(record.clipped_tensors)
-    # Nobody is a figure too: a gap would look like a round that was not measured.
+    # Zeros too: a gap would look like a round that was not measured.
     for round_ in {**record.phases, **record.dropped}:
         yield f"clients/vanished in {round_}", record.dropped.get(round_, 0)
     yield "seconds/round", record.seconds
@@ -169,14 +169,14 @@ def _write_texts(writer: SummaryWriter, config: RunConfig, plan: Plan | None, wh
 
 
 def _write_settings(writer: SummaryWriter, config: RunConfig, when: float) -> None:
-    """For the table of runs by their settings, where several folders are looked at together."""
+    """Write the settings for the HPARAMS tab, which compares the runs of several folders."""
     from torch.utils.tensorboard.summary import hparams
 
     settings = {
         name: ", ".join(value) if isinstance(value, list) else value for name, value in config.to_json().items()
     }
     summaries = hparams(settings, {_ACCURACY: 0.0, _LOSS: 0.0})  # type: ignore[no-untyped-call]
-    # Not add_hparams: it would begin a run of its own, with these zeros as its curves.
+    # add_hparams would begin a run of its own, with these zeros as its curves.
     for summary in summaries:
         writer.file_writer.add_summary(summary, walltime=when)  # type: ignore[attr-defined]
 
@@ -186,13 +186,13 @@ def _text(writer: SummaryWriter, tag: str, text: str, when: float) -> None:
 
 
 def _scalar(writer: SummaryWriter, tag: str, value: float | None, step: int, when: float) -> None:
-    # A loss that ran away stays a gap: TensorBoard draws no NaN.
+    # TensorBoard draws no NaN: a loss that is not finite is a gap.
     if value is not None and math.isfinite(value):
         writer.add_scalar(tag, value, step, walltime=when)
 
 
 def _times(records: Sequence[RoundRecord], ended: float) -> list[tuple[RoundRecord, float]]:
-    """When each round ended, as far as it can be known: rounds one after the other, the last at ``ended``."""
+    """Estimate when each round ended: one after the other without pauses, the last at ``ended``."""
     lasted: dict[int, float] = {}
     for record in records:
         lasted[record.round] = lasted.get(record.round, 0.0) + record.seconds
@@ -205,12 +205,12 @@ def _times(records: Sequence[RoundRecord], ended: float) -> list[tuple[RoundReco
 
 
 def _folder_name(series: str) -> str:
-    """A name that is a folder's on every system, and none outside."""
+    """Return a folder name that is valid on every system and cannot leave the parent folder."""
     return re.sub(r"[^\w-]+", "-", series)[:60].strip("-") or "series"
 
 
 def _markdown(text: str) -> str:
-    """The user's text as text: TensorBoard shows Markdown."""
+    """Escape the user's text: TensorBoard renders Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,7 +1,8 @@
-"""The final model on the test set: what it takes for what, and some examples to look at."""
+"""Test the final model: its confusion matrix, and some examples to look at."""
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.learning.cpu import torch_threads
 from fl.learning.own_code import is_reference, make_dataset, own_code_of
-from fl.report.class_names import class_names
 from fl.report.source import StoredRun
 from fl.runs.checkpoint import RunFolder
 from fl.runs.rounds import session_plans
@@ -23,12 +23,26 @@ from fl.runs.run import Run
 
 _SAMPLES = 12
 _BATCH = 500
+_CLASSES: dict[str, tuple[str, ...]] = {
+    # Xiao, Rasul and Vollgraf 2017 (arXiv:1708.07747), table 2.
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+}  # fmt: skip
+# EMNIST's order (Cohen et al. 2017, arXiv:1702.05373), which LEAF's FEMNIST has too.
+_CHARACTERS = (*string.digits, *string.ascii_uppercase, *string.ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One test example: its place in the test set, pixels float32 (H, W) or (H, W, 3) in 0..1, None if it is no image;
-    its class, the model's answer, and how sure the model is of it (softmax, 0..1)."""
+    """One test example and the model's answer.
+
+    Attributes:
+        place: its index in the test set.
+        pixels: float32 (H, W) or (H, W, 3) in 0..1; None if the example is not an image.
+        truth, answer: its class, and the model's answer.
+        confidence: the model's softmax value of its answer, 0..1.
+    """
 
     place: int
     pixels: npt.NDArray[np.float32] | None
@@ -39,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """`confusion` is int64 (classes, classes): rows are the truth, columns the answers."""
+    """A test's outcome; ``confusion`` is int64 (classes, classes): rows are the truth, columns the answers."""
 
     names: tuple[str, ...]
     confusion: npt.NDArray[np.int64]
@@ -48,13 +62,13 @@ class Verdict:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers, 0..1."""
+        """Return the share of right answers, 0..1."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
 
 @dataclass(frozen=True, slots=True)
 class FinalModel:
-    """What needs the data set: the protocol's plan, and the verdict; or in ``missing`` why they are not there."""
+    """The protocol's plan and the verdict, which need the data set, or in ``missing`` why they are not there."""
 
     plan: secagg.Plan | None = None
     verdict: Verdict | None = None
@@ -62,10 +76,10 @@ class FinalModel:
 
 
 def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool = False) -> FinalModel:
-    """Restore the run's final model and measure it. What stands in the way is said in the result, never raised.
+    """Restore the run's final model and test it. Errors are texts in the result, never raised.
 
-    Nothing is downloaded. ``own_code`` allows to import the modules that the stored config names: to look at a run
-    that came from elsewhere must not mean to run what it says.
+    Nothing is downloaded. ``own_code`` allows the import of modules that the stored config names; without it, a look at
+    somebody else's run executes none of their code.
     """
     config = run.config
     named = [name for name in (config.data.dataset, config.model) if is_reference(name)]
@@ -77,7 +91,7 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
             if is_reference(config.data.dataset)
             else load_dataset(config.data.dataset, data_dir, download=False)
         )
-        # Nothing is trained: what trained it (Ray, say) need not be here.
+        # Nothing is trained here, so the engine that trained the run (Ray, say) is not needed.
         final = Run(config, dataset, config.protocol.aggregator)
         RunFolder(run.path).restore([final], run.rounds_done)
         plan = _plan_of(run, final)
@@ -87,17 +101,15 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
 
 
 def _plan_of(run: StoredRun, final: Run) -> secagg.Plan | None:
-    """The plan of the run's rounds, where there is one; between machines, of those with all the clients asked for."""
-    sizes = final.layout.sizes
+    """Return the plan of the run's rounds, if it has one; for a served run, of rounds that ask all they may."""
+    config, sizes = run.config, final.layout.sizes
     if run.network is not None:
-        return run.network.plans(run.config, sizes).plan(run.network.invited(run.config))
-    return (
-        session_plans(run.config, sizes).plan(run.config.sample) if run.config.protocol.aggregator == "secure" else None
-    )
+        return run.network.plans(config, sizes).plan(run.network.invited(config))
+    return session_plans(config, sizes).plan(config.sample) if config.protocol.aggregator == "secure" else None
 
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:
-    """Measure ``model`` on the test examples, in float32; which of them are shown follows from ``seed``."""
+    """Test ``model`` on the test examples, in float32; ``seed`` draws the examples that are shown."""
     with own_code_of(model):
         answers, confidences = _answers(model, dataset.test_images)
     truth = dataset.test_labels.numpy()
@@ -121,7 +133,7 @@ def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:
 
     right = some(np.flatnonzero(answers == truth))
     wrong = some(np.flatnonzero(answers != truth))
-    return Verdict(class_names(dataset.name, classes), confusion.astype(np.int64), right, wrong)
+    return Verdict(_class_names(dataset.name, classes), confusion.astype(np.int64), right, wrong)
 
 
 def _answers(model: nn.Module, examples: torch.Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -137,11 +149,15 @@ def _answers(model: nn.Module, examples: torch.Tensor) -> tuple[npt.NDArray[np.i
 
 
 def _pixels(example: torch.Tensor, low: float, high: float) -> npt.NDArray[np.float32] | None:
-    """Standardized values back on a scale that can be seen; None for what is no picture."""
+    """Return standardized values on the scale 0..1; None if the example is not an image."""
     if example.ndim != 3 or example.shape[0] not in (1, 3):
         return None
     scaled = (example - low) / max(high - low, 1e-12)
-    pixels: npt.NDArray[np.float32] = (
-        scaled.permute(1, 2, 0).squeeze(2).numpy() if len(example) == 1 else (scaled.permute(1, 2, 0).numpy())
-    )
+    pixels: npt.NDArray[np.float32] = scaled.permute(1, 2, 0).squeeze(2).numpy()
     return pixels
+
+
+def _class_names(dataset: str, num_classes: int) -> tuple[str, ...]:
+    """Return one name per class; numbers where no names are known."""
+    known = _CLASSES.get(dataset, _CHARACTERS if "femnist" in dataset else ())
+    return known if len(known) == num_classes else tuple(map(str, range(num_classes)))

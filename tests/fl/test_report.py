@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fl.report import plot, save_plot
-from fl.report.participation import stayed
+from fl.report.rounds_view import stayed
 from fl.runs.records import RoundRecord
 from fl.runs.summary import summarize
 from tests.fl.runs import tiny_config
@@ -67,8 +67,8 @@ def test_the_figure_says_what_it_shows(axes: tuple[Figure, Axes, Axes]) -> None:
     assert lower.get_xlabel() == "communication round"
     assert lower.get_ylabel() == "clients"
     assert labels(upper) == ["plain: 65.00%", "secure: 60.00%"]
-    assert len(labels(lower)) == 5
-    assert "stayed to the end" in labels(lower)
+    assert len(labels(lower)) == 6
+    assert "in the sum, stayed to the end" in labels(lower)
 
 
 def test_the_curves_are_the_accuracies_by_round(axes: tuple[Figure, Axes, Axes]) -> None:
@@ -81,14 +81,15 @@ def test_the_curves_are_the_accuracies_by_round(axes: tuple[Figure, Axes, Axes])
 def test_the_bars_are_the_clients_by_where_they_left(axes: tuple[Figure, Axes, Axes]) -> None:
     drawn: list[Any] = axes[2].containers
     bars = {container.get_label(): [(bar.get_y(), bar.get_height()) for bar in container] for container in drawn}
-    assert bars["stayed to the end"] == [(0, 4), (0, 4), (0, 0)]
+    assert bars["in the sum, stayed to the end"] == [(0, 4), (0, 4), (0, 0)]
     # They are stacked: nobody is counted twice, and those who left before unmasking are in the sum already.
-    assert bars["vanished before unmasking (update included)"] == [(4, 0), (4, 2), (0, 0)]
-    assert bars["vanished before masked input"] == [(4, 1), (6, 0), (0, 0)]
-    assert bars["vanished before shares"] == [(5, 1), (6, 0), (0, 0)]
-    assert bars["vanished before keys"] == [(6, 0), (6, 0), (0, 5)]
+    assert bars["in the sum, vanished before unmasking"] == [(4, 0), (4, 2), (1, 0)]
+    assert bars["vanished before masked input"] == [(4, 1), (6, 0), (1, 0)]
+    assert bars["vanished before shares"] == [(5, 1), (6, 0), (1, 0)]
+    assert bars["vanished before keys"] == [(6, 0), (6, 0), (1, 5)]
+    assert bars["stayed, but the round was aborted"] == [(4, 0), (4, 0), (0, 1)]
     colors = [container.patches[0].get_facecolor() for container in drawn]
-    assert len(set(colors)) == 5
+    assert len(set(colors)) == 6
 
 
 def test_whoever_vanishes_before_the_consistency_check_is_in_the_sum_and_counted_once() -> None:
@@ -104,6 +105,11 @@ def test_the_figure_is_drawn_for_few_rounds_and_many(records: list[RoundRecord],
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert content.endswith(b"IEND\xaeB`\x82")
+
+
+def test_names_are_text_and_no_formulas(tmp_path: Path) -> None:
+    save_plot(tmp_path / "plot.png", tiny_config(model="my.models:$\\frac{$"), RECORDS)
+    assert (tmp_path / "plot.png").is_file()
 
 
 def test_the_summary_adds_up_the_rounds_of_one_run() -> None:

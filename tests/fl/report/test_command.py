@@ -50,7 +50,7 @@ def test_a_newer_page_takes_the_place_of_an_older_one_only(folder: Path) -> None
     assert invoke("report", folder).exit_code == 0
     assert invoke("report", folder).exit_code == 0
     page.write_text("<html>my own notes</html>")
-    assert_refused(invoke("report", folder), str(page), "is there and is no report", "--out")
+    assert_refused(invoke("report", folder), str(page), "is there and is not a report", "--out")
     assert page.read_text() == "<html>my own notes</html>"
 
 
@@ -103,7 +103,7 @@ def wrong_gains(folder: Path) -> None:
         (no_rounds, "has done no round yet"),
         (another_version, "a stored run of another version: momentum"),
         (half_series, "half of a file"),
-        (wrong_gains, "0 methods"),
+        (wrong_gains, "no methods"),
         (lambda folder: (folder / "checkpoint.safetensors").unlink(), "it has no checkpoint.safetensors"),
         (lambda folder: (folder / "network.json").write_text("{"), "network.json cannot be read"),
     ],

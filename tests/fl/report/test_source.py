@@ -34,7 +34,7 @@ def test_every_figure_is_looked_at() -> None:
 @pytest.mark.parametrize("name", RoundRecord.__dataclass_fields__)
 def test_a_figure_of_another_kind_is_damage(name: str, folder: Path) -> None:
     intact = (folder / "checkpoint.safetensors").read_bytes()
-    for value in WRONG.get(name, ["0.5", [], True]):
+    for value in [*WRONG.get(name, ["0.5", [], True]), 10**400, float("inf")]:
         (folder / "checkpoint.safetensors").write_bytes(intact)
         rewrite_checkpoint(folder, lambda stored, value=value: stored["records"][2].update({name: value}))
         with pytest.raises(ConfigError, match="damaged"):
