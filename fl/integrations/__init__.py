@@ -1,1 +1,1 @@
-"""Secure aggregation inside other frameworks: one package each, and what they share."""
+"""Secure aggregation inside other frameworks: one package for each, and the modules that they share."""

@@ -6,29 +6,29 @@ from secagg import ClientId, LocalProtocolError, PinnedKeys
 
 
 class EnrolledKeys:
-    """A directory that trusts a set of keys, whoever of their owners has which number in a session.
+    """A directory that trusts a set of keys, in any order of the clients.
 
-    Frameworks draw the clients of each round anew, so a client's number says nothing about who it is.  The protocol
-    takes no key twice in a session, so each of its clients is another one of those enrolled, which is all that hiding
-    among them needs.
+    Frameworks draw new clients for each round, so a number does not identify a client.  The protocol refuses a key that
+    occurs twice in a session.  So the clients of a session are distinct enrolled clients, which is enough to hide one
+    among the others.
 
     Args:
-        keys: the public identity keys of all that may take part, 32 bytes each.
+        keys: the public identity keys of all clients that may take part, 32 bytes each.
 
     Raises:
-        LocalProtocolError: a key that is none, or one that is there twice.
+        LocalProtocolError: a key is invalid or occurs twice.
     """
 
     def __init__(self, keys: Iterable[bytes]) -> None:
         if isinstance(keys, bytes | str) or not isinstance(keys, Iterable):
-            raise LocalProtocolError("enrolled keys are a collection of public keys, 32 bytes each")
+            raise LocalProtocolError("enrolled keys must be a collection of public keys of 32 bytes each")
         listed = list(keys)
-        # Refuses what is no key, and duplicates.
+        # This refuses invalid and duplicate keys.
         PinnedKeys(dict(enumerate(listed)))
         self._keys = frozenset(listed)
 
     def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
-        """Whether it is one of the enrolled keys."""
+        """Return whether this is one of the enrolled keys."""
         return identity_key in self._keys
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""The structure of named arrays and metrics, without their values: what of a client's reply the server may see.
+"""The structure of named arrays and metrics: the part of a client's reply that the server may see.
 
-Fields are compared, and laid out in vectors, by name.  The order in which a reply lists them is kept for whoever gets
-the average, since a list of arrays has nothing but its order.
+Fields are compared, and placed in vectors, by name.  The average keeps the order of the reply, since a list of arrays
+has only its order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ _MAX_ITEMS = 1 << 19
 
 
 class RecordError(FLError):
-    """Records that cannot be averaged, or whose structure is not what was agreed on; the text says which and why."""
+    """Records that cannot be averaged, or whose structure differs from the agreed one; the text says which and why."""
 
 
 class RecordLayoutError(RecordError, PublicError):
-    """Records whose structure has no average, whatever their values are."""
+    """Records whose structure has no average, for any values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class ArrayField:
     """One array of a reply.
 
     Attributes:
-        record, name: where it is.
+        record, name: its record, and its name in it.
         dtype: its numpy name, such as ``float32``.
-        shape: its shape.
-        travels: False for an array of integers or bools that came back with the shape in which the client was sent it:
-            it has no average, so the server's stays, in this type.
+        shape: its numpy shape.
+        travels: False for an array of integers or bools that came back in the shape that the client was sent: it has no
+            average, so the server keeps its own array, in this type.
     """
 
     record: str
@@ -57,7 +57,7 @@ class ArrayField:
 
     @property
     def size(self) -> int:
-        """Elements that travel."""
+        """Return the number of elements that travel."""
         size = 1
         for length in self.shape:
             size *= length
@@ -74,16 +74,16 @@ class MetricField:
 
     @property
     def size(self) -> int:
-        """Numbers that travel."""
+        """Return the count of numbers that travel."""
         return 1 if self.length is None else self.length
 
 
 @dataclass(frozen=True, slots=True)
 class RecordLayout:
-    """All that a reply holds but the values.
+    """All parts of a reply except the values.
 
     Attributes:
-        arrays, metrics: the fields, in the reply's order; the weight is not among the metrics.
+        arrays, metrics: the fields, in the reply's order; the metrics do not include the weight.
         weight_record: the metric record that holds the weight.
     """
 
@@ -93,30 +93,30 @@ class RecordLayout:
 
     @property
     def by_name(self) -> "RecordLayout":
-        """The same fields, sorted by record and name: equal for all replies that can be added up."""
+        """Return the same fields, sorted by record and name: equal for all replies that can be added up."""
         return replace(
             self, arrays=tuple(sorted(self.arrays, key=_place)), metrics=tuple(sorted(self.metrics, key=_place))
         )
 
     @property
     def num_elements(self) -> int:
-        """Array elements that travel."""
+        """Return the number of array elements that travel."""
         return sum(field.size for field in self.arrays)
 
     @property
     def num_metrics(self) -> int:
-        """Numbers that travel as metrics."""
+        """Return the count of numbers that travel as metrics."""
         return sum(field.size for field in self.metrics)
 
     def to_bytes(self) -> bytes:
-        """Equal layouts give equal bytes."""
+        """Return the layout as bytes; equal layouts give equal bytes."""
         arrays = [(f.record, f.name, f.dtype, f.shape, f.travels) for f in self.arrays]
         metrics = [(f.record, f.name, f.length) for f in self.metrics]
         return bytes(msgpack.packb([_VERSION, arrays, metrics, self.weight_record]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RecordLayout":
-        """What `to_bytes` gave; RecordError for anything else."""
+        """Return the layout that `to_bytes` encoded; raise RecordError for other bytes."""
         try:
             version, arrays, metrics, weight_record = unpack_bounded(data, max_items=_MAX_ITEMS, use_list=False)
             layout = cls(
@@ -124,9 +124,9 @@ class RecordLayout:
                 weight_record,
             )  # fmt: skip
         except (ValueError, TypeError) as error:
-            raise RecordError("these bytes are no layout of records") from error
+            raise RecordError("these bytes are not a layout of records") from error
         if version != _VERSION or not layout._is_valid() or layout.to_bytes() != data:
-            raise RecordError("these bytes are no layout of records of this version")
+            raise RecordError("these bytes are not a layout of records of this version")
         return layout
 
     def _is_valid(self) -> bool:
@@ -145,12 +145,12 @@ def _place(field: ArrayField | MetricField) -> tuple[str, str]:
 
 
 def is_float(dtype: str) -> bool:
-    """Whether arrays of this type have an average: half, single and double precision."""
+    """Return whether arrays of this type (half, single or double precision) have an average."""
     return dtype in ("float16", "float32", "float64")
 
 
 def float_sizes(arrays: Arrays) -> dict[tuple[str, str], int]:
-    """Elements of each array that has an average, by record and name, and sorted by them."""
+    """Return the elements of each array that has an average, by record and name, sorted by both."""
     return {
         (record, name): arrays[record][name].size
         for record in sorted(arrays)
@@ -172,16 +172,16 @@ def _is_size(value: object) -> bool:
 
 
 def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str) -> RecordLayout:
-    """The layout of a reply, in its order.
+    """Return the layout of a reply, in its order.
 
     Args:
-        arrays, metrics: the reply.
-        received: the arrays that the client was sent.
-        weight: the metric that holds the weight, by which everything else is averaged.
+        arrays, metrics: the parts of the reply.
+        received: the arrays that were sent to the client.
+        weight: the name of the metric that weighs the reply in the average.
 
     Raises:
-        RecordLayoutError: there is no weight; an array has another shape than the one of its name that was sent, or a
-            type that has no average.
+        RecordLayoutError: the weight is missing; an array's shape differs from the one that was sent under its name; or
+            its type has no average.
     """
     weight_record = min((record for record, values in metrics.items() if weight in values), default=None)
     if weight_record is None:
@@ -203,9 +203,9 @@ def layout_of(arrays: Arrays, metrics: Metrics, *, received: Arrays, weight: str
 def _array_field(record: str, name: str, array: npt.NDArray[Any], sent: npt.NDArray[Any] | None) -> ArrayField:
     dtype, where = array.dtype.name, f"array {name!r} of record {record!r}"
     if sent is not None and sent.shape != array.shape:
-        raise RecordLayoutError(f"{where} has shape {array.shape}, but the one that was sent has {sent.shape}")
+        raise RecordLayoutError(f"{where} has shape {array.shape}, but {sent.shape} was sent")
     travels = is_float(dtype)
-    # What was sent may have become another type in a strategy's average, and is one again in the client's model.
+    # A strategy's average may change the type of an array; the client's model changes it back.
     if not travels and (sent is None or array.dtype.kind not in "iub"):
-        raise RecordLayoutError(f"{where} is of type {dtype}, which has no average: send floats, or leave it out")
+        raise RecordLayoutError(f"{where} has type {dtype}, which has no average: send floats, or leave it out")
     return ArrayField(record, name, dtype, array.shape, travels)

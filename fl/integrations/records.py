@@ -1,12 +1,12 @@
-"""Named arrays, metrics and a weight as one vector of small integers, and their weighted mean from a sum of vectors.
+"""Encode named arrays, metrics and a weight as one vector of small integers; decode the weighted mean from a sum.
 
-For frameworks whose replies are records instead of one flat update.  The vector's length does not depend on what the
-reply holds, only on what it has room for, so that it is known before anybody has trained: first an `UpdateEncoding`,
-whose tensors are the float arrays that the client was sent, and one more for all others; then the metrics, as weighted
+For frameworks whose replies are records, not one flat update.  The vector's length depends on the room that the session
+has, not on the reply, so it is known before anybody trains.  The vector holds first an `UpdateEncoding`, whose tensors
+are the float arrays that the client was sent, and one more tensor for all other arrays; then the metrics, as weighted
 fixed-point numbers in digits; then, for each metric, the weight of the client if it has that metric.  An array that was
-sent travels as the difference to what was sent, so its bound is on what a client changes; any other array travels as it
-is, and one that does not come back as no change.  Arrays and metrics are in the order of their names, whatever order a
-reply has.  An encoding without bounds measures: its vector is the ranges of the arrays and the weight alone.
+sent travels as the difference from the sent one, so its bound limits the client's change.  Any other array travels as
+it is, and an array that does not come back counts as unchanged.  Arrays and metrics are in the order of their names.
+An encoding without bounds measures: its vector holds only the ranges of the arrays and the weight.
 """
 
 import math
@@ -35,9 +35,9 @@ from fl.integrations.record_layout import (
 )
 
 MOST_METRICS = 1 << 16
-"""Metrics of a reply, at most."""
+"""The most metrics of one reply."""
 
-# Metrics are rounded to 2^-20 each, below what anyone prints of a loss.
+# Metrics are rounded to 2^-20, which is finer than the printed digits of a loss.
 _FRACTION_BITS = 20
 
 _MAX_METRIC_BOUND = 2.0**40
@@ -45,7 +45,7 @@ _MAX_METRIC_BOUND = 2.0**40
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a client would send in the clear: arrays and metrics in named records."""
+    """The reply that a client would send in the clear: arrays and metrics in named records."""
 
     arrays: Arrays
     metrics: Metrics
@@ -56,17 +56,19 @@ class Average:
     """The weighted mean of the replies.
 
     Attributes:
-        arrays: in the types of the replies; arrays without an average as they were sent. Those that were sent are in
-            the order in which they were sent, the others behind them, as the replies have them.
-        metrics: floats, or lists of floats; and the weight's total, an int, in the place of the weight. A metric is
-            averaged over the clients that have it, and NaN if none has.
-        total_weight: the weights of all clients together.
+        arrays: averages in the types of the replies; arrays without an average are as they were sent. The arrays that
+            were sent come first, in the order in which they were sent; the others follow, in the order of the replies.
+        metrics: floats, or lists of floats; in the place of the weight is its total, an int. A metric is averaged over
+            the clients that have it, and is NaN if no client has it.
+        total_weight: the sum of the weights of all clients.
         clipped: the fraction of array elements that were clipped.
-        partial: the metrics that not all clients have, by name, each with the weight of those that have it.
-        kept: record and name of the arrays that have no average.
-        not_sent: record and name of the arrays that were averaged as they are, since clients were sent none such.
+        partial: the metrics that some clients lack, by name, each with the total weight of the clients that have it.
+        kept: record and name of each array that has no average.
+        not_sent: record and name of each array that was averaged as it is, since clients were not sent one of that
+            name.
         noise: as in `fl.aggregation.encoding.Aggregate`.
-        ranges: how large the clients' changes were: a row for each of the encoding's ``sizes``, the last for weights.
+        ranges: the sizes of the clients' changes: a row for each of the encoding's ``sizes``, and a last one for the
+            weights.
     """
 
     arrays: dict[str, dict[str, npt.NDArray[Any]]]
@@ -82,21 +84,21 @@ class Average:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordEncoding:
-    """How replies become integers; the same on the server and all clients.
+    """The encoding of replies as integers; the same on the server and all clients.
 
     Attributes:
-        sizes: elements of each float array that the clients are sent, sorted by record and name; where there is room
-            for arrays that they are not sent, how many elements that is, at the end. Empty: room for no arrays at all.
-        num_clients: the most that a session can have.
-        scales: what is clipped to what, a bound for each of the ``sizes``; a weight above their bound counts as the
+        sizes: elements of each float array that the clients are sent, sorted by record and name; a last number gives
+            the room, in elements, for arrays that they are not sent, if there is such room. Empty: no room for arrays.
+        num_clients: the most clients of a session.
+        scales: the clipping bounds, one for each of the ``sizes``, and one for weights: a larger weight counts as that
             bound. None in a session that measures, whose sum gives `Ranges` and no average.
-        weight: the name of the metric that is the weight, usually the number of examples; an integer.
+        weight: the name of the metric that is the weight, an integer; usually the number of examples.
         value_bits: bits of an encoded element.
-        max_metrics: numbers that a reply has room for as metrics.
-        metric_bound: metrics are in [-metric_bound, metric_bound].
+        max_metrics: the most numbers that a reply may have as metrics.
+        metric_bound: metrics must be in [-metric_bound, metric_bound].
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
 
     sizes: tuple[int, ...]
@@ -108,24 +110,24 @@ class RecordEncoding:
     metric_bound: float
 
     def __post_init__(self) -> None:
-        # A server says how many, and each needs memory before there is a reply.
+        # The server chooses the number, and each metric needs memory before a reply exists.
         if not 0 <= self.max_metrics <= MOST_METRICS:
-            raise ConfigError(f"there can be room for 0 to {MOST_METRICS} metrics, not for {self.max_metrics}")
+            raise ConfigError(f"max_metrics must be 0 to {MOST_METRICS}, not {self.max_metrics}")
         if not 0 < self.metric_bound <= _MAX_METRIC_BOUND:
             raise ConfigError(
-                f"the metrics' bound must be above 0, at most {_MAX_METRIC_BOUND:g}, not {self.metric_bound}"
+                f"the metrics' bound must be above 0 and at most {_MAX_METRIC_BOUND:g}, not {self.metric_bound}"
             )
-        # Checks the other numbers.
+        # This checks the other numbers.
         self._elements  # noqa: B018
 
     @property
     def vector_length(self) -> int:
-        """Elements of an encoded reply."""
+        """Return the number of elements of an encoded reply."""
         return self._elements.vector_length + (0 if self.scales is None else self._metrics.vector_length)
 
     @property
     def _elements(self) -> UpdateEncoding:
-        # An update of no elements is none.
+        # An `UpdateEncoding` needs at least one element.
         empty = () if sum(self.sizes) else (1,)
         scales = self.scales
         if scales is not None and empty:
@@ -136,27 +138,27 @@ class RecordEncoding:
 
     @property
     def _metrics(self) -> CounterEncoding:
-        """Of the weighted metrics, and of the weights of those who have them; with room for any bound on weights."""
+        """Return the digits of the weighted metrics and of their weights, with room for any bound on weights."""
         largest = (2 * self._steps * MAX_WEIGHT,) * self.max_metrics + (MAX_WEIGHT,) * self.max_metrics
         return CounterEncoding(largest, self.value_bits)
 
     @property
     def _steps(self) -> int:
-        """Of the metrics' bound."""
+        """Return the metrics' bound in steps."""
         return math.ceil(self.metric_bound * (1 << _FRACTION_BITS))
 
     def encode(self, reply: Reply, received: Arrays, rng: np.random.Generator) -> tuple[IntegerVector, RecordLayout]:
-        """The encoded reply, int64, shape (vector_length,), elements in [0, 2^value_bits); and its layout, public.
+        """Return the encoded reply, int64 of shape (vector_length,) in [0, 2^value_bits), and its public layout.
 
         Args:
-            reply: the client's.
-            received: the arrays that the client was sent.
-            rng: draws the rounding. It protects nothing: the protocol's masks do.
+            reply: the client's reply.
+            received: the arrays that were sent to the client.
+            rng: draws the rounding. It protects nothing; the protocol's masks protect the reply.
 
         Raises:
-            RecordLayoutError: it has no weight, no room, or no average, whatever its values are.
+            RecordLayoutError: the structure lacks a weight, needs more room, or has no average.
             RecordError: the weight or a metric is out of range.
-            QuantizationError: elements that are not finite.
+            QuantizationError: an element is not finite.
         """
         self.check_sent(received)
         layout = layout_of(reply.arrays, reply.metrics, received=received, weight=self.weight)
@@ -167,7 +169,7 @@ class RecordEncoding:
             array = np.asarray(reply.arrays[one.record][one.name])
             sent = received.get(one.record, {}).get(one.name)
             change = array if sent is None else array.astype(np.float64) - sent
-            # What is too large for float32 is refused below, as not finite.
+            # Values too large for float32 become infinite and are refused below.
             with np.errstate(over="ignore"):
                 flat[place] = np.ravel(change)
         elements = self._elements.encode(ClientUpdate(flat, examples, loss_sum=0.0, correct=0), rng)
@@ -181,17 +183,17 @@ class RecordEncoding:
         return np.concatenate([elements, self._metrics.encode(values + unused + given + unused)]), layout
 
     def decode(self, total: IntegerVector, num_clients: int, layout: RecordLayout, sent: Arrays) -> Average:
-        """The average in a sum of ``num_clients`` encoded replies of one layout, shape (vector_length,).
+        """Return the average from a sum of ``num_clients`` encoded replies of one layout.
 
         Args:
-            total: the sum; not of a session that measures.
-            num_clients: how many replies are in it.
-            layout: of one of them; the others differ in the order of their fields at most.
-            sent: the arrays that they were sent.
+            total: the sum, of shape (vector_length,); not of a session that measures.
+            num_clients: the number of replies in the sum.
+            layout: the layout of one reply; the others may differ in the order of their fields only.
+            sent: the arrays that were sent to the clients.
 
         Raises:
-            RecordError: the layout does not fit the encoding, or what was sent.
-            UndecodableSumError: no ``num_clients`` replies add up to it, since a client sent what is none.
+            RecordError: the layout does not fit the encoding or the arrays that were sent.
+            UndecodableSumError: ``num_clients`` valid replies cannot add up to it: a client sent an invalid one.
         """
         self.check_layout(layout, sent)
         end = self._elements.vector_length
@@ -200,11 +202,11 @@ class RecordEncoding:
         given = counters[self.max_metrics :][: layout.num_metrics]
         pairs = list(zip(counters, given, strict=False))
         if any(w > weight or value > 2 * self._steps * w for value, w in pairs):
-            raise UndecodableSumError("the metrics add up to more than they can: a client sent what is no reply")
+            raise UndecodableSumError("the sum of the metrics is too large: a client sent an invalid reply")
         metrics = [(value - self._steps * w) / (w << _FRACTION_BITS) if w else math.nan for value, w in pairs]
         arrays = _arrays(layout, aggregate.mean_delta, sent)
         if not all(np.isfinite(arrays[one.record][one.name]).all() for one in layout.arrays if one.travels):
-            raise UndecodableSumError("the average is not finite: a client sent what is no reply")
+            raise UndecodableSumError("the average is not finite: a client sent an invalid reply")
         names = [one.name for one in layout.by_name.metrics for _ in range(one.size)]
         used = max(1, layout.num_elements)
         return Average(
@@ -220,15 +222,15 @@ class RecordEncoding:
         )
 
     def decode_ranges(self, total: IntegerVector, num_clients: int) -> Ranges:
-        """The ranges in a sum of ``num_clients`` encoded replies of a session that measures, shape (vector_length,).
+        """Return the ranges from a sum, of shape (vector_length,), of a session that measures.
 
         Raises:
-            UndecodableSumError: no ``num_clients`` replies add up to it, or none of them has a weight.
+            UndecodableSumError: ``num_clients`` valid replies cannot add up to it, or all weights are 0.
         """
         return self._elements.decode_ranges(total, num_clients)
 
     def check_sent(self, sent: Arrays) -> None:
-        """RecordLayoutError unless the encoding is for replies to these arrays."""
+        """Raise RecordLayoutError unless the encoding is for replies to these arrays."""
         own = tuple(float_sizes(sent).values())
         if self.sizes and (self.sizes[: len(own)] != own or len(self.sizes) > len(own) + 1):
             raise RecordLayoutError(
@@ -237,12 +239,12 @@ class RecordEncoding:
             )
 
     def check_layout(self, layout: RecordLayout, sent: Arrays) -> None:
-        """RecordError unless replies of this layout have room, and fit what was sent to the clients."""
+        """Raise RecordError unless replies of this layout have room and fit the arrays that were sent."""
         self._check_room(layout, sent)
         for one in layout.arrays:
             own = sent.get(one.record, {}).get(one.name)
             if (own is None and not one.travels) or (own is not None and own.shape != one.shape):
-                raise RecordError(f"array {one.name!r} of record {one.record!r} is not like the one that was sent")
+                raise RecordError(f"array {one.name!r} of record {one.record!r} differs from the one that was sent")
 
     def _check_room(self, layout: RecordLayout, sent: Arrays) -> None:
         own = float_sizes(sent) if self.sizes else {}
@@ -268,7 +270,7 @@ class RecordEncoding:
         return int(weight)
 
     def _metric_steps(self, name: str, value: float) -> int:
-        """A metric, moved to be non-negative, in steps of 2^-20."""
+        """Return a metric, shifted to be non-negative, in steps of 2^-20."""
         if not abs(value) <= self.metric_bound:
             raise RecordError(
                 f"metric {name!r} is not in [-{self.metric_bound:g}, {self.metric_bound:g}]: the server can raise "
@@ -278,7 +280,7 @@ class RecordEncoding:
 
 
 def _places(layout: RecordLayout, sent: Arrays) -> Iterator[tuple[ArrayField, slice]]:
-    """Where among the elements each array of a reply is: what was sent first, the others behind it."""
+    """Return the place of each array among the elements: first the arrays that were sent, then the others."""
     starts, end = {}, 0
     for place, size in float_sizes(sent).items():
         starts[place] = end
@@ -291,7 +293,7 @@ def _places(layout: RecordLayout, sent: Arrays) -> Iterator[tuple[ArrayField, sl
 
 
 def _numbers(layout: RecordLayout, metrics: Metrics) -> Iterator[tuple[str, float]]:
-    """The metrics' names and numbers, in the layout's order."""
+    """Return the metrics' names and numbers, in the layout's order."""
     for one in layout.metrics:
         value = metrics[one.record][one.name]
         for number in (value,) if isinstance(value, int | float) else value:
@@ -314,8 +316,8 @@ def _arrays(
 
 
 def _array(one: ArrayField, mean: npt.NDArray[np.float32], sent: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    """An array's average from the mean of its elements; or what was sent, in the clients' type."""
-    # What is too large for the type is refused afterwards, as not finite, if it travels.
+    """Return an array's average from the mean of its elements; or the array that was sent, in the clients' type."""
+    # Values too large for the type become infinite and are refused later, if they travel.
     with np.errstate(over="ignore", invalid="ignore"):
         if one.travels:
             change = mean.reshape(one.shape).astype(np.float64)
@@ -333,7 +335,7 @@ def _names(arrays: Arrays) -> Iterator[tuple[str, str]]:
 def _metric_records(
     layout: RecordLayout, numbers: list[float], weight: str, total: int
 ) -> dict[str, dict[str, Metric]]:
-    """Metrics by record and name, in the layout's order; ``numbers`` are in that of the names."""
+    """Return the metrics by record and name, in the layout's order; ``numbers`` are in the order of the names."""
     values: dict[MetricField, Metric] = {}
     at = 0
     for one in layout.by_name.metrics:

@@ -339,12 +339,12 @@ WEIGHT = LOSS - 8
     [
         # The weights are 10 each: from 2 to 200 in all. A client may lie about its own, if it takes metrics with it.
         (WEIGHT, 0, -20, "add up to 0 examples"),
-        (WEIGHT, 0, -1, "the metrics add up to more"),
+        (WEIGHT, 0, -1, "the sum of the metrics is too large"),
         (WEIGHT, 180, 181, "cannot add up to 201 examples"),
         # The second digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
-        (LOSS + 1, 20 * 998, 20 * 998 + 1, "the metrics add up to more"),
+        (LOSS + 1, 20 * 998, 20 * 998 + 1, "the sum of the metrics is too large"),
         # The weight of those who have the loss, in two digits as all weights.
-        (-6, 0, 1, "the metrics add up to more"),
+        (-6, 0, 1, "the sum of the metrics is too large"),
         # More clients with a weight than there are, behind the eight elements.
         (8, 0, (1 << 20) - 1, "ranges cannot add up"),
     ],

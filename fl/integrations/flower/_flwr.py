@@ -1,9 +1,9 @@
-"""Every name of Flower's that this adapter builds on, in one place: where one moves, this file says so."""
+"""All names of Flower that this adapter uses, in one place: if Flower moves one, the import fails here."""
 
 from importlib import metadata
 
 TRIED = "1.40 to 1.42"
-"""The releases of flwr that the tests have passed with."""
+"""The releases of flwr that pass the tests."""
 
 try:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
@@ -19,14 +19,14 @@ except ImportError as error:
         found = "flwr is not installed: pip install '.[flower]' in the repository's folder"
     raise ImportError(f"secagg's adapter for Flower works with flwr {TRIED}; {found} ({error})") from error
 
-# Added in flwr 1.24.
+# Flower added this in flwr 1.24.
 FAILED_PRECONDITION: int = getattr(ErrorCode, "MOD_FAILED_PRECONDITION", ErrorCode.UNKNOWN)
 
 OF_THE_APP = frozenset({ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED_PRECONDITION})
-"""Error codes of what an app or its mods answered, and not Flower."""
+"""Error codes of answers by an app or its mods, not by Flower."""
 
 CLIENTS_DISCREPANCY_WARNING: str | None = getattr(strategies.dp_fixed_clipping, "CLIENTS_DISCREPANCY_WARNING", None)
-"""What strategies with noise log where the number of replies is not that of the clients that they sample."""
+"""The warning of strategies with noise if the number of replies differs from the number of clients that they sample."""
 
 __all__ = [
     "CLIENTS_DISCREPANCY_WARNING",

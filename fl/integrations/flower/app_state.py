@@ -1,11 +1,11 @@
-"""The node's state between two messages: the app's own records, and the protocol's, which the app never sees.
+"""The node's state between two messages: the app's records, and the protocol's, which the app never sees.
 
-The protocol keeps the suspended client, and what the app made of its state in training.  The latter becomes the app's
-state only when this node has answered the session to its end.  Otherwise a server could let the app learn in a session
-that it never finishes, and read what was learnt out of the next one, among nodes that learnt nothing.
+The protocol stores the suspended client, and the app's state after training.  The latter becomes the app's state only
+when this node has answered the session to its end.  Otherwise a server could let the app train in a session that never
+finishes, and then learn the result from the next session, in which the other nodes did not train before.
 
-A session that measures says how large the app's reply is, and the next one takes the reply itself.  Between the two it
-waits here, for a session that asks the app the very same.
+A session that measures asks only for the size of the app's reply; the next session asks for the reply itself.  In
+between the reply waits here, for a session that asks the app for exactly the same.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ _REPLY = f"{CONTROL}.reply."
 
 @dataclass(slots=True)
 class Trained:
-    """What came of a training.
+    """The result of one training.
 
     Attributes:
-        state: the app's state after it; empty before there was one.
-        reply: what the app replied, where a later session is to have it; empty else.
+        state: the app's state after the training; empty if nothing was trained yet.
+        reply: the app's reply, if a later session will take it; otherwise empty.
     """
 
     state: RecordDict = field(default_factory=RecordDict)
@@ -34,14 +34,14 @@ class Trained:
 
 
 def take_session(context: Context) -> tuple[ConfigRecord | None, Trained]:
-    """Take out the session that was open last, if any, and what came of its training; the app's own state stays."""
+    """Remove and return the last open session, if any, and its training's result; the app's own state stays."""
     kept = _take(context)
     client = kept.get(_CLIENT)
     return client if isinstance(client, ConfigRecord) else None, Trained(_part(kept, _TRAINED), _part(kept, _REPLY))
 
 
 def keep_session(context: Context, session: ConfigRecord, trained: Trained) -> None:
-    """Keep a session, and what came of its training, beside the app's earlier state."""
+    """Store a session, and its training's result, next to the app's earlier state."""
     context.state[_CLIENT] = session
     for prefix, records in ((_TRAINED, trained.state), (_REPLY, trained.reply)):
         for name, record in records.items():
@@ -55,7 +55,7 @@ def install(context: Context, trained: RecordDict) -> None:
 
 @contextmanager
 def without_session(context: Context) -> Iterator[None]:
-    """Hide the session that is open from the app, which may change, exchange or leave its own state meanwhile."""
+    """Hide the open session from the app, which may change, replace or keep its own state meanwhile."""
     kept = _take(context)
     try:
         yield

@@ -1,14 +1,16 @@
-"""What reaches the app, and with it the training: nothing in which a server that lies can tell nodes apart.
+"""The message and the context that the app gets: a lying server cannot use them to treat nodes differently.
 
-Clients that train other models, or by other settings, than the rest turn the sum into their own update (Pasquini et
-al., CCS 2022).  So the app is handed a message and a context made here, every part of which is one of three:
+If one client trains another model than the rest, or with other settings, the sum can show that client's update
+(Pasquini et al., CCS 2022).  So the app gets a message and a context that are made here.  Each part of them is one of
+three:
 
 - bound into the session, so that nodes that were told different things share no masks: the message's type and records
   (`content_digest`), its group, and the run's id and configuration (`run_digest`);
-- the same for every node: what else the message's metadata says, the run's series, and the order of named things;
+- the same for all nodes: the rest of the message's metadata, the run's series, and the order of named entries;
 - the node's own: its id, its configuration, its state, and the time.
 
-A part that a release of Flower adds is none of these until somebody has looked at it: test_extension_points.py.
+A part that a new release of Flower adds does not reach the app until it is sorted into one of these
+(test_extension_points.py).
 """
 
 import copy
@@ -19,24 +21,23 @@ from typing import Any
 from fl.integrations.flower._flwr import ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
 from fl.integrations.flower.content import content_digest
 
-# Seconds, as Flower's own default.
+# Seconds; the same as Flower's default.
 _TTL = 43_200.0
 
 
 def run_digest(run_id: int, group_id: str, run_config: Mapping[str, Any]) -> bytes:
-    """SHA-256, 32 bytes, over what a node is told beside the message's type and records; its order does not count."""
+    """Return SHA-256, 32 bytes, of the run's data that a node gets beside the message; its order does not count."""
     run = {"run": ConfigRecord({"id": run_id, "group": group_id}), "config": ConfigRecord(dict(run_config))}
     return content_digest("run", RecordDict(run))
 
 
 def view_of(message: Message, records: RecordDict, context: Context) -> tuple[Message, Context]:
-    """The message and the context that the app is handed; its state is a copy, which
-    leaves the node's as it is.
+    """Return the message and the context for the app; its state is a copy, so the node's own state stays.
 
     Args:
-        message: what the server sent.
-        records: the app's own records in it.
-        context: the node's.
+        message: the server's message.
+        records: the app's own records in the message.
+        context: the node's context.
     """
     metadata = Metadata(
         run_id=context.run_id,
@@ -60,7 +61,7 @@ def view_of(message: Message, records: RecordDict, context: Context) -> tuple[Me
 
 
 def _in_one_order(records: RecordDict) -> RecordDict:
-    """The records by name, and so their entries, but for arrays, whose order is bound."""
+    """Return the records and their entries sorted by name, except arrays, whose order is part of the digest."""
     return RecordDict(
         {
             name: record if isinstance(record, ArrayRecord) else type(record)(dict(sorted(record.items())))

@@ -1,8 +1,8 @@
-"""The one reply that a strategy sees, and what the strategy makes of it.
+"""The one reply that a strategy sees, and the checks on the strategy's use of it.
 
-Flower's average multiplies every array by a weight, which makes floats of BatchNorm's counters and of masks; momentum
-and noise then change them.  The strategy's result is the model of the next round and of the result, so such arrays get
-their type and value back there: in front of the strategy object's own `aggregate_train`.
+Flower's average multiplies each array by a weight, which turns BatchNorm's counters and masks into floats; momentum and
+noise then change them.  The strategy's result is the next round's model and the final one, so such arrays get their
+type and value back there, by a wrapper of the strategy object's own `aggregate_train`.
 """
 
 import inspect
@@ -28,16 +28,17 @@ _LOG = logging.getLogger("flwr.secagg")
 
 
 class AverageReply(Message):
-    """The average, in the name of the first node that is in it.
+    """The average, as a reply of its first included node.
 
     Args:
-        average: of the clients' replies.
-        num_clients: how many.
-        reply_to: the message that this node was sent.
+        average: the average of the clients' replies.
+        num_clients: the number of clients in the average.
+        reply_to: the message that was sent to this node.
 
     Attributes:
-        num_clients: see there.
-        was_averaged: whether Flower's `FedAvg.aggregate_train`, which all averaging strategies call, has looked at it.
+        num_clients: as above.
+        was_averaged: True if Flower's `FedAvg.aggregate_train`, which all averaging strategies call, has read the
+            content.
     """
 
     def __init__(self, average: Average, num_clients: int, reply_to: Message) -> None:
@@ -49,22 +50,22 @@ class AverageReply(Message):
 
     @property
     def content(self) -> RecordDict:
-        """The content of the message."""
+        """Return the content of the message."""
         self.was_averaged = self.was_averaged or _is_averaging()
         return super().content
 
     def restored(self, arrays: ArrayRecord) -> ArrayRecord:
-        """A strategy's result, in which arrays that have no average are as the clients were sent them."""
+        """Return a strategy's result with arrays that have no average as they were sent to the clients."""
         kept = {name: array for name, array in self._kept.items() if name in arrays}
         return ArrayRecord({name: kept.get(name, array) for name, array in arrays.items()}) if kept else arrays
 
 
 def watch(strategy: Any, *, vouched: bool) -> None:
-    """Give ``strategy`` an `aggregate_train` that calls its own, restores what has no average, and checks its use.
+    """Wrap ``strategy.aggregate_train``: call it, restore arrays that have no average, and check its use of the reply.
 
     Args:
-        strategy: the object; its class stays as it is.
-        vouched: its author says that it averages, by code of its own.
+        strategy: the strategy object; its class is not changed.
+        vouched: True if its author declares that its own code averages.
     """
     own = strategy.aggregate_train
     if not (isinstance(own, partial) and own.func is _aggregate):
@@ -80,7 +81,7 @@ def _aggregate(own: Callable[..., Any], vouched: bool, server_round: int, replie
         result = own(server_round, listed)
     if not (vouched or average.was_averaged):
         raise StrategyRefusedError(
-            f"{_name(own)}.aggregate_train has not handed secure aggregation's reply, the average of all, to the "
+            f"{_name(own)}.aggregate_train did not pass secure aggregation's reply, the average of all, to the "
             "aggregation of the strategy that it inherits from. If it uses replies only to take their weighted mean, "
             "say so by `secagg_averages = True` in the class; if not, it cannot work here"
         )
@@ -91,7 +92,7 @@ def _aggregate(own: Callable[..., Any], vouched: bool, server_round: int, replie
 
 @contextmanager
 def _one_reply_is_many(average: AverageReply, own: Callable[..., Any]) -> Iterator[None]:
-    """Compare the number of clients, and not of replies, with what Flower's noise is made for."""
+    """Compare the number of clients, not of replies, with the number that Flower's noise is made for."""
     expected = getattr(getattr(own, "__self__", None), "num_sampled_clients", None)
     if expected is None:
         yield
@@ -104,7 +105,7 @@ def _one_reply_is_many(average: AverageReply, own: Callable[..., Any]) -> Iterat
         log.removeFilter(_is_no_discrepancy)
     if average.num_clients != expected:
         _LOG.warning(
-            "secagg: %s makes its noise for num_sampled_clients=%d, and the average is of %d clients",
+            "secagg: %s makes its noise for num_sampled_clients=%d, but the average is of %d clients",
             _name(own), expected, average.num_clients,
         )  # fmt: skip
 
@@ -118,7 +119,7 @@ def _name(own: Callable[..., Any]) -> str:
 
 
 def _is_averaging() -> bool:
-    """Whether this is called, through others, by `FedAvg.aggregate_train`."""
+    """Return whether `FedAvg.aggregate_train` called this, directly or not."""
     code = getattr(inspect.unwrap(strategies.FedAvg.aggregate_train), "__code__", None)
     frame = sys._getframe(1)
     while frame is not None:

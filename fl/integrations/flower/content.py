@@ -1,4 +1,4 @@
-"""Flower's records: their values as plain arrays and numbers, and back; and the digest that a session is bound to."""
+"""Convert Flower's records to plain arrays and numbers and back; compute the digest that a session is bound to."""
 
 import hashlib
 import struct
@@ -15,7 +15,7 @@ _LABEL = b"secagg/fl/flower-content/2"
 
 
 def arrays_of(content: RecordDict) -> Arrays:
-    """All arrays, by record and name; RecordError for one that is no numpy array."""
+    """Return all arrays, by record and name; raise RecordError for one that is not a numpy array."""
     return {
         record: {name: ndarray_of(record, name, array) for name, array in named.items()}
         for record, named in content.array_records.items()
@@ -23,12 +23,12 @@ def arrays_of(content: RecordDict) -> Arrays:
 
 
 def reply_of(content: RecordDict) -> Reply:
-    """A reply's arrays and metrics; what it says in ConfigRecords stays where it is, since it has no average."""
+    """Return a reply's arrays and metrics, without ConfigRecords, which have no average."""
     return Reply(arrays_of(content), {record: dict(values) for record, values in content.metric_records.items()})
 
 
 def content_of(average: Average) -> RecordDict:
-    """The average as a reply's content."""
+    """Return the average as the content of a reply."""
     content = RecordDict()
     for record, arrays in average.arrays.items():
         content[record] = ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in arrays.items()})
@@ -38,10 +38,10 @@ def content_of(average: Average) -> RecordDict:
 
 
 def content_digest(message_type: str, content: RecordDict) -> bytes:
-    """SHA-256, 32 bytes, over a message's type and all records: what a client was sent, to the last bit.
+    """Return SHA-256, 32 bytes, of a message's type and all its records, to the last bit.
 
-    Records and their entries are taken by name; everything has its kind and its length before it, so that no two
-    contents give the same bytes to hash.
+    Records and their entries are hashed in the order of their names.  Each value has its kind and its length before it,
+    so that two different contents never give the same bytes to hash.
     """
     hasher = hashlib.sha256(_LABEL)
     for part in _parts(message_type, content):
@@ -58,7 +58,7 @@ def _parts(message_type: str, content: RecordDict) -> Iterable[bytes | memoryvie
         yield record.encode()
         yield type(values).__name__.encode()
         yield str(len(values)).encode()
-        # An array record's order is the order of a model's parameters to those who convert it to a list.
+        # Apps that convert an array record to a list rely on its order, which is that of the model's parameters.
         for name in values if isinstance(values, ArrayRecord) else sorted(values):
             yield name.encode()
             value = values[name]
@@ -72,7 +72,7 @@ def _parts(message_type: str, content: RecordDict) -> Iterable[bytes | memoryvie
 
 
 def _scalars(value: Any) -> bytes:
-    """A number, text, bytes, or a list of such; never two values with the same bytes."""
+    """Return a number, text, bytes or list of them as bytes; different values give different bytes."""
     if isinstance(value, list):
         items = [_scalars(item) for item in value]
         return b"list" + b"".join(struct.pack(">Q", len(item)) + item for item in items)
@@ -84,8 +84,8 @@ def _scalars(value: Any) -> bytes:
 
 
 def ndarray_of(record: str, name: str, array: Array) -> np.ndarray[Any, Any]:
-    """An array's values; RecordError if it holds anything but a numpy array."""
+    """Return an array's values; raise RecordError if it holds anything but a numpy array."""
     try:
         return np.asarray(array.numpy())
     except (TypeError, ValueError) as error:
-        raise RecordError(f"array {name!r} of record {record!r} is no numpy array: {error}") from None
+        raise RecordError(f"array {name!r} of record {record!r} is not a numpy array: {error}") from None

@@ -1,4 +1,4 @@
-"""What can go wrong between Flower and secure aggregation, in a sentence for the app's author."""
+"""Errors of the adapter for Flower; each text is a sentence for the author of the app."""
 
 from fl.errors import FLError, PublicError
 
@@ -8,16 +8,16 @@ class FlowerError(FLError):
 
 
 class StrategyRefusedError(FlowerError):
-    """A strategy that needs to see the single replies, which secure aggregation hides."""
+    """A strategy that needs the single replies, which secure aggregation hides."""
 
 
 class RoundAbortedError(FlowerError):
-    """Rounds without a sum: as many as the app goes on after, or all of a training, or one where it asked to hear."""
+    """Rounds without a sum: more in a row than the settings allow, all of a training, or one if on_abort is "raise"."""
 
 
 class OfferError(FlowerError, PublicError):
-    """What the server sent opens no session, or does not belong to the one that is open; it may hear which."""
+    """A server's message that opens no session, or does not belong to the open one. The text is public."""
 
 
 class OtherRunError(OfferError):
-    """A node that was told other things of the run than the session was opened for."""
+    """A node that was told another run or configuration than the session was opened for."""

@@ -1,7 +1,7 @@
-"""Messages out and replies in, over any grid: the only place that looks at a clock.
+"""Send messages and collect replies over any grid; this is the only module that reads a clock.
 
-Flower's own `send_and_receive` waits three seconds between two looks for replies, which a protocol of four rounds pays
-four times; so this pushes and pulls by itself.
+Flower's own `send_and_receive` polls for replies every three seconds, which a protocol of four rounds pays four times.
+So this module pushes and pulls by itself.
 """
 
 import time
@@ -13,13 +13,13 @@ from fl.integrations.flower._flwr import Grid, Message
 def exchange(
     grid: Grid, messages: Iterable[Message], *, timeout: float | None, poll_seconds: float
 ) -> Iterator[Message]:
-    """Push the messages, and give the replies as they come, errors included, until all are in or the time is over.
+    """Push the messages; yield the replies, errors included, as they come, until all are in or the time is over.
 
     Args:
-        grid: Flower's.
-        messages: one a node.
-        timeout: seconds; None: no limit.
-        poll_seconds: between two looks.
+        grid: Flower's grid.
+        messages: one for each node.
+        timeout: in seconds; None: no limit.
+        poll_seconds: seconds between two polls.
     """
     awaited = set(grid.push_messages(messages))
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""The server's side: a grid that hands a strategy the clients' average in place of their replies."""
+"""The server's side: a grid that gives a strategy the clients' average in place of their replies."""
 
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -29,26 +29,26 @@ _NONCE_BYTES = 16
 
 
 class SecAggGrid(Grid):
-    """Wraps Flower's grid, so that train messages are answered by one reply, the average of all::
+    """A wrapper of Flower's grid that answers train messages with one reply, the average of all::
 
         strategy.start(grid=SecAggGrid(grid), initial_arrays=arrays, num_rounds=3)
 
-    Everything else goes to the grid unchanged.  The clients need `secagg_mod`.
+    All other messages go to the grid unchanged.  The clients need `secagg_mod`.
 
     Args:
         grid: the grid that Flower gave the ServerApp.
-        strategy: who will use the replies; by default found when it does.
+        strategy: the strategy that uses the replies; by default found when it calls the grid.
         enrolled: in malicious mode, the identity keys of all nodes that may take part, 32 bytes each.
         run_config: the run's configuration, as all nodes have it in ``context.run_config``: a node that was told
-            another one takes no part. By default that of the grid's run; an own grid that knows no run needs it.
-        settings: those of `SecAggSettings`, by name.
+            another one takes no part. By default that of the grid's run; a grid of your own without a run needs it.
+        settings: the attributes of `SecAggSettings`, by name.
 
     Attributes:
-        reports: what came of each session, in order.
+        reports: the report of each session, in order.
 
     Raises:
-        ConfigError: a setting that is out of range, or none; a run configuration that Flower's nodes cannot have.
-        StrategyRefusedError: a strategy that cannot work with an average.
+        ConfigError: a setting is unknown or out of range, or Flower's nodes cannot have this run configuration.
+        StrategyRefusedError: the strategy cannot work with an average.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SecAggGrid(Grid):
         try:
             run_digest(0, "", self._run_config or {})
         except TypeError as error:
-            raise ConfigError(f"the run configuration cannot be a run's: {error}") from None
+            raise ConfigError(f"the run configuration cannot be used: {error}") from None
         self._settings = SecAggSettings.of(settings)
         self._strategy = strategy
         self._checked: list[Any] = []
@@ -84,19 +84,19 @@ class SecAggGrid(Grid):
         self.reports: list[SessionReport] = []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Run a session for the messages whose answers are protected, send the others as they are.
+        """Run a session for the messages whose answers are protected; send other messages as they are.
 
         Args:
-            messages: one a node; those that are protected have all the same content.
-            timeout: seconds that clients have to train.
+            messages: one for each node; protected ones must all have the same content.
+            timeout: seconds for the clients' training.
 
         Returns:
-            One reply with the average; none if the round was aborted, so that the strategy keeps its model.
+            One reply with the average; an empty list if the round was aborted, so that the strategy keeps its model.
 
         Raises:
-            FlowerError: messages that cannot be answered by an average.
-            RoundAbortedError: an aborted round, with on_abort="raise"; or more than ``max_failed_rounds`` in a row, or
-                all of a training.
+            FlowerError: an average cannot answer these messages.
+            RoundAbortedError: a round was aborted, with on_abort="raise"; or more than ``max_failed_rounds`` in a row,
+                or all rounds of a training were.
         """
         listed = list(messages)
         protected = [message for message in listed if self._is_protected(message)]
@@ -104,7 +104,7 @@ class SecAggGrid(Grid):
         if not protected:
             return self._grid.send_and_receive(others, timeout=timeout)
         if others:
-            raise FlowerError("train messages and others in one call: send those apart, secure aggregation is for all")
+            raise FlowerError("train messages and other messages came in one call: send them in separate calls")
         caller, num_rounds = calling_strategy()
         strategy = self._strategy or caller
         if strategy is not None:
@@ -112,38 +112,38 @@ class SecAggGrid(Grid):
         return self._aggregate(protected, timeout, weight_of(strategy), num_rounds)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As the grid's; FlowerError for messages whose answers are protected, which need `send_and_receive`."""
+        """Push as the grid does; raise FlowerError for protected messages, which need `send_and_receive`."""
         listed = list(messages)
         if any(self._is_protected(message) for message in listed):
-            raise FlowerError("train messages go through send_and_receive: their answers are an average of all")
+            raise FlowerError("train messages must go through send_and_receive, since their answer is one average")
         return self._grid.push_messages(listed)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As the grid's."""
+        """Pull as the grid does."""
         return self._grid.pull_messages(message_ids)
 
     def get_node_ids(self) -> Iterable[int]:
-        """As the grid's; a strategy that asks whom to sample is looked at, since it may be used by another's loop."""
+        """Return the grid's node ids; check the strategy that asks, since another strategy's loop may use it."""
         strategy, _ = calling_strategy()
         if strategy is not None:
             self._check(strategy)
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Any:
-        """As the grid's."""
+        """Return the grid's nodes."""
         return self._grid.get_nodes()
 
     def create_message(self, *arguments: Any, **options: Any) -> Message:
-        """As the grid's."""
+        """Create a message as the grid does."""
         return self._grid.create_message(*arguments, **options)
 
     def set_run(self, run: Any) -> None:
-        """As the grid's."""
+        """Set the grid's run."""
         self._grid.set_run(run)
 
     @property
     def run(self) -> Any:
-        """As the grid's."""
+        """Return the grid's run."""
         return self._grid.run
 
     def _is_protected(self, message: Message) -> bool:
@@ -151,7 +151,7 @@ class SecAggGrid(Grid):
         return category == "train" or (category == "evaluate" and self._settings.protect_evaluate)
 
     def _check(self, strategy: Any) -> None:
-        """Once for each strategy: warnings need not come each round."""
+        """Check each strategy once, so that warnings do not come each round."""
         if not any(strategy is checked for checked in self._checked):
             check_strategy(strategy)
             watch(strategy, vouched=is_vouched_for(strategy))
@@ -180,7 +180,7 @@ class SecAggGrid(Grid):
         return [AverageReply(average, len(report.included), origin)]
 
     def _round(self, asked: "_Asked") -> tuple[SessionReport, Average | None]:
-        """The round's session, and before it one that measures, where nobody knows yet how large replies are."""
+        """Run the round's session, and before it one that measures, if the size of replies is still unknown."""
         scales, measuring = self._scales_of(asked), None
         if scales.must_measure:
             session = self._session(asked, scales)
@@ -195,9 +195,9 @@ class SecAggGrid(Grid):
         return replace(report, measuring=measuring, exceeded=exceeded, cut_weights=cut_weights), average
 
     def _scales_of(self, asked: "_Asked") -> ReplyScales:
-        """The bounds for such messages: other arrays, or another kind of message, have others."""
+        """Return the bounds for these messages: other arrays, or another kind of message, have other bounds."""
         message_type = asked.messages[0].metadata.message_type
-        # An evaluation answers with metrics alone.
+        # An evaluation answers with metrics only.
         sent = None if _category(asked.messages[0]) == "evaluate" else arrays_of(asked.content)
         shapes = {place: sent[place[0]][place[1]].shape for place in float_sizes(sent)} if sent else {}
         kind = (message_type, tuple(shapes.items()))
@@ -206,7 +206,7 @@ class SecAggGrid(Grid):
         return self._scales[kind]
 
     def _count_failure(self, report: SessionReport, num_rounds: int | None) -> None:
-        """RoundAbortedError if the training is not to go on: after too many rounds, or at its end without any sum."""
+        """Raise RoundAbortedError after too many failed rounds in a row, or after a training without any sum."""
         self._failed_rounds += 1
         goes_on_after = self._settings.max_failed_rounds
         if num_rounds is not None:
@@ -226,7 +226,7 @@ class SecAggGrid(Grid):
                 threshold=self._settings.threshold,
             )
         except (PlanError, PolicyError) as error:
-            raise FlowerError(f"secure aggregation over {len(messages)} nodes cannot be: {error}") from None
+            raise FlowerError(f"secure aggregation over {len(messages)} nodes is impossible: {error}") from None
         metadata = messages[0].metadata
         run = run_digest(metadata.run_id, metadata.group_id, self._known_config())
         return Session(
@@ -238,7 +238,7 @@ class SecAggGrid(Grid):
         )
 
     def _known_config(self) -> Mapping[str, Any]:
-        """The run's configuration, as the server has it."""
+        """Return the run's configuration that the server knows."""
         if self._run_config is not None:
             return self._run_config
         run = self._grid.run
@@ -256,7 +256,7 @@ class SecAggGrid(Grid):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a round asks its nodes: one content, its digest, the metric that weighs them, and the time to train."""
+    """The request of a round: one content, its digest, the metric that weighs replies, and the time to train."""
 
     messages: list[Message]
     content: RecordDict
@@ -270,13 +270,17 @@ def _category(message: Message) -> str:
 
 
 def _common_content(messages: list[Message]) -> tuple[RecordDict, bytes]:
-    """What all messages hold, and its digest; FlowerError if they differ, since then their answers have no average."""
+    """Return the content of all messages and its digest; raise FlowerError if the messages differ."""
     first = messages[0]
     nodes = {message.metadata.dst_node_id for message in messages}
     if len(nodes) != len(messages):
-        raise FlowerError("a node would be sent two train messages in one round: its replies would count twice")
+        raise FlowerError(
+            "one node was given two train messages in one round, so it would count twice: send one message to each node"
+        )
     if CONTROL in first.content:
-        raise FlowerError(f"a record of the app is called {CONTROL!r}, as the protocol's own: give it another name")
+        raise FlowerError(
+            f"the app's record {CONTROL!r} has the name of the protocol's own record: give it another name"
+        )
     digest = content_digest(first.metadata.message_type, first.content)
     for message in messages[1:]:
         same = (

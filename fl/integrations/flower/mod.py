@@ -1,8 +1,9 @@
 """The client's side: a Flower mod that answers through the protocol, and never in the clear.
 
-Each message may be handled by another process: between two, the client lives in ``context.state`` alone, as the bytes
-that `secagg.Client.suspend` gave.  Training happens when the masked input is due, so no update is stored; but between a
-session that measures and the one that follows, which sends the same update, it waits in ``context.state``, too.
+Each message may be handled by another process, so between two messages the client is stored only in ``context.state``,
+as the bytes of `secagg.Client.suspend`.  The app trains when the masked input is due, so no update is stored, with one
+exception: between a session that measures and the next one, which sends the same update, the update waits in
+``context.state`` too.
 """
 
 import logging
@@ -48,7 +49,7 @@ from transport.errors import printable
 _LOG = logging.getLogger("flwr.secagg")
 
 _IN_THE_CLEAR = frozenset({"evaluate", "query"})
-"""What an app may be asked outside of sessions; Flower's older clients give their model to other messages."""
+"""The messages that an app may get outside sessions; Flower's older clients answer other messages with their model."""
 
 ClientAppCallable = Callable[[Message, Context], Message]
 IdentitySource = Identity | Callable[[Context], Identity] | None
@@ -61,7 +62,7 @@ _E = TypeVar("_E", bound=Enum)
 
 
 class _AppFailedError(FLError):
-    """The app answered with an error of its own, which goes to the server as it is."""
+    """An error that the app itself answered with; it goes to the server as it is."""
 
     def __init__(self, error: Error) -> None:
         super().__init__("the app answered with an error")
@@ -81,32 +82,34 @@ def secagg_mod(
     training: NameSource = "default",
     max_rounds: NumberSource = 1000,
 ) -> "SecAggMod":
-    """A mod that lets a `ClientApp` train through secure aggregation; the first of its mods::
+    """Return a mod that lets a `ClientApp` train through secure aggregation; it must be the first mod::
 
         app = ClientApp(mods=[secagg_mod(), fixedclipping_mod])
 
-    Mods behind it see the app's messages and replies as ever; so clipping and noise come before masking.
+    Mods after it see the app's messages and replies as usual, so clipping and noise come before masking.
 
     Args:
-        min_inputs: the fewest clients that an average may be of; sessions with a lower threshold are declined. By
-            default 3 if there is an identity, else 2.
-        max_elements: the longest vectors to take part with; a client needs some 30 bytes of memory for each element.
+        min_inputs: the fewest clients of an average; sessions with a lower threshold are declined. By default 3 if
+            there is an identity, else 2.
+        max_elements: the longest vector, in elements, that the node takes part with; each element needs about 30 bytes
+            of memory.
         adversary: the weakest server that sessions must be safe against; by default `Adversary.MALICIOUS` if there is
             an identity, else `Adversary.HONEST_BUT_CURIOUS`, with a warning in the log: this node trusts the server.
         graph: `GraphKind.SPARSE` takes sparse graphs too, `GraphKind.COMPLETE` does not; by default a node that trusts
             the server takes them, and one that does not declines them (see `secagg.SessionPolicy`).
-        identity: in malicious mode, this node's key pair, or a function of the context that loads it.
-        enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that loads them;
-            they must come by another way than through the server.
-        protect_evaluate: decline to evaluate, too, but through the protocol.
-        claims: against a server that lies, the folder of the record of what this node has answered, which all its
-            processes share; by default one of this user's (`fl.aggregation.participation.open_participation`).
-        training: the node's own name for what it answers rounds of, or a function of the context that gives it.
-        max_rounds: against a server that lies, the most rounds that the node answers in one training, in whatever
-            runs, or a function of the context. Where evaluation is protected, it counts as a round of its own.
+        identity: in malicious mode, this node's key pair, or a function that takes the context and loads it.
+        enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that takes the
+            context and loads them; they must not come through the server.
+        protect_evaluate: True also declines evaluation outside the protocol.
+        claims: against a lying server, the folder of the record of this node's answers, which all its processes share;
+            by default a folder of this user (`fl.aggregation.participation.open_participation`).
+        training: the node's own name for the training whose rounds it answers, or a function that takes the context and
+            returns it.
+        max_rounds: against a lying server, the most rounds that the node answers in one training, over all runs, or a
+            function that takes the context and returns it. A protected evaluation counts as a round.
 
     Raises:
-        ConfigError: arguments that do not fit each other.
+        ConfigError: the arguments do not fit each other.
     """
     return SecAggMod(
         policy=usual_policy(
@@ -126,7 +129,7 @@ def secagg_mod(
 
 
 class SecAggMod:
-    """What `secagg_mod` makes; see there."""
+    """The mod that `secagg_mod` returns; its arguments are described there."""
 
     def __init__(
         self,
@@ -170,23 +173,23 @@ class SecAggMod:
         except _AppFailedError as failure:
             return Message(failure.error, reply_to=message)
         except (PublicError, PolicyError) as error:
-            # It speaks of what the server sent, or of a structure that travels in the clear.
+            # This error is about the server's message, or about a structure that travels in the clear.
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
             return _refusal(message, str(error))
         except (FLError, SecAggError, TransportError) as error:
-            # The reason may speak of this client's data: it stays here.
+            # The reason may tell something about this client's data, so it stays here.
             _LOG.error("secagg: node %s leaves this round: %s", context.node_id, error)
             return _refusal(message, "this node takes no part; its own log says why")
         return Message(answer, reply_to=message)
 
     def _unprotected(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """A message that is not part of a session: let through if its answer may be in the clear."""
+        """Answer a message outside a session: pass it to the app if the answer may be in the clear."""
         category = message.metadata.message_type.split(".")[0]
         if category in _IN_THE_CLEAR - self._protected:
             with without_session(context):
                 return call_next(message, context)
         category = printable(category)
-        _LOG.error("secagg: node %s was asked to %s in the clear, and declines", context.node_id, category)
+        _LOG.error("secagg: node %s was asked to %s in the clear and declines", context.node_id, category)
         return _refusal(
             message,
             f"this node answers {category} messages through secure aggregation only: wrap the ServerApp's grid "
@@ -194,7 +197,7 @@ class SecAggMod:
         )
 
     def _open(self, opening: Opening, message: Message, context: Context) -> RecordDict:
-        """Begin a session; one that was open is forgotten, but for a reply to the very same content."""
+        """Begin a session; an open one is forgotten, except its reply if the content is exactly the same."""
         last, trained = take_session(context)
         offer = Offer.from_bytes(opening.offer)
         if last is None or not trained.reply or Offer.from_bytes(last["offer"]).asked != offer.asked:
@@ -213,10 +216,10 @@ class SecAggMod:
     def _go_on(
         self, onward: Onward, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
     ) -> RecordDict:
-        """Take a message of the protocol, and train if the input is due."""
+        """Handle a message of the protocol, and train if the input is due."""
         stored, trained = take_session(context)
         if stored is None or "client" not in stored:
-            raise OfferError("no session is open here: it was never offered, or is over")
+            raise OfferError("no session is open on this node: it was never offered, or it is over")
         kept = dict(stored)
         blob, offer = kept.pop("client"), Offer.from_bytes(kept["offer"])
         _check_run(offer, message, context)
@@ -235,7 +238,7 @@ class SecAggMod:
         if event.rejected_shares:
             _LOG.warning("secagg: shares of %d clients could not be opened", len(event.rejected_shares))
         if content_digest(message.metadata.message_type, own) != offer.content:
-            raise OfferError("what is to be answered is not what the session was opened for")
+            raise OfferError("the message to answer is not the one that the session was opened for")
         if record is not None:
             round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
             record.check(round_, context.run_id, offer.content, measures=offer.measures)
@@ -246,7 +249,7 @@ class SecAggMod:
         offer.encoding.check_sent(arrays)
         if not trained.reply:
             trained = _trained(own, message, context, call_next)
-        # Rounding hides nothing; its seed is as good as any.
+        # Rounding protects nothing, so any seed will do.
         reply = _with_metrics_in_bounds(reply_of(trained.reply), offer.encoding)
         vector, layout = offer.encoding.encode(reply, arrays, np.random.default_rng())
         weight, scales = reply.metrics[layout.weight_record][offer.encoding.weight], offer.encoding.scales
@@ -269,10 +272,10 @@ class SecAggMod:
         trained: Trained,
         layout: bytes = b"",
     ) -> RecordDict:
-        """The reply with a client's message; the client goes to rest in the node's state, beside ``kept``.
+        """Return the reply with a client's message, and store the client in the node's state with ``kept``.
 
-        With its last message the app's state becomes what it was after training; but that waits for the next session,
-        with the app's reply, if this one measures.
+        The client's last message installs the app's state after training.  If this session measures, the state waits
+        for the next session, with the app's reply.
         """
         assert isinstance(send, Send)  # noqa: S101 - all that a client has to say but InputRequested
         data = encode(send.message, client.params)
@@ -285,11 +288,11 @@ class SecAggMod:
         return pack_answer(data, layout)
 
     def _who(self, offer: Offer, context: Context) -> dict[str, Any]:
-        """The identity and the directory, in the mode that has them."""
+        """Return the identity and the directory, if the mode has them."""
         if not offer.params.has_identities:
             return {}
         if self._identity is None or self._enrolled is None:
-            raise OfferError("the server asks for identities, and this node was given none: secagg_mod(identity=...)")
+            raise OfferError("the session needs identities, but this node has none: give secagg_mod(identity=...)")
         identity = self._identity if isinstance(self._identity, Identity) else self._identity(context)
         enrolled = self._enrolled(context) if callable(self._enrolled) else self._enrolled
         try:
@@ -298,7 +301,7 @@ class SecAggMod:
             raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
 
     def _record(self, who: dict[str, Any], context: Context) -> NodeRecord:
-        """The record of what this node has answered, under its identity if it has one."""
+        """Return the record of this node's answers, under its identity if it has one."""
         training = self._training(context) if callable(self._training) else self._training
         max_rounds = self._max_rounds(context) if callable(self._max_rounds) else self._max_rounds
         owner = who["identity"].public_key if who else f"node {context.node_id}".encode()
@@ -311,13 +314,13 @@ class SecAggMod:
 
 
 def _trained(own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable) -> Trained:
-    """The app's reply to the records ``own``, and its new state."""
+    """Return the app's reply to the records ``own``, and its new state."""
     asked, seen = view_of(message, own, context)
     reply = call_next(asked, seen)
     if reply.has_error():
         raise _AppFailedError(reply.error)
     if reply.content.config_records:
-        _LOG.info("secagg: what the reply says in ConfigRecords is not sent: it has no average")
+        _LOG.info("secagg: the reply's ConfigRecords are not sent, since they have no average")
     averaged = {**reply.content.array_records, **reply.content.metric_records}
     return Trained(seen.state, RecordDict(averaged))
 
@@ -343,7 +346,7 @@ def _checked_rounds(number: object) -> int:
 
 
 def _check_run(offer: Offer, message: Message, context: Context) -> None:
-    """OtherRunError if this node was told other things of the run than the session was opened for."""
+    """Raise OtherRunError if this node was told another run or configuration than the session was opened for."""
     if run_digest(context.run_id, message.metadata.group_id, context.run_config) != offer.run:
         raise OtherRunError(
             "this node was told another run configuration, run or message group than the session was opened for: if "
@@ -353,15 +356,15 @@ def _check_run(offer: Offer, message: Message, context: Context) -> None:
 
 @cache
 def _warn_of_trust() -> None:
-    """Once a process."""
+    """Warn once in each process."""
     _LOG.warning(
-        "secagg: this node trusts the server: sessions are safe against one that looks, and not against one that "
+        "secagg: this node trusts the server: sessions are safe against a server that looks, but not against one that "
         "lies; secagg_mod(identity=..., enrolled=...) changes that"
     )
 
 
 def _with_metrics_in_bounds(reply: Reply, encoding: RecordEncoding) -> Reply:
-    """The reply, in which metrics that cannot be sent are NaN: they count for no average, and cost no update."""
+    """Replace metrics that cannot be sent by NaN, so that they do not count, and the update is sent all the same."""
     bound = encoding.metric_bound
 
     def within(name: str, value: float) -> float:

@@ -1,11 +1,12 @@
-"""What this node has answered: against a server that lies, no session is entered twice, and no round answered twice.
+"""The record of a node's answers: even for a lying server, no session is entered twice and no round answered twice.
 
-A round is what the client sees for itself: the message's content, and the number that the app's ConfigRecords give it,
-as Flower's strategies do.  Numbers count up among messages of one run, one category and one configuration, which is all
-that ConfigRecords say but the number.  A server can call anything another round; so each node answers only so many.
+The client itself sees what a round is: the message's content, and the number in the app's ConfigRecords, where Flower's
+strategies put it.  Numbers must increase among messages of one run, one category and one configuration (all of the
+ConfigRecords except the number).  A server can call any message a new round, so each node limits the number of rounds
+that it answers.
 
-A session that measures is an answer of its own kind: each round has at most one of them, before its update and of the
-same content.
+A session that measures is a separate kind of answer: each round has at most one, before its update and with the same
+content.
 """
 
 import hashlib
@@ -28,11 +29,11 @@ _UNNUMBERED = -1
 
 @dataclass(frozen=True, slots=True)
 class RoundName:
-    """Which round a message asks for.
+    """The name of the round that a message asks for.
 
     Attributes:
-        series: what the rounds are counted in.
-        number: which of them; `_UNNUMBERED` if the message does not say.
+        series: the series in which rounds are counted.
+        number: the round's number; `_UNNUMBERED` if the message has none.
     """
 
     series: str
@@ -40,7 +41,7 @@ class RoundName:
 
     @classmethod
     def of(cls, message_type: str, records: RecordDict, run_id: int) -> "RoundName":
-        """The round that a message asks for, whose records of the app's own are ``records``."""
+        """Return the round that a message with the app's ``records`` asks for."""
         category = message_type.split(".")[0]
         numbers, config = [_UNNUMBERED], RecordDict()
         for name, record in records.config_records.items():
@@ -50,13 +51,13 @@ class RoundName:
 
 
 class NodeRecord:
-    """The record of one node, which lasts beyond its processes.
+    """The durable record of one node.
 
     Args:
         folder: as for `fl.integrations.claims.Claims`.
-        owner: the node's identity key, or what names it where there is none.
-        training: the node's own name for what it answers rounds of.
-        max_rounds: the most rounds that it answers in the training, whatever runs they are of.
+        owner: the node's identity key, or its name if it has no key.
+        training: the node's own name for the training whose rounds it answers.
+        max_rounds: the most rounds that it answers in the training, over all runs.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -69,19 +70,19 @@ class NodeRecord:
         self._max_rounds = max_rounds
 
     def claim(self, state: bytes) -> None:
-        """Claim the client's state before it answers; ClaimedError if it has answered before."""
+        """Claim the client's state before it answers; raise ClaimedError if it was claimed before."""
         self._claims.claim(state)
 
     def enter(self, session_id: bytes) -> None:
         """Note that the node takes part in a session, before its first message goes out.
 
         Raises:
-            RepeatedSessionError: it has taken part in it before.
+            RepeatedSessionError: the node has taken part in it before.
         """
         self._rounds("").enter(session_id)
 
     def check(self, round_: RoundName, run_id: int, content: bytes, *, measures: bool = False) -> None:
-        """Raise RepeatedSessionError, before anybody trains, if `answer` would."""
+        """Raise RepeatedSessionError before the training if `answer` would raise it."""
         if self._claims.record.is_used(self._content_key(run_id, content, measures)):
             raise RepeatedSessionError(_ANSWERED)
         rounds = self._rounds(round_.series, measures)
@@ -94,16 +95,16 @@ class NodeRecord:
         """Note that the round is answered, before the shares that open the sum go out.
 
         Args:
-            session_id: of the session.
-            round_: see there.
-            run_id: of Flower's run.
-            content: the digest of what is answered.
-            measures: whether the answer is how large the update is, and not the update.
+            session_id: the session's id.
+            round_: the round that is answered.
+            run_id: the id of Flower's run.
+            content: the digest of the message that is answered.
+            measures: True if the answer is the size of the update, not the update.
 
         Raises:
-            RepeatedSessionError: its content was answered in this run, or it is not above the last of its series, or
-                the node has answered as many as it may; or its measuring and its update do not go together. The shares
-                must not go out.
+            RepeatedSessionError: this content was answered in this run; the number is not above the last of its series;
+                the node has answered its limit of rounds; or the update does not belong to what was measured. The
+                shares must not go out.
         """
         try:
             self._claims.record.use(self._content_key(run_id, content, measures))
@@ -111,21 +112,21 @@ class NodeRecord:
             raise RepeatedSessionError(_ANSWERED) from None
         rounds = self._rounds(round_.series, measures)
         rounds.answer(session_id, _number(rounds, round_))
-        # Last: of two processes that answer at once, one at least finds what the other has noted.
+        # Check last: of two processes that answer at once, at least one finds the other's note.
         self._check_other_answer(round_, run_id, content, measures)
 
     def _check_other_answer(self, round_: RoundName, run_id: int, content: bytes, measures: bool) -> None:
-        """RepeatedSessionError if the round's update was sent before it is measured, or another content measured."""
+        """Raise RepeatedSessionError if the update was sent before its measuring, or another content was measured."""
         is_used, last = self._claims.record.is_used, self._rounds(round_.series, not measures).last_answered()
-        # Rounds without a number have no order: their contents alone say which they are.
+        # Rounds without a number have no order: only their contents tell them apart.
         late = last is not None and round_.number != _UNNUMBERED and round_.number <= last
         if measures:
             if late or is_used(self._content_key(run_id, content, False)):
-                raise RepeatedSessionError("this node has sent the update of this round, and does not measure it again")
+                raise RepeatedSessionError("this node has sent its update of this round and does not measure it")
         elif late and not is_used(self._content_key(run_id, content, True)):
             raise RepeatedSessionError(
-                f"in round {round_.number} this node has said how large its update to another message is, and sends no "
-                "update to this one"
+                f"in round {round_.number} this node has measured its update for another message, so it sends no "
+                "update for this one"
             )
 
     def _content_key(self, run_id: int, content: bytes, measures: bool) -> bytes:
@@ -133,7 +134,7 @@ class NodeRecord:
         return label + hashlib.sha256(self._owner).digest() + content + str(run_id).encode()
 
     def _rounds(self, series: str, measures: bool = False) -> ClientRecord:
-        # Each kind of answer has the whole budget.
+        # Each kind of answer has a separate budget of ``max_rounds``.
         training = f"ranges of {self._training}" if measures else self._training
         return ClientRecord(
             self._claims.record, self._owner, training=training, run=series, max_rounds=self._max_rounds
@@ -141,13 +142,13 @@ class NodeRecord:
 
 
 _ANSWERED = (
-    "this node has answered this very message, with the same model and configuration, in this run: it answers nothing "
+    "this node has answered this same message, model and configuration in this run: it answers no message "
     "twice, since the difference of two sums can be one client's update"
 )
 
 
 def _number(rounds: ClientRecord, round_: RoundName) -> int:
-    """The round's number; the next one if it has none."""
+    """Return the round's number, or the next number if it has none."""
     if round_.number != _UNNUMBERED:
         return round_.number
     last = rounds.last_answered()

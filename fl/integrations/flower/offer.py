@@ -1,6 +1,6 @@
-"""What a server offers its clients: a session's parameters, how replies are encoded, and what the session is about.
+"""The server's offer of a session: its parameters, the encoding of replies, and the message to answer.
 
-All of it is the session's context: clients that were offered anything different cannot agree on masks.
+The whole offer is the session's context: clients with different offers cannot agree on masks.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _VERSION = 3
 _LABEL = b"secagg/fl/flower-session/1"
 
 MOST_ARRAYS = 1 << 14
-"""Arrays of a message that is answered through a session, at most."""
+"""The most arrays of a message that is answered through a session."""
 
 _KINDS = {
     "sizes": list,
@@ -34,14 +34,14 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A session, before it begins.
+    """The terms of a session, before it begins.
 
     Attributes:
-        params: the protocol's.
-        encoding: how replies become vectors.
+        params: the protocol's parameters.
+        encoding: the encoding of replies as vectors.
         nonce: fresh for each session.
-        content: `content_digest` of the message that clients are to answer; they are sent it in the third round.
-        run: `run_digest` of what clients must have been told of the run.
+        content: `content_digest` of the message that clients will answer; it is sent to them in the third round.
+        run: `run_digest` of the run as clients must know it.
     """
 
     params: Parameters
@@ -51,7 +51,7 @@ class Offer:
     run: bytes
 
     def to_bytes(self) -> bytes:
-        """Equal offers give equal bytes."""
+        """Return the offer as bytes; equal offers give equal bytes."""
         encoding = {name: getattr(self.encoding, name) for name in _KINDS}
         scales = self.encoding.scales
         encoding["scales"] = [] if scales is None else [scales.bounds, scales.max_weight]
@@ -59,30 +59,30 @@ class Offer:
 
     @property
     def measures(self) -> bool:
-        """Whether it is of a session in which clients say how large their updates are, and nothing else."""
+        """Return whether the session only measures the sizes of updates."""
         return self.encoding.scales is None
 
     @property
     def asked(self) -> bytes:
-        """All that decides what the app is asked: sessions that have the same may have the app's same reply."""
+        """Return all that the app's reply depends on: sessions with equal values may use the same reply."""
         return self.content + self.run
 
     @property
     def context(self) -> bytes:
-        """What the session is bound to, 32 bytes."""
+        """Return the digest that the session is bound to, 32 bytes."""
         return hashlib.sha256(_LABEL + self.to_bytes()).digest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Offer":
-        """What `to_bytes` gave; OfferError if it is no offer of this version, or its numbers cannot be."""
+        """Return the offer that `to_bytes` encoded; raise OfferError for another version or impossible numbers."""
         try:
             version, params, encoding, nonce, content, run = unpack_bounded(data, max_items=64 + 2 * MOST_ARRAYS)
         except (ValueError, TypeError) as error:
-            raise OfferError("what opened the session is no offer") from error
+            raise OfferError("the message that opened the session is not an offer") from error
         if version != _VERSION:
-            raise OfferError(f"the server offers in version {version!r}, and this client knows {_VERSION}")
+            raise OfferError(f"the offer has version {version!r}, but this client needs version {_VERSION}")
         if not all(isinstance(field, bytes) for field in (params, nonce, content, run)):
-            raise OfferError("what opened the session is no offer")
+            raise OfferError("the message that opened the session is not an offer")
         encoding = _checked(encoding)
         sizes, scales = encoding.pop("sizes"), encoding.pop("scales")
         if len(sizes) > MOST_ARRAYS or not all(type(size) is int for size in sizes):
@@ -99,17 +99,17 @@ class Offer:
                 run,
             )
         except (SecAggError, ConfigError, ValueError) as error:
-            raise OfferError(f"the offered numbers cannot be: {error}") from None
+            raise OfferError(f"the offer has impossible numbers: {error}") from None
         wanted = (offer.encoding.vector_length, offer.encoding.value_bits)
         if wanted != (offer.params.vector_length, offer.params.value_bits):
-            raise OfferError("the offered session is not for vectors of the offered encoding")
+            raise OfferError("the offered session's vector length does not fit the offered encoding")
         if offer.to_bytes() != data:
-            raise OfferError("the offer is not in its one form")
+            raise OfferError("the offer is not in its canonical form")
         return offer
 
 
 def _scales(values: list[Any]) -> Scales | None:
-    """The bounds in an offer; ConfigError if one of them cannot be."""
+    """Return the bounds in an offer; raise ConfigError if one is out of range."""
     if not values:
         return None
     bounds, max_weight = values if len(values) == 2 else ([], None)
@@ -120,7 +120,7 @@ def _scales(values: list[Any]) -> Scales | None:
 
 def _checked(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict) or values.keys() != _KINDS.keys():
-        raise OfferError("the offer has other fields than this version knows")
+        raise OfferError("the fields of the offer are not those of this version")
     for name, kind in _KINDS.items():
         if type(values[name]) is not kind:
             raise OfferError(f"{name} in the offer must be of type {kind.__name__}")

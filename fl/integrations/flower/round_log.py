@@ -1,4 +1,4 @@
-"""What the server's log says of a round."""
+"""The lines about a round in the server's log."""
 
 import logging
 from collections import Counter
@@ -14,30 +14,30 @@ from transport.errors import printable
 _LOG = logging.getLogger("flwr.secagg")
 
 MOST_NOISE = 0.05
-"""Of the average change: what the rounding noise may be without a word."""
+"""The rounding noise, as a fraction of the average change, above which the log warns."""
 
 _MOST_NAMED = 5
 
 
 def why_not(report: SessionReport) -> str:
-    """Why there is no average, with what most of the nodes that left gave as their reason."""
+    """Return why there is no average, with the most common reason of the nodes that left."""
     text, reasons = str(report.aborted), Counter(reason for _, reason in report.dropped.values())
     if report.measures:
-        text = f"how large the replies are, which comes first, was not found: {text}"
+        text = f"the first session, which measures the replies, failed: {text}"
     for reason, number in reasons.most_common(1):
         text += f"; {number} nodes left: {reason}"
     return text
 
 
 def log_round(report: SessionReport, num_nodes: int, settings: SecAggSettings) -> None:
-    """A round in the log: who is in, who left, and what was clipped. No node's own numbers are known here."""
+    """Log a round: the nodes in it, those that left, and the clipping. The numbers of single nodes are unknown here."""
     sessions = [report] if report.measuring is None else [report.measuring, report]
     for session in sessions:
         for node, (round_, reason) in session.dropped.items():
             where = "" if session is report else " of the session that measures"
             _LOG.info("secagg: node %d left in %s%s: %s", node, round_.value, where, reason)
     if report.aborted is not None:
-        _LOG.error("secagg: this round has no result, and the model stays as it was: %s", why_not(report))
+        _LOG.error("secagg: this round has no result, so the model stays as it was: %s", why_not(report))
         return
     _LOG.info(
         "secagg: the average of %d of %d nodes, %d examples, in %.2f s (protocol: %.1f kB up, %.1f kB down); rounding "
@@ -52,7 +52,7 @@ def log_round(report: SessionReport, num_nodes: int, settings: SecAggSettings) -
         )  # fmt: skip
     is_fixed = settings.clip is not None
     for line in _of_clipped(report):
-        # Bounds that follow the changes are larger in the next round, if that serves the others.
+        # Bounds that follow the changes grow in the next round, if that does not hurt the others.
         _LOG.log(logging.WARNING if is_fixed else logging.INFO, "secagg: %s", line)
     if report.cut_weights is not None:
         _LOG.warning("secagg: weights: %s; they count as the bound", _of_exceeded(report.cut_weights, report))
@@ -66,7 +66,7 @@ def log_round(report: SessionReport, num_nodes: int, settings: SecAggSettings) -
 
 
 def _of_clipped(report: SessionReport) -> Iterator[str]:
-    """The arrays that were clipped, each with the bound that would do."""
+    """Yield the arrays that were clipped, each with a bound that would suffice."""
     if report.clipped > 0:
         yield f"{percent(report.clipped)} of the elements were clipped to the bounds of their arrays"
     for name, exceeded in list(report.exceeded.items())[:_MOST_NAMED]:
@@ -81,7 +81,7 @@ def _of_exceeded(exceeded: Exceeded, report: SessionReport) -> str:
 
 
 def warn_of_not_sent(average: Average, clip: float | None) -> None:
-    """Such arrays are often a model under other names, whose elements are larger than any change."""
+    """Warn of arrays that were not sent: often a renamed model, whose elements are larger than its changes."""
     names = ", ".join(f"{name!r} of record {record!r}" for record, name in average.not_sent[:_MOST_NAMED])
     more = f" and {len(average.not_sent) - _MOST_NAMED} more" if len(average.not_sent) > _MOST_NAMED else ""
     bound = "with one bound for all of them" if clip is None else f"clipped to +-{clip:g}"

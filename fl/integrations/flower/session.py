@@ -31,28 +31,29 @@ _LOG = logging.getLogger("flwr.secagg")
 
 NodeId = int
 Exchange = Callable[[list[Message], Round], Iterator[Message]]
-"""Sends one message to each node and gives their replies, within the time of that round."""
+"""A function that sends one message to each node and yields their replies, within the time of that round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionReport:
-    """What came of a session.
+    """The result of a session.
 
     Attributes:
-        aborted: why there is no average, if there is none; a text where there is a sum, but of no such replies.
+        aborted: why the average is missing, or None; a text if the sum cannot be decoded.
         included: nodes whose replies are in the average.
         dropped: nodes that left, in which round, and why.
-        total_weight: of all included, together; 0 without an average.
+        total_weight: the sum of the weights of all included nodes; 0 without an average.
         clipped: the fraction of array elements that were clipped.
-        noise: what rounding adds to the average change, as a part of it: the standard deviation over the root mean
-            square, both in each array's bound; nan without an average.
+        noise: rounding noise as a fraction of the average change: standard deviation over root mean square, both in
+            units of each array's bound; nan without an average.
         exceeded: arrays whose bound clients exceeded, so that they were clipped, by name.
-        cut_weights: that clients' weights exceeded their bound, and counted as the bound; None if none did.
-        partial_metrics: metrics that not all included clients have, each with the total weight of those that have it.
-        bytes_down, bytes_up: of the protocol's messages; the app's own records are not counted.
-        seconds: of each round, waiting included.
-        measures: whether it was one in which nodes said how large their replies are, and nothing else.
-        measuring: the one that came before it in its round and measured; None if none did. Its costs are apart.
+        cut_weights: by how much clients' weights exceeded their bound, as which they counted; None if none did.
+        partial_metrics: metrics that some included clients lack, each with the total weight of the clients that have
+            it.
+        bytes_down, bytes_up: bytes of the protocol's messages, without the app's own records.
+        seconds: seconds of each round, waiting included.
+        measures: True if the session only measured the sizes of the replies.
+        measuring: the report of the measuring session before it in its round, or None; its costs are not included here.
     """
 
     aborted: Aborted | str | None
@@ -73,7 +74,7 @@ class SessionReport:
 
 @dataclass(slots=True)
 class _Answer:
-    """A reply that carries the protocol."""
+    """A reply that carries a message of the protocol."""
 
     client_id: ClientId
     message: bytes
@@ -81,17 +82,17 @@ class _Answer:
 
 
 class Session:
-    """Runs one session over the nodes that were sent ``messages``, all with one content.
+    """One session over the nodes that ``messages`` go to, all with the same content.
 
     Args:
-        messages: what the app sends, one a node.
-        offer: the session.
-        exchange: moves messages.
+        messages: the app's messages, one for each node.
+        offer: the session's offer.
+        exchange: sends messages and returns replies.
         workers: cores for the recovery of the masks.
         directory: in malicious mode, the enrolled keys.
 
     Attributes:
-        layout: of the replies in the sum; None until there are any.
+        layout: the layout of the replies in the sum; None before the first.
     """
 
     def __init__(
@@ -112,14 +113,14 @@ class Session:
         self._sent = arrays_of(self._content)
         server = Server(offer.params, self._messages, context=offer.context, nonce=offer.nonce, directory=directory)
         self._server = server
-        # Time is the exchange's: to the driver all rounds take none, or for ever.
+        # The exchange keeps time; for the driver, rounds take no time or forever.
         self._driver = ServerDriver(server, Deadlines())
         self.layout: RecordLayout | None = None
         self._bytes = {"down": 0, "up": 0}
         self._seconds: dict[Round, float] = {}
 
     def run(self) -> tuple[SessionReport, Average | Ranges | None]:
-        """Run all rounds: the average, or the ranges if the session measures, or None if it was aborted."""
+        """Run all rounds; return the average, the ranges if the session measures, or None if it was aborted."""
         self._driver.start(0.0)
         offer = self._offer.to_bytes()
         self._bytes["down"] += len(offer) * len(self._messages)
@@ -137,13 +138,13 @@ class Session:
         return self._result()
 
     def _onward(self, data: bytes) -> RecordDict:
-        """A message of the protocol; beside the app's records where clients are to train next."""
+        """Return a message of the protocol, with the app's records if clients train next."""
         self._bytes["down"] += len(data)
         trains = self._server.round is Round.MASKED_INPUT_COLLECTION
         return pack_onward(Onward(data), self._content if trains else None)
 
     def _answers(self, contents: dict[ClientId, RecordDict], round_: Round) -> Iterator[_Answer]:
-        """Send each client its message; its answer, or the end of its part in the session."""
+        """Send each client its message, and yield its answer or the end of its part in the session."""
         for reply in self._exchange([self._message(i, content) for i, content in contents.items()], round_):
             client_id = self._clients.get(reply.metadata.src_node_id)
             if client_id is None:
@@ -167,7 +168,7 @@ class Session:
         )
 
     def _feed(self, answers: list[_Answer], round_: Round) -> list[tuple[ClientId, bytes]]:
-        """Give the server what came, and close its round."""
+        """Give the server the answers, and close its round."""
         if round_ is Round.MASKED_INPUT_COLLECTION:
             answers = self._of_one_layout(answers)
         deliveries: list[tuple[ClientId, bytes]] = []
@@ -176,10 +177,10 @@ class Session:
         return deliveries or self._driver.tick(math.inf)
 
     def _of_one_layout(self, answers: list[_Answer]) -> list[_Answer]:
-        """The inputs that can be added up: those of the layout that most have. The others leave before the sum."""
+        """Return the inputs with the most common layout, which can be added up; the others leave before the sum."""
         if not answers:
             return answers
-        # The order of the fields does not count; the strategy is given the one that most replies have.
+        # The order of the fields does not count; the strategy gets the most common order.
         written = Counter(answer.layout for answer in answers)
         forms = {data: _by_name(data) for data in written}
         (common, count), *others = Counter(forms[answer.layout] for answer in answers).most_common()
@@ -190,17 +191,20 @@ class Session:
             self._offer.encoding.check_layout(self.layout, self._sent)
         except RecordError as error:
             self.layout = None
-            _LOG.error("secagg: the layout that %d replies have cannot be: %s", count, error)
+            _LOG.error("secagg: the layout of %d replies cannot be used: %s", count, error)
         if others:
             _LOG.error(
-                "secagg: %d replies hold other records than the %d that agree, and are left out: all clients must "
-                "reply with the same arrays and metrics", sum(number for _, number in others), count,
+                "secagg: %d replies do not have the records of the %d that agree, so they are left out: all clients "
+                "must reply with the same arrays and metrics", sum(number for _, number in others), count,
             )  # fmt: skip
         added = [answer for answer in answers if forms[answer.layout] == common and self.layout is not None]
         for answer in answers:
             if answer not in added:
                 self._driver.disconnected(
-                    answer.client_id, 0.0, DropReason.DISCONNECTED, "its reply holds other records than the others'"
+                    answer.client_id,
+                    0.0,
+                    DropReason.DISCONNECTED,
+                    "the records of its reply differ from those of most replies",
                 )
         return added
 
@@ -220,7 +224,7 @@ class Session:
                     result = encoding.decode(outcome.sum, number, self.layout, self._sent)
                 included = outcome.included
             except FLError as error:
-                # One client is enough for that: it must cost this round and not the run.
+                # One client can cause this, so it must cost this round only, not the run.
                 aborted = f"the sum cannot be decoded: {error}"
         elif isinstance(outcome, Aborted):
             aborted = outcome
@@ -248,12 +252,12 @@ class Session:
 
 
 def _why(drop: ClientDropped) -> str:
-    """Why a node left; where it said so itself, in its words."""
+    """Return why a node left, in its own words if it gave a reason."""
     return drop.detail if drop.reason is DropReason.DISCONNECTED and drop.detail else drop.reason.value
 
 
 def _by_name(layout: bytes) -> bytes:
-    """A layout's one form; what is no layout stays as it is."""
+    """Return a layout's canonical form; other bytes stay as they are."""
     try:
         return RecordLayout.from_bytes(layout).by_name.to_bytes()
     except RecordError:
@@ -261,11 +265,11 @@ def _by_name(layout: bytes) -> bytes:
 
 
 def _reason(reply: Message, round_: Round) -> str:
-    """Why a node does not answer in the protocol, in one line."""
+    """Return why a node does not answer in the protocol, in one line."""
     if not reply.has_error():
         reason, is_apps = "its reply is not one of the protocol's", True
     else:
         reason = printable(" ".join(str(reply.error.reason).split()), REASON_LIMIT) or f"error {reply.error.code}"
         is_apps = reply.error.code in OF_THE_APP and not reason.startswith(REFUSAL)
-    # Before it has answered once, nothing but the mod should have looked at the message.
+    # Before the first answer only the mod should have seen the message.
     return f"{reason}; is secagg_mod() the first of its mods?" if is_apps and round_ is Round.ADVERTISE_KEYS else reason

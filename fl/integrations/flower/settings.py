@@ -1,4 +1,4 @@
-"""What the server's side can be told; every value is checked here, before anything is sent."""
+"""The settings of the server's side; each value is checked here, before anything is sent."""
 
 import math
 from dataclasses import dataclass, fields
@@ -15,37 +15,37 @@ from secagg.planner import impossible_for_any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecAggSettings:
-    """How rounds are aggregated.
+    """The settings of the aggregation.
 
     Attributes:
         threshold: a larger threshold than the threat model asks for.
         dropout, corrupt, adversary, graph: the threat model; see `secagg.plan`.
-        policy: what the nodes ask of a session, if not what `secagg_mod` asks for by default. What they would decline
-            is refused here, and the threshold is as large as their ``min_inputs`` needs.
-        clip: each element of what a client changes in an array is clipped to [-clip, clip]; so is each element of an
-            array that clients were not sent. By default each array has a bound of its own, which follows the clients'
+        policy: the nodes' rules for a session; by default those of `secagg_mod`. A session that they would decline is
+            refused here, and the threshold is large enough for their ``min_inputs``.
+        clip: each element of a client's change of an array is clipped to [-clip, clip], and so is each element of an
+            array that clients were not sent. By default each array has its own bound, which follows the clients'
             changes from round to round.
-        value_bits: bits that an element is rounded to; by default up to 24, as many as keep sums within 32.
-        max_examples: a bound on any client's weight: one that is larger counts as the bound. The closer to the largest,
-            the finer the rounding; by default it follows the clients' weights. With a fixed ``clip`` and a fixed
-            ``max_examples`` no round begins with a session that measures.
-        max_metrics: how many numbers a client's metrics may be.
-        metric_bound: they are in [-metric_bound, metric_bound].
-        weighted_by: the metric that weighs a client; by default the strategy's, else ``num-examples``.
-        capacity: array elements that a reply may have, the floats that were sent to the clients among them; by default
-            twice as many as those, of which a vector has no more than were needed in the session that measures.
-        protect_evaluate: evaluation replies too give averages only; clients that do so all the time refuse others.
-        round_timeout: seconds that clients have for each round but the one in which they train, whose time is the
-            strategy's.
-        poll_seconds: how long to wait between two looks for replies.
-        on_abort: what comes of a round without a sum: ``skip``: no reply for the strategy, which keeps its model, and
-            an error in the log; ``raise``: `RoundAbortedError`.
-        max_failed_rounds: with ``skip``, rounds without a sum, in a row, that the training goes on after; one more is a
-            `RoundAbortedError`, and so is a training without any sum.
+        value_bits: bits that an element is rounded to; by default as many as fit sums into 32 bits, at most 24.
+        max_examples: a bound on each client's weight: a larger weight counts as the bound. Rounding is finest if the
+            bound is close to the largest weight; by default it follows the clients' weights. With a fixed ``clip`` and
+            a fixed ``max_examples`` no session measures.
+        max_metrics: the most numbers that a client may report as metrics.
+        metric_bound: metrics must be in [-metric_bound, metric_bound].
+        weighted_by: the metric that weighs a client's reply; by default the strategy's, else ``num-examples``.
+        capacity: the most array elements of a reply, including the floats that were sent to the clients; by default
+            twice the number of those. After a session that measures, vectors have only as many as it needed.
+        protect_evaluate: True if evaluation replies too give averages only; the clients then need the same setting.
+        round_timeout: seconds for each round without training; the strategy sets the time of the round in which clients
+            train.
+        poll_seconds: seconds between two polls for replies.
+        on_abort: after a round without a sum, ``skip`` gives the strategy no reply, so that it keeps its model, and
+            logs an error; ``raise`` raises `RoundAbortedError`.
+        max_failed_rounds: with ``skip``, the most rounds without a sum in a row; one more raises `RoundAbortedError`,
+            and so does a training without any sum.
         workers: cores for the recovery of the masks; by default all.
 
     Raises:
-        ConfigError: naming every value that is out of range.
+        ConfigError: values are out of range; the text names them all.
     """
 
     threshold: int | None = None
@@ -100,21 +100,21 @@ class SecAggSettings:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "SecAggSettings":
-        """Settings by name; ConfigError for a name that is none."""
+        """Return settings from names and values; raise ConfigError for an unknown name."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(options.keys() - known):
-            raise ConfigError(f"no such setting: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+            raise ConfigError(f"unknown settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return cls(**options)
 
     @property
     def nodes_policy(self) -> SessionPolicy:
-        """What the nodes ask of a session."""
+        """Return the nodes' rules for a session."""
         return self.policy or usual_policy(has_identity=self.adversary is Adversary.MALICIOUS)
 
     def encoding(
         self, *, sizes: tuple[int, ...], num_clients: int, scales: Scales | None, weight: str
     ) -> RecordEncoding:
-        """The encoding of replies to messages with float arrays of these sizes."""
+        """Return the encoding of replies to messages with float arrays of these sizes."""
         return RecordEncoding(
             sizes=sizes,
             num_clients=num_clients,
@@ -126,17 +126,17 @@ class SecAggSettings:
         )
 
     def tracker(self, num_arrays: int, num_clients: int) -> ScaleTracker:
-        """The bounds of a set of arrays, from round to round."""
+        """Return a tracker that updates the bounds of a set of arrays from round to round."""
         clip = None if self.clip is None else float(self.clip)
         return ScaleTracker(num_arrays, self.value_bits_for(num_clients), clip=clip, max_weight=self.max_examples)
 
     def value_bits_for(self, num_clients: int) -> int:
         """Return the bits that an element is rounded to, in rounds of this many nodes."""
-        # A wider ring than 32 bits costs twice the time.
+        # A ring above 32 bits costs twice the time.
         return min(24, 32 - (num_clients - 1).bit_length()) if self.value_bits is None else self.value_bits
 
     def plan(self, num_clients: int, *, vector_length: int, value_bits: int, threshold: int | None) -> secagg.Plan:
-        """The session's plan; PlanError if it cannot be, PolicyError if the nodes would decline it."""
+        """Return the session's plan; raise PlanError if it is impossible, PolicyError if the nodes would decline it."""
         plan = secagg.plan(
             num_clients=num_clients,
             vector_length=vector_length,

@@ -1,7 +1,8 @@
-"""Which strategies can do with an average: those that use the replies only to take their weighted mean.
+"""Check that a strategy can work with an average: it must use replies only to take their weighted mean.
 
-Secure aggregation hands a strategy one reply, the average.  A strategy that takes a median or picks replies would take
-it of that one, without complaint, and be another algorithm than it says; so it is refused before anybody trains.
+Secure aggregation gives a strategy one reply, the average.  A strategy that takes a median or picks replies would do so
+with this one reply, without an error, and would no longer be the algorithm that it claims to be.  So it is refused
+before anybody trains.
 """
 
 import inspect
@@ -35,9 +36,9 @@ _WHY_NOT = {
 
 
 def calling_strategy() -> tuple[Any | None, int | None]:
-    """The strategy whose method this is called from, and the ``num_rounds`` that this method was given; or None.
+    """Return the strategy whose method calls this, and the ``num_rounds`` that the method was given; or None.
 
-    A grid is not told who uses it: the stack is asked.
+    Flower does not tell a grid its user, so this inspects the call stack.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -50,16 +51,16 @@ def calling_strategy() -> tuple[Any | None, int | None]:
 
 
 def is_vouched_for(strategy: Any) -> bool:
-    """Whether its author says that it uses replies to average them, and nothing else."""
+    """Return whether its author declares that it uses replies only to average them."""
     return getattr(type(strategy), "secagg_averages", False) is True
 
 
 def check_strategy(strategy: Any) -> None:
-    """StrategyRefusedError unless ``strategy`` uses replies to average them, and nothing else.
+    """Raise StrategyRefusedError unless ``strategy`` uses replies only to average them.
 
-    Of Flower's own strategies that is known.  A class of your own is judged by what it inherits.  Where it has an
-    `aggregate_train` of its own, that must call the inherited one, as those do that log or save; `averaging.watch` sees
-    to it that the average gets there.  Code that aggregates by itself nobody but you can judge: say so by an attribute
+    Flower's own strategies are listed.  A class of your own is judged by its base class.  If it overrides
+    `aggregate_train`, for example to log or save, that must call the inherited one; `averaging.watch` checks that the
+    average gets there.  Only you can judge code that aggregates by itself: vouch for it with an attribute
     ``secagg_averages = True``.
     """
     if is_vouched_for(strategy):
@@ -72,22 +73,22 @@ def check_strategy(strategy: Any) -> None:
     if base is None or by_itself is not None:
         where = by_itself or next(iter(own), kind)
         raise StrategyRefusedError(
-            f"{kind.__name__} aggregates by code of its own ({where.__name__}.aggregate_train), and secure aggregation "
+            f"{kind.__name__} aggregates by its own code ({where.__name__}.aggregate_train), and secure aggregation "
             "gives it one reply, the average of all. If it uses replies only to take their weighted mean, say so by "
             f"`secagg_averages = True` in the class; if not, it cannot work here"
         )
-    # The class that people know, which may have inherited the method: Krum is a MultiKrum.
+    # Use the class that people know; it may have inherited the method: Krum is a MultiKrum.
     known = next(cls.__name__ for cls in kind.__mro__ if _is_flowers(cls))
     name = known if known in _WHY_NOT else base.__name__
     if name in _WHY_NOT:
         raise StrategyRefusedError(
-            f"{name} cannot be used with secure aggregation: {_WHY_NOT[name]}, and the server sees only their average"
+            f"{name} cannot be used with secure aggregation: {_WHY_NOT[name]}, but the server sees only their average"
         )
     if name in _WRAPPERS:
         if getattr(strategy, "accountant", None) is not None:
             raise StrategyRefusedError(
                 f"{name} with an accountant counts the replies, and secure aggregation gives it one: do the accounting "
-                "apart, or without `accountant`"
+                "separately, without `accountant`"
             )
         check_strategy(strategy.strategy)
     elif name not in _AVERAGING:
@@ -97,19 +98,18 @@ def check_strategy(strategy: Any) -> None:
         )
     elif getattr(strategy, "train_metrics_aggr_fn", None) is not _default_metrics():
         _LOG.warning(
-            "secagg: %s has a train_metrics_aggr_fn of its own, which sees one reply: the clients' average",
+            "secagg: %s has its own train_metrics_aggr_fn, which sees one reply, the clients' average",
             kind.__name__,
         )
     if own:
         _LOG.warning(
-            "secagg: %s.aggregate_train sees one reply, the clients' average, before it hands it on: if it counts or "
-            "picks replies, it has nothing to pick from",
+            "secagg: %s.aggregate_train sees one reply, the clients' average: it cannot count or pick replies",
             own[0].__name__,
         )
 
 
 def weight_of(strategy: Any) -> str:
-    """The metric by which a strategy weighs replies."""
+    """Return the metric by which a strategy weighs replies."""
     inner = strategy
     while inner is not None and not hasattr(inner, "weighted_by_key"):
         inner = getattr(inner, "strategy", None)
@@ -118,7 +118,7 @@ def weight_of(strategy: Any) -> str:
 
 
 def _calls_inherited(cls: type) -> bool:
-    """Whether the code of its `aggregate_train` names another `aggregate_train`."""
+    """Return whether the code of its `aggregate_train` names another `aggregate_train`."""
     code = getattr(inspect.unwrap(vars(cls)["aggregate_train"]), "__code__", None)
     return code is not None and "aggregate_train" in code.co_names
 

@@ -1,8 +1,9 @@
 """The records that carry the protocol inside Flower's messages.
 
-Down: one ConfigRecord, ``secagg``, with the offer that opens a session, or with a message of the protocol; in the round
-in which clients train, beside the app's own records.  Up: one ArrayRecord, ``secagg``, with a message of the protocol,
-since Flower sends arrays in pieces and other records whole; with a masked input, its layout in ``secagg.layout``.
+Server to client: one ConfigRecord, ``secagg``, with the offer that opens a session, or with a message of the protocol;
+the app's own records come with it in the round in which clients train.  Client to server: one ArrayRecord, ``secagg``,
+with a message of the protocol, since Flower sends arrays in pieces but other records whole; a masked input comes with
+its layout in ``secagg.layout``.
 """
 
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ _LAYOUT = "secagg.layout"
 _STYPE = "secagg.message"
 
 REFUSAL = "secagg: "
-"""How the error of a node that takes no part begins."""
+"""The beginning of the error of a node that takes no part."""
 
 REASON_LIMIT = 400
-"""Characters of an error's reason that are sent and shown, at most."""
+"""The most characters of an error's reason that are sent and shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +32,23 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """Server to client: a message of the protocol, in the session that is open."""
+    """Server to client: a message of the protocol, in the open session."""
 
     message: bytes
 
 
 def pack_opening(opening: Opening) -> RecordDict:
-    """The content of the message that opens a session."""
+    """Return the content of the message that opens a session."""
     return RecordDict({CONTROL: ConfigRecord({"client-id": opening.client_id, "offer": opening.offer})})
 
 
 def pack_onward(onward: Onward, own: RecordDict | None = None) -> RecordDict:
-    """The content of a later message; with the app's records in the round in which clients train."""
+    """Return the content of a later message, with the app's records in the round in which clients train."""
     return RecordDict({**(own or {}), CONTROL: ConfigRecord({"message": onward.message})})
 
 
 def unpack(content: RecordDict) -> tuple[Opening | Onward | None, RecordDict]:
-    """What the server says of the protocol, if anything, and the app's own records. OfferError if it makes no sense."""
+    """Return the server's protocol message, if any, and the app's records; raise OfferError if it is malformed."""
     own = RecordDict({name: record for name, record in content.items() if name != CONTROL})
     record = content.get(CONTROL)
     if record is None:
@@ -58,11 +59,11 @@ def unpack(content: RecordDict) -> tuple[Opening | Onward | None, RecordDict]:
         return Opening(client_id, offer), own
     if fields.keys() == {"message"} and isinstance(message, bytes):
         return Onward(message), own
-    raise OfferError(f"the record {CONTROL!r} is not of this version of the protocol's adapter")
+    raise OfferError(f"the record {CONTROL!r} is not of this version of the adapter")
 
 
 def pack_answer(message: bytes, layout: bytes = b"") -> RecordDict:
-    """The content of a client's reply."""
+    """Return the content of a client's reply."""
     array = Array(dtype="uint8", shape=(len(message),), stype=_STYPE, data=message)
     content = RecordDict({CONTROL: ArrayRecord({"message": array})})
     if layout:
@@ -71,7 +72,7 @@ def pack_answer(message: bytes, layout: bytes = b"") -> RecordDict:
 
 
 def unpack_answer(content: RecordDict) -> tuple[bytes, bytes] | None:
-    """A client's message and the layout of its input, empty where there is none; None if the reply is neither."""
+    """Return a client's message and its input's layout, empty if it has none; None for any other reply."""
     record, fields = content.get(CONTROL), content.get(_LAYOUT)
     array = record.get("message") if isinstance(record, ArrayRecord) else None
     layout = fields.get("layout", b"") if isinstance(fields, ConfigRecord) else b""

@@ -1,7 +1,7 @@
-"""Secure aggregation inside NVFlare: its jobs, trainers and model saving, and averages that nobody saw the terms of.
+"""Secure aggregation inside NVFlare: jobs, trainers and model saving stay NVFlare's; the server sees only averages.
 
-A recipe is made secure with `add_secure_aggregation`; the parts of a job that is written by hand are
-`SecAggController` on the server and `SecAggExecutor`, around any trainer, on the sites.
+`add_secure_aggregation` makes a recipe secure.  A job that is written by hand uses `SecAggController` on the server and
+`SecAggExecutor`, around any trainer, on the sites.
 """
 
 from fl.integrations.nvflare.controller import SecAggController

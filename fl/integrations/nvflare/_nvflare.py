@@ -1,13 +1,13 @@
-"""What of NVFlare is used, in one place: a release that moves something fails here, by name."""
+"""All names of NVFlare that this adapter uses, in one place: if NVFlare moves one, the import fails here."""
 
 import importlib
 import logging
 from typing import Any
 
 TESTED_VERSIONS = ("2.7.3", "2.8.3", "2.9.0")
-"""Releases that the tests were run with."""
+"""The releases of NVFlare that pass the tests."""
 
-# Each is imported, called or overridden; _get_aggregated_result is where FedAvg asks its subclasses for the average.
+# Each is imported, called or overridden. FedAvg calls _get_aggregated_result to get the average from a subclass.
 EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("nvflare.apis.client_engine_spec", "ClientEngineSpec", ("new_context",)),
     ("nvflare.apis.controller_spec", "Task", ()),
@@ -78,7 +78,7 @@ EXTENSION_POINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def missing_extension_points() -> list[str]:
-    """The dotted names of those that this NVFlare does not have."""
+    """Return the dotted names of the extension points that this NVFlare lacks."""
     missing = []
     for module_name, name, attributes in EXTENSION_POINTS:
         try:
@@ -91,12 +91,12 @@ def missing_extension_points() -> list[str]:
 
 
 def logger(module: str) -> logging.Logger:
-    """A logger that NVFlare 2.7 shows on its console too: other than its own it shows those below ``custom``."""
+    """Return a logger that NVFlare 2.7 shows on its console: besides its own it shows loggers below ``custom``."""
     return logging.getLogger(f"custom.{module}")
 
 
 def version() -> str:
-    """NVFlare's version."""
+    """Return NVFlare's version."""
     return str(importlib.import_module("nvflare").__version__)
 
 
@@ -106,7 +106,7 @@ except ImportError as error:
     raise ImportError("NVFlare is not installed: pip install '.[nvflare]' in the repository's folder") from error
 if _missing := missing_extension_points():
     raise ImportError(
-        f"NVFlare {version()} is not like those that this integration was written for ({', '.join(TESTED_VERSIONS)}); "
+        f"NVFlare {version()} does not have all that this integration needs (tested: {', '.join(TESTED_VERSIONS)}); "
         f"it lacks {', '.join(_missing)}"
     )
 
@@ -173,10 +173,10 @@ __all__ = [
 
 
 def materialize(shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> None:
-    """Put the arrays into a task's data or result that NVFlare has left where they are.
+    """Load the arrays of a task's data or result that NVFlare passes as references.
 
-    For a trainer in a process of its own NVFlare passes references on, and the arrays go past the executor.  The one
-    way that all tested releases have to get them is the one of their SwarmClientController: encode, and decode without
+    For a trainer in a separate process NVFlare passes references on, and the arrays bypass the executor.  The only way
+    to get them that works in all tested releases is that of their SwarmClientController: encode, and decode without
     passing on.
     """
     props = {fobs.FOBSContextKey.PASS_THROUGH: False, fobs.FOBSContextKey.ABORT_SIGNAL: abort_signal}

@@ -1,4 +1,4 @@
-"""What the server announces of a round: all of it is bound into the session, so all sites were told the same."""
+"""The server's announcement of a round: the session is bound to all of it, so all sites were told the same."""
 
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -16,22 +16,22 @@ Scalar: TypeAlias = bool | int | float | str | None
 
 _VERSION = 4
 _MAX_BYTES = 1 << 20
-# One a site, one an entry of the model, and some.
+# One for each site, one for each entry of the model, and a few more.
 _MAX_ITEMS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """One round of one job.
+    """The announcement of one round of one job.
 
     Attributes:
         job_id: NVFlare's id of the job.
-        round, start_round, total_rounds: NVFlare's numbers of this round and of the first one, and how many there are.
-        meta: what the trainer is told besides the model: the numbers and texts in `FLModel.meta`, names ascending.
-        sites: the names of the sites that it is opened for; a site's place is its number in the session.
+        round, start_round, total_rounds: NVFlare's numbers of this round and the first one, and the number of rounds.
+        meta: the numbers and texts in `FLModel.meta` for the trainer, names ascending.
+        sites: the names of the round's sites; a site's place is its number in the session.
         params: the session's parameters.
-        encoding: how updates become integers.
-        model_digest: of the model that every site will be sent; see `model_encoding.digest`.
+        encoding: the encoding of updates as integers.
+        model_digest: digest of the model that is sent to all sites; see `model_encoding.digest`.
         nonce: fresh for each session.
     """
 
@@ -47,20 +47,20 @@ class Announcement:
     nonce: bytes
 
     def client_id(self, site: str) -> ClientId:
-        """The number of a site; AnnouncementError if it is not on the list."""
+        """Return the number of a site; raise AnnouncementError if it is not on the list."""
         try:
             return self.sites.index(site)
         except ValueError:
-            raise AnnouncementError(f"the round was announced to others, and not to {site!r}") from None
+            raise AnnouncementError(f"the round was announced to other sites, not to {site!r}") from None
 
     @property
     def asked(self) -> bytes:
-        """All that decides what the trainer is asked, and of whom: the round's sessions have it in common."""
+        """Return all that the trainer's task depends on, and its sites: equal for all sessions of a round."""
         params, encoding = replace(self.params, vector_length=1), replace(self.encoding, scales=None)
         return replace(self, params=params, encoding=encoding, nonce=b"").to_bytes()
 
     def to_bytes(self) -> bytes:
-        """Equal announcements give equal bytes; AnnouncementError if there are more than sites take."""
+        """Return equal bytes for equal announcements; raise AnnouncementError if sites would refuse the length."""
         encoding, scales = self.encoding, self.encoding.scales
         try:
             data = msgpack.packb(
@@ -86,16 +86,16 @@ class Announcement:
             raise AnnouncementError(f"a number is too large to be announced: {error}") from None
         if len(data) > _MAX_BYTES:
             raise AnnouncementError(
-                f"the announcement takes {len(data)} bytes, and sites take {_MAX_BYTES}: name fewer entries in "
+                f"the announcement has {len(data)} bytes, but sites take at most {_MAX_BYTES}: name fewer entries in "
                 "exclude_vars, or keep less in the model's meta"
             )
         return bytes(data)
 
     @classmethod
     def from_bytes(cls, data: object) -> "Announcement":
-        """What `to_bytes` gave; AnnouncementError for anything else."""
+        """Return the announcement that `to_bytes` encoded; raise AnnouncementError for other bytes."""
         if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
-            raise AnnouncementError("what the server sent is no announcement of a round")
+            raise AnnouncementError("the server's message is not a valid announcement of a round")
         try:
             version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce = unpack_bounded(
                 data, max_items=_MAX_ITEMS, use_list=False
@@ -124,9 +124,9 @@ class Announcement:
             )
             is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
         except (ValueError, TypeError, SecAggError, ConfigError) as error:
-            raise AnnouncementError(f"what the server sent is no announcement of a round: {error}") from None
+            raise AnnouncementError(f"the server's message is not a valid announcement of a round: {error}") from None
         if not is_valid:
-            raise AnnouncementError("what the server sent is no announcement of a round of this version")
+            raise AnnouncementError("the server's message is not a valid announcement of a round of this version")
         return announcement
 
     def _is_consistent(self) -> bool:
@@ -147,7 +147,7 @@ class Announcement:
 
 
 def _scales(values: Any) -> Scales | None:
-    """The bounds in an announcement; ValueError, TypeError or ConfigError if they cannot be."""
+    """Return the bounds in an announcement; raise ValueError, TypeError or ConfigError if they are invalid."""
     if values is None:
         return None
     bounds, max_weight = values

@@ -1,4 +1,4 @@
-"""The server's side: NVFlare's FedAvg, whose average comes from a sum that nobody saw the terms of."""
+"""The server's side: NVFlare's FedAvg, with the average from a secure sum."""
 
 import logging
 import os
@@ -46,42 +46,43 @@ _T = TypeVar("_T")
 
 
 class SecAggController(FedAvg):
-    """FedAvg over secure sums: rounds, model selection, early stopping and saving are NVFlare's own.
+    """FedAvg over secure sums; rounds, model selection, early stopping and saving stay NVFlare's.
 
-    Each round is one session of the protocol, of its own nonce, bound to the model that it starts from.  A round in
-    which too few sites remain, or whose sum cannot be (one site can spoil it), leaves the model as it is; after
-    ``max_failed_rounds`` such rounds in a row the job ends.
+    Each round is one session of the protocol, with a fresh nonce, bound to the model that it starts from.  A round in
+    which too few sites remain, or whose sum is invalid (one site can spoil it), leaves the model as it is.  After more
+    than ``max_failed_rounds`` such rounds in a row the job ends.
 
-    Each entry of the model has a clipping bound, and the steps have one, which follow what the sites do from round to
-    round.  The first round begins with a session that measures: it sums how large the updates are, and nothing else.
+    Each entry of the model has a clipping bound, and so have the steps.  The bounds follow the sites' updates from
+    round to round.  The first round begins with a session that only measures the sizes of the updates.
 
     Args:
-        clip: a fixed clipping bound for all elements of a site's change; by default each entry's follows the changes.
-        max_steps: a fixed bound on a site's NUM_STEPS_CURRENT_ROUND: a site that makes more counts as the bound. The
-            closer, the finer the weighted values; by default it follows what sites make. With both fixed, nothing is
-            measured first.
-        metrics: metrics that are averaged, and seen as averages only; others that trainers report stay with the sites.
-        metric_bound: they are in [-metric_bound, metric_bound].
-        value_bits: bits of an encoded element; by default as many, at most 24, as keep a sum within 32.
-        adversary: whom the rounds are to be safe against: honest-but-curious, semi-malicious or malicious; by default
-            malicious with ``identity_id``, else honest-but-curious.
+        clip: a fixed clipping bound for all elements of a site's change; by default each entry's bound follows the
+            changes.
+        max_steps: a fixed bound on a site's NUM_STEPS_CURRENT_ROUND: more steps count as the bound. Rounding is finest
+            if it is close to the largest number of steps; by default it follows the sites' steps. With both bounds
+            fixed, no session measures.
+        metrics: names of the metrics whose averages the server gets; other metrics stay with the sites.
+        metric_bound: metrics must be in [-metric_bound, metric_bound].
+        value_bits: bits of an encoded element; by default as many as fit a sum into 32 bits, at most 24.
+        adversary: the adversary that rounds are safe against: honest-but-curious, semi-malicious or malicious; by
+            default malicious with ``identity_id``, else honest-but-curious.
         dropout: the fraction of sites expected to vanish in a round.
         corrupt: the fraction of sites that may share what they know with the server.
-        threshold: a larger threshold than the one that follows from these.
-        min_inputs: the fewest sites whose sum the sites agree to be part of; see `SecAggExecutor`.
-        graph: ``complete``, or ``sparse`` where the sites agree to it.
+        threshold: a larger threshold than the one that follows from the other arguments.
+        min_inputs: the fewest sites in a sum that the sites accept; see `SecAggExecutor`.
+        graph: ``complete``, or ``sparse`` if the sites accept it.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
-        round_timeout: seconds for each of the protocol's rounds in which nobody trains.
+        round_timeout: seconds for each of the protocol's rounds without training.
         train_timeout: seconds for the round in which sites train.
-        max_failed_rounds: rounds without a sum, in a row, that the job goes on after.
-        workers: threads that unmask.
-        shareable_generator_id: the id of the component that makes the next model of the mean, such as FedOpt's; by
+        max_failed_rounds: the most rounds without a sum, in a row, before the job ends.
+        workers: threads for unmasking.
+        shareable_generator_id: the id of the component that makes the next model from the mean, such as FedOpt's; by
             default the mean is added to the model.
         num_clients: sites in a round; by default all that are connected.
-        args, kwargs: `FedAvg`'s others. It takes no aggregator and no weights by site, which need the sites' updates.
+        args, kwargs: `FedAvg`'s other arguments, except aggregators and weights by site, which need each site's update.
 
     Raises:
-        NVFlareJobError: an argument that cannot be.
+        NVFlareJobError: an argument is invalid.
     """
 
     def __init__(
@@ -137,13 +138,13 @@ class SecAggController(FedAvg):
         self._scales: ModelScales | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Note that a round's start was made known."""
+        """Note that NVFlare has announced a round's start."""
         super().handle_event(event_type, fl_ctx)
         if event_type == AppEventType.ROUND_STARTED:
             self._is_told_of_round = True
 
     def send_model(self, *, data: FLModel, targets: Sequence[str], **_: Any) -> None:
-        """Where FedAvg sends the model out: one session, to its end, and before the first one that measures."""
+        """Run one session in place of FedAvg's sending of the model; before the first, run one that measures."""
         self._mean = None
         self._open_round(data)
         sites = tuple(sorted(targets))
@@ -179,20 +180,20 @@ class SecAggController(FedAvg):
         scales: Scales | None,
         decode: Callable[[ModelEncoding, IntegerVector, int, Model], _T],
     ) -> tuple[_T, int] | None:
-        """What the sum of one session comes to, and of how many sites; None: the round has no result."""
+        """Return the result of one session and the number of its sites; None if the round has no result."""
         announcement = self._announce(model, sites, data, scales)
         report = self._run(announcement, data)
         for site, reason in sorted(report.reasons.items()):
             _LOG.error("round %d: %s is out: %s", self.current_round, printable(site), reason)
         measures = announcement.encoding.measures
         line = f"round {data.current_round}: {describe(report, len(sites), 'the ranges' if measures else 'the sum')}"
-        first = "how large the updates are, which comes first, was not found: " if measures else ""
+        first = "the first session, which measures the updates, failed: " if measures else ""
         if isinstance(report.outcome, Completed):
             included = len(report.outcome.included)
             try:
                 found = decode(announcement.encoding, report.outcome.sum, included, model)
             except FLError as error:
-                self._fail(line, first + (str(error) if measures else f"no mean is in the sum: {error}"))
+                self._fail(line, first + (str(error) if measures else f"the sum cannot be decoded: {error}"))
                 return None
             if isinstance(found, MeanUpdate):
                 line += f"; rounding noise is {100 * found.noise:.2g}% of the mean change"
@@ -203,7 +204,7 @@ class SecAggController(FedAvg):
         return None
 
     def _scales_of(self, model: Model, num_sites: int) -> ModelScales:
-        """The bounds of the job's model: another one, whose entries or shapes differ, has others."""
+        """Return the bounds of the job's model; a model with other entries or shapes gets new bounds."""
         encoding = self._encoding(num_sites, model, None)
         if self._scales is None or self._scales.shapes != encoding.averaged(model):
             self._scales = ModelScales(
@@ -212,7 +213,7 @@ class SecAggController(FedAvg):
         return self._scales
 
     def _fail(self, line: str, reason: str) -> None:
-        """The round has no result: the job goes on with the model as it is, unless there were too many."""
+        """Note a round without a result; end the job if there were too many in a row."""
         self._failed_rounds += 1
         self._why_failed = reason
         _LOG.error("%s; %s; the model stays as it is", line, reason)
@@ -220,13 +221,13 @@ class SecAggController(FedAvg):
             self.panic(f"{self._failed_rounds} rounds in a row without a result; the last: {reason}")
 
     def run(self) -> None:
-        """The rounds; a job in which none of them had a result has failed, however few there were."""
+        """Run the rounds; the job fails if none of them has a result."""
         super().run()
         if not self._has_result and 0 < self._failed_rounds <= self.max_failed_rounds:
             self.panic(f"none of {self._failed_rounds} rounds had a result; the last: {self._why_failed}")
 
     def _get_aggregated_result(self) -> FLModel:
-        """Where FedAvg makes the average of what came in."""
+        """Return the average to FedAvg."""
         meta: dict[str, Any] = {"nr_aggregated": 0, "current_round": self.current_round}
         if self._mean is None:
             return FLModel(params={}, params_type=ParamsType.DIFF, meta=meta)
@@ -241,10 +242,10 @@ class SecAggController(FedAvg):
         )
 
     def update_model(self, model: FLModel, aggr_result: FLModel) -> FLModel:
-        """Where FedAvg adds the mean to the model; a shareable generator makes the next model its own way."""
+        """Add the mean to the model, or let the shareable generator make the next model."""
         if self.shareable_generator_id is not None and self._mean is not None:
             made = self._generated(model, aggr_result)
-            # Entries that did not travel stay as they are, and all keep their types.
+            # Entries that did not travel stay as they are. All entries keep their types.
             params = {
                 name: np.array(made.get(name, entry), dtype=np.asarray(entry).dtype)
                 if name in aggr_result.params
@@ -260,18 +261,18 @@ class SecAggController(FedAvg):
         self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, before, private=True, sticky=True)
         shareable = DXO(DataKind.WEIGHT_DIFF, data=mean.params).to_shareable()
         made: Mapping[str, Any] = generator.shareable_to_learnable(shareable, self.fl_ctx)
-        # Without weights, it has ended the job.
+        # Without weights the generator has ended the job.
         weights: Mapping[str, Any] = made.get(ModelLearnableKey.WEIGHTS, {})
         return weights
 
     def process_result_of_unknown_task(
         self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """A site that answers late: the round went on without it."""
-        _LOG.info("%s answered %s when that was over", client.name, task_name)
+        """Log a late answer; the round went on without the site."""
+        _LOG.info("%s answered %s too late", client.name, task_name)
 
     def _open_round(self, data: FLModel) -> None:
-        """What FedAvg's own way of sending does first, and widgets go by; from 2.8 on the loop tells of the round."""
+        """Do the first steps of FedAvg's own sending, which widgets need; from 2.8 on the loop announces the round."""
         self.set_fl_context(data)
         if not self._is_told_of_round:
             self.event(AppEventType.ROUND_STARTED)
@@ -294,12 +295,13 @@ class SecAggController(FedAvg):
 
     @staticmethod
     def _announced_meta(meta: dict[str, Any]) -> tuple[tuple[str, Scalar], ...]:
-        """What trainers are told of a model's meta: its numbers and texts."""
+        """Return the numbers and texts of a model's meta, which trainers get."""
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in meta.items()}
         told = {name: value for name, value in plain.items() if isinstance(name, str) and isinstance(value, Scalar)}
         if left := plain.keys() - told.keys():
             _LOG.warning(
-                "trainers are not told what is no number and no text: %s of the model's meta", sorted(map(str, left))
+                "trainers do not get entries of the model's meta that are neither numbers nor texts: %s",
+                sorted(map(str, left)),
             )
         return tuple(sorted(told.items()))
 
@@ -314,7 +316,7 @@ class SecAggController(FedAvg):
         return run_session(announcement, courier, self._deadlines(), directory=directory, workers=self.workers)
 
     def _tell_widgets(self, mean: MeanUpdate, model: FLModel) -> None:
-        """Widgets that follow sites' contributions, such as the one that selects the best model, see one: the mean."""
+        """Show the mean as one contribution to widgets that follow the sites' (to select the best model, say)."""
         if not mean.metrics:
             return
         meta = {MetaKey.INITIAL_METRICS: mean.metrics, MetaKey.NUM_STEPS_CURRENT_ROUND: mean.total_steps}
@@ -331,7 +333,7 @@ class SecAggController(FedAvg):
                 self.fl_ctx.set_peer_context(before)
 
     def _check_arguments(self) -> None:
-        """What can be checked before the number of sites is known."""
+        """Check what does not depend on the number of sites."""
         adversary = self._policy.adversary
         if faults := impossible_for_any(self.dropout, self.corrupt, adversary, GraphKind(self.graph)):
             raise NVFlareJobError("; ".join(faults))
@@ -344,7 +346,7 @@ class SecAggController(FedAvg):
         except (FLError, ValueError, TypeError) as error:
             raise NVFlareJobError(str(error)) from None
         except re.error as error:
-            raise NVFlareJobError(f"exclude_vars is no regular expression: {error}") from None
+            raise NVFlareJobError(f"exclude_vars is not a valid regular expression: {error}") from None
         if adversary is Adversary.MALICIOUS and self.identity_id is None:
             raise NVFlareJobError("malicious mode needs the sites' identities: give `identities`, such as SiteKeyFiles")
 
@@ -361,7 +363,7 @@ class SecAggController(FedAvg):
         )
 
     def _parameters(self, num_sites: int, vector_length: int, value_bits: int) -> Parameters:
-        """What the job asks for; PolicyError if the sites would decline it."""
+        """Return the parameters that the job asks for; raise PolicyError if the sites would decline them."""
         params = plan(
             num_clients=num_sites,
             vector_length=vector_length,

@@ -1,20 +1,20 @@
-"""What this integration refuses, each with what to do."""
+"""Errors of the adapter for NVFlare; each text says what to do."""
 
 from fl.errors import ConfigError, FLError, PublicError
 from transport.errors import InputWithheldError
 
 
 class NVFlareJobError(ConfigError):
-    """A recipe or a job that cannot be made secure, or arguments out of range."""
+    """A recipe or a job that cannot be made secure, or an argument out of range."""
 
 
 class AnnouncementError(FLError):
-    """A round that this site takes no part in: what the server announced is malformed, or meant for others."""
+    """A round that this site takes no part in: the announcement is malformed, or meant for other sites."""
 
 
 class ModelError(PublicError):
-    """A model or an update that cannot be averaged for its names, shapes or types. The text is public."""
+    """A model or an update that cannot be averaged because of its names, shapes or types. The text is public."""
 
 
 class UpdateRefusedError(InputWithheldError, PublicError):
-    """An update that is not sent, for a reason that the server may be told."""
+    """An update that is not sent; the server may be told the reason."""

@@ -1,4 +1,4 @@
-"""The site's side: an executor around any other, which never lets the other's update out unmasked."""
+"""The site's side: an executor around any other, whose update never leaves it unmasked."""
 
 import threading
 from collections.abc import Sequence
@@ -42,41 +42,40 @@ _RECORD_FOLDER = "secagg_record"
 
 
 class SecAggExecutor(Executor):
-    """Runs the protocol's rounds as tasks, and hands the model to the trainer when an input is due.
+    """An executor that runs the protocol's rounds as tasks, and gives the trainer the model when an input is due.
 
-    The trainer is any executor: it gets NVFlare's ``train`` task, with the model, the round and the meta that were
-    announced to all sites, and nothing else of the server's.  The job's filters for that task, and the site's for its
-    results, are applied as they would be without this, and what comes out of them is encoded, masked, and only then
-    sent.  An update that cannot be encoded (not finite, of other shapes, of steps that are no number) is not sent, and
-    the round goes on without the site.  The reason is in the site's own log; one of names, types, shapes and settings,
-    which are no secret, the server is told too.
+    The trainer is any executor.  It gets NVFlare's ``train`` task with the model, the round and the meta that were
+    announced to all sites, and no other data from the server.  The job's filters for that task, and the site's filters
+    for its results, apply as usual; their output is encoded, masked, and only then sent.  An update that cannot be
+    encoded (not finite, wrong shapes, or an invalid number of steps) is not sent, and the round goes on without the
+    site.  The site's log has the reason.  The server gets it too if it is about names, types, shapes or settings, which
+    are public.
 
-    A session that measures is told how large the update is, and nothing else.  The update waits in memory, for the
-    session that asks for it: the trainer is called once.
+    A session that measures gets only the size of the update.  The update waits in memory for the session that asks for
+    it, so the trainer is called once.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
-    the trainer for its update under another name.  In signed modes a durable record keeps the site from taking part in
-    one session twice, and from answering one round of a job twice.
+    the trainer for its update under another task name.  In signed modes a durable record ensures that the site enters
+    no session twice and answers no round of a job twice.
 
     Args:
         trainer_id: the trainer's id among the job's components.
         train_task: the name of the task in which sites train.
-        adversary: the weakest adversary that this site agrees to take part against: by default malicious with
-            ``identity_id``, else honest-but-curious.
-        min_inputs: the fewest sites whose sum this site agrees to be part of: by default 3 with ``identity_id``,
-            else 2.
+        adversary: the weakest adversary that a session must be safe against: by default malicious with ``identity_id``,
+            else honest-but-curious.
+        min_inputs: the fewest sites in a sum that this site accepts: by default 3 with ``identity_id``, else 2.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
         plain_tasks: names of tasks that the trainer may answer in the clear, such as ``validate``.
-        graph: ``complete``, or ``sparse`` for a site that agrees to sparse graphs too; by default a site that trusts
-            the server does, and one that does not declines them (see `secagg.SessionPolicy`).
+        graph: ``complete``, or ``sparse`` to accept sparse graphs too; by default a site that trusts the server accepts
+            them, and one that does not declines them (see `secagg.SessionPolicy`).
         corrupt: on sparse graphs, the fraction of sites that may share what they know with the server.
         max_rounds: in signed modes, the most rounds that this site answers in one training, all jobs together.
-        training: the training's name; another one has rounds of its own to spend.
-        record: the folder with the record of what this site has taken part in, on a local disk; by default
-            ``secagg_record``. Relative paths start where those of `SiteKeyFiles` do. It has to outlive the job.
+        training: the training's name; each training has its own ``max_rounds``.
+        record: the folder of the record of this site's sessions, on a local disk; by default ``secagg_record``.
+            Relative paths start where those of `SiteKeyFiles` do. The folder must outlive the job.
 
     Raises:
-        NVFlareJobError: an argument that cannot be.
+        NVFlareJobError: an argument is invalid.
     """
 
     def __init__(
@@ -95,9 +94,9 @@ class SecAggExecutor(Executor):
     ) -> None:
         super().__init__()
         if train_task in plain_tasks:
-            raise NVFlareJobError(f"{train_task!r} is the task in which sites train: it cannot be in the clear")
+            raise NVFlareJobError(f"{train_task!r} is the task in which sites train: remove it from plain_tasks")
         if max_rounds < 1:
-            raise NVFlareJobError(f"a site answers at least one round, so max_rounds cannot be {max_rounds}")
+            raise NVFlareJobError(f"max_rounds must be at least 1, not {max_rounds}")
         self.trainer_id = trainer_id
         self.train_task = train_task
         self.adversary = adversary
@@ -112,7 +111,7 @@ class SecAggExecutor(Executor):
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._busy = threading.Lock()
         self._session: SiteSession | None = None
-        # What was measured, and what it was asked for with: for the session that follows, and no other.
+        # The measured update with the request that it answers: for the next session only.
         self._kept: tuple[bytes, SiteUpdate] | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -131,8 +130,8 @@ class SecAggExecutor(Executor):
                 task_name,
             )
             return make_reply(ReturnCode.TASK_UNKNOWN)
-        # NVFlare executes what a server pushes beside what a site asks for.  Tasks do not wait for each other, as one
-        # of them may train for hours; an honest server sends the next when it has the last result.
+        # NVFlare executes tasks that the server pushes as well as tasks that the site asks for. A task does not wait
+        # for another, which may train for hours; an honest server sends the next task after the last result.
         if not self._busy.acquire(blocking=False):
             _LOG.error("refused task %r: another task of the protocol is in progress on this site", task_name)
             return make_reply(ReturnCode.SERVICE_UNAVAILABLE)
@@ -142,7 +141,7 @@ class SecAggExecutor(Executor):
             return self._answer(shareable, fl_ctx, abort_signal)
         except (FLError, SecAggError, TransportError) as error:
             self._session = None
-            # Without the traceback, whose frames may hold the update.
+            # Log no traceback, since its frames may hold the update.
             _LOG.error("this site is out of the round: %s", error)
             return messages.refusal(str(error) if isinstance(error, PublicError | PolicyError) else "")
         except BaseException:
@@ -155,7 +154,7 @@ class SecAggExecutor(Executor):
         announcement = Announcement.from_bytes(messages.announced(shareable))
         site = fl_ctx.get_identity_name()
         if self._session is None or self._session.announcement.to_bytes() != announcement.to_bytes():
-            # What was in progress is over: the server opens one round at a time.
+            # A session in progress ends here: the server opens one round at a time.
             self._session = None
             if self._kept is not None and self._kept[0] != announcement.asked:
                 self._kept = None
@@ -173,7 +172,7 @@ class SecAggExecutor(Executor):
             )
             if announcement.params.adversary is Adversary.HONEST_BUT_CURIOUS:
                 _LOG.warning(
-                    "round %d protects this site's update from a server that follows the protocol, and from no other: "
+                    "round %d protects this site's update only from a server that follows the protocol: "
                     "malicious mode needs `identities`",
                     announcement.round,
                 )
@@ -185,7 +184,7 @@ class SecAggExecutor(Executor):
         if not announcement.params.has_identities:
             return SiteSession(announcement, site, record=self._record(site.encode(), announcement, fl_ctx))
         if self.identity_id is None:
-            raise NVFlareJobError("the round is one of malicious mode, and the job has no component with identities")
+            raise NVFlareJobError("the round is in malicious mode, but the job has no component with identities")
         identities = self._component(self.identity_id, SiteIdentities, fl_ctx)
         identity = identities.identity(site, fl_ctx)
         directory = identities.directory(announcement.sites, fl_ctx)
@@ -193,7 +192,7 @@ class SecAggExecutor(Executor):
         return SiteSession(announcement, site, identity=identity, directory=directory, record=record)
 
     def _record(self, site: bytes, announcement: Announcement, fl_ctx: FLContext) -> SiteRecord:
-        """What this site has answered; kept where its identity is, which it has to last as long as."""
+        """Return the record of this site's answers, stored next to its identity, since it must last as long."""
         folder = local_path(_RECORD_FOLDER if self.record is None else self.record, fl_ctx)
         return SiteRecord(
             open_participation(folder),
@@ -207,14 +206,14 @@ class SecAggExecutor(Executor):
         message = messages.take_message(shareable)
         session = self._session
         if session is None or message is None:
-            raise AnnouncementError("there is no session here that this task belongs to")
+            raise AnnouncementError("this task does not belong to a session on this site")
         answer = session.answer(message, lambda: self._input(session.announcement, shareable, fl_ctx, abort_signal))
         return messages.put_message(Shareable(), answer)
 
     def _input(
         self, announcement: Announcement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
-        """What the session asks for, encoded; whatever is wrong with it withholds it."""
+        """Return the encoded input that the session asks for; any error withholds it."""
         try:
             materialize(shareable, fl_ctx, abort_signal)
             return self._encoded(announcement, received_model(shareable, announcement), fl_ctx, abort_signal)
@@ -224,19 +223,19 @@ class SecAggExecutor(Executor):
             raise InputWithheldError(str(error)) from None
 
     def _encoded(self, announcement: Announcement, model: Model, fl_ctx: FLContext, abort_signal: Any) -> InputVector:
-        """The trainer's update, or how large it is, which keeps it for the session that follows."""
+        """Return the encoded update; or its encoded size, and keep the update for the next session."""
         encoding, (kept, self._kept) = announcement.encoding, (self._kept, None)
         if kept is not None and kept[0] == announcement.asked and not encoding.measures:
             update = kept[1]
         else:
             update = self._trained(announcement, model, fl_ctx, abort_signal)
-        # It rounds, and protects nothing.
+        # The generator only rounds; it protects nothing.
         vector = encoding.encode(update, model, np.random.default_rng())
         if encoding.scales is None:
             self._kept = announcement.asked, encoding.to_keep(update, model)
         elif (steps := whole(update.steps)) > encoding.scales.max_weight:
             _LOG.warning(
-                "round %d: this site made %d steps, and counts as one of %d, which is the bound in this round",
+                "round %d: this site made %d steps and counts as one of %d, the bound in this round",
                 announcement.round,
                 steps,
                 encoding.scales.max_weight,
@@ -244,22 +243,22 @@ class SecAggExecutor(Executor):
         return vector
 
     def _trained(self, announcement: Announcement, model: Model, fl_ctx: FLContext, abort_signal: Any) -> SiteUpdate:
-        """The trainer's update."""
+        """Return the trainer's update."""
         task = train_task(announcement, model, self.train_task)
         update = site_update(self._filtered_training(task, site_context(fl_ctx, task), abort_signal))
         if left := announcement.encoding.metrics_left_out(update):
-            _LOG.warning("metrics that are no finite numbers within the job's metric_bound stay here: %s", left)
+            _LOG.warning("metrics that are not finite numbers within the job's metric_bound are not sent: %s", left)
         return update
 
     def _filtered_training(self, task: Shareable, context: FLContext, abort_signal: Any) -> object:
-        """The train task as NVFlare's own runner does it.
+        """Run the train task as NVFlare's own runner does.
 
-        NVFlare applies the site's own filters, those of its privacy policy, to every task: to this one's data it has,
-        but behind the masking they would find no update.
+        NVFlare applies the site's own filters, those of its privacy policy, to each task.  It has applied them to this
+        task's data, but after the masking they would find no update, so they are applied here.
         """
         runner = context.get_prop(FLContextKey.RUNNER)
         if runner is None:
-            raise NVFlareJobError("NVFlare's runner was not found, nor with it the filters of what this site sends")
+            raise NVFlareJobError("NVFlare's runner was not found, so the filters of this site's results are unknown")
         for filter_ in runner.task_data_filters.get(self.train_task + FilterKey.DELIMITER + FilterKey.IN, ()):
             task = filter_.process(task, context)
         result = self._trainer(context).execute(self.train_task, task, context, abort_signal)
@@ -270,7 +269,7 @@ class SecAggExecutor(Executor):
         return apply_filters("task_result_filters", result, context, filters, self.train_task, FilterKey.OUT)
 
     def requires_materialized_task_result(self, task_name: str) -> bool:
-        """NVFlare asks whether the trainer's result is needed here, instead of streamed past to the server."""
+        """Return True, so that NVFlare delivers the trainer's result here and does not stream it to the server."""
         return True
 
     def _trainer(self, fl_ctx: FLContext) -> Executor:

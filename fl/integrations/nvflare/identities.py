@@ -1,4 +1,4 @@
-"""Who the sites are, against a server that may lie: what a job's identity component has to answer."""
+"""Identities of the sites, for servers that may lie: the component of a job that knows the sites' keys."""
 
 import json
 import os
@@ -14,29 +14,29 @@ from transport.key_files import read_key_file
 
 
 class SiteIdentities(FLComponent):
-    """A component of the job, on the server and on every site; `add_secure_aggregation` puts it there."""
+    """A component of the job, on the server and on each site; `add_secure_aggregation` adds it."""
 
     @abstractmethod
     def identity(self, site: str, fl_ctx: FLContext) -> Identity:
-        """This site's own; asked for on sites only."""
+        """Return this site's own identity; called on sites only."""
 
     @abstractmethod
     def directory(self, sites: Sequence[str], fl_ctx: FLContext) -> KeyDirectory:
-        """Who of a round's sites has which key: a client's number is its site's place in ``sites``."""
+        """Return the directory of a round's keys: a client's number is its site's place in ``sites``."""
 
 
 class SiteKeyFiles(SiteIdentities):
-    """Identities from files that every site keeps: its own secret key, and the public keys of all.
+    """Identities from files on each site: its own secret key, and the public keys of all sites.
 
     Args:
         identity_file: 32 bytes, as `new_identity_file` writes them; on sites only.
         directory_file: a JSON object of site names and public keys in hexadecimal, the same everywhere.
 
-    Relative paths start at the site's own folder of configuration, ``local``, which no job can write to; NVFlare
-    replaces ``{SITE_NAME}`` in them.
+    Relative paths start at the site's own configuration folder, ``local``, which jobs cannot write to; NVFlare replaces
+    ``{SITE_NAME}`` in them.
 
-    Security: whoever can exchange the directory can play all sites but one.  It has to come from somewhere else than
-    the server of the job: sites send their public keys to each other.
+    Security: an attacker that can replace the directory can play all sites but one.  It must not come from the job's
+    server: the sites send their public keys to each other.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class SiteKeyFiles(SiteIdentities):
         self.directory_file = directory_file
 
     def identity(self, site: str, fl_ctx: FLContext) -> Identity:
-        """The key in the site's own file; NVFlareJobError if there is none, or others can read it."""
+        """Return the key in the site's own file; raise NVFlareJobError if it is missing, or others can read it."""
         path = local_path(self.identity_file, fl_ctx)
         if not os.path.exists(path):
             raise NVFlareJobError(f"this site has no identity key {path}: make one with new_identity_file")
         try:
             return Identity(read_key_file(path, raises=NVFlareJobError))
         except LocalProtocolError as error:
-            raise NVFlareJobError(f"{path} is no identity key: {error}") from None
+            raise NVFlareJobError(f"{path} is not an identity key: {error}") from None
 
     def directory(self, sites: Sequence[str], fl_ctx: FLContext) -> KeyDirectory:
-        """The keys in the directory's file; NVFlareJobError if it is none, or a site is not in it."""
+        """Return the keys in the directory's file; raise NVFlareJobError if it is invalid or lacks a site."""
         path = local_path(self.directory_file, fl_ctx)
         try:
             listed = json.loads(path.read_text())
@@ -68,13 +68,13 @@ class SiteKeyFiles(SiteIdentities):
         except KeyError as error:
             raise NVFlareJobError(f"the directory of keys {path} has no site {error}") from None
         except (ValueError, TypeError, LocalProtocolError) as error:
-            raise NVFlareJobError(f"{path} is no directory of keys: {error}") from None
+            raise NVFlareJobError(f"{path} is not a directory of keys: {error}") from None
 
 
 def new_identity_file(path: str | os.PathLike[str]) -> str:
-    """Write a new identity key, readable by its owner alone; returns the public key in hexadecimal, to be sent around.
+    """Write a new identity key that only its owner can read; return the public key in hexadecimal.
 
-    NVFlareJobError if there is a file already: a key is never overwritten.
+    Raise NVFlareJobError if the file exists: a key is never overwritten.
     """
     identity = Identity.generate()
     try:
@@ -87,7 +87,7 @@ def new_identity_file(path: str | os.PathLike[str]) -> str:
 
 
 def local_path(name: str, fl_ctx: FLContext) -> Path:
-    """A path of the job's configuration; relative ones start at the site's own folder, ``local``."""
+    """Return a path from the job's configuration; relative paths start at the site's own folder, ``local``."""
     path = Path(name)
     if path.is_absolute():
         return path

@@ -1,6 +1,7 @@
-"""Which parts of a job can be made secure: its controller, its trainer, and what runs beside them.
+"""Check the parts of a job that is made secure: its controller, its trainer, and the workflows beside them.
 
-What cannot be is refused while the job is made, with what works in its place: not while sites train.
+Parts that cannot be made secure are refused while the job is made, not while sites train; the error names an
+alternative.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ TRAINERS = frozenset(
         "nvflare.app_opt.tf.in_process_client_api_executor.TFInProcessClientAPIExecutor",
     }
 )
-"""NVFlare's own executors that were tried; the others do not train, or not on a model that comes with the task."""
+"""NVFlare's own executors that were tried; the others do not train, or not on the task's model."""
 
 _WORKS = (
     "use a script on NVFlare's Client API (ScriptRunner, with launch_external_process=True and a command for several "
@@ -41,9 +42,9 @@ _WORKS = (
 
 
 def check_trainer(executor: Executor) -> None:
-    """NVFlareJobError for an executor that is not known to train under secure aggregation.
+    """Raise NVFlareJobError for an executor that is not known to train under secure aggregation.
 
-    One of the job's own is taken as it is; one that is built on one of NVFlare's is taken if that one is.
+    An executor of your own is accepted; a subclass of one of NVFlare's is accepted if NVFlare's is.
     """
     theirs = next(kind for kind in type(executor).__mro__ if kind.__module__.partition(".")[0] == "nvflare")
     if theirs is not Executor and f"{theirs.__module__}.{theirs.__name__}" not in TRAINERS:
@@ -54,17 +55,15 @@ def check_trainer(executor: Executor) -> None:
     exchanged = getattr(executor, "_server_expected_format", "numpy")
     if exchanged not in ("numpy", "raw"):
         raise NVFlareJobError(
-            f"the job's sites exchange {getattr(exchanged, 'name', exchanged)}: sums are of numpy arrays, so use "
+            f"the job's sites exchange {getattr(exchanged, 'name', exchanged)}, but secure sums need numpy arrays: use "
             "server_expected_format=ExchangeFormat.NUMPY, the default"
         )
 
 
 def check_beside(controller: object, plain_tasks: Sequence[str]) -> None:
-    """NVFlareJobError for a workflow beside the training that asks sites for what is not in ``plain_tasks``."""
+    """Raise NVFlareJobError for a workflow beside the training that sends tasks outside ``plain_tasks``."""
     if not isinstance(controller, CrossSiteModelEval):
-        raise NVFlareJobError(
-            f"{type(controller).__name__} beside the training would see updates its own way: leave it out"
-        )
+        raise NVFlareJobError(f"{type(controller).__name__} beside the training would see single updates: leave it out")
     submit, validate = controller._submit_model_task_name, controller._validation_task_name
     if submit and submit not in plain_tasks:
         raise NVFlareJobError(
@@ -80,14 +79,14 @@ def check_beside(controller: object, plain_tasks: Sequence[str]) -> None:
 
 
 def fedavg_arguments(controller: object, components: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a `SecAggController` that does what this controller does.
+    """Return the arguments of a `SecAggController` that does what this controller does.
 
     Args:
         controller: a FedAvg, or a ScatterAndGather whose aggregator is the weighted mean: NVFlare's FedOpt.
-        components: the server's, by id.
+        components: the server's components, by id.
 
     Raises:
-        NVFlareJobError: any other.
+        NVFlareJobError: any other controller.
     """
     if type(controller) is FedAvg:
         own = _init_arguments(controller)
@@ -95,8 +94,8 @@ def fedavg_arguments(controller: object, components: Mapping[str, Any]) -> dict[
     if type(controller) is ScatterAndGather:
         return _of_scatter_and_gather(controller, components)
     raise NVFlareJobError(
-        f"{type(controller).__name__} cannot be made secure: it is known of NVFlare's FedAvg that sums are enough, and "
-        "of ScatterAndGather with a shareable generator, so use a recipe of FedAvg or FedProx, or FedOptRecipe of "
+        f"{type(controller).__name__} cannot be made secure: sums are known to be enough for NVFlare's FedAvg, and "
+        "for ScatterAndGather with a shareable generator, so use a recipe of FedAvg or FedProx, or FedOptRecipe of "
         "nvflare.app_opt.pt.recipes"
     )
 
@@ -118,8 +117,8 @@ def _of_scatter_and_gather(controller: ScatterAndGather, components: Mapping[str
     sends = getattr(type(generator), "learnable_to_shareable", None)
     if sends is not FullModelShareableGenerator.learnable_to_shareable:
         raise NVFlareJobError(
-            f"the shareable generator {type(generator).__name__} makes the sites' task its own way, but all sites are "
-            "sent the model itself: use one that overrides shareable_to_learnable alone, such as FedOpt's"
+            f"the shareable generator {type(generator).__name__} changes the sites' task, but all sites are sent "
+            "the model itself: use one that overrides shareable_to_learnable alone, such as FedOpt's"
         )
     kept = ("num_rounds", "start_round", "persistor_id", "memory_gc_rounds", "ignore_result_error")
     return {name: own[name] for name in (*kept, "allow_empty_global_weights") if name in own} | {
@@ -130,7 +129,7 @@ def _of_scatter_and_gather(controller: ScatterAndGather, components: Mapping[str
 
 
 def _init_arguments(component: object) -> dict[str, Any]:
-    """A component's arguments, read as NVFlare's own export of jobs reads them."""
+    """Return a component's arguments as NVFlare's own export of jobs reads them."""
     found = {}
     for name in get_component_init_parameters(component):
         for attribute in (name, "_" + name):

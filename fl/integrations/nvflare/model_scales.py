@@ -1,4 +1,4 @@
-"""The bounds of a job's updates, on the server's side, from round to round, and what its log says of them."""
+"""The bounds of a job's updates, which the server changes from round to round, and the log's lines about them."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from fl.integrations.nvflare.model_encoding import MeanUpdate
 from transport.errors import printable
 
 MOST_NOISE = 0.05
-"""Of the mean change: what the rounding noise may be without a word."""
+"""The rounding noise, as a fraction of the mean change, above which the log warns."""
 
 _MOST_NAMED = 5
 
@@ -16,13 +16,13 @@ class ModelScales:
     """The bounds for the updates of one model.
 
     Args:
-        shapes: of the entries that are averaged, by name.
-        value_bits: that their elements are rounded to.
-        clip: a fixed bound of all elements; None: each entry's follows the changes.
-        max_steps: a fixed bound on a site's steps; None: it follows what sites make.
+        shapes: the shapes of the averaged entries, by name.
+        value_bits: bits that an element is rounded to.
+        clip: a fixed bound for all elements; None: each entry's bound follows the changes.
+        max_steps: a fixed bound on a site's steps; None: it follows the sites' steps.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
 
     def __init__(
@@ -35,23 +35,23 @@ class ModelScales:
 
     @property
     def scales(self) -> Scales | None:
-        """Of the next session; None if that must measure."""
+        """Return the bounds of the next session; None if it must measure."""
         return self._tracker.scales
 
     def follow_measured(self, ranges: Ranges) -> None:
-        """Take what a session said that measured."""
+        """Take the ranges from a session that measured."""
         self._tracker.follow(ranges)
 
     def follow(self, mean: MeanUpdate, num_sites: int) -> tuple[list[str], list[str]]:
         """Take the ranges and the noise that a round reported.
 
         Returns:
-            What the server's log should say of it, a line each: warnings, each with a remedy, and what needs none.
+            Two lists of lines for the server's log: warnings, each with a remedy, and notes that need no action.
         """
         *entries, steps = self._tracker.exceeded(mean.ranges)
         self._tracker.follow(mean.ranges, mean.total_steps)
         named = {name: one for name, one in zip(self.shapes, entries, strict=True) if one is not None}
-        # Bounds that follow the changes are larger in the next round, if that serves the others.
+        # Bounds that follow the changes grow in the next round, if that does not hurt the others.
         clipped, warnings = list(_of_clipped(mean, named, num_sites)), []
         if "clip" in self._fixed:
             clipped, warnings = [], clipped

@@ -1,6 +1,6 @@
-"""NVFlare's recipes whose server needs means alone, made secure.
+"""Make NVFlare's recipes secure, if their server needs only means.
 
-In the manner of its own ``add_experiment_tracking(recipe, ...)``.
+The interface follows NVFlare's own ``add_experiment_tracking(recipe, ...)``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from secagg import Adversary, GraphKind
 
 _IDENTITIES_ID = "secagg_identities"
 
-# Sites ask for a task two seconds after the last one by default, and a round is four or five of them.
+# By default sites ask for a task two seconds after the last one, and a round has four or five tasks.
 _FETCH_INTERVAL = 0.1
 
-# Code of these packages is installed on every site, and not copied into jobs.
+# These packages are installed on each site, so jobs do not contain copies of their code.
 _PACKAGES = ("fl", "secagg", "transport")
 
 
@@ -44,29 +44,30 @@ def add_secure_aggregation(
 ) -> None:
     """Make a recipe's averages secure.
 
-    The recipe's controller becomes a `SecAggController` with the same arguments, and every executor that trains
-    is put inside a `SecAggExecutor`, which applies the filters of what sites send (clipping, noise) before the masking.
-    `fl`, `secagg` and `transport` have to be installed on the server and the sites.
+    The recipe's controller becomes a `SecAggController` with the same arguments.  Each executor that trains is put
+    inside a `SecAggExecutor`, which applies the filters of the sites' results (clipping, noise) before the masking.
+    The server and the sites need `fl`, `secagg` and `transport`.
 
     Args:
-        recipe: of FedAvg or FedProx for any framework, or of FedOpt for torch, whose sites exchange numpy arrays.
-        clip, max_steps: see `SecAggController`; by default they follow what the sites do.
+        recipe: a recipe of FedAvg or FedProx for any framework, or of FedOpt for torch, whose sites exchange numpy
+            arrays.
+        clip, max_steps: see `SecAggController`; by default they follow the sites' updates.
         metrics: see `SecAggController`; by default the recipe's ``key_metric`` and that of its ``stop_cond``.
-        adversary: whom the rounds are to be safe against; sites refuse less. By default malicious with ``identities``,
-            else honest-but-curious.
-        identities: in malicious mode, who the sites are.
-        min_inputs: the fewest sites whose sum a site agrees to be part of; by default 3 with ``identities``, else 2.
-        graph: the complete graph; SPARSE for jobs of more sites than that can serve.
-        max_rounds, training, record: in signed modes, how many rounds a site answers, and where it keeps that; see
-            `SecAggExecutor`.
+        adversary: the adversary that rounds are safe against; sites refuse a weaker one. By default malicious with
+            ``identities``, else honest-but-curious.
+        identities: in malicious mode, the identities of the sites.
+        min_inputs: the fewest sites in a sum that a site accepts; by default 3 with ``identities``, else 2.
+        graph: the complete graph, or SPARSE for jobs with too many sites for it.
+        max_rounds, training, record: in signed modes, the most rounds that a site answers, and the place of its record;
+            see `SecAggExecutor`.
         plain_tasks: see `SecAggExecutor`.
-        fetch_interval: seconds after which a site asks for the next task; None leaves NVFlare's own, two seconds, with
-            which every round takes some eight seconds more.
-        arguments: any other of `SecAggController`.
+        fetch_interval: seconds after which a site asks for the next task; None keeps NVFlare's own two seconds, which
+            make each round about eight seconds longer.
+        arguments: other arguments of `SecAggController`.
 
     Raises:
-        NVFlareJobError: its controller, aggregator or trainer cannot be made secure, or was already; a workflow beside
-            asks for more than ``plain_tasks``, now or when it is added afterwards; or an argument that cannot be.
+        NVFlareJobError: its controller, aggregator or trainer cannot be made secure, or is secure already; a workflow
+            beside it, now or added later, sends tasks outside ``plain_tasks``; or an argument is invalid.
     """
     job = _job(recipe)
     identity_id = None if identities is None else _IDENTITIES_ID
@@ -75,7 +76,7 @@ def add_secure_aggregation(
     sites = [app for app in apps.values() if hasattr(app, "executors")]
     if len(servers) != 1 or not servers[0].workflows or not sites:
         raise NVFlareJobError("the recipe's job has no server or no sites yet")
-    # Everything that may be refused comes before anything is changed.
+    # All checks come before the first change.
     arguments |= {
         "clip": clip,
         "max_steps": max_steps,
@@ -122,19 +123,19 @@ def add_secure_aggregation(
 
 
 def _job(recipe: Recipe) -> Any:
-    """The recipe's job, with its sites; NVFlare gives no other way to it."""
+    """Return the recipe's job with its sites; NVFlare has no other way to get it."""
     prepare = getattr(recipe, "_ensure_client_apps_prepared", None)
     if prepare is not None:
         prepare()
-    # Before 2.8 it was public.
+    # It was public before 2.8.
     job = getattr(recipe, "_job", None) or getattr(recipe, "job", None)
     if job is None or not hasattr(job, "_deploy_map"):
-        raise NVFlareJobError(f"{type(recipe).__name__} is no recipe with a job")
+        raise NVFlareJobError(f"{type(recipe).__name__} is not a recipe with a job")
     return job
 
 
 def _default_metrics(recipe: Recipe, components: Mapping[str, Any]) -> list[str]:
-    """What the recipe, or the widget that selects its best model, goes by."""
+    """Return the metrics that the recipe, or the widget that selects its best model, uses."""
     stop_cond = getattr(recipe, "stop_cond", None)
     named = [getattr(recipe, "key_metric", None), stop_cond.split()[0] if stop_cond else None]
     named += [getattr(component, "key_metric", None) for component in components.values()]
@@ -145,7 +146,7 @@ def _secure_controller(
     controller: object, components: Mapping[str, Any], arguments: dict[str, Any]
 ) -> SecAggController:
     if isinstance(controller, SecAggController):
-        raise NVFlareJobError("the recipe was made secure already")
+        raise NVFlareJobError("the recipe is secure already: call add_secure_aggregation once")
     try:
         return SecAggController(**(fedavg_arguments(controller, components) | arguments))
     except TypeError as error:
@@ -153,7 +154,7 @@ def _secure_controller(
 
 
 def _check_later_ones(server: Any, plain_tasks: Sequence[str]) -> None:
-    """Check workflows that are added from now on as they are added, instead of when sites refuse their tasks."""
+    """Check workflows when they are added later, so that sites need not refuse their tasks."""
     add = server.add_workflow
 
     def checked(component_id: str, controller: object) -> Any:
@@ -164,11 +165,11 @@ def _check_later_ones(server: Any, plain_tasks: Sequence[str]) -> None:
 
 
 def _training_executor(app: Any) -> Any:
-    """The definition of the one executor that trains."""
+    """Return the definition of the one executor that trains."""
     if TRAINER_ID in app.components:
         raise NVFlareJobError(f"the job has a component with the id {TRAINER_ID} already")
     definitions = [definition for definition in app.executors if {"train", "*"} & set(definition.tasks)]
     if len(definitions) != 1:
-        raise NVFlareJobError(f"a site has {len(definitions)} executors that train, but one is needed")
+        raise NVFlareJobError(f"a site has {len(definitions)} executors that train, but needs exactly one")
     check_trainer(definitions[0].executor)
     return definitions[0]

@@ -1,4 +1,4 @@
-"""The server's part in one session: the protocol's rounds over whatever carries tasks to sites and results back."""
+"""The server's part in one session: the protocol's rounds over a courier of tasks and results."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from secagg.identity import KeyDirectory
 from transport.driver import Deadlines, Delivery, ServerDriver
 from transport.errors import printable
 
-# How long a result is waited for before deadlines, sites that are gone and the job's end are looked at.
+# Seconds to wait for a result before checking deadlines, lost sites and the job's end.
 _GLANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A site's result of a task; ``message`` is None where it failed, with the ``reason`` if it gave one."""
+    """A site's result of a task; ``message`` is None if it failed, with the ``reason`` if it gave one."""
 
     site: str
     message: bytes | None
@@ -25,38 +25,38 @@ class Result:
 
 
 class Courier(Protocol):
-    """Carries tasks to sites."""
+    """The interface that carries tasks to sites and results back."""
 
     def announce(self, site: str) -> None:
         """Send the announcement."""
 
     def send(self, site: str, round_: Round, message: bytes) -> None:
-        """Send the protocol's message that opens a round; with the model, if that is where sites train."""
+        """Send the protocol's message that opens a round, with the model if sites train in it."""
 
     def next_result(self, timeout: float) -> Result | None:
-        """A site's result, or None after ``timeout`` seconds."""
+        """Return a site's result, or None after ``timeout`` seconds."""
 
     def is_gone(self, site: str) -> bool:
-        """Whether the framework knows that the site will not answer."""
+        """Return whether the framework knows that the site will not answer."""
 
     def cancel(self, site: str) -> None:
-        """A site's task is void."""
+        """Cancel a site's task."""
 
     @property
     def stopped(self) -> bool:
-        """Whether the job was ended."""
+        """Return whether the job was ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionReport:
-    """How a session went.
+    """The result of a session.
 
     Attributes:
-        outcome: the sum, or why there is none; None if the job was ended.
-        dropped: the sites that left it, with the round and the reason.
-        reasons: what sites that left say of it, in a line.
-        bytes_down, bytes_up: of the protocol's messages, to and from each site; models are not counted.
-        seconds: by round.
+        outcome: the sum, or why it is missing; None if the job was ended.
+        dropped: the sites that left, with the round and the reason.
+        reasons: the reasons that sites gave for leaving, in one line each.
+        bytes_down, bytes_up: bytes of the protocol's messages to and from each site, without models.
+        seconds: seconds of each round.
     """
 
     outcome: Completed | Aborted | None
@@ -76,15 +76,15 @@ def run_session(
     workers: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> SessionReport:
-    """One session, to its end.
+    """Run one session to its end.
 
     Args:
         announcement: the round.
         courier: carries the tasks.
-        deadlines: seconds that each round stays open when not everyone has answered.
-        directory: in malicious mode, who knows the sites' identity keys.
-        workers: threads that unmask.
-        clock: seconds.
+        deadlines: seconds that each round waits for answers.
+        directory: in malicious mode, the directory of the sites' identity keys.
+        workers: threads for unmasking.
+        clock: returns the time in seconds.
     """
     server = Server(announcement.params, context=announcement.to_bytes(), nonce=announcement.nonce, directory=directory)
     session = _Session(announcement.sites, ServerDriver(server, deadlines), courier, clock)
@@ -125,7 +125,7 @@ class _Session:
         return SessionReport(self._driver.outcome, dropped, self._reasons, self._down, self._up, self._seconds)
 
     def _wait(self) -> None:
-        """Take one result in, or see who is gone and whose time is up."""
+        """Accept one result, or drop the sites that are gone or late."""
         result = self._courier.next_result(_GLANCE)
         now = self._clock()
         if result is None:
@@ -146,7 +146,7 @@ class _Session:
                 self._deliver(self._driver.data_received(number, result.message, now))
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
-        """Open the next round: whoever has not answered the last one has no part in it."""
+        """Open the next round; sites that have not answered the last one take no part in it."""
         if not deliveries:
             return
         for site in sorted(self._busy):
@@ -160,7 +160,7 @@ class _Session:
 
 
 def describe(report: SessionReport, num_sites: int, what: str = "the sum") -> str:
-    """The session in a line for the log; ``what`` of the sites it was for."""
+    """Return the session as one line for the log; ``what`` names its result."""
     left = ", ".join(
         f"{printable(site)} in {event.round.value} ({_REASONS.get(event.reason, event.reason.value)})"
         for site, event in sorted(report.dropped.items())

@@ -1,4 +1,4 @@
-"""What a job's arguments ask of the protocol, on the server and on its sites alike."""
+"""The session policy that follows from a job's arguments, the same on the server and the sites."""
 
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.integrations.nvflare.errors import NVFlareJobError
@@ -11,17 +11,17 @@ DEFAULT_TRAINING = "default"
 def session_policy(
     adversary: str | None, min_inputs: int | None, graph: str | None, corrupt: float, identity_id: str | None
 ) -> SessionPolicy:
-    """What sites ask of a session, and the server therefore plans.
+    """Return the policy that sites have for a session, and that the server plans for.
 
     Args:
-        adversary: the weakest adversary; by default malicious where sites have identities, else honest-but-curious.
-        min_inputs: the fewest sites in a sum; by default 3 where sites have identities, else 2.
-        graph: ``complete``, or ``sparse`` where sparse graphs will do too; None for `SessionPolicy`'s own default.
+        adversary: the weakest adversary; by default malicious if sites have identities, else honest-but-curious.
+        min_inputs: the fewest sites in a sum; by default 3 if sites have identities, else 2.
+        graph: ``complete``, or ``sparse`` to accept sparse graphs too; None for `SessionPolicy`'s default.
         corrupt: the fraction of sites that may share what they know with the server.
         identity_id: the id of the component with the sites' identities.
 
     Raises:
-        NVFlareJobError: no such adversary or graph.
+        NVFlareJobError: the adversary or the graph is unknown.
     """
     try:
         return usual_policy(

@@ -1,7 +1,7 @@
-"""What a site has answered: against a server that lies, no session is entered twice, and no round answered twice.
+"""The record of a site's answers: even for a lying server, no session is entered twice and no round answered twice.
 
-A session that measures is an answer of its own kind.  Each round has at most one of them, before its update and of the
-same content: of two that differ in one site, the difference would be how large that site's update is.
+A session that measures is a separate kind of answer.  Each round has at most one, before its update and with the same
+content: the difference of two that differ in one site would be the size of that site's update.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ _LABEL = b"secagg/fl/nvflare-ranges/1"
 
 
 class SiteRecord:
-    """The record of one site in one job, which lasts beyond its processes.
+    """The durable record of one site in one job.
 
     Args:
-        participation: the record that it is part of.
-        site: the site's identity key, or its name where it has none.
-        training: the site's own name for what the rounds are of.
-        job_id: of the job, whose rounds have numbers of their own.
-        max_rounds: the most rounds that it answers in the training, all jobs together; each kind of answer has as many.
+        participation: the record that contains it.
+        site: the site's identity key, or its name if it has no key.
+        training: the site's own name for the training.
+        job_id: the job's id; each job numbers its own rounds.
+        max_rounds: the most rounds that it answers in the training, over all jobs, for each kind of answer.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class SiteRecord:
         """Note that the site takes part in a session, before its first message goes out.
 
         Raises:
-            RepeatedSessionError: it has taken part in it before.
+            RepeatedSessionError: the site has taken part in it before.
         """
         self._updates.enter(session_id)
 
     def check(self, announcement: Announcement) -> None:
-        """Raise RepeatedSessionError, before anybody trains, if `answer` would."""
+        """Raise RepeatedSessionError before the training if `answer` would raise it."""
         self._series(announcement).check_round(announcement.round)
         self._check_other_answer(announcement)
 
@@ -50,28 +50,28 @@ class SiteRecord:
         """Note that the round is answered, before the shares that open the sum go out.
 
         Raises:
-            RepeatedSessionError: it was answered before, or a later one; or its measuring and its update do not go
-                together. The shares must not go out.
+            RepeatedSessionError: this round or a later one was answered before, or the update does not belong to what
+                was measured. The shares must not go out.
         """
         self._series(announcement).answer(session_id, announcement.round)
         if announcement.encoding.measures:
             self._participation.use(self._key(announcement))
-        # Last: of two processes that answer at once, one at least finds what the other has noted.
+        # Check last: of two processes that answer at once, at least one finds the other's note.
         self._check_other_answer(announcement)
 
     def _series(self, announcement: Announcement) -> ClientRecord:
         return self._measured if announcement.encoding.measures else self._updates
 
     def _check_other_answer(self, announcement: Announcement) -> None:
-        """RepeatedSessionError if the round's update was sent before it is measured, or another content measured."""
+        """Raise RepeatedSessionError if the update was sent before its measuring, or another content was measured."""
         if announcement.encoding.measures:
             self._updates.check_round(announcement.round)
             return
         last = self._measured.last_answered()
         if last is not None and last >= announcement.round and not self._participation.is_used(self._key(announcement)):
             raise RepeatedSessionError(
-                f"this site has said how large its updates are up to round {last}, and to round {announcement.round} "
-                "as it is announced now it has not: it sends no update to it"
+                f"this site has measured its updates up to round {last}, but not for round {announcement.round} as it "
+                "is announced now, so it sends no update for it"
             )
 
     def _key(self, announcement: Announcement) -> bytes:

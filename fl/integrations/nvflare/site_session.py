@@ -1,4 +1,4 @@
-"""A site's part in one session: the protocol's client, and its answers for a server that asks again."""
+"""A site's part in one session: the protocol's client, and its answers in case the server asks again."""
 
 import hashlib
 import threading
@@ -13,19 +13,19 @@ from transport.driver import ClientDriver, InputVector
 
 
 class SiteSession:
-    """One client's session, one answer to each task.
+    """One client's session, with one answer to each task.
 
-    NVFlare gives a task to a client again when it has not seen the result.  The same request then gets the same bytes;
-    any other request out of turn costs the client the session, as the protocol has it.  Threads take turns.
+    NVFlare sends a task to a client again if it has not seen the result.  The same request then gets the same bytes;
+    any other request out of turn aborts the client's session, as the protocol requires.  A lock serializes threads.
 
     Args:
         announcement: the round.
         site: this site's name.
         identity, directory: in malicious mode.
-        record: in signed modes, what this site has answered.
+        record: in signed modes, the record of this site's answers.
 
     Raises:
-        RepeatedSessionError: it has taken part in this session, or answered this round or a later one, before; or see
+        RepeatedSessionError: the site has taken part in this session, or has answered this round or a later one; see
             `SiteRecord`.
         JournalError: the record cannot be used.
     """
@@ -57,27 +57,28 @@ class SiteSession:
         self._answer = b"".join(parts)
         if record is not None:
             record.check(announcement)
-            # Before anything is out: a second part in one session, with one identity, could be played against this one.
+            # Note it before anything is sent: a server could play a second part in the session, with the same identity,
+            # against this one.
             record.enter(self._client.session_id)
 
     @property
     def opening(self) -> bytes:
-        """The client's first message; later tasks have other answers."""
+        """Return the client's first message."""
         with self._lock:
             if self._answered:
-                raise AnnouncementError("the server announced a round again that is in progress")
+                raise AnnouncementError("the server announced a round that is already in progress")
             return self._answer
 
     def answer(self, message: bytes, train: Callable[[], InputVector]) -> bytes:
-        """The answer to a message of the server.
+        """Return the answer to a message of the server.
 
         Args:
-            message: encoded.
-            train: gives the encoded update, if this is the message that asks for it; may raise InputWithheldError.
+            message: the encoded message.
+            train: returns the encoded update, if this message asks for it; may raise InputWithheldError.
 
         Raises:
             RemoteProtocolError, CodecError: the server broke the protocol.
-            InputWithheldError: ``train`` did.
+            InputWithheldError: ``train`` raised it.
             RepeatedSessionError, JournalError: the answer would release shares, but the record does not allow it.
         """
         with self._lock:
@@ -94,11 +95,11 @@ class SiteSession:
             self._train = None
         if self._driver.error is not None:
             raise self._driver.error
-        # Every message of the server asks for exactly one; none comes of a session that has ended.
+        # Each message of the server asks for exactly one answer; a session that has ended gives none.
         if len(answers) != 1:
             raise AnnouncementError("the server sent a message of a session that has ended")
         if self._record is not None and self._client.phase is ClientPhase.FINISHED:
-            # The answer releases shares: from here on the round may be in a sum.
+            # The answer releases shares, so from here on the update may be in a sum.
             self._record.answer(self._client.session_id, self.announcement)
         self._answered, self._answer = request, b"".join(answers[0])
         return self._answer

@@ -1,4 +1,4 @@
-"""Tasks of NVFlare's controller as the courier of a session: a task for each site, since each gets another message."""
+"""A courier over tasks of NVFlare's controller: one task for each site, since each gets a different message."""
 
 import queue
 from typing import Any
@@ -11,13 +11,13 @@ from secagg import Round
 
 
 class TaskCourier:
-    """Sends through a controller, whose threads bring the results.
+    """A courier that sends through a controller, whose threads deliver the results.
 
     Args:
         controller: any controller of NVFlare.
         announcement: the round.
-        model: what sites train on, as NVFlare sends it.
-        fl_ctx, abort_signal: of the run.
+        model: the model that sites train, as NVFlare sends it.
+        fl_ctx, abort_signal: the run's context and signal.
     """
 
     def __init__(
@@ -43,31 +43,31 @@ class TaskCourier:
         )
 
     def send(self, site: str, round_: Round, message: bytes) -> None:
-        """Send the protocol's message that opens a round; with the model, if that is where sites train."""
+        """Send the protocol's message that opens a round, with the model if sites train in it."""
         trains = round_ is Round.MASKED_INPUT_COLLECTION
         data = FLModelUtils.to_shareable(self._model) if trains else Shareable()
         self._schedule(site, messages.TASKS[round_], messages.put_message(data, message))
 
     def next_result(self, timeout: float) -> Result | None:
-        """A site's result, or None after ``timeout`` seconds."""
+        """Return a site's result, or None after ``timeout`` seconds."""
         try:
             return self._results.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def is_gone(self, site: str) -> bool:
-        """Whether NVFlare has given the site up, which takes it a minute unless the job says otherwise."""
+        """Return whether NVFlare has given the site up, which takes a minute unless the job says otherwise."""
         return self._controller.get_client_disconnect_time(site) is not None
 
     def cancel(self, site: str) -> None:
-        """A site's task is void."""
+        """Cancel a site's task."""
         task = self._open.pop(site, None)
         if task is not None:
             self._controller.cancel_task(task)
 
     @property
     def stopped(self) -> bool:
-        """Whether the job was ended."""
+        """Return whether the job was ended."""
         return bool(self._abort_signal.triggered)
 
     def _schedule(self, site: str, name: str, data: Shareable) -> None:
@@ -76,10 +76,10 @@ class TaskCourier:
         self._controller.send(task=task, fl_ctx=self._fl_ctx, targets=[site])
 
     def _received(self, client_task: Any, fl_ctx: FLContext) -> None:
-        """Called by another thread."""
+        """Take a result; NVFlare calls this in another thread."""
         result, site = client_task.result, client_task.client.name
         client_task.result = None
-        # A round's task may be answered late, when the site has another or none.
+        # A late answer may come when the site has another task or none.
         if self._open.get(site) is not client_task.task:
             return
         if isinstance(result, Shareable):

@@ -1,9 +1,9 @@
-"""The task that a site's trainer gets: made on the site, of nothing but what all sites were told.
+"""The task for a site's trainer: made on the site, and only from data that all sites got.
 
-What NVFlare hands an executor is the server's word: headers, cookies, `FLModel.meta`, the peer's context.  A server
-could tell one site to train at another learning rate than the others, whose updates are then nothing, and the sum is
-that site's.  So the trainer gets a task and a context that were made here, of the announcement, which is bound into the
-session's keys, and of the model, whose digest is in it.  What NVFlare adds some day does not reach the trainer either.
+NVFlare gives an executor data from the server: headers, cookies, `FLModel.meta`, the peer's context.  A lying server
+could set the learning rate of all sites but one to 0, so that the sum is that site's update.  So the trainer gets a
+task and a context that are made here, from the announcement, which the session's keys are bound to, and from the model,
+whose digest is in the announcement.  Data that a later NVFlare adds does not reach the trainer either.
 """
 
 import uuid
@@ -30,12 +30,12 @@ from secagg import Round
 
 
 def received_model(shareable: Shareable, announcement: Announcement) -> Model:
-    """The model that the server sent, taken out of the task's data; ModelError unless it is the announced one."""
+    """Remove and return the model in the task's data; raise ModelError unless it is the announced one."""
     try:
         model = as_model(FLModelUtils.from_shareable(shareable).params)
     except (ValueError, TypeError):
         raise ModelError("the task's data holds no model that NVFlare can read") from None
-    # NVFlare holds the data until the task is done; the model is not to be held twice while the site trains.
+    # NVFlare keeps the data until the task is done; the model must not be in memory twice while the site trains.
     for key in shareable.keys() - {ReservedHeaderKey.HEADERS}:
         del shareable[key]
     if digest(model) != announcement.model_digest:
@@ -44,16 +44,16 @@ def received_model(shareable: Shareable, announcement: Announcement) -> Model:
             "or a filter for incoming tasks changes it"
         )
     if announcement.encoding.vector_length(model) != announcement.params.vector_length:
-        raise ModelError("the announced vector has another length than this model's")
+        raise ModelError("the announced vector length does not fit this model")
     return model
 
 
 def train_task(announcement: Announcement, model: Model, name: str) -> Shareable:
-    """The trainer's task: the announced model, which is copied, the round, and the announced meta.
+    """Return the trainer's task: a copy of the announced model, the round, and the announced meta.
 
     Args:
         announcement: the round.
-        model: the announced one.
+        model: the announced model.
         name: the task's name.
     """
     task = FLModelUtils.to_shareable(
@@ -67,22 +67,22 @@ def train_task(announcement: Announcement, model: Model, name: str) -> Shareable
         )
     )
     task.set_header(ReservedHeaderKey.TASK_NAME, name)
-    # Some trainers are told apart by it. The server's own is a text of the server's choice.
+    # Some trainers need it. The server's own value is a text of the server's choice.
     task.set_header(ReservedHeaderKey.TASK_ID, uuid.uuid4().hex)
     return task
 
 
 def site_context(fl_ctx: FLContext, task: Shareable) -> FLContext:
-    """A context like the one that NVFlare began this task with: nothing in it came with the task.
+    """Return a context like the one that NVFlare began this task with, without data that came with the task.
 
     Args:
-        fl_ctx: NVFlare's, in which the server's properties are the peer's context, and the task's data and id.
-        task: the trainer's.
+        fl_ctx: NVFlare's context; the server sets the peer's context, and the task's data and id in it.
+        task: the trainer's task.
     """
     context = fl_ctx.get_engine().new_context()
-    # Empty, but there: trainers and filters ask it for names.
+    # Empty, but present: trainers and filters ask it for names.
     context.set_peer_context(FLContext())
-    # NVFlare goes by the name of the task that this one is part of.
+    # NVFlare uses the name of the task that this one is part of.
     name = messages.TASKS[Round.MASKED_INPUT_COLLECTION]
     context.set_prop(FLContextKey.TASK_NAME, name, private=True, sticky=False)
     context.set_prop(FLContextKey.TASK_ID, task.get_header(ReservedHeaderKey.TASK_ID), private=True, sticky=False)
@@ -91,15 +91,15 @@ def site_context(fl_ctx: FLContext, task: Shareable) -> FLContext:
 
 
 def site_update(result: object) -> SiteUpdate:
-    """What a trainer returned; ModelError if it is no update."""
+    """Return a trainer's update; raise ModelError if its result is not an update."""
     if not isinstance(result, Shareable):
-        raise ModelError("the trainer gave no result")
+        raise ModelError("the trainer returned no result")
     if (code := result.get_return_code()) not in (None, ReturnCode.OK):
         raise ModelError(f"the trainer failed: {code}")
     try:
         dxo = from_shareable(result)
         if not isinstance(dxo.meta.get(MetaKey.INITIAL_METRICS, {}), Mapping):
-            # A number without a name, as some trainers report. It does not cost the update.
+            # A number without a name, which some trainers report. The update is sent all the same.
             del dxo.meta[MetaKey.INITIAL_METRICS]
             dxo.update_shareable(result)
         model = FLModelUtils.from_shareable(result)
@@ -111,7 +111,7 @@ def site_update(result: object) -> SiteUpdate:
     return SiteUpdate(
         entries=model.params,
         is_difference=model.params_type == ParamsType.DIFF,
-        # As in NVFlare's own average.
+        # The same as in NVFlare's own average.
         steps=(model.meta or {}).get(MetaKey.NUM_STEPS_CURRENT_ROUND, 1),
         metrics=metrics if isinstance(metrics, Mapping) else {},
     )

@@ -97,7 +97,7 @@ def test_another_structure_than_the_others(caplog: pytest.LogCaptureFixture) -> 
     content, report = run(loopback)
     assert set(content["metrics"]) == {"train_loss", "num-examples", "per_class"}
     assert report.included == (1000, 1001, 1003, 1004)
-    assert "1 replies hold other records than the 4 that agree" in caplog.text
+    assert "1 replies do not have the records of the 4 that agree" in caplog.text
 
 
 def test_no_two_agree() -> None:
@@ -366,9 +366,9 @@ def test_a_message_of_no_session_is_declined() -> None:
 
     loopback = LoopbackGrid(make_app(secagg_mod()), 1)
     for content, why in (
-        (pack_onward(Onward(b"")), "no session is open here: it was never offered, or is over"),
+        (pack_onward(Onward(b"")), "no session is open on this node: it was never offered, or it is over"),
         (RecordDict({"secagg": ConfigRecord({"message": 7})}), "is not of this version"),
-        (RecordDict({"secagg": ConfigRecord({"client-id": 0, "offer": b"no offer"})}), "is no offer"),
+        (RecordDict({"secagg": ConfigRecord({"client-id": 0, "offer": b"no offer"})}), "is not an offer"),
         (RecordDict({"secagg": MetricRecord({"a": 1})}), "is not of this version"),
     ):
         (reply,) = loopback.send_and_receive([Message(content, 1000, "train")])

@@ -157,7 +157,7 @@ def test_a_round_whose_measuring_fails_is_aborted_and_the_next_one_measures(
     (report,) = counted.grid.reports
     assert report.measures
     assert report.aborted.round is list(Round)[step if step < 3 else 4]
-    assert "how large the replies are, which comes first, was not found: aborted in" in caplog.text
+    assert "the first session, which measures the replies, failed: aborted in" in caplog.text
     assert_average_of(counted.round(), range(NODES))
     assert counted.grid.reports[1].measuring is not None
 
@@ -227,7 +227,7 @@ def test_the_update_is_of_the_content_that_was_measured(tmp_path: Path, caplog: 
     assert session(federation, content(3), measures=True) == (ALL, list(ALL))
     for number in (2, 3):
         assert session(federation, content(number, seed=1), measures=False) == ((), [])
-    assert "in round 3 this node has said how large its update to another message is" in caplog.text
+    assert "in round 3 this node has measured its update for another message" in caplog.text
     assert session(federation, content(3), measures=False)[0] == ALL
     assert session(federation, content(4, seed=1), measures=False) == (ALL, list(ALL))
 

@@ -71,21 +71,21 @@ def test_parameters_that_cannot_be(params: Any, text: str) -> None:
     [
         (lambda encoding: encoding["sizes"].append(0), "3 clipping bounds for 4 tensors"),
         (lambda encoding: encoding["sizes"].append(True), "whole numbers"),
-        (lambda encoding: encoding["sizes"].insert(0, -1), "cannot be"),
+        (lambda encoding: encoding["sizes"].insert(0, -1), "has impossible numbers"),
         (lambda encoding: encoding["sizes"].reverse(), None),
-        (lambda encoding: encoding.update(sizes=[7, 0, 3]), "not for vectors of the offered encoding"),
-        (lambda encoding: encoding.update(sizes=[1 << 62, 0, 3]), "not for vectors of the offered encoding"),
+        (lambda encoding: encoding.update(sizes=[7, 0, 3]), "vector length does not fit the offered encoding"),
+        (lambda encoding: encoding.update(sizes=[1 << 62, 0, 3]), "vector length does not fit the offered encoding"),
         (lambda encoding: encoding.update(sizes=[0] * (MOST_ARRAYS + 1)), f"at most {MOST_ARRAYS} whole numbers"),
-        (lambda encoding: encoding.update(scales=[]), "not for vectors of the offered encoding"),
+        (lambda encoding: encoding.update(scales=[]), "vector length does not fit the offered encoding"),
         (lambda encoding: encoding.update(scales=[[0.25, 0.0, 1e4]]), "scales in the offer must be"),
         (lambda encoding: encoding["scales"][0].pop(), "2 clipping bounds for 3 tensors"),
         (lambda encoding: encoding["scales"][0].__setitem__(0, 1), "scales in the offer must be"),
-        (lambda encoding: encoding["scales"][0].__setitem__(0, float("nan")), "cannot be"),
-        (lambda encoding: encoding["scales"][0].__setitem__(0, 1e-30), "cannot be"),
-        (lambda encoding: encoding["scales"].__setitem__(1, 0), "cannot be"),
-        (lambda encoding: encoding["scales"].__setitem__(1, 1 << 33), "cannot be"),
+        (lambda encoding: encoding["scales"][0].__setitem__(0, float("nan")), "has impossible numbers"),
+        (lambda encoding: encoding["scales"][0].__setitem__(0, 1e-30), "has impossible numbers"),
+        (lambda encoding: encoding["scales"].__setitem__(1, 0), "has impossible numbers"),
+        (lambda encoding: encoding["scales"].__setitem__(1, 1 << 33), "has impossible numbers"),
         (lambda encoding: encoding["scales"].__setitem__(1, 512.0), "scales in the offer must be"),
-        (lambda encoding: encoding.update(clip=1.0), "other fields"),
+        (lambda encoding: encoding.update(clip=1.0), "the fields of the offer are not those"),
     ],
 )
 def test_offers_that_cannot_be(change: Callable[[dict[str, Any]], None], text: str | None) -> None:
@@ -102,7 +102,7 @@ def test_an_offer_of_maps_is_refused_before_they_are_made() -> None:
     bomb = b"\x95\x02\xdd" + (1 << 22).to_bytes(4, "big") + b"\x80" * (1 << 22)
     tracemalloc.start()
     try:
-        with pytest.raises(OfferError, match="no offer"):
+        with pytest.raises(OfferError, match="not an offer"):
             Offer.from_bytes(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

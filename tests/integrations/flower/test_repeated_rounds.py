@@ -28,7 +28,7 @@ def test_a_round_again_with_one_node_less(tmp_path: Path, caplog: pytest.LogCapt
     average, _ = federation.round(content(3), nodes=[node for node in ALL if node != VICTIM])
     assert average is None
     assert not federation.trained
-    assert "it answers nothing twice" in caplog.text
+    assert "it answers no message twice" in caplog.text
     assert not any("twice" in reply.error.reason for reply in federation.loopback.seen if reply.has_error())
     _, report = federation.round(content(4))
     assert report.included == ALL

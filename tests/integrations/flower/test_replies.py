@@ -164,8 +164,8 @@ def test_nobody_has_examples() -> None:
 @pytest.mark.parametrize(
     ("strange", "said"),
     [
-        ({"arrays": ArrayRecord({"layer.bias": Array(np.zeros(6, np.float32))})}, "has shape (6,), but the one"),
-        ({"arrays": ArrayRecord({"new": Array(np.zeros(2, np.int64))})}, "is of type int64, which has no average"),
+        ({"arrays": ArrayRecord({"layer.bias": Array(np.zeros(6, np.float32))})}, "has shape (6,), but (5,) was sent"),
+        ({"arrays": ArrayRecord({"new": Array(np.zeros(2, np.int64))})}, "has type int64, which has no average"),
         ({"metrics": MetricRecord({f"m{number}": 0.5 for number in range(17)} | {"num-examples": 1})},
          "17 metrics, and room for 16: the server can give more `max_metrics`"),
         ({"metrics": MetricRecord({"loss": 0.5})}, "no metric 'num-examples'"),

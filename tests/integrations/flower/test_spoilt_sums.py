@@ -57,7 +57,7 @@ def test_a_spoilt_sum_is_a_round_without_result(
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), clip=1.0, max_examples=100, poll_seconds=0.005)
     assert list(grid.send_and_receive(train_messages(grid), timeout=5)) == []
     (report,) = grid.reports
-    assert "a client sent what is no" in str(report.aborted)
+    assert "a client sent" in str(report.aborted)
     assert (report.included, report.total_weight) == ((), 0)
     assert "the model stays as it was: the sum cannot be decoded" in caplog.text
     corrupt.on = False

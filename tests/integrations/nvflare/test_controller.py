@@ -177,7 +177,7 @@ def test_the_servers_log_says_why_sites_are_out(sites: dict[str, Site], caplog: 
     ]  # fmt: skip
     assert said == [
         "round 0: a is out: 'bias' has shape (3, 1), but the one that was sent has (3,)",
-        "round 0: b is out: 'bias' is no array of numbers, but of type <U1",
+        "round 0: b is out: 'bias' must be an array of numbers, but has type <U1",
     ]
 
 

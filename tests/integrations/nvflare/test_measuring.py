@@ -184,7 +184,7 @@ def test_an_aborted_measuring_aborts_the_round_and_counts_once(
         else:
             job.leaving = {True: dict.fromkeys(("a", "b", "c"), (Round.SHARE_KEYS, "fails"))}
         assert job.play(number).params == {}
-        assert "how large the updates are, which comes first, was not found" in caplog.text
+        assert "the first session, which measures the updates, failed" in caplog.text
     assert job.measuring == [0, 1]
     assert len(job.announced) == 2
     assert "2 rounds in a row without a result" in job.panics[0]

@@ -230,5 +230,5 @@ def test_entries_are_added_up_by_name() -> None:
 def test_types_that_have_no_values_of_ours_are_refused() -> None:
     needs_gradient = torch.zeros(2, 3, requires_grad=True)
     for entry in (needs_gradient, "text", [[1.0], [1.0, 2.0]], MODEL["w"] + 1j, {"nested": 1}):
-        with pytest.raises(ModelError, match="'w' is no array of numbers"):
+        with pytest.raises(ModelError, match="'w' is not an array of numbers"):
             encoding().encode(update(entries={"w": entry}), MODEL, np.random.default_rng())
