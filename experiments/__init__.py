@@ -1,1 +1,1 @@
-"""The page docs/experiments.md: its sections and figures, beside the results that they are made from."""
+"""The page docs/experiments.md: its sections and figures, with the results that they are made from."""

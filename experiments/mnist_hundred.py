@@ -1,4 +1,4 @@
-"""The page's part on a hundred clients: rounds to the target beside the published ones, and the curves."""
+"""The page's part on a hundred clients: rounds to the target, compared with the published ones, and the curves."""
 
 from __future__ import annotations
 

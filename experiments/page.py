@@ -45,7 +45,7 @@ def page(results: dict[str, Document]) -> tuple[str, dict[str, Section]]:
 
 
 def read_results(folder: Path) -> dict[str, Document]:
-    """Read the committed results, by the experiment's name. ConfigError for another file, or one of a quick run."""
+    """Read the committed results, by the experiment's name; raise ConfigError for other files and quick runs."""
     found = {}
     for name in _SECTIONS:
         path = folder / f"{name}.json"
@@ -55,13 +55,15 @@ def read_results(folder: Path) -> dict[str, Document]:
         if document["experiment"] != name:
             raise ConfigError(f"{path} holds the results of {document['experiment']}")
         if document["quick"]:
-            raise ConfigError(f"{path} holds the results of a quick run, which are no figures")
+            raise ConfigError(
+                f"{path} holds the results of a quick run, which do not belong on the page: run it without --quick"
+            )
         found[name] = document
     return found
 
 
 def write(results: dict[str, Document], path: Path) -> list[Path]:
-    """Write the page and its figures; return their paths. ConfigError if one cannot be written."""
+    """Write the page and its figures; return their paths; raise ConfigError if one cannot be written."""
     text, sections = page(results)
     written = [path]
     figures = path.parent / path.stem
@@ -71,7 +73,7 @@ def write(results: dict[str, Document], path: Path) -> list[Path]:
         for section in sections.values():
             for name, figure in section.figures.items():
                 written.append(figures / f"{name}.png")
-                # Without matplotlib's version in it, a figure that shows the same is the same file.
+                # Leave matplotlib's version out, so that equal figures are equal files.
                 figure.savefig(written[-1], dpi=110, metadata={"Software": None})
     except OSError as error:
         raise ConfigError(f"cannot write to {error.filename}: {error.strerror}") from error
@@ -79,7 +81,7 @@ def write(results: dict[str, Document], path: Path) -> list[Path]:
 
 
 def _origin(document: Document) -> str:
-    """Return the command, where it ran and how long."""
+    """Return the command, its machine and its running time."""
     machine, versions = document["machine"], document["versions"]
     memory = machine.get("memory_bytes")
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"

@@ -1,4 +1,4 @@
-"""An experiment's part of the page: Markdown and figures, made of its results alone."""
+"""An experiment's part of the page: Markdown and figures, made from its results only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fl.formatting import percent
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Markdown below the experiment's heading, and the figures that it shows, by file name without ``.png``.
+    """The Markdown below the experiment's heading, and its figures, by file name without ``.png``.
 
-    A figure is shown by ``![what is to be seen](experiments/NAME.png)``.
+    The Markdown shows a figure by ``![description](experiments/NAME.png)``.
     """
 
     markdown: str
@@ -33,7 +33,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def new_figure(*, width: float = 9, height: float = 5) -> Figure:
-    """Return an empty figure that needs no display; sizes in inches."""
+    """Return an empty figure that needs no display, of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,6 +1,6 @@
-"""`python -m experiments.summary FILE...`: shorten results of `secagg experiment --results` to what the page needs.
+"""`python -m experiments.summary FILE...`: shorten results of `secagg experiment --results` for the page.
 
-Figures of single writers become percentiles, and every value takes one line.
+Figures of single writers become percentiles, and each value takes one line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _object(values: dict[str, Any], indent: str) -> str:
 
 
 def main(paths: list[str]) -> None:
-    """Rewrite the files."""
+    """Rewrite the files in their short form."""
     for path in map(Path, paths):
         path.write_text(to_text(summarized(read_document(path))), encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""The page's part on writers: who is heard under dropouts, and what each writer gains by a model of their own.
+"""The page's part on writers: inclusion under dropouts, and each writer's gain from a personal model.
 
-Results that `secagg experiment` wrote hold every writer's figures. `summarized` replaces them by percentiles.
+Results of `secagg experiment` hold each writer's figures. `summarized` replaces them by percentiles.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ GAINS, DROPOUTS = "mnist-writers-gains", "mnist-writers-dropouts"
 Arms = dict[str, dict[str, Any]]
 
 PERCENTILES = range(101)
-"""Of the writers, those whose gains are kept."""
+"""The percentiles of the writers' gains that are kept."""
 
 _SPEEDS = ("fastest fifth", "second", "third", "fourth", "slowest fifth")
 
 
 def summarized(document: Document) -> Document:
-    """Return the document without figures of single writers; unchanged if it has none.
+    """Return the document without figures of single writers; a document without such figures is unchanged.
 
-    A personal arm then has the `PERCENTILES` of its gains: `accuracy_gains` in points, `loss_gains` in nats; and its
-    models' accuracy on what each group of writers holds out, `accuracy_by_speed`.
+    A personal arm then has the `PERCENTILES` of its gains, `accuracy_gains` in points and `loss_gains` in nats, and its
+    models' accuracy on the held-out examples of each group of writers, `accuracy_by_speed`.
     """
     arms = arms_by_name(document)
     shortened = []
@@ -144,7 +144,7 @@ def _table_of_speeds(arms: Arms, trained: list[str]) -> str:
 
 
 def _by_speed(trained: dict[str, Any], personal: dict[str, Any]) -> list[float | None]:
-    """Return the personal models' accuracy on what each group holds out; None if it holds out nothing."""
+    """Return the personal models' accuracy on each group's held-out examples; None if it has none."""
     columns = personal["by_client"]
     measured = zip(columns["personal_correct"], columns["held_out"], strict=True)
     counts = dict(zip(columns["client"], measured, strict=True))

@@ -1,4 +1,4 @@
-"""The figures on writers: how gains spread, and who is heard under dropouts."""
+"""The figures on writers: the distribution of gains, and inclusion under dropouts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gains_figure(personal: Arms, title: str) -> Figure:
 def _losses(axes: Axes, personal: Arms) -> None:
     for place, (method, arm) in enumerate(personal.items()):
         gains = np.array(arm["loss_gains"])
-        # Spread by a fixed rule: the same results give the same picture.
+        # Spread the points by a fixed rule, so that the same results give the same picture.
         spread = 0.6 * ((np.arange(len(gains)) * 0.618034) % 1 - 0.5)
         axes.plot(gains, place + spread, ".", color=_COLORS[method], markersize=4, alpha=0.6)
         p10, median, p90 = (arm["summary"]["loss_gain"][key] for key in ("p10", "median", "p90"))

@@ -1,5 +1,5 @@
 """Experiments: named comparisons of whole training runs, which can be interrupted and resumed.
 
-`experiment` says what an experiment and its arms are, `federated` has the arm that nearly all of them are made of,
-`folder` what is kept on disk, `running` and `workers` how arms are run, `catalog` which experiments there are.
+`experiment` defines experiments and arms, `federated` the arm that nearly all of them use, `folder` the files on disk.
+`running` and `workers` run the arms, and `catalog` lists the experiments.
 """

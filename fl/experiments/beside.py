@@ -1,4 +1,4 @@
-"""What an experiment's arms have to say about each other's runs: curves and personal models for `secagg report`."""
+"""The data that an experiment adds to its arms' runs: curves and personal models for `secagg report`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from fl.report.extras import (
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What is shown beside a run's own figures."""
+    """The data that a report shows beside a run's own figures."""
 
     series: tuple[Series, ...] = ()
     personalization: Personalization | None = None
 
 
 def leave(folder: ExperimentFolder, document: Document, besides: dict[str, Beside]) -> None:
-    """Put it into the arms' runs, by the arm's name, and into all of them how they were made.
+    """Write the data into the arms' runs, by the arm's name, and into all of them how they were made.
 
-    ConfigError where a folder cannot be written to.
+    Raise ConfigError if a folder is not writable.
     """
     for arm in document["arms"]:
         run = folder.of(arm["name"]) / RUN
@@ -55,7 +55,7 @@ def leave(folder: ExperimentFolder, document: Document, besides: dict[str, Besid
 
 
 def curve(name: str, arms: Sequence[dict[str, Any]], note: str = "") -> Series:
-    """The arms' mean test accuracy and loss by round, up to the last round that all of them have."""
+    """Return the arms' mean test accuracy and loss by round, up to the last round that all of them have."""
     by_round = zip(*(_rounds(arm) for arm in arms), strict=False)
     points = (
         Point(number, accuracy=_mean([one[0] for one in measured]), loss=_mean([one[1] for one in measured]))
@@ -65,7 +65,7 @@ def curve(name: str, arms: Sequence[dict[str, Any]], note: str = "") -> Series:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """None if one of them ran away."""
+    """Return the mean, or None if one of the values diverged."""
     known = [value for value in values if value is not None]
     return mean(known) if len(known) == len(values) else None
 

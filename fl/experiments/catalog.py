@@ -1,4 +1,4 @@
-"""The experiments by name. Each is a module that is imported when it is asked for."""
+"""The experiments by name. Each is a module that is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from fl.errors import ConfigError
 
-# The command line lists the names in its help; it must not wait seconds for torch and matplotlib to do so.
+# The command line lists the names in its help, which must not take seconds to import torch and matplotlib.
 if TYPE_CHECKING:
     from fl.experiments.beside import Beside
     from fl.experiments.experiment import Experiment
@@ -20,23 +20,23 @@ _MODULES = {
 }
 
 EXPERIMENTS: tuple[str, ...] = tuple(_MODULES)
-"""Every name that `find` knows, in the order of the page."""
+"""All names that `find` knows, in the order of the page."""
 
 
 class ExperimentModule(Protocol):
-    """What such a module offers."""
+    """The interface of an experiment's module."""
 
     def build(self, *, quick: bool, seed: int) -> Experiment:
-        """The experiment; ``quick``: the same arms on scikit-learn's digits, in seconds, to see that it works."""
+        """Return the experiment; ``quick`` gives the same arms on scikit-learn's digits, in seconds, as a check."""
         ...
 
     def beside(self, document: Document) -> dict[str, Beside]:
-        """What the reports of its runs show beside them, by the arm's name, from the results so far."""
+        """Return the extra data for the reports of its runs, by the arm's name, from the results so far."""
         ...
 
 
 def find(name: str) -> ExperimentModule:
-    """The experiment of that name; ConfigError if there is none."""
+    """Return the experiment of that name; raise ConfigError for an unknown name."""
     if name not in _MODULES:
         raise ConfigError(f"unknown experiment {name!r}; known are {', '.join(EXPERIMENTS)}")
     return cast(ExperimentModule, importlib.import_module(_MODULES[name]))

@@ -1,4 +1,4 @@
-"""What a person sees of an experiment: a bar an arm, lines above them as arms get on, and the closing table."""
+"""The display of an experiment: a bar for each arm, lines above them about progress, and the final table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINES_AN_ARM = 10
 
 
 class ExperimentDisplay:
-    """Bars for the arms at work; a line for about every tenth of an arm, and for each that has finished."""
+    """Bars for the running arms; a line for about each tenth of an arm, and for each finished arm."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -29,7 +29,7 @@ class ExperimentDisplay:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            # Bars are for eyes: a file or a pipe gets the lines only.
+            # Bars need a terminal: a file or a pipe gets the lines only.
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -45,7 +45,7 @@ class ExperimentDisplay:
         self._progress.stop()
 
     def on_event(self, event: ArmEvent) -> None:
-        """Show how an arm gets on."""
+        """Show an arm's progress."""
         if isinstance(event, Progressed):
             self._show_progress(event)
         elif isinstance(event, Finished):
@@ -68,7 +68,7 @@ class ExperimentDisplay:
 
 
 def results_table(document: Document) -> Table:
-    """The closing table: a row an arm."""
+    """Return the final table, with a row for each arm."""
     table = Table(title=document["title"])
     for heading, justify in (("arm", "left"), ("result", "left"), ("seconds", "right")):
         table.add_column(heading, justify="right" if justify == "right" else "left")

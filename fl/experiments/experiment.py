@@ -1,4 +1,4 @@
-"""What an experiment is: named arms, each run by itself, with a folder and a result of its own."""
+"""Experiments: named arms that run separately, each with its own folder and result."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, Protocol
 from fl.data import Dataset
 
 ArmResult = dict[str, Any]
-"""Plain JSON values. Every arm's has ``headline``, a few words for a table, and ``seconds``, of its work without tests
-and measurements; the rest is between the arm and its experiment's section of the page."""
+"""Plain JSON values. Each arm's result has ``headline``, a few words for a table, and ``seconds``, the time of its work
+without tests and measurements; the experiment's section of the page uses the rest."""
 
 Report = Callable[[int, int, str], None]
-"""Called by an arm with its steps done, of how many, and a note: ``report(12, 50, "accuracy 90.12%")``."""
+"""A function that an arm calls with the steps done, their total and a note: ``report(12, 50, "accuracy 90.12%")``."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmWork:
-    """What an arm has to work with.
+    """The resources of an arm.
 
     Attributes:
-        folder: its own folder, which exists. What it finds there is of an earlier start of the same arm, and it goes
-            on from that: whatever is written must be whole at any moment (`fl.runs.checkpoint.RunFolder` is).
-        folders: the folders of all arms, by name; those that it `needs` have finished.
-        load: the data set of that name. It is kept in memory: it must not be changed.
-        report: tells of progress.
+        folder: its own folder, which exists. Files in it are from an earlier start of the same arm, which continues
+            from them; so files must be complete at any moment (as `fl.runs.checkpoint.RunFolder` writes them).
+        folders: the folders of all arms, by name; the arms that it `needs` have finished.
+        load: returns the data set of a name. It stays in memory and must not be changed.
+        report: reports progress.
     """
 
     folder: Path
@@ -39,40 +39,40 @@ class ArmWork:
 
 
 class Arm(Protocol):
-    """One of the things that an experiment compares. Arms are pickled: frozen dataclasses of plain values."""
+    """One of the runs that an experiment compares. Arms are pickled, so they are frozen dataclasses of plain values."""
 
     @property
     def name(self) -> str:
-        """Lower case words with hyphens; names the arm's folder and its result."""
+        """Return the name of the arm, its folder and its result: lower case words with hyphens."""
         ...
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Return the title, for people."""
         ...
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the arms that must have finished before."""
+        """Return the names of the arms that must finish first."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain JSON values; an arm is gone on with under equal ones only."""
+        """Return all values that decide the result, as plain JSON; an arm resumes only if they are equal."""
         ...
 
     def run(self, work: ArmWork) -> ArmResult:
-        """Do it, or go on with it. FLError for what the user can do something about."""
+        """Run the arm, or resume it; raise FLError for faults that the user can mend."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A comparison.
+    """A comparison of arms.
 
     Attributes:
-        name: as the command line has it.
-        title: a line for people.
-        arms: in the order of their tables; run in that order as far as their needs allow.
+        name: its name on the command line.
+        title: its title, in one line.
+        arms: the arms in the order of the tables; they run in this order as far as their needs allow.
     """
 
     name: str
@@ -84,7 +84,9 @@ class Experiment:
         names = {arm.name for arm in self.arms}
         for arm in self.arms:
             if not _NAME.fullmatch(arm.name) or arm.name in seen:
-                raise ValueError(f"{self.name}: an arm's name is missing, taken, or no folder's name: {arm.name!r}")
+                raise ValueError(
+                    f"{self.name}: an arm's name is missing, taken, or not valid for a folder: {arm.name!r}"
+                )
             if unknown := set(arm.needs) - names:
-                raise ValueError(f"{self.name}: {arm.name} needs {', '.join(sorted(unknown))}, which is no arm")
+                raise ValueError(f"{self.name}: {arm.name} needs {', '.join(sorted(unknown))}, which is not an arm")
             seen.add(arm.name)

@@ -18,22 +18,22 @@ OPTIMIZERS = ("sgd", "adam")
 NAMES = {"sgd": "SGD", "adam": "Adam"}
 
 _ROUNDS = 50
-# Alone and centrally an epoch is a round without averaging. These curves are flat much earlier than the federated ones,
-# and the client alone has overfitted by then.
+# For one client alone, and for all data centrally, a round is an epoch without averaging. These curves flatten much
+# earlier than the federated ones, and the client alone has overfitted by then.
 _EPOCHS_APART = 10
 
 _TRAINING: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.03, "momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"optimizer": "adam", "learning_rate": 0.001},
 }
-# The mean of six equal clients has little noise in it: the server may go further along it.
+# The mean of six equal clients has little noise, so the server can take a larger step.
 _SERVER: dict[str, Any] = {"server_optimizer": "fedavgm", "server_momentum": 0.6}
-# What the clients' learning rate has come down to in the last round, as a fraction of the first.
+# The clients' learning rate in the last round, as a fraction of the first.
 _LAST_RATE = 0.05
 
 
 def build(*, quick: bool, seed: int) -> Experiment:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return the experiment; see `fl.experiments.catalog.ExperimentModule`."""
     rounds, apart = (3, 2) if quick else (_ROUNDS, _EPOCHS_APART)
     common: dict[str, Any] = {"seed": seed, "epochs": 1, "batch_size": 25, "partition": "iid"}
     if quick:
@@ -81,7 +81,7 @@ def build(*, quick: bool, seed: int) -> Experiment:
 
 
 def beside(document: Document) -> dict[str, Beside]:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return the extra data for reports; see `fl.experiments.catalog.ExperimentModule`."""
     arms = arms_by_name(document)
     found = {}
     for optimizer in OPTIMIZERS:

@@ -1,4 +1,4 @@
-"""The arm that nearly every experiment is made of: a training run, the same that `secagg train` does."""
+"""The arm of nearly all experiments: a training run, the same as that of `secagg train`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fl.runs.rounds import FederatedRun, start_runs
 from fl.runs.sampling import deal_out
 
 RUN = "run"
-"""Where in its folder an arm keeps its run, for `secagg report` too."""
+"""The place of the run in an arm's folder; `secagg report` reads it too."""
 
 _CLIENTS = "before-averaging.json"
 
@@ -38,17 +38,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederatedArm:
-    """A run of `FederatedRun`, up to its rounds or to an accuracy.
+    """A run of `FederatedRun`, up to a number of rounds or to an accuracy.
 
-    Without a federation it is one client with plain aggregation: all data centrally, or, with `part`, a client alone
-    with what it has; a round is then an epoch, or a few.
+    Without a federation it is one client with plain aggregation: all data centrally, or, with `part`, one client alone
+    with its share; a round is then one or more epochs.
 
     Attributes:
         name, title, needs: see `fl.experiments.experiment.Arm`.
-        config: of the run; without ``compare``, since another arm is the way to compare.
-        part: the client to which the data set is cut down, of the config's partition.
+        config: the run's config, without ``compare``: use another arm to compare.
+        part: the client of the config's partition whose examples are the data set; None: all.
         stop_at: the test accuracy that ends the run, measured after each round; None: all rounds.
-        before_averaging: measure each client's model of the last round, before they are averaged.
+        before_averaging: True to measure each client's model of the last round before averaging.
     """
 
     name: str
@@ -61,14 +61,16 @@ class FederatedArm:
 
     def __post_init__(self) -> None:
         if self.config.protocol.compare:
-            raise ConfigError(f"{self.name}: an arm is one run; compare it with another arm")
+            raise ConfigError(f"{self.name}: compare is set, but an arm is one run: use another arm to compare")
         if self.part is not None and self.config.data.clients != 1:
             raise ConfigError(f"{self.name}: a client alone is a run of one client, not {self.config.data.clients}")
         if self.before_averaging and self.stop_at is not None:
-            raise ConfigError(f"{self.name}: which round is the last is not known before it, with stop_at")
+            raise ConfigError(
+                f"{self.name}: with stop_at the last round is not known in advance: leave out before_averaging"
+            )
 
     def settings(self) -> dict[str, Any]:
-        """The config, and what else decides the result."""
+        """Return the config and the other values that decide the result."""
         return {
             "config": self.config.to_json(),
             "part": None if self.part is None else dataclasses.asdict(self.part),
@@ -77,7 +79,7 @@ class FederatedArm:
         }
 
     def run(self, work: ArmWork) -> ArmResult:
-        """Train, or go on training; see `ArmResult` and `_result`."""
+        """Train, or resume training; see `ArmResult` and `_result`."""
         dataset = self._dataset(work)
         (run,) = start_runs(self.config, dataset)
         folder = RunFolder(work.folder / RUN)
@@ -121,10 +123,10 @@ class FederatedArm:
         return self.stop_at is not None and bool(records) and records[-1].accuracy >= self.stop_at
 
     def _result(self, run: FederatedRun, dataset: Dataset, records: list[RoundRecord]) -> ArmResult:
-        """The run in figures; accuracies are fractions, losses in nats, and seconds leave out the tests between rounds.
+        """Return the run's figures; accuracies are fractions, losses in nats, seconds exclude tests between rounds.
 
-        ``reached`` is the first round after which the test accuracy was `stop_at` or more, None if there was none;
-        ``train_accuracy`` is of the last model on all training examples of this arm.
+        ``reached`` is the first round after which the test accuracy was at least `stop_at`, or None; ``train_accuracy``
+        is the last model's accuracy on all training examples of this arm.
         """
         last = records[-1]
         on_training = evaluate(run.model, dataset.train_images, dataset.train_labels)
@@ -159,9 +161,9 @@ class FederatedArm:
 
 
 def _measure_clients(run: FederatedRun, dataset: Dataset) -> list[dict[str, Any]]:
-    """Each client's model of the coming round, before it is averaged, on its own training examples and the test set.
+    """Measure each client's model of the next round, before averaging, on its training examples and the test set.
 
-    The round itself trains the same models once more, bit for bit.
+    The round itself then trains the same models again, bit for bit.
     """
     number, message = run.rounds_done + 1, model_to_bytes(run.model)
     measured = []
@@ -183,7 +185,7 @@ def _as_json(evaluation: Evaluation, prefix: str) -> dict[str, Any]:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """None is the loss of a model that ran away, as a checkpoint gives it back."""
+    """Return a rounded loss; None is the loss of a model that diverged, as checkpoints store it."""
     return None if value is None else round(value, digits)
 
 

@@ -1,4 +1,4 @@
-"""JSON files that are whole at any moment."""
+"""JSON files that are complete at any moment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fl.formatting import finite
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace the file in one step; its folder is made. ConfigError if it cannot be written.
+    """Replace the file in one step, and make its folder; raise ConfigError if it cannot be written.
 
-    Numbers that are not finite, of a model that ran away, become null: JSON has none such.
+    Numbers that are not finite (of a diverged model) become null, since JSON cannot hold them.
     """
     data = json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
     try:
@@ -25,7 +25,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds, None if there is no file; ConfigError if it cannot be read, or is no JSON."""
+    """Return the file's content, None without a file; raise ConfigError if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -33,4 +33,4 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no file of this program, or is damaged: {error}") from error
+        raise ConfigError(f"{path} is not a file of this program, or is damaged: {error}") from error

@@ -1,10 +1,10 @@
-"""What is kept of an experiment while it runs, so that it can be broken off at any moment and gone on with.
+"""The files of an experiment while it runs, so that it can be interrupted at any moment and resumed.
 
-experiment.json    which experiment this is, the threads it computes with, and how long it has run
+experiment.json    the experiment, its number of threads, and its running time so far
 results.json       the results so far, in one document (`fl.experiments.results`)
-ARM/arm.json       the arm's settings; an arm with other ones is not gone on with
+ARM/arm.json       the arm's settings; an arm resumes only with the same settings
 ARM/result.json    the arm's result, once it has finished
-ARM/...            what the arm itself keeps: checkpoints, models
+ARM/...            the arm's own files: checkpoints, models
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What all starts of one experiment's folder have in common.
+    """The values that all starts of an experiment's folder share.
 
-    Threads are part of it: sums of floats depend on how many there are, and results are to repeat bit for bit.
+    The number of threads is one of them: sums of floats depend on it, and results must repeat bit for bit.
     """
 
     experiment: str
@@ -34,12 +34,12 @@ class Identity:
     threads: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 class ExperimentFolder:
-    """Writes and reads an experiment's folder."""
+    """The folder of an experiment: writes and reads its files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,16 +48,16 @@ class ExperimentFolder:
 
     @property
     def results_path(self) -> Path:
-        """Where the results go."""
+        """Return the path of the results."""
         return self.path / "results.json"
 
     def open(self, identity: Identity, arms: Iterable[Arm]) -> None:
-        """Make the folder, or make sure that it is of this experiment and its arms. ConfigError if not."""
+        """Make the folder, or raise ConfigError if it is of another experiment or other arms."""
         stored = read_json(self.path / "experiment.json")
         self._identity = identity
         if stored is None:
             if _has_content(self.path):
-                raise ConfigError(f"{self.path} holds something else already: choose another folder with --out")
+                raise ConfigError(f"{self.path} already holds something else: choose another folder with --out")
             self.save_elapsed(0.0)
         else:
             self._check(stored, identity)
@@ -73,35 +73,37 @@ class ExperimentFolder:
         write_json(self.path / "experiment.json", head)
 
     def of(self, name: str) -> Path:
-        """An arm's folder."""
+        """Return an arm's folder."""
         return self.path / name
 
     def of_all(self, experiment: Experiment) -> dict[str, Path]:
-        """The folders of all arms, by name."""
+        """Return the folders of all arms, by name."""
         return {arm.name: self.of(arm.name) for arm in experiment.arms}
 
     def result(self, name: str) -> ArmResult | None:
-        """A finished arm's result; None for others. ConfigError if the file is damaged."""
+        """Return a finished arm's result, None for others; raise ConfigError if the file is damaged."""
         path = self.of(name) / "result.json"
         result: ArmResult | None = read_json(path)
         if result is not None and not (isinstance(result, dict) and {"headline", "seconds"} <= result.keys()):
-            raise ConfigError(f"{path} is no file of this program, or is damaged: remove {path.parent} to run it again")
+            raise ConfigError(
+                f"{path} is not a file of this program, or is damaged: remove {path.parent} to run it again"
+            )
         return result
 
     def finish(self, name: str, result: ArmResult) -> None:
-        """Keep an arm's result."""
+        """Store an arm's result."""
         write_json(self.of(name) / "result.json", result)
 
     def _check(self, stored: Any, identity: Identity) -> None:
         wanted = {"format": FORMAT, **identity.to_json()}
         if not isinstance(stored, dict) or not isinstance(stored.get("elapsed_seconds"), int | float):
-            raise ConfigError(f"{self.path / 'experiment.json'} is no file of this program, or is damaged")
+            raise ConfigError(f"{self.path / 'experiment.json'} is not a file of this program, or is damaged")
         self.elapsed_seconds = float(stored["elapsed_seconds"])
         for name, value in wanted.items():
             if stored.get(name) != value:
                 raise ConfigError(
                     f"{self.path} holds an experiment with {name} {stored.get(name)!r}, not {value!r}: "
-                    "choose another folder with --out, or start it as it was"
+                    "choose another folder with --out, or start it with the old value"
                 )
 
     def _open_arm(self, arm: Arm) -> None:
@@ -112,7 +114,7 @@ class ExperimentFolder:
         elif stored != settings:
             raise ConfigError(
                 f"{path.parent} holds {arm.name} with other settings ({_differences(stored, settings)}), "
-                "from another version perhaps: choose another folder with --out, or remove it"
+                "perhaps from another version: choose another folder with --out, or remove it"
             )
 
 
@@ -124,7 +126,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _differences(stored: Any, settings: dict[str, Any]) -> str:
-    """The names of the values that differ, of the inner objects too."""
+    """Return the names of the values that differ, also in inner objects."""
     if not isinstance(stored, dict):
         return "no settings"
     names = []

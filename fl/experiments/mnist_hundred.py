@@ -1,6 +1,6 @@
-"""McMahan et al.'s MNIST: a hundred clients, ten a round; how many rounds it takes to an accuracy.
+"""McMahan et al.'s MNIST: a hundred clients, ten in a round, and the rounds needed for an accuracy.
 
-Each of the paper's four settings is run as published, and with what beats it.
+Each of the paper's four settings is run as published, and with a faster method.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017), tables 1 and
 2. A round samples a tenth of 100 clients with 600 images each, the update is the mean weighted by examples.
@@ -20,18 +20,18 @@ from fl.experiments.results import Document, arms_by_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One of the paper's cells.
+    """One cell of the paper's tables.
 
     Attributes:
-        name: of the arm with plain federated averaging; the other is called NAME-fast.
-        title: for people.
+        name: the name of the arm with plain federated averaging; the other arm is NAME-fast.
+        title: the title, for people.
         model: the model and its training: `RunConfig` values.
         target: test accuracy.
-        published: the paper's rounds to it, with a learning rate tuned for each cell.
-        cap, fast_cap: rounds after which federated averaging and the other arm are given up here.
-        averaging: what else plain federated averaging has, its learning rate.
-        fast: the same of the arm that is to beat it.
-        why: what that is, for people.
+        published: the paper's rounds to the target, with a learning rate tuned for each cell.
+        cap, fast_cap: rounds after which plain federated averaging and the other arm stop.
+        averaging: other `RunConfig` values of plain federated averaging: its learning rate.
+        fast: the same for the faster arm.
+        why: a description of the faster arm, for people.
     """
 
     name: str
@@ -117,7 +117,7 @@ SETTINGS = (
 
 
 def build(*, quick: bool, seed: int) -> Experiment:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return the experiment; see `fl.experiments.catalog.ExperimentModule`."""
     common: dict[str, Any] = {"dataset": "mnist", "clients": 100, "sample": 10, "momentum": 0.0, "seed": seed}
     if quick:
         common |= {"dataset": "digits", "clients": 40, "sample": 4}
@@ -135,13 +135,13 @@ def build(*, quick: bool, seed: int) -> Experiment:
                     name=name, title=f"{setting.title}: {title}", config=RunConfig.of(**values), stop_at=setting.target
                 )
             )
-    # The longest first: the last ones fill up what is left of the cores' time.
+    # Start the longest first, so that short arms fill the cores at the end.
     arms.sort(key=lambda arm: arm.config.rounds * arm.config.local.epochs, reverse=True)
     return Experiment(name="mnist-hundred", title="A hundred clients on MNIST", arms=tuple(arms))
 
 
 def beside(document: Document) -> dict[str, Beside]:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return the extra data for reports; see `fl.experiments.catalog.ExperimentModule`."""
     arms = arms_by_name(document)
     found = {}
     for setting in SETTINGS:

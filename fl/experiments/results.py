@@ -1,4 +1,4 @@
-"""An experiment's results: one JSON document, with all that is needed to repeat it.
+"""An experiment's results: one JSON document with all data to repeat it.
 
 ::
 
@@ -24,7 +24,7 @@ Document = dict[str, Any]
 
 
 def new_document(experiment: Experiment, folder: ExperimentFolder, identity: Identity, *, jobs: int) -> Document:
-    """The document of what the folder holds, made on this machine and now."""
+    """Return the document of the folder's results, with this machine and the present time."""
     arms, unfinished = [], []
     for arm in experiment.arms:
         result = folder.result(arm.name)
@@ -51,23 +51,23 @@ def new_document(experiment: Experiment, folder: ExperimentFolder, identity: Ide
 
 
 def command(identity: Identity, *, jobs: int) -> str:
-    """The command line that gives these results."""
+    """Return the command line that gives these results."""
     parts = ["secagg", "experiment", identity.experiment, *(["--quick"] if identity.quick else [])]
     return " ".join([*parts, "--seed", str(identity.seed), "--jobs", str(jobs), "--threads", str(identity.threads)])
 
 
 def read_document(path: Path) -> Document:
-    """The document in a file; ConfigError if there is none, or another format's."""
+    """Return the document in a file; raise ConfigError if it is missing or has another format."""
     document = read_json(path)
     if document is None:
-        raise ConfigError(f"there are no results in {path}")
+        raise ConfigError(f"{path} has no results")
     if not isinstance(document, dict) or document.get("format") != FORMAT or "arms" not in document:
-        raise ConfigError(f"{path} holds no results of format {FORMAT}: they are of another version, or damaged")
+        raise ConfigError(f"{path} does not hold results of format {FORMAT}: it is from another version, or damaged")
     return document
 
 
 def arms_by_name(document: Document) -> dict[str, dict[str, Any]]:
-    """The finished arms' results, by name."""
+    """Return the finished arms' results, by name."""
     return {arm["name"]: arm for arm in document["arms"]}
 
 
@@ -77,7 +77,7 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    """Enough to compare machines, nothing that says whose machine it is."""
+    """Return data to compare machines, without anything that identifies the machine."""
     return {
         "cpu": _cpu_name() or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -87,7 +87,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """As Linux says it; empty elsewhere."""
+    """Return the CPU's name from Linux; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Run an experiment's arms, several at once where there are cores, and go on with those that were broken off."""
+"""Run an experiment's arms, several at once if there are cores, and resume interrupted ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_SAVES = 5.0
 
 
 def chosen_arms(experiment: Experiment, names: Sequence[str]) -> tuple[Arm, ...]:
-    """The arms of those names, all without names, in the experiment's order. ConfigError for a name that is none."""
+    """Return the arms of those names (without names, all) in order; raise ConfigError for an unknown name."""
     known = [arm.name for arm in experiment.arms]
     if unknown := sorted(set(names) - set(known)):
         raise ConfigError(f"{experiment.name} has no arm {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
@@ -34,12 +34,12 @@ def run_arms(
     data_dir: Path | None,
     listen: Listener,
 ) -> None:
-    """Run those of ``arms`` that have not finished, ``jobs`` at a time; ``listen`` hears how they get on.
+    """Run the unfinished ``arms``, ``jobs`` at a time; ``listen`` gets their events.
 
-    With one job they run in this process. However it ends, what was done is in the folder.
+    With one job they run in this process.  The folder keeps all finished work, also after an error.
 
     Raises:
-        ConfigError: the folder is another experiment's, or an arm needs one that is not run.
+        ConfigError: the folder is of another experiment, or an arm needs one that is not run.
         ExperimentError: an arm could not be run.
     """
     folder.open(identity, arms)
@@ -62,19 +62,19 @@ def run_arms(
 
 
 class _Clock:
-    """Keeps the time that the experiment runs in its folder, so that little of it is lost with a killed process."""
+    """A clock that saves the experiment's running time often, so that a killed process loses little of it."""
 
     def __init__(self, folder: ExperimentFolder) -> None:
         self._folder = folder
         self._saved = time.monotonic()
 
     def tick(self) -> None:
-        """Save, if that is some time ago."""
+        """Save, if the last save was some time ago."""
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self.save()
 
     def save(self) -> None:
-        """Add the time since it was last saved."""
+        """Add the time since the last save."""
         now = time.monotonic()
         self._folder.save_elapsed(now - self._saved)
         self._saved = now
@@ -85,7 +85,7 @@ def _check_needs(waiting: Iterable[Arm], folder: ExperimentFolder) -> None:
     for arm in waiting:
         missing = [name for name in arm.needs if name not in names and folder.result(name) is None]
         if missing:
-            raise ConfigError(f"{arm.name} needs {', '.join(missing)}, which has not been run: run it too with --arm")
+            raise ConfigError(f"{arm.name} needs {', '.join(missing)}, which has not finished: run it too with --arm")
 
 
 def _run_here(waiting: list[Arm], workplace: Workplace, folder: ExperimentFolder, listen: Listener) -> None:
@@ -110,7 +110,7 @@ def _run_in_processes(
 
 
 def _take_ready(waiting: list[Arm], folder: ExperimentFolder) -> Arm | None:
-    """The first arm whose needs have finished, taken out of the list."""
+    """Remove from the list, and return, the first arm whose needs have finished."""
     for place, arm in enumerate(waiting):
         if all(folder.result(name) is not None for name in arm.needs):
             return waiting.pop(place)

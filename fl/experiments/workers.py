@@ -1,4 +1,4 @@
-"""The processes that arms are run in: each takes one arm after the other, and says over a pipe how it gets on."""
+"""The processes that run arms: each runs one arm after the other, and reports its progress over a pipe."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from transport.processes import ChildDiedError, ChildProcess, Parent
 
 
 class ExperimentError(FLError):
-    """An arm could not be run; the message names it and says why."""
+    """An arm that could not be run; the text names it and says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """An arm has done so many of its steps."""
+    """An arm has done some of its steps."""
 
     arm: str
     done: int
@@ -42,7 +42,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An arm has none, for a reason that the user can do something about."""
+    """An arm has no result; the user can mend the reason."""
 
     arm: str
     reason: str
@@ -53,12 +53,12 @@ ArmEvent = Progressed | Finished | Failed
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """What all arms of an experiment share.
+    """The values that all arms of an experiment share.
 
     Attributes:
         folders: each arm's folder.
-        data_dir: where data sets are looked for first.
-        threads: that torch computes with.
+        data_dir: the folder where data sets are looked up first.
+        threads: the number of torch's threads.
     """
 
     folders: dict[str, Path]
@@ -66,7 +66,7 @@ class Workplace:
     threads: int
 
     def run(self, arm: Arm, load: Callable[[str], Dataset], report: Callable[[ArmEvent], None]) -> ArmEvent:
-        """Run an arm here; its last event. ``report`` hears of the others."""
+        """Run an arm in this process and return its last event; ``report`` gets the others."""
 
         def progressed(done: int, total: int, note: str) -> None:
             report(Progressed(arm.name, done, total, note))
@@ -79,12 +79,12 @@ class Workplace:
             return Failed(arm.name, str(error))
 
     def loader(self) -> Callable[[str], Dataset]:
-        """Loads each data set once."""
+        """Return a function that loads each data set once."""
         return functools.cache(functools.partial(load_dataset, data_dir=self.data_dir))
 
 
 class WorkerPool:
-    """Several processes, each idle or at an arm. As a context manager it ends them all, idle or not."""
+    """Several processes, each idle or running an arm. Leaving the context ends them all."""
 
     def __init__(self, workplace: Workplace, jobs: int) -> None:
         self._events: queue.Queue[tuple[ChildProcess, ArmEvent | ChildDiedError]] = queue.Queue()
@@ -104,7 +104,7 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         for child in self._children:
-            # What an arm keeps on disk is whole at any moment, so no child needs time to finish.
+            # An arm's files are complete at any moment, so no child needs time to finish.
             child.kill()
         for listener in self._listeners:
             listener.join()
@@ -121,16 +121,16 @@ class WorkerPool:
         child = self._idle.pop()
         self._running[child] = arm.name
         with contextlib.suppress(ChildDiedError):
-            # The listener tells of its death.
+            # The listener reports its death.
             child.send(arm)
 
     def next_event(self) -> ArmEvent:
-        """Wait for the next event of an arm that runs. ExperimentError if its process has died."""
+        """Wait for the next event of a running arm; raise ExperimentError if its process died."""
         child, event = self._events.get()
         if isinstance(event, ChildDiedError):
             raise ExperimentError(
                 f"{self._running.get(child, 'an idle worker')}: its process died ({event}); "
-                "the same command goes on from the last whole round"
+                "run the same command again to resume after the last complete round"
             ) from None
         if not isinstance(event, Progressed):
             del self._running[child]
@@ -146,7 +146,7 @@ class WorkerPool:
 
 
 def serve(parent: Parent) -> None:
-    """Run in a child: take the workplace, then one arm after the other."""
+    """Run in a child process: take the workplace, then run one arm after the other."""
     requests = iter(parent)
     workplace: Workplace = next(requests)
     load = workplace.loader()

@@ -1,4 +1,4 @@
-"""MNIST by its 539 real writers: a client each, under realistic dropouts, and a personal model for each."""
+"""MNIST by its 539 real writers: each is a client, under realistic dropouts, and gets a personal model."""
 
 from fl.experiments.writers.arms import build
 from fl.experiments.writers.beside import beside

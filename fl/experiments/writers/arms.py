@@ -1,4 +1,4 @@
-"""The arms: two federated runs that differ in who vanishes, and after each the personal models by each method."""
+"""The arms: two federated runs with different dropouts, and after each the personal models by each method."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fl.learning.settings import LocalTraining
 from fl.personalization import Ditto, FineTuning
 
 DROPOUT_MODELS = {"independent": "anyone vanishes", "slow": "slow ones vanish"}
-"""The federated runs by their dropout model, and how they are called in titles."""
+"""The federated runs by their dropout model, with their names in titles."""
 
-# Chosen by short runs with seed 1, which holds other examples out than the run that is reported.
+# Chosen by short runs with seed 1, which holds out other examples than the reported run.
 _WRITERS: dict[str, Any] = {
     "dataset": "mnist-writers",
     "model": "small-cnn",
@@ -32,7 +32,7 @@ _WRITERS: dict[str, Any] = {
     "dropout": 0.3,
     "holdout": 0.3,
 }
-# The digits' writers are not known; a skewed draw of classes makes clients that differ.
+# The writers of the digits are unknown; a skewed draw of classes makes clients that differ.
 _QUICK: dict[str, Any] = _WRITERS | {
     "dataset": "digits",
     "clients": 12,
@@ -43,9 +43,9 @@ _QUICK: dict[str, Any] = _WRITERS | {
 
 _PERSONAL = LocalTraining(epochs=5, batch_size=10, learning_rate=0.05, momentum=0.5, bfloat16="off")
 
-# The last layer alone takes larger steps.
+# Training only the last layer allows larger steps.
 _HEAD = replace(_PERSONAL, epochs=10, learning_rate=0.1)
-# Alone there is no good model to start from: smaller steps, and more of them.
+# A client alone has no good model to start from, so it takes more and smaller steps.
 _ALONE = replace(_PERSONAL, epochs=20, learning_rate=0.02, momentum=0.9)
 
 METHODS: dict[str, tuple[str, FineTuning | Ditto, Start]] = {
@@ -59,7 +59,7 @@ METHODS: dict[str, tuple[str, FineTuning | Ditto, Start]] = {
 
 
 def build(*, quick: bool, seed: int) -> Experiment:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return the experiment; see `fl.experiments.catalog.ExperimentModule`."""
     arms: list[Arm] = []
     values = _QUICK if quick else _WRITERS
     configs = {name: RunConfig.of(**values | {"dropout_model": name, "seed": seed}) for name in DROPOUT_MODELS}
@@ -69,7 +69,7 @@ def build(*, quick: bool, seed: int) -> Experiment:
     for name, who in DROPOUT_MODELS.items():
         for method, (title, how, start) in METHODS.items():
             if start == "initial" and name != next(iter(DROPOUT_MODELS)):
-                continue  # Who learns alone does not hear of dropouts.
+                continue  # Dropouts do not affect a client that learns alone.
             arms.append(
                 PersonalizationArm(
                     name=f"{method}-{name}",

@@ -1,4 +1,4 @@
-"""Beside a federated run: the one in which others vanish, and each writer's personal models."""
+"""The extra data of a federated run: the curve of the other run, and each writer's personal models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fl.report.extras import Personalization, PersonalizedClient, PersonalizedMe
 
 
 def beside(document: Document) -> dict[str, Beside]:
-    """See `fl.experiments.catalog.ExperimentModule`."""
+    """Return the extra data for reports; see `fl.experiments.catalog.ExperimentModule`."""
     arms = arms_by_name(document)
     found = {}
     for name in DROPOUT_MODELS:

@@ -1,4 +1,4 @@
-"""The personalization of the experiment: every writer's own model by one method, measured on what he holds out."""
+"""The personalization of the experiment: each writer's own model by one method, tested on its held-out examples."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _WRITERS_A_STEP = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonalizationArm:
-    """Each client's personal model, beside the last global one.
+    """Each client's personal model, compared with the last global model.
 
     Attributes:
         name, title: see `fl.experiments.experiment.Arm`.
         trained: the `WritersTraining` whose global models these are.
-        config: of that training.
-        method: how.
-        start: what `FineTuning` starts from: the last global model, or the initial one, which knows nothing yet: a
+        config: the config of that training.
+        method: the personalization method.
+        start: the model that `FineTuning` starts from: the last global model, or the untrained initial one, for a
             client that learns alone.
     """
 
@@ -53,11 +53,11 @@ class PersonalizationArm:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The training."""
+        """Return the name of the training."""
         return (self.trained,)
 
     def settings(self) -> dict[str, Any]:
-        """The training's and the method's."""
+        """Return the settings of the training and of the method."""
         return {
             "trained": self.trained,
             "config": self.config.to_json(),
@@ -66,7 +66,7 @@ class PersonalizationArm:
         }
 
     def run(self, work: ArmWork) -> ArmResult:
-        """Make and measure the personal models, or go on; see `_result`."""
+        """Make and measure the personal models, or resume; see `_result`."""
         trained = TrainedRun(work.folders[self.trained], self.config, work.load(self.config.data.dataset))
         records = trained.records()
         run = trained.run
@@ -84,15 +84,17 @@ class PersonalizationArm:
         return self._result(gains, seconds)
 
     def _measurable(self, trained: TrainedRun) -> list[ClientId]:
-        """The clients that hold something out."""
+        """Return the clients that hold examples out."""
         found = [number for number, examples in enumerate(trained.run.worker.examples) if len(examples.held_out)]
         if not found:
-            raise ConfigError("no client has so many examples that one is held out: raise holdout")
+            raise ConfigError("no client has enough examples to hold one out: raise holdout")
         return found
 
     def _result(self, gains: list[ClientGain], seconds: float) -> ArmResult:
-        """Accuracies are fractions, losses in nats, seconds those of making the models; `by_client` has a value a
-        client in each of its lists, right answers as counts."""
+        """Return accuracies as fractions, losses in nats, and the seconds spent on making the models.
+
+        `by_client` has a value for each client in each of its lists; right answers are counts.
+        """
         summary = summarize_gains(gains)
         spread = summary.accuracy_gain
         return {
@@ -111,7 +113,7 @@ class PersonalizationArm:
 
 
 class _PersonalModels:
-    """Makes one client's personal model after the other, on one model object."""
+    """A maker of personal models, one client after the other, on one model object."""
 
     def __init__(self, arm: PersonalizationArm, trained: TrainedRun, included: list[tuple[ClientId, ...]]) -> None:
         self._seed = arm.config.seed
@@ -132,7 +134,7 @@ class _PersonalModels:
             received = copy.deepcopy(trained.run.model)
 
             def make(client_id: ClientId) -> None:
-                # In a round it gets the model of the rounds before; at the end everyone gets the last one.
+                # In a round a client gets the model of the rounds before; at the end all clients get the last one.
                 rounds = [number for number, clients in enumerate(included) if client_id in clients]
                 for step, number in enumerate([*rounds, last]):
                     load_model(received, models[number])
@@ -144,7 +146,7 @@ class _PersonalModels:
         self._make = make
 
     def of(self, client_id: ClientId) -> nn.Module:
-        """The client's personal model; valid until the next call."""
+        """Return the client's personal model; it is valid until the next call."""
         with torch_threads(self._worker.threads):
             try:
                 self._make(client_id)
@@ -160,11 +162,11 @@ class _PersonalModels:
 
 
 def _stored(path: Path) -> tuple[list[ClientGain], float]:
-    """What an earlier start of the arm has measured, and in how many seconds."""
+    """Return the measurements of an earlier start of the arm, and their seconds."""
     stored = read_json(path)
     if stored is None:
         return [], 0.0
     try:
         return [ClientGain(**gain) for gain in stored["gains"]], float(stored["seconds"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is no file of this program, or is damaged: remove it to measure again") from error
+        raise ConfigError(f"{path} is not a file of this program, or is damaged: remove it to measure again") from error

@@ -1,4 +1,4 @@
-"""The federated runs of the experiment: what `FederatedArm` does, and each round's global model kept for Ditto."""
+"""The federated runs of the experiment: a `FederatedArm` that also stores each round's global model for Ditto."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ SPEED_GROUPS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritersTraining:
-    """A federated run with a holdout at each writer.
+    """A federated run in which each writer holds examples out.
 
-    Its result has, beyond `FederatedArm`'s, the last model's ``held_out_accuracy`` over all writers' held-out examples,
-    ``included_rounds`` and ``slowness`` of each writer, and ``by_speed``, the groups of `by_speed_groups`: the share of
-    all rounds that included one of its writers, and the last model's accuracy on what they hold out, None if that is
-    nothing.
+    Beyond those of `FederatedArm`, its result has the last model's ``held_out_accuracy`` over all writers' held-out
+    examples, ``included_rounds`` and ``slowness`` of each writer, and ``by_speed``, the groups of `by_speed_groups`:
+    the share of all rounds that included one of its writers, and the last model's accuracy on their held-out examples,
+    None if they have none.
     """
 
     federated: FederatedArm
 
     def __post_init__(self) -> None:
         if not self.federated.config.data.holdout:
-            raise ConfigError(f"{self.federated.name}: personal models are measured on what is held out: set holdout")
+            raise ConfigError(f"{self.federated.name}: personal models are measured on held-out examples: set holdout")
 
     @property
     def name(self) -> str:
-        """See `fl.experiments.experiment.Arm`, as for the others."""
+        """Return the arm's name."""
         return self.federated.name
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Return the title, for people."""
         return self.federated.title
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """No other arm."""
+        """Return no names: the arm needs no other."""
         return self.federated.needs
 
     def settings(self) -> dict[str, Any]:
-        """The run's."""
+        """Return the run's settings."""
         return self.federated.settings()
 
     def run(self, work: ArmWork) -> ArmResult:
-        """Train, or go on training."""
+        """Train, or resume training."""
         config, dataset = self.federated.config, work.load(self.federated.config.data.dataset)
         trained = TrainedRun(work.folder, config, dataset)
-        # If the last start was broken off between a checkpoint and its copy: no later model is there yet.
+        # In case the last start was interrupted between a checkpoint and its copy: the model is still the latest.
         trained.keep_model()
 
         def report(done: int, total: int, note: str) -> None:
@@ -77,7 +77,7 @@ class WritersTraining:
         result = self.federated.run(replace(work, report=report))
         records = trained.records()
         included = included_rounds(records, config.data.clients)
-        # Rounded before it is used: who reads the result gets the same groups.
+        # Round before use, so that readers of the result get the same groups.
         slowness = np.round(client_slowness(config.data.clients, config.seed), 3)
         correct, held_out = _held_out_counts(trained.run, dataset)
         return {
@@ -97,7 +97,7 @@ class WritersTraining:
 
 
 class TrainedRun:
-    """What a `WritersTraining` leaves in its folder: the run, and its global model before and after each round."""
+    """The results of a `WritersTraining` on disk: the run, and its global model before and after each round."""
 
     def __init__(self, folder: Path, config: RunConfig, dataset: Dataset) -> None:
         (self.run,) = start_runs(config, dataset)
@@ -105,7 +105,7 @@ class TrainedRun:
         self._models = folder / _MODELS
 
     def keep_model(self) -> None:
-        """Copy the checkpoint's model, or the initial one where there is no checkpoint yet."""
+        """Copy the checkpoint's model, or the initial model if there is no checkpoint yet."""
         self.records()
         path = self._model_path(self.run.rounds_done)
         try:
@@ -117,14 +117,14 @@ class TrainedRun:
             raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
 
     def records(self) -> list[RoundRecord]:
-        """The rounds done; `run` is put into the state after the last of them."""
+        """Return the finished rounds, and put `run` into the state after the last of them."""
         if not (self._folder.path / "checkpoint.safetensors").exists():
             return []
         _, done = self._folder.load_config()
         return self._folder.restore([self.run], done)
 
     def model(self, rounds: int) -> bytes:
-        """The global model after so many rounds. ConfigError if it was not kept."""
+        """Return the global model after a number of rounds; raise ConfigError if it was not stored."""
         path = self._model_path(rounds)
         try:
             return path.read_bytes()
@@ -138,7 +138,7 @@ class TrainedRun:
 
 
 def included_rounds(records: Sequence[RoundRecord], num_clients: int) -> npt.NDArray[np.int64]:
-    """In how many rounds each client's update was in the sum, int64 (num_clients,)."""
+    """Return the number of rounds that included each client's update, int64 (num_clients,)."""
     counts = Counter(client_id for record in records for client_id in record.included)
     return np.array([counts[client_id] for client_id in range(num_clients)], dtype=np.int64)
 
@@ -146,12 +146,12 @@ def included_rounds(records: Sequence[RoundRecord], num_clients: int) -> npt.NDA
 def by_speed_groups(
     slowness: npt.NDArray[np.float64],
 ) -> list[npt.NDArray[np.int64]]:
-    """The clients in `SPEED_GROUPS` groups of about one size, the fastest first."""
+    """Return the clients in `SPEED_GROUPS` groups of about equal size, the fastest first."""
     return [np.sort(group) for group in np.array_split(np.argsort(slowness, kind="stable"), SPEED_GROUPS)]
 
 
 def _held_out_counts(run: FederatedRun, dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Right answers of the run's model on what each client holds out, and of how many."""
+    """Return the model's right answers on each client's held-out examples, and the number of those."""
     load_model(run.worker.model, model_to_bytes(run.model))
     correct, held_out = [], []
     for examples in run.worker.examples:
@@ -165,5 +165,5 @@ def _held_out_counts(run: FederatedRun, dataset: Dataset) -> tuple[npt.NDArray[n
 
 
 def _fraction(part: int, whole: int) -> float | None:
-    """None where there is nothing to take a part of."""
+    """Return the fraction, or None if the whole is 0."""
     return part / whole if whole else None

@@ -88,7 +88,7 @@ def test_an_arms_name_is_a_folders_name(name: str) -> None:
 def test_names_are_taken_once_and_needs_are_known() -> None:
     with pytest.raises(ValueError, match="taken"):
         experiment_of(NotingArm(name="one"), NotingArm(name="one"))
-    with pytest.raises(ValueError, match="which is no arm"):
+    with pytest.raises(ValueError, match="which is not an arm"):
         experiment_of(NotingArm(name="one", needs=("two",)))
 
 

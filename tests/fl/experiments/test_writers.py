@@ -216,9 +216,9 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, whole: tuple[Path, 
     with pytest.raises(ExperimentError, match=r"ditto-slow: cannot read .*00001\.safetensors: No such file"):
         run_in(tmp_path / "run", *ARMS)
     (tmp_path / "run" / "full-slow" / "gains.json").write_text('{"gains": [{}], "seconds": 1}')
-    with pytest.raises(ExperimentError, match=r"full-slow: .*gains\.json is no file of this program, or is damaged"):
+    with pytest.raises(ExperimentError, match=r"full-slow: .*gains\.json is not a file of this program, or is damaged"):
         run_in(tmp_path / "run", ARMS[0], ARMS[2])
-    with pytest.raises(ConfigError, match="federated-slow: personal models are measured on what is held out"):
+    with pytest.raises(ConfigError, match="federated-slow: personal models are measured on held-out examples"):
         trained_arm(holdout=0.0)
     assert isinstance(trained_arm().federated, FederatedArm)
 
