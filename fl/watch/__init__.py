@@ -1,4 +1,4 @@
-"""Watching a training that runs: events in the log, Prometheus metrics, health checks and a status page.
+"""Watch a running training: events in the log, Prometheus metrics, health checks and a status page.
 
     watch = Watch("digits", total_rounds=20)
     with serve_watch(watch, ("127.0.0.1", 9100)):
@@ -9,7 +9,7 @@
                 await server.run(host, pool, watch.session)
                 watch.round_ended(number, host.outcome, seconds, accuracy, loss)
 
-The thread that trains reports to the watch, and other threads read it; readers cannot hold up the session. `Events`
+The thread that trains reports to the watch, and other threads read it; readers cannot delay the session. `Events`
 only logs. Everything else needs ``pip install '.[serve]'`` and is imported on first use.
 """
 

@@ -1,4 +1,4 @@
-"""Log what happens in a training, as events. Their schema is ``events.schema.json``, beside this file.
+"""Log a training as events. Their schema is ``events.schema.json``, next to this file.
 
 Events carry counts, reasons and figures. Client ids appear only where an operator needs them: in drops and declines.
 No event carries an address, a vector or a key, and the only client text is the reason for declining.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from secagg import Aborted, ClientId, Completed, Parameters, ServerPhase
 from secagg.events import rounds_of
 
-# For its type only: a training on another transport must not wait for sockets to be imported.
+# For its type only: a training on another transport must not import sockets.
 if TYPE_CHECKING:
     from transport.durable.server_host import SessionHost
 
@@ -44,11 +44,11 @@ _DECLINES: Final = {
     "modular": ("may wrap",),
 }
 DECLINE_REASONS: Final = (*_DECLINES, OTHER, UNSTATED)
-"""Labels of metrics. The clients' own words are no labels, since a client may send any text."""
+"""Labels of metrics. The clients' own texts are not labels, since a client may send any text."""
 
 
 def decline_reason(text: str) -> str:
-    """Return the entry of `DECLINE_REASONS` that fits a client's words; of several, the first in that order."""
+    """Return the first entry of `DECLINE_REASONS` that fits a client's text."""
     if not text:
         return UNSTATED
     return next((name for name, signs in _DECLINES.items() if any(sign in text for sign in signs)), OTHER)
@@ -66,17 +66,17 @@ _ENDS: Final = (label(ServerPhase.COMPLETED), label(ServerPhase.ABORTED))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundFigures:
-    """A finished round.
+    """The figures of a finished round.
 
     Attributes:
         number: from 1.
-        invited, included: how many clients could take part, and how many updates are in the sum.
-        dropped: how many were dropped, by reason.
+        invited, included: the number of clients that could take part, and of updates in the sum.
+        dropped: the number of dropped clients, by reason.
         seconds: duration of the round. phases: duration of each phase of its session.
-        accuracy, loss: of the model after it, if measured.
-        noise: the rounding noise over the mean update, if known.
+        accuracy, loss: test accuracy and loss of the model after the round, if measured.
+        noise: the rounding noise divided by the mean update, if known.
         bytes_up, bytes_down: payload bytes from and to clients.
-        aborted: why there is no sum, if there is none.
+        aborted: why the sum is missing, or None.
     """
 
     number: int
@@ -94,14 +94,14 @@ class RoundFigures:
 
 
 class Events:
-    """Follows a training and logs its events.
+    """A log of a training's events.
 
-    All methods may be called from any thread. A session's run calls `session` after each commit; that only compares a
-    few numbers, and never raises for what clients did.
+    All methods may be called from any thread.  A session's run calls `session` after each commit; that only compares a
+    few numbers, and no client's behaviour makes it raise.
 
     Args:
-        run_name: what is trained.
-        total_rounds: how many rounds are planned.
+        run_name: the name of the training.
+        total_rounds: the number of planned rounds.
     """
 
     def __init__(self, run_name: str, total_rounds: int) -> None:
@@ -117,7 +117,7 @@ class Events:
         self._tell("run_started", text, run=self._run, clients=clients, rounds_done=rounds_done)
 
     def run_ended(self, rounds_done: int, why: str | None = None) -> None:
-        """Report that the server ends, and ``why`` if that is before the last round."""
+        """Report that the server ends, with ``why`` if it ends before the last round."""
         text = f"{self._run}: ends after round {rounds_done} of {self._total_rounds}" + (f": {why}" if why else "")
         level = logging.WARNING if why else logging.INFO
         self._tell("run_ended", text, level, run=self._run, rounds_done=rounds_done, reason=why)
@@ -138,7 +138,7 @@ class Events:
             )
 
     def round_retried(self, number: int, attempt: int, retries: int, why: str) -> None:
-        """Report that a session gave no sum, and that another one begins."""
+        """Report that a session gave no sum, and that another begins."""
         text = f"round {number} is tried again, {attempt} of {retries}: {why}"
         self._tell("round_retried", text, logging.WARNING, round=number, attempt=attempt, retries=retries, reason=why)
 
@@ -166,11 +166,11 @@ class Events:
 
         Args:
             number: from 1.
-            outcome: how it ended; None means like the last observed session.
-            seconds: its duration.
-            accuracy, loss: of the model after it, if measured.
-            aborted: why it has no result, if its session does not say so.
-            noise: the rounding noise over the mean update, if known.
+            outcome: the outcome; None stands for that of the last observed session.
+            seconds: duration of the round.
+            accuracy, loss: test accuracy and loss of the model after the round, if measured.
+            aborted: why it has no result, if its session does not say why.
+            noise: the rounding noise divided by the mean update, if known.
         """
         with self._lock:
             session = self._session
@@ -251,7 +251,7 @@ class Events:
         if len(host.dropped) == session.drops_seen:
             return
         groups: dict[tuple[str, str], list[ClientId]] = {}
-        # Look at the new ones only: thousands of clients may be dropped, a few at a time.
+        # Read only the new drops: thousands of clients may be dropped, a few at a time.
         for client_id, drop in islice(host.dropped.items(), session.drops_seen, None):
             groups.setdefault((label(drop.round), label(drop.reason)), []).append(client_id)
         for (phase, reason), ids in groups.items():
@@ -261,7 +261,7 @@ class Events:
             self._tell("clients_dropped", text, phase=phase, reason=reason, count=len(ids), client_ids=ids[:_MOST_IDS])
 
     def _note_declines(self, session: "_Session", host: "SessionHost") -> None:
-        # One event for each client and session, however often the client declines.
+        # Log one event for each client and session, even if the client declines again.
         for client_id in host.declined.keys() - session.declined.keys():
             session.declined[client_id] = text = host.declined[client_id]
             self._tell(
@@ -274,14 +274,14 @@ class Events:
             )
 
     def _tell(self, event: str, text: str, level: int = logging.INFO, **fields: Any) -> None:
-        """Log one event. Its round is the running one, unless ``fields`` name another."""
+        """Log one event, of the running round unless ``fields`` name another."""
         if event not in ("run_started", "run_ended"):
             fields.setdefault("round", self._round)
         logger.log(level, "%s", text, extra={"event": event, **fields})
 
 
 def _result_of(outcome: Completed | Aborted) -> tuple[int, str | None]:
-    """Return how many inputs are in the sum, and why there is no sum if there is none."""
+    """Return the number of inputs in the sum, and why the sum is missing, or None."""
     if isinstance(outcome, Completed):
         return len(outcome.included), None
     return 0, label(outcome.reason)
@@ -291,7 +291,7 @@ class _Session:
     """The running session, or the last one; guarded by the lock of its `Events`."""
 
     def __init__(self, params: Parameters | None = None) -> None:
-        # Weak: a finished session may hold much memory, and watching must not keep it.
+        # A weak reference: a finished session may hold much memory, which the watch must not keep.
         self.host: weakref.ref[SessionHost] | None = None
         self.threshold = 0 if params is None else params.threshold
         self.expected = () if params is None else (*map(label, rounds_of(params)), RECOVERY)
@@ -307,5 +307,5 @@ class _Session:
 
     @property
     def survivors(self) -> int:
-        """Clients that may take part and were not dropped."""
+        """Return the number of clients that may take part and were not dropped."""
         return self.invited - self.drops_seen

@@ -1,4 +1,4 @@
-"""Logs for people, and for machines: one JSON object a line."""
+"""Logs for people, and for machines: one JSON object per line."""
 
 import json as json_text
 import logging
@@ -20,8 +20,8 @@ _FIXED: Final = frozenset(("time", "level", "logger", "message", "exception"))
 class JsonFormatter(logging.Formatter):
     """`time` (ISO 8601, UTC), `level`, `logger`, `message`, the fields of ``extra``, and `exception`.
 
-    Of ``extra`` only text, numbers, booleans, None, and collections of these are written. Of anything else stands the
-    type's name: what its repr would say nobody has checked for secrets.
+    Of ``extra`` only text, numbers, booleans, None, and collections of these are written.  Any other value is replaced
+    by its type's name, since its repr may contain secrets.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -36,12 +36,12 @@ class JsonFormatter(logging.Formatter):
                 entry[f"extra_{name}" if name in _FIXED else name] = _plain(value)
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        # In ASCII, which has nothing in it that acts on a terminal.
+        # ASCII, so that no character acts on a terminal.
         return json_text.dumps(entry, allow_nan=False)
 
 
 class LineFormatter(logging.Formatter):
-    """Time, level, logger and message, and whatever a peer wrote into a message, on one line."""
+    """Time, level, logger and message on one line, also if a peer's text in the message has line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines = [f"{_time(record)} {record.levelname:<7} {record.name}: {record.getMessage()}"]
@@ -51,18 +51,18 @@ class LineFormatter(logging.Formatter):
 
 
 class _OwnHandler(logging.StreamHandler[Any]):
-    """Tells the handler that was set up here from those of others."""
+    """The type of this module's handler, to tell it from other handlers."""
 
 
 def configure_logging(json: bool = False, level: str | int = "INFO") -> None:
-    """Send the process's logs to stderr; once more changes how, and adds nothing.
+    """Send the process's logs to stderr; a second call changes the settings and adds no handler.
 
     Args:
-        json: one object a line, instead of text for people.
-        level: the lowest that is written, by name or number.
+        json: True for one JSON object per line, not text for people.
+        level: the lowest level that is written, by name or number.
 
     Raises:
-        ValueError: there is no such level.
+        ValueError: the level is unknown.
     """
     handler = _OwnHandler()
     handler.setFormatter(JsonFormatter() if json else LineFormatter())

@@ -1,7 +1,7 @@
 """Serve the status page, metrics and health checks over HTTP: read-only, bounded, on loopback by default.
 
-There is no log-in and no TLS: everybody who can connect can read. To show it to others, put a proxy with a log-in
-before it. Uvicorn runs in a thread of its own and shares only the `Watch` with the training.
+It has no login and no TLS: everyone who can connect can read. To show it to others, put a proxy with a login in front
+of it. Uvicorn runs in its own thread and shares only the `Watch` with the training.
 """
 
 import asyncio
@@ -34,22 +34,22 @@ logger = logging.getLogger("fl.watch")
 
 MAX_CONNECTIONS: Final = 32
 MAX_STREAMS: Final = 16
-"""The most connections of open pages; the others are for Prometheus and health checks."""
+"""The most connections of open pages; the remaining connections are for Prometheus and health checks."""
 
 REQUEST_SECONDS: Final = 5.0
 MAX_REQUEST_BYTES: Final = 8192
 STALL_SECONDS: Final = 10.0
-"""A client that does not read for this long is cut off."""
+"""Seconds after which a client that does not read is disconnected."""
 
 UPDATE_SECONDS: Final = 0.25
-"""The least time between two updates of a page."""
+"""The least seconds between two updates of a page."""
 
 HEARTBEAT_SECONDS: Final = 10.0
-"""Without changes, a page is updated this often; that also finds readers that have gone."""
+"""Seconds between updates of a page without changes; these also find readers that have left."""
 
 _HEADERS: Final = {
     "Server": "secagg",
-    # One request a connection: an answered client cannot keep its place.
+    # One request per connection: an answered client cannot keep its place.
     "Connection": "close",
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -65,7 +65,7 @@ _HEADERS: Final = {
 
 
 def load_assets() -> dict[str, tuple[str, bytes]]:
-    """Return content type and bytes by path. They are read once, so no request ever names a file."""
+    """Return content type and bytes by path; all are read once, so requests never name a file."""
     folder = files("fl.watch") / "static"
     return {
         "/": ("text/html", (folder / "status.html").read_bytes()),
@@ -75,10 +75,10 @@ def load_assets() -> dict[str, tuple[str, bytes]]:
 
 
 class WatchServer(uvicorn.Server):
-    """Serves one watch. `serve_watch` runs it.
+    """The HTTP server of one watch; `serve_watch` runs it.
 
     Attributes:
-        server_address: where it listens.
+        server_address: host and port where it listens.
         assets: see `load_assets`.
     """
 
@@ -100,7 +100,7 @@ class WatchServer(uvicorn.Server):
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
-                # Leave the logging of the process alone. Refusals are logged below, not by Uvicorn.
+                # Do not let Uvicorn change the logging of the process. Refusals are logged below.
                 log_config=None,
                 log_level=logging.ERROR,
                 access_log=False,
@@ -114,7 +114,7 @@ class WatchServer(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Return the address of the page."""
         host, port = str(self.server_address[0]), self.server_address[1]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
@@ -139,7 +139,7 @@ class WatchServer(uvicorn.Server):
             return _checked("alive", watch.faults())
 
         async def readyz(_: Request) -> Response:
-            # In a thread: it writes to the disk.
+            # Run it in a thread, since it writes to the disk.
             return _checked("ready", await asyncio.to_thread(watch.hindrances))
 
         routes = [Route(path, asset) for path in assets]
@@ -164,7 +164,7 @@ class WatchServer(uvicorn.Server):
         self._streams -= 1
 
     async def _updates(self) -> AsyncIterator[str]:
-        """Yield what a page is sent, until the server stops."""
+        """Yield the events for a page until the server stops."""
         version = rounds_version = -1
         quiet = 0.0
         yield "retry: 1000\n\n"
@@ -181,21 +181,21 @@ class WatchServer(uvicorn.Server):
 
 @contextlib.contextmanager
 def serve_watch(watch: Watch, address: tuple[str, int] = ("127.0.0.1", 9100)) -> Iterator[WatchServer]:
-    """Serve `/` (the page), `/events` (its updates), `/status.json`, `/metrics`, `/healthz` and `/readyz` meanwhile.
+    """Serve `/` (the page), `/events` (its updates), `/status.json`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
-        watch: what is shown.
-        address: where to listen; port 0 lets the system choose one, which `WatchServer.url` tells.
+        watch: the watch to show.
+        address: host and port to listen at; for port 0 the system chooses one (see `WatchServer.url`).
 
     Raises:
-        OSError: the address cannot be listened at.
+        OSError: the server cannot listen at the address.
     """
     server = WatchServer(watch, address)
     thread = threading.Thread(target=server.run, args=([server.socket],), name="secagg-watch", daemon=True)
     thread.start()
     logger.info("the status page is at %s", server.url, extra={"event": "watching", "url": server.url})
     if not server.on_loopback:
-        logger.warning("the status page is open to the network: it asks nobody who they are", extra={"event": "open"})
+        logger.warning("the status page is open to the network, without a login", extra={"event": "open"})
     try:
         yield server
     finally:
@@ -204,13 +204,13 @@ def serve_watch(watch: Watch, address: tuple[str, int] = ("127.0.0.1", 9100)) ->
 
 
 class _Refusals:
-    """Logs refusals: one line each, and fewer during a flood."""
+    """A log of refusals: one line for each, and fewer lines during a flood."""
 
     def __init__(self) -> None:
         self._rate = RefusalRate()
 
     def log(self, reason: str, client: Any) -> None:
-        """Log one, unless there were many of late."""
+        """Log a refusal, unless many were logged in the last seconds."""
         peer = str(client[0]) if client else ""
         if (untold := self._rate.untold(peer, time.monotonic())) is not None:
             more = f" (and {untold} before it that were not logged)" if untold else ""
@@ -219,7 +219,7 @@ class _Refusals:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events. Calls ``left`` when the reader has gone, also if it went before the first event."""
+    """Server-sent events. Calls ``left`` when the reader has left, also before the first event."""
 
     def __init__(self, updates: AsyncIterator[str], left: Callable[[], None]) -> None:
         super().__init__(updates, media_type="text/event-stream")
@@ -233,7 +233,7 @@ class _Stream(StreamingResponse):
 
 
 class _Connection(H11Protocol):
-    """Uvicorn's connection with bounds that it lacks: their number, and time limits for a head and without reading."""
+    """Uvicorn's connection with limits that it lacks: number of connections, time for a head, time without reading."""
 
     refusals: _Refusals
     _timer: asyncio.TimerHandle | None = None
@@ -242,7 +242,8 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._cut_off_after(REQUEST_SECONDS, "slow-request")
         if len(self.connections) > MAX_CONNECTIONS:
-            # One that has asked for nothing yet makes room, the oldest first; a flood of them keeps nobody out.
+            # Close a connection without a request, the oldest first, to make room: a flood of such connections locks
+            # nobody out.
             silent = [one for one in self.connections if isinstance(one, _Connection) and one.cycle is None]
             oldest = min(silent, key=lambda one: one._timer.when() if one._timer else 0.0)
             if oldest is not self:
@@ -271,7 +272,7 @@ class _Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # The rest is in a buffer, for which the reader has this long.
+        # The rest is in a buffer; the reader has this long to take it.
         self._cut_off_after(STALL_SECONDS, "not-reading")
 
     def send_400_response(self, msg: str) -> None:

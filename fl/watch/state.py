@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from transport.tcp import SessionServer
 
 MAX_ROUNDS: Final = 1000
-"""The most rounds that are kept, so that memory and the page's messages stay bounded."""
+"""The most rounds that are kept, which bounds memory and the page's messages."""
 
 MAX_LAG_SECONDS: Final = 10.0
-"""Without a turn of the event loop for this long, the server counts as dead."""
+"""Seconds without a turn of the event loop after which the server counts as dead."""
 
 _PULSE_SECONDS = 1.0
 
-# The page shows this many of the reasons for declining.
+# The most reasons for declining that the page shows.
 _REASONS = 3
 
 
 class Watch(Events):
-    """Keeps the figures of a training, and logs its events.
+    """The figures of a training, and the log of its events.
 
     Args:
         run_name: the page's title, and a label of one metric.
-        total_rounds: how many are planned.
-        folder: where the run is stored; the server is ready only while this is writable.
+        total_rounds: the number of planned rounds.
+        folder: the folder of the run; the server is ready only while it is writable.
 
     Attributes:
-        metrics: for Prometheus.
-        version: grows with each change, except the passing of time.
+        metrics: the metrics for Prometheus.
+        version: grows with each change of a figure other than times.
         rounds_version: grows with each change of `rounds`.
     """
 
@@ -55,7 +55,7 @@ class Watch(Events):
         self._sessions = Counter(completed=0, aborted=0)
         self._listener: SessionServer | None = None
         self._pulse: _Pulse | None = None
-        # Of the running session if no listener counts them; and of all sessions and listeners before.
+        # Refusals of the running session, if no listener counts them; and of all earlier sessions and listeners.
         self._refusals, self._refused_before = Counter[str](), Counter[str]()
         self.metrics = Metrics(run_name, self.status)
 
@@ -79,7 +79,7 @@ class Watch(Events):
             self.version += 1
 
     def restore(self, figures: RoundFigures) -> None:
-        """Show a round that an earlier process ran. Counters are this process's own, and do not grow by it."""
+        """Show a round of an earlier process; the counters of this process do not count it."""
         with self._lock:
             self._rounds.append(figures)
             self._round = max(self._round, figures.number)
@@ -106,9 +106,9 @@ class Watch(Events):
         super()._tell(event, text, level, **fields)
 
     def refusals(self) -> Counter[str]:
-        """Return how many connections were refused or cut off, by reason."""
-        # A listener also counts what its sessions refuse. One call in C copies it, so that no other thread can add a
-        # reason meanwhile.
+        """Return the number of connections that were refused or closed, by reason."""
+        # A listener also counts the refusals of its sessions. A single call in C copies the counts, so that no other
+        # thread can add a reason meanwhile.
         now = self._refusals if self._listener is None else Counter(dict(self._listener.refusals))
         return self._refused_before + now
 
@@ -119,7 +119,7 @@ class Watch(Events):
         return [asdict(figures) for figures in rounds]
 
     def status(self) -> dict[str, Any]:
-        """Return everything but the finished rounds, as plain values for JSON."""
+        """Return all figures except the finished rounds, as plain values for JSON."""
         with self._lock:
             now, listener = time.monotonic(), self._listener
             last = self._rounds[-1].number if self._rounds else 0
@@ -156,7 +156,7 @@ class Watch(Events):
         return [f"the event loop has not turned for {lag:.0f} s"] if lag > MAX_LAG_SECONDS else []
 
     def hindrances(self) -> list[str]:
-        """Return why the server cannot serve clients now; empty if it can. Writes a temporary file to the folder."""
+        """Return why the server cannot serve clients now; empty if it can. Write a temporary file to the folder."""
         reasons = self.faults()
         if self._listener is None or not self._listener.addresses:
             reasons.append("the server does not listen")
@@ -187,7 +187,7 @@ class Watch(Events):
             "needed": session.needed,
             "invited": session.invited,
             "survivors": session.survivors,
-            # Counted here, not by the session's thread: the set of clients never changes, so this is safe.
+            # Count here, not in the session's thread; this is safe, since the set of clients never changes.
             "connected": 0 if host is None else len(host.connected_clients),
             "bytes_in_flight": 0 if host is None else host.bytes_in_flight,
             "dropped": dict(session.dropped),
@@ -204,7 +204,7 @@ class Watch(Events):
 
 
 class _Pulse:
-    """Measures how late an event loop is, by a timer of one second."""
+    """A measurement of how late an event loop is, by a timer of one second."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -212,7 +212,7 @@ class _Pulse:
         loop.call_soon_threadsafe(self._beat)
 
     def lag(self) -> float:
-        """Return the seconds it was late at its last turn, or is late now. Any thread may call this."""
+        """Return the seconds that the loop was late at its last turn, or is late now; any thread may call this."""
         return max(self._late, time.monotonic() - self._due)
 
     def _beat(self) -> None:
