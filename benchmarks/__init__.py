@@ -1,7 +1,7 @@
-"""What secagg costs, beside the raw primitives, the paper's figures and its peers. See README.md in this folder."""
+"""The costs of secagg, compared with raw primitives, the paper's figures and other libraries; see README.md."""
 
 import os
 
-# "On one core" shall hold for the matrix products too, and a product that waits for a thread on a busy core tells
-# nothing. OpenBLAS reads this when numpy is loaded, so it stands where everything of this package passes first.
+# Matrix products too must use one core only: a product that waits for a thread on a busy core measures nothing.
+# OpenBLAS reads this when numpy is loaded, so it is set in this package's first module.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

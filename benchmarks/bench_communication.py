@@ -1,8 +1,8 @@
-"""Measure what travels: the bytes of one client's session over its vector in the clear, beside the paper's formula.
+"""Measure traffic: the bytes of one client's session over its vector in the clear, compared with the paper's formula.
 
-Counted is everything that one client sends and receives, in all rounds, with session ids, flags and frames; the
-vector in the clear is 16 bits an element, sent once, and nothing else.  The model that an application sends to the
-clients is in neither.  Bytes do not vary from run to run.
+This counts all bytes that one client sends and receives, in all rounds, with session ids, flags and frames.  The vector
+in the clear has 16 bits per element and is sent once.  Neither includes the model that an application sends to the
+clients.  Bytes do not vary from run to run.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ _QUICK_CLIENTS = 1024
 
 
 def parameters(num_clients: int, num_elements: int, graph: str) -> Parameters:
-    """Plan 16-bit values; a sparse graph for 5% corrupt clients and 5% that drop out, a complete one for none."""
+    """Plan 16-bit values: on a sparse graph for 5% corrupt clients and 5% dropouts, on a complete one for none."""
     sparse = graph == "sparse"
     return plan(
         num_clients=num_clients,
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def bench_communication(benchmark: Any, row: dict[str, Any], peers: Peers) -> None:
-    """Run one client's session; the time is that of making and reading its messages, with its peers' keys given."""
+    """Run one client's session; the time includes its messages, but not the making of its peers' keys."""
     params = parameters(row["clients"], row["elements"], row["graph"])
     found = benchmark.pedantic(traffic, args=(params, peers))
     clear = 2 * params.vector_length

@@ -1,7 +1,7 @@
-"""Repeat the paper's figure 8: a server and its clients, round by round, beside the published milliseconds.
+"""Repeat the paper's figure 8: a server and its clients, round by round, compared with the published milliseconds.
 
-One cohort of real clients serves three servers, which lose none, 10% and 30% of it.  All bytes are real, and each
-server decodes its own.  Everything is timed on one core: a client by itself, the server's recovery without threads.
+One cohort of real clients serves three servers, which lose 0%, 10% and 30% of it.  All bytes are real, and each server
+decodes its own.  All times are on one core: one client alone, and the server's recovery without threads.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.benchmark(group="figure8")
 
 Record = Callable[[Entry], None]
 
-# How many times faster than published, by role and dropout.
+# The goals: speed-up over the published times, by role and dropout.
 _GOALS = {("client", 0.0): 8.0, ("server", 0.3): 20.0}
 
 _RING_NOTE = (

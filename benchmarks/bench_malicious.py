@@ -1,4 +1,4 @@
-"""Measure what safety from a lying server costs: a malicious and an honest-but-curious session at the same time."""
+"""Measure the cost of safety from a lying server: a malicious and an honest-but-curious session at the same time."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ _CORRUPT = _DROPOUT = 0.05
 
 
 def bench_malicious(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None]) -> None:
-    """Run each session in a process of its own, one on each core, so that a machine that drifts slows both."""
+    """Run the sessions in separate processes, one on each core, so that changes in the machine's speed affect both."""
     clients = _QUICK_CLIENTS if quick else _CLIENTS
 
     def session(adversary: Adversary) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def bench_malicious(benchmark: BenchmarkFixture, quick: bool, record: Callable[[
     assert malicious["exact"] is True, malicious["aborted"]
     threshold, included = malicious["plan"]["threshold"], malicious["included"]
     signatures = {
-        # Of everyone's keys but its own; then of a quorum's views, its own being the first of them.
+        # Signatures on all keys but its own, then on the views of a quorum that includes its own.
         "client": {"signatures_made": 2, "signatures_checked": clients - 1 + threshold - 1},
         "server": {"signatures_made": 0, "signatures_checked": clients + included},
     }

@@ -1,6 +1,6 @@
-"""Every piece that costs time, as ordinary benchmarks; ``extra_info`` has the ratio to the raw primitive under it.
+"""Benchmarks of all pieces that cost time; ``extra_info`` has the ratio to the raw primitive that a piece uses.
 
-Piece and primitive are timed by turns for the ratio (`interleave`), so that a machine that drifts slows both alike.
+Piece and primitive are timed in turn (`interleave`), so that changes in the machine's speed affect both.
 """
 
 import os
@@ -27,12 +27,12 @@ Record = Callable[[Entry], None]
 
 parametrize = pytest.mark.parametrize
 
-# Packing to whole words is a view of the vector: there is nothing to measure.
+# Packing to whole words is a view of the vector, which costs nothing.
 _WIDTHS = (10, 20, 24, 26, 34, 63)
 
 
 def _measure(benchmark: Any, case: Case) -> Comparison:
-    """Time the piece alone, then with its reference by turns."""
+    """Time the piece alone, then in turn with its reference."""
     candidate, reference = case.build()
     benchmark(candidate)
     comparison = compare(candidate, reference, rounds=case.rounds)
@@ -54,7 +54,7 @@ def bench_mask(benchmark: Any, masks: int, word_bits: int) -> None:
 
 @pytest.mark.benchmark(group="unmask")
 def bench_unmask(benchmark: Any) -> None:
-    """Recover the masks of one dropped client, beside their parts and the paper's milliseconds a pair."""
+    """Recover the masks of one dropped client, compared with their parts and the paper's milliseconds per pair."""
     case = cases.recovered_pair()
     comparison = _measure(benchmark, case)
     benchmark.extra_info.update(
@@ -119,7 +119,7 @@ def bench_refused_views(benchmark: Any, peers: int) -> None:
 @parametrize("adversary", list(Adversary), ids=lambda adversary: adversary.value)
 @parametrize(("clients", "graph"), [(20, "complete"), (100, "complete"), (100, "sparse")])
 def bench_round(benchmark: Any, clients: int, graph: str, adversary: Adversary) -> None:
-    """Run a whole session in memory: 100,000 values of 16 bits, a tenth of the clients drop out, one core."""
+    """Run a whole session in memory on one core: 100,000 values of 16 bits; a tenth of the clients drop out."""
     params = plan(
         num_clients=clients,
         vector_length=100_000,
@@ -143,7 +143,7 @@ def bench_round(benchmark: Any, clients: int, graph: str, adversary: Adversary) 
 
 @pytest.mark.benchmark(group="two cores")
 def bench_two_threads(benchmark: Any, record: Record) -> None:
-    """Add 64 masks by one thread, and by two of 32 each with a vector of its own, as a split job has them."""
+    """Add 64 masks by one thread, and by two threads of 32 masks with separate vectors, as a split job does."""
     length = cases.LENGTH
     masks = cases.random_masks(64)
     vectors = [np.zeros(length, dtype="<u4") for _ in range(2)]
@@ -170,7 +170,7 @@ def bench_two_threads(benchmark: Any, record: Record) -> None:
 
 @pytest.mark.benchmark(group="two cores")
 def bench_recovery_on_two_cores(benchmark: Any, quick: bool, record: Record) -> None:
-    """Recover the masks of 30% of the clients by two threads, and by two processes, over one core."""
+    """Recover the masks of 30% of the clients by two threads, and by two processes, compared with one core."""
     num_clients = 100 if quick else 200
     num_dropped = 3 * num_clients // 10
     job = cases.recovery_job(num_survivors=num_clients - num_dropped, num_dropped=num_dropped, ring_bits=32)
@@ -180,7 +180,7 @@ def bench_recovery_on_two_cores(benchmark: Any, quick: bool, record: Record) -> 
     with RecoveryPool(2) as pool, ThreadPoolExecutor(2) as pair:
         started = perf_counter()
         pool.start()
-        pool.run(first_job)  # a child that is starting answers when it has loaded the library
+        pool.run(first_job)  # a child answers once it has loaded the library
         pool_start = perf_counter() - started
         works: list[Work] = [
             job.run,
@@ -219,7 +219,7 @@ def bench_chunk_size(benchmark: Any, quick: bool, record: Record) -> None:
 
 
 def _chunked_add(size: int, chunk_bytes: int, num_masks: int) -> Callable[[], None]:
-    """Return what adds ``num_masks`` masks of ``size`` bytes to one u32 vector, all of them chunk by chunk."""
+    """Return a function that adds ``num_masks`` masks of ``size`` bytes to one u32 vector, chunk by chunk."""
     ciphers = [AESGCM(os.urandom(16)) for _ in range(num_masks)]
     vector = np.zeros(size // 4, dtype="<u4")
     zeros, buffer = bytes(chunk_bytes), bytearray(chunk_bytes + 16)
@@ -248,7 +248,7 @@ def _scaled(name: str, params: dict[str, Any], comparison: Comparison, of: str, 
 
 
 def _idle_core(name: str, machine: Comparison) -> dict[str, Any]:
-    """Return what two threads of the raw keystream reached meanwhile, with a note if a core was taken."""
+    """Return the speed-up of two threads of the raw keystream meanwhile, with a note if a core was busy."""
     found: dict[str, Any] = {"raw_keystream_threads": machine.speed}
     if machine.speed < 1.6:
         found["note"] = (

@@ -1,4 +1,4 @@
-"""Compare a session over TLS between processes with the same one in memory, and measure the server's memory."""
+"""Compare a session over TLS between processes with the same session in memory, and measure the server's memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ _COUNTED = "wall time of the session over TLS over that of the same session in m
 def bench_network(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None], cores: str) -> None:
     """Run the server and two processes of clients, then the in-memory network in one process.
 
-    On all cores, as they would be used, and all on one core, where nothing but work counts.
+    Run on all cores, as in real use, and on one core, where only the amount of work counts.
     """
     core = None if cores == "all" else 0
     clients = _QUICK_CLIENTS if quick else _CLIENTS
@@ -51,7 +51,7 @@ def bench_network(benchmark: BenchmarkFixture, quick: bool, record: Callable[[En
             "ratio": {
                 "value": tls["seconds"] / memory["seconds"],
                 "of": _COUNTED,
-                # Of few clients' sessions the handshakes are the half.
+                # In sessions of few clients, handshakes take half of the time.
                 "goal": None if quick else _GOAL,
                 "higher_is_better": False,
             },
@@ -61,7 +61,7 @@ def bench_network(benchmark: BenchmarkFixture, quick: bool, record: Callable[[En
 
 
 def bench_memory_of_the_server(benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None]) -> None:
-    """Measure with two numbers of clients: a further client's cost must not depend on the length of its vector."""
+    """Measure with two numbers of clients: the memory of one more client must not depend on its vector's length."""
     most = _QUICK_CLIENTS if quick else _CLIENTS
     numbers = (most // 4, most)
 
@@ -72,7 +72,7 @@ def bench_memory_of_the_server(benchmark: BenchmarkFixture, quick: bool, record:
     assert all(result["exact"] for result in results.values())
     few, many = (results[clients] for clients in numbers)
     growth = (many["peak_bytes"] - few["peak_bytes"]) / (numbers[1] - numbers[0])
-    # All that clients send, masked inputs above all, over their number.
+    # All bytes that clients send, mostly masked inputs, divided by their number.
     sent = many["bytes"] / numbers[1]
     for clients, result in results.items():
         record(

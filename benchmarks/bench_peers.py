@@ -1,7 +1,7 @@
 """Compare secagg with other libraries' secure aggregation: the same work on the same machine, in one run.
 
-secagg runs directly before and directly after each peer, and the slower of the two counts: a machine that speeds
-up or slows down meanwhile cannot flatter it.
+secagg runs directly before and directly after each peer, and the slower run counts, so that changes in the machine's
+speed cannot favour secagg.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.benchmark(group="peers")
 LENGTH = 100_000
 _THRESHOLD = 0.6
 
-# Peers' shortcomings, as read in the releases that the results name.
+# Shortcomings of the peers, in the releases that the results name.
 _FLOWER_NOTE = (
     "Flower's masks come from MT19937, seeded with 32 bits that the agreed key is folded to; it shares the 306 bytes "
     "of a PEM file in place of a seed; it survives no client that vanishes before it has shared its keys; and a client "
@@ -39,11 +39,11 @@ Result = TypeVar("Result")
 
 @pytest.mark.parametrize(("clients", "vanish"), [(10, 1), (100, 10)])
 def bench_flower_round(benchmark: BenchmarkFixture, quick: bool, clients: int, vanish: int) -> None:
-    """Run a whole SecAgg+ round in which all share with all; the goal is for the largest."""
+    """Run a whole SecAgg+ round in which all clients share with all; the goal is for the largest number of clients."""
     if quick and clients > 10:
         pytest.skip("not with --quick: minutes of Flower's time")
     environment.require("flwr")
-    # Flower rounds its threshold like this.
+    # Flower rounds its threshold in this way.
     threshold = round(_THRESHOLD * clients)
     own, flower = _bracketed(
         benchmark,
@@ -72,11 +72,11 @@ def bench_flower_round(benchmark: BenchmarkFixture, quick: bool, clients: int, v
 def bench_declearn_masking(
     benchmark: BenchmarkFixture, quick: bool, record: Callable[[Entry], None], clients: int
 ) -> None:
-    """Mask a vector for each client, without and with the key agreement of every pair, on both sides alike."""
+    """Mask a vector for each client, without and with the key agreement of all pairs, the same on both sides."""
     if quick and clients > 20:
         pytest.skip("not with --quick: that is of 20 clients at most")
     environment.require("declearn")
-    # declearn keeps so many of the 32 bits free for the sum.
+    # declearn keeps this many of the 32 bits free for the sum.
     value_bits = 32 - (clients - 1).bit_length()
     own, declearn = _bracketed(
         benchmark,
@@ -122,7 +122,7 @@ def _bracketed(
 
 
 def _entry(name: str, peer: str, result: dict[str, Any], peer_seconds: float, own_seconds: list[float]) -> Entry:
-    """Return what all comparisons with a peer have; the sums of both sides were checked."""
+    """Return the fields that all comparisons with a peer have; the sums of both sides were checked."""
     return {
         "group": "peers",
         "name": name,

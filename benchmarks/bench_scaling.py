@@ -1,4 +1,4 @@
-"""Measure how cost grows with the clients on the sparse graph (about log n neighbours each) and with the vector."""
+"""Measure the growth of cost with the clients (sparse graph, about log n neighbours) and with the vector length."""
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -9,7 +9,7 @@ from secagg import GraphKind, Plan, plan
 
 pytestmark = pytest.mark.benchmark(group="scaling")
 
-# 5% may work together with an honest-but-curious server, 5% vanish between their shares and their masked input.
+# 5% of the clients may work with an honest-but-curious server; 5% drop out between their shares and their masked input.
 _CORRUPT = _DROPOUT = 0.05
 
 _CURVE_LENGTH = 100_000
@@ -20,7 +20,7 @@ _FEW_CLIENTS = 20
 _LENGTHS = (10_000, 100_000, 1_000_000, 10_000_000)
 _QUICK_LENGTH = 1_000_000
 
-# Of the largest session: four minutes, and 2 GB.
+# The largest session takes four minutes and 2 GB.
 _LIMITS = {"seconds": 240.0, "peak_rss_bytes": 2e9}
 
 
@@ -45,7 +45,7 @@ def bench_length(benchmark: BenchmarkFixture, quick: bool, length: int) -> None:
 
 
 def bench_degree(benchmark: BenchmarkFixture) -> None:
-    """Plan the number of neighbours of a client; nothing is run, so it goes up to a million clients."""
+    """Plan the number of neighbours of a client, for up to a million clients; this runs no session."""
     counts = [round(10 ** (exponent / 4)) for exponent in range(8, 25)]
     plans = benchmark.pedantic(lambda: [_sparse_plan(count).parameters for count in counts], rounds=1, iterations=1)
     benchmark.extra_info["params"] = {"plans": len(plans)}

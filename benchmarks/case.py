@@ -1,4 +1,4 @@
-"""A case: a piece of the library beside the least that its work could cost."""
+"""A case: a piece of the library, compared with the least cost of its work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from benchmarks.interleave import Comparison, Work, compare, spread
 from benchmarks.results import Entry
 
 Pair = tuple[Work, Work]
-"""The library's piece, and the reference."""
+"""Two functions: the library's piece, and the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +16,12 @@ class Case:
     """One comparison.
 
     Attributes:
-        name, params: what it is called in the results.
-        of: what the ratio is of, in words.
-        build: makes the two functions: the library's piece, and the reference.
+        name, params: its name and parameters in the results.
+        of: a description of the ratio.
+        build: returns the library's piece and the reference.
         goal: the ratio to reach, or None.
-        costs: the ratio is time over the reference's time (less is better), not speed over its speed.
-        num_bytes: how many bytes a call makes or moves, for the throughput; None: that says nothing here.
+        costs: True if the ratio is time over the reference's time (less is better), False for speed over speed.
+        num_bytes: bytes that a call makes or moves, for the throughput; None: no throughput.
         rounds: see `interleave.compare`.
     """
 
@@ -36,11 +36,11 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Return name and parameters in a row."""
+        """Return name and parameters as one text."""
         return "-".join([self.name, *(f"{name}={value}" for name, value in self.params.items())])
 
     def measure(self) -> Comparison:
-        """Build both and time them by turns."""
+        """Build both functions, and time them in turn."""
         return compare(*self.build(), rounds=self.rounds)
 
     def value(self, comparison: Comparison) -> float:
@@ -48,7 +48,7 @@ class Case:
         return comparison.cost if self.costs else comparison.speed
 
     def entry(self, comparison: Comparison) -> Entry:
-        """Return what goes to the results."""
+        """Return the entry for the results."""
         seconds = spread(comparison.candidate)
         entry: Entry = {
             "group": "micro",

@@ -1,4 +1,4 @@
-"""Every piece of the library that costs time, beside the raw primitive under it."""
+"""All pieces of the library that cost time, each with the raw primitive that it uses."""
 
 import os
 from functools import partial
@@ -43,7 +43,7 @@ Way = Literal["there", "back"]
 
 
 def prg_expansion() -> Case:
-    """Expand one mask of 1,000,000 u32, chunk by chunk, into the buffer of one chunk."""
+    """Expand one mask of 1,000,000 u32, chunk by chunk, into a buffer of one chunk."""
     size = 4 * LENGTH
 
     def build() -> Pair:
@@ -68,7 +68,7 @@ def masked_add(num_masks: int, word_bits: int) -> Case:
     def build() -> Pair:
         vector = np.zeros(LENGTH, dtype=f"<u{word_bits // 8}")
         masks = random_masks(num_masks)
-        # Looked up at each call, so that another `accumulate` put in its place is what is measured.
+        # Look `accumulate` up at each call, so that a replacement is measured.
         return lambda: masking.accumulate(vector, masks), raw_keystreams(num_masks, size)
 
     return Case(
@@ -127,7 +127,7 @@ def random_masks(count: int) -> list[Mask]:
 
 
 def raw_keystreams(count: int, size: int) -> Work:
-    """Return what draws ``count`` keystreams of ``size`` bytes, one call to OpenSSL each, into one buffer."""
+    """Return a function that draws ``count`` keystreams of ``size`` bytes into one buffer, each in one OpenSSL call."""
     ciphers = [AESGCM(os.urandom(KEY_BYTES)) for _ in range(count)]
     zeros = bytes(size)
     buffer = bytearray(size + _TAG_BYTES)
@@ -204,7 +204,7 @@ def seal_shares() -> Case:
 
 
 def open_shares() -> Case:
-    """Open what a peer sealed, and check that its limbs are of the field."""
+    """Open a peer's sealed shares, and check that the limbs are field elements."""
 
     def build() -> Pair:
         channel, key, shares, session_id = _channel()
@@ -228,7 +228,7 @@ def _channel() -> tuple[ShareChannel, bytes, bytes, bytes]:
 
 
 def packed(way: Way, ring_bits: int) -> Case:
-    """Pack ("there") or unpack ("back") 1,000,000 elements, beside np.copyto of as many bytes as come out."""
+    """Pack ("there") or unpack ("back") 1,000,000 elements, compared with np.copyto of the output's bytes."""
     word_bytes = ring.word_dtype(ring_bits).itemsize
     size = packing.packed_size(LENGTH, ring_bits) if way == "there" else LENGTH * word_bytes
 
@@ -247,7 +247,7 @@ def packed(way: Way, ring_bits: int) -> Case:
 
 
 def masked_input(way: Way) -> Case:
-    """Send a masked input of 1,000,000 x 26 bits through the codec, beside its packing or unpacking alone."""
+    """Send a masked input of 1,000,000 x 26 bits through the codec, compared with packing or unpacking alone."""
 
     def build() -> Pair:
         params = _params(1000, value_bits=16)
@@ -264,7 +264,7 @@ def masked_input(way: Way) -> Case:
 
 
 def peer_keys(way: Way) -> Case:
-    """Send the keys of 1,000 clients through the codec, beside msgpack on the same three byte strings."""
+    """Send the keys of 1,000 clients through the codec, compared with msgpack on the same three byte strings."""
 
     def build() -> Pair:
         params = _params(1000, value_bits=16)

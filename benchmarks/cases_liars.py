@@ -1,4 +1,4 @@
-"""Measure what liars cost: false shares, disputes and views, beside the same work where nobody lies."""
+"""Measure the cost of liars: false shares, disputes and views, compared with the same work without liars."""
 
 import contextlib
 import os
@@ -24,14 +24,14 @@ from secagg.sharing import LIMBS, ShareArray, limbs_to_seed
 
 
 def recovery_with_liars(clients: int) -> Case:
-    """Recover everyone's secret on the complete graph with one liar more than decoding can correct."""
+    """Recover all secrets on the complete graph with one liar more than decoding can correct."""
     threshold = 2 * clients // 3 + 1
     liars = (clients - threshold) // 2 + 1
 
     def build() -> Pair:
         rng = np.random.default_rng(1)
         limbs = rng.integers(1 << 15, size=(clients, LIMBS), dtype=np.uint16)
-        # A seed has 128 bits, which the last limb has 8 of.
+        # A seed has 128 bits, and the last limb holds 8 of them.
         limbs[:, -1] >>= 7
         coefficients = rng.integers(PRIME, size=(threshold - 1, clients * LIMBS), dtype=np.uint16)
         shares = shamir.share(limbs.ravel(), coefficients, clients).reshape(clients, clients, LIMBS).swapaxes(0, 1)
@@ -60,7 +60,7 @@ def _recovery(
 
 
 def explanation(clients: int) -> Case:
-    """Find who explains the disputes if a third of the clients say that they could open no share."""
+    """Find the parties that explain the disputes if a third of the clients claim that they could open no share."""
     liars = -(-clients // 3) - 1
 
     def build() -> Pair:
@@ -78,7 +78,7 @@ def explanation(clients: int) -> Case:
 def refused_views(peers: int) -> Case:
     """Refuse a sparse graph's proof in which every signature is bad: a client's costliest message.
 
-    Each view has only receiver and signer in common with the receiver's.
+    Each view shares only the receiver and the signer with the receiver's view.
     """
 
     def build() -> Pair:

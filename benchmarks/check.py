@@ -1,9 +1,8 @@
 """The regression check: ``python -m benchmarks.check`` exits with 1 if a piece of the library has become slower.
 
-It knows no seconds: each piece is timed by turns with the raw primitive under it, and the ratio of the two has a limit
-in tables/floors.json, which also has the bytes of a client's messages, to be met exactly.  A ratio that breaks
-its limit is measured again, twice: what a busy machine does once it rarely does three times, and what a change of the
-code did it does each time.
+The limits are not seconds: each piece is timed in turn with the raw primitive that it uses, and tables/floors.json has
+a limit for the ratio of the two.  It also has the bytes of a client's messages, which must match exactly.  A ratio that
+breaks its limit is measured twice more: a busy machine rarely causes this three times, but a change of the code does.
 """
 
 import argparse
@@ -46,7 +45,7 @@ CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A line of the table: what was found, beside what is allowed."""
+    """A line of the table: the measured value and the limit."""
 
     what: str
     found: str
@@ -55,7 +54,7 @@ class Verdict:
 
 
 def check_ratio(case: Case, limit: float) -> Verdict:
-    """Measure until the ratio is within its limit, at most ATTEMPTS times; the best one counts."""
+    """Measure until the ratio is within its limit, at most ATTEMPTS times; the best ratio counts."""
     values: list[float] = []
     for _ in range(ATTEMPTS):
         values.append(case.value(case.measure()))
@@ -75,9 +74,9 @@ def check_bytes(row: dict[str, Any], peers: Peers) -> Verdict:
 
 
 def run(floors: dict[str, Any], chosen: Iterable[Case] = CASES) -> list[Verdict]:
-    """Run all checks. KeyError if a case has no limit."""
+    """Run all checks; raise KeyError if a case has no limit."""
     verdicts = [check_ratio(case, floors["ratios"][case.id]["limit"]) for case in chosen]
-    # Of a complete graph's many peers each has to be made; a sparse graph's are few.
+    # A complete graph needs many peers; a sparse graph needs few.
     peers = Peers(max((row["peers"] for row in floors["bytes"]), default=0))
     return verdicts + [check_bytes(row, peers) for row in floors["bytes"]]
 
@@ -91,7 +90,7 @@ def report(verdicts: list[Verdict]) -> str:
         for v in verdicts
     ]
     broken = [verdict for verdict in verdicts if not verdict.passed]
-    lines += ["", *(f"REGRESSION: {v.what} is {v.found}, allowed is {v.limit}" for v in broken)]
+    lines += ["", *(f"REGRESSION: {v.what} is {v.found}, but the limit is {v.limit}" for v in broken)]
     if not broken:
         lines.append(f"no regression: {len(verdicts)} checks")
     return "\n".join(lines)
@@ -100,7 +99,7 @@ def report(verdicts: list[Verdict]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; return 1 if anything regressed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.check", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--measure", type=int, metavar="RUNS", help="print what so many runs find, to set limits by")
+    parser.add_argument("--measure", type=int, metavar="RUNS", help="print values of RUNS runs, to set limits by")
     options = parser.parse_args(arguments)
     if options.measure:
         _measure(options.measure)
@@ -108,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     verdicts = run(json.loads(FLOORS.read_text(encoding="utf-8")))
     print(report(verdicts))
     if os.environ.get("CI") and any(not verdict.passed for verdict in verdicts):
-        print("If the change is meant, set the limits anew: see benchmarks/README.md.")
+        print("If the change is intended, set new limits: see benchmarks/README.md.")
     return int(any(not verdict.passed for verdict in verdicts))
 
 

@@ -1,9 +1,9 @@
-"""Compare Flower in the clear, with its own SecAgg+, and with secagg: one model, the same data, the same rounds.
+"""Compare Flower in the clear, with its own SecAgg+, and with secagg: the same model, data and rounds.
 
     make bench-flower CLIENTS="10 50"
 
-Each mode runs in a process of its own (`flower_case`). Flower in the clear runs first and last: the difference says how
-much the speed of the machine moved meanwhile. `make generated` puts the table into docs/integrations/flower.md.
+Each mode runs in a separate process (`flower_case`). Flower in the clear runs first and last, which shows the change of
+the machine's speed meanwhile. `make generated` puts the table into docs/integrations/flower.md.
 """
 
 import argparse
@@ -25,8 +25,8 @@ def main() -> None:
     """Run all modes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, nargs="+", default=[10, 50])
-    parser.add_argument("--rounds", type=int, default=3, help="that count; one more starts the engine")
-    parser.add_argument("--workers", type=int, default=2, help="of the simulation engine")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds; one more round starts the engine")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the simulation engine")
     chosen = parser.parse_args()
     _measure(chosen)
 

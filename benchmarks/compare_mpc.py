@@ -1,10 +1,10 @@
-"""Measure what encrypted evaluation of MNIST costs, and what made it slow.
+"""Measure the cost of encrypted evaluation on MNIST, and of its slow parts.
 
     make bench-mpc                                              # all, ten minutes on two idle cores
     .venv-mpc/bin/python -m benchmarks.compare_mpc --quick
 
-Models are trained by `secagg train` first, where they are not there yet. Results go to results/mpc.json, run
-by run, and from there as tables into docs/how-to/encrypted-evaluation.md.
+Missing models are trained by `secagg train` first. Results go to results/mpc.json after each run, and from there as
+tables into docs/how-to/encrypted-evaluation.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TRAINING = {"clients": 10, "rounds": 4, "epochs": 1, "batch-size": 32, "optimiz
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One run. `quick_images` where the time is short."""
+    """One run; `quick_images` is its number of images with --quick."""
 
     name: str
     model: str
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measure(case: Case, dataset: Dataset, *, quick: bool) -> dict[str, Any]:
-    """Run a case; return its figures beside the plain model's."""
+    """Run a case; return its figures and those of the plain model."""
     path = trained(case.model)
     task = EncryptedTask(
         model_path=path,
@@ -144,7 +144,7 @@ def trained(model: str) -> Path:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return Markdown tables: a row a case, and what they were measured on."""
+    """Return Markdown tables with a row for each case, and a line about the machine."""
     lines = [
         "| case | model | images | batch | ms an image | processor ms, all three | start, s | MB an image | accuracy "
         "| same image in plain text | predictions that agree |",

@@ -1,11 +1,11 @@
-"""Compare NVFlare plain, with its homomorphic encryption, and with secagg: one model and data set, the same rounds.
+"""Compare NVFlare plain, with its homomorphic encryption, and with secagg: the same model, data and rounds.
 
     .venv-nvflare/bin/python -m benchmarks.compare_nvflare             # and write the table
     python -m benchmarks.compare_nvflare --table                       # only write the table
 
 All three are jobs of NVFlare's recipes in its simulator, with a process for each of three sites.  The recipe with
-homomorphic encryption refuses the simulator, for nobody provisions its keys there; here its contexts are made by the
-code that makes them for startup kits (`HEBuilder`), and its job runs like the others.
+homomorphic encryption refuses the simulator, since no keys are provisioned there.  Here the code that makes its
+contexts for startup kits (`HEBuilder`) makes them, and its job runs like the others.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def _measure_all(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(method: str, width: int, rounds: int, interval: float, folder: Path) -> dict[str, Any]:
-    """Run one method in processes of its own: the recipe's class registers encoders for good."""
+    """Run one method in separate processes, since the recipe's class registers encoders permanently."""
     command = [sys.executable, "-m", "benchmarks.compare_nvflare"]
     command += ["--one", method, str(width), str(folder)]
     command += ["--rounds", str(rounds), "--interval", str(interval)]
@@ -73,7 +73,7 @@ def measure(method: str, width: int, rounds: int, interval: float, folder: Path)
     starts = [line["began"] for line in _lines(folder / "rounds")]
     trained = _lines(folder / "trained")
     wire = _lines(folder / "wire")
-    # Sites start and import during the first round, and only some of the last one's end is seen.
+    # Leave out the first round, in which sites start, and the last, whose end is only partly recorded.
     between = [after - before for before, after in itertools.pairwise(starts[1:])]
     last = max(line["round"] for line in trained)
     settled = [line for line in wire if starts[1] <= line["at"] < starts[-1]]
@@ -115,7 +115,7 @@ def run(method: str, width: int, rounds: int, interval: float, folder: Path) -> 
     recipe.add_server_config({"server": {"task_request_interval": interval}})
     if method == "secagg":
         add_secure_aggregation(recipe, clip=2.0, max_steps=64)
-    # The recipes have no way for these; the job has.
+    # The recipes have no interface for these, but the job has.
     job = recipe._job
     job.to_server(RoundClock(str(folder / "rounds")), id="clock")
     job.to_clients(WireMeter(str(folder / "wire")), id="meter")
@@ -141,7 +141,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return a Markdown table: a row a method and size of model, and what it was measured with."""
+    """Return a Markdown table with a row for each method and size of model, and a line about the set-up."""
     lines = [
         "| parameters | average | seconds a round | of which training | up, a site and round | down | accuracy |",
         "|---:|---|---:|---:|---:|---:|---:|",

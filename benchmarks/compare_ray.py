@@ -1,8 +1,8 @@
 """Compare the recovery of masks by Ray workers with one core and with `transport.RecoveryPool`: `make bench-ray`.
 
-It takes two minutes on idle cores; the table goes into docs/scaling.md (`scaling_plan --write`).
+It takes two minutes on idle cores. The table goes into docs/scaling.md (`scaling_plan --write`).
 
-With --quick, half a minute with smaller jobs, and nothing is written.
+With --quick it takes half a minute with smaller jobs, and writes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from benchmarks.interleave import by_turns
 from secagg import UnmaskJob
 from transport import RecoveryPool
 
-# Survivors, vanished, values: 500 clients of which 30% vanished, as in the paper's figure; 20 with a long vector.
+# Survivors, dropped clients, values: 500 clients of which 30% dropped out, as in the paper's figure; 20 with a long
+# vector.
 _FULL = ((350, 150, 100_000), (19, 1, 10_000_000))
 _QUICK = ((200, 40, 100_000), (19, 1, 10_000_000))
 
@@ -31,11 +32,11 @@ def _job(survivors: int, vanished: int, values: int) -> UnmaskJob:
 
 
 def _measure(job: UnmaskJob, rounds: int) -> dict[str, Any]:
-    """Return the median seconds by turns; each way must give the same masks."""
+    """Return median seconds, timed in turn; all ways must give the same masks."""
     from fl.engines.ray.cluster import RayCluster
     from fl.engines.ray.recovery import RayRecovery
 
-    # The same two Ray workers in both cases: with one of them the job is one part.
+    # Both cases use the same two Ray workers; for one worker the job is one part.
     one, two = RayCluster(None), RayCluster(None)
     one.cores = 1
     with RecoveryPool(2) as pool:
@@ -63,7 +64,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller jobs; nothing is written")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timings of each")
     options = parser.parse_args()
     with connected(workers=2):
         results = [_measure(_job(*sizes), options.rounds) for sizes in (_QUICK if options.quick else _FULL)]

@@ -1,8 +1,8 @@
 """Compare the training engines with one model that is trained on the same images: `make bench-training`.
 
-A row is a plain loop over all images, and each engine over the clients that hold them, by turns. It takes ten minutes
-on two idle cores; the table goes into docs/scaling.md (`scaling_plan --write`). With --quick it takes half a minute and
-writes nothing.
+Each row times a plain loop over all images, and each engine over the clients that hold them, in turn. It takes ten
+minutes on two idle cores. The table goes into docs/scaling.md (`scaling_plan --write`). With --quick it takes half a
+minute and writes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ENGINES = ("serial", "processes", "batched")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is trained: ``clients`` clients with ``images`` images each, one epoch."""
+    """A training to time: ``clients`` clients with ``images`` images each, one epoch."""
 
     model: str
     batch_size: int
@@ -55,9 +55,9 @@ QUICK = (Row("logistic", 10, 60), Row("2nn", 10, 60))
 
 
 def measure(row: Row, *, rounds: int, engines: tuple[str, ...] = ENGINES) -> dict[str, Any]:
-    """Return images a second of each engine, and its ratio to the plain loop: medians over the rounds.
+    """Return the images per second of each engine, and their ratio to the plain loop: medians over the rounds.
 
-    The plain loop is one model on all images, with the number of threads that was faster in that round.
+    The plain loop trains one model on all images, with the faster number of threads in each round.
     """
     worker = _worker(row)
     cores = os.cpu_count() or 1
@@ -144,7 +144,7 @@ def main() -> None:
     """Measure the rows, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and clients; nothing is written")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="number of timings of each")
     options = parser.parse_args()
     results = []
     for row in QUICK if options.quick else FULL:

@@ -1,6 +1,6 @@
-"""What the benchmarks add to pytest-benchmark: smaller sizes, further rows, and a machine without its owner's names.
+"""Additions to pytest-benchmark: smaller sizes, further rows, and machine data without its owner's names.
 
-A benchmark that measures many things at once adds them by the fixture `record`; they are ``extra_info["rows"]``.
+A benchmark that measures many things at once adds them by the fixture `record`, as ``extra_info["rows"]``.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from benchmarks.results import Entry
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="smaller sizes")
+    parser.addoption("--quick", action="store_true", help="measure smaller sizes")
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -26,12 +26,12 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
 
 @pytest.fixture(scope="session")
 def quick(request: pytest.FixtureRequest) -> bool:
-    """Return whether smaller sizes are asked for."""
+    """Return whether --quick was given."""
     return bool(request.config.getoption("--quick"))
 
 
 @pytest.fixture
 def record(benchmark: Any) -> Callable[[Entry], None]:
-    """Add an entry to those of the benchmark."""
+    """Return a function that adds an entry to the benchmark's."""
     rows: list[Entry] = benchmark.extra_info.setdefault("rows", [])
     return lambda entry: rows.append(results.checked(entry))

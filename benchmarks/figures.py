@@ -22,8 +22,8 @@ from benchmarks.results import Entry, key_bytes, named, points, reached, vector_
 BLUE, ORANGE, GREEN, RED, GREY = "#3b82c4", "#e08a1e", "#2a9d6f", "#d1495b", "#8a8f98"
 INK = "#1f2328"
 
-# From so many clients on, the planner's degrees follow the logarithm; below, a client's neighbours are a large part
-# of all clients, which helps against bad luck.
+# From this many clients on, the planner's degrees follow the logarithm; below, a client's neighbours are a large part
+# of all clients, which lowers the risk.
 LARGE = 1000
 
 _STYLE = {
@@ -42,7 +42,7 @@ _COLORS = {True: GREEN, False: RED, None: BLUE}
 
 
 def write(entries: list[Entry], folder: Path) -> set[str]:
-    """Draw the figures that the entries give as PNG files; remove those of an earlier report. Return their names."""
+    """Draw the entries' figures as PNG files, remove those of an earlier report, and return the names."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = set()
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def write(entries: list[Entry], folder: Path) -> set[str]:
             if figure is None:
                 path.unlink(missing_ok=True)
                 continue
-            # Without matplotlib's version in it, a figure that shows the same is the same file.
+            # Leave matplotlib's version out, so that equal figures are equal files.
             figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
             drawn.add(name)
     return drawn
@@ -95,7 +95,7 @@ def log_fit(n: Sequence[float], y: Sequence[float]) -> LogFit | None:
 
 
 def figure8(entries: list[Entry]) -> Figure | None:
-    """Draw how many times faster than published each row is."""
+    """Draw the speed-up of each row over the published time."""
     rows = [entry for entry in named(entries, "figure8", "client", "server") if entry.get("ratio")]
     if not rows:
         return None
@@ -139,7 +139,7 @@ def peers(entries: list[Entry]) -> Figure | None:
 
 
 def micro(entries: list[Entry]) -> Figure | None:
-    """Draw every ratio to a raw primitive, speeds and costs apart."""
+    """Draw all ratios to raw primitives, speeds and costs separately."""
     rows = [entry for entry in named(entries, "micro") if entry.get("ratio")]
     kinds = [
         ([entry for entry in rows if entry["ratio"]["higher_is_better"] is higher], text)
@@ -161,13 +161,13 @@ def micro(entries: list[Entry]) -> Figure | None:
 
 
 def _ratio_bars(axes: Axes, names: list[str], entries: list[Entry], font_size: str = "medium") -> None:
-    """Draw a bar for each entry with its goal as a stroke; logarithmic where the ratios span more than a decade."""
+    """Draw a bar for each entry with its goal as a stroke; use a log scale if the ratios span more than a decade."""
     values = [entry["ratio"]["value"] for entry in entries]
     goals = [entry["ratio"]["goal"] for entry in entries]
     known = [*values, *(goal for goal in goals if goal is not None)]
     foot = 0.0
     if max(known) > 10 * min(known):
-        # Bars need a foot where there is no zero: a power of ten below all of them.
+        # On a log scale bars need a start: a power of ten below all of them.
         foot = 10.0 ** floor(log10(min(known)) - 1e-9)
         axes.set_xscale("log")
     places = range(len(entries))
@@ -270,7 +270,7 @@ def _fit_line(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, no
 
 
 def _neighbours(axes: Axes, clients: Sequence[int], degrees: Sequence[int], planned: list[dict[str, int]]) -> None:
-    """Draw the degrees of the runs and of the planner; the line is fitted from `LARGE` clients on."""
+    """Draw the degrees of the runs and of the planner, with a line fitted from `LARGE` clients on."""
     if planned:
         axes.plot(
             [point["clients"] for point in planned],
@@ -286,7 +286,7 @@ def _neighbours(axes: Axes, clients: Sequence[int], degrees: Sequence[int], plan
 
 
 def _finish(axes: Axes, title: str, x: str, y: str, *, log_y: bool = False) -> None:
-    """Set scales and labels, and leave room for the legend above what is drawn."""
+    """Set scales and labels, and leave room for the legend above the curves."""
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -311,7 +311,7 @@ def _ticks(axis: Axis, multiples: tuple[float, ...]) -> None:
 
 
 def _new_figure(title: str, width: float, height: float) -> Figure:
-    """Return an empty figure; sizes in inches."""
+    """Return an empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -319,7 +319,7 @@ def _new_figure(title: str, width: float, height: float) -> Figure:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Write numbers out, instead of powers of ten."""
+    """Write numbers out, not as powers of ten."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

@@ -1,7 +1,8 @@
-"""One run in Flower's simulation engine, in a process of its own; prints one JSON line.
+"""Do one run in Flower's simulation engine, in a separate process, and print one JSON line.
 
-A round is timed from the end of one evaluation by the server to the begin of the next: training, messages, the engine
-and the aggregation, alike for all. The first round starts the engine's workers, and is left out of the figures.
+A round's time runs from the end of one evaluation by the server to the beginning of the next.  For all modes it
+includes training, messages, the engine and the aggregation.  The figures leave out the first round, which starts the
+engine's workers.
 """
 
 import os
@@ -38,7 +39,7 @@ from fl.integrations.flower import SecAggGrid, secagg_mod
 MODES = ("plain", "secagg", "secagg+")
 
 _THRESHOLD = 0.6
-"""Of the clients, for both protocols: secagg's own rule asks for more than half, and this is what Flower is given."""
+"""The threshold as a fraction of the clients, for both protocols; secagg's own rule needs more than half."""
 
 
 class CountingGrid(Grid):
@@ -51,31 +52,31 @@ class CountingGrid(Grid):
 
     @property
     def run(self) -> Any:
-        """As the grid's."""
+        """Return the grid's run."""
         return self._grid.run
 
     def set_run(self, run: Any) -> None:
-        """As the grid's."""
+        """Set the grid's run."""
         self._grid.set_run(run)
 
     def create_message(self, *arguments: Any, **options: Any) -> Any:
-        """As the grid's."""
+        """Create a message as the grid does."""
         return self._grid.create_message(*arguments, **options)
 
     def get_node_ids(self) -> Any:
-        """As the grid's."""
+        """Return the grid's node ids."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Any]) -> Any:
-        """As the grid's, counted."""
+        """Push messages, and count their bytes."""
         return self._grid.push_messages(self._sent(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Any:
-        """As the grid's, counted."""
+        """Pull messages, and count their bytes."""
         return self._received(self._grid.pull_messages(message_ids))
 
     def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> Any:
-        """As the grid's, counted."""
+        """Send messages and receive replies, and count their bytes."""
         return self._received(self._grid.send_and_receive(self._sent(messages), timeout=timeout))
 
     def _sent(self, messages: Iterable[Message]) -> list[Message]:
@@ -90,14 +91,14 @@ class CountingGrid(Grid):
 
 
 def _size(content: RecordDict) -> int:
-    """Count array data as it is, and the rest as Flower serializes it; its own count_bytes fails on empty lists."""
+    """Return the bytes of array data plus the serialized rest; Flower's own count_bytes fails on empty lists."""
     others = RecordDict({name: record for name, record in content.items() if name not in content.array_records})
     data = sum(len(array.data) for record in content.array_records.values() for array in record.values())
     return data + int(recorddict_to_proto(others).ByteSize())
 
 
 class Rounds:
-    """What the server's evaluation sees of each round: the time, the bytes until then, and the model."""
+    """The server's record of each round: the time, the bytes so far, and the model's accuracy."""
 
     def __init__(self) -> None:
         self.grid: CountingGrid | None = None
@@ -109,7 +110,7 @@ class Rounds:
         self._since = 0.0
 
     def note(self, weights: workload.Weights) -> None:
-        """Note that a round, or the start, is over."""
+        """Record the end of a round, or of the start."""
         assert self.grid is not None
         now = time.perf_counter()
         if self._since:
@@ -123,7 +124,7 @@ class Rounds:
 
 
 def message_api(clients: int, rounds: int, *, secure: bool) -> tuple[ServerApp, ClientApp, Rounds]:
-    """Return apps of Flower's Message API: FedAvg over its grid, or over ours."""
+    """Return apps of Flower's Message API: FedAvg over Flower's grid, or over secagg's."""
     seen, server, client = Rounds(), ServerApp(), ClientApp(mods=[secagg_mod()] if secure else [])
 
     @server.main()
@@ -156,7 +157,7 @@ class WorkloadClient(NumPyClient):
         self._number = number
 
     def fit(self, parameters: Any, config: Any) -> tuple[workload.Weights, int, dict[str, Any]]:
-        """Return its weights, examples and loss."""
+        """Return the client's weights, examples and loss."""
         weights, loss = workload.trained(parameters, self._number)
         return weights, workload.EXAMPLES, {"train_loss": loss}
 
@@ -185,7 +186,7 @@ def legacy_api(clients: int, rounds: int) -> tuple[ServerApp, ClientApp, Rounds]
             evaluate_fn=evaluate,
         )
         legacy = LegacyContext(context=context, config=ServerConfig(num_rounds=rounds), strategy=strategy)
-        # All share with all, as here: 1.0 of the clients.
+        # All clients share with all, as here: a fraction of 1.0.
         workflow = SecAggPlusWorkflow(1.0, _THRESHOLD, max_weight=float(workload.EXAMPLES))
         DefaultWorkflow(fit_workflow=workflow)(seen.grid, legacy)
 

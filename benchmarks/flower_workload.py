@@ -1,4 +1,4 @@
-"""What is trained: the two-hidden-layer network of McMahan et al. (2017), on a part of MNIST for each client."""
+"""The training: the network of McMahan et al. (2017) with two hidden layers, on a part of MNIST for each client."""
 
 import os
 from functools import lru_cache
@@ -14,7 +14,7 @@ from fl.learning.settings import LocalTraining
 from fl.learning.training import evaluate, train
 
 EXAMPLES = 300
-"""Each client's."""
+"""Training examples of each client."""
 
 MODEL = "2nn"
 TRAINING = LocalTraining(epochs=1, batch_size=20, learning_rate=0.1, momentum=0.5)
@@ -24,14 +24,14 @@ Weights = list[np.ndarray]
 
 @lru_cache(maxsize=1)
 def dataset() -> Dataset:
-    """Load MNIST from SECAGG_DATA or the user's cache, once a process."""
+    """Load MNIST from SECAGG_DATA or the user's cache, once in each process."""
     torch.set_num_threads(1)
     folder = os.environ.get("SECAGG_DATA")
     return load_dataset("mnist", Path(folder) if folder else None, download=False)
 
 
 def new_model() -> nn.Module:
-    """Return the model that every run begins with."""
+    """Return the initial model of all runs."""
     return build_model(MODEL, image_shape=(1, 28, 28), num_classes=10, seed=1)
 
 
@@ -49,7 +49,7 @@ def model_with(weights: Weights) -> nn.Module:
 
 
 def trained(weights: Weights, client: int) -> tuple[Weights, float]:
-    """Train a client; return its weights and mean loss, which are the same in every run."""
+    """Train a client; return its weights and mean loss, which are the same in all runs."""
     data = dataset()
     part = torch.from_numpy(np.random.default_rng(client).permutation(len(data.train_labels))[:EXAMPLES])
     model = model_with(weights)

@@ -1,10 +1,10 @@
-"""Values as text, by their unit."""
+"""Format values as text, by their unit."""
 
 NOTHING = "–"
 
 
 def significant(value: float) -> str:
-    """Return three significant digits, and no fewer than the integer has."""
+    """Return three significant digits, or all digits of a longer integer."""
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f}"
 
@@ -40,7 +40,7 @@ def factor(value: float) -> str:
 
 
 def params(items: dict[str, object]) -> str:
-    """Return parameters in a row."""
+    """Return parameters as one text."""
     return ", ".join(f"{_words(key)} {value(key, item)}" for key, item in items.items())
 
 

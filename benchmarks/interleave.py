@@ -1,4 +1,4 @@
-"""Timing by turns: what is compared is run alternately, so that a machine that drifts slows both alike."""
+"""Time functions in turn, so that changes in the machine's speed affect both sides of a comparison."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -14,29 +14,29 @@ MIN_ROUNDS = 7
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Seconds of a candidate and of its reference, round by round; the two of a round ran one after the other."""
+    """Seconds of a candidate and of its reference, round by round; the two times of a round were taken in sequence."""
 
     candidate: tuple[float, ...]
     reference: tuple[float, ...]
 
     @property
     def speed(self) -> float:
-        """The candidate's speed over the reference's: the median of the rounds' ratios."""
+        """Return the candidate's speed over the reference's: the median of the rounds' ratios."""
         return median(r / c for c, r in zip(self.candidate, self.reference, strict=True))
 
     @property
     def cost(self) -> float:
-        """The candidate's time over the reference's: the median of the rounds' ratios."""
+        """Return the candidate's time over the reference's: the median of the rounds' ratios."""
         return median(c / r for c, r in zip(self.candidate, self.reference, strict=True))
 
 
 def compare(candidate: Work, reference: Work, *, rounds: int = MIN_ROUNDS, sample_seconds: float = 0.01) -> Comparison:
-    """Time two functions by turns.
+    """Time two functions in turn.
 
     Args:
-        candidate, reference: what is timed.
-        rounds: how often each, at least MIN_ROUNDS.
-        sample_seconds: a function that is faster is repeated within a round for about so long.
+        candidate, reference: the functions to time.
+        rounds: the number of rounds, at least MIN_ROUNDS.
+        sample_seconds: a faster function is repeated within a round for about this time.
     """
     candidate_seconds, reference_seconds = by_turns(
         [candidate, reference], rounds=max(rounds, MIN_ROUNDS), sample_seconds=sample_seconds
@@ -45,7 +45,7 @@ def compare(candidate: Work, reference: Work, *, rounds: int = MIN_ROUNDS, sampl
 
 
 def by_turns(works: Sequence[Work], *, rounds: int, sample_seconds: float = 0.01) -> list[tuple[float, ...]]:
-    """Seconds a call of each function, one for each round; every other round goes backwards through them."""
+    """Return each function's seconds per call in each round; every second round runs them in reverse order."""
     calls = [_calls_for(work, sample_seconds) for work in works]
     seconds: list[list[float]] = [[] for _ in works]
     order = list(range(len(works)))
@@ -63,7 +63,7 @@ def by_turns(works: Sequence[Work], *, rounds: int, sample_seconds: float = 0.01
 
 
 def spread(seconds: tuple[float, ...]) -> dict[str, Any]:
-    """Median, least and most, and the number of rounds: the "seconds" of a result."""
+    """Return median, least, most and the number of rounds: the "seconds" of a result."""
     return {"median": median(seconds), "min": min(seconds), "max": max(seconds), "rounds": len(seconds)}
 
 

@@ -1,8 +1,8 @@
-"""Three servers in lockstep with one cohort, each losing other clients, and the seconds that everyone took.
+"""Run three servers in lockstep with one cohort, each with other dropouts, and time all parties.
 
-All clients are real: own keys, own bytes both ways, each message decoded by who receives it. What they send before
-Unmasking does not depend on who drops out later, so one cohort serves all servers: a client that has sent its masked
-input is suspended, and each server's survivor list is answered by a client resumed from there.
+All clients are real: they have their own keys and bytes, and each message is decoded by its receiver. A client's
+messages before Unmasking do not depend on later dropouts, so one cohort serves all servers. A client that has sent its
+masked input is suspended, and a client resumed from there answers each server's survivor list.
 """
 
 from dataclasses import dataclass, field
@@ -37,10 +37,10 @@ DROPOUTS: Final = (0.0, 0.1, 0.3)
 
 @dataclass(frozen=True, slots=True)
 class CohortTimes:
-    """Seconds by round: of a client, the median over all, none vanishing; of each server, by dropout.
+    """Seconds by round: of a client (the median over all, without dropouts), and of each server, by dropout.
 
-    A round of the server is the receipt of its messages, decoding included, and its closing, with the encoding of what
-    it sends then; Unmasking includes the recovery, on one core.
+    A round of the server includes receiving and decoding its messages, closing the round, and encoding its answers;
+    Unmasking includes the recovery, on one core.
     """
 
     client: dict[Round, float]
@@ -48,7 +48,7 @@ class CohortTimes:
 
 
 def parameters(num_clients: int) -> Parameters:
-    """The paper's setting: complete graph, the server alone to be safe against, a ring of 24 bits."""
+    """Return the paper's setting: complete graph, no corrupt clients, a ring of 24 bits."""
     value_bits = RING_BITS - (num_clients - 1).bit_length()
     params = plan(num_clients=num_clients, vector_length=LENGTH, value_bits=value_bits, dropout=DROPOUTS[-1]).parameters
     assert params.ring_bits == RING_BITS
@@ -88,7 +88,7 @@ def made_up_input(params: Parameters, client_id: ClientId) -> npt.NDArray[np.uin
 
 
 class _Cohort:
-    """The clients, by bytes in and bytes out."""
+    """The clients, which take and return bytes."""
 
     def __init__(self, params: Parameters) -> None:
         self._params = params
@@ -96,7 +96,7 @@ class _Cohort:
         self._suspended: dict[ClientId, bytes] = {}
 
     def answer(self, round_: Round, client_id: ClientId, data: bytes, seconds: list[float]) -> bytes:
-        """Decode, act, encode: what a deployment pays. The seconds do not count the making of the input."""
+        """Decode a message, answer it and encode the answer, as deployments do; the time excludes making the input."""
         vector = made_up_input(self._params, client_id)
         if round_ is Round.UNMASKING:
             self._clients[client_id] = Client.resume(self._suspended[client_id])
@@ -138,9 +138,9 @@ class _TimedServer:
         assert not events
 
     def close(self, round_: Round) -> dict[ClientId, bytes]:
-        """Close a round: the bytes for each client.
+        """Close a round; return the bytes for each client.
 
-        What is one object for all clients is encoded once, as the in-process transport does.
+        A message that is the same object for all clients is encoded once, as in the in-process transport.
         """
         started = perf_counter()
         messages: dict[ClientId, bytes] = {}
@@ -154,7 +154,7 @@ class _TimedServer:
         return messages
 
     def finish(self) -> None:
-        """The last round's end and the recovery, on one core; the sum is checked."""
+        """Close the last round and recover the masks on one core; check the sum."""
         started = perf_counter()
         (ready,) = self._server.close_round()
         assert isinstance(ready, UnmaskReady)

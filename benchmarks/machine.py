@@ -1,4 +1,4 @@
-"""What a result was measured on: enough to compare machines, nothing that says whose machine it is."""
+"""The machine of a result: data to compare machines, without anything that identifies the machine."""
 
 import os
 import platform
@@ -7,12 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Those that decide how fast the mask generator and the matrix products are.
+# The CPU flags that decide the speed of the mask generator and of matrix products.
 _FLAGS = ("aes", "vaes", "avx2", "avx512f")
 
 
 def describe() -> dict[str, Any]:
-    """CPU, memory (bytes), operating system and the versions that matter; plain JSON values."""
+    """Return CPU, memory (bytes), operating system and relevant versions as plain JSON values."""
     from cryptography.hazmat.backends.openssl import backend
 
     cpu = _cpu_info()
@@ -31,11 +31,11 @@ def describe() -> dict[str, Any]:
 
 
 def commit(repository: Path) -> str | None:
-    """The short hash of the commit that ``repository`` is at, with a "+" if files differ from it; None without git."""
+    """Return the short hash of ``repository``'s commit, with a "+" if files differ from it; None without git."""
     head = _git(repository, "rev-parse", "--short", "HEAD")
     if not head:
         return None
-    # Results are what a run writes: they do not make the code another one.
+    # Runs write results, which do not change the code.
     changes = _git(repository, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
     return f"{head}+" if changes else head
 
@@ -55,7 +55,7 @@ def _git(repository: Path, *arguments: str) -> str:
 
 
 def _cpu_info() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; empty where there is no such file."""
+    """Return the first processor's lines of /proc/cpuinfo; empty without that file."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

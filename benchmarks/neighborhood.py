@@ -1,7 +1,7 @@
-"""The bytes that one client sends and receives in a session, from messages as they travel.
+"""Count the bytes that one client sends and receives in a session, from encoded messages.
 
-The client is a real one.  Its peers are what it can see of them: real public keys, and ciphertexts under real channel
-keys of uniform field elements, which is what a Shamir share of one holder is.
+The client is real.  Its peers consist of the data that it sees of them: real public keys, and ciphertexts under real
+channel keys of uniform field elements, since the Shamir share of one holder is uniform.
 """
 
 import os
@@ -18,13 +18,13 @@ from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.sharing import LIMBS, ShareChannel, shares_to_bytes
 from transport import encode_frame
 
-# Up to so many words of keystream the client masks a real input; above, a uniform vector stands in for the result.
+# Up to this many words of keystream the client masks a real input; above, a uniform vector replaces the result.
 _MOST_WORDS = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes of one client's frames, by round and direction; nobody vanishes."""
+    """Bytes of one client's frames, by round and direction, without dropouts."""
 
     up: dict[str, int]
     down: dict[str, int]
@@ -45,7 +45,7 @@ class Peers:
 
 def traffic(params: Parameters, peers: Peers) -> Traffic:
     """Run client 0 through a session with ``params.degree`` peers, all of which survive."""
-    # The vector's length shows in one message alone: without it, the others cost no gigabytes of keystream.
+    # Only one message depends on the vector's length; with a short vector the others need no gigabytes of keystream.
     masks_really = params.vector_length * (params.degree + 1) <= _MOST_WORDS
     small = params if masks_really else replace(params, vector_length=1)
     client = Client(small, 0)
@@ -79,7 +79,7 @@ def traffic(params: Parameters, peers: Peers) -> Traffic:
 
 
 def published_bytes(num_clients: int, num_elements: int) -> float:
-    """The paper's count: [256 (7n - 4) + m ceil(log2 R)] / 8 bytes, R = n (2^16 - 1) + 1."""
+    """Return the paper's count: [256 (7n - 4) + m ceil(log2 R)] / 8 bytes, R = n (2^16 - 1) + 1."""
     ring_bits = (num_clients * (2**16 - 1)).bit_length()
     return (256 * (7 * num_clients - 4) + num_elements * ring_bits) / 8
 
@@ -94,7 +94,7 @@ def _peer_keys(client: Client, own: AdvertiseKeys, peers: Peers, count: int) -> 
 
 
 def _spread_ids(params: Parameters) -> tuple[int, ...]:
-    """The neighbourhood's ids, this client's own (0) first."""
+    """Return the neighbourhood's ids, this client's own (0) first."""
     return tuple(place * params.num_clients // (params.degree + 1) for place in range(params.degree + 1))
 
 

@@ -1,11 +1,11 @@
-"""Run one session over TLS, in processes of its own on loopback, and in memory; measure time and the server's memory.
+"""Run one session over TLS between processes on loopback, and in memory; measure time and the server's memory.
 
-A child gets its orders as JSON, reports that it is ready, waits for the word and reports its result, a line each::
+A child gets its task as JSON, reports that it is ready, waits for the start and reports its result, one line each::
 
     python -m benchmarks.networked server '{"clients": 200, ...}'
 
-Vanishing clients share their keys, break off when their input is due, and come back without their state: the
-server then goes on without them at once, by its own rule, and no deadline is waited for or counted.
+Clients that drop out share their keys, disconnect when their input is due, and come back without their state.  The
+server's rule is then to go on without them at once, so no deadline is waited for or counted.
 """
 
 import asyncio
@@ -36,19 +36,19 @@ from transport.tcp import Limits, join_session, serve_session
 VALUE_BITS = 16
 _CLIENT_PROCESSES = 2
 _ROOT = Path(__file__).parent.parent
-# A client of two hundred waits for its turn on a core that all share, and nobody is to come back for that.
+# Each of two hundred clients waits for its turn on one core, and must not reconnect because of that.
 _LIMITS = Limits(first_byte_seconds=60, handshake_seconds=60, idle_seconds=300)
 _TRUSTING = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS)
 
 
 class _VanishedError(Exception):
-    """Raised in place of a vanishing client's input."""
+    """Raised in place of the input of a client that drops out."""
 
 
 def over_tls(clients: int, length: int, dropout: float, *, core: int | None, journal: bool = False) -> dict[str, Any]:
-    """Run a session between a server and two processes of clients; ``core``: the only one that they may all use.
+    """Run a session between a server and two processes of clients; ``core``: the only core that they may use.
 
-    Seconds are from the word to begin until everybody knows of the end.
+    Seconds run from the start signal until all parties know of the end.
     """
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as children:
         certs = Path(directory) / "certs"
@@ -71,7 +71,7 @@ def over_tls(clients: int, length: int, dropout: float, *, core: int | None, jou
 
 
 def in_memory(clients: int, length: int, dropout: float, *, core: int | None) -> dict[str, Any]:
-    """Run the same session by `transport.run_session` in a process of its own."""
+    """Run the same session by `transport.run_session` in a separate process."""
     with _Child("memory", {"clients": clients, "length": length, "dropout": dropout, "core": core}) as child:
         child.line()
         return _timed([child])
@@ -87,10 +87,10 @@ def _timed(children: "list[_Child]") -> dict[str, Any]:
 
 
 class _Child:
-    """A process that gets its orders, reports that it is ready, waits for the word, and reports its result."""
+    """A process that gets its task, reports that it is ready, waits for the start, and reports its result."""
 
     def __init__(self, role: str, options: dict[str, Any]) -> None:
-        # numpy's threads would have more cores than were given.
+        # Without this, numpy's threads would use more cores than allowed.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
             [sys.executable, "-m", "benchmarks.networked", role, json.dumps(options)],
@@ -105,7 +105,7 @@ class _Child:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # One that has said its last line ends by itself.
+        # A child that has printed its last line ends by itself.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
         self._process.kill()
@@ -120,7 +120,7 @@ class _Child:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a process of the session ended with code {self._process.wait()}, and said nothing")
+            raise RuntimeError(f"a process of the session ended with code {self._process.wait()} without a result")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -152,13 +152,13 @@ def _say(**values: Any) -> None:
 
 
 def _wait_for_word() -> float:
-    """Wait for the word; return the processor time of this process when it came."""
+    """Wait for the start signal; return the processor time of this process at that moment."""
     sys.stdin.readline()
     return time.process_time()
 
 
 def _exact(outcome: object, options: dict[str, Any]) -> bool:
-    """Return whether it is the sum of everyone who was to stay, and of nobody else."""
+    """Return whether the sum is that of exactly the clients that stay."""
     staying = sorted(set(range(options["clients"])) - _vanishing(options))
     if not isinstance(outcome, secagg.Completed) or list(outcome.included) != staying:
         return False
@@ -169,7 +169,7 @@ def _exact(outcome: object, options: dict[str, Any]) -> bool:
 
 
 def _peak_bytes() -> int:
-    """Return the peak of this process, without its parent's, which the kernel may count in `ru_maxrss`."""
+    """Return the peak memory of this process, without its parent's, which the kernel may count in `ru_maxrss`."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
         for line in file:
             if line.startswith("VmHWM:"):
@@ -247,7 +247,7 @@ async def _clients(options: dict[str, Any]) -> None:
         with contextlib.suppress(SessionRefusedError):
             await join_session(vanish, address=address, tls=tls, accept=_TRUSTING, limits=_LIMITS)
 
-    # Machines of their own would not share a core: of the clients of a process, one works at a time.
+    # Clients on separate machines would not share a core, so only one client of a process works at a time.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     _say(ready=True)
     cpu = _wait_for_word()

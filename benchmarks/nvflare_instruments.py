@@ -1,4 +1,4 @@
-"""Components that a measured job carries: they write what they see to files, one JSON object a line."""
+"""Components of a measured job: they write their measurements to files, one JSON object per line."""
 
 import json
 import time
@@ -16,27 +16,27 @@ from nvflare.widgets.widget import Widget
 
 
 class RoundClock(Widget):
-    """On the server: when each round began."""
+    """On the server: records the start of each round."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Note the time of a round's start."""
+        """Record the time of a round's start."""
         if event_type == AppEventType.ROUND_STARTED:
             _append(self.path, {"began": time.monotonic()})
 
 
 class WireMeter(Widget):
-    """On a site: the bytes of each task's data as it came, and of its result as it goes, in NVFlare's encoding."""
+    """On a site: records the bytes of each task's data and of its result, in NVFlare's encoding."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Note the bytes of one task."""
+        """Record the bytes of one task."""
         if event_type == EventType.BEFORE_TASK_DATA_FILTER:
             self._note("down", fl_ctx, FLContextKey.TASK_DATA)
         elif event_type == EventType.AFTER_TASK_RESULT_FILTER:
@@ -52,17 +52,17 @@ class WireMeter(Widget):
 
 
 class HEContexts(Widget):
-    """Lets NVFlare's homomorphic components find their contexts where no site was provisioned: in the simulator."""
+    """Contexts for NVFlare's homomorphic components in the simulator, where no site is provisioned."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.folder = folder
-        # The simulator has it look into a folder that nobody put contexts into.
+        # The simulator makes it look into a folder without contexts.
         SecurityContentService.security_content_manager = SecurityContentManager(folder)
 
 
 def write_he_contexts(folder: Path) -> dict[str, bytes]:
-    """Write and return the files that NVFlare's provisioning makes: all sites get the same secret key."""
+    """Write and return the files that NVFlare's provisioning makes; all sites get the same secret key."""
     builder = HEBuilder()
     builder.initialize(None, None)
     contexts = {"server": builder.get_serialized_context(), "client": builder.get_serialized_context(is_client=True)}

@@ -1,10 +1,10 @@
-"""One of three sites leaks every secret that it has. What does the server, which has kept all that it saw, learn?
+"""Measure a leak: one of three sites gives all its secrets to the server, which has stored all messages.
 
     .venv-nvflare/bin/python -m benchmarks.nvflare_leak
 
-With NVFlare's homomorphic encryption all sites hold one secret key: whoever has it reads every site's update of every
-round.  With secagg the leak gives the leaking site's own masks, and each other site is still hidden by those that it
-shares with the third.  As a control, the same attack with the secrets of two sites has to succeed.
+With NVFlare's homomorphic encryption all sites hold one secret key, which decrypts each site's update of each round.
+With secagg the leak reveals only the leaking site's masks; the masks that the other two sites share still hide their
+updates.  As a control, the same attack with the secrets of two sites must succeed.
 """
 
 import json
@@ -45,13 +45,13 @@ Updates = Mapping[int, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """How much of the victim's update came out.
+    """The result of an attack: how close the guess is to the victim's update.
 
     Attributes:
-        largest_error: the largest difference of an element to the truth.
-        correlation: of the guess and the truth.
-        uniformity: of what is left after the leaked masks are taken off: chi-square over 64 bins, over its degrees of
-            freedom; about 1 if it is uniform. None where nothing is masked.
+        largest_error: the largest difference between an element and its true value.
+        correlation: the correlation of the guess and the true update.
+        uniformity: chi-square over 64 bins, divided by its degrees of freedom, of the vector after the leaked masks are
+            removed; about 1 if it is uniform. None if nothing is masked.
     """
 
     largest_error: float
@@ -60,7 +60,7 @@ class Attack:
 
 
 def updates(length: int = 100_000) -> Updates:
-    """Return what the sites trained: small, as updates are."""
+    """Return made-up updates of the sites, as small as real ones."""
     rng = np.random.default_rng(1)
     return {site: rng.normal(scale=0.02, size=length).astype(np.float32) for site in (LEAKING, VICTIM, THIRD)}
 
@@ -72,7 +72,7 @@ def attack_encrypted(truth: Updates) -> Attack:
         contexts = write_he_contexts(Path(folder))
         HEContexts(folder)
         wire = encrypted_result(truth[VICTIM])
-        # What a client sends has no secret key in it: the one that it takes is the leaking site's.
+        # Clients send no secret keys; the key used here is the leaking site's.
         leaked = tenseal.context_from(contexts["client"])
         assert leaked.is_private()
     decomposers.register()
@@ -82,7 +82,7 @@ def attack_encrypted(truth: Updates) -> Attack:
 
 
 def encrypted_result(update: npt.NDArray[np.float32]) -> bytes:
-    """Return a site's result as the server gets it."""
+    """Return a site's result as the server receives it."""
     engine = SimpleNamespace()
     fl_ctx = FLContextManager(engine, "site-2", "job", {}, {}).new_context()
     fl_ctx.set_prop("__secure_mode__", False, private=True, sticky=True)
@@ -97,7 +97,7 @@ def encrypted_result(update: npt.NDArray[np.float32]) -> bytes:
 
 
 def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Attack:
-    """Attack a session whose server keeps all messages, all that it unmasks, and all secrets of ``leaking``."""
+    """Attack a session whose server stores all messages, all recovered masks, and all secrets of ``leaking``."""
     length = len(truth[VICTIM])
     clip = 0.25
     encoding = UpdateEncoding(sizes=(length,), num_clients=3, value_bits=24, scales=Scales((clip,), 64))
@@ -140,7 +140,7 @@ def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Atta
                 (outcome,) = server.finish(job.run())
     assert isinstance(outcome, Completed)
     assert job is not None
-    # The round itself is right: what is attacked is a session that works.
+    # Check the round itself: the attacked session must work.
     assert np.array_equal(outcome.sum, sum(inputs.values()))
 
     residue = seen[VICTIM].astype(ring.word_dtype(params.ring_bits))
@@ -148,7 +148,7 @@ def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Atta
     for state in leaks.values():
         own = mask_secret_key(state.mask_key_seed, server.session_id, state.setup.client_id)
         place = state.client_ids.index(VICTIM)
-        # The mask as the leaking site applies it: what the victim applied is its negative, so adding takes it off.
+        # The mask as the leaking site applies it; the victim applied its negative, so adding it removes that.
         key = state.neighborhood.mask_public_key(place)
         accumulate(residue, [pairwise_mask(own, key, server.session_id, state.setup.client_id, VICTIM)])
     taken_off = np.zeros_like(residue)
@@ -172,7 +172,7 @@ def _judged(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float32], unif
 
 
 def main() -> None:
-    """Attack both, and print how far it went."""
+    """Attack both methods, and print the results."""
     truth = updates()
     attacks = {
         "HE, one site leaks": attack_encrypted(truth),

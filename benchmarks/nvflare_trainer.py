@@ -1,4 +1,4 @@
-"""The example's trainer, which also notes how good the model is that it received."""
+"""The example's trainer, which also records the accuracy of the received model."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def main() -> None:
         received = flare.receive()
         if received is None:
             break
-        # What was encrypted comes back flat, and in double precision.
+        # Encrypted entries come back flat, and in double precision.
         params = {
             name: torch.as_tensor(received.params[name]).reshape(own.shape).to(own.dtype)
             for name, own in model.state_dict().items()

@@ -7,7 +7,7 @@ from typing import Any, Final
 _FOLDER = Path(__file__).parent / "tables"
 
 EXPANSION_MILLISECONDS: Final = (2.0, 2.7)
-"""One mask of 100,000 elements on the paper's server: its Unmasking round over d(n - d), least and most."""
+"""Milliseconds of one mask of 100,000 elements on the paper's server: Unmasking over d(n - d), least and most."""
 
 
 def figure8() -> list[dict[str, Any]]:
@@ -16,7 +16,7 @@ def figure8() -> list[dict[str, Any]]:
 
 
 def communication() -> list[dict[str, Any]]:
-    """Return the communication expansions that the papers state, and our goals beside them."""
+    """Return the communication expansions that the papers state, with our goals."""
     return _rows("communication.json")
 
 

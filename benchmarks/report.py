@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: write docs/benchmarks.md and its figures from what `make bench` measured."""
+"""`python -m benchmarks.report`: write docs/benchmarks.md and its figures from the results of `make bench`."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ of this kind. Every figure on this page is computed from the [results]({results}
 
 
 def page(document: Document, drawn: set[str]) -> str:
-    """Return the page; ``drawn`` are the names of the figures that exist."""
+    """Return the page; ``drawn`` holds the names of the existing figures."""
     entries, machine = document["results"], document["machine"]
     verdicts = [verdict for entry in entries for verdict in _verdicts(entry)]
     missed = [text for text, is_reached in verdicts if not is_reached]
@@ -54,7 +54,7 @@ def page(document: Document, drawn: set[str]) -> str:
 
 
 def _verdicts(entry: Entry) -> Iterable[tuple[str, bool]]:
-    """Yield each goal of an entry in words, and whether it is reached."""
+    """Yield each goal of an entry as text, and whether it is reached."""
     what = f"{entry['name'].replace('_', ' ')} ({formatting.params(entry['params'])})"
     is_reached = reached(entry)
     if is_reached is not None:
@@ -65,7 +65,7 @@ def _verdicts(entry: Entry) -> Iterable[tuple[str, bool]]:
 
 
 def _origins(entries: list[Entry]) -> list[str]:
-    """Say where the marked entries come from."""
+    """Return a line about the origins of the marked entries."""
     origins = dict.fromkeys(
         f"commit {entry['from']['commit']}, {entry['from']['created'][:10]}"
         + (", on another machine" if "machine" in entry["from"] else "")
@@ -76,7 +76,7 @@ def _origins(entries: list[Entry]) -> list[str]:
 
 
 Section = tuple[str, str, Callable[[list[Entry]], list[str]], dict[str, str]]
-"""The heading, what is counted, the tables, and the figures with what they show in words."""
+"""For each section: the heading, an introduction, the tables, and the figures with a description."""
 
 SECTIONS: dict[str, Section] = {
     "figure8": (
@@ -147,14 +147,14 @@ SECTIONS: dict[str, Section] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return 0 if the page was written, and 1 if there are no results to write it from."""
+    """Return 0 if the page was written, and 1 if the results are missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--results", type=Path, default=results.path_of("full"), help="what `make bench` wrote")
+    parser.add_argument("--results", type=Path, default=results.path_of("full"), help="results of `make bench`")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder of benchmarks.md and benchmarks/")
     options = parser.parse_args(arguments)
     try:
         document = results.read(options.results)
-    except ValueError:  # not UTF-8, or not JSON
+    except ValueError:  # the file is not UTF-8, or not JSON
         document = None
     if document is None or document.get("format") != results.FORMAT:
         print(f"error: {options.results} has no results of this version: run `make bench` first", file=sys.stderr)

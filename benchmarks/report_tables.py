@@ -10,11 +10,11 @@ from benchmarks.formatting import NOTHING, duration, factor, number, size
 from benchmarks.results import Entry, key_bytes, named, points, reached
 
 Column = tuple[str, Callable[[Any], str]]
-"""A heading, and a row's cell."""
+"""A column: its heading, and a function that returns a row's cell."""
 
 
 def _table(rows: list[Any], *columns: Column, title: str = "") -> str:
-    """Return a Markdown table; entries that an earlier run left are marked."""
+    """Return a Markdown table; entries of earlier runs are marked."""
     if not rows:
         return ""
     cells = []
@@ -52,7 +52,7 @@ _TIME: Column = "time", lambda entry: duration(entry["seconds"]["median"])
 
 
 def figure8(entries: list[Entry]) -> list[str]:
-    """Return the paper's rounds, ours and published in each cell; then single masks."""
+    """Return the paper's rounds, with our and the published time in each cell; then single masks."""
     rows = [entry for entry in entries if entry["name"] in ("client", "server")]
 
     def beside_published(name: str) -> Column:
@@ -87,7 +87,7 @@ def _range(value: float | list[float]) -> str:
 
 
 def communication(entries: list[Entry]) -> list[str]:
-    """Return the bytes of a client."""
+    """Return the table of a client's bytes."""
     return [
         _table(
             entries,
@@ -104,7 +104,7 @@ def communication(entries: list[Entry]) -> list[str]:
 
 
 def peers(entries: list[Entry]) -> list[str]:
-    """Return secagg and peer side by side; then where Flower's time goes."""
+    """Return secagg and its peers side by side; then the parts of Flower's time."""
     staged = [entry for entry in entries if entry.get("peer_stages")]
     stages = list(staged[0]["peer_stages"]) if staged else []
 
@@ -136,7 +136,7 @@ def peers(entries: list[Entry]) -> list[str]:
 
 
 def scaling(entries: list[Entry]) -> list[str]:
-    """Return the curves, how they grow, and the planner's degrees."""
+    """Return the curves, their growth, and the planner's degrees."""
     columns: list[Column] = [
         _param("clients"),
         _param("length", "values"),
@@ -159,7 +159,7 @@ def scaling(entries: list[Entry]) -> list[str]:
 
 
 def _growth(curve: list[Entry]) -> str:
-    """Return fits of a + b ln n, and the power of n that the same points would have."""
+    """Return fits of a + b ln n, and the exponents of power laws through the same points."""
     clients = [entry["params"]["clients"] for entry in curve]
     quantities: list[tuple[str, Callable[[float], str], Callable[[Entry], float]]] = [
         ("neighbours", number, lambda entry: entry["degree"]),
@@ -183,7 +183,7 @@ def _growth(curve: list[Entry]) -> str:
 
 
 def _degrees(curve: list[dict[str, int]]) -> str:
-    """Say what degrees the planner gives, at powers of ten, and how they grow."""
+    """Return a line about the planner's degrees at powers of ten, and their growth."""
     shown = [point for point in curve if str(point["clients"]).strip("0") == "1"]
     degrees = ", ".join(f"{point['degree']} at {point['clients']:,}" for point in shown)
     text = f"Neighbours as planned: {degrees} clients"
@@ -193,7 +193,7 @@ def _degrees(curve: list[dict[str, int]]) -> str:
 
 
 def malicious(entries: list[Entry]) -> list[str]:
-    """Return each role's part, beside what it is against an honest server."""
+    """Return each role's costs, compared with those against an honest server."""
     return [
         _table(
             [entry for entry in entries if entry["name"] in ("client", "server")],
@@ -214,7 +214,7 @@ def malicious(entries: list[Entry]) -> list[str]:
 
 
 def network(entries: list[Entry]) -> list[str]:
-    """Return sessions beside those in memory; then what the server holds."""
+    """Return sessions compared with those in memory; then the server's memory."""
     return [
         _table(
             named(entries, "network", "session"),
@@ -247,18 +247,18 @@ def network(entries: list[Entry]) -> list[str]:
 
 
 def micro(entries: list[Entry]) -> list[str]:
-    """Return one table of all pieces."""
+    """Return a table of all pieces."""
     names = list(dict.fromkeys(entry["name"] for entry in entries))
 
     def order(entry: Entry) -> tuple[int, list[tuple[float, str]]]:
-        """Order numbers by size, others by name."""
+        """Return a sort key: numbers by size, other values by name."""
         values = entry["params"].values()
         sizes = [(float(item), "") if isinstance(item, int | float) else (0.0, str(item)) for item in values]
         return names.index(entry["name"]), sizes
 
     rows = sorted(entries, key=order)
     of = [entry["ratio"]["of"] if "ratio" in entry else "" for entry in rows]
-    # A reference is named where it begins.
+    # Name a reference only in its first row.
     shown = {id(entry): text for entry, text, above in zip(rows, of, ["", *of], strict=False) if text != above}
     pairs = [entry for entry in entries if "milliseconds_per_pair" in entry]
     return [

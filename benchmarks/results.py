@@ -1,13 +1,13 @@
-"""The results that the report shows: one JSON document a mode, into which the runs of pytest-benchmark are merged.
+"""The results that the report shows: one JSON document per mode, merged from runs of pytest-benchmark.
 
 ::
 
     {"format": 1, "mode": "full", "created": ..., "version": ..., "commit": ..., "machine": {...},
      "results": [{"group", "name", "params", "seconds": {"median", "min", "max", "rounds"}, "ratio": {...}, ...}]}
 
-`python -m benchmarks.results RUN.json` merges what ``pytest --benchmark-json=RUN.json`` wrote. The head speaks of the
-latest run; an entry of an earlier one, on another commit or machine, says so in its "from". Compare ratios between
-runs; compare seconds only within one.
+`python -m benchmarks.results RUN.json` merges the output of ``pytest --benchmark-json=RUN.json``. The head describes
+the latest run; an entry of an earlier run, on another commit or machine, names these in its "from". Compare ratios
+between runs; compare seconds only within one run.
 """
 
 import json
@@ -28,12 +28,12 @@ Document: TypeAlias = dict[str, Any]
 
 
 def path_of(mode: str) -> Path:
-    """Return where the results of a mode, "full" or "quick", are kept."""
+    """Return the path of a mode's results ("full" or "quick")."""
     return FOLDER / f"{mode}.json"
 
 
 def of_run(run: dict[str, Any]) -> Document:
-    """Return the document of what pytest-benchmark wrote about one run."""
+    """Return the document of one run, from pytest-benchmark's output."""
     return {
         "format": FORMAT,
         "mode": run["mode"],
@@ -46,20 +46,20 @@ def of_run(run: dict[str, Any]) -> Document:
 
 
 def checked(entry: Entry) -> Entry:
-    """Return the entry if it is one; ValueError or TypeError otherwise."""
+    """Return the entry if it is valid; raise ValueError or TypeError otherwise."""
     if entry.get("group") not in GROUPS:
         raise ValueError(f"{entry.get('name')}: group {entry.get('group')!r} is not one of {', '.join(GROUPS)}")
     if missing := {"name", "params", "seconds"} - entry.keys():
-        raise ValueError(f"{entry.get('name')}: without {', '.join(sorted(missing))}")
+        raise ValueError(f"{entry.get('name')}: it lacks {', '.join(sorted(missing))}")
     if "ratio" in entry and (missing := {"value", "of", "goal", "higher_is_better"} - entry["ratio"].keys()):
-        raise ValueError(f"{entry['name']}: a ratio without {', '.join(sorted(missing))}")
-    # NaN is no JSON, and a value that is not plain is found here instead of at the end of a long run.
+        raise ValueError(f"{entry['name']}: its ratio lacks {', '.join(sorted(missing))}")
+    # JSON has no NaN, and this finds other unusable values before the end of a long run.
     json.dumps(entry, allow_nan=False)
     return entry
 
 
 def reached(entry: Entry) -> bool | None:
-    """Return whether an entry reaches its goal; None if it has none."""
+    """Return whether an entry reaches its goal; None without a goal."""
     ratio = entry.get("ratio")
     if ratio is None or ratio["goal"] is None:
         return None
@@ -69,12 +69,12 @@ def reached(entry: Entry) -> bool | None:
 
 
 def named(entries: list[Entry], group: str, *names: str) -> list[Entry]:
-    """Return the entries of a group that have one of the names; all of the group if none is given."""
+    """Return the entries of a group with one of the names; without names, all of the group."""
     return [entry for entry in entries if entry["group"] == group and (not names or entry["name"] in names)]
 
 
 def points(entries: list[Entry], name: str) -> list[Entry]:
-    """Return the entries of a scaling curve in the order of its axis, however runs were merged."""
+    """Return the entries of a scaling curve in the order of its axis."""
     return sorted(named(entries, "scaling", name), key=lambda entry: list(entry["params"].values()))
 
 
@@ -85,12 +85,12 @@ def vector_bytes(entry: Entry) -> int:
 
 
 def key_bytes(entry: Entry) -> int:
-    """Return what a client of a scaling point moves besides its masked vector: keys, shares, lists and frames."""
+    """Return a client's other bytes at a scaling point: keys, shares, lists and frames."""
     return int(entry["client_bytes_up"] + entry["client_bytes_down"] - vector_bytes(entry))
 
 
 def identity(entry: Entry) -> str:
-    """Return a text that is equal for two measurements of one thing."""
+    """Return a text that is equal for two measurements of the same thing."""
     return json.dumps([entry["group"], entry["name"], entry["params"]], sort_keys=True)
 
 
@@ -100,7 +100,7 @@ def merge(old: Document | None, new: Document) -> Document:
         return new
     measured = {identity(entry): entry for entry in new["results"]}
     kept = [_marked(entry, old, new) for entry in old["results"] if identity(entry) not in measured]
-    # Stable: within a group, what is kept comes first, in its order.
+    # The sort is stable: within a group, entries that are kept come first, in their order.
     results = sorted(kept + new["results"], key=lambda entry: GROUPS.index(entry["group"]))
     return {**new, "results": results}
 
@@ -115,7 +115,7 @@ def read(path: Path) -> Document | None:
 
 
 def write(path: Path, document: Document) -> None:
-    """Replace the file at once: a run that is interrupted leaves the old one."""
+    """Replace the file in one step, so that an interrupted run leaves the old one."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -123,7 +123,7 @@ def write(path: Path, document: Document) -> None:
 
 
 def _entries(benchmark: dict[str, Any]) -> list[Entry]:
-    """Return what one benchmark measured: itself, changed by its extra_info, and its further rows."""
+    """Return the entries of one benchmark: its own, changed by its extra_info, and its further rows."""
     extra, stats = dict(benchmark["extra_info"]), benchmark["stats"]
     rows = extra.pop("rows", [])
     entry = {
@@ -138,7 +138,7 @@ def _entries(benchmark: dict[str, Any]) -> list[Entry]:
 def _marked(entry: Entry, old: Document, new: Document) -> Entry:
     if "from" in entry:
         return entry
-    # Uncommitted changes may differ from one run to the next, although the commit does not.
+    # Uncommitted changes may differ between runs of the same commit.
     same_code = old["commit"] == new["commit"] and old["commit"] is not None and not old["commit"].endswith("+")
     if same_code and old["machine"] == new["machine"]:
         return entry

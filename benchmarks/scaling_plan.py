@@ -1,7 +1,7 @@
-"""Plan what a very large session costs, from the unit costs that `make bench` measured, for docs/scaling.md.
+"""Plan the cost of a very large session from the unit costs that `make bench` measured, for docs/scaling.md.
 
-`python -m benchmarks.scaling_plan` prints the plan; its options make other plans. Nothing is run: figures that
-were measured on one core are multiplied by the numbers of a session that the planner plans.
+`python -m benchmarks.scaling_plan` prints the plan; its options give other plans. It runs no session: it multiplies
+figures measured on one core by the counts of a planned session.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ class UnitCosts:
     """Seconds of one core.
 
     Attributes:
-        word_mask: a mask made and added, a word of 32 bits (`micro/masked_add`, 64 masks); of 64 bits, `long_mask`.
-        word_add: a vector added, a word of 32 bits (`micro/masked_add` of one mask less `micro/prg_expansion`).
-        whole_word, packed_word: a word of 32 bits, or of fewer, taken out of a message (`micro/unpack`, 32, 26 bits).
+        word_mask: making and adding a mask, per word of 32 bits (`micro/masked_add`, 64 masks); `long_mask`: of 64
+            bits.
+        word_add: adding a vector, per word of 32 bits (`micro/masked_add` of one mask less `micro/prg_expansion`).
+        whole_word, packed_word: reading a word of 32 bits, or of fewer, from a message (`micro/unpack`, 32, 26 bits).
         agreement: a key agreement (`micro/key_agreement`).
-        client: all else that the server does for a client on the sparse graph: keys, shares and reconstruction
-            (`scaling/clients`, 10,000 clients, less its masks and inputs by the costs above).
+        client: the server's other work for a client on the sparse graph: keys, shares and reconstruction
+            (`scaling/clients`, 10,000 clients, less masks and inputs by the costs above).
     """
 
     word_mask: float
@@ -41,7 +42,7 @@ class UnitCosts:
 
     @classmethod
     def measured(cls, document: dict[str, Any]) -> UnitCosts:
-        """Read them from a results file of `make bench`."""
+        """Return the unit costs from a results file of `make bench`."""
 
         def seconds(group: str, name: str, **params: int) -> float:
             for entry in document["results"]:
@@ -87,11 +88,11 @@ class UnitCosts:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one session has to do, in numbers.
+    """The counts of one session's operations.
 
     Attributes:
-        included: clients whose masked inputs arrive; as many self masks are taken off.
-        agreements: pairwise masks of those who vanished, each with its key agreement.
+        included: clients whose masked inputs arrive, which is also the number of self masks to remove.
+        agreements: pairwise masks of clients that dropped out, each with its key agreement.
     """
 
     clients: int
@@ -122,31 +123,32 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Machines:
-    """Where it runs: equal machines with cores like the measured one, and gigabits a second of network each."""
+    """Equal machines with cores like the measured one, and the network of each in gigabits per second."""
 
     count: int
     cores: int
     gigabits: float
 
     def transfer(self, total_bytes: float) -> float:
-        """Return the seconds for bytes that go in or out of one of them."""
+        """Return the seconds to send or receive bytes at one machine."""
         return total_bytes * 8 / (self.gigabits * 1e9)
 
 
 Line = tuple[str, str, float, float]
-"""What, in numbers, core-seconds, and seconds that it takes."""
+"""A stage: its name, count, core-seconds, and seconds."""
 
 
 def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 1) -> list[Line]:
-    """Plan one session whose masks are recovered by all machines, or a session on each machine.
+    """Plan one session whose masks all machines recover, or one session on each machine.
 
-    ``work`` is one session's. Of several sessions, core-seconds are those of all, and the sums are added at the end.
+    ``work`` is that of one session. For several sessions, core-seconds are those of all, and the sums are added at the
+    end.
     """
     one = sessions == 1
     cores = machines.cores * (machines.count if one else 1)
     one_core, all_cores = ("on one core", "over all cores") if one else ("on one core each", "on all cores of each")
     arriving = work.included * work.input_bytes
-    # The parts' results of one session, or the sessions' sums.
+    # The results of the parts of one session, or the sums of the sessions.
     results, result_bytes = (cores, work.values * work.word_bytes) if one else (sessions, work.values * 8)
 
     def computed(what: str, number: str, seconds: float, on: int) -> Line:
@@ -175,7 +177,7 @@ def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 
 
 
 def planned(clients: int, values: int, value_bits: int) -> Work:
-    """Return the work of the session that the planner plans."""
+    """Return the work of the planned session."""
     params = secagg.plan(
         num_clients=clients,
         vector_length=values,
@@ -244,8 +246,8 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10_000_000)
     parser.add_argument("--value-bits", type=int, default=12)
     parser.add_argument("--machines", type=int, default=100)
-    parser.add_argument("--cores", type=int, default=2, help="of each machine")
-    parser.add_argument("--gigabits", type=float, default=10.0, help="a second, into and out of each machine")
+    parser.add_argument("--cores", type=int, default=2, help="cores of each machine")
+    parser.add_argument("--gigabits", type=float, default=10.0, help="gigabits per second, in and out of each")
     options = parser.parse_args()
     costs = UnitCosts.measured(read_results("full"))
     machines = Machines(options.machines, options.cores, options.gigabits)

@@ -1,4 +1,4 @@
-"""Run one session by `secagg simulate` in a process of its own, so that its peak of memory is the session's."""
+"""Run one session by `secagg simulate` in a separate process, so that its peak memory is that of the session."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def simulate(
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Return what the command prints with --json; clients vanish before their masked input."""
+    """Return the command's JSON output; clients drop out before their masked input."""
     command = [sys.executable, "-m", "fl", "simulate", "--json", "--value-bits", str(VALUE_BITS)]
     command += ["--clients", str(clients), "--length", str(length), "--corrupt", str(corrupt)]
     command += ["--graph", "sparse" if sparse else "complete"]
@@ -37,7 +37,7 @@ def simulate(
 
 
 def to_entry(result: dict[str, Any]) -> Entry:
-    """Return the figures of a session for the results: times in seconds, sizes in bytes; a client's are medians."""
+    """Return a session's figures for the results: times in seconds, sizes in bytes; a client's figures are medians."""
     rounds = result["rounds"].values()
     plan = result["plan"]
     clear = plan["vector_length"] * VALUE_BITS / 8

@@ -1,9 +1,9 @@
-"""Does an operation take longer on some secrets than on others? `python -m benchmarks.timing_leaks [--samples N]`.
+"""Test if an operation's time depends on the secret: `python -m benchmarks.timing_leaks [--samples N]`.
 
 After Reparaz, Balasch and Verbauwhede, "dude, is my code constant time?" (DATE 2017): the operation runs on a fixed
-input and on random ones in random order, the slowest tenth is cut off (the machine's doing), and Welch's t says whether
-the two have one mean.  Beyond 10 is a leak; between 4.5 and 10, run it again with more samples.  It is a measurement,
-not a test: on a busy machine it sees ghosts.
+input and on random inputs in random order.  The slowest tenth is removed, since the machine causes it.  Welch's t shows
+if the two means differ: above 10 is a leak; between 4.5 and 10, run it again with more samples.  It is a measurement,
+not a test: a busy machine gives false alarms.
 """
 
 import argparse
@@ -28,13 +28,13 @@ Input = npt.NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What is timed.
+    """An operation to time.
 
     Attributes:
-        name: what it is called in the table.
+        name: its name in the table.
         run: the operation.
         fixed: the input that is always the same.
-        random: makes another input.
+        random: returns a random input.
     """
 
     name: str
@@ -115,7 +115,8 @@ def measure(operation: Operation, samples: int, seed: int) -> tuple[float, float
     """Return Welch's t between fixed and random inputs, and the median time in microseconds."""
     rng = np.random.default_rng(seed)
     is_fixed = rng.random(samples) < 0.5
-    # Every input is made in the same steps and handed over in the same buffer, so that none is better placed.
+    # Make each input in the same steps and pass it in the same buffer, so that none has an advantage from its place in
+    # memory.
     work = operation.fixed.copy()
     for _ in range(50):
         operation.run(work)

@@ -1,6 +1,6 @@
-"""declearn's masking: all clients agree on keys (X3DH) and mask a vector each; a script for its Python.
+"""Run declearn's masking: all clients agree on keys (X3DH), and each masks a vector; a script for the peers' Python.
 
-Prints one JSON line, with the agreement and the masking apart.
+It prints one JSON line, with separate times for the agreement and the masking.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BITS = 32
 
 
 def agree(num_clients: int) -> list[dict[int, int]]:
-    """Return each client's seed with each peer, as every pair's handshake gives it."""
+    """Return each client's seed with each peer, from the handshakes of all pairs."""
     identities = [Ed25519PrivateKey.generate() for _ in range(num_clients)]
     public_keys = [identity.public_key() for identity in identities]
     managers = [X3DHManager(identity, trusted=public_keys) for identity in identities]
@@ -34,7 +34,7 @@ def agree(num_clients: int) -> list[dict[int, int]]:
 
 
 def encrypter(own: int, seeds: dict[int, int]) -> MaskingEncrypter:
-    """Return a client's encrypter; of a pair, one adds and the other subtracts."""
+    """Return a client's encrypter; in each pair one client adds and the other subtracts."""
     return MaskingEncrypter(
         pos_masks_seeds=[seed for peer, seed in seeds.items() if own < peer],
         neg_masks_seeds=[seed for peer, seed in seeds.items() if own > peer],

@@ -1,4 +1,4 @@
-"""Where the peers are installed, and how their scripts are run."""
+"""Find the peers' Python, and run their scripts with it."""
 
 import json
 import os
@@ -16,16 +16,16 @@ _OWN_ENVIRONMENT = _HERE.parent.parent / ".venv-peers" / "bin" / "python"
 
 
 def interpreter() -> str:
-    """Return SECAGG_PEERS_PYTHON, else the Python of .venv-peers, else the one that runs this."""
+    """Return SECAGG_PEERS_PYTHON, else the Python of .venv-peers, else the present Python."""
     if chosen := os.environ.get("SECAGG_PEERS_PYTHON"):
         return chosen
     return str(_OWN_ENVIRONMENT) if _OWN_ENVIRONMENT.exists() else sys.executable
 
 
 def require(module: str) -> None:
-    """Skip the benchmark where a peer cannot be imported, and say how to install it."""
+    """Skip the benchmark if a peer cannot be imported, and say how to install it."""
     try:
-        # Flower takes seconds to import: whether it is there is asked without loading it.
+        # Importing Flower takes seconds, so this looks for it without loading it.
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
         found = _run(["-c", code]).returncode == 0
     except OSError:
@@ -35,7 +35,7 @@ def require(module: str) -> None:
 
 
 def run_script(name: str, **options: float) -> dict[str, Any]:
-    """Run one of the scripts beside this file by the peers' Python; return what it prints."""
+    """Run one of this folder's scripts with the peers' Python; return its output."""
     arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     done = _run([str(_HERE / name), *arguments])
     if done.returncode:
@@ -46,6 +46,6 @@ def run_script(name: str, **options: float) -> dict[str, Any]:
 
 
 def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    # -P: what lies beside a script, or in the current folder, cannot stand in for a package of its name.
+    # -P: files next to the script, or in the current folder, must not replace a package of the same name.
     command = [interpreter(), "-P", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours, or the user's

@@ -1,7 +1,7 @@
 """Run one round of Flower's own SecAgg+ (`SecAggPlusWorkflow` with `secaggplus_mod`) in process, by its own Python.
 
-Server and clients are Flower's, joined by a grid that calls the client app directly: neither Ray nor sockets nor
-serialization, the protocol's own cost and nothing else.  Prints one JSON line.
+Server and clients are Flower's, joined by a grid that calls the client app directly, without Ray, sockets or
+serialization, so that only the protocol's own cost counts.  It prints one JSON line.
 """
 
 import argparse
@@ -33,31 +33,31 @@ STAGES = ("setup_stage", "share_keys_stage", "collect_masked_vectors_stage", "un
 
 
 class VanishedError(Exception):
-    """A client that is gone: the grid reports it as a failed node."""
+    """A client that has dropped out; the grid reports a failed node."""
 
 
 class VectorClient(NumPyClient):
-    """Answers with its vector; one that vanishes has shared its keys by then, and fails at its masked input."""
+    """A client that answers with its vector, or drops out: it shares its keys, and fails at its masked input."""
 
     def __init__(self, vector: np.ndarray, vanishes: bool) -> None:
         self._vector = vector
         self._vanishes = vanishes
 
     def fit(self, parameters: Any, config: Any) -> tuple[list[np.ndarray], int, dict[str, Any]]:
-        """Its update, and one example: all clients weigh the same."""
+        """Return the update, and one example, so that all clients weigh the same."""
         if self._vanishes:
             raise VanishedError
         return [self._vector], 1, {}
 
 
 class Run:
-    """What Flower's grid asks of the run it belongs to."""
+    """The data of a run that Flower's grid needs."""
 
     run_id = 1
 
 
 class LoopbackGrid(Grid):
-    """Hands each message to the client app, one client after the other."""
+    """A grid that gives each message to the client app, one client after the other."""
 
     run = Run()
 
@@ -75,25 +75,25 @@ class LoopbackGrid(Grid):
         }
 
     def set_run(self, run: Any) -> None:
-        """There is but one."""
+        """Ignore the id, since there is only one run."""
 
     def create_message(self, *args: Any, **options: Any) -> Message:
-        """Not used by the workflow."""
+        """Raise NotImplementedError: the workflow does not use it."""
         raise NotImplementedError
 
     push_messages = pull_messages = create_message
 
     def get_node_ids(self) -> list[int]:
-        """All clients."""
+        """Return all clients."""
         return list(self._contexts)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """The clients' answers, at once."""
+        """Return the clients' answers at once."""
         return [self._answer(message) for message in messages]
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        # The client's module empties what it is given: each client needs a copy of its own.
+        # The client's module empties its arguments, so each client needs its own copy.
         own = Message(
             copy.deepcopy(message.content),
             dst_node_id=node,
@@ -128,7 +128,7 @@ class TimedWorkflow(SecAggPlusWorkflow):
 
 
 def run_round(num_clients: int, num_vanish: int, length: int, threshold: float) -> dict[str, Any]:
-    """Run a round in which all clients share with all; the first ``num_vanish`` vanish after they have shared keys."""
+    """Run a round in which all clients share with all; the first ``num_vanish`` drop out after sharing keys."""
     vectors = [np.random.default_rng(i).uniform(-1, 1, length).astype(np.float32) for i in range(num_clients)]
     client_app = ClientApp(
         client_fn=lambda context: VectorClient(

@@ -1,4 +1,4 @@
-"""Do the same work with secagg as its peers do, on one thread."""
+"""Do the work of the peers with secagg, on one thread."""
 
 import secrets
 import time
@@ -14,7 +14,7 @@ from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, sel
 from transport import FaultSchedule, run_session
 from transport.faults import Direction, Fault
 
-# Flower's defaults: what its clients' values are clipped to, and its quantization range 2^22.
+# Flower's defaults: the clipping bound of its clients' values, and its quantization range 2^22.
 FLOWER_CLIP = 8.0
 FLOWER_BITS = 22
 
@@ -29,9 +29,9 @@ class RoundResult:
 
 
 def run_round(num_clients: int, num_vanish: int, length: int, threshold: int) -> RoundResult:
-    """Run a round like Flower's: complete graph, float32 vectors, quantized by the clients; timed from keys to mean.
+    """Run a round like Flower's: complete graph, float32 vectors, quantized by the clients; time it from keys to mean.
 
-    The first ``num_vanish`` clients vanish after they have shared keys, before their masked input.
+    The first ``num_vanish`` clients drop out after they have shared keys, before their masked input.
     """
     vectors = [np.random.default_rng(i).uniform(-1, 1, length).astype(np.float32) for i in range(num_clients)]
     encoding = UpdateEncoding(
@@ -73,9 +73,9 @@ class MaskingResult:
 
 
 def run_masking(num_clients: int, length: int, value_bits: int) -> MaskingResult:
-    """Do what clients do between the peers' keys and their masked inputs: key pairs, agreement, masks.
+    """Do the clients' work up to their masked inputs: key pairs, agreement, masks.
 
-    The self-mask, which only a protocol that survives dropouts needs, is drawn and added like the pairwise ones.
+    The self-mask, which only a protocol that tolerates dropouts needs, is drawn and added like pairwise masks.
     """
     params = Parameters(
         num_clients=num_clients,
@@ -110,7 +110,7 @@ def run_masking(num_clients: int, length: int, value_bits: int) -> MaskingResult
 
 
 def _agree(session_id: bytes, num_clients: int) -> list[list[Mask]]:
-    """Return each client's pairwise masks, every one of them agreed on at both ends."""
+    """Return each client's pairwise masks, each agreed on at both ends."""
     keys = [mask_secret_key(secrets.token_bytes(32), session_id, i) for i in range(num_clients)]
     public_keys = [key.public_key() for key in keys]
     return [

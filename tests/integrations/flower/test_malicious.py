@@ -102,7 +102,9 @@ def test_clients_with_identities_hide_among_three(
         settings = {"adversary": Adversary.MALICIOUS, "enrolled": keys_of(identities), "round_timeout": 0.02}
         grid = SecAggGrid(loopback, policy=policy, **settings)
         assert len(list(grid.send_and_receive(train_messages(grid), timeout=0.02))) == sums
-        with pytest.raises(FlowerError, match=r"over 2 nodes is impossible: .* sums of at least 3 inputs \(min_inputs\)"):
+        with pytest.raises(
+            FlowerError, match=r"over 2 nodes is impossible: .* sums of at least 3 inputs \(min_inputs\)"
+        ):
             SecAggGrid(loopback, **settings).send_and_receive(train_messages(grid))
     assert "this client asks for 3" in caplog.text
 

@@ -52,8 +52,8 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        (None, "no offer"),
-        ({"threshold": 2}, "no offer"),
+        (None, "not an offer"),
+        ({"threshold": 2}, "not an offer"),
         (b"", "24 bytes"),
         (b"\xff" * 24, "canonical"),
         (bytes(24), "num_clients is 0"),

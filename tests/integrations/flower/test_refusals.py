@@ -174,7 +174,7 @@ def test_what_cannot_be_one_session() -> None:
         grid.send_and_receive([*messages, Message(RecordDict(), 1000, "query")])
     with pytest.raises(FlowerError, match="go through send_and_receive"):
         grid.push_messages(messages)
-    with pytest.raises(FlowerError, match="as the protocol's own"):
+    with pytest.raises(FlowerError, match="the name of the protocol's own record"):
         grid.send_and_receive(train_messages(grid, RecordDict({"secagg": ConfigRecord({"lr": 0.1})})))
 
 
