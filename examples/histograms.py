@@ -1,7 +1,8 @@
-"""Statistics over twenty hospitals, none of which shows its own: a histogram for each diagnosis, counts, and a mean.
+"""Statistics over twenty hospitals that keep their own secret: a histogram for each diagnosis, counts, and a mean.
 
-The records are real: scikit-learn's copy of the Wisconsin breast cancer data, dealt out to hospitals. What travels is
-one vector of whole numbers: counts add up, and so do sums in whole units. Needs the extra `fl`, for scikit-learn.
+The records are real: scikit-learn's copy of the Wisconsin breast cancer data, divided among the hospitals. Each
+hospital sends one vector of whole numbers: counts add up, and so do sums in whole units. Needs the extra `fl`, for
+scikit-learn.
 """
 
 import numpy as np
@@ -11,16 +12,16 @@ import secagg
 from transport import FaultSchedule, run_session
 
 NUM_HOSPITALS = 20
-MAX_RECORDS = 200  # of one hospital, by agreement
-EDGES = np.arange(5.0, 31.0, 2.5)  # millimetres; agreed on before anybody looks at data
-OUTSIDE = [-np.inf, *EDGES[1:-1], np.inf]  # what is smaller or larger goes into the outermost bins
-UNIT = 0.01  # millimetres: what sums are counted in
+MAX_RECORDS = 200  # the most of one hospital, by agreement
+EDGES = np.arange(5.0, 31.0, 2.5)  # millimetres; agreed on before the data are known
+OUTSIDE = [-np.inf, *EDGES[1:-1], np.inf]  # smaller and larger values go into the outermost bins
+UNIT = 0.01  # millimetres: the unit of sums
 DIAGNOSES = ("malignant", "benign")
 NUM_BINS = len(EDGES) - 1
 
 
 def statistics(radius: np.ndarray, diagnosis: np.ndarray) -> np.ndarray:
-    """What one hospital adds: for each diagnosis the counts of each bin, and the sum of all radii in units."""
+    """Return one hospital's vector: for each diagnosis the counts of each bin, and the sum of all radii in units."""
     radius, diagnosis = radius[:MAX_RECORDS], diagnosis[:MAX_RECORDS]
     counts = [np.histogram(radius[diagnosis == code], OUTSIDE)[0] for code in range(len(DIAGNOSES))]
     total = np.rint(np.clip(radius, 0, EDGES[-1]) / UNIT).sum()
@@ -28,7 +29,7 @@ def statistics(radius: np.ndarray, diagnosis: np.ndarray) -> np.ndarray:
 
 
 def table(vector: np.ndarray) -> str:
-    """The statistics of all, to read."""
+    """Return the statistics of all hospitals as text."""
     counts = vector[:-1].reshape(len(DIAGNOSES), NUM_BINS).astype(int)
     lines = ["millimetres   " + "".join(f"{name:>10}" for name in DIAGNOSES)]
     for low, high, column in zip(EDGES[:-1], EDGES[1:], counts.T, strict=True):
@@ -46,7 +47,7 @@ inputs = {
 params = secagg.plan(
     num_clients=NUM_HOSPITALS,
     vector_length=len(DIAGNOSES) * NUM_BINS + 1,
-    max_value=round(MAX_RECORDS * EDGES[-1] / UNIT),  # the largest that an element of one hospital can be
+    max_value=round(MAX_RECORDS * EDGES[-1] / UNIT),  # the largest possible element of one hospital
     dropout=0.15,
     corrupt=0.1,
 ).parameters

@@ -1,12 +1,12 @@
-"""A model for each client, made of a finished run's global one: by fine-tuning, and by Ditto.
+"""Make a personal model for each client from a finished run's global model, by fine-tuning and by Ditto.
 
 secagg train --model logistic --clients 10 --partition dirichlet --holdout 0.2 --out runs/digits
 python examples/personal_models.py runs/digits
 secagg report runs/digits
 
-The report then shows what each client gains on the examples that it held out. Ditto keeps a second model beside the
-global one in each round, and a folder has the last global model only: the rounds are run once more, as the config says,
-with code of your own if it names some.
+The report then shows each client's gain on its held-out examples. Ditto trains a second model in each round, but a
+run's folder has only the last global model. So the rounds run again, as the config says, with your own code if it names
+some.
 """
 
 import copy
@@ -26,10 +26,10 @@ from fl.runs.rounds import FederatedRun
 
 
 def personalize(folder: Path) -> None:
-    """Write the folder's personalization.json, and a line a method."""
+    """Write the folder's personalization.json, and print a line for each method."""
     config, rounds = RunFolder(folder).load_config()
     if not config.data.holdout:
-        raise ConfigError(f"the clients of {folder} hold nothing out to measure on: train with --holdout 0.2")
+        raise ConfigError(f"the clients of {folder} hold no examples out: train with --holdout 0.2")
     training = replace(config.local, proximal=0.0)
     tuning, ditto = FineTuning(training), Ditto(training, strength=0.1)
     by_tuning: dict[int, nn.Module] = {}
@@ -60,7 +60,7 @@ def personalize(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("which run? python personal_models.py RUN_DIR")
+        raise SystemExit("give a run's folder: python personal_models.py RUN_DIR")
     try:
         personalize(Path(sys.argv[1]))
     except FLError as error:

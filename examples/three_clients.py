@@ -1,4 +1,4 @@
-"""Three clients and a server in one program. Client 2 vanishes on the way; the server learns the sum of the others."""
+"""Three clients and a server in one program. Client 2 drops out; the server learns the sum of the others."""
 
 import os
 
@@ -26,7 +26,7 @@ for client in clients.values():
     carry_out(client, client.start())
 while server.phase not in (secagg.ServerPhase.COMPLETED, secagg.ServerPhase.ABORTED):
     if server.round is secagg.Round.SHARE_KEYS:
-        del clients[2]  # it has shared its keys, and is gone
+        del clients[2]  # it drops out after sharing its keys
     for event in server.close_round():  # when everyone has answered, or the deadline has passed
         match event:
             case secagg.Send(to=client_id, message=message) if client_id in clients:

@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of everything that takes bytes or messages from others; see README.md."""
+"""Coverage-guided fuzzing of all code that takes bytes or messages from others; see README.md."""

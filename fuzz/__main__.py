@@ -1,4 +1,4 @@
-"""`python -m fuzz --seconds 600`: every harness for its part of the time; exit 1 if there was a finding."""
+"""`python -m fuzz --seconds 600`: run each harness for its part of the time; exit with 1 after a finding."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ NAMES = ("codec", "client", "server", "suspension")
 
 
 def fuzz(name: str, seconds: int) -> tuple[int, list[Path]]:
-    """Executions, and the inputs that broke something."""
+    """Run one harness; return the number of executions, and the inputs that broke something."""
     grown = HERE / "grown" / name
     for folder in (grown, FINDINGS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def fuzz(name: str, seconds: int) -> tuple[int, list[Path]]:
     executions = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr + done.stdout)
     if found or done.returncode or executions is None:
         lines = (done.stdout + done.stderr).splitlines()
-        # libFuzzer's progress is left out.
+        # Leave out libFuzzer's progress.
         sys.stderr.write("\n".join(line for line in lines if not line.startswith("#"))[-8000:] + "\n")
     if executions is None or (done.returncode and not found):
         raise SystemExit(f"the harness {name} did not run: exit status {done.returncode}")
@@ -41,8 +41,8 @@ def fuzz(name: str, seconds: int) -> tuple[int, list[Path]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=600, help="for all harnesses together")
-    parser.add_argument("--only", choices=NAMES, action="append", help="this harness; may be given again")
+    parser.add_argument("--seconds", type=int, default=600, help="total time of all harnesses")
+    parser.add_argument("--only", choices=NAMES, action="append", help="run this harness only; may be repeated")
     options = parser.parse_args()
     names = options.only or list(NAMES)
     seconds = max(1, options.seconds // len(names))

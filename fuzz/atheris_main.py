@@ -1,4 +1,4 @@
-"""One harness under atheris: `python -m fuzz.atheris_main NAME [libFuzzer's arguments]`."""
+"""Run one harness under atheris: `python -m fuzz.atheris_main NAME [libFuzzer's arguments]`."""
 
 import sys
 
@@ -14,7 +14,7 @@ from fuzz.recorded import KINDS, recorded
 def main() -> None:
     program, name, *arguments = sys.argv
     for kind in range(len(KINDS)):
-        recorded(kind)  # so that the first inputs are not charged with it
+        recorded(kind)  # now, so that it does not count as time of the first inputs
     atheris.Setup([program, *arguments], HARNESSES[name])
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""Writes the seed corpus: whole sessions and single messages, as the harnesses read them. `python -m fuzz.corpus`"""
+"""Write the seed corpus, whole sessions and single messages as the harnesses read them: `python -m fuzz.corpus`."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def _seeds(name: str, kind: int, session: Recorded) -> Iterator[bytes]:
         for at in range(12):
             yield bytes([kind, 1, 0, 3 * at, 0, at, at, at, at])
     elif name == "client":
-        # Start, the messages, and the input in between: one input for the whole session, and one a phase.
+        # Start, the messages, and the input in between: one seed for the whole session, and one for each phase.
         first, second, *rest = down
         steps = [b"\x00", b"\x00" + _raw(first), b"\x00" + _raw(second), b"\x00", *(b"\x00" + _raw(m) for m in rest)]
         yield bytes([kind, 0]) + b"".join(steps)
@@ -44,7 +44,7 @@ def _seeds(name: str, kind: int, session: Recorded) -> Iterator[bytes]:
 
 
 def write(folder: Path = CORPUS) -> int:
-    """Returns the number of bytes written."""
+    """Write the corpus; return the number of bytes."""
     size = 0
     for name in HARNESSES:
         (folder / name).mkdir(parents=True, exist_ok=True)

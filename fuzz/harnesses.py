@@ -1,4 +1,4 @@
-"""What is fuzzed: four functions of bytes, from which nothing but a finding may escape."""
+"""The fuzzed code: four functions of bytes; an exception that leaves one of them is a finding."""
 
 import hashlib
 from collections.abc import Callable
@@ -30,11 +30,11 @@ from secagg.messages import UnmaskingShares
 
 
 class BrokenPromiseError(Exception):
-    """The library broke a promise."""
+    """A promise that the library broke."""
 
 
 def codec(data: bytes) -> None:
-    """Bytes are refused by CodecError, or are a message whose encoding they are."""
+    """Check that bytes are refused by CodecError, or are exactly the encoding of a message."""
     cursor = Cursor(data)
     session = recorded(cursor.byte())
     if cursor.byte() % 2:
@@ -51,7 +51,7 @@ def codec(data: bytes) -> None:
 
 
 def client(data: bytes) -> None:
-    """Whatever the server sends, a client answers, or raises what it declares and is dead."""
+    """Check that a client answers any messages, or raises a declared error and is dead."""
     cursor = Cursor(data)
     session = recorded(cursor.byte())
     machine = session.client(cursor.byte())
@@ -73,10 +73,10 @@ def client(data: bytes) -> None:
             _check_dead(machine)
             return
         except LocalProtocolError as error:
-            raise BrokenPromiseError("a client called rightly was used wrongly") from error
+            raise BrokenPromiseError("a correct call was refused as wrong use") from error
         for event in events:
             if not isinstance(event, Send | InputRequested):
-                raise BrokenPromiseError(f"a client's event is {event!r}")
+                raise BrokenPromiseError(f"a client gave the unknown event {event!r}")
             released += isinstance(event, Send) and isinstance(event.message, UnmaskingShares)
         if released > 1:
             raise BrokenPromiseError("a client released shares twice")
@@ -85,17 +85,17 @@ def client(data: bytes) -> None:
 
 def _check_dead(machine: Client) -> None:
     if machine.phase is not ClientPhase.ABORTED:
-        raise BrokenPromiseError(f"a client that refused is {machine.phase.name}")
+        raise BrokenPromiseError(f"after a refusal a client is in phase {machine.phase.name}")
     for call in (machine.start, machine.suspend):
         try:
             call()
         except LocalProtocolError:
             continue
-        raise BrokenPromiseError("a dead client goes on")
+        raise BrokenPromiseError("a dead client took another message")
 
 
 def server(data: bytes) -> None:
-    """Whatever clients send, the server gives events, and its session ends."""
+    """Check that a server turns any messages into events, and that its session ends."""
     cursor = Cursor(data)
     session = recorded(cursor.byte())
     machine = session.server_after(cursor.byte() % 6)
@@ -127,18 +127,18 @@ def _close(machine: Server) -> None:
         if isinstance(event, UnmaskReady):
             (end,) = machine.finish(event.job.run())
             if not isinstance(end, Completed):
-                raise BrokenPromiseError(f"a session ends in {end!r}")
+                raise BrokenPromiseError(f"a session ended in {end!r}")
         elif not isinstance(event, Send | ClientDropped | SharesDisputed | Aborted):
-            raise BrokenPromiseError(f"a server's event is {event!r}")
+            raise BrokenPromiseError(f"a server gave the unknown event {event!r}")
 
 
 def _check_events(events: tuple[object, ...]) -> None:
     if not all(isinstance(event, ClientDropped) for event in events):
-        raise BrokenPromiseError(f"a message causes {events!r}")
+        raise BrokenPromiseError(f"a message caused the events {events!r}")
 
 
 def suspension(data: bytes) -> None:
-    """Bytes are a suspended client, or refused by LocalProtocolError; behind a right checksum too."""
+    """Check that bytes are a suspended client or refused by LocalProtocolError, also with a valid checksum."""
     cursor = Cursor(data)
     session = recorded(cursor.byte())
     what = cursor.byte()
@@ -161,7 +161,7 @@ def suspension(data: bytes) -> None:
 
 
 def _message(what: int, cursor: Cursor, session: Recorded, *, up: bool) -> bytes:
-    """The next message: raw, one of the session's, or one of these with a change."""
+    """Return the next message: raw, one of the session's, or one of these with a change."""
     pool = session.client_messages if up else session.server_messages
     match what % 4:
         case 0:

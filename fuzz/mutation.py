@@ -1,4 +1,4 @@
-"""A fuzzer's bytes read as decisions: which message, which field, what change."""
+"""Read a fuzzer's bytes as decisions: the message, the field, the change."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -9,7 +9,7 @@ from secagg import LocalProtocolError, Parameters, encode
 
 
 class Cursor:
-    """Reads bytes from the front; zeros when there are none left."""
+    """A reader of bytes from the front; it gives zeros after the end."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -32,7 +32,7 @@ class Cursor:
 
 
 def mutated(message: Any, cursor: Cursor, params: Parameters, pool: list[Any]) -> bytes:
-    """The message's encoding with one field changed; of what cannot be encoded, with one byte changed."""
+    """Return the message's encoding with one field changed, or with one byte changed if that cannot be encoded."""
     field = cursor.pick(list(fields(message)))
     try:
         return encode(replace(message, **{field.name: _changed(getattr(message, field.name), cursor, pool)}), params)

@@ -1,4 +1,4 @@
-"""Honest sessions of a few kinds, from which machines in any phase are rebuilt, and messages taken."""
+"""Honest sessions of a few kinds, to rebuild clients and servers in any phase, and to take messages from."""
 
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ KINDS = (
 
 
 class Recorded(LyingServer):
-    """One session, played to its end; ``blobs`` are Alice suspended in each of her phases."""
+    """One finished session; ``blobs`` are the client Alice, suspended in each of her phases."""
 
     def __init__(self, kind: int) -> None:
         super().__init__(KINDS[kind % len(KINDS)], seed="fuzz")
@@ -37,11 +37,11 @@ class Recorded(LyingServer):
         self.server_messages = [said for of_type in self.told.values() for said in of_type.values()]
 
     def keys(self) -> dict[str, Any]:
-        """What Alice is given in malicious mode."""
+        """Return Alice's additional arguments in malicious mode."""
         return self.host_of(ALICE)
 
     def client(self, phase: int) -> Client:
-        """Alice, in one of her phases."""
+        """Return Alice in one of her phases."""
         return Client.resume(self.blobs[phase % len(self.blobs)], **self.keys())
 
     def server_after(self, rounds: int) -> Server:
@@ -52,5 +52,5 @@ class Recorded(LyingServer):
 
 @cache
 def recorded(kind: int) -> Recorded:
-    """The session of this kind."""
+    """Return the session of this kind."""
     return Recorded(kind)

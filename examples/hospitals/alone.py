@@ -1,4 +1,4 @@
-"""What each hospital's model is worth without the others: as many epochs on its own patients, the same test set.
+"""Train each hospital's model without the others, for as many epochs on its own patients, and print its accuracy.
 
 python alone.py
 """

@@ -1,6 +1,6 @@
-"""Five hospitals of unequal size train a classifier of breast tumours, and none shows its patients or its update.
+"""Five hospitals of unequal size train a classifier of breast tumours without showing their patients or updates.
 
-569 biopsies with 30 measurements each (Street, Wolberg and Mangasarian 1993), embedded in scikit-learn.
+569 biopsies with 30 measurements each (Street, Wolberg and Mangasarian 1993), included in scikit-learn.
 
     cd examples/hospitals
     secagg train --config hospitals.toml
@@ -20,16 +20,16 @@ NUM_TEST = 114
 
 
 def make_model(example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Logistic regression: one weight a measurement and class."""
+    """Return a logistic regression: one weight for each measurement and class."""
     (num_features,) = example_shape
     return nn.Linear(num_features, num_classes)
 
 
 def load(data_dir: Path | None) -> Dataset:
-    """The biopsies, dealt out to the hospitals; the test set is everyone's."""
+    """Return the biopsies, divided among the hospitals; all share the test set."""
     measurements, diagnoses = load_breast_cancer(return_X_y=True)
     order = np.random.default_rng(7).permutation(len(diagnoses))
-    # The range of each measurement is published with the data set (its DESCR): nobody has to see all patients for it.
+    # The range of each measurement is published with the data set (its DESCR), so nobody needs all patients to scale.
     low, high = measurements.min(axis=0), measurements.max(axis=0)
     scaled = 6 * np.sqrt((measurements[order] - low) / (high - low)) - 3
     examples = torch.tensor(scaled, dtype=torch.float32)

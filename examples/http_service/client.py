@@ -1,4 +1,4 @@
-"""One household: python client.py http://127.0.0.1:8000 tokens/3 readings.txt (24 whole numbers, one a line)."""
+"""One household: python client.py http://127.0.0.1:8000 tokens/3 readings.txt (24 whole numbers, one per line)."""
 
 import json
 import sys
@@ -13,9 +13,9 @@ import numpy as np
 import secagg
 from transport import ClientDriver, InputWithheldError
 
-CONTEXT = b"watt-hours by hour of the day"  # what this client takes part in, in its own words: never the server's
-# This household trusts the utility to follow the protocol. Who does not, gives each household an identity, as
-# ../network_sum does, and leaves `adversary` out: the default asks for safety against a server that lies.
+CONTEXT = b"watt-hours by hour of the day"  # the client's own name for the sum, not the server's
+# This household trusts the utility to follow the protocol. Without that trust, give each household an identity, as
+# ../network_sum does, and leave `adversary` out: the default demands safety against a server that lies.
 POLICY = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS, min_inputs=3)
 ATTEMPTS = 10
 
@@ -24,7 +24,7 @@ token = Path(token_file).read_text()
 
 
 def call(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Status and body of the answer. Repeated while there is none: messages have numbers, and count once."""
+    """Return status and body of the answer. Retries are safe, since messages have numbers and count once."""
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
     for attempt in range(ATTEMPTS):
         try:
@@ -41,7 +41,7 @@ def call(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]
 
 
 def ask(path: str) -> bytes:
-    """What is there, as soon as it is there."""
+    """Ask until the server has an answer, and return its body."""
     while True:
         status, body = call("GET", path)
         if status != 204:
@@ -49,7 +49,7 @@ def ask(path: str) -> bytes:
 
 
 def joined(offer: dict[str, Any]) -> secagg.Client:
-    """A client for the offered session, if this household would take part in that: nobody else judges it."""
+    """Return a client for the offered session, if the offer fits this household's own rules."""
     try:
         values = offer["parameters"]
         params = secagg.Parameters(**{**values, "adversary": secagg.Adversary(values["adversary"])})
@@ -58,14 +58,14 @@ def joined(offer: dict[str, Any]) -> secagg.Client:
     except secagg.PolicyError as error:
         sys.exit(f"the server's offer does not protect this household: {error}")
     except (KeyError, TypeError, ValueError, secagg.SecAggError) as error:
-        sys.exit(f"the server's offer makes no sense: {error!r}")
+        sys.exit(f"the server's offer is invalid: {error!r}")
     if (params.vector_length, params.value_bits) != (24, 16):
-        sys.exit("the server asks for something else than 24 readings of up to 65535 watt-hours")
+        sys.exit("the server does not ask for 24 readings of up to 65535 watt-hours")
     return client
 
 
 def readings() -> np.ndarray:
-    """Called when the input is due, and not before."""
+    """Return the readings; called only when the input is due."""
     try:
         return np.array([int(line) for line in Path(readings_file).read_text().split()])
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A web service that sums the hourly readings of five households and learns nothing else of them: see README.md."""
+"""A web service that learns only the sum of five households' hourly readings; see README.md."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ params = secagg.plan(num_clients=NUM_CLIENTS, vector_length=24, value_bits=16, d
 
 
 class Session:
-    """The machine behind its driver, which knows the deadlines, and a mailbox for each client."""
+    """The protocol's server with its driver, which keeps the deadlines, and a mailbox for each client."""
 
     def __init__(self, seconds_a_round: float) -> None:
         self.nonce = secrets.token_bytes(16)
@@ -38,33 +38,33 @@ class Session:
         self._changed = asyncio.Condition()
 
     async def run(self) -> None:
-        """Close rounds whose deadline has passed and take the masks off, until there is an outcome."""
+        """Close rounds at their deadlines and remove the masks, until the session has an outcome."""
         self.driver.start(now())
         while self.driver.outcome is None:
             if self.driver.job is None:
                 await self.wait(lambda: self.driver.job or self.driver.outcome, until=self.driver.deadline)
                 await self.post(self.driver.tick(now()))
-            else:  # the heavy part: not on the event loop
+            else:  # heavy work, so not on the event loop
                 masks = await asyncio.to_thread(self.driver.job.run, 2)
                 self.driver.finish(masks, now())
                 await self.post([])
 
     async def post(self, deliveries: list[tuple[int, bytes]]) -> None:
-        """Put messages into their clients' mailboxes, and wake all that wait for a change."""
+        """Put messages into their clients' mailboxes, and wake all waiting requests."""
         for client_id, data in deliveries:
             self.mailboxes[client_id].append(data)
         async with self._changed:
             self._changed.notify_all()
 
     async def wait(self, condition: Callable[[], object], *, until: float | None) -> None:
-        """Until the condition holds, or the time has come."""
+        """Wait until the condition holds, or until the given time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until), self._changed:
                 await self._changed.wait_for(condition)
 
 
 def service(session: Session, clients: dict[bytes, int]) -> FastAPI:
-    """The service, for clients by their tokens' SHA-256."""
+    """Return the service; ``clients`` holds the client ids by their tokens' SHA-256."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -77,36 +77,36 @@ def service(session: Session, clients: dict[bytes, int]) -> FastAPI:
     def authenticated(authorization: Annotated[str, Header()]) -> int:
         client_id = clients.get(digest(authorization.removeprefix("Bearer ")))
         if client_id is None:
-            raise HTTPException(401, "no token of this service")
+            raise HTTPException(401, "unknown token")
         return client_id
 
-    # Who a client is, its channel says and never its message.
+    # The channel identifies the client, never its message.
     ClientId = Annotated[int, Depends(authenticated)]  # noqa: N806 - a type
 
     @app.get("/session")
     async def offer(client_id: ClientId) -> dict[str, object]:
-        """What a client must know to take part, and judges for itself."""
+        """Return the data that a client needs to take part, and checks itself."""
         values = {**dataclasses.asdict(params), "adversary": params.adversary.value}
         return {"client_id": client_id, "nonce": session.nonce.hex(), "parameters": values}
 
     @app.put("/messages/{number}", status_code=204)
     async def take(number: Number, client_id: ClientId, request: Request) -> None:
-        """A client's next message. They are numbered since HTTP may repeat one, and the machine takes each once."""
+        """Take a client's next message. Numbers are needed since HTTP may repeat it, and it must count once."""
         data = bytearray()
         async for chunk in request.stream():
             data += chunk
             if len(data) > secagg.max_message_bytes(params):
-                raise HTTPException(413, "longer than any message of this session")
+                raise HTTPException(413, "the message is longer than any of this session")
         if number < session.num_received[client_id]:
             return
         if number > session.num_received[client_id]:
-            raise HTTPException(409, f"message {session.num_received[client_id]} comes first")
+            raise HTTPException(409, f"send message {session.num_received[client_id]} first")
         session.num_received[client_id] += 1
         await session.post(session.driver.data_received(client_id, bytes(data), now()))
 
     @app.get("/messages/{number}")
     async def give(number: Number, client_id: ClientId) -> Response:
-        """The server's message of that number to a client; 204 if there is none yet: ask again."""
+        """Return the server's message of that number to a client; 204 if it does not exist yet: ask again."""
         mailbox, driver = session.mailboxes[client_id], session.driver
         await session.wait(
             lambda: len(mailbox) > number or client_id in driver.dropped or driver.outcome, until=now() + POLL_SECONDS
@@ -114,14 +114,14 @@ def service(session: Session, clients: dict[bytes, int]) -> FastAPI:
         if len(mailbox) > number:
             return Response(mailbox[number], media_type="application/octet-stream")
         if client_id in driver.dropped:
-            raise HTTPException(410, f"the session goes on without you: {driver.dropped[client_id].reason.value}")
+            raise HTTPException(410, f"this client was dropped: {driver.dropped[client_id].reason.value}")
         if driver.outcome is not None:
             raise HTTPException(410, "the session has ended")
         return Response(status_code=204)
 
     @app.get("/sum")
     async def result(_: ClientId) -> Response:
-        """How the session ended, for all who were invited; 204 if it has not: ask again."""
+        """Return how the session ended, to all invited clients; 204 if it has not ended: ask again."""
         await session.wait(lambda: session.driver.outcome, until=now() + POLL_SECONDS)
         match session.driver.outcome:
             case secagg.Completed() as completed:
@@ -134,17 +134,17 @@ def service(session: Session, clients: dict[bytes, int]) -> FastAPI:
 
 
 def now() -> float:
-    """Seconds on the event loop's clock."""
+    """Return the time of the event loop's clock, in seconds."""
     return asyncio.get_running_loop().time()
 
 
 def digest(token: str) -> bytes:
-    """What the server knows a token by: looking it up tells nothing of others by its time."""
+    """Return the digest under which a token is looked up, so that the lookup's time says nothing about other tokens."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def read_tokens(folder: Path) -> dict[bytes, int]:
-    """Each client's token; those that are missing are made, readable to this user only."""
+    """Return the client ids by their tokens' digests; make missing tokens, which only this user can read."""
     folder.mkdir(mode=0o700, exist_ok=True)
     clients = {}
     for client_id in range(NUM_CLIENTS):
@@ -159,7 +159,7 @@ def read_tokens(folder: Path) -> dict[bytes, int]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long a round stays open")
+    parser.add_argument("--seconds", type=float, default=30.0, help="seconds that a round stays open")
     parser.add_argument("--tokens", type=Path, default=Path("tokens"), help="the folder of the clients' tokens")
     options = parser.parse_args()
     app = service(Session(options.seconds), read_tokens(options.tokens))

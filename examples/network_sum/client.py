@@ -1,4 +1,4 @@
-"""One of the five clients: python client.py 0, and so on to 4, each in a process or on a machine of its own."""
+"""One of the five clients: python client.py 0, and so on to 4, each in its own process or on its own machine."""
 
 import asyncio
 import sys
@@ -18,12 +18,12 @@ end = asyncio.run(
         np.array([1, client_id, 10 * client_id, 100 * client_id]),
         address=("localhost", 7000),
         tls=tls,
-        # Declines every session that a server which lies could learn more from than a sum of three inputs or more.
+        # The default policy declines a session unless even a lying server learns only a sum of three or more inputs.
         accept=secagg.SessionPolicy(min_inputs=3),
         context=b"examples/network_sum",
         identity=identity,
         directory=directory_from("certs", "certs/ca.pem"),
-        # Kept on the disk, so that no session is ever entered twice.
+        # This is on the disk, so that no session is ever entered twice.
         record=ClientRecord(Participation.in_folder(f"state-{client_id}"), identity.public_key),
     )
 )

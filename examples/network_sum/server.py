@@ -1,4 +1,4 @@
-"""Learns the sum of five vectors and nothing else. First: secagg certs certs --clients 5 --server localhost"""
+"""A server that learns only the sum of five vectors. First: secagg certs certs --clients 5 --server localhost"""
 
 import asyncio
 
@@ -12,7 +12,7 @@ params = secagg.plan(
 
 
 def show(report: NetworkReport) -> None:
-    """Called before the journal is deleted: a sum that was not shown is given again when the server is restarted."""
+    """Show the outcome. This runs before the journal is deleted, so a restarted server gives a lost sum again."""
     print(report.outcome, report.outcome.sum if isinstance(report.outcome, secagg.Completed) else "")
 
 

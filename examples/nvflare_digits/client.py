@@ -1,4 +1,4 @@
-"""A site's trainer: NVFlare's Client API as always. Nothing in it knows of secure aggregation."""
+"""A site's trainer on NVFlare's Client API, without any code for secure aggregation."""
 
 import argparse
 
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def train(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epochs: int = 2, batch_size: int = 32) -> int:
-    """Plain SGD; returns the number of steps."""
+    """Train by plain SGD; return the number of steps."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     steps = 0
     for _ in range(epochs):

@@ -1,4 +1,4 @@
-"""The model, and who has which digits: shared by the job, the sites and whoever looks at the result."""
+"""The model, and the sites' parts of the digits; the job and the sites share this module."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ NUM_TEST = 360
 
 
 class DigitsNet(nn.Module):
-    """8 x 8 pixels to ten classes; ``width`` hidden units."""
+    """A network from 8 x 8 pixels to ten classes, with ``width`` hidden units."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class DigitsNet(nn.Module):
 
 
 def shard(site: int, num_sites: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training examples of one site, of ``num_sites``, counted from 0."""
+    """Return the training examples of one of ``num_sites`` sites, counted from 0."""
     pixels, labels = _digits()
     mine = slice(NUM_TEST + site, None, num_sites)
     return torch.from_numpy(pixels[mine]), torch.from_numpy(labels[mine])
 
 
 def accuracy(model: nn.Module) -> float:
-    """On the examples that no site trains on."""
+    """Return the accuracy on the examples that no site trains on."""
     pixels, labels = _digits()
     with torch.no_grad():
         predicted = model(torch.from_numpy(pixels[:NUM_TEST])).argmax(dim=1).numpy()

@@ -1,9 +1,9 @@
-"""Handwritten digits on three sites with NVFlare, in its simulator; the server sees none of the sites' updates.
+"""Train on handwritten digits on three sites in NVFlare's simulator; the server sees no site's update.
 
     pip install '.[fl,nvflare]'
     python job.py                 # or --plain, to see the difference
 
-Everything but the call of `add_secure_aggregation` is NVFlare's own PyTorch quickstart in another order.
+All but the call of `add_secure_aggregation` is NVFlare's own PyTorch quickstart in another order.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="NVFlare's own average: the server sees every update")
     parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workspace", default="workspace", help="a folder for what the simulator writes")
+    parser.add_argument("--workspace", default="workspace", help="folder for the simulator's files")
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -37,7 +37,7 @@ def main() -> None:
         train_args=f"--sites {args.sites}",
     )
     if not args.plain:
-        # Without identities, the sites believe that the server follows the protocol.
+        # Without identities, the sites trust the server to follow the protocol.
         add_secure_aggregation(recipe)
     recipe.execute(SimEnv(num_clients=args.sites, workspace_root=str(Path(args.workspace).absolute())))
 

@@ -1,4 +1,4 @@
-"""A server, and four clients of which nothing stays in memory: a process for each message. See README.md."""
+"""A server, and four clients without a lasting process: each message gets its own. See README.md."""
 
 import dataclasses
 import json
@@ -20,27 +20,27 @@ nonce = secrets.token_bytes(16)
 
 
 def invitation(client_id: int) -> bytes:
-    """What client ``client_id`` begins with."""
+    """Return the invitation of client ``client_id``."""
     parameters = {**dataclasses.asdict(params), "adversary": params.adversary.value}
     return json.dumps({"client_id": client_id, "nonce": nonce.hex(), "parameters": parameters}).encode()
 
 
 def handle(folder: Path, number: int, message: bytes) -> bytes:
-    """What a queue does with a message: starts a worker, and takes its answer."""
+    """Do what a queue does with a message: start a worker, and take its answer."""
     command = [sys.executable, str(WORKER), str(folder), str(number)]
     return subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True).stdout  # noqa: S603 - our worker
 
 
 def run(folders: list[Path]) -> secagg.Completed | secagg.Aborted:
-    """The session's outcome."""
+    """Run the session; return its outcome."""
     server = secagg.Server(params, nonce=nonce)
     number, messages = 0, {client_id: invitation(client_id) for client_id in range(NUM_CLIENTS)}
     while True:
         if number == 2:
-            del messages[3]  # lost on its way: this client has shared its keys, and is silent from now on
+            del messages[3]  # lost on its way: this client has shared its keys, but is silent from now on
         for client_id, message in messages.items():
             answer = handle(folders[client_id], number, message)
-            if number == 2 and handle(folders[client_id], number, message) != answer:  # queues deliver twice at times
+            if number == 2 and handle(folders[client_id], number, message) != answer:  # queues may deliver twice
                 sys.exit("one message got two answers")
             server.receive(client_id, secagg.decode_client_message(answer, params))
         number, messages = number + 1, {}

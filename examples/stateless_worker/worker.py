@@ -1,9 +1,10 @@
-"""One message for one client, handled by a process that keeps nothing: see README.md.
+"""Handle one message for one client in a process without memory of earlier ones; see README.md.
 
 python worker.py FOLDER NUMBER < message > answer
 
 Between messages the client is a row of FOLDER/client.db. A row is read, resumed and replaced in one transaction, and
-the answer is printed only after it: whatever is killed or delivered twice, no two answers ever differ.
+the answer is printed only after it. So two answers to a message never differ, even if a process is killed or a message
+comes twice.
 """
 
 import json
@@ -22,7 +23,8 @@ from secagg import Client, InputRequested, Send
 SCHEMA = """CREATE TABLE IF NOT EXISTS client (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 0), number INTEGER, state BLOB, answer BLOB)"""
 
-# Whoever sends the invitation is trusted to follow the protocol; without `adversary`, a server that lies is not.
+# The sender of the invitation is trusted to follow the protocol. Without `adversary`, the policy demands safety against
+# a server that lies.
 POLICY = secagg.SessionPolicy(adversary=secagg.Adversary.HONEST_BUT_CURIOUS)
 
 
@@ -36,7 +38,7 @@ def main() -> None:
 
 
 def handled(database: sqlite3.Connection, folder: Path, number: int, message: bytes) -> bytes | None:
-    """The answer to a message, its own if it was answered before; None if this client has given up."""
+    """Return the answer to a message, the old answer if it came before; None if this client has given up."""
     row = database.execute("SELECT number, state, answer FROM client").fetchone()
     nothing: tuple[int, Any, Any] = (-1, None, None)
     last, state, answer = row or nothing
@@ -48,14 +50,14 @@ def handled(database: sqlite3.Connection, folder: Path, number: int, message: by
         client, answer = invited(message) if row is None else answered(Client.resume(state), folder, message)
         state = client.suspend()
     except (secagg.CodecError, secagg.RemoteProtocolError):
-        # A client that refused is dead: if its old state were kept, another list could be tried on it.
+        # A client that refused is dead: its old state must go, or a server could try another list on it.
         state = answer = None
     database.execute("REPLACE INTO client VALUES (0, ?, ?, ?)", (number, state, answer))
     return answer
 
 
 def invited(invitation: bytes) -> tuple[Client, bytes]:
-    """A new client with its first message. Message 0 is the invitation, from whoever this client trusts."""
+    """Return a new client with its first message. Message 0 is the invitation, from a trusted sender."""
     terms = json.loads(invitation)
     values = terms["parameters"]
     params = secagg.Parameters(**{**values, "adversary": secagg.Adversary(values["adversary"])})
@@ -68,7 +70,7 @@ def invited(invitation: bytes) -> tuple[Client, bytes]:
 
 
 def answered(client: Client, folder: Path, message: bytes) -> tuple[Client, bytes]:
-    """The client one message on."""
+    """Return the client after one more message, with its answer."""
     events = client.receive(secagg.decode_server_message(message, client.params))
     if isinstance(events[0], InputRequested):
         events = client.submit_input(np.load(folder / "vector.npy"))
@@ -76,18 +78,18 @@ def answered(client: Client, folder: Path, message: bytes) -> tuple[Client, byte
 
 
 def encoded(client: Client, events: tuple[Send | InputRequested, ...]) -> bytes:
-    """The one message that a client sends at a time."""
+    """Return the one message of the events, encoded."""
     (message,) = (event.message for event in events if isinstance(event, Send))
     return secagg.encode(message, client.params)
 
 
 @contextmanager
 def transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """All or nothing, one process at a time; on the disk when it is over."""
-    path.touch(mode=0o600)  # what is suspended here is as secret as a private key
+    """Run a transaction: all or nothing, one process at a time, and on the disk at its end."""
+    path.touch(mode=0o600)  # the suspended client is as secret as a private key
     database = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
-        # Old states are overwritten, not only forgotten.
+        # Old states are overwritten, not just unlinked.
         database.executescript(f"PRAGMA secure_delete = ON; PRAGMA synchronous = FULL; {SCHEMA};")
         database.execute("BEGIN IMMEDIATE")
         with database:

@@ -72,7 +72,7 @@ def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
 def test_models_of_their_own_are_not_measured_without_examples_for_it(tmp_path) -> None:
     options = ["--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--aggregator", "plain"]
     assert invoke("train", *options, "--out", tmp_path / "run").exit_code == 0
-    for folder, said in (("run", "hold nothing out"), ("none", "there is no run")):
+    for folder, said in (("run", "hold no examples out"), ("none", "there is no run")):
         finished = run("personal_models.py", tmp_path / folder, folder=tmp_path)
         assert finished.returncode == 1
         assert said in finished.stderr.decode()

@@ -1,4 +1,4 @@
-"""A node's side."""
+"""The app of a node."""
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -14,7 +14,7 @@ app = ClientApp(mods=[secagg_mod()])
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the model that came on the node's own examples."""
+    """Train the received model on the node's own examples."""
     dataset = task.load(context.run_config)
     model = task.make_model(dataset)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
@@ -32,7 +32,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the model that came."""
+    """Measure the received model."""
     dataset = task.load(context.run_config)
     model = task.make_model(dataset)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())

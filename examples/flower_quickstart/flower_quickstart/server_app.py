@@ -1,4 +1,4 @@
-"""The server's side."""
+"""The app of the server."""
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
@@ -13,7 +13,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Federated averaging, in which the server sees averages only."""
+    """Run federated averaging; the server sees only averages."""
     model = task.make_model(task.load(context.run_config))
     strategy = FedAvg(fraction_train=float(context.run_config["fraction-train"]))
     result = strategy.start(

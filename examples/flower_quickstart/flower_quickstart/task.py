@@ -1,4 +1,4 @@
-"""The model, the data of each node, and what a node does with them."""
+"""The model, the data of each node, and the training and test of a node."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ SEED = 7
 
 
 def load(config: dict[str, bool | float | int | str]) -> Dataset:
-    """The data set that the run names; digits come with scikit-learn, others are looked for in ``data-dir``."""
+    """Return the data set that the run names; digits come with scikit-learn, others are in ``data-dir``."""
     folder = str(config["data-dir"])
     return load_dataset(str(config["dataset"]), Path(folder) if folder else None, download=False)
 
 
 def make_model(dataset: Dataset) -> nn.Module:
-    """A small convolutional network; the same at everyone's start."""
+    """Return a small convolutional network with the same initial weights on all nodes."""
     _, channels, height, width = dataset.train_images.shape
     return build_model("small-cnn", image_shape=(channels, height, width), num_classes=dataset.num_classes, seed=SEED)
 
 
 def train(model: nn.Module, dataset: Dataset, node: int, nodes: int, *, epochs: int, lr: float) -> tuple[float, int]:
-    """Train on the node's part of the training examples: the mean loss, and how many examples there were."""
+    """Train on the node's part of the training examples; return the mean loss and the number of examples."""
     part = torch.from_numpy(iid(dataset.train_labels.numpy(), nodes, SEED)[node])
     settings = LocalTraining(epochs=epochs, batch_size=32, learning_rate=lr, momentum=0.9)
     result = fit(model, dataset.train_images[part], dataset.train_labels[part], settings, seed=node)
@@ -36,7 +36,7 @@ def train(model: nn.Module, dataset: Dataset, node: int, nodes: int, *, epochs: 
 
 
 def test(model: nn.Module, dataset: Dataset, node: int, nodes: int) -> tuple[float, float, int]:
-    """Loss, accuracy and examples of the node's part of the test examples."""
+    """Return loss, accuracy and number of examples on the node's part of the test examples."""
     part = torch.arange(node, len(dataset.test_labels), nodes)
     result = measure(model, dataset.test_images[part], dataset.test_labels[part])
     return result.loss, result.accuracy, len(part)

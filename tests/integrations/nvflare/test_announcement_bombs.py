@@ -16,7 +16,7 @@ def test_an_announcement_of_maps_is_refused_before_they_are_made() -> None:
     assert len(bomb) == 1 << 20
     tracemalloc.start()
     try:
-        with pytest.raises(AnnouncementError, match="no announcement"):
+        with pytest.raises(AnnouncementError, match="not a valid announcement"):
             Announcement.from_bytes(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

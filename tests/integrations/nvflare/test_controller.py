@@ -232,7 +232,7 @@ def test_all_sites_are_told_the_meta_that_trainers_get(
     expected = {"lr": 0.25, "fedprox_mu": 0.5, "name": "x", "nothing": None}
     assert {name: model.meta[name] for name in expected} == expected
     assert not {"nested", "weights"} & model.meta.keys()
-    assert "['nested', 'weights'] of the model's meta" in caplog.text
+    assert "entries of the model's meta that are neither numbers nor texts: ['nested', 'weights']" in caplog.text
     assert (model.start_round, model.current_round, model.total_rounds) == (0, 2, 5)
 
 
@@ -245,7 +245,7 @@ def test_the_server_resolves_its_pattern_to_names(sites: dict[str, Site]) -> Non
 def test_an_announcement_that_no_site_would_take_is_not_sent(sites: dict[str, Site]) -> None:
     controller = Controller(sites)
     controller.round_of(0, text="x" * (1 << 20))
-    assert "sites take 1048576" in controller.panics[0]
+    assert "sites take at most 1048576" in controller.panics[0]
     assert all(site.results == [] for site in sites.values())
 
 

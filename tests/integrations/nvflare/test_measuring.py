@@ -218,7 +218,7 @@ def test_the_log_has_the_noise_and_what_helps(tmp_path: Path, caplog: pytest.Log
     fixed.play(0)
     assert fixed.measuring == []
     told = " ".join(one.getMessage() for one in caplog.records if "executor" in one.name)
-    assert "this site made 100 steps, and counts as one of 50" in told
+    assert "this site made 100 steps and counts as one of 50" in told
     records = list(caplog.records)
     clipped, entry, cut = said("WARNING")
     assert clipped.startswith("round 0: 7% of all elements were clipped")

@@ -75,14 +75,14 @@ def test_other_models_have_other_digests(other: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        (None, "no entries"),
-        ({}, "no entries"),
-        ([np.zeros(3)], "no entries"),
-        ({3: np.zeros(3)}, "no string"),
+        (None, "no named entries"),
+        ({}, "no named entries"),
+        ([np.zeros(3)], "no named entries"),
+        ({3: np.zeros(3)}, "not a string"),
         ({"w": torch.zeros(3)}, "ExchangeFormat.NUMPY"),
-        ({"w": "text"}, "no array of numbers"),
-        ({"w": [[1.0], [1.0, 2.0]]}, "no array of numbers"),
-        ({"w": {"nested": np.zeros(3)}}, "no array of numbers"),
+        ({"w": "text"}, "must be an array of numbers"),
+        ({"w": [[1.0], [1.0, 2.0]]}, "not an array of numbers"),
+        ({"w": {"nested": np.zeros(3)}}, "must be an array of numbers"),
     ],
 )
 def test_what_is_no_model_is_refused(params: Any, reason: str) -> None:
@@ -230,5 +230,5 @@ def test_entries_are_added_up_by_name() -> None:
 def test_types_that_have_no_values_of_ours_are_refused() -> None:
     needs_gradient = torch.zeros(2, 3, requires_grad=True)
     for entry in (needs_gradient, "text", [[1.0], [1.0, 2.0]], MODEL["w"] + 1j, {"nested": 1}):
-        with pytest.raises(ModelError, match="'w' is not an array of numbers"):
+        with pytest.raises(ModelError, match="'w' must be an array of numbers"):
             encoding().encode(update(entries={"w": entry}), MODEL, np.random.default_rng())

@@ -129,8 +129,8 @@ def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> N
         ({}, {"adversary": Adversary.MALICIOUS}, "identities"),
         ({}, {"round_timeout": 0}, "above 0 seconds"),
         ({}, {"tresholt": 2}, "tresholt"),
-        ({}, {"metrics": ["a", "a"]}, "once"),
-        ({}, {"max_rounds": 0}, "at least one round"),
+        ({}, {"metrics": ["a", "a"]}, "distinct names"),
+        ({}, {"max_rounds": 0}, "max_rounds must be at least 1"),
         ({"exclude_vars": "("}, {}, "regular expression"),
     ],
 )
@@ -161,5 +161,5 @@ def test_other_controllers_are_refused() -> None:
 
 
 def test_what_is_no_recipe_is_refused() -> None:
-    with pytest.raises(NVFlareJobError, match="no recipe"):
+    with pytest.raises(NVFlareJobError, match="not a recipe"):
         add_secure_aggregation(object(), clip=1.0, max_steps=64)

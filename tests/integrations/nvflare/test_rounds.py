@@ -153,7 +153,7 @@ def test_a_metric_that_stays_with_a_site_is_named_there(tmp_path: Path, caplog: 
     report = courier.run()
     mean = courier.announcement.encoding.decode(report.outcome.sum, 3, as_model(model.params))
     assert mean.metrics == pytest.approx({"accuracy": weighted(CHANGE, ("a", "c"))}, abs=1e-5)
-    assert "metric_bound stay here: ['accuracy']" in caplog.text
+    assert "metric_bound are not sent: ['accuracy']" in caplog.text
     assert "123.5" not in caplog.text
 
 
@@ -211,7 +211,7 @@ def gives_nothing(model: FLModel) -> Shareable:
     [
         (not_finite, "not finite"),
         (other_shape, r"'bias' has shape \(4,\)"),
-        (half_a_step, "no whole number of at least 0"),
+        (half_a_step, "not a whole number of at least 0"),
         (has_text, r"'bias' must be an array of numbers, but has type <U"),
         (has_complex_numbers, r"'bias' must be an array of numbers, but has type complex128"),
         (lacks_an_entry, "lacks 'bias'"),
@@ -336,7 +336,7 @@ def test_a_second_survivor_list_gets_no_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"job_id": "another"}, "another job"), ({"sites": ("b", "c", "d")}, "announced to others")],
+    [({"job_id": "another"}, "another job"), ({"sites": ("b", "c", "d")}, "announced to other sites")],
 )
 def test_announcements_for_others_are_declined(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: Any, reason: str
@@ -351,7 +351,7 @@ def test_a_site_declines_less_than_it_asks_for(tmp_path: Path, caplog: pytest.Lo
     sites, model = make_sites(tmp_path, adversary="malicious", min_inputs=3), initial_model()
     report = LoopbackCourier(announce(model, sites), model, sites).run()
     assert isinstance(report.outcome, Aborted)
-    assert "a sum of 2 inputs would do" in caplog.text
+    assert "the sum could contain only 2 inputs" in caplog.text
     assert "asks for malicious" in caplog.text
 
 
