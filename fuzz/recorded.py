@@ -45,7 +45,7 @@ class Recorded(LyingServer):
         return Client.resume(self.blobs[phase % len(self.blobs)], **self.keys())
 
     def server_after(self, rounds: int) -> Server:
-        """A server that has closed this number of rounds, or all but the last."""
+        """Return a server that has closed this number of rounds, or all but the last."""
         phases = [phase for phase, kind in AWAITED.items() if kind in self.sent]
         return self.server_in(phases[min(rounds, len(phases) - 1)])
 
