@@ -103,7 +103,7 @@ def test_the_command_writes_page_and_figures(tmp_path: Path, capsys: pytest.Capt
     ("changes", "said"),
     [
         ({"quick": True}, "a quick run"),
-        ({"format": 99}, "of another version"),
+        ({"format": 99}, "from another version"),
         ({"experiment": "fashion-six"}, "holds the results of fashion-six"),
     ],
 )

@@ -270,7 +270,7 @@ def _numbers(name: str, entry: object) -> npt.NDArray[Any]:
         array = np.asarray(entry)
     # Tensors that require gradients raise the last of these.
     except (ValueError, TypeError, RuntimeError):
-        raise ModelError(f"{name!r} is not an array of numbers") from None
+        raise ModelError(f"{name!r} must be an array of numbers") from None
     if array.dtype.kind not in "fiub":
         raise ModelError(f"{name!r} must be an array of numbers, but has type {array.dtype}")
     return array

@@ -94,7 +94,10 @@ def test_keys_are_their_owners_alone_and_never_overwritten(tmp_path: Path) -> No
         (lambda site: (site / "secagg_directory.json").unlink(), "cannot be read"),
         (lambda site: (site / "secagg_directory.json").write_text("{"), "not a directory of keys"),
         (lambda site: (site / "secagg_directory.json").write_text('{"a": "00"}'), "has no site"),
-        (lambda site: (site / "secagg_directory.json").write_text('{"a": 1, "b": 2, "c": 3}'), "not a directory of keys"),
+        (
+            lambda site: (site / "secagg_directory.json").write_text('{"a": 1, "b": 2, "c": 3}'),
+            "not a directory of keys",
+        ),
     ],
 )
 def test_a_site_whose_files_are_broken_says_so_and_stays_out(

@@ -81,7 +81,7 @@ def test_other_models_have_other_digests(other: dict[str, Any]) -> None:
         ({3: np.zeros(3)}, "not a string"),
         ({"w": torch.zeros(3)}, "ExchangeFormat.NUMPY"),
         ({"w": "text"}, "must be an array of numbers"),
-        ({"w": [[1.0], [1.0, 2.0]]}, "not an array of numbers"),
+        ({"w": [[1.0], [1.0, 2.0]]}, "must be an array of numbers"),
         ({"w": {"nested": np.zeros(3)}}, "must be an array of numbers"),
     ],
 )
