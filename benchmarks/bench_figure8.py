@@ -51,7 +51,7 @@ def bench_figure8(benchmark: Any, record: Record, num_clients: int) -> None:
 
 
 def bench_expansion_by_ring(benchmark: Any, record: Record, quick: bool) -> None:
-    """Time one expansion at n = 500, 30% dropped out, in both readings of "24 bits", by turns."""
+    """Time one expansion at n = 500, 30% dropped out, in both readings of "24 bits", in turn."""
     num_dropped = 5 if quick else 20
     jobs = {
         ring_bits: cases.recovery_job(num_survivors=350, num_dropped=num_dropped, ring_bits=ring_bits, self_masks=False)

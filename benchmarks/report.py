@@ -82,9 +82,9 @@ SECTIONS: dict[str, Section] = {
     "figure8": (
         "The paper's figure 8",
         "The setting of Bonawitz et al. (CCS 2017), figure 8: complete graph, 100,000 entries of 24 bits. Clients "
-        "vanish after ShareKeys and before MaskedInputCollection. Everything runs on one core with real bytes, "
-        "decoding and encoding included. The paper's machine was another one (Java, Xeon E5-1650 v3), so the speed-up"
-        " is that of program and machine together.",
+        "drop out after ShareKeys and before MaskedInputCollection. Everything runs on one core with real bytes, "
+        "decoding and encoding included. The paper used another machine (Java, Xeon E5-1650 v3), so the speed-up is "
+        "that of program and machine together.",
         tables.figure8,
         {"figure8": "Speed-up over the published times, by row"},
     ),
@@ -99,17 +99,18 @@ SECTIONS: dict[str, Section] = {
         "Peers",
         "The same work on the same machine in one run: all clients and the server, one after the other in one "
         "process, without a network. secagg runs directly before and directly after the peer, and the slower of the "
-        "two counts. The sums of both sides are checked. The peers run in processes and an environment of their own.",
+        "two counts. The sums of both sides are checked. The peers run in separate processes, in their own "
+        "environment.",
         tables.peers,
         {"peers": "Seconds of each peer and of secagg"},
     ),
     "scaling": (
         "Scaling",
-        "`secagg simulate` in a process of its own for each point: real keys, masks and bytes of all clients and the "
-        "server. 5% of the clients vanish after ShareKeys; on the sparse graph another 5% may work together with an "
+        "`secagg simulate` in a separate process for each point: real keys, masks and bytes of all clients and the "
+        "server. 5% of the clients drop out after ShareKeys; on the sparse graph another 5% may work together with an "
         "honest-but-curious server. Times are computing time without the making of inputs; a client's figures are "
-        "medians. Memory is the peak of the process with all clients, without the children that a long recovery is "
-        "shared with. Every sum is exact, or the benchmark fails.",
+        "medians. Memory is the peak of the process with all clients, without the child processes of a long "
+        "recovery. Every sum is exact, or the benchmark fails.",
         tables.scaling,
         {
             "scaling-clients": "Time, memory and a client's part, by number of clients",
@@ -120,26 +121,26 @@ SECTIONS: dict[str, Section] = {
         "Against a server that lies",
         "The same session twice, at the same time in two processes on one core each: against a server that only "
         "looks, and against one that may lie at any time, with identities, signed keys and ConsistencyCheck. Complete"
-        " graph, 5% of the clients vanish, the threshold is the same. A client's figures are medians; the server's "
+        " graph, 5% of the clients drop out, the threshold is the same. A client's figures are medians; the server's "
         "bytes are those of all clients.",
         tables.malicious,
         {},
     ),
     "network": (
         "Between processes",
-        "Server and clients in three processes on loopback, TLS 1.3 with certificates on both sides, beside "
-        "`transport.run_session` in one process; on all cores, and all on the same one. The time runs from the word "
-        "to begin, with the server listening, keys loaded and inputs made, until the server has its sum and every "
-        "client knows of the end; connecting and handshakes are included. A tenth of the clients vanish when their "
-        "input is due: over TLS they come back without their state, which the server takes for leaving, so that no "
-        "deadline is waited for. Every sum is exact, or the benchmark fails.",
+        "Server and clients in three processes on loopback, TLS 1.3 with certificates on both sides, compared with "
+        "`transport.run_session` in one process; on all cores, and on a single one. The time runs from the start "
+        "signal, with the server listening, keys loaded and inputs made, until the server has its sum and each client "
+        "knows of the end; connecting and handshakes are included. A tenth of the clients drop out when their input is "
+        "due: over TLS they come back without their state, so the server drops them at once and waits for no "
+        "deadline. Every sum is exact, or the benchmark fails.",
         tables.network,
         {},
     ),
     "micro": (
         "Pieces",
-        "Each piece of the library beside the least that its work could cost, timed by turns. The ratio is the "
-        "result: seconds drift with the machine.",
+        "Each piece of the library, compared with the least cost of its work and timed in turn with it. The ratio is "
+        "the result: seconds vary with the machine.",
         tables.micro,
         {"micro": "Ratios to the raw primitives"},
     ),

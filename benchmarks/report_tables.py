@@ -77,7 +77,7 @@ def figure8(entries: list[Entry]) -> list[str]:
             _TIME,
             _column("published, ms", _range, "published_milliseconds"),
             _ratio("speed-up"),
-            title="One mask of a client that vanished, made and subtracted",
+            title="One mask of a dropped client, made and subtracted",
         ),
     ]
 
@@ -179,7 +179,7 @@ def _growth(curve: list[Entry]) -> str:
     head = ("of each client", f"at {first:,}", f"at {last:,}", "growth", "R² of a + b ln n", "as a power of n")
     columns: list[Column] = [(heading, lambda row, place=place: row[place]) for place, heading in enumerate(head)]  # type: ignore[misc]
     note = f"From {first:,} to {last:,} clients n grows {last / first:,.0f}×, ln n {log(last) / log(first):.2f}×."
-    return _table(rows, *columns, title="How a client's part grows") + f"\n\n{note}"
+    return _table(rows, *columns, title="Growth of a client's costs") + f"\n\n{note}"
 
 
 def _degrees(curve: list[dict[str, int]]) -> str:
@@ -230,7 +230,7 @@ def network(entries: list[Entry]) -> list[str]:
             _column("connections", number, "connections"),
             _column("frames", number, "frames"),
             _column("commits", number, "commits"),
-            title="Over TLS with a journal, beside in memory",
+            title="Over TLS with a journal, compared with in memory",
         ),
         _table(
             named(entries, "network", "memory_of_the_server"),
@@ -270,7 +270,7 @@ def micro(entries: list[Entry]) -> list[str]:
             _column("GB/s", formatting.significant, "gigabytes_per_second"),
             _ratio("ratio"),
             _GOAL,
-            ("the ratio is, down to the next", lambda entry: shown.get(id(entry), "")),
+            ("ratio of (also for the rows below)", lambda entry: shown.get(id(entry), "")),
         ),
         *(
             f"A recovered pair takes {number(entry['milliseconds_per_pair'])} ms (goal "

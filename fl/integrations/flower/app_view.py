@@ -26,7 +26,7 @@ _TTL = 43_200.0
 
 
 def run_digest(run_id: int, group_id: str, run_config: Mapping[str, Any]) -> bytes:
-    """Return SHA-256, 32 bytes, of the run's data that a node gets beside the message; its order does not count."""
+    """Return SHA-256, 32 bytes, of the run's data that a node gets with the message; its order does not count."""
     run = {"run": ConfigRecord({"id": run_id, "group": group_id}), "config": ConfigRecord(dict(run_config))}
     return content_digest("run", RecordDict(run))
 

@@ -67,7 +67,7 @@ def check_beside(controller: object, plain_tasks: Sequence[str]) -> None:
     submit, validate = controller._submit_model_task_name, controller._validation_task_name
     if submit and submit not in plain_tasks:
         raise NVFlareJobError(
-            "cross-site evaluation asks every site for its own model, which nobody is to see: evaluate the averaged "
+            "cross-site evaluation asks every site for its own model, which must stay hidden: evaluate the averaged "
             "model alone, by add_final_global_evaluation(recipe) of nvflare.recipe.utils, or by "
             f"CrossSiteModelEval(submit_model_task_name=''), with plain_tasks=[{validate!r}]"
         )
