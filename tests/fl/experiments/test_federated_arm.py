@@ -148,11 +148,11 @@ class _Loading:
 
 
 def test_arms_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="compare it with another arm"):
+    with pytest.raises(ConfigError, match="use another arm to compare"):
         digits_arm(compare=True)
     with pytest.raises(ConfigError, match="a run of one client, not 4"):
         digits_arm(part=Part(client=0, clients=4))
-    with pytest.raises(ConfigError, match="which round is the last"):
+    with pytest.raises(ConfigError, match="with stop_at the last round is not known"):
         digits_arm(before_averaging=True, stop_at=0.5)
 
 

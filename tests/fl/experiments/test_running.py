@@ -70,7 +70,7 @@ def test_an_arm_whose_needs_are_left_out_is_refused(tmp_path: Path) -> None:
     arms = (NotingArm(name="first"), NotingArm(name="last", needs=("first",)))
     experiment = experiment_of(*arms)
     chosen = chosen_arms(experiment, ["last"])
-    with pytest.raises(ConfigError, match="last needs first, which has not been run"):
+    with pytest.raises(ConfigError, match="last needs first, which has not finished"):
         run_arms(experiment, chosen, ExperimentFolder(tmp_path), IDENTITY, jobs=1, data_dir=None, listen=print)
 
 
@@ -111,7 +111,7 @@ def test_an_arm_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="holds something else already"):
+    with pytest.raises(ConfigError, match="already holds something else"):
         run_in(tmp_path, NotingArm(name="one"))
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 

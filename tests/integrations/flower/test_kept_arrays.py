@@ -74,7 +74,7 @@ def test_noise_for_another_number_of_clients_is_warned_of(caplog: pytest.LogCapt
     strategy = DifferentialPrivacyClientSideFixedClipping(FedAvg(fraction_evaluate=0.0), 0.5, 1.0, NODES + 1)
     grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     strategy.start(grid=grid, initial_arrays=batchnorm.initial(), num_rounds=2)
-    assert caplog.text.count("noise for num_sampled_clients=4, and the average is of 3 clients") == 2
+    assert caplog.text.count("noise for num_sampled_clients=4, but the average is of 3 clients") == 2
     assert logging.getLogger("flwr").filters == []
 
 
