@@ -25,7 +25,7 @@ Metrics: TypeAlias = Mapping[str, Mapping[str, Metric]]
 _VERSION = 1
 _MAX_DIMENSIONS = 32
 _MAX_NAME = 1 << 12
-# Of a layout's bytes: some ten an array, and four a metric.
+# The most items in a layout's bytes: an array has about ten, a metric four.
 _MAX_ITEMS = 1 << 19
 
 

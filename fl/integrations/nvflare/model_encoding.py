@@ -27,7 +27,7 @@ Model: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """The entries of a model, by name."""
 
 _ARRAYS, _NUMBERS, _STEPS = "model", "metrics", "steps"
-# Of the metrics' names: one of them may be that of the weight.
+# Prefix of the metrics' names, since a metric may have the name of the weight.
 _METRIC = "metric:"
 
 
