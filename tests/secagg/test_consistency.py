@@ -254,7 +254,6 @@ def test_a_client_whose_neighbours_did_not_sign_is_dropped_and_its_input_stays()
     """Its proof would not have a quorum: it would refuse it."""
     params = make_params(40, 5, vector_length=4, degree=8, adversary=MALICIOUS)
     inputs = random_inputs(params, seed=3)
-    session = Cohort(params, inputs, entropy_seed="lonely signers")
     views_seen: dict[int, tuple[int, ...]] = {}
 
     def downlink(client_id, message):
@@ -262,11 +261,12 @@ def test_a_client_whose_neighbours_did_not_sign_is_dropped_and_its_input_stays()
             views_seen[client_id] = message.client_ids
         return message
 
-    session.downlink = downlink
-    session.run()
+    def cohort(missing_from: dict[int, int]) -> Cohort:
+        return Cohort(params, inputs, missing_from, downlink=downlink, entropy_seed="lonely signers")
+
+    cohort({}).run()
     silent = [i for i in views_seen[7] if i != 7][:4]
-    session.missing_from = dict.fromkeys(silent, BEFORE_CONSISTENCY)
-    outcome = session.run()
+    outcome = cohort(dict.fromkeys(silent, BEFORE_CONSISTENCY)).run()
     assert isinstance(outcome.end, Completed) or outcome.end.round is Round.CONSISTENCY_CHECK
     assert {outcome.dropped[i].round for i in silent} == {Round.CONSISTENCY_CHECK}
     assert {outcome.dropped[i].reason for i in silent} == {DropReason.DEADLINE}
