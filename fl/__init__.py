@@ -1,1 +1,87 @@
-"""Federated learning on PyTorch, with secure aggregation."""
+"""Federated learning on PyTorch, with secure aggregation.
+
+A program may use these names, and the public names of `fl.personalization`, `fl.report`, `fl.watch`, `fl.encrypted` and
+the adapters in `fl.integrations`. Everything else may change without notice. A name is loaded when it is first used,
+since torch takes seconds and the adapters do not need it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fl.errors import AbortedError, ConfigError, DataError, EngineError, FLError
+
+if TYPE_CHECKING:
+    from fl.aggregation.api import PlainAggregator
+    from fl.aggregation.secure import SecureAggregator
+    from fl.config.config_file import read_config_file
+    from fl.config.run_config import DataSettings, ProtocolSettings, RunConfig
+    from fl.data import Dataset, load_dataset
+    from fl.data.partition import partition
+    from fl.engines import Resources
+    from fl.learning.models import build_model
+    from fl.learning.own_code import make_dataset, make_model
+    from fl.learning.parameter_layout import ParameterLayout
+    from fl.learning.settings import LocalTraining, ServerOptimization
+    from fl.learning.training import evaluate, train
+    from fl.runs.checkpoint import RunFolder
+    from fl.runs.records import RoundRecord
+    from fl.runs.rounds import FederatedRun
+
+__all__ = [
+    "AbortedError",
+    "ConfigError",
+    "DataError",
+    "DataSettings",
+    "Dataset",
+    "EngineError",
+    "FLError",
+    "FederatedRun",
+    "LocalTraining",
+    "ParameterLayout",
+    "PlainAggregator",
+    "ProtocolSettings",
+    "Resources",
+    "RoundRecord",
+    "RunConfig",
+    "RunFolder",
+    "SecureAggregator",
+    "ServerOptimization",
+    "build_model",
+    "evaluate",
+    "load_dataset",
+    "make_dataset",
+    "make_model",
+    "partition",
+    "read_config_file",
+    "train",
+]
+
+_MODULES = {
+    "DataSettings": "fl.config.run_config",
+    "Dataset": "fl.data",
+    "FederatedRun": "fl.runs.rounds",
+    "LocalTraining": "fl.learning.settings",
+    "ParameterLayout": "fl.learning.parameter_layout",
+    "PlainAggregator": "fl.aggregation.api",
+    "ProtocolSettings": "fl.config.run_config",
+    "Resources": "fl.engines",
+    "RoundRecord": "fl.runs.records",
+    "RunConfig": "fl.config.run_config",
+    "RunFolder": "fl.runs.checkpoint",
+    "SecureAggregator": "fl.aggregation.secure",
+    "ServerOptimization": "fl.learning.settings",
+    "build_model": "fl.learning.models",
+    "evaluate": "fl.learning.training",
+    "load_dataset": "fl.data",
+    "make_dataset": "fl.learning.own_code",
+    "make_model": "fl.learning.own_code",
+    "partition": "fl.data.partition",
+    "read_config_file": "fl.config.config_file",
+    "train": "fl.learning.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'fl' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -18,7 +18,7 @@ from tests.fl.network.sampled import Population
 from transport import Deadlines, SessionHost
 from transport.tcp import Retry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("adversary", [Adversary.HONEST_BUT_CURIOUS, Adversary.MALICIOUS], ids=lambda mode: mode.value)

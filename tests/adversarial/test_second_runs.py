@@ -84,6 +84,7 @@ def test_an_honest_servers_proofs_have_the_receiver_and_the_signer_in_every_view
 
 @settings(max_examples=30)
 @given(st.data())
+@pytest.mark.slow
 def test_signatures_of_two_runs_in_any_mixture_count_for_their_own_run_alone(data):
     """The same nonce again on a sparse graph: whoever is shown a signature of the other run refuses it."""
     server = LyingServer(params_of(MALICIOUS, "sparse"))

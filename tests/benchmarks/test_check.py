@@ -12,6 +12,8 @@ from benchmarks.cases import masked_add
 from benchmarks.neighborhood import Peers, traffic
 from secagg import masking
 
+pytestmark = pytest.mark.slow
+
 FLOORS = json.loads(check.FLOORS.read_text(encoding="utf-8"))
 MASKED_ADD = masked_add(64, 32)
 

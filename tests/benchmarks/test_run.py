@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks import results
 from benchmarks.blocks import REPOSITORY
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_of_pytest_becomes_entries(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_every_option_is_one_of_secagg_train() -> None:
     assert named <= {option for parameter in train.params for option in parameter.opts}
 
 
+@pytest.mark.slow
 def test_its_commands_on_the_digits_are_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = re.findall(r"^\$ secagg (.*--dataset digits.*)$", TEXT, flags=re.MULTILINE)

@@ -72,6 +72,7 @@ print("all have ended")
 """
 
 
+@pytest.mark.slow
 def test_threads_do_not_stop_each_other_when_garbage_is_collected() -> None:
     """Without the lock they do within seconds, and then nothing of the process runs any more."""
     done = subprocess.run(  # noqa: S603 - our own interpreter

@@ -246,6 +246,7 @@ def train(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_command_line_trains_on_it(leaf_folder: Path, one_thread: None) -> None:
     result = train(
         *("--dataset", "leaf-femnist", "--data-dir", leaf_folder, "--clients", 3, "--model", "logistic"),

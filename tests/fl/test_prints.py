@@ -27,6 +27,7 @@ def test_the_steps_of_a_new_project_can_be_copied(tmp_path: Path) -> None:
     assert str(tmp_path / ODD / "models.py") in result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_paths_of_a_run_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_data(monkeypatch)
     folder = tmp_path / ODD

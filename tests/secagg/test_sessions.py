@@ -100,6 +100,7 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
     workers=st.integers(1, 3),
     parts=st.integers(0, 9),
 )
+@pytest.mark.slow
 def test_any_session_gives_the_exact_sum_or_aborts(scenario, suspend, workers, parts):
     run_and_check(scenario, suspend=suspend, workers=workers, parts=parts)
 
@@ -192,6 +193,7 @@ def test_the_threshold_is_exact_in_every_round(adversary, stage, disconnect, num
     assert isinstance(end, Completed) == (num_left >= 4)
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_of_a_malicious_session_with_dropouts_in_every_round():
     params = make_params(100, 51, vector_length=7, value_bits=20, adversary=Adversary.MALICIOUS)
     missing_from = {client_id: client_id // 2 % 5 for client_id in range(0, 98, 2)}

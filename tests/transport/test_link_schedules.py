@@ -5,6 +5,8 @@ import pytest
 from secagg import Aborted, AbortReason
 from tests.transport.link_world import MODES, run_schedule
 
+pytestmark = pytest.mark.slow
+
 SCHEDULES = 61
 
 

@@ -17,6 +17,8 @@ from transport.durable import frames as link
 from transport.durable import pieces as _pieces
 from transport.tcp import Limits
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 3
 EXTRA = bytes(range(256)) * 1600
 # A line takes twice as long for a transfer as silence may last.

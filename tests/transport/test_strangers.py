@@ -13,6 +13,8 @@ from transport.certificates.reading import Credentials
 from transport.durable.server_host import SessionHost
 from transport.tcp import Limits, SessionServer
 
+pytestmark = pytest.mark.live
+
 IDLE = 2000
 A_SECOND = 40
 # The clients' own is one of them.

@@ -20,7 +20,7 @@ from tests.fl.network.harness import CLIENTS, Client, Deployment, until
 from tests.fl.watch.schema import events_of
 from transport import Deadlines
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

@@ -171,6 +171,7 @@ def test_no_option_holds_a_secret_but_by_its_file(command: str) -> None:
             assert parameter.annotation.__origin__ == Path | None, name
 
 
+@pytest.mark.live
 def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_again(tmp_path: Path) -> None:
     """All of them by settings files, and with logs for machines."""
     certs = tmp_path / "certs"

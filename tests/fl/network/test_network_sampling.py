@@ -21,7 +21,7 @@ from tests.fl.network.sampled import Population
 from transport import Deadlines, InputWithheldError
 from transport.tcp import Retry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("one_thread")]
 
 ENROLLED = 10
 

@@ -199,6 +199,7 @@ def test_words_that_nobody_knows_are_no_new_label() -> None:
     assert decline_reason("") == "unstated"
 
 
+@pytest.mark.slow
 def test_events_need_nothing_of_the_page() -> None:
     """`secagg serve` without --watch runs without the extra."""
     code = (
