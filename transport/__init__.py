@@ -1,4 +1,4 @@
-"""Moves the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
+"""Transport of the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
 from transport.driver import ClientDriver, Deadlines, ServerDriver
 from transport.durable.client_host import ClientHost

@@ -1,7 +1,7 @@
-"""Drives the machines over encoded bytes: the only place that knows of deadlines.
+"""Drivers of the machines over encoded bytes, the only place with deadlines.
 
 Time is an argument (seconds on any clock that does not go back): a real transport passes its event loop's time, the
-in-process network a virtual one.  Both drivers take bytes and return the bytes to send; sockets are not theirs.
+in-process network a virtual time.  Both drivers take bytes and return the bytes to send; they use no sockets.
 """
 
 from collections.abc import Callable
@@ -37,24 +37,24 @@ from transport.errors import InputWithheldError
 
 InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
 InputProvider: TypeAlias = Callable[[], InputVector]
-"""Gives a client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
+"""A function that returns a client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
 
 Delivery: TypeAlias = tuple[ClientId, bytes]
 """An encoded message and the client to send it to."""
 
 Parts: TypeAlias = tuple[bytes | memoryview, ...]
-"""An encoded message in pieces, to be sent in order: `encode_frame` takes it."""
+"""An encoded message in pieces, to be sent in order; an argument for `encode_frame`."""
 
 _CLOSED = frozenset((ServerPhase.RECOVERY, ServerPhase.COMPLETED, ServerPhase.ABORTED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds that each round stays open when not everyone has answered.
+    """Seconds for which each round stays open while answers are missing.
 
     Attributes:
-        download: so much longer AdvertiseKeys stays open at most for clients that are getting what they were announced:
-            its own seconds count anew whenever another part has come to one of them.
+        download: maximum of additional seconds for which AdvertiseKeys stays open while clients download the
+            announcement: its own seconds start again whenever a client has received another part.
     """
 
     advertise_keys: float = 30.0
@@ -70,22 +70,22 @@ class Deadlines:
                 raise ValueError(f"the deadline of {name} must be above 0 seconds, not {seconds!r}")
 
     def of(self, round_: Round) -> float:
-        """The seconds of one round."""
+        """Return the seconds of one round."""
         seconds: float = getattr(self, round_.name.lower())
         return seconds
 
 
 class ServerDriver:
-    """Feeds a server with bytes and time, until it gives its outcome.
+    """Feeds a server with bytes and time until it has an outcome.
 
     Call `start`, then `data_received`, `disconnected` and `tick` as things happen; send what each call returns.
     `tick` is due at `deadline`.  When `job` is set, run it anywhere and hand the result to `finish`.
 
     Args:
         server: the machine.
-        deadlines: how long each round stays open.
-        defer_unmasking: leave it to the caller to call `close_round` once `closing_due` is set, instead of closing
-            Unmasking as soon as that can be: wrong shares can make that take seconds, and the caller knows a thread.
+        deadlines: the seconds for which each round stays open.
+        defer_unmasking: set `closing_due` when Unmasking can be closed, so that the caller calls `close_round`, for
+            instance in a thread: wrong shares can make this take seconds. By default the driver closes it at once.
     """
 
     def __init__(self, server: Server, deadlines: Deadlines, *, defer_unmasking: bool = False) -> None:
@@ -104,7 +104,7 @@ class ServerDriver:
 
     @property
     def round(self) -> Round:
-        """The round that is open, or was last."""
+        """Return the open round, or the last one."""
         return self._server.round
 
     def start(self, now: float) -> None:
@@ -113,13 +113,13 @@ class ServerDriver:
         self._downloads_until = self.deadline + self._deadlines.download
 
     def downloading(self, now: float) -> None:
-        """A client has got a part of what it was announced: until it has the whole it cannot answer."""
+        """Note that a client received a part of the announcement; it cannot answer before it has the whole."""
         if self.round is Round.ADVERTISE_KEYS and self.deadline is not None:
             seconds = self._deadlines.of(self.round)
             self.deadline = max(self.deadline, min(now + seconds, self._downloads_until))
 
     def data_received(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
-        """A whole message of a client, whose id is the connection's."""
+        """Take a whole message of a client; the connection determines the id. Return the deliveries."""
         try:
             message = secagg.decode_client_message(data, self._server.params)
         except CodecError as error:
@@ -129,7 +129,7 @@ class ServerDriver:
     def disconnected(
         self, client_id: ClientId, now: float, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
     ) -> list[Delivery]:
-        """A client's connection ended, or is to be ended since what came over it was no message."""
+        """Drop a client for good, for instance because its bytes were not a message. Return the deliveries."""
         return self._handle(self._server.drop(client_id, reason, detail), now)
 
     def tick(self, now: float) -> list[Delivery]:
@@ -146,12 +146,12 @@ class ServerDriver:
         return self._handle(events, now)
 
     def finish(self, masks: MaskSum, now: float) -> None:
-        """The result of `job`: sets `outcome`."""
+        """Take the result of `job`, and set `outcome`."""
         self._handle(self._server.finish(masks), now)
         self.job = None
 
     def _closing(self, now: float) -> list[Delivery]:
-        """Close the open round, or say that it is to be closed."""
+        """Close the open round, or set `closing_due`."""
         if self._defer_unmasking and self.round is Round.UNMASKING:
             self.closing_due, self.deadline = True, None
             return []
@@ -165,7 +165,7 @@ class ServerDriver:
                     assert isinstance(client_id, int)  # noqa: S101 - a server sends to clients only
                     deliveries.append((client_id, self._encode(message)))
                 case ClientDropped(reason=DropReason.UNKNOWN_CLIENT):
-                    # Counted, not kept: strangers must not fill the memory.
+                    # Counted, not stored: strangers must not fill the memory.
                     self.unknown_messages += 1
                 case ClientDropped():
                     self.dropped[event.client_id] = event
@@ -175,23 +175,23 @@ class ServerDriver:
                     self.job = event.job
                 case Completed() | Aborted():
                     self.outcome = event
-        # Waiting for a deadline gains nothing once nobody is pending.
+        # Waiting for the deadline gains nothing once no answer is pending.
         if not deliveries and self.outcome is None and self.deadline is not None and not self._server.num_pending:
             return self._closing(now)
         return deliveries
 
     def _encode(self, message: secagg.messages.Message) -> bytes:
-        """The message's bytes; one message object that goes to many clients is encoded once."""
+        """Return the message's bytes; encode once a message object that goes to many clients."""
         if self._encoded is None or self._encoded[0] is not message:
             self._encoded = (message, secagg.encode(message, self._server.params))
         return self._encoded[1]
 
 
 class ClientDriver:
-    """Feeds a client with bytes, and with its input when that is due.
+    """Feeds a client with bytes, and with its input when it is due.
 
-    `error` is set once the server broke a rule or sent what is no message, or the client's own input was withheld; the
-    client is dead then, and its connection is to be closed.
+    `error` is set once the server broke a rule, the bytes were not a message, or the client's own input was withheld.
+    The client has ended then, and the caller must close its connection.
     """
 
     def __init__(self, client: Client, provide_input: InputProvider) -> None:
@@ -201,15 +201,15 @@ class ClientDriver:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is expected of this client."""
+        """Return whether this client has nothing left to do."""
         return self.error is not None or self._client.phase is secagg.ClientPhase.FINISHED
 
     def start(self) -> list[Parts]:
-        """The first messages to send."""
+        """Return the first messages to send."""
         return self._handle(self._client.start())
 
     def data_received(self, data: bytes | memoryview) -> list[Parts]:
-        """A whole message of the server; returns the messages to send."""
+        """Take a whole message of the server, and return the messages to send."""
         if self.error is not None:
             return []
         try:

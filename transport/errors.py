@@ -1,16 +1,16 @@
-"""Errors of moving messages, as opposed to those of the protocol in `secagg.errors`; others' text made printable."""
+"""Errors of the transport (`secagg.errors` has those of the protocol), and a function that makes text printable."""
 
 MAX_ERROR_TEXT = 2000
-"""Characters of an error's text, at most."""
+"""Maximum length of an error's text, in characters."""
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """The text on one line of at most ``limit`` characters, in which nothing acts on whatever shows it.
+    """Return the text on one line of at most ``limit`` characters, without characters that control a terminal.
 
-    Control characters, line breaks, marks that change the direction of writing or cannot be seen, and halves of
-    surrogate pairs stand there as Python would write them, such as ``\\x1b``. Other text stays as it is.
+    Control characters, line breaks, invisible marks, marks that change the direction of writing, and halves of
+    surrogate pairs become Python escapes such as ``\\x1b``. Other text is unchanged.
     """
-    # What is cut off anyway is not looked at.
+    # Characters beyond the limit are not examined.
     shown = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text[: limit + 1]
@@ -21,7 +21,7 @@ def printable(text: str, limit: int = 200) -> str:
 class TransportError(Exception):
     """Base of the errors that this package raises on purpose.
 
-    Its text can be shown as it is: what the other side wrote into it is made printable.
+    The text is safe to show: parts of it that the other side wrote are made printable.
     """
 
     def __str__(self) -> str:
@@ -29,21 +29,21 @@ class TransportError(Exception):
 
 
 class FrameError(TransportError):
-    """A byte stream that is no sequence of intact frames. Nothing after it can be trusted: close the connection."""
+    """Raised for bytes that are not intact frames. Later bytes cannot be trusted: close the connection."""
 
 
 class LinkError(TransportError):
-    """A payload that is no message of the link protocol, or one that is out of turn: close the connection."""
+    """Raised for a payload that is not a message of the link protocol, or is out of turn: close the connection."""
 
 
 class SessionRefusedError(TransportError):
-    """This client takes no part in the session, or no part any more; raise it in ``accept`` to decline an offer.
+    """Raised when this client does not take part in the session, or cannot go on; raise it in ``accept`` to decline.
 
     Attributes:
-        code: the server's code (`transport.durable.frames.RefusalCode`), or None where the client itself declined.
-        retry_after: seconds before which the server does not want to be asked again.
-        told: what the server's operator is told of a client's own reasons: nothing but what is public, or "" to say
-            that it declines and not why; by default not even that.
+        code: the server's code (`transport.durable.frames.RefusalCode`), or None if the client itself declined.
+        retry_after: seconds for which the server does not want to be asked again.
+        told: the client's reason for the server's operator: only public facts. With "" the server learns that the
+            client declines and not why; with None, the default, it learns nothing.
     """
 
     def __init__(self, text: str, code: int | None = None, *, retry_after: int = 0, told: str | None = None) -> None:
@@ -57,34 +57,34 @@ class SessionRefusedError(TransportError):
 
 
 class RepeatedSessionError(SessionRefusedError):
-    """The server asks for a session, or a round, in which this client has taken part before.
+    """Raised when the server asks for a session, or a round, in which this client has taken part before.
 
-    The client's part in it is over; another session, of a later round, it may take part in. The server is not told: it
-    would learn of sessions with others.
+    The client's part in the session has ended; it may take part in a session of a later round. The server is not told,
+    since it would learn of sessions with other servers.
     """
 
 
 class OlderServerError(SessionRefusedError):
-    """The server speaks only older versions than this client: it may be upgraded, so ask again later."""
+    """Raised when the server speaks only older versions than this client; it may be upgraded, so ask again later."""
 
 
 class BudgetSpentError(RepeatedSessionError):
-    """This client has answered as many rounds as it was told to, and answers no more."""
+    """Raised when this client has answered the maximum number of rounds that it was given; it answers no more."""
 
 
 class InputWithheldError(TransportError):
-    """Raise it where a client's input is asked for, and the client leaves instead: it has none that may be sent.
+    """Raise this instead of returning a client's input, if there is none that may be sent: the client then leaves.
 
-    To the server it is a client that vanished before its masked input; its text stays on the client's side.
+    The server sees a client that vanished before its masked input; the text stays on the client's side.
     """
 
 
 class JournalError(TransportError):
-    """A journal that cannot be used, or could not be written; its text says what to do. Nothing was overwritten.
+    """Raised for a journal that cannot be used or written; the text says what to do. Nothing was overwritten.
 
-    After it, a host is dead: nothing that is not on the disk was sent. Start again and resume.
+    The host cannot be used after it. It sent nothing that is not on the disk, so start again and resume.
     """
 
 
 class JournalFullError(JournalError):
-    """The disk has no room for a journal, or a record: once there is some, starting again and resuming goes on."""
+    """Raised when the disk has no room for a journal or a record: make room, then start again and resume."""

@@ -1,4 +1,4 @@
-"""A schedule of faults: what goes wrong with which client's messages, in which round."""
+"""Schedules of faults: the client, the round and the fault of its message."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from secagg.planner import fraction_of
 
 @unique
 class Fault(Enum):
-    """What happens to a message on its way, or to its sender."""
+    """A fault of a message on its way, or of its sender."""
 
     VANISH = "the client does not send it, and nothing more"
     DISCONNECT = "the connection breaks in the middle of it"
@@ -25,23 +25,23 @@ class Fault(Enum):
 
 @unique
 class Direction(Enum):
-    """Which way a message goes."""
+    """The direction of a message."""
 
     UP = "client to server"
     DOWN = "server to client"
 
 
 ROUNDS_OF_EVERY_SESSION = tuple(round_ for round_ in Round if round_ is not Round.CONSISTENCY_CHECK)
-"""ConsistencyCheck takes place only where the server may lie; `secagg.rounds_of` says which rounds a session has."""
+"""All rounds but ConsistencyCheck, which only malicious mode has; see `secagg.rounds_of`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultSchedule:
-    """At most one fault a client, round and direction.
+    """At most one fault for each client, round and direction.
 
     Attributes:
         faults: by (client, round, direction). A round's downward message is the one that opens it for the client;
-            AdvertiseKeys has none. VANISH is a client's own doing: it counts upwards only.
+            AdvertiseKeys has none. VANISH is a fault of the client itself, so it goes upwards only.
     """
 
     faults: Mapping[tuple[ClientId, Round, Direction], Fault] = field(default_factory=dict)
@@ -51,10 +51,10 @@ class FaultSchedule:
             if not (isinstance(round_, Round) and isinstance(direction, Direction) and isinstance(fault, Fault)):
                 raise TypeError(f"client {client_id}: a fault is (client, Round, Direction): Fault, not by name")
             if direction is Direction.DOWN and (fault is Fault.VANISH or round_ is Round.ADVERTISE_KEYS):
-                raise ValueError(f"client {client_id}: {fault.name} is no fault of a message down in {round_.value}")
+                raise ValueError(f"client {client_id}: {fault.name} cannot happen to a message down in {round_.value}")
 
     def of(self, client_id: ClientId, round_: Round, direction: Direction) -> Fault | None:
-        """The fault of one message, if it has one."""
+        """Return the fault of one message; None if it has none."""
         return self.faults.get((client_id, round_, direction))
 
     @classmethod
@@ -68,14 +68,14 @@ class FaultSchedule:
         kinds: Iterable[Fault] = (Fault.VANISH, Fault.DISCONNECT),
         weights: npt.NDArray[np.float64] | None = None,
     ) -> "FaultSchedule":
-        """floor(fraction * clients) of the clients vanish, each in one of ``rounds`` and in one of the ways ``kinds``.
+        """Return a schedule in which floor(fraction * clients) clients vanish, each in one of ``rounds`` and ``kinds``.
 
-        The number is exact, as the planner counts it; who, when and how follow from ``seed``. With ``weights``, one
-        above 0 for each client in the order of their ids, some are likelier to vanish than others.
+        The number is exact, as the planner counts it; ``seed`` determines the clients, rounds and kinds. ``weights``,
+        one above 0 for each client in the order of their ids, make some clients likelier to vanish than others.
         """
         ids, rounds, kinds = sorted(client_ids), tuple(rounds), tuple(kinds)
         if not rounds or not kinds:
-            raise ValueError("clients vanish in one of the rounds and in one of the ways given: give at least one each")
+            raise ValueError("rounds and kinds must not be empty: give at least one of each")
         rng = np.random.default_rng(seed)
         chances = None if weights is None else weights / weights.sum()
         chosen = rng.choice(len(ids), size=_part_of(len(ids), fraction), replace=False, p=chances).tolist()
@@ -95,7 +95,7 @@ class FaultSchedule:
         seed: int,
         kinds: Iterable[Fault] = (Fault.VANISH, Fault.DISCONNECT),
     ) -> "FaultSchedule":
-        """floor(fraction * clients) of the clients vanish in each round; nobody twice."""
+        """Return a schedule in which floor(fraction * clients) clients vanish in each round, none twice."""
         ids, kinds = sorted(client_ids), tuple(kinds)
         counts = {round_: _part_of(len(ids), fraction) for round_, fraction in fractions.items()}
         if sum(counts.values()) > len(ids):
@@ -119,7 +119,7 @@ class FaultSchedule:
         seed: int,
         rounds: Iterable[Round] = ROUNDS_OF_EVERY_SESSION,
     ) -> "FaultSchedule":
-        """Every message of every client, up and down, has a fault of any kind with probability ``rate``."""
+        """Return a schedule in which each message, up and down, has a fault of any kind with probability ``rate``."""
         if not 0 <= rate <= 1:
             raise ValueError(f"the rate of faults must be between 0 and 1, not {rate}")
         rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ class FaultSchedule:
 
 
 def _part_of(count: int, fraction: float) -> int:
-    """floor(fraction * count), as the planner counts: 0.29 of 100 are 29."""
+    """Return floor(fraction * count) as the planner counts: 0.29 of 100 are 29."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of dropouts must be between 0 and 1, not {fraction}")
     return fraction_of(fraction, count)

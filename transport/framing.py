@@ -1,7 +1,7 @@
 """Messages on a byte stream: length-prefixed frames with a checksum. Sans-IO.
 
 A frame is ``length (4 bytes, big-endian) | CRC-32 of the payload (4 bytes, big-endian) | payload``.  The checksum
-finds damage on a link that has no integrity of its own; against an attacker a link needs TLS.
+finds damage on a link without integrity protection; against an attacker a link needs TLS.
 """
 
 import zlib
@@ -14,16 +14,16 @@ from transport.errors import FrameError
 _HEADER = Struct(">II")
 HEADER_BYTES = _HEADER.size
 
-# Payloads from this size on are handed out as they lie in the buffer, without a copy.
+# Payloads of at least this size are returned as views of the buffer, without a copy.
 _LARGE = 1 << 16
 
 
 Payload: TypeAlias = bytes | memoryview | Sequence[bytes | memoryview]
-"""What a frame carries: bytes, or the pieces that `secagg.encode_parts` gives, in order."""
+"""The content of a frame: bytes, or the pieces that `secagg.encode_parts` returns, in order."""
 
 
 def frame_header(payload: Payload) -> bytes:
-    """What goes before ``payload`` in its frame: whoever sends header and pieces in turn copies nothing."""
+    """Return the bytes before ``payload`` in its frame; sending the header and the pieces in turn copies nothing."""
     parts = [payload] if isinstance(payload, bytes | memoryview) else payload
     checksum = 0
     for part in parts:
@@ -32,17 +32,17 @@ def frame_header(payload: Payload) -> bytes:
 
 
 def encode_frame(payload: Payload) -> bytes:
-    """The frame that carries ``payload``, as one piece: a large vector is copied here."""
+    """Return the frame with ``payload`` as one piece; this copies a large vector."""
     parts = [payload] if isinstance(payload, bytes | memoryview) else payload
     return b"".join((frame_header(parts), *parts))
 
 
 class FrameDecoder:
-    """Cuts a stream into payloads; feed it whatever the socket gives, in pieces of any size.
+    """A decoder that cuts a stream into payloads; feed it the bytes of the socket in pieces of any size.
 
     Args:
         max_payload: the largest payload to accept, in bytes (`secagg.max_message_bytes`): a frame that announces
-            more is refused before anything of it is kept. It may be changed at any time, for the next frame.
+            more is refused before any of it is stored. It may be changed at any time, for the next frame.
     """
 
     def __init__(self, max_payload: int) -> None:
@@ -52,15 +52,15 @@ class FrameDecoder:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the stream ends within a frame: if it does so for good, the sender broke off."""
+        """Return whether the stream so far ends within a frame; at its end, this means that the sender broke off."""
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[memoryview]:
-        """The payloads that ``data`` completes, each the only view of its bytes.
+        """Return the payloads that ``data`` completes, each the only view of its bytes.
 
         Raises:
-            FrameError: a frame that is too long or damaged; from then on always. Payloads that came before it in
-                ``data`` are returned first: then the next call raises, and `broken` says so at once.
+            FrameError: a frame is too long or damaged; all later calls raise too. If payloads precede it in ``data``,
+                they are returned first: `broken` is set at once, and the next call raises.
         """
         if self.broken is None:
             self._buffer += data
@@ -89,7 +89,7 @@ class FrameDecoder:
             payload = memoryview(bytes(payload))
             del self._buffer[:end]
         else:
-            # A large payload stays where it is, and what follows it is moved.
+            # A large payload stays in place, and the bytes after it are moved.
             self._buffer = self._buffer[end:]
         if zlib.crc32(payload) != checksum:
             raise FrameError("a frame is damaged: its checksum does not match")

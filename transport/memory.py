@@ -1,7 +1,7 @@
 """An in-process network: one server and its clients over encoded bytes, with faults, in virtual time.
 
-Everything that a real deployment does is done, keys, encryption and encoding included; only the wires are missing.
-Waiting costs nothing: the clock jumps to the next event, so a session whose clients all time out takes no longer.
+It does all that a real deployment does, with keys, encryption and encoding; only the wires are missing.  Waiting costs
+nothing: the clock jumps to the next event, so a session whose clients all time out takes no longer.
 """
 
 import heapq
@@ -43,15 +43,15 @@ Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputV
 """Each client's input, or a function that makes it when it is due."""
 
 Observer: TypeAlias = Callable[[Round, int, int], None]
-"""Called as the session goes on: the open round, how many have answered, how many are awaited."""
+"""A function for progress: the open round, the number of answers, and the number of awaited answers."""
 
 Announcement: TypeAlias = Callable[[ClientId, float], None]
-"""Called when it is settled that a client's input will be asked for, and when, in virtual seconds."""
+"""A function that is called once a client's input is scheduled: the client, and the time in virtual seconds."""
 
 _NONCE_BYTES = 16
 
-# Fractions of the round's deadline. A message takes up to the first each way; a reordered one comes after all of
-# those, and still in time if both ways are.
+# Fractions of the round's deadline. A message takes at most the first in each direction; a reordered message comes
+# after all of these, and still in time if both directions are reordered.
 _LATENCY = 0.2
 _REORDERED = 0.45
 _DELAYED = 1.5
@@ -59,12 +59,12 @@ _DELAYED = 1.5
 
 @dataclass
 class ClientReport:
-    """What one client's part cost, and how it ended.
+    """Cost and end of one client's part.
 
     Attributes:
-        bytes_up, bytes_down: bytes that it sent and received, by round, frames included.
-        seconds: computing time, by round, the making of its input not counted.
-        error: why it gave up, if it did: the rule that a message broke, or why its input was withheld.
+        bytes_up, bytes_down: bytes that it sent and received, by round, with framing.
+        seconds: computing time by round, without the making of its input.
+        error: the reason if it gave up: the rule that a message broke, or the reason why its input was withheld.
     """
 
     bytes_up: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
@@ -75,14 +75,14 @@ class ClientReport:
 
 @dataclass
 class SessionReport:
-    """What a session came to.
+    """The result of a session.
 
     Attributes:
         outcome: `Completed` with the sum, or `Aborted`.
-        dropped: the clients that the server went on without, and why.
-        clients: one report a client.
+        dropped: the clients that the server dropped, with the reasons.
+        clients: one report for each client.
         server_seconds: the server's computing time, by round; Unmasking includes the recovery of the masks.
-        virtual_seconds: how long the session would have taken by the network's clock.
+        virtual_seconds: duration of the session on the network's clock.
     """
 
     outcome: Completed | Aborted
@@ -93,12 +93,12 @@ class SessionReport:
 
     @property
     def bytes_up(self) -> int:
-        """Bytes that all clients sent."""
+        """Return the bytes that all clients sent."""
         return sum(sum(client.bytes_up.values()) for client in self.clients.values())
 
     @property
     def bytes_down(self) -> int:
-        """Bytes that all clients received."""
+        """Return the bytes that all clients received."""
         return sum(sum(client.bytes_down.values()) for client in self.clients.values())
 
 
@@ -125,24 +125,25 @@ def run_session(
         params: the session's parameters.
         inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits). A function may raise
             `InputWithheldError` instead: that client leaves, and the session goes on.
-        client_ids: who takes part; by default 0 .. num_clients - 1.
+        client_ids: the ids of the clients; by default 0 .. num_clients - 1.
         context: bytes that the server binds into the session, such as the hash of the model that it sends.
-        received_context: what each client binds in its stead, such as the hash of the model that it received; by
+        received_context: bytes that each client binds instead, such as the hash of the model that it received; by
             default the server's.
-        faults: what goes wrong; by default nothing.
-        deadlines: how long rounds stay open, in virtual seconds.
-        seed: of the network's latencies and of which bits a CORRUPT fault flips; never of keys or masks.
+        faults: the faults to inject; by default none.
+        deadlines: the virtual seconds for which rounds stay open.
+        seed: seed of the network's latencies and of the bits that a CORRUPT fault flips; never of keys or masks.
         workers: cores for the recovery of the masks (see `RecoveryPool`).
-        identities: in malicious mode, each client's; by default new ones. Everyone knows all public keys.
-        entropy: the source of keys and masks; only tests pass another than `os.urandom`.
-        observer: called after each message that the server took.
-        announce: told ahead which inputs will be asked for, in which order: who makes them elsewhere can begin. A few
-            that are announced may not be asked for after all.
-        recovery: where the masks are recovered, instead of a pool of ``workers`` for this session; it is not closed.
+        identities: in malicious mode, the identity of each client; by default new ones. All parties know all public
+            keys.
+        entropy: the source of keys and masks; only tests replace `os.urandom`.
+        observer: called after each message that the server accepted.
+        announce: called in advance with the inputs that are needed, in their order, so that other processes can begin
+            to make them. A few of the announced inputs may not be needed in the end.
+        recovery: recovers the masks instead of a pool of ``workers`` for this session; it is not closed.
 
     Raises:
-        LocalProtocolError: an input of a wrong shape, dtype or range; a client without one, or one without a client.
-        ValueError: a negative seed, or no workers.
+        LocalProtocolError: an input has a wrong shape, dtype or range, or inputs and clients do not match.
+        ValueError: ``seed`` is negative, or ``workers`` is below 1.
     """
     if workers < 1 or seed < 0:
         raise ValueError("workers must be at least 1, and seed not negative")
@@ -179,7 +180,7 @@ def run_session(
 
 
 def _check_ids(inputs: Iterable[ClientId], ids: tuple[ClientId, ...], by_default: bool) -> None:
-    """LocalProtocolError unless there is one input for each client, and none for another."""
+    """Raise LocalProtocolError unless inputs and clients match one to one."""
     given, taking_part = set(inputs), set(ids)
     problems = [
         f"there is {what} for clients {', '.join(sorted(map(str, some))[:10])}"
@@ -195,7 +196,7 @@ def _check_ids(inputs: Iterable[ClientId], ids: tuple[ClientId, ...], by_default
 
 
 class _Connection:
-    """One client with its link to the server; each end decodes frames from a stream of its own."""
+    """One client with its link to the server; each end decodes frames from its own stream."""
 
     def __init__(self, client: Client, make_input: Callable[[ClientId], InputVector]) -> None:
         self.client_id = client.client_id
@@ -210,7 +211,7 @@ class _Connection:
         self.open = True
 
     def next_round(self, direction: Direction) -> Round:
-        """The round of the next message that way: each side sends one a round, the server none in the first."""
+        """Return the round of the next message in this direction; the server sends none in the first."""
         index = min(self.sent[direction], len(self._rounds) - 1)
         self.sent[direction] += 1
         return self._rounds[index]
@@ -277,7 +278,7 @@ class _Network:
         return []
 
     def _server_step(self, step: Callable[[], list[tuple[ClientId, bytes]]]) -> None:
-        """Let the server act, and send what it gives."""
+        """Let the server act, and send the result."""
         round_ = self._driver.round
         started = time.perf_counter()
         deliveries = step()
@@ -289,9 +290,9 @@ class _Network:
             self._send_down(self._connections[client_id], message)
 
     def _schedule_answer(self, connection: _Connection, step: Callable[[], list[Parts]]) -> None:
-        """Let a client act, so that what it sends arrives when this round's fault and the latency say.
+        """Schedule a client's answer; the round's fault and the latency determine when it arrives.
 
-        It acts when its message arrives, not when it is sent: what waits on the wire is then a promise, and not
+        The client computes when its answer arrives, not when it is sent, so that the queue holds functions and not
         thousands of masked inputs.
         """
         round_ = connection.next_round(Direction.UP)
@@ -305,7 +306,7 @@ class _Network:
         self._schedule(delay, partial(self._answer, connection, round_, step))
 
     def _answer(self, connection: _Connection, round_: Round, step: Callable[[], list[Parts]]) -> None:
-        """A client acts, and its message arrives."""
+        """Let a client compute its answer, and deliver it."""
         if not connection.open:
             return
         started, making = time.perf_counter(), connection.input_seconds
@@ -320,7 +321,7 @@ class _Network:
             self._arrive(connection, Direction.UP, round_, frame)
 
     def _send_down(self, connection: _Connection, message: bytes) -> None:
-        """Put a message of the server's on the wire."""
+        """Schedule a message of the server."""
         if not connection.open:
             return
         round_ = connection.next_round(Direction.DOWN)
@@ -329,14 +330,14 @@ class _Network:
         self._schedule(self._delay(round_, fault), arrive)
 
     def _delay(self, round_: Round, fault: Fault | None) -> float:
-        """Seconds on the wire."""
+        """Return the latency of a message, in virtual seconds."""
         deadline = self._deadlines.of(round_)
         latency = float(self._rng.uniform(0, _LATENCY))
         slow = {Fault.DELAY: _DELAYED, Fault.REORDER: _REORDERED}
         return deadline * (latency if fault is None else slow.get(fault, latency))
 
     def _arrive(self, connection: _Connection, direction: Direction, round_: Round, frame: bytes) -> None:
-        """A frame reaches the other end, or what its fault left of it."""
+        """Deliver a frame to the other end, or the part that its fault left."""
         fault = self._faults.of(connection.client_id, round_, direction)
         if fault is Fault.DISCONNECT:
             self._deliver(connection, direction, round_, frame[: len(frame) // 2])
@@ -354,12 +355,12 @@ class _Network:
         return bytes(damaged)
 
     def _schedule(self, delay: float, deliver: Callable[[], None]) -> None:
-        # The counter keeps what was sent first in front, and functions from being compared.
+        # The counter keeps the order of sending, and keeps functions from being compared.
         self._order += 1
         heapq.heappush(self._queue, (self._now + delay, self._order, deliver))
 
     def _deliver(self, connection: _Connection, direction: Direction, round_: Round, data: bytes) -> None:
-        """Bytes arrive at the other end."""
+        """Deliver bytes to the other end."""
         if not connection.open:
             return
         if direction is Direction.DOWN:
@@ -379,7 +380,7 @@ class _Network:
                 self._schedule_answer(connection, partial(connection.driver.data_received, message))
 
     def _give_up(self, connection: _Connection, error: SecAggError | TransportError) -> None:
-        """The client ends its connection."""
+        """End the client's part and its connection."""
         connection.report.error = error
         self._disconnect(connection)
 

@@ -1,11 +1,11 @@
 """Start child processes of this program, and exchange pickled objects with them.
 
 A child finds modules where this process does, and nowhere else. By itself Python looks first in the working directory
-when it runs ``-c``: a folder ``transport`` there would run in a process that is handed secrets. Children never hear
-Ctrl-C, which reaches the whole process group: the parent ends them. A child whose parent is gone ends by itself.
+when it runs ``-c``: a folder ``transport`` there would run in a process that receives secrets. Children ignore Ctrl-C,
+which reaches the whole process group: the parent ends them. A child whose parent is gone ends by itself.
 
 Two libraries were considered. `multiprocessing` runs the host's main module again, which needs a ``__main__`` guard
-there. loky ends all workers when one dies, while here each user decides what happens to the work of a dead child.
+there. loky ends all workers when one dies, while here each caller decides what happens to the work of a dead child.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class ChildProcess:
 
     Use it from one thread at a time, except `kill`, which any thread may call.
 
-    Security: objects travel through pipes that no other process can read. They are pickled, and so must come from this
-    program alone.
+    Security: objects travel through pipes that no other process can read. They are pickled, so only this program may
+    send them.
 
     Args:
         entry: ``package.module:function``. The child calls it with a `Parent` and ``arguments``, and ends when it
@@ -45,7 +45,7 @@ class ChildProcess:
         arguments: strings for the function.
         environment: changes of environment variables.
         inherited: descriptors that stay open in the child.
-        quiet: whether the child's stderr is discarded.
+        quiet: whether to discard the child's stderr.
 
     Raises:
         OSError: the system cannot start a process.
@@ -60,7 +60,7 @@ class ChildProcess:
         quiet: bool = False,
     ) -> None:
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        with _deaf_children():
+        with _sigint_blocked():
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
                 [sys.executable, "-P", "-c", _CHILD, entry, *arguments],
                 stdin=subprocess.PIPE,
@@ -84,7 +84,7 @@ class ChildProcess:
         """Send an object.
 
         Raises:
-            ChildDiedError: the child has ended. This object is of no more use; close it.
+            ChildDiedError: the child has ended. Close this object; it cannot be used again.
         """
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         try:
@@ -101,11 +101,11 @@ class ChildProcess:
             raise ChildDiedError(self._how_it_ended()) from error
 
     def kill(self) -> None:
-        """End the child at once. A thread that waits for it gets its ChildDiedError."""
+        """End the child at once. A thread that waits for it gets a ChildDiedError."""
         self._process.kill()
 
     def close(self, patience: float = 0.2) -> None:
-        """End the child: by the end of its requests, and after ``patience`` seconds by force. May be called again."""
+        """End the child: close its requests, and kill it after ``patience`` seconds. May be called again."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -123,12 +123,12 @@ class ChildProcess:
             return "it closed its connection"
         if code >= 0:
             return f"exit code {code}"
-        # SIGKILL is what a system that runs out of memory sends.
+        # A system that runs out of memory sends SIGKILL.
         return f"signal {-code}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
 
 
 class Parent:
-    """The connection of a child to its parent: iterate over it for requests, until the parent closes or is gone."""
+    """The connection of a child to its parent: iterate over it for requests, until the parent closes it or is gone."""
 
     def __init__(self, requests: int, answers: int) -> None:
         self._requests, self._answers = requests, answers
@@ -142,11 +142,11 @@ class Parent:
             yield request
 
     def send(self, value: object) -> None:
-        """Send an object; a parent that is gone ends this process."""
+        """Send an object; end this process if the parent is gone."""
         try:
             _write(self._answers, value)
         except BrokenPipeError:
-            # Skips the flush at exit, which would fail again.
+            # Skip the flush at exit, which would fail again.
             os._exit(0)
 
 
@@ -192,8 +192,8 @@ def _read_exactly(descriptor: int, size: int) -> bytearray:
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Block SIGINT in children that start meanwhile: they inherit it, where a handler of theirs would come too late."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT in children that start meanwhile: they inherit it; a handler of theirs would be late."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

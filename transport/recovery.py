@@ -12,39 +12,39 @@ from typing import Protocol
 from secagg import LocalProtocolError, MaskSum, UnmaskJob
 from transport.processes import ChildDiedError, ChildProcess, Parent
 
-# Below so many key agreements (about 50 us each) a child's start costs more than it saves.
+# With fewer key agreements (about 50 us each), starting a child costs more than it saves.
 _WORTH_STARTING = 10_000
 _WORTH_SENDING = 500
 
 _ENTRY = "transport.recovery:_serve"
-# A child in the middle of a part may finish it, unless it takes longer.
+# Seconds in which a child may finish the part that it works on.
 _PATIENCE = 1.0
 
 
 class MaskRecovery(Protocol):
-    """Whatever runs the server's jobs: `RecoveryPool`, or machines that the host has.
+    """Interface of the parts that run the server's jobs: `RecoveryPool`, or further machines of the server.
 
-    It is given the seeds of the masks that are left in the sum: it belongs to the server, with all its machines.
+    Security: it receives the seeds of the masks that are left in the sum, so its machines must belong to the server.
     """
 
     def run(self, job: UnmaskJob) -> MaskSum:
-        """The job's whole result."""
+        """Return the job's whole result."""
         ...
 
 
 class RecoveryPool:
-    """Runs jobs on ``workers`` cores: this process and ``workers - 1`` children.
+    """A pool that runs jobs on ``workers`` cores: this process and ``workers - 1`` children.
 
-    Children are started by the first job that is large enough, and kept for the next ones; smaller jobs run on
+    The first job that is large enough starts the children, and later jobs use them again; smaller jobs run on
     threads.  Close the pool, or use it as a context manager, to end them::
 
         with RecoveryPool(workers=2) as pool:
             server.finish(pool.run(job))
 
-    Security: a child is sent the seeds of its part, through a pipe that nobody else can read.
+    Security: a child receives the seeds of its part through a pipe that no other process can read.
 
     Args:
-        workers: how many cores; by default all that this process may use.
+        workers: number of cores; by default all that this process may use.
 
     Raises:
         LocalProtocolError: workers is not a positive int.
@@ -69,7 +69,7 @@ class RecoveryPool:
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """The children that are running."""
+        """Return the process ids of the running children."""
         return tuple(child.process_id for child in self._children)
 
     def start(self) -> None:
@@ -84,11 +84,11 @@ class RecoveryPool:
             try:
                 self._children.append(ChildProcess(_ENTRY))
             except OSError:
-                # No interpreter to start, or no room for one more: threads will do.
+                # No interpreter, or no memory for another process: use threads.
                 break
 
     def run(self, job: UnmaskJob) -> MaskSum:
-        """The sum of the job's masks, for `Server.finish`; a child that dies has its part done here."""
+        """Return the sum of the job's masks, for `Server.finish`; do the part of a child that died in this process."""
         if self._closed:
             raise LocalProtocolError("the pool is closed")
         if job.num_agreements >= _WORTH_STARTING:
@@ -99,7 +99,7 @@ class RecoveryPool:
         own, *others = job.split(len(children) + 1)
         sent = list(zip(others, children, strict=False))
         for part, child in sent:
-            # A child that is gone shows when it is asked for its result.
+            # A dead child is found when its result is read.
             with contextlib.suppress(ChildDiedError):
                 child.send(part)
         results = [own.run()]
@@ -111,7 +111,7 @@ class RecoveryPool:
         return job.combine(results)
 
     def close(self) -> None:
-        """End the children. The pool can be closed twice, and not be used again."""
+        """End the children. May be called twice; the pool cannot be used again."""
         self._closed = True
         for child in self._children:
             child.close(_PATIENCE)

@@ -91,9 +91,9 @@ def test_certificates_last_as_long_as_was_asked(authority, tmp_path):
 def test_nothing_is_overwritten_unless_told_to(certs):
     before = {path.name: path.read_bytes() for path in certs.iterdir()}
     authority = Authority(certs)
-    with pytest.raises(CertificateError, match=r"client-2\.pem.*there already"):
+    with pytest.raises(CertificateError, match=r"client-2\.pem.*exists already"):
         authority.issue(client_ids=[5, 2])
-    with pytest.raises(CertificateError, match="there already"):
+    with pytest.raises(CertificateError, match="exists already"):
         Authority.create(certs)
     assert {path.name: path.read_bytes() for path in certs.iterdir()} == before
     authority.issue(client_ids=[2], overwrite=True)
@@ -210,7 +210,7 @@ def test_a_directory_takes_only_what_its_authority_issued(certs, tmp_path):
     stranger = tmp_path / "other" / "client-5.pem"
     with pytest.raises(CertificateError, match="did not issue"):
         directory_from([certs / "client-0.pem", stranger], certs / "ca.pem")
-    with pytest.raises(CertificateError, match="no client's certificate"):
+    with pytest.raises(CertificateError, match="not a client's certificate"):
         directory_from([certs / "server.pem"], certs / "ca.pem")
     with pytest.raises(CertificateError, match="two certificates"):
         directory_from([certs / "client-0.pem", certs / "client-0.pem"], certs / "ca.pem")
@@ -337,7 +337,7 @@ def test_the_dot_behind_a_full_name_is_none_of_a_certificates(authority, certs):
     ("args", "what"),
     [
         ((), "nothing to issue"),
-        (("--clients", "1"), "there already"),
+        (("--clients", "1"), "exists already"),
         (("--clients", "-1"), "between 0 and"),
         (("--clients", "1", "--first-id", "-3"), "client id"),
         (("--clients", "1", "--force", "--renew"), "one of them"),

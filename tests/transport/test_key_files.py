@@ -60,7 +60,7 @@ def test_a_link_to_a_key_is_followed_and_a_long_file_is_none(tmp_path):
     (tmp_path / "link").symlink_to(key)
     assert read_key_file(tmp_path / "link", raises=FileError) == b"k" * MAX_KEY_FILE_BYTES
     key.write_bytes(b"k" * (MAX_KEY_FILE_BYTES + 1))
-    with pytest.raises(FileError, match="is no key") as caught:
+    with pytest.raises(FileError, match="is not a key") as caught:
         read_key_file(key, raises=FileError)
     assert "kk" not in str(caught.value)
 

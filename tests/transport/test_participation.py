@@ -140,7 +140,7 @@ def test_the_record_names_nobody_it_need_not(tmp_path) -> None:
 def test_a_file_of_something_else_is_left_alone(tmp_path) -> None:
     path = tmp_path / "record"
     path.write_bytes(b"a file of somebody's" * 100)
-    with pytest.raises(JournalError, match="left as it is"):
+    with pytest.raises(JournalError, match="was not changed"):
         Participation(path)
     assert path.read_bytes().startswith(b"a file")
     other = tmp_path / "database"

@@ -281,8 +281,11 @@ def test_files_that_do_not_fit_say_which(certs, tmp_path):
             Credentials(good.certificate, encrypted, good.authority),
             "encrypted.key: this key is encrypted",
         ),
-        (Credentials(good.certificate, half, good.authority), "half.key: this is no PEM private key, or it is damaged"),
-        (Credentials(good.certificate, damaged, good.authority), "damaged.pem: this is no PEM private key"),
+        (
+            Credentials(good.certificate, half, good.authority),
+            "half.key: this is not a PEM private key, or it is damaged",
+        ),
+        (Credentials(good.certificate, damaged, good.authority), "damaged.pem: this is not a PEM private key"),
         (Credentials(good.certificate, good.certificate, good.authority), "client-0.pem must be readable by its owner"),
         (Credentials(damaged, good.key, good.authority), "damaged.pem"),
         (Credentials(good.certificate, good.key, damaged), "damaged.pem"),

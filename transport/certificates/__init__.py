@@ -1,1 +1,1 @@
-"""Certificates of a deployment: reading, issuing and reloading them."""
+"""Certificates of a deployment: how they are read, issued and reloaded."""

@@ -1,9 +1,9 @@
 """A small certificate authority for trial deployments.
 
-Whoever holds the authority's key can be any client, and with that all peers of a client: it belongs on neither the
-server nor a client. Keep it apart, and above all away from the server.
+A holder of the authority's key can pose as any client, and so as all peers of a client. Keep the key on a machine that
+is neither a client nor, above all, the server.
 
-All keys are Ed25519. A client's key may serve malicious mode as its identity too: docs/how-to/deployment.md says why.
+All keys are Ed25519. A client's key may also be its identity in malicious mode: docs/how-to/deployment.md says why.
 """
 
 import contextlib
@@ -38,21 +38,21 @@ _MAX_DAYS = 36500
 
 REVOKED_NAME = "ca.crl"
 
-# Clocks differ: a certificate is valid from a little before it was made.
+# Clocks differ: certificates are valid from a little before they are made.
 _BACKDATED = timedelta(minutes=5)
 
 
 class Authority:
-    """A certificate authority that lives in a directory: ``ca.pem``, ``ca.key``, and beside them what it issues.
+    """A certificate authority in a directory: ``ca.pem``, ``ca.key``, and the certificates and keys that it issues.
 
-    Nothing is overwritten unless told to. Key files have mode 0600. While one authority takes another's place
-    (`succeed`), ``ca.pem`` holds the certificates of both, and ``ca.key`` is the new one's.
+    Files are overwritten only on request. Key files have mode 0600. While one authority replaces another (`succeed`),
+    ``ca.pem`` holds the certificates of both, and ``ca.key`` is the key of the new one.
 
     Args:
-        directory: where an authority was made before.
+        directory: the directory in which `create` made the authority.
 
     Raises:
-        CertificateError: there is none, or its files do not belong together.
+        CertificateError: the directory holds no authority, or its files do not belong together.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -67,7 +67,7 @@ class Authority:
 
     @classmethod
     def create(cls, directory: Path | str, *, days: float = AUTHORITY_DAYS) -> "Authority":
-        """Make a new one, valid for ``days``; CertificateError if there is one already."""
+        """Make an authority that is valid for ``days``; CertificateError if the directory holds one already."""
         directory = Path(directory)
         _check_free((directory / "ca.pem", directory / "ca.key"))
         key, certificate = _new_authority(days)
@@ -76,32 +76,30 @@ class Authority:
 
     @staticmethod
     def check(*, server_names: Sequence[str] = (), client_ids: Iterable[ClientId] = (), days: float) -> None:
-        """CertificateError for a name, a number or a time that `issue` refuses: before an authority is made for it."""
+        """Raise CertificateError for arguments that `issue` refuses; callers use it before they make an authority."""
         _subjects(server_names, client_ids, days)
 
     def succeed(self, *, days: float = AUTHORITY_DAYS) -> "Authority":
-        """Make a new one beside this one: from now on the new one issues, and ``ca.pem`` vouches for both.
+        """Make a successor: it issues from now on, and ``ca.pem`` holds the certificates of both.
 
-        This one's key is not kept, since nothing needs it any more.
+        The key of this authority is removed, since it is not needed any more.
 
         Raises:
-            CertificateError: there are two already, or ``days`` cannot be.
+            CertificateError: the directory holds two authorities already, or ``days`` is out of range.
         """
         if self._others:
-            raise CertificateError(
-                f"{self._directory / 'ca.pem'} holds an older authority already: drop that one first"
-            )
+            raise CertificateError(f"{self._directory / 'ca.pem'} holds an older authority already: drop it first")
         key, certificate = _new_authority(days)
-        # In this order: until its key is there, the new one is only trusted.
+        # In this order: until its key is written, the new authority is only trusted.
         files = {"ca.pem": _pem(certificate, self._certificate), "ca.key": _private(key)}
         _write_files(self._directory, files, overwrite=True)
         return Authority(self._directory)
 
     def drop_older(self) -> None:
-        """Vouch for no other authority any more.
+        """Remove the older authority's certificate from ``ca.pem``.
 
         Raises:
-            CertificateError: there is none, or a certificate that is here is still from it.
+            CertificateError: ``ca.pem`` holds no older authority, or it issued a certificate in this directory.
         """
         if not self._others:
             raise CertificateError(f"{self._directory / 'ca.pem'} holds no older authority")
@@ -113,7 +111,7 @@ class Authority:
 
     @classmethod
     def exists(cls, directory: Path | str) -> bool:
-        """Whether ``directory`` holds an authority, or a part of one."""
+        """Return whether ``directory`` holds an authority, or a part of one."""
         return any((Path(directory) / name).exists() for name in ("ca.pem", "ca.key"))
 
     def issue(
@@ -125,18 +123,19 @@ class Authority:
         overwrite: bool = False,
         renew: bool = False,
     ) -> tuple[Credentials, ...]:
-        """Issue a server's certificate, if it is given names, and one for each client; all of them or none.
+        """Issue a certificate for the server, if names are given, and one for each client: all or none.
 
         Args:
             server_names: host names and IP addresses under which clients reach the server.
             client_ids: the clients.
-            days: how long the certificates are valid.
-            overwrite: replace certificates and keys that are there. A client with a new key is a new identity.
-            renew: replace certificates that are there, and keep their keys: the same identity for longer. Where the
-                secret key is not here any more, the public one in the certificate will do.
+            days: days for which the certificates are valid.
+            overwrite: replace existing certificates and keys. A client with a new key has a new identity.
+            renew: replace existing certificates and keep their keys: the same identity for longer. If the secret key is
+                not in the directory any more, the public key in the certificate is enough.
 
         Raises:
-            CertificateError: a name or number that cannot be, a file that is there already, or, to be renewed, is not.
+            CertificateError: an invalid name, number or time; a file that exists already; or, with ``renew``, a file
+                that does not exist.
         """
         subjects = _subjects(server_names, client_ids, days)
         if not overwrite and not renew:
@@ -192,7 +191,7 @@ class Authority:
         return revoked
 
     def _kept_key(self, name: str) -> Ed25519PublicKey:
-        """The key that is there, or that of a certificate that this authority, or the one before it, issued."""
+        """Return the key in the directory, else that of a certificate from this authority or the older one."""
         if (path := self._directory / f"{name}.key").exists():
             return load_key(path).public_key()
         certificate = load_certificate(path := self._directory / f"{name}.pem")
@@ -266,7 +265,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _subjects(
     server_names: Sequence[str], client_ids: Iterable[ClientId], days: float
 ) -> list[tuple[str, list[x509.GeneralName], x509.ObjectIdentifier]]:
-    """What certificates are named and are for: the files' name, the names in them, and their use."""
+    """Return for each certificate the name of its files, the names in it, and its use."""
     _check_days(days)
     server = [("server", _server_names(server_names), ExtendedKeyUsageOID.SERVER_AUTH)] if server_names else []
     clients = [(f"client-{i}", _client_names(i), ExtendedKeyUsageOID.CLIENT_AUTH) for i in sorted(set(client_ids))]
@@ -279,7 +278,7 @@ def _server_names(names: Sequence[str]) -> list[x509.GeneralName]:
         with contextlib.suppress(ValueError):
             general.append(x509.IPAddress(ipaddress.ip_address(name)))
             continue
-        # There are two ways to spell a name with other letters in ASCII: which one is for the user to say.
+        # Names beyond ASCII have two spellings in ASCII: the user must choose.
         host_name = ascii_host_name(name) if name.isascii() else None
         if host_name is None:
             raise CertificateError(f"{name!r} is neither a host name nor an IP address")
@@ -302,7 +301,7 @@ def _check_free(paths: Iterable[Path]) -> None:
     taken = [path for path in paths if path.exists()]
     if taken:
         others = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
-        raise CertificateError(f"{taken[0]}{others}: there already, and left as it is")
+        raise CertificateError(f"{taken[0]}{others}: exists already; it was not changed")
 
 
 def _private(key: Ed25519PrivateKey) -> bytes:
@@ -314,7 +313,7 @@ def _pem(*certificates: x509.Certificate) -> bytes:
 
 
 def _write_files(directory: Path, files: Mapping[str, bytes], *, overwrite: bool) -> None:
-    """Write them in this order; keys are for their owner alone."""
+    """Write the files in this order; only their owner can read keys."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -324,7 +323,7 @@ def _write_files(directory: Path, files: Mapping[str, bytes], *, overwrite: bool
 
 
 def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
-    """The whole file or none; one that is there is replaced only when told to."""
+    """Write the whole file or nothing; replace an existing file only on request."""
     target = path.with_name(f".{path.name}.new") if overwrite else path
     if overwrite:
         target.unlink(missing_ok=True)
@@ -333,7 +332,7 @@ def _write(path: Path, content: bytes, mode: int, overwrite: bool) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
     except OSError:
-        # What there is of it would be in the way of a second try.
+        # A partial file would block a second try.
         target.unlink()
         raise
     if overwrite:

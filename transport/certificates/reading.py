@@ -1,7 +1,7 @@
-"""What the library wants of certificates, and what it takes from them: who a client is, and its identity key.
+"""Reading certificates: the id of a client, and its identity key.
 
-A client is who its certificate says: the URI ``urn:secagg:client:<id>`` among the subject alternative names, vouched
-for by the deployment's authority (`transport.certificates.authority` makes a small one, any other will do).
+The certificate names the client: it has the URI ``urn:secagg:client:<id>`` among its subject alternative names and is
+issued by the deployment's authority (`transport.certificates.authority` makes a small one; any other works too).
 """
 
 import logging
@@ -30,25 +30,25 @@ from transport.key_files import read_key_file
 logger = logging.getLogger(__name__)
 
 _URI = re.compile(r"urn:secagg:client:(0|[1-9][0-9]{0,9})", re.ASCII)
-# Of many invalid certificates a warning names the first.
+# A warning about many invalid certificates names this many of them.
 _NAMED = 5
-# While a session asks for one client after the other, files are not looked at more often.
+# A session asks for one client after another: check the files at most this often.
 _LOOK_SECONDS = 1.0
 _CLIENT_FILE = re.compile(r"client-(0|[1-9][0-9]{0,9})\.pem", re.ASCII)
 
 
 class CertificateError(TransportError):
-    """A certificate or key that is missing, damaged, or not for this use; or files that are there already."""
+    """Raised for a certificate or key that is missing, damaged or for another use, or for files that exist already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What one party proves who it is with, as PEM files.
+    """The PEM files with which one party proves its identity.
 
     Attributes:
-        certificate: its certificate, followed by intermediate ones if there are any.
-        key: the certificate's private key, unencrypted; a file that nobody else can read.
-        authority: the certificates of those whom it trusts to vouch for the other side.
+        certificate: the party's certificate, followed by intermediate certificates if there are any.
+        key: the private key of the certificate, unencrypted; only its owner may read the file.
+        authority: the certificates of the authorities that this party trusts to identify the other side.
     """
 
     certificate: Path
@@ -57,27 +57,27 @@ class Credentials:
 
     @classmethod
     def of_server(cls, directory: Path | str) -> "Credentials":
-        """The server's, as an `Authority` lays them out in ``directory``."""
+        """Return the server's credentials in the ``directory`` of an `Authority`."""
         return cls.named(Path(directory), "server")
 
     @classmethod
     def of_client(cls, directory: Path | str, client_id: ClientId) -> "Credentials":
-        """A client's, as an `Authority` lays them out in ``directory``."""
+        """Return a client's credentials in the ``directory`` of an `Authority`."""
         return cls.named(Path(directory), f"client-{client_id}")
 
     @classmethod
     def named(cls, directory: Path, name: str) -> "Credentials":
-        """Files of one name."""
+        """Return the credentials in the files with this name."""
         return cls(directory / f"{name}.pem", directory / f"{name}.key", directory / "ca.pem")
 
 
 def client_uri(client_id: ClientId) -> str:
-    """The name that a client has in its certificate."""
+    """Return the URI that names a client in its certificate."""
     return f"urn:secagg:client:{client_id}"
 
 
 def client_id_of(certificate: x509.Certificate) -> ClientId | None:
-    """The one client that a certificate names, or None: no name, two of them, or none that is an id."""
+    """Return the client that a certificate names; None if it names no client, several, or an invalid id."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -89,7 +89,7 @@ def client_id_of(certificate: x509.Certificate) -> ClientId | None:
 
 
 def is_for_clients(certificate: x509.Certificate) -> bool:
-    """Whether it says that it is a client's: OpenSSL lets one pass that says nothing."""
+    """Return whether the certificate states that it is for clients; OpenSSL accepts one that states nothing."""
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except (x509.ExtensionNotFound, ValueError):
@@ -98,10 +98,10 @@ def is_for_clients(certificate: x509.Certificate) -> bool:
 
 
 def identity_from(key: Path | str) -> Identity:
-    """A client's identity in malicious mode: the key of its certificate (Ed25519).
+    """Return a client's identity in malicious mode: the key of its certificate (Ed25519).
 
     Raises:
-        CertificateError: the file is missing, can be read by others, or holds another kind of key.
+        CertificateError: the file is missing, is readable by others, or holds another kind of key.
     """
     return Identity(load_key(Path(key)).private_bytes_raw())
 
@@ -109,21 +109,22 @@ def identity_from(key: Path | str) -> Identity:
 def directory_from(
     certificates: Iterable[Path | str] | Path | str, authority: Path | str, *, now: datetime | None = None
 ) -> PinnedKeys:
-    """Everyone's identity keys in malicious mode, out of their certificates.
+    """Return the identity keys of all clients in malicious mode, read from their certificates.
 
-    Certificates that have expired, or are not valid yet, are left out, with a warning: their clients are not trusted.
+    Certificates that have expired or are not valid yet are skipped with a warning: their clients are not trusted.
 
     Security: take neither the certificates nor the authority's from the aggregation server;
     see docs/how-to/deployment.md.
 
     Args:
         certificates: the clients' certificate files, or a directory with their ``client-<id>.pem``.
-        authority: the certificate of the authority that issued them; several while one takes another's place.
-        now: when they have to be valid; by default now.
+        authority: the certificate of the authority that issued them; several while one authority replaces another.
+        now: the time at which they must be valid; by default now.
 
     Raises:
-        CertificateError: a certificate that no such authority issued, is no client's, holds another kind of key, or
-            is in another client's file; two for one client; one key for two; or none that is valid now.
+        CertificateError: a certificate that another authority issued, that names no client or holds another kind of
+            key, or that is in another client's file; two certificates for one client; one key for two clients; or no
+            certificate that is valid now.
     """
     return CertifiedKeys(certificates, authority, now=now).keys
 
@@ -133,19 +134,19 @@ _Entry: TypeAlias = tuple[Path, ClientId, x509.Certificate]
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """The certificates that are in use, and what is wrong with files that are not."""
+    """The certificates in use, and the faults of the files that are not used."""
 
     entries: list[_Entry]
     trouble: str = ""
 
 
 class CertifiedKeys:
-    """`directory_from` for a process that goes on for long: certificates are renewed, added, and run out.
+    """`directory_from` for a long-running process, in which certificates are renewed, added, and expire.
 
-    It is a `secagg.KeyDirectory`. Files that change are read again. One that does not work then counts as what it was
-    before, with a warning; one that is gone is of no use from then on, as is one whose authority is gone. Clients whose
-    certificates are not valid when it is asked are not trusted, and neither are those whose certificates contradict
-    each other: two keys for one client, or one key for two. All others stay trusted.
+    It is a `secagg.KeyDirectory`. Changed files are read again. If a changed file cannot be used, its old content
+    counts and a warning is logged; a file that was removed, or whose authority was removed, does not count any more.
+    Clients are not trusted while their certificates are not valid, or contradict each other: two keys for one client,
+    or one key for two clients. All others stay trusted.
 
     Args, raises: see `directory_from`.
     """
@@ -162,7 +163,7 @@ class CertifiedKeys:
         self._read = Reloading(self._load, lambda: (*self._files(), self._authority), lambda files: files.trouble)
         entries = self._read.current().entries
         outdated, contradictory, _ = self._sorted_out(entries)
-        # At the start a second one is a mistake, whatever its key.
+        # At the start a second certificate for a client is a mistake, whatever its key is.
         of_clients = Counter(client_id for path, client_id, _ in entries if str(path) not in outdated)
         for client_id, number in of_clients.items():
             if number > 1:
@@ -175,13 +176,13 @@ class CertifiedKeys:
 
     @property
     def keys(self) -> PinnedKeys:
-        """Those that are valid now; they do not change any more."""
+        """Return the keys that are valid now; this object does not follow later changes."""
         self._look_again()
         return self._valid
 
     def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
-        """Whether it is the key in the client's certificate, and that is valid now."""
-        # A session asks for all of its clients within moments.
+        """Return whether the client has a certificate with this key that is valid now."""
+        # A session asks for all its clients within moments.
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._look_again()
         return self._valid.is_trusted(client_id, identity_key)
@@ -199,7 +200,7 @@ class CertifiedKeys:
         self._left_out = outdated, contradictory
 
     def _sorted_out(self, entries: list[_Entry]) -> tuple[list[str], list[str], PinnedKeys]:
-        """The files whose certificates are not valid now, those that contradict others, and the keys of the rest."""
+        """Return the files that are not valid now, the files that contradict others, and the keys of the rest."""
         now = datetime.now(UTC) if self._now is None else self._now
         outdated: list[str] = []
         keys: dict[ClientId, set[bytes]] = {}
@@ -224,7 +225,7 @@ class CertifiedKeys:
     def _load(self) -> _Files:
         files = self._files()
         if not files and isinstance(self._certificates, Path) and self._used is None:
-            raise CertificateError(f"{self._certificates}: there are no certificates client-<id>.pem")
+            raise CertificateError(f"{self._certificates}: no certificates client-<id>.pem were found here")
         entries: list[_Entry] = []
         troubles: list[str] = []
         try:
@@ -242,7 +243,7 @@ class CertifiedKeys:
                     raise
                 troubles.append(str(error))
                 before = self._used.get(path)
-                # An authority that has been taken away vouches for nobody, be it in a file that is as it was.
+                # A removed authority does not count any more, even for files that did not change.
                 if before is not None and path.exists() and any(is_issued_by(before[2], issuer) for issuer in issuers):
                     entries.append(before)
         self._used = {entry[0]: entry for entry in entries}
@@ -252,7 +253,7 @@ class CertifiedKeys:
         certificate = load_certificate(path)
         client_id = client_id_of(certificate)
         if client_id is None or not is_for_clients(certificate):
-            raise CertificateError(f"{path}: this is no client's certificate")
+            raise CertificateError(f"{path}: this is not a client's certificate")
         if isinstance(self._certificates, Path) and path.name != f"client-{client_id}.pem":
             raise CertificateError(f"{path}: this is client {client_id}'s certificate, so it belongs in another file")
         _identity_key(path, certificate)
@@ -264,12 +265,12 @@ class CertifiedKeys:
 def _identity_key(path: Path, certificate: x509.Certificate) -> bytes:
     key = certificate.public_key()
     if not isinstance(key, Ed25519PublicKey):
-        raise CertificateError(f"{path}: an identity's key is an Ed25519 key")
+        raise CertificateError(f"{path}: the key of an identity must be an Ed25519 key")
     return key.public_bytes_raw()
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether ``issuer`` signed it."""
+    """Return whether ``issuer`` signed the certificate."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
@@ -282,41 +283,41 @@ def _outdated(paths: list[str]) -> str:
 
 
 def some_of(names: list[str]) -> str:
-    """The first few of many, and how many more there are."""
+    """Return the first few items, and the number of further ones, as text."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """The first certificate of a PEM file; CertificateError if there is none."""
+    """Return the first certificate of a PEM file; CertificateError if there is none."""
     return load_certificates(path)[0]
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
-    """All certificates of a PEM file, at least one; CertificateError if there is none."""
+    """Return all certificates of a PEM file, at least one; CertificateError if there is none."""
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}") from None
     except ValueError:
-        raise CertificateError(f"{path}: this is no PEM certificate") from None
+        raise CertificateError(f"{path}: this is not a PEM certificate") from None
 
 
 def load_private_key(path: Path) -> PrivateKeyTypes:
-    """The key of an unencrypted PEM file, of any kind; CertificateError if there is none, or others can read it."""
+    """Return the key, of any kind, in an unencrypted PEM file; CertificateError if none, or if others can read it."""
     try:
         return load_pem_private_key(read_key_file(path, raises=CertificateError), password=None)
     except TypeError:
         raise CertificateError(
-            f"{path}: this key is encrypted with a password; write it without one, by openssl pkey, to a file that "
+            f"{path}: this key is encrypted with a password; write it without one, with openssl pkey, to a file that "
             "only you can read"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CertificateError(f"{path}: this is no PEM private key, or it is damaged") from None
+        raise CertificateError(f"{path}: this is not a PEM private key, or it is damaged") from None
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
-    """The Ed25519 key of an unencrypted PEM file; CertificateError if there is none, or others can read it."""
+    """Return the Ed25519 key in an unencrypted PEM file; CertificateError if none, or if others can read it."""
     key = load_private_key(path)
     if not isinstance(key, Ed25519PrivateKey):
-        raise CertificateError(f"{path}: this is no Ed25519 key")
+        raise CertificateError(f"{path}: this is not an Ed25519 key")
     return key

@@ -1,4 +1,4 @@
-"""What is made of files, and made anew when they change: certificates are renewed while a server goes on."""
+"""Values that are made from files and made again when these change: certificates are renewed while a server runs."""
 
 import logging
 import math
@@ -14,21 +14,21 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-# Files that could not be used are tried again, whether they change or not: it may have been the system's fault.
+# Files that could not be used are tried again even if they do not change: the fault may be the system's.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
 
 
 class Reloading(Generic[_T]):
-    """A value that is made of files, as they are now.
+    """A value that is made from the present content of files.
 
-    Files that no longer work leave the value as it was, with a warning: several files are seldom replaced in one step,
-    and for a moment they do not fit each other. They are tried again after a second, then after twice as long, and so
-    on up to five minutes, and at once when one of them changes.
+    If the files cannot be used any more, the value stays and a warning is logged: several files are seldom replaced in
+    one step, and for a moment they do not match. They are tried again after one second, then after twice as long, up
+    to five minutes, and at once when one of them changes.
 
     Args:
-        make: makes the value; a `TransportError` says that the files do not work.
-        files: gives the files that it is made of.
-        trouble: what is wrong with files that a value goes without; "" if nothing is, as by default.
+        make: makes the value; it raises `TransportError` if the files cannot be used.
+        files: returns the files from which the value is made.
+        trouble: returns the faults of files that a value does without; "" if there are none, which is the default.
 
     Raises:
         TransportError: from ``make``, the first time.
@@ -50,11 +50,11 @@ class Reloading(Generic[_T]):
         self._value = make()
 
     def current(self) -> _T:
-        """The value; any thread may ask. It costs a look at each file's size and times."""
+        """Return the value; any thread may call. The cost is one stat call for each file."""
         with self._lock:
             stamps = self._stamped()
             if stamps != self._stamps:
-                # Noted before the files are read: what changes meanwhile is seen the next time.
+                # Noted before the files are read, so that changes in the meantime are seen the next time.
                 self._stamps, self._pause = stamps, 0.0
                 self._load()
             elif time.monotonic() >= self._again_at:
@@ -82,7 +82,7 @@ class Reloading(Generic[_T]):
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Another value for each content: a file that is replaced, written or given other rights has another one."""
+    """Return a value that changes when a file is replaced, written or given other permissions."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The client's side of a networked session: link protocol and encrypted journal. Sans-IO but for the journal."""
+"""The client's side of a networked session: link protocol and encrypted journal. Sans-IO except for the journal."""
 
 import hashlib
 import os
@@ -44,57 +44,59 @@ from transport.durable.transfers import HeldAnnouncement
 from transport.errors import JournalError, LinkError, OlderServerError, SessionRefusedError, TransportError
 
 OfferedInput: TypeAlias = Callable[[Offer], InputVector]
-"""Gives the client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
+"""A function that returns the client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
 
 Accept: TypeAlias = SessionPolicy | Callable[[Offer], None]
-"""What a client asks of an offer: a policy, or a function that raises `SessionRefusedError` to decline it."""
+"""A client's conditions for an offer: a policy, or a function that raises `SessionRefusedError` to decline."""
 
 OfferRecord: TypeAlias = ClientRecord | Callable[[Offer], ClientRecord]
-"""What a client has taken part in, or a function that gives the record that an offer belongs to."""
+"""The record of a client's participation, or a function that returns the record for an offer."""
 
-# So many refusals in a row for what this client sent, and nothing got through in between: it will not get better.
+# Number of refusals in a row of this client's frames, with no success in between, after which it gives up.
 _STRIKES = 3
-# Another process, or a later version on one of the sides, may go on with the session.
+# Another process, or a later version of one of the sides, may continue the session.
 _KEEPS = frozenset((RefusalCode.REPLACED, RefusalCode.BAD_VERSION, RefusalCode.OLDER_SERVER))
 _COME_BACK = frozenset((RefusalCode.BUSY, RefusalCode.STOPPING))
 
 
 class ClientHost:
-    """One client's part in one session, over as many connections as it takes.
+    """One client's part in one session, over any number of connections.
 
     ::
 
         host = ClientHost(client_id, provide_input, context=model_hash, journal=ClientJournal(path, key_file))
         send(host.connected())                      # HELLO
         send(host.frame_received(payload))          # each payload in turn; `disconnected` when the connection ends
-        host.finished                               # then `outcome` or `error`; until then, connect again
+        host.finished                               # then `outcome` or `error` is set; until then, connect again
 
-    With a journal, each answer is on the disk before it is given out, together with the machine that gave it: a client
-    that is killed and started again (`resume`) gives the same bytes again, and never another answer.
+    With a journal, each answer is on the disk before it is returned, together with the machine that made it: a client
+    that is killed and started again (`resume`) sends the same bytes again, and never another answer.
 
-    Memory: the machine, the last answer until it is acknowledged, the announcement, and a message that comes in pieces.
+    Memory: the machine, the last answer until it is acknowledged, the announcement, and a message that arrives in
+    pieces.
 
     Args:
         client_id: this client's number.
         provide_input: called with the offer when the input is due. After a crash it may be called once more; the input
             that was never sent is forgotten.
-        accept: what this client asks of an offer, looked at before anything else. By default `secagg.SessionPolicy`,
-            which takes sessions on the complete graph that are safe against a server that lies, and declines all
-            others; whoever trusts the server passes ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``.
+        accept: this client's conditions for an offer, checked first. By default `secagg.SessionPolicy`, which accepts
+            sessions on the complete graph that are safe against a lying server, and declines all others; clients that
+            trust the server pass ``SessionPolicy(adversary=Adversary.HONEST_BUT_CURIOUS)``.
         context: bytes bound into the session id, such as the hash of the model that this client has, or a function
-            that gives them for the offer. Never take them from the offer unseen.
-        identity, directory: in malicious mode, this client's key pair and who knows the others'.
+            that returns them for the offer. Never copy them from the offer unchecked.
+        identity, directory: in malicious mode, this client's key pair and the directory of the other clients' keys.
         journal: an empty `ClientJournal`; without one, a crash ends the client's part.
-        record: what this client has taken part in, so that it enters no malicious-mode session twice and, where its
-            rounds are numbered, answers none twice. By default it is kept in this process's memory alone, and a client
-            that is started again has forgotten it: give one with a file (`transport.Participation`). A function gives
-            it for the offer that was accepted, where a training has several series of numbered sessions.
-        entropy: the source of randomness; only tests pass another than `os.urandom`.
-        max_extra: the longest announcement to take, in bytes.
-        held: what this client holds of announcements, from one session to the next.
+        record: the record of this client's participation: the client enters no malicious-mode session twice and, if
+            its rounds are numbered, answers no round twice. By default the record is in this process's memory, so a
+            client that is started again has forgotten it: pass one with a file (`transport.Participation`). If a
+            training has several series of numbered sessions, pass a function that returns the record for the accepted
+            offer.
+        entropy: the source of randomness; only tests replace `os.urandom`.
+        max_extra: maximum length of the announcement, in bytes.
+        held: the announcement that this client holds, from one session to the next.
 
     Raises:
-        JournalError: the journal holds a session.
+        JournalError: the journal holds a session already.
     """
 
     def __init__(
@@ -152,18 +154,18 @@ class ClientHost:
         max_extra: int = DEFAULT_MAX_EXTRA_BYTES,
         held: HeldAnnouncement | None = None,
     ) -> "ClientHost":
-        """The client that is in ``journal``, as it was when it last gave an answer out; other arguments as before.
+        """Return the client in ``journal`` as it was at its last answer; the other arguments as for the constructor.
 
         Args:
-            client_id: whom the journal is to be of, where the channel says so; by default whoever's it is.
+            client_id: the client that the channel identifies; by default the journal's.
 
         Raises:
-            JournalError: the journal holds no session, is damaged, or is another client's.
-            secagg.LocalProtocolError: in malicious mode, ``identity`` is not the one that it began with.
+            JournalError: the journal holds no session, is damaged, or belongs to another client.
+            secagg.LocalProtocolError: in malicious mode, ``identity`` is not the one with which the session began.
         """
         saved = journal.load()
         if client_id not in (None, journal.client_id):
-            raise JournalError(f"{journal.path} is that of client {journal.client_id}, and not of client {client_id}")
+            raise JournalError(f"{journal.path} belongs to client {journal.client_id}, not to client {client_id}")
         host = cls(
             journal.client_id,
             provide_input,
@@ -181,27 +183,27 @@ class ClientHost:
         host._client = Client.resume(saved.machine, identity=identity, directory=directory)
         host._sequence, host._answer, host._received = saved.sequence, (saved.answer,), list(saved.received)
         if host._client.params.has_identities:
-            # The end came, perhaps, before it was recorded; nothing had gone out then.
+            # The process may have ended before this was recorded; nothing had been sent then.
             host._record_of(offer).enter(host._client.session_id, again=True)
         return host
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do: close the connection, and do not connect again."""
+        """Return whether the client has ended: then close the connection, and do not connect again."""
         return self.outcome is not None or self.error is not None
 
     @property
     def in_session(self) -> bool:
-        """Whether this client has taken an offer: it has, or had, secrets of a session."""
+        """Return whether this client has accepted an offer: it has, or had, secrets of a session."""
         return self._client is not None
 
     @property
     def offer(self) -> Offer | None:
-        """What was taken."""
+        """Return the accepted offer."""
         return self._offer
 
     def connected(self) -> list[Parts]:
-        """A connection was made: returns what to send on it."""
+        """Note a new connection, and return the frames to send on it."""
         self._offered, self.refused = False, None
         self._transfers.connected()
         if self.finished:
@@ -210,17 +212,17 @@ class ClientHost:
         return [encode(Hello(session_id, len(self._received)))]
 
     def disconnected(self) -> None:
-        """The connection ended. Unless `finished`, connect again: the session goes on where it was."""
+        """Note that the connection ended. Unless `finished`, connect again: the session continues."""
         self._offered = False
 
     def frame_received(self, payload: bytes | memoryview) -> list[Parts]:
-        """A frame came: returns the frames to send, which are durable by then.
+        """Take a frame, and return the frames to send; their content is durable.
 
-        What the server does wrong ends in `error`, with all secrets forgotten and the journal deleted.
+        If the server breaks a rule, `error` is set, all secrets are forgotten and the journal is deleted.
 
         Raises:
-            JournalError: the journal could not be written; nothing is to be sent. Start again and resume.
-            Exception: whatever ``provide_input`` raises. With a journal the client can be resumed.
+            JournalError: the journal could not be written. Send nothing; start again and resume.
+            Exception: any error of ``provide_input``. With a journal the client can be resumed.
         """
         if self._dead:
             raise JournalError("this client stopped in the middle of an answer: start again to resume")
@@ -271,10 +273,10 @@ class ClientHost:
             if _digest(payload) != self._offer_digest:
                 raise SessionRefusedError(ANOTHER_SESSION)
             if self._offered:
-                # The same one again, as a channel without integrity may bring it.
+                # A repeated frame, which a channel without integrity may deliver.
                 return []
             self._offered = True
-            # Whether it arrived before the connection was lost, the server knows by its number.
+            # The server sees by its number whether it arrived before the connection was lost.
             return [] if self._answer is None else [self._answer_frame()]
         self._check(offer)
         context = self._context(offer) if callable(self._context) else self._context
@@ -289,8 +291,8 @@ class ClientHost:
                 entropy=self._entropy,
             )
         except LocalProtocolError as error:
-            raise SessionRefusedError(f"a session that this client cannot take part in: {error}") from None
-        # A second part in one session, with one identity, could be played against the first.
+            raise SessionRefusedError(f"this client cannot take part in the session: {error}") from None
+        # A second part in one session under one identity could be used against the first.
         if offer.params.has_identities:
             self._record_of(offer).check(client.session_id)
         if self._journal is not None:
@@ -298,13 +300,13 @@ class ClientHost:
         self._client, self._offer, self._offer_digest, self._offered = client, offer, _digest(payload), True
         self._transfers.begin(offer)
         frames = self._answered(self._driver(client).start())
-        # Last, so that a client that is stopped in between can be resumed; and before anything is out.
+        # Last, so that a client that stops in between can be resumed, and before anything is sent.
         if offer.params.has_identities:
             self._record_of(offer).enter(client.session_id)
         return frames
 
     def _check(self, offer: Offer) -> None:
-        """SessionRefusedError unless this client agrees to the offer."""
+        """Raise SessionRefusedError unless this client accepts the offer."""
         if isinstance(self._accept, SessionPolicy):
             try:
                 self._accept.check(offer.params)
@@ -333,13 +335,13 @@ class ClientHost:
         return self._answered(answers)
 
     def _answered(self, answers: list[Parts]) -> list[Parts]:
-        """The machine gave its answer: on the disk with both, and only then out."""
+        """Return the frames of an answer, once it and the machine are on the disk."""
         assert self._client is not None  # noqa: S101 - it has just answered
         assert self._offer is not None  # noqa: S101 - an offer was taken
         if self._client.phase is ClientPhase.FINISHED:
-            # The answer releases shares: from here on the round may be in a sum.
+            # The answer releases shares: from now on the round may be in a sum.
             self._record_of(self._offer).answer(self._client.session_id, self._offer.number)
-        # Each message of the server's has exactly one answer.
+        # Each message of the server has exactly one answer.
         (self._answer,) = answers
         self._sequence += 1
         if self._journal is not None:
@@ -364,9 +366,9 @@ class ClientHost:
         self.refused = refused
         self._strikes += refused.code is RefusalCode.PROTOCOL_ERROR
         if refused.code is RefusalCode.PROTOCOL_ERROR and self._strikes < _STRIKES:
-            # What a channel without integrity did to our frames a new connection may cure.
+            # A new connection may help if a channel without integrity damaged our frames.
             return []
-        # A server that runs no session yet may run one later; one that no longer runs this client's will not.
+        # A server without a session may run one later; a server that ended this client's session will not resume it.
         if refused.code not in _COME_BACK and (self.in_session or refused.code is not RefusalCode.NO_SESSION):
             text = f"the server refused this client: {refused.code.name}{': ' if refused.text else ''}{refused.text}"
             kind = OlderServerError if refused.code is RefusalCode.OLDER_SERVER else SessionRefusedError
@@ -378,7 +380,7 @@ class ClientHost:
         self._forget(keep=keep)
 
     def _forget(self, *, keep: bool = False) -> None:
-        """The session is over for this client; ``keep`` the journal where another process may go on with it."""
+        """End the session for this client; ``keep`` the journal if another process may continue it."""
         if self._client is not None:
             self._client.abort()
         self._answer = None

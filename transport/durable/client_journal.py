@@ -1,11 +1,11 @@
-"""A client's journal: its suspended machine and its last answer, encrypted, so that a killed client goes on as it was.
+"""A client's journal: its suspended machine and its last answer, encrypted, so that a killed client can continue.
 
-State and answer are written together, before the answer is sent: whoever starts from the journal sends the same bytes
-again and makes no second answer to anything.
+State and answer are written together, before the answer is sent: a client that starts from the journal sends the same
+bytes again, and never a second answer.
 
-Security: the file is encrypted with AES-256-GCM under a key that comes from a key file and a salt of the journal's own.
-Rows are bound to session, client, kind and place.  What this cannot see is an older copy of the whole file put back in
-place: a client that is restored from a backup could answer twice.  Keep journals out of backups.
+Security: the file is encrypted with AES-256-GCM under a key from a key file and a salt of this journal.  Rows are bound
+to session, client, kind and place.  An older copy of the whole file is not detected: a client that is restored from a
+backup could answer twice.  Keep journals out of backups.
 """
 
 import contextlib
@@ -43,19 +43,19 @@ _SALT_BYTES = 32
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 
-# What a row holds; part of what is authenticated with it.
+# The kind of a row, which is authenticated with it.
 _OFFER, _STATE, _ANSWER = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a client stands. All of it is secret but ``sequence`` and ``received``.
+    """The saved state of a client. All fields are secret except ``sequence`` and ``received``.
 
     Attributes:
-        machine: what `secagg.Client.suspend` gave.
+        machine: the result of `secagg.Client.suspend`.
         sequence: the number of its last answer.
-        answer: that answer's bytes; they may have arrived already.
-        received: SHA-256 of each message that it had from the server.
+        answer: the bytes of that answer; they may have arrived already.
+        received: SHA-256 of each message that it received from the server.
     """
 
     machine: bytes = field(repr=False)
@@ -67,17 +67,17 @@ class Saved:
 class ClientJournal:
     """One client's journal of one session.
 
-    ``ClientHost(..., journal=journal)`` begins one that is empty, ``ClientHost.resume(journal, ...)`` goes on with one
-    that is not; the host deletes it when the session is over.
+    ``ClientHost(..., journal=journal)`` begins an empty one, ``ClientHost.resume(journal, ...)`` continues one with a
+    session; the host deletes it when the session has ended.
 
     Args:
-        path: the file, made if it is not there; on a local disk.
-        key_file: 32 random bytes that only this user can read; made if it is not there. One key file serves any number
-            of journals and sessions.
+        path: the file, on a local disk; made if it does not exist.
+        key_file: a file of 32 random bytes that only this user can read; made if it does not exist. One key file
+            serves any number of journals and sessions.
 
     Raises:
-        JournalError: the file is none of this kind, damaged, of another key, or in use; or the key file is open to
-            others or no key. Nothing is overwritten.
+        JournalError: the file is not a client's journal, is damaged, has another key, or is in use; or the key file is
+            open to others or not a key. Nothing is overwritten.
     """
 
     def __init__(self, path: str | os.PathLike[str], key_file: str | os.PathLike[str]) -> None:
@@ -97,31 +97,31 @@ class ClientJournal:
 
     @property
     def path(self) -> str:
-        """The file."""
+        """Return the path of the file."""
         return str(self._database.path)
 
     @property
     def is_empty(self) -> bool:
-        """Whether no session has begun in it."""
+        """Return whether the journal holds no session."""
         return self._cipher is None
 
     @property
     def client_id(self) -> ClientId:
-        """Whose it is, once a session has begun."""
+        """Return the id of its client, once a session has begun."""
         return self._client_id
 
     @property
     def session_id(self) -> bytes:
-        """Of which session, 32 bytes; empty before one has begun."""
+        """Return the session id, 32 bytes; empty before a session has begun."""
         return self._session_id
 
     @property
     def offer(self) -> bytes:
-        """The payload of the OFFER that the session began with."""
+        """Return the payload of the OFFER with which the session began."""
         return self._offer
 
     def begin(self, client_id: ClientId, session_id: bytes, offer: bytes) -> None:
-        """Record what a session begins with; durable with the first `save`. JournalError if one has begun."""
+        """Record the head of a session; durable with the first `save`. JournalError if a session has begun."""
         if self._cipher is not None:
             raise JournalError(f"{self.path} holds a session already: resume it, or choose another path")
         salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
@@ -132,7 +132,7 @@ class ClientJournal:
         self._database.write("INSERT INTO session VALUES (0, ?, ?, ?, ?, ?)", values)
 
     def save(self, machine: bytes, sequence: int, answer: Sequence[bytes | memoryview], received: list[bytes]) -> None:
-        """Put this in place of what was there before, durably: all of it or, after a crash, what was there before.
+        """Replace the saved state durably; after a crash, the journal holds either the new state or the old one.
 
         Args:
             machine, sequence, received: as in `Saved`.
@@ -141,7 +141,7 @@ class ClientJournal:
         assert self._cipher is not None  # noqa: S101 - the host has called begin()
         size = sum(map(len, answer))
         if size > MAX_BLOB_BYTES:
-            raise JournalError(f"an answer of {size} bytes, but a journal takes {MAX_BLOB_BYTES}")
+            raise JournalError(f"an answer has {size} bytes, but a journal takes at most {MAX_BLOB_BYTES}")
         self._place += 1
         nonces = os.urandom(2 * _NONCE_BYTES)
         state = msgpack.packb([machine, sequence, received])
@@ -155,7 +155,7 @@ class ClientJournal:
         self._database.commit()
 
     def load(self) -> Saved:
-        """What was saved last. JournalError if nothing was, or it is damaged."""
+        """Return the state that was saved last. JournalError if there is none, or it is damaged."""
         for place, nonces, sealed_state, sealed_answer in self._database.rows(
             "SELECT place, nonces, state, answer FROM state"
         ):
@@ -170,10 +170,10 @@ class ClientJournal:
         raise JournalError(f"{self.path} holds no session to resume")
 
     def derive_seed(self, purpose: bytes) -> bytes:
-        """32 secret bytes of this journal's own, the same whenever its session is resumed.
+        """Return 32 secret bytes that only this journal gives, the same whenever its session is resumed.
 
-        For randomness of the application that a crash has to repeat, such as that of a training. JournalError if no
-        session has begun.
+        Use them for randomness of the application that must be the same after a crash, as in a training. JournalError
+        if no session has begun.
         """
         if self._cipher is None:
             raise JournalError(f"{self.path} holds no session, and so no randomness of one")
@@ -206,11 +206,11 @@ class ClientJournal:
         return _LABEL + struct.pack(">BIQ", kind, self._client_id, place) + self._session_id
 
     def close(self) -> None:
-        """Let go of the file. May be called twice."""
+        """Close the file. May be called twice."""
         self._database.close()
 
     def delete(self) -> None:
-        """Remove the file: the session is over for this client. The key file stays. May be called twice."""
+        """Remove the file after the session's end for this client. The key file stays. May be called twice."""
         self._database.delete()
 
     def __repr__(self) -> str:
@@ -218,12 +218,12 @@ class ClientJournal:
 
 
 def _cipher(key: bytes, salt: bytes) -> AESGCM:
-    # A key of its own for each journal, so that random nonces never come near their limit.
+    # One key for each journal, so that random nonces stay far below their limit.
     return AESGCM(HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=salt, info=_LABEL).derive(key))
 
 
 def _load_key(path: Path) -> bytes:
-    """The key in the file, which is made if it is not there."""
+    """Return the key in the file; make the file if it does not exist."""
     try:
         with contextlib.suppress(FileExistsError):
             if not path.exists():
@@ -233,13 +233,13 @@ def _load_key(path: Path) -> bytes:
     key = read_key_file(path, raises=JournalError)
     if len(key) != _KEY_BYTES:
         raise JournalError(
-            f"the key file {path} is no key: it must have exactly {_KEY_BYTES} bytes; it was left as it is"
+            f"the key file {path} is not a key: it must have exactly {_KEY_BYTES} bytes; it was not changed"
         )
     return key
 
 
 def _make_key(path: Path) -> None:
-    # Under its own name only once it is whole; a link never takes another's place.
+    # It gets its name only once it is whole; a link never replaces an existing file.
     made = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:

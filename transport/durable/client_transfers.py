@@ -1,4 +1,4 @@
-"""What a client sends and receives in pieces. Sans-IO."""
+"""The frames that a client sends and receives in pieces. Sans-IO."""
 
 import hashlib
 from dataclasses import replace
@@ -14,17 +14,17 @@ from transport.errors import LinkError, SessionRefusedError
 ANOTHER_SESSION = "the server now offers another session than the one that this client is in"
 
 Whole: TypeAlias = tuple[ServerFrame, bytes]
-"""A frame whose pieces are all there, and its payload, if it is an offer."""
+"""A frame with all its pieces, and its payload if it is an offer."""
 
 _OFFER = b"\x02"
 
 
 class ClientTransfers:
-    """One client's, in one session.
+    """The transfers of one client in one session.
 
     Args:
-        max_extra: the longest announcement to take, in bytes.
-        held: what the client holds of announcements.
+        max_extra: maximum length of the announcement, in bytes.
+        held: the announcement that the client holds.
     """
 
     def __init__(self, max_extra: int, held: HeldAnnouncement) -> None:
@@ -36,19 +36,19 @@ class ClientTransfers:
         self._sending: Sending | None = None
 
     def begin(self, offer: Offer) -> None:
-        """The client is in this session from now on."""
+        """Note that the client is in this session from now on."""
         self._extra, self._max_message = offer.extra, max_message_bytes(offer.params)
 
     def connected(self) -> None:
-        """A new connection: what is held stays, and the server says anew what it sends."""
+        """Note a new connection: received bytes stay, and the server announces its transfers again."""
         self._sending = None
 
     def forget(self) -> None:
-        """The session is over. What is held of its announcement stays with `HeldAnnouncement`."""
+        """Forget the session. The bytes of its announcement stay in `HeldAnnouncement`."""
         self._receiving = self._sending = None
 
     def send(self, message: Message) -> tuple[Parts, Parts]:
-        """The frame to send for an answer of the client's, and the answer; a large one is in one piece from then on."""
+        """Return the frame to send for an answer, and the answer; a large answer is joined to one piece."""
         parts = encode(message)
         if not is_large(parts):
             return parts, parts[1:]
@@ -56,20 +56,20 @@ class ClientTransfers:
         return encode(self._sending.large), (self._sending.body,)
 
     def acknowledged(self) -> None:
-        """The answer has arrived."""
+        """Note that the answer has arrived."""
         self._sending = None
 
     def received(self, frame: Large | Piece | Want) -> tuple[list[Parts], Whole | None]:
-        """The frames to send, or what is whole now.
+        """Take a frame, and return the frames to send, or the frame that is complete now.
 
         Raises:
-            LinkError: the server announces more than is accepted, or what it sent is not what it had announced.
-            SessionRefusedError: it announces another session than the one that the client is in.
+            LinkError: the server announces more bytes than are accepted, or the bytes are not the announced ones.
+            SessionRefusedError: the server announces another session than the client's.
         """
         want: Want | None = None
         match frame:
             case Want():
-                # One for what is acknowledged may still come.
+                # A WANT for an acknowledged answer may still arrive.
                 is_current = self._sending is not None and frame.digest == self._sending.large.digest
                 return (self._sending.wanted(frame)[0] if is_current and self._sending else []), None
             case Large():
@@ -80,11 +80,11 @@ class ClientTransfers:
                 want = self._receiving.add(frame)
         if want is not None:
             return [encode(want)], None
-        # Without anything to receive it is the last piece again, as a channel without integrity may bring it.
+        # Nothing is being received: it is the last piece again, which a channel without integrity may deliver.
         return [], self._whole() if self._receiving is not None and self._receiving.is_whole else None
 
     def _expected(self, large: Large) -> Receiving:
-        """What is held of it already."""
+        """Return the transfer for this LARGE, with the bytes that are held already."""
         is_offer = large.head[:1] == _OFFER
         longest = self._max_extra if is_offer else self._max_message
         if large.size > longest:
@@ -109,7 +109,7 @@ class ClientTransfers:
         if large.head[:1] != _OFFER:
             message = decode_server_frame(large.head)
             if not isinstance(message, Message) or message.body:
-                raise LinkError("the server sent in pieces what is neither an offer nor a message")
+                raise LinkError("the server sent a frame in pieces that is neither an offer nor a message")
             return replace(message, body=body), b""
         payload = b"".join((large.head, body))
         offer = decode_server_frame(payload, large.size)

@@ -1,4 +1,4 @@
-"""The fields of the link protocol's frames: integers and byte strings in the one shortest form that msgpack has."""
+"""The fields of the link protocol's frames: integers and byte strings in msgpack's shortest form, which is unique."""
 
 from typing import TypeVar
 
@@ -7,13 +7,13 @@ import msgpack
 from transport.errors import LinkError, printable
 
 MAX_TEXT_BYTES = 400
-"""Of a refusal's or an end's text, in UTF-8; longer ones are cut."""
+"""Maximum length of the text of a refusal or an end, in UTF-8; longer texts are cut."""
 
 _F = TypeVar("_F")
 
 
 class Reader:
-    """Reads a frame's fields, front to back."""
+    """A reader of a frame's fields, from front to back."""
 
     def __init__(self, payload: bytes | memoryview) -> None:
         self._data = memoryview(payload).toreadonly().cast("B")
@@ -30,11 +30,11 @@ class Reader:
         return self._take(1)[0]
 
     def uint(self, what: str, limit: int) -> int:
-        """An unsigned integer in its shortest form."""
+        """Read an unsigned integer in its shortest form."""
         value = head = self._take(1)[0]
         if head >= 0x80:
             if not 0xCC <= head <= 0xCF:
-                raise LinkError(f"{what}: no unsigned integer")
+                raise LinkError(f"{what} is not an unsigned integer")
             value = int.from_bytes(self._take(1 << (head - 0xCC)), "big")
             if value < (0x80, 0x100, 0x10000, 0x100000000)[head - 0xCC]:
                 raise LinkError(f"{what}: not in its shortest form")
@@ -43,10 +43,10 @@ class Reader:
         return value
 
     def bin(self, what: str, limit: int) -> bytes:
-        """A byte string whose length is in its shortest form."""
+        """Read a byte string whose length is in its shortest form."""
         head = self._take(1)[0]
         if not 0xC4 <= head <= 0xC6:
-            raise LinkError(f"{what}: no byte string")
+            raise LinkError(f"{what} is not a byte string")
         size = int.from_bytes(self._take(1 << (head - 0xC4)), "big")
         if size < (0, 0x100, 0x10000)[head - 0xC4]:
             raise LinkError(f"{what}: its length is not in its shortest form")
@@ -59,7 +59,7 @@ class Reader:
             text = self.bin("a text", MAX_TEXT_BYTES).decode()
         except UnicodeDecodeError:
             raise LinkError("a text is not UTF-8") from None
-        # It comes from the other side, and ends in logs and terminals.
+        # It comes from the other side and is shown in logs and terminals.
         if printable(text, MAX_TEXT_BYTES) != text:
             raise LinkError("a text holds characters that cannot be printed")
         return text

@@ -1,36 +1,36 @@
-"""The link protocol: what a server and a client say to each other around the messages of `secagg`. Sans-IO.
+"""The link protocol: the frames of server and client around the messages of `secagg`. Sans-IO.
 
 A payload of `transport.framing` is one byte of kind, then the kind's fields: unsigned integers and byte strings in the
-shortest form of msgpack; the message that a MESSAGE carries is the rest of the payload, as it is.  Every frame has
-exactly one encoding, and nothing is allocated on a length that the other side claims.
+shortest form of msgpack; the rest of a MESSAGE's payload is the message itself.  Each frame has exactly one encoding,
+and no length that the other side claims leads to an allocation.
 
     client                                   server
     HELLO (session it is in, messages it has)  ->
-                                             <-  WAITING (while there is no session for it: now and again)
-                                             <-  OFFER (always, also to those that come back)
-                                             <-  MESSAGE n (what it has not, and each round's from then on)
+                                             <-  WAITING (from time to time, while it has no session)
+                                             <-  OFFER (always, also to clients that return)
+                                             <-  MESSAGE n (those it lacks, then one each round)
     MESSAGE n (its answer)                     ->
                                              <-  ACK n (once it is durable)
     DECLINE (the offer, instead of an answer)  ->
                                              <-  END or REFUSED
 
-HELLO says which versions of this protocol the client speaks, and begins in the same way in all of them.  The server
-answers in the newest that both know, or with REFUSED.  A version that changes a frame gives it another kind: that of
-OFFER says which version it is, and a later one can read a journal's offer.
+HELLO lists the versions of this protocol that the client speaks, and begins in the same way in all versions.  The
+server answers in the newest version that both know, or with REFUSED.  A version that changes a frame gives it another
+kind: the kind of OFFER identifies the version, so that a later version can read a journal's offer.
 
-A lost connection loses nothing: whoever reconnects says HELLO, gets what it missed, and sends again what was not
-acknowledged, under the same number.
+A lost connection loses nothing: a client that reconnects says HELLO, receives the messages that it missed, and sends
+messages without an ACK again, under the same numbers.
 
 An OFFER or MESSAGE of more than 64 KiB goes in pieces (`transport.durable.pieces`), in either direction:
 
     sender                                   receiver
     LARGE (head, size, SHA-256 of the rest)    ->
-                                             <-  WANT (what it holds, and up to where it may be sent)
+                                             <-  WANT (bytes that it holds, and the limit to send)
     PIECE, PIECE, ...                          ->
-                                             <-  WANT (once a quarter of the window has come)
+                                             <-  WANT (after each quarter of the window)
 
-So a receiver that holds a part goes on from there, also over another connection, and one that holds the whole asks for
-nothing. Both sides hear from each other all the time, and no other frame waits behind more than a piece.
+A receiver that holds a part continues from there, also over another connection, and one that holds the whole asks for
+nothing. Both sides hear from each other all the time, and other frames wait behind one piece at most.
 """
 
 from dataclasses import dataclass, field
@@ -46,31 +46,31 @@ from transport.durable.pieces import PIECE_BYTES, Large, Piece, Want, encode_tra
 from transport.errors import LinkError
 
 LINK_VERSION = 2
-"""The newest version of this protocol that is spoken here."""
+"""The newest version of this protocol that this library speaks."""
 
 OLDEST_LINK_VERSION = 2
-"""The oldest one."""
+"""The oldest version that it speaks."""
 
 MAX_SEQUENCE = 15
-"""No session has so many messages one way: five at most."""
+"""Bound for message numbers; a session has at most five messages in each direction."""
 
 DEFAULT_MAX_EXTRA_BYTES = 1 << 20
-"""What an application may announce in an offer unless both sides choose another bound."""
+"""Default maximum of an announcement in an offer, in bytes; both sides may choose another."""
 
 MAX_EXTRA_BYTES = 1 << 29
-"""What an offer can carry at all."""
+"""Maximum of an announcement in any offer, in bytes."""
 
 MAX_PAYLOAD_BYTES = PIECE_BYTES + 512
-"""The longest payload of a frame: a bound for the `FrameDecoder`, whatever the session."""
+"""Maximum payload of a frame in any session, in bytes; a bound for the `FrameDecoder`."""
 
 SMALL_BYTES = 512
-"""The longest payload that a server takes of a connection that is in no session: HELLO, PING and PONG are shorter."""
+"""Maximum payload from a connection outside a session, in bytes; HELLO, PING and PONG are shorter."""
 
 MAX_PRESENT = 2**32
-"""There are no more clients than ids."""
+"""Maximum number of clients, which is the number of ids."""
 
 MAX_RETRY_AFTER = 3600
-"""Seconds: no refusal asks for a longer pause."""
+"""Maximum pause that a refusal can ask for, in seconds."""
 
 REPLACED_TEXT = "a newer connection of the same client"
 
@@ -79,7 +79,7 @@ _MAX_UINT = 2**64 - 1
 
 @unique
 class RefusalCode(IntEnum):
-    """Why a server goes no further with a connection."""
+    """Reasons why a server ends a connection."""
 
     UNKNOWN_CLIENT = 1
     """The client is not on the session's list."""
@@ -107,7 +107,7 @@ class RefusalCode(IntEnum):
 
 @unique
 class EndCode(IntEnum):
-    """How a session ended."""
+    """The ways in which a session can end."""
 
     COMPLETED = 0
     TOO_FEW_CLIENTS = 1
@@ -121,8 +121,8 @@ class Hello:
     """Client to server, once, first on each connection.
 
     Attributes:
-        session_id: of the session that the client is in, 32 bytes; empty: it is in none.
-        received: how many of that session's server messages it has.
+        session_id: id of the client's session, 32 bytes; empty if it has none.
+        received: number of messages that it has received from the server in that session.
         version, oldest: the newest and the oldest version of the link protocol that the client speaks.
     """
 
@@ -134,13 +134,13 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Server to client, the answer to each HELLO. The context is not in it: each side's application gives its own.
+    """Server to client, the answer to each HELLO. It does not contain the context: each side's application has its own.
 
     Attributes:
         params: the session's parameters.
         nonce: the session's public nonce.
-        extra: what the application announces; opaque here.
-        number: of the session, as the application counts.
+        extra: the application's announcement; opaque here.
+        number: the application's number of the session.
     """
 
     params: Parameters
@@ -151,10 +151,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Both ways: a message of `secagg`, the ``sequence``-th of its direction from 0.
+    """Both ways: a message of `secagg`, number ``sequence`` of its direction from 0.
 
     Attributes:
-        body: its bytes, or the pieces of them that are to be sent; of a decoded frame, a view of the payload.
+        body: its bytes, or its pieces to be sent; in a decoded frame, a view of the payload.
     """
 
     sequence: int
@@ -173,9 +173,9 @@ class End:
     """Server to client: the session is over.
 
     Attributes:
-        code: how.
-        included: how many inputs are in the sum; 0 without one.
-        text: for people.
+        code: the way in which it ended.
+        included: number of inputs in the sum; 0 without a sum.
+        text: explanation for people.
     """
 
     code: EndCode
@@ -188,9 +188,9 @@ class Refused:
     """Server to client: the last frame of this connection.
 
     Attributes:
-        code: why.
-        text: for people.
-        retry_after: seconds before which the client is not to come back; 0: as it likes.
+        code: the reason.
+        text: explanation for people.
+        retry_after: seconds for which the client must stay away; 0: no limit.
     """
 
     code: RefusalCode
@@ -204,11 +204,11 @@ TOO_MANY_CONNECTIONS = Refused(RefusalCode.BUSY, "too many connections are open"
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Server to client, after HELLO: there is no session for it now, and the connection is kept for the next.
+    """Server to client, after HELLO: there is no session for it now; the connection stays open for the next one.
 
     Attributes:
-        present: how many clients wait, this one included.
-        needed: how many the next session waits for; 0 while that is not known, as during another session.
+        present: number of clients that wait, this one included.
+        needed: number of clients that the next session needs; 0 while unknown, for instance during a session.
     """
 
     present: int
@@ -217,10 +217,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Decline:
-    """Client to server: it does not take the offer.
+    """Client to server: it declines the offer.
 
     Attributes:
-        text: why, for the server's operator; nothing but what is public.
+        text: the reason for the server's operator; only public facts.
     """
 
     text: str = ""
@@ -228,7 +228,7 @@ class Decline:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Both ways: answer with PONG."""
+    """Both ways: a request for PONG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +249,15 @@ Frame: TypeAlias = ClientFrame | ServerFrame | Identify
 
 
 def check_announcement(extra: bytes, number: int) -> None:
-    """LocalProtocolError unless an offer can carry them."""
+    """Raise LocalProtocolError unless an offer can carry the announcement and the number."""
     if not isinstance(extra, bytes) or len(extra) > MAX_EXTRA_BYTES:
         raise LocalProtocolError(f"extra must be bytes, at most {MAX_EXTRA_BYTES}")
     if type(number) is not int or not 0 <= number <= _MAX_UINT:
-        raise LocalProtocolError(f"a session's number is an int between 0 and {_MAX_UINT}, not {number!r}")
+        raise LocalProtocolError(f"the number of a session must be an int between 0 and {_MAX_UINT}, not {number!r}")
 
 
 def refused_version(hello: Hello) -> Refused | None:
-    """What a client is told that speaks no version of the link protocol that is spoken here; None to all others."""
+    """Return the refusal for a client without a common version of the link protocol; None for all others."""
     if hello.oldest > LINK_VERSION:
         text = f"this server speaks link versions up to {LINK_VERSION}, and the client needs {hello.oldest}"
         return Refused(RefusalCode.OLDER_SERVER, text)
@@ -268,7 +268,7 @@ def refused_version(hello: Hello) -> Refused | None:
 
 
 def encode(frame: Frame) -> Parts:
-    """The frame's payload, in pieces for `encode_frame`. ValueError for fields that no frame has."""
+    """Return the frame's payload in pieces for `encode_frame`. ValueError for fields out of range."""
     match frame:
         case Hello():
             return (pack(1, frame.version, frame.oldest, frame.session_id, frame.received),)
@@ -277,7 +277,7 @@ def encode(frame: Frame) -> Parts:
             return (packed[: len(packed) - len(frame.extra)], frame.extra)
         case Message():
             if not 0 <= frame.sequence <= MAX_SEQUENCE:
-                raise ValueError(f"a sequence number is between 0 and {MAX_SEQUENCE}, not {frame.sequence}")
+                raise ValueError(f"a sequence number must be between 0 and {MAX_SEQUENCE}, not {frame.sequence}")
             body = frame.body if isinstance(frame.body, tuple) else (frame.body,)
             return (pack(3, frame.sequence), *body)
         case Ack():
@@ -301,7 +301,7 @@ def encode(frame: Frame) -> Parts:
 
 
 def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
-    """A frame that a client sent. LinkError if it is none; HELLOs of other versions are given out with theirs."""
+    """Decode a client's frame. LinkError if it is malformed; HELLOs of other versions keep their version numbers."""
     reader = Reader(payload)
     match reader.kind():
         case 1:
@@ -319,7 +319,7 @@ def decode_client_frame(payload: bytes | memoryview) -> ClientFrame:
 
 
 def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MAX_EXTRA_BYTES) -> ServerFrame:
-    """A frame that the server sent. LinkError if it is none, or an offer with more than ``max_extra`` bytes."""
+    """Decode a server's frame. LinkError if it is malformed, or announces more than ``max_extra`` bytes."""
     reader = Reader(payload)
     match reader.kind():
         case 2:
@@ -334,7 +334,7 @@ def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MA
         case 6:
             code = reader.uint("a code", max(RefusalCode))
             if code < min(RefusalCode):
-                raise LinkError(f"there is no refusal {code}")
+                raise LinkError(f"{code} is not a code of a refusal")
             refused = Refused(RefusalCode(code), reader.text(), reader.uint("a pause", MAX_RETRY_AFTER))
             return reader.end(refused)
         case 7:
@@ -349,7 +349,7 @@ def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MA
 
 
 def decode_identify(payload: bytes | memoryview) -> Identify:
-    """The frame before HELLO on a channel without certificates, or LinkError."""
+    """Decode the frame before HELLO on a channel without certificates. LinkError if it is malformed."""
     reader = Reader(payload)
     if reader.kind() != 9:
         raise LinkError("a connection without certificates begins with IDENTIFY")
@@ -360,16 +360,16 @@ def _read_hello(reader: Reader) -> Hello:
     version = reader.uint("the newest link version", _MAX_UINT)
     oldest = reader.uint("the oldest link version", version)
     if refused_version(Hello(version=version, oldest=oldest)):
-        # The other fields are those of a version that is not known here.
+        # The other fields belong to a version that is not known here.
         return Hello(version=version, oldest=oldest)
     session_id = reader.bin("a session id", SESSION_ID_BYTES)
     if len(session_id) not in (0, SESSION_ID_BYTES):
-        raise LinkError(f"a session id has {SESSION_ID_BYTES} bytes, not {len(session_id)}")
+        raise LinkError(f"a session id must have {SESSION_ID_BYTES} bytes, not {len(session_id)}")
     received = reader.uint("a number of messages", MAX_SEQUENCE + 1)
     if received and not session_id:
-        raise LinkError("messages without a session")
+        raise LinkError("a HELLO counts messages but names no session")
     hello = Hello(session_id, received, version, oldest)
-    # A newer client may say more, that it can do without.
+    # A newer client may add optional fields.
     return hello if version > LINK_VERSION else reader.end(hello)
 
 
@@ -382,6 +382,6 @@ def _read_offer(reader: Reader, max_extra: int) -> Offer:
     try:
         params = Parameters.from_bytes(reader.bin("parameters", PARAMETERS_BYTES))
     except (CodecError, PlanError) as error:
-        raise LinkError(f"an offer of parameters that do not work: {error}") from None
+        raise LinkError(f"an offer has invalid parameters: {error}") from None
     nonce = reader.bin("a nonce", MAX_NONCE_BYTES)
     return reader.end(Offer(params, nonce, reader.bin("what the offer announces", max_extra), number))

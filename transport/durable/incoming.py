@@ -1,4 +1,4 @@
-"""Large messages that come to a server in pieces: what is there of each, and whose turn it is. Sans-IO."""
+"""Large messages that a server receives in pieces: the bytes of each, and the order of the clients. Sans-IO."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,28 +14,28 @@ from transport.durable.transfers import Receiving
 from transport.errors import LinkError
 
 MAX_RESTARTS = 8
-"""How often a client may begin anew, in one session, messages that it has changed or spoilt."""
+"""Number of times that a client may begin a changed or damaged message again in one session."""
 
 _KIND_OF = {ROUND_OF[kind]: kind for kind in get_args(ClientMessage)}
 
 
 def head_of(large: Large) -> Message:
-    """The message that is announced, without its body. LinkError if it is none."""
+    """Return the announced message without its body. LinkError if it is not a message."""
     head = decode_client_frame(large.head)
     if not isinstance(head, Message) or head.body:
-        raise LinkError("a LARGE that is no message")
+        raise LinkError("a LARGE does not begin a message")
     return head
 
 
 class Incoming:
-    """Those of all clients of a session, within the room that there is for them.
+    """The large messages of all clients of a session, within the memory that they may take.
 
-    Only a message of the open round is taken: of what belongs to no round that is open, nothing need be held.
+    Only messages of the open round are accepted, so that others take no memory.
 
     Args:
-        params: the session's.
-        links: where a client's message is kept while it comes in.
-        room: for how many bytes of messages there is room.
+        params: the session's parameters.
+        links: the clients' links, which hold a message while it arrives.
+        room: the memory for these messages, and the waiting line.
     """
 
     def __init__(self, params: Parameters, links: Mapping[ClientId, Link], room: Room) -> None:
@@ -47,14 +47,14 @@ class Incoming:
         self._room = room
 
     def announce(self, link: Link, large: Large, round_: Round) -> Want | None:
-        """A client has this message, its next one, to send. What to ask for, if it is its turn already.
+        """Note that a client has this message to send; return the WANT if it is the client's turn already.
 
         Raises:
-            LinkError: it is not a message of the open round, or longer than one of that round can be.
+            LinkError: it is not a message of the open round, or too long for that round.
         """
         longest = self._longest.get((len(link.digests), round_), 0)
         if large.size > longest:
-            raise LinkError(f"a message of {large.size} bytes in {round_.value}, but at most {longest} are accepted")
+            raise LinkError(f"a message in {round_.value} has {large.size} bytes, but at most {longest} are accepted")
         if link.receiving is None or link.receiving.large != large:
             if link.receiving is not None:
                 self.forget(link)
@@ -64,10 +64,10 @@ class Incoming:
         return link.receiving.restart() if self._room.holds(link.client_id) else None
 
     def add(self, link: Link, piece: Piece, now: float) -> Want | Message | None:
-        """Take the next piece. What to ask for then, if anything; or the message, once it is whole.
+        """Take the next piece, and return the next WANT if there is one, or the message once it is whole.
 
         Raises:
-            LinkError: the piece is not the next one, or the whole is not what was announced.
+            LinkError: the piece is not the next one, or the whole does not match the announcement.
         """
         receiving = link.receiving
         assert receiving is not None  # noqa: S101 - the caller saw it
@@ -84,17 +84,17 @@ class Incoming:
         return replace(head_of(receiving.large), body=body)
 
     def forget(self, link: Link) -> None:
-        """Hold nothing more of a client's message."""
+        """Forget a client's partial message."""
         link.receiving = None
         self._room.leave(link.client_id)
 
     def turn(self, now: float) -> tuple[Link, Want | None] | None:
-        """Whom to ask for a message, as there is room now; without a WANT: who has lost its place. None: nobody."""
+        """Return the next client to ask and its WANT; without a WANT, a client that lost its place; None if nobody."""
         while (client_id := self._room.admit(now)) is not None:
             link = self._links[client_id]
             if link.greeted and link.receiving is not None:
                 return link, link.receiving.restart()
-            # It has gone, and joins the line anew.
+            # It has left, and joins the line again.
             self._room.leave(client_id)
         if (client_id := self._room.overdue(now)) is None:
             return None

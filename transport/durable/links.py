@@ -1,4 +1,4 @@
-"""What the server keeps of each client's connection, and what it sends: plain values."""
+"""The server's state of each client's connection, and the frames that it sends: plain values."""
 
 import hashlib
 from collections import Counter
@@ -10,7 +10,7 @@ from transport.driver import Parts
 from transport.durable.frames import Frame, Hello, RefusalCode, Refused, encode
 from transport.durable.transfers import Receiving, Sending, is_large
 
-# Frames that bring a session no further (HELLO, PING, repeated messages): so many at once, and so many a second.
+# Frames that do not advance a session (HELLO, PING, repeated messages): limit at once, and per second.
 _BURST = 32.0
 _PER_SECOND = 1.0
 
@@ -20,8 +20,8 @@ class Deliver:
     """Send ``parts`` as one frame on the connection.
 
     Attributes:
-        client_id: whose connection.
-        connection: its number, as `SessionHost.connected` gave it.
+        client_id: the client at the other end.
+        connection: the number that `SessionHost.connected` returned.
         parts: the frame's payload in pieces, for `encode_frame`.
     """
 
@@ -35,10 +35,10 @@ class Close:
     """Send ``parts``, a REFUSED frame, on the connection, then close it. The host has forgotten it already.
 
     Attributes:
-        client_id: whose connection.
-        connection: its number; where a newer one replaced it, not the client's present one.
-        code, text: why.
-        retry_after: seconds before which the client is not to come back.
+        client_id: the client at the other end.
+        connection: the number of the connection; if a newer one replaced it, not the client's present one.
+        code, text: the reason.
+        retry_after: seconds for which the client must stay away.
     """
 
     client_id: ClientId
@@ -49,27 +49,27 @@ class Close:
 
     @property
     def parts(self) -> Parts:
-        """The frame's payload in pieces, for `encode_frame`."""
+        """Return the frame's payload in pieces, for `encode_frame`."""
         return encode(Refused(self.code, self.text, self.retry_after))
 
 
 Outgoing: TypeAlias = Deliver | Close
-"""What `SessionHost.commit` hands out, to be sent in order."""
+"""The results of `SessionHost.commit`, to be sent in order."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What happened so far, for metrics. Counts are this process's own: a resumed host begins at 0.
+    """Counts of events, for metrics. They belong to this process: a resumed host begins at 0.
 
     Attributes:
-        bytes_up, bytes_down: payloads of frames, in bytes.
-        frames_up, frames_down: how many.
-        connections: that were made.
-        reconnects: of these, by clients that had been connected before.
-        announcement_bytes: of ``bytes_down``, what offers and what they announce came to.
-        repeated: messages that were there already.
-        commits: that wrote something to the journal.
-        refused: connections that the host closed, by reason.
+        bytes_up, bytes_down: payload bytes of frames.
+        frames_up, frames_down: number of frames.
+        connections: number of connections.
+        reconnects: number of connections by clients that had been connected before.
+        announcement_bytes: the part of ``bytes_down`` for offers and their announcements.
+        repeated: number of messages that came again.
+        commits: number of commits that wrote something to the journal.
+        refused: number of connections that the host closed, by reason.
     """
 
     bytes_up: int = 0
@@ -86,13 +86,13 @@ class Counters:
 
 @dataclass(slots=True)
 class Allowance:
-    """How many frames that bring a session no further one connection or client may send."""
+    """A limit of one connection or client for frames that do not advance the session."""
 
     _left: float = _BURST
     _counted_at: float = float("-inf")
 
     def spend(self, now: float) -> bool:
-        """Count one; False if there were too many of late."""
+        """Count one frame; return False if there were too many recently."""
         self._left = min(_BURST, self._left + max(0.0, now - self._counted_at) * _PER_SECOND)
         self._counted_at = now
         if self._left < 1:
@@ -103,25 +103,25 @@ class Allowance:
 
 @dataclass(slots=True)
 class Link:
-    """One client's side of a session, as the server has it: some hundred bytes, and the message it has not answered.
+    """The server's state of one client in a session: a few hundred bytes, and the message that it has not answered.
 
-    While a large message of the client's comes in, also what has come of it; that outlives the connection.
+    It also holds the received bytes of a large message; they outlive the connection.
 
     Attributes:
-        client_id: whose.
-        digests: SHA-256 of each message that came from it.
-        sent: how many messages it was sent.
-        unanswered: the last of them, until it is answered.
-        receiving: what is there of its next message, if that comes in pieces.
-        restarts: how often it changed or spoilt that, and began anew.
-        put_out: how often that was thrown away for others that waited.
-        sending: what it is sent in pieces on its present connection, by SHA-256, until it answers.
-        downloaded: how many bytes of the announcement it had when it was last seen to get further.
-        connection: its connection's number, or 0.
+        client_id: the client.
+        digests: SHA-256 of each message that it sent.
+        sent: number of messages that the server sent to it.
+        unanswered: the last of these, until it is answered.
+        receiving: the received part of its next message, if that comes in pieces.
+        restarts: number of times that it changed or damaged that message and began again.
+        put_out: number of times that the received part was discarded for waiting clients.
+        sending: transfers in pieces on its present connection, by SHA-256, until it answers.
+        downloaded: bytes of the announcement that it had at its last progress.
+        connection: number of its connection, or 0.
         greeted: whether HELLO came on that connection.
-        hello: what it said.
+        hello: that HELLO.
         told: whether it was told how the session ended.
-        allowance: for frames that bring the session no further.
+        allowance: limit for frames that do not advance the session.
     """
 
     client_id: ClientId
@@ -141,23 +141,23 @@ class Link:
     allowance: Allowance = field(default_factory=Allowance)
 
     def answered(self, digest: bytes) -> None:
-        """A message came from it."""
+        """Note that a message came from the client."""
         self.digests.append(digest)
         self.unanswered = None
-        # Who has answered has all of it.
+        # A client that has answered holds all of it.
         self.sending.clear()
 
     def hang_up(self) -> None:
-        """Its connection has ended, or is not listened to any more."""
+        """Note that the connection ended, or that its frames are ignored from now on."""
         self.connection, self.greeted = 0, False
         self.sending.clear()
 
     def deliver(self, frame: Frame) -> Deliver:
-        """The frame, on its present connection; a large one as a LARGE, whose pieces `sending` then has."""
+        """Return the frame on the present connection; a large one becomes a LARGE, and `sending` holds its pieces."""
         return self.deliver_parts(encode(frame))
 
     def deliver_parts(self, parts: Parts, digest: bytes | None = None) -> Deliver:
-        """The same for a frame that is encoded, with the SHA-256 of all but its first part, if that is known."""
+        """Do the same for an encoded frame, with the SHA-256 of all but its first part, if that is known."""
         if is_large(parts):
             sending = Sending(parts, digest)
             self.sending[sending.large.digest] = sending
@@ -166,5 +166,5 @@ class Link:
 
 
 def digest_of(body: bytes | memoryview) -> bytes:
-    """What a message is known by once it is gone: SHA-256."""
+    """Return the SHA-256 of a message, which identifies it later."""
     return hashlib.sha256(body).digest()

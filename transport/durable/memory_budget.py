@@ -1,19 +1,19 @@
-"""How many bytes of half-sent messages a server holds, and who waits for its turn. Sans-IO."""
+"""The memory of a server for partial messages, and the clients that wait for it. Sans-IO."""
 
 from dataclasses import dataclass
 
 from secagg import ClientId
 
 DEFAULT_MEMORY_BYTES = 1 << 28
-"""What half-sent messages may take unless a server chooses otherwise."""
+"""Default maximum for partial messages, in bytes."""
 
 STALL_SECONDS = 16.0
-"""While others wait, who has moved no byte for so long, connected or not, loses its place: a piece at 4 kB a second."""
+"""Seconds without a byte after which a client loses its place while others wait: one piece at 4 kB per second."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """What one client holds."""
+    """The place of one client."""
 
     size: int
     since: float
@@ -22,15 +22,15 @@ class _Place:
 
 
 class Room:
-    """Clients that may send a large message now, and a line of those that wait until there is room.
+    """The clients that may send a large message now, and a line of clients that wait for memory.
 
-    A waiting client is not asked for anything, so it sends nothing; its connection is alive meanwhile. A message that
-    is larger than the whole room is let in alone.
+    The server asks a waiting client for nothing, so it sends nothing; its connection stays alive. A message that is
+    larger than the whole memory is let in alone.
 
     Args:
-        size: bytes that there is room for.
-        seconds: what a message has to come in while others wait. Who has fallen behind that pace by `STALL_SECONDS` may
-            be put out, and who has been in for so long.
+        size: the memory, in bytes.
+        seconds: the time in which a message must arrive while others wait. A client loses its place if it is
+            `STALL_SECONDS` behind that pace, or has held it for that time.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
@@ -38,16 +38,16 @@ class Room:
         self._seconds = seconds
         self._taken = 0
         self._inside: dict[ClientId, _Place] = {}
-        # Size of the message, and how often the client has begun anew: who never did comes first.
+        # Size of the message, and number of restarts of the client: clients without restarts go first.
         self._line: dict[ClientId, tuple[int, int]] = {}
 
     def enter(self, client_id: ClientId, size: int, restarts: int) -> None:
-        """Join the line, unless this client is in, or in the line, with a message of this size.
+        """Let a client join the line, unless it has a place, or is in the line, with a message of this size.
 
         Args:
-            client_id: who.
-            size: of the message, in bytes.
-            restarts: how often this client's messages were begun anew; it waits for all that did so less often.
+            client_id: the client.
+            size: size of the message, in bytes.
+            restarts: number of times that this client began messages again; clients with fewer go first.
         """
         place = self._inside.get(client_id)
         if (place is None or place.size != size) and self._line.get(client_id) != (size, restarts):
@@ -55,23 +55,23 @@ class Room:
             self._line[client_id] = (size, restarts)
 
     def leave(self, client_id: ClientId) -> None:
-        """Nothing more is held, or awaited, of this client."""
+        """Remove a client from its place or from the line."""
         self._line.pop(client_id, None)
         if (place := self._inside.pop(client_id, None)) is not None:
             self._taken -= place.size
 
     def holds(self, client_id: ClientId) -> bool:
-        """Whether this client may send."""
+        """Return whether this client may send."""
         return client_id in self._inside
 
     def moved(self, client_id: ClientId, size: int, now: float) -> None:
-        """So many bytes of its message came."""
+        """Note that a number of bytes of the client's message came."""
         if (place := self._inside.get(client_id)) is not None:
             place.moved_at = now
             place.came += size
 
     def admit(self, now: float) -> ClientId | None:
-        """Let the next one in; None if nobody waits or there is no room."""
+        """Let the next client in, and return it; None if nobody waits or the memory is full."""
         if not self._line:
             return None
         client_id = min(self._line, key=lambda waiting: self._line[waiting][1])
@@ -85,18 +85,18 @@ class Room:
 
     @property
     def taken(self) -> int:
-        """Bytes of the messages that are let in."""
+        """Return the bytes of all messages that are let in."""
         return self._taken
 
     @property
     def deadline(self) -> float | None:
-        """When somebody is to be put out; None while nobody waits."""
+        """Return the time at which a client loses its place; None while nobody waits."""
         if not self._line or not self._inside:
             return None
         return min(map(self._until, self._inside.values()))
 
     def overdue(self, now: float) -> ClientId | None:
-        """Who is to be put out for the next one in the line, which `admit` could not let in."""
+        """Return the client that must give its place to the next one in the line, which `admit` could not let in."""
         if self.deadline is None or now < self.deadline:
             return None
         return min(self._inside, key=lambda client_id: self._until(self._inside[client_id]))

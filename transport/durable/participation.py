@@ -1,9 +1,9 @@
-"""What a machine's clients have taken part in: no session is entered twice, and no round is answered twice.
+"""The record of participation of this computer's clients: they enter no session twice, and answer no round twice.
 
 A client that takes part twice in one session, with one identity, can be isolated on a sparse graph; one that answers
-one round in two sessions gives its update away in the difference of their sums (docs/threat-model.md).  No machine of
-the protocol can see either, since each lives for one session.  Hosts keep this record between sessions, on the disk:
-it outlives crashes, and journals that somebody deletes.
+one round in two sessions reveals its update in the difference of their sums (docs/threat-model.md).  The protocol's
+machines cannot detect either, since each lives for one session.  Hosts keep this record between sessions, on the disk:
+it outlives crashes and deleted journals.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ FILE_NAME = "participation.db"
 
 
 class Participation:
-    """The record of all clients on this machine, in one file that several processes may use at once.
+    """The record of all clients on this computer, in one file that several processes may use at once.
 
     Args:
-        path: the file, on a local disk; made if it is not there. None keeps the record in memory, for this process
+        path: the file, on a local disk; made if it does not exist. None keeps the record in memory, for this process
             alone: a client that is started again has then forgotten everything.
 
     Raises:
@@ -56,34 +56,34 @@ class Participation:
         if self._path is None:
             self._memory = _open(":memory:")
             weakref.finalize(self, self._memory.close)
-        # What is wrong with the file shows now, and not in the middle of a session.
+        # Faults of the file are found now, not in the middle of a session.
         with self._database():
             pass
 
     @classmethod
     def in_folder(cls, folder: str | os.PathLike[str]) -> "Participation":
-        """The record in a folder of this user's own, which is made if it is not there.
+        """Return the record in a folder that only this user can write to; make it if it does not exist.
 
         Raises:
-            JournalError: the folder cannot be made, is a link, or is not this user's alone to write to.
+            JournalError: the folder cannot be made, is a link, or others can write to it.
         """
         return cls(private_folder(folder) / FILE_NAME)
 
     def use(self, key: bytes) -> None:
-        """Note that ``key`` is used; only its hash is kept. RepeatedSessionError if it was used before, by anyone."""
+        """Note that ``key`` is used; only its hash is stored. RepeatedSessionError if any client used it before."""
         with self._database() as database:
             if not database.write("INSERT OR IGNORE INTO used VALUES (?)", (_hashed(key),)):
                 raise RepeatedSessionError("this was used before: it would be answered twice")
             database.commit()
 
     def is_used(self, key: bytes) -> bool:
-        """Whether `use` was called with ``key``."""
+        """Return whether `use` was called with ``key``."""
         with self._database() as database:
             return any(database.rows("SELECT 1 FROM used WHERE key = ?", (_hashed(key),)))
 
     @contextmanager
     def _database(self) -> Iterator[Database]:
-        """The open file; what was not committed by the end is taken back."""
+        """Yield the open file; undo all writes that were not committed by the end."""
         with self._lock:
             if self._memory is not None:
                 try:
@@ -103,17 +103,17 @@ class Participation:
 
 
 class ClientRecord:
-    """What one client has taken part in.
+    """The record of one client.
 
     Args:
-        participation: the record that it is part of.
-        client: who it is, beyond a session: its public identity key, or whatever names it where there is none.
-        training: the client's own name for what the rounds are of. A server that could choose it could start anew.
-            None: sessions have no order here, and only a session that is entered twice is refused.
-        run: the part of the training that the rounds are numbered in, where a framework starts numbering again.
-        max_rounds: the most rounds to answer in the training, all runs together, and the most that a round's number may
-            be above the last one; None: no limit.
-        before: another record of the same participation: a round that is answered there is not answered here any more.
+        participation: the record of all clients.
+        client: name of the client across sessions: its public identity key, or another name if it has none.
+        training: the client's own name for the training. The server must not choose it, or it could start again from
+            round 0. None: sessions have no order, and only a session that is entered twice is refused.
+        run: the part of the training in which rounds are numbered, if a framework starts the numbering again.
+        max_rounds: maximum number of rounds to answer in the training, in all runs together, and maximum step of a
+            round's number above the last one; None: no limit.
+        before: another record of the same participation: rounds that are answered there are not answered here.
     """
 
     def __init__(
@@ -143,10 +143,10 @@ class ClientRecord:
 
         Args:
             session_id: of the session.
-            again: whether this is the very client that entered it, resumed.
+            again: whether this is the same client, resumed.
 
         Raises:
-            RepeatedSessionError: it has entered it before.
+            RepeatedSessionError: the client has entered the session before.
         """
         try:
             self._participation.use(self._key(session_id))
@@ -155,15 +155,15 @@ class ClientRecord:
                 raise RepeatedSessionError(_ENTERED) from None
 
     def check_round(self, number: int) -> None:
-        """Raise RepeatedSessionError if the round was answered or is below one that was; BudgetSpentError."""
+        """Raise RepeatedSessionError for a round up to the last answered one, BudgetSpentError for one above the limit."""
         with self._participation._database() as database:
             self._check_round(database, number, b"")
 
     def answer(self, session_id: bytes, number: int) -> None:
-        """Note that the round is answered, before UnmaskingShares go out; again for the same session changes nothing.
+        """Note that the round is answered, before UnmaskingShares are sent; repeating it for a session changes nothing.
 
         Raises:
-            RepeatedSessionError: as `check_round`. The shares must not go out.
+            RepeatedSessionError: as for `check_round`. The shares must not be sent.
         """
         with self._participation._database() as database:
             database.begin()
@@ -176,12 +176,12 @@ class ClientRecord:
                 database.commit()
 
     def last_answered(self) -> int | None:
-        """The highest round that was answered; None before the first."""
+        """Return the highest answered round; None before the first."""
         with self._participation._database() as database:
             return next((number for number, _ in self._rows(database)), None)
 
     def _check_round(self, database: Database, number: int, session_id: bytes) -> bool:
-        """Whether the round is a new one; RepeatedSessionError if it may not be answered."""
+        """Return whether the round is new; RepeatedSessionError if it must not be answered."""
         if self._training is None:
             return True
         if not 0 <= number < 2**63:
@@ -194,10 +194,10 @@ class ClientRecord:
             if number <= last:
                 raise RepeatedSessionError(
                     f"round {number} was offered, but this client has answered round {last} of {self._training!r}: "
-                    "it answers no round twice. If a new training begins, give it a name of its own"
+                    "it answers no round twice. If a new training begins, give it a new name"
                 )
         if self._max_rounds is not None and number - before > self._max_rounds:
-            # One round with a huge number would otherwise shut this client out of all later ones.
+            # Otherwise one round with a huge number would exclude this client from all later rounds.
             raise BudgetSpentError(
                 f"round {number} was offered, which is more than {self._max_rounds}, this client's budget, above round "
                 f"{before}: raise the budget if the training is that long"
@@ -210,7 +210,7 @@ class ClientRecord:
                 f"this client has answered {int(spent)} rounds of {self._training!r}, and its budget is "
                 f"{self._max_rounds}: raise it if the training may go on"
             )
-        # In the transaction of the answer: another process of this client may have answered meanwhile.
+        # In the transaction of the answer, since another process of this client may have answered in the meantime.
         return self._before is None or self._before._check_round(database, number, b"")
 
     def _rows(self, database: Database) -> Iterator[tuple[int, bytes]]:
@@ -232,23 +232,23 @@ _ENTERED = (
 
 
 def private_folder(path: str | os.PathLike[str]) -> Path:
-    """A folder that this user alone can write to; made, with its parents, if it is not there.
+    """Return a folder that only this user can write to; make it, with its parents, if it does not exist.
 
     Raises:
-        JournalError: it cannot be made, is a link, another user's, or open to others.
+        JournalError: the folder cannot be made, is a link, belongs to another user, or is open to others.
     """
     folder, user = Path(path), os.getuid() if hasattr(os, "getuid") else None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # lstat: a link that somebody else planted must not lead to a folder that this user owns.
+        # lstat: a link from somebody else must not lead to a folder that this user owns.
         status = folder.lstat()
         if stat.S_ISLNK(status.st_mode) and status.st_uid == 0 and user != 0:
-            # The system's own, as systemd makes for the state of a service.
+            # A link of the system, such as systemd makes for the state of a service.
             status = folder.stat()
     except OSError as error:
         raise JournalError(f"the folder {folder} cannot be used: {error.strerror}") from None
     if not stat.S_ISDIR(status.st_mode):
-        raise JournalError(f"{folder} must be a folder itself, and not a link to one")
+        raise JournalError(f"{folder} must be a folder, not a link to one")
     if user is not None and (status.st_uid != user or status.st_mode & 0o022):
         raise JournalError(f"the folder {folder} must be this user's, and writable for nobody else: chmod 700 it")
     return folder
@@ -265,4 +265,4 @@ def _hashed(key: bytes) -> bytes:
 
 
 IN_MEMORY = Participation(None)
-"""The record of a process whose hosts were given none."""
+"""The record for hosts without one, in the memory of this process."""
