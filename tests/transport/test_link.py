@@ -153,7 +153,7 @@ def test_a_client_fits_if_there_is_a_version_that_both_know(
     ("payload", "why"),
     [
         (b"\x01\x02\x02\xc4\x01a\x00", "32 bytes"),
-        (b"\x01\x02\x02\xc4\x00\x01", "without a session"),
+        (b"\x01\x02\x02\xc4\x00\x01", "names no session"),
         (b"\x01\x02\x02\xc4\x21" + bytes(33), "above 32"),
         (b"\x01\xcc\x02\x02\xc4\x00\x00", "shortest"),
         (b"\x01\x02\x02\xc5\x00\x00\x00", "shortest"),

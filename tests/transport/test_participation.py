@@ -147,7 +147,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path) -> None:
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE mine(x)")
     connection.close()
-    with pytest.raises(JournalError, match="a database of something else"):
+    with pytest.raises(JournalError, match="a database of another program"):
         Participation(other)
 
 

@@ -155,7 +155,7 @@ class ClientRecord:
                 raise RepeatedSessionError(_ENTERED) from None
 
     def check_round(self, number: int) -> None:
-        """Raise RepeatedSessionError for a round up to the last answered one, BudgetSpentError for one above the limit."""
+        """Raise RepeatedSessionError for a round up to the last answered one, BudgetSpentError above the limit."""
         with self._participation._database() as database:
             self._check_round(database, number, b"")
 
