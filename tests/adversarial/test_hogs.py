@@ -147,7 +147,7 @@ def test_a_message_takes_no_more_room_than_one_of_its_round_can() -> None:
         host.frame_received(client_id, b"".join(keys), 1.0)
     host.commit(1.0)
     assert host.round is Round.SHARE_KEYS
-    for number, what in ((1, "in ShareKeys, but at most"), (2, "message 2 where message 1 is due")):
+    for number, what in ((1, "in ShareKeys has"), (2, "message 2 where message 1 is due")):
         large = _pieces.Large(bytes([3, number]), max_message_bytes(params, MaskedInput), DIGEST)
         host.frame_received(0, payload_of(large), 1.0)
         assert what in host.commit(1.0)[-1].text
@@ -184,7 +184,7 @@ def test_pieces_are_whole_but_the_last(size: int) -> None:
     session.up(0, session.large[0], first, _pieces.Piece(second.offset, second.body[:size]))
     refused = sent_by(session)[0]
     assert refused.code is RefusalCode.PROTOCOL_ERROR
-    assert f"a PIECE of {size} bytes" in refused.text
+    assert f"a PIECE has {size} bytes" in refused.text
     session.run()
     assert session.host.outcome.included == EVERYBODY
 

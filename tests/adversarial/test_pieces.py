@@ -31,14 +31,14 @@ def refusal(session: LargeInputs) -> link.Refused:
 # What a client sends after LARGE and two pieces of its input; the offset is 2 pieces then.
 PIECES = 2 * _pieces.PIECE_BYTES
 LIES = {
-    "a gap": (_pieces.Piece(PIECES + 1, b"x"), "where 131008 to"),
-    "an absurd offset": (_pieces.Piece(_pieces.MAX_LARGE_BYTES, b"x"), "where 131008 to"),
-    "more than there is": (_pieces.Piece(PIECES, b"x" * _pieces.PIECE_BYTES), "where 131008 to"),
+    "a gap": (_pieces.Piece(PIECES + 1, b"x"), "but 131008 to"),
+    "an absurd offset": (_pieces.Piece(_pieces.MAX_LARGE_BYTES, b"x"), "but 131008 to"),
+    "more than there is": (_pieces.Piece(PIECES, b"x" * _pieces.PIECE_BYTES), "but 131008 to"),
     "a session's longest message, and one byte": (_pieces.Large(MESSAGE_2, 1 << 30, DIGEST), "at most"),
-    "a PING in pieces": (_pieces.Large(b"\x07", 1000, DIGEST), "no message"),
-    "a HELLO in pieces": (_pieces.Large(payload_of(link.Hello()), 1000, DIGEST), "no message"),
+    "a PING in pieces": (_pieces.Large(b"\x07", 1000, DIGEST), "does not begin a message"),
+    "a HELLO in pieces": (_pieces.Large(payload_of(link.Hello()), 1000, DIGEST), "does not begin a message"),
     "an OFFER in pieces": (_pieces.Large(b"\x02\x00", 1000, DIGEST), "not one that a client sends"),
-    "a message that has begun": (_pieces.Large(MESSAGE_2 + b"body", 1000, DIGEST), "no message"),
+    "a message that has begun": (_pieces.Large(MESSAGE_2 + b"body", 1000, DIGEST), "does not begin a message"),
     "a later message": (_pieces.Large(b"\x03\x03", 1000, DIGEST), "message 3 where message 2 is due"),
 }
 
@@ -224,7 +224,7 @@ def test_inputs_beyond_the_room_wait_for_their_turn() -> None:
     assert wanted(session) == [0, 1]
     # Who was not asked may send nothing.
     session.up(3, session.pieces(3)[0])
-    assert "where 0 to 0 are due" in refusal(session).text
+    assert "but 0 to 0 are due" in refusal(session).text
     session.up(0, *session.pieces(0))
     # Client 3 has lost its connection, and joins the line anew.
     assert wanted(session)[-1] == 2

@@ -277,7 +277,7 @@ def test_an_identity_must_be_the_one_that_the_session_began_with(directory) -> N
 
 def test_a_journal_of_another_client_is_refused(directory) -> None:
     journal = filled(directory)
-    with pytest.raises(JournalError, match="of client 7, and not of client 8"):
+    with pytest.raises(JournalError, match="to client 7, not to client 8"):
         ClientHost.resume(journal, lambda offer: np.zeros(7), client_id=8)  # type: ignore[return-value]
     journal.close()
 

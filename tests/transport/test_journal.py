@@ -110,7 +110,7 @@ def test_durability_is_asked_of_the_disk(directory) -> None:
 def test_other_files_are_refused_and_left_as_they_are(directory, content: bytes) -> None:
     path = directory / "j"
     path.write_bytes(content)
-    with pytest.raises(JournalError, match=r"no journal|damaged"):
+    with pytest.raises(JournalError, match=r"not a journal|damaged"):
         Journal(path)
     assert path.read_bytes() == content
 
@@ -122,14 +122,14 @@ def test_another_programs_database_is_refused_and_left_as_it_is(directory) -> No
     connection.commit()
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(JournalError, match="something else"):
+    with pytest.raises(JournalError, match="another program"):
         Journal(path)
     assert path.read_bytes() == before
 
 
 def test_a_clients_journal_is_not_a_servers(directory) -> None:
     ClientJournal(directory / "j", directory / "key").close()
-    with pytest.raises(JournalError, match="something else"):
+    with pytest.raises(JournalError, match="another program"):
         Journal(directory / "j")
 
 
@@ -289,7 +289,7 @@ def test_a_session_is_not_begun_over_another(directory) -> None:
 def test_there_must_be_a_session_to_resume(directory) -> None:
     with pytest.raises(JournalError, match="no session to resume"):
         resume(directory / "new")
-    with pytest.raises(JournalError, match=r"takes a transport\.Journal"):
+    with pytest.raises(JournalError, match=r"needs a transport\.Journal"):
         SessionHost.resume("path", deadlines=DEADLINES, now=0.0, context=b"")
 
 
@@ -349,12 +349,17 @@ def test_a_replay_that_differs_is_refused(directory, mode: str) -> None:
     copy.commit()
     copy.close()
     journal.close()
-    with pytest.raises(JournalError, match="leads elsewhere"):
+    with pytest.raises(JournalError, match="gives other results"):
         resume(directory / "copy")
 
 
 @pytest.mark.parametrize(
-    ("answers", "why"), [([], "other things"), ([(AnswerKind.TRUST, b"\x01")], "other things"), (None, "asks for less")]
+    ("answers", "why"),
+    [
+        ([], "other random bytes or keys"),
+        ([(AnswerKind.TRUST, b"\x01")], "other random bytes or keys"),
+        (None, "needs fewer"),
+    ],
 )
 def test_answers_that_do_not_fit_are_refused(directory, answers, why: str) -> None:
     world = World(MODES["sparse"], directory, 1)

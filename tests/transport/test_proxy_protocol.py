@@ -151,13 +151,13 @@ def test_a_session_goes_on_behind_proxies_that_keep_to_the_specification(certs, 
 BAD = {
     "none": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(30), "does not begin with a PROXY header"),
     "version 1": (b"PROXY TCP4 192.0.2.1 127.0.0.1 50000 7000\r\n", "does not begin with a PROXY header"),
-    "version 3": (header(version_command=0x31), "version 3, command 1"),
-    "an unknown command": (header(version_command=0x22), "version 2, command 2"),
+    "version 3": (header(version_command=0x31), "version 3 and command 1"),
+    "an unknown command": (header(version_command=0x22), "version 2 and command 2"),
     "UDP": (raw(0x21, 0x12, bytes(12)), "0x12, which is not TCP"),
     "a UNIX socket": (raw(0x21, 0x31, bytes(216)), "0x31, which is not TCP"),
     "an unknown family": (raw(0x21, 0x41, bytes(216)), "0x41, which is not TCP"),
-    "addresses cut short": (raw(0x21, 0x11, bytes(11)), "of 11 bytes, where addresses and ports take 12"),
-    "IPv6 in IPv4's length": (raw(0x21, 0x21, bytes(12)), "of 12 bytes, where addresses and ports take 36"),
+    "addresses cut short": (raw(0x21, 0x11, bytes(11)), "has 11 bytes, but addresses and ports need 12"),
+    "IPv6 in IPv4's length": (raw(0x21, 0x21, bytes(12)), "has 12 bytes, but addresses and ports need 36"),
     "a cut extension": (header(extra=extension(4, b"four")[:-1]), "cut short"),
     "half an extension's head": (header(extra=b"\x04\x00"), "cut short"),
     "too long": (raw(0x21, 0x11, b"", MAX_BODY_BYTES + 1), "4097 more bytes"),
@@ -304,8 +304,8 @@ def test_proxies_are_listed_by_address_or_network():
         ("10.0.0.1/24", "neither an IP address"),
         ("", "neither an IP address"),
         ("10.0.0.1,", "neither an IP address"),
-        ("0.0.0.0/0", "everybody"),
-        ("10.0.0.1,::/0", "everybody"),
+        ("0.0.0.0/0", "all addresses"),
+        ("10.0.0.1,::/0", "all addresses"),
     ],
 )
 def test_a_list_of_proxies_is_not_guessed_at(text, said):
@@ -314,7 +314,7 @@ def test_a_list_of_proxies_is_not_guessed_at(text, said):
 
 
 def test_there_are_no_proxies_without_tls():
-    with pytest.raises(ValueError, match="without TLS"):
+    with pytest.raises(ValueError, match="need TLS"):
         SessionServer(("127.0.0.1", 0), PLAINTEXT, proxies=LOOPBACK)
 
 
@@ -322,7 +322,7 @@ def test_there_are_no_proxies_without_tls():
     ("given", "said"),
     [
         (("--plaintext", "--proxy-protocol", "127.0.0.1"), "leave out --plaintext"),
-        (("--certs", "certs", "--proxy-protocol", "everybody"), "neither an IP address"),
+        (("--certs", "certs", "--proxy-protocol", "all addresses"), "neither an IP address"),
     ],
 )
 def test_serve_says_what_is_wrong_with_its_proxies(tmp_path, given, said):

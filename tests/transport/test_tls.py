@@ -275,7 +275,7 @@ def test_files_that_do_not_fit_say_which(certs, tmp_path):
     half.write_bytes(good.key.read_bytes()[:70])
     half.chmod(0o600)
     for credentials, what in (
-        (Credentials(tmp_path / "none", good.key, good.authority), "no such file"),
+        (Credentials(tmp_path / "none", good.key, good.authority), "does not exist"),
         (Credentials(good.certificate, certs / "client-1.key", good.authority), "client-1.key is not the key of"),
         (
             Credentials(good.certificate, encrypted, good.authority),

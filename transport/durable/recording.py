@@ -1,4 +1,4 @@
-"""What the server's machine asks of the outside, recorded the first time and repeated in a replay."""
+"""The answers that the server's machine gets from outside, recorded the first time and repeated in a replay."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,13 @@ from transport.durable.server_journal import AnswerKind, Journal
 class Outside:
     """A source of randomness and a directory of identity keys for a `secagg.Server`.
 
-    While recorded answers are left, the machine gets those: a directory that has learned new keys since, or other
-    random bytes, would make it another machine than the one whose messages are out.
+    While recorded answers are left, the machine gets these: other random bytes, or a directory that has learned keys
+    since, would make a machine that differs from the one whose messages were sent.
 
     Args:
         entropy, directory: the real ones.
-        journal: where answers are recorded, or None.
-        recorded: the answers to give first.
+        journal: the journal that records the answers, or None.
+        recorded: the answers to return first.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Outside:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all recorded answers were asked for."""
+        """Return whether all recorded answers were used."""
         return not self._recorded
 
     def draw(self, size: int) -> bytes:
-        """Random bytes: an `EntropySource`."""
+        """Return random bytes: an `EntropySource`."""
         if self.replaying:
             return self._repeat(AnswerKind.DRAW)
         drawn = self._entropy(size)
@@ -47,7 +47,7 @@ class Outside:
         return drawn
 
     def is_trusted(self, client_id: ClientId, identity_key: bytes) -> bool:
-        """Whether it is the client's identity key: a `KeyDirectory`."""
+        """Return whether the key is the client's identity key: a `KeyDirectory`."""
         if self.replaying:
             return self._repeat(AnswerKind.TRUST) == b"\x01"
         assert self._directory is not None  # noqa: S101 - the machine asks in malicious mode only
@@ -57,12 +57,12 @@ class Outside:
         return trusted
 
     def learn(self, keys: Mapping[ClientId, bytes]) -> None:
-        """Tell the real directory, which a replay does not ask: a `secagg.identity.LearningDirectory`."""
+        """Pass the keys to the real directory, which a replay does not ask: a `secagg.identity.LearningDirectory`."""
         if not self.replaying:
             identity.learn(self._directory, keys)
 
     def _repeat(self, kind: AnswerKind) -> bytes:
         assert self._journal is not None  # noqa: S101 - a replay has one
         if not self._recorded or self._recorded[0][0] is not kind:
-            raise self._journal.mismatch("its replay asks for other things than were asked for")
+            raise self._journal.mismatch("its replay needs other random bytes or keys than were recorded")
         return self._recorded.popleft()[1]

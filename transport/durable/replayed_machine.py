@@ -1,4 +1,4 @@
-"""The server's machine with its journal: whatever goes in is recorded first, and a replay gives the same machine."""
+"""The server's machine with its journal: all inputs are recorded first, and a replay gives the same machine."""
 
 import contextlib
 import hashlib
@@ -26,9 +26,9 @@ from transport.errors import JournalError
 
 
 class RecordedMachine:
-    """A `ServerDriver` whose inputs are in a journal, in the order in which it got them.
+    """A `ServerDriver` with a journal of its inputs, in their order.
 
-    All that a driver does follows from these inputs and from what `Outside` answers; times decide only when a round is
+    The driver's actions depend only on these inputs and on the answers of `Outside`; times only decide when a round is
     closed, and a closing is an input.
     """
 
@@ -57,34 +57,36 @@ class RecordedMachine:
         self._deadlines = deadlines
         self.driver = ServerDriver(self.server, deadlines, defer_unmasking=True)
         self._journal = journal
-        # Over all that the machine gives: a replay by a version that does something else must not go unseen.
+        # A hash of all results: a replay by a version that acts differently must be noticed.
         self._given = hashlib.sha256()
         self._drops_seen = 0
         self._broken: str | None = None
         self._last_digest: tuple[object, bytes] = (None, b"")
 
     def begin(self, header: Header, now: float) -> None:
-        """A new session: open its first round."""
+        """Begin a new session: open its first round."""
         if self._journal is not None:
             if (longest := max_message_bytes(self.server.params)) > MAX_BLOB_BYTES:
-                raise JournalError(f"messages have up to {longest} bytes, but a journal takes {MAX_BLOB_BYTES} in one")
+                raise JournalError(
+                    f"messages have up to {longest} bytes, but a journal takes at most {MAX_BLOB_BYTES} bytes for one"
+                )
             self._journal.begin(header)
         self.driver.start(now)
 
     def message(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
-        """A client's message."""
+        """Take a client's message."""
         with self._guarded():
             self._record(EntryKind.MESSAGE, client_id, data)
             return self._noted(self.driver.data_received(client_id, data, now))
 
     def drop(self, client_id: ClientId, reason: DropReason, detail: str, now: float) -> list[Delivery]:
-        """Go on without a client."""
+        """Drop a client for good."""
         with self._guarded():
             self._record(EntryKind.DROP, client_id, f"{reason.name}\n{detail}".encode())
             return self._noted(self.driver.disconnected(client_id, now, reason, detail))
 
     def tick(self, now: float) -> list[Delivery]:
-        """Close the open round if its deadline has passed; Unmasking is only said to be due."""
+        """Close the open round if its deadline has passed; for Unmasking only set `closing_due`."""
         if self.driver.deadline is None or now < self.driver.deadline:
             return []
         if self.driver.round is Round.UNMASKING:
@@ -105,13 +107,13 @@ class RecordedMachine:
                 self._abort()
 
     def finish(self, masks: MaskSum, now: float) -> None:
-        """The result of the job. It is no input: the job's result follows from what came before."""
+        """Take the result of the job. It is not recorded, since it follows from the recorded inputs."""
         self.driver.finish(masks, now)
 
     def commit(self) -> bool:
-        """Make durable all that went in; whether there was anything.
+        """Make all inputs durable, and return whether there were any.
 
-        JournalError if that fails: the machine's word must not go out then.
+        JournalError if that fails: the machine's messages must not be sent then.
         """
         with self._guarded():
             if self._journal is None or not self._journal.is_dirty:
@@ -122,7 +124,7 @@ class RecordedMachine:
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """After any error within, machine and journal may disagree: nothing more goes in or out."""
+        """Refuse everything after an error within, since machine and journal may differ then."""
         if self._broken is not None:
             raise JournalError(f"the session stopped here: {self._broken}; start again to resume")
         self._broken = "a call did not return"
@@ -134,10 +136,10 @@ class RecordedMachine:
         self._broken = None
 
     def replay(self, now: float) -> Iterator[tuple[Entry, list[Delivery]]]:
-        """Go through the journal; gives each input with the messages that it led to.
+        """Replay the journal; yield each input with the messages that it led to.
 
         Raises:
-            JournalError: the journal is damaged, or this library's version does not do what was done.
+            JournalError: the journal is damaged, or this version of the library acts differently.
         """
         assert self._journal is not None  # noqa: S101 - there is one to replay
         self._outside.replaying = True
@@ -145,7 +147,7 @@ class RecordedMachine:
         for entry in self._journal.entries():
             yield entry, self._repeat(entry, now)
         if not self._outside.exhausted:
-            raise self._journal.mismatch("its replay asks for less than was asked for")
+            raise self._journal.mismatch("its replay needs fewer random bytes or keys than were recorded")
         self._outside.replaying = False
         if self.driver.deadline is not None:
             self.driver.deadline = now + self._deadlines.of(self.driver.round)
@@ -165,7 +167,7 @@ class RecordedMachine:
                 return []
             case EntryKind.CHECK if entry.data == self._given.digest():
                 return []
-        raise self._journal.mismatch("its replay leads elsewhere; was it begun by another version of this library?")
+        raise self._journal.mismatch("its replay gives other results; was it begun by another version of this library?")
 
     def _parsed_drop(self, data: bytes) -> tuple[DropReason, str]:
         assert self._journal is not None  # noqa: S101
@@ -173,7 +175,7 @@ class RecordedMachine:
         try:
             return DropReason[name], detail
         except KeyError:
-            raise self._journal.mismatch("a drop for a reason that there is not") from None
+            raise self._journal.mismatch("a client was dropped for an unknown reason") from None
 
     def _abort(self) -> None:
         for event in self.server.abort():
@@ -201,7 +203,7 @@ class RecordedMachine:
 
 
 def resumable(journal: Journal) -> Header:
-    """The journal's head. JournalError if no session has begun in it."""
+    """Return the journal's head. JournalError if it holds no session."""
     if not isinstance(journal, Journal):
-        raise JournalError(f"resume() takes a transport.Journal, not {type(journal).__name__}")
+        raise JournalError(f"resume() needs a transport.Journal, not {type(journal).__name__}")
     return journal.header

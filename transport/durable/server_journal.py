@@ -1,11 +1,11 @@
-"""The server's journal: what went into the machine, in order, so that a replay gives the identical machine.
+"""The server's journal: the inputs of the machine in their order, so that a replay gives the identical machine.
 
-It holds the session's offer and list of clients, the messages, drops and closings that the machine was given, and what
-the outside answered when the machine asked (random bytes, whose identity key is whose).  Masked inputs stay on the
-disk: reading them back takes one at a time.
+It holds the session's offer and list of clients, the messages, drops and closings that the machine received, and the
+answers that it got from outside (random bytes, and the trust in identity keys).  Masked inputs stay on the disk: they
+are read back one at a time.
 
-Security: the file is the server's whole view of the session, as the protocol's proofs have it: masked inputs and
-shares, no client's input.  It is readable by its owner alone, and is to be deleted when the session is over.
+Security: the file is the server's whole view of the session in the sense of the protocol's proofs: masked inputs and
+shares, no client's input.  Only its owner can read it; delete it when the session has ended.
 """
 
 import os
@@ -34,7 +34,7 @@ _LINK = struct.Struct(">QBIQ")
 
 @unique
 class EntryKind(IntEnum):
-    """What the machine was given, or a note on what it must have done."""
+    """The kinds of entries: inputs of the machine, and checks of its results."""
 
     MESSAGE = 1
     """A client's message, as its bytes."""
@@ -50,7 +50,7 @@ class EntryKind(IntEnum):
 
 @unique
 class AnswerKind(IntEnum):
-    """What the machine asked for."""
+    """The kinds of answers from outside."""
 
     DRAW = 1
     """Random bytes."""
@@ -60,7 +60,7 @@ class AnswerKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that happened, in the order in which it did."""
+    """One entry of the journal, in the order of events."""
 
     kind: EntryKind
     client_id: ClientId
@@ -69,8 +69,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a session began with: the OFFER's payload, who may take part, and the session id that came of both and the
-    context."""
+    """The head of a session: the OFFER's payload, the clients, and the session id, which also binds the context."""
 
     offer: bytes = field(repr=False)
     client_ids: tuple[ClientId, ...]
@@ -80,14 +79,15 @@ class Header:
 class Journal:
     """One session's journal.
 
-    ``SessionHost(..., journal=journal)`` begins one that is empty, ``SessionHost.resume(journal, ...)`` goes on with
-    one that is not.  A checksum runs through all rows, so that damage that SQLite does not see is found too.
+    ``SessionHost(..., journal=journal)`` begins an empty one, ``SessionHost.resume(journal, ...)`` continues one with a
+    session.  A running checksum over all rows finds damage that SQLite does not see.
 
     Args:
-        path: the file, made if it is not there; on a local disk, not a network file system.
+        path: the file, on a local disk, not a network file system; made if it does not exist.
 
     Raises:
-        JournalError: the file is none of this kind, damaged, or in use by another process; it is never overwritten.
+        JournalError: the file is not a server's journal, is damaged, or is in use by another process; it is never
+            overwritten.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -102,28 +102,28 @@ class Journal:
 
     @property
     def path(self) -> str:
-        """The file."""
+        """Return the path of the file."""
         return str(self._database.path)
 
     @property
     def is_empty(self) -> bool:
-        """Whether no session has begun in it."""
+        """Return whether the journal holds no session."""
         return self._header is None
 
     @property
     def header(self) -> Header:
-        """What the session began with. JournalError if none has."""
+        """Return the head of the session. JournalError if there is none."""
         if self._header is None:
             raise JournalError(f"{self.path} holds no session to resume")
         return self._header
 
     @property
     def is_dirty(self) -> bool:
-        """Whether something was recorded that is not durable yet."""
+        """Return whether there are records that are not durable yet."""
         return self._database.is_dirty
 
     def begin(self, header: Header) -> None:
-        """Record what a session begins with. JournalError if one has begun."""
+        """Record the head of a session. JournalError if the journal holds one already."""
         if self._header is not None:
             raise JournalError(f"{self.path} holds a session already: resume it, or choose another path")
         clients = struct.pack(f">{len(header.client_ids)}I", *header.client_ids)
@@ -136,12 +136,12 @@ class Journal:
         self._insert("entries", kind, client_id, data)
 
     def record_answer(self, kind: AnswerKind, data: bytes) -> None:
-        """Add what the outside answered; durable with the next `commit`."""
+        """Add an answer from outside; durable with the next `commit`."""
         self._insert("answers", kind, 0, data)
 
     def _insert(self, table: str, kind: int, client_id: int, data: bytes | memoryview) -> None:
         if len(data) > MAX_BLOB_BYTES:
-            raise JournalError(f"{len(data)} bytes in one message, but a journal takes {MAX_BLOB_BYTES}")
+            raise JournalError(f"one message has {len(data)} bytes, but a journal takes at most {MAX_BLOB_BYTES}")
         number, chain = self._chains[table]
         chain = _next_chain(number, kind, client_id, chain, data)
         if table == "entries":
@@ -151,9 +151,9 @@ class Journal:
         self._chains[table] = number + 1, chain
 
     def entries(self) -> Iterator[Entry]:
-        """The entries in order, one at a time in memory. JournalError at the first that is damaged or missing.
+        """Yield the entries in order, one at a time in memory. JournalError at the first damaged or missing one.
 
-        Only after they were read to the end can more be recorded.
+        Read them to the end before you record further entries.
         """
         query = "SELECT id, kind, client, chain, data FROM entries ORDER BY id"
         for kind, client_id, data in self._read("entries", query):
@@ -163,7 +163,7 @@ class Journal:
                 raise damaged(self._database.path, f"entry of kind {kind}") from None
 
     def answers(self) -> list[tuple[AnswerKind, bytes]]:
-        """What the outside answered, in order."""
+        """Return the answers from outside, in order."""
         rows = self._read("answers", "SELECT id, kind, 0, chain, data FROM answers ORDER BY id")
         try:
             return [(AnswerKind(kind), data) for kind, _, data in rows]
@@ -193,22 +193,22 @@ class Journal:
             self._header = Header(offer, struct.unpack(f">{len(clients) // 4}I", clients), session_id)
 
     def commit(self) -> None:
-        """Make durable what was recorded since the last call: one write to the disk for all of it.
+        """Make all records since the last call durable, with one write to the disk.
 
-        JournalError if that fails: nobody knows then whether it is on the disk; start again and resume.
+        JournalError if that fails: it is unknown then whether they are on the disk; start again and resume.
         """
         self._database.commit()
 
     def mismatch(self, what: str) -> JournalError:
-        """The error for a replay that did not do what the journal says had been done."""
+        """Return the error for a replay whose results differ from the journal."""
         return damaged(self._database.path, what)
 
     def close(self) -> None:
-        """Let go of the file; what was not committed is gone. May be called twice."""
+        """Close the file; records that were not committed are lost. May be called twice."""
         self._database.close()
 
     def delete(self) -> None:
-        """Remove the file: the session is over, and everyone was told. May be called twice."""
+        """Remove the file, once the session has ended and all clients were told. May be called twice."""
         self._database.delete()
 
     def __repr__(self) -> str:
@@ -220,5 +220,5 @@ def _header_chain(*values: bytes) -> int:
 
 
 def _next_chain(number: int, kind: int, client_id: int, chain: int, data: bytes | memoryview) -> int:
-    """The running checksum: a row that is changed, missing or out of its place breaks it for all that follow."""
+    """Return the next checksum: a row that is changed, missing or misplaced breaks it for all later rows."""
     return zlib.crc32(data, zlib.crc32(_LINK.pack(number, kind & 0xFF, client_id & 0xFFFFFFFF, chain)))

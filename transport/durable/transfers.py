@@ -1,4 +1,4 @@
-"""Frames that go in pieces: what a sender has sent, what a receiver holds. Sans-IO."""
+"""Frames that are sent in pieces: the state of a sender and of a receiver. Sans-IO."""
 
 import hashlib
 
@@ -10,12 +10,12 @@ from transport.errors import LinkError
 
 
 def step_bytes() -> int:
-    """The receiver says what it holds, and asks for more, each time that so much has come."""
+    """Return the number of received bytes after which a receiver sends the next WANT."""
     return _pieces.WINDOW_BYTES // 4
 
 
 def is_large(parts: Parts) -> bool:
-    """Whether a payload, of a head and what follows it, is too long for one frame."""
+    """Return whether a payload, given as a head and the parts after it, is too long for one frame."""
     return len(parts) > 1 and sum(map(len, parts)) > _pieces.PIECE_BYTES
 
 
@@ -23,11 +23,11 @@ class Sending:
     """One large payload on one connection.
 
     Args:
-        parts: the payload; the first part is what `Large` calls the head.
-        digest: SHA-256 of the others, where it is known.
+        parts: the payload; the first part is the head of `Large`.
+        digest: SHA-256 of the other parts, if it is known.
 
     Attributes:
-        body: all but the head, in one piece.
+        body: all bytes after the head, in one piece.
     """
 
     def __init__(self, parts: Parts, digest: bytes | None = None) -> None:
@@ -38,18 +38,18 @@ class Sending:
         self._had = 0
 
     def wanted(self, want: Want) -> tuple[list[Parts], bool]:
-        """The frames that the receiver now wants, and whether it has come further since it last asked.
+        """Return the frames that the receiver wants now, and whether it holds more than at its last WANT.
 
         Raises:
-            LinkError: it asks for what is not there, or holds what it was not sent.
+            LinkError: it wants bytes beyond the end, or claims bytes that were not sent.
         """
         if want.limit > self.large.size:
-            raise LinkError(f"a WANT up to byte {want.limit} of {self.large.size}")
+            raise LinkError(f"a WANT asks for bytes up to {want.limit} of {self.large.size}")
         is_further = self._at is None or want.have >= self._had + step_bytes()
         if self._at is None:
             self._at = want.have
         elif want.have > self._at:
-            raise LinkError(f"a WANT of who has {want.have} bytes, but {self._at} were sent")
+            raise LinkError(f"a WANT claims {want.have} bytes, but {self._at} were sent")
         self._had = max(self._had, want.have)
         frames = []
         while self._at < want.limit:
@@ -60,13 +60,13 @@ class Sending:
 
 
 class Receiving:
-    """What is held of one large payload; it outlives the connection.
+    """The received part of one large payload; it outlives the connection.
 
-    Memory: what has come, and never more than `Large.size`.
+    Memory: the received bytes, and never more than `Large.size`.
 
     Args:
-        large: what was announced; whether so much is acceptable, the caller has checked.
-        whole: all of it, where that is there already.
+        large: the announcement; the caller must have checked its size.
+        whole: all bytes, if they are held already.
     """
 
     def __init__(self, large: Large, whole: bytes | None = None) -> None:
@@ -78,62 +78,64 @@ class Receiving:
 
     @property
     def have(self) -> int:
-        """How many bytes are held."""
+        """Return the number of held bytes."""
         return len(self._data)
 
     def restart(self) -> Want:
-        """On a new connection: what to ask for."""
-        # Whole pieces: whoever sends them need not cut one at the limit.
+        """Return the WANT for a new connection."""
+        # A multiple of the piece size, so that the sender need not cut a piece at the limit.
         whole = _pieces.WINDOW_BYTES - _pieces.WINDOW_BYTES % _pieces.PIECE_BYTES
         self._limit = min(self.large.size, self.have + whole)
         self._said = self.have
         return Want(self.large.digest, self.have, self._limit)
 
     def add(self, piece: Piece) -> Want | None:
-        """Take a piece in; gives what to ask for then, if anything.
+        """Add a piece, and return the next WANT if one is due.
 
         Raises:
-            LinkError: it is not the next one, or was not asked for.
+            LinkError: the piece is not the next one, or was not wanted.
         """
         end = piece.offset + len(piece.body)
         if end <= self.have:
-            # The same one again, as a channel without integrity may bring it.
+            # A repeated frame, which a channel without integrity may deliver.
             return None
         if piece.offset != self.have or end > self._limit or not isinstance(self._data, bytearray):
-            raise LinkError(f"bytes {piece.offset} to {end}, where {self.have} to {self._limit} are due")
+            raise LinkError(f"a PIECE has bytes {piece.offset} to {end}, but {self.have} to {self._limit} are due")
         if len(piece.body) != _pieces.PIECE_BYTES and end != self.large.size:
-            # Each costs a receiver as much as a long one does.
-            raise LinkError(f"a PIECE of {len(piece.body)} bytes, where all but the last have {_pieces.PIECE_BYTES}")
+            # A short piece costs the receiver as much work as a long one.
+            raise LinkError(
+                f"a PIECE has {len(piece.body)} bytes, but all except the last must have {_pieces.PIECE_BYTES}"
+            )
         self._data += piece.body
         self._hash.update(piece.body)
         return None if self.have < self._said + step_bytes() or self.is_whole else self.restart()
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it has come; `body` then says whether it is the right one."""
+        """Return whether all bytes have come; `body` then checks them."""
         return self.have == self.large.size
 
     @property
     def body(self) -> memoryview:
-        """What has come, once it is whole. LinkError if it is not what was announced."""
+        """Return the whole payload. LinkError if it does not match the announcement."""
         if self._hash.digest() != self.large.digest:
-            raise LinkError("what came in pieces does not have the SHA-256 that was announced")
+            raise LinkError("the bytes of the pieces do not have the announced SHA-256")
         return memoryview(self._data).toreadonly()
 
 
 class HeldAnnouncement:
     """The announcement that a client was offered last, whole or in part.
 
-    Give one to all sessions of a client, and what it holds is not sent to it again: not after a lost connection, and
-    not in another session that announces the same bytes. What it holds is used only if its SHA-256 is the one that
-    the offer gives, which is bound into the session if the client's context is made of what it received.
+    Pass the same object to all sessions of a client, so that bytes that it holds are not sent again, neither after a
+    lost connection nor in another session with the same announcement. They are used only if their SHA-256 is the one
+    in the offer. It is bound into the session if the client makes its context from the received bytes.
     """
 
     def __init__(self) -> None:
         self._receiving: Receiving | None = None
 
     def receiving(self, large: Large) -> Receiving:
-        """What is held of this announcement; another one is forgotten."""
+        """Return the received part of this announcement, and forget any other one."""
         held = self._receiving
         if held is None or (held.large.digest, held.large.size) != (large.digest, large.size):
             held = self._receiving = Receiving(large)
@@ -141,11 +143,11 @@ class HeldAnnouncement:
         return held
 
     def keep(self, large: Large, whole: bytes) -> None:
-        """Hold all of an announcement, which is ``large``."""
+        """Hold the whole announcement ``large``."""
         self._receiving = Receiving(large, whole)
 
     def forget(self) -> None:
-        """Hold nothing."""
+        """Forget the announcement."""
         self._receiving = None
 
     def __repr__(self) -> str:

@@ -60,15 +60,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NetworkReport:
-    """What a served session came to.
+    """The result of a served session.
 
     Attributes:
         outcome: `Completed` with the sum, or `Aborted`.
-        dropped: the clients that the session went on without, and why.
-        disputes: shares that were wrong.
-        counters: frames, bytes and connections, of this process.
-        refusals: connections that were refused or cut off, by reason.
-        seconds: from listening to the last farewell.
+        dropped: the clients that were dropped, with the reasons.
+        disputes: the wrong shares.
+        counters: frames, bytes and connections of this process.
+        refusals: number of connections that were refused or cut off, by reason.
+        seconds: time from listening to the last farewell.
     """
 
     outcome: Completed | Aborted
@@ -102,36 +102,36 @@ async def serve_session(
     """Serve one session to its end. Cancelling is safe: clients are told to come back later.
 
     Args:
-        params: the session's parameters, by `secagg.plan`; clients are offered them.
-        address: where to listen: host ("" for all addresses) and port (0: the system chooses).
+        params: the session's parameters, from `secagg.plan`; they are offered to clients.
+        address: the address to listen on: host ("" for all addresses) and port (0: the system chooses).
         tls: the server's certificate, or `PLAINTEXT`, on loopback only.
-        client_ids: who may take part; by default 0 .. num_clients - 1.
-        deadlines: how long each phase stays open; one closes as soon as all have answered.
-        context: bytes bound into the session; each client's application has to give the same.
+        client_ids: the ids of the clients; by default 0 .. num_clients - 1.
+        deadlines: the seconds for which each phase stays open; a phase closes as soon as all have answered.
+        context: bytes bound into the session; each client's application must pass the same.
         nonce: fresh public bytes; drawn by default.
-        extra: what clients are announced with the offer; opaque here, and public.
-        number: the session's, for the applications.
-        directory: in malicious mode, who knows the clients' identity keys, such as
+        extra: the announcement for clients in the offer; opaque here, and public.
+        number: the number of the session, for the applications.
+        directory: in malicious mode, the clients' identity keys, such as
             `transport.certificates.reading.directory_from`.
-        journal: a file that makes the session survive the end of this process: call again with the same arguments, and
-            it is resumed. It is deleted once the session has ended and ``on_outcome`` has returned.
+        journal: a file that makes the session survive the end of this process: call again with the same arguments to
+            resume it. It is deleted once the session has ended and ``on_outcome`` has returned.
         workers: cores for the recovery of the masks; by default all.
-        limits: what connections may take.
-        proxies: from where connections begin with a header of the PROXY protocol (`proxy_networks`).
+        limits: limits of time and memory for connections.
+        proxies: networks whose connections begin with a header of the PROXY protocol (`proxy_networks`).
         observer: called with the host after each batch of messages.
-        on_outcome: called with the report before the journal is deleted: save the sum there, and no crash can lose it.
-            Should the process end before it has returned, or should it raise, the session is still in the journal, and
-            the next call ends with the same sum and calls it again. Without it, the sum is in what is returned alone.
+        on_outcome: called with the report before the journal is deleted: save the sum in it, and no crash can lose it.
+            If the process ends before it returns, or if it raises, the session stays in the journal, and the next call
+            ends with the same sum and calls it again. Without it, only the returned report has the sum.
         listening: called with the addresses once clients can connect.
 
     Raises:
-        OSError: the address cannot be listened at.
-        CertificateError: a certificate or key that cannot be used.
-        PlaintextError: without TLS, on an address that is not loopback.
-        JournalError: a journal that cannot be used, or holds a session of other parameters, clients, announcement,
-            number, nonce (where one is given) or context.
-        secagg.LocalProtocolError: an argument of a wrong type or range.
-        Exception: what ``observer`` or ``on_outcome`` raises; the journal is kept.
+        OSError: the server cannot listen on the address.
+        CertificateError: a certificate or key cannot be used.
+        PlaintextError: the server has no TLS, and the address is not loopback.
+        JournalError: the journal cannot be used, or holds a session with other parameters, clients, announcement,
+            number, nonce (if one is given) or context.
+        secagg.LocalProtocolError: an argument has a wrong type or range.
+        Exception: an error of ``observer`` or ``on_outcome``; the journal is kept.
     """
     now = asyncio.get_running_loop().time
     started, deadlines = now(), deadlines or Deadlines()
@@ -202,46 +202,47 @@ async def join_session(
     unreachable: Callable[[str], None] | None = None,
     on_waiting: OnWaiting | None = None,
 ) -> End:
-    """Take part in one session to its end, over as many connections as it takes.
+    """Take part in one session to its end, over any number of connections.
 
-    Cancelling is safe: a session with a journal can be resumed. A ``vector`` that is being made goes on being made, in
-    its thread, until it is there; nobody gets it.
+    Cancelling is safe: a session with a journal can be resumed. A function ``vector`` that is running in its thread
+    runs to its end, and its result is discarded.
 
     Args:
-        vector: the input, shape (vector_length,), integers in [0, 2^value_bits); or a function of the offer that makes
-            it, which is called in a thread.
-        address: where the server is.
+        vector: the input, shape (vector_length,), integers in [0, 2^value_bits); or a function of the offer that
+            makes it, which is called in a thread.
+        address: the server's address.
         tls: the client's certificate, or `PLAINTEXT`, on loopback only.
         client_id: by default the one in the certificate.
-        accept: what this client asks of an offer; by default `secagg.SessionPolicy`, which declines all but sessions on
-            the complete graph that are safe against a server that lies. See `transport.ClientHost`.
-        context: bytes bound into the session, or a function of the offer that gives them. They are this side's own
-            view, such as the hash of the model that was received; the server does not send them.
-        identity, directory: in malicious mode, by `transport.certificates.reading.identity_from` and `directory_from`
-            for instance.
+        accept: this client's conditions for an offer; by default `secagg.SessionPolicy`, which declines all sessions
+            except those on the complete graph that are safe against a lying server. See `transport.ClientHost`.
+        context: bytes bound into the session, or a function of the offer that returns them. They are this side's own
+            view, such as the hash of the received model; the server does not send them.
+        identity, directory: in malicious mode, for instance from `transport.certificates.reading.identity_from` and
+            `directory_from`.
         journal: makes the client survive the end of its process: call again with the same arguments.
-        record: what this client has taken part in; see `transport.ClientHost`. Without one, a client that is started
-            again has forgotten it.
-        server_name: the name in the server's certificate, if it is not the host that is called.
-        max_extra: bytes that the server may announce.
-        held: what this client holds of announcements; give the same to its next session.
-        retry: how the client comes back when a connection is lost.
-        limits: what the connection may take.
-        unreachable: called once, with the reason, if the first try finds no server; then it is tried again. It is
-            called later too if a certificate, the server's or this client's, has run out: a renewed file is waited for.
-        on_waiting: told how many clients wait for a session, as often as the server likes to say so.
+        record: the record of this client's participation; see `transport.ClientHost`. Without one, a client that is
+            started again has forgotten it.
+        server_name: the name in the server's certificate, if it differs from the host in ``address``.
+        max_extra: maximum length of the server's announcement, in bytes.
+        held: the announcement that this client holds; pass the same object to its next session.
+        retry: the pauses before new connections.
+        limits: limits of time and memory for the connection.
+        unreachable: called once, with the reason, if the first try finds no server; the client then tries again. It is
+            also called later if the certificate of the server or of this client has expired: the client waits for a
+            renewed file.
+        on_waiting: called with the number of clients that wait for a session, whenever the server sends it.
 
     Returns:
-        How the session ended; its sum is the server's to publish.
+        The end of the session; it does not contain the sum, which only the server can publish.
 
     Raises:
         TlsRefusedError: one side did not accept the other's certificate.
-        ServerUnreachableError: no word from the server for `Retry.give_up` seconds.
-        SessionRefusedError: the server goes on without this client, or ``accept`` declined.
+        ServerUnreachableError: nothing came from the server for `Retry.give_up` seconds.
+        SessionRefusedError: the server dropped or refused this client, or ``accept`` declined.
         RepeatedSessionError: the server asks for a session or a round in which this client has taken part before.
         CertificateError, PlaintextError, JournalError: as for `serve_session`.
-        secagg.RemoteProtocolError: the server broke a rule of the protocol; nothing was given away.
-        secagg.LocalProtocolError: a vector of a wrong shape, dtype or range.
+        secagg.RemoteProtocolError: the server broke a rule of the protocol; nothing was revealed.
+        secagg.LocalProtocolError: the vector has a wrong shape, dtype or range.
     """
     client_id = own_id(tls, client_id)
     provide = vector if callable(vector) else lambda _: vector

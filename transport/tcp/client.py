@@ -1,4 +1,4 @@
-"""The client's shell: connects a `ClientHost`, again and again if need be, until its session has ended."""
+"""The client's shell: it connects a `ClientHost`, repeatedly if necessary, until its session has ended."""
 
 import asyncio
 import logging
@@ -22,41 +22,41 @@ from transport.tcp.stream import Stream, connect_stream
 from transport.tcp.tls import TlsRefusedError, client_context, reloading_tls
 
 ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
-"""Makes a client's input when it is due."""
+"""A function that makes a client's input when it is due."""
 
 Context: TypeAlias = bytes | Callable[[link.Offer], bytes]
-"""What a client binds into the session, or how it finds that out."""
+"""The bytes that a client binds into the session, or a function of the offer that returns them."""
 
 OnWaiting: TypeAlias = Callable[[link.Waiting], None]
-"""Told how many clients wait for a session, whenever the server says so: as often as it likes."""
+"""A function that gets the number of clients that wait for a session, whenever the server sends it."""
 
 logger = logging.getLogger("transport.tcp")
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
-# Payloads that may wait while the host works.
+# Number of payloads that may wait while the host works.
 _INBOX = 8
 _GOODBYE_SECONDS = 5.0
 _WAITING = link.encode(link.Waiting(0))[0][:1]
-# For these a thread would cost more than what the host does.
+# For these frames a thread would cost more than the host's work.
 _QUICK = (_WAITING, *(link.encode(frame)[0][:1] for frame in (link.Ack(0), _pieces.Want(b"", 0, 0))))
 
 
 class ServerUnreachableError(TransportError):
-    """There was no word from the server for as long as the client was told to try."""
+    """Raised when nothing came from the server for the time that the client was told to try."""
 
 
 class SessionClient:
-    """Runs one client's session over as many connections as it takes.
+    """A client that runs one session over any number of connections.
 
     Args:
-        host: the session's state; nobody else may use it meanwhile.
-        client_id: whose session it is.
-        address: where the server is.
+        host: the session's state; nothing else may use it meanwhile.
+        client_id: the client.
+        address: the server's address.
         tls: the client's certificate, or `PLAINTEXT` for a trial on one machine.
-        server_name: the name in the server's certificate, if it is not the one that is called.
-        retry: how it comes back.
-        limits: what the connection may take.
+        server_name: the name in the server's certificate, if it differs from the host in ``address``.
+        retry: the pauses before new connections.
+        limits: limits of time and memory for the connection.
         unreachable, on_waiting: as for `transport.join_session`.
 
     Raises:
@@ -80,7 +80,7 @@ class SessionClient:
         self._host = host
         self._client_id = client_id
         self._address = address
-        # Renewed certificates, this client's or the authority's, are taken up at the next connection.
+        # The next connection uses renewed certificates of this client or of the authority.
         self._loaded = reloading_tls(client_context, tls) if isinstance(tls, Credentials) else None
         self._certificate = tls.certificate if isinstance(tls, Credentials) else None
         self._server_name = server_name
@@ -90,13 +90,13 @@ class SessionClient:
         self._heard = False
 
     async def run(self) -> None:
-        """Until the host is finished.
+        """Run until the host has finished.
 
         Raises:
-            TlsRefusedError: the server, or we, did not accept the other's certificate, and time will not mend that.
-            ServerUnreachableError: no word from the server for `Retry.give_up` seconds.
-            PlaintextError: without TLS, the server is not on this machine.
-            Exception: what the making of the input raised.
+            TlsRefusedError: one side did not accept the other's certificate, and waiting cannot help.
+            ServerUnreachableError: nothing came from the server for `Retry.give_up` seconds.
+            PlaintextError: there is no TLS, and the server is not on this machine.
+            Exception: an error of the function that makes the input.
         """
         clock = asyncio.get_running_loop().time
         failures, last_word, is_first, is_told = 0, clock(), True, False
@@ -131,7 +131,7 @@ class SessionClient:
             await asyncio.sleep(delay)
 
     async def _once(self) -> BaseException | str:
-        """One connection; gives why it ended."""
+        """Use one connection until it ends, and return the reason."""
         try:
             stream = await connect_stream(
                 *self._address,
@@ -157,7 +157,7 @@ class SessionClient:
             stream.abort()
 
     async def _converse(self, stream: Stream) -> BaseException | str:
-        # The server may be quiet at first: it runs another session, or none yet.
+        # The server may be silent at first, while it runs another session or none.
         connection = Connection(stream, self._limits, patient=True)
         inbox: asyncio.Queue[memoryview | None] = asyncio.Queue(_INBOX)
         if self._loaded is None:
@@ -167,7 +167,7 @@ class SessionClient:
         reading = asyncio.create_task(self._read(connection, inbox))
         writing = asyncio.create_task(connection.write())
         working = asyncio.create_task(self._work(connection, inbox))
-        # A connection that takes nothing any more gives nothing any more.
+        # A connection that accepts no bytes any more delivers none either.
         writing.add_done_callback(lambda task: stream.abort() if not task.cancelled() and task.exception() else None)
         try:
             try:
@@ -178,7 +178,7 @@ class SessionClient:
                 connection.finish()
                 await asyncio.wait((writing,), timeout=_GOODBYE_SECONDS)
                 return "the session is over"
-            # What was read to the end says why there was no more; unless it was the writer that broke off.
+            # The reader knows the reason for the end, unless the writer ended the connection.
             found = writing.exception() if writing.done() and not writing.cancelled() else None
             read = reading.result() if reading.done() else None
             refused = read if isinstance(read, TlsRefusedError) else None
@@ -191,7 +191,7 @@ class SessionClient:
                 self._host.disconnected()
 
     async def _read(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> BaseException | None:
-        """Take in frames, and answer PINGs whatever the host is busy with."""
+        """Receive frames, and answer PINGs even while the host is busy."""
         found: BaseException | None = None
         try:
             async for payload in connection.frames():
@@ -210,7 +210,7 @@ class SessionClient:
         return found
 
     async def _work(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> None:
-        """Give frames to the host, in a thread: the making of an input may take long."""
+        """Pass frames to the host in a thread, since making an input may take long."""
         while (payload := await inbox.get()) is not None:
             if payload[:1] in _QUICK:
                 answers = self._host.frame_received(payload)
@@ -227,11 +227,11 @@ class SessionClient:
 
 
 def _in_words(error: BaseException | str) -> str:
-    """The system's words for why a connection failed: asyncio puts addresses and numbers around them."""
+    """Return the system's text for a failed connection, without the addresses and numbers that asyncio adds."""
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved: {error.strerror}"
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-        # Of a name with several addresses, the first one's error.
+        # For a name with several addresses, the error of the first.
         number = _ERRNO.search(str(error))
         if number is not None:
             return os.strerror(int(number[1]))
@@ -239,15 +239,15 @@ def _in_words(error: BaseException | str) -> str:
 
 
 def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId:
-    """The client's id: the one in its certificate, which the given one has to be, if there is one.
+    """Return the client's id from its certificate; a given ``client_id`` must be the same.
 
     Raises:
         CertificateError: the certificate names no client, or another one.
-        TypeError: there is no certificate, and no id.
+        TypeError: neither a certificate nor an id is given.
     """
     if not isinstance(tls, Credentials):
         if client_id is None:
-            raise TypeError("without TLS a client has to be given its client_id")
+            raise TypeError("without TLS a client needs a client_id")
         return client_id
     certificate = load_certificate(tls.certificate)
     named = client_id_of(certificate)

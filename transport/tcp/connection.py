@@ -1,4 +1,4 @@
-"""What both ends of a connection do alike: frames in, frames out, and an eye on who is silent or too slow."""
+"""Connections of both ends: frames in and out, and limits for peers that are silent or too slow."""
 
 import asyncio
 import contextlib
@@ -19,12 +19,12 @@ PONG = b"".join(link.encode(link.Pong()))
 _WANT = link.encode(_pieces.Want(b"", 0, 0))[0][:1]
 _URGENT = (PING, PONG, _WANT)
 
-# What may wait for a peer that reads: what it has asked for, and as much again.
+# Maximum queue for a peer that reads: the bytes that it asked for, twice.
 _MAX_QUEUED_BYTES = 2 * _pieces.WINDOW_BYTES
 
 
 class CutOffError(TransportError):
-    """A connection that was ended since the other side did not keep to its limits.
+    """Raised when a connection was ended because the other side exceeded its limits.
 
     Attributes:
         reason: one word for logs and counters.
@@ -36,16 +36,17 @@ class CutOffError(TransportError):
 
 
 class Connection:
-    """Frames over a stream. `frames` and `write` run as a task each, until one of them ends.
+    """Frames over a stream. `frames` and `write` run as one task each, until one of them ends.
 
     Args:
-        stream: the connection.
-        limits: what it may take.
-        max_payload: the longest payload to accept, in bytes.
-        max_queued: bytes that may wait behind the frame that is being sent; with more the other side does not read.
-        patient: whether the first frame is awaited like all others, instead of for `Limits.handshake_seconds`.
+        stream: the byte stream.
+        limits: limits of time and memory.
+        max_payload: maximum payload to accept, in bytes.
+        max_queued: maximum bytes that may wait behind the frame that is being sent; with more, the other side counts
+            as not reading.
+        patient: whether to wait for the first frame as for all others, instead of for `Limits.handshake_seconds`.
         peer: the other side's address, for logs.
-        client_id: the client at the other end, where that is known.
+        client_id: the client at the other end, if known.
 
     Attributes:
         key: the client, and the number that its host gave this connection.
@@ -72,7 +73,7 @@ class Connection:
         self._decoder = FrameDecoder(max_payload)
         self._max_queued = max_queued
         self._patient = patient
-        # Frames in pieces, header first.
+        # Frames in pieces, with the header first.
         self._queue: deque[Parts] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -80,45 +81,45 @@ class Connection:
         self._cut: CutOffError | None = None
 
     def send(self, parts: Parts, *, last: bool = False) -> None:
-        """Queue a payload, in pieces. After the ``last`` one nothing more is sent, and `write` returns once it is out.
+        """Queue a payload in pieces. Nothing is sent after the ``last`` one, and `write` returns once it is sent.
 
         Raises:
-            CutOffError: too much is waiting already.
+            CutOffError: too many bytes wait already.
         """
         if self._last:
             return
         size = sum(map(len, parts))
         if self._queue and self._queued_bytes + size > self._max_queued:
             raise CutOffError("not-reading", f"{self._queued_bytes} bytes wait to be sent to it")
-        # These do not wait behind others.
+        # These frames go first.
         (self._queue.appendleft if parts[0][:1] in _URGENT else self._queue.append)((frame_header(parts), *parts))
         self._queued_bytes += size
         self._last = last
         self._wake.set()
 
     def finish(self) -> None:
-        """Send what is queued, and nothing more."""
+        """Send the queued frames, and nothing after them."""
         self._last = True
         self._wake.set()
 
     def dismiss(self, parts: Parts) -> None:
-        """Say why it ends here, if there is room for that, and end it."""
+        """Send the reason, if the queue has room, and end the connection."""
         with contextlib.suppress(CutOffError):
             self.send(parts)
         self.finish()
 
     def cut(self, error: CutOffError) -> None:
-        """Make `write` raise ``error`` as soon as it looks."""
+        """Make `write` raise ``error`` at its next step."""
         self._cut = error
         self._wake.set()
 
     def raise_bound(self) -> None:
-        """Take frames of any length from the next one on, and let as much wait to be sent as goes with them."""
+        """Accept frames of any length from the next one on, and raise the limit of queued bytes to match."""
         self._max_queued = _MAX_QUEUED_BYTES
         self._decoder.max_payload = link.MAX_PAYLOAD_BYTES
 
     async def write(self) -> None:
-        """Send what is queued, until the last frame is out. OSError: the connection broke."""
+        """Send the queued frames until the last one is sent. OSError: the connection broke."""
         while True:
             while self._queue and self._cut is None:
                 pieces = self._next_pieces()
@@ -132,7 +133,7 @@ class Connection:
             await self._wake.wait()
 
     def _next_pieces(self) -> list[bytes | memoryview]:
-        """The next frame, and the small ones that wait behind it: they go out together."""
+        """Return the next frame with the small ones behind it, which are sent together."""
         pieces: list[bytes | memoryview] = []
         size = 0
         while self._queue and (not pieces or size + sum(map(len, self._queue[0])) <= CHUNK):
@@ -143,11 +144,11 @@ class Connection:
         return pieces
 
     async def frames(self) -> AsyncIterator[memoryview]:
-        """The payloads that come, until the other side closes.
+        """Yield the received payloads until the other side closes.
 
         Raises:
-            CutOffError: it is silent, too slow, or sends what is no frame.
-            TlsRefusedError: it refused us, or what it sends is not TLS.
+            CutOffError: it is silent, too slow, or sends bytes that are not a frame.
+            TlsRefusedError: it refused us, or its bytes are not TLS.
             OSError: the connection broke.
         """
         clock = asyncio.get_running_loop().time
@@ -188,7 +189,7 @@ class Connection:
             self.bytes_received += len(data)
             decoder = self._decoder
             payloads = deque(() if decoder.broken else _fed(decoder, data))
-            # While the next frame is awaited, nothing holds this one.
+            # Hold no reference to this frame while the next one is awaited.
             del data
             if payloads:
                 heard_frame = True
@@ -203,4 +204,4 @@ def _fed(decoder: FrameDecoder, data: bytes) -> list[memoryview]:
     try:
         return decoder.feed(data)
     except TransportError:
-        return []  # `broken` says why
+        return []  # `broken` has the reason

@@ -1,9 +1,9 @@
-"""Connections that have not shown yet who they are: bounded in all, and for each network.
+"""Connections that have not identified themselves yet: bounded in total and for each network.
 
-Anyone can open connections and say nothing, so none of them may keep a place that somebody else needs. A newcomer is
-always let in. If that makes one too many of its network, one of these goes, and if it makes one too many in all, one of
-the network that has the most: there the oldest that has said nothing, or else the oldest. A peer that opens many
-connections thus closes only its own.
+Anyone can open connections and send nothing, so such a connection must not keep a place that another peer needs. A new
+connection is always accepted. If its network then has too many, one of that network is closed; if the total is too
+large, one of the network with the most. The oldest connection that has sent nothing goes first, else the oldest. A peer
+that opens many connections thus closes only its own.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from transport.tcp.refusals import network_of
 
-# Clients that come at the same moment leave each other time for a handshake.
+# Clients that come at the same time leave each other time for a handshake.
 _FEWEST = 16
 
 
@@ -21,10 +21,10 @@ class HalfOpen:
     """One such connection.
 
     Attributes:
-        network: where it comes from: an IPv4 address, or an IPv6 /64.
+        network: the network of its peer: an IPv4 address, or an IPv6 /64.
         end: ends the connection; called once, when its place is needed.
-        arrival: later ones have higher numbers.
-        heard: whether anything has come over it.
+        arrival: a number that grows with each new connection.
+        heard: whether any byte has come over it.
     """
 
     network: str
@@ -33,7 +33,7 @@ class HalfOpen:
     heard: bool = False
 
     def speak(self) -> None:
-        """Note that something has come over it."""
+        """Note that a byte has come over the connection."""
         self.heard = True
 
 
@@ -41,8 +41,8 @@ class HalfOpenConnections:
     """The connections of one listener that have not finished their handshakes.
 
     Args:
-        limit: how many there may be.
-        per_network: how many of these may come from one IPv4 address or IPv6 /64; by default all.
+        limit: maximum number of connections.
+        per_network: maximum number from one IPv4 address or IPv6 /64; by default the limit.
     """
 
     def __init__(self, limit: int, per_network: int | None = None) -> None:
@@ -55,7 +55,7 @@ class HalfOpenConnections:
         return sum(map(len, self._networks.values()))
 
     def enter(self, peer: str, end: Callable[[], None]) -> HalfOpen:
-        """Take in a connection from the IP address ``peer``; `leave` takes it out again."""
+        """Add a connection from the IP address ``peer``; `leave` removes it."""
         name = network_of(peer)
         if len(network := self._networks.get(name, ())) >= self._per_network:
             self._end_one(network)
@@ -66,18 +66,18 @@ class HalfOpenConnections:
         return connection
 
     def leave(self, connection: HalfOpen) -> None:
-        """Take a connection out, if it is still in. Where it was not pushed out, there is room for one more again."""
+        """Remove a connection; if it was not closed for another, raise a lowered limit by one."""
         if self._remove(connection):
             self._limit = min(self._most, self._limit + 1)
 
     def shrink(self) -> None:
-        """Have a quarter less, unless they are few: there is no room now for as many as there are."""
+        """Lower the limit to three quarters of the connections, unless these are few: the system has no room."""
         if len(self) > _FEWEST:
             self._limit = max(_FEWEST, len(self) * 3 // 4)
             self._keep(self._limit)
 
     def _keep(self, number: int) -> None:
-        """End connections until there are so many, or fewer."""
+        """End connections until at most this many are left."""
         while len(self) > number:
             most = max(map(len, self._networks.values()))
             fullest = (network for network in self._networks.values() if len(network) == most)
@@ -89,7 +89,7 @@ class HalfOpenConnections:
         connection.end()
 
     def _remove(self, connection: HalfOpen) -> bool:
-        """Whether it was in."""
+        """Remove a connection, and return whether it was present."""
         network = self._networks.get(connection.network, set())
         if connection not in network:
             return False

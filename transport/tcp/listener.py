@@ -1,4 +1,4 @@
-"""Accepts connections, counts them, and finds out by TLS who is at their other end."""
+"""The listening side: it accepts connections, counts them, and identifies clients by TLS."""
 
 import asyncio
 import contextlib
@@ -30,10 +30,10 @@ _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GOODBYE_SECONDS = 2.0
 _TURNED_AWAY_AT_ONCE = 64
-# Port probes and load balancers' health checks are counted, and nothing to be told of; what speaks no TLS is, seldom.
+# Port probes and health checks of load balancers are only counted; peers without TLS are logged, but rarely.
 _PROBES = ("broken-off", "timed-out")
 _NO_CLIENTS = ("no-tls", "pushed-out")
-# Who has a certificate and is not enrolled is named once, however often it comes.
+# A client with a certificate that is not enrolled is named once, however often it comes.
 _SAID_ONCE = ("unknown-client",)
 _MOST_SAID = 1024
 
@@ -42,17 +42,16 @@ class Listener:
     """Listening sockets, and the tasks of the connections that they accepted.
 
     Args:
-        address: where to listen; an empty host is every address of the machine.
+        address: the address to listen on; an empty host means all addresses of the computer.
         tls: the server's certificate, or `PLAINTEXT`.
-        limits: what connections may take.
-        serve: called for each connection with its stream, the client's id by its certificate (None in plaintext), the
-            IP address and the connection's number, which is higher for those accepted later; the stream is its to
-            close.
-        failed: called with what a ``serve`` raised: a mistake of ours, or of the disk.
-        proxies: from where connections begin with a header of the PROXY protocol, which gives their IP address.
+        limits: limits of time and memory for connections.
+        serve: called for each connection with its stream, the client's id from its certificate (None in plaintext), the
+            IP address and the connection's number, which grows in the order of acceptance; it must close the stream.
+        failed: called with an error that ``serve`` raised: a bug here, or a failure of the disk.
+        proxies: networks whose connections begin with a header of the PROXY protocol, which has their IP address.
 
     Raises:
-        ValueError: proxies without TLS.
+        ValueError: there are proxies but no TLS.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Listener:
         proxies: Iterable[Network] = (),
     ) -> None:
         if (proxies := tuple(proxies)) and not isinstance(tls, Credentials):
-            raise ValueError("without TLS there are no proxies: it is for trials on one machine")
+            raise ValueError("proxies need TLS: connections without it are for trials on one machine")
         self._proxies = proxies
         self._address = address
         self._tls = tls
@@ -77,7 +76,7 @@ class Listener:
         self._accepting: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._half_open = HalfOpenConnections(limits.handshakes, limits.handshakes_per_address)
-        # Apart, so that a flood of strangers leaves the lines about clients at their address.
+        # Separate, so that a flood of strangers does not suppress the lines about clients at their address.
         self._strangers, self._clients = RefusalRate(STRANGERS_PER_SECOND), RefusalRate()
         self._said: set[tuple[str, ClientId | None]] = set()
         self._accepted = 0
@@ -87,26 +86,26 @@ class Listener:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where it listens."""
+        """Return the addresses on which it listens."""
         return tuple(sock.getsockname()[:2] for sock in self._sockets)
 
     @property
     def num_connections(self) -> int:
-        """How many connections are open whose other side has shown who it is."""
+        """Return the number of open connections with an identified client."""
         return self._open.total()
 
     @property
     def tls(self) -> LoadedTls | None:
-        """The certificates in use; None before it listens, and without TLS."""
+        """Return the certificates in use; None before it listens, and without TLS."""
         return None if self._loaded is None else self._loaded.current()
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            OSError: the address cannot be listened at.
+            OSError: the server cannot listen on the address.
             CertificateError: see `server_context`.
-            PlaintextError: without TLS, the address is not loopback.
+            PlaintextError: there is no TLS, and the address is not loopback.
         """
         if isinstance(self._tls, Credentials):
             self._loaded = reloading_tls(server_context, self._tls)
@@ -119,12 +118,12 @@ class Listener:
                 check_loopback(str(address[0]))
         try:
             for family, address in places:
-                # A port that the system chose is the same for all addresses.
+                # A port that the system chose is used for all addresses.
                 port = port or (self._sockets[0].getsockname()[1] if self._sockets else 0)
                 try:
                     self._listen(family, (address[0], port, *address[2:]))
                 except OSError as error:
-                    # A name may stand for an address of a family that this machine does not have.
+                    # A name may resolve to an address of a family that this computer lacks.
                     if error.errno not in _NO_SUCH_FAMILY or (not self._sockets and address == places[-1][1]):
                         raise
         except BaseException:
@@ -134,7 +133,7 @@ class Listener:
             self._start(self._accept(sock), self._accepting)
 
     async def close(self) -> None:
-        """Stop listening, let connections that are being closed say their goodbyes, and end all others."""
+        """Stop listening, let closing connections finish, and end all others."""
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
@@ -149,7 +148,7 @@ class Listener:
             await asyncio.gather(*remaining, return_exceptions=True)
 
     def refused(self, reason: str, detail: str, *, peer: str, client_id: ClientId | None = None) -> None:
-        """Count a refusal, and log it in one line, unless there were many of late from that address."""
+        """Count a refusal, and log it in one line unless there were many from that address recently."""
         self.refusals[reason] += 1
         if (client_id is None and reason in _PROBES) or (reason, client_id) in self._said:
             return
@@ -172,7 +171,7 @@ class Listener:
         )
 
     def lost(self, detail: str, *, peer: str, client_id: ClientId | None) -> None:
-        """Log a connection that the network, or the other side, broke: no fault, and no end of the client's part."""
+        """Log a connection that broke; this is neither a fault nor the end of the client's part."""
         logger.info(
             "lost client %s at %s: %s",
             client_id,
@@ -182,7 +181,7 @@ class Listener:
         )
 
     def _listen(self, family: int, address: tuple[Any, ...]) -> None:
-        # asyncio sends small frames at once (TCP_NODELAY) only on sockets that say that they are TCP.
+        # asyncio sends small frames at once (TCP_NODELAY) only if the socket's protocol is TCP.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -216,7 +215,7 @@ class Listener:
             try:
                 sock, address = await _next_connection(listener)
             except OSError as error:
-                # What else accept() reports are connections that ended before they were taken.
+                # Other errors of accept() are connections that ended before they were accepted.
                 if error.errno in _OUT_OF_FILES:
                     logger.warning("cannot accept connections: %s", error, extra={"event": "out_of_files"})
                     self._half_open.shrink()
@@ -226,11 +225,11 @@ class Listener:
             self._accepted += 1
             self._start(self._greet(sock, str(address[0]), self._accepted), self._serving)
             if self._accepted % _ACCEPTED_AT_ONCE == 0:
-                # A flood of connections leaves the others their turn.
+                # Let other tasks run during a flood of connections.
                 await asyncio.sleep(0)
 
     async def _greet(self, sock: socket.socket, peer: str, number: int) -> None:
-        """One connection, from its first byte to its end."""
+        """Serve one connection from its first byte to its end."""
         if (identified := await self._identified(sock, peer, number)) is None:
             return
         stream, client_id, peer = identified
@@ -249,7 +248,7 @@ class Listener:
                 del self._open[network]
 
     async def _turn_away(self, stream: Stream) -> None:
-        """Say that there is no room, to a few at a time; the others are closed without a word."""
+        """Tell a few connections at a time that the server is full, and close the others without an answer."""
         if self._turning_away >= _TURNED_AWAY_AT_ONCE:
             stream.abort()
             return
@@ -265,7 +264,7 @@ class Listener:
     async def _identified(
         self, sock: socket.socket, peer: str, number: int
     ) -> tuple[Stream, ClientId | None, str] | None:
-        """Who is at the other end, and from which IP address; None if that is to be refused, and was."""
+        """Return the stream, the client and the IP address; None if the connection was refused."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs
 
@@ -274,7 +273,7 @@ class Listener:
             self.refused("pushed-out", "others needed its place before it had shown who it is", peer=peer)
 
         is_proxied = is_listed(peer, self._proxies)
-        # Before a proxy has said where it comes from, a connection is of no address that others may fill.
+        # Until its proxy names the source, a connection belongs to no address, so that nobody can fill its share.
         half_open = self._half_open.enter(f"proxied {number}" if is_proxied else peer, push_out)
 
         async def introduce(reader: asyncio.StreamReader) -> None:
@@ -305,13 +304,13 @@ class Listener:
         return None
 
     async def _client_of(self, stream: Stream) -> ClientId | None:
-        """Which client is at the other end; None without TLS. TlsRefusedError: none, which has been told so."""
+        """Return the client at the other end; None without TLS. TlsRefusedError: it is not a client, and was told."""
         if stream.tls is None:
             return None
         try:
             return client_id_from(stream.tls)
         except TlsRefusedError as error:
-            # TLS has let it in: what is wrong can be said in words, and it need not come back.
+            # TLS accepted it, so the refusal can say why, and that the client must not come back.
             text = str(error).replace("its", "your")
             frame = encode_frame(link.encode(link.Refused(link.RefusalCode.UNKNOWN_CLIENT, text)))
             with contextlib.suppress(OSError):
@@ -321,7 +320,7 @@ class Listener:
 
 
 async def _next_connection(listener: socket.socket) -> tuple[socket.socket, Any]:
-    """As `loop.sock_accept`, which loses what it has accepted if it is cancelled at the wrong moment."""
+    """Accept a connection; `loop.sock_accept` can lose one if it is cancelled at the wrong moment."""
     with contextlib.suppress(BlockingIOError):
         return listener.accept()
     loop = asyncio.get_running_loop()
@@ -329,7 +328,7 @@ async def _next_connection(listener: socket.socket) -> tuple[socket.socket, Any]
     try:
         loop.add_reader(listener, came.set)
     except NotImplementedError:
-        # Windows' own event loop.
+        # The event loop of Windows.
         return await loop.sock_accept(listener)
     try:
         await came.wait()

@@ -1,4 +1,4 @@
-"""What the network's shell can be told: addresses, limits, patience."""
+"""Settings of the network's shell: addresses, limits, and pauses."""
 
 import ipaddress
 import secrets
@@ -15,21 +15,21 @@ Address: TypeAlias = tuple[str, int]
 
 @unique
 class Plaintext(Enum):
-    """Says that a connection is to go without TLS: for trials on one machine, and refused on any but loopback."""
+    """The choice of connections without TLS: for trials on one machine, refused on all addresses but loopback."""
 
     ON_LOOPBACK = "plaintext"
 
 
 PLAINTEXT: Final[Literal[Plaintext.ON_LOOPBACK]] = Plaintext.ON_LOOPBACK
-"""Without TLS: for trials on one machine, refused on any address but loopback."""
+"""No TLS: for trials on one machine, refused on all addresses but loopback."""
 
 
 class PlaintextError(TransportError):
-    """A connection without TLS that would leave the machine."""
+    """Raised for a connection without TLS that would leave the machine."""
 
 
 def check_loopback(host: str) -> None:
-    """PlaintextError unless ``host``, an IP address, is this machine's own."""
+    """Raise PlaintextError unless ``host``, an IP address, is a loopback address."""
     try:
         inside = ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
@@ -39,7 +39,7 @@ def check_loopback(host: str) -> None:
 
 
 class _Positive:
-    """Numbers that are all above 0."""
+    """A dataclass whose fields must all be above 0."""
 
     __slots__ = ()
 
@@ -52,26 +52,29 @@ class _Positive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(_Positive):
-    """What one connection, and all of them, may take. Seconds and bytes.
+    """Limits of one connection, and of all connections together. Seconds and bytes.
 
     Attributes:
-        first_byte_seconds: from the connection to the first byte of the TLS handshake.
-        handshake_seconds: from the connection to the end of the TLS handshake; and again to the first frame.
-        frame_seconds: a frame that has begun may take so long,
-        minimum_rate: and a second more for each so many bytes of it that have come.
-        idle_seconds: silence after which the other side is asked whether it is there,
-        answer_seconds: and then has so long to say anything.
-        stall_seconds: 64 KiB that do not go out for so long end a connection.
-        connections: of one server, at most, that have shown who they are; further ones are closed at once.
-        connections_per_address: of these, from one IP address (IPv6: one /64 network).
-        connections_per_client: of these, of one client; for a further one its oldest is closed.
-        handshakes: connections that have not yet shown who they are. A newcomer is let in all the same: for it goes
-            one of the address that has most of them, the oldest that has said nothing, or else the oldest.
-        handshakes_per_address: of these, from one IP address (IPv6: one /64 network); one of its own goes.
-        memory: bytes of large messages that a server holds while they come in. Further clients wait with theirs; one
-            message is let in always.
-        commit_seconds: what happens within so long is made durable together, and answered then.
-        farewell_seconds: how long a server whose session has ended waits for clients that have not been told.
+        first_byte_seconds: maximum time from the connection to the first byte of the TLS handshake.
+        handshake_seconds: maximum time from the connection to the end of the TLS handshake, and again from there to
+            the first frame.
+        frame_seconds: maximum time for a frame that has begun, plus one second for each ``minimum_rate`` bytes of it
+            that have come.
+        minimum_rate: bytes per second that a frame must reach after ``frame_seconds``.
+        idle_seconds: time of silence after which the other side receives a PING.
+        answer_seconds: time within which the other side must then send something.
+        stall_seconds: maximum time in which 64 KiB must be sent, or the connection ends.
+        connections: maximum number of identified connections of a server; further ones are closed at once.
+        connections_per_address: maximum number of these from one IP address (IPv6: one /64 network).
+        connections_per_client: maximum number of these from one client; a further one closes the oldest.
+        handshakes: maximum number of connections that are not identified yet. A further one is accepted, and one of
+            the address with the most is closed: the oldest that has sent nothing, else the oldest.
+        handshakes_per_address: maximum number of these from one IP address (IPv6: one /64 network); a further one
+            closes one of the same address.
+        memory: maximum bytes of large messages that a server holds while they arrive. Further clients wait; one
+            message is always accepted.
+        commit_seconds: time in which events are gathered before they are made durable together and answered.
+        farewell_seconds: time for which a server, after its session, waits for clients that were not told its end.
     """
 
     first_byte_seconds: float = 3.0
@@ -93,15 +96,15 @@ class Limits(_Positive):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry(_Positive):
-    """How a client comes back. Seconds.
+    """The pauses of a client before new connections. Seconds.
 
     Attributes:
-        first: before the first new try; it doubles with each one that fails,
-        longest: up to this. Each wait is drawn between half of that and all of it, so that clients whom one failure
-            hit do not come back together.
-        longest_asked: a server that says when to come back is obeyed up to this, and up to half of ``give_up``; the
-            wait is drawn between that and half as much again.
-        give_up: without any word from the server for so long, the client gives up.
+        first: pause before the first new try; it doubles with each failure, up to ``longest``.
+        longest: maximum pause. Each pause is drawn between half of its value and the whole, so that clients do not
+            return all at once after one failure.
+        longest_asked: maximum pause that the server can ask for, and at most half of ``give_up``; the pause is drawn
+            between that value and 1.5 times that value.
+        give_up: time without a word from the server after which the client gives up.
     """
 
     first: float = 0.25

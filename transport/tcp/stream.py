@@ -1,8 +1,8 @@
-"""One connection: bytes both ways over TCP, inside TLS or bare.
+"""One connection: bytes in both directions over TCP, with or without TLS.
 
-TLS is done in memory here rather than by asyncio's transport, for three reasons: a refusal is known with its reason
-and its alert reaches the other side; what waits to be sent is bounded at every layer; and a peer that stops reading is
-noticed by the first 64 KiB that do not go out.
+This module does TLS in memory instead of using asyncio's transport, for three reasons: the reason of a refusal is known
+and its alert reaches the other side; the bytes that wait to be sent are bounded in each layer; and a peer that stops
+reading is noticed by the first 64 KiB that cannot be sent.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ CHUNK = 1 << 16
 
 
 class StalledError(ConnectionError):
-    """The other side has not read anything for too long."""
+    """Raised when the other side has not read anything for too long."""
 
 
 class Stream:
-    """A connection that is up. Make one with `connect_stream` or `accept_stream`; one task may read, one may write.
+    """An open connection. Make one with `connect_stream` or `accept_stream`; one task may read, one may write.
 
     Args:
         reader, writer: the TCP connection.
-        stall_seconds: how long 64 KiB may take to go out.
+        stall_seconds: maximum time for sending 64 KiB.
 
     Attributes:
-        tls: what TLS says of the other side; None without.
+        tls: the TLS object, which knows the other side's certificate; None without TLS.
         peer: the other side's IP address.
         taken_at: when the other side last took bytes that had been waiting for it, by the event loop's clock.
     """
@@ -40,27 +40,27 @@ class Stream:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls: ssl.SSLObject | None = None
-        # Why nothing more comes: asked again, OpenSSL may say something else.
+        # The reason of the end: asked again, OpenSSL may give another one.
         self._over: ssl.SSLError | None = None
         peer = writer.get_extra_info("peername")
         self.peer: str = peer[0] if peer else ""
         self.taken_at = float("-inf")
         writer.transport.set_write_buffer_limits(high=CHUNK)
         if (sock := writer.get_extra_info("socket")) is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # What the system has taken, and not sent, nothing can overtake.
+            # Nothing can overtake bytes that the system has accepted and not sent.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, CHUNK)
 
     async def first_bytes(self) -> None:
-        """Wait until the other side has said something, or has closed; `handshake` then reads it."""
+        """Wait until the other side has sent bytes, or has closed; `handshake` then reads them."""
         await self._fill()
 
     async def handshake(self, context: ssl.SSLContext, *, server_name: str | None = None) -> None:
-        """Agree on TLS keys: as the server, unless the ``server_name`` that was called is given.
+        """Agree on TLS keys: as the client if ``server_name`` is given, else as the server.
 
         Raises:
-            TlsRefusedError: one side did not accept the other. The client learns of the server's refusal only when it
-                first reads.
+            TlsRefusedError: one side did not accept the other. A client learns of the server's refusal only with its
+                first read.
         """
         tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
@@ -73,7 +73,7 @@ class Stream:
                 await self._flush()
                 await self._fill()
             except ssl.SSLError as error:
-                # The alert says why.
+                # The alert tells the other side why.
                 with contextlib.suppress(OSError):
                     await self._flush()
                 raise refusal_of(error) from None
@@ -81,15 +81,15 @@ class Stream:
         self.tls = tls
 
     async def receive(self) -> bytes:
-        """Some bytes, or none at the end.
+        """Return some bytes, or none at the end.
 
         Raises:
-            TlsRefusedError: the other side refused us, or what came is not TLS.
+            TlsRefusedError: the other side refused us, or its bytes are not TLS.
             OSError: the connection broke.
         """
         if self.tls is None:
             return await self._reader.read(CHUNK)
-        # A read gives one record, 16 KiB at most; whoever waits for a large frame is to be woken for more than that.
+        # A read returns one record, at most 16 KiB; wake the reader of a large frame for more than that.
         records: list[bytes] = []
         while self._over is None and sum(map(len, records)) < CHUNK:
             try:
@@ -114,7 +114,7 @@ class Stream:
         return records[0] if len(records) == 1 else b"".join(records)
 
     async def send(self, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
-        """Send all of it, in one piece or several; returns once at most 64 KiB wait in this process.
+        """Send all pieces; return once at most 64 KiB wait in this process.
 
         Raises:
             StalledError: the other side does not read.
@@ -126,16 +126,16 @@ class Stream:
                 await self._drain()
                 continue
             try:
-                # Small pieces would each make a record of their own.
+                # Join small pieces, since each would become a separate record.
                 self.tls.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
             except ssl.SSLError as error:
                 raise ConnectionResetError(str(error)) from None
             await self._flush()
 
     async def close(self, linger: float = 1.0) -> None:
-        """Say that it is over and wait for the other side to see it, ``linger`` seconds at most; then close.
+        """Signal the end, wait at most ``linger`` seconds for the other side to see it, then close.
 
-        A connection that is closed while the other side still sends is reset, and what was said last is lost.
+        A connection that is closed while the other side still sends is reset, and the last bytes are lost.
         """
         try:
             async with asyncio.timeout(linger):
@@ -152,7 +152,7 @@ class Stream:
             self.abort()
 
     def abort(self) -> None:
-        """Close at once; what waits to be sent is lost."""
+        """Close at once; bytes that wait to be sent are lost."""
         self._writer.transport.abort()
 
     async def _fill(self) -> None:
@@ -179,7 +179,7 @@ class Stream:
 
 
 def _chunked(pieces: Sequence[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
-    """The bytes of ``pieces`` in groups of `CHUNK`; a long piece is cut, and not copied."""
+    """Yield the bytes of ``pieces`` in groups of `CHUNK`; long pieces are cut, not copied."""
     group: list[bytes | memoryview] = []
     room = CHUNK
     for piece in pieces:
@@ -204,15 +204,15 @@ async def accept_stream(
     heard: Callable[[], None],
     introduce: Callable[[asyncio.StreamReader], Awaitable[None]] | None = None,
 ) -> Stream:
-    """The server's end of an accepted connection; ``sock`` is closed if that fails, or is cancelled.
+    """Return the server's end of an accepted connection; close ``sock`` if this fails or is cancelled.
 
-    With TLS, ``heard`` is called when the first bytes have come, which has to be within ``first_byte_seconds``; so has
-    what comes before it, which ``introduce`` reads.
+    With TLS, ``heard`` is called when the first bytes have come, which must be within ``first_byte_seconds``. The same
+    limit holds for the bytes before them, which ``introduce`` reads.
 
     Raises:
         TlsRefusedError: the handshake failed.
         OSError: the connection broke.
-        Exception: from ``introduce``.
+        Exception: an error of ``introduce``.
     """
     reader, writer = await asyncio.open_connection(sock=sock, limit=CHUNK)
     stream = Stream(reader, writer, stall_seconds)
@@ -238,11 +238,11 @@ async def connect_stream(
     handshake_seconds: float,
     stall_seconds: float,
 ) -> Stream:
-    """The client's end of a new connection. The server's certificate has to be for ``server_name``, or for ``host``.
+    """Return the client's end of a new connection. The server's certificate must be for ``server_name`` or ``host``.
 
     Raises:
-        TlsRefusedError: the handshake failed, or took too long, connecting included.
-        OSError: there is nobody, or the connection broke.
+        TlsRefusedError: the handshake failed, or took too long together with the connection.
+        OSError: the server cannot be reached, or the connection broke.
     """
     try:
         async with asyncio.timeout(handshake_seconds):
@@ -258,7 +258,7 @@ async def connect_stream(
 
 @contextlib.asynccontextmanager
 async def _refused_in_time(stream: Stream, handshake_seconds: float) -> AsyncIterator[None]:
-    """Close the stream if what is done here fails, or takes too long."""
+    """Close the stream if the block fails or takes too long."""
     try:
         async with asyncio.timeout(handshake_seconds):
             yield

@@ -1,7 +1,7 @@
-"""TLS 1.3 with mutual authentication, and why a handshake was refused.
+"""TLS 1.3 with mutual authentication, and the reasons of refused handshakes.
 
-Nothing older than TLS 1.3 is spoken, so there is no renegotiation, no compression and no choice of weak ciphers.
-Sessions are not resumed: every connection proves again who it is, with a certificate that is valid then.
+Only TLS 1.3 is used, so there is no renegotiation, no compression and no choice of weak ciphers.  Sessions are not
+resumed: each connection proves its identity again, with a certificate that is valid at that time.
 """
 
 import re
@@ -29,7 +29,7 @@ from transport.errors import TransportError
 
 @unique
 class TlsRefusal(Enum):
-    """Why a connection was not accepted. The names are what logs say."""
+    """Reasons for refusing a connection. The names appear in logs."""
 
     UNKNOWN_AUTHORITY = "its certificate is from an authority that is not trusted here"
     EXPIRED = "its certificate has expired"
@@ -45,21 +45,21 @@ class TlsRefusal(Enum):
     TIMED_OUT = "its handshake took too long"
 
 
-# Certificates travel encrypted and authenticated: what is said of them is so. All else may be the network's doing.
+# Certificates are encrypted and authenticated, so faults in them are certain. The network may cause all others.
 _TRANSIENT = frozenset((TlsRefusal.NO_TLS, TlsRefusal.DAMAGED, TlsRefusal.BROKEN_OFF, TlsRefusal.TIMED_OUT))
 
-# The certificate, of either side, may be renewed, or one of the clocks set, while we wait.
+# While we wait, a certificate of either side may be renewed, or a clock set.
 _OUTDATED = frozenset((TlsRefusal.EXPIRED, TlsRefusal.NOT_YET_VALID))
 
 
 class TlsRefusedError(TransportError):
-    """A TLS connection that one of the sides did not accept.
+    """Raised for a TLS connection that one of the sides did not accept.
 
     Attributes:
-        reason: why.
-        by_peer: whether the other side refused us; then "its" in the reason is ours.
-        is_outdated: whether it is a certificate that is not valid at this time.
-        may_pass: whether trying again may help.
+        reason: the reason.
+        by_peer: whether the other side refused us; "its" in the reason then means ours.
+        is_outdated: whether the reason is a certificate that is not valid at this time.
+        may_pass: whether a new try may help.
     """
 
     def __init__(self, reason: TlsRefusal, detail: str = "", *, by_peer: bool = False) -> None:
@@ -73,12 +73,12 @@ class TlsRefusedError(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class LoadedTls:
-    """Certificates as they were when they were read.
+    """The certificates of one reading of the files.
 
     Attributes:
-        context: to make connections with.
-        expires: when the own certificate runs out.
-        authority_expires: when the first of the authorities' does.
+        context: the context for connections.
+        expires: end of validity of the own certificate.
+        authority_expires: earliest end of validity of the authorities' certificates.
     """
 
     context: ssl.SSLContext
@@ -87,7 +87,7 @@ class LoadedTls:
 
     @classmethod
     def of(cls, context: ssl.SSLContext, credentials: Credentials) -> "LoadedTls":
-        """The context of these files."""
+        """Return the context of these files."""
         authorities = load_certificates(credentials.authority)
         return cls(
             context,
@@ -97,7 +97,7 @@ class LoadedTls:
 
 
 def reloading_tls(make: Callable[[Credentials], ssl.SSLContext], credentials: Credentials) -> Reloading[LoadedTls]:
-    """A `server_context` or `client_context` of the files as they are when a connection is made.
+    """Return a `server_context` or `client_context` that follows changes of the files.
 
     Raises:
         CertificateError: from ``make``, the first time.
@@ -109,10 +109,10 @@ def reloading_tls(make: Callable[[Credentials], ssl.SSLContext], credentials: Cr
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
-    """The server's side: clients have to show a certificate of the authority's.
+    """Return the context of the server: clients must show a certificate that the authority issued.
 
     Raises:
-        CertificateError: a file is missing or damaged, or the key is not the certificate's, or open to others.
+        CertificateError: a file is missing or damaged, or the key belongs to another certificate or is open to others.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
     context.num_tickets = 0
@@ -120,23 +120,23 @@ def server_context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:
-    """The client's side: the server's certificate has to be for the name or address that is called.
+    """Return the context of a client: the server's certificate must be for the name or address that it calls.
 
     Raises:
-        CertificateError: a file is missing or damaged, or the key is not the certificate's, or open to others.
+        CertificateError: a file is missing or damaged, or the key belongs to another certificate or is open to others.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
     context.check_hostname = True
-    # A name in the subject is none that its authority vouches for as a host's.
+    # The authority does not certify a name in the subject as a host name.
     context.hostname_checks_common_name = False
     return context
 
 
 def client_id_from(connection: ssl.SSLObject) -> ClientId:
-    """Which client is at the other end of the server's connection.
+    """Return the client at the other end of the server's connection.
 
     Raises:
-        TlsRefusedError: the certificate says that it is something else than a client's, or names none.
+        TlsRefusedError: the certificate is not for clients, or does not name one.
     """
     der = connection.getpeercert(binary_form=True)
     if der is None:
@@ -154,7 +154,7 @@ def client_id_from(connection: ssl.SSLObject) -> ClientId:
 
 
 def refusal_of(error: BaseException) -> TlsRefusedError:
-    """The typed form of what went wrong in a handshake, or right after it."""
+    """Return the typed error for a fault in a handshake, or directly after it."""
     if isinstance(error, TlsRefusedError):
         return error
     if isinstance(error, TimeoutError):
@@ -211,12 +211,12 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     for path in (credentials.certificate, credentials.authority):
         if not path.is_file():
-            raise CertificateError(f"{path}: there is no such file")
-    # Before OpenSSL reads them, whose errors are no sentences.
+            raise CertificateError(f"{path}: this file does not exist")
+    # Before OpenSSL reads them, since its errors are not sentences.
     key = load_private_key(credentials.key)
     if key.public_key() != load_certificate(credentials.certificate).public_key():
         raise CertificateError(
-            f"{credentials.key} is not the key of {credentials.certificate}: take both files from where they were made"
+            f"{credentials.key} is not the key of {credentials.certificate}: use two files that were made together"
         )
     try:
         # A function for the password keeps OpenSSL from asking on the terminal.
@@ -228,11 +228,11 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cafile=credentials.authority)
     except (ssl.SSLError, OSError) as error:
-        raise CertificateError(f"{credentials.authority}: no certificates in it ({_reason(error)})") from None
+        raise CertificateError(f"{credentials.authority}: it contains no certificates ({_reason(error)})") from None
     return context
 
 
 def _reason(error: Exception) -> str:
-    """OpenSSL's own word for it, without where in its source it stands."""
+    """Return OpenSSL's name of the fault, without the place in its source."""
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     return (reason or getattr(error, "strerror", None) or str(error)).lower().replace("_", " ")

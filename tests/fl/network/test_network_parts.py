@@ -307,7 +307,7 @@ SHARD = ("--shard", "0/2")
         (("serve", "--clients", 4, "--out", "run"), "give --certs, or --plaintext"),
         (("serve", "--clients", 4, *CERTS), "give --out"),
         (("serve", "--out", "run", *CERTS), "give --clients"),
-        (("serve", "--clients", 4, "--out", "run", *CERTS), "nowhere/server.pem: there is no such file"),
+        (("serve", "--clients", 4, "--out", "run", *CERTS), "nowhere/server.pem: this file does not exist"),
         (("serve", "--clients", 1, "--out", "run", *CERTS), "at least 2 clients"),
         (("serve", "--clients", 4, "--min-clients", 5, "--out", "run", *CERTS), "min-clients"),
         (("serve", "--clients", 4, "--min-clients", 2, "--out", "run", *CERTS), "threshold"),
