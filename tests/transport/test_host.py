@@ -120,7 +120,7 @@ def test_bytes_that_are_no_message_drop_the_client() -> None:
         (payload_of(link.Ack(0)), "not one that a client sends"),
         (payload_of(link.Identify(3)), "kind 9"),
         (payload_of(link.Message(1, b"x")), "message 1 where message 0 is due"),
-        (payload_of(link.Hello(SESSION_ID)), "a second, other HELLO"),
+        (payload_of(link.Hello(SESSION_ID)), "a second HELLO differs"),
     ],
 )
 def test_frames_out_of_turn_close_the_connection_and_drop_nobody(payload: bytes, why: str) -> None:

@@ -322,7 +322,7 @@ def test_there_are_no_proxies_without_tls():
     ("given", "said"),
     [
         (("--plaintext", "--proxy-protocol", "127.0.0.1"), "leave out --plaintext"),
-        (("--certs", "certs", "--proxy-protocol", "all addresses"), "neither an IP address"),
+        (("--certs", "certs", "--proxy-protocol", "everybody"), "neither an IP address"),
     ],
 )
 def test_serve_says_what_is_wrong_with_its_proxies(tmp_path, given, said):

@@ -153,13 +153,12 @@ class Authority:
         return tuple(issued)
 
     def revoke(self, client_ids: Iterable[ClientId], *, days: float = DEFAULT_DAYS) -> Path:
-        """Add the clients' certificates that are here to the revocation list, valid for ``days`` from now; its path.
+        """Add the clients' certificates to the revocation list, valid for ``days`` from now, and return its path.
 
-        Certificates that these took the place of are not here, and not revoked.
+        Only the certificates in the directory are revoked, not older ones that they replaced.
 
         Raises:
-            CertificateError: a certificate that is not here or is another authority's, or a list that is not this
-                authority's.
+            CertificateError: a certificate is missing or from another authority, or the list is from another authority.
         """
         _check_days(days)
         path, now = self._directory / REVOKED_NAME, datetime.now(UTC)
@@ -179,15 +178,15 @@ class Authority:
         return path
 
     def _revoked(self, path: Path) -> Iterable[x509.RevokedCertificate]:
-        """What was revoked before."""
+        """Return the certificates that were revoked before."""
         if not path.exists():
             return ()
         try:
             revoked = x509.load_pem_x509_crl(path.read_bytes())
         except (OSError, ValueError):
-            raise CertificateError(f"{path}: this is no revocation list; move it away") from None
+            raise CertificateError(f"{path}: this is not a revocation list; move it away") from None
         if not revoked.is_signature_valid(self._key.public_key()):
-            raise CertificateError(f"{path}: another authority's revocation list; move it away")
+            raise CertificateError(f"{path}: this revocation list is from another authority; move it away")
         return revoked
 
     def _kept_key(self, name: str) -> Ed25519PublicKey:

@@ -1,4 +1,4 @@
-"""Who is shut out although an authority vouches for it: the operator's list, and the authorities' revocation lists."""
+"""Exclusion of clients with valid certificates: the operator's list, and the authorities' revocation lists."""
 
 import logging
 import re
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 _LINE = re.compile(r"(?P<id>0|[1-9][0-9]{0,9})|serial:(?P<serial>[0-9a-f:]+)|sha256:(?P<sha256>[0-9a-f:]+)", re.ASCII)
 _SHA256_DIGITS = 64
 _PEM_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
-# A server reads its list while clients wait.
+# Maximum size of a list, which the server reads while clients wait.
 _MOST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """What the operator's list has."""
+    """The content of the operator's list."""
 
     client_ids: frozenset[ClientId]
     serials: frozenset[int]
@@ -35,32 +35,32 @@ class _Listed:
 
 @dataclass(frozen=True, slots=True)
 class _Revoked:
-    """What the revocation lists have: serial numbers, by the issuer's name."""
+    """The content of the revocation lists: serial numbers by the issuer's name."""
 
     serials: dict[bytes, frozenset[int]]
     outdated_after: datetime | None
 
 
 class Exclusions:
-    """Says which clients are shut out. Both files are read again when they have changed.
+    """The excluded clients. Both files are read again when they change.
 
-    A file that does not work any more leaves in force what was read last, with a warning; so does a revocation list
-    that runs out.
+    If a file cannot be used any more, or a revocation list expires, the content that was read last stays in force and
+    a warning is logged.
 
     Args:
-        listed: a text file, on each line a client id, ``serial:`` and a certificate's serial number, or ``sha256:`` and
-            its fingerprint, both in hexadecimal digits with or without colons; what follows a ``#`` is a comment.
+        listed: a text file; each line has a client id, ``serial:`` and a certificate's serial number, or ``sha256:``
+            and its fingerprint, both in hexadecimal digits with or without colons. A ``#`` begins a comment.
         revoked: revocation lists, several in PEM form or one in DER form, each signed by one of the authorities.
-        authority: the certificates of those whose clients are let in.
+        authority: the certificates of the authorities whose clients are accepted.
 
     Raises:
-        CertificateError: a file that cannot be read, a line that is none of these, or a revocation list that no such
-            authority signed, or that has run out.
+        CertificateError: a file cannot be read, a line is malformed, or a revocation list has expired or was not
+            signed by such an authority.
     """
 
     def __init__(self, *, listed: Path | None = None, revoked: Path | None = None, authority: Path | None = None):
         if revoked is not None and authority is None:
-            raise CertificateError(f"{revoked}: without certificates there is nothing to revoke")
+            raise CertificateError(f"{revoked}: without certificates nothing can be revoked")
         self._listed = None if listed is None else Reloading(lambda: _read_list(listed), lambda: (listed,))
         self._revoked: Reloading[_Revoked] | None = None
         if revoked is not None and authority is not None:
@@ -70,15 +70,15 @@ class Exclusions:
 
     @property
     def client_ids(self) -> frozenset[ClientId]:
-        """The ids on the operator's list: who is shut out whatever its certificate is."""
+        """Return the ids on the operator's list; these clients are excluded with any certificate."""
         return frozenset() if self._listed is None else self._listed.current().client_ids
 
     def reason(self, client_id: ClientId, certificate: bytes | None) -> str | None:
-        """Why a client is shut out, or None.
+        """Return the reason why a client is excluded, or None.
 
         Args:
-            client_id: who it is.
-            certificate: the one that it has shown, as DER bytes; None without TLS.
+            client_id: the client.
+            certificate: its certificate as DER bytes; None without TLS.
         """
         if client_id in self.client_ids:
             return f"client {client_id} is on this server's list of excluded clients"
@@ -102,7 +102,7 @@ class Exclusions:
             return
         self._warned_of = until
         logger.warning(
-            "%s has run out, and stays in force: what was revoked since is not known here; put a new one there",
+            "%s has expired, and stays in force without later revocations: replace it by a new list",
             self._revoked_path,
             extra={"event": "revocation_list_expired"},
         )
@@ -142,7 +142,7 @@ def _read_revoked(path: Path, authority: Path) -> _Revoked:
         blocks = _PEM_BLOCK.findall(data)
         lists = [x509.load_pem_x509_crl(block) for block in blocks] or [x509.load_der_x509_crl(data)]
     except ValueError:
-        raise CertificateError(f"{path}: this is no revocation list, neither PEM nor DER") from None
+        raise CertificateError(f"{path}: this is not a revocation list in PEM or DER form") from None
     issuers = load_certificates(authority)
     now = datetime.now(UTC)
     serials: dict[bytes, frozenset[int]] = {}
@@ -150,20 +150,20 @@ def _read_revoked(path: Path, authority: Path) -> _Revoked:
         if not any(_is_signed_by(one, issuer) for issuer in issuers):
             raise CertificateError(f"{path}: no authority in {authority} signed this revocation list")
         if any(extension.critical for extension in one.extensions):
-            raise CertificateError(f"{path}: a revocation list of a part only, or of a kind that is not known here")
+            raise CertificateError(f"{path}: this revocation list is partial or of an unknown kind")
         if one.next_update_utc is not None and one.next_update_utc < now:
-            raise CertificateError(f"{path}: this revocation list has run out on {one.next_update_utc:%Y-%m-%d %H:%M}")
+            raise CertificateError(f"{path}: this revocation list expired on {one.next_update_utc:%Y-%m-%d %H:%M}")
         name = one.issuer.public_bytes()
         serials[name] = serials.get(name, frozenset()) | {entry.serial_number for entry in one}
     return _Revoked(serials, min((one.next_update_utc for one in lists if one.next_update_utc), default=None))
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes. OSError; CertificateError if it is too long."""
+    """Return the file's bytes. OSError; CertificateError if it is too long."""
     with path.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
-        raise CertificateError(f"{path}: more than {_MOST_BYTES:,} bytes")
+        raise CertificateError(f"{path}: the file has more than {_MOST_BYTES:,} bytes")
     return data
 
 

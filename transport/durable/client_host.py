@@ -72,8 +72,7 @@ class ClientHost:
     With a journal, each answer is on the disk before it is returned, together with the machine that made it: a client
     that is killed and started again (`resume`) sends the same bytes again, and never another answer.
 
-    Memory: the machine, the last answer until it is acknowledged, the announcement, and a message that arrives in
-    pieces.
+    Memory: the machine, the last answer until it is acknowledged, the announcement, and a message in pieces.
 
     Args:
         client_id: this client's number.

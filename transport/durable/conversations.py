@@ -1,4 +1,4 @@
-"""The server's side of the link protocol: who is connected, what each has and lacks, and what is to be sent."""
+"""The server's side of the link protocol: the connections, the state of each client, and the frames to send."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -35,14 +35,14 @@ from transport.errors import LinkError
 
 
 class Conversations:
-    """Turns frames into inputs of the machine, and what the machine gives into frames.
+    """A translator between the clients' frames and the machine's inputs and messages.
 
-    What is to be sent waits in `outbox`: the host hands it out once the inputs that led to it are durable.
+    Frames to send wait in `outbox`: the host returns them once the inputs that led to them are durable.
     """
 
     def __init__(self, machine: RecordedMachine, offer: Offer, client_ids: Iterable[ClientId], room: Room) -> None:
         self._machine = machine
-        # Encoded once: what it announces may be large, and every HELLO is answered with it.
+        # Encoded once: the announcement may be large, and each HELLO is answered with it.
         self._offer = encode(offer)
         self._announcement_digest = digest_of(offer.extra)
         self._drops_told = 0
@@ -57,7 +57,7 @@ class Conversations:
         self.declined: dict[ClientId, str] = {}
 
     def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
-        """A client's connection was made; gives its number. The older one of two of the same client is closed."""
+        """Note a client's new connection, and return its number; an older connection of the client is closed."""
         if number is None:
             number = self._connections + 1
         self._connections = max(self._connections, number)
@@ -76,14 +76,14 @@ class Conversations:
         return number
 
     def expects(self, client_id: ClientId) -> bool:
-        """Whether the session has still something to say to this client, should it begin anew."""
+        """Return whether the session would still serve this client if it began again."""
         link = self.links.get(client_id)
         if link is None or client_id in self._machine.driver.dropped:
             return False
         return not self._ended or (bool(link.digests) and not link.told)
 
     def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
-        """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""
+        """Note that a connection ended; its client may return. Connections that the host closed are ignored."""
         link = self._of(client_id, connection)
         if link is not None:
             link.hang_up()
@@ -91,9 +91,9 @@ class Conversations:
     def frame_received(
         self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None
     ) -> None:
-        """A frame came over a connection; by default over the client's present one.
+        """Take a frame from a connection, by default the client's present one.
 
-        Frames of connections that the host closed are ignored. Never raises for what a client sends.
+        Frames of connections that the host closed are ignored. No frame of a client makes it raise.
         """
         link = self._of(client_id, connection)
         if link is None:
@@ -106,7 +106,7 @@ class Conversations:
             self._refuse(link, RefusalCode.PROTOCOL_ERROR, str(error))
 
     def _act(self, link: Link, frame: ClientFrame, now: float) -> None:
-        """Do what a frame asks for. LinkError if the client may not send it."""
+        """Act on a frame. LinkError if the client must not send it."""
         match frame:
             case Message() | Large() | Piece() if not link.greeted:
                 raise LinkError("a message before HELLO")
@@ -129,14 +129,14 @@ class Conversations:
                 self.outbox.append(link.deliver(Pong()))
 
     def settle_replayed(self, client_id: ClientId | None, data: bytes, deliveries: list[Delivery]) -> None:
-        """An input of the journal, with what it led to: what `frame_received` did when it came; no id: no message."""
+        """Repeat the effect of `frame_received` for an input of the journal; without an id, it is not a message."""
         link = None if client_id is None else self.links.get(client_id)
         if link is not None:
             link.answered(digest_of(data))
         self.settle(deliveries)
 
     def take_outbox(self) -> list[Outgoing]:
-        """All that is to be sent now, but for connections that have ended."""
+        """Return all frames to send now, without those for ended connections."""
         for link, connection in self._ending:
             link.told |= link.connection == connection
         self._ending.clear()
@@ -162,7 +162,7 @@ class Conversations:
             self.settle(deliveries)
 
     def _is_next(self, link: Link, sequence: int, digest: bytes, now: float) -> bool:
-        """Whether the machine is to get this message. One that it has is acknowledged again, if it is the same."""
+        """Return whether this message is new to the machine; acknowledge it again if it is the same as before."""
         if sequence < len(link.digests):
             self._repeated(link, sequence, digest, now)
             return False
@@ -171,17 +171,17 @@ class Conversations:
         return not self._ended
 
     def _large(self, link: Link, large: Large, now: float) -> None:
-        """A message that is to come in pieces: ask for those that are not there."""
+        """Handle the announcement of a message in pieces: ask for the missing bytes."""
         if self._is_next(link, head_of(large).sequence, large.digest, now):
             want = self._incoming.announce(link, large, self._machine.driver.round)
             if link.restarts > MAX_RESTARTS:
-                self._drop(link, DropReason.DEADLINE, f"its messages began anew {link.restarts} times", now)
+                self._drop(link, DropReason.DEADLINE, f"its messages began again {link.restarts} times", now)
             elif want is not None:
                 self.outbox.append(link.deliver(want))
             self.admit(now)
 
     def admit(self, now: float) -> None:
-        """Ask for the messages that there is room for now; who has taken it for too long makes room."""
+        """Ask for the messages that fit in memory now; clients that were too slow lose their places."""
         while (turn := self._incoming.turn(now)) is not None:
             link, want = turn
             if want is not None:
@@ -191,7 +191,7 @@ class Conversations:
 
     def _piece(self, link: Link, piece: Piece, now: float) -> None:
         if link.receiving is None or piece.offset < link.receiving.have:
-            # The same one again, as a channel without integrity may bring it.
+            # A repeated frame, which a channel without integrity may deliver.
             if not link.allowance.spend(now):
                 self._refuse_too_many(link)
             return
@@ -204,15 +204,15 @@ class Conversations:
                 self.outbox.append(link.deliver(want))
 
     def _declined(self, link: Link, decline: Decline) -> None:
-        """The client takes no part. Started again with another policy it may take the same offer."""
+        """Note that the client declines. Started again with another policy, it may accept the same offer."""
         if not link.greeted or link.digests:
-            raise LinkError("it declines what it was not offered, or has taken")
+            raise LinkError("it declines an offer that it did not get, or has accepted")
         self._incoming.forget(link)
         self.declined[link.client_id] = decline.text
         self._refuse(link, RefusalCode.DROPPED, f"it declined the offer: {decline.text or 'without a reason'}")
 
     def _wanted(self, link: Link, want: Want, now: float) -> None:
-        """The client asks for pieces of what it was announced."""
+        """Send the pieces that a client asks for."""
         sending = link.sending.get(want.digest)
         frames, is_further = ([], False) if sending is None else sending.wanted(want)
         if not is_further and not link.allowance.spend(now):
@@ -222,12 +222,12 @@ class Conversations:
         if want.digest == self._announcement_digest:
             self.counters.announcement_bytes += sum(len(part) for parts in frames for part in parts)
             if is_further and want.have >= link.downloaded + step_bytes():
-                # Over all of its connections: on each new one it may say anything.
+                # Counted over all its connections, since it may send other frames on each new one.
                 link.downloaded = want.have
                 self._machine.driver.downloading(now)
 
     def _repeated(self, link: Link, sequence: int, digest: bytes, now: float) -> None:
-        """What is there already is acknowledged again, and not given to the machine again."""
+        """Acknowledge a known message again, without passing it to the machine."""
         self.counters.repeated += 1
         if digest != link.digests[sequence]:
             self._drop(link, DropReason.DUPLICATE, f"another message {sequence} than before", now)
@@ -241,9 +241,9 @@ class Conversations:
         if (refused := refused_version(hello)) is not None:
             self._refuse(link, refused.code, refused.text, refused.retry_after)
         elif link.greeted:
-            # The same one again, as a channel without integrity may bring it, asks for nothing new.
+            # A repeated frame, which a channel without integrity may deliver, asks for nothing new.
             if hello != link.hello:
-                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second, other HELLO")
+                self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second HELLO differs from the first")
         elif hello.session_id and hello.session_id != self._machine.server.session_id:
             self._refuse(link, RefusalCode.NO_SESSION, "another session, or one of another context, is run here")
         elif link.client_id in self._machine.driver.dropped:
@@ -256,7 +256,7 @@ class Conversations:
             link.greeted, link.hello = True, hello
             self._tell_end(link)
         elif self._has_lost_state(link, hello, missing):
-            # Were it to begin again, it would answer twice; waiting for it is in vain.
+            # It must not start again (it would answer twice), so drop it now.
             self._drop(link, DropReason.DISCONNECTED, "it came back without the state it had", now)
         else:
             link.greeted, link.hello = True, hello
@@ -268,7 +268,7 @@ class Conversations:
 
     @staticmethod
     def _has_lost_state(link: Link, hello: Hello, missing: int) -> bool:
-        """Whether the client knows less than what it has already answered says that it knew."""
+        """Return whether the client has fewer messages than its answers show that it had."""
         return (
             missing > 1 or (missing == 1 and link.unanswered is None) or (not hello.session_id and bool(link.digests))
         )
@@ -280,7 +280,7 @@ class Conversations:
             self.settle(self._machine.drop(link.client_id, reason, detail, now))
 
     def settle(self, deliveries: list[Delivery]) -> None:
-        """Turn what the machine gave into frames, for those that are there to get them."""
+        """Turn the machine's messages into frames for the clients that are connected."""
         for client_id, data in deliveries:
             link = self.links[client_id]
             link.sent, link.unanswered = link.sent + 1, data
@@ -306,7 +306,7 @@ class Conversations:
                 if not link.greeted:
                     continue
                 if link.sending and not link.digests:
-                    # It may not know yet what has ended: its offer is on its way.
+                    # It may not know the ended session yet: its offer is on its way.
                     self._refuse_late(link)
                 else:
                     self._tell_end(link)
@@ -333,7 +333,7 @@ class Conversations:
         self._refuse(link, code, f"{drop.round.value}: {drop.reason.value}", retry_after)
 
     def _seconds_left(self, now: float) -> int:
-        """How long the open phase may take: before that there is no other session."""
+        """Return the seconds left for the open phase; no other session begins before its end."""
         deadline = self._machine.driver.deadline
         return 0 if deadline is None else min(MAX_RETRY_AFTER, max(0, ceil(deadline - now)))
 
@@ -347,7 +347,7 @@ class Conversations:
         self.outbox.append(Close(client_id, connection, code, text, retry_after))
 
     def _of(self, client_id: ClientId, connection: int | None) -> Link | None:
-        """The link whose present connection it is."""
+        """Return the link whose present connection this is."""
         link = self.links.get(client_id)
         if link is None or not link.connection or connection not in (None, link.connection):
             return None

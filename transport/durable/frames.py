@@ -102,7 +102,7 @@ class RefusalCode(IntEnum):
     OLDER_SERVER = 10
     """The server speaks older versions of the link protocol only: come back when it has been upgraded."""
     EXCLUDED = 11
-    """The client is enrolled and certified, and its operator has shut it out; the text says by which list."""
+    """The client is enrolled and certified, but the operator excluded it; the text names the list."""
 
 
 @unique

@@ -1,9 +1,8 @@
-"""The server's side of a networked session: connections, the link protocol, the journal. Sans-IO but for the journal.
+"""The server's side of a networked session: connections, link protocol and journal. Sans-IO except for the journal.
 
-Frames go in, and nothing comes out until `SessionHost.commit` has made durable all that went in.  So a server that is
-killed at any moment and resumed from its journal knows of everything that anybody else can know of it: what it
-acknowledged, whom it dropped, which lists it sent.  What it had not committed, nobody has heard of; clients send it
-again.
+Frames go in, and nothing comes out until `SessionHost.commit` has made all inputs durable.  So a server that is killed
+at any time and resumed from its journal knows all its acts that others can know: the messages that it acknowledged, the
+clients that it dropped, the lists that it sent.  Clients send again the messages that were not committed.
 """
 
 import os
@@ -42,12 +41,12 @@ __all__ = ["Close", "Counters", "Deliver", "Outgoing", "SessionHost"]
 
 _NONCE_BYTES = 16
 
-# While others wait, a message has this part of the phase of masked inputs to come in.
+# While others wait, a message must arrive within this part of the phase of masked inputs.
 _SHARE_OF_PHASE = 1 / 4
 
 
 class SessionHost:
-    """One session of a server: tell it what happens on the connections, and send what `commit` gives.
+    """One session of a server: tell it the events of the connections, and send the results of `commit`.
 
     ::
 
@@ -58,35 +57,35 @@ class SessionHost:
         host.tick(now)                                  # when host.deadline has come
         for out in host.commit(now): ...                # after each batch of the above: send, and close where it says
         host.finish(pool.run(host.job), now)            # once host.job is set; commit again
-        host.outcome                                    # once set, everyone told, the sum saved: journal.delete()
+        host.outcome                                    # once set, all clients told, the sum saved: journal.delete()
 
-    ``now`` is in seconds on any clock that does not go back within this process.  Calls must not overlap, whatever
-    thread they are from; `commit` takes its time where `commit_blocks` says so, and may do that in a thread.
+    ``now`` is in seconds on any clock that does not go back within this process.  Calls must not overlap, from
+    any threads; if `commit_blocks` is true, `commit` takes time and may run in a thread.
 
-    With `goal` set, masked inputs are taken until this many are in, if the session can go on with them: who has not
-    sent its own by then is dropped, as by the deadline.
+    If `goal` is set, the round of masked inputs closes as soon as this many are in and the session can continue with
+    them: the other clients are dropped, as by the deadline.
 
-    A client is dropped for a bad message or by its phase's deadline only, not for a lost connection.  One that comes
-    back without the state in which it had sent messages is dropped: it cannot go on, and must not begin again.
+    A client is dropped only for a bad message or by the deadline of a phase, not for a lost connection.  A client that
+    returns without the state in which it sent messages is dropped: it cannot continue, and must not begin again.
 
-    Security: random bytes, the directory's answers and all messages are in the journal, so a resumed server is the
-    same machine and never sends a second, different list of survivors.
+    Security: the journal holds random bytes, the directory's answers and all messages, so a resumed server is the same
+    machine and never sends a second, different list of survivors.
 
     Args:
         params: the session's public parameters.
-        client_ids: who may take part; by default 0 .. num_clients - 1.
-        deadlines: how long each phase stays open.
-        context: bytes bound into the session id; the clients' applications give their own.
+        client_ids: the ids of the clients; by default 0 .. num_clients - 1.
+        deadlines: the seconds for which each phase stays open.
+        context: bytes bound into the session id; the clients' applications pass their own.
         nonce: public bytes, fresh for each session; drawn by default.
-        extra: what the offer announces to the clients; it is opaque here, and public.
-        number: the session's, for the application.
-        directory: in malicious mode, who knows the clients' identity keys.
+        extra: the announcement for clients in the offer; opaque here, and public.
+        number: the number of the session, for the application.
+        directory: in malicious mode, the clients' identity keys.
         journal: an empty `Journal`; without one, a crash ends the session.
-        entropy: the source of randomness; only tests pass another than `os.urandom`.
+        entropy: the source of randomness; only tests replace `os.urandom`.
 
     Raises:
-        secagg.LocalProtocolError: an argument of a wrong type or range.
-        JournalError: the journal holds a session, or cannot be written.
+        secagg.LocalProtocolError: an argument has a wrong type or range.
+        JournalError: the journal holds a session already, or cannot be written.
     """
 
     def __init__(
@@ -148,22 +147,21 @@ class SessionHost:
         directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
     ) -> "SessionHost":
-        """The host of the session that is in ``journal``, as it was at its last commit, with nobody connected.
+        """Return the host of the session in ``journal`` as it was at its last commit, without connections.
 
-        Masked inputs are read one at a time.  The phase that was open gets its whole deadline again, however long the
-        server was away: clients could not reach it meanwhile, clocks of two boots do not compare, and a deadline that
-        passed in absence would drop everyone at once for the server's own failure.  The price is that a phase may stay
-        open longer than it says, by as much as the server crashes.
+        Masked inputs are read one at a time.  The open phase gets its whole deadline again, even after a long absence:
+        clients could not reach the server in the meantime, clocks of two boots cannot be compared, and a deadline that
+        passed in absence would drop all clients at once for the server's own failure.  The price is that crashes make
+        a phase longer than its deadline.
 
         Args:
-            journal: one that holds a session.
-            context, directory: as given when the session began.
-            params, client_ids, nonce, extra, number: what the session is to be of, where the caller says; by default
-                whatever it is of.
+            journal: a journal with a session.
+            context, directory: the same as when the session began.
+            params, client_ids, nonce, extra, number: expected values of the session; None accepts any value.
 
         Raises:
-            JournalError: the journal holds no session or another one than the arguments say, is damaged, or was written
-                by a version of this library that acts differently.
+            JournalError: the journal holds no session or another session than expected, is damaged, or was written by a
+                version of this library that acts differently.
         """
         header = resumable(journal)
         try:
@@ -171,7 +169,7 @@ class SessionHost:
         except LinkError as error:
             raise journal.mismatch(f"its offer: {error}") from None
         if not isinstance(offer, Offer):
-            raise journal.mismatch("its offer is none")
+            raise journal.mismatch("its offer is not an offer")
         ids = None if client_ids is None else tuple(client_ids)
         begun = (offer.params, header.client_ids, offer.nonce, offer.extra, offer.number)
         _check_same(journal, begun, (params, ids, nonce, extra, number))
@@ -186,8 +184,8 @@ class SessionHost:
         )
         if machine.server.session_id != header.session_id:
             raise JournalError(
-                f"{journal.path} holds a session of another context: give the context that it began with, such as the "
-                "hash of the same model"
+                f"{journal.path} holds a session with another context: pass the context with which it began, "
+                "such as the hash of the same model"
             )
         host = cls.__new__(cls)
         host._set_up(machine, offer, header.client_ids, journal, deadlines)
@@ -199,12 +197,12 @@ class SessionHost:
 
     @property
     def offer(self) -> Offer:
-        """What clients are offered."""
+        """Return the offer for clients."""
         return self._offer
 
     @property
     def memory(self) -> int:
-        """Bytes that the messages of clients may take while they come in. Further ones are asked for afterwards."""
+        """Return the maximum bytes of clients' messages while they arrive; further messages are asked for later."""
         return self._conversations.room.size
 
     @memory.setter
@@ -213,66 +211,66 @@ class SessionHost:
 
     @property
     def client_ids(self) -> tuple[ClientId, ...]:
-        """Who may take part."""
+        """Return the ids of the clients that may take part."""
         return tuple(self._conversations.links)
 
     @property
     def bytes_in_flight(self) -> int:
-        """Bytes of the messages that clients have room to send now; of `memory`."""
+        """Return the part of `memory`, in bytes, for the messages that clients may send now."""
         return self._conversations.room.taken
 
     @property
     def session_id(self) -> bytes:
-        """The session's id, 32 bytes; public."""
+        """Return the session id, 32 bytes; public."""
         return self._machine.server.session_id
 
     @property
     def deadline(self) -> float | None:
-        """When `tick` is due; None while there is nothing to wait for."""
+        """Return the time at which `tick` is due; None while nothing is awaited."""
         deadlines = (self._machine.driver.deadline, self._conversations.room.deadline)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     @property
     def round(self) -> Round:
-        """The round that is open, or was last."""
+        """Return the open round, or the last one."""
         return self._machine.driver.round
 
     @property
     def status(self) -> ServerStatus:
-        """Where the session stands: phase, and how many messages came in, are awaited and are needed."""
+        """Return the phase, and the numbers of messages that came, are awaited and are needed."""
         return self._machine.server.status
 
     @property
     def dropped(self) -> Mapping[ClientId, ClientDropped]:
-        """The clients without which the session went on, and why."""
+        """Return the dropped clients with the reasons."""
         return self._machine.driver.dropped
 
     @property
     def counters(self) -> Counters:
-        """What happened so far, for metrics."""
+        """Return the counts of events, for metrics."""
         return self._conversations.counters
 
     @property
     def declined(self) -> Mapping[ClientId, str]:
-        """The clients that declined the offer, and why, as they say: text of theirs, printable and short.
+        """Return the clients that declined the offer, with their own reasons as short printable text.
 
-        Nothing is kept of what an earlier process heard.
+        Reasons that an earlier process received are not stored.
         """
         return self._conversations.declined
 
     @property
     def disputes(self) -> tuple[Dispute, ...]:
-        """The shares that were wrong."""
+        """Return the wrong shares."""
         return self._machine.driver.disputes
 
     @property
     def connected_clients(self) -> frozenset[ClientId]:
-        """Those that have a connection now."""
+        """Return the ids of the clients that are connected now."""
         return frozenset(client_id for client_id, link in self._conversations.links.items() if link.connection)
 
     @property
     def untold(self) -> frozenset[ClientId]:
-        """Clients that took part to the end and were not yet told how it ended; empty before the end."""
+        """Return the clients that sent messages and were not told yet how the session ended; empty before its end."""
         if self.outcome is None:
             return frozenset()
         return (
@@ -281,30 +279,31 @@ class SessionHost:
         )
 
     def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
-        """A client's connection was made; gives its number. The older one of two of the same client is closed.
+        """Note a client's new connection, and return its number; an older connection of the client is closed.
 
         Args:
-            number: above 0, another for each connection and higher for later ones; by default as they are told here.
+            number: a number above 0 that grows with each connection; by default, in the order of the calls.
         """
         return self._conversations.connected(client_id, now, number)
 
     def expects(self, client_id: ClientId) -> bool:
-        """Whether the session has still something to say to a client that begins anew.
+        """Return whether the session would still serve a client that begins again.
 
-        To one that is not on its list, was dropped, or has heard the end, it has not: such a one waits for the next.
+        It does not serve a client that is not on its list, was dropped, or was told the end: such a client waits for
+        the next session.
         """
         return self._conversations.expects(client_id)
 
     def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
-        """A connection ended; that of a client that may come back. Connections that the host closed are ignored."""
+        """Note that a connection ended; its client may return. Connections that the host closed are ignored."""
         self._conversations.disconnected(client_id, now, connection)
 
     def frame_received(
         self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None
     ) -> None:
-        """A frame came over a connection; by default over the client's present one.
+        """Take a frame from a connection, by default the client's present one.
 
-        Frames of connections that the host closed are ignored. What a client sends never raises.
+        Frames of connections that the host closed are ignored. No frame of a client makes it raise.
 
         Raises:
             JournalError: the journal could not be written; start again and resume.
@@ -312,7 +311,7 @@ class SessionHost:
         self._conversations.frame_received(client_id, payload, now, connection)
 
     def tick(self, now: float) -> None:
-        """Close the open phase if its deadline has passed or its goal is met; of Unmasking, `commit` does that."""
+        """Close the open phase if its deadline has passed or its goal is met; `commit` closes Unmasking."""
         deliveries = self._machine.close_round(now) if self._has_met_goal() else self._machine.tick(now)
         self._conversations.settle(deliveries)
         self._conversations.admit(now)
@@ -321,12 +320,13 @@ class SessionHost:
         machine = self._machine
         if self.goal is None or machine.driver.deadline is None or self.round is not Round.MASKED_INPUT_COLLECTION:
             return False
-        # With nobody pending the round closes by itself. Whether it can go on is more costly to ask.
+        # With no pending client the round closes by itself. The check whether it can continue costs more, so it is
+        # last.
         server = machine.server
         return server.num_pending > 0 and server.num_received >= self.goal and server.status.ready
 
     def finish(self, masks: MaskSum, now: float) -> None:
-        """The result of `job`; `commit` then sets `outcome` and tells the clients.
+        """Take the result of `job`; `commit` then sets `outcome` and tells the clients.
 
         Raises:
             secagg.LocalProtocolError: there is no job, or ``masks`` is not its whole result; call again.
@@ -336,22 +336,22 @@ class SessionHost:
 
     @property
     def commit_blocks(self) -> bool:
-        """Whether the next `commit` waits for the disk, or computes: a thread is the place for it then."""
+        """Return whether the next `commit` waits for the disk or computes; run it in a thread then."""
         return self._machine.driver.closing_due or (self._journal is not None and self._journal.is_dirty)
 
     def abort(self, now: float) -> None:
-        """End the session without a sum; nothing is unmasked. Nothing happens if it has ended."""
+        """End the session without a sum and without unmasking. Do nothing if it has ended."""
         self._machine.abort()
         self._conversations.settle([])
 
     def commit(self, now: float) -> list[Outgoing]:
-        """Make durable what happened since the last call, and give what is to be sent, in order.
+        """Make all events since the last call durable, and return the frames to send, in order.
 
-        Sets `job` and `outcome` too: nobody is to act on what a crash could undo.  Closes Unmasking if that is due: it
-        takes seconds where many shares are wrong.
+        Only this call sets `job` and `outcome`, since a crash could undo earlier results.  It closes Unmasking if that
+        is due, which takes seconds if many shares are wrong.
 
         Raises:
-            JournalError: it could not be written. The host is dead then; start again and resume.
+            JournalError: the journal could not be written. The host cannot be used then; start again and resume.
         """
         if self._machine.driver.closing_due:
             self._conversations.settle(self._machine.close_round(now))
@@ -364,7 +364,7 @@ class SessionHost:
 
 
 def _check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object, ...]) -> None:
-    """JournalError if something that was given, and is not None, is not what the session began with."""
+    """Raise JournalError if an argument that is not None differs from the session in the journal."""
     names = ("parameters", "clients", "nonce", "announcement", "number")
     others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
     if others:

@@ -55,7 +55,7 @@ class AnswerKind(IntEnum):
     DRAW = 1
     """Random bytes."""
     TRUST = 2
-    """Whether an identity key is a client's: one byte, 0 or 1."""
+    """The trust in an identity key as a client's: one byte, 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Work that a cancellation must not leave half done."""
+"""Work that a cancellation must not interrupt."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ _T = TypeVar("_T")
 
 
 async def uninterrupted(work: "asyncio.Future[_T]") -> _T:
-    """The result of ``work``; a cancellation takes effect once it is done."""
+    """Return the result of ``work``; a cancellation takes effect once it is done."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

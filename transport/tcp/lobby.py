@@ -1,7 +1,7 @@
 """The server's lobby: connections that are in no session yet, and the clients that wait for one.
 
-A client is present once it has shown who it is, has said HELLO and is enrolled; each counts once, by its newest
-connection.  Everything here is bounded: a frame is answered or refused, and nothing of it is kept but one HELLO.
+A client waits once it is identified, has sent HELLO and is enrolled; each counts once, with its newest connection.  All
+memory is bounded: a frame is answered or refused, and only one HELLO of it is stored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,12 +22,12 @@ class Visit:
     """One connection of a server, from its first frame on.
 
     Attributes:
-        connection: where it is.
-        number: later ones have higher numbers, counted when they were accepted.
-        hello: what it said of itself.
-        host: whose session it is in.
-        is_refused: whether it was told to go; what else comes over it is not looked at.
-        answered: how many PINGs in a row were answered without the host.
+        connection: the connection.
+        number: a number that grows in the order of acceptance.
+        hello: its HELLO.
+        host: the host of its session.
+        is_refused: whether it was refused; its further frames are ignored.
+        answered: number of PINGs in a row that were answered without the host.
     """
 
     connection: Connection
@@ -40,16 +40,16 @@ class Visit:
 
     @property
     def client_id(self) -> ClientId:
-        """Whose it is. Only of one whose client is known."""
+        """Return the client; only for connections of a known client."""
         assert self.connection.client_id is not None  # noqa: S101 - the caller has seen to that
         return self.connection.client_id
 
 
 class OpenVisits:
-    """All connections of a server that have shown a certificate; of one client's, the newest few.
+    """All identified connections of a server; for each client, the newest few.
 
     Args:
-        per_client: so many. A client that comes back has two for as long as the older one takes to end.
+        per_client: maximum number for one client. A client that returns has two until the older one has ended.
     """
 
     def __init__(self, per_client: int) -> None:
@@ -61,7 +61,7 @@ class OpenVisits:
         return iter(tuple(self._visits))
 
     def enter(self, visit: Visit) -> None:
-        """Take in a connection, of a client's if that is known; in its place its oldest one may be ended at once."""
+        """Add a connection; if its client now has too many, its oldest one ends at once."""
         self._visits[visit] = None
         if visit.connection.client_id is None:
             return
@@ -71,11 +71,11 @@ class OpenVisits:
             oldest = min(visits, key=lambda one: one.number)
             visits.remove(oldest)
             oldest.connection.cut(CutOffError("replaced", link.REPLACED_TEXT))
-            # It may be waiting for a peer that does not read.
+            # It may wait for a peer that does not read.
             oldest.connection.stream.abort()
 
     def leave(self, visit: Visit) -> None:
-        """A connection has ended."""
+        """Note that a connection has ended."""
         self._visits.pop(visit, None)
         if visit.connection.client_id is not None:
             visits = self._of.get(visit.client_id, set())
@@ -85,14 +85,14 @@ class OpenVisits:
 
 
 class Lobby:
-    """Those that wait.
+    """The clients that wait for a session.
 
     Args:
-        enrolled: who may; None lets in everybody who has shown who it is.
-        exclusions: who of them is shut out.
+        enrolled: the clients that may wait; None accepts all identified clients.
+        exclusions: the clients among them that are excluded.
 
     Attributes:
-        needed: how many a session is waiting for; 0 while none is.
+        needed: number of clients that a session waits for; 0 if none waits.
     """
 
     def __init__(self, enrolled: Iterable[ClientId] | None = None, exclusions: Exclusions | None = None) -> None:
@@ -106,16 +106,16 @@ class Lobby:
 
     @property
     def client_ids(self) -> tuple[ClientId, ...]:
-        """Who waits, in the order in which they came."""
+        """Return the ids of the waiting clients, in the order of their arrival."""
         return tuple(self._visits)
 
     @property
     def visits(self) -> list[Visit]:
-        """Those that wait, in the order in which they came."""
+        """Return the waiting visits, in the order of their arrival."""
         return list(self._visits.values())
 
     def enter(self, visit: Visit) -> Visit | None:
-        """Let a visit wait; gives the one that has to go: the same client's older one, be it this one itself."""
+        """Let a visit wait, and return the older visit of the same client, which must end; it may be this one."""
         present = self._visits.get(visit.client_id)
         if present is not None and present.number > visit.number:
             return visit
@@ -124,12 +124,12 @@ class Lobby:
         return present
 
     def leave(self, visit: Visit) -> None:
-        """Let a visit wait no longer, if it does."""
+        """Remove a visit if it waits."""
         if visit.connection.client_id is not None and self._visits.get(visit.client_id) is visit:
             del self._visits[visit.client_id]
 
     def refusal(self, visit: Visit) -> Refused | None:
-        """Why a visit's client is shut out now, if it is."""
+        """Return the refusal if a visit's client is excluded now, else None."""
         if self._exclusions is None:
             return None
         tls = visit.connection.stream.tls
@@ -138,16 +138,16 @@ class Lobby:
         return None if reason is None else Refused(RefusalCode.EXCLUDED, reason)
 
     def frame_received(self, visit: Visit, payload: bytes | memoryview, now: float) -> Refused | None:
-        """Take a frame of a visit that is in no session. Gives why it is refused, if it is.
+        """Take a frame of a visit that is in no session, and return the refusal if it is refused.
 
         Raises:
-            CutOffError: it asks, and does not read.
+            CutOffError: it sends requests and does not read the answers.
         """
         try:
             frame = link.decode_client_frame(payload)
         except LinkError as error:
             return Refused(RefusalCode.PROTOCOL_ERROR, str(error))
-        # The first one brings the connection further; all others cost no more than they may.
+        # The first HELLO advances the connection; all others count against its allowance.
         if (visit.hello is not None or not isinstance(frame, link.Hello)) and not visit.allowance.spend(now):
             return link.TOO_MANY_FRAMES
         match frame:
@@ -159,7 +159,8 @@ class Lobby:
                 self._tell(visit)
                 return None
             case _:
-                # Without a HELLO nobody keeps a place: what is no client has no more time than for its first frame.
+                # Without a HELLO a connection keeps no place: a peer that is not a client has only the time for its
+                # first frame.
                 what = "a message before an offer" if visit.hello is not None else "something before HELLO"
                 return Refused(RefusalCode.PROTOCOL_ERROR, what)
 
@@ -167,7 +168,7 @@ class Lobby:
         if (refused := link.refused_version(hello)) is not None:
             return refused
         if visit.hello is not None and hello != visit.hello:
-            return Refused(RefusalCode.PROTOCOL_ERROR, "a second, other HELLO")
+            return Refused(RefusalCode.PROTOCOL_ERROR, "a second HELLO differs from the first")
         if self.enrolled is not None and visit.client_id not in self.enrolled:
             return Refused(RefusalCode.UNKNOWN_CLIENT, f"client {visit.client_id} is not enrolled here")
         if (refused := self.refusal(visit)) is not None:
@@ -176,6 +177,6 @@ class Lobby:
         return None
 
     def _tell(self, visit: Visit) -> None:
-        """How many are here: at first, and with each sign of life, so that it costs next to nothing."""
+        """Send the number of waiting clients: at first, and with each PING, so that it costs almost nothing."""
         if self._visits.get(visit.client_id) is visit:
             visit.connection.send(link.encode(link.Waiting(len(self._visits), self.needed)))

@@ -1,7 +1,7 @@
 """The server's shell: carries frames between the connections of a `Listener` and a `SessionHost`.
 
-What connections tell the host is only taken in; `SessionServer.run`, one loop, lets a few milliseconds of it gather,
-makes it durable at once, and then sends what may be sent.  A connection that is in no session is in the `Lobby`.
+Connections only pass their frames to the host; one loop, `SessionServer.run`, gathers those of a few milliseconds,
+makes them durable together, and then sends the results.  A connection that is in no session is in the `Lobby`.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from transport.tcp.tls import TlsRefusedError
 
 logger = logging.getLogger("transport.tcp")
 
-# So many PINGs of a connection in a row are answered without the host, which counts those that it sees itself.
+# Number of PINGs in a row that are answered without the host, which counts those that it receives.
 _PINGS = 8
 
-# Of a connection that is in no session: a few small frames.
+# Queue limit of a connection that is in no session: a few small frames.
 _LOBBY_BYTES = 1 << 13
 
 _STOPPING = link.Refused(link.RefusalCode.STOPPING, "the server is being stopped")
 
 HostObserver: TypeAlias = Callable[[SessionHost], None]
-"""Called after each commit, for progress and metrics; what it raises ends the session's run."""
+"""A function that is called after each commit, for progress and metrics; its errors end the session's run."""
 
 
 class SessionServer:
-    """A listening server that runs sessions, one after the other; clients that come in between wait for the next.
+    """A listening server that runs sessions one after another; clients that come in between wait for the next one.
 
     Use it as an asynchronous context manager: leaving it closes all connections::
 
@@ -52,18 +52,19 @@ class SessionServer:
             await server.run(host, pool)
 
     Args:
-        address: where to listen; an empty host is every address of the machine, port 0 one that the system chooses.
+        address: the address to listen on; an empty host means all addresses of the computer, port 0 a port that the
+            system chooses.
         tls: the server's certificate, or `PLAINTEXT` for a trial on one machine.
-        limits: what connections may take.
-        enrolled: the clients for whom there are sessions. Others are refused at HELLO, at any time, and those for whom
-            the present session has no place, such as late ones, wait for the next. By default each session decides.
-        exclusions: the clients that are refused at HELLO all the same, and no longer wait for the next session.
-        proxies: whose connections begin with a header of the PROXY protocol that says where they come from.
+        limits: limits of time and memory for connections.
+        enrolled: the clients of all sessions. Others are refused at HELLO; enrolled clients without a place in the
+            present session, such as late ones, wait for the next one. By default each session decides.
+        exclusions: clients that are refused at HELLO although they are enrolled, and cannot wait for a session.
+        proxies: networks whose connections begin with a header of the PROXY protocol, which has their source.
 
     Raises (on entering):
-        OSError: the address cannot be listened at.
+        OSError: the server cannot listen on the address.
         CertificateError: see `server_context`.
-        PlaintextError: without TLS, the address is not loopback.
+        PlaintextError: there is no TLS, and the address is not loopback.
     """
 
     def __init__(
@@ -84,11 +85,11 @@ class SessionServer:
         self._visits = OpenVisits(self._limits.connections_per_client)
         self._lobby = Lobby(enrolled, exclusions)
         self._arrival, self._news = asyncio.Event(), asyncio.Event()
-        # The host's calls must not overlap: while a commit works in a thread, they wait, or are noted.
+        # Calls of the host must not overlap: while a commit runs in a thread, they wait or are noted.
         self._free = asyncio.Event()
         self._free.set()
         self._departed: list[tuple[ClientId, int]] = []
-        # Threads of its own: what the application does in asyncio's must not hold up a commit.
+        # Separate threads: work of the application in asyncio's threads must not delay a commit.
         self._threads: ThreadPoolExecutor | None = None
         self.bytes_received = self.bytes_sent = 0
 
@@ -110,32 +111,32 @@ class SessionServer:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where it listens."""
+        """Return the addresses on which it listens."""
         return self._listener.addresses
 
     @property
     def num_connections(self) -> int:
-        """How many connections are open whose other side has shown who it is."""
+        """Return the number of open connections with an identified client."""
         return self._listener.num_connections
 
     @property
     def num_waiting(self) -> int:
-        """How many clients wait for a session: distinct ones that are enrolled, and have said HELLO."""
+        """Return the number of distinct clients that are enrolled, have sent HELLO, and wait for a session."""
         return len(self._lobby)
 
     @property
     def waiting(self) -> tuple[ClientId, ...]:
-        """Who waits for a session. Those who are excluded by now are sent away."""
+        """Return the ids of the clients that wait for a session, after refusing those that are excluded by now."""
         self._review()
         return self._lobby.client_ids
 
     @property
     def num_enrolled(self) -> int | None:
-        """How many clients there are sessions for; None if each session decides."""
+        """Return the number of enrolled clients; None if each session decides."""
         return None if self._lobby.enrolled is None else len(self._lobby.enrolled)
 
     async def gather(self, count: int) -> None:
-        """Wait until this many clients wait for a session, and tell them the number."""
+        """Wait until this many clients wait for a session, and tell them this number."""
         self._lobby.needed = count
         try:
             while len(self._lobby) < count:
@@ -146,7 +147,7 @@ class SessionServer:
 
     @property
     def certificate_expiry(self) -> dict[str, float]:
-        """When the `server`'s certificate in use runs out, and the first of its `authority`'s, in Unix time."""
+        """Return the ends of validity (Unix time) of the `server`'s certificate and the first of its `authority`'s."""
         tls = self._listener.tls
         if tls is None:
             return {}
@@ -154,24 +155,24 @@ class SessionServer:
 
     @property
     def refusals(self) -> Counter[str]:
-        """How many connections were refused or cut off, by reason."""
+        """Return the numbers of connections that were refused or cut off, by reason."""
         return self._listener.refusals
 
     async def run(self, host: SessionHost, pool: RecoveryPool, observer: HostObserver | None = None) -> None:
-        """Run one session until it has its outcome, and until everyone who comes back in time has been told.
+        """Run one session until it has its outcome, and all clients that return in time were told.
 
-        Cancelling it tells the clients to come back later; with a journal the session can be resumed. A recovery of
-        masks that is running is waited for.
+        Cancelling it tells the clients to come back later; with a journal the session can be resumed. It waits for a
+        recovery of masks that is running.
 
         Raises:
-            JournalError: from the host; nothing that is not durable was sent.
+            JournalError: an error of the host; nothing that is not durable was sent.
         """
         if self._host is not None:
             raise RuntimeError("a server runs one session at a time")
         self._host, self._error, self._connections, self._departed = host, None, {}, []
         host.memory = self._limits.memory
         if self._threads is None:
-            # One for commits, one for the recovery of the masks.
+            # One thread for commits, one for the recovery of the masks.
             self._threads = ThreadPoolExecutor(2, "secagg-server")
         self._review()
         for visit in self._lobby.visits:
@@ -213,14 +214,14 @@ class SessionServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._news.wait()
-                # What comes within the next moment is made durable together with it.
+                # Frames of the next milliseconds become durable together with this one.
                 await asyncio.sleep(self._limits.commit_seconds)
         self._news.clear()
 
     async def _committed(self, host: SessionHost) -> list[Outgoing]:
-        """The host's commit, in a thread if it waits for the disk or computes: connections go on meanwhile.
+        """Run the host's commit, in a thread if it waits for the disk or computes, so that connections continue.
 
-        Cancelling waits for it all the same: nobody may close a journal that is being written.
+        A cancellation also waits for it, since a journal must not be closed while it is written.
         """
         if not host.commit_blocks:
             return host.commit(self._now())
@@ -248,7 +249,7 @@ class SessionServer:
                 self._listener.refused(reason, item.text, peer=connection.peer, client_id=item.client_id)
 
     async def _serve(self, stream: Stream, client_id: ClientId | None, peer: str, number: int) -> None:
-        """One connection, from the handshake to its end."""
+        """Serve one connection, from the handshake to its end."""
         connection = Connection(
             stream, self._limits, max_payload=link.SMALL_BYTES, max_queued=_LOBBY_BYTES, peer=peer, client_id=client_id
         )
@@ -281,7 +282,7 @@ class SessionServer:
             self._lobby.leave(visit)
             if connection.key is not None:
                 self._connections.pop(connection.key, None)
-                # Of one that the host itself closed it does not want to hear, and ignores it.
+                # The host ignores connections that it closed itself.
                 if self._host is visit.host is not None and self._free.is_set():
                     visit.host.disconnected(connection.key[0], self._now(), connection.key[1])
                     self._news.set()
@@ -311,7 +312,7 @@ class SessionServer:
     async def _read(self, visit: Visit) -> None:
         async for payload in visit.connection.frames():
             if visit.connection.client_id is None:
-                # Without TLS a client says itself who it is.
+                # Without TLS a client names itself.
                 visit.connection.client_id = link.decode_identify(payload).client_id
                 self._visits.enter(visit)
             elif visit.host is not None:
@@ -322,7 +323,7 @@ class SessionServer:
                     self._refuse(visit, refused)
                 elif is_new and visit.hello is not None:
                     await self._arrive(visit)
-            # A hundred connections that wait for their next frame hold no masked inputs.
+            # Connections that wait for their next frame must not hold masked inputs.
             del payload
 
     async def _hear(self, host: SessionHost, visit: Visit, payload: memoryview) -> None:
@@ -330,7 +331,7 @@ class SessionServer:
         connection = visit.connection
         assert connection.key is not None  # noqa: S101 - it has entered
         if payload == PING and not self._free.is_set() and visit.answered < _PINGS:
-            # The host may be at work for seconds, and the client is to know that somebody is here.
+            # The host may work for seconds, and the client must see that the server is alive.
             connection.send((PONG,))
             visit.answered += 1
         elif payload != PONG:
@@ -341,7 +342,7 @@ class SessionServer:
                 self._news.set()
 
     async def _arrive(self, visit: Visit) -> None:
-        """A client has said HELLO: it goes into the session that runs, or waits for the next."""
+        """Handle a client after its HELLO: it joins the running session, or waits for the next one."""
         await self._turn()
         if self._host is not None and self._has_place(self._host, visit):
             self._enter(self._host, visit)
@@ -350,12 +351,12 @@ class SessionServer:
         self._arrival.set()
 
     def _has_place(self, host: SessionHost, visit: Visit) -> bool:
-        """Whether it is the session that speaks to a client, be it to refuse it."""
+        """Return whether the session handles this client, even if only to refuse it."""
         assert visit.hello is not None  # noqa: S101 - it has arrived
         return self._lobby.enrolled is None or bool(visit.hello.session_id) or host.expects(visit.client_id)
 
     def _enter(self, host: SessionHost, visit: Visit) -> None:
-        """Tell the host of a connection. The caller must have waited for its turn."""
+        """Tell the host of a connection; the caller must have waited for `_turn`."""
         assert visit.hello is not None  # noqa: S101 - it has arrived
         connection, now = visit.connection, self._now()
         connection.raise_bound()
@@ -366,7 +367,7 @@ class SessionServer:
         self._news.set()
 
     def _refuse(self, visit: Visit, refused: link.Refused) -> None:
-        """Send a connection that is in no session away."""
+        """Refuse a connection that is in no session."""
         connection = visit.connection
         visit.is_refused = True
         self._lobby.leave(visit)
@@ -381,12 +382,12 @@ class SessionServer:
                 self._refuse(visit, refused)
 
     async def _turn(self) -> None:
-        """Until the host may be called; whoever calls it does so before awaiting anything else."""
+        """Wait until the host may be called; call it before any further await."""
         while not self._free.is_set():
             await self._free.wait()
 
     def _failed(self, error: BaseException) -> None:
-        # No peer can cause that: the session ends with it.
+        # No peer can cause this error, so it ends the session.
         self._error = error
         self._news.set()
         logger.error("a connection failed: %r", error, extra={"event": "failed"})
