@@ -78,7 +78,7 @@ class Deadlines:
 class ServerDriver:
     """Feeds a server with bytes and time until it has an outcome.
 
-    Call `start`, then `data_received`, `disconnected` and `tick` as things happen; send what each call returns.
+    Call `start`, then `data_received`, `drop` and `tick` as things happen; send what each call returns.
     `tick` is due at `deadline`.  When `job` is set, run it anywhere and hand the result to `finish`.
 
     Args:
@@ -123,10 +123,10 @@ class ServerDriver:
         try:
             message = secagg.decode_client_message(data, self._server.params)
         except CodecError as error:
-            return self.disconnected(client_id, now, DropReason.MALFORMED, str(error))
+            return self.drop(client_id, now, DropReason.MALFORMED, str(error))
         return self._handle(self._server.receive(client_id, message), now)
 
-    def disconnected(
+    def drop(
         self, client_id: ClientId, now: float, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
     ) -> list[Delivery]:
         """Drop a client for good, for instance because its bytes were not a message. Return the deliveries."""

@@ -341,7 +341,7 @@ class _Network:
         fault = self._faults.of(connection.client_id, round_, direction)
         if fault is Fault.DISCONNECT:
             self._deliver(connection, direction, round_, frame[: len(frame) // 2])
-            self._disconnect(connection)
+            self._drop(connection)
             return
         if fault is Fault.CORRUPT:
             frame = self._corrupt(frame)
@@ -371,7 +371,7 @@ class _Network:
             if direction is Direction.DOWN:
                 self._give_up(connection, error)
             else:
-                self._disconnect(connection, DropReason.MALFORMED, str(error))
+                self._drop(connection, DropReason.MALFORMED, str(error))
             return
         for message in messages:
             if direction is Direction.UP:
@@ -382,12 +382,10 @@ class _Network:
     def _give_up(self, connection: _Connection, error: SecAggError | TransportError) -> None:
         """End the client's part and its connection."""
         connection.report.error = error
-        self._disconnect(connection)
+        self._drop(connection)
 
-    def _disconnect(
-        self, connection: _Connection, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
-    ) -> None:
+    def _drop(self, connection: _Connection, reason: DropReason = DropReason.DISCONNECTED, detail: str = "") -> None:
         if not connection.open:
             return
         connection.open = False
-        self._server_step(lambda: self._driver.disconnected(connection.client_id, self._now, reason, detail))
+        self._server_step(lambda: self._driver.drop(connection.client_id, self._now, reason, detail))

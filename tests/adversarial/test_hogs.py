@@ -39,7 +39,7 @@ def test_who_has_room_and_sends_nothing_loses_it_in_seconds(is_there: bool) -> N
     session.up(1, session.large[1])
     assert isinstance(sent_by(session)[0], _pieces.Want)
     if not is_there:
-        session.host.disconnected(0, session.now)
+        session.host.left(0, session.now)
     session.now += STALL_SECONDS - 0.1
     session.host.tick(session.now)
     assert sent_by(session) == {}
@@ -93,7 +93,7 @@ def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
             host.frame_received(client_id, b"".join(parts), now)
 
     def come(client_id: int) -> None:
-        clients[client_id].disconnected()
+        clients[client_id].left()
         host.connected(client_id, now)
         up(client_id, clients[client_id].connected())
 
@@ -156,8 +156,8 @@ def test_a_message_takes_no_more_room_than_one_of_its_round_can() -> None:
         greet(host, 0, link.Hello(host.session_id, 1))
     assert host._conversations.links[0].receiving is None
     for client_id, client in clients.items():
-        client.disconnected()
-        host.disconnected(client_id, 1.0)
+        client.left()
+        host.left(client_id, 1.0)
     run_to_the_end(host, clients)
     assert host.outcome.included == EVERYBODY
 

@@ -33,8 +33,8 @@ class LargeInputs:
 
     def connect(self, client_id: int) -> None:
         """A new connection of this client, up to its HELLO."""
-        self.clients[client_id].disconnected()
-        self.host.disconnected(client_id, self.now)
+        self.clients[client_id].left()
+        self.host.left(client_id, self.now)
         self.host.connected(client_id, self.now)
         self.up(client_id, *self.clients[client_id].connected())
 

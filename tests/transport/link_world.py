@@ -202,9 +202,9 @@ class World:
     def lose(self, client_id: int, *, server_notices: bool = True) -> None:
         wire = self.wires.pop(client_id, None)
         if wire is not None:
-            self.clients[client_id].disconnected()
+            self.clients[client_id].left()
             if server_notices and self.server is not None:
-                self.server.disconnected(client_id, self.now, wire.number)
+                self.server.left(client_id, self.now, wire.number)
 
     def deliver_up(self, client_id: int, *, keep: bool = False) -> None:
         wire = self.wires[client_id]

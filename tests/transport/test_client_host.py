@@ -50,7 +50,7 @@ def test_the_context_is_the_clients_own() -> None:
 def test_another_offer_on_reconnecting_is_refused(changes: dict) -> None:
     client = new_client()
     offered(client)
-    client.disconnected()
+    client.left()
     assert offered(client, **changes) == []
     assert isinstance(client.error, SessionRefusedError)
     assert "another session" in str(client.error)

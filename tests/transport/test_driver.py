@@ -82,7 +82,7 @@ def test_bytes_that_are_no_message_drop_their_sender_alone() -> None:
 def test_the_last_one_missing_disconnects_and_the_round_closes_at_once() -> None:
     session = Session()
     session.hand_in([(i, data) for i in (0, 1, 2) for data in session.clients[i].start()], now=1.0)
-    deliveries = session.server.disconnected(3, now=1.5)
+    deliveries = session.server.drop(3, now=1.5)
     assert sorted(client_id for client_id, _ in deliveries) == [0, 1, 2]
     assert session.server.dropped[3].reason is DropReason.DISCONNECTED
 
@@ -92,7 +92,7 @@ def test_unknown_clients_are_noted_and_change_nothing() -> None:
     stranger = ClientDriver(Client(session.params, 77), lambda: np.zeros(10, np.uint8))
     session.hand_in([(77, data) for data in stranger.start()], now=1.0)
     assert session.server.unknown_messages == 1
-    assert session.server.disconnected(78, now=1.0) == []
+    assert session.server.drop(78, now=1.0) == []
     assert session.server.data_received(79, b"garbage", now=1.0) == []
     assert session.server.unknown_messages == 3
     assert session.server.dropped == {}
@@ -146,7 +146,7 @@ def test_a_client_that_withholds_its_input_leaves_and_says_why_to_its_host_only(
     assert [client_id for client_id, _ in answers] == [0, 1, 3]
     assert str(session.clients[2].error) == "the update is not finite"
     assert session.clients[2].finished
-    deliveries = session.hand_in(answers, now=2.0) + session.server.disconnected(2, now=2.0)
+    deliveries = session.hand_in(answers, now=2.0) + session.server.drop(2, now=2.0)
     session.hand_in(session.answers(deliveries), now=3.0)
     assert session.server.job is not None
     session.server.finish(session.server.job.run(), now=4.0)

@@ -166,7 +166,7 @@ def test_a_newer_connection_replaces_the_older() -> None:
     assert [(out.connection, getattr(out, "code", None)) for out in host.commit(1.0)] == [(first, RefusalCode.REPLACED)]
     # The older one's last frames and its end change nothing.
     host.frame_received(0, payload_of(link.Hello()), 1.0, first)
-    host.disconnected(0, 1.0, first)
+    host.left(0, 1.0, first)
     assert host.connected_clients == {0}
     host.frame_received(0, payload_of(link.Hello()), 1.0, second)
     assert [out.connection for out in host.commit(1.0)] == [second]
@@ -176,8 +176,8 @@ def test_a_newer_connection_replaces_the_older() -> None:
 def test_a_lost_connection_drops_nobody() -> None:
     host = new_host()
     client, message = first_message(host)
-    host.disconnected(0, 1.0)
-    client.disconnected()
+    host.left(0, 1.0)
+    client.left()
     (hello,) = client.connected()
     host.connected(0, 2.0)
     host.frame_received(0, b"".join(hello), 2.0)
@@ -191,7 +191,7 @@ def test_a_client_that_lost_its_state_is_dropped_since_it_cannot_go_on() -> None
     host = new_host()
     _, message = first_message(host)
     host.frame_received(0, message, 1.0)
-    host.disconnected(0, 1.0)
+    host.left(0, 1.0)
     assert [frame.code for frame in greet(host)] == [RefusalCode.DROPPED]
     assert host.dropped[0].reason is DropReason.DISCONNECTED
 
@@ -248,7 +248,7 @@ def test_an_aborted_session_says_so_and_unmasks_nobody() -> None:
     assert host.commit(1.0) == []
     # Who comes later is told too, or is too late.
     assert [frame.code for frame in greet(host, 1)] == [RefusalCode.TOO_LATE]
-    host.disconnected(0, 1.0)
+    host.left(0, 1.0)
     (end,) = greet(host, 0, link.Hello(host.session_id))
     assert end.code is link.EndCode.CANCELLED
 
@@ -259,7 +259,7 @@ def test_untold_names_those_that_wait_for_the_end() -> None:
     host.frame_received(0, message, 1.0)
     assert host.untold == frozenset()
     host.abort(1.0)
-    host.disconnected(0, 1.0)
+    host.left(0, 1.0)
     assert host.commit(1.0) == []
     assert host.untold == {0}
     greet(host, 0, link.Hello(host.session_id))

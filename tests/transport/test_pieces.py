@@ -107,7 +107,7 @@ def test_an_announcement_is_not_sent_again_to_who_holds_it():
 def test_a_message_that_is_there_is_acknowledged_and_not_sent_again():
     session = LargeInputs()
     session.send_input(0)
-    session.host.disconnected(0, 1.0)
+    session.host.left(0, 1.0)
     # The acknowledgement is lost: it says again what it has.
     session.connect(0)
     assert session.from_server(0) == [link.Ack(2)]

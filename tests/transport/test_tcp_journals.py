@@ -170,7 +170,7 @@ def slow_disk(monkeypatch):
         monkeypatch.setattr(SessionHost, name, call)
 
     monkeypatch.setattr(SessionHost, "commit", slowly)
-    for name in ("connected", "disconnected", "frame_received", "tick", "finish"):
+    for name in ("connected", "left", "frame_received", "tick", "finish"):
         noting(name)
     return seen
 

@@ -66,7 +66,7 @@ class ClientHost:
 
         host = ClientHost(client_id, provide_input, context=model_hash, journal=ClientJournal(path, key_file))
         send(host.connected())                      # HELLO
-        send(host.frame_received(payload))          # each payload in turn; `disconnected` when the connection ends
+        send(host.frame_received(payload))          # each payload in turn; `left` when the connection ends
         host.finished                               # then `outcome` or `error` is set; until then, connect again
 
     With a journal, each answer is on the disk before it is returned, together with the machine that made it: a client
@@ -210,8 +210,8 @@ class ClientHost:
         session_id = b"" if self._client is None else self._client.session_id
         return [encode(Hello(session_id, len(self._received)))]
 
-    def disconnected(self) -> None:
-        """Note that the connection ended. Unless `finished`, connect again: the session continues."""
+    def left(self) -> None:
+        """Note that this client left: its connection ended. Unless `finished`, connect again: the session continues."""
         self._offered = False
 
     def frame_received(self, payload: bytes | memoryview) -> list[Parts]:

@@ -82,8 +82,8 @@ class Conversations:
             return False
         return not self._ended or (bool(link.digests) and not link.told)
 
-    def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
-        """Note that a connection ended; its client may return. Connections that the host closed are ignored."""
+    def left(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
+        """Note that a client left (its connection ended; it may return). Ignore connections that the host closed."""
         link = self._of(client_id, connection)
         if link is not None:
             link.hang_up()

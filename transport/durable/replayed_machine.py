@@ -83,7 +83,7 @@ class RecordedMachine:
         """Drop a client for good."""
         with self._guarded():
             self._record(EntryKind.DROP, client_id, f"{reason.name}\n{detail}".encode())
-            return self._noted(self.driver.disconnected(client_id, now, reason, detail))
+            return self._noted(self.driver.drop(client_id, now, reason, detail))
 
     def tick(self, now: float) -> list[Delivery]:
         """Close the open round if its deadline has passed; for Unmasking only set `closing_due`."""
@@ -159,7 +159,7 @@ class RecordedMachine:
                 return self._noted(self.driver.data_received(entry.client_id, entry.data, now))
             case EntryKind.DROP:
                 reason, detail = self._parsed_drop(entry.data)
-                return self._noted(self.driver.disconnected(entry.client_id, now, reason, detail))
+                return self._noted(self.driver.drop(entry.client_id, now, reason, detail))
             case EntryKind.CLOSE if self.driver.deadline is not None or self.driver.closing_due:
                 return self._noted(self.driver.close_round(now))
             case EntryKind.ABORT:

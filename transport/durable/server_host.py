@@ -53,7 +53,7 @@ class SessionHost:
         host = SessionHost(params, deadlines=Deadlines(), now=now, context=model_hash, journal=Journal(path))
         number = host.connected(client_id, now)         # the id is the channel's, never a payload's
         host.frame_received(client_id, payload, now, number)
-        host.disconnected(client_id, now, number)       # no dropout: the client may come back
+        host.left(client_id, now, number)               # not dropped: the client may return
         host.tick(now)                                  # when host.deadline has come
         for out in host.commit(now): ...                # after each batch of the above: send, and close where it says
         host.finish(pool.run(host.job), now)            # once host.job is set; commit again
@@ -294,9 +294,9 @@ class SessionHost:
         """
         return self._conversations.expects(client_id)
 
-    def disconnected(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
-        """Note that a connection ended; its client may return. Connections that the host closed are ignored."""
-        self._conversations.disconnected(client_id, now, connection)
+    def left(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
+        """Note that a client left (its connection ended; it may return). Ignore connections that the host closed."""
+        self._conversations.left(client_id, now, connection)
 
     def frame_received(
         self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None

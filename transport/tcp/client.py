@@ -188,7 +188,7 @@ class SessionClient:
                 task.cancel()
             await asyncio.gather(reading, writing, working, return_exceptions=True)
             if working.done() and not working.cancelled():
-                self._host.disconnected()
+                self._host.left()
 
     async def _read(self, connection: Connection, inbox: "asyncio.Queue[memoryview | None]") -> BaseException | None:
         """Receive frames, and answer PINGs even while the host is busy."""

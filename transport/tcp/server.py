@@ -233,7 +233,7 @@ class SessionServer:
             self._free.set()
             departed, self._departed = self._departed, []
             for client_id, number in departed:
-                host.disconnected(client_id, self._now(), number)
+                host.left(client_id, self._now(), number)
 
     def _send(self, outgoing: Iterable[Outgoing]) -> None:
         for item in outgoing:
@@ -284,7 +284,7 @@ class SessionServer:
                 self._connections.pop(connection.key, None)
                 # The host ignores connections that it closed itself.
                 if self._host is visit.host is not None and self._free.is_set():
-                    visit.host.disconnected(connection.key[0], self._now(), connection.key[1])
+                    visit.host.left(connection.key[0], self._now(), connection.key[1])
                     self._news.set()
                 elif self._host is visit.host:
                     self._departed.append(connection.key)

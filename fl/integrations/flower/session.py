@@ -152,7 +152,7 @@ class Session:
             answer = None if reply.has_error() else unpack_answer(reply.content)
             if answer is None:
                 reason = _reason(reply, round_)
-                self._driver.disconnected(client_id, 0.0, DropReason.DISCONNECTED, reason)
+                self._driver.drop(client_id, 0.0, DropReason.DISCONNECTED, reason)
                 continue
             self._bytes["up"] += len(answer[0]) + len(answer[1])
             yield _Answer(client_id, *answer)
@@ -200,7 +200,7 @@ class Session:
         added = [answer for answer in answers if forms[answer.layout] == common and self.layout is not None]
         for answer in answers:
             if answer not in added:
-                self._driver.disconnected(
+                self._driver.drop(
                     answer.client_id,
                     0.0,
                     DropReason.DISCONNECTED,

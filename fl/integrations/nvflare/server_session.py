@@ -132,7 +132,7 @@ class _Session:
             for site in [site for site in sorted(self._busy) if self._courier.is_gone(site)]:
                 self._busy.discard(site)
                 self._courier.cancel(site)
-                self._deliver(self._driver.disconnected(self._numbers[site], now))
+                self._deliver(self._driver.drop(self._numbers[site], now))
             self._deliver(self._driver.tick(now))
         elif result.site in self._busy:
             self._busy.discard(result.site)
@@ -140,7 +140,7 @@ class _Session:
             if result.message is None:
                 if result.reason:
                     self._reasons[result.site] = result.reason
-                self._deliver(self._driver.disconnected(number, now))
+                self._deliver(self._driver.drop(number, now))
             else:
                 self._up[result.site] += len(result.message)
                 self._deliver(self._driver.data_received(number, result.message, now))

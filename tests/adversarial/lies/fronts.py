@@ -183,7 +183,7 @@ class HostLine:
 
     def connect(self, offer: Offer | None = None) -> bytes | None:
         """HELLO and OFFER; what the client sends then."""
-        self._host.disconnected()
+        self._host.left()
         for hello in self._host.connected():
             assert isinstance(decode_client_frame(b"".join(hello)), Hello)
             return self._frame(offer or self._offer)
