@@ -41,7 +41,7 @@ def _problem(status: os.stat_result) -> str | None:
         return None  # Windows has no such permissions
     is_own = status.st_uid == os.getuid()
     if not is_own and status.st_uid != 0:
-        return f"is another user's (uid {status.st_uid}), who could exchange it: chown it to this process's user"
+        return f"belongs to another user (uid {status.st_uid}), who could replace it: chown it to this process's user"
     if status.st_mode & (0o077 if is_own else 0o037):
         return "must be readable by its owner alone: chmod 600 it if nobody has seen it, or else make a new key"
     return None

@@ -191,7 +191,7 @@ def _check_ids(inputs: Iterable[ClientId], ids: tuple[ClientId, ...], by_default
         if some
     ]
     if problems:
-        hint = f"; by default they are 0 to {len(ids) - 1}: client_ids= says who else takes part" if by_default else ""
+        hint = f"; by default they are 0 to {len(ids) - 1}: pass others as client_ids=" if by_default else ""
         raise LocalProtocolError("; ".join(problems) + hint)
 
 

@@ -193,7 +193,7 @@ def _read_exactly(descriptor: int, size: int) -> bytearray:
 
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT in children that start meanwhile: they inherit it; a handler of theirs would be late."""
+    """Block SIGINT in children that start in this block: they inherit it, and a handler would be late."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -252,12 +252,12 @@ def test_any_ids_will_do() -> None:
     ("inputs_of", "client_ids", "said"),
     [
         (range(5), None, "there is an input, but no place in the session, for clients 4; by default they are 0 to 3"),
-        (range(3), None, "there is no input for clients 3; by default they are 0 to 3: client_ids= says who else"),
+        (range(3), None, "there is no input for clients 3; by default they are 0 to 3: pass others as client_ids="),
         (
             (7, 8, 9, 2**31),
             None,
             "there is no input for clients 0, 1, 2, 3; there is an input, but no place in the session, for clients "
-            "2147483648, 7, 8, 9; by default they are 0 to 3: client_ids= says who else takes part",
+            "2147483648, 7, 8, 9; by default they are 0 to 3: pass others as client_ids=",
         ),
         ((*range(4), 9), range(4), "there is an input, but no place in the session, for clients 9"),
         ((*range(4), "0"), None, "for clients 0"),

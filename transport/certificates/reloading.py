@@ -69,7 +69,7 @@ class Reloading(Generic[_T]):
             trouble = str(error)
         if trouble and trouble != self._said:
             logger.warning(
-                "files that changed cannot be used, so what they were stays in use where it is still good: %s",
+                "changed files cannot be used; their old content stays in use as long as it is valid: %s",
                 trouble,
                 extra={"event": "not_reloaded"},
             )

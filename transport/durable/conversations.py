@@ -187,7 +187,7 @@ class Conversations:
             if want is not None:
                 self.outbox.append(link.deliver(want))
             elif link.connection:
-                self._refuse(link, RefusalCode.BUSY, "others wait for the room that this message takes: begin anew")
+                self._refuse(link, RefusalCode.BUSY, "others wait for the memory that this message takes: begin again")
 
     def _piece(self, link: Link, piece: Piece, now: float) -> None:
         if link.receiving is None or piece.offset < link.receiving.have:
@@ -230,7 +230,7 @@ class Conversations:
         """Acknowledge a known message again, without passing it to the machine."""
         self.counters.repeated += 1
         if digest != link.digests[sequence]:
-            self._drop(link, DropReason.DUPLICATE, f"another message {sequence} than before", now)
+            self._drop(link, DropReason.DUPLICATE, f"message {sequence} differs from the one that it sent before", now)
         elif link.allowance.spend(now):
             self.outbox.append(link.deliver(Ack(sequence)))
         else:
@@ -245,19 +245,20 @@ class Conversations:
             if hello != link.hello:
                 self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second HELLO differs from the first")
         elif hello.session_id and hello.session_id != self._machine.server.session_id:
-            self._refuse(link, RefusalCode.NO_SESSION, "another session, or one of another context, is run here")
+            self._refuse(link, RefusalCode.NO_SESSION, "this server runs another session, or one with another context")
         elif link.client_id in self._machine.driver.dropped:
             self._refuse_dropped(link, self._machine.driver.dropped[link.client_id], self._seconds_left(now))
         elif not hello.session_id and self._ended:
             self._refuse_late(link)
         elif missing < 0:
-            self._refuse(link, RefusalCode.PROTOCOL_ERROR, f"{hello.received} messages, but {link.sent} were sent")
+            text = f"HELLO counts {hello.received} messages, but {link.sent} were sent"
+            self._refuse(link, RefusalCode.PROTOCOL_ERROR, text)
         elif self._ended:
             link.greeted, link.hello = True, hello
             self._tell_end(link)
         elif self._has_lost_state(link, hello, missing):
             # It must not start again (it would answer twice), so drop it now.
-            self._drop(link, DropReason.DISCONNECTED, "it came back without the state it had", now)
+            self._drop(link, DropReason.DISCONNECTED, "it returned without its earlier state", now)
         else:
             link.greeted, link.hello = True, hello
             self.outbox.append(link.deliver_parts(self._offer, self._announcement_digest))

@@ -84,23 +84,23 @@ class RefusalCode(IntEnum):
     UNKNOWN_CLIENT = 1
     """The client is not on the session's list."""
     REPLACED = 2
-    """A newer connection of the same client took this one's place."""
+    """A newer connection of the same client replaced this one."""
     NO_SESSION = 3
-    """The session that HELLO names is not, or no longer, run here."""
+    """The server does not run the session in HELLO, or has ended it."""
     BAD_VERSION = 4
-    """The client speaks older versions of the link protocol only; the text says which one it needs."""
+    """The client speaks only older versions of the link protocol; the text names the needed version."""
     PROTOCOL_ERROR = 5
-    """A frame that is none, or out of turn."""
+    """A frame is malformed or out of turn."""
     TOO_LATE = 6
     """The client's message did not come before its phase's deadline."""
     DROPPED = 7
-    """The session goes on without the client; the text says why."""
+    """The client was dropped; the text has the reason."""
     BUSY = 8
-    """No room for the connection now: come back later."""
+    """The server has no room for the connection now: come back later."""
     STOPPING = 9
-    """The server is being stopped, or starts again: come back later."""
+    """The server stops or starts again: come back later."""
     OLDER_SERVER = 10
-    """The server speaks older versions of the link protocol only: come back when it has been upgraded."""
+    """The server speaks only older versions of the link protocol: come back once it is upgraded."""
     EXCLUDED = 11
     """The client is enrolled and certified, but the operator excluded it; the text names the list."""
 
@@ -198,7 +198,7 @@ class Refused:
     retry_after: int = 0
 
 
-TOO_MANY_FRAMES = Refused(RefusalCode.BUSY, "too many frames that bring the session no further", 10)
+TOO_MANY_FRAMES = Refused(RefusalCode.BUSY, "too many frames that do not advance the session", 10)
 TOO_MANY_CONNECTIONS = Refused(RefusalCode.BUSY, "too many connections are open", 30)
 
 
@@ -329,7 +329,7 @@ def decode_server_frame(payload: bytes | memoryview, max_extra: int = DEFAULT_MA
         case 4:
             return reader.end(Ack(reader.uint("a sequence number", MAX_SEQUENCE)))
         case 5:
-            end = EndCode(reader.uint("how the session ended", max(EndCode)))
+            end = EndCode(reader.uint("an end code", max(EndCode)))
             return reader.end(End(end, reader.uint("a number of clients", MAX_CLIENT_ID), reader.text()))
         case 6:
             code = reader.uint("a code", max(RefusalCode))
@@ -384,4 +384,4 @@ def _read_offer(reader: Reader, max_extra: int) -> Offer:
     except (CodecError, PlanError) as error:
         raise LinkError(f"an offer has invalid parameters: {error}") from None
     nonce = reader.bin("a nonce", MAX_NONCE_BYTES)
-    return reader.end(Offer(params, nonce, reader.bin("what the offer announces", max_extra), number))
+    return reader.end(Offer(params, nonce, reader.bin("the announcement", max_extra), number))

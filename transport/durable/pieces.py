@@ -86,7 +86,8 @@ def read_transfer(reader: Reader, kind: int, sender: str) -> Transfer:
             return reader.end(Large(head, size, _read_digest(reader)))
         case 13:
             digest = _read_digest(reader)
-            have, limit = reader.uint("what it has", MAX_LARGE_BYTES), reader.uint("a limit", MAX_LARGE_BYTES)
+            have = reader.uint("a number of held bytes", MAX_LARGE_BYTES)
+            limit = reader.uint("a limit", MAX_LARGE_BYTES)
             if not have <= limit <= have + WINDOW_BYTES:
                 raise LinkError(f"a WANT has an invalid range, {have} to {limit}")
             return reader.end(Want(digest, have, limit))

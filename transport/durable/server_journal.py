@@ -39,13 +39,13 @@ class EntryKind(IntEnum):
     MESSAGE = 1
     """A client's message, as its bytes."""
     DROP = 2
-    """A client was dropped from outside: reason's name, newline, detail."""
+    """A client was dropped by the host: name of the reason, newline, detail."""
     CLOSE = 3
     """The open round's deadline had passed."""
     ABORT = 4
     """The host ended the session."""
     CHECK = 5
-    """SHA-256 over all that the machine has given so far: a replay that differs stops here."""
+    """SHA-256 of all results of the machine so far: a replay that differs stops here."""
 
 
 @unique

@@ -270,7 +270,7 @@ class Listener:
 
         def push_out() -> None:
             task.cancel()
-            self.refused("pushed-out", "others needed its place before it had shown who it is", peer=peer)
+            self.refused("pushed-out", "its place was needed before it identified itself", peer=peer)
 
         is_proxied = is_listed(peer, self._proxies)
         # Until its proxy names the source, a connection belongs to no address, so that nobody can fill its share.

@@ -161,7 +161,7 @@ class Lobby:
             case _:
                 # Without a HELLO a connection keeps no place: a peer that is not a client has only the time for its
                 # first frame.
-                what = "a message before an offer" if visit.hello is not None else "something before HELLO"
+                what = "a message before an offer" if visit.hello is not None else "a frame came before HELLO"
                 return Refused(RefusalCode.PROTOCOL_ERROR, what)
 
     def _greet(self, visit: Visit, hello: link.Hello) -> Refused | None:

@@ -376,7 +376,7 @@ class SessionServer:
         self._listener.refused(reason, refused.text, peer=connection.peer, client_id=connection.client_id)
 
     def _review(self) -> None:
-        """Send those away who wait and have been excluded meanwhile."""
+        """Refuse waiting clients that are excluded by now."""
         for visit in self._lobby.visits:
             if (refused := self._lobby.refusal(visit)) is not None:
                 self._refuse(visit, refused)
