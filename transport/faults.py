@@ -49,7 +49,7 @@ class FaultSchedule:
     def __post_init__(self) -> None:
         for (client_id, round_, direction), fault in self.faults.items():
             if not (isinstance(round_, Round) and isinstance(direction, Direction) and isinstance(fault, Fault)):
-                raise TypeError(f"client {client_id}: a fault is (client, Round, Direction): Fault, not by name")
+                raise TypeError(f"client {client_id}: use members of Round, Direction and Fault, not their names")
             if direction is Direction.DOWN and (fault is Fault.VANISH or round_ is Round.ADVERTISE_KEYS):
                 raise ValueError(f"client {client_id}: {fault.name} cannot happen to a message down in {round_.value}")
 

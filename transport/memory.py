@@ -146,7 +146,7 @@ def run_session(
         ValueError: ``seed`` is negative, or ``workers`` is below 1.
     """
     if workers < 1 or seed < 0:
-        raise ValueError("workers must be at least 1, and seed not negative")
+        raise ValueError(f"workers must be at least 1 and seed at least 0, not {workers} and {seed}")
     ids = tuple(range(params.num_clients)) if client_ids is None else tuple(client_ids)
     nonce = entropy(_NONCE_BYTES)
     directory = None

@@ -296,5 +296,5 @@ def test_an_offer_in_pieces_holds_its_announcement_and_nothing_else() -> None:
         client.frame_received(payload_of(large))
         for start in range(0, len(body), _pieces.PIECE_BYTES):
             client.frame_received(payload_of(_pieces.Piece(start, body[start : start + _pieces.PIECE_BYTES])))
-        assert "more than an offer's announcement" in str(client.error)
+        assert "more in pieces than an offer's announcement" in str(client.error)
     assert offered(new_client(held=held), extra=b"right")

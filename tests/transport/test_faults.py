@@ -62,7 +62,7 @@ def test_each_round_loses_its_own_part_and_nobody_vanishes_twice() -> None:
 
 
 def test_faults_are_not_given_by_name() -> None:
-    with pytest.raises(TypeError, match="not by name"):
+    with pytest.raises(TypeError, match="not their names"):
         FaultSchedule({(0, Round.UNMASKING, Direction.UP): "VANISH"})  # type: ignore[dict-item]
 
 

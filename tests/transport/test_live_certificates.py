@@ -270,7 +270,7 @@ def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | No
 @pytest.mark.parametrize(
     ("uris", "usage", "reason", "told"),
     [
-        (["urn:secagg:client:0"], None, "wrong-role", "client authentication is not in it"),
+        (["urn:secagg:client:0"], None, "wrong-role", "for client authentication"),
         ([], ExtendedKeyUsageOID.CLIENT_AUTH, "no-client-id", "does not name one client"),
         (
             ["urn:secagg:client:0", "urn:secagg:client:1"],

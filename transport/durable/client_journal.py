@@ -176,7 +176,7 @@ class ClientJournal:
         if no session has begun.
         """
         if self._cipher is None:
-            raise JournalError(f"{self.path} holds no session, and so no randomness of one")
+            raise JournalError(f"{self.path} holds no session, so it has no randomness for one")
         return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=self._salt, info=_SEED_LABEL + purpose).derive(
             self._key
         )

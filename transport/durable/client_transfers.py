@@ -115,6 +115,6 @@ class ClientTransfers:
         offer = decode_server_frame(payload, large.size)
         if not isinstance(offer, Offer) or len(offer.extra) != large.size:
             self._held.forget()
-            raise LinkError("the server sent in pieces more than an offer's announcement")
+            raise LinkError("the server sent more in pieces than an offer's announcement")
         self._held.keep(large, offer.extra)
         return offer, payload

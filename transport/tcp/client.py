@@ -254,7 +254,7 @@ def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId
     if named is None:
         raise CertificateError(f"{tls.certificate}: it names no client, or several (urn:secagg:client:<id>)")
     if not is_for_clients(certificate):
-        raise CertificateError(f"{tls.certificate}: the extended key usage client authentication is not in it")
+        raise CertificateError(f"{tls.certificate}: it lacks the extended key usage for client authentication")
     if client_id is not None and client_id != named:
         raise CertificateError(f"{tls.certificate}: this is client {named}'s certificate, not client {client_id}'s")
     return named

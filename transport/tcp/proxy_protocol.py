@@ -66,7 +66,7 @@ async def read_source(reader: asyncio.StreamReader) -> str | None:
         return source_of(head, await reader.readexactly(body_bytes(head)))
     except asyncio.IncompleteReadError as error:
         if not error.partial and error.expected == _HEAD_BYTES:
-            raise ConnectionResetError("it ended without a word") from None
+            raise ConnectionResetError("the connection ended before its first byte") from None
         raise ProxyHeaderError("the connection ended within its PROXY header") from None
 
 

@@ -35,7 +35,9 @@ def check_loopback(host: str) -> None:
     except ValueError:
         inside = False
     if not inside:
-        raise PlaintextError(f"without TLS only loopback addresses are served or called, not {host}")
+        raise PlaintextError(
+            f"without TLS only loopback addresses are allowed, not {host}: use certificates for all others"
+        )
 
 
 class _Positive:

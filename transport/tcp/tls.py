@@ -146,7 +146,7 @@ def client_id_from(connection: ssl.SSLObject) -> ClientId:
     except ValueError:
         raise TlsRefusedError(TlsRefusal.BAD_CERTIFICATE) from None
     if not is_for_clients(certificate):
-        raise TlsRefusedError(TlsRefusal.WRONG_ROLE, "the extended key usage client authentication is not in it")
+        raise TlsRefusedError(TlsRefusal.WRONG_ROLE, "it lacks the extended key usage for client authentication")
     client_id = client_id_of(certificate)
     if client_id is None:
         raise TlsRefusedError(TlsRefusal.NO_CLIENT_ID)
