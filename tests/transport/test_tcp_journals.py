@@ -80,7 +80,7 @@ def test_a_journal_of_another_session_is_refused(certs, tmp_path, changed, what)
             await asyncio.wait_for(committed.wait(), 5)
 
     asyncio.run(begin_and_stop(**same))
-    with pytest.raises(JournalError, match=f"holds a session of (other|another) {what}"):
+    with pytest.raises(JournalError, match=f"holds a session with (other|another) {what}"):
         asyncio.run(begin_and_stop(**same | changed))
     # What is not said is not compared, and the refusal has changed nothing.
     del same["nonce"]
@@ -111,7 +111,7 @@ def test_a_client_does_not_take_up_anothers_journal(certs, tmp_path):
             journal.close()
             with (
                 ClientJournalOf(tmp_path) as journal,
-                pytest.raises(JournalError, match="client 0, and not of client 3"),
+                pytest.raises(JournalError, match="client 0, not to client 3"),
             ):
                 await join(serving.port, inputs[0], certs, 3, journal=journal)
             for client in clients[1:]:
