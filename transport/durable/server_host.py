@@ -369,6 +369,6 @@ def _check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object
     others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
     if others:
         raise JournalError(
-            f"{journal.path} holds a session with other {', '.join(others)}: resume it with those that it began with, or "
+            f"{journal.path} holds a session with other {', '.join(others)}: resume it with its own, or "
             "choose another path"
         )
