@@ -87,9 +87,8 @@ class ClientHost:
         journal: an empty `ClientJournal`; without one, a crash ends the client's part.
         record: the record of this client's participation: the client enters no malicious-mode session twice and, if
             its rounds are numbered, answers no round twice. By default the record is in this process's memory, so a
-            client that is started again has forgotten it: pass one with a file (`transport.Participation`). If a
-            training has several series of numbered sessions, pass a function that returns the record for the accepted
-            offer.
+            client that is started again has forgotten it: pass one with a file (`transport.Participation`). A training
+            with several series of numbered sessions passes a function that returns the record for the accepted offer.
         entropy: the source of randomness; only tests replace `os.urandom`.
         max_extra: maximum length of the announcement, in bytes.
         held: the announcement that this client holds, from one session to the next.
