@@ -10,9 +10,9 @@ import pytest
 from secagg import Identity
 from transport import JournalError
 from transport.certificates.authority import Authority
+from transport.certificates.key_files import MAX_KEY_FILE_BYTES, _problem, read_key_file
 from transport.certificates.reading import CertificateError, Credentials, identity_from
 from transport.durable.client_journal import ClientJournal
-from transport.key_files import MAX_KEY_FILE_BYTES, _problem, read_key_file
 from transport.tcp.tls import client_context, server_context
 
 

@@ -23,9 +23,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from secagg import ClientId, Identity, PinnedKeys
 from secagg.params import MAX_CLIENT_ID
+from transport.certificates.key_files import read_key_file
 from transport.certificates.reloading import Reloading
 from transport.errors import TransportError
-from transport.key_files import read_key_file
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secagg import ClientId
+from transport.certificates.key_files import read_key_file
 from transport.durable.database import MAX_BLOB_BYTES, Database, damaged
 from transport.errors import JournalError
-from transport.key_files import read_key_file
 
 # "SAgC"
 _APPLICATION_ID = 0x53416743

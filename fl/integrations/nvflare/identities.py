@@ -10,7 +10,7 @@ from fl.integrations.nvflare._nvflare import FLComponent, FLContext
 from fl.integrations.nvflare.errors import NVFlareJobError
 from secagg import ClientId, Identity, LocalProtocolError, PinnedKeys
 from secagg.identity import KeyDirectory
-from transport.key_files import read_key_file
+from transport.certificates.key_files import read_key_file
 
 
 class SiteIdentities(FLComponent):
