@@ -1,10 +1,8 @@
 """Many connections at once, and many sessions one after the other: a server's memory and files stay bounded."""
 
-import resource
-
 import pytest
 
-from tests.transport.children import Child
+from tests.transport.children import Child, may_open
 from tests.transport.network import deployment
 
 pytestmark = pytest.mark.live
@@ -25,14 +23,6 @@ def start():
     yield started
     for child in children:
         child.close()
-
-
-def may_open(files):
-    """Raise the limit on open files, as far as it is allowed, and inherited by children; whether it suffices."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < files and (hard == resource.RLIM_INFINITY or hard >= files):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= files
 
 
 def test_a_thousand_connections_are_held_through_a_session(start, tmp_path, capsys):
