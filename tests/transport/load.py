@@ -211,8 +211,10 @@ def many_clients(
     certs: Path, number: int, length: int, *, sparse: bool = False, unmasked: bool = False, processes: int = 3
 ) -> dict[str, Any]:
     """Measure a server's process through one session of so many clients."""
-    graph = GraphKind.SPARSE if sparse else GraphKind.COMPLETE
-    params = secagg.plan(num_clients=number, vector_length=length, value_bits=16, graph=graph).parameters
+    # What `secagg serve` plans with: few neighbours need a reserve.
+    graph, dropout = (GraphKind.SPARSE, 0.05) if sparse else (GraphKind.COMPLETE, 0.0)
+    plan = secagg.plan(num_clients=number, vector_length=length, value_bits=16, graph=graph, dropout=dropout)
+    params = plan.parameters
     options = {
         "certs": str(certs), "clients": number, "threshold": params.threshold, "degree": params.degree,
         "length": length, "bits": 16, "sessions": 1, "seconds": 500,
