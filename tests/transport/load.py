@@ -210,7 +210,10 @@ def come_late(certs: Path, *, live: int, late: int, seconds: float, settle: floa
 def many_clients(
     certs: Path, number: int, length: int, *, sparse: bool = False, unmasked: bool = False, processes: int = 3
 ) -> dict[str, Any]:
-    """Measure a server's process through one session of so many clients."""
+    """Measure a server's process through one session of so many clients.
+
+    Handshakes may take half a minute instead of ten seconds: all clients come at once, and share the server's cores.
+    """
     # What `secagg serve` plans with: few neighbours need a reserve.
     graph, dropout = (GraphKind.SPARSE, 0.05) if sparse else (GraphKind.COMPLETE, 0.0)
     plan = secagg.plan(num_clients=number, vector_length=length, value_bits=16, graph=graph, dropout=dropout)

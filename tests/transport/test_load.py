@@ -2,27 +2,20 @@
 
 import pytest
 
-from tests.transport.children import Child, may_open
+from tests.transport.children import may_open
+from tests.transport.load import children
 from tests.transport.network import deployment
 
 pytestmark = pytest.mark.live
 
 CONNECTIONS = 1000
 PROCESSES = 3
-MODULE = "tests.transport.load_child"
 
 
 @pytest.fixture
 def start():
-    children = []
-
-    def started(role, **options):
-        children.append(Child(MODULE, role, **options))
-        return children[-1]
-
-    yield started
-    for child in children:
-        child.close()
+    with children() as starting:
+        yield starting
 
 
 def test_a_thousand_connections_are_held_through_a_session(start, tmp_path, capsys):

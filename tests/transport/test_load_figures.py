@@ -6,6 +6,8 @@ import pytest
 
 from tests.transport import load
 from tests.transport.network import deployment
+from tests.transport.slow_lines import CLIENTS as SLOW_CLIENTS
+from tests.transport.slow_lines import slow_session
 from tests.transport.virtual_time import VirtualTimeLoop
 
 pytestmark = pytest.mark.live
@@ -47,6 +49,14 @@ def test_clients_that_wait_for_an_hour_keep_their_connections(certs):
     assert found["refusals"] == {}
     # Each side asks after 30 seconds of silence: a question, an answer, and how many wait.
     assert 300 < found["messages a client and hour"] < 800
+
+
+def test_a_slow_line_that_breaks_once(certs):
+    found = asyncio.run(slow_session(certs, up=1000, down=2000, values=400_000, announced=1000, cut=300))
+    assert found["exact"]
+    assert (found["included"], found["connections"]) == (SLOW_CLIENTS, 2)
+    # It goes on where it broke off.
+    assert found["input_bytes"] < found["bytes_up"] < 1.3 * found["input_bytes"]
 
 
 def test_virtual_time_passes_timers_in_order_and_then_stands_still():
