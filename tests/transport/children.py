@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -10,6 +11,20 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far, its children not counted."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def may_open(files: int) -> bool:
+    """Raise the limit on open files, as far as it is allowed, and inherited by children; whether it suffices."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < files and (hard == resource.RLIM_INFINITY or hard >= files):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= files
 
 
 class Child:
@@ -31,6 +46,11 @@ class Child:
         self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self):
+        """The system's number of the process."""
+        return self._process.pid
 
     def _read(self):
         for line in self._process.stdout:

@@ -4,12 +4,21 @@ What happens is told on stdout, a line of JSON each; the word is a line on stdin
 """
 
 import asyncio
+import functools
+import hashlib
 import json
 import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 
+from secagg._client import states
+from secagg.primitives.agreement import SecretKey
 from tests.support.sessions import any_session, make_params
 from tests.transport.network import deadlines
 from transport import RecoveryPool
@@ -24,26 +33,35 @@ def say(**values):
 
 
 def vector_of(client_id, params):
-    return np.random.default_rng(client_id).integers(0, 256, params.vector_length)
+    return np.random.default_rng(client_id).integers(0, 1 << params.value_bits, params.vector_length)
 
 
 def usage():
-    """Memory now and at most, in bytes, and how many files are open."""
+    """Memory now and at most, in bytes, how many files are open, and the CPU seconds so far."""
     with open("/proc/self/status") as file:
         found = dict(line.split(":", 1) for line in file)
     memory, most = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return {"memory": memory, "most": most, "files": len(os.listdir("/proc/self/fd"))}
+    files = len(os.listdir("/proc/self/fd"))
+    return {"memory": memory, "most": most, "files": files, "cpu": time.process_time()}
 
 
 def params_of(options):
     return make_params(
-        options["clients"], options["threshold"], vector_length=options["length"], degree=options.get("degree")
+        options["clients"],
+        options["threshold"],
+        vector_length=options["length"],
+        value_bits=options.get("bits", 8),
+        degree=options.get("degree"),
     )
 
 
 async def serve(options):
-    """So many sessions, one after the other."""
+    """So many sessions, one after the other; with ``gather`` each when so many clients wait for it."""
     params = params_of(options)
+    seconds = options.get("seconds", 60)
+    phases = replace(deadlines(seconds), advertise_keys=options.get("admit", seconds))
+    gather = options.get("gather")
+    enrolled = None if gather is None else range(options["clients"])
     now = asyncio.get_running_loop().time
     most = 0
 
@@ -53,44 +71,86 @@ async def serve(options):
 
     with RecoveryPool(1) as pool:
         limits = Limits(farewell_seconds=2, first_byte_seconds=30, handshake_seconds=30)
-        async with SessionServer(("127.0.0.1", 0), Credentials.of_server(options["certs"]), limits) as server:
+        tls = Credentials.of_server(options["certs"])
+        async with SessionServer(("127.0.0.1", 0), tls, limits, enrolled) as server:
             say(port=server.addresses[0][1], **usage())
             for number in range(options["sessions"]):
-                host = SessionHost(params, deadlines=deadlines(60), now=now(), number=number)
+                if gather is not None:
+                    await server.gather(gather[number])
+                    say(began=number)
+                host = SessionHost(params, deadlines=phases, now=now(), number=number)
                 await server.run(host, pool, watch)
                 assert host.outcome is not None
-                included = list(getattr(host.outcome, "included", ()))
-                expected = sum(vector_of(i, params) for i in included)
-                exact = bool(included) and host.outcome.sum.tolist() == expected.tolist()
                 # Connections of the next session may be there already, and after the last one none.
                 async with asyncio.timeout(30):
                     while number == options["sessions"] - 1 and server.num_connections:
                         await asyncio.sleep(0.005)
                 # A socket is closed a moment after its connection's end.
                 await asyncio.sleep(0.005)
-                say(session=number, exact=exact, included=len(included), most_connected=most, **usage())
+                # Before the check, which takes memory itself.
+                used = usage()
+                included = list(getattr(host.outcome, "included", ()))
+                expected = sum(vector_of(i, params) for i in included)
+                say(
+                    session=number,
+                    exact=bool(included) and host.outcome.sum.tolist() == expected.tolist(),
+                    included=len(included),
+                    most_connected=most,
+                    reconnects=host.counters.reconnects,
+                    bytes=server.bytes_received + server.bytes_sent,
+                    **used,
+                )
+
+
+def without_masks():
+    """Clients that leave out the masks and agree on keys by a hash: a server's work is the same, the sum is garbage."""
+    mock.patch.object(SecretKey, "exchange", _hashed).start()
+    mock.patch.object(states, "accumulate", _left_out).start()
+
+
+_public_key = functools.cache(SecretKey.public_key)
+
+
+def _hashed(key, peer_public_key):
+    return hashlib.sha256(b"".join(sorted((_public_key(key), bytes(peer_public_key))))).digest()
+
+
+def _left_out(vector, masks):
+    pass
 
 
 async def join(options):
-    """Clients of a range, each in so many sessions."""
+    """Clients of a range, each in so many sessions from the ``first`` on; with ``hold`` inputs wait for a word, too."""
     params = params_of(options)
     retry = Retry(first=0.1, longest=1, give_up=90)
     tls = {i: Credentials.of_client(options["certs"], i) for i in options["own"]}
     limits = Limits(handshake_seconds=60)
+    first = options.get("first", 0)
+    released = threading.Event()
+    if options.get("unmasked"):
+        without_masks()
 
     async def client(i):
-        for number in range(options["sessions"]):
+        def provide(offer):
+            released.wait()
+            return vector_of(i, params)
+
+        for number in range(first, first + options["sessions"]):
 
             def check(offer, number=number):
                 assert offer.number == number
 
             address = ("127.0.0.1", options["port"])
-            await join_session(
-                vector_of(i, params), address=address, tls=tls[i], accept=check, retry=retry, limits=limits
-            )
+            await join_session(provide, address=address, tls=tls[i], accept=check, retry=retry, limits=limits)
 
     say(ready=True)
     sys.stdin.readline()
+    if options.get("hold"):
+        # Each that is held has a thread.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(len(tls) + 2))
+        threading.Thread(target=lambda: (sys.stdin.readline(), released.set()), daemon=True).start()
+    else:
+        released.set()
     await asyncio.gather(*map(client, options["own"]))
     say(done=len(options["own"]))
 

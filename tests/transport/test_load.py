@@ -1,38 +1,21 @@
 """Many connections at once, and many sessions one after the other: a server's memory and files stay bounded."""
 
-import resource
-
 import pytest
 
-from tests.transport.children import Child
+from tests.transport.children import may_open
+from tests.transport.load import children
 from tests.transport.network import deployment
 
 pytestmark = pytest.mark.live
 
 CONNECTIONS = 1000
 PROCESSES = 3
-MODULE = "tests.transport.load_child"
 
 
 @pytest.fixture
 def start():
-    children = []
-
-    def started(role, **options):
-        children.append(Child(MODULE, role, **options))
-        return children[-1]
-
-    yield started
-    for child in children:
-        child.close()
-
-
-def may_open(files):
-    """Raise the limit on open files, as far as it is allowed, and inherited by children; whether it suffices."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < files and (hard == resource.RLIM_INFINITY or hard >= files):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= files
+    with children() as starting:
+        yield starting
 
 
 def test_a_thousand_connections_are_held_through_a_session(start, tmp_path, capsys):

@@ -30,6 +30,7 @@ from fl.network.policy import Policy
 from secagg import Adversary, GraphKind
 from tests.fl.network import harness
 from tests.fl.network.kill_sampled import free_port
+from tests.transport.children import cpu_seconds
 from transport import Offer, SessionRefusedError
 from transport.certificates.authority import Authority
 from transport.certificates.reading import Credentials
@@ -86,11 +87,6 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
         await asyncio.gather(*(client(client_id).run() for client_id in client_ids))
 
     asyncio.run(all_of_them())
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_megabytes(pid: int) -> float:
