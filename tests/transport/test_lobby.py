@@ -264,6 +264,33 @@ def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
     assert asyncio.run(scenario()) == (0, 1, 2, 3)
 
 
+@pytest.mark.parametrize("is_early", [True, False], ids=["waited", "came later"])
+def test_who_comes_back_from_a_session_that_is_gone_and_is_not_asked_now_is_in_the_next(certs, is_early):
+    """It lost its connection, or the server was started again; in between its session ended, and another began."""
+    stale = encode_frame(link.encode(link.Hello(bytes(32), 1)))
+
+    async def scenario():
+        async with listening(certs) as server, contextlib.AsyncExitStack() as stack:
+            port = server.addresses[0][1]
+            params = make_params(3, 2)
+            inputs = random_inputs(params, seed=0)
+            stream = await raw_stream(port, certs, 3)
+            if is_early:
+                await stream.send(stale)
+                await until(lambda: server.num_waiting == 1)
+            host, task = await stack.enter_async_context(running(server, params, client_ids=(0, 1, 2)))
+            if not is_early:
+                await stream.send(stale)
+            *_, refused = await received(stream)
+            assert server.num_waiting == 0
+            await asyncio.gather(*(join(port, inputs[i], certs, i) for i in inputs), task)
+            assert check_exact(params, inputs, host.outcome)
+            await a_session_is_exact(server, certs)
+            return refused
+
+    assert asyncio.run(scenario()).code is RefusalCode.NO_SESSION
+
+
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [

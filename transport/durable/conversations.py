@@ -8,6 +8,7 @@ from secagg import ClientDropped, ClientId, Completed, DropReason
 from transport.driver import Delivery
 from transport.durable.frames import (
     MAX_RETRY_AFTER,
+    NOT_THIS_SESSION,
     REPLACED_TEXT,
     TOO_MANY_FRAMES,
     Ack,
@@ -245,7 +246,7 @@ class Conversations:
             if hello != link.hello:
                 self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second HELLO differs from the first")
         elif hello.session_id and hello.session_id != self._machine.server.session_id:
-            self._refuse(link, RefusalCode.NO_SESSION, "this server runs another session, or one with another context")
+            self._refuse(link, NOT_THIS_SESSION.code, NOT_THIS_SESSION.text)
         elif link.client_id in self._machine.driver.dropped:
             self._refuse_dropped(link, self._machine.driver.dropped[link.client_id], self._seconds_left(now))
         elif not hello.session_id and self._ended:

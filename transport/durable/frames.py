@@ -199,6 +199,7 @@ class Refused:
 
 
 TOO_MANY_FRAMES = Refused(RefusalCode.BUSY, "too many frames that do not advance the session", 10)
+NOT_THIS_SESSION = Refused(RefusalCode.NO_SESSION, "this server runs another session, or one with another context")
 TOO_MANY_CONNECTIONS = Refused(RefusalCode.BUSY, "too many connections are open", 30)
 
 

@@ -176,9 +176,7 @@ class SessionServer:
             self._threads = ThreadPoolExecutor(2, "secagg-server")
         self._review()
         for visit in self._lobby.visits:
-            if self._has_place(host, visit):
-                self._lobby.leave(visit)
-                self._enter(host, visit)
+            self._enter(host, visit)
         recovery: asyncio.Future[MaskSum] | None = None
         farewell: float | None = None
         self._news.set()
@@ -344,27 +342,32 @@ class SessionServer:
     async def _arrive(self, visit: Visit) -> None:
         """Handle a client after its HELLO: it joins the running session, or waits for the next one."""
         await self._turn()
-        if self._host is not None and self._has_place(self._host, visit):
-            self._enter(self._host, visit)
-        elif (older := self._lobby.enter(visit)) is not None:
+        is_waiting = self._host is None or not self._enter(self._host, visit)
+        if is_waiting and (older := self._lobby.enter(visit)) is not None:
             self._refuse(older, link.Refused(link.RefusalCode.REPLACED, link.REPLACED_TEXT))
         self._arrival.set()
 
-    def _has_place(self, host: SessionHost, visit: Visit) -> bool:
-        """Return whether the session handles this client, even if only to refuse it."""
-        assert visit.hello is not None  # noqa: S101 - it has arrived
-        return self._lobby.enrolled is None or bool(visit.hello.session_id) or host.expects(visit.client_id)
+    def _enter(self, host: SessionHost, visit: Visit) -> bool:
+        """Tell the host of a connection; the caller must have waited for `_turn`. False: it waits for the next session.
 
-    def _enter(self, host: SessionHost, visit: Visit) -> None:
-        """Tell the host of a connection; the caller must have waited for `_turn`."""
+        A client that returns to a session that is over is refused here: the host's word to one that is not on its list
+        would be final, and this client may be asked for another session.
+        """
         assert visit.hello is not None  # noqa: S101 - it has arrived
-        connection, now = visit.connection, self._now()
+        connection, now, session_id = visit.connection, self._now(), visit.hello.session_id
+        if session_id not in (b"", host.session_id):
+            self._refuse(visit, link.NOT_THIS_SESSION)
+            return True
+        if self._lobby.enrolled is not None and not session_id and not host.expects(visit.client_id):
+            return False
+        self._lobby.leave(visit)
         connection.raise_bound()
         visit.host = host
         connection.key = (visit.client_id, host.connected(visit.client_id, now, visit.number))
         self._connections[connection.key] = connection
         host.frame_received(visit.client_id, b"".join(link.encode(visit.hello)), now, visit.number)
         self._news.set()
+        return True
 
     def _refuse(self, visit: Visit, refused: link.Refused) -> None:
         """Refuse a connection that is in no session."""
