@@ -95,7 +95,8 @@ class ServerDriver:
         self.closing_due = False
         self._encoded: tuple[object, bytes] | None = None
         self.deadline: float | None = None
-        self._downloads_until = 0.0
+        self._opened = 0.0
+        self._waits_for_downloads = True
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
         self.dropped: dict[ClientId, ClientDropped] = {}
@@ -109,14 +110,20 @@ class ServerDriver:
 
     def start(self, now: float) -> None:
         """Open the first round."""
+        self._opened = now
         self.deadline = now + self._deadlines.of(self.round)
-        self._downloads_until = self.deadline + self._deadlines.download
 
     def downloading(self, now: float) -> None:
         """Note that a client received a part of the announcement; it cannot answer before it has the whole."""
-        if self.round is Round.ADVERTISE_KEYS and self.deadline is not None:
+        if self._waits_for_downloads and self.round is Round.ADVERTISE_KEYS and self.deadline is not None:
             seconds = self._deadlines.of(self.round)
-            self.deadline = max(self.deadline, min(now + seconds, self._downloads_until))
+            self.deadline = max(self.deadline, min(now, self._opened + self._deadlines.download) + seconds)
+
+    def stop_waiting_for_downloads(self) -> None:
+        """Keep AdvertiseKeys open for its own seconds only, since enough clients have answered."""
+        self._waits_for_downloads = False
+        if self.round is Round.ADVERTISE_KEYS and self.deadline is not None:
+            self.deadline = self._opened + self._deadlines.of(self.round)
 
     def data_received(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
         """Take a whole message of a client; the connection determines the id. Return the deliveries."""

@@ -207,6 +207,52 @@ def test_a_client_that_only_asks_again_keeps_no_round_open(claim: int) -> None:
     assert set(host.outcome.included) == {1, 2, 3}
 
 
+@pytest.mark.parametrize("goal", [3, None])
+def test_a_slow_download_keeps_no_round_open_once_the_goal_is_met(goal: int | None) -> None:
+    """One of four gets its announcement as slowly as it may, and the three others are enough."""
+    extra = bytes(4 * _pieces.WINDOW_BYTES)
+    host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=1000))
+    host.goal = goal
+    digest, step = hashlib.sha256(extra).digest(), _pieces.WINDOW_BYTES // 4
+    greet(host, 0, now=0.0)
+
+    def get_further(number: int, now: float) -> None:
+        have = number * step
+        host.frame_received(0, payload_of(_pieces.Want(digest, have, have + _pieces.WINDOW_BYTES)), now)
+        host.tick(now)
+        host.commit(now)
+
+    get_further(0, 1.0)
+    get_further(1, 20.0)
+    # While there are too few without it, it is waited for.
+    assert host.deadline == 50.0
+    clients = {client_id: new_client(client_id, max_extra=len(extra)) for client_id in range(1, 4)}
+    for client_id, client in clients.items():
+        host.connected(client_id, 21.0)
+        up = client.connected()
+        while up:
+            for parts in up:
+                host.frame_received(client_id, b"".join(parts), 21.0)
+            down = [out for out in host.commit(21.0) if out.client_id == client_id]
+            up = [parts for out in down for parts in client.frame_received(b"".join(out.parts))]
+    host.tick(21.0)
+    assert host.status.received == 3
+    get_further(2, 29.0)
+    assert host.round is Round.ADVERTISE_KEYS
+    if goal is None:
+        assert host.deadline == 59.0
+        return
+    assert host.deadline == 30.0
+    host.tick(30.0)
+    assert host.dropped[0].reason is DropReason.DEADLINE
+    host.commit(30.0)
+    for client_id, client in clients.items():
+        client.disconnected()
+        host.disconnected(client_id, 30.0)
+    run_to_the_end(host, {0: new_client(0), **clients}, missing=(0,))
+    assert host.outcome.included == (1, 2, 3)
+
+
 def test_what_a_client_has_answered_is_not_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 100)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1000)

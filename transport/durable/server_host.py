@@ -41,8 +41,11 @@ __all__ = ["Close", "Counters", "Deliver", "Outgoing", "SessionHost"]
 
 _NONCE_BYTES = 16
 
-# While others wait, a message must arrive within this part of the phase of masked inputs.
+# While others wait, a message must arrive at the latest within this part of the phase of masked inputs.
 _SHARE_OF_PHASE = 1 / 4
+
+# The goal closes the second of these; in the first, it ends the extra time for downloads.
+_WITH_GOAL = (Round.ADVERTISE_KEYS, Round.MASKED_INPUT_COLLECTION)
 
 
 class SessionHost:
@@ -63,7 +66,8 @@ class SessionHost:
     any threads; if `commit_blocks` is true, `commit` takes time and may run in a thread.
 
     If `goal` is set, the round of masked inputs closes as soon as this many are in and the session can continue with
-    them: the other clients are dropped, as by the deadline.
+    them: the other clients are dropped, as by the deadline.  Once this many have advertised keys, AdvertiseKeys
+    stays open for its own seconds only, and no longer for clients that are still downloading the announcement.
 
     A client is dropped only for a bad message or by the deadline of a phase, not for a lost connection.  A client that
     returns without the state in which it sent messages is dropped: it cannot continue, and must not begin again.
@@ -312,13 +316,16 @@ class SessionHost:
 
     def tick(self, now: float) -> None:
         """Close the open phase if its deadline has passed or its goal is met; `commit` closes Unmasking."""
-        deliveries = self._machine.close_round(now) if self._has_met_goal() else self._machine.tick(now)
-        self._conversations.settle(deliveries)
+        is_met = self._has_met_goal()
+        if is_met and self.round is Round.ADVERTISE_KEYS:
+            self._machine.driver.stop_waiting_for_downloads()
+        is_due = is_met and self.round is Round.MASKED_INPUT_COLLECTION
+        self._conversations.settle(self._machine.close_round(now) if is_due else self._machine.tick(now))
         self._conversations.admit(now)
 
     def _has_met_goal(self) -> bool:
         machine = self._machine
-        if self.goal is None or machine.driver.deadline is None or self.round is not Round.MASKED_INPUT_COLLECTION:
+        if self.goal is None or machine.driver.deadline is None or self.round not in _WITH_GOAL:
             return False
         # With no pending client the round closes by itself. The check whether it can continue costs more, so it is
         # last.
