@@ -1,6 +1,8 @@
 """Clients that take what others need: room for messages, time of a phase, work for nothing. The others lose nothing."""
 
 import hashlib
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from transport.durable import pieces as _pieces
 from transport.durable.client_host import ClientHost
 from transport.durable.frames import RefusalCode
 from transport.durable.incoming import MAX_RESTARTS
-from transport.durable.memory_budget import STALL_SECONDS
+from transport.durable.memory_budget import STALL_SECONDS, Room
 from transport.durable.server_host import SessionHost
 
 DIGEST = bytes(32)
@@ -134,6 +136,63 @@ def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
     assert asked >= 4
 
 
+def messages_in(liars: int, honest: list[float], *, size: int, room: int, seconds: float = 600.0) -> int:
+    """Return how many honest clients finish before the phase closes. Each needs its own seconds to send its message.
+
+    The liars come first.  They send just enough to keep their places, and come back whenever they are put out.
+    """
+    line, now, done, returns, since = Room(room, seconds / 4), 0.0, 0, Counter[int](), dict[int, float]()
+    line.closes = seconds
+    needs = dict(enumerate(honest, liars))
+    for client_id in range(liars + len(honest)):
+        line.enter(client_id, size, 0)
+    while now < seconds:
+        while True:
+            while (admitted := line.admit(now)) is not None:
+                since[admitted] = now
+            if (late := line.overdue(now)) is None:
+                break
+            del since[late]
+            line.leave(late)
+            returns[late] += 1
+            line.enter(late, size, returns[late])
+        now += 0.5
+        for client_id in list(since):
+            place = line._inside[client_id]
+            if client_id in needs:
+                due = min(size, int(size * (now - since[client_id]) / needs[client_id]))
+                line.moved(client_id, due - place.came, now)
+                if due == size:
+                    line.leave(client_id)
+                    del since[client_id]
+                    done += 1
+            else:
+                # Never the last piece.
+                while line._until(place) <= now + 0.5 and place.came + _pieces.PIECE_BYTES < size:
+                    line.moved(client_id, _pieces.PIECE_BYTES, now)
+    return done
+
+
+@pytest.mark.parametrize("liars", [24, 48])
+def test_liars_that_send_just_fast_enough_keep_nobody_out(monkeypatch: pytest.MonkeyPatch, liars: int) -> None:
+    """Six messages at once, 200 honest clients, and four or eight times as many liars as there are places."""
+    monkeypatch.setattr("secrets.randbits", random.Random(1).getrandbits)
+    assert messages_in(liars, [1.0] * 200, size=40_000_000, room=1 << 28) == 200
+
+
+@pytest.mark.parametrize(
+    ("honest", "at_least"),
+    # What fits into ten minutes is 24, 40 and 40.
+    [([25.0] * 200, 23), ([15.0] * 40, 38), ([1.0, 25.0] * 20, 38)],
+    ids=["far too many", "just enough", "unlike"],
+)
+def test_honest_clients_that_need_all_of_the_phase_are_not_put_out_in_vain(
+    monkeypatch: pytest.MonkeyPatch, honest: list[float], at_least: int
+) -> None:
+    monkeypatch.setattr("secrets.randbits", random.Random(1).getrandbits)
+    assert messages_in(0, honest, size=300_000_000, room=1 << 28) >= at_least
+
+
 def test_a_message_takes_no_more_room_than_one_of_its_round_can() -> None:
     """In the round of shares, an input's size is none that a message has."""
     params = make_params(4, 2, vector_length=400_000)
@@ -247,8 +306,8 @@ def test_a_slow_download_keeps_no_round_open_once_the_goal_is_met(goal: int | No
     assert host.dropped[0].reason is DropReason.DEADLINE
     host.commit(30.0)
     for client_id, client in clients.items():
-        client.disconnected()
-        host.disconnected(client_id, 30.0)
+        client.left()
+        host.left(client_id, 30.0)
     run_to_the_end(host, {0: new_client(0), **clients}, missing=(0,))
     assert host.outcome.included == (1, 2, 3)
 

@@ -183,6 +183,7 @@ class Conversations:
 
     def admit(self, now: float) -> None:
         """Ask for the messages that fit in memory now; clients that were too slow lose their places."""
+        self.room.closes = self._machine.driver.deadline
         while (turn := self._incoming.turn(now)) is not None:
             link, want = turn
             if want is not None:
