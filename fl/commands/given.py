@@ -16,6 +16,8 @@ from fl.config.config_file import read_config_file
 from fl.config.run_config import SETTINGS, Setting
 from fl.errors import ConfigError
 
+# An empty variable counts as none. Of these, that would let in whoever is to be shut out.
+_NOT_EMPTY = ("EXCLUDE", "CRL")
 _PROBLEM = "secagg.problem"
 # What one start is told, and no file could know.
 _NOT_IN_FILES = {"config", "resume", "skip", "as_json"}
@@ -115,6 +117,9 @@ def _public_name(name: str, info: Any) -> str:
 
 
 def _check_environment(prefix: str, variables: set[str]) -> None:
+    for name in (f"{prefix}_{option}" for option in _NOT_EMPTY):
+        if name in variables and os.environ.get(name) == "":
+            raise ConfigError(f"the environment variable {name} is empty: give it a file, or take it away")
     for name in sorted(os.environ):
         if name.startswith(f"{prefix}_") and name not in variables:
             near = difflib.get_close_matches(name, variables, 1)

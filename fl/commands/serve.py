@@ -1,6 +1,7 @@
 """`secagg serve`: the options of a networked training's server."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -32,11 +33,23 @@ from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT, proxy_networks
 
 _SPARSE_DROPOUT = 0.05
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 # What a run is made of is settled when it starts; where and how patiently it is served is not.
 _RESUMABLE = NOT_SETTLED | {
     *("config", "resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
-    *("give_up", "retries", "watch", "log_json", "skip", "proxy_protocol", "exclude", "crl", "max_failed_rounds"),
+    *(
+        "give_up",
+        "retries",
+        "watch",
+        "watch_host",
+        "log_json",
+        "skip",
+        "proxy_protocol",
+        "exclude",
+        "crl",
+        "max_failed_rounds",
+    ),
 }
 
 # Settings of a simulation: who vanishes is seen, examples are not dealt out, and clients train where they are.
@@ -109,6 +122,10 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         watch: Annotated[
             str | None, Option(help="HOST:PORT of a status page and metrics (loopback, unless a proxy guards it).")
         ] = None,
+        watch_host: Annotated[
+            str | None,
+            Option(metavar="NAME[,NAME]", help="The only names, besides localhost, that the status page answers to."),
+        ] = None,
         log_json: Annotated[bool, Option("--log-json", help="One JSON object a log line, on stderr.")] = False,
         out: Annotated[Path | None, Option(help="Folder for checkpoint, journal, metrics, figure and model.")] = None,
         resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
@@ -148,6 +165,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError("--proxy-protocol is for connections with TLS: leave out --plaintext")
             deadlines, limits = chosen_deadlines(settings), chosen_limits(settings)
             watch_address = parse_address(watch, listening=True) if watch else None
+            watch_hosts = tuple(name.strip() for name in watch_host.split(",")) if watch_host else ()
+            if wrong := [name for name in watch_hosts if not _HOST.fullmatch(name)]:
+                raise ConfigError(f"--watch-host: {wrong[0]!r} is no host's name; give names without a port")
+            if watch_hosts and watch_address is None:
+                raise ConfigError("--watch-host is for the status page: give --watch")
             # Everything below waits seconds for torch.
             from fl.config.served import ServeOptions
             from fl.network.server import resume_serving, start_serving
@@ -166,6 +188,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 deadlines=deadlines,
                 limits=limits,
                 watch=watch_address,
+                watch_hosts=watch_hosts,
                 skip=skip,
                 exclude=exclude,
                 crl=crl,

@@ -121,6 +121,7 @@ class ServeOptions:
         exclude, crl: who is shut out, see `transport.certificates.exclusion.Exclusions`.
         max_failed_rounds: the server ends after this many rounds in a row without a result; None: it goes on.
         watch: where to show the training, `fl.watch`, if anywhere.
+        watch_hosts: names by which that may be called, see `fl.watch.serve_watch`.
         skip: so many rounds are left out first, without a result.
         proxies: whose connections begin with a header of the PROXY protocol.
     """
@@ -136,6 +137,7 @@ class ServeOptions:
     crl: Path | None = None
     max_failed_rounds: int | None = None
     watch: Address | None = None
+    watch_hosts: tuple[str, ...] = ()
     skip: int = 0
     proxies: tuple[Network, ...] = ()
 

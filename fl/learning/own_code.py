@@ -125,7 +125,8 @@ def load_reference(reference: str, what: str) -> Any:
         raise ConfigError(f"{what} {reference!r}: write package.module:name, such as my_models:make_model")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        # Last, since child processes search there too: a folder `transport` here must not run in their place.
+        sys.path.append(here)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -210,7 +210,7 @@ class _Serving:
             )
         with ExitStack() as stack:
             with _binding(self._options.watch, "--watch"):
-                page = stack.enter_context(serve_watch(watch, self._options.watch))
+                page = stack.enter_context(serve_watch(watch, self._options.watch, self._options.watch_hosts))
             self._say(f"watch it at {page.url}")
             yield watch
 

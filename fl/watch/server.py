@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -82,7 +82,7 @@ class WatchServer(uvicorn.Server):
         assets: see `load_assets`.
     """
 
-    def __init__(self, watch: Watch, address: tuple[str, int]) -> None:
+    def __init__(self, watch: Watch, address: tuple[str, int], hosts: Sequence[str] = ()) -> None:
         host, port = address
         family, _, _, _, where = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -92,6 +92,7 @@ class WatchServer(uvicorn.Server):
         self.on_loopback = ipaddress.ip_address(str(self.server_address[0]).partition("%")[0]).is_loopback
         self.assets = load_assets()
         self._watch = watch
+        self._hosts = tuple(hosts)
         self._streams, self._refusals = 0, _Refusals()
         super().__init__(
             uvicorn.Config(
@@ -146,7 +147,9 @@ class WatchServer(uvicorn.Server):
         routes += [Route("/events", self._events), Route("/status.json", status), Route("/metrics", metrics)]
         routes += [Route("/healthz", healthz), Route("/readyz", readyz)]
         # Against DNS rebinding: a foreign name that points to loopback would let a foreign page read ours.
-        names = ["localhost", "127.0.0.1", "[::1]", str(self.server_address[0])] if self.on_loopback else ["*"]
+        names = ["localhost", "127.0.0.1", "[::1]", str(self.server_address[0]), *self._hosts]
+        if not (self.on_loopback or self._hosts):
+            names = ["*"]
         app = Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)])
         app.router.redirect_slashes = False
         return app
@@ -180,17 +183,21 @@ class WatchServer(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serve_watch(watch: Watch, address: tuple[str, int] = ("127.0.0.1", 9100)) -> Iterator[WatchServer]:
+def serve_watch(
+    watch: Watch, address: tuple[str, int] = ("127.0.0.1", 9100), hosts: Sequence[str] = ()
+) -> Iterator[WatchServer]:
     """Serve `/` (the page), `/events` (its updates), `/status.json`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
         watch: the watch to show.
         address: host and port to listen at; for port 0 the system chooses one (see `WatchServer.url`).
+        hosts: names by which it may be called, besides those of loopback and the address; without them, a server that
+            listens beyond loopback answers to every name.
 
     Raises:
         OSError: the server cannot listen at the address.
     """
-    server = WatchServer(watch, address)
+    server = WatchServer(watch, address, hosts)
     thread = threading.Thread(target=server.run, args=([server.socket],), name="secagg-watch", daemon=True)
     thread.start()
     logger.info("the status page is at %s", server.url, extra={"event": "watching", "url": server.url})

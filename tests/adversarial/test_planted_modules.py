@@ -58,8 +58,19 @@ with PartyProcesses([job]) as parties:
         raise AssertionError("it found a model")
 """
 
+# Naming a model of one's own puts the working directory on the path.
+OWN_CODE = RECOVERY.replace(
+    "from transport import recovery",
+    "from transport import recovery\nfrom fl.learning.own_code import load_reference\n"
+    'assert load_reference("my_models:make", "model")() == "mine"',
+)
 
-@pytest.mark.parametrize("program", [RECOVERY, TRAINING, EXPERIMENTS, ENCRYPTED], ids=lambda text: text.split()[1])
+
+@pytest.mark.parametrize(
+    "program",
+    [RECOVERY, OWN_CODE, TRAINING, EXPERIMENTS, ENCRYPTED],
+    ids=["recovery", "own", "training", "experiments", "encrypted"],
+)
 def test_children_do_not_import_from_the_working_directory(tmp_path, program):
     if program is ENCRYPTED and importlib.util.find_spec("mpyc") is None:
         pytest.skip("needs MPyC")
@@ -67,6 +78,7 @@ def test_children_do_not_import_from_the_working_directory(tmp_path, program):
     for name in ("secagg", "transport", "fl", "multiprocessing"):
         (planted / name).mkdir(parents=True)
         (planted / name / "__init__.py").write_text("open(__file__ + '.ran', 'w').close()\n")
+    (planted / "my_models.py").write_text("def make():\n    return 'mine'\n")
     # Elsewhere, as a console script is: Python puts a script's own folder first.
     script = tmp_path / "scripts" / "main.py"
     script.parent.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,11 @@ PATIENT = replace(QUICK, idle_seconds=30)
 def certs(tmp_path: Path) -> Path:
     Authority.create(tmp_path / "certs").issue(server_names=["localhost", "127.0.0.1"], client_ids=range(CLIENTS))
     return tmp_path / "certs"
+
+
+def later() -> float:
+    """A clock by which files have long been as they are."""
+    return time.time() + 60
 
 
 def shown(certs: Path, client_id: int) -> bytes:
@@ -73,7 +79,7 @@ def test_a_list_names_ids_serial_numbers_and_fingerprints(certs: Path, tmp_path:
     fingerprint = load_certificate(certs / "client-2.pem").fingerprint(SHA256()).hex(":")
     path = tmp_path / "excluded"
     path.write_text(f"# who has left\n\n  0   # in May\nserial:{serial:X}\nSHA256:{fingerprint.upper()}\n")
-    exclusions = Exclusions(listed=path)
+    exclusions = Exclusions(listed=path, clock=later)
     assert excluded(exclusions, certs) == [0, 1, 2]
     assert exclusions.client_ids == {0}
     # Without TLS a client is its id alone.
@@ -88,7 +94,7 @@ def test_a_line_that_is_none_of_these_is_named(tmp_path: Path, line: str) -> Non
     path = tmp_path / "excluded"
     path.write_text(f"1\n{line}\n", encoding="utf-8")
     with pytest.raises(CertificateError, match=r"line 2 is neither a client id, nor serial: or sha256: with hex"):
-        Exclusions(listed=path)
+        Exclusions(listed=path, clock=later)
 
 
 def test_a_revocation_list_shuts_out_what_its_authority_issued(certs: Path, tmp_path: Path) -> None:
@@ -96,7 +102,7 @@ def test_a_revocation_list_shuts_out_what_its_authority_issued(certs: Path, tmp_
     serial = load_certificate(certs / "client-1.pem").serial_number
     for encoding in (Encoding.PEM, Encoding.DER):
         path.write_bytes(revocation_list(certs, [serial], encoding=encoding))
-        exclusions = Exclusions(revoked=path, authority=certs / "ca.pem")
+        exclusions = Exclusions(revoked=path, authority=certs / "ca.pem", clock=later)
         assert excluded(exclusions, certs) == [1]
         assert exclusions.reason(1, shown(certs, 1)) == f"the certificate of client 1, serial {serial:x}, is revoked"
     # The same number of another authority is another certificate.
@@ -105,14 +111,14 @@ def test_a_revocation_list_shuts_out_what_its_authority_issued(certs: Path, tmp_
     both = tmp_path / "both.pem"
     both.write_bytes((certs / "ca.pem").read_bytes() + (other / "ca.pem").read_bytes())
     path.write_bytes(revocation_list(certs, [load_certificate(other / "client-1.pem").serial_number]))
-    assert Exclusions(revoked=path, authority=both).reason(1, shown(other, 1)) is None
+    assert Exclusions(revoked=path, authority=both, clock=later).reason(1, shown(other, 1)) is None
     # Lists of two authorities in one file.
     one, two = (
         revocation_list(certs, [serial]),
         revocation_list(other, [load_certificate(other / "client-1.pem").serial_number]),
     )
     path.write_bytes(one + two)
-    exclusions = Exclusions(revoked=path, authority=both)
+    exclusions = Exclusions(revoked=path, authority=both, clock=later)
     assert exclusions.reason(1, shown(other, 1)) is not None
     assert excluded(exclusions, certs) == [1]
 
@@ -137,19 +143,19 @@ def test_a_revocation_list_that_does_not_hold_is_refused_at_the_start(certs: Pat
     ):
         path.write_bytes(content)
         with pytest.raises(CertificateError, match=why):
-            Exclusions(revoked=path, authority=authority)
+            Exclusions(revoked=path, authority=authority, clock=later)
     path.unlink()
     with pytest.raises(CertificateError, match="No such file"):
-        Exclusions(revoked=path, authority=authority)
+        Exclusions(revoked=path, authority=authority, clock=later)
     with pytest.raises(CertificateError, match="without certificates nothing can be revoked"):
-        Exclusions(revoked=path)
+        Exclusions(revoked=path, clock=later)
 
 
 def test_a_file_that_breaks_leaves_in_force_what_was_read_last(certs: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = certs / "ca.crl"
     serials = [load_certificate(certs / f"client-{i}.pem").serial_number for i in range(CLIENTS)]
     path.write_bytes(revocation_list(certs, serials[:1]))
-    exclusions = Exclusions(revoked=path, authority=certs / "ca.pem")
+    exclusions = Exclusions(revoked=path, authority=certs / "ca.pem", clock=later)
     for content, why in (
         (b"half a file", "this is not a revocation list"),
         (revocation_list(certs, serials[2:], days=-1), "list expired"),
@@ -170,7 +176,7 @@ def test_a_list_that_runs_out_stays_in_force_and_is_told_once(
 ) -> None:
     path = certs / "ca.crl"
     path.write_bytes(revocation_list(certs, [load_certificate(certs / "client-1.pem").serial_number]))
-    exclusions = Exclusions(revoked=path, authority=certs / "ca.pem")
+    exclusions = Exclusions(revoked=path, authority=certs / "ca.pem", clock=later)
     assert excluded(exclusions, certs) == [1]
 
     class Later(datetime):
@@ -191,7 +197,7 @@ def test_the_authority_revokes_what_it_issued_and_forgets_nothing(certs: Path) -
     assert authority.revoke([2]) == certs / "ca.crl"
     authority.issue(client_ids=[2], overwrite=True)
     authority.revoke([0])
-    exclusions = Exclusions(revoked=certs / "ca.crl", authority=certs / "ca.pem")
+    exclusions = Exclusions(revoked=certs / "ca.crl", authority=certs / "ca.pem", clock=later)
     assert excluded(exclusions, certs) == [0]
     assert exclusions.reason(2, old) is not None
     with pytest.raises(CertificateError, match=r"client-9\.pem"):
@@ -213,7 +219,7 @@ def test_who_is_revoked_while_waiting_is_sent_away_before_the_next_session_and_r
     async def scenario() -> None:
         path, authority = certs / "ca.crl", Authority(certs)
         path.write_bytes(revocation_list(certs, []))
-        exclusions = Exclusions(revoked=path, authority=certs / "ca.pem")
+        exclusions = Exclusions(revoked=path, authority=certs / "ca.pem", clock=later)
         tls = Credentials.of_server(certs)
         params = make_params(CLIENTS - 1, 2)
         inputs = random_inputs(params, 3)
@@ -251,7 +257,7 @@ def test_without_tls_ids_are_shut_out(tmp_path: Path) -> None:
     async def scenario() -> None:
         listed = tmp_path / "excluded"
         listed.write_text("1\n")
-        exclusions = Exclusions(listed=listed)
+        exclusions = Exclusions(listed=listed, clock=later)
         async with SessionServer(("127.0.0.1", 0), PLAINTEXT, QUICK, range(2), exclusions) as server:
             port = server.addresses[0][1]
             with pytest.raises(SessionRefusedError, match="EXCLUDED: client 1 is on this server's list"):

@@ -2,17 +2,27 @@
 
 import logging
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secagg import ClientId
 from secagg.params import MAX_CLIENT_ID
-from transport.certificates.reading import CertificateError, load_certificates
+from transport.certificates.reading import (
+    ODD_EXTENSIONS,
+    CertificateError,
+    is_issued_by,
+    load_certificates,
+    some_of,
+)
 from transport.certificates.reloading import Reloading
 
 logger = logging.getLogger(__name__)
@@ -20,6 +30,11 @@ logger = logging.getLogger(__name__)
 _LINE = re.compile(r"(?P<id>0|[1-9][0-9]{0,9})|serial:(?P<serial>[0-9a-f:]+)|sha256:(?P<sha256>[0-9a-f:]+)", re.ASCII)
 _SHA256_DIGITS = 64
 _PEM_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_DER_SEQUENCE = b"\x30"
+# Editors and `cp` write a file in place, piece by piece.
+_SETTLE_SECONDS = 1.0
+# Waiting clients are checked again before each session.
+_is_issued_by = lru_cache(maxsize=1 << 14)(is_issued_by)
 # Maximum size of a list, which the server reads while clients wait.
 _MOST_BYTES = 1 << 26
 
@@ -28,43 +43,84 @@ _MOST_BYTES = 1 << 26
 class _Listed:
     """The content of the operator's list."""
 
+    path: Path
     client_ids: frozenset[ClientId]
     serials: frozenset[int]
     fingerprints: frozenset[bytes]
+    is_blank: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Revoked:
-    """The content of the revocation lists: serial numbers by the issuer's name."""
+    """The content of the revocation lists: serial numbers by the public key that verified the list.
 
+    Attributes:
+        without: the names of the authorities that have no list, by their public keys.
+    """
+
+    path: Path
     serials: dict[bytes, frozenset[int]]
+    without: dict[bytes, str]
     outdated_after: datetime | None
 
 
 class Exclusions:
-    """The excluded clients. Both files are read again when they change.
+    """The excluded clients. Both files are read again when they change, once they have not changed for a second.
 
     If a file cannot be used any more, or a revocation list expires, the content that was read last stays in force and
-    a warning is logged.
+    a warning is logged. The same holds if an authority's revocation list disappears from its file, or if the list of
+    clients becomes blank; one with a comment is not blank.
+
+    With revocation lists, only clients are accepted whose certificates were issued by an authority in ``authority``:
+    whether an intermediate certificate that a client presents is revoked cannot be checked.
 
     Args:
         listed: a text file; each line has a client id, ``serial:`` and a certificate's serial number, or ``sha256:``
-            and its fingerprint, both in hexadecimal digits with or without colons. A ``#`` begins a comment.
+            and its fingerprint, both in hexadecimal digits with or without colons. A ``#`` begins a comment. The last
+            line ends with a newline, too.
         revoked: revocation lists, several in PEM form or one in DER form, each signed by one of the authorities.
-        authority: the certificates of the authorities whose clients are accepted.
+        authority: the certificates of the authorities whose clients are accepted. A warning names those that have no
+            revocation list.
+        clock: returns the time in Unix seconds, which is compared with the time of a file's last change.
 
     Raises:
-        CertificateError: a file cannot be read, a line is malformed, or a revocation list has expired or was not
-            signed by such an authority.
+        CertificateError: a file cannot be read, a line is malformed, or a revocation list is damaged, has expired or
+            was not signed by such an authority.
     """
 
-    def __init__(self, *, listed: Path | None = None, revoked: Path | None = None, authority: Path | None = None):
+    def __init__(
+        self,
+        *,
+        listed: Path | None = None,
+        revoked: Path | None = None,
+        authority: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
         if revoked is not None and authority is None:
             raise CertificateError(f"{revoked}: without certificates nothing can be revoked")
-        self._listed = None if listed is None else Reloading(lambda: _read_list(listed), lambda: (listed,))
+        self._listed: Reloading[_Listed] | None = None
+        if listed is not None:
+            self._listed = Reloading(
+                lambda: _read_list(listed),
+                lambda: (listed,),
+                check=_check_list,
+                settle_seconds=_SETTLE_SECONDS,
+                clock=clock,
+            )
         self._revoked: Reloading[_Revoked] | None = None
+        self._authorities: Reloading[list[x509.Certificate]] | None = None
         if revoked is not None and authority is not None:
-            self._revoked = Reloading(lambda: _read_revoked(revoked, authority), lambda: (revoked, authority))
+            self._authorities = Reloading(lambda: load_certificates(authority), lambda: (authority,))
+            self._revoked = Reloading(
+                lambda: _read_revoked(revoked, authority),
+                lambda: (revoked, authority),
+                check=_check_revoked,
+                settle_seconds=_SETTLE_SECONDS,
+                clock=clock,
+            )
+            if without := self._revoked.current().without:
+                names = some_of(list(without.values()))
+                logger.warning("%s has no list of %s: what they issued cannot be revoked", revoked, names)
         self._revoked_path = revoked
         self._warned_of: datetime | None = None
 
@@ -89,10 +145,16 @@ class Exclusions:
             listed = self._listed.current()
             if shown.serial_number in listed.serials or shown.fingerprint(SHA256()) in listed.fingerprints:
                 return f"the certificate of client {client_id} is on this server's list of excluded certificates"
-        if self._revoked is not None:
-            revoked = self._revoked.current()
+        if self._revoked is not None and self._authorities is not None:
+            revoked, authorities = self._revoked.current(), self._authorities.current()
             self._warn_if_outdated(revoked)
-            if shown.serial_number in revoked.serials.get(shown.issuer.public_bytes(), frozenset()):
+            links = _links(shown, authorities)
+            if not links:
+                return (
+                    f"the certificate of client {client_id} comes by way of an intermediate one, which this "
+                    "server does not let in where it has revocation lists"
+                )
+            if any(serial in revoked.serials.get(key, ()) for serial, key in links):
                 return f"the certificate of client {client_id}, serial {shown.serial_number:x}, is revoked"
         return None
 
@@ -111,9 +173,12 @@ class Exclusions:
 def _read_list(path: Path) -> _Listed:
     client_ids, serials, fingerprints = set(), set(), set()
     try:
-        lines = _read(path).decode("ascii", errors="replace").splitlines()
+        content = _read(path).decode("ascii", errors="replace")
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}") from None
+    if content and not content.endswith("\n"):
+        raise CertificateError(f"{path}: the last line has no end, so more may be missing; end it with a newline")
+    lines = content.splitlines()
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip().lower()
         if not text:
@@ -130,7 +195,7 @@ def _read_list(path: Path) -> _Listed:
             raise CertificateError(
                 f"{path}: line {number} is neither a client id, nor serial: or sha256: with hexadecimal digits"
             )
-    return _Listed(frozenset(client_ids), frozenset(serials), frozenset(fingerprints))
+    return _Listed(path, frozenset(client_ids), frozenset(serials), frozenset(fingerprints), not content.strip())
 
 
 def _read_revoked(path: Path, authority: Path) -> _Revoked:
@@ -139,23 +204,46 @@ def _read_revoked(path: Path, authority: Path) -> _Revoked:
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}") from None
     try:
-        blocks = _PEM_BLOCK.findall(data)
-        lists = [x509.load_pem_x509_crl(block) for block in blocks] or [x509.load_der_x509_crl(data)]
-    except ValueError:
-        raise CertificateError(f"{path}: this is not a revocation list in PEM or DER form") from None
+        if data.startswith(_DER_SEQUENCE):
+            lists = [x509.load_der_x509_crl(data)]
+        else:
+            blocks, rest = _PEM_BLOCK.findall(data), _PEM_BLOCK.sub(b"", data)
+            # A damaged block must not pass for a comment: outside the blocks, lines are blank or begin with #.
+            is_whole = all(data.count(mark) == len(blocks) for mark in (b"-----BEGIN", b"-----END"))
+            if not is_whole or any(not line.lstrip().startswith(b"#") for line in rest.splitlines() if line.strip()):
+                raise CertificateError(f"{path}: this is not a revocation list, or one in it is damaged; write it anew")
+            lists = [x509.load_pem_x509_crl(block) for block in blocks]
+        critical = [any(extension.critical for extension in one.extensions) for one in lists]
+    except (*ODD_EXTENSIONS, x509.InvalidVersion):
+        lists, critical = [], []
+    if not lists:
+        raise CertificateError(f"{path}: this is not a revocation list in PEM or DER form")
     issuers = load_certificates(authority)
     now = datetime.now(UTC)
     serials: dict[bytes, frozenset[int]] = {}
-    for one in lists:
-        if not any(_is_signed_by(one, issuer) for issuer in issuers):
+    for one, is_partial in zip(lists, critical, strict=True):
+        signers = {_key(issuer) for issuer in issuers if _is_signed_by(one, issuer)}
+        if not signers:
             raise CertificateError(f"{path}: no authority in {authority} signed this revocation list")
-        if any(extension.critical for extension in one.extensions):
+        if is_partial:
             raise CertificateError(f"{path}: this revocation list is partial or of an unknown kind")
         if one.next_update_utc is not None and one.next_update_utc < now:
             raise CertificateError(f"{path}: this revocation list expired on {one.next_update_utc:%Y-%m-%d %H:%M}")
-        name = one.issuer.public_bytes()
-        serials[name] = serials.get(name, frozenset()) | {entry.serial_number for entry in one}
-    return _Revoked(serials, min((one.next_update_utc for one in lists if one.next_update_utc), default=None))
+        for key in signers:
+            serials[key] = serials.get(key, frozenset()) | {entry.serial_number for entry in one}
+    without = {_key(one): one.subject.rfc4514_string() for one in issuers if _key(one) not in serials}
+    until = min((one.next_update_utc for one in lists if one.next_update_utc), default=None)
+    return _Revoked(path, serials, without, until)
+
+
+def _check_list(value: _Listed, new: _Listed) -> None:
+    if new.is_blank and not value.is_blank:
+        raise CertificateError(f"{new.path}: this file is empty now; to exclude nobody, write a comment into it")
+
+
+def _check_revoked(value: _Revoked, new: _Revoked) -> None:
+    if lost := [name for key, name in new.without.items() if key in value.serials]:
+        raise CertificateError(f"{new.path}: the revocation list of {some_of(lost)} is not in it any more")
 
 
 def _read(path: Path) -> bytes:
@@ -172,9 +260,32 @@ def _is_signed_by(revoked: x509.CertificateRevocationList, issuer: x509.Certific
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         usage = None
+    except ODD_EXTENSIONS:
+        return False
     if revoked.issuer != issuer.subject or (usage is not None and not usage.crl_sign):
         return False
     try:
         return revoked.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
+
+
+def _links(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> list[tuple[int, bytes]]:
+    """The serial numbers of a certificate, and of the authorities that vouch for it, each with its issuer's key."""
+    links: list[tuple[int, bytes]] = []
+    chain = [certificate]
+    for one in chain:
+        for issuer in authorities:
+            if issuer != one and _is_issued_by(one, issuer):
+                links.append((one.serial_number, _key(issuer)))
+                if issuer not in chain:
+                    chain.append(issuer)
+    return links
+
+
+def _key(authority: x509.Certificate) -> bytes:
+    """The public key's bytes; none if it is of a kind that verifies nothing here."""
+    try:
+        return authority.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        return b""

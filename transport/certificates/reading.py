@@ -30,6 +30,8 @@ from transport.errors import TransportError
 logger = logging.getLogger(__name__)
 
 _URI = re.compile(r"urn:secagg:client:(0|[1-9][0-9]{0,9})", re.ASCII)
+# Raised by cryptography for extensions that OpenSSL accepts; its own classes derive from Exception alone.
+ODD_EXTENSIONS = (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 # A warning about many invalid certificates names this many of them.
 _NAMED = 5
 # A session asks for one client after another: check the files at most this often.
@@ -80,7 +82,7 @@ def client_id_of(certificate: x509.Certificate) -> ClientId | None:
     """Return the client that a certificate names; None if it names no client, several, or an invalid id."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except ODD_EXTENSIONS:
         return None
     ours = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith("urn:secagg:")]
     match = _URI.fullmatch(ours[0]) if len(ours) == 1 else None
@@ -92,7 +94,7 @@ def is_for_clients(certificate: x509.Certificate) -> bool:
     """Return whether the certificate states that it is for clients; OpenSSL accepts one that states nothing."""
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except ODD_EXTENSIONS:
         return False
     return ExtendedKeyUsageOID.CLIENT_AUTH in usages
 
@@ -263,7 +265,10 @@ class CertifiedKeys:
 
 
 def _identity_key(path: Path, certificate: x509.Certificate) -> bytes:
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError(f"{path}: the key in this certificate is damaged, or of an unknown kind") from None
     if not isinstance(key, Ed25519PublicKey):
         raise CertificateError(f"{path}: the key of an identity must be an Ed25519 key")
     return key.public_bytes_raw()
@@ -298,7 +303,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise CertificateError(f"{path}: this is not a PEM certificate") from None
 
 

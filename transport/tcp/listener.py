@@ -299,6 +299,8 @@ class Listener:
             self.refused("bad-proxy-header", str(error), peer=peer)
         except OSError as error:
             self.refused("broken-off", str(error), peer=peer)
+        except Exception as error:  # noqa: BLE001 - a stranger's bytes end no session, whatever they meet here
+            self.refused("failed", repr(error), peer=peer)
         finally:
             self._half_open.leave(half_open)
         return None
@@ -316,6 +318,9 @@ class Listener:
             with contextlib.suppress(OSError):
                 await stream.send(frame)
             await stream.close()
+            raise
+        except Exception:
+            stream.abort()
             raise
 
 

@@ -303,9 +303,12 @@ class SessionServer:
             case OSError():
                 self._listener.lost(str(error), peer=connection.peer, client_id=connection.client_id)
                 return
+            case Exception() if visit.hello is None:  # Before HELLO, nothing ends the session.
+                reason = "failed"
             case _:
                 raise error
-        self._listener.refused(reason, str(error), peer=connection.peer, client_id=connection.client_id)
+        detail = repr(error) if reason == "failed" else str(error)
+        self._listener.refused(reason, detail, peer=connection.peer, client_id=connection.client_id)
 
     async def _read(self, visit: Visit) -> None:
         async for payload in visit.connection.frames():

@@ -143,7 +143,7 @@ def client_id_from(connection: ssl.SSLObject) -> ClientId:
         raise TlsRefusedError(TlsRefusal.NO_CERTIFICATE)
     try:
         certificate = x509.load_der_x509_certificate(der)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise TlsRefusedError(TlsRefusal.BAD_CERTIFICATE) from None
     if not is_for_clients(certificate):
         raise TlsRefusedError(TlsRefusal.WRONG_ROLE, "it lacks the extended key usage for client authentication")

@@ -12,6 +12,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.network.errors import RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
 from secagg import Adversary, GraphKind
+from tests.transport.test_exclusion import later
 from transport import Deadlines
 from transport.certificates.exclusion import Exclusions
 
@@ -63,7 +64,7 @@ def test_too_few_are_no_round() -> None:
 def test_without_a_sample_all_who_are_enrolled_are_asked_but_those_on_the_list(tmp_path: Path) -> None:
     listed = tmp_path / "excluded"
     listed.write_text("4\n7\n")
-    exclusions = Exclusions(listed=listed)
+    exclusions = Exclusions(listed=listed, clock=later)
     asked = invitations(Lobby(*range(15)), exclusions, min_clients=14).next(1)
     assert asked == tuple(client_id for client_id in ENROLLED if client_id not in (4, 7))
     # With as few as that there is no session in which so many are enough.

@@ -98,6 +98,31 @@ def test_an_environment_variable_that_is_no_option_is_named(
     assert_refused(invoke(*JOIN), said)
 
 
+@pytest.mark.parametrize("name", ["SECAGG_SERVE_EXCLUDE", "SECAGG_SERVE_CRL"])
+def test_an_empty_variable_lets_in_nobody_who_is_shut_out(
+    name: str, noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_text('exclude = "excluded"\ncrl = "ca.crl"\n')
+    monkeypatch.setenv(name, "")
+    for options in ((), ("--config", path), ("--exclude", "excluded", "--crl", "ca.crl")):
+        assert_refused(invoke(*SERVE, *options), f"the environment variable {name} is empty")
+    monkeypatch.delenv(name)
+    result = invoke(*SERVE, "--config", path)
+    assert isinstance(result.exception, _NotedError), result.output
+    assert (noted[0][3].exclude, noted[0][3].crl) == (Path("excluded"), Path("ca.crl"))
+
+
+def test_the_names_of_the_status_page_are_checked(noted: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECAGG_SERVE_WATCH_HOST", "server, stats.example.org")
+    assert_refused(invoke(*SERVE), "--watch-host is for the status page: give --watch")
+    for name in ("*", "server:9100", "server,", "http://server"):
+        assert_refused(invoke(*SERVE, "--watch", ":9100", "--watch-host", name), "is no host's name")
+    result = invoke(*SERVE, "--watch", ":9100")
+    assert isinstance(result.exception, _NotedError), result.output
+    assert noted[0][3].watch_hosts == ("server", "stats.example.org")
+
+
 @pytest.mark.parametrize(
     ("command", "text", "said"),
     [

@@ -160,6 +160,16 @@ def test_open_to_the_network_any_name_is_served_and_a_warning_is_given(watch: Wa
     assert "open to the network" in caplog.text
 
 
+def test_open_to_the_network_only_the_names_that_are_given_are_served(watch: Watch) -> None:
+    with serve_watch(watch, ("0.0.0.0", 0), ["server", "Stats.example.org"]) as server:  # noqa: S104 - as above
+        port = server.server_address[1]
+        url = f"http://127.0.0.1:{port}/status.json"
+        for host in ("server", f"stats.example.org:{port}", f"localhost:{port}", "127.0.0.1"):
+            assert get(url, headers={"Host": host})[0] == 200
+        for host in ("rebound.evil.example", "other.server", ""):
+            assert get(url, headers={"Host": host})[0] == 400
+
+
 def test_connections_and_streams_are_bounded(watch: Watch, monkeypatch, caplog) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
     monkeypatch.setattr(server_module, "MAX_STREAMS", 2)
