@@ -333,7 +333,7 @@ SHARD = ("--shard", "0/2")
         (("join", f"{'a' * 64}.example:7000", "--id", 0, *CERTS, *SHARD), "neither a host name nor an IP address"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--server-name", "a b"), "server-name 'a b' is neither"),
         (("serve", "--clients", 4, "--out", "run", "--listen", "1.2.3:7", *CERTS), "'1.2.3' is neither a host name"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "'ring' is not known"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "unknown graph 'ring'"),
         (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--require-adversary", "malicious"),
          "everybody's certificates: give --certs"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-model-bytes", 1 << 40), "max-model-bytes"),
@@ -396,7 +396,7 @@ def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
         loader = own_module(tmp_path, ONE_CLASS_EACH, monkeypatch)
         data = ("--dataset", f"{loader}:load", "--partition", partition, "--shard", "0/2")
     join = ("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--give-up", 0.1, *data)
-    assert_refused(invoke(*join), "examples are of class", "take part all the same with --allow-one-class")
+    assert_refused(invoke(*join), "examples are of class", "give --allow-one-class")
     allowed = invoke(*join, "--allow-one-class")
     assert "all of them are of class" in allowed.stdout
     assert "no word from 127.0.0.1:1" in allowed.stderr
