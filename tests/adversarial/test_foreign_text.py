@@ -103,7 +103,7 @@ def test_logs_show_no_characters_that_act():
 
 @pytest.mark.parametrize("name", ["model", "dataset"])
 def test_a_stored_runs_names_cannot_be_anything(name):
-    with pytest.raises(ConfigError, match="cannot be shown") as caught:
+    with pytest.raises(ConfigError, match="has unprintable characters") as caught:
         RunConfig.of(**{name: f"module:{HOSTILE}"})
     assert is_harmless(str(caught.value))
     assert RunConfig.of(**{name: "my_модель:make"}).options()[name] == "my_модель:make"

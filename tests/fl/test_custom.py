@@ -357,7 +357,7 @@ def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
         ('rounds = "2"', "rounds must be a whole number, not '2'"),
         ("[protocol]\ndropout_at = 3", "dropout_at must be a list of texts, not 3"),
         ("[protocol]\ncompare = 1", "compare must be true or false, not 1"),
-        ("clients = ", "is no TOML file"),
+        ("clients = ", "is not a TOML file"),
         ("[data]\nclients = -1", "clients must be at least 1"),
     ],
 )
