@@ -306,7 +306,7 @@ def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) ->
         journal.close()
 
     leave(1)
-    with pytest.raises(NetworkError, match="no journal of a training"):
+    with pytest.raises(NetworkError, match="not a journal of a training"):
         resume_serving(out, None, None, deployment.options(), deployment.console())
     assert path.exists()
     path.unlink()
