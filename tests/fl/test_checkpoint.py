@@ -381,5 +381,5 @@ def test_a_run_cannot_be_resumed_to_fewer_rounds(finished_run: Path) -> None:
 def test_a_strangers_file_is_not_written_over(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     result = invoke("train", "--model", "logistic", "--clients", CLIENTS, "--out", tmp_path)
-    assert_refused(result, f"holds a file {name} already")
+    assert_refused(result, f"already holds a file {name}")
     assert (tmp_path / name).read_text() == "mine"
