@@ -38,7 +38,7 @@ def parse_dropouts(options: list[str]) -> dict[Round, float]:
                 raise ConfigError(f"--dropout {option}: {round_.value} has a fraction already; give each round once")
             fractions[round_] = fraction / len(rounds)
     if sum(fractions.values()) >= 1:
-        raise ConfigError(f"the fractions of --dropout add up to {sum(fractions.values()):g}: nobody would be left")
+        raise ConfigError(f"the fractions of --dropout add up to {sum(fractions.values()):g}: no client would be left")
     return fractions
 
 

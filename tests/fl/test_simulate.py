@@ -110,7 +110,7 @@ def test_a_simulation_that_aborts_has_failed_and_says_why(monkeypatch: pytest.Mo
         (["--dropout", "lots"], "'lots' is not a number"),
         (["--dropout", "1.5"], "at least 0 and below 1"),
         (["--dropout", "share-keys=0.1", "--dropout", "share-keys=0.1"], "has a fraction already"),
-        (["--dropout", "share-keys=0.6", "--dropout", "unmasking=0.6"], "nobody would be left"),
+        (["--dropout", "share-keys=0.6", "--dropout", "unmasking=0.6"], "no client would be left"),
         (["--dropout", "0.7"], "fewer than the threshold"),
         (["--seed", "-1"], "must not be negative"),
         (["--clients", "1"], "num_clients"),
