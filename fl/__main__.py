@@ -1,4 +1,4 @@
-"""The console script: from the first import to the last flush, what goes wrong is a line, and never a traceback."""
+"""The console script. Every expected failure, from the first import to the last flush, is one line, not a traceback."""
 
 import contextlib
 import os
@@ -29,9 +29,9 @@ def main() -> None:
 
 
 def _run() -> str | int | None:
-    """The command's exit code, or an error."""
-    # Before torch is loaded: its threads would wait for each other by spinning, which on cores that are busy with
-    # something else makes two of them many times slower than one.
+    """Run the command; return its exit code, or an error's text."""
+    # This must be set before torch is loaded. Otherwise its threads wait for each other by spinning, and on busy cores
+    # two threads are then many times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from fl.commands.app import app
@@ -48,39 +48,39 @@ def _run() -> str | int | None:
 
 
 def _flush(code: str | int | None) -> str | int | None:
-    """Write what is left in stdout's buffer; gives the exit code, or an error."""
+    """Write the rest of stdout's buffer; return the exit code, or an error's text."""
     if sys.stdout is None:
         return code
     instead = 2
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Python would try to write the rest at its exit.
+        # Otherwise Python tries to write the rest again at its exit.
         instead = os.open(os.devnull, os.O_WRONLY)
         code = code or f"error: {in_words(error)}"
     if instead != 2 or "--json" in sys.argv:
-        # What own code prints at its exit is no part of the object.
+        # Text that the user's own code prints at its exit must not follow the JSON object.
         with contextlib.suppress(OSError):
             os.dup2(instead, sys.stdout.fileno())
     return code
 
 
 def _on_interrupt(handler: _Handler) -> None:
-    # A shell's background jobs ignore Ctrl-C, which is not meant for them.
+    # A shell starts background jobs with Ctrl-C ignored; it is not meant for them.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)
 
 
 def _interrupter() -> _Handler:
-    """What Ctrl-C does while the command runs."""
+    """Return the handler for Ctrl-C while the command runs."""
     stdout = None
     if "--json" in sys.argv:
         with contextlib.suppress(OSError):
-            # While own code runs, 1 is another name of stderr.
+            # While the user's own code runs, descriptor 1 points to stderr.
             stdout = os.dup(1)
 
     def interrupt(_: int, frame: FrameType | None) -> None:
-        # An import that is broken off may end in any error, or go on without the interrupt. Nothing is lost by leaving.
+        # An interrupted import may end in any error, or swallow the interrupt. Nothing is running yet, so exit at once.
         while frame is not None:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
                 _leave_interrupted(stdout)

@@ -1,1 +1,1 @@
-"""The commands of `secagg`, one file each."""
+"""The commands of `secagg`, one module each."""

@@ -1,4 +1,4 @@
-"""The command line: options and output. What the commands do is in the modules that they import when they run."""
+"""The command line: options and output. The commands import the modules that do the work only when they run."""
 
 import sys
 from importlib.metadata import version as installed_version
@@ -28,16 +28,18 @@ from secagg import Adversary, GraphKind, PlanError
 
 app = typer.Typer(
     name="secagg",
-    help="Secure aggregation for federated learning: the server learns the sum of the clients' updates, nothing else.",
+    help="Secure aggregation for federated learning: the server learns only the sum of the clients' updates.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-_ADVERSARIES = " or ".join(adversary.value for adversary in Adversary) + "."
-_GRAPHS = "complete, or sparse: each client shares masks with a few others."
+_ADVERSARIES = f"What the protocol must withstand: {', '.join(adversary.value for adversary in Adversary)}."
+_GRAPHS = "complete: each client shares masks with all others; sparse: with a few, for many clients."
+_DROPOUT = "Expected fraction of the clients that drop out"
+_CORRUPT = "Fraction of the clients that may collude with the server."
 
-JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object on stdout, all other output on stderr.")]
 
 
 certs_command.register(app, reported)
@@ -66,18 +68,21 @@ def _main(
 
 @app.command()
 def plan(
-    clients: Annotated[int, Option(help="Clients that take part in a session.")],
-    dropout: Annotated[float, Option(help="Fraction of them expected to vanish.")] = 0.0,
-    corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
+    clients: Annotated[int, Option(help="Number of clients in a session.")],
+    dropout: Annotated[float, Option(help=f"{_DROPOUT}.")] = 0.0,
+    corrupt: Annotated[float, Option(help=_CORRUPT)] = 0.0,
     adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
     graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
-    length: Annotated[int, Option(help="Elements of each vector.")] = 100_000,
-    value_bits: Annotated[int, Option(help="Bits of an element.")] = 16,
-    max_weight: Annotated[int, Option(help="The largest integer weight that elements are multiplied by.")] = 1,
-    threshold: Annotated[int | None, Option(help="A larger threshold than the smallest safe one.")] = None,
+    length: Annotated[int, Option(help="Number of elements in each client's vector.")] = 100_000,
+    value_bits: Annotated[int, Option(help="Bits per element of a vector.")] = 16,
+    max_weight: Annotated[int, Option(help="Largest integer weight of a client; its vector is multiplied by it.")] = 1,
+    threshold: Annotated[
+        int | None,
+        Option(help="Clients whose shares are needed to unmask the sum (default: the smallest safe number)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the parameters for a threat model and why, or every reason why there are none."""
+    """Choose safe protocol parameters for a threat model, and explain them; list every reason if there are none."""
     with reported(as_json):
         chosen = _plan(
             num_clients=clients,
@@ -104,14 +109,14 @@ def plan(
 
 
 def _plan(*, adversary: str, graph: str, **numbers: Any) -> secagg.Plan:
-    """The plan; names that are not known are reported together with the numbers that do not work."""
+    """Return the plan; report unknown names and impossible numbers together."""
     reasons = []
     choices: dict[str, Any] = {}
     for name, value, kind in (("adversary", adversary, Adversary), ("graph", graph, GraphKind)):
         known = {member.value: member for member in kind}
         choices[name] = known.get(value, next(iter(kind)))
         if value not in known:
-            reasons.append(f"{name} {value!r} is not known here; known: {', '.join(known)}")
+            reasons.append(f"unknown {name} {value!r}; known are {', '.join(known)}")
     try:
         chosen = secagg.plan(**numbers, **choices)
     except PlanError as error:
@@ -123,23 +128,25 @@ def _plan(*, adversary: str, graph: str, **numbers: Any) -> secagg.Plan:
 
 @app.command()
 def simulate(
-    clients: Annotated[int, Option(help="Clients that take part.")] = 100,
-    length: Annotated[int, Option(help="Elements of each vector.")] = 100_000,
-    bits: Annotated[int, Option("--bits", "--value-bits", help="Bits of an element.")] = 16,
+    clients: Annotated[int, Option(help="Number of clients in the session.")] = 100,
+    length: Annotated[int, Option(help="Number of elements in each client's vector.")] = 100_000,
+    bits: Annotated[int, Option("--bits", "--value-bits", help="Bits per element of a vector.")] = 16,
     dropout: Annotated[
         list[str] | None,
         Option(
-            help="Fraction that vanishes, over all rounds, or in one: masked-input-collection=0.3; may be repeated."
+            help=f"{_DROPOUT}, over all rounds, or in one: masked-input-collection=0.3; repeatable (default: none)."
         ),
     ] = None,
-    corrupt: Annotated[float, Option(help="Fraction that may work together with the server.")] = 0.0,
+    corrupt: Annotated[float, Option(help=_CORRUPT)] = 0.0,
     adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
     graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
-    workers: Annotated[int | None, Option(help="Cores for the recovery of the masks (default: all).")] = None,
-    seed: Annotated[int, Option(help="Of inputs and dropouts; never of keys and masks.")] = 0,
+    workers: Annotated[
+        int | None, Option(help="CPU cores that the server uses to recover masks (default: all).")
+    ] = None,
+    seed: Annotated[int, Option(help="Random seed of inputs and dropouts (keys and masks are never seeded).")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one session of the protocol on made-up inputs: what it costs, and that the sum is exact."""
+    """Run one session of the protocol on made-up inputs; print its costs and check that the sum is exact."""
     with reported(as_json):
         from fl.commands.simulate import parse_dropouts, raise_if_failed, run_simulation
 
@@ -169,23 +176,26 @@ def train(
     context: typer.Context,
     data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
     allow_one_class: Annotated[
-        bool, Option("--allow-one-class", help="Train although an owner's examples are all of one class.")
+        bool, Option("--allow-one-class", help="Train even if all examples of an owner have the same class.")
     ] = False,
     workers: Annotated[
-        int | None, Option(help="Clients trained at once by processes or ray (default: one a core).")
+        int | None, Option(help="Clients trained at once, with --engine processes or ray (default: one per core).")
     ] = None,
     address: Annotated[
-        str | None, Option(help="Ray cluster: auto, HOST:6379 or ray://HOST:10001 (default: Ray here).")
+        str | None,
+        Option(help="With --engine ray: auto, HOST:6379 or ray://HOST:10001 (default: Ray on this machine)."),
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder for checkpoint, metrics, figure and model.")] = None,
-    resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
+    out: Annotated[
+        Path | None, Option(help="New folder for the checkpoint, metrics, figure and model (default: nothing is kept).")
+    ] = None,
+    resume: Annotated[Path | None, Option(help="Continue the run in this folder.")] = None,
     tensorboard: Annotated[
-        bool, Option("--tensorboard", help="Write event files for TensorBoard into the run's folder.")
+        bool, Option("--tensorboard", help="Also write event files for TensorBoard into the run's folder.")
     ] = False,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Train a model on the clients' data by federated averaging."""
+    """Train a model by federated averaging on this machine, with simulated clients."""
     with reported(as_json):
         on_command_line = given(context)
         from fl.commands.train import resume_training, start_training

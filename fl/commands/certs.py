@@ -1,4 +1,4 @@
-"""`secagg certs`: the certificates of a trial deployment."""
+"""`secagg certs`: issue the certificates of a small deployment."""
 
 import ipaddress
 from collections.abc import Callable, Sequence
@@ -21,36 +21,38 @@ _MAX_AT_ONCE = 100_000
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @app.command()
     def certs(
-        directory: Annotated[Path, Argument(help="Where authority, certificates and keys are, or are to be.")],
-        clients: Annotated[int, Option(help="Clients to issue certificates for.")] = 0,
-        first_id: Annotated[int, Option(help="The first client's id; the others follow it.")] = 0,
+        directory: Annotated[Path, Argument(help="Folder of the authority, certificates and keys; made if missing.")],
+        clients: Annotated[int, Option(help="Number of clients to issue certificates for.")] = 0,
+        first_id: Annotated[int, Option(help="Id of the first of these clients; the others count up from it.")] = 0,
         server: Annotated[
-            list[str] | None, Option(help="Host name or IP address that clients call; may be repeated.")
+            list[str] | None, Option(help="Host name or IP address at which clients reach the server; repeatable.")
         ] = None,
-        days: Annotated[float, Option(help="How long the certificates are valid.")] = DEFAULT_DAYS,
-        authority_days: Annotated[float, Option(help="How long a new authority is valid.")] = AUTHORITY_DAYS,
-        force: Annotated[bool, Option("--force", help="Replace certificates and keys that are there.")] = False,
-        renew: Annotated[
-            bool, Option("--renew", help="Replace certificates that are there, and keep their keys.")
-        ] = False,
+        days: Annotated[float, Option(help="Days for which the certificates are valid.")] = DEFAULT_DAYS,
+        authority_days: Annotated[float, Option(help="Days for which a new authority is valid.")] = AUTHORITY_DAYS,
+        force: Annotated[bool, Option("--force", help="Replace existing certificates and their keys.")] = False,
+        renew: Annotated[bool, Option("--renew", help="Replace existing certificates, and keep their keys.")] = False,
         new_authority: Annotated[
             bool,
-            Option("--new-authority", help="Make a new authority beside the one that is there; ca.pem holds both."),
+            Option("--new-authority", help="Make a new authority beside the existing one; ca.pem then holds both."),
         ] = False,
         drop_old_authority: Annotated[
-            bool, Option("--drop-old-authority", help="Take the older one out of ca.pem, once nothing is from it.")
+            bool,
+            Option(
+                "--drop-old-authority",
+                help="Remove the older authority from ca.pem, once no certificate in use is from it.",
+            ),
         ] = False,
         revoke: Annotated[
             list[int] | None,
-            Option(help="Put this client's certificate on the revocation list, ca.crl; may be repeated."),
+            Option(help="Id of a client whose certificate goes on the revocation list, ca.crl; repeatable."),
         ] = None,
-        as_json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
+        as_json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False,
     ) -> None:
-        """Make a small certificate authority, and server's and clients' certificates; or add to one made before."""
+        """Issue certificates for the server and clients, from the folder's certificate authority or a new one."""
         with reported(as_json):
             result = issue(
                 directory,
@@ -85,10 +87,10 @@ def issue(
     drop_old_authority: bool = False,
     revoke: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Issue what was asked for, under the directory's authority or a new one; gives the files as a JSON object.
+    """Issue certificates with the directory's authority or a new one; return the files' names as a JSON object.
 
     Raises:
-        ConfigError: numbers or names that cannot be, or files that are there already.
+        ConfigError: a number or name is not valid, or a file exists already.
     """
     if not 0 <= clients <= _MAX_AT_ONCE:
         raise ConfigError(f"clients must be between 0 and {_MAX_AT_ONCE:,}, not {clients:,}")
@@ -98,16 +100,20 @@ def issue(
         raise ConfigError("nothing to issue: give --clients, --server, or both")
     client_ids = range(first_id, first_id + clients)
     if new_authority and drop_old_authority:
-        raise ConfigError("between --new-authority and --drop-old-authority everybody needs the ca.pem with both")
+        raise ConfigError(
+            "give either --new-authority or --drop-old-authority: in between, copy the ca.pem with both to everyone"
+        )
     try:
         Authority.check(server_names=server_names, client_ids=client_ids, days=days)
         is_first = not Authority.exists(directory)
         if is_first and (renew or drop_old_authority or revoke):
-            raise ConfigError(f"{directory}: there is no authority whose certificates could be renewed or revoked")
+            raise ConfigError(
+                f"{directory} has no authority, so nothing can be renewed or revoked: name the folder that has one"
+            )
         authority = Authority.create(directory, days=authority_days) if is_first else Authority(directory)
         if new_authority and not is_first:
             authority = authority.succeed(days=authority_days)
-        # First: a certificate that is replaced here is the one to revoke.
+        # Revoke first: issuing replaces the certificate that is to be revoked.
         revoked = authority.revoke(revoke) if revoke else None
         issued = authority.issue(
             server_names=server_names,
@@ -120,15 +126,15 @@ def issue(
             authority.drop_older()
     except CertificateError as error:
         raise ConfigError(str(error)) from None
-    of_server = issued[0] if server_names else None
+    server = issued[0] if server_names else None
     return {
         "directory": str(directory),
         "new_authority": is_first or new_authority,
         "dropped_old_authority": drop_old_authority,
         "authority": str(directory / "ca.pem"),
         "server": None
-        if of_server is None
-        else {"certificate": str(of_server.certificate), "key": str(of_server.key), "names": server_names},
+        if server is None
+        else {"certificate": str(server.certificate), "key": str(server.key), "names": server_names},
         "clients": [
             {"id": first_id + index, "certificate": str(files.certificate), "key": str(files.key)}
             for index, files in enumerate(issued[len(issued) - clients :] if clients else ())

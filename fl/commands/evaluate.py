@@ -1,4 +1,4 @@
-"""`secagg evaluate`: a trained model on a data set's test images, in plain text or with both kept secret."""
+"""`secagg evaluate`: measure a trained model on test images, in plain text or with model and images kept secret."""
 
 from __future__ import annotations
 
@@ -27,37 +27,53 @@ _ENCRYPTED_ONLY = ("opening", "bounds", "compare", "timeout")
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @app.command()
     def evaluate(
         context: typer.Context,
-        path: Annotated[Path, Argument(help="A run's folder, or a model's safetensors file.")],
-        model: Annotated[str, Option(help="The file's architecture (a run knows its own).")] = "",
-        dataset: Annotated[str, Option(help="Whose test images are used (default: the run's).")] = "",
+        path: Annotated[Path, Argument(help="Folder of a run, or a model's safetensors file.")],
+        model: Annotated[str, Option(help="Architecture of the model, needed for a file (default: the run's).")] = "",
+        dataset: Annotated[
+            str, Option(help="Data set whose test images are used, needed for a file (default: the run's).")
+        ] = "",
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
-        images: Annotated[int | None, Option(help="The first so many test images (default: all).")] = None,
-        batch: Annotated[int, Option("--batch", "--batch-size", help="Images at a time.")] = 50,
+        images: Annotated[
+            int | None, Option(help="Use only this many test images, the first ones (default: all).")
+        ] = None,
+        batch: Annotated[int, Option("--batch", "--batch-size", help="Images evaluated at once.")] = 50,
         encrypted: Annotated[
-            bool, Option("--encrypted", help="Three parties share model and images; nobody sees either.")
+            bool,
+            Option("--encrypted", help="Evaluate among three parties, none of which sees the model or the images."),
         ] = False,
         opening: Annotated[
-            str, Option("--open", help="What is opened: predictions, to the data's owner, or accuracy, to both owners.")
+            str,
+            Option(
+                "--open", help="Result to reveal: predictions, to the owner of the images; or accuracy, to both owners."
+            ),
         ] = "predictions",
         bounds: Annotated[
             str,
-            Option(help="guaranteed: no image can overflow; measured: on the model owner's examples, more precise."),
+            Option(
+                help="guaranteed: no image can overflow; measured: taken from the model owner's examples, more precise."
+            ),
         ] = "guaranteed",
         own_code: Annotated[
-            bool, Option("--own-code", help="Run the package.module:name that the run names as its data set or model.")
+            bool,
+            Option(
+                "--own-code",
+                help="Allow to run the code (package.module:name) that the run names as its data set or model.",
+            ),
         ] = False,
         compare: Annotated[
-            bool, Option("--compare", help="Also evaluate in plain text here, and say how many predictions agree.")
+            bool, Option("--compare", help="Also evaluate in plain text here, and report how many predictions agree.")
         ] = False,
-        timeout: Annotated[float, Option(help="Seconds without a sign of life of the parties.")] = 300.0,
-        as_json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
+        timeout: Annotated[
+            float, Option(help="Stop after this many seconds without a message from the parties.")
+        ] = 300.0,
+        as_json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False,
     ) -> None:
-        """Measure a trained model on test images; with --encrypted nobody but their owners sees model or images."""
+        """Measure a trained model on test images; with --encrypted, only their owners see the model and the images."""
         with reported(as_json):
             if not encrypted:
                 _refuse_encrypted_options(context)
@@ -88,10 +104,10 @@ class Subject:
 
 
 def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) -> Subject:
-    """From the command's arguments; ConfigError for a folder without a model, or a bare file.
+    """Return the model that the arguments name; ConfigError for a folder without a model, or a bare file.
 
-    ``own_code`` allows to run what a folder names: to test a model that came from elsewhere must not mean to run what
-    came with it. What the arguments name, the user wants to run.
+    ``own_code`` allows running the code that a folder names: testing a model from elsewhere must not run the code that
+    came with it. Code that the arguments name is always allowed.
     """
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -114,20 +130,21 @@ def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) 
         _check_consent(path, {option: name for option, name in named.items() if is_reference(name)}, own_code)
         return Subject(folder.model_path, config.model, dataset or config.data.dataset)
     if not is_file:
-        raise ConfigError(f"{path}: there is no run's folder and no model of that name")
+        raise ConfigError(f"{path} does not exist: name a run's folder or a model's file")
     if missing := [option for option, value in (("--model", model), ("--dataset", dataset)) if not value]:
-        raise ConfigError(f"{path} is a file that does not say what it is: give {' and '.join(missing)}")
+        raise ConfigError(
+            f"{path} is a model's file, which does not name its architecture and data: give {' and '.join(missing)}"
+        )
     return Subject(path, model, dataset)
 
 
 def _check_consent(path: Path, own: dict[str, str], is_given: bool) -> None:
-    """ConfigError if the folder's own word would have code of somebody's run."""
+    """Raise ConfigError if the folder names code to run and the user has not allowed it."""
     if own and not is_given:
         code = ", ".join(own.values())
         options = " ".join(f"{option} {name}" for option, name in own.items())
         raise ConfigError(
-            f"the run in {path} names code of its own ({code}), which is run with --own-code only, or if you name it: "
-            f"{options}"
+            f"the run in {path} names code of its own ({code}): if you trust it, give --own-code, or name it: {options}"
         )
 
 
@@ -138,7 +155,7 @@ def _refuse_encrypted_options(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE":
             given.append("--open" if name == "opening" else f"--{name}")
     if given:
-        raise ConfigError(f"{', '.join(given)} make sense with --encrypted only")
+        raise ConfigError(f"{', '.join(given)} need --encrypted: give it, or leave them out")
 
 
 def _evaluate_plainly(
@@ -170,7 +187,7 @@ def _evaluate_plainly(
 
 
 def _load(subject: Subject, data_dir: Path | None, images: int | None) -> tuple[Any, Any, Any]:
-    """Model, images and labels in plain text."""
+    """Return model, images and labels, in plain text."""
     from fl.errors import DataError
     from fl.learning.own_code import make_dataset, make_model
     from fl.learning.serialization import load_model
@@ -180,7 +197,7 @@ def _load(subject: Subject, data_dir: Path | None, images: int | None) -> tuple[
     count = available if images is None else images
     if not 1 <= count <= available:
         raise DataError(
-            f"{subject.dataset} has {available:,} test images: --images must be between 1 and that, not {count:,}"
+            f"{subject.dataset} has {available:,} test images: give --images from 1 to that number, not {count:,}"
         )
     shape = tuple(dataset.test_images.shape[1:])
     model = make_model(subject.model, image_shape=shape, num_classes=dataset.num_classes, seed=0)
@@ -190,7 +207,7 @@ def _load(subject: Subject, data_dir: Path | None, images: int | None) -> tuple[
         raise ConfigError(f"cannot read {subject.model_path}: {error.strerror}") from error
     except Exception as error:  # noqa: BLE001  # safetensors and torch raise half a dozen kinds
         why = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{subject.model_path} is no {subject.model} for images {shape}: {why}") from None
+        raise ConfigError(f"{subject.model_path} does not hold a {subject.model} for images {shape}: {why}") from None
     return model, dataset.test_images[:count], dataset.test_labels[:count]
 
 
@@ -254,20 +271,20 @@ def _evaluate_encrypted(
 
 
 def _check_layers(subject: Subject) -> None:
-    """An error about the model's layers before anything is started, where its architecture is known here."""
+    """Refuse layers that cannot be evaluated, before the parties start; models of the user's own are checked later."""
     from fl.encrypted.compiler import compile_layers
     from fl.learning.models import build_model
     from fl.learning.own_code import is_reference
 
     if is_reference(subject.model) or is_reference(subject.dataset):
         return
-    # Kinds of layers are the same for all sizes.
+    # The kinds of layers do not depend on the size.
     side = 8 if subject.dataset == "digits" else 28
     compile_layers(build_model(subject.model, image_shape=(1, side, side), num_classes=10, seed=0))
 
 
 def _compared(subject: Subject, data_dir: Path | None, result: EncryptedResult) -> dict[str, Any]:
-    """The same in plain text, by whoever runs this: only where model and data are one's own anyway."""
+    """Evaluate in plain text here; the user of --compare owns both model and images."""
     import torch
 
     from fl.learning.training import evaluate

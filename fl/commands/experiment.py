@@ -1,4 +1,4 @@
-"""`secagg experiment`: a named comparison of whole runs, with its results in one JSON document."""
+"""`secagg experiment`: run a named comparison of whole runs; its results are one JSON document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fl.errors import ConfigError
 from fl.experiments.catalog import EXPERIMENTS
 from fl.formatting import json_line
 
-# What runs it needs torch, whose import takes seconds that the other commands should not wait for.
+# These modules import torch, which takes seconds; the other commands should not wait for it.
 if TYPE_CHECKING:
     from fl.experiments.experiment import Arm, Experiment
     from fl.experiments.folder import ExperimentFolder, Identity
@@ -29,27 +29,30 @@ _MAX_JOBS = 256
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @app.command()
     def experiment(
         name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]}.")],
         out: Annotated[
             Path | None,
-            Option(help="Folder for checkpoints and results (default: runs/NAME); goes on with what is there."),
+            Option(help="Folder for checkpoints and results; a run in it continues (default: runs/NAME)."),
         ] = None,
         data_dir: Annotated[Path | None, Option(help="Folder with the data sets' files.")] = None,
-        arm: Annotated[list[str] | None, Option(help="Run this arm only; may be repeated (default: all).")] = None,
-        quick: Annotated[bool, Option("--quick", help="The same arms in seconds, on a small data set.")] = False,
-        seed: Annotated[int, Option(help="Of everything but keys and masks.")] = 0,
-        jobs: Annotated[int, Option(help="Arms that run at once, each in a process (default: one a core).")] = 0,
-        threads: Annotated[int, Option(help="torch's threads in each; results depend on it in the last bit.")] = 1,
-        results: Annotated[Path | None, Option(help="Another file to write the results to.")] = None,
+        arm: Annotated[
+            list[str] | None,
+            Option(help="Run only this arm (one of the compared settings); repeatable (default: all)."),
+        ] = None,
+        quick: Annotated[bool, Option("--quick", help="Run the same arms in seconds, on a small data set.")] = False,
+        seed: Annotated[int, Option(help="Random seed (keys and masks are never seeded).")] = 0,
+        jobs: Annotated[int, Option(help="Arms that run at once, each in its own process (0: one per CPU core).")] = 0,
+        threads: Annotated[int, Option(help="PyTorch threads of each arm; the last bits of results depend on it.")] = 1,
+        results: Annotated[Path | None, Option(help="Also write the results to this file.")] = None,
         as_json: Annotated[
-            bool, Option("--json", help="The results on stdout; everything else goes to stderr.")
+            bool, Option("--json", help="Print the results as one JSON object on stdout, all other output on stderr.")
         ] = False,
     ) -> None:
-        """Run an experiment, or go on with it where it was broken off; docs/experiments.md has the figures."""
+        """Run an experiment, or continue an interrupted one; docs/experiments.md has the results of all."""
         with reported(as_json):
             request = ExperimentRequest(
                 name=name,
@@ -71,10 +74,10 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentRequest:
-    """What the user wants; the command's options.
+    """The command's options.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
 
     name: str
@@ -95,14 +98,14 @@ class ExperimentRequest:
 
 @dataclass(frozen=True, slots=True)
 class FinishedExperiment:
-    """How the command ended: the results so far, and whether the user broke it off."""
+    """The results so far, and whether the user interrupted the command."""
 
     document: dict[str, Any]
     interrupted: bool
 
 
 def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExperiment:
-    """Run, or go on. FLError or SecAggError for what cannot work, before the first arm where it can be known."""
+    """Run or continue the experiment. FLError or SecAggError for impossible options, mostly before the first arm."""
     from fl.experiments.beside import leave
     from fl.experiments.catalog import find
     from fl.experiments.display import results_table
@@ -131,7 +134,7 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     try:
         interrupted = _run(request, experiment, arms, folder, identity, console)
     except ExperimentError:
-        # One arm could not be run: what the others have come to is kept all the same.
+        # One arm failed: the others' results are kept.
         keep()
         raise
     document = keep()
@@ -150,7 +153,7 @@ def _run(
     identity: Identity,
     console: Console,
 ) -> bool:
-    """Run the arms; whether the user broke it off."""
+    """Run the arms; return whether the user interrupted them."""
     from fl.experiments.display import ExperimentDisplay
     from fl.experiments.running import run_arms
 
@@ -171,9 +174,11 @@ def _run(
 
 
 def _check_is_file_to_be(path: Path) -> None:
-    """Better to hear of it now than after an hour."""
+    """Raise ConfigError now, rather than after an hour of work, if the file cannot be written."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: --results names a file")
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"cannot write to {path}: {existing} is no folder that can be written to")
+        raise ConfigError(
+            f"cannot write to {path}: {existing} is not a writable folder; name another file with --results"
+        )

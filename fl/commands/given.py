@@ -1,4 +1,4 @@
-"""Options from three places: the command line, before the environment, before a settings file, before the default."""
+"""Options from four places, in this order: command line, environment variable, settings file, default."""
 
 import copy
 import difflib
@@ -19,14 +19,14 @@ from fl.errors import ConfigError
 # An empty variable counts as none. Of these, that would let in whoever is to be shut out.
 _NOT_EMPTY = ("EXCLUDE", "CRL")
 _PROBLEM = "secagg.problem"
-# What one start is told, and no file could know.
+# Options of a single start, which make no sense in a file.
 _NOT_IN_FILES = {"config", "resume", "skip", "as_json"}
 
 
 def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Callable[[Callable[..., None]], None]:
-    """Register a function as a command that has ``options`` too, an environment variable for each, and ``--config``.
+    """Register a function as a command with ``options``, an environment variable for each, and ``--config``.
 
-    The function has to take the options as keyword arguments, and to call `given` first.
+    The function must take the options as keyword arguments, and call `given` first.
     """
 
     def register(function: Callable[..., None]) -> None:
@@ -36,7 +36,7 @@ def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Cal
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        text = f"TOML file with these settings; the command line comes first, then {prefix}_... variables."
+        text = f"TOML file with these settings; the command line and {prefix}_... variables override it."
         settings: dict[str, Setting] = {}
         variables: set[str] = set()
 
@@ -46,7 +46,7 @@ def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Cal
                 if path is not None:
                     context.default_map = read_config_file(path, settings)
             except ConfigError as error:
-                # Not here: where --json is given, its object says it.
+                # Raised later, by `given`: with --json, the error is part of the JSON object.
                 context.meta[_PROBLEM] = error
             return path
 
@@ -61,7 +61,7 @@ def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Cal
         for parameter in (config, *others, *(parameter for group in options for parameter in group)):
             kind, info = get_args(parameter.annotation)[:2]
             name = _public_name(parameter.name, info)
-            # A copy, since commands share some options' texts.
+            # Commands share some options, so that a copy is changed here.
             info = copy.copy(info)
             info.envvar, info.show_envvar = f"{prefix}_{name.upper()}", False
             variables.add(info.envvar)
@@ -73,16 +73,18 @@ def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Cal
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
         function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(epilog=f"Each option is also read from the environment: {prefix}_SEED for --seed.")(function)
+        app.command(
+            epilog=f"Each option can also be set by an environment variable, such as {prefix}_SEED for --seed."
+        )(function)
 
     return register
 
 
 def given(context: typer.Context) -> set[str]:
-    """Return the names of the options that the command line has.
+    """Return the names of the options that the command line gives.
 
     Raises:
-        ConfigError: the settings file or the environment is at fault.
+        ConfigError: the settings file or an environment variable is not valid.
     """
     if (problem := context.meta.get(_PROBLEM)) is not None:
         raise problem
@@ -90,18 +92,18 @@ def given(context: typer.Context) -> set[str]:
 
 
 def is_set(context: typer.Context, name: str) -> bool:
-    """Whether an option was given anywhere."""
+    """Return whether an option was given: on the command line, by the environment or in the file."""
     return _source(context, name) != "DEFAULT"
 
 
 def refuse_with_resume(on_command_line: set[str], resumable: Iterable[str]) -> None:
-    """Refuse options that were settled when the run started.
+    """Raise ConfigError for options that were fixed when the run started.
 
-    Those of the environment and of a settings file are left aside, so that one file starts a run and resumes it.
+    Options from the environment and a settings file are ignored, so that the same file can start and resume a run.
     """
     if refused := sorted(on_command_line - set(resumable)):
         options = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise ConfigError(f"--resume goes on with the run as it was started; leave out {options}")
+        raise ConfigError(f"--resume continues the run with the settings that it started with; leave out {options}")
 
 
 def _source(context: typer.Context, name: str) -> str:
@@ -110,8 +112,8 @@ def _source(context: typer.Context, name: str) -> str:
 
 
 def _public_name(name: str, info: Any) -> str:
-    """Return the name that an option has for its user, with ``_`` for ``-``."""
-    # In Annotated, typer takes the first name for a default until it makes the command.
+    """Return the name of an option as the user writes it, with ``_`` for ``-``."""
+    # In Annotated, typer keeps the first name as a default until it makes the command.
     named = next((decl for decl in (info.default, *(info.param_decls or ())) if isinstance(decl, str)), name)
     return named.partition("/")[0].lstrip("-").replace("-", "_")
 
@@ -124,5 +126,5 @@ def _check_environment(prefix: str, variables: set[str]) -> None:
         if name.startswith(f"{prefix}_") and name not in variables:
             near = difflib.get_close_matches(name, variables, 1)
             raise ConfigError(
-                f"unknown environment variable {name}: {f'did you mean {near[0]}?' if near else 'take it away'}"
+                f"unknown environment variable {name}: {f'did you mean {near[0]}?' if near else 'unset it'}"
             )

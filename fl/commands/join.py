@@ -1,4 +1,4 @@
-"""`secagg join`: the options of a networked training's client."""
+"""`secagg join`: a client of a training over the network."""
 
 import asyncio
 import contextlib
@@ -38,83 +38,107 @@ _LOG = logging.getLogger("fl.network")
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @configurable(app, limit_options(CLIENT_LIMITS))
     def join(
         context: typer.Context,
         server: Annotated[str | None, Argument(help="HOST:PORT of the server.", show_default=False)] = None,
-        client_id: Annotated[
-            int | None, Option("--id", help="This client's number, the one in its certificate.")
+        client_id: Annotated[int | None, Option("--id", help="This client's id, as in its certificate.")] = None,
+        certs: Annotated[
+            Path | None, Option(help="Folder with ca.pem, client-<id>.pem and client-<id>.key (see secagg certs).")
         ] = None,
-        certs: Annotated[Path | None, Option(help="Folder with ca.pem, client-<id>.pem and .key.")] = None,
-        plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
-        server_name: Annotated[str | None, Option(help="Name in the server's certificate, if it is not HOST.")] = None,
+        plaintext: Annotated[
+            bool, Option("--plaintext", help="Use no TLS; for trials on one machine (loopback addresses) only.")
+        ] = False,
+        server_name: Annotated[str | None, Option(help="Name in the server's certificate (default: HOST).")] = None,
         arrays: Annotated[
-            Path | None, Option(help="Own examples: folder or .npz with arrays x (N, ...) and y (N,), labels from 0.")
+            Path | None,
+            Option(help="Your own examples: folder or .npz file with arrays x (N, ...) and y (N,), labels from 0."),
         ] = None,
         dataset: Annotated[
-            str, Option(help="Or a part of a known data set, or of one of your own: package.module:loader.")
+            str, Option(help="With --shard: data set to take the examples from, or your own as package.module:loader.")
         ] = "digits",
         model: Annotated[
-            str | None, Option(help="A model of your own to agree to, package.module:factory; its code is yours, here.")
+            str | None,
+            Option(
+                help="Your own model that the server may choose, as package.module:factory in code on this machine."
+            ),
         ] = None,
-        data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
-        shard: Annotated[str | None, Option(help="Which part: I/N, from 0/N to N-1/N.")] = None,
-        partition: Annotated[str, Option(help="How parts are dealt out.")] = "iid",
-        alpha: Annotated[float, Option(help="Concentration of the dirichlet partition.")] = 0.5,
-        shards_per_client: Annotated[int, Option(help="Of the shards partition.")] = 2,
-        seed: Annotated[int, Option(help="Of the partition; all clients of one data set give the same.")] = 0,
+        data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
+        shard: Annotated[
+            str | None, Option(help="Train on part I of N of the data set: I/N, from 0/N to N-1/N.")
+        ] = None,
+        partition: Annotated[str, Option(help="With --shard: how the data set is split, as in secagg train.")] = "iid",
+        alpha: Annotated[
+            float, Option(help="Concentration of the dirichlet partition; smaller values make parts differ more.")
+        ] = 0.5,
+        shards_per_client: Annotated[
+            int, Option(help="Shards in each part of the shards partition; fewer make parts differ more.")
+        ] = 2,
+        seed: Annotated[int, Option(help="Random seed of the split; all clients of a data set give the same.")] = 0,
         allow_one_class: Annotated[
-            bool, Option("--allow-one-class", help="Take part although all own examples are of one class.")
+            bool, Option("--allow-one-class", help="Take part even if all examples have the same class.")
         ] = False,
         require_adversary: Annotated[
             str | None,
-            Option(help=f"The least that a session must be safe against: {ADVERSARIES} (default: malicious)."),
+            Option(
+                help=f"The weakest adversary to accept: {ADVERSARIES} (default: malicious, but with --plaintext "
+                "honest-but-curious)."
+            ),
         ] = None,
-        min_inputs: Annotated[int, Option(help="The fewest updates that a mean may be of.")] = 3,
+        min_inputs: Annotated[int, Option(help="Fewest updates in a mean; rounds with fewer are declined.")] = 3,
         graph: Annotated[
             str | None,
             Option(
-                help=f"The graph that a session may have: {GRAPHS}; sparse takes both (default: complete, and where "
-                "you trust the server both)."
+                help=f"Graph to accept: {GRAPHS}; sparse accepts both (default: complete in malicious and "
+                "semi-malicious mode, else both)."
             ),
         ] = None,
-        max_epochs: Annotated[int, Option(help="The most local epochs a round.")] = 100,
-        max_classes: Annotated[int, Option(help="The most classes that a model may know.")] = 1000,
-        max_model_bytes: Annotated[int, Option(help="The largest model to take.")] = 1 << 26,
+        max_epochs: Annotated[
+            int, Option(help="Most passes through the examples in a round; more are declined.")
+        ] = 100,
+        max_classes: Annotated[int, Option(help="Most classes of a model; more are declined.")] = 1000,
+        max_model_bytes: Annotated[int, Option(help="Largest model to accept, in bytes; larger ones are declined.")] = 1
+        << 26,
         training: Annotated[
             str | None,
-            Option(help="Your own name for the training; each of its rounds is answered once (default: default)."),
+            Option(help='Your own name for this training; each of its rounds is answered once (default: "default").'),
         ] = None,
-        max_rounds: Annotated[int, Option(help="The most rounds to answer in this training.")] = 1000,
+        max_rounds: Annotated[int, Option(help="Most rounds to answer in this training.")] = 1000,
         max_failed_rounds: Annotated[
-            int, Option(help="End after this many rounds in a row without an update to give.")
+            int, Option(help="Stop after this many rounds in a row in which this client had no update.")
         ] = 100,
         directory: Annotated[
-            Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
+            Path | None,
+            Option(
+                help="Malicious mode: folder with the certificates of all clients (default: the folder of --certs)."
+            ),
         ] = None,
         state: Annotated[
             Path | None,
-            Option(help="Folder for the record of answered rounds, and an encrypted journal: a crash costs no round."),
+            Option(help="Folder for the record of answered rounds and an encrypted journal: a crash loses no round."),
         ] = None,
-        give_up: Annotated[float, Option(help="Seconds without a word from the server.")] = 300.0,
-        once: Annotated[bool, Option("--once", help="One round only.")] = False,
+        give_up: Annotated[
+            float, Option(help="Stop after this many seconds without a message from the server.")
+        ] = 300.0,
+        once: Annotated[bool, Option("--once", help="Stop after one round.")] = False,
         log_json: Annotated[
-            bool, Option("--log-json", help="One JSON object a log line, on stderr, in place of the text on stdout.")
+            bool,
+            Option("--log-json", help="Write each log line as a JSON object on stderr, instead of text on stdout."),
         ] = False,
         **settings: Any,
     ) -> None:
-        """Take part in a training that `secagg serve` runs, with one's own examples, round after round."""
+        """Take part in a training of `secagg serve`, with examples that stay on this machine."""
         console = open_console()
         with reported(False), terminated_as_interrupted():
             given(context)
             if server is None or client_id is None:
-                raise ConfigError("give the server's HOST:PORT, and --id with this client's number")
+                raise ConfigError("give the server's HOST:PORT, and --id with this client's id")
             limits = chosen_limits(settings)
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
             if graph is not None and graph not in {kind.value for kind in GraphKind}:
-                raise ConfigError(f"graph {graph!r} is not known here; known: {GRAPHS}")
+                raise ConfigError(f"unknown graph {graph!r}; known are {GRAPHS}")
             if not 0 <= client_id <= MAX_CLIENT_ID:
                 raise ConfigError(f"id must be between 0 and {MAX_CLIENT_ID}, not {client_id}")
             address = parse_address(server)
@@ -132,7 +156,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 )
             if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
                 raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
-            # Everything below waits seconds for torch.
+            # The imports below load torch, which takes seconds.
             from fl.network.local_data import load_arrays, load_shard, parse_shard
             from fl.network.offers import JoinOptions
             from fl.network.policy import Policy
@@ -185,12 +209,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     alpha=alpha,
                     per_client=shards_per_client,
                 )
-            # What is dealt out by chance, or on purpose, may come to that.
+            # Other partitions of a data set can give a client examples of one class, by chance or by design.
             is_own = arrays is not None or partition == "by-owner"
             if is_own and data.is_of_one_class and not allow_one_class:
                 raise ConfigError(
                     f"all {len(data.labels)} examples are of class {data.max_label}, and a model trained on them "
-                    "learns to say nothing else: see to the labels, or take part all the same with --allow-one-class"
+                    "always predicts that class: check the labels, or give --allow-one-class"
                 )
             if require_adversary is not None and (line := what_it_gives_up(adversary)):
                 say(line)
@@ -200,27 +224,27 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
 
 
 def _take_part(options: "JoinOptions", data: "LocalData", say: Callable[[str], None]) -> bool:
-    """Whether the user, or a service manager, broke it off."""
+    """Run the client; return whether the user or a service manager interrupted it."""
     from fl.network.client import Participant
 
     participant = Participant(options, data, say)
 
     async def run() -> None:
-        # As asyncio does it for Ctrl-C: what runs ends in order, and the server sees the connection closed.
+        # Like asyncio on Ctrl-C: cancel the task, so that the connection is closed properly.
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
-        # Windows has no such handlers, and ends the process.
+        assert task is not None  # noqa: S101 - this coroutine runs in a task
+        # Windows has no such handlers; there SIGTERM ends the process.
         with contextlib.suppress(NotImplementedError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await participant.run()
 
-    # Then asyncio sets its own in its place, which lets what runs end in order.
+    # With the default handler in place, asyncio installs its own, which cancels the task.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         asyncio.run(run())
     except (KeyboardInterrupt, asyncio.CancelledError):
-        kept = "its round can be gone on with" if options.state else "its round goes on without it"
+        kept = "the open round can be continued" if options.state else "the open round continues without this client"
         say(f"interrupted after {participant.rounds} rounds; {kept}")
         return True
     except TransportError as error:

@@ -1,4 +1,4 @@
-"""`secagg new`: the options of the starter project."""
+"""`secagg new`: write a starter project."""
 
 import shlex
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from fl.commands.output import open_console
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @app.command()
-    def new(folder: Annotated[Path, Argument(help="Folder to write the project to; made if it is not there.")]) -> None:
-        """Write a small project to start from: a model, data, settings and a test of your own."""
+    def new(folder: Annotated[Path, Argument(help="Folder to write the project to; made if missing.")]) -> None:
+        """Write a small project to start from: a model, data, settings and a test, all yours to change."""
         with reported(False):
             from fl.commands.starter import write_project
 

@@ -1,4 +1,4 @@
-"""Options that are built from settings: one name, one meaning, one text and one default in all commands."""
+"""Options that are made from settings, so that each has one meaning, one text and one default in all commands."""
 
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from transport import Deadlines
 from transport.tcp import Limits
 
 LIMITS = "Limits"
-"""The help panel of what connections may take; in a settings file, section ``limits``."""
+"""The help panel of the limits of connections; in a settings file, the section ``limits``."""
 
 _PANELS = {
     "data": "Data and model",
@@ -26,79 +26,87 @@ _PANELS = {
 _MIB = 1 << 20
 
 _HELP = {
-    "dataset": "digits, fashion-mnist, mnist, mnist-writers, leaf-femnist, or your own: package.module:loader.",
+    "dataset": "digits, fashion-mnist, mnist, mnist-writers, leaf-femnist, or your own as package.module:loader.",
     "model": "2nn, cnn, cnn3, cnn3-mirror, small-cnn, small-cnn-square, logistic, mlp-500, mlp-500-square, or your "
-    "own: package.module:factory (default: by data).",
-    "clients": "Clients that the training data is dealt out to.",
-    "partition": "iid, shards, dirichlet, by-writer or by-owner (default: by-writer for mnist-writers and "
-    "leaf-femnist, else iid, for your own data set as well).",
-    "alpha": "Concentration of the dirichlet partition.",
-    "shards_per_client": "Shards of each client in the shards partition.",
-    "holdout": "Fraction of each client's examples to measure the model on, by secure aggregation.",
-    "epochs": "Local epochs a round.",
-    "batch_size": "Local batch size.",
-    "learning_rate": "Local learning rate.",
-    "momentum": "Local momentum (SGD).",
-    "optimizer": "Local optimizer: sgd or adam.",
-    "weight_decay": "Local weight decay.",
-    "proximal": "FedProx: pulls local weights to the global ones.",
-    "learning_rate_decay": "The local learning rate is multiplied by this after each round.",
-    "channels_last": "Convolutions in the fast memory layout.",
-    "bfloat16": "auto, on or off: local training in bfloat16.",
-    "server_optimizer": "fedavg, fedavgm, fedadagrad, fedadam or fedyogi.",
-    "server_learning_rate": "With fedavg, multiplies the mean update (default: 1; fedadagrad 0.1, fedadam and fedyogi "
-    "0.03).",
-    "server_momentum": "Momentum, or beta1, of all server optimizers but fedavg.",
+    "own as package.module:factory (default: small-cnn for digits, 2nn for your own data set, else cnn).",
+    "clients": "Number of clients; the training data is split among them.",
+    "partition": "Split of the data among clients: iid, shards, dirichlet, by-writer or by-owner (default: by-writer "
+    "for mnist-writers and leaf-femnist, else iid).",
+    "alpha": "Concentration of the dirichlet partition; smaller values make clients' data differ more.",
+    "shards_per_client": "Shards that each client gets in the shards partition; fewer make clients' data differ more.",
+    "holdout": "Fraction of each client's examples that are kept out of training, to measure the model on them.",
+    "epochs": "Passes of a client through its examples in each round.",
+    "batch_size": "Examples per step of a client's training.",
+    "learning_rate": "Learning rate of a client's training.",
+    "momentum": "Momentum of a client's SGD (adam ignores it).",
+    "optimizer": "Optimizer of a client's training: sgd or adam.",
+    "weight_decay": "Weight decay of a client's training.",
+    "proximal": "FedProx's mu: strength of the pull of a client's weights to the global model (0: none).",
+    "learning_rate_decay": "Factor by which the clients' learning rate is multiplied after each round.",
+    "channels_last": "Store images with channels last, which makes convolutions faster.",
+    "bfloat16": "Compute clients' training in bfloat16: on, off, or auto (where the CPU is faster with it).",
+    "server_optimizer": "How the server applies the mean update: fedavg, fedavgm, fedadagrad, fedadam or fedyogi.",
+    "server_learning_rate": "Learning rate of the server's optimizer (default: 1 for fedavg and fedavgm, 0.1 for "
+    "fedadagrad, 0.03 for fedadam and fedyogi).",
+    "server_momentum": "Momentum of fedavgm; beta1 of fedadagrad, fedadam and fedyogi.",
     "server_beta2": "beta2 of fedadam and fedyogi.",
-    "server_tau": "Adaptivity of fedadagrad, fedadam and fedyogi.",
-    "sample": "Clients that take part in a round (default: all).",
-    "dropout": "Fraction of the sampled clients that vanish.",
-    "dropout_at": f"Where they vanish: {', '.join(DROPOUT_POINTS)}; may be repeated (default: any).",
-    "dropout_model": "independent, or slow: slow clients vanish more often, the same ones each time.",
-    "corrupt": "Fraction that may work with the server.",
-    "aggregator": "secure or plain.",
-    "compare": "Run the plain aggregator too, and compare the sums.",
-    "clip": "Clip all elements of updates to this (default: bounds that follow them).",
-    "value_bits": "Bits that an element is rounded to (default: at most 24, for a ring of 32).",
-    "rounds": "Communication rounds.",
+    "server_tau": "tau of fedadagrad, fedadam and fedyogi; it limits their steps where past updates were small.",
+    "sample": "Clients that take part in each round, drawn at random (default: all).",
+    "dropout": "Fraction of a round's clients that drop out.",
+    "dropout_at": f"Round in which they drop out: {', '.join(DROPOUT_POINTS)}; repeatable (default: any).",
+    "dropout_model": "independent: all clients are equally likely to drop out; slow: slow clients are more likely.",
+    "corrupt": "Fraction of the clients that may collude with the server; raises the threshold.",
+    "aggregator": "secure: the server learns only the sum of updates; plain: it sees each update.",
+    "compare": "Also train with the plain aggregator, and check the secure sums against plain ones.",
+    "clip": "Clip all elements of updates to this value (default: bounds that adapt to the updates).",
+    "value_bits": "Bits to which each element of an update is rounded (default: 24, or fewer for a ring of 32 bits).",
+    "rounds": "Rounds of training; each sends the model to clients and adds up their updates.",
     "seed": "Random seed (keys and masks are never seeded).",
-    "engine": f"Where clients train: {', '.join(ENGINES)}.",
-    "threads": "PyTorch threads for a client (default: by engine and model).",
+    "engine": f"How clients are trained on this machine or a cluster: {', '.join(ENGINES)}.",
+    "threads": "PyTorch threads for each client (default: 1, but all cores for large models with --engine serial).",
 }
 
 _LIMITS_HELP = {
-    "first_byte_seconds": "Seconds to the first byte of a TLS handshake.",
-    "handshake_seconds": "Seconds to the end of a TLS handshake, and again to the first frame.",
-    "frame_seconds": "Seconds for a frame that has begun, and one more for each --minimum-rate bytes received.",
-    "minimum_rate": "Bytes a second that a line has at least.",
-    "idle_seconds": "Silence after which the other side is asked whether it is there.",
-    "answer_seconds": "Seconds that it then has to say anything.",
-    "stall_seconds": "A connection ends when 64 KiB do not go out in this many seconds.",
-    "connections": "Open connections that have shown who they are.",
-    "connections_per_address": "The same, from one IP address (IPv6: one /64 network).",
-    "connections_per_client": "The same, of one client; for a further one its oldest is closed.",
-    "handshakes": "Open connections that have not yet shown who they are.",
-    "handshakes_per_address": "The same, from one IP address (IPv6: one /64 network).",
-    "memory": "MiB for updates that come in at once; further clients send theirs after them.",
-    "commit_seconds": "What happens within this time is written to the journal together.",
-    "farewell_seconds": "Seconds to wait, after a session, for clients that have not been told its end.",
+    "first_byte_seconds": "Longest wait for the first byte of a TLS handshake, in seconds.",
+    "handshake_seconds": "Longest TLS handshake, in seconds; also the longest wait for the first frame after it.",
+    "frame_seconds": "Seconds to receive a frame, plus one second per --minimum-rate bytes received.",
+    "minimum_rate": "Slowest connection that is accepted, in bytes per second; see --frame-seconds.",
+    "idle_seconds": "Seconds of silence after which the other side is asked for a sign of life.",
+    "answer_seconds": "Seconds that the other side then has to answer, before the connection is closed.",
+    "stall_seconds": "A connection is closed if it does not take 64 KiB in this many seconds.",
+    "connections": "Most open connections of authenticated clients.",
+    "connections_per_address": "Most of these connections from one IP address (IPv6: one /64 network).",
+    "connections_per_client": "Most of these connections of one client; a further one replaces the oldest.",
+    "handshakes": "Most open connections that are not yet authenticated.",
+    "handshakes_per_address": "Most of these from one IP address (IPv6: one /64 network).",
+    "memory": "Memory for updates that arrive at once, in MiB; further clients send theirs later.",
+    "commit_seconds": "Messages that arrive within this many seconds are written to the journal together.",
+    "farewell_seconds": "Seconds to wait, after a session, for clients that have not yet been told its result.",
 }
 
 CLIENT_LIMITS = (
     *("handshake_seconds", "frame_seconds", "minimum_rate", "idle_seconds", "answer_seconds", "stall_seconds"),
 )
-"""The `Limits` that are a client's too."""
+"""The `Limits` that clients have too."""
 
 _DEADLINES = {
-    "join_seconds": ("advertise_keys", 10.0, "How long a round waits for those not there yet."),
-    "reply_seconds": ("share_keys consistency_check unmasking", 30.0, "How long for answers that need no training."),
-    "training_seconds": ("masked_input_collection", 600.0, "How long for the trained updates."),
-    "download_seconds": ("download", 600.0, "How long joining stays open for clients that still get the model."),
+    "join_seconds": ("advertise_keys", 10.0, "Seconds that a round waits for clients that are not connected yet."),
+    "reply_seconds": (
+        "share_keys consistency_check unmasking",
+        30.0,
+        "Seconds that clients have for answers without training.",
+    ),
+    "training_seconds": (
+        "masked_input_collection",
+        600.0,
+        "Seconds that clients have to train and send their updates.",
+    ),
+    "download_seconds": ("download", 600.0, "Extra seconds to join for clients that are still downloading the model."),
 }
 
 
 NOT_SETTLED = {*_LIMITS_HELP, *_DEADLINES}
-"""Limits and deadlines: a run that is resumed may have others."""
+"""Limits and deadlines, which may change when a run is resumed."""
 
 
 def training_options(
@@ -108,13 +116,13 @@ def training_options(
 
     Args:
         names: of `SETTINGS`.
-        help_texts: instead of the usual ones.
-        required: those that have no default here.
+        help_texts: replace the usual texts, by name.
+        required: names of options without a default.
     """
     texts = _HELP | dict(help_texts or {})
     for name in names:
         setting = SETTINGS[name]
-        # What a list has by default is said in its text: on the command line none is empty.
+        # A list's default is in its help text, since the command line cannot show it.
         default = None if plain_type(setting.type) is tuple or name in required else setting.default
         yield _option(name, plain_type(setting.type), default, texts[name], _PANELS[setting.section])
 
@@ -135,14 +143,14 @@ def deadline_options() -> Iterator[inspect.Parameter]:
 
 
 def chosen_limits(values: Mapping[str, Any]) -> Limits:
-    """Return the limits of these options; ConfigError that names the option of one that is out of range."""
+    """Return the limits that these options set; ConfigError names each option that is out of range."""
     chosen = {field.name: values[field.name] for field in fields(Limits) if field.name in values}
     _check_positive(chosen)
     return Limits(**{name: value * _MIB if name == "memory" else value for name, value in chosen.items()})
 
 
 def chosen_deadlines(values: Mapping[str, Any]) -> Deadlines:
-    """Return the deadlines of these options; ConfigError as above."""
+    """Return the deadlines that these options set; ConfigError as for `chosen_limits`."""
     _check_positive({name: values[name] for name in _DEADLINES})
     seconds = {round_: values[name] for name, (rounds, _, _) in _DEADLINES.items() for round_ in rounds.split()}
     return Deadlines(**seconds)
@@ -154,7 +162,7 @@ def _check_positive(values: Mapping[str, Any]) -> None:
 
 
 def _option(name: str, kind: Any, default: Any, text: str, panel: str) -> inspect.Parameter:
-    # A flag's names are made from the parameter's, with its opposite.
+    # For a flag, typer makes the name and its opposite from the parameter's name.
     names = [] if kind is bool else [f"--{_dashed(one)}" for one in (name, *SHORT) if SHORT.get(one, name) == name]
     annotation: Any = list[str] if kind is tuple else kind
     return inspect.Parameter(

@@ -1,4 +1,4 @@
-"""What all commands write in one way: consoles, mistakes as lines, and nothing but its object where --json is given."""
+"""Output that all commands share: consoles, errors as single lines, and only a JSON object on stdout with --json."""
 
 import contextlib
 import os
@@ -18,19 +18,19 @@ from transport import TransportError
 from transport.errors import MAX_ERROR_TEXT, printable
 
 INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended."""
+"""The exit code of a command that the user interrupted."""
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """A console that shows text as it is: of ``:name:`` in a path or a reference, rich would make a picture."""
+    """Return a console that prints text unchanged; rich would turn ``:name:`` in a path into an emoji."""
     return Console(stderr=stderr, emoji=False)
 
 
 @contextlib.contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """A mistake of the user's, or of the system's, is a line on stderr and a non-zero exit, never a traceback.
+    """Print the user's or the system's error as one line on stderr, without a traceback, and exit with a code above 0.
 
-    With ``as_json``, what is printed meanwhile goes to stderr, and an error is the object on stdout.
+    With ``as_json``, other output goes to stderr, and an error is also a JSON object on stdout.
     """
     code = 1
     try:
@@ -41,7 +41,7 @@ def reported(as_json: bool) -> Iterator[None]:
     except (FLError, SecAggError, TransportError) as error:
         text, reasons = str(error), error.reasons if isinstance(error, PlanError) else (str(error),)
     except OSError as error:
-        # Who reads no further has seen enough.
+        # The reader of the output has closed it; that is not an error.
         if isinstance(error, BrokenPipeError):
             raise
         text = in_words(error)
@@ -55,7 +55,7 @@ def reported(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         text, reasons, code = "interrupted", ("interrupted",), INTERRUPTED
     except Exception as error:
-        # A mistake of ours, whose traceback is wanted; who waits for an object gets one all the same.
+        # A bug of this program: keep the traceback, but also print the JSON object that the caller expects.
         if as_json:
             typer.echo(json_line({"error": f"{type(error).__name__}: {printable(str(error), MAX_ERROR_TEXT)}"}))
         raise
@@ -70,7 +70,7 @@ def reported(as_json: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, a service manager's request to end, do what Ctrl-C does: what was reached is kept."""
+    """Treat SIGTERM, which service managers send, like Ctrl-C: the results so far are kept."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 def _print_error(reasons: list[str]) -> None:
     console = open_console(stderr=True)
-    # What the user wrote stands in it, and others: no markup.
+    # The text quotes users and peers, so it must not be read as markup.
     headline = escape(reasons[0]) if len(reasons) == 1 else "this cannot work:"
     with contextlib.suppress(OSError):
         console.print("[bold red]error:[/bold red]", headline, highlight=False, soft_wrap=True)
@@ -95,14 +95,14 @@ def _print_error(reasons: list[str]) -> None:
 
 @contextlib.contextmanager
 def _prints_on_stderr() -> Iterator[None]:
-    """What models and loaders print, whatever writes it: Python, a library in C, or a child process."""
+    """Send all output to stderr, also that of C libraries and child processes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             stdout = os.dup(1)
             stack.callback(os.close, stdout)
             os.dup2(2, 1)
             stack.callback(os.dup2, stdout, 1)
-            # Of what was printed by the object that had stdout at the start.
+            # Flush the object that was stdout at the start, while its output still goes to stderr.
             stack.callback(sys.__stdout__.flush if sys.__stdout__ is not None else lambda: None)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield

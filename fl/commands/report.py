@@ -20,24 +20,28 @@ PAGE = "report.html"
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @app.command()
     def report(
-        run: Annotated[Path, Argument(help="Folder of a run: its --out.", metavar="RUN_DIR")],
-        out: Annotated[Path | None, Option(help=f"The page's file (default: RUN_DIR/{PAGE}).")] = None,
+        run: Annotated[Path, Argument(help="Folder of the run (its --out).", metavar="RUN_DIR")],
+        out: Annotated[Path | None, Option(help=f"File for the page (default: RUN_DIR/{PAGE}).")] = None,
         data_dir: Annotated[
-            Path | None, Option(help="Folder with the data set's files, to test the final model.")
+            Path | None, Option(help="Folder with the data set's files, which are needed to test the final model.")
         ] = None,
         beside: Annotated[
             list[str] | None,
-            Option(help="NAME=RUN_DIR: draw another run's curves beside this one's; may be repeated."),
+            Option(help="NAME=RUN_DIR: also draw the curves of another run, labelled NAME; repeatable."),
         ] = None,
         own_code: Annotated[
-            bool, Option("--own-code", help="Run the package.module:name that the run names as its data set or model.")
+            bool,
+            Option(
+                "--own-code",
+                help="Allow to run the code (package.module:name) that the run names as its data set or model.",
+            ),
         ] = False,
         tensorboard: Annotated[
-            bool, Option("--tensorboard", help="Write event files for TensorBoard to RUN_DIR/tensorboard too.")
+            bool, Option("--tensorboard", help="Also write event files for TensorBoard to RUN_DIR/tensorboard.")
         ] = False,
         as_json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False,
     ) -> None:
@@ -69,7 +73,7 @@ def write_report(
     """Read the run, test its final model and write the page; return the command's JSON object.
 
     Raises:
-        ConfigError: no run, a damaged one, or a file that cannot be written; nothing is written then.
+        ConfigError: the run is missing or damaged, or a file cannot be written; nothing is written then.
     """
     # These imports take seconds, and other commands do not need them.
     from fl.report.files import replace_file
@@ -116,7 +120,7 @@ def _check_place(path: Path, mark: bytes) -> None:
             with path.open("rb") as file:
                 if mark not in file.read(2048):
                     raise ConfigError(
-                        f"{path} is there and is not a report: move it away, or name another file with --out"
+                        f"{path} exists and is not a report: move it away, or name another file with --out"
                     )
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None

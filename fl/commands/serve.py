@@ -1,4 +1,4 @@
-"""`secagg serve`: the options of a networked training's server."""
+"""`secagg serve`: the server of a training over the network."""
 
 import logging
 import re
@@ -35,7 +35,7 @@ from transport.tcp import PLAINTEXT, proxy_networks
 _SPARSE_DROPOUT = 0.05
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
-# What a run is made of is settled when it starts; where and how patiently it is served is not.
+# Options that may be given with --resume: where and how long the run is served. All others are fixed when it starts.
 _RESUMABLE = NOT_SETTLED | {
     *("config", "resume", "rounds", "data_dir", "as_json", "listen", "certs", "plaintext", "directory"),
     *(
@@ -52,7 +52,7 @@ _RESUMABLE = NOT_SETTLED | {
     ),
 }
 
-# Settings of a simulation: who vanishes is seen, examples are not dealt out, and clients train where they are.
+# Settings of a simulation alone: real clients drop out by themselves, have their own data and train elsewhere.
 _SIMULATED = {
     *("dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
     *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
@@ -60,84 +60,113 @@ _SIMULATED = {
 _SETTINGS = [name for name in SETTINGS if name not in _SIMULATED]
 
 _HELP = {
-    "clients": "Enrolled clients: ids 0 to CLIENTS - 1.",
-    "dataset": "Gives the examples' shape, the classes and the test set.",
-    "model": "As in secagg train, your own included (default: by data).",
-    "partition": "How clients deal the data set out; noted with the run.",
-    "sample": "Ask this many of the clients that are there, drawn anew each round (default: all enrolled).",
-    "dropout": "Fraction of a round's clients that may vanish, beyond those not needed (sparse graph: 0.05).",
+    "clients": "Number of enrolled clients, whose ids are 0 to CLIENTS - 1.",
+    "dataset": "Data set on which the server tests the model; it also defines the examples' shape and the classes.",
+    "model": "Model to train, as in secagg train (default: small-cnn for digits, 2nn for your own data set, else cnn).",
+    "partition": "How the data set is split; only recorded with the run, clients choose with secagg join --partition.",
+    "sample": "Clients that take part in each round, drawn at random from the connected ones (default: all enrolled).",
+    "dropout": "Fraction of a round's clients that may drop out, beyond those above --min-clients (if not given with "
+    "--graph sparse: 0.05).",
 }
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
-    """Add the command to ``app``; ``reported`` shows the user's mistakes the way all commands do."""
+    """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @configurable(app, training_options(_SETTINGS, _HELP, required=["clients"]), deadline_options(), limit_options())
     def serve(
         context: typer.Context,
-        listen: Annotated[str, Option(help="HOST:PORT; without HOST all addresses, port 0 any.")] = "localhost:7000",
-        certs: Annotated[Path | None, Option(help="Folder with ca.pem, server.pem and server.key.")] = None,
-        plaintext: Annotated[bool, Option("--plaintext", help="Without TLS: trials on loopback only.")] = False,
-        min_clients: Annotated[int | None, Option(help="Clients to wait for (default: two thirds and one).")] = None,
+        listen: Annotated[
+            str, Option(help="HOST:PORT to listen on; without HOST: on all addresses; port 0: any free port.")
+        ] = "localhost:7000",
+        certs: Annotated[
+            Path | None, Option(help="Folder with ca.pem, server.pem and server.key (see secagg certs).")
+        ] = None,
+        plaintext: Annotated[
+            bool, Option("--plaintext", help="Use no TLS; for trials on one machine (loopback addresses) only.")
+        ] = False,
+        min_clients: Annotated[
+            int | None,
+            Option(help="Connected clients to wait for before a round begins (default: two thirds of all, plus one)."),
+        ] = None,
         min_inputs: Annotated[
-            int, Option(help="The fewest updates that clients agree to a mean of, by their own --min-inputs.")
+            int, Option(help="Fewest updates in a mean; as large as the clients' own --min-inputs, or they decline.")
         ] = 3,
         over_select: Annotated[
             float | None,
-            Option(help="Ask this many times as many, and go on when --sample updates are there (default: 1)."),
+            Option(
+                help="Ask this many times --sample clients, and finish when --sample updates have arrived (default: 1)."
+            ),
         ] = None,
-        graph: Annotated[str, Option(help=f"Who shares masks with whom: {GRAPHS}.")] = GraphKind.COMPLETE.value,
+        graph: Annotated[
+            str,
+            Option(help="complete: each client shares masks with all others; sparse: with a few, for many clients."),
+        ] = GraphKind.COMPLETE.value,
         threshold: Annotated[
-            int | None, Option(help="Clients that recover a round's sum (default: as few as are safe).")
+            int | None,
+            Option(help="Clients whose shares are needed to unmask the sum (default: the smallest safe number)."),
         ] = None,
         exclude: Annotated[
-            Path | None, Option(help="Clients that are shut out: ids, serial:HEX, sha256:HEX, one a line.")
+            Path | None, Option(help="File that lists clients to refuse, one per line: id, serial:HEX or sha256:HEX.")
         ] = None,
-        crl: Annotated[Path | None, Option(help="Revocation list of the authority in ca.pem, PEM or DER.")] = None,
+        crl: Annotated[
+            Path | None, Option(help="File with the revocation list of the authority in ca.pem, as PEM or DER.")
+        ] = None,
         max_failed_rounds: Annotated[
-            int | None, Option(help="End after this many rounds in a row without a result (default: no end).")
+            int | None, Option(help="Stop after this many rounds in a row without a result (default: never).")
         ] = None,
         give_up: Annotated[
-            float | None, Option(help="Seconds to wait for them before the server ends (default: no end).")
+            float | None, Option(help="Stop after waiting this many seconds for clients (default: never).")
         ] = None,
-        retries: Annotated[int, Option(help="How often a round that was begun and aborted is tried again.")] = 3,
+        retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
         adversary: Annotated[
-            str | None, Option(help=f"{ADVERSARIES} (default: malicious, and without certificates the first).")
+            str | None,
+            Option(
+                help=f"What the protocol must withstand: {ADVERSARIES} (default: malicious, but with --plaintext "
+                "honest-but-curious)."
+            ),
         ] = None,
         directory: Annotated[
-            Path | None, Option(help="Malicious mode: folder with everybody's certificates (default: --certs).")
+            Path | None,
+            Option(
+                help="Malicious mode: folder with the certificates of all clients (default: the folder of --certs)."
+            ),
         ] = None,
         proxy_protocol: Annotated[
             str | None,
             Option(
                 metavar="ADDRESS[,ADDRESS]",
-                help="Proxies, or their networks, that say by PROXY protocol v2 whom they pass on.",
+                help="Addresses or networks of proxies that send the client's address by PROXY protocol v2.",
             ),
         ] = None,
-        data_dir: Annotated[Path | None, Option(help="Folder with the data set's IDX files.")] = None,
+        data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
         max_examples: Annotated[
             int | None,
-            Option(help="A client with more examples counts as having this many (default: follows the clients)."),
+            Option(help="Largest weight: a client with more examples counts as this many (default: adapts)."),
         ] = None,
         watch: Annotated[
-            str | None, Option(help="HOST:PORT of a status page and metrics (loopback, unless a proxy guards it).")
+            str | None,
+            Option(help="HOST:PORT of a status page and metrics; it has no login: use loopback, or a proxy with one."),
         ] = None,
         watch_host: Annotated[
             str | None,
-            Option(metavar="NAME[,NAME]", help="The only names, besides localhost, that the status page answers to."),
+            Option(metavar="NAME[,NAME]", help="The only host names, besides localhost, that the status page accepts."),
         ] = None,
-        log_json: Annotated[bool, Option("--log-json", help="One JSON object a log line, on stderr.")] = False,
-        out: Annotated[Path | None, Option(help="Folder for checkpoint, journal, metrics, figure and model.")] = None,
-        resume: Annotated[Path | None, Option(help="Go on with the run in this folder.")] = None,
+        log_json: Annotated[bool, Option("--log-json", help="Write each log line as a JSON object on stderr.")] = False,
+        out: Annotated[
+            Path | None, Option(help="New folder for the checkpoint, journal, metrics, figure and model.")
+        ] = None,
+        resume: Annotated[Path | None, Option(help="Continue the run in this folder.")] = None,
         skip: Annotated[
-            int, Option(help="With --resume of an older copy: leave out so many rounds, which clients have answered.")
+            int,
+            Option(help="With --resume of an older copy: skip this many rounds, which clients have already answered."),
         ] = 0,
         as_json: Annotated[
-            bool, Option("--json", help="One JSON object on stdout; everything else goes to stderr.")
+            bool, Option("--json", help="Print one JSON object on stdout, all other output on stderr.")
         ] = False,
         **settings: Any,
     ) -> None:
-        """Train a model with clients on other machines, who run `secagg join`."""
+        """Train a model with clients on other machines, which run `secagg join`."""
         with reported(as_json), terminated_as_interrupted():
             on_command_line = given(context)
             _check(context, on_command_line, out, resume, retries=retries, give_up=give_up, skip=skip)
@@ -145,7 +174,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError(f"max-examples must be at least 1, not {max_examples}")
             mode = chosen_adversary(adversary, has_certificates=certs is not None)
             if graph not in {kind.value for kind in GraphKind}:
-                raise ConfigError(f"graph {graph!r} is not known here; known: {GRAPHS}")
+                raise ConfigError(f"unknown graph {graph!r}; known are {GRAPHS}")
             if settings["sample"] is None and over_select is not None:
                 raise ConfigError("--over-select asks for more than a sample: give --sample")
             if settings["sample"] is not None:
@@ -167,16 +196,16 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             watch_address = parse_address(watch, listening=True) if watch else None
             watch_hosts = tuple(name.strip() for name in watch_host.split(",")) if watch_host else ()
             if wrong := [name for name in watch_hosts if not _HOST.fullmatch(name)]:
-                raise ConfigError(f"--watch-host: {wrong[0]!r} is no host's name; give names without a port")
+                raise ConfigError(f"--watch-host: {wrong[0]!r} is not a host name; give names without a port")
             if watch_hosts and watch_address is None:
                 raise ConfigError("--watch-host is for the status page: give --watch")
-            # Everything below waits seconds for torch.
+            # The imports below load torch, which takes seconds.
             from fl.config.served import ServeOptions
             from fl.network.server import resume_serving, start_serving
             from fl.watch import configure_logging
 
             configure_logging(json=log_json, level="INFO" if log_json else "WARNING")
-            # What happens in the training is on the console, too, in words for people.
+            # The console also shows these events, in plain words.
             logging.getLogger("fl.events").setLevel(logging.NOTSET if log_json else logging.ERROR)
 
             options = ServeOptions(
@@ -226,16 +255,16 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
 def _config_of(
     settings: dict[str, Any], over_select: float | None, *, has_dropout: bool, graph: GraphKind
 ) -> RunConfig:
-    """The run's config, with what depends on how it is served."""
+    """Return the run's config, with the settings that depend on how it is served."""
     from fl.config.served import invited_for
 
     config = RunConfig.of(**{name: settings[name] for name in _SETTINGS})
     protocol = config.protocol
     if graph is GraphKind.SPARSE and not has_dropout:
-        # On the complete graph there is room beyond what is expected; on a sparse one there is none.
+        # A plan on the complete graph has a reserve beyond the expected dropouts; on a sparse graph it has none.
         protocol = replace(protocol, dropout=_SPARSE_DROPOUT)
     if over_select is not None and protocol.value_bits is None:
-        # The ring holds the sum of all who are asked.
+        # The ring must hold the sum of all clients that are asked.
         asked = replace(protocol, sample=invited_for(config.sample, over_select, config.data.clients))
         protocol = replace(protocol, value_bits=replace(config, protocol=asked).value_bits)
     return replace(config, protocol=protocol)
@@ -254,10 +283,10 @@ def _check(
     if min(retries, skip) < 0 or (give_up is not None and not 0 < give_up < float("inf")):
         raise ConfigError("retries and skip must not be negative, and give-up must be above 0 seconds")
     if skip and resume is None:
-        raise ConfigError("--skip leaves out rounds of a run that goes on: give --resume, too")
+        raise ConfigError("--skip works on a run that is resumed: also give --resume, or leave out --skip")
     if resume is not None:
         refuse_with_resume(on_command_line, _RESUMABLE)
     elif out is None:
         raise ConfigError("give --out, a folder for the checkpoint that survives a crash, or --resume")
     elif not is_set(context, "clients"):
-        raise ConfigError("give --clients: how many are enrolled")
+        raise ConfigError("give --clients, the number of enrolled clients")

@@ -1,4 +1,4 @@
-"""`secagg simulate`: from options to the table of a simulated session."""
+"""`secagg simulate`: run a simulated session and print the table of its costs."""
 
 import os
 from typing import Any
@@ -15,12 +15,12 @@ from fl.runs.simulation import SimulationResult, simulate, to_json
 from secagg import Completed, Plan, Round, rounds_of
 from transport import FaultSchedule
 
-# Training signs nothing, and so has no such round.
+# Simulated training runs in honest-but-curious mode, which has no consistency check.
 _POINTS = {**DROPOUT_POINTS, "consistency-check": (Round.CONSISTENCY_CHECK,)}
 
 
 def parse_dropouts(options: list[str]) -> dict[Round, float]:
-    """``0.1`` (spread evenly over the rounds) or ``masked-input-collection=0.1``, each round at most once."""
+    """Parse ``0.1`` (spread evenly over the rounds) or ``masked-input-collection=0.1``; each round at most once."""
     fractions: dict[Round, float] = {}
     for option in options:
         point, separator, number = option.rpartition("=")
@@ -30,26 +30,28 @@ def parse_dropouts(options: list[str]) -> dict[Round, float]:
         try:
             fraction = float(number)
         except ValueError:
-            raise ConfigError(f"--dropout {option}: {number!r} is no number") from None
+            raise ConfigError(f"--dropout {option}: {number!r} is not a number") from None
         if not 0 <= fraction < 1:
-            raise ConfigError(f"--dropout {option}: a fraction is at least 0 and below 1")
+            raise ConfigError(f"--dropout {option}: the fraction must be at least 0 and below 1")
         for round_ in rounds:
             if round_ in fractions:
-                raise ConfigError(f"--dropout {option}: {round_.value} has a fraction already")
+                raise ConfigError(f"--dropout {option}: {round_.value} has a fraction already; give each round once")
             fractions[round_] = fraction / len(rounds)
     if sum(fractions.values()) >= 1:
-        raise ConfigError(f"the fractions of --dropout add up to {sum(fractions.values()):g}: nobody would be left")
+        raise ConfigError(f"the fractions of --dropout add up to {sum(fractions.values()):g}: no client would be left")
     return fractions
 
 
 def run_simulation(
     plan: Plan, dropouts: dict[Round, float], *, seed: int, workers: int | None, console: Console
 ) -> tuple[SimulationResult, dict[str, Any]]:
-    """Run it, with a bar for the clients of the open round, and print the table."""
+    """Run the session with a progress bar for the current round, and print the table."""
     params = plan.parameters
     for round_ in dropouts:
         if round_ not in rounds_of(params):
-            raise ConfigError(f"{round_.value} is no round of --adversary honest-but-curious: nobody can vanish there")
+            raise ConfigError(
+                f"--dropout {round_.value}: --adversary honest-but-curious has no such round; leave it out"
+            )
     faults = FaultSchedule.dropouts_by_round(range(params.num_clients), dropouts, seed=seed)
     with Progress(
         TextColumn("{task.description:22}"),
@@ -72,7 +74,7 @@ def run_simulation(
 
 
 def raise_if_failed(result: SimulationResult) -> None:
-    """AbortedError for a session that came to no sum, or to a wrong one."""
+    """Raise AbortedError if the session was aborted or its sum is wrong."""
     if not result.exact:
         raise AbortedError(_failure(result))
 

@@ -1,4 +1,4 @@
-"""`secagg train`: from options to a finished run and its folder."""
+"""`secagg train`: train a run and write its folder."""
 
 import shlex
 import time
@@ -26,13 +26,13 @@ from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.rounds import FederatedRun, start_runs
 from fl.runs.summary import summarize
 
-# What may be given beside --resume: the rest of a run is settled when it starts.
+# Options that may be given with --resume; all others are fixed when a run starts.
 _RESUMABLE = {"config", "resume", "rounds", "data_dir", "as_json", "tensorboard", "workers", "address"}
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedTraining:
-    """How the command ended: the run's figures, and whether the user broke it off."""
+    """The run's figures, and whether the user interrupted the command."""
 
     summary: dict[str, Any]
     interrupted: bool
@@ -48,10 +48,10 @@ def start_training(
     tensorboard: bool = False,
     resources: Resources | None = None,
 ) -> FinishedTraining:
-    """A new run; with ``tensorboard``, event files too. FLError or PlanError for what cannot work, before round 1.
+    """Train a new run. FLError or PlanError for impossible settings, before round 1.
 
-    Owners whose examples are all of one class are refused, unless ``allow_one_class``; clients that were dealt such
-    examples, by chance or on purpose, are named.
+    With ``tensorboard``, event files are written too. Owners whose examples all have one class are refused, unless
+    ``allow_one_class``; clients that got such examples by a random split are only named.
     """
     if tensorboard:
         require_tensorboard()
@@ -69,16 +69,15 @@ def start_training(
 
 
 def _refuse_one_class(worker: LocalWorker) -> None:
-    """ConfigError if an owner's examples are all of one class: most likely his labels are not what they should be."""
+    """Raise ConfigError if all examples of an owner have one class: most likely the labels are wrong."""
     owners = worker.dataset.train_writers
-    assert owners is not None  # noqa: S101 - else there was nothing to deal out by
+    assert owners is not None  # noqa: S101 - the partition by owner needs them
     few = sorted(int(owners[worker.examples[client_id].training[0]]) for client_id in worker.of_one_class)
     if few:
         owners_have = "owner {} has" if len(few) == 1 else "owners {} have"
         raise ConfigError(
-            f"{owners_have.format(listed(few))} examples of one class only, and a model trained on them learns to say "
-            "nothing else: see to the labels, leave such owners out, or train with them all the same with "
-            "--allow-one-class"
+            f"{owners_have.format(listed(few))} examples of one class only, and a model trained on them always "
+            "predicts that class: check the labels, leave such owners out, or give --allow-one-class"
         )
 
 
@@ -92,7 +91,7 @@ def resume_training(
     tensorboard: bool = False,
     resources: Resources | None = None,
 ) -> FinishedTraining:
-    """Go on with a stored run, up to its rounds or ``rounds`` if given; ``tensorboard`` as above."""
+    """Continue a stored run up to ``rounds``, by default its own; ``tensorboard`` as for `start_training`."""
     if tensorboard:
         require_tensorboard()
     refuse_with_resume(given, _RESUMABLE)
@@ -100,13 +99,15 @@ def resume_training(
     config, rounds_done = folder.load_config()
     config = replace(config, rounds=config.rounds if rounds is None else rounds)
     if rounds_done > config.rounds:
-        raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
+        raise ConfigError(
+            f"the run in {path} has done {rounds_done} rounds already: give a larger --rounds than {config.rounds}"
+        )
     runs = start_runs(config, make_dataset(config.data.dataset, data_dir), resources)
     records = folder.restore(runs, rounds_done)
     if rounds_done < config.rounds:
-        # Of the rounds before: if this start is broken off, nobody must take it for the checkpoint's.
+        # The old model must not be taken for the checkpoint's if this start is interrupted.
         folder.remove_model()
-    # The number of rounds may be new, and the other files older than the checkpoint.
+    # The number of rounds may have changed, and the other files may be older than the checkpoint.
     folder.save(config, runs, records)
     going_on = f"going on after round {rounds_done} of {config.rounds} in {path}"
     console.print(escape(going_on), highlight=False, soft_wrap=True)
@@ -148,7 +149,7 @@ def _rounds(
     console: Console,
     events: EventFiles | None = None,
 ) -> bool:
-    """All rounds that are left; whether the user broke them off."""
+    """Train the remaining rounds; return whether the user interrupted them."""
     interrupted = False
     with TrainingDisplay(console, config) as display, ExitStack() as engines:
         for run in runs:
@@ -179,7 +180,7 @@ def _finish(
 ) -> FinishedTraining:
     if interrupted:
         if folder is not None:
-            # The round that was broken off may have changed a model already: the checkpoint has the last whole ones.
+            # The interrupted round may have changed a model already; the checkpoint has those of the last whole one.
             _, rounds_done = folder.load_config()
             records = folder.restore(runs, rounds_done)
             kept = f"go on with: secagg train --resume {escape(shlex.quote(str(folder.path)))}"

@@ -1,1 +1,1 @@
-"""The settings of a run: options, settings file and seeds."""
+"""The settings of a run: their values, the settings file and the seeds."""

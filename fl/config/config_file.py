@@ -1,4 +1,4 @@
-"""Read settings from a TOML file: each in its section, and those of the whole run above all sections."""
+"""Read settings from a TOML file: the whole run's settings at the top, all others in their sections."""
 
 import difflib
 import tomllib
@@ -16,31 +16,31 @@ SHORT = {
     "server_lr": "server_learning_rate",
     "batch": "batch_size",
 }
-"""Second names of options."""
+"""Short names of options, each with its full name."""
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list of texts"}
 _NEAR = 0.75
 
 
 def read_config_file(path: Path, settings: Mapping[str, Setting] = SETTINGS) -> dict[str, Any]:
-    """Return the values that the file gives, by their options' names.
+    """Return the file's values, by the names of their options.
 
     Args:
         path: the file.
-        settings: what may stand in it, by option; by default those of a `RunConfig`, for `RunConfig.of`.
+        settings: the settings that the file may have, by option; by default those of `RunConfig.of`.
 
     Raises:
-        ConfigError: no such file, no TOML, a name that is no setting, or a value of another type.
+        ConfigError: the file cannot be read, is not TOML, has an unknown name, or a value of the wrong type.
     """
     try:
-        # Some editors begin a UTF-8 file with a byte order mark.
+        # Some editors write a byte order mark at the start of a UTF-8 file.
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no TOML file: it is not UTF-8 text; save it as UTF-8") from None
+        raise ConfigError(f"{path} is not a TOML file: it is not UTF-8 text; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML file: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
     options = {(setting.section, setting.name): option for option, setting in settings.items()}
     sections = [*dict.fromkeys(section for section, _ in options if section)]
     found, unknown = {}, []
@@ -58,7 +58,7 @@ def read_config_file(path: Path, settings: Mapping[str, Setting] = SETTINGS) -> 
 
 
 def plain_type(annotation: Any) -> Any:
-    """Return what a setting is written as: float for ``float | None``, str for a choice, tuple for a list of texts."""
+    """Return the type of a value in the file: float for ``float | None``, str for a choice, tuple for a list."""
     if isinstance(annotation, UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
     if get_origin(annotation) is Literal:
@@ -67,7 +67,7 @@ def plain_type(annotation: Any) -> Any:
 
 
 def _written(values: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    """Return (section, name, value) for all that stands in the file."""
+    """Return (section, name, value) for each entry of the file."""
     written: list[tuple[str, str, Any]] = []
     for name, value in values.items():
         inner = [(name, *item) for item in value.items()] if isinstance(value, dict) else [("", name, value)]
@@ -79,7 +79,7 @@ def _advice(section: str, name: str, settings: Mapping[str, Setting]) -> str:
     written = name.lower().replace("-", "_")
     written = SHORT.get(written, written)
     own = {setting.name: setting for setting in settings.values() if setting.section == section}
-    # An option's name says which setting is meant, whatever the section.
+    # An option's name is unique, so it names the setting even in the wrong section.
     anywhere = {setting.name: setting for setting in reversed([*settings.values()])} | dict(settings)
     close = [
         *difflib.get_close_matches(written, own, 1, _NEAR),

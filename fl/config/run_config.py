@@ -1,4 +1,4 @@
-"""What defines a training run: checked here once, stored beside its results, and enough to repeat it."""
+"""The settings that define a training run: checked once, stored with the results, and enough to repeat the run."""
 
 import dataclasses
 import math
@@ -18,11 +18,11 @@ AggregatorName = Literal["secure", "plain"]
 DropoutModel = Literal["independent", "slow"]
 
 ENGINES: tuple[str, ...] = ("serial", "processes", "batched", "ray")
-"""Where clients are trained; see `fl.engines`."""
+"""The ways to train clients; see `fl.engines`."""
 
 
 def _value_bits_for(num_clients: int) -> int:
-    """The most bits, up to 24, that the sum of so many clients' values fits 32 bits with."""
+    """Return the most bits per value, up to 24, with which the sum over ``num_clients`` clients fits 32 bits."""
     return min(24, 32 - (num_clients - 1).bit_length())
 
 
@@ -33,37 +33,36 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "masked-input-collection": (Round.MASKED_INPUT_COLLECTION,),
     "unmasking": (Round.UNMASKING,),
 }
-"""Where clients vanish: before or while they send their message of that round of the protocol."""
+"""The rounds of the protocol in which clients can drop out: before or while they send that round's message."""
 
 Before: TypeAlias = dict[str, Callable[[dict[str, Any]], Any]]
-"""Settings that came after the first version, each with what runs of the other settings did before there was one."""
+"""Settings added after the first version, each with a function that gives its value from the stored settings."""
 
-# A stored run that lacks one goes on as it was; that is not always the default of new runs.
+# A stored run that lacks a setting continues as before, which is not always the default of new runs.
 _ADDED: Before = {}
 
 _MOST = 2**31 - 1
 _MOST_THREADS = 1024
 
-# Of a data set of the user's own nothing is known: the model that takes examples of any shape.
+# For a data set of the user's own, the default is 2nn, which takes examples of any shape.
 _DEFAULT_MODEL = {"digits": "small-cnn"}
 _DEFAULT_PARTITION = {"mnist-writers": "by-writer", "leaf-femnist": "by-writer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
-    """What is learned, and whose examples it is learned from.
+    """The data, the model, and the split of the data among clients.
 
     Attributes:
-        dataset: one of `fl.data.DATASETS`, or ``package.module:loader`` of your own (`fl.learning.own_code`).
-        model: one of `fl.learning.models.MODELS`, or ``package.module:factory`` of your own. None: one that suits the
-            data set.
-        clients: how many clients the training data is dealt out to.
-        partition: one of `fl.data.partition.SCHEMES`. None: by writer for mnist-writers and leaf-femnist, else iid,
-            for a data set of your own as well.
-        alpha: of the Dirichlet partition.
-        shards_per_client: of the shards partition.
-        holdout: the fraction of each client's examples that it never learns from; the global model is measured on
-            them after each round, by secure aggregation of the counts. 0: no such measurement.
+        dataset: one of `fl.data.DATASETS`, or your own as ``package.module:loader`` (`fl.learning.own_code`).
+        model: one of `fl.learning.models.MODELS`, or your own as ``package.module:factory``. None: the usual one for
+            the data set (`RunConfig.model`).
+        clients: the number of clients among which the training data is split.
+        partition: one of `fl.data.partition.SCHEMES`. None: by-writer for mnist-writers and leaf-femnist, else iid.
+        alpha: the concentration of the Dirichlet partition.
+        shards_per_client: the number of shards per client in the shards partition.
+        holdout: the fraction of each client's examples that is kept out of training; after each round, the global
+            model is measured on them by secure aggregation of the counts. 0: no such measurement.
     """
 
     dataset: str = "digits"
@@ -75,7 +74,7 @@ class DataSettings:
     holdout: float = 0.0
 
     def problems(self) -> Iterable[str]:
-        """Every value that is out of range."""
+        """Yield one message for each value that is out of range."""
         from fl.data import DATASETS
         from fl.data.partition import SCHEMES
         from fl.learning.models import MODELS
@@ -86,7 +85,7 @@ class DataSettings:
             if ":" not in value:
                 yield _unknown(name, value, known)
             elif printable(value) != value:
-                yield f"{name} {value!r} is too long, or has characters that cannot be shown"
+                yield f"{name} {value!r} is too long or has unprintable characters: choose another name"
         if self.partition is not None and self.partition not in SCHEMES:
             yield _unknown("partition", self.partition, SCHEMES)
         yield from _not_counts(clients=self.clients, shards_per_client=self.shards_per_client)
@@ -97,21 +96,21 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolSettings:
-    """Who takes part in a round, who vanishes, and how updates are added.
+    """The sample and dropouts of a round, and the aggregation of its updates.
 
     Attributes:
-        sample: how many clients take part in each round. None: all.
-        dropout: the fraction of the sampled clients that vanish in each round.
-        dropout_at: where they vanish, keys of `DROPOUT_POINTS`.
-        dropout_model: ``independent``: each is as likely to vanish as any other; ``slow``: clients have speeds, and the
-            slow ones vanish more often, the same ones again and again (`fl.runs.sampling`).
-        corrupt: the fraction of clients that may work together with the server; raises the threshold.
+        sample: the number of clients in each round. None: all.
+        dropout: the fraction of the sampled clients that drop out in each round.
+        dropout_at: the rounds of the protocol in which they drop out, keys of `DROPOUT_POINTS`.
+        dropout_model: ``independent``: all clients are equally likely to drop out; ``slow``: each client has a speed,
+            and slow clients drop out more often, the same ones in every round (`fl.runs.sampling`).
+        corrupt: the fraction of clients that may collude with the server; raises the threshold.
         aggregator: `secure` or `plain`.
-        compare: run both side by side, and check the secure sums against those of the same clients' vectors.
-        clip: a fixed bound of all elements of updates, in the model's units. None: each tensor has a bound of its own,
-            which follows the clients' updates (`fl.aggregation.scales`).
-        value_bits: bits that an update's element is rounded to. None: 24, the precision of float32, or less where the
-            sum of so many clients would not fit 32 bits: a wider ring costs twice the time.
+        compare: train with both aggregators, and check the secure sums against plain sums of the same vectors.
+        clip: a fixed bound of all elements of updates, in the model's units. None: each tensor has its own bound, which
+            adapts to the clients' updates (`fl.aggregation.scales`).
+        value_bits: bits to which each element of an update is rounded. None: 24, the precision of float32, or fewer if
+            the sum over all clients does not fit 32 bits: a wider ring takes twice the time.
     """
 
     sample: int | None = None
@@ -125,7 +124,7 @@ class ProtocolSettings:
     value_bits: int | None = None
 
     def problems(self) -> Iterable[str]:
-        """Every value that is out of range."""
+        """Yield one message for each value that is out of range."""
         for point in self.dropout_at:
             if point not in DROPOUT_POINTS:
                 yield _unknown("dropout point", point, DROPOUT_POINTS)
@@ -141,7 +140,7 @@ class ProtocolSettings:
         if self.clip is not None and not MIN_CLIP <= self.clip <= MAX_CLIP:
             yield f"clip must be between {MIN_CLIP:g} and {MAX_CLIP:g}, not {self.clip}"
         if self.compare and self.aggregator != "secure":
-            yield "compare runs the plain aggregator beside the secure one: leave aggregator at secure"
+            yield "compare runs the plain aggregator beside the secure one: set aggregator to secure"
 
 
 _DEFAULT_DATA = DataSettings()
@@ -152,24 +151,25 @@ _DEFAULT_PROTOCOL = ProtocolSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """A federated training run: its parts, and what concerns all of it.
+    """The settings of a federated training run: four parts, and those of the whole run.
 
-    None stands for a setting that was not given; `model`, `partition`, `sample` and `value_bits` say what it is then.
+    None stands for a setting that was not given; the properties `model`, `partition`, `sample` and `value_bits` then
+    give the default.
 
     Attributes:
-        data: what is learned, and from whom.
+        data: the data, the model, and the split of the data.
         local: the clients' training.
-        server: what the server does with the mean update.
+        server: the server's optimizer, which applies the mean update.
         protocol: the secure aggregation.
-        rounds: communication rounds.
-        seed: of everything but keys and masks.
-        engine: where clients are trained, one of `ENGINES`. With as many threads the sums are the same to the bit,
-            except that ``batched`` rounds otherwise.
-        threads: of torch while a client is trained, on which the last bits depend. None: one, but all cores for
-            larger models (`fl.learning.cpu`) with the engine ``serial``, which trains one client at a time.
+        rounds: the number of training rounds.
+        seed: the seed of all randomness but keys and masks.
+        engine: the way to train clients, one of `ENGINES`. With equal ``threads`` all engines give the same bits,
+            except ``batched``, which rounds differently.
+        threads: PyTorch threads per client; the last bits of results depend on it. None: one, but all cores for larger
+            models (`fl.learning.cpu`) with the engine ``serial``, which trains one client at a time.
 
     Raises:
-        ConfigError: naming every value that is out of range.
+        ConfigError: a value is out of range; the message names every such value.
     """
 
     data: DataSettings = _DEFAULT_DATA
@@ -207,39 +207,39 @@ class RunConfig:
 
     @property
     def model(self) -> str:
-        """The model that was chosen, or the one that suits the data set."""
+        """The chosen model, or the usual one for the data set."""
         dataset = self.data.dataset
         own = self.data.model
         return _DEFAULT_MODEL.get(dataset, "2nn" if ":" in dataset else "cnn") if own is None else own
 
     @property
     def partition(self) -> str:
-        """How examples are dealt out."""
+        """The chosen partition, or the usual one for the data set."""
         return _DEFAULT_PARTITION.get(self.data.dataset, "iid") if self.data.partition is None else self.data.partition
 
     @property
     def sample(self) -> int:
-        """How many clients take part in a round."""
+        """The number of clients in a round."""
         return self.data.clients if self.protocol.sample is None else self.protocol.sample
 
     @property
     def value_bits(self) -> int:
-        """The bits of an update's element."""
+        """The bits of each element of an update."""
         own = self.protocol.value_bits
         return max(MIN_VALUE_BITS, _value_bits_for(self.sample)) if own is None else own
 
     @property
     def dropout_rounds(self) -> tuple[Round, ...]:
-        """The rounds of the protocol in which clients vanish."""
+        """The rounds of the protocol in which clients drop out."""
         chosen = {round_ for point in self.protocol.dropout_at for round_ in DROPOUT_POINTS[point]}
         return tuple(round_ for round_ in Round if round_ in chosen)
 
     @classmethod
     def of(cls, **options: Any) -> "RunConfig":
-        """Return the run of these options, by their names in `SETTINGS`; None, and what is left out, is not given.
+        """Return the config with these options, by their names in `SETTINGS`; None counts as not given.
 
         Raises:
-            ConfigError: naming every value that is out of range.
+            ConfigError: a value is out of range; the message names every such value.
         """
         if unknown := options.keys() - SETTINGS.keys():
             raise TypeError(f"a run has no options {', '.join(sorted(unknown))}")
@@ -263,39 +263,39 @@ class RunConfig:
         return config
 
     def options(self) -> dict[str, Any]:
-        """Return the value of each option in `SETTINGS`, None where it was not given."""
+        """Return the value of each option in `SETTINGS`; None if it was not given."""
         return {
             option: getattr(getattr(self, setting.section) if setting.section else self, setting.name)
             for option, setting in SETTINGS.items()
         }
 
     def settled(self) -> "RunConfig":
-        """Return the same run with all that can be said in advance said, so that later defaults do not change it."""
+        """Return the same config with its defaults filled in, so that later defaults do not change the run."""
         own = {name: getattr(self, name) for name in ("model", "partition", "sample", "value_bits")}
         return self.of(**{**self.options(), **own, "server_learning_rate": self.server.rate})
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON, by their options' names."""
+        """Return plain values for JSON, by the names of their options."""
         values = self.settled().options()
         return {**values, "dropout_at": list(values["dropout_at"])}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":
-        """Return what `to_json` gave, in this version or an earlier one; ConfigError for unknown or missing names."""
+        """Return the config that `to_json` wrote, in this version or an earlier one; ConfigError for other names."""
         values = completed(values, SETTINGS.keys(), _ADDED)
-        # The first version wrote 0 for threads that were not given.
+        # The first version wrote 0 if threads were not given.
         return cls.of(**{**values, "threads": values["threads"] or None})
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where a settings file has an option's value.
+    """The place of an option in a settings file.
 
     Attributes:
-        section: its table in the file; empty for what stands above all tables.
-        name: its name there.
-        type: its annotation.
-        default: None if that depends on others.
+        section: the table in the file; empty for the top, above all tables.
+        name: the key in that table.
+        type: the type annotation.
+        default: the default; None if it depends on other settings.
     """
 
     section: str
@@ -319,7 +319,7 @@ def _settings() -> dict[str, Setting]:
 
 
 SETTINGS: dict[str, Setting] = _settings()
-"""All settings of a run, by the names that they have as options, with ``_`` for ``-``."""
+"""All settings of a run, by the names of their options, with ``_`` for ``-``."""
 
 
 def _unknown(what: str, value: str, known: Iterable[str]) -> str:
@@ -339,10 +339,10 @@ def _not_fractions(**values: float) -> Iterable[str]:
 
 
 def completed(values: dict[str, Any], names: Collection[str], added: Before) -> dict[str, Any]:
-    """Return stored values of these names; what an earlier version lacks is as ``added`` says.
+    """Return stored values for all ``names``; ``added`` gives the values that an earlier version lacks.
 
     Raises:
-        ConfigError: a name that is not known here, and whose meaning nobody can guess; or one that is missing.
+        ConfigError: a name is unknown, so that its meaning cannot be guessed, or missing.
     """
     values = {**{name: before(values) for name, before in added.items() if name not in values}, **values}
     unknown, missing = sorted(values.keys() - set(names)), sorted(set(names) - values.keys())

@@ -1,4 +1,4 @@
-"""What a run's seed is for: every use of it has a stream of its own."""
+"""Separate random streams for each use of a run's seed."""
 
 import numpy as np
 
@@ -7,5 +7,5 @@ PERSONALIZATION_SEED = 7
 
 
 def derived_seed(seed: int, purpose: int, *path: int) -> int:
-    """The seed of one use of the run's seed; ``path`` says which round's and client's."""
+    """Return the seed for one purpose; ``path`` gives the round, the client or both."""
     return int(np.random.SeedSequence((seed, purpose, *path)).generate_state(1, np.uint64)[0]) >> 1

@@ -1,4 +1,4 @@
-"""How a run is served: what is stored with it, and what each process is told anew."""
+"""The settings of a served run: those stored with the run, and those of each process."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from transport.tcp import Address, Limits, Network, Plaintext
 _SETTINGS = "network.json"
 
 MIN_INPUTS = SessionPolicy().min_inputs
-"""What clients ask for by default: the fewest inputs of a sum."""
+"""The fewest inputs of a sum that clients accept by default."""
 
 _ADDED: Before = {
     "min_inputs": lambda values: min(MIN_INPUTS, values["min_clients"]),
@@ -34,16 +34,16 @@ _MOST_OVER_SELECTED = 100.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSettings:
-    """What a run's rounds have in common, beside its `RunConfig`; stored when it starts.
+    """The settings of all rounds of a served run, beside its `RunConfig`; stored when the run starts.
 
     Attributes:
-        min_clients: so many of the enrolled clients are awaited before a round begins; the others may be missing.
-        adversary: whom rounds are safe against.
+        min_clients: the number of enrolled clients that must be connected before a round begins.
+        adversary: the adversary that the rounds withstand.
         max_examples: a fixed bound on weights: a client with more examples counts as having this many. None: the bound
-            follows the clients' weights.
-        min_inputs: the fewest updates that clients agree to a mean of, as in their ``secagg join --min-inputs``.
-        over_select: a round asks the config's sample times this many of the clients that are there, and goes on with as
-            many updates as the sample. None: everybody who is enrolled is asked, there or not.
+            adapts to the clients' weights.
+        min_inputs: the fewest updates in a mean that clients accept, as in their ``secagg join --min-inputs``.
+        over_select: a round asks this factor times the config's sample of the connected clients, and continues as soon
+            as it has as many updates as the sample. None: all enrolled clients are asked, connected or not.
         graph, threshold: see `secagg.plan`.
     """
 
@@ -56,19 +56,19 @@ class NetworkSettings:
     threshold: int | None = None
 
     def invited(self, config: RunConfig) -> int:
-        """How many clients are asked to take part in a round, where as many are there."""
+        """Return the number of clients that a round asks to take part, if enough are connected."""
         if self.over_select is None:
             return config.data.clients
         return invited_for(config.sample, self.over_select, config.data.clients)
 
     def plans(self, config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
-        """The plans of the run's rounds: such that clients do not decline them.
+        """Return the plans of the run's rounds, which clients do not decline.
 
-        Those who need not be there are those who are expected to vanish.
+        The clients above the required number are the expected dropouts.
 
         Args:
-            config: the run's.
-            sizes: elements of each tensor of an update.
+            config: the run's config.
+            sizes: the number of elements of each tensor of an update.
         """
         return SessionPlans(
             sizes=sizes,
@@ -83,11 +83,11 @@ class NetworkSettings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {**dataclasses.asdict(self), "adversary": self.adversary.value, "graph": self.graph.value}
 
     def save(self, path: Path) -> None:
-        """Store it in a run's folder, before the first checkpoint. ConfigError if that cannot be written to."""
+        """Store the settings in a run's folder, before the first checkpoint; ConfigError if it is not writable."""
         try:
             replace_file(path / _SETTINGS, (json.dumps(self.to_json(), indent=2) + "\n").encode())
         except OSError as error:
@@ -95,7 +95,7 @@ class NetworkSettings:
 
     @classmethod
     def load(cls, path: Path) -> "NetworkSettings":
-        """What was stored. ConfigError if nothing was."""
+        """Return the stored settings; ConfigError if there are none."""
         try:
             values = completed(
                 json.loads((path / _SETTINGS).read_text()), [field.name for field in dataclasses.fields(cls)], _ADDED
@@ -110,20 +110,20 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """How this process serves; may be others when a run is resumed.
+    """The settings of one server process; they may change when a run is resumed.
 
     Attributes:
-        address: where to listen.
-        tls: the server's certificate, or that there is to be none.
-        directory: in malicious mode, the folder with everybody's certificates and the authority's.
+        address: the address to listen on.
+        tls: the server's certificate and key, or `Plaintext` for no TLS.
+        directory: in malicious mode, the folder with the certificates of all clients and the authority.
         give_up, retries, deadlines: see `ServingRules`.
-        limits: what connections may take.
-        exclude, crl: who is shut out, see `transport.certificates.exclusion.Exclusions`.
-        max_failed_rounds: the server ends after this many rounds in a row without a result; None: it goes on.
-        watch: where to show the training, `fl.watch`, if anywhere.
-        watch_hosts: names by which that may be called, see `fl.watch.serve_watch`.
-        skip: so many rounds are left out first, without a result.
-        proxies: whose connections begin with a header of the PROXY protocol.
+        limits: the limits of connections.
+        exclude, crl: files that list refused clients, see `transport.certificates.exclusion.Exclusions`.
+        max_failed_rounds: the server stops after this many rounds in a row without a result. None: it never stops.
+        watch: the address of the status page (`fl.watch`). None: no page.
+        watch_hosts: the host names that the page accepts, see `fl.watch.serve_watch`.
+        skip: the number of rounds to skip first, without a result.
+        proxies: the networks of proxies, whose connections begin with a header of the PROXY protocol.
     """
 
     address: Address
@@ -143,10 +143,10 @@ class ServeOptions:
 
 
 def invited_for(sample: int, over_select: float, clients: int) -> int:
-    """How many of the clients are asked where ``sample`` of them are wanted. ConfigError for an impossible factor."""
+    """Return the number of clients to ask so that ``sample`` answer; ConfigError if the factor is out of range."""
     if not 1 <= over_select <= _MOST_OVER_SELECTED:
         raise ConfigError(f"over-select must be between 1 and {_MOST_OVER_SELECTED:g}, not {over_select}")
-    # 100 * 1.1 is 110.00000000000001: factors are meant as written.
+    # 100 * 1.1 is 110.00000000000001, and must count as 110.
     return min(clients, math.ceil(round(sample * over_select, 6)))
 
 
@@ -161,10 +161,10 @@ def settle(
     graph: GraphKind = GraphKind.COMPLETE,
     threshold: int | None = None,
 ) -> NetworkSettings:
-    """The settings of a new run; by default a round waits for two thirds of the clients and one.
+    """Return the settings of a new run; by default a round waits for two thirds of the clients, plus one.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
     wanted, of = (config.data.clients, "clients") if over_select is None else (config.sample, "sampled clients")
     fewest = 2 * wanted // 3 + 1 if min_clients is None else min_clients

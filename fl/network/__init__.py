@@ -1,18 +1,19 @@
-"""Federated training between machines: `secagg serve` and `secagg join`, over `transport.tcp`.
+"""Federated training across machines: `secagg serve` and `secagg join`, over `transport.tcp`.
 
-Its modules:
+The modules:
 
-    announcement    what a round's offer carries: numbers, configuration, the model's bytes
+    announcement    the announcement of a round: numbers, settings, the model's bytes
     addresses       HOST:PORT
-    errors          what users are told
-    session_thread  a listening server in a thread of its own
+    errors          the errors of this package
+    session_thread  a listening server in its own thread
     session_files   the journal of a round's session
-    aggregator      one round over the network: announced, aggregated, tried again
-    served_run      a run whose clients are elsewhere
-    server          the server's training: folder, checkpoint, journal, retries
-    modes           whom rounds are safe against
-    policy          what a client asks of an offer
-    offers          how a client takes part, and what it makes of an offer
+    invitations     the choice of a round's clients
+    aggregator      one round over the network, with its retries
+    served_run      a run with clients on other machines
+    server          the server's training: folder, checkpoint, journal
+    modes           the adversary that rounds withstand
+    policy          a client's requirements for an offer
+    offers          a client's options, and its answer to an offer
     local_data      a client's examples
     client          a client's training, round after round
 """

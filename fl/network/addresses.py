@@ -1,4 +1,4 @@
-"""Addresses as users write them."""
+"""Network addresses as users write them."""
 
 from fl.errors import ConfigError
 from transport.certificates.host_names import is_host
@@ -6,10 +6,10 @@ from transport.tcp.settings import Address
 
 
 def parse_address(text: str, *, listening: bool = False) -> Address:
-    """``HOST:PORT`` or ``[IPV6]:PORT``; a server may leave out HOST (all addresses) and take port 0 (any free one).
+    """Parse ``HOST:PORT`` or ``[IPV6]:PORT``; a listener may omit HOST (all addresses) or give port 0 (any free one).
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not an address.
     """
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -27,6 +27,6 @@ def parse_address(text: str, *, listening: bool = False) -> Address:
 
 
 def show_address(address: Address) -> str:
-    """As `parse_address` takes it."""
+    """Return an address as text that `parse_address` takes."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

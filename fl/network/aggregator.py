@@ -1,11 +1,12 @@
-"""One round of a `fl.network.served_run.ServedRun`: announced, aggregated, tried again if too few remain.
+"""One round of a `fl.network.served_run.ServedRun`: announce, aggregate, and try again if too few clients remain.
 
-A session is tried again only while none of its clients can have released shares.  From Unmasking on, clients answer it
-no second time (`transport.ClientRecord`), and two sums of one round could be subtracted: it has one result, or none.
+A session is tried again only while none of its clients can have released shares.  From Unmasking on, clients answer a
+session only once (`transport.ClientRecord`), since two sums of one round could be subtracted: the round has one result,
+or none.
 
-A round has one session for its update, and where no bounds are known yet one before that measures.  Each has a journal
-of its own, and both stay until the round is in the checkpoint: a process that is started again in between finds the
-sum of the ranges in the first, has the same bounds from it, and goes on with the second.
+A round has one session for its update; if no bounds are known yet, a session before it measures the updates.  Each has
+its own journal, and both stay until the round is in the checkpoint: a restarted process finds the sum of the ranges in
+the first journal, takes the same bounds from it, and continues the second session.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
 from fl.aggregation.secure import both_sessions, measured_ranges, with_outcome
 from fl.network.announcement import (
-    Announcement,
+    RoundAnnouncement,
     TrainingOver,
     decode_announcement,
     encode_announcement,
@@ -34,33 +35,33 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.session_files import SessionFiles, offer_in
-from fl.network.session_thread import Session, SessionThread
+from fl.network.session_thread import SessionRequest, SessionThread
 from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Deadlines, Journal, LinkError, Observer, SessionHost
 from transport.durable.frames import MAX_EXTRA_BYTES
 
-# So long those who missed the last round have to hear that it was the last.
+# Clients that missed the last round are told for this long that it was the last.
 GOODBYE_SECONDS = 3.0
-# So many of the reasons for which clients decline are told.
+# The most reasons of declining clients that are shown.
 _REASONS = 3
 
 
 class NetworkAggregator:
-    """The protocol over the network, with the sessions' journals until the round's result is safe.
+    """The protocol over the network; the sessions' journals are kept until the round's result is safe.
 
     Args:
-        plans: of all sessions.
-        invitations: who takes part in them.
-        tracker: the bounds; the aggregator has them follow each round.
+        plans: the plans of all sessions.
+        invitations: chooses the clients of each round.
+        tracker: the bounds of the updates; the aggregator adapts them to each round.
         sessions: the listening server.
-        announce: gives the coming session's announcement, with the bounds that the tracker has.
-        rules: see there.
-        folder: where the journals are.
-        say: tells the user something, a line at a time.
-        directory: in malicious mode, who knows the clients' identity keys.
-        watch: is told of the sessions of the rounds.
-        skip_to: rounds below are not begun, and have no result.
+        announce: returns the announcement of the next session, with the tracker's bounds.
+        rules: the rules of rounds.
+        folder: the folder of the journals.
+        say: prints one line for the user.
+        directory: in malicious mode, the clients' identity keys.
+        watch: receives the events of sessions.
+        skip_to: rounds with a lower number are skipped, without a result.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class NetworkAggregator:
         invitations: Invitations,
         tracker: ScaleTracker,
         sessions: SessionThread,
-        announce: Callable[[], Announcement],
+        announce: Callable[[], RoundAnnouncement],
         rules: ServingRules,
         folder: Path,
         say: Callable[[str], None],
@@ -90,18 +91,18 @@ class NetworkAggregator:
         self._skip_to = skip_to
         self._say = say
         self._directory = directory
-        # Who took part in the last session to its end: the others have not heard how it ended.
+        # The clients that took part in the last session to its end; the others do not know its result.
         self._told: frozenset[ClientId] = frozenset()
 
     def aggregate(self, observer: Observer | None = None) -> tuple[RoundResult, int]:
-        """Run the round; gives its result, and how many clients were asked for an update.
+        """Run the round; return its result and the number of clients that were asked for an update.
 
-        A round that came to no mean because it was aborted too often, or after shares may have been out, has no result,
-        which says why.
+        A round that was aborted too often, or after shares may have been released, has a result without a mean, which
+        gives the reason.
 
         Raises:
-            RoundFailedError: too few clients came, for as long as the rules allow.
-            NetworkError: the journal holds another round than the checkpoint asks for.
+            RoundFailedError: too few clients connected in the time that the rules allow.
+            NetworkError: the journal holds another round than the one that follows the checkpoint.
             TransportError: the journal or an address cannot be used.
         """
         started = time.perf_counter()
@@ -127,28 +128,28 @@ class NetworkAggregator:
         return replace(result, seconds=time.perf_counter() - started), ended.encoding.num_clients
 
     def _refuse_foreign_update(self) -> None:
-        """NetworkError if there is a session of an update for which nothing was measured: it is no part of this run."""
+        """Raise NetworkError if the journal holds an update's session without a measurement: it is from another run."""
         if self._updating.journal.exists() and not self._measuring.journal.exists():
             with contextlib.closing(Journal(self._updating.journal)) as journal:
                 self._check_journal(journal, self._announce())
 
     def forget_round(self) -> None:
-        """The round's result is safe: its journals are not needed any more."""
+        """Delete the round's journals, since its result is safe."""
         self._updating.forget()
         self._measuring.forget()
 
     def forget_older(self, rounds_done: int) -> None:
-        """Delete what is left of rounds that are in the checkpoint already."""
+        """Delete the journals of rounds that are already in the checkpoint."""
         self._updating.forget_older(rounds_done)
         self._measuring.forget_older(rounds_done)
 
     def say_goodbye(self) -> None:
-        """Tell those who missed the end of the last round that there are no more."""
+        """Tell the clients that missed the end of the last round that there are no more rounds."""
         client_ids = self._invitations.allowed
         if len(client_ids) < 2 or self._told.issuperset(client_ids):
             return
         self._sessions.run(
-            Session(
+            SessionRequest(
                 params=secagg.plan(num_clients=len(client_ids), vector_length=1, value_bits=4).parameters,
                 client_ids=client_ids,
                 number=0,
@@ -159,7 +160,7 @@ class NetworkAggregator:
         )
 
     def _networked(self, files: SessionFiles, observer: Observer | None) -> _Ended:
-        """One of the round's sessions, tried again while that is safe."""
+        """Run one of the round's sessions; try again after an abort while that is safe."""
 
         def observe(host: SessionHost) -> None:
             if self._watch is not None:
@@ -169,8 +170,8 @@ class NetworkAggregator:
                 observer(host.round, status.received, status.received + status.pending)
 
         for attempt in itertools.count(1):
-            session, encoding = self._session(files)
-            host = self._sessions.run(session, observe)
+            request, encoding = self._request(files)
+            host = self._sessions.run(request, observe)
             outcome = host.outcome
             assert isinstance(outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
             told = frozenset(host.client_ids) - host.dropped.keys()
@@ -178,33 +179,35 @@ class NetworkAggregator:
             ended, declines = _Ended(outcome, _cost(host), encoding), _declines(host)
             if not isinstance(outcome, Aborted) or outcome.round is Round.UNMASKING:
                 if declines:
-                    self._say(f"round {session.number}: {declines}")
+                    self._say(f"round {request.number}: {declines}")
                 return ended
-            # No client can have released a share: it may begin again, with others.
+            # No client can have released a share, so the session may begin again, with other clients.
             files.forget()
             reason = "; ".join(filter(None, (str(outcome).removeprefix("aborted "), declines)))
             if attempt > self._rules.retries:
                 self._say(
-                    f"round {session.number} was aborted {attempt} times, the last time since {reason}; no result"
+                    f"round {request.number} was aborted {attempt} times, the last time since {reason}; no result"
                 )
                 return ended
-            self._say(f"round {session.number} was aborted: {reason}; trying again")
+            self._say(f"round {request.number} was aborted: {reason}; trying again")
             if self._watch is not None:
-                self._watch.round_retried(session.number, attempt, self._rules.retries, reason)
-        raise AssertionError("the loop has no end of its own")
+                self._watch.round_retried(request.number, attempt, self._rules.retries, reason)
+        raise AssertionError("the loop only ends by return")
 
-    def _session(self, files: SessionFiles) -> tuple[Session, UpdateEncoding]:
-        """The session that was begun, or a new one once its clients are there; and its inputs' encoding."""
+    def _request(self, files: SessionFiles) -> tuple[SessionRequest, UpdateEncoding]:
+        """Return the request for the interrupted session, or a new one once clients are there; and its encoding."""
         announcement = self._announce()
         extra = encode_announcement(announcement)
         if len(extra) > MAX_EXTRA_BYTES:
-            raise NetworkError(f"a model of {len(extra):,} bytes, but an offer carries at most {MAX_EXTRA_BYTES:,}")
+            raise NetworkError(
+                f"the model has {len(extra):,} bytes, but an offer at most {MAX_EXTRA_BYTES:,}: train a smaller one"
+            )
         client_ids = files.client_ids()
         if client_ids is None:
             client_ids = self._invitations.next(announcement.round)
             files.begin(announcement.round)
         encoding = self._plans.encoding(len(client_ids), announcement.scales)
-        session = Session(
+        request = SessionRequest(
             params=self._plans.parameters(encoding),
             client_ids=client_ids,
             number=announcement.round,
@@ -217,27 +220,27 @@ class NetworkAggregator:
             goal=self._rules.goal,
             is_past=files is self._measuring and self._updating.journal.exists(),
         )
-        return session, encoding
+        return request, encoding
 
-    def _check_journal(self, journal: Journal, announcement: Announcement) -> bytes:
-        """The context of the session in the journal; NetworkError if that is no part of this run."""
+    def _check_journal(self, journal: Journal, announcement: RoundAnnouncement) -> bytes:
+        """Return the context of the journal's session; NetworkError if the session is not from this run."""
         try:
             offer = offer_in(journal)
             begun = decode_announcement(offer.extra)
         except (LinkError, AnnouncementError) as error:
-            raise NetworkError(f"{journal.path} is no journal of a training: {error}") from None
-        is_ours = isinstance(begun, Announcement) and offer.params == self._planned(offer.params, announcement)
-        # More rounds may be asked for than when it began; all else is the same.
+            raise NetworkError(f"{journal.path} is not a journal of a training: {error}") from None
+        is_ours = isinstance(begun, RoundAnnouncement) and offer.params == self._planned(offer.params, announcement)
+        # Only the number of rounds may have changed since the session began.
         if not is_ours or replace(announcement, rounds=begun.rounds) != begun:  # type: ignore[union-attr]
             raise NetworkError(
                 f"{journal.path} holds round {offer.number} of another run or model, and round {announcement.round} is "
-                "due: delete it to give its session up"
+                "due: delete the file to give up its session"
             )
         self._say(f"round {announcement.round} goes on where it was")
         return round_context(offer.number, offer.extra)
 
-    def _planned(self, begun: secagg.Parameters, announcement: Announcement) -> secagg.Parameters | None:
-        """The parameters of this run's sessions of as many clients; None if there are none."""
+    def _planned(self, begun: secagg.Parameters, announcement: RoundAnnouncement) -> secagg.Parameters | None:
+        """Return the parameters of this run's sessions with as many clients; None if there is no plan for them."""
         try:
             return self._plans.parameters(self._plans.encoding(begun.num_clients, announcement.scales))
         except secagg.PlanError:
@@ -246,7 +249,7 @@ class NetworkAggregator:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A session that was run to its outcome, what it cost, and how its inputs were encoded."""
+    """The outcome of a session, its cost, and the encoding of its inputs."""
 
     outcome: Completed | Aborted
     cost: RoundResult
@@ -254,14 +257,14 @@ class _Ended:
 
 
 def _cost(host: SessionHost) -> RoundResult:
-    """What a session cost, and who vanished in it."""
+    """Return the cost of a session, with the clients that dropped out."""
     counters = host.counters
     return RoundResult(
         aggregate=None,
         included=(),
         dropped={client_id: drop.round for client_id, drop in host.dropped.items()},
         bytes_up=counters.bytes_up,
-        # The downloads of the model are counted apart, as they are asked for: not all of them go out.
+        # Downloads of the model are counted separately, by the clients that were asked: not all of them are sent.
         bytes_down=max(0, counters.bytes_down - counters.announcement_bytes),
     )
 
@@ -271,7 +274,7 @@ def _without_result(why: str) -> RoundResult:
 
 
 def _declines(host: SessionHost) -> str:
-    """How many clients declined the offer, and the reasons that most of them gave; empty if none did."""
+    """Return the number of clients that declined the offer, and their main reasons; empty if none declined."""
     if not (declined := host.declined):
         return ""
     reasons = Counter(text or "without a reason" for text in declined.values()).most_common(_REASONS)

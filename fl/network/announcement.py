@@ -1,10 +1,10 @@
-"""What the server announces with a session's offer: a round of training and its model, or that training is over.
+"""The announcement in a session's offer: a round of training with its model, or the end of the training.
 
-The announcement is the offer's ``extra``: msgpack of ``[version, since, fields]``, and behind it the model's bytes.
-These are safetensors, which hold tensors and nothing that could run; both sides bound its size
-(`transport.durable.frames.MAX_EXTRA_BYTES` at most).  All of it is bound into the session: clients that were announced
-anything different, a clipping bound or one weight, cannot agree on masks.  Clients train by nothing else: their
-randomness is their own.
+The announcement is the offer's ``extra``: msgpack of ``[version, since, fields]``, followed by the model's bytes.
+These are in the safetensors format, which holds only tensors, no code; both sides bound their size
+(`transport.durable.frames.MAX_EXTRA_BYTES` at most).  The whole announcement is bound into the session: clients that
+received different announcements, even in one bound or one weight, cannot agree on masks.  Clients take all settings of
+their training from it; only their randomness is their own.
 """
 
 import hashlib
@@ -22,25 +22,25 @@ from fl.learning.settings import LocalTraining
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
 
-# Clients of version `_SINCE` and later understand all that matters in an announcement of this one: they leave out names
-# that they do not know. A change that they must not miss raises it to `_VERSION`.
+# Clients of version `_SINCE` and later can read announcements of this version: they ignore names that they do not know.
+# A change that they must not ignore raises `_SINCE` to `_VERSION`.
 _VERSION = 5
 _SINCE = 5
-# The oldest version that is read here: a version that reads older ones knows what the fields that they lack were.
+# The oldest version that is read here: reading an older one would need values for the fields that it lacks.
 _OLDEST = 5
-# The first version that says since when it is read. All from there on read that training is over.
+# The first version with a `since` field. All versions from this one on can read the end of the training.
 _FIRST = 5
-# Version, fields and their names, with some room.
+# Enough for the version, the fields and their names.
 _MAX_ITEMS = 128
 _MOST_AXES = 8
 _LABEL = b"secagg/fl/network-round/1"
 
 _MOST = 2**63 - 1
 
-# The bounds are float64, little-endian, as bytes: as many as came, whatever a number before them says.
+# The bounds are little-endian float64 as bytes, so that their number follows from the bytes received.
 _SCALES = {"bounds": bytes, "max_weight": int}
 _BOUND = np.dtype("<f8")
-# All of a round's training. It has its own learning rate: what that is multiplied by afterwards, no client needs.
+# The settings of one round's training. The learning rate is that of the round, so clients do not need its decay.
 _TRAINING = {
     name: plain_type(kind) for name, kind in get_type_hints(LocalTraining).items() if name != "learning_rate_decay"
 }
@@ -57,22 +57,21 @@ _FIELDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """One round of training.
+class RoundAnnouncement:
+    """The announcement of one round of training.
 
     Attributes:
-        round: from 1.
-        rounds: of the whole training.
-        model: one of `fl.learning.models.MODELS`, or ``package.module:factory``, which a client takes only if its
-            user says so.
-        image_shape: of one example; of an image, (channels, height, width).
-        num_classes: of the labels.
-        value_bits: that elements of updates are rounded to.
-        scales: what the tensors of updates, in the model's order, and weights are clipped to. None: this session
-            measures, and its clients send only how large their updates are; the round's update follows in another one.
-        training: how clients train.
-        model_bytes: the global model, as `fl.learning.serialization.model_to_bytes` gives it; of a decoded
-            announcement, a view.
+        round: the number of the round, from 1.
+        rounds: the number of rounds of the whole training.
+        model: one of `fl.learning.models.MODELS`, or ``package.module:factory``, which a client accepts only if its
+            user allows it.
+        image_shape: the shape of one example; for an image, (channels, height, width).
+        num_classes: the number of classes of the labels.
+        value_bits: bits to which elements of updates are rounded.
+        scales: the bounds of the updates' tensors, in the model's order, and of weights. None: this session measures;
+            its clients send only the ranges of their updates, and the updates follow in another session.
+        training: the settings of the clients' training.
+        model_bytes: the global model from `fl.learning.serialization.model_to_bytes`; a view in a decoded announcement.
     """
 
     round: int
@@ -88,11 +87,11 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOver:
-    """There are no more rounds."""
+    """The announcement that there are no more rounds."""
 
 
-def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
-    """The offer's ``extra``. Equal announcements give equal bytes."""
+def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes:
+    """Return the offer's ``extra``; equal announcements give equal bytes."""
     if isinstance(announcement, TrainingOver):
         return bytes(msgpack.packb([_VERSION, _FIRST, {}]))
     fields = {
@@ -109,17 +108,17 @@ def encode_announcement(announcement: Announcement | TrainingOver) -> bytes:
     return b"".join((msgpack.packb([_VERSION, _SINCE, fields]), announcement.model_bytes))
 
 
-def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
-    """What `encode_announcement` gave; whether it suits the client is `fl.network.policy`'s to say.
+def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
+    """Decode the bytes of `encode_announcement`; `fl.network.policy` decides whether the client accepts it.
 
     Raises:
-        AnnouncementVersionError: it is of a version that is not read here.
-        AnnouncementError: it is none, or its numbers are out of range.
+        AnnouncementVersionError: the announcement has a version that is not read here.
+        AnnouncementError: the bytes are not an announcement, or a number is out of range.
     """
     try:
         content, model_bytes = unpack_first(extra, max_items=_MAX_ITEMS)
     except ValueError as error:
-        raise AnnouncementError(f"the server's announcement is none: {error}") from None
+        raise AnnouncementError(f"the server's announcement cannot be read: {error}") from None
     if not isinstance(content, list) or not content or type(content[0]) is not int:
         raise AnnouncementError("the server announces no training: is it `secagg serve`?")
     version, *others = content
@@ -141,18 +140,18 @@ def decode_announcement(extra: bytes) -> Announcement | TrainingOver:
     scales = fields.pop("scales", {}) if isinstance(fields, dict) else None
     fields = _checked("the announcement", fields, _FIELDS, is_newer)
     if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
-        raise AnnouncementError("the announced model is not the one that came with it")
+        raise AnnouncementError("the announced model does not have the announced SHA-256")
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
     if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MOST:
-        raise AnnouncementError(f"round {number} of {rounds} with {classes} classes cannot be")
+        raise AnnouncementError(f"round {number} of {rounds} with {classes} classes is not possible")
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
-        raise AnnouncementError("the announced examples have no shape")
+        raise AnnouncementError("the announced shape of examples is not possible")
     try:
         bounds = None if scales is None else _decoded_scales(scales, is_newer)
         training = LocalTraining(**_checked("the training", fields["training"], _TRAINING, is_newer))
     except ConfigError as error:
-        raise AnnouncementError(f"the announced numbers cannot be: {error}") from None
-    return Announcement(
+        raise AnnouncementError(f"the announced numbers are not possible: {error}") from None
+    return RoundAnnouncement(
         round=number,
         rounds=rounds,
         model=fields["model"],
@@ -174,26 +173,26 @@ def _encoded_scales(scales: Scales | None) -> dict[str, Any] | None:
 def _decoded_scales(values: Any, is_newer: bool) -> Scales:
     values = _checked("the bounds", values, _SCALES, is_newer)
     if len(values["bounds"]) % _BOUND.itemsize:
-        raise AnnouncementError(f"{len(values['bounds'])} bytes of bounds are no whole number of bounds")
+        raise AnnouncementError(f"{len(values['bounds'])} bytes of bounds are not a whole number of bounds")
     return Scales(tuple(np.frombuffer(values["bounds"], dtype=_BOUND).tolist()), values["max_weight"])
 
 
 def round_context(number: int, extra: bytes) -> bytes:
-    """What a round is bound to, 32 bytes: SHA-256 over its number and all that was announced, the model included.
+    """Return the context of a round, 32 bytes: SHA-256 of its number and the whole announcement with the model.
 
-    The server hashes what it sends, each client what it received.
+    The server hashes the bytes that it sends, each client the bytes that it received.
     """
     return hashlib.sha256(_LABEL + number.to_bytes(8, "big") + extra).digest()
 
 
 def _checked(what: str, values: Any, types: dict[str, type], is_newer: bool) -> dict[str, Any]:
-    """The values of these names; others are taken from a newer version alone, and left out."""
+    """Return the values of the known names; unknown names are ignored in a newer version, and refused otherwise."""
     if is_newer and isinstance(values, dict):
         values = {name: value for name, value in values.items() if name in types}
     if not isinstance(values, dict) or values.keys() != types.keys():
         raise AnnouncementError(f"{what} has other fields than this version knows")
     for name, kind in types.items():
-        # True is an int to isinstance, and no number here.
+        # isinstance would accept True as an int.
         if type(values[name]) is not kind:
             raise AnnouncementError(f"{what}'s {name} is of type {type(values[name]).__name__}, not {kind.__name__}")
         if kind is int and values[name] > _MOST:

@@ -1,9 +1,9 @@
 """A client's training: round after round, on its own examples, until the server has no more rounds.
 
-A client answers each round of a training once, whatever the server asks for and however often the client is started
-again: two sums that differ in whether it took part would give its update away.  Where a round begins by measuring, that
-is one answer more: how large the update is that follows.  Shuffling and rounding are drawn from
-its own randomness, so that no two of its trainings give the same integers, and nobody can compute them again.
+A client answers each round of a training only once, even if the server asks again or the client is restarted: two sums
+that differ only in whether it took part would reveal its update.  If a round begins with a measurement, the client also
+answers that once, with the ranges of its update.  The client draws shuffling and rounding from its own randomness, so
+that no one else can compute its integers again.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
 from fl.network.addresses import show_address
-from fl.network.announcement import Announcement, decode_announcement, encode_announcement, round_context
+from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
 from fl.network.errors import AnnouncementVersionError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
@@ -49,60 +49,60 @@ from transport.durable.frames import MAX_EXTRA_BYTES, End, Waiting, decode_serve
 from transport.durable.participation import IN_MEMORY
 from transport.tcp import Plaintext, Retry, join_session
 
-# The session goes on without this client, or is over: the next one will do.
+# The session continues without this client, or is over: the client waits for the next one.
 _NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION)
 
-# Before it asks again; drawn at random, so that clients whom one failure hit do not come back together.
+# The pause before the client asks again; random, so that clients do not all come back at once after a failure.
 _PAUSE_SECONDS = (0.5, 1.5)
 
 DEFAULT_TRAINING = "default"
 
-# Before it asks a server again that offered what it does not take: each time it is sent the model.
+# The pauses after an offer that the client does not accept: each new offer downloads the model again.
 _PATIENCE = Retry(first=1.0, longest=10.0)
 
-# How often the user is told that this client waits, at most: the server may say so as often as it likes.
+# The shortest time between two messages to the user that this client waits; the server may send any number.
 _NEWS_SECONDS = 60.0
 
-# What is longer than the connection's bound is cut off without a word of why: up to here there is one.
+# A longer message than the connection's bound is cut off without a reason. Up to this size, the client gives one.
 _SPARE_BYTES = 1 << 26
 
-# The server may offer another session once, after a restart; then there is one that the client can be in.
+# A restarted server may offer another session once; after that, the client can take part in its sessions.
 _MOST_REFUSALS = 5
 
 
 class Participant:
-    """One client.
+    """One client of a training.
 
     Args:
-        options: see there.
-        data: its examples.
-        say: tells the user something, a line at a time.
+        options: the client's options.
+        data: the client's examples.
+        say: prints one line for the user.
     """
 
     def __init__(self, options: JoinOptions, data: LocalData, say: Callable[[str], None]) -> None:
         self._options = options
         self._data = data
         self._say = say
-        self._announced: Announcement | None = None
+        self._announced: RoundAnnouncement | None = None
         self._has_identity = options.policy.adversary is Adversary.MALICIOUS
         self._journal: ClientJournal | None = None
-        # The update that was measured, and what was announced for it: its own session follows.
+        # The measured update and the key of its announcement; the session for the update follows.
         self._measured: tuple[bytes, ClientUpdate] | None = None
         self._updates, self._ranges = self._records()
         self._held = HeldAnnouncement()
         self._keys: CertifiedKeys | None = None
-        # How often in a row certificates may be of no use: never at first, then it is a mistake.
+        # How often in a row certificates may fail: never at first, since that is a mistake of the user.
         self._misfits_left = 0
         self.rounds = 0
-        # When the user was last told, and how often the server has said it since this client began to wait.
+        # The time of the last message to the user about waiting, and the number of such frames in this wait.
         self._told_at, self._times_waiting = -math.inf, 0
 
     async def run(self) -> None:
-        """Until the training is over; `rounds` says how many this client was in.
+        """Take part until the training is over; `rounds` counts the rounds that this client was in.
 
         Raises:
-            NetworkError: the offer was declined, or the server does not want this client.
-            TransportError, secagg.SecAggError, FLError: as `join_session`, and from the training.
+            NetworkError: this client declined the offer, or the server refused this client.
+            TransportError, secagg.SecAggError, FLError: from `join_session` and from the training.
         """
         options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
         where = show_address(options.address)
@@ -117,7 +117,7 @@ class Participant:
                 self._say("the training is over")
                 return
             except (InputWithheldError, JournalFullError, RemoteProtocolError) as error:
-                # The model that came is at fault, the data, the disk, or the certificates here of others.
+                # The cause is the received model, the data, the disk, or other clients' certificates on this machine.
                 if isinstance(error, RemoteProtocolError) and error.rule is not Rule.IDENTITY_NOT_TRUSTED:
                     raise
                 failed += 1
@@ -130,7 +130,7 @@ class Participant:
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
                 continue
             except CertificateError as error:
-                # Files that are being replaced do not fit each other for a moment.
+                # While files are being replaced, they may not match for a moment.
                 if not self._misfits_left:
                     raise
                 self._misfits_left -= 1
@@ -169,12 +169,12 @@ class Participant:
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
 
     def _has_answered(self) -> bool:
-        """Whether this client went through the session to its end: a server can end one at once, again and again."""
+        """Return whether this client answered the session; a server can end sessions at once, again and again."""
         return self._announced is not None and self._record().last_answered() == self._announced.round
 
     def _record(self) -> ClientRecord:
-        """What this client has answered of the kind that was announced: ranges, or updates."""
-        assert self._announced is not None  # noqa: S101 - an offer is looked at before its record is
+        """Return this client's record of answers of the announced kind: ranges or updates."""
+        assert self._announced is not None  # noqa: S101 - an offer is checked before its record
         return self._ranges if self._announced.scales is None else self._updates
 
     def _is_last(self, end: End, has_answered: bool) -> bool:
@@ -185,7 +185,7 @@ class Participant:
             self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
             return False
         if announced.scales is None:
-            # The round goes on.
+            # The round continues with the update's session.
             return False
         if not has_answered and announced.round != announced.rounds:
             self._say(f"round {announced.round}/{announced.rounds}: it ended before this client had answered")
@@ -199,7 +199,7 @@ class Participant:
     async def _session(self) -> End:
         options = self._options
         self._times_waiting = 0
-        # Kept beyond the session: what makes the input in its thread may need it still.
+        # Kept after the session, since the thread that makes the input may still need it.
         journal = self._journal = self._open_journal()
         try:
             identity, directory = self._identity()
@@ -227,7 +227,7 @@ class Participant:
                 journal.close()
 
     def _note_waiting(self, waiting: Waiting) -> None:
-        """Tell the user now and again; not at the end of each round, when everybody waits for a moment."""
+        """Tell the user from time to time, but not for the short wait after each round."""
         self._times_waiting += 1
         now = time.monotonic()
         if now - self._told_at < _NEWS_SECONDS or (self._times_waiting == 1 and self._told_at > -math.inf):
@@ -243,44 +243,44 @@ class Participant:
         self._say(f"no connection to {address} yet ({why}); trying again for {self._options.give_up:g} s")
 
     def _records(self) -> tuple[ClientRecord, ClientRecord]:
-        """What this client has answered: updates, and ranges. ConfigError if it cannot be kept."""
+        """Return the records of answered updates and of answered ranges; ConfigError if they cannot be stored."""
         options = self._options
         is_trial = isinstance(options.tls, Plaintext) and options.state is None
         try:
             participation = IN_MEMORY if is_trial else open_participation(options.state)
         except ConfigError as error:
-            raise ConfigError(f"{error}; --state names another folder for it") from None
+            raise ConfigError(f"{error}; name another folder with --state") from None
         training = options.training or DEFAULT_TRAINING
         owner, most = self._owner(), options.max_rounds
         updates = ClientRecord(participation, owner, training=training, max_rounds=most)
-        # Ranges are asked for before the update, and never after it.
+        # The server may ask for ranges before the update, never after it.
         name = f"{training} (ranges)"
         return updates, ClientRecord(participation, owner, training=name, max_rounds=most, before=updates)
 
     def _owner(self) -> bytes:
-        """Who this client is, beyond a session: its identity key, or where it has none its number."""
+        """Return this client's name in its records: its identity key, or its id if it has no key."""
         if self._options.identity_key is not None:
             try:
                 return identity_from(self._options.identity_key).public_key
             except CertificateError:
-                # A key of another kind will do for TLS, and malicious mode says by itself that it needs this one.
+                # TLS accepts other kinds of keys; malicious mode reports by itself that it needs this kind.
                 pass
         return self._options.client_id.to_bytes(4, "big")
 
     def _open_journal(self) -> ClientJournal | None:
-        """The journal; with a session in it, that session is gone on with."""
+        """Open the journal; a session in it is continued."""
         if self._options.state is None:
             return None
         name = f"client-{self._options.client_id}"
         journal = ClientJournal(self._options.state / f"{name}.journal", self._options.state / f"{name}.journal-key")
         if not journal.is_empty:
             offer = decode_server_frame(journal.offer, len(journal.offer))
-            assert isinstance(offer, Offer)  # noqa: S101 - it is authentic, and was one when it was written
+            assert isinstance(offer, Offer)  # noqa: S101 - the journal is authentic, and begins with an offer
             self._has_identity = offer.params.has_identities
             try:
                 self._announced = _announced_in(offer)
             except AnnouncementVersionError:
-                # Nobody answers it any more, and what it has answered is in the record.
+                # The session is lost, and this client's answer to it is in the record.
                 self._say(f"round {offer.number} was begun by another version of this program: waiting for the next")
                 journal.delete()
                 return self._open_journal()
@@ -292,7 +292,9 @@ class Participant:
             return None, None
         options = self._options
         if options.identity_key is None or options.directory is None:
-            raise NetworkError("malicious mode needs this client's key and everybody's certificates: give --certs")
+            raise NetworkError(
+                "malicious mode needs this client's key and the certificates of all clients: give --certs"
+            )
         identity = identity_from(options.identity_key)
         if self._keys is None:
             self._keys = CertifiedKeys(options.directory, options.directory / "ca.pem")
@@ -311,10 +313,10 @@ class Participant:
         self._announced = announced
 
     def _input(self, offer: Offer) -> IntegerVector:
-        """Train, and encode the update. With a journal, a session gives the same vector again after a crash."""
+        """Train, and encode the update; with a journal, the vector is the same after a crash."""
         announced = _announced_in(offer)
         model, encoding = self._options.policy.check_training(announced, offer.params, self._data)
-        # The same round, model and training, whether it measures or not.
+        # The key is the same for the measurement and the update of one round, model and training.
         key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
         measured, self._measured = self._measured, None
         where = f"round {announced.round}/{announced.rounds}"
@@ -336,7 +338,7 @@ class Participant:
             self._measured = key, update
         return vector
 
-    def _trained(self, announced: Announcement, model: nn.Module) -> ClientUpdate:
+    def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
         data = self._data.shaped_for(announced.image_shape)
         return local_update(
             model,
@@ -348,12 +350,12 @@ class Participant:
         )
 
     def _randomness(self, purpose: bytes) -> bytes:
-        """32 secret bytes: of the journal, which a crash does not change, or fresh ones."""
+        """Return 32 secret bytes: from the journal, the same after a crash; without a journal, fresh ones."""
         return os.urandom(32) if self._journal is None else self._journal.derive_seed(purpose)
 
 
-def _announced_in(offer: Offer) -> Announcement:
-    """The announcement of an offer that was taken."""
+def _announced_in(offer: Offer) -> RoundAnnouncement:
+    """Return the announcement of an accepted offer."""
     announced = decode_announcement(offer.extra)
-    assert isinstance(announced, Announcement)  # noqa: S101 - else it was not taken
+    assert isinstance(announced, RoundAnnouncement)  # noqa: S101 - other offers are not accepted
     return announced

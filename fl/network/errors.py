@@ -1,23 +1,23 @@
-"""What ends a networked training, in a sentence for its user."""
+"""Errors that end a training over the network; each text is a sentence for the user."""
 
 from fl.errors import FLError
 
 
 class NetworkError(FLError):
-    """The other side, the network, certificates or a journal: it does not go on from here."""
+    """Training cannot continue because of the other side, the network, certificates or a journal."""
 
 
 class AnnouncementError(FLError):
-    """An offer whose announcement is none, or contradicts itself."""
+    """An offer's announcement cannot be read, or contradicts itself."""
 
 
 class AnnouncementVersionError(AnnouncementError):
-    """An announcement of a version that is not read here."""
+    """An announcement has a version that is not read here."""
 
 
 class OlderAnnouncementError(AnnouncementVersionError):
-    """An announcement of a version that is not read here any more."""
+    """An announcement has a version that is no longer read here."""
 
 
 class RoundFailedError(NetworkError):
-    """A round that was aborted as often as it may be; the model is as it was before."""
+    """Rounds failed more often or longer than the rules allow; the model is unchanged."""

@@ -1,4 +1,4 @@
-"""Who is asked to take part in a round: all who are enrolled, or some of those who are there."""
+"""The choice of a round's clients: all enrolled clients, or a random sample of the connected ones."""
 
 import math
 import random
@@ -14,22 +14,23 @@ from secagg import ClientId, PlanError
 from transport import Deadlines
 from transport.certificates.exclusion import Exclusions
 
-# How often the user is told how many clients are there, while they are too few and their number changes.
+# How often the number of connected clients is printed, while it is too small and changes.
 _NEWS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingRules:
-    """How rounds are run; nothing in it changes what a sum is.
+    """The rules of rounds; they do not change the meaning of a sum.
 
     Attributes:
-        min_clients: how many enrolled clients must be present before a round begins.
-        invited: how many of those present are asked, drawn at random. A round begins as soon as so many are there, or
-            with fewer after the seconds in which they may join. None: everybody who is enrolled is asked.
-        goal: masked inputs with which a round goes on without the others. None: it waits for all, up to the deadline.
-        give_up: seconds to wait for clients before the server ends; None: no end.
-        retries: how often a round that was begun and aborted is tried again.
-        deadlines: of the protocol's rounds.
+        min_clients: the number of enrolled clients that must be connected before a round begins.
+        invited: the number of connected clients that are asked, drawn at random. A round begins as soon as this many
+            are connected, or with fewer after the time to join. None: all enrolled clients are asked.
+        goal: the number of masked inputs with which a round continues without the other clients. None: it waits for
+            all, up to the deadline.
+        give_up: seconds to wait for clients before the server stops. None: it never stops.
+        retries: how often an aborted round is tried again.
+        deadlines: the deadlines of the protocol's rounds.
     """
 
     min_clients: int
@@ -41,16 +42,16 @@ class ServingRules:
 
 
 class Invitations:
-    """Waits for the clients of a round, and draws those who are asked.
+    """Waits for the clients of a round, and draws the clients that are asked.
 
     Args:
-        plans: of the round's sessions: of the numbers of clients for which there is none, none is asked.
-        sessions: where clients wait.
-        enrolled: who may be asked.
-        rules: see there.
-        say: tells the user something, a line at a time.
-        exclusions: who of the enrolled is shut out.
-        watch: is told who is waited for.
+        plans: the plans of the round's sessions; only numbers of clients that have a plan are asked.
+        sessions: the listening server.
+        enrolled: the clients that may be asked.
+        rules: the rules of rounds.
+        say: prints one line for the user.
+        exclusions: the enrolled clients that are refused.
+        watch: receives the number of clients while the server waits.
     """
 
     def __init__(
@@ -70,20 +71,20 @@ class Invitations:
         self._say = say
         self._exclusions = exclusions
         self._watch = watch
-        # Whom the server asks is not to be foreseen: a seed that is known would say where to put corrupt clients.
+        # The choice must be unpredictable: with a known seed, an adversary could place corrupt clients in the sample.
         self._random = random.SystemRandom()
 
     @property
     def allowed(self) -> tuple[ClientId, ...]:
-        """The enrolled clients, without those that the operator's list shuts out by their ids."""
+        """The enrolled clients, without the ids on the operator's list of refused clients."""
         excluded = frozenset() if self._exclusions is None else self._exclusions.client_ids
         return tuple(client_id for client_id in self._enrolled if client_id not in excluded)
 
     def next(self, number: int) -> tuple[ClientId, ...]:
-        """Who is asked to take part in round ``number``, once enough are there.
+        """Wait until enough clients are connected, and return the clients to ask in round ``number``.
 
         Raises:
-            RoundFailedError: they do not come before the rules say to give up.
+            RoundFailedError: too few clients connect in the time that the rules allow.
         """
         needed, give_up, said = self._rules.min_clients, self._rules.give_up, ""
         patience = math.inf if give_up is None else give_up
@@ -105,7 +106,7 @@ class Invitations:
                 said = state
 
     def _chosen(self, present: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
-        """Those of a round for which enough are there; nobody, if no session of them can be."""
+        """Return the clients of a round; empty if there is no plan for a session of them."""
         if self._rules.invited is None:
             allowed = self.allowed
             return allowed if self._most(len(allowed), len(allowed)) else ()
@@ -116,7 +117,7 @@ class Invitations:
         return tuple(sorted(self._random.sample(sorted(present), count)))
 
     def _most(self, most: int, fewest: int) -> int:
-        """The largest number of clients, among these, that there is a plan for; 0 if there is none."""
+        """Return the largest number of clients from ``fewest`` to ``most`` that has a plan; 0 if there is none."""
         for count in range(most, max(fewest, 2) - 1, -1):
             try:
                 self._plans.plan(count)

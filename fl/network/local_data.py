@@ -1,4 +1,4 @@
-"""A client's own examples: its part of a data set that `fl.data` knows, or two arrays of its own."""
+"""A client's examples: a part of a data set of `fl.data`, or two arrays of its own."""
 
 import json
 import math
@@ -35,8 +35,8 @@ class LocalData:
     """A client's training examples.
 
     Attributes:
-        images: float32 (N, ...); images are (N, C, H, W).
-        labels: int64 (N,), at least 0.
+        images: the examples, float32 (N, ...); for images, (N, C, H, W).
+        labels: the labels, int64 (N,), at least 0.
     """
 
     images: torch.Tensor
@@ -44,11 +44,11 @@ class LocalData:
 
     @property
     def image_shape(self) -> ImageShape:
-        """The shape of one example; of an image, (channels, height, width)."""
+        """The shape of one example; for an image, (channels, height, width)."""
         return tuple(self.images.shape[1:])
 
     def shaped_for(self, image_shape: ImageShape) -> "LocalData":
-        """The same, for a model of examples of that shape: images (H, W) get the one channel that it asks for."""
+        """Return the data for a model with this example shape: images (H, W) get a channel if the model needs one."""
         if len(image_shape) == 3 and image_shape == (1, *self.image_shape):
             return LocalData(self.images[:, None], self.labels)
         return self
@@ -65,25 +65,25 @@ class LocalData:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """``I/N``: the I-th of N parts, counted from 0. ConfigError if it is none."""
+    """Parse ``I/N``, part I of N, counted from 0; ConfigError if it is not valid."""
     match = _SHARD.fullmatch(text)
     if match is None or not int(match[1]) < int(match[2]):
-        raise ConfigError(f"a shard is I/N, the I-th of N parts from 0/N to N-1/N, not {text!r}")
+        raise ConfigError(f"a shard is I/N, part I of N from 0/N to N-1/N, not {text!r}")
     return int(match[1]), int(match[2])
 
 
 def load_shard(
     name: str, data_dir: Path | None, shard: tuple[int, int], *, scheme: str, seed: int, alpha: float, per_client: int
 ) -> LocalData:
-    """One part of a known data set, dealt out as `secagg train` does with the same numbers.
+    """Return one part of a known data set, split as `secagg train` splits it with the same settings.
 
     Args:
         name, data_dir: as `fl.learning.own_code.make_dataset` takes them.
-        shard: which part, of how many.
+        shard: the index of the part, and the number of parts.
         scheme, seed, alpha, per_client: as `fl.data.partition.partition` takes them.
 
     Raises:
-        ConfigError, DataError: as those.
+        ConfigError, DataError: from these functions.
     """
     dataset = make_dataset(name, data_dir)
     index, count = shard
@@ -92,14 +92,14 @@ def load_shard(
 
 
 def load_arrays(path: Path) -> LocalData:
-    """Arrays ``x`` and ``y``: a folder with x.npy and y.npy or with one .npz file, or that file.
+    """Load arrays ``x`` and ``y`` from a folder with x.npy and y.npy or with one .npz file, or from such a file.
 
-    ``x`` is (N, ...): tables (N, columns), images (N, H, W) or (N, C, H, W), series, volumes; numbers as the model is
-    to see them (scaled, standardized); ``y`` is (N,), labels from 0. Files with Python objects in them are refused:
-    reading those would run what is in them.
+    ``x`` is (N, ...): tables (N, columns), images (N, H, W) or (N, C, H, W), series, volumes; the numbers go to the
+    model unchanged, so scale or standardize them first. ``y`` is (N,), labels from 0. Files with Python objects are
+    refused, since reading them would run code from the file.
 
     Raises:
-        DataError: they are missing, damaged, or do not fit.
+        DataError: the arrays are missing, damaged, or do not match.
     """
     try:
         x, y = _read(path)
@@ -122,12 +122,12 @@ def load_arrays(path: Path) -> LocalData:
     with np.errstate(over="ignore"):
         images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     if not torch.isfinite(images).all():
-        raise DataError(f"{path}: x has numbers that are not finite")
+        raise DataError(f"{path}: x has values that are not finite: remove or replace them")
     return LocalData(images, torch.from_numpy(y.astype(np.int64)))
 
 
 class _UnfitError(Exception):
-    """Why a file is not read; the text says it in words."""
+    """A file does not hold usable arrays; the text says why."""
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -142,7 +142,7 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         if path.suffix.lower() in _DELIMITERS:
             raise _UnfitError(_conversion(path))
         if not zipfile.is_zipfile(file):
-            raise _UnfitError(f"it is no .npz file, or only a part of one; {_HOW}")
+            raise _UnfitError(f"it is not a .npz file, or an incomplete one; {_HOW}")
     with zipfile.ZipFile(path) as archive:
         return _read_member(archive, "x"), _read_member(archive, "y")
 
@@ -165,24 +165,24 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 
 
 def _read_array(file: IO[bytes], size: int) -> npt.NDArray[Any]:
-    """A .npy file of ``size`` bytes; of how many its header speaks is looked at before there is memory for them."""
+    """Read a .npy file of ``size`` bytes; its header's size is checked before memory is allocated."""
     read_header = _HEADERS.get(numpy_format.read_magic(file))
     if read_header is None:
         raise _UnfitError("its arrays have columns with names: make one plain array of them")
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
-        raise _UnfitError("it has Python objects, which are not read since that would run them: give plain numbers")
+        raise _UnfitError("it has Python objects, and reading them could run code: store plain numbers")
     declared, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if declared > there:
-        raise _UnfitError(f"it is damaged: a header speaks of {declared:,} bytes, and {there:,} follow")
+        raise _UnfitError(f"it is damaged: its header declares {declared:,} bytes, but {there:,} follow")
     file.seek(0)
     array: npt.NDArray[Any] = numpy_format.read_array(file, allow_pickle=False)
     return array
 
 
 def _conversion(path: Path) -> str:
-    """The command that makes an archive of a table in text."""
-    # JSON's strings are Python's, too, and keep clear of the shell's quotes.
+    """Return an error text with the command that converts a text table to an archive."""
+    # JSON strings are also valid in Python, and their double quotes do not end the shell's single quotes.
     delimiter = json.dumps(_DELIMITERS[path.suffix.lower()])
     table = f"np.loadtxt({json.dumps(str(path))}, delimiter={delimiter}, skiprows=1)"
     written = f"np.savez({json.dumps(str(path.with_suffix('.npz')))}, x=t[:, :-1], y=t[:, -1].astype(int))"

@@ -1,13 +1,13 @@
-"""How a client takes part, and what it makes of an offer: it takes it, declines it, or has to ask in another way.
+"""A client's options, and its answer to an offer: accept, decline, or ask again in another mode.
 
-What the server is told of a refusal says nothing of the client's data.
+The reason that the server is told never reveals anything of the client's data.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl.aggregation.session_policy import PolicyError
-from fl.network.announcement import Announcement, TrainingOver, decode_announcement
+from fl.network.announcement import RoundAnnouncement, TrainingOver, decode_announcement
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy, TrainingPolicyError
@@ -19,26 +19,26 @@ from transport.tcp import Address, Limits, Plaintext
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinOptions:
-    """How a client takes part.
+    """The options of a client.
 
     Attributes:
-        client_id: the one in its certificate.
-        address: where the server is.
-        tls: the client's certificate, or that there is to be none.
-        server_name: the name in the server's certificate, if it is not the host that is called.
+        client_id: the id in the client's certificate.
+        address: the address of the server.
+        tls: the client's certificate and key, or `Plaintext` for no TLS.
+        server_name: the name in the server's certificate. None: the host of the address.
         identity_key: in malicious mode, the client's key file.
-        directory: in malicious mode, the folder with everybody's certificates and the authority's.
-        state: a folder for the journal, its key, and the record of what this client has answered. Without it, a crash
-            costs the client the round, and the record is in the user's own folder (`fl.aggregation.participation`).
-        training: the client's own name for the training, in which it answers each round once. Nothing of the server's
-            is in it, nor its address: it could begin anew as often as it likes.
-        max_rounds: the most rounds to answer in that training.
-        limits: what its connection may take.
-        max_failed_rounds: the client ends after this many rounds in a row without an update to give.
-        policy: what it asks of an offer.
-        max_model_bytes: how long an announcement to take, the model in it.
-        give_up: seconds without a word of the server's.
-        once: whether one round is enough.
+        directory: in malicious mode, the folder with the certificates of all clients and the authority.
+        state: a folder for the journal, its key, and the record of answered rounds. None: there is no journal, so that
+            a crash loses the round, and the record is in the user's own folder (`fl.aggregation.participation`).
+        training: the client's own name for the training, in which it answers each round once. It must not depend on
+            the server's messages or address, which the server could change to start again at will.
+        max_rounds: the most rounds to answer in this training.
+        limits: the limits of the connection.
+        max_failed_rounds: the client stops after this many rounds in a row in which it had no update.
+        policy: the client's requirements for an offer.
+        max_model_bytes: the largest announcement to accept, with its model.
+        give_up: the client stops after this many seconds without a message from the server.
+        once: whether the client stops after one round.
     """
 
     client_id: ClientId
@@ -59,7 +59,7 @@ class JoinOptions:
 
 
 class DeclinedError(SessionRefusedError):
-    """The client's own decision: with this server there is nothing to be had."""
+    """This client declines the offer, and does not come back."""
 
 
 class OverError(SessionRefusedError):
@@ -67,15 +67,15 @@ class OverError(SessionRefusedError):
 
 
 class ModeError(SessionRefusedError):
-    """Identities are for malicious mode only: which mode it is, the offer says."""
+    """The offer has another mode than this client was ready for: only malicious mode has identities."""
 
 
-def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> Announcement:
-    """What is announced in an offer that this client takes.
+def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> RoundAnnouncement:
+    """Return the announcement of an offer that this client accepts.
 
     Raises:
-        DeclinedError: it does not take it.
-        OlderServerError: the server announces in a version that is not read here any more.
+        DeclinedError: the client does not accept the offer.
+        OlderServerError: the announcement has a version that is no longer read here.
         OverError: there are no more rounds.
     """
     most = options.max_model_bytes
@@ -99,8 +99,8 @@ def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> Announce
     return announced
 
 
-def _check_policy(announced: Announcement, offer: Offer, policy: Policy, data: LocalData) -> None:
-    """Ask the policy. What its reasons say of this client's data, the server is not told."""
+def _check_policy(announced: RoundAnnouncement, offer: Offer, policy: Policy, data: LocalData) -> None:
+    """Check the policy; the server is not told the reasons that reveal this client's data."""
     try:
         policy.check(offer.params)
     except PolicyError as error:

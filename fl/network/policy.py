@@ -1,4 +1,4 @@
-"""What a client asks of an offer before it takes part: the server proposes, and is not believed."""
+"""A client's requirements for an offer, checked before it takes part: the client does not trust the server."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ from fl.learning.models import model_outline
 from fl.learning.own_code import is_reference, make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import check_size, load_model
-from fl.network.announcement import Announcement
+from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from secagg import Parameters
 from transport.errors import printable
 
 
 class TrainingPolicyError(PolicyError):
-    """The announced training is not one that this client takes.
+    """The client refuses the announced training.
 
     Attributes:
-        public: those of the reasons that say nothing of the client's data; perhaps none.
+        public: the reasons that reveal nothing of the client's data; may be empty.
     """
 
     def __init__(self, public: list[str], private: list[str]) -> None:
@@ -32,14 +32,14 @@ class TrainingPolicyError(PolicyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy(SessionPolicy):
-    """What a client insists on: of the session (`secagg.SessionPolicy`, and its defaults), and of the training.
+    """A client's requirements for the session (`secagg.SessionPolicy`, with its defaults) and for the training.
 
     Attributes:
-        max_epochs: the most local epochs a round.
-        max_classes: the most classes that a model may know. The server says how many, and a model of the user's own
-            is made for as many.
-        own_model: a model of the user's own, ``package.module:factory``, to take beside those of
-            `fl.learning.models`: the server's word alone makes no client import anything.
+        max_epochs: the most local epochs per round.
+        max_classes: the most classes of a model; the server sends the number of classes, and the user's own model is
+            built for it.
+        own_model: the user's own model, ``package.module:factory``, that is accepted beside those of
+            `fl.learning.models`: a client never imports code only because the server names it.
     """
 
     max_epochs: int = 100
@@ -47,13 +47,13 @@ class Policy(SessionPolicy):
     own_model: str = ""
 
     def check_training(
-        self, announcement: Announcement, params: Parameters, data: LocalData
+        self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
     ) -> tuple[nn.Module, UpdateEncoding]:
-        """The announced model, and how its updates become integers.
+        """Return the announced model, and the encoding of its updates as integers.
 
         Raises:
-            PolicyError: they do not fit their own announcement, the session, or the client's data; a
-                TrainingPolicyError says which reasons the server may be told.
+            PolicyError: the model does not fit its own announcement, the session or the client's data; a
+                TrainingPolicyError has the reasons that the server may be told.
         """
         reasons: list[str] = []
         private: list[str] = []
@@ -66,7 +66,7 @@ class Policy(SessionPolicy):
             reasons.append(f"{announcement.num_classes} classes, but this client takes at most {self.max_classes}")
         if announcement.training.epochs > self.max_epochs:
             reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
-        # Before a model is made of the server's numbers, they are those of this client's own data.
+        # Check the server's numbers against this client's own data before a model is built from them.
         _raise(reasons, private)
         model = _received_model(announcement, self.own_model)
         try:
@@ -88,12 +88,12 @@ class Policy(SessionPolicy):
         return model, encoding
 
 
-def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
+def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Module:
     name, numbers = announcement.model, (announcement.image_shape, announcement.num_classes)
     if is_reference(name) and name != own_model:
-        _raise([f"the model is {printable(name)}: if that is a module of your own here, give it by --model"])
+        _raise([f"the model is {printable(name)}: if that is your own code on this machine, give it with --model"])
     try:
-        # Memory is taken for a model only once it is known to be as large as what came.
+        # Allocate a model only if it is as large as the bytes that came.
         if not is_reference(name):
             check_size(model_outline(name, *numbers), announcement.model_bytes)
         model = make_model(name, image_shape=numbers[0], num_classes=numbers[1], seed=0)
@@ -103,7 +103,7 @@ def _received_model(announcement: Announcement, own_model: str) -> nn.Module:
         raise PolicyError(str(error)) from None
     except (safetensors.SafetensorError, RuntimeError, ValueError, KeyError) as error:
         why = printable(" ".join(str(error).split()))
-        raise PolicyError(f"the model that came is no {name} of this size: {why}") from None
+        raise PolicyError(f"the model that came is not a {name} of this size: {why}") from None
     return model
 
 

@@ -1,4 +1,4 @@
-"""A run whose clients are on other machines: what they are announced, and what comes of their rounds."""
+"""A run with clients on other machines: the announcements of its rounds, and their results."""
 
 import time
 
@@ -6,14 +6,14 @@ from fl.config.run_config import RunConfig
 from fl.data import Dataset
 from fl.learning.serialization import model_to_bytes
 from fl.network.aggregator import NetworkAggregator
-from fl.network.announcement import Announcement
+from fl.network.announcement import RoundAnnouncement
 from fl.runs.records import RoundRecord
 from fl.runs.rounds import ProgressObserver
 from fl.runs.run import Run
 
 
 class ServedRun(Run):
-    """One global model, trained round by round by clients elsewhere.
+    """One global model, trained round by round by clients on other machines.
 
     Args:
         config, dataset, max_examples: see `fl.runs.run.Run`.
@@ -22,9 +22,9 @@ class ServedRun(Run):
     def __init__(self, config: RunConfig, dataset: Dataset, *, max_examples: int | None = None) -> None:
         super().__init__(config, dataset, "secure", max_examples=max_examples)
 
-    def announcement(self) -> Announcement:
-        """The coming session's, with the bounds that the tracker has."""
-        return Announcement(
+    def announcement(self) -> RoundAnnouncement:
+        """Return the announcement of the next session, with the tracker's bounds."""
+        return RoundAnnouncement(
             round=self.rounds_done + 1,
             rounds=self.config.rounds,
             model=self.config.model,
@@ -37,7 +37,7 @@ class ServedRun(Run):
         )
 
     def run_round(self, aggregator: NetworkAggregator, observe: ProgressObserver | None = None) -> RoundRecord:
-        """One round; the model is changed at its end, if it has a result."""
+        """Run one round, and apply its mean update to the model if it has a result."""
         started = time.perf_counter()
         model_bytes = len(model_to_bytes(self.model))
         observer = None if observe is None else (lambda *state: observe(self.name, *state))

@@ -1,8 +1,8 @@
-"""The server's training: a run's folder as `secagg train` keeps it, and rounds over the network.
+"""The server's training: rounds over the network, with a run's folder as `secagg train` keeps it.
 
-Beside the checkpoint lie ``network.json``, what the run's rounds have in common, and while a round goes on
-``round.journal``, its session, and where it began by measuring ``round.ranges.journal``, the session before.  Whenever
-the process ends, they are enough to go on within the same round.
+The folder also holds ``network.json``, the settings of all rounds.  During a round it holds ``round.journal``, the
+journal of its session, and ``round.ranges.journal`` if a session before it measured the updates.  After a crash at any
+moment, a new process continues the same round from these files.
 """
 
 import logging
@@ -48,13 +48,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Before a disk that was full is tried again.
+# The pauses before a full disk is tried again.
 _FULL = Retry(first=1.0, longest=30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedServing:
-    """How it ended: the run's figures, and whether the user broke it off."""
+    """The run's figures, and whether the user interrupted the server."""
 
     summary: dict[str, Any]
     interrupted: bool
@@ -75,7 +75,7 @@ def start_serving(
     graph: GraphKind = GraphKind.COMPLETE,
     threshold: int | None = None,
 ) -> FinishedServing:
-    """A new run. FLError, PlanError for what cannot work; NetworkError for what went wrong on the way."""
+    """Serve a new run. FLError or PlanError for impossible settings; NetworkError for failures while serving."""
     dataset = make_dataset(config.data.dataset, data_dir)
     settings = settle(
         config,
@@ -95,14 +95,16 @@ def start_serving(
 def resume_serving(
     path: Path, rounds: int | None, data_dir: Path | None, options: ServeOptions, console: Console
 ) -> FinishedServing:
-    """Go on with a stored run, in the middle of a round if it was left there."""
+    """Continue a stored run, also in the middle of a round."""
     settings = NetworkSettings.load(path)
     folder = RunFolder(path)
     with folder.held():
         config, rounds_done = folder.load_config()
         config = replace(config, rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
-            raise ConfigError(f"the run in {path} has done {rounds_done} rounds already, more than {config.rounds}")
+            raise ConfigError(
+                f"the run in {path} has done {rounds_done} rounds already: give a larger --rounds than {config.rounds}"
+            )
         dataset = make_dataset(config.data.dataset, data_dir)
         run = ServedRun(config, dataset, max_examples=settings.max_examples)
         records = folder.restore([run], rounds_done)
@@ -114,7 +116,7 @@ def resume_serving(
 
 
 class _Serving:
-    """One process's part of a run."""
+    """The part of a run that one process serves."""
 
     def __init__(
         self,
@@ -134,11 +136,11 @@ class _Serving:
         self._plans = settings.plans(run.config, run.layout.sizes)
         self._plan = self._plans.plan(settings.invited(run.config))
         if settings.over_select is not None:
-            # Rounds may begin with as few.
+            # Rounds may begin with this few clients, so there must be a plan for them.
             self._plans.plan(settings.min_clients)
 
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
-        """Serve to the end; of a new run, what holds its folder goes onto the given stack."""
+        """Serve to the end; for a new run, the lock on its folder is released by the given stack."""
         interrupted = False
         enrolled = range(self._config.data.clients)
         with _network_errors(), ExitStack() as stack:
@@ -155,7 +157,7 @@ class _Serving:
                     )
                 )
             directory = self._directory()
-            # Only once nothing is in the way: a folder with a run in it cannot be given again.
+            # Create the run only after all checks, since a folder with a run cannot be used for a new one.
             if new_run is not None:
                 new_run.enter_context(self._folder.held())
                 self._folder.create()
@@ -179,7 +181,7 @@ class _Serving:
 
     @contextmanager
     def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:
-        """Log what happens, and show it if that is asked for; rounds of an earlier process too."""
+        """Log the events, and with --watch show them on the status page, with the rounds of earlier processes."""
         name = f"{self._config.data.dataset}, {self._config.model}"
         if self._options.watch is None:
             yield Events(name, self._config.rounds)
@@ -219,7 +221,7 @@ class _Serving:
             return None
         path = self._options.directory
         if path is None:
-            raise ConfigError("malicious mode needs everybody's certificates: give --directory")
+            raise ConfigError("malicious mode needs the certificates of all clients: give --directory")
         check_certificates(path, self._config.data.clients)
         return CertifiedKeys(path, path / "ca.pem")
 
@@ -293,7 +295,7 @@ class _Serving:
             aggregator.say_goodbye()
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:
-        """Do it. While the disk is full, wait and do it again: nothing is lost by that, and clients wait too."""
+        """Do the work; while the disk is full, wait and try again. Nothing is lost, and clients wait too."""
         failures = 0
         while True:
             try:
@@ -303,12 +305,12 @@ class _Serving:
                     raise
                 failures += 1
                 if failures == 1:
-                    self._say(f"{error}; this server goes on as soon as there is room")
+                    self._say(f"{error}; this server continues as soon as there is room")
                     logger.warning("the disk is full: %s", error, extra={"event": "disk_full"})
             time.sleep(_FULL.delay(failures))
 
     def _finish(self, interrupted: bool) -> FinishedServing:
-        # What was broken off may have changed the model already: the checkpoint has the last whole round.
+        # An interrupted round may have changed the model already; the checkpoint has the last complete round.
         _, rounds_done = self._folder.load_config()
         records = self._folder.restore([self._run], rounds_done)
         if interrupted:
@@ -334,18 +336,20 @@ class _Serving:
 
 @contextmanager
 def _binding(address: Address, option: str) -> Iterator[None]:
-    """Say which address cannot be listened at, and where it was given."""
+    """Raise NetworkError with the address that cannot be bound, and the option that gave it."""
     try:
         yield
     except OSError as error:
-        # asyncio writes a sentence of its own around it.
+        # asyncio puts its own sentence around the system's text.
         why = error.strerror if isinstance(error, gaierror) or not error.errno else os.strerror(error.errno)
-        raise NetworkError(f"cannot listen on {show_address(address)}: {why}; {option} takes another address") from None
+        raise NetworkError(
+            f"cannot listen on {show_address(address)}: {why}; give another address with {option}"
+        ) from None
 
 
 @contextmanager
 def _network_errors() -> Iterator[None]:
-    """The network's errors as the user's."""
+    """Turn errors of the network into NetworkError."""
     try:
         yield
     except TransportError as error:

@@ -1,4 +1,4 @@
-"""The files of a round's session: its journal, and what says that there was one."""
+"""The files of a round's session: its journal, and a marker that the session began."""
 
 import contextlib
 from pathlib import Path
@@ -12,11 +12,11 @@ from transport.durable.frames import decode_server_frame
 
 
 class SessionFiles:
-    """What makes one of a round's sessions survive the end of this process.
+    """The files with which one of a round's sessions survives the end of this process.
 
     Args:
-        journal: the session's. Beside it, a file of the same name that ends in ``.begun`` says which round has such a
-            session: if the journal is gone then, the session has no result.
+        journal: the path of the session's journal. Beside it, a file of the same name that ends in ``.begun`` holds the
+            number of the round whose session began: if the journal is missing then, the session has no result.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -24,22 +24,22 @@ class SessionFiles:
         self._begun = journal.with_suffix(".begun")
 
     def begin(self, number: int) -> None:
-        """Note that clients will hear of the session."""
+        """Record that the session begins, before clients learn of it."""
         try:
-            # With an empty journal nobody has heard of it: a process that ends here has lost nothing.
+            # An empty journal means that no client knows the session yet: a process that ends here loses nothing.
             Journal(self.journal).close()
             replace_file(self._begun, str(number).encode())
         except BaseException:
-            # Without room for both there is neither, and both are made when there is.
+            # If the disk has no room for both files, keep neither; both are made once there is room.
             self.forget()
             raise
 
     def is_lost(self, number: int) -> bool:
-        """Whether clients may have answered the round in a session of which nothing is left."""
+        """Return whether clients may have answered the round in a session whose journal is missing."""
         return not self.journal.exists() and self._has_begun(number)
 
     def is_of_another_version(self) -> bool:
-        """Whether the journal holds a session whose announcement is not read here: an upgrade came in between."""
+        """Return whether the announcement in the journal has a version that is not read here, after an upgrade."""
         if not self.journal.exists():
             return False
         with contextlib.closing(Journal(self.journal)) as journal:
@@ -49,25 +49,25 @@ class SessionFiles:
             except AnnouncementVersionError:
                 return True
             except (LinkError, AnnouncementError):
-                # What it is then, the aggregator says that is to go on with it.
+                # The aggregator reports this error when it continues the session.
                 pass
         return False
 
     def client_ids(self) -> tuple[ClientId, ...] | None:
-        """Who takes part in the session that has begun; None if clients have heard of none yet."""
+        """Return the clients of the session in the journal; None if no client knows of a session yet."""
         if not self.journal.exists():
             return None
         with contextlib.closing(Journal(self.journal)) as journal:
             return None if journal.is_empty else journal.header.client_ids
 
     def forget(self) -> None:
-        """The session's result is safe, or it has none and may begin again."""
+        """Delete the files, since the session's result is safe, or it has none and may begin again."""
         self._begun.unlink(missing_ok=True)
         if self.journal.exists():
             Journal(self.journal).delete()
 
     def forget_older(self, rounds_done: int) -> None:
-        """Delete what is left of a round that is in the checkpoint already: a crash came between the two."""
+        """Delete the files of rounds that are already in the checkpoint, after a crash between the two writes."""
         if not self._has_begun(rounds_done + 1):
             self._begun.unlink(missing_ok=True)
         if self.journal.exists():
@@ -89,9 +89,9 @@ class SessionFiles:
 
 
 def offer_in(journal: Journal) -> Offer:
-    """LinkError if the journal begins with something else."""
+    """Return the offer at the start of a journal; LinkError if it begins with another frame."""
     payload = journal.header.offer
     offer = decode_server_frame(payload, len(payload))
     if not isinstance(offer, Offer):
-        raise LinkError("it begins with no offer")
+        raise LinkError("it does not begin with an offer")
     return offer

@@ -1,4 +1,4 @@
-"""A listening server in a thread with an event loop of its own: training waits in the main thread, and not for it."""
+"""A listening server in a thread with its own event loop, which serves clients while the main thread trains."""
 
 import asyncio
 import concurrent.futures
@@ -20,19 +20,20 @@ from transport.tcp.server import HostObserver
 
 T = TypeVar("T")
 
-# A session that is cancelled says goodbye to its clients first.
+# A cancelled session first tells its clients to come back later.
 _STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """What a session is begun with: see `transport.SessionHost`.
+class SessionRequest:
+    """The parameters of a session to run; see `transport.SessionHost`.
 
     Attributes:
-        may_resume: looks at the session that is in the journal, if there is one, and raises if that is not this one.
-        goal: with this many masked inputs it goes on without the others.
-        is_past: its clients have gone on to a later one: if all that gives its outcome is in the journal, they are not
-            told again.
+        may_resume: checks a session that is already in the journal, and returns its context; raises if it is not the
+            requested session.
+        goal: the number of masked inputs with which the session continues without the other clients.
+        is_past: its clients are already in a later session; they are not contacted if the journal suffices for the
+            outcome.
     """
 
     params: Parameters
@@ -49,9 +50,9 @@ class Session:
 
 
 class SessionThread:
-    """Serves one session after the other; all methods are called from one thread, and block it.
+    """A server that runs one session after the other; all methods must be called from one thread, and block it.
 
-    An interrupt from the keyboard while one blocks ends the session: its clients are told to come back later.
+    A keyboard interrupt while a method blocks ends the session; its clients are told to come back later.
 
     Args:
         address, tls, enrolled, limits, exclusions, proxies: as `transport.tcp.SessionServer` takes them.
@@ -100,33 +101,33 @@ class SessionThread:
 
     @property
     def server(self) -> SessionServer:
-        """The listening server, for those who count its connections."""
+        """The listening server, whose connections can be counted."""
         return self._server
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that it runs in."""
+        """The event loop of the server."""
         return self._loop
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where it listens."""
+        """The addresses on which the server listens."""
         return self._server.addresses
 
     def wait_for_clients(self, count: int, seconds: float) -> tuple[ClientId, ...]:
-        """Wait until so many enrolled clients wait for a session, at most for so long; gives those who do."""
+        """Wait up to ``seconds`` until ``count`` enrolled clients wait for a session; return the waiting clients."""
         return self._call(self._gather(count, seconds))
 
-    def run(self, session: Session, observer: HostObserver | None = None) -> SessionHost:
-        """Run a session to its outcome, or the one that is in the journal. The journal stays.
+    def run(self, request: SessionRequest, observer: HostObserver | None = None) -> SessionHost:
+        """Run a session to its outcome, or continue the one in the journal; the journal is kept.
 
         Raises:
             TransportError, secagg.LocalProtocolError: as `transport.tcp.serve_session`.
         """
-        return self._call(self._run(session, observer))
+        return self._call(self._run(request, observer))
 
     async def _gather(self, count: int, seconds: float) -> tuple[ClientId, ...]:
-        # Those who are shut out by now do not count.
+        # Clients that are refused by now do not count.
         if len(self._server.waiting) >= count:
             return self._server.waiting
         with contextlib.suppress(TimeoutError):
@@ -134,44 +135,44 @@ class SessionThread:
                 await self._server.gather(count)
         return self._server.waiting
 
-    async def _run(self, session: Session, observer: HostObserver | None) -> SessionHost:
-        journal = None if session.journal is None else Journal(session.journal)
+    async def _run(self, request: SessionRequest, observer: HostObserver | None) -> SessionHost:
+        journal = None if request.journal is None else Journal(request.journal)
         try:
-            host = self._host(session, journal)
-            host.goal = session.goal
-            if session.is_past and host.job is not None and host.outcome is None:
+            host = self._host(request, journal)
+            host.goal = request.goal
+            if request.is_past and host.job is not None and host.outcome is None:
                 masks = await self._loop.run_in_executor(None, self._pool.run, host.job)
                 host.finish(masks, self._loop.time())
                 host.commit(self._loop.time())
-            if host.outcome is None or not session.is_past:
+            if host.outcome is None or not request.is_past:
                 await self._server.run(host, self._pool, observer)
         finally:
             if journal is not None:
                 journal.close()
-        assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - that is when it returns
+        assert isinstance(host.outcome, Completed | Aborted)  # noqa: S101 - the server returns only then
         return host
 
-    def _host(self, session: Session, journal: Journal | None) -> SessionHost:
+    def _host(self, request: SessionRequest, journal: Journal | None) -> SessionHost:
         now = self._loop.time()
         if journal is not None and not journal.is_empty:
-            context = session.context if session.may_resume is None else session.may_resume(journal)
+            context = request.context if request.may_resume is None else request.may_resume(journal)
             return SessionHost.resume(
-                journal, deadlines=session.deadlines, now=now, context=context, directory=session.directory
+                journal, deadlines=request.deadlines, now=now, context=context, directory=request.directory
             )
         return SessionHost(
-            session.params,
-            session.client_ids,
-            deadlines=session.deadlines,
+            request.params,
+            request.client_ids,
+            deadlines=request.deadlines,
             now=now,
-            context=session.context,
-            extra=session.extra,
-            number=session.number,
-            directory=session.directory,
+            context=request.context,
+            extra=request.extra,
+            number=request.number,
+            directory=request.directory,
             journal=journal,
         )
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine over there; if the wait is interrupted, it is cancelled, and its end awaited."""
+        """Run a coroutine in the server's thread; if the wait is interrupted, cancel it and wait for its end."""
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         task: asyncio.Task[T] | None = None
 

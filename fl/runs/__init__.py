@@ -1,1 +1,1 @@
-"""A run: its rounds, its checkpoints, and what is shown of it."""
+"""A training run: its rounds, checkpoints, records and display."""

@@ -1,17 +1,17 @@
-"""A run's folder: what is needed to go on, and what came out of it.
+"""A run's folder: the checkpoint from which a run continues, and the run's results.
 
-    config.json             the run's config, to read
-    checkpoint.safetensors  the models after the last whole round, what the server's optimizers remember, the bounds
-                            of updates, the config and the round's number
-    metrics.jsonl           a line a round and aggregator
+    config.json             the run's config, for readers
+    checkpoint.safetensors  the models after the last complete round, the states of the server's optimizers, the bounds
+                            of updates, the config, the round's number and the records
+    metrics.jsonl           one line per round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
-    serve.lock              held by the process that goes on with it, of `secagg serve`
-    report.html, tensorboard/                   what `secagg report` and --tensorboard write
-    series.json, personalization.json           more for the report, from whoever has it: `fl.report.extras`
+    serve.lock              locked by the process of `secagg serve` that runs in this folder
+    report.html, tensorboard/                   written by `secagg report` and --tensorboard
+    series.json, personalization.json           optional figures for the report: `fl.report.extras`
 
-The checkpoint is one file that is replaced in one step: whenever the run ends, it is whole. It is written before the
-others, so that none of them is ever without it.
+The checkpoint is a single file that is replaced in one step, so it is complete whenever the process ends. It is written
+before the other files, so that they never exist without it.
 """
 
 import base64
@@ -39,57 +39,56 @@ from fl.runs.run import Run
 from secagg import ClientId
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
-# Another one where what is stored already means something else than it did; names may be added without.
+# Raise this number if stored values change their meaning; new names do not need it.
 _FORMAT = 2
 _MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"
 _LOCK = "serve.lock"
-# In the checkpoint longer lists of clients are packed, so that its size does not follow their number: it holds those of
-# all rounds.
+# The checkpoint holds the lists of clients of all rounds; longer lists than this are compressed in it.
 _LISTED = 64
-# Of a list that was packed: two million clients.
+# The most bytes of a list after decompression: two million clients.
 _MOST_BYTES = 1 << 24
 PLOT = "accuracy.png"
 
 
 class RunFolder:
-    """Writes and reads a run's folder."""
+    """A run's folder, to write and to read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def plot_path(self) -> Path:
-        """Where the figure goes."""
+        """The path of the figure."""
         return self.path / PLOT
 
     @property
     def model_path(self) -> Path:
-        """Where the trained model goes."""
+        """The path of the trained model."""
         return self.path / _MODEL
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder for this process alone, and make it if it is not there. ConfigError if another one does."""
+        """Make the folder if needed, and lock it for this process; ConfigError if another process has locked it."""
         with held(self.path, _LOCK):
             yield
 
     def create(self) -> None:
-        """Make the folder for a new run; ConfigError if there is one in it already."""
+        """Make the folder for a new run; ConfigError if it already holds a run."""
         try:
             if (self.path / _CHECKPOINT).exists():
-                going_on = f"go on with it by --resume {shlex.quote(str(self.path))}"
-                raise ConfigError(f"{self.path} holds a run already: {going_on}, or choose another folder")
+                going_on = f"continue it with --resume {shlex.quote(str(self.path))}"
+                raise ConfigError(f"{self.path} already holds a run: {going_on}, or choose another folder")
             for name in (_CONFIG, _METRICS, _MODEL, PLOT):
                 if (self.path / name).exists():
                     raise ConfigError(
-                        f"{self.path} holds a file {name} already: choose another folder, or move it away"
+                        f"{self.path} already holds a file {name}: choose another folder, or move the file away"
                     )
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def save(self, config: RunConfig, runs: Sequence[Run], records: list[RoundRecord]) -> None:
-        """Store the state after a round, and all records so far. ConfigError if the folder cannot be written to."""
+        """Store the state after a round, and all records so far; ConfigError if the folder is not writable."""
         lines = [record_to_json(record) for record in records]
         tensors = {}
         for run in runs:
@@ -112,24 +111,24 @@ class RunFolder:
             raise ConfigError(f"cannot write {self.path / _CHECKPOINT}: {error}") from error
 
     def save_model(self, run: Run) -> None:
-        """Store the trained model by itself. ConfigError if it cannot be written."""
+        """Store the trained model in a file of its own; ConfigError if the folder is not writable."""
         try:
             self._replace(_MODEL, model_to_bytes(run.model))
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def remove_model(self) -> None:
-        """Take away the model that was stored by itself; the checkpoint has it too. ConfigError as above."""
+        """Delete the file of the trained model, which the checkpoint has too; ConfigError as for `save_model`."""
         try:
             self.model_path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def load_config(self) -> tuple[RunConfig, int]:
-        """The stored run's config and how many rounds it did; ConfigError if there is none."""
+        """Return the stored run's config and its number of completed rounds; ConfigError if there is no run."""
         metadata = self._metadata()
         try:
-            # The first version wrote none.
+            # The first version wrote no format.
             if (stored := int(metadata.get("format", "1"))) > _FORMAT:
                 raise ConfigError(
                     f"a stored run of another version, of format {stored}: this one knows formats up to {_FORMAT}; go "
@@ -140,13 +139,13 @@ class RunFolder:
             raise self._foreign(error) from error
 
     def restore(self, runs: Sequence[Run], rounds_done: int) -> list[RoundRecord]:
-        """Put the stored models into ``runs``; returns the records of the rounds done. ConfigError as above."""
+        """Load the stored models into ``runs``, and return the records so far; ConfigError as for `load_config`."""
         try:
             records = [
                 RoundRecord(**{**line, "included": _unpacked(line["included"])})
                 for line in json.loads(self._metadata()["records"])
             ]
-            # In the first version all bounds were fixed, which the settings say already.
+            # In the first version all bounds were fixed, and are in the settings.
             scales = json.loads(self._metadata().get("scales", "{}"))
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
@@ -175,7 +174,7 @@ class RunFolder:
 
     def _foreign(self, error: Exception) -> ConfigError:
         why = " ".join(str(error).split())
-        return ConfigError(f"{self.path / _CHECKPOINT} is no checkpoint of this program, or is damaged: {why}")
+        return ConfigError(f"{self.path / _CHECKPOINT} is not a checkpoint of this program, or is damaged: {why}")
 
     def _replace(self, name: str, data: bytes) -> None:
         replace_file(self.path / name, data)
@@ -183,7 +182,7 @@ class RunFolder:
 
 @lru_cache(maxsize=4096)
 def _packed(ids: tuple[ClientId, ...]) -> list[ClientId] | str:
-    """A list of clients for a record; a longer one as Base64 of its compressed differences, 64-bit little-endian."""
+    """Return a list of clients as stored: if it is long, Base64 of its compressed differences, 64-bit little-endian."""
     if len(ids) <= _LISTED:
         return list(ids)
     differences = np.diff(np.array(ids, "<i8"), prepend=0)
@@ -191,16 +190,16 @@ def _packed(ids: tuple[ClientId, ...]) -> list[ClientId] | str:
 
 
 def _unpacked(stored: Any) -> tuple[ClientId, ...]:
-    """The same again. ValueError, or TypeError, if it is none."""
+    """Return the list that `_packed` stored; ValueError or TypeError if it is not valid."""
     if not isinstance(stored, str):
         return tuple(stored)
     unpacker = zlib.decompressobj()
     try:
         data = unpacker.decompress(base64.b64decode(stored, validate=True), _MOST_BYTES)
     except zlib.error as error:
-        raise ValueError(f"a list of clients that is none: {error}") from None
+        raise ValueError(f"a stored list of clients is damaged: {error}") from None
     if not unpacker.eof:
-        raise ValueError("a list of clients that is cut short, or too long")
+        raise ValueError("a stored list of clients is incomplete or too long")
     return tuple(np.cumsum(np.frombuffer(data, "<i8")).tolist())
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress bars, a line a round, and the closing table."""
+"""The display of a run: progress bars, one line per round, and a table at the end."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +20,7 @@ from transport.errors import printable
 
 
 class TrainingDisplay:
-    """Bars for rounds and for the clients of the open round, with a line above them for each round that is done."""
+    """Progress bars for the rounds and for the clients of the current round, below one line per completed round."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         self._console = console
@@ -34,7 +34,7 @@ class TrainingDisplay:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            # Bars are for eyes: a file or a pipe gets the lines only.
+            # In a file or a pipe, bars are not readable; it gets only the lines.
             disable=not console.is_terminal,
         )
         self._rounds = self._progress.add_task("rounds", total=config.rounds, note="")
@@ -50,9 +50,9 @@ class TrainingDisplay:
         self._progress.stop()
 
     def introduce(self, num_parameters: int, plan: Plan | None, worker: LocalWorker | None = None) -> None:
-        """Say what is about to run; without a worker the clients are elsewhere."""
+        """Describe the run that begins; without a worker, the clients are on other machines."""
         config = self._config
-        # What clients elsewhere have, nobody here knows.
+        # The data of clients on other machines is not known here.
         dealt_out = "" if worker is None else f" ({config.partition})"
         self._console.print(
             f"[bold]{escape(config.data.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
@@ -74,7 +74,7 @@ class TrainingDisplay:
             return
         if _deals_out_owned(config, worker.dataset):
             self._console.print(
-                "[yellow]the data set says whose each example is, and each client is dealt examples of all: "
+                "[yellow]the data set names the owner of each example, but each client gets examples of all owners: "
                 "--partition by-owner makes each owner a client[/yellow]",
                 highlight=False,
                 soft_wrap=True,
@@ -153,7 +153,7 @@ class TrainingDisplay:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The closing table: one column an aggregator."""
+    """Return the table at the end, with one column per aggregator."""
     compared = "plain_accuracy" in summary
     rounds = f"{summary['rounds']} round{'' if summary['rounds'] == 1 else 's'}"
     table = Table(title=escape(f"{summary['dataset']}, {summary['model']}: {rounds}"))
@@ -187,7 +187,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 
 def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:
-    """Whether owners that the user's own data set names have no say in who gets which example."""
+    """Return whether the partition ignores the owners that the user's own data set names."""
     is_by_owner = config.partition in ("by-owner", "by-writer")
     return is_reference(config.data.dataset) and dataset.train_writers is not None and not is_by_owner
 

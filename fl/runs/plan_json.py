@@ -1,4 +1,4 @@
-"""A plan as plain values."""
+"""Plans as plain values for JSON."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from secagg import Plan
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """A plan's parameters and reasons as plain values."""
+    """Return a plan's parameters and reasons as plain values."""
     params = plan.parameters
     return {
         "num_clients": params.num_clients,

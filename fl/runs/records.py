@@ -1,4 +1,4 @@
-"""What is kept of a run's rounds: figures, a line of the run's metrics each."""
+"""The records of a run's rounds, one line of the run's metrics each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,36 +11,38 @@ from secagg import ClientId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
-    """One round in figures; a line of the run's metrics.
+    """The figures of one round; one line of the run's metrics.
 
     Attributes:
-        round: from 1.
+        round: the round's number, from 1.
         aggregator: `secure` or `plain`.
-        accuracy, loss: of the new global model on the test set.
-        train_accuracy, train_loss: of the clients' models on their own examples, from the aggregated totals.
-        num_examples: that the round's clients trained on.
-        sampled: how many clients were asked.
-        included: the ids of those whose updates are in the mean.
-        dropped: how many vanished, by the round of the protocol in which they did.
-        refused: the clients that had no update that may be sent, such as one with NaN in it, and why. They know it
-            themselves; a server sees clients that vanished. By id, as text: JSON has no other keys.
+        accuracy, loss: figures of the new global model on the test set.
+        train_accuracy, train_loss: figures of the clients' models on their own examples, from the aggregated totals.
+        num_examples: the number of examples on which the round's clients trained.
+        sampled: the number of clients that were asked.
+        included: the ids of the clients whose updates are in the mean.
+        dropped: the number of clients that dropped out, by the round of the protocol in which they did.
+        refused: clients without a valid update (with NaN in it, for example), and the reasons; by id as text, since
+            JSON has no other keys. Only the clients know the reason: to a server, they dropped out.
         clipped: the fraction of update elements that were clipped.
-        clipped_tensors: by name, how many clients exceeded the tensor's bound, the bound, and one that would have done
-            for all, as far as is known (`fl.aggregation.scales.Exceeded`); ``clipped_weights`` likewise for
-            the clients' weights.
-        noise: the rounding noise over the mean update, both in each tensor's bound.
-        bytes_up, bytes_down: of all clients' protocol messages.
-        model_bytes: of the model, sent to each sampled client.
-        seconds: of the round without the test; training_seconds: of all clients' training in it;
-            with an engine that trains elsewhere, what the round waited for it.
-        server_seconds: of the server's part of the protocol; client_seconds: the median client's, training not counted.
-        held_out_accuracy, held_out_loss: of the new global model on what the round's clients hold out, from totals that
-            were aggregated securely; None without `RunConfig.holdout`, or if that session was aborted.
-        held_out_examples: how many examples those totals are of.
-        held_out_aborted: why that session came to no totals, if it came to none.
-        phases: what each round of the protocol cost (`fl.aggregation.phases.PhaseCost`), by its name.
-        ring_difference: secure sum against plain sum of the same vectors; None where not checked.
-        aborted: why the model did not change, if it did not.
+        clipped_tensors: by tensor, the number of clients that exceeded its bound, the bound, and a bound that is large
+            enough for all, as far as it is known (`fl.aggregation.scales.Exceeded`).
+        clipped_weights: the same for the clients' weights.
+        noise: the rounding noise divided by the mean update, both relative to each tensor's bound.
+        bytes_up, bytes_down: bytes of all clients' protocol messages.
+        model_bytes: bytes of the model, over all sampled clients that it was sent to.
+        seconds: duration of the round without the test.
+        training_seconds: time of all clients' training; with an engine that trains in other processes, the time that
+            the round waited for them.
+        server_seconds: time of the server's part of the protocol.
+        client_seconds: time of the median client, without training.
+        held_out_accuracy, held_out_loss: figures of the new global model on the examples that the round's clients hold
+            out, from securely aggregated totals; None without `RunConfig.holdout`, or if that session was aborted.
+        held_out_examples: the number of examples in those totals.
+        held_out_aborted: the reason if that session was aborted.
+        phases: the cost of each round of the protocol (`fl.aggregation.phases.PhaseCost`), by its name.
+        ring_difference: the difference of the secure sum and the plain sum of the same vectors; None if not checked.
+        aborted: the reason if the model did not change.
     """
 
     round: int
@@ -75,12 +77,12 @@ class RoundRecord:
 
 
 def record_to_json(record: RoundRecord) -> dict[str, Any]:
-    """Plain values for JSON."""
+    """Return plain values for JSON."""
     return {name: getattr(record, name) for name in RoundRecord.__dataclass_fields__}
 
 
 def raise_if_all_aborted(config: RunConfig, records: Sequence[RoundRecord], rounds_before: int) -> None:
-    """A training in which no round came to a sum has failed, however many more it might try."""
+    """Raise AbortedError if every round of the configured aggregator after ``rounds_before`` was aborted."""
     new = [one for one in records if one.aggregator == config.protocol.aggregator and one.round > rounds_before]
     if new and all(one.aborted for one in new):
         raise AbortedError(f"no round came to a sum, and the model is what it was; the last one: {new[-1].aborted}")

@@ -1,4 +1,4 @@
-"""What there is to say of a round's resolution: noise, clipped tensors and cut weights, and what helps."""
+"""Warnings about a round's resolution (noise, clipped tensors, bounded weights), with the remedy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from fl.formatting import percent
 from fl.runs.records import RoundRecord
 
 MOST_NOISE = 0.05
-"""Of the mean update: what a round's rounding noise may be without a word."""
+"""The largest rounding noise, as a fraction of the mean update, without a warning."""
 
 _MOST_TENSORS = 5
 
 
 def resolution_warnings(record: RoundRecord, *, has_fixed_clip: bool) -> Iterator[str]:
-    """A line for each thing that the user can do something about.
+    """Yield one line for each problem that the user can solve.
 
-    Bounds that follow the updates need no word for what they clip: the next round's are larger.
+    Bounds that adapt to the updates cause no warning: the next round's bounds are larger.
     """
     if record.noise is not None and record.noise > MOST_NOISE:
         remedy = "a smaller --clip, or none, so that the bounds follow the updates" if has_fixed_clip else ""

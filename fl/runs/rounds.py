@@ -33,19 +33,19 @@ from secagg import ClientId, Round
 from transport import FaultSchedule
 
 ProgressObserver = Callable[[str, Round, int, int], None]
-"""Called with the aggregator's name, the protocol's open round, how many clients have answered, and of how many."""
+"""Called with the aggregator's name, the protocol's current round, and the numbers of answers and of clients asked."""
 
 
 class FederatedRun(Run):
-    """One global model, trained round by round through one aggregator, by clients that are simulated here.
+    """One global model, trained round by round with one aggregator by simulated clients.
 
-    Everything that a round does follows from the config's seed and the round's number, keys and masks excepted,
-    which change nothing in the sum: two runs of one config give the same models, and so does one that is resumed.
+    The config's seed and the round's number determine everything in a round except keys and masks, which do not change
+    the sum: two runs of a config give the same models, and so does a resumed run.
 
     Args:
-        config, dataset, max_examples: see `Run`; the data set is dealt out to the clients.
-        aggregator: through which the clients' updates are summed.
-        resources: of the engine.
+        config, dataset, max_examples: see `Run`; the data set is split among the clients.
+        aggregator: the name of the aggregator that sums the clients' updates.
+        resources: the resources of the engine.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class FederatedRun(Run):
         self.close()
 
     def close(self) -> None:
-        """Give back the engine's processes; a later round starts them anew."""
+        """Stop the engine's processes; a later round starts them again."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
 
     @property
     def plan(self) -> secagg.Plan | None:
-        """The protocol's parameters, where there is a protocol."""
+        """The plan of the protocol; None for the plain aggregator."""
         return self.aggregator.plan if isinstance(self.aggregator, SecureAggregator) else None
 
     def _build_evaluation(self) -> FederatedEvaluation | None:
@@ -104,10 +104,10 @@ class FederatedRun(Run):
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
-        """One round; the model is changed at its end, if it was not aborted.
+        """Run one round, and apply its mean update to the model unless the round is aborted.
 
         Raises:
-            DivergedError: every client's training ran away: the settings are at fault, not a client.
+            DivergedError: no client has a valid update; the settings are at fault, not a client.
         """
         started = time.perf_counter()
         number = self.rounds_done + 1
@@ -143,7 +143,7 @@ class FederatedRun(Run):
         )
 
     def _model_messages(self, sampled: tuple[ClientId, ...]) -> dict[ClientId, bytes]:
-        """What each sampled client is sent: the same bytes."""
+        """Return the message to each sampled client; all get the same bytes."""
         return dict.fromkeys(sampled, model_to_bytes(self.model))
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
@@ -151,7 +151,7 @@ class FederatedRun(Run):
         return tuple(sorted(rng.choice(self.config.data.clients, size=self.config.sample, replace=False).tolist()))
 
     def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> HeldOutResult | None:
-        """The new global model on what the round's clients hold out: a session of its own, with its own dropouts."""
+        """Measure the new global model on the clients' held-out examples, in a session with its own dropouts."""
         if self._evaluation is None:
             return None
         messages = self._model_messages(sampled)
@@ -169,7 +169,7 @@ class FederatedRun(Run):
 
 
 def _expected(sampled: tuple[ClientId, ...], faults: FaultSchedule) -> tuple[ClientId, ...]:
-    """The clients that will be asked for their update."""
+    """Return the clients that will be asked for their update."""
     return tuple(client_id for client_id in sampled if vanishes_before_its_update(faults, client_id) is None)
 
 
@@ -180,13 +180,13 @@ def _raise_if_all_refused(result: RoundResult) -> None:
 
 
 def session_plans(config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
-    """The plans of a simulated run's sessions, with ``sizes`` elements in each tensor of an update."""
+    """Return the plans of a simulated run's sessions; ``sizes`` are the elements of each tensor of an update."""
     protocol = config.protocol
     return SessionPlans(sizes=sizes, value_bits=config.value_bits, dropout=protocol.dropout, corrupt=protocol.corrupt)
 
 
 def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:
-    """The config's run, and the plain one beside it where it is to be compared."""
+    """Return the config's run, and with ``compare`` also the plain run."""
     names: list[AggregatorName] = (
         [config.protocol.aggregator, "plain"] if config.protocol.compare else [config.protocol.aggregator]
     )

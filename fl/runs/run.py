@@ -1,4 +1,4 @@
-"""A run's model between rounds, whoever its clients are and wherever they train."""
+"""A run's global model between rounds, for simulated clients and for clients on other machines."""
 
 import dataclasses
 import math
@@ -20,20 +20,20 @@ from fl.runs.records import RoundRecord
 
 
 class Run:
-    """One global model: what changes it, what measures it, and what a checkpoint keeps.
+    """One global model, with the state that a checkpoint keeps.
 
     Args:
         config: the run's settings.
-        dataset: gives the examples' shape, the number of classes, and the test set.
-        name: of the aggregator through which the clients' updates are summed, `secure` or `plain`.
-        max_examples: a fixed bound on clients' weights; by default it follows them.
+        dataset: the data set; it gives the examples' shape, the number of classes and the test set.
+        name: the name of the aggregator, `secure` or `plain`.
+        max_examples: a fixed bound on clients' weights. None: the bound adapts to them.
 
     Attributes:
-        rounds_done: how many rounds the model has been through.
-        layout: of the model's parameters.
+        rounds_done: the number of completed rounds.
+        layout: the layout of the model's parameters.
         tracker: the bounds of the updates.
-        server_optimizer: what the server does with a mean update.
-        threads: of torch, for the model.
+        server_optimizer: the server's optimizer, which applies the mean update.
+        threads: PyTorch threads for the model.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class Run:
         self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
 
     def end_round(self, result: RoundResult) -> RoundResult:
-        """Apply the mean update, if there is one; without it, or if the step fails, the model stays as it is.
+        """Apply the mean update; without one, or if the step fails, the model stays unchanged.
 
         Returns:
-            What came of the round: the result, or the same without an aggregate, and why.
+            The result; if the step failed, without an aggregate and with the reason.
         """
         if result.aggregate is not None:
             before, remembered = self.layout.to_vector(self.model), self.server_optimizer.state()
             try:
                 self.layout.load_vector(self.model, self.server_optimizer.step(before, result.aggregate.mean_delta))
             except LayoutError as error:
-                # The model is what it was, and so is what the optimizer knows: the round has no result.
+                # The model is unchanged; restore the optimizer too. The round has no result.
                 self.server_optimizer.load_state(remembered)
                 result = replace(result, aggregate=None, included=(), aborted=f"the server's step fails: {error}")
         self.rounds_done += 1
@@ -79,14 +79,14 @@ class Run:
         seconds: float,
         measured: HeldOutResult | None = None,
     ) -> RoundRecord:
-        """Test the model, and write down the round that has just ended.
+        """Test the model, and return the record of the round that has just ended.
 
         Args:
-            result: what came of it, by `end_round`.
-            sampled: how many clients were asked.
-            model_bytes: of the models that they were sent.
-            seconds: that the round took.
-            measured: the model's figures on what the clients hold out, if they were asked for.
+            result: the round's result, from `end_round`.
+            sampled: the number of clients that were asked.
+            model_bytes: bytes of the models that were sent to them.
+            seconds: the duration of the round.
+            measured: the model's figures on the clients' held-out examples; None if they were not asked for.
         """
         held_out = None if measured is None else measured.evaluation
         with torch_threads(self.threads):
@@ -132,6 +132,6 @@ class Run:
 
 
 def _known(aggregate: Aggregate | None, name: str) -> float | None:
-    """A figure of the aggregate's, if there is one."""
+    """Return a figure of the aggregate; None if there is none or it is NaN."""
     value = math.nan if aggregate is None else float(getattr(aggregate, name))
     return None if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Whose examples are whose in a run, and which clients vanish in a simulated round."""
+"""The split of the data among clients, and the dropouts of simulated rounds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from transport import FaultSchedule
 
 
 def deal_out(config: RunConfig, dataset: Dataset, num_clients: int | None = None) -> list[Indices]:
-    """The places of each client's training examples; ``num_clients`` in place of the config's.
+    """Return the indices of each client's training examples; ``num_clients`` replaces the config's number.
 
     Raises:
-        ConfigError: the data set cannot be dealt out so.
+        ConfigError: the data set cannot be split in this way.
     """
     return partition(
         dataset,
@@ -34,7 +34,7 @@ _SPREAD = 1.0
 
 
 def dropout_schedule(config: RunConfig, sampled: tuple[ClientId, ...], number: int, *path: int) -> FaultSchedule:
-    """The faults of the round of that number; ``path`` sets further sessions of the same round apart."""
+    """Return the faults of round ``number``; ``path`` tells further sessions of the same round apart."""
     slowness = None
     if config.protocol.dropout_model == "slow":
         slowness = client_slowness(config.data.clients, config.seed)[np.array(sorted(sampled))]
@@ -48,10 +48,10 @@ def dropout_schedule(config: RunConfig, sampled: tuple[ClientId, ...], number: i
 
 
 def client_slowness(num_clients: int, seed: int) -> npt.NDArray[np.float64]:
-    """How long each client takes for a unit of work, log-normal with median 1, float64, shape (num_clients,).
+    """Return each client's time for a unit of work, log-normal with median 1, float64, shape (num_clients,).
 
-    Devices' speeds in federated learning are commonly drawn so (FedScale, Lai et al., ICML 2022, measured such a tail).
-    A client's chance to be among a round's dropouts is proportional to it.
+    This is a common model of devices' speeds in federated learning (FedScale, Lai et al., ICML 2022, measured such a
+    tail). A client's probability to drop out of a round is proportional to its time.
     """
     rng = np.random.default_rng(derived_seed(seed, SPEED_SEED))
     return rng.lognormal(0.0, _SPREAD, num_clients)

@@ -1,4 +1,4 @@
-"""The protocol by itself, on made-up inputs: what it costs, round by round, and that the sum is exact."""
+"""Simulated sessions of the protocol on made-up inputs, with their costs per round and a check of the sum."""
 
 import resource
 import sys
@@ -17,7 +17,7 @@ from transport import FaultSchedule, Observer, SessionReport, run_session
 
 @dataclass(frozen=True, slots=True)
 class RoundCost:
-    """What one round cost: seconds and bytes; a client's are the median over the clients that took part in it."""
+    """The cost of one round in seconds and bytes; a client's figures are medians over the clients in the round."""
 
     server_seconds: float
     client_seconds: float
@@ -27,14 +27,14 @@ class RoundCost:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """What a simulated session came to.
+    """The result of a simulated session.
 
     Attributes:
         report: the session's report.
-        exact: whether the sum is that of the included clients' inputs, element by element; None if it was aborted.
-        seconds: the whole session, all clients and the server, the making of inputs not counted.
-        rounds: by round, what it cost.
-        peak_rss_bytes: the most memory that the process has held, the children of a long recovery not counted.
+        exact: whether the sum equals the sum of the included clients' inputs in every element; None if aborted.
+        seconds: the duration of the session for all clients and the server, without making the inputs.
+        rounds: the cost of each round.
+        peak_rss_bytes: the peak memory of this process, without the child processes of a long recovery.
     """
 
     report: SessionReport
@@ -45,7 +45,7 @@ class SimulationResult:
 
 
 class MadeUpInputs:
-    """Uniform inputs that are made when they are asked for, and the same each time: nothing is kept."""
+    """Uniform random inputs, generated on demand and the same each time, so that none is kept."""
 
     def __init__(self, plan: Plan, seed: int) -> None:
         self._params = plan.parameters
@@ -61,7 +61,7 @@ class MadeUpInputs:
         return vector
 
     def sum_of(self, client_ids: tuple[ClientId, ...]) -> npt.NDArray[np.uint64]:
-        """The sum in the ring, one vector at a time."""
+        """Return the sum in the ring; only one vector is in memory at a time."""
         total = np.zeros(self._params.vector_length, dtype=np.uint64)
         for client_id in client_ids:
             total += self(client_id)
@@ -71,7 +71,7 @@ class MadeUpInputs:
 def simulate(
     plan: Plan, faults: FaultSchedule, *, seed: int, workers: int, observer: Observer | None = None
 ) -> SimulationResult:
-    """Run one session of real keys, masks and bytes on made-up inputs, and check its sum."""
+    """Run one session with real keys, masks and messages on made-up inputs, and check its sum."""
     inputs = MadeUpInputs(plan, seed)
     started = time.perf_counter()
     report = run_session(plan.parameters, inputs, faults=faults, seed=seed, workers=workers, observer=observer)
@@ -85,7 +85,7 @@ def simulate(
 
 
 def to_json(plan_json: dict[str, Any], result: SimulationResult) -> dict[str, Any]:
-    """Plain values for JSON."""
+    """Return plain values for JSON."""
     outcome = result.report.outcome
     return {
         "exact": result.exact,
@@ -121,9 +121,9 @@ def _median(values: list[float] | list[int]) -> float:
 
 
 def _peak_rss_bytes() -> int:
-    """The high-water mark of this process.
+    """Return the peak memory of this process.
 
-    Linux's own, where there is one: getrusage's is inherited from the process that started this one.
+    On Linux, read it from /proc: the figure of getrusage is inherited from the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():

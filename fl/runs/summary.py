@@ -1,4 +1,4 @@
-"""A run in one object: what the command line prints as JSON, and makes its table of."""
+"""The summary of a run in one object, which the command line prints as JSON and as a table."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from secagg import Plan
 
 
 def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) -> dict[str, Any]:
-    """The run's figures.
+    """Return the run's figures.
 
-    ``included`` is a count a round; ``seconds`` is the time of all rounds, the tests between them not counted;
-    bytes are those of all clients and rounds, the model's downloads included; ``ring_difference`` is the largest
-    of any round, None where no round was compared.
+    ``included`` has one count per round; ``seconds`` is the time of all rounds, without the tests between them; bytes
+    are those of all clients and rounds, with the model's downloads; ``ring_difference`` is the largest of all rounds,
+    None if no round was compared.
     """
     own = [record for record in records if record.aggregator == config.protocol.aggregator]
     summary: dict[str, Any] = {

@@ -23,7 +23,7 @@ from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
-from fl.network.announcement import Announcement
+from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData, load_arrays
 from fl.network.policy import Policy
 from secagg import Parameters, plan
@@ -142,11 +142,11 @@ def test_of_a_table_in_text_it_is_said_how_to_convert_it(tmp_path: Path, suffix:
     assert data.labels.tolist() == [i % 2 for i in range(6)]
 
 
-def announcement(shape: tuple[int, ...]) -> tuple[Announcement, Parameters]:
+def announcement(shape: tuple[int, ...]) -> tuple[RoundAnnouncement, Parameters]:
     model = build_model("logistic", image_shape=shape, num_classes=2, seed=0)
     scales = Scales((1.0, 1.0), 40)
     encoding = UpdateEncoding(sizes=ParameterLayout.of(model).sizes, num_clients=3, value_bits=16, scales=scales)
-    announced = Announcement(
+    announced = RoundAnnouncement(
         round=1, rounds=1, model="logistic", image_shape=shape, num_classes=2, value_bits=16, scales=scales,
         training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from fl.errors import ConfigError, FLError
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
-from fl.network.announcement import Announcement, encode_announcement
+from fl.network.announcement import RoundAnnouncement, encode_announcement
 from fl.runs.display import TrainingDisplay
 from fl.watch.logs import JsonFormatter, LineFormatter
 from tests.fl.runs import command, environment, invoke
@@ -103,7 +103,7 @@ def test_logs_show_no_characters_that_act():
 
 @pytest.mark.parametrize("name", ["model", "dataset"])
 def test_a_stored_runs_names_cannot_be_anything(name):
-    with pytest.raises(ConfigError, match="cannot be shown") as caught:
+    with pytest.raises(ConfigError, match="has unprintable characters") as caught:
         RunConfig.of(**{name: f"module:{HOSTILE}"})
     assert is_harmless(str(caught.value))
     assert RunConfig.of(**{name: "my_модель:make"}).options()[name] == "my_модель:make"
@@ -147,8 +147,8 @@ SCALES = Scales((1.0, 1.0), 2000)
 ENCODING = UpdateEncoding(sizes=(640, 10), num_clients=4, value_bits=24, scales=SCALES)
 
 
-def announcement(model: str, model_bytes: bytes) -> Announcement:
-    return Announcement(
+def announcement(model: str, model_bytes: bytes) -> RoundAnnouncement:
+    return RoundAnnouncement(
         round=1,
         rounds=1,
         model=model,

@@ -25,7 +25,7 @@ from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
 from fl.network import client as joining
-from fl.network.announcement import Announcement, encode_announcement, round_context
+from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
 from fl.network.errors import NetworkError
 from fl.network.local_data import LocalData
@@ -69,7 +69,7 @@ def params(scales: Scales | None) -> secagg.Parameters:
 
 def announced(number: int, scales: Scales | None = SCALES, model: nn.Module = MODEL) -> bytes:
     return encode_announcement(
-        Announcement(
+        RoundAnnouncement(
             round=number, rounds=9, model="logistic", image_shape=SHAPE, num_classes=CLASSES, value_bits=24,
             scales=scales, training=TRAINING, model_bytes=model_to_bytes(model),
         )

@@ -10,7 +10,7 @@ import pytest
 
 from fl.network import client as joining
 from fl.network.policy import Policy
-from fl.network.session_thread import Session, SessionThread
+from fl.network.session_thread import SessionRequest, SessionThread
 from secagg import Aborted, Adversary, Completed
 from tests.fl.conftest import one_thread  # noqa: F401 - a fixture
 from tests.fl.network.harness import Deployment
@@ -31,7 +31,7 @@ def test_a_round_sampled_again_with_one_client_less_gives_nothing(
     population, policy = Population(deployment, monkeypatch, sample=5, rounds=3), Policy(adversary=adversary)
     honest, lies = SessionThread.run, []
 
-    def lying(thread: SessionThread, session: Session, observer: Any = None) -> SessionHost:
+    def lying(thread: SessionThread, session: SessionRequest, observer: Any = None) -> SessionHost:
         host = honest(thread, session, observer)
         if session.number == 2 and isinstance(host.outcome, Completed):
             # All are there: only what they remember keeps them from answering.

@@ -50,7 +50,7 @@ def test_the_order_of_a_roll_over_is_kept(tmp_path: Path) -> None:
         return str(result.stderr)
 
     assert "no older authority" in says("--drop-old-authority")
-    assert "everybody needs the ca.pem with both" in says("--new-authority", "--drop-old-authority")
+    assert "copy the ca.pem with both to everyone" in says("--new-authority", "--drop-old-authority")
     assert invoke("certs", folder, "--new-authority").exit_code == 0
     assert "drop it first" in says("--new-authority")
     assert "issued server.pem, client-0.pem: renew them first" in says("--drop-old-authority")

@@ -295,7 +295,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     start_well(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     result = invoke("train", "--model", "logistic", "--clients", CLIENTS, "--out", tmp_path)
-    assert_refused(result, str(tmp_path), "holds a run already", "--resume")
+    assert_refused(result, str(tmp_path), "already holds a run", "--resume")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -381,5 +381,5 @@ def test_a_run_cannot_be_resumed_to_fewer_rounds(finished_run: Path) -> None:
 def test_a_strangers_file_is_not_written_over(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     result = invoke("train", "--model", "logistic", "--clients", CLIENTS, "--out", tmp_path)
-    assert_refused(result, f"holds a file {name} already")
+    assert_refused(result, f"already holds a file {name}")
     assert (tmp_path / name).read_text() == "mine"

@@ -85,7 +85,7 @@ def test_damaged_lists_are_refused(run: FederatedRun, tmp_path: Path, stored: st
     folder.save(run.config, [run], records(half_of)[:1])
     (line,) = json.loads(metadata_of(tmp_path)["records"])
     rewrite(tmp_path, records=json.dumps([{**line, "included": stored}]))
-    with pytest.raises(ConfigError, match="is no checkpoint of this program, or is damaged"):
+    with pytest.raises(ConfigError, match="is not a checkpoint of this program, or is damaged"):
         folder.restore([run], 0)
     rewrite(tmp_path, records=json.dumps([{**line, "included": PACKED}]))
     (record,) = folder.restore([run], 0)

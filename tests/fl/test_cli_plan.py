@@ -116,8 +116,8 @@ def test_every_reason_is_given_when_there_is_no_plan() -> None:
         (("--clients", 10, "--threshold", -1), "threshold is -1"),
         (("--clients", 10, "--length", 0), "vector_length is 0"),
         (("--clients", 10, "--length", 10**12), "a masked input would be 2500000000000 bytes"),
-        (("--clients", 10, "--adversary", "gods"), "known: honest-but-curious"),
-        (("--clients", 10, "--graph", ""), "known: complete"),
+        (("--clients", 10, "--adversary", "gods"), "known are honest-but-curious"),
+        (("--clients", 10, "--graph", ""), "known are complete"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_by_its_name(options: tuple[object, ...], said: str) -> None:
@@ -195,7 +195,7 @@ def test_the_help_says_what_is_chosen_by_default() -> None:
         capture_output=True, text=True, timeout=60, cwd=REPOSITORY, env={**environment(), "COLUMNS": "200"},
     )  # fmt: skip
     help_text = " ".join(result.stdout.replace("│", " ").split())
-    for words in ("default: all", "default: any", "default: by data", "else iid", "for a ring of 32"):
+    for words in ("default: all", "default: any", "default: small-cnn for digits", "else iid", "for a ring of 32"):
         assert words in help_text, words
     assert {*MODELS, *DATASETS} <= set(re.split("[ ,]+", help_text))
 

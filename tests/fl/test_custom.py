@@ -21,7 +21,7 @@ from fl.learning.own_code import load_reference, make_dataset, make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
-from fl.network.announcement import Announcement
+from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
 from secagg import plan
@@ -321,7 +321,7 @@ def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
     model = make(f"{project}:model")
     scales = Scales((1.0,) * len(ParameterLayout.of(model).entries), 10)
     encoding = UpdateEncoding(sizes=ParameterLayout.of(model).sizes, num_clients=3, value_bits=16, scales=scales)
-    announced = Announcement(
+    announced = RoundAnnouncement(
         round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, value_bits=16, scales=scales,
         training=LocalTraining(epochs=1, batch_size=5, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
@@ -329,7 +329,7 @@ def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
     data = LocalData(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64))
     sys.modules.pop(project)
     for policy in (Policy(), Policy(own_model="another:model")):
-        with pytest.raises(PolicyError, match="give it by --model"):
+        with pytest.raises(PolicyError, match="give it with --model"):
             policy.check_training(announced, params, data)
     assert project not in sys.modules
     taken, _ = Policy(own_model=f"{project}:model").check_training(announced, params, data)
@@ -357,7 +357,7 @@ def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
         ('rounds = "2"', "rounds must be a whole number, not '2'"),
         ("[protocol]\ndropout_at = 3", "dropout_at must be a list of texts, not 3"),
         ("[protocol]\ncompare = 1", "compare must be true or false, not 1"),
-        ("clients = ", "is no TOML file"),
+        ("clients = ", "is not a TOML file"),
         ("[data]\nclients = -1", "clients must be at least 1"),
     ],
 )

@@ -50,8 +50,8 @@ def test_the_project_trains_and_its_test_passes(tmp_path: Path, monkeypatch: pyt
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text("mine")
-    assert_refused(invoke("new", tmp_path), str(tmp_path), "no empty folder")
-    assert_refused(invoke("new", tmp_path / "models.py"), "no empty folder")
+    assert_refused(invoke("new", tmp_path), str(tmp_path), "not an empty folder")
+    assert_refused(invoke("new", tmp_path / "models.py"), "not an empty folder")
     assert_refused(invoke("new", tmp_path / "models.py" / "project"), "cannot write to")
     assert [path.name for path in tmp_path.iterdir()] == ["models.py"]
     assert (tmp_path / "models.py").read_text() == "mine"

@@ -107,17 +107,20 @@ def test_a_simulation_that_aborts_has_failed_and_says_why(monkeypatch: pytest.Mo
     ("options", "message"),
     [
         (["--dropout", "nowhere=0.1"], "unknown round 'nowhere'"),
-        (["--dropout", "lots"], "'lots' is no number"),
+        (["--dropout", "lots"], "'lots' is not a number"),
         (["--dropout", "1.5"], "at least 0 and below 1"),
         (["--dropout", "share-keys=0.1", "--dropout", "share-keys=0.1"], "has a fraction already"),
-        (["--dropout", "share-keys=0.6", "--dropout", "unmasking=0.6"], "nobody would be left"),
+        (["--dropout", "share-keys=0.6", "--dropout", "unmasking=0.6"], "no client would be left"),
         (["--dropout", "0.7"], "fewer than the threshold"),
         (["--seed", "-1"], "must not be negative"),
         (["--clients", "1"], "num_clients"),
         (["--bits", "65"], "value_bits is 65"),
-        (["--graph", "star"], "graph 'star' is not known"),
-        (["--adversary", "gods"], "adversary 'gods' is not known"),
-        (["--dropout", "consistency-check=0.1"], "ConsistencyCheck is no round of --adversary honest-but-curious"),
+        (["--graph", "star"], "unknown graph 'star'"),
+        (["--adversary", "gods"], "unknown adversary 'gods'"),
+        (
+            ["--dropout", "consistency-check=0.1"],
+            "--dropout ConsistencyCheck: --adversary honest-but-curious has no such round",
+        ),
     ],
 )
 def test_mistakes_are_a_line_and_an_exit_code(options: list[str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""`secagg new`: a project to start from, with a model, data, settings and a test that are all there to be replaced."""
+"""The starter project of `secagg new`: a model, data, settings and a test, each to be replaced by the user's own."""
 
 from fl.commands.starter.writer import write_project
 

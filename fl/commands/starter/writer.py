@@ -1,4 +1,4 @@
-"""Copies the starter project."""
+"""Copy the starter project to a folder."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,20 +9,20 @@ FILES = ("README.md", "data.py", "experiment.toml", "models.py", "test_project.p
 
 
 def write_project(folder: Path) -> list[Path]:
-    """Write the project into ``folder``, which is made, or is there and empty; returns the files.
+    """Write the project into ``folder``, which must be missing or empty; return the files.
 
     Raises:
-        ConfigError: something is in the folder already, or it cannot be written to; nothing is overwritten.
+        ConfigError: the folder is not empty, or cannot be written to; nothing is overwritten.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is there already, and is no empty folder: choose another name")
+            raise ConfigError(f"{folder} exists and is not an empty folder: choose another name")
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for name in FILES:
             text = files("fl.commands.starter").joinpath("project", name).read_text(encoding="utf-8")
             path = folder / name
-            # "x": whatever came there in the meantime stays.
+            # "x": a file that appeared in the meantime is not overwritten.
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
             written.append(path)

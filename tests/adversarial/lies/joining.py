@@ -24,7 +24,7 @@ from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
 from fl.network import client as joining
-from fl.network.announcement import Announcement, encode_announcement, round_context
+from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions
@@ -53,7 +53,7 @@ SCALES = Scales((1.0,) * len(SIZES), 8)
 def announcement_of(terms: Terms) -> bytes:
     (seed, *_) = terms.model
     return encode_announcement(
-        Announcement(
+        RoundAnnouncement(
             round=terms.number, rounds=10**6, model="logistic", image_shape=IMAGES, num_classes=CLASSES,
             value_bits=8, scales=SCALES,
             training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.5),

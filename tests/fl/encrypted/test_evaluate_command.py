@@ -61,13 +61,15 @@ def test_a_models_file_is_measured_on_the_first_images(model_file: Path) -> None
 
 
 def test_a_path_that_is_no_model_is_refused(tmp_path: Path, model_file: Path) -> None:
-    assert_refused(invoke("evaluate", tmp_path / "nothing"), "no run's folder")
+    assert_refused(invoke("evaluate", tmp_path / "nothing"), "does not exist")
     assert_refused(invoke("evaluate", tmp_path), "no run")
     assert_refused(invoke("evaluate", model_file), "--model", "--dataset")
-    assert_refused(invoke("evaluate", model_file, "--model", "2nn", "--dataset", "digits"), "is no 2nn")
+    assert_refused(invoke("evaluate", model_file, "--model", "2nn", "--dataset", "digits"), "does not hold a 2nn")
     assert_refused(invoke("evaluate", model_file, "--model", "logistics", "--dataset", "digits"), "unknown model")
     model_file.write_bytes(b"no safetensors")
-    assert_refused(invoke("evaluate", model_file, "--model", "logistic", "--dataset", "digits"), "is no logistic")
+    assert_refused(
+        invoke("evaluate", model_file, "--model", "logistic", "--dataset", "digits"), "does not hold a logistic"
+    )
 
 
 def test_a_run_without_a_finished_model_is_refused(run_folder: Path) -> None:
@@ -101,7 +103,7 @@ def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
     options: tuple[str, ...]
     for options in ((), ("--encrypted",), named[:2], named[2:]):
         missing = [name for name in named[1::2] if name not in options]
-        assert_refused(invoke("evaluate", "run", *options), f"({', '.join(missing)})", "--own-code only")
+        assert_refused(invoke("evaluate", "run", *options), f"({', '.join(missing)})", "give --own-code")
     assert_refused(invoke("evaluate", "run", "--dataset", "digits"), "(own_evaluated:model)", "--model own_evaluated")
     assert "own_evaluated" not in sys.modules
     for options in (("--own-code",), named, (*named[:2], "--dataset", "digits"), (*named[2:], "--own-code")):
@@ -113,14 +115,14 @@ def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
 
 def test_numbers_that_cannot_be_are_refused(model_file: Path) -> None:
     given = ("evaluate", model_file, "--model", "logistic", "--dataset", "digits")
-    assert_refused(invoke(*given, "--images", 0), "between 1 and")
-    assert_refused(invoke(*given, "--images", 100_000), "between 1 and")
+    assert_refused(invoke(*given, "--images", 0), "give --images from 1 to")
+    assert_refused(invoke(*given, "--images", 100_000), "give --images from 1 to")
     assert_refused(invoke(*given, "--batch", 0), "batch")
 
 
 def test_options_of_encryption_are_refused_without_it(model_file: Path) -> None:
     given = ("evaluate", model_file, "--model", "logistic", "--dataset", "digits")
-    assert_refused(invoke(*given, "--open", "accuracy", "--compare"), "--open, --compare", "--encrypted only")
+    assert_refused(invoke(*given, "--open", "accuracy", "--compare"), "--open, --compare", "need --encrypted")
 
 
 def test_settings_of_an_encrypted_evaluation_are_refused_together(model_file: Path) -> None:

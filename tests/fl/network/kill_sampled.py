@@ -39,13 +39,13 @@ ENROLLED, PRESENT, SAMPLE, OVER_SELECT = 10, 8, 4, 1.5
 
 def run(output: Connection, arguments: list[str]) -> None:
     """`secagg` with these arguments, in a process of its own; it notes each session's outcome in a file."""
-    from fl.network.session_thread import Session, SessionThread
+    from fl.network.session_thread import SessionRequest, SessionThread
     from secagg import Completed
     from transport import SessionHost
 
     original = SessionThread.run
 
-    def noted(thread: SessionThread, session: Session, observer: Any = None) -> SessionHost:
+    def noted(thread: SessionThread, session: SessionRequest, observer: Any = None) -> SessionHost:
         host = original(thread, session, observer)
         if session.number:
             outcome = host.outcome

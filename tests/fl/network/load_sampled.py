@@ -22,7 +22,7 @@ import torch
 
 from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
 from fl.network import client as joining
-from fl.network.announcement import Announcement, decode_announcement
+from fl.network.announcement import RoundAnnouncement, decode_announcement
 from fl.network.client import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions, OverError
@@ -63,7 +63,7 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
         def _accept(self, offer: Offer) -> None:
             self._options.policy.check(offer.params)
             decoded = decode_announcement(offer.extra)
-            if not isinstance(decoded, Announcement):
+            if not isinstance(decoded, RoundAnnouncement):
                 raise OverError("the training is over")
             self._announced = decoded
 

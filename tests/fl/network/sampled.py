@@ -11,7 +11,7 @@ import pytest
 
 from fl.network.client import Participant
 from fl.network.server import FinishedServing
-from fl.network.session_thread import Session, SessionThread
+from fl.network.session_thread import SessionRequest, SessionThread
 from secagg import Completed
 from tests.fl.network.harness import Client, Deployment
 from transport import Deadlines, Offer, SessionHost
@@ -33,7 +33,7 @@ class Population:
         self._lock = threading.Lock()
         run = SessionThread.run
 
-        def noted(thread: SessionThread, session: Session, observer: Any = None) -> SessionHost:
+        def noted(thread: SessionThread, session: SessionRequest, observer: Any = None) -> SessionHost:
             def observe(host: SessionHost) -> None:
                 if observer is not None:
                     observer(host)

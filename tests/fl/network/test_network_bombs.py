@@ -71,7 +71,7 @@ def test_no_memory_is_taken_for_a_model_that_did_not_come(model: str) -> None:
     """A gigabyte: 64 x 64 pixels, 65,536 classes; all that came is one of three classes."""
     large = LocalData(torch.zeros(5, 1, 64, 64), DATA.labels)
     offered = dataclasses.replace(THREE_CLASSES, model=model, image_shape=(1, 64, 64), num_classes=1 << 16)
-    with pytest.raises(PolicyError, match=rf"is no {model} of this size: got [\d,]+ bytes, but this model has"):
+    with pytest.raises(PolicyError, match=rf"is not a {model} of this size: got [\d,]+ bytes, but this model has"):
         Policy(max_classes=1 << 16).check_training(offered, PARAMS, large)
 
 
@@ -93,7 +93,7 @@ def test_a_header_of_many_tensors_is_refused_before_they_are_made() -> None:
     bomb = len(header).to_bytes(8, "little") + header + bytes(size)
 
     def check() -> None:
-        with pytest.raises(PolicyError, match="is no logistic of this size"):
+        with pytest.raises(PolicyError, match="is not a logistic of this size"):
             Policy().check_training(announcement(model_bytes=bomb), PARAMS, DATA)
 
     assert peak(check) < MIB

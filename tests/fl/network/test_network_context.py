@@ -15,7 +15,7 @@ from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
 from fl.network import client as joining
-from fl.network.announcement import Announcement, encode_announcement, round_context
+from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
@@ -33,7 +33,7 @@ TRAINING = {
 BOUNDS = {"bounds": (1.0, 0.25), "max_weight": 11}
 
 
-def changed() -> Iterator[tuple[str, Announcement]]:
+def changed() -> Iterator[tuple[str, RoundAnnouncement]]:
     """The announcement with each of its fields changed, and each of theirs."""
     first = announcement()
     for name, value in {
@@ -53,7 +53,7 @@ def names(kind: type) -> set[str]:
 
 def test_no_field_is_left_out() -> None:
     """A round has its own learning rate: the decay to the next one is the server's affair."""
-    outer = names(Announcement) - {"training", "scales"}
+    outer = names(RoundAnnouncement) - {"training", "scales"}
     inner = {f"training.{name}" for name in names(LocalTraining) - {"learning_rate_decay"}} | {
         f"scales.{name}" for name in names(Scales)
     }

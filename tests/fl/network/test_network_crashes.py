@@ -68,9 +68,9 @@ def test_a_folder_has_one_server_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     def beside() -> None:
         kept = (folder / "checkpoint.safetensors").read_bytes()
         others = deployment.options(address=("127.0.0.1", 0))
-        with pytest.raises(ConfigError, match=f"{folder} is in use: another process"):
+        with pytest.raises(ConfigError, match=f"{folder} is in use by another process"):
             resume_serving(folder, None, None, others, deployment.console())
-        with pytest.raises(ConfigError, match=f"{folder} is in use: another process"):
+        with pytest.raises(ConfigError, match=f"{folder} is in use by another process"):
             start_serving(config, folder, None, others, deployment.console())
         assert (folder / "checkpoint.safetensors").read_bytes() == kept
         clients: list[Client] = [deployment.client(i, config) for i in range(3)]

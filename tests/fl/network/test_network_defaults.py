@@ -88,7 +88,7 @@ def test_asking_for_less_says_in_one_line_what_it_gives_up(
     ):
         (line,) = output.splitlines()
         assert line.startswith(f"{mode.value} mode: a server that ")
-        assert "can have any client's update; malicious mode, the default with --certs, prevents it" in line
+        assert "can learn any client's update; malicious mode, the default with --certs, prevents it" in line
     assert joined[0].policy.adversary is mode
     assert served == [mode]
 

@@ -117,7 +117,7 @@ def test_the_names_of_the_status_page_are_checked(noted: list[Any], monkeypatch:
     monkeypatch.setenv("SECAGG_SERVE_WATCH_HOST", "server, stats.example.org")
     assert_refused(invoke(*SERVE), "--watch-host is for the status page: give --watch")
     for name in ("*", "server:9100", "server,", "http://server"):
-        assert_refused(invoke(*SERVE, "--watch", ":9100", "--watch-host", name), "is no host's name")
+        assert_refused(invoke(*SERVE, "--watch", ":9100", "--watch-host", name), "is not a host name")
     result = invoke(*SERVE, "--watch", ":9100")
     assert isinstance(result.exception, _NotedError), result.output
     assert noted[0][3].watch_hosts == ("server", "stats.example.org")
@@ -228,7 +228,7 @@ def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_aga
         assert server.wait() == 0, server.lines
         assert [client.wait() for client in clients] == [0, 0, 0], [client.lines for client in clients]
     last = [json.loads(line) for line in ended][-1]
-    assert last["message"] == "interrupted after 1 rounds; its round can be gone on with"
+    assert last["message"] == "interrupted after 1 rounds; the open round can be continued"
     for client in clients:
         assert {json.loads(line)["level"] for line in client.lines} <= {"INFO", "WARNING"}
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -243,5 +243,5 @@ def test_a_client_that_waits_ends_when_it_is_told_to(sent: signal.Signals) -> No
         client.wait_for("no connection to 127.0.0.1:1 yet")
         client.send(sent)
         assert client.wait(10) == 130, client.lines
-    assert "interrupted after 0 rounds; its round goes on without it" in client.lines[-1]
+    assert "interrupted after 0 rounds; the open round continues without this client" in client.lines[-1]
     assert "Traceback" not in "\n".join(client.lines)

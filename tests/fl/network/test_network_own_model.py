@@ -70,7 +70,7 @@ def test_a_client_whose_user_did_not_name_it_runs_nothing_and_says_how_to(deploy
     finished = deployment.run_beside(config, beside)
     for client in clients[1:]:
         client.finish()
-    with pytest.raises(NetworkError, match=r"two_layers: if that is a module of your own here, give it by --model"):
+    with pytest.raises(NetworkError, match="two_layers: if that is your own code on this machine"):
         clients[0].finish()
     assert finished.summary["included_clients"] == [[1, 2, 3]]
 

@@ -21,7 +21,7 @@ from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import LocalTraining
 from fl.network.addresses import parse_address, show_address
 from fl.network.announcement import (
-    Announcement,
+    RoundAnnouncement,
     TrainingOver,
     decode_announcement,
     encode_announcement,
@@ -44,7 +44,7 @@ PARAMS = secagg.plan(
 DATA = LocalData(torch.zeros(5, *SHAPE), torch.tensor([0, 1, 2, 1, 0]))
 
 
-def announcement(**changes: Any) -> Announcement:
+def announcement(**changes: Any) -> RoundAnnouncement:
     values: dict[str, Any] = {
         "round": 2,
         "rounds": 5,
@@ -56,7 +56,7 @@ def announcement(**changes: Any) -> Announcement:
         "training": LocalTraining(epochs=1, batch_size=10, learning_rate=0.1, momentum=0.5),
         "model_bytes": model_to_bytes(build_model("logistic", image_shape=SHAPE, num_classes=3, seed=1)),
     }
-    return Announcement(**{**values, **changes})
+    return RoundAnnouncement(**{**values, **changes})
 
 
 def test_announcements_come_back_as_they_were() -> None:
@@ -111,13 +111,13 @@ def test_a_newer_announcement_is_read_where_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (b"", "none"),
-        (b"\xc1", "none"),
-        (b"\x93\x01", "none"),
-        (encode_announcement(announcement())[:100], "none"),
-        (encode_announcement(announcement())[:-1], "not the one that came with it"),
-        (encode_announcement(announcement()) + b"x", "not the one that came with it"),
-        (b"\x91" * 5000 + b"\x90", "none"),
+        (b"", "cannot be read"),
+        (b"\xc1", "cannot be read"),
+        (b"\x93\x01", "cannot be read"),
+        (encode_announcement(announcement())[:100], "cannot be read"),
+        (encode_announcement(announcement())[:-1], "does not have the announced SHA-256"),
+        (encode_announcement(announcement()) + b"x", "does not have the announced SHA-256"),
+        (b"\x91" * 5000 + b"\x90", "cannot be read"),
         (msgpack.packb({"a": 1}), "no training"),
         (msgpack.packb(["5", {}]), "no training"),
         (msgpack.packb([4, {}]), "in version 4, and this client knows 5 and later"),
@@ -131,18 +131,18 @@ def test_a_newer_announcement_is_read_where_it_says_so() -> None:
         (msgpack.packb([6, 5, {"round": 1}]), "other fields"),
         (tampered(more=1), "other fields"),
         (tampered(round=True), "of type bool"),
-        (tampered(round=0), "cannot be"),
-        (tampered(round=6), "cannot be"),
-        (tampered(num_classes=1), "cannot be"),
+        (tampered(round=0), "is not possible"),
+        (tampered(round=6), "is not possible"),
+        (tampered(num_classes=1), "is not possible"),
         (tampered(seed=1), "other fields"),
-        (tampered(image_shape=[]), "no shape"),
-        (tampered(image_shape=[1] * 9), "no shape"),
-        (tampered(image_shape=[0, 4]), "no shape"),
-        (tampered(image_shape=[1, 4, "4"]), "no shape"),
-        (tampered(model_sha256=b""), "not the one"),
+        (tampered(image_shape=[]), "shape of examples"),
+        (tampered(image_shape=[1] * 9), "shape of examples"),
+        (tampered(image_shape=[0, 4]), "shape of examples"),
+        (tampered(image_shape=[1, 4, "4"]), "shape of examples"),
+        (tampered(model_sha256=b""), "SHA-256"),
         (tampered(scales__bounds=np.array([1.0, np.nan]).tobytes()), "clipping"),
         (tampered(scales__bounds=np.array([1.0, -1.0]).tobytes()), "clipping"),
-        (tampered(scales__bounds=bytes(15)), "no whole number of bounds"),
+        (tampered(scales__bounds=bytes(15)), "not a whole number of bounds"),
         (tampered(scales__bounds=[1.0, 1.0]), "of type list"),
         (tampered(scales__max_weight=0), "bound on weights"),
         (tampered(scales__max_weight=1 << 40), "bound on weights"),
@@ -213,9 +213,9 @@ def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
         ({"scales": Scales((1.0,), 10)}, {}, "1 clipping bounds for 2 tensors"),
         ({"scales": Scales((1.0,) * 3, 10)}, {}, "3 clipping bounds for 2 tensors"),
         ({"model": "transformer"}, {}, "unknown model"),
-        ({"model": "2nn"}, {}, "is no 2nn of this size"),
-        ({"num_classes": 4}, {}, "is no logistic of this size"),
-        ({"model_bytes": b"\x80\x04."}, {}, "is no logistic of this size"),
+        ({"model": "2nn"}, {}, "is not a 2nn of this size"),
+        ({"num_classes": 4}, {}, "is not a logistic of this size"),
+        ({"model_bytes": b"\x80\x04."}, {}, "is not a logistic of this size"),
         ({}, {"num_clients": 400, "degree": 399, "threshold": 300, "ring_bits": 26}, "updates have"),
     ],
 )  # fmt: skip
@@ -311,7 +311,7 @@ SHARD = ("--shard", "0/2")
         (("serve", "--clients", 1, "--out", "run", *CERTS), "at least 2 clients"),
         (("serve", "--clients", 4, "--min-clients", 5, "--out", "run", *CERTS), "min-clients"),
         (("serve", "--clients", 4, "--min-clients", 2, "--out", "run", *CERTS), "threshold"),
-        (("serve", "--clients", 4, "--out", "run", "--adversary", "evil", *CERTS), "'evil' is not known"),
+        (("serve", "--clients", 4, "--out", "run", "--adversary", "evil", *CERTS), "unknown adversary 'evil'"),
         (("serve", "--clients", 4, "--out", "run", "--listen", "x", *CERTS), "an address is HOST:PORT"),
         (("serve", "--clients", 4, "--out", "run", "--give-up", 0, *CERTS), "give-up"),
         (("serve", "--clients", 4, "--out", "run", "--reply-seconds", 0, *CERTS), "reply-seconds must be above 0"),
@@ -324,7 +324,7 @@ SHARD = ("--shard", "0/2")
         (("join", "h:1", "--id", 0, *CERTS), "--arrays"),
         (("join", "h:1", "--id", 0, *SHARD), "give --certs"),
         (("join", "h", "--id", 0, *CERTS, *SHARD), "an address is HOST:PORT"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--require-adversary", "evil"), "'evil' is not known"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--require-adversary", "evil"), "unknown adversary 'evil'"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--min-inputs", 1), "min-inputs"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-rounds", 0), "max-rounds"),
         (("join", "h:1", "--id", -1, "--plaintext", *SHARD), "id must be between 0 and 4294967295, not -1"),
@@ -333,9 +333,9 @@ SHARD = ("--shard", "0/2")
         (("join", f"{'a' * 64}.example:7000", "--id", 0, *CERTS, *SHARD), "neither a host name nor an IP address"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--server-name", "a b"), "server-name 'a b' is neither"),
         (("serve", "--clients", 4, "--out", "run", "--listen", "1.2.3:7", *CERTS), "'1.2.3' is neither a host name"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "'ring' is not known"),
+        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "unknown graph 'ring'"),
         (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--require-adversary", "malicious"),
-         "everybody's certificates: give --certs"),
+         "certificates of all clients: give --certs"),
         (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-model-bytes", 1 << 40), "max-model-bytes"),
         (("join", "h:1", "--id", 0, *CERTS, "--shard", "2/2"), "a shard is I/N"),
         (("join", "h:1", "--id", 0, *CERTS, "--arrays", "nowhere"), "no arrays x and y"),
@@ -368,7 +368,7 @@ def test_the_status_page_of_a_port_that_is_taken_is_one_line(tmp_path: Path) -> 
         )  # fmt: skip
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: cannot listen on {watch}: Address already in use; --watch takes another address\n"
+        f"error: cannot listen on {watch}: Address already in use; give another address with --watch\n"
     )
 
 
@@ -382,7 +382,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
             "serve", "--clients", 4, "--model", "logistic", "--out", tmp_path / "run", "--certs", tmp_path / "certs",
             "--listen", listen,
         )  # fmt: skip
-    assert_refused(result, f"cannot listen on {listen}: Address already in use; --listen takes another address")
+    assert_refused(result, f"cannot listen on {listen}: Address already in use; give another address with --listen")
 
 
 @pytest.mark.parametrize("partition", [None, "by-owner"])
@@ -396,7 +396,7 @@ def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
         loader = own_module(tmp_path, ONE_CLASS_EACH, monkeypatch)
         data = ("--dataset", f"{loader}:load", "--partition", partition, "--shard", "0/2")
     join = ("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--give-up", 0.1, *data)
-    assert_refused(invoke(*join), "examples are of class", "take part all the same with --allow-one-class")
+    assert_refused(invoke(*join), "examples are of class", "give --allow-one-class")
     allowed = invoke(*join, "--allow-one-class")
     assert "all of them are of class" in allowed.stdout
     assert "no word from 127.0.0.1:1" in allowed.stderr

@@ -26,13 +26,13 @@ from fl.network import client as joining
 from fl.network import server as serving
 from fl.network import session_files
 from fl.network.aggregator import NetworkAggregator
-from fl.network.announcement import Announcement
+from fl.network.announcement import RoundAnnouncement
 from fl.network.client import Participant
 from fl.network.errors import RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
-from fl.network.session_thread import Session
+from fl.network.session_thread import SessionRequest
 from fl.runs import checkpoint
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
@@ -333,21 +333,21 @@ def copy_without_journal(folder: Path, copy: Path) -> None:
 
 def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: Path) -> None:
     """All were there to the end, and have heard that there is no result; not that there will be none."""
-    run: list[Session] = []
+    run: list[SessionRequest] = []
     aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)
 
     class Sessions:
         def wait_for_clients(self, count: int, seconds: float) -> tuple[int, ...]:
             return tuple(range(count))
 
-        def run(self, session: Session, observe: object = None) -> Any:
+        def run(self, session: SessionRequest, observe: object = None) -> Any:
             run.append(session)
             return SimpleNamespace(
                 outcome=aborted, dropped={}, declined={}, counters=Counters(), client_ids=session.client_ids
             )
 
     tracker = ScaleTracker(1, 16, clip=1.0, max_weight=5)
-    announcement = Announcement(
+    announcement = RoundAnnouncement(
         round=1, rounds=1, model="logistic", image_shape=(1, 4, 4), num_classes=3, value_bits=16, scales=tracker.scales,
         training=LocalTraining(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
     )  # fmt: skip

@@ -213,7 +213,7 @@ def test_malicious_mode_needs_everybodys_certificates_on_both_sides(deployment: 
     alone.mkdir()
     for name in ("ca.pem", "client-0.pem", "client-0.key", "server.pem", "server.key"):
         shutil.copy(deployment.certs / name, alone)
-    with pytest.raises(ConfigError, match=r"the certificates of all 4 clients, and .*alone has 1: copy the others'"):
+    with pytest.raises(ConfigError, match=r"the certificates of all 4 clients, and .*alone has 1: copy all"):
         deployment.run_beside(config, deployment.listening.set, options=deployment.options(directory=alone))
     assert not (deployment.directory / "run").exists()
     clients: list[Client] = []
@@ -222,7 +222,7 @@ def test_malicious_mode_needs_everybodys_certificates_on_both_sides(deployment: 
         clients.extend(start_all([deployment.client(i, config) for i in (1, 2)]))
         lonely = deployment.client(0, config, directory=alone)
         lonely.start()
-        with pytest.raises(NetworkError, match=r"declined .* all 4 clients, and .*alone has 1: copy the others'"):
+        with pytest.raises(NetworkError, match=r"declined .* all 4 clients, and .*alone has 1: copy all"):
             lonely.finish()
         clients.extend(start_all([deployment.client(3, config)]))
 
@@ -306,7 +306,7 @@ def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) ->
         journal.close()
 
     leave(1)
-    with pytest.raises(NetworkError, match="no journal of a training"):
+    with pytest.raises(NetworkError, match="not a journal of a training"):
         resume_serving(out, None, None, deployment.options(), deployment.console())
     assert path.exists()
     path.unlink()

@@ -50,7 +50,7 @@ def test_a_newer_page_takes_the_place_of_an_older_one_only(folder: Path) -> None
     assert invoke("report", folder).exit_code == 0
     assert invoke("report", folder).exit_code == 0
     page.write_text("<html>my own notes</html>")
-    assert_refused(invoke("report", folder), str(page), "is there and is not a report", "--out")
+    assert_refused(invoke("report", folder), str(page), "exists and is not a report", "--out")
     assert page.read_text() == "<html>my own notes</html>"
 
 
@@ -97,8 +97,8 @@ def wrong_gains(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (damage_end, "is no checkpoint of this program, or is damaged"),
-        (damage_start, "is no checkpoint of this program, or is damaged"),
+        (damage_end, "is not a checkpoint of this program, or is damaged"),
+        (damage_start, "is not a checkpoint of this program, or is damaged"),
         (lose_a_round, "its own rounds are not 1 to 3"),
         (no_rounds, "has done no round yet"),
         (another_version, "a stored run of another version: momentum"),

@@ -307,8 +307,8 @@ def test_a_run_between_machines_is_shown_with_its_own_plan(folder: Path) -> None
     assert page.all("pre") == []
     reasons = section(page, "parameters").text
     assert "malicious server" in reasons
-    # Of 8 clients one need not be there.
-    assert "1 are expected to vanish" in reasons
+    # One of 8 clients may be absent, and a fifth of the others may drop out.
+    assert "2 are expected to vanish" in reasons
 
 
 def test_a_plain_runs_page_has_no_protocol(tmp_path: Path) -> None:

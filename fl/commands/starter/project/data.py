@@ -12,13 +12,13 @@ NUM_OWNERS = 4
 
 
 def load(data_dir: Path | None) -> Dataset:
-    """Chemical analyses of 178 Italian wines from three growers; replace this by your own.
+    """Return chemical analyses of 178 Italian wines from three growers; replace this by your own data.
 
-    `data_dir` is what `--data-dir` says, or None. Examples are float32 (N, ...), labels int64 (N,) from 0. Who owns
-    which training example is for you to say: with `partition = "by-owner"`, each owner is a client.
+    `data_dir` is the folder given by `--data-dir`, or None. Examples are float32 (N, ...), labels int64 (N,) from 0.
+    `train_writers` names the owner of each training example: with `partition = "by-owner"`, each owner is a client.
     """
     features, labels = load_wine(return_X_y=True)
-    # Public constants would be better: in a federation, nobody sees all features to measure their mean.
+    # Public constants are better in a real federation, where no one sees all features to measure their mean.
     features = (features - features.mean(axis=0)) / features.std(axis=0)
     order = np.random.default_rng(0).permutation(len(labels))
     examples = torch.tensor(features[order], dtype=torch.float32)

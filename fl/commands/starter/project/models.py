@@ -4,6 +4,6 @@ from torch import nn
 
 
 def make_model(example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """An untrained model: examples (N, *example_shape) in, logits (N, num_classes) out."""
+    """Return an untrained model: examples (N, *example_shape) in, logits (N, num_classes) out."""
     (num_features,) = example_shape
     return nn.Sequential(nn.Linear(num_features, 16), nn.ReLU(), nn.Linear(16, num_classes))
