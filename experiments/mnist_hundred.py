@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.section import Section, new_figure, table
-from fl.experiments.mnist_hundred import SETTINGS, Setting
+from fl.experiments.mnist_hundred import SETTINGS, HundredSetting
 from fl.experiments.results import Document, arms_by_name
 from fl.formatting import percent
 
@@ -39,7 +39,7 @@ def section(document: Document) -> Section:
     return Section("\n\n".join(part for part in parts if part), figures)
 
 
-def _rows(setting: Setting, arms: dict[str, dict[str, Any]]) -> list[list[str]]:
+def _rows(setting: HundredSetting, arms: dict[str, dict[str, Any]]) -> list[list[str]]:
     rows = []
     for name in (setting.name, f"{setting.name}-fast"):
         if arm := arms.get(name):
@@ -81,7 +81,7 @@ def _what_is_faster(arms: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _options(setting: Setting) -> str:
+def _options(setting: HundredSetting) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in setting.fast.items())
 
 

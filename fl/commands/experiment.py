@@ -23,7 +23,7 @@ from fl.formatting import json_line
 # These modules import torch, which takes seconds; the other commands should not wait for it.
 if TYPE_CHECKING:
     from fl.experiments.experiment import Arm, Experiment
-    from fl.experiments.folder import ExperimentFolder, Identity
+    from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 
 _MAX_JOBS = 256
 
@@ -110,7 +110,7 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     from fl.experiments.catalog import find
     from fl.experiments.display import results_table
     from fl.experiments.files import write_json
-    from fl.experiments.folder import ExperimentFolder, Identity
+    from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
     from fl.experiments.results import new_document
     from fl.experiments.running import chosen_arms
     from fl.experiments.workers import ExperimentError
@@ -120,7 +120,9 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     arms = chosen_arms(experiment, request.arms)
     if request.results is not None:
         _check_is_file_to_be(request.results)
-    identity = Identity(experiment=request.name, quick=request.quick, seed=request.seed, threads=request.threads)
+    identity = ExperimentIdentity(
+        experiment=request.name, quick=request.quick, seed=request.seed, threads=request.threads
+    )
     folder = ExperimentFolder(request.out)
 
     def keep() -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _run(
     experiment: Experiment,
     arms: tuple[Arm, ...],
     folder: ExperimentFolder,
-    identity: Identity,
+    identity: ExperimentIdentity,
     console: Console,
 ) -> bool:
     """Run the arms; return whether the user interrupted them."""

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from fl.experiments.results import Document
-from fl.experiments.workers import ArmEvent, Finished, Progressed
+from fl.experiments.workers import ArmEvent, ArmFinished, ArmProgressed
 
 _LINES_AN_ARM = 10
 
@@ -46,14 +46,14 @@ class ExperimentDisplay:
 
     def on_event(self, event: ArmEvent) -> None:
         """Show an arm's progress."""
-        if isinstance(event, Progressed):
+        if isinstance(event, ArmProgressed):
             self._show_progress(event)
-        elif isinstance(event, Finished):
+        elif isinstance(event, ArmFinished):
             if event.arm in self._tasks:
                 self._progress.remove_task(self._tasks.pop(event.arm))
             self._line(f"{event.arm}: done, {event.result['headline']}, {event.result['seconds']:.1f} s")
 
-    def _show_progress(self, event: Progressed) -> None:
+    def _show_progress(self, event: ArmProgressed) -> None:
         task = self._tasks.get(event.arm)
         if task is None:
             task = self._tasks[event.arm] = self._progress.add_task(event.arm, total=event.total, note="")

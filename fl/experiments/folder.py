@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class ExperimentIdentity:
     """The values that all starts of an experiment's folder share.
 
     The number of threads is one of them: sums of floats depend on it, and results must repeat bit for bit.
@@ -43,7 +43,7 @@ class ExperimentFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity: Identity | None = None
+        self._identity: ExperimentIdentity | None = None
         self.elapsed_seconds = 0.0
 
     @property
@@ -51,7 +51,7 @@ class ExperimentFolder:
         """Return the path of the results."""
         return self.path / "results.json"
 
-    def open(self, identity: Identity, arms: Iterable[Arm]) -> None:
+    def open(self, identity: ExperimentIdentity, arms: Iterable[Arm]) -> None:
         """Make the folder, or raise ConfigError if it is of another experiment or other arms."""
         stored = read_json(self.path / "experiment.json")
         self._identity = identity
@@ -94,7 +94,7 @@ class ExperimentFolder:
         """Store an arm's result."""
         write_json(self.of(name) / "result.json", result)
 
-    def _check(self, stored: Any, identity: Identity) -> None:
+    def _check(self, stored: Any, identity: ExperimentIdentity) -> None:
         wanted = {"format": FORMAT, **identity.to_json()}
         if not isinstance(stored, dict) or not isinstance(stored.get("elapsed_seconds"), int | float):
             raise ConfigError(f"{self.path / 'experiment.json'} is not a file of this program, or is damaged")

@@ -19,7 +19,7 @@ from fl.experiments.results import Document, arms_by_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class HundredSetting:
     """One cell of the paper's tables.
 
     Attributes:
@@ -50,7 +50,7 @@ _CNN: dict[str, Any] = {"model": "cnn", "epochs": 5, "batch_size": 10}
 _2NN: dict[str, Any] = {"model": "2nn", "epochs": 1, "batch_size": 10}
 
 SETTINGS = (
-    Setting(
+    HundredSetting(
         name="cnn-iid",
         title="CNN, E = 5, IID",
         model=_CNN,
@@ -67,7 +67,7 @@ SETTINGS = (
         },
         why="server momentum and a falling learning rate",
     ),
-    Setting(
+    HundredSetting(
         name="cnn-shards",
         title="CNN, E = 5, two shards",
         model=_CNN | {"partition": "shards"},
@@ -84,7 +84,7 @@ SETTINGS = (
         },
         why="server momentum and a falling learning rate",
     ),
-    Setting(
+    HundredSetting(
         name="2nn-iid",
         title="2NN, E = 1, IID",
         model=_2NN,
@@ -96,7 +96,7 @@ SETTINGS = (
         fast={"learning_rate": 0.1, "server_optimizer": "fedavgm", "server_momentum": 0.7},
         why="server momentum",
     ),
-    Setting(
+    HundredSetting(
         name="2nn-shards",
         title="2NN, E = 1, two shards",
         model=_2NN | {"partition": "shards"},

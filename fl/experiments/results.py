@@ -18,12 +18,14 @@ from typing import Any
 from fl.errors import ConfigError
 from fl.experiments.experiment import Experiment
 from fl.experiments.files import read_json
-from fl.experiments.folder import FORMAT, ExperimentFolder, Identity
+from fl.experiments.folder import FORMAT, ExperimentFolder, ExperimentIdentity
 
 Document = dict[str, Any]
 
 
-def new_document(experiment: Experiment, folder: ExperimentFolder, identity: Identity, *, jobs: int) -> Document:
+def new_document(
+    experiment: Experiment, folder: ExperimentFolder, identity: ExperimentIdentity, *, jobs: int
+) -> Document:
     """Return the document of the folder's results, with this machine and the present time."""
     arms, unfinished = [], []
     for arm in experiment.arms:
@@ -50,7 +52,7 @@ def new_document(experiment: Experiment, folder: ExperimentFolder, identity: Ide
     }
 
 
-def command(identity: Identity, *, jobs: int) -> str:
+def command(identity: ExperimentIdentity, *, jobs: int) -> str:
     """Return the command line that gives these results."""
     parts = ["secagg", "experiment", identity.experiment, *(["--quick"] if identity.quick else [])]
     return " ".join([*parts, "--seed", str(identity.seed), "--jobs", str(jobs), "--threads", str(identity.threads)])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fl.errors import ConfigError
 from fl.experiments.experiment import Arm, Experiment
-from fl.experiments.folder import ExperimentFolder, Identity
-from fl.experiments.workers import ArmEvent, ExperimentError, Failed, Finished, WorkerPool, Workplace
+from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
+from fl.experiments.workers import ArmEvent, ArmFailed, ArmFinished, ExperimentError, WorkerPool, Workplace
 
 Listener = Callable[[ArmEvent], None]
 
@@ -28,7 +28,7 @@ def run_arms(
     experiment: Experiment,
     arms: Sequence[Arm],
     folder: ExperimentFolder,
-    identity: Identity,
+    identity: ExperimentIdentity,
     *,
     jobs: int,
     data_dir: Path | None,
@@ -118,9 +118,9 @@ def _take_ready(waiting: list[Arm], folder: ExperimentFolder) -> Arm | None:
 
 
 def _note(event: ArmEvent, folder: ExperimentFolder, listen: Listener) -> None:
-    if isinstance(event, Failed):
+    if isinstance(event, ArmFailed):
         raise ExperimentError(f"{event.arm}: {event.reason}")
-    if isinstance(event, Finished):
+    if isinstance(event, ArmFinished):
         folder.finish(event.arm, event.result)
     listen(event)
 

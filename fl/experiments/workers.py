@@ -23,7 +23,7 @@ class ExperimentError(FLError):
 
 
 @dataclass(frozen=True, slots=True)
-class Progressed:
+class ArmProgressed:
     """An arm has done some of its steps."""
 
     arm: str
@@ -33,7 +33,7 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ArmFinished:
     """An arm has a result."""
 
     arm: str
@@ -41,14 +41,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class ArmFailed:
     """An arm has no result; the user can mend the reason."""
 
     arm: str
     reason: str
 
 
-ArmEvent = Progressed | Finished | Failed
+ArmEvent = ArmProgressed | ArmFinished | ArmFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,14 @@ class Workplace:
         """Run an arm in this process and return its last event; ``report`` gets the others."""
 
         def progressed(done: int, total: int, note: str) -> None:
-            report(Progressed(arm.name, done, total, note))
+            report(ArmProgressed(arm.name, done, total, note))
 
         work = ArmWork(folder=self.folders[arm.name], folders=self.folders, load=load, report=progressed)
         try:
             with torch_threads(self.threads):
-                return Finished(arm.name, arm.run(work))
+                return ArmFinished(arm.name, arm.run(work))
         except (FLError, SecAggError) as error:
-            return Failed(arm.name, str(error))
+            return ArmFailed(arm.name, str(error))
 
     def loader(self) -> Callable[[str], Dataset]:
         """Return a function that loads each data set once."""
@@ -132,7 +132,7 @@ class WorkerPool:
                 f"{self._running.get(child, 'an idle worker')}: its process died ({event}); "
                 "run the same command again to resume after the last complete round"
             ) from None
-        if not isinstance(event, Progressed):
+        if not isinstance(event, ArmProgressed):
             del self._running[child]
             self._idle.append(child)
         return event

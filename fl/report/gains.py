@@ -10,7 +10,7 @@ from fl.report.extras import PersonalizedMethod
 
 
 @dataclass(frozen=True, slots=True)
-class GainSummary:
+class MethodGains:
     """A method's gains, in percentage points of accuracy on each client's held-out examples; shares in 0..1."""
 
     name: str
@@ -26,11 +26,11 @@ class GainSummary:
     worse: float
 
 
-def summarize_gains(method: PersonalizedMethod) -> GainSummary:
+def summarize_gains(method: PersonalizedMethod) -> MethodGains:
     """Return means and percentiles over the clients; each counts once, however many examples it has."""
     gains = method.gains
     tenth, median, ninetieth = np.percentile(gains, [10, 50, 90])
-    return GainSummary(
+    return MethodGains(
         name=method.name,
         clients=len(gains),
         examples=sum(client.examples for client in method.clients),

@@ -298,7 +298,7 @@ class SurvivorsSigned(Listed):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Finished(State):
+class FinishedState(State):
     listed_ids: tuple[ClientId, ...]
     survivors: Flags
 
@@ -346,7 +346,7 @@ PHASES: dict[type[State], ClientPhase] = {
     InputAwaited: ClientPhase.INPUT_REQUESTED,
     Masked: ClientPhase.MASKED,
     SurvivorsSigned: ClientPhase.SURVIVORS_SIGNED,
-    Finished: ClientPhase.FINISHED,
+    FinishedState: ClientPhase.FINISHED,
     AbortedState: ClientPhase.ABORTED,
     Suspended: ClientPhase.SUSPENDED,
 }
@@ -359,7 +359,7 @@ def _release(state: "Masked | SurvivorsSigned", survivors: Flags) -> Transition:
     survives = np.array(survivors, dtype=bool)[held]
     released = np.where(survives[:, None], shares[:, 1], shares[:, 0])
     message = UnmaskingShares(setup.session_id, state.held, released)
-    return Finished(setup.without_identity(), state.client_ids, survivors), (Send(SERVER, message),)
+    return FinishedState(setup.without_identity(), state.client_ids, survivors), (Send(SERVER, message),)
 
 
 def _second_list(message: SurvivorList, answered: Flags) -> RemoteProtocolError:

@@ -13,11 +13,11 @@ from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork, Experiment
 from fl.experiments.federated import FederatedArm
-from fl.experiments.folder import ExperimentFolder, Identity
+from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import run_arms
 from fl.experiments.workers import ArmEvent
 
-IDENTITY = Identity(experiment="trial", quick=True, seed=0, threads=1)
+IDENTITY = ExperimentIdentity(experiment="trial", quick=True, seed=0, threads=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

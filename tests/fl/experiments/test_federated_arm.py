@@ -13,7 +13,7 @@ from fl.data import load_dataset
 from fl.errors import ConfigError
 from fl.experiments.federated import FederatedArm, Part
 from fl.experiments.files import read_json
-from fl.experiments.workers import ArmEvent, ExperimentError, Progressed
+from fl.experiments.workers import ArmEvent, ArmProgressed, ExperimentError
 from fl.learning.serialization import model_to_bytes
 from fl.learning.training import evaluate
 from fl.runs.records import RoundRecord
@@ -31,7 +31,7 @@ def break_off_after(round_: int) -> Callable[[ArmEvent], None]:
     """A listener that ends the run after a round."""
 
     def listen(event: ArmEvent) -> None:
-        if isinstance(event, Progressed) and event.done == round_:
+        if isinstance(event, ArmProgressed) and event.done == round_:
             raise BrokenOffError
 
     return listen
@@ -74,7 +74,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bits(tmp_path: Path, broken
     again = run_in(tmp_path / "broken", arm, listen=seen.append)["run"]
     assert untimed(again) == untimed(whole)
     # It did not begin anew.
-    assert [event.done for event in seen if isinstance(event, Progressed)] == list(range(broken_after + 1, 4))
+    assert [event.done for event in seen if isinstance(event, ArmProgressed)] == list(range(broken_after + 1, 4))
     assert len(whole["by_round"]["accuracy"]) == whole["rounds"] == 3
     assert whole["seconds"] == pytest.approx(sum(whole["by_round"]["seconds"]), abs=0.01)
 

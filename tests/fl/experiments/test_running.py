@@ -14,9 +14,9 @@ from rich.console import Console
 from fl.errors import ConfigError
 from fl.experiments.display import ExperimentDisplay
 from fl.experiments.experiment import Experiment
-from fl.experiments.folder import ExperimentFolder, Identity
+from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import chosen_arms, run_arms
-from fl.experiments.workers import ArmEvent, ExperimentError, Finished, Progressed
+from fl.experiments.workers import ArmEvent, ArmFinished, ArmProgressed, ExperimentError
 from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -39,7 +39,7 @@ def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
     run_in(tmp_path, *arms[:1])
     seen: list[ArmEvent] = []
     run_in(tmp_path, *arms, listen=seen.append)
-    assert [event.arm for event in seen if isinstance(event, Finished)] == ["second"]
+    assert [event.arm for event in seen if isinstance(event, ArmFinished)] == ["second"]
 
 
 def test_several_processes_give_the_bits_of_one(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_names_are_taken_once_and_needs_are_known() -> None:
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"threads": 2}, {"quick": False}, {"experiment": "other"}])
 def test_a_folder_is_of_one_experiment(tmp_path: Path, changes: dict[str, Any]) -> None:
     run_in(tmp_path, NotingArm(name="one"))
-    other = Identity(**{**IDENTITY.to_json(), **changes})
+    other = ExperimentIdentity(**{**IDENTITY.to_json(), **changes})
     with pytest.raises(ConfigError, match=f"holds an experiment with {next(iter(changes))}"):
         ExperimentFolder(tmp_path).open(other, [])
 
@@ -153,7 +153,7 @@ def test_lines_come_at_every_tenth_whatever_the_steps_are(tmp_path: Path) -> Non
     """Personal models are reported twenty at a time, of 539."""
     with (tmp_path / "said").open("w") as said, ExperimentDisplay(Console(file=said, width=100)) as display:
         for done in [*range(20, 539, 20), 539]:
-            display.on_event(Progressed("personal", done, 539, "20 ms a client"))
+            display.on_event(ArmProgressed("personal", done, 539, "20 ms a client"))
     lines = (tmp_path / "said").read_text().splitlines()
     assert len(lines) == 11
     assert lines[1] == "personal: 60/539  20 ms a client"

@@ -22,7 +22,7 @@ from fl.data.idx import parse_idx, read_uncompressed
 from fl.errors import ConfigError
 from fl.experiments.experiment import Experiment
 from fl.experiments.federated import FederatedArm
-from fl.experiments.workers import ArmEvent, ExperimentError, Progressed
+from fl.experiments.workers import ArmEvent, ArmProgressed, ExperimentError
 from fl.experiments.writers import build
 from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
 from fl.experiments.writers.personal import PersonalizationArm
@@ -77,7 +77,7 @@ class BrokenOffError(Exception):
 
 def break_off_at(arm: str, step: int) -> Callable[[ArmEvent], None]:
     def listen(event: ArmEvent) -> None:
-        if isinstance(event, Progressed) and (event.arm, event.done) == (arm, step):
+        if isinstance(event, ArmProgressed) and (event.arm, event.done) == (arm, step):
             raise BrokenOffError
 
     return listen
