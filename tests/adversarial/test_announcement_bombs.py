@@ -27,7 +27,7 @@ def peak(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize("bomb", [MAPS, NESTED])
 def test_a_layout_of_maps_is_refused_before_they_are_made(bomb: bytes) -> None:
     def read() -> None:
-        with pytest.raises(RecordError, match="no layout"):
+        with pytest.raises(RecordError, match="not a layout"):
             RecordLayout.from_bytes(bomb)
 
     assert peak(read) < MIB
