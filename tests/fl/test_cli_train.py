@@ -324,11 +324,12 @@ def shown(*records: RoundRecord, terminal: bool = False) -> str:
 
 
 def test_a_rounds_line_tells_survivors_bytes_seconds_and_who_vanished_where() -> None:
-    line, vanished = shown(make_record(), make_record(aggregator="plain", accuracy=0.625)).splitlines()
+    # Versions of rich differ in where they break the line.
+    line = " ".join(shown(make_record(), make_record(aggregator="plain", accuracy=0.625)).split())
     for words in ("round 1/3", "accuracy 50.00%", "plain 62.50%", "4 of 6 in the sum", "up 1 kB", "down 2.5 kB",
                   "1.5 s", "25.00% clipped"):  # fmt: skip
         assert words in line
-    assert vanished.strip() == "vanished: 2 in ShareKeys"
+    assert line.endswith(" vanished: 2 in ShareKeys")
 
 
 def test_an_aborted_round_is_said_to_leave_the_model() -> None:

@@ -209,6 +209,7 @@ def test_a_directory_of_first_uses_learns_all_peers_in_one_session():
     assert client.phase is ClientPhase.SHARED_KEYS
 
 
+@pytest.mark.filterwarnings("error")
 def test_where_warnings_are_errors_nothing_is_learned():
     directory = TrustOnFirstUse()
     with pytest.raises(TrustOnFirstUseWarning):
