@@ -19,6 +19,7 @@ from secagg import Adversary, DropReason, GraphKind, PlanError, Round
 from tests.fl.network.harness import Deployment, until
 from tests.fl.network.sampled import Population
 from transport import Deadlines, InputWithheldError
+from transport.certificates import exclusion
 from transport.tcp import Retry
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("one_thread")]
@@ -208,6 +209,8 @@ def test_who_is_excluded_while_the_training_goes_on_is_in_no_later_round(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A list that is broken for a moment changes nothing, and the operator is told."""
+    # These rounds take less than the second for which a changed list must stay as it is.
+    monkeypatch.setattr(exclusion, "_SETTLE_SECONDS", 0.05)
     listed = deployment.directory / "excluded"
     listed.write_text("9  # left the consortium\n")
     population = Population(deployment, monkeypatch, sample=3, rounds=8, clip=1.0)
