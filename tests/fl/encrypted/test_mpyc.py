@@ -156,7 +156,7 @@ def test_what_an_owner_cannot_do_is_said_in_its_words(trained: Callable[[str], P
     evaluator = MpycEvaluator(timeout=60)
     with pytest.raises(EncryptedEvaluationError, match=r"party 0 \(model owner\): cannot read"):
         evaluator.evaluate(task_of(tmp_path / "logistic.safetensors"), lambda done, total: None)
-    with pytest.raises(EncryptedEvaluationError, match=r"party 0 \(model owner\): .* is no logistic"):
+    with pytest.raises(EncryptedEvaluationError, match=r"party 0 \(model owner\): .* is not a logistic"):
         evaluator.evaluate(task_of(trained("2nn"), model="logistic"), lambda done, total: None)
     with pytest.raises(EncryptedEvaluationError, match=r"party 1 \(data owner\): digits has 355 test images, not 5000"):
         evaluator.evaluate(task_of(trained("logistic"), images=5000), lambda done, total: None)
