@@ -32,11 +32,11 @@ class SessionPlans:
     _made: dict[int, secagg.Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def encoding(self, num_clients: int, scales: Scales | None) -> UpdateEncoding:
-        """How updates become integers in a session of so many clients; without bounds they are measured."""
+        """Return the encoding of updates for this number of clients; without bounds it measures them."""
         return UpdateEncoding(sizes=self.sizes, num_clients=num_clients, value_bits=self.value_bits, scales=scales)
 
     def plan(self, num_clients: int) -> secagg.Plan:
-        """The plan of sessions of so many clients.
+        """Return the plan of sessions with this number of clients.
 
         Raises:
             secagg.PlanError: naming every reason why there is none.

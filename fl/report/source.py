@@ -77,7 +77,7 @@ def load_run(path: Path) -> StoredRun:
     """Read a run's folder.
 
     Raises:
-        ConfigError: there is no run in it, or a file in it is damaged; the text is one line.
+        ConfigError: it holds no run, or a file in it is damaged; the text is one line.
     """
     try:
         if not path.is_dir():

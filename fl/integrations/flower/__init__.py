@@ -9,16 +9,16 @@ The server learns the average of the clients' replies, and the total of their ex
 from fl.integrations.flower.errors import FlowerError, RoundAbortedError, StrategyRefusedError
 from fl.integrations.flower.grid import SecAggGrid
 from fl.integrations.flower.mod import SecAggMod, secagg_mod
-from fl.integrations.flower.session import SessionReport
+from fl.integrations.flower.session import RoundReport
 from fl.integrations.flower.settings import SecAggSettings
 
 __all__ = [
     "FlowerError",
     "RoundAbortedError",
+    "RoundReport",
     "SecAggGrid",
     "SecAggMod",
     "SecAggSettings",
-    "SessionReport",
     "StrategyRefusedError",
     "secagg_mod",
 ]

@@ -13,10 +13,10 @@ from fl.integrations.flower.averaging import AverageReply, watch
 from fl.integrations.flower.content import arrays_of, content_digest
 from fl.integrations.flower.errors import FlowerError, RoundAbortedError
 from fl.integrations.flower.exchange import exchange
-from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.offer import RoundOffer
 from fl.integrations.flower.reply_scales import ReplyScales
 from fl.integrations.flower.round_log import log_round, warn_of_not_sent, why_not
-from fl.integrations.flower.session import Session, SessionReport
+from fl.integrations.flower.session import RoundReport, Session
 from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.flower.strategies import calling_strategy, check_strategy, is_vouched_for, weight_of
 from fl.integrations.flower.wire import CONTROL
@@ -81,7 +81,7 @@ class SecAggGrid(Grid):
             self._directory: KeyDirectory | None = None if enrolled is None else EnrolledKeys(enrolled)
         except LocalProtocolError as error:
             raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
-        self.reports: list[SessionReport] = []
+        self.reports: list[RoundReport] = []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Run a session for the messages whose answers are protected; send other messages as they are.
@@ -179,7 +179,7 @@ class SecAggGrid(Grid):
         origin = next(message for message in messages if message.metadata.dst_node_id == report.included[0])
         return [AverageReply(average, len(report.included), origin)]
 
-    def _round(self, asked: "_Asked") -> tuple[SessionReport, Average | None]:
+    def _round(self, asked: "_Asked") -> tuple[RoundReport, Average | None]:
         """Run the round's session, and before it one that measures, if the size of replies is still unknown."""
         scales, measuring = self._scales_of(asked), None
         if scales.must_measure:
@@ -205,7 +205,7 @@ class SecAggGrid(Grid):
             self._scales[kind] = ReplyScales(self._settings, sent, len(asked.messages))
         return self._scales[kind]
 
-    def _count_failure(self, report: SessionReport, num_rounds: int | None) -> None:
+    def _count_failure(self, report: RoundReport, num_rounds: int | None) -> None:
         """Raise RoundAbortedError after too many failed rounds in a row, or after a training without any sum."""
         self._failed_rounds += 1
         goes_on_after = self._settings.max_failed_rounds
@@ -231,7 +231,7 @@ class SecAggGrid(Grid):
         run = run_digest(metadata.run_id, metadata.group_id, self._known_config())
         return Session(
             messages,
-            Offer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), asked.digest, run),
+            RoundOffer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), asked.digest, run),
             lambda sent, round_: self._exchange(sent, round_, asked.timeout),
             workers=self._settings.workers,
             directory=self._directory,

@@ -24,7 +24,7 @@ from fl.integrations.flower.app_view import run_digest, view_of
 from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
 from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.node_record import NodeRecord, RoundName
-from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.offer import RoundOffer
 from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
 from fl.integrations.record_layout import Arrays, Metric
@@ -199,8 +199,8 @@ class SecAggMod:
     def _open(self, opening: Opening, message: Message, context: Context) -> RecordDict:
         """Begin a session; an open one is forgotten, except its reply if the content is exactly the same."""
         last, trained = take_session(context)
-        offer = Offer.from_bytes(opening.offer)
-        if last is None or not trained.reply or Offer.from_bytes(last["offer"]).asked != offer.asked:
+        offer = RoundOffer.from_bytes(opening.offer)
+        if last is None or not trained.reply or RoundOffer.from_bytes(last["offer"]).asked != offer.asked:
             trained = Trained()
         self._policy.check(offer.params)
         _check_run(offer, message, context)
@@ -221,7 +221,7 @@ class SecAggMod:
         if stored is None or "client" not in stored:
             raise OfferError("no session is open on this node: it was never offered, or it is over")
         kept = dict(stored)
-        blob, offer = kept.pop("client"), Offer.from_bytes(kept["offer"])
+        blob, offer = kept.pop("client"), RoundOffer.from_bytes(kept["offer"])
         _check_run(offer, message, context)
         who = self._who(offer, context)
         record = self._record(who, context) if offer.params.is_signed else None
@@ -287,7 +287,7 @@ class SecAggMod:
             install(context, trained.state)
         return pack_answer(data, layout)
 
-    def _who(self, offer: Offer, context: Context) -> dict[str, Any]:
+    def _who(self, offer: RoundOffer, context: Context) -> dict[str, Any]:
         """Return the identity and the directory, if the mode has them."""
         if not offer.params.has_identities:
             return {}
@@ -345,7 +345,7 @@ def _checked_rounds(number: object) -> int:
     raise ConfigError(f"`max_rounds` must be a positive int, not {number!r}")
 
 
-def _check_run(offer: Offer, message: Message, context: Context) -> None:
+def _check_run(offer: RoundOffer, message: Message, context: Context) -> None:
     """Raise OtherRunError if this node was told another run or configuration than the session was opened for."""
     if run_digest(context.run_id, message.metadata.group_id, context.run_config) != offer.run:
         raise OtherRunError(

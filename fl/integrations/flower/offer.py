@@ -33,7 +33,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class RoundOffer:
     """The terms of a session, before it begins.
 
     Attributes:
@@ -73,7 +73,7 @@ class Offer:
         return hashlib.sha256(_LABEL + self.to_bytes()).digest()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Offer":
+    def from_bytes(cls, data: bytes) -> "RoundOffer":
         """Return the offer that `to_bytes` encoded; raise OfferError for another version or impossible numbers."""
         try:
             version, params, encoding, nonce, content, run = unpack_bounded(data, max_items=64 + 2 * MOST_ARRAYS)

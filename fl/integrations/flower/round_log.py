@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fl.aggregation.scales import Exceeded
 from fl.formatting import percent
-from fl.integrations.flower.session import SessionReport
+from fl.integrations.flower.session import RoundReport
 from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.records import Average
 from transport.errors import printable
@@ -19,7 +19,7 @@ MOST_NOISE = 0.05
 _MOST_NAMED = 5
 
 
-def why_not(report: SessionReport) -> str:
+def why_not(report: RoundReport) -> str:
     """Return why there is no average, with the most common reason of the nodes that left."""
     text, reasons = str(report.aborted), Counter(reason for _, reason in report.dropped.values())
     if report.measures:
@@ -29,7 +29,7 @@ def why_not(report: SessionReport) -> str:
     return text
 
 
-def log_round(report: SessionReport, num_nodes: int, settings: SecAggSettings) -> None:
+def log_round(report: RoundReport, num_nodes: int, settings: SecAggSettings) -> None:
     """Log a round: the nodes in it, those that left, and the clipping. The numbers of single nodes are unknown here."""
     sessions = [report] if report.measuring is None else [report.measuring, report]
     for session in sessions:
@@ -65,7 +65,7 @@ def log_round(report: SessionReport, num_nodes: int, settings: SecAggSettings) -
         )  # fmt: skip
 
 
-def _of_clipped(report: SessionReport) -> Iterator[str]:
+def _of_clipped(report: RoundReport) -> Iterator[str]:
     """Yield the arrays that were clipped, each with a bound that would suffice."""
     if report.clipped > 0:
         yield f"{percent(report.clipped)} of the elements were clipped to the bounds of their arrays"
@@ -75,7 +75,7 @@ def _of_clipped(report: SessionReport) -> Iterator[str]:
         yield f"and {len(report.exceeded) - _MOST_NAMED} more arrays"
 
 
-def _of_exceeded(exceeded: Exceeded, report: SessionReport) -> str:
+def _of_exceeded(exceeded: Exceeded, report: RoundReport) -> str:
     remedy = "far more is needed" if exceeded.enough is None else f"{exceeded.enough:g} would do"
     return f"{exceeded.clients} of {len(report.included)} clients exceed {exceeded.bound:g}; {remedy}"
 

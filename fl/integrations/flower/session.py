@@ -11,7 +11,7 @@ from fl.aggregation.scales import Exceeded, Ranges
 from fl.errors import FLError
 from fl.integrations.flower._flwr import OF_THE_APP, Message, RecordDict
 from fl.integrations.flower.content import arrays_of
-from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.offer import RoundOffer
 from fl.integrations.flower.wire import (
     REASON_LIMIT,
     REFUSAL,
@@ -35,7 +35,7 @@ Exchange = Callable[[list[Message], Round], Iterator[Message]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionReport:
+class RoundReport:
     """The result of a session.
 
     Attributes:
@@ -69,7 +69,7 @@ class SessionReport:
     bytes_up: int = 0
     seconds: dict[Round, float] = field(default_factory=dict)
     measures: bool = False
-    measuring: "SessionReport | None" = None
+    measuring: "RoundReport | None" = None
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Session:
     def __init__(
         self,
         messages: list[Message],
-        offer: Offer,
+        offer: RoundOffer,
         exchange: Exchange,
         *,
         workers: int | None,
@@ -119,7 +119,7 @@ class Session:
         self._bytes = {"down": 0, "up": 0}
         self._seconds: dict[Round, float] = {}
 
-    def run(self) -> tuple[SessionReport, Average | Ranges | None]:
+    def run(self) -> tuple[RoundReport, Average | Ranges | None]:
         """Run all rounds; return the average, the ranges if the session measures, or None if it was aborted."""
         self._driver.start(0.0)
         offer = self._offer.to_bytes()
@@ -208,7 +208,7 @@ class Session:
                 )
         return added
 
-    def _result(self) -> tuple[SessionReport, Average | Ranges | None]:
+    def _result(self) -> tuple[RoundReport, Average | Ranges | None]:
         outcome = self._driver.outcome
         assert outcome is not None  # noqa: S101 - the rounds are over
         aborted: Aborted | str | None = None
@@ -229,7 +229,7 @@ class Session:
         elif isinstance(outcome, Aborted):
             aborted = outcome
         average = result if isinstance(result, Average) else None
-        report = SessionReport(
+        report = RoundReport(
             aborted=aborted,
             included=tuple(self._node(client_id) for client_id in included),
             dropped={

@@ -5,19 +5,19 @@
 """
 
 from fl.integrations.nvflare.controller import SecAggController
-from fl.integrations.nvflare.errors import AnnouncementError, ModelError, NVFlareJobError
+from fl.integrations.nvflare.errors import ModelError, NVFlareJobError, TaskAnnouncementError
 from fl.integrations.nvflare.executor import SecAggExecutor
 from fl.integrations.nvflare.identities import SiteIdentities, SiteKeyFiles, new_identity_file
 from fl.integrations.nvflare.recipe import add_secure_aggregation
 
 __all__ = [
-    "AnnouncementError",
     "ModelError",
     "NVFlareJobError",
     "SecAggController",
     "SecAggExecutor",
     "SiteIdentities",
     "SiteKeyFiles",
+    "TaskAnnouncementError",
     "add_secure_aggregation",
     "new_identity_file",
 ]

@@ -7,7 +7,7 @@ import msgpack
 
 from fl.aggregation.scales import Scales
 from fl.errors import ConfigError
-from fl.integrations.nvflare.errors import AnnouncementError
+from fl.integrations.nvflare.errors import TaskAnnouncementError
 from fl.integrations.nvflare.model_encoding import ModelEncoding
 from fl.strict_msgpack import unpack_bounded
 from secagg import ClientId, Parameters, SecAggError
@@ -21,7 +21,7 @@ _MAX_ITEMS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
+class TaskAnnouncement:
     """The announcement of one round of one job.
 
     Attributes:
@@ -47,11 +47,11 @@ class Announcement:
     nonce: bytes
 
     def client_id(self, site: str) -> ClientId:
-        """Return the number of a site; raise AnnouncementError if it is not on the list."""
+        """Return the number of a site; raise TaskAnnouncementError if it is not on the list."""
         try:
             return self.sites.index(site)
         except ValueError:
-            raise AnnouncementError(f"the round was announced to other sites, not to {site!r}") from None
+            raise TaskAnnouncementError(f"the round was announced to other sites, not to {site!r}") from None
 
     @property
     def asked(self) -> bytes:
@@ -60,7 +60,7 @@ class Announcement:
         return replace(self, params=params, encoding=encoding, nonce=b"").to_bytes()
 
     def to_bytes(self) -> bytes:
-        """Return equal bytes for equal announcements; raise AnnouncementError if sites would refuse the length."""
+        """Return equal bytes for equal announcements; raise TaskAnnouncementError if sites would refuse the length."""
         encoding, scales = self.encoding, self.encoding.scales
         try:
             data = msgpack.packb(
@@ -83,19 +83,19 @@ class Announcement:
                 )
             )
         except OverflowError as error:
-            raise AnnouncementError(f"a number is too large to be announced: {error}") from None
+            raise TaskAnnouncementError(f"a number is too large to be announced: {error}") from None
         if len(data) > _MAX_BYTES:
-            raise AnnouncementError(
+            raise TaskAnnouncementError(
                 f"the announcement has {len(data)} bytes, but sites take at most {_MAX_BYTES}: name fewer entries in "
                 "exclude_vars, or keep less in the model's meta"
             )
         return bytes(data)
 
     @classmethod
-    def from_bytes(cls, data: object) -> "Announcement":
-        """Return the announcement that `to_bytes` encoded; raise AnnouncementError for other bytes."""
+    def from_bytes(cls, data: object) -> "TaskAnnouncement":
+        """Return the announcement that `to_bytes` encoded; raise TaskAnnouncementError for other bytes."""
         if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
-            raise AnnouncementError("the server's message is not a valid announcement of a round")
+            raise TaskAnnouncementError("the server's message is not a valid announcement of a round")
         try:
             version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce = unpack_bounded(
                 data, max_items=_MAX_ITEMS, use_list=False
@@ -124,9 +124,11 @@ class Announcement:
             )
             is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
         except (ValueError, TypeError, SecAggError, ConfigError) as error:
-            raise AnnouncementError(f"the server's message is not a valid announcement of a round: {error}") from None
+            raise TaskAnnouncementError(
+                f"the server's message is not a valid announcement of a round: {error}"
+            ) from None
         if not is_valid:
-            raise AnnouncementError("the server's message is not a valid announcement of a round of this version")
+            raise TaskAnnouncementError("the server's message is not a valid announcement of a round of this version")
         return announcement
 
     def _is_consistent(self) -> bool:

@@ -27,12 +27,12 @@ from fl.integrations.nvflare._nvflare import (
     logger,
     make_model_learnable,
 )
-from fl.integrations.nvflare.announcement import Announcement, Scalar
+from fl.integrations.nvflare.announcement import Scalar, TaskAnnouncement
 from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest, whole
 from fl.integrations.nvflare.model_scales import ModelScales
-from fl.integrations.nvflare.server_session import SessionReport, describe, run_session
+from fl.integrations.nvflare.server_session import TaskReport, describe, run_session
 from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
 from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
@@ -278,9 +278,9 @@ class SecAggController(FedAvg):
             self.event(AppEventType.ROUND_STARTED)
         self._is_told_of_round = False
 
-    def _announce(self, model: Model, sites: tuple[str, ...], data: FLModel, scales: Scales | None) -> Announcement:
+    def _announce(self, model: Model, sites: tuple[str, ...], data: FLModel, scales: Scales | None) -> TaskAnnouncement:
         encoding = self._encoding(len(sites), model, scales)
-        return Announcement(
+        return TaskAnnouncement(
             job_id=self.fl_ctx.get_job_id(),
             round=self.current_round,
             start_round=self.start_round,
@@ -305,7 +305,7 @@ class SecAggController(FedAvg):
             )
         return tuple(sorted(told.items()))
 
-    def _run(self, announcement: Announcement, model: FLModel) -> SessionReport:
+    def _run(self, announcement: TaskAnnouncement, model: FLModel) -> TaskReport:
         courier = TaskCourier(self, announcement, model, self.fl_ctx, self.abort_signal)
         directory = None
         if announcement.params.has_identities:

@@ -8,7 +8,7 @@ class NVFlareJobError(ConfigError):
     """A recipe or a job that cannot be made secure, or an argument out of range."""
 
 
-class AnnouncementError(FLError):
+class TaskAnnouncementError(FLError):
     """A round that this site takes no part in: the announcement is malformed, or meant for other sites."""
 
 

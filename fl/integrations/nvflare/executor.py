@@ -22,8 +22,8 @@ from fl.integrations.nvflare._nvflare import (
     make_reply,
     materialize,
 )
-from fl.integrations.nvflare.announcement import Announcement
-from fl.integrations.nvflare.errors import AnnouncementError, NVFlareJobError, UpdateRefusedError
+from fl.integrations.nvflare.announcement import TaskAnnouncement
+from fl.integrations.nvflare.errors import NVFlareJobError, TaskAnnouncementError, UpdateRefusedError
 from fl.integrations.nvflare.identities import SiteIdentities, local_path
 from fl.integrations.nvflare.model_encoding import Model, SiteUpdate, whole
 from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING, session_policy
@@ -151,7 +151,7 @@ class SecAggExecutor(Executor):
             self._busy.release()
 
     def _join(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        announcement = Announcement.from_bytes(messages.announced(shareable))
+        announcement = TaskAnnouncement.from_bytes(messages.announced(shareable))
         site = fl_ctx.get_identity_name()
         if self._session is None or self._session.announcement.to_bytes() != announcement.to_bytes():
             # A session in progress ends here: the server opens one round at a time.
@@ -159,7 +159,7 @@ class SecAggExecutor(Executor):
             if self._kept is not None and self._kept[0] != announcement.asked:
                 self._kept = None
             if announcement.job_id != fl_ctx.get_job_id():
-                raise AnnouncementError("the round was announced for another job")
+                raise TaskAnnouncementError("the round was announced for another job")
             self._policy.check(announcement.params)
             self._session = self._open(announcement, site, fl_ctx)
             _LOG.info(
@@ -178,7 +178,7 @@ class SecAggExecutor(Executor):
                 )
         return messages.put_message(Shareable(), self._session.opening)
 
-    def _open(self, announcement: Announcement, site: str, fl_ctx: FLContext) -> SiteSession:
+    def _open(self, announcement: TaskAnnouncement, site: str, fl_ctx: FLContext) -> SiteSession:
         if not announcement.params.is_signed:
             return SiteSession(announcement, site)
         if not announcement.params.has_identities:
@@ -191,7 +191,7 @@ class SecAggExecutor(Executor):
         record = self._record(identity.public_key, announcement, fl_ctx)
         return SiteSession(announcement, site, identity=identity, directory=directory, record=record)
 
-    def _record(self, site: bytes, announcement: Announcement, fl_ctx: FLContext) -> SiteRecord:
+    def _record(self, site: bytes, announcement: TaskAnnouncement, fl_ctx: FLContext) -> SiteRecord:
         """Return the record of this site's answers, stored next to its identity, since it must last as long."""
         folder = local_path(_RECORD_FOLDER if self.record is None else self.record, fl_ctx)
         return SiteRecord(
@@ -206,12 +206,12 @@ class SecAggExecutor(Executor):
         message = messages.take_message(shareable)
         session = self._session
         if session is None or message is None:
-            raise AnnouncementError("this task does not belong to a session on this site")
+            raise TaskAnnouncementError("this task does not belong to a session on this site")
         answer = session.answer(message, lambda: self._input(session.announcement, shareable, fl_ctx, abort_signal))
         return messages.put_message(Shareable(), answer)
 
     def _input(
-        self, announcement: Announcement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
+        self, announcement: TaskAnnouncement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
         """Return the encoded input that the session asks for; any error withholds it."""
         try:
@@ -222,7 +222,9 @@ class SecAggExecutor(Executor):
         except FLError as error:
             raise InputWithheldError(str(error)) from None
 
-    def _encoded(self, announcement: Announcement, model: Model, fl_ctx: FLContext, abort_signal: Any) -> InputVector:
+    def _encoded(
+        self, announcement: TaskAnnouncement, model: Model, fl_ctx: FLContext, abort_signal: Any
+    ) -> InputVector:
         """Return the encoded update; or its encoded size, and keep the update for the next session."""
         encoding, (kept, self._kept) = announcement.encoding, (self._kept, None)
         if kept is not None and kept[0] == announcement.asked and not encoding.measures:
@@ -242,7 +244,9 @@ class SecAggExecutor(Executor):
             )
         return vector
 
-    def _trained(self, announcement: Announcement, model: Model, fl_ctx: FLContext, abort_signal: Any) -> SiteUpdate:
+    def _trained(
+        self, announcement: TaskAnnouncement, model: Model, fl_ctx: FLContext, abort_signal: Any
+    ) -> SiteUpdate:
         """Return the trainer's update."""
         task = train_task(announcement, model, self.train_task)
         update = site_update(self._filtered_training(task, site_context(fl_ctx, task), abort_signal))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from secagg import Aborted, ClientDropped, Completed, DropReason, Round, Server
 from secagg.identity import KeyDirectory
 from transport.driver import Deadlines, Delivery, ServerDriver
@@ -48,7 +48,7 @@ class Courier(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionReport:
+class TaskReport:
     """The result of a session.
 
     Attributes:
@@ -68,14 +68,14 @@ class SessionReport:
 
 
 def run_session(
-    announcement: Announcement,
+    announcement: TaskAnnouncement,
     courier: Courier,
     deadlines: Deadlines,
     *,
     directory: KeyDirectory | None = None,
     workers: int = 1,
     clock: Callable[[], float] = time.monotonic,
-) -> SessionReport:
+) -> TaskReport:
     """Run one session to its end.
 
     Args:
@@ -120,9 +120,9 @@ class _Session:
         for site in sorted(self._busy):
             self._courier.cancel(site)
 
-    def report(self) -> SessionReport:
+    def report(self) -> TaskReport:
         dropped = {self._sites[number]: event for number, event in self._driver.dropped.items()}
-        return SessionReport(self._driver.outcome, dropped, self._reasons, self._down, self._up, self._seconds)
+        return TaskReport(self._driver.outcome, dropped, self._reasons, self._down, self._up, self._seconds)
 
     def _wait(self) -> None:
         """Accept one result, or drop the sites that are gone or late."""
@@ -159,7 +159,7 @@ class _Session:
             self._courier.send(site, self._driver.round, message)
 
 
-def describe(report: SessionReport, num_sites: int, what: str = "the sum") -> str:
+def describe(report: TaskReport, num_sites: int, what: str = "the sum") -> str:
     """Return the session as one line for the log; ``what`` names its result."""
     left = ", ".join(
         f"{printable(site)} in {event.round.value} ({_REASONS.get(event.reason, event.reason.value)})"

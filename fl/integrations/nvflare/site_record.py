@@ -6,7 +6,7 @@ content: the difference of two that differ in one site would be the size of that
 
 import hashlib
 
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from transport import ClientRecord, Participation, RepeatedSessionError
 
 _LABEL = b"secagg/fl/nvflare-ranges/1"
@@ -41,12 +41,12 @@ class SiteRecord:
         """
         self._updates.enter(session_id)
 
-    def check(self, announcement: Announcement) -> None:
+    def check(self, announcement: TaskAnnouncement) -> None:
         """Raise RepeatedSessionError before the training if `answer` would raise it."""
         self._series(announcement).check_round(announcement.round)
         self._check_other_answer(announcement)
 
-    def answer(self, session_id: bytes, announcement: Announcement) -> None:
+    def answer(self, session_id: bytes, announcement: TaskAnnouncement) -> None:
         """Note that the round is answered, before the shares that open the sum go out.
 
         Raises:
@@ -59,10 +59,10 @@ class SiteRecord:
         # Check last: of two processes that answer at once, at least one finds the other's note.
         self._check_other_answer(announcement)
 
-    def _series(self, announcement: Announcement) -> ClientRecord:
+    def _series(self, announcement: TaskAnnouncement) -> ClientRecord:
         return self._measured if announcement.encoding.measures else self._updates
 
-    def _check_other_answer(self, announcement: Announcement) -> None:
+    def _check_other_answer(self, announcement: TaskAnnouncement) -> None:
         """Raise RepeatedSessionError if the update was sent before its measuring, or another content was measured."""
         if announcement.encoding.measures:
             self._updates.check_round(announcement.round)
@@ -74,5 +74,5 @@ class SiteRecord:
                 "is announced now, so it sends no update for it"
             )
 
-    def _key(self, announcement: Announcement) -> bytes:
+    def _key(self, announcement: TaskAnnouncement) -> bytes:
         return _LABEL + hashlib.sha256(self._site).digest() + hashlib.sha256(announcement.asked).digest()

@@ -4,8 +4,8 @@ import hashlib
 import threading
 from collections.abc import Callable
 
-from fl.integrations.nvflare.announcement import Announcement
-from fl.integrations.nvflare.errors import AnnouncementError
+from fl.integrations.nvflare.announcement import TaskAnnouncement
+from fl.integrations.nvflare.errors import TaskAnnouncementError
 from fl.integrations.nvflare.site_record import SiteRecord
 from secagg import Client, ClientPhase, Identity
 from secagg.identity import KeyDirectory
@@ -32,7 +32,7 @@ class SiteSession:
 
     def __init__(
         self,
-        announcement: Announcement,
+        announcement: TaskAnnouncement,
         site: str,
         *,
         identity: Identity | None = None,
@@ -66,7 +66,7 @@ class SiteSession:
         """Return the client's first message."""
         with self._lock:
             if self._answered:
-                raise AnnouncementError("the server announced a round that is already in progress")
+                raise TaskAnnouncementError("the server announced a round that is already in progress")
             return self._answer
 
     def answer(self, message: bytes, train: Callable[[], InputVector]) -> bytes:
@@ -97,7 +97,7 @@ class SiteSession:
             raise self._driver.error
         # Each message of the server asks for exactly one answer; a session that has ended gives none.
         if len(answers) != 1:
-            raise AnnouncementError("the server sent a message of a session that has ended")
+            raise TaskAnnouncementError("the server sent a message of a session that has ended")
         if self._record is not None and self._client.phase is ClientPhase.FINISHED:
             # The answer releases shares, so from here on the update may be in a sum.
             self._record.answer(self._client.session_id, self.announcement)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fl.integrations.nvflare import messages
 from fl.integrations.nvflare._nvflare import FLContext, FLModel, FLModelUtils, Shareable, Task
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.server_session import Result
 from secagg import Round
 
@@ -23,7 +23,7 @@ class TaskCourier:
     def __init__(
         self,
         controller: Any,
-        announcement: Announcement,
+        announcement: TaskAnnouncement,
         model: FLModel,
         fl_ctx: FLContext,
         abort_signal: Any,

@@ -23,13 +23,13 @@ from fl.integrations.nvflare._nvflare import (
     Shareable,
     from_shareable,
 )
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.errors import ModelError
 from fl.integrations.nvflare.model_encoding import Model, SiteUpdate, as_model, digest
 from secagg import Round
 
 
-def received_model(shareable: Shareable, announcement: Announcement) -> Model:
+def received_model(shareable: Shareable, announcement: TaskAnnouncement) -> Model:
     """Remove and return the model in the task's data; raise ModelError unless it is the announced one."""
     try:
         model = as_model(FLModelUtils.from_shareable(shareable).params)
@@ -48,7 +48,7 @@ def received_model(shareable: Shareable, announcement: Announcement) -> Model:
     return model
 
 
-def train_task(announcement: Announcement, model: Model, name: str) -> Shareable:
+def train_task(announcement: TaskAnnouncement, model: Model, name: str) -> Shareable:
     """Return the trainer's task: a copy of the announced model, the round, and the announced meta.
 
     Args:

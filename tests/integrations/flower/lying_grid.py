@@ -26,7 +26,7 @@ from fl.aggregation.scales import Scales
 from fl.integrations.flower.app_view import run_digest
 from fl.integrations.flower.content import content_digest
 from fl.integrations.flower.mod import SecAggMod
-from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.offer import RoundOffer
 from fl.integrations.flower.wire import Onward, Opening, pack_onward, pack_opening, unpack_answer
 from fl.integrations.records import RecordEncoding
 from secagg import Adversary, Client
@@ -74,12 +74,12 @@ def content_of(terms: Terms) -> RecordDict:
     return RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": number})})
 
 
-def offer_of(terms: Terms) -> Offer:
+def offer_of(terms: Terms) -> RoundOffer:
     content = content_of(terms)
     size = content["arrays"]["w"].numpy().size
     encoding = encoding_of(terms.params.num_clients, size, measures=round_of(terms)[1])
     digest = content_digest("train", content)
-    return Offer(terms.params, encoding, terms.nonce, digest, run_digest(1, "", RUN_CONFIG))
+    return RoundOffer(terms.params, encoding, terms.nonce, digest, run_digest(1, "", RUN_CONFIG))
 
 
 class FlowerLine:
@@ -96,7 +96,7 @@ class FlowerLine:
             Lie.OTHER_CONTENT: self._other_content,
         }
 
-    def open(self, client_id: int, offer: Offer) -> bytes:
+    def open(self, client_id: int, offer: RoundOffer) -> bytes:
         return self._do(pack_opening(Opening(client_id, offer.to_bytes())))
 
     def tell(self, data: bytes, *, again: bool = False) -> bytes:

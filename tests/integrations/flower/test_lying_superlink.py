@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl.integrations.flower.app_view import run_digest
-from fl.integrations.flower.offer import Offer
+from fl.integrations.flower.offer import RoundOffer
 from tests.integrations.flower import apps
 from tests.integrations.flower.apps import examples_of, initial_arrays, train_messages
 from tests.integrations.flower.loopback import Fault, Faults, LoopbackGrid
@@ -46,9 +46,11 @@ def test_the_server_says_to_each_node_what_it_was_told(tmp_path: Path) -> None:
         def _push(self, message: Message) -> str:
             if "offer" in message.content["secagg"] and message.metadata.dst_node_id == VICTIM:
                 fields = dict(message.content["secagg"])
-                offer = Offer.from_bytes(fields["offer"])
+                offer = RoundOffer.from_bytes(fields["offer"])
                 digest = run_digest(1, "", {"lr": 0.1})
-                fields["offer"] = Offer(offer.params, offer.encoding, offer.nonce, offer.content, digest).to_bytes()
+                fields["offer"] = RoundOffer(
+                    offer.params, offer.encoding, offer.nonce, offer.content, digest
+                ).to_bytes()
                 message.content["secagg"] = ConfigRecord(fields)
             return super()._push(message)
 

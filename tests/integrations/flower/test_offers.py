@@ -12,27 +12,27 @@ pytest.importorskip("flwr", reason="needs Flower, which has an environment of it
 
 from fl.aggregation.scales import Scales
 from fl.integrations.flower.errors import OfferError
-from fl.integrations.flower.offer import MOST_ARRAYS, Offer
+from fl.integrations.flower.offer import MOST_ARRAYS, RoundOffer
 from fl.integrations.records import RecordEncoding
 from tests.support.sessions import make_params
 
 BOUNDS = Scales((0.25, 0.0, 1e4), 512)
 
 
-def offer(scales: Scales | None = BOUNDS) -> Offer:
+def offer(scales: Scales | None = BOUNDS) -> RoundOffer:
     encoding = RecordEncoding(
         sizes=(6, 0, 3), num_clients=5, scales=scales, weight="num-examples", value_bits=24, max_metrics=2,
         metric_bound=8.0,
     )  # fmt: skip
     params = make_params(vector_length=encoding.vector_length, value_bits=24)
-    return Offer(params, encoding, b"nonce", b"content", b"run")
+    return RoundOffer(params, encoding, b"nonce", b"content", b"run")
 
 
 @pytest.mark.parametrize("scales", [BOUNDS, None])
 def test_offers_come_back_from_bytes(scales: Scales | None) -> None:
     one = offer(scales)
-    assert Offer.from_bytes(one.to_bytes()) == one
-    assert Offer.from_bytes(one.to_bytes()).measures == (scales is None)
+    assert RoundOffer.from_bytes(one.to_bytes()) == one
+    assert RoundOffer.from_bytes(one.to_bytes()).measures == (scales is None)
 
 
 def test_the_bounds_are_bound_into_the_session() -> None:
@@ -63,7 +63,7 @@ def test_parameters_that_cannot_be(params: Any, text: str) -> None:
     fields = msgpack.unpackb(offer().to_bytes())
     fields[1] = params
     with pytest.raises(OfferError, match=text):
-        Offer.from_bytes(msgpack.packb(fields))
+        RoundOffer.from_bytes(msgpack.packb(fields))
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_offers_that_cannot_be(change: Callable[[dict[str, Any]], None], text: s
     data = changed(change)
     if text is None:
         # Another order of sizes is another session, which clients find not to be for the arrays that they are sent.
-        assert Offer.from_bytes(data).encoding.sizes == (3, 0, 6)
+        assert RoundOffer.from_bytes(data).encoding.sizes == (3, 0, 6)
         return
     with pytest.raises(OfferError, match=text):
-        Offer.from_bytes(data)
+        RoundOffer.from_bytes(data)
 
 
 def test_an_offer_of_maps_is_refused_before_they_are_made() -> None:
@@ -103,7 +103,7 @@ def test_an_offer_of_maps_is_refused_before_they_are_made() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(OfferError, match="not an offer"):
-            Offer.from_bytes(bomb)
+            RoundOffer.from_bytes(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

@@ -21,9 +21,9 @@ from nvflare.fuel.utils import fobs
 
 from fl.aggregation.scales import Scales
 from fl.integrations.nvflare import SecAggExecutor, messages
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.model_encoding import ModelEncoding, as_model, digest
-from fl.integrations.nvflare.server_session import Result, SessionReport, run_session
+from fl.integrations.nvflare.server_session import Result, TaskReport, run_session
 from secagg import Adversary, Round, plan
 from transport.driver import Deadlines
 
@@ -98,7 +98,7 @@ class LoopbackCourier:
 
     def __init__(
         self,
-        announcement: Announcement,
+        announcement: TaskAnnouncement,
         model: FLModel,
         sites: Mapping[str, Site],
         leaving: Mapping[str, tuple[Round, str]] | None = None,
@@ -140,7 +140,7 @@ class LoopbackCourier:
     def cancel(self, site: str) -> None:
         self._due = deque(item for item in self._due if item[0] != site)
 
-    def run(self, **arguments: Any) -> SessionReport:
+    def run(self, **arguments: Any) -> TaskReport:
         return run_session(self.announcement, self, Deadlines(), clock=lambda: self.now, **arguments)
 
 
@@ -155,7 +155,7 @@ def encoding(*, clip: float = 2.0, max_steps: int = 64, num_entries: int = 2, **
 
 def announce(
     model: FLModel, known: Mapping[str, Site], adversary: Adversary = Adversary.HONEST_BUT_CURIOUS, **changes: Any
-) -> Announcement:
+) -> TaskAnnouncement:
     arrays = as_model(model.params)
     chosen = dataclasses.replace(changes.pop("encoding", encoding()), num_sites=len(known))
     arguments = {
@@ -175,7 +175,7 @@ def announce(
         "model_digest": digest(arrays),
         "nonce": b"nonce",
     }
-    return Announcement(**(arguments | changes))
+    return TaskAnnouncement(**(arguments | changes))
 
 
 def initial_model() -> FLModel:

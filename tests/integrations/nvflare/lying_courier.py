@@ -24,7 +24,7 @@ from nvflare.fuel.utils import fobs
 
 from fl.aggregation.scales import Scales
 from fl.integrations.nvflare import SiteIdentities, executor, messages
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.model_encoding import ModelEncoding, as_model, digest
 from secagg import Adversary, Client, Identity, Round, decode_server_message
 from secagg.identity import KeyDirectory
@@ -78,10 +78,10 @@ def model_of(terms: Terms) -> FLModel:
     return FLModel(params={"w": entry}, meta={"lr": 0.5}, current_round=round_)
 
 
-def announcement_of(terms: Terms) -> Announcement:
+def announcement_of(terms: Terms) -> TaskAnnouncement:
     arrays = as_model(model_of(terms).params)
     round_, measures = round_of(terms.number)
-    return Announcement(
+    return TaskAnnouncement(
         job_id=JOB, round=round_, start_round=0, total_rounds=1000, meta=(("lr", 0.5),),
         sites=tuple(map(name_of, range(terms.params.num_clients))), params=terms.params,
         encoding=encoding_of(terms.params.num_clients, measures=measures),
@@ -118,7 +118,7 @@ class NVFlareLine:
             Lie.OTHER_SETTINGS: self._other_meta,
         }
 
-    def open(self, announcement: Announcement) -> bytes:
+    def open(self, announcement: TaskAnnouncement) -> bytes:
         return self._do(Round.ADVERTISE_KEYS, fobs.dumps(messages.announcing(announcement.to_bytes())))
 
     def tell(self, data: bytes, *, again: bool = False) -> bytes:

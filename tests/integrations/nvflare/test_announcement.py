@@ -12,13 +12,13 @@ pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment o
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.integrations.nvflare import AnnouncementError
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare import TaskAnnouncementError
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from secagg import Adversary, plan
 from tests.integrations.nvflare.loopback import encoding
 
 
-def announcement(**changes: Any) -> Announcement:
+def announcement(**changes: Any) -> TaskAnnouncement:
     chosen = encoding()
     params = plan(num_clients=3, vector_length=100, value_bits=24, adversary=Adversary.MALICIOUS).parameters
     arguments: dict[str, Any] = {
@@ -26,12 +26,12 @@ def announcement(**changes: Any) -> Announcement:
         "sites": ("a", "b", "c"), "params": params, "encoding": chosen,
         "model_digest": bytes(32), "nonce": b"nonce",
     }  # fmt: skip
-    return Announcement(**(arguments | changes))
+    return TaskAnnouncement(**(arguments | changes))
 
 
 def test_announcements_survive_the_wire() -> None:
     for made in (announcement(), announcement(encoding=encoding(scales=None))):
-        assert Announcement.from_bytes(made.to_bytes()) == made
+        assert TaskAnnouncement.from_bytes(made.to_bytes()) == made
 
 
 def test_every_part_is_bound_into_the_session() -> None:
@@ -59,8 +59,8 @@ def test_every_part_is_bound_into_the_session() -> None:
 
 @given(st.binary(max_size=200))
 def test_other_bytes_are_no_announcement(data: bytes) -> None:
-    with pytest.raises(AnnouncementError):
-        Announcement.from_bytes(data)
+    with pytest.raises(TaskAnnouncementError):
+        TaskAnnouncement.from_bytes(data)
 
 
 @given(st.data())
@@ -68,8 +68,8 @@ def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObj
     honest = announcement().to_bytes()
     at = data.draw(st.integers(0, len(honest) - 1))
     changed = honest[:at] + bytes([honest[at] ^ data.draw(st.integers(1, 255))]) + honest[at + 1 :]
-    with contextlib.suppress(AnnouncementError):
-        assert Announcement.from_bytes(changed) != announcement()
+    with contextlib.suppress(TaskAnnouncementError):
+        assert TaskAnnouncement.from_bytes(changed) != announcement()
 
 
 @pytest.mark.parametrize(
@@ -94,29 +94,29 @@ def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObj
     ],
 )
 def test_announcements_that_contradict_themselves_are_none(changes: Any) -> None:
-    with pytest.raises(AnnouncementError):
-        Announcement.from_bytes(announcement(**changes).to_bytes())
+    with pytest.raises(TaskAnnouncementError):
+        TaskAnnouncement.from_bytes(announcement(**changes).to_bytes())
 
 
 @pytest.mark.parametrize("data", [None, "text", 7, b"", bytes((1 << 20) + 1)])
 def test_other_things_are_no_announcement(data: object) -> None:
-    with pytest.raises(AnnouncementError):
-        Announcement.from_bytes(data)
+    with pytest.raises(TaskAnnouncementError):
+        TaskAnnouncement.from_bytes(data)
 
 
 @pytest.mark.parametrize("params", [None, 7, "x" * 24, b"", bytes(23), bytes(24), b"\xff" * 24, [0] * 24])
 def test_parameters_that_cannot_be_are_no_announcement(params: Any) -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
     parts[5] = params
-    with pytest.raises(AnnouncementError):
-        Announcement.from_bytes(msgpack.packb(parts))
+    with pytest.raises(TaskAnnouncementError):
+        TaskAnnouncement.from_bytes(msgpack.packb(parts))
 
 
 def test_an_exhausting_encoding_is_refused() -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
     parts[6] = [[[2.0, 2.0], 2**63], *parts[6][1:]]
-    with pytest.raises(AnnouncementError):
-        Announcement.from_bytes(msgpack.packb(parts))
+    with pytest.raises(TaskAnnouncementError):
+        TaskAnnouncement.from_bytes(msgpack.packb(parts))
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_bounds_that_cannot_be_are_no_announcement(scales: Any) -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
     assert parts[6][0] == [[2.0, 2.0], 64]
     parts[6][0] = scales
-    with pytest.raises(AnnouncementError):
-        Announcement.from_bytes(msgpack.packb(parts))
+    with pytest.raises(TaskAnnouncementError):
+        TaskAnnouncement.from_bytes(msgpack.packb(parts))
 
 
 def test_what_is_asked_for_does_not_depend_on_bounds_and_nonce() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
 
-from fl.integrations.nvflare.announcement import Announcement
-from fl.integrations.nvflare.errors import AnnouncementError
+from fl.integrations.nvflare.announcement import TaskAnnouncement
+from fl.integrations.nvflare.errors import TaskAnnouncementError
 
 
 def test_an_announcement_of_maps_is_refused_before_they_are_made() -> None:
@@ -16,8 +16,8 @@ def test_an_announcement_of_maps_is_refused_before_they_are_made() -> None:
     assert len(bomb) == 1 << 20
     tracemalloc.start()
     try:
-        with pytest.raises(AnnouncementError, match="not a valid announcement"):
-            Announcement.from_bytes(bomb)
+        with pytest.raises(TaskAnnouncementError, match="not a valid announcement"):
+            TaskAnnouncement.from_bytes(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

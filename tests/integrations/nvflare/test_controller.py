@@ -17,8 +17,8 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 import secagg
 from fl.aggregation.scales import RangeEncoding
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, messages
-from fl.integrations.nvflare.announcement import Announcement
-from fl.integrations.nvflare.server_session import SessionReport
+from fl.integrations.nvflare.announcement import TaskAnnouncement
+from fl.integrations.nvflare.server_session import TaskReport
 from secagg import Round
 from tests.integrations.nvflare.cohort import SITES, STEPS, VICTIM, by_learning_rate, model_with
 from tests.integrations.nvflare.loopback import JOB, LoopbackCourier, Site
@@ -33,7 +33,7 @@ class Controller(SecAggController):
         self.sites = sites
         self.fl_ctx = FLContextManager(None, "server", JOB).new_context()
         self.panics: list[str] = []
-        self.announced: list[Announcement] = []
+        self.announced: list[TaskAnnouncement] = []
         self.spoil = False
 
     def panic(self, reason: str) -> None:
@@ -42,7 +42,7 @@ class Controller(SecAggController):
     def event(self, event_type: str) -> None:
         pass
 
-    def _run(self, announcement: Announcement, model: FLModel) -> SessionReport:
+    def _run(self, announcement: TaskAnnouncement, model: FLModel) -> TaskReport:
         self.announced.append(announcement)
         courier = LoopbackCourier(announcement, model, self.sites)
         if self.spoil:

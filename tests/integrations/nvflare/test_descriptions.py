@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
 
-from fl.integrations.nvflare.server_session import SessionReport, describe
+from fl.integrations.nvflare.server_session import TaskReport, describe
 from secagg import ClientDropped, DropReason, Round
 
 
@@ -13,7 +13,7 @@ def test_a_sites_name_can_be_shown():
         name: ClientDropped(number, DropReason.DEADLINE, Round.SHARE_KEYS)
         for number, name in enumerate(("hospital Süd", "\x1b[2Jnobody left\n"))
     }
-    text = describe(SessionReport(None, dropped, {}, {}, {}, {}), 3)
+    text = describe(TaskReport(None, dropped, {}, {}, {}, {}), 3)
     assert f"hospital Süd in {Round.SHARE_KEYS.value}" in text
     assert "\\x1b[2Jnobody left\\n in" in text
     assert text.isprintable()

@@ -12,7 +12,7 @@ import numpy as np
 from nvflare.apis.dxo import MetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 
-from fl.integrations.nvflare.server_session import SessionReport
+from fl.integrations.nvflare.server_session import TaskReport
 from secagg import Round
 from tests.integrations.nvflare.loopback import LoopbackCourier, Site
 from tests.integrations.nvflare.test_controller import Controller, spoil
@@ -30,7 +30,7 @@ class Job(Controller):
         self.model = FLModel(params=params, current_round=0, total_rounds=5)
         self.leaving: dict[bool, dict[str, tuple[Round, str]]] = {}
 
-    def _run(self, announcement: Any, model: FLModel) -> SessionReport:
+    def _run(self, announcement: Any, model: FLModel) -> TaskReport:
         self.announced.append(announcement)
         leaving = self.leaving.get(announcement.encoding.measures, {})
         courier = LoopbackCourier(announcement, model, self.sites, leaving=leaving)

@@ -12,7 +12,7 @@ pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment o
 from nvflare.fuel.utils import fobs
 
 from fl.integrations.nvflare import messages
-from fl.integrations.nvflare.announcement import Announcement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.model_encoding import as_model
 from secagg import Adversary, Completed, Parameters, Round
 from tests.integrations.nvflare.cohort import (
@@ -92,4 +92,4 @@ def test_announcements_of_the_version_with_patterns_are_none(cohort: Cohort) -> 
     old = msgpack.packb((1, job, round_, who, params, (*numbers, "(x+)+$"), digest, nonce))
     refused = cohort.sites()["a"].do(messages.TASKS[Round.ADVERTISE_KEYS], fobs.dumps(messages.announcing(old)))
     assert refused == messages.refusal()
-    assert Announcement.from_bytes(honest.to_bytes()) == honest
+    assert TaskAnnouncement.from_bytes(honest.to_bytes()) == honest
