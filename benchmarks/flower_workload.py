@@ -10,14 +10,14 @@ from torch import nn
 
 from fl.data import Dataset, load_dataset
 from fl.learning.models import build_model
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import evaluate, train
 
 EXAMPLES = 300
 """Training examples of each client."""
 
 MODEL = "2nn"
-TRAINING = LocalTraining(epochs=1, batch_size=20, learning_rate=0.1, momentum=0.5)
+TRAINING = Local(epochs=1, batch_size=20, learning_rate=0.1, momentum=0.5)
 
 Weights = list[np.ndarray]
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from fl.aggregation.api import PlainAggregator
     from fl.aggregation.secure import SecureAggregator
     from fl.config.config_file import read_config_file
-    from fl.config.run_config import DataSettings, ProtocolSettings, RunConfig
+    from fl.config.run_config import DataSettings, Protocol, RunConfig
     from fl.data import Dataset, load_dataset
     from fl.data.partition import partition
     from fl.engines import Resources
     from fl.learning.models import build_model
     from fl.learning.own_code import make_dataset, make_model
     from fl.learning.parameter_layout import ParameterLayout
-    from fl.learning.settings import LocalTraining, ServerOptimization
+    from fl.learning.settings import Local, ServerOptimization
     from fl.learning.training import evaluate, train
     from fl.runs.checkpoint import RunFolder
     from fl.runs.records import RoundRecord
@@ -36,10 +36,10 @@ __all__ = [
     "EngineError",
     "FLError",
     "FederatedRun",
-    "LocalTraining",
+    "Local",
     "ParameterLayout",
     "PlainAggregator",
-    "ProtocolSettings",
+    "Protocol",
     "Resources",
     "RoundRecord",
     "RunConfig",
@@ -60,10 +60,10 @@ _MODULES = {
     "DataSettings": "fl.config.run_config",
     "Dataset": "fl.data",
     "FederatedRun": "fl.runs.rounds",
-    "LocalTraining": "fl.learning.settings",
+    "Local": "fl.learning.settings",
     "ParameterLayout": "fl.learning.parameter_layout",
     "PlainAggregator": "fl.aggregation.api",
-    "ProtocolSettings": "fl.config.run_config",
+    "Protocol": "fl.config.run_config",
     "Resources": "fl.engines",
     "RoundRecord": "fl.runs.records",
     "RunConfig": "fl.config.run_config",

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
 from fl.errors import ConfigError
-from fl.learning.settings import LocalTraining, ServerOptimization
+from fl.learning.settings import Local, ServerOptimization
 from secagg import Round
 from transport.errors import printable
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -95,7 +95,7 @@ class DataSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProtocolSettings:
+class Protocol:
     """The sample and dropouts of a round, and the aggregation of its updates.
 
     Attributes:
@@ -144,9 +144,9 @@ class ProtocolSettings:
 
 
 _DEFAULT_DATA = DataSettings()
-_DEFAULT_LOCAL = LocalTraining(epochs=5, batch_size=10, learning_rate=0.1, momentum=0.5)
+_DEFAULT_LOCAL = Local(epochs=5, batch_size=10, learning_rate=0.1, momentum=0.5)
 _DEFAULT_SERVER = ServerOptimization()
-_DEFAULT_PROTOCOL = ProtocolSettings()
+_DEFAULT_PROTOCOL = Protocol()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +173,9 @@ class RunConfig:
     """
 
     data: DataSettings = _DEFAULT_DATA
-    local: LocalTraining = _DEFAULT_LOCAL
+    local: Local = _DEFAULT_LOCAL
     server: ServerOptimization = _DEFAULT_SERVER
-    protocol: ProtocolSettings = _DEFAULT_PROTOCOL
+    protocol: Protocol = _DEFAULT_PROTOCOL
     rounds: int = 10
     seed: int = 0
     engine: str = "serial"

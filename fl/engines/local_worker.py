@@ -21,7 +21,7 @@ from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import load_model
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import Evaluation, evaluate, train
 from secagg import ClientId
 
@@ -101,7 +101,7 @@ class LocalWorker:
 
 
 def local_update(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: LocalTraining, *, seed: int, threads: int
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: Local, *, seed: int, threads: int
 ) -> ClientUpdate:
     """Train the received model on a client's examples, in place, and return the difference."""
     layout = ParameterLayout.of(model)

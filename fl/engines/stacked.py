@@ -20,7 +20,7 @@ from fl.aggregation.encoding import ClientUpdate
 from fl.errors import ConfigError
 from fl.learning.own_code import own_code_of
 from fl.learning.parameter_layout import ParameterLayout
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import DivergedError, batch_normalizing_layers
 
 Weights: TypeAlias = dict[str, torch.Tensor]
@@ -34,7 +34,7 @@ class StackedClient:
     seed: int
 
 
-def check_stackable(model: nn.Module, training: LocalTraining) -> None:
+def check_stackable(model: nn.Module, training: Local) -> None:
     """Raise ConfigError, with all reasons, if clients of this model and training cannot be stacked."""
     problems = []
     if training.optimizer != "sgd":
@@ -88,7 +88,7 @@ class StackedTraining:
                 ) from error
 
     def updates(
-        self, received: Weights, clients: Sequence[StackedClient], training: LocalTraining
+        self, received: Weights, clients: Sequence[StackedClient], training: Local
     ) -> list[ClientUpdate | DivergedError]:
         """Train all clients from the weights ``received`` (a state dict); return results in the clients' order."""
         # Sort by steps, most first: finished clients are then at the end, and no weights need a mask.
@@ -150,7 +150,7 @@ class StackedTraining:
 class _Step:
     """SGD on stacked weights, as `torch.optim.SGD` on one model, with FedProx's term added to the gradient."""
 
-    def __init__(self, weights: Weights, training: LocalTraining) -> None:
+    def __init__(self, weights: Weights, training: Local) -> None:
         self._weights = weights
         self._training = training
         # All clients start from one model.
@@ -179,7 +179,7 @@ class _Step:
         torch._foreach_add_(weights, direction, alpha=-training.learning_rate)
 
 
-def _batches(client: StackedClient, training: LocalTraining) -> list[torch.Tensor]:
+def _batches(client: StackedClient, training: Local) -> list[torch.Tensor]:
     """Return the example indices of each batch, over all epochs, as `fl.learning.training.train` draws them."""
     generator = torch.Generator().manual_seed(client.seed)
     batches: list[torch.Tensor] = []
@@ -201,7 +201,7 @@ def _stack(batches: list[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, 
 
 
 def _result(
-    losses: np.ndarray, correct: np.ndarray, sizes: np.ndarray, weights: Weights, training: LocalTraining
+    losses: np.ndarray, correct: np.ndarray, sizes: np.ndarray, weights: Weights, training: Local
 ) -> tuple[int, float, int] | DivergedError:
     """Return examples, loss sum and correct answers of one client's last epoch, from its steps."""
     remedy = f"lower the learning rate (it is {training.learning_rate})"

@@ -18,7 +18,7 @@ _MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class LocalTraining:
+class Local:
     """How a client trains.
 
     In bfloat16 only the layers' arithmetic is; weights, gradients and their sums stay float32.
@@ -74,7 +74,7 @@ class LocalTraining:
         if problems:
             raise ConfigError("; ".join(problems))
 
-    def in_round(self, number: int) -> "LocalTraining":
+    def in_round(self, number: int) -> "Local":
         """Return the training of round ``number``, from 1, with the learning rate that it has then."""
         # No lower than the smallest normal float: a rate of 0 would be refused, in the middle of a run.
         decayed = max(self.learning_rate * self.learning_rate_decay ** (number - 1), sys.float_info.min)

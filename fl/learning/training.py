@@ -18,7 +18,7 @@ from torch.nn import functional
 from fl.errors import ConfigError, DataError, FLError
 from fl.learning.cpu import seeded_global_generator, uses_bfloat16
 from fl.learning.own_code import own_code_of
-from fl.learning.settings import LocalTraining, Precision
+from fl.learning.settings import Local, Precision
 
 
 class DivergedError(FLError):
@@ -47,9 +47,7 @@ class Evaluation:
     num_examples: int
 
 
-def train(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: LocalTraining, seed: int
-) -> LocalResult:
+def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: Local, seed: int) -> LocalResult:
     """Train `model` in place on images float32 (N, ...) with labels int64 (N,).
 
     Each epoch goes through all examples once in a new order drawn from `seed`. The last batch may be smaller, but if
@@ -158,7 +156,7 @@ def _enough_to_normalize(layers: list[str], size: int, num_examples: int) -> Ite
         raise ConfigError(f"{needs}: {why}") from error
 
 
-def _optimizer(model: nn.Module, config: LocalTraining) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, config: Local) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
@@ -248,7 +246,7 @@ def _check_examples(images: torch.Tensor, labels: torch.Tensor) -> int:
     return len(images)
 
 
-def _remedy(config: LocalTraining) -> str:
+def _remedy(config: Local) -> str:
     return f"lower the learning rate (it is {config.learning_rate})"
 
 

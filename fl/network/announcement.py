@@ -18,7 +18,7 @@ from fl.aggregation.scales import Scales
 from fl.config.config_file import plain_type
 from fl.errors import ConfigError
 from fl.learning.models import ImageShape
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
 
@@ -41,9 +41,7 @@ _MOST = 2**63 - 1
 _SCALES = {"bounds": bytes, "max_weight": int}
 _BOUND = np.dtype("<f8")
 # The settings of one round's training. The learning rate is that of the round, so clients do not need its decay.
-_TRAINING = {
-    name: plain_type(kind) for name, kind in get_type_hints(LocalTraining).items() if name != "learning_rate_decay"
-}
+_TRAINING = {name: plain_type(kind) for name, kind in get_type_hints(Local).items() if name != "learning_rate_decay"}
 _FIELDS = {
     "round": int,
     "rounds": int,
@@ -81,7 +79,7 @@ class RoundAnnouncement:
     num_classes: int
     value_bits: int
     scales: Scales | None
-    training: LocalTraining
+    training: Local
     model_bytes: bytes | memoryview = field(repr=False)
 
 
@@ -148,7 +146,7 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         raise AnnouncementError("the announced shape of examples is not possible")
     try:
         bounds = None if scales is None else _decoded_scales(scales, is_newer)
-        training = LocalTraining(**_checked("the training", fields["training"], _TRAINING, is_newer))
+        training = Local(**_checked("the training", fields["training"], _TRAINING, is_newer))
     except ConfigError as error:
         raise AnnouncementError(f"the announced numbers are not possible: {error}") from None
     return RoundAnnouncement(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import train
 
 
@@ -34,7 +34,7 @@ class Ditto:
         ConfigError: a number is out of range.
     """
 
-    training: LocalTraining
+    training: Local
     strength: float
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import train
 from fl.personalization.head import classifier_head, head_inputs
 
@@ -17,13 +17,13 @@ class FineTuning:
     """Fine-tuning of a given model on a client's own examples.
 
     Attributes:
-        training: its epochs, batches and learning rate. A `LocalTraining.proximal` above 0 gives FedProx's local
+        training: its epochs, batches and learning rate. A `Local.proximal` above 0 gives FedProx's local
             problem (Li et al. 2020, arXiv:1812.06127): the personal model stays near the global one.
         head_only: train only the last layer (the "head" of Collins et al. 2021, arXiv:2102.07078). It has fewer
             parameters, for which few examples suffice, and the feature extractor stays common to all clients.
     """
 
-    training: LocalTraining
+    training: Local
     head_only: bool = False
 
     def personalize(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, seed: int) -> None:

@@ -22,7 +22,7 @@ from fl.errors import DataError
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData, load_arrays
 from fl.network.policy import Policy
@@ -148,7 +148,7 @@ def announcement(shape: tuple[int, ...]) -> tuple[RoundAnnouncement, Parameters]
     encoding = UpdateEncoding(sizes=ParameterLayout.of(model).sizes, num_clients=3, value_bits=16, scales=scales)
     announced = RoundAnnouncement(
         round=1, rounds=1, model="logistic", image_shape=shape, num_classes=2, value_bits=16, scales=scales,
-        training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
+        training=Local(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16).parameters
     return announced, params

@@ -20,7 +20,7 @@ from fl.config.run_config import RunConfig
 from fl.errors import ConfigError, FLError
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network.announcement import RoundAnnouncement, encode_announcement
 from fl.runs.display import TrainingDisplay
 from fl.watch.logs import JsonFormatter, LineFormatter
@@ -156,7 +156,7 @@ def announcement(model: str, model_bytes: bytes) -> RoundAnnouncement:
         num_classes=10,
         value_bits=24,
         scales=SCALES,
-        training=LocalTraining(epochs=1, batch_size=8, learning_rate=0.1),
+        training=Local(epochs=1, batch_size=8, learning_rate=0.1),
         model_bytes=model_bytes,
     )
 

@@ -23,7 +23,7 @@ from fl.aggregation.scales import Scales
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network import client as joining
 from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.live
 
 CLIENTS, VICTIM = 5, 4
 SHAPE, CLASSES = (1, 8, 8), 10
-TRAINING = LocalTraining(epochs=1, batch_size=8, learning_rate=0.1)
+TRAINING = Local(epochs=1, batch_size=8, learning_rate=0.1)
 
 
 def examples(client_id: int) -> LocalData:

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def settings(**changes: Any) -> LocalTraining:
-    return LocalTraining(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "bfloat16": "off"} | changes)
+def settings(**changes: Any) -> Local:
+    return Local(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "bfloat16": "off"} | changes)
 
 
 class NormalizingListener(nn.Module):

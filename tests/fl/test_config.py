@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fl.config.run_config import DROPOUT_POINTS, SETTINGS, DataSettings, ProtocolSettings, RunConfig
+from fl.config.run_config import DROPOUT_POINTS, SETTINGS, DataSettings, Protocol, RunConfig
 from fl.data import DATASETS
 from fl.errors import ConfigError
-from fl.learning.settings import LocalTraining, ServerOptimization
+from fl.learning.settings import Local, ServerOptimization
 from secagg import Round
 from secagg.params import required_ring_bits
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -177,7 +177,7 @@ def test_dropout_points_are_the_protocols_rounds_in_their_order() -> None:
 
 def test_local_training_gets_the_clients_settings() -> None:
     config = RunConfig.of(epochs=3, batch_size=7, learning_rate=0.2, momentum=0.3, channels_last=False, bfloat16="off")
-    assert config.local == LocalTraining(
+    assert config.local == Local(
         epochs=3, batch_size=7, learning_rate=0.2, momentum=0.3, channels_last=False, bfloat16="off"
     )
 
@@ -220,9 +220,9 @@ def test_json_out_of_range_is_refused() -> None:
 def test_options_and_parts_are_the_same_run() -> None:
     config = RunConfig(
         data=DataSettings(clients=6, holdout=0.1),
-        local=LocalTraining(epochs=2, batch_size=10, learning_rate=0.1, momentum=0.5),
+        local=Local(epochs=2, batch_size=10, learning_rate=0.1, momentum=0.5),
         server=ServerOptimization(optimizer="fedadam", tau=0.01),
-        protocol=ProtocolSettings(sample=3, dropout_at=("unmasking",)),
+        protocol=Protocol(sample=3, dropout_at=("unmasking",)),
         rounds=4,
     )
     changes: dict[str, Any] = {"server_optimizer": "fedadam", "server_tau": 0.01, "dropout_at": ["unmasking"]}

@@ -20,7 +20,7 @@ from fl.errors import ConfigError, FLError
 from fl.learning.own_code import load_reference, make_dataset, make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
@@ -269,7 +269,7 @@ def test_what_an_own_model_raises_in_a_round_is_one_line(project: str, attribute
 def test_a_client_elsewhere_gets_the_same_line(project: str) -> None:
     """`fl.network.client` makes the model of its policy and trains it by these two."""
     model = copy.deepcopy(make(f"{project}:fails_in_training"))
-    training = LocalTraining(epochs=1, batch_size=5, learning_rate=0.1)
+    training = Local(epochs=1, batch_size=5, learning_rate=0.1)
     with pytest.raises(ConfigError, match=f"model {project}:fails_in_training: ValueError: there is no such layer"):
         local_update(model, torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), training, seed=0, threads=1)
 
@@ -323,7 +323,7 @@ def test_a_server_cannot_make_a_client_import_a_module(project: str) -> None:
     encoding = UpdateEncoding(sizes=ParameterLayout.of(model).sizes, num_clients=3, value_bits=16, scales=scales)
     announced = RoundAnnouncement(
         round=1, rounds=1, model=f"{project}:model", image_shape=(5,), num_classes=2, value_bits=16, scales=scales,
-        training=LocalTraining(epochs=1, batch_size=5, learning_rate=0.1), model_bytes=model_to_bytes(model),
+        training=Local(epochs=1, batch_size=5, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=16).parameters
     data = LocalData(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64))

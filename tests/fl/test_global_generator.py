@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fl.learning.cpu import seeded_global_generator
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import train
 from tests.fl.runs import REPOSITORY, environment, state_bytes
 
@@ -24,7 +24,7 @@ def test_clients_trained_in_threads_side_by_side_drop_out_what_each_does_alone()
     images = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(200) % 10
     start = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
-    config = LocalTraining(epochs=3, batch_size=5, learning_rate=0.1)
+    config = Local(epochs=3, batch_size=5, learning_rate=0.1)
 
     def trained(seed: int) -> dict[str, bytes]:
         model = copy.deepcopy(start)

@@ -19,7 +19,7 @@ from fl.errors import ConfigError, DataError
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import LayoutError, ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy
@@ -83,7 +83,7 @@ def test_a_client_elsewhere_takes_lazy_layers(tmp_path: Path, monkeypatch: pytes
     params = plan(num_clients=3, vector_length=encoding.vector_length, value_bits=encoding.value_bits).parameters
     announced = RoundAnnouncement(
         round=1, rounds=1, model=name, image_shape=(1, 6, 6), num_classes=2, value_bits=16, scales=scales,
-        training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
+        training=Local(epochs=1, batch_size=4, learning_rate=0.1), model_bytes=model_to_bytes(model),
     )  # fmt: skip
     data = LocalData(torch.randn(40, 1, 6, 6), torch.arange(40) % 2)
     taken, _ = Policy(own_model=name).check_training(announced, params, data)

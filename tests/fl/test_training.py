@@ -16,7 +16,7 @@ from torch.nn import functional
 from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError, DataError, FLError
 from fl.learning.models import MODELS, build_model
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import DivergedError, evaluate, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,8 +27,8 @@ def digits() -> Dataset:
     return load_dataset("digits")
 
 
-def settings(**changes: Any) -> LocalTraining:
-    return LocalTraining(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "bfloat16": "off"} | changes)
+def settings(**changes: Any) -> Local:
+    return Local(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "bfloat16": "off"} | changes)
 
 
 def make_batch(shape: tuple[int, ...], num_classes: int = 10, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 from fl.data import Dataset, load_dataset
 from fl.data.partition import iid
 from fl.learning.models import build_model
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import evaluate as measure
 from fl.learning.training import train as fit
 
@@ -30,7 +30,7 @@ def make_model(dataset: Dataset) -> nn.Module:
 def train(model: nn.Module, dataset: Dataset, node: int, nodes: int, *, epochs: int, lr: float) -> tuple[float, int]:
     """Train on the node's part of the training examples; return the mean loss and the number of examples."""
     part = torch.from_numpy(iid(dataset.train_labels.numpy(), nodes, SEED)[node])
-    settings = LocalTraining(epochs=epochs, batch_size=32, learning_rate=lr, momentum=0.9)
+    settings = Local(epochs=epochs, batch_size=32, learning_rate=lr, momentum=0.9)
     result = fit(model, dataset.train_images[part], dataset.train_labels[part], settings, seed=node)
     return result.loss_sum / result.num_examples, len(part)
 

@@ -10,7 +10,7 @@ from fl.experiments.experiment import Arm, Experiment
 from fl.experiments.federated import FederatedArm
 from fl.experiments.writers.personal import PersonalizationArm, Start
 from fl.experiments.writers.training import WritersTraining
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.personalization import Ditto, FineTuning
 
 DROPOUT_MODELS = {"independent": "anyone vanishes", "slow": "slow ones vanish"}
@@ -41,7 +41,7 @@ _QUICK: dict[str, Any] = _WRITERS | {
     "partition": "dirichlet",
 }
 
-_PERSONAL = LocalTraining(epochs=5, batch_size=10, learning_rate=0.05, momentum=0.5, bfloat16="off")
+_PERSONAL = Local(epochs=5, batch_size=10, learning_rate=0.05, momentum=0.5, bfloat16="off")
 
 # Training only the last layer allows larger steps.
 _HEAD = replace(_PERSONAL, epochs=10, learning_rate=0.1)

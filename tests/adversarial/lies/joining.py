@@ -22,7 +22,7 @@ from fl.aggregation.scales import Scales
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network import client as joining
 from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
@@ -56,7 +56,7 @@ def announcement_of(terms: Terms) -> bytes:
         RoundAnnouncement(
             round=terms.number, rounds=10**6, model="logistic", image_shape=IMAGES, num_classes=CLASSES,
             value_bits=8, scales=SCALES,
-            training=LocalTraining(epochs=1, batch_size=4, learning_rate=0.5),
+            training=Local(epochs=1, batch_size=4, learning_rate=0.5),
             model_bytes=announced_model(seed),
         )
     )  # fmt: skip

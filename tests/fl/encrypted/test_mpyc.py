@@ -26,7 +26,7 @@ from fl.encrypted.evaluator import free_ports, make_jobs
 from fl.encrypted.processes import Event, PartyProcesses
 from fl.learning.models import build_model
 from fl.learning.serialization import load_model, model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import train
 from tests.fl.runs import REPOSITORY, environment, invoke
 
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not path.exists():
             data = load_dataset("digits")
             model = build_model(name, image_shape=(1, 8, 8), num_classes=10, seed=2)
-            settings = LocalTraining(epochs=3, batch_size=32, learning_rate=0.002, optimizer="adam", bfloat16="off")
+            settings = Local(epochs=3, batch_size=32, learning_rate=0.002, optimizer="adam", bfloat16="off")
             train(model, data.train_images, data.train_labels, settings, seed=1)
             path.write_bytes(model_to_bytes(model))
         return path

@@ -28,7 +28,7 @@ from fl.experiments.writers.arms import DROPOUT_MODELS, METHODS
 from fl.experiments.writers.personal import PersonalizationArm
 from fl.experiments.writers.training import TrainedRun, WritersTraining, by_speed_groups, included_rounds
 from fl.learning.serialization import load_model, model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import evaluate
 from fl.personalization import Ditto, FineTuning, measure_gain
 from fl.report.source import load_run
@@ -38,7 +38,7 @@ from tests.fl.runs import invoke
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TRAINING = LocalTraining(epochs=1, batch_size=10, learning_rate=0.05, momentum=0.5, bfloat16="off")
+TRAINING = Local(epochs=1, batch_size=10, learning_rate=0.05, momentum=0.5, bfloat16="off")
 DITTO, FULL = Ditto(TRAINING, strength=0.5), FineTuning(TRAINING)
 ROUNDS = 3
 

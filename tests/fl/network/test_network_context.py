@@ -13,7 +13,7 @@ from fl.aggregation.encoding import ClientUpdate
 from fl.aggregation.scales import Scales
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network import client as joining
 from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
@@ -54,7 +54,7 @@ def names(kind: type) -> set[str]:
 def test_no_field_is_left_out() -> None:
     """A round has its own learning rate: the decay to the next one is the server's affair."""
     outer = names(RoundAnnouncement) - {"training", "scales"}
-    inner = {f"training.{name}" for name in names(LocalTraining) - {"learning_rate_decay"}} | {
+    inner = {f"training.{name}" for name in names(Local) - {"learning_rate_decay"}} | {
         f"scales.{name}" for name in names(Scales)
     }
     assert {name for name, _ in changed()} == outer | inner
@@ -78,7 +78,7 @@ class Heard:
         # What is drawn is the client's own.
         monkeypatch.setattr(os, "urandom", bytes)
 
-    def __call__(self, model: Any, images: Any, labels: Any, training: LocalTraining, **options: Any) -> ClientUpdate:
+    def __call__(self, model: Any, images: Any, labels: Any, training: Local, **options: Any) -> ClientUpdate:
         state = {name: value.tolist() for name, value in model.state_dict().items()}
         self.calls.append((state, images, labels, training, options))
         raise NotImplementedError

@@ -18,7 +18,7 @@ from fl.aggregation.session_policy import PolicyError
 from fl.errors import ConfigError, DataError
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network.addresses import parse_address, show_address
 from fl.network.announcement import (
     RoundAnnouncement,
@@ -53,7 +53,7 @@ def announcement(**changes: Any) -> RoundAnnouncement:
         "num_classes": 3,
         "value_bits": 16,
         "scales": SCALES,
-        "training": LocalTraining(epochs=1, batch_size=10, learning_rate=0.1, momentum=0.5),
+        "training": Local(epochs=1, batch_size=10, learning_rate=0.1, momentum=0.5),
         "model_bytes": model_to_bytes(build_model("logistic", image_shape=SHAPE, num_classes=3, seed=1)),
     }
     return RoundAnnouncement(**{**values, **changes})
@@ -205,7 +205,7 @@ def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
         ({"image_shape": (1, 1 << 40, 1 << 40)}, {}, "the model is for examples"),
         ({"num_classes": 2}, {}, "there is a label 2"),
         ({"num_classes": 1001}, {}, "1001 classes, but this client takes at most 1000"),
-        ({"training": LocalTraining(epochs=101, batch_size=1, learning_rate=0.1)}, {}, "at most 100"),
+        ({"training": Local(epochs=101, batch_size=1, learning_rate=0.1)}, {}, "at most 100"),
         ({}, {"vector_length": 100}, "updates have"),
         ({}, {"value_bits": 15}, f"{ENCODING.vector_length} of 15"),
         ({"value_bits": 40}, {}, "value bits"),

@@ -21,7 +21,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
 from fl.errors import AbortedError, ConfigError
 from fl.files import replace_file
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.network import client as joining
 from fl.network import server as serving
 from fl.network import session_files
@@ -349,7 +349,7 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
     tracker = ScaleTracker(1, 16, clip=1.0, max_weight=5)
     announcement = RoundAnnouncement(
         round=1, rounds=1, model="logistic", image_shape=(1, 4, 4), num_classes=3, value_bits=16, scales=tracker.scales,
-        training=LocalTraining(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
+        training=Local(epochs=1, batch_size=1, learning_rate=0.1), model_bytes=b"",
     )  # fmt: skip
     plans, sessions = SessionPlans(sizes=(3,), value_bits=16), cast("Any", Sessions())
     rules = ServingRules(min_clients=3, deadlines=Deadlines())

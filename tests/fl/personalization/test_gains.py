@@ -11,7 +11,7 @@ from torch import nn
 
 from fl.data import Dataset
 from fl.errors import ConfigError
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.personalization import ClientGain, FineTuning, Spread, measure_gain, summarize_gains
 from fl.runs.rounds import start_runs
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset
@@ -37,7 +37,7 @@ def personal_of(dataset: Dataset) -> tuple[nn.Module, nn.Module, ClientGain]:
         run.run_round()
     personal = run.worker.model
     personal.load_state_dict(run.model.state_dict())
-    method = FineTuning(LocalTraining(epochs=4, batch_size=5, learning_rate=0.1))
+    method = FineTuning(Local(epochs=4, batch_size=5, learning_rate=0.1))
     method.personalize(personal, *run.worker.training_examples(2), seed=1)
     return run.model, personal, measure_gain(run.worker, 2, run.model, personal)
 

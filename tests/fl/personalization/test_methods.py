@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fl.errors import ConfigError
 from fl.learning.models import build_model
-from fl.learning.settings import LocalTraining
+from fl.learning.settings import Local
 from fl.learning.training import DivergedError, train
 from fl.personalization import Ditto, FineTuning
 from fl.personalization.head import classifier_head, head_inputs
@@ -21,9 +21,9 @@ from tests.fl.runs import state_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TRAINING = LocalTraining(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.5, bfloat16="off")
+TRAINING = Local(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.5, bfloat16="off")
 # One batch of all examples: no shuffling, no momentum; steps that can be written down.
-PLAIN = LocalTraining(epochs=4, batch_size=64, learning_rate=0.1, bfloat16="off")
+PLAIN = Local(epochs=4, batch_size=64, learning_rate=0.1, bfloat16="off")
 
 
 def examples(count: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +119,7 @@ def test_the_proximal_term_keeps_near_the_global_model() -> None:
     assert moved[0] > 1.5 * moved[1] > 3 * moved[2] > 0
 
 
-def ditto_by_hand(own: nn.Module, received: nn.Module, training: LocalTraining, strength: float) -> None:
+def ditto_by_hand(own: nn.Module, received: nn.Module, training: Local, strength: float) -> None:
     """The paper's step, v <- v - rate * (gradient + strength * (v - w)), on all examples at once."""
     images, labels = examples()
     for _ in range(training.epochs):
