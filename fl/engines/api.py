@@ -47,7 +47,7 @@ class RoundTraining:
 
     Attributes:
         number: number of the round, from 1.
-        model_messages: the bytes sent to each sampled client (`fl.learning.serialization.model_to_bytes`); usually one
+        model_messages: the bytes sent to each sampled client (`fl.learning.serialization.round_message`); usually one
             object for all.
         expected: the clients that will most likely be asked for their update, in no special order, without those that
             vanish before their masked input. An engine may train them in advance.

@@ -17,10 +17,11 @@ from fl.config.run_config import RunConfig
 from fl.config.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
 from fl.data import Dataset
 from fl.data.partition import Indices
+from fl.errors import ConfigError
 from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import make_model
-from fl.learning.parameter_layout import ParameterLayout, context_digest
-from fl.learning.serialization import load_model
+from fl.learning.parameter_layout import NOTHING_FROZEN, ParameterLayout, context_digest, frozen_digest
+from fl.learning.serialization import load_round_message
 from fl.learning.settings import Local
 from fl.learning.training import Evaluation, evaluate, train
 from secagg import ClientId
@@ -44,6 +45,8 @@ class LocalWorker:
         self.model = make_model(
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
+        # Computed once, since training may not change frozen parameters.
+        self.frozen = frozen_digest(self.model)
         self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
 
     @property
@@ -69,7 +72,7 @@ class LocalWorker:
         Raises:
             DivergedError: training diverged, so there is no update.
         """
-        load_model(self.model, model_message)
+        load_round_message(self.model, model_message)
         images, labels = self.training_examples(client_id)
         return local_update(
             self.model,
@@ -78,11 +81,12 @@ class LocalWorker:
             self.config.local.in_round(number),
             seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
             threads=self.threads,
+            frozen=self.frozen,
         )
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
         """Evaluate the received model on the client's held-out examples; return None if it has none."""
-        load_model(self.model, model_message)
+        load_round_message(self.model, model_message)
         places = torch.from_numpy(self.examples[client_id].held_out)
         if not len(places):
             return None
@@ -91,8 +95,8 @@ class LocalWorker:
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
-        load_model(self.model, model_message)
-        return round_context(self.model, number)
+        load_round_message(self.model, model_message)
+        return round_context(self.model, number, self.frozen)
 
     def training_examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the client's training images and labels."""
@@ -101,13 +105,28 @@ class LocalWorker:
 
 
 def local_update(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: Local, *, seed: int, threads: int
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    training: Local,
+    *,
+    seed: int,
+    threads: int,
+    frozen: bytes = NOTHING_FROZEN,
 ) -> ClientUpdate:
-    """Train the received model on a client's examples, in place, and return the difference."""
+    """Train the received model on a client's examples, in place, and return the difference.
+
+    Raises ConfigError if training changed the frozen parameters, whose digest was ``frozen``: they are not sent.
+    """
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
         result = train(model, images, labels, training, seed=seed)
+    if frozen_digest(model) != frozen:
+        raise ConfigError(
+            "the model's own code changes frozen parameters (requires_grad=False), which are not sent: make them "
+            "buffers, or train them"
+        )
     return ClientUpdate(
         delta=layout.to_vector(model) - received,
         num_examples=result.num_examples,
@@ -116,9 +135,12 @@ def local_update(
     )
 
 
-def round_context(model: nn.Module, number: int) -> bytes:
-    """Return the bytes that bind a round: clients with a different model or round cannot agree on masks."""
-    return hashlib.sha256(context_digest(model) + number.to_bytes(8, "big")).digest()
+def round_context(model: nn.Module, number: int, frozen: bytes) -> bytes:
+    """Return the bytes that bind a round: clients with a different model or round cannot agree on masks.
+
+    ``frozen`` is the digest of the model's frozen parameters.
+    """
+    return hashlib.sha256(context_digest(model, frozen) + number.to_bytes(8, "big")).digest()
 
 
 def _hold_out(part: Indices, config: RunConfig, client_id: ClientId) -> ClientExamples:

@@ -70,17 +70,18 @@ class StackedTraining:
         self._labels = labels
         self._layout = ParameterLayout.of(model)
         self._trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        # Frozen parameters are not received: all clients use this model's.
+        self._frozen = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
         self._gradients = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(0, None, 0, 0, 0))
 
     def check(self) -> None:
         """Raise ConfigError now, not in the first round, if torch cannot stack the model's computation."""
         weights = {name: value.detach() for name, value in self._model.state_dict().items()}
         pair = {name: torch.stack([value, value]) for name, value in weights.items() if name in self._trained}
-        frozen = {name: value for name, value in weights.items() if name not in self._trained}
         inputs, truth = self._rows.new_zeros(2, 2, *self._shape), torch.zeros(2, 2, dtype=torch.int64)
         with own_code_of(self._model):
             try:
-                self._gradients(pair, frozen, inputs, truth, truth == 0)
+                self._gradients(pair, self._frozen, inputs, truth, truth == 0)
             except RuntimeError as error:
                 reason = str(error).strip().split("\n")[0]
                 raise ConfigError(
@@ -90,7 +91,7 @@ class StackedTraining:
     def updates(
         self, received: Weights, clients: Sequence[StackedClient], training: Local
     ) -> list[ClientUpdate | DivergedError]:
-        """Train all clients from the weights ``received`` (a state dict); return results in the clients' order."""
+        """Train all clients from the weights ``received``, by name; return results in the clients' order."""
         # Sort by steps, most first: finished clients are then at the end, and no weights need a mask.
         order = sorted(range(len(clients)), key=lambda i: -len(clients[i].places))
         chosen = [clients[i] for i in order]
@@ -104,7 +105,6 @@ class StackedTraining:
         step = _Step(weights, training)
         losses = np.full((steps_of[0], len(chosen)), np.nan)
         correct = np.zeros((steps_of[0], len(chosen)), dtype=np.int64)
-        frozen = {name: value for name, value in received.items() if name not in self._trained}
         for number in range(steps_of[0]):
             active = sum(steps > number for steps in steps_of)
             places, counted = _stack([own[number] for own in batches[:active]], training.batch_size)
@@ -112,7 +112,7 @@ class StackedTraining:
             truth = self._labels.index_select(0, places.view(-1)).view(active, -1)
             current = {name: value[:active] for name, value in weights.items()}
             with own_code_of(self._model):
-                gradients, (loss, right) = self._gradients(current, frozen, inputs, truth, counted)
+                gradients, (loss, right) = self._gradients(current, self._frozen, inputs, truth, counted)
             losses[number, :active] = loss.numpy()
             correct[number, :active] = right.numpy()
             step.apply(gradients, active)

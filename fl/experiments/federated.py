@@ -15,7 +15,7 @@ from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
 from fl.formatting import percent
-from fl.learning.serialization import model_to_bytes
+from fl.learning.serialization import model_to_bytes, round_message
 from fl.learning.training import Evaluation, evaluate
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord, raise_if_all_aborted
@@ -165,7 +165,7 @@ def _measure_clients(run: FederatedRun, dataset: Dataset) -> list[dict[str, Any]
 
     The round itself then trains the same models again, bit for bit.
     """
-    number, message = run.rounds_done + 1, model_to_bytes(run.model)
+    number, message = run.rounds_done + 1, round_message(run.model)
     measured = []
     for client_id in range(run.config.data.clients):
         run.worker.update(client_id, number, message)

@@ -38,7 +38,8 @@ class ModelFactory(Protocol):
 
     The model takes float32 examples (N, *example_shape) and returns logits (N, num_classes). It is made under the run's
     seed, so weights drawn from torch's global generator are the same for all parties. Lazy layers (`nn.LazyLinear`) get
-    their shapes by one forward pass. Its float parameters and buffers are sent and averaged, and must be finite.
+    their shapes by one forward pass. Its trained parameters and float buffers are sent and averaged, and must be
+    finite. Frozen parameters (``requires_grad=False``) are not sent, so all parties must make the same.
     """
 
     def __call__(self, example_shape: tuple[int, ...], num_classes: int) -> nn.Module:

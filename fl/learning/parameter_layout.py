@@ -2,16 +2,19 @@
 
 | state | treatment |
 |---|---|
-| float parameters, frozen ones too | travel: flattened into one float32 vector, averaged |
+| float parameters that are trained | travel: flattened into one float32 vector, averaged |
+| frozen parameters (`requires_grad=False`) | stay: each party makes its own, checked to be equal by their digest |
 | float buffers (BatchNorm's running mean and variance) | travel and are averaged like parameters |
-| integer and bool buffers (BatchNorm's `num_batches_tracked`) | never travel: they keep the server's value |
+| integer and bool buffers (BatchNorm's `num_batches_tracked`) | only sent to clients: they keep the server's value |
 | buffers outside the state dict (`persistent=False`) | never travel: the module makes them itself |
 | optimizer state (momentum) | stays on the client, and starts anew in each round |
+
+Buffers of frozen layers travel too: BatchNorm's statistics change in training mode, whether or not its weights do.
 
 Integer buffers stay because they have no average: a rounded mean of counters is not a counter, and one client's value
 would show that client's number of batches. The server's value is sufficient: it is the same at all clients when a round
 begins. Code that trains several clients on one module must therefore reset the whole state before each client
-(`load_state_dict` of the server's state); `load_vector` alone would keep the previous client's counters.
+(`fl.learning.serialization.load_round_message`); `load_vector` alone would keep the previous client's counters.
 """
 
 from __future__ import annotations
@@ -30,7 +33,11 @@ from fl.errors import FLError
 
 Vector = npt.NDArray[np.float32]
 
-_DIGEST_LABEL = b"secagg/fl/model-state/1"
+_DIGEST_LABEL = b"secagg/fl/model-state/2"
+_FROZEN_LABEL = b"secagg/fl/frozen-parameters/1"
+
+NOTHING_FROZEN = sha256(_FROZEN_LABEL).digest()
+"""The `frozen_digest` of a model that trains all its parameters."""
 
 
 class LayoutError(FLError):
@@ -50,7 +57,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """The places of a model's travelling tensors in one flat vector, in the order of its state dict.
+    """The places of a model's averaged tensors in one flat vector, in the order of its state dict.
 
     Two models can exchange vectors exactly if their layouts are equal. A tensor with several names (tied
     parameters) has one place, under its first name. The memory format (channels_last) does not matter: elements are
@@ -80,7 +87,7 @@ class ParameterLayout:
         return tuple(entry.stop - entry.start for entry in self.entries)
 
     def to_vector(self, module: nn.Module) -> Vector:
-        """Return a new float32 vector (size,) with `module`'s travelling state.
+        """Return a new float32 vector (size,) with `module`'s averaged state.
 
         Tensors of other float types are converted (float64 is rounded). Raises LayoutError if
         `module` has a different layout.
@@ -122,23 +129,55 @@ class ParameterLayout:
         return places
 
 
-def context_digest(module: nn.Module) -> bytes:
+def travelling_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return `module`'s own tensors that a round begins with, by name: its state dict without the frozen parameters.
+
+    A tensor with several names has its first one. Raises LayoutError for state that is not a tensor.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    travelling = _split(module)[0]
+    for name, tensor in travelling.items():
+        first.setdefault(_memory(tensor), name)
+    return {name: travelling[name] for name in first.values()}
+
+
+def frozen_digest(module: nn.Module) -> bytes:
+    """Return SHA-256 (32 bytes) of `module`'s frozen parameters, which each party makes; see `context_digest`."""
+    return _digest(_FROZEN_LABEL, _split(module)[1])
+
+
+def context_digest(module: nn.Module, frozen: bytes | None = None) -> bytes:
     """Return SHA-256 (32 bytes) of `module`'s whole state, to bind a session to the model that clients received.
 
-    It covers the entries of the state dict, sorted by name: name, type, shape and values, each with its length, so that
-    two states never give the same bytes to hash. Values are in row-major order, little-endian on all platforms that
-    torch supports; the memory format does not change the digest.
+    It covers `frozen`, the `frozen_digest` (None: computed here), and the entries of the travelling state, sorted by
+    name: name, type, shape and values, each with its length, so that two states never give the same bytes to hash.
+    Values are in row-major order, little-endian on all platforms that torch supports; the memory format does not change
+    the digest.
     """
-    state = _state(module)
-    digest = sha256(_DIGEST_LABEL)
-    for name in sorted(state):
-        tensor = state[name].detach().cpu()
+    travelling, stays = _split(module)
+    return _digest(_DIGEST_LABEL + (_digest(_FROZEN_LABEL, stays) if frozen is None else frozen), travelling)
+
+
+def _digest(prefix: bytes, tensors: dict[str, torch.Tensor]) -> bytes:
+    digest = sha256(prefix)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
         values = tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data
         header = f"{tensor.dtype}{tuple(tensor.shape)}"
         for part in (name.encode(), header.encode(), values):
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
     return digest.digest()
+
+
+def _split(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the state that travels and the frozen parameters, by all their names, in the state dict's order."""
+    state = _state(module)
+    is_frozen = {name: isinstance(tensor, nn.Parameter) and not tensor.requires_grad for name, tensor in state.items()}
+    # A frozen parameter in the memory of a trained one changes with it.
+    changing = {_memory(tensor) for name, tensor in state.items() if not is_frozen[name]}
+    stays = {name: tensor for name, tensor in state.items() if is_frozen[name] and _memory(tensor) not in changing}
+    return {name: tensor for name, tensor in state.items() if name not in stays}, stays
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -158,16 +197,12 @@ def has_lazy_layers(module: nn.Module) -> bool:
 
 
 def _places(module: nn.Module) -> Iterator[tuple[_Entry, torch.Tensor]]:
-    seen: set[tuple[object, ...]] = set()
     start = 0
-    for name, tensor in _state(module).items():
+    for name, tensor in travelling_state(module).items():
         if tensor.is_complex():
             raise LayoutError(f"{name} is complex; only real numbers can be averaged here")
         if not tensor.is_floating_point():
             continue
-        if (identity := _memory(tensor)) in seen:
-            continue
-        seen.add(identity)
         stop = start + tensor.numel()
         yield _Entry(name, tuple(tensor.shape), tensor.dtype, start, stop), tensor.detach()
         start = stop

@@ -18,16 +18,17 @@ from fl.aggregation.scales import Scales
 from fl.config.config_file import plain_type
 from fl.errors import ConfigError
 from fl.learning.models import ImageShape
+from fl.learning.parameter_layout import NOTHING_FROZEN
 from fl.learning.settings import Local
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
 
 # Clients of version `_SINCE` and later can read announcements of this version: they ignore names that they do not know.
 # A change that they must not ignore raises `_SINCE` to `_VERSION`.
-_VERSION = 5
-_SINCE = 5
+_VERSION = 6
+_SINCE = 6
 # The oldest version that is read here: reading an older one would need values for the fields that it lacks.
-_OLDEST = 5
+_OLDEST = 6
 # The first version with a `since` field. All versions from this one on can read the end of the training.
 _FIRST = 5
 # Enough for the version, the fields and their names.
@@ -50,6 +51,8 @@ _FIELDS = {
     "num_classes": int,
     "value_bits": int,
     "training": dict,
+    "seed": int,
+    "frozen_sha256": bytes,
     "model_sha256": bytes,
 }
 
@@ -69,7 +72,9 @@ class RoundAnnouncement:
         scales: the bounds of the updates' tensors, in the model's order, and of weights. None: this session measures;
             its clients send only the ranges of their updates, and the updates follow in another session.
         training: the settings of the clients' training.
-        model_bytes: the global model from `fl.learning.serialization.model_to_bytes`; a view in a decoded announcement.
+        seed: the seed under which each party makes the model, and so its frozen parameters.
+        frozen_sha256: the digest of the frozen parameters, which are not sent (`frozen_digest`).
+        model_bytes: the global model from `fl.learning.serialization.round_message`; a view in a decoded announcement.
     """
 
     round: int
@@ -80,6 +85,8 @@ class RoundAnnouncement:
     value_bits: int
     scales: Scales | None
     training: Local
+    seed: int = 0
+    frozen_sha256: bytes = NOTHING_FROZEN
     model_bytes: bytes | memoryview = field(repr=False)
 
 
@@ -101,6 +108,8 @@ def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes
         "value_bits": announcement.value_bits,
         "scales": _encoded_scales(announcement.scales),
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
+        "seed": announcement.seed,
+        "frozen_sha256": announcement.frozen_sha256,
         "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
     }
     return b"".join((msgpack.packb([_VERSION, _SINCE, fields]), announcement.model_bytes))
@@ -142,6 +151,8 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
     if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MOST:
         raise AnnouncementError(f"round {number} of {rounds} with {classes} classes is not possible")
+    if fields["seed"] < 0:
+        raise AnnouncementError(f"the announced seed {fields['seed']} is negative")
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
         raise AnnouncementError("the announced shape of examples is not possible")
     try:
@@ -158,6 +169,8 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         value_bits=fields["value_bits"],
         scales=bounds,
         training=training,
+        seed=fields["seed"],
+        frozen_sha256=fields["frozen_sha256"],
         model_bytes=model_bytes,
     )
 

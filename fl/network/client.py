@@ -347,6 +347,7 @@ class Participant:
             announced.training,
             seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
             threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size),
+            frozen=announced.frozen_sha256,
         )
 
     def _randomness(self, purpose: bytes) -> bytes:

@@ -10,8 +10,8 @@ from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.errors import ConfigError
 from fl.learning.models import model_outline
 from fl.learning.own_code import is_reference, make_model
-from fl.learning.parameter_layout import ParameterLayout
-from fl.learning.serialization import check_size, load_model
+from fl.learning.parameter_layout import ParameterLayout, frozen_digest
+from fl.learning.serialization import check_size, load_round_message
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from secagg import Parameters
@@ -96,15 +96,27 @@ def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Modul
         # Allocate a model only if it is as large as the bytes that came.
         if not is_reference(name):
             check_size(model_outline(name, *numbers), announcement.model_bytes)
-        model = make_model(name, image_shape=numbers[0], num_classes=numbers[1], seed=0)
+        model = make_model(name, image_shape=numbers[0], num_classes=numbers[1], seed=announcement.seed)
         check_size(model, announcement.model_bytes)
-        load_model(model, announcement.model_bytes)
+        _check_frozen(model, announcement)
+        load_round_message(model, announcement.model_bytes)
     except ConfigError as error:
         raise PolicyError(str(error)) from None
     except (safetensors.SafetensorError, RuntimeError, ValueError, KeyError) as error:
         why = printable(" ".join(str(error).split()))
         raise PolicyError(f"the model that came is not a {name} of this size: {why}") from None
     return model
+
+
+def _check_frozen(model: nn.Module, announcement: RoundAnnouncement) -> None:
+    """Decline with a reason: the session's context would end the round without one."""
+    if (own := frozen_digest(model)) != announcement.frozen_sha256:
+        _raise(
+            [
+                f"the frozen parameters of {announcement.model} differ (SHA-256 {own.hex()[:12]} here, "
+                f"{announcement.frozen_sha256.hex()[:12]} at the server): give both sides the same weights and code"
+            ]
+        )
 
 
 def _raise(public: list[str], private: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import time
 
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.learning.serialization import model_to_bytes
+from fl.learning.serialization import round_message
 from fl.network.aggregator import NetworkAggregator
 from fl.network.announcement import RoundAnnouncement
 from fl.runs.records import RoundRecord
@@ -33,13 +33,15 @@ class ServedRun(Run):
             value_bits=self.config.value_bits,
             scales=self.tracker.scales,
             training=self.config.local.in_round(self.rounds_done + 1),
-            model_bytes=model_to_bytes(self.model),
+            seed=self.config.seed,
+            frozen_sha256=self.frozen,
+            model_bytes=round_message(self.model),
         )
 
     def run_round(self, aggregator: NetworkAggregator, observe: ProgressObserver | None = None) -> RoundRecord:
         """Run one round, and apply its mean update to the model if it has a result."""
         started = time.perf_counter()
-        model_bytes = len(model_to_bytes(self.model))
+        model_bytes = len(round_message(self.model))
         observer = None if observe is None else (lambda *state: observe(self.name, *state))
         result, sampled = aggregator.aggregate(observer)
         result = self.end_round(result)

@@ -1,8 +1,9 @@
 """A run's folder: the checkpoint from which a run continues, and the run's results.
 
     config.json             the run's config, for readers
-    checkpoint.safetensors  the models after the last complete round, the states of the server's optimizers, the bounds
-                            of updates, the config, the round's number and the records
+    checkpoint.safetensors  the models after the last complete round (of frozen parameters, their digest), the states of
+                            the server's optimizers, the bounds of updates, the config, the round's number and the
+                            records
     metrics.jsonl           one line per round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
@@ -33,7 +34,8 @@ from fl.config.run_config import RunConfig
 from fl.errors import ConfigError
 from fl.files import held, replace_file
 from fl.formatting import json_line
-from fl.learning.serialization import model_to_bytes, own_tensors
+from fl.learning.parameter_layout import travelling_state
+from fl.learning.serialization import load_travelling, model_to_bytes, own_tensors
 from fl.runs.records import RoundRecord, record_to_json
 from fl.runs.run import Run
 from secagg import ClientId
@@ -92,12 +94,14 @@ class RunFolder:
         lines = [record_to_json(record) for record in records]
         tensors = {}
         for run in runs:
-            for kind, state in ((_MODEL_STATE, own_tensors(run.model)), (_SERVER_STATE, run.server_optimizer.state())):
+            model_state = own_tensors(travelling_state(run.model))
+            for kind, state in ((_MODEL_STATE, model_state), (_SERVER_STATE, run.server_optimizer.state())):
                 tensors.update({f"{run.name}/{kind}/{name}": tensor for name, tensor in state.items()})
         metadata = {
             "format": str(_FORMAT),
             "config": json.dumps(config.to_json()),
             "rounds_done": str(runs[0].rounds_done),
+            "frozen": json.dumps(runs[0].frozen.hex()),
             "scales": json.dumps({run.name: run.tracker.to_json() for run in runs}),
             "records": json_line([{**line, "included": _packed(line["included"])} for line in lines]),
         }
@@ -139,7 +143,18 @@ class RunFolder:
             raise self._foreign(error) from error
 
     def restore(self, runs: Sequence[Run], rounds_done: int) -> list[RoundRecord]:
-        """Load the stored models into ``runs``, and return the records so far; ConfigError as for `load_config`."""
+        """Load the stored models into ``runs``, and return the records so far.
+
+        Raises:
+            ConfigError: as for `load_config`, or the models' frozen parameters are not those of the stored run.
+        """
+        # Earlier versions stored no digest, but the frozen parameters themselves.
+        frozen = self._metadata().get("frozen")
+        if frozen is not None and any(frozen != json.dumps(run.frozen.hex()) for run in runs):
+            raise ConfigError(
+                f"the frozen parameters (requires_grad=False) of {runs[0].config.model} are not those of the run in "
+                f"{self.path}: give it the same code and weights"
+            )
         try:
             records = [
                 RoundRecord(**{**line, "included": _unpacked(line["included"])})
@@ -150,7 +165,9 @@ class RunFolder:
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
                 run.tracker.restore(scales.get(run.name))
-                run.model.load_state_dict(_part(tensors, f"{run.name}/{_MODEL_STATE}/"))
+                stored = _part(tensors, f"{run.name}/{_MODEL_STATE}/")
+                # Earlier versions stored more.
+                load_travelling(run.model, {name: stored[name] for name in travelling_state(run.model)})
                 run.server_optimizer.load_state(_part(tensors, f"{run.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done
         except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:

@@ -24,7 +24,8 @@ from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derive
 from fl.data import Dataset
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.engines.local_worker import LocalWorker, round_context
-from fl.learning.serialization import model_to_bytes
+from fl.errors import ConfigError
+from fl.learning.serialization import round_message
 from fl.learning.training import DivergedError
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
@@ -60,6 +61,11 @@ class FederatedRun(Run):
         super().__init__(config, dataset, aggregator, max_examples=max_examples)
         self._resources = resources or Resources()
         self.worker = LocalWorker(config, dataset, deal_out(config, dataset))
+        if self.worker.frozen != self.frozen:
+            raise ConfigError(
+                f"model {config.model}: its frozen parameters (requires_grad=False) differ each time it is made: load "
+                "them from a file, or draw them with torch, which is seeded"
+            )
         check_engine(config.engine, self.worker, self._resources)
         self.aggregator: Aggregator = PlainAggregator()
         if aggregator == "secure":
@@ -124,7 +130,7 @@ class FederatedRun(Run):
                     train=trainer,
                     announce=trainer.announce,
                     recovery=self._engine.recovery,
-                    context=round_context(self.model, number),
+                    context=round_context(self.model, number, self.frozen),
                     received_context=lambda client_id: self.worker.received_context(number, model_messages[client_id]),
                     faults=faults,
                     seed=self._seed(NETWORK_SEED, number),
@@ -144,7 +150,7 @@ class FederatedRun(Run):
 
     def _model_messages(self, sampled: tuple[ClientId, ...]) -> dict[ClientId, bytes]:
         """Return the message to each sampled client; all get the same bytes."""
-        return dict.fromkeys(sampled, model_to_bytes(self.model))
+        return dict.fromkeys(sampled, round_message(self.model))
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
         rng = np.random.default_rng(self._seed(SAMPLING_SEED, number))
@@ -158,7 +164,7 @@ class FederatedRun(Run):
         return self._evaluation.run(
             sampled,
             lambda client_id: self.worker.evaluate_held_out(client_id, messages[client_id]),
-            context=round_context(self.model, number),
+            context=round_context(self.model, number, self.frozen),
             received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
             faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
             seed=self._seed(EVALUATION_SEED, number),

@@ -13,7 +13,7 @@ from fl.config.run_config import AggregatorName, RunConfig
 from fl.data import Dataset
 from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import make_model
-from fl.learning.parameter_layout import LayoutError, ParameterLayout
+from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
 from fl.learning.server_optimizer import ServerOptimizer
 from fl.learning.training import evaluate
 from fl.runs.records import RoundRecord
@@ -30,7 +30,8 @@ class Run:
 
     Attributes:
         rounds_done: the number of completed rounds.
-        layout: the layout of the model's parameters.
+        layout: the layout of the model's averaged tensors.
+        frozen: the digest of the model's frozen parameters.
         tracker: the bounds of the updates.
         server_optimizer: the server's optimizer, which applies the mean update.
         threads: PyTorch threads for the model.
@@ -47,6 +48,7 @@ class Run:
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
         self.layout = ParameterLayout.of(self.model)
+        self.frozen = frozen_digest(self.model)
         self.tracker = ScaleTracker(
             len(self.layout.entries), config.value_bits, clip=config.protocol.clip, max_weight=max_examples
         )

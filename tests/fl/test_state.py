@@ -18,7 +18,13 @@ from torch import nn
 
 from fl.errors import FLError
 from fl.learning.models import MODELS, build_model
-from fl.learning.parameter_layout import LayoutError, ParameterLayout, context_digest
+from fl.learning.parameter_layout import (
+    NOTHING_FROZEN,
+    LayoutError,
+    ParameterLayout,
+    context_digest,
+    frozen_digest,
+)
 
 
 class Mixed(nn.Module):
@@ -48,8 +54,8 @@ def filled(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
-# 3*4*2*2 + 4 (conv), 4*4 (norm's weight, bias, mean, variance), 16 (one weight under three names), 3, 1
-MIXED_SIZE = 52 + 16 + 16 + 3 + 1
+# 3*4*2*2 + 4 (conv), 4*4 (norm's weight, bias, mean, variance), 16 (one weight under three names), 1 (scale)
+MIXED_SIZE = 52 + 16 + 16 + 1
 
 
 def test_what_travels_and_in_which_order() -> None:
@@ -57,7 +63,6 @@ def test_what_travels_and_in_which_order() -> None:
     assert layout.size == MIXED_SIZE
     # A module's own tensors come before its parts', as in the state dict.
     assert [entry.name for entry in layout.entries] == [
-        "frozen",
         "scale",
         "conv.weight",
         "conv.bias",
@@ -68,7 +73,7 @@ def test_what_travels_and_in_which_order() -> None:
         "first.weight",
     ]
     assert [layout.entries[0].start, *(entry.stop for entry in layout.entries)] == [
-        0, 3, 4, 52, 56, 60, 64, 68, 72, 88,
+        0, 1, 49, 53, 57, 61, 65, 69, 85,
     ]  # fmt: skip
 
 
@@ -126,7 +131,7 @@ def test_mean_of_vectors_is_mean_of_models() -> None:
     layout = ParameterLayout.of(mean)
     layout.load_vector(mean, (layout.to_vector(one) + layout.to_vector(two)) / np.float32(2))
     for key, value in mean.state_dict().items():
-        if value.is_floating_point():
+        if key != "frozen" and value.is_floating_point():
             torch.testing.assert_close(value, (one.state_dict()[key] + two.state_dict()[key]) / 2)
 
 
@@ -134,10 +139,22 @@ def test_tied_weights_stay_tied() -> None:
     module = Mixed()
     layout = ParameterLayout.of(module)
     layout.load_vector(module, np.arange(MIXED_SIZE, dtype=np.float32))
-    expected = torch.arange(72.0, 88.0).view(4, 4)
+    expected = torch.arange(69.0, 85.0).view(4, 4)
     for layer in (module.first, module.second, module.third):
         assert torch.equal(layer.weight, expected)
     assert module.second.weight is module.first.weight
+
+
+def test_a_frozen_parameter_in_the_memory_of_a_trained_one_changes_with_it() -> None:
+    module = nn.Module()
+    memory = torch.zeros(3)
+    module.frozen = nn.Parameter(memory, requires_grad=False)
+    module.trained = nn.Parameter(memory)
+    layout = ParameterLayout.of(module)
+    assert layout.names == ("frozen",)
+    layout.load_vector(module, np.arange(3, dtype=np.float32))
+    assert module.trained.tolist() == [0, 1, 2]
+    assert frozen_digest(module) == NOTHING_FROZEN
 
 
 def test_parts_of_one_memory_are_not_taken_for_the_whole() -> None:
@@ -189,13 +206,13 @@ def with_value(place: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("vector", "complaint"),
     [
-        (np.zeros(MIXED_SIZE - 1, dtype=np.float32), r"\(88,\), not float32 \(87,\)"),
-        (np.zeros((1, MIXED_SIZE), dtype=np.float32), r"not float32 \(1, 88\)"),
+        (np.zeros(MIXED_SIZE - 1, dtype=np.float32), r"\(85,\), not float32 \(84,\)"),
+        (np.zeros((1, MIXED_SIZE), dtype=np.float32), r"not float32 \(1, 85\)"),
         (np.zeros(MIXED_SIZE), "not float64"),
         (np.zeros(MIXED_SIZE, dtype=">f4"), "not >f4|not float32"),
         ([0.0] * MIXED_SIZE, "not list"),
         (with_value(MIXED_SIZE - 1, np.nan), "first.weight .* not finite"),
-        (with_value(0, np.inf), "frozen .* not finite"),
+        (with_value(0, np.inf), "scale .* not finite"),
         (with_value(10, -np.inf), "conv.weight .* not finite"),
     ],
 )
@@ -251,18 +268,24 @@ def test_model_without_state_has_an_empty_vector() -> None:
 
 
 def test_digest_is_what_it_is_said_to_be() -> None:
-    """Put together by hand from the docstring: name, type and shape, values; each after its length."""
+    """Put together by hand from the docstring: frozen part; name, type and shape, values, each after its length."""
     module = nn.Module()
+    module.base = nn.Parameter(torch.tensor(0.5), requires_grad=False)
     module.w = nn.Parameter(torch.tensor([[1.0, -2.0]]))
     module.register_buffer("count", torch.tensor(3))
     parts = [
         b"count", b"torch.int64()", struct.pack("<q", 3),
         b"w", b"torch.float32(1, 2)", struct.pack("<2f", 1, -2),
     ]  # fmt: skip
-    expected = hashlib.sha256(b"secagg/fl/model-state/1")
+    frozen = hashlib.sha256(b"secagg/fl/frozen-parameters/1")
+    for part in (b"base", b"torch.float32()", struct.pack("<f", 0.5)):
+        frozen.update(struct.pack(">Q", len(part)) + part)
+    assert frozen_digest(module) == frozen.digest()
+    expected = hashlib.sha256(b"secagg/fl/model-state/2" + frozen.digest())
     for part in parts:
         expected.update(struct.pack(">Q", len(part)) + part)
-    assert context_digest(module) == expected.digest()
+    assert context_digest(module) == context_digest(module, frozen.digest()) == expected.digest()
+    assert frozen_digest(nn.Linear(1, 1)) == NOTHING_FROZEN
 
 
 def test_digest_is_of_the_values_and_not_of_the_memory() -> None:
