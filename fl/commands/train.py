@@ -200,4 +200,6 @@ def _finish(
             save_plot(folder.plot_path, config, records)
             files = f"figure {folder.plot_path}, model {folder.model_path}"
             console.print(escape(files), highlight=False, soft_wrap=True)
+        elif not interrupted:
+            console.print("the model is not kept: give --out DIR to keep it", highlight=False, soft_wrap=True)
     return FinishedTraining(summary, interrupted)

@@ -10,6 +10,7 @@ import asyncio
 import math
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,6 +110,7 @@ class Participant:
         self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
         if self._data.is_of_one_class:
             self._say(f"all of them are of class {self._data.max_label}: is that right?")
+        await self._check_host()
         while True:
             self._announced = None
             try:
@@ -167,6 +169,15 @@ class Participant:
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
             elif end.code is not EndCode.COMPLETED:
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
+
+    async def _check_host(self) -> None:
+        """Raise NetworkError if the server's name does not exist; other failures may pass, and are tried again."""
+        host, port = self._options.address
+        try:
+            await asyncio.get_running_loop().getaddrinfo(host, port)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_NONAME:
+                raise NetworkError(f"there is no host {host}: {error.strerror}; correct the server's HOST") from None
 
     def _has_answered(self) -> bool:
         """Return whether this client answered the session; a server can end sessions at once, again and again."""

@@ -371,3 +371,10 @@ def test_the_closing_table_counts_every_byte_over_plain() -> None:
     assert table["largest clipped share of a round"][0] == "25.00%"
     assert table["secure sum less plain sum, in the ring"][0] == "0"
     assert "1.95 kB more (2.00 times)" in table["bytes over plain"][0]
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_model_that_is_not_kept_is_said_to_be_lost(tmp_path: Path) -> None:
+    said = "the model is not kept: give --out DIR to keep it"
+    assert invoke("train", *SMALL).stdout.endswith(f"{said}\n")
+    assert said not in invoke("train", *SMALL, "--out", tmp_path / "run").stdout

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fl.network.errors import NetworkError
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from transport.tcp import ServerUnreachableError
 from transport.tcp import client as tcp_client
@@ -34,14 +35,33 @@ def test_a_server_that_is_not_there_is_said_once(deployment):
     assert client.said[1:] == [f"no connection to {host}:{port} yet (Connection refused); trying again for 3 s"]
 
 
-def test_of_a_name_that_cannot_be_resolved_this_is_said(deployment, monkeypatch):
-    def unresolved(*_: object, **__: Any) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+def unresolved(monkeypatch, number: int, text: str) -> list[None]:
+    """Let each name fail to resolve; return the list of attempts."""
+    attempts: list[None] = []
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", unresolved)
+    def fails(*_: object, **__: Any) -> None:
+        attempts.append(None)
+        raise socket.gaierror(number, text)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", fails)
+    return attempts
+
+
+def test_a_name_that_does_not_exist_ends_the_client_at_once(deployment, monkeypatch):
+    attempts = unresolved(monkeypatch, socket.EAI_NONAME, "Name or service not known")
+    client = deployment.client(0, deployment.config(), address=("nohost.invalid", 7000), give_up=60.0)
+    client.start()
+    with pytest.raises(NetworkError, match="there is no host nohost.invalid: Name or service not known"):
+        client.finish()
+    assert len(attempts) == 1
+    assert client.said[1:] == []
+
+
+def test_of_names_that_cannot_be_resolved_for_now_this_is_said(deployment, monkeypatch):
+    unresolved(monkeypatch, socket.EAI_AGAIN, "Temporary failure in name resolution")
     client = deployment.client(0, deployment.config(), address=("nohost.invalid", 7000), give_up=1.0)
     client.start()
-    why = "the name cannot be resolved: Name or service not known"
+    why = "the name cannot be resolved: Temporary failure in name resolution"
     with pytest.raises(ServerUnreachableError, match=f"no word from nohost.invalid:7000 for . s: {why}"):
         client.finish()
     assert client.said[1:] == [f"no connection to nohost.invalid:7000 yet ({why}); trying again for 1 s"]
