@@ -51,7 +51,7 @@ def test_a_name_that_does_not_exist_ends_the_client_at_once(deployment, monkeypa
     attempts = unresolved(monkeypatch, socket.EAI_NONAME, "Name or service not known")
     client = deployment.client(0, deployment.config(), address=("nohost.invalid", 7000), give_up=60.0)
     client.start()
-    with pytest.raises(NetworkError, match="there is no host nohost.invalid: Name or service not known"):
+    with pytest.raises(NetworkError, match=r"there is no host nohost\.invalid: Name or service not known"):
         client.finish()
     assert len(attempts) == 1
     assert client.said[1:] == []
