@@ -22,6 +22,7 @@ from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import load_model
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
 from fl.learning.training import Evaluation, evaluate, train
 from secagg import ClientId
 
@@ -37,8 +38,9 @@ class ClientExamples:
 class LocalWorker:
     """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices]) -> None:
+    def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices], task: Task = CLASSIFICATION) -> None:
         self.config = config
+        self.task = task
         self.dataset = dataset
         self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
         self.model = make_model(
@@ -78,6 +80,7 @@ class LocalWorker:
             self.config.local.in_round(number),
             seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
             threads=self.threads,
+            task=self.task,
         )
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
@@ -87,7 +90,9 @@ class LocalWorker:
         if not len(places):
             return None
         with torch_threads(self.threads):
-            return evaluate(self.model, self.dataset.train_images[places], self.dataset.train_labels[places])
+            return evaluate(
+                self.model, self.dataset.train_images[places], self.dataset.train_labels[places], task=self.task
+            )
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
@@ -101,18 +106,25 @@ class LocalWorker:
 
 
 def local_update(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: Local, *, seed: int, threads: int
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    training: Local,
+    *,
+    seed: int,
+    threads: int,
+    task: Task = CLASSIFICATION,
 ) -> ClientUpdate:
     """Train the received model on a client's examples, in place, and return the difference."""
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
-        result = train(model, images, labels, training, seed=seed)
+        result = train(model, images, labels, training, seed=seed, task=task)
     return ClientUpdate(
         delta=layout.to_vector(model) - received,
         num_examples=result.num_examples,
         loss_sum=result.loss_sum,
-        correct=result.correct,
+        metrics=result.metrics,
     )
 
 
