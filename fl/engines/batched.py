@@ -39,7 +39,7 @@ class BatchedEngine:
 
     def __init__(self, worker: LocalWorker) -> None:
         config, dataset = worker.config, worker.dataset
-        check_stackable(worker.model, config.local)
+        check_stackable(worker.model, config.local, worker.task)
         self._worker = worker
         self._stacked = StackedTraining(worker.model, dataset.train_images, dataset.train_labels)
         self._stacked.check()

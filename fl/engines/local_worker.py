@@ -23,6 +23,7 @@ from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import NOTHING_FROZEN, ParameterLayout, context_digest, frozen_digest
 from fl.learning.serialization import load_round_message
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
 from fl.learning.training import Evaluation, evaluate, train
 from secagg import ClientId
 
@@ -38,8 +39,9 @@ class ClientExamples:
 class LocalWorker:
     """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices]) -> None:
+    def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices], task: Task = CLASSIFICATION) -> None:
         self.config = config
+        self.task = task
         self.dataset = dataset
         self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
         self.model = make_model(
@@ -82,6 +84,7 @@ class LocalWorker:
             seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
             threads=self.threads,
             frozen=self.frozen,
+            task=self.task,
         )
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
@@ -91,7 +94,9 @@ class LocalWorker:
         if not len(places):
             return None
         with torch_threads(self.threads):
-            return evaluate(self.model, self.dataset.train_images[places], self.dataset.train_labels[places])
+            return evaluate(
+                self.model, self.dataset.train_images[places], self.dataset.train_labels[places], task=self.task
+            )
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
@@ -113,6 +118,7 @@ def local_update(
     seed: int,
     threads: int,
     frozen: bytes = NOTHING_FROZEN,
+    task: Task = CLASSIFICATION,
 ) -> ClientUpdate:
     """Train the received model on a client's examples, in place, and return the difference.
 
@@ -121,7 +127,7 @@ def local_update(
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
-        result = train(model, images, labels, training, seed=seed)
+        result = train(model, images, labels, training, seed=seed, task=task)
     if frozen_digest(model) != frozen:
         raise ConfigError(
             "the model's own code changes frozen parameters (requires_grad=False), which are not sent: make them "
@@ -131,7 +137,7 @@ def local_update(
         delta=layout.to_vector(model) - received,
         num_examples=result.num_examples,
         loss_sum=result.loss_sum,
-        correct=result.correct,
+        metrics=result.metrics,
     )
 
 

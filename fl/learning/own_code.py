@@ -75,7 +75,7 @@ def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, see
         return build_model(name, image_shape=image_shape, num_classes=num_classes, seed=seed)
     factory: ModelFactory = load_reference(name, "model")
     with seeded_global_generator(seed):
-        model = _call(name, lambda: factory(image_shape, num_classes))
+        model = call_own(name, lambda: factory(image_shape, num_classes))
         _check_model(name, model, image_shape, num_classes)
     # Kept in the object itself, since it is copied and sent to the processes that train it.
     vars(model)[_OWN_REFERENCE] = name
@@ -110,7 +110,7 @@ def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     if not is_reference(name):
         return load_dataset(name, data_dir)
     loader: DatasetLoader = load_reference(name, "dataset")
-    dataset = _call(name, lambda: loader(data_dir))
+    dataset = call_own(name, lambda: loader(data_dir))
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset {name}: it must return a fl.data.Dataset, not {type(dataset).__name__}")
     first = dataset.train_labels[0]
@@ -175,12 +175,12 @@ def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
     """Return the model's output for two examples."""
     was_training = model.training
     with torch.no_grad():
-        logits = _call(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
+        logits = call_own(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
     model.train(was_training)
     return logits
 
 
-def _call(name: str, step: Callable[[], _Result]) -> _Result:
+def call_own(name: str, step: Callable[[], _Result]) -> _Result:
     """Call the user's code. Its exceptions, including SystemExit, become one line that says where."""
     try:
         return step()

@@ -25,7 +25,9 @@ from fl.data import Dataset
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from fl.learning.serialization import round_message
+from fl.learning.task import Task
 from fl.learning.training import DivergedError
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
@@ -44,7 +46,7 @@ class FederatedRun(Run):
     the sum: two runs of a config give the same models, and so does a resumed run.
 
     Args:
-        config, dataset, max_examples: see `Run`; the data set is split among the clients.
+        config, dataset, max_examples, task: see `Run`; the data set is split among the clients.
         aggregator: the name of the aggregator that sums the clients' updates.
         resources: the resources of the engine.
     """
@@ -57,20 +59,21 @@ class FederatedRun(Run):
         resources: Resources | None = None,
         *,
         max_examples: int | None = None,
+        task: Task | None = None,
     ) -> None:
-        super().__init__(config, dataset, aggregator, max_examples=max_examples)
+        super().__init__(config, dataset, aggregator, max_examples=max_examples, task=task)
         self._resources = resources or Resources()
-        self.worker = LocalWorker(config, dataset, deal_out(config, dataset))
+        self.worker = LocalWorker(config, dataset, deal_out(config, dataset), self.task)
         if self.worker.frozen != self.frozen:
             raise ConfigError(
                 f"model {config.model}: its frozen parameters (requires_grad=False) differ each time it is made: load "
                 "them from a file, or draw them with torch, which is seeded"
             )
         check_engine(config.engine, self.worker, self._resources)
-        self.aggregator: Aggregator = PlainAggregator()
+        self.aggregator: Aggregator = PlainAggregator(self.task.figures)
         if aggregator == "secure":
             self.aggregator = SecureAggregator(
-                session_plans(config, self.layout.sizes),
+                session_plans(config, self.layout.sizes, self.task.figures),
                 num_clients=config.sample,
                 tracker=self.tracker,
                 verify=config.protocol.compare,
@@ -107,6 +110,7 @@ class FederatedRun(Run):
             max_examples=self.worker.max_held_out,
             dropout=config.protocol.dropout,
             corrupt=config.protocol.corrupt,
+            figures=self.task.figures,
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
@@ -185,10 +189,24 @@ def _raise_if_all_refused(result: RoundResult) -> None:
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
 
 
-def session_plans(config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
-    """Return the plans of a simulated run's sessions; ``sizes`` are the elements of each tensor of an update."""
+def session_plans(
+    config: RunConfig, sizes: tuple[int, ...], figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES
+) -> SessionPlans:
+    """Return the plans of a simulated run's sessions.
+
+    Args:
+        config: the run's settings.
+        sizes: the elements of each tensor of an update.
+        figures: the ranges of the loss and of each metric.
+    """
     protocol = config.protocol
-    return SessionPlans(sizes=sizes, value_bits=config.value_bits, dropout=protocol.dropout, corrupt=protocol.corrupt)
+    return SessionPlans(
+        sizes=sizes,
+        value_bits=config.value_bits,
+        dropout=protocol.dropout,
+        corrupt=protocol.corrupt,
+        figures=figures,
+    )
 
 
 def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:

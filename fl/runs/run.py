@@ -15,6 +15,7 @@ from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
 from fl.learning.server_optimizer import ServerOptimizer
+from fl.learning.task import Task
 from fl.learning.training import evaluate
 from fl.runs.records import RoundRecord
 
@@ -27,6 +28,7 @@ class Run:
         dataset: the data set; it gives the examples' shape, the number of classes and the test set.
         name: the name of the aggregator, `secure` or `plain`.
         max_examples: a fixed bound on clients' weights. None: the bound adapts to them.
+        task: the loss and metrics. None: those that the config names.
 
     Attributes:
         rounds_done: the number of completed rounds.
@@ -38,9 +40,16 @@ class Run:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, name: AggregatorName, *, max_examples: int | None = None
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        name: AggregatorName,
+        *,
+        max_examples: int | None = None,
+        task: Task | None = None,
     ) -> None:
         self.config = config
+        self.task = Task(config.loss, config.metrics) if task is None else task
         self.dataset = dataset
         self.name = name
         self.rounds_done = 0
@@ -92,7 +101,7 @@ class Run:
         """
         held_out = None if measured is None else measured.evaluation
         with torch_threads(self.threads):
-            test = evaluate(self.model, self.dataset.test_images, self.dataset.test_labels)
+            test = evaluate(self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task)
         aggregate = result.aggregate
         return RoundRecord(
             round=self.rounds_done,
