@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import secagg
 from fl.aggregation.counters import IntegerVector
-from fl.aggregation.totals import TotalsEncoding, UndecodableSumError
+from fl.aggregation.totals import TotalsEncoding
+from fl.aggregation.totals_session import SummedTotals, TotalsSession
 from fl.errors import ConfigError
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, ratio
 from fl.learning.training import Evaluation
 from secagg import ClientId
-from transport import FaultSchedule, run_session
+from transport import FaultSchedule
 
 EvaluateClient = Callable[[ClientId], Evaluation | None]
 """A function that evaluates a client's held-out examples; it returns None if the client has none."""
@@ -60,16 +60,8 @@ class FederatedEvaluation:
     ) -> None:
         if max_examples < 1:
             raise ConfigError("no client has enough examples to hold one out: raise holdout")
-        self._max_examples = max_examples
-        self._num_metrics = len(figures) - 1
-        self._totals = TotalsEncoding(figures, max_examples, (), _VALUE_BITS)
-        self.plan = secagg.plan(
-            num_clients=num_clients,
-            vector_length=self._totals.vector_length,
-            value_bits=_VALUE_BITS,
-            dropout=dropout,
-            corrupt=corrupt,
-        )
+        self._encoding = held_out_encoding(figures, max_examples)
+        self._session = TotalsSession(self._encoding, num_clients=num_clients, dropout=dropout, corrupt=corrupt)
 
     def run(
         self,
@@ -84,37 +76,34 @@ class FederatedEvaluation:
         """Run one session over the in-process network; see `fl.aggregation.api.RoundRequest` for the arguments."""
 
         def counts(client_id: ClientId) -> IntegerVector:
-            measured = evaluate(client_id)
-            if measured is None:
-                return self._totals.encode(0, 0.0, ((0, 0),) * self._num_metrics)
-            # A diverged model's figures are not numbers: they count as the largest possible ones.
-            return self._totals.encode(
-                measured.num_examples,
-                measured.loss * measured.num_examples,
-                tuple(measured.totals.values()),
-                clips=True,
-            )
+            return encoded_evaluation(self._encoding, evaluate(client_id))
 
-        outcome = run_session(
-            self.plan.parameters,
-            counts,
-            client_ids=client_ids,
-            context=context,
-            received_context=received_context,
-            faults=faults,
-            seed=seed,
-        ).outcome
-        if not isinstance(outcome, secagg.Completed):
-            return HeldOutResult(evaluation=None, included=0, aborted=str(outcome))
-        try:
-            examples, totals, _ = self._totals.decode(
-                outcome.sum,
-                len(outcome.included),
-                fewest_examples=0,
-                most_examples=len(outcome.included) * self._max_examples,
+        return held_out_result(
+            self._session.run(
+                client_ids, counts, context=context, received_context=received_context, faults=faults, seed=seed
             )
-        except UndecodableSumError as error:
-            return HeldOutResult(evaluation=None, included=0, aborted=str(error))
-        loss = ratio(totals.pop("loss"))
-        evaluation = Evaluation(loss, totals, examples) if examples else None
-        return HeldOutResult(evaluation=evaluation, included=len(outcome.included))
+        )
+
+
+def held_out_encoding(figures: tuple[FigureRange, ...], max_examples: int) -> TotalsEncoding:
+    """Return the encoding of a client's evaluation; ``max_examples`` is a public bound on its examples."""
+    return TotalsEncoding(figures, max_examples, (), _VALUE_BITS)
+
+
+def encoded_evaluation(encoding: TotalsEncoding, measured: Evaluation | None) -> IntegerVector:
+    """Return a client's evaluation as integers; None, without held-out examples, adds nothing to the sum."""
+    if measured is None:
+        return encoding.encode(0, 0.0, ((0, 0),) * (len(encoding.figures) - 1))
+    # A diverged model's figures are not numbers: they count as the largest possible ones.
+    return encoding.encode(
+        measured.num_examples, measured.loss * measured.num_examples, tuple(measured.totals.values()), clips=True
+    )
+
+
+def held_out_result(totals: SummedTotals | str) -> HeldOutResult:
+    """Return the result of a session of evaluations."""
+    if isinstance(totals, str):
+        return HeldOutResult(evaluation=None, included=0, aborted=totals)
+    loss = ratio(totals.figures.pop("loss"))
+    evaluation = Evaluation(loss, totals.figures, totals.examples) if totals.examples else None
+    return HeldOutResult(evaluation=evaluation, included=totals.included)

@@ -21,6 +21,7 @@ _PANELS = {
     "local": "Local training",
     "server": "Server optimizer",
     "protocol": "Protocol",
+    "personal": "Personal models",
     "": "Run",
 }
 _MIB = 1 << 20
@@ -64,6 +65,11 @@ _HELP = {
     "compare": "Also train with the plain aggregator, and check the secure sums against plain ones.",
     "clip": "Clip all elements of updates to this value (default: bounds that adapt to the updates).",
     "value_bits": "Bits to which each element of an update is rounded (default: 24, or fewer for a ring of 32 bits).",
+    "personalize": "Let each client make a model of its own, measured on its held-out examples: head, full, proximal "
+    "or ditto (default: none).",
+    "personal_epochs": "Passes through the client's examples for it; with ditto, in each round (default: --epochs).",
+    "personal_learning_rate": "Learning rate of the personal model (default: --learning-rate).",
+    "personal_strength": "Pull of the personal model to the global one, with proximal and ditto.",
     "rounds": "Rounds of training; each sends the model to clients and adds up their updates.",
     "seed": "Random seed (keys and masks are never seeded).",
     "engine": f"How clients are trained on this machine or a cluster: {', '.join(ENGINES)}.",

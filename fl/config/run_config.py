@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
 from fl.errors import ConfigError
-from fl.learning.settings import Local, ServerOptimization
+from fl.learning.settings import Local, Personal, ServerOptimization
 from secagg import Round
 from transport.errors import printable
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -42,7 +42,14 @@ Before: TypeAlias = dict[str, Callable[[dict[str, Any]], Any]]
 """Settings added after the first version, each with a function that gives its value from the stored settings."""
 
 # A stored run that lacks a setting continues as before, which is not always the default of new runs.
-_ADDED: Before = {"loss": lambda _: CROSS_ENTROPY, "metrics": lambda _: (ACCURACY,)}
+_ADDED: Before = {
+    "loss": lambda _: CROSS_ENTROPY,
+    "metrics": lambda _: (ACCURACY,),
+    "personalize": lambda _: None,
+    "personal_epochs": lambda _: None,
+    "personal_learning_rate": lambda _: None,
+    "personal_strength": lambda _: Personal().strength,
+}
 
 _MOST = 2**31 - 1
 _MOST_THREADS = 1024
@@ -160,11 +167,12 @@ _DEFAULT_DATA = DataSettings()
 _DEFAULT_LOCAL = Local(epochs=5, batch_size=10, learning_rate=0.1, momentum=0.5)
 _DEFAULT_SERVER = ServerOptimization()
 _DEFAULT_PROTOCOL = Protocol()
+_DEFAULT_PERSONAL = Personal()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """The settings of a federated training run: four parts, and those of the whole run.
+    """The settings of a federated training run: five parts, and those of the whole run.
 
     None stands for a setting that was not given; the properties `model`, `loss`, `metrics`, `partition`, `sample` and
     `value_bits` then give the default.
@@ -174,6 +182,7 @@ class RunConfig:
         local: the clients' training.
         server: the server's optimizer, which applies the mean update.
         protocol: the secure aggregation.
+        personal: the clients' own models.
         rounds: the number of training rounds.
         seed: the seed of all randomness but keys and masks.
         engine: the way to train clients, one of `ENGINES`. With equal ``threads`` all engines give the same bits,
@@ -189,6 +198,7 @@ class RunConfig:
     local: Local = _DEFAULT_LOCAL
     server: ServerOptimization = _DEFAULT_SERVER
     protocol: Protocol = _DEFAULT_PROTOCOL
+    personal: Personal = _DEFAULT_PERSONAL
     rounds: int = 10
     seed: int = 0
     engine: str = "serial"
@@ -207,6 +217,8 @@ class RunConfig:
         yield from self.data.problems()
         yield from self.protocol.problems()
         yield from _not_counts(rounds=self.rounds)
+        if self.personal.method is not None and not self.data.holdout:
+            yield "personal models are measured on examples that clients hold out: set holdout, such as 0.2"
         if self.protocol.aggregator == "secure" and self.data.clients == 1:
             yield "secure aggregation needs at least 2 clients: the sum of one update is that update"
         if self.data.clients >= 1 and not 1 <= self.sample <= self.data.clients:
@@ -335,9 +347,10 @@ _PARTS: dict[str, Any] = {name: default for name, default in _DEFAULTS.items() i
 def _settings() -> dict[str, Setting]:
     found = {}
     for section, part in _PARTS.items():
-        prefix = "server_" if section == "server" else ""
+        prefix = f"{section}_" if section in ("server", "personal") else ""
         for name, kind in get_type_hints(type(part)).items():
-            found[prefix + name] = Setting(section, name, kind, getattr(part, name))
+            option = "personalize" if (section, name) == ("personal", "method") else prefix + name
+            found[option] = Setting(section, name, kind, getattr(part, name))
     others = get_type_hints(RunConfig).items()
     return found | {name: Setting("", name, kind, _DEFAULTS[name]) for name, kind in others if name not in _PARTS}
 

@@ -10,6 +10,7 @@ from fl.errors import ConfigError
 Precision = Literal["auto", "on", "off"]
 OptimizerName = Literal["sgd", "adam"]
 ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
+PersonalMethod = Literal["head", "full", "proximal", "ditto"]
 SERVER_OPTIMIZERS: tuple[ServerOptimizerName, ...] = get_args(ServerOptimizerName)
 
 # The adaptive rules' steps do not shrink with the update: a rate of 1 would wreck the model.
@@ -119,3 +120,49 @@ class ServerOptimization:
     def rate(self) -> float:
         """The learning rate; by default 1 for FedAvg and FedAvgM, 0.1 for FedAdagrad, 0.03 for the others."""
         return _SERVER_RATES.get(self.optimizer, 1.0) if self.learning_rate is None else self.learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Personal:
+    """How each client makes a model of its own from the global one.
+
+    Attributes:
+        method: ``full``: the client trains the last global model further; ``head``: only its last layer; ``proximal``:
+            all of it, pulled to the global weights; ``ditto``: it trains a second model beside the global one in each
+            round (Li et al. 2021, arXiv:2012.04221). None: there are no personal models.
+        epochs: passes through the client's examples (``ditto``: in each round). None: those of a round.
+        learning_rate: None: that of the first round.
+        strength: of the pull of ``proximal`` (FedProx's mu) and ``ditto`` (lambda).
+
+    Raises:
+        ConfigError: naming every value that is out of range.
+    """
+
+    method: PersonalMethod | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    strength: float = 0.1
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.method not in (None, *get_args(PersonalMethod)):
+            problems.append(f"personalize must be one of {', '.join(get_args(PersonalMethod))}, not {self.method!r}")
+        if self.epochs is not None and not 1 <= self.epochs <= _MOST:
+            problems.append(f"personal_epochs must be between 1 and {_MOST}, not {self.epochs}")
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            problems.append(f"personal_learning_rate must be a positive number, not {rate}")
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            problems.append(f"personal_strength must be finite and at least 0, not {self.strength}")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def training(self, local: Local) -> Local:
+        """Return the training of a personal model, where a round's training is ``local``."""
+        return replace(
+            local,
+            epochs=self.epochs or local.epochs,
+            learning_rate=self.learning_rate or local.learning_rate,
+            learning_rate_decay=1.0,
+            proximal=self.strength if self.method == "proximal" else 0.0,
+        )

@@ -12,6 +12,7 @@ from torch import nn
 
 from fl.errors import ConfigError
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
 from fl.learning.training import train
 
 
@@ -29,6 +30,7 @@ class Ditto:
     Attributes:
         training: the steps in each round; its `proximal` must be 0, since it would pull to the round's starting point.
         strength: lambda of the paper.
+        task: the loss and metrics.
 
     Raises:
         ConfigError: a number is out of range.
@@ -36,6 +38,7 @@ class Ditto:
 
     training: Local
     strength: float
+    task: Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < float("inf"):
@@ -53,7 +56,7 @@ class Ditto:
         """
         anchor = [parameter.detach() for parameter in received.parameters()]
         with _pulled(own, anchor, self.strength):
-            train(own, images, labels, self.training, seed)
+            train(own, images, labels, self.training, seed, self.task)
 
 
 @contextmanager

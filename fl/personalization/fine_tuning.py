@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
 from fl.learning.training import train
 from fl.personalization.head import classifier_head, head_inputs
 
@@ -21,10 +22,12 @@ class FineTuning:
             problem (Li et al. 2020, arXiv:1812.06127): the personal model stays near the global one.
         head_only: train only the last layer (the "head" of Collins et al. 2021, arXiv:2102.07078). It has fewer
             parameters, for which few examples suffice, and the feature extractor stays common to all clients.
+        task: the loss and metrics.
     """
 
     training: Local
     head_only: bool = False
+    task: Task = CLASSIFICATION
 
     def personalize(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, seed: int) -> None:
         """Turn the global `model` into the client's personal model, in place.
@@ -33,8 +36,8 @@ class FineTuning:
         diverged.
         """
         if not self.head_only:
-            train(model, images, labels, self.training, seed)
+            train(model, images, labels, self.training, seed, self.task)
             return
         # The other layers do not change, so their outputs are computed once, not in each epoch.
         features = head_inputs(model, images)
-        train(classifier_head(model), features, labels, self.training, seed)
+        train(classifier_head(model), features, labels, self.training, seed, self.task)

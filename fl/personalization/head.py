@@ -11,10 +11,15 @@ _BATCH = 500
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
-    """Return the last linear layer in the model's building order. Raises ConfigError if there is none."""
+    """Return the last linear layer in the model's building order.
+
+    Raises ConfigError if there is none, or it is frozen.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if not layers:
         raise ConfigError("the model has no linear layer to fine-tune: fine-tune the whole model")
+    if not any(parameter.requires_grad for parameter in layers[-1].parameters()):
+        raise ConfigError("the model's last linear layer is frozen: fine-tune the whole model")
     return layers[-1]
 
 

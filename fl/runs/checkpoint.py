@@ -8,6 +8,7 @@
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
     serve.lock              locked by the process of `secagg serve` that runs in this folder
+    sent/                   the models with which the rounds began, if clients train personal models by ditto
     report.html, tensorboard/                   written by `secagg report` and --tensorboard
     series.json, personalization.json           optional figures for the report: `fl.report.extras`
 
@@ -37,7 +38,7 @@ from fl.formatting import json_line
 from fl.learning.parameter_layout import travelling_state
 from fl.learning.serialization import load_travelling, model_to_bytes, own_tensors
 from fl.runs.records import RoundRecord, record_to_json
-from fl.runs.run import Run
+from fl.runs.run import Run, SentModel
 from secagg import ClientId
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
@@ -45,6 +46,7 @@ _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.json
 _FORMAT = 2
 _MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"
 _LOCK = "serve.lock"
+_SENT = "sent"
 # The checkpoint holds the lists of clients of all rounds; longer lists than this are compressed in it.
 _LISTED = 64
 # The most bytes of a list after decompression: two million clients.
@@ -106,6 +108,7 @@ class RunFolder:
             "records": json_line([{**line, "included": _packed(line["included"])} for line in lines]),
         }
         try:
+            self._save_sent(runs[0].sent)
             self._replace(_CHECKPOINT, safetensors.torch.save(tensors, metadata))
             self._replace(_CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
             self._replace(_METRICS, "".join(json_line(line) + "\n" for line in lines).encode())
@@ -170,9 +173,29 @@ class RunFolder:
                 load_travelling(run.model, {name: stored[name] for name in travelling_state(run.model)})
                 run.server_optimizer.load_state(_part(tensors, f"{run.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done
+            if runs[0].sent is not None:
+                own = [record for record in records if record.aggregator == runs[0].name]
+                runs[0].sent = [self._load_sent(record) for record in own]
         except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:
             raise self._foreign(error) from error
         return records
+
+    def _save_sent(self, sent: list[SentModel] | None) -> None:
+        for number, model in enumerate(sent or (), 1):
+            path = self._sent_path(number)
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                replace_file(path, model.message)
+
+    def _load_sent(self, record: RoundRecord) -> SentModel:
+        path = self._sent_path(record.round)
+        try:
+            return SentModel(path.read_bytes(), record.included)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}, which ditto needs: {error.strerror}") from error
+
+    def _sent_path(self, number: int) -> Path:
+        return self.path / _SENT / f"{number:05d}.safetensors"
 
     def _metadata(self) -> dict[str, str]:
         path = self.path / _CHECKPOINT

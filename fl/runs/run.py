@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import Aggregate
@@ -14,10 +14,20 @@ from fl.data import Dataset
 from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
+from fl.learning.serialization import round_message
 from fl.learning.server_optimizer import ServerOptimizer
 from fl.learning.task import Task
 from fl.learning.training import evaluate
 from fl.runs.records import RoundRecord
+from secagg import ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class SentModel:
+    """A round's model as `round_message`, and the clients whose updates the round included."""
+
+    message: bytes
+    included: tuple[ClientId, ...]
 
 
 class Run:
@@ -37,6 +47,7 @@ class Run:
         tracker: the bounds of the updates.
         server_optimizer: the server's optimizer, which applies the mean update.
         threads: PyTorch threads for the model.
+        sent: the rounds' models, if personal models need them.
     """
 
     def __init__(
@@ -53,6 +64,8 @@ class Run:
         self.dataset = dataset
         self.name = name
         self.rounds_done = 0
+        # The paper's Ditto needs the model that each round began with, and whose updates the round included.
+        self.sent: list[SentModel] | None = [] if config.personal.method == "ditto" else None
         self.model = make_model(
             config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
         )
@@ -70,6 +83,7 @@ class Run:
         Returns:
             The result; if the step failed, without an aggregate and with the reason.
         """
+        sent = b"" if self.sent is None else round_message(self.model)
         if result.aggregate is not None:
             before, remembered = self.layout.to_vector(self.model), self.server_optimizer.state()
             try:
@@ -79,6 +93,8 @@ class Run:
                 self.server_optimizer.load_state(remembered)
                 result = replace(result, aggregate=None, included=(), aborted=f"the server's step fails: {error}")
         self.rounds_done += 1
+        if self.sent is not None:
+            self.sent.append(SentModel(sent, result.included))
         return result
 
     def measure(
