@@ -121,7 +121,7 @@ def _plain_loop(worker: LocalWorker, row: Row, threads: int) -> Callable[[], obj
     def loop() -> None:
         model = copy.deepcopy(worker.model)
         with torch_threads(threads):
-            train(model, worker.dataset.train_images, worker.dataset.train_labels, training, seed=1)
+            train(model, worker.data.dataset.train_images, worker.data.dataset.train_labels, training, seed=1)
 
     return loop
 

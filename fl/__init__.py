@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from fl.data import Dataset, load_dataset
     from fl.data.partition import partition
     from fl.engines import Resources
+    from fl.federated_training import FederatedTraining, federated
     from fl.learning.models import build_model
     from fl.learning.own_code import make_dataset, make_model
     from fl.learning.parameter_layout import ParameterLayout
     from fl.learning.settings import Local, ServerOptimization
     from fl.learning.training import evaluate, train
     from fl.runs.checkpoint import RunFolder
+    from fl.runs.history import History
     from fl.runs.records import RoundRecord
     from fl.runs.rounds import FederatedRun
 
@@ -36,6 +38,8 @@ __all__ = [
     "EngineError",
     "FLError",
     "FederatedRun",
+    "FederatedTraining",
+    "History",
     "Local",
     "ParameterLayout",
     "PlainAggregator",
@@ -48,6 +52,7 @@ __all__ = [
     "ServerOptimization",
     "build_model",
     "evaluate",
+    "federated",
     "load_dataset",
     "make_dataset",
     "make_model",
@@ -60,6 +65,8 @@ _MODULES = {
     "DataSettings": "fl.config.run_config",
     "Dataset": "fl.data",
     "FederatedRun": "fl.runs.rounds",
+    "FederatedTraining": "fl.federated_training",
+    "History": "fl.runs.history",
     "Local": "fl.learning.settings",
     "ParameterLayout": "fl.learning.parameter_layout",
     "PlainAggregator": "fl.aggregation.api",
@@ -72,6 +79,7 @@ _MODULES = {
     "ServerOptimization": "fl.learning.settings",
     "build_model": "fl.learning.models",
     "evaluate": "fl.learning.training",
+    "federated": "fl.federated_training",
     "load_dataset": "fl.data",
     "make_dataset": "fl.learning.own_code",
     "make_model": "fl.learning.own_code",

@@ -7,14 +7,16 @@ Naming a module runs its code, so names come from the user's command line or con
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +29,9 @@ from fl.learning.parameter_layout import ParameterLayout, has_lazy_layers
 from secagg import SecAggError
 
 _Result = TypeVar("_Result")
+
+IN_PROGRAM = "python"
+"""Stands for the module of an object that has no name by which another program could import it."""
 
 _OWN_REFERENCE = "_secagg_reference"
 # Lines of Python's own library and of this package do not help the user.
@@ -46,6 +51,10 @@ class ModelFactory(Protocol):
         ...
 
 
+ModelSource: TypeAlias = str | nn.Module | type[nn.Module] | Callable[..., nn.Module]
+"""A model as `make_model` takes it."""
+
+
 class DatasetLoader(Protocol):
     """A function that loads a data set: ``loader(data_dir)``, with ``data_dir`` the value of ``--data-dir``, or None.
 
@@ -63,22 +72,50 @@ def is_reference(name: str) -> bool:
     return ":" in name
 
 
-def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+def make_model(model: ModelSource, *, image_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
     """Return a model of `fl.learning.models`, or the user's own.
+
+    Args:
+        model: a name of `fl.learning.models`; ``package.module:name`` of a class, factory or model; or one of these.
+            A class or factory that needs arguments is called as `ModelFactory` says, any other without arguments; a
+            model is copied.
+        image_shape, num_classes: the shape of one example, and the number of outputs.
+        seed: the seed of torch's generator while the model is made.
 
     Raises:
         ConfigError: the name is unknown, or the model is not as `ModelFactory` says. The text names the reason, and the
             line if the user's code failed.
     """
-    if not is_reference(name):
-        return build_model(name, image_shape=image_shape, num_classes=num_classes, seed=seed)
-    factory: ModelFactory = load_reference(name, "model")
+    if isinstance(model, str) and not is_reference(model):
+        return build_model(model, image_shape=image_shape, num_classes=num_classes, seed=seed)
+    name = model if isinstance(model, str) else shown_name(reference_to(model))
+    source = load_reference(model, "model") if isinstance(model, str) else model
     with seeded_global_generator(seed):
-        model = _call(name, lambda: factory(image_shape, num_classes))
-        _check_model(name, model, image_shape, num_classes)
+        made: nn.Module = call_own(name, lambda: _made(source, image_shape, num_classes))
+        _check_model(name, made, image_shape, num_classes)
     # Kept in the object itself, since it is copied and sent to the processes that train it.
-    vars(model)[_OWN_REFERENCE] = name
-    return model
+    vars(made)[_OWN_REFERENCE] = name
+    return made
+
+
+def _made(source: Any, image_shape: tuple[int, ...], num_classes: int) -> Any:
+    if isinstance(source, nn.Module):
+        return copy.deepcopy(source)
+    try:
+        inspect.signature(source).bind()
+    except TypeError:
+        return source(image_shape, num_classes)
+    except ValueError:
+        pass  # it has no signature
+    return source()
+
+
+def reference_to(value: Any) -> str:
+    """Return ``package.module:name`` of a class or function; ``python:name`` if no other program can import it."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is value:
+        return f"{module}:{name}"
+    return f"{IN_PROGRAM}:{getattr(value, '__name__', type(value).__name__)}"
 
 
 @contextmanager
@@ -99,6 +136,11 @@ def own_code_of(model: nn.Module) -> Iterator[None]:
         raise _failed(f"model {name}", error) from error
 
 
+def shown_name(reference: str) -> str:
+    """Return a name of a model or data set for people."""
+    return reference.removeprefix(f"{IN_PROGRAM}:")
+
+
 def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     """Return a data set of `fl.data`, or the user's own.
 
@@ -109,7 +151,7 @@ def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     if not is_reference(name):
         return load_dataset(name, data_dir)
     loader: DatasetLoader = load_reference(name, "dataset")
-    dataset = _call(name, lambda: loader(data_dir))
+    dataset = call_own(name, lambda: loader(data_dir))
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset {name}: it must return a fl.data.Dataset, not {type(dataset).__name__}")
     first = dataset.train_labels[0]
@@ -123,6 +165,11 @@ def load_reference(reference: str, what: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(f"{what} {reference!r}: write package.module:name, such as my_models:make_model")
+    if module_name == IN_PROGRAM:
+        raise ConfigError(
+            f"{what} {attribute} was an object of a Python program, and has no name here: go on in that program, with "
+            "fl.federated(..., resume=True)"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         # Last, since child processes search there too: a folder `transport` here must not run in their place.
@@ -174,12 +221,12 @@ def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
     """Return the model's output for two examples."""
     was_training = model.training
     with torch.no_grad():
-        logits = _call(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
+        logits = call_own(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
     model.train(was_training)
     return logits
 
 
-def _call(name: str, step: Callable[[], _Result]) -> _Result:
+def call_own(name: str, step: Callable[[], _Result]) -> _Result:
     """Call the user's code. Its exceptions, including SystemExit, become one line that says where."""
     try:
         return step()

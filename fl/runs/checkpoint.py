@@ -66,6 +66,11 @@ class RunFolder:
         """The path of the trained model."""
         return self.path / _MODEL
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / _CHECKPOINT).exists()
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the folder if needed, and lock it for this process; ConfigError if another process has locked it."""
@@ -75,7 +80,7 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder for a new run; ConfigError if it already holds a run."""
         try:
-            if (self.path / _CHECKPOINT).exists():
+            if self.has_run:
                 going_on = f"continue it with --resume {shlex.quote(str(self.path))}"
                 raise ConfigError(f"{self.path} already holds a run: {going_on}, or choose another folder")
             for name in (_CONFIG, _METRICS, _MODEL, PLOT):
