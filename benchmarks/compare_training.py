@@ -112,7 +112,7 @@ def _worker(row: Row) -> LocalWorker:
         momentum=0.5,
     )
     parts = partition(data, "iid", row.clients, seed=0, alpha=1.0, shards_per_client=2)
-    return LocalWorker(config, data, parts)
+    return LocalWorker(config, DealtOut(data, parts))
 
 
 def _plain_loop(worker: LocalWorker, row: Row, threads: int) -> Callable[[], object]:

@@ -105,7 +105,7 @@ def attack_masked(truth: Updates, leaking: tuple[int, ...] = (LEAKING,)) -> Atta
     server = Server(params, context=b"round 1")
     clients = {site: Client(params, site, context=b"round 1") for site in truth}
     inputs = {
-        site: encoding.encode(ClientUpdate(update, STEPS, 0.0, 0), np.random.default_rng(site))
+        site: encoding.encode(ClientUpdate(update, STEPS, 0.0, ((0, STEPS),)), np.random.default_rng(site))
         for site, update in truth.items()
     }
     leaks: dict[int, InputAwaited] = {}

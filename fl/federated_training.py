@@ -22,6 +22,7 @@ from fl.engines import Resources
 from fl.errors import ConfigError
 from fl.learning.own_code import IN_PROGRAM, ModelSource, reference_to
 from fl.learning.settings import Local, ServerOptimization
+from fl.learning.task import LOSSES, METRICS, Metric, Task
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay
@@ -42,8 +43,8 @@ class FederatedTraining:
     Args:
         config: the settings.
         data: the clients' examples.
-        model: see `fl.runs.run.Run`.
         resources: the resources of the engine.
+        model, task: see `fl.runs.run.Run`.
 
     Attributes:
         config: the settings.
@@ -59,10 +60,11 @@ class FederatedTraining:
         resources: Resources | None = None,
         *,
         model: ModelSource | None = None,
+        task: Task | None = None,
     ) -> None:
         self.config = config
         self.records: list[RoundRecord] = []
-        self.runs = start_runs(config, data, resources, model=model)
+        self.runs = start_runs(config, data, resources, model=model, task=task)
         self.folder: RunFolder | None = None
 
     def __enter__(self) -> Self:
@@ -228,6 +230,8 @@ def federated(
     clients: Sequence[Any] | Dataset,
     test: Any = None,
     *,
+    loss: Any = "cross-entropy",
+    metrics: Any = None,
     rounds: int = 10,
     sample: int | None = None,
     local: Local | None = None,
@@ -260,6 +264,8 @@ def federated(
             `Dataset` or a `DataLoader`, whose data set is taken, and not its batch size. Or a `fl.Dataset`, which has
             the test examples too, with ``partition``.
         test: test examples in one of these forms.
+        loss: ``loss(output, target)``, the mean over a batch: a function, module or class, or a name of `fl.Task`.
+        metrics: functions or names by name, or a list of these; see `fl.Task`. None: accuracy with cross entropy.
         rounds: the number of rounds.
         sample: the number of clients in each round. None: all, or that of ``protocol``.
         local: the clients' training. None: `fl.Local` as `secagg train` has it.
@@ -282,12 +288,15 @@ def federated(
         DataError: the data do not fit each other.
         PlanError: the protocol cannot work with these numbers.
     """
+    task = Task(loss, metrics)
     data = _client_data(clients, test, partition, num_clients, seed)
     protocol = Protocol() if protocol is None else protocol
     config = RunConfig(
         data=DataSettings(
             dataset=f"{IN_PROGRAM}:{data.dataset.name}",
-            model=model if isinstance(model, str) else reference_to(model),
+            model=reference_to(model),
+            loss=_loss_reference(loss, task),
+            metrics=tuple(_metric_reference(name, metric) for name, metric in task.metrics.items()),
             clients=data.num_clients,
             # Each client has what is its own, unless a scheme deals a data set out.
             partition=partition if isinstance(clients, Dataset) and isinstance(partition, str) else "by-owner",
@@ -305,7 +314,7 @@ def federated(
         engine=engine,
         threads=threads,
     )
-    training = FederatedTraining(config, data, Resources(workers), model=model)
+    training = FederatedTraining(config, data, Resources(workers), model=model, task=task)
     if out is not None:
         if resume and RunFolder(Path(out)).has_run:
             training.resume_in(Path(out))
@@ -330,3 +339,15 @@ def _client_data(
             raise ConfigError(f"give num_clients, among which partition {scheme!r} splits {clients.name}")
         scheme = split(clients, scheme, num_clients, seed=seed)
     return DealtOut(clients, scheme)
+
+
+def _loss_reference(given: Any, task: Task) -> str:
+    """Return the name by which a stored run's loss is found again, if it has one."""
+    return next((name for name in LOSSES if Task(name).loss is task.loss), reference_to(given))
+
+
+def _metric_reference(name: str, metric: Metric) -> str:
+    if name in METRICS and Task(metrics=[name]).metrics[name] is metric:
+        return name
+    reference = reference_to(metric)
+    return reference if reference.endswith(f":{name}") else f"{IN_PROGRAM}:{name}"

@@ -39,7 +39,7 @@ def run_round(num_clients: int, num_vanish: int, length: int, threshold: int) ->
     )
 
     def encoded(client_id: int) -> np.ndarray:
-        update = ClientUpdate(vectors[client_id], num_examples=1, loss_sum=0.0, correct=0)
+        update = ClientUpdate(vectors[client_id], num_examples=1, metrics=((0, 1),))
         return encoding.encode(update, np.random.default_rng((1, client_id)))
 
     params = plan(

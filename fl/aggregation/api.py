@@ -8,10 +8,12 @@ from typing import Protocol, TypeVar
 import msgpack
 import numpy as np
 
-from fl.aggregation.encoding import Aggregate, ClientUpdate, QuantizationError
+from fl.aggregation.encoding import MAX_VALUE_BITS, Aggregate, ClientUpdate, QuantizationError
 from fl.aggregation.phases import PhaseCost
-from fl.aggregation.scales import Exceeded
+from fl.aggregation.scales import MAX_WEIGHT, Exceeded
+from fl.aggregation.totals import TotalsEncoding
 from fl.errors import EngineError, FLError
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, Total, ratio
 from secagg import ClientId, Round
 from transport import (
     Announcement,
@@ -158,15 +160,22 @@ class PlainAggregator:
     """Ordinary federated averaging (McMahan et al. 2017): float32 updates in the clear, one message per client.
 
     A client that vanishes before or during its masked input in the secure protocol also sends nothing here.
+
+    Args:
+        figures: the ranges of the loss and of each metric, as in the secure protocol.
     """
 
     name = "plain"
+
+    def __init__(self, figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES) -> None:
+        self._figures = figures
 
     def aggregate(self, request: RoundRequest) -> RoundResult:
         started = time.perf_counter()
         train = TimedTraining(request)
         total: np.ndarray | None = None
-        num_examples, correct, loss_sum, bytes_up = 0, 0, 0.0, 0
+        num_examples, loss_sum, bytes_up = 0, 0.0, 0
+        metrics: dict[str, Total] = {one.name: (0, 0) for one in self._figures[1:]}
         included: list[ClientId] = []
         dropped: dict[ClientId, Round] = {}
         if request.announce is not None:
@@ -178,15 +187,18 @@ class PlainAggregator:
                 dropped[client_id] = round_
                 continue
             try:
-                message = train(client_id, _plain_message)
+                message = train(client_id, self._message)
             except InputWithheldError:
                 dropped[client_id] = Round.MASKED_INPUT_COLLECTION
                 continue
             bytes_up += len(encode_frame(message))
-            examples, right, loss, delta = msgpack.unpackb(message)
+            examples, measured, loss, delta = msgpack.unpackb(message)
             weighted = np.frombuffer(delta, dtype="<f4").astype(np.float64) * examples
             total = weighted if total is None else np.add(total, weighted, out=total)
-            num_examples, correct, loss_sum = num_examples + examples, correct + right, loss_sum + loss
+            num_examples, loss_sum = num_examples + examples, loss_sum + loss
+            for name, (numerator, denominator) in zip(metrics, measured, strict=True):
+                above, below = metrics[name]
+                metrics[name] = above + numerator, below + denominator
             included.append(client_id)
             if request.observer is not None:
                 request.observer(Round.MASKED_INPUT_COLLECTION, len(included), len(request.client_ids))
@@ -196,7 +208,7 @@ class PlainAggregator:
                 mean_delta=(total / num_examples).astype(np.float32),
                 num_examples=num_examples,
                 loss=loss_sum / num_examples,
-                accuracy=correct / num_examples,
+                metrics={name: ratio(one) for name, one in metrics.items()},
                 clipped=float("nan"),
             )
         return RoundResult(
@@ -211,15 +223,17 @@ class PlainAggregator:
             training_seconds=train.seconds,
         )
 
-
-def _plain_message(update: ClientUpdate) -> bytes:
-    """Return the client's message in the clear; raise QuantizationError where the ring encoding would raise it too."""
-    if not (np.isfinite(update.delta).all() and np.isfinite(update.loss_sum)):
-        raise QuantizationError("the update or its loss is not finite: lower the learning rate")
-    message: bytes = msgpack.packb(
-        [update.num_examples, update.correct, update.loss_sum, update.delta.astype("<f4").tobytes()]
-    )
-    return message
+    def _message(self, update: ClientUpdate) -> bytes:
+        """Return the client's message in the clear; raise QuantizationError where the ring encoding would raise it."""
+        if not (np.isfinite(update.delta).all() and np.isfinite(update.loss_sum)):
+            raise QuantizationError("the update or its loss is not finite: lower the learning rate")
+        TotalsEncoding(self._figures, MAX_WEIGHT, (), MAX_VALUE_BITS).encode(
+            update.num_examples, update.loss_sum, update.metrics
+        )
+        message: bytes = msgpack.packb(
+            [update.num_examples, update.metrics, update.loss_sum, update.delta.astype("<f4").tobytes()]
+        )
+        return message
 
 
 def vanishes_before_its_update(faults: FaultSchedule, client_id: ClientId) -> Round | None:

@@ -9,15 +9,6 @@ import numpy.typing as npt
 
 IntegerVector: TypeAlias = npt.NDArray[np.integer[Any]]
 
-LOSS_STEPS = 1 << 16
-MAX_LOSS = 256
-"""Losses are sent in steps of 2^-16, up to 256 nats per example (the true class at probability e^-256)."""
-
-
-def loss_steps(loss_sum: float, num_examples: int) -> int:
-    """Return a sum of losses (nats) as a counter, at most ``num_examples`` times the largest loss."""
-    return min(round(max(loss_sum, 0.0) * LOSS_STEPS), num_examples * MAX_LOSS * LOSS_STEPS)
-
 
 @dataclass(frozen=True, slots=True)
 class CounterEncoding:

@@ -10,8 +10,8 @@ sum(w x) / sum(w) = step sum(q) / sum(w) - c.  Weighting before rounding keeps t
 does not grow with the largest weight.
 
 After the update follow the ranges of the client's elements and weight (`fl.aggregation.scales`), which determine the
-next round's bounds, and counters (examples, correct predictions, loss, clipped elements).  All are digits in base
-2^value_bits, which add up like the elements, so the server learns only totals, also of the weights.  An encoding
+next round's bounds, and counters (examples, metrics, loss, clipped elements).  All are digits in base 2^value_bits,
+which add up like the elements, so the server learns only totals, also of the weights.  An encoding
 without bounds is for measuring: its vectors hold only the ranges.
 """
 
@@ -22,23 +22,19 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fl.aggregation.counters import LOSS_STEPS, MAX_LOSS, CounterEncoding, IntegerVector, loss_steps
+from fl.aggregation.counters import IntegerVector
 from fl.aggregation.scales import MAX_WEIGHT, RangeEncoding, Ranges, Scales
-from fl.errors import ConfigError, FLError
+from fl.aggregation.totals import QuantizationError as QuantizationError
+from fl.aggregation.totals import TotalsEncoding
+from fl.aggregation.totals import UndecodableSumError as UndecodableSumError
+from fl.errors import ConfigError
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, Total, ratio
 
 Vector: TypeAlias = npt.NDArray[np.float32]
 
 _Number = TypeVar("_Number", bound=np.generic)
 
 MIN_VALUE_BITS, MAX_VALUE_BITS = 4, 32
-
-
-class QuantizationError(FLError):
-    """An update cannot be encoded: it is not finite, has the wrong length, or impossible counts."""
-
-
-class UndecodableSumError(FLError):
-    """Valid inputs cannot add up to this sum: a client sent an invalid one, and there is no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +44,14 @@ class ClientUpdate:
     Attributes:
         delta: the client's model minus the server's, float32, shape (update_length,).
         num_examples: number of training examples, the weight of the update; 0 leaves the mean unchanged.
-        loss_sum: the sum of the examples' training losses, in nats.
-        correct: the number of examples that the model predicted correctly.
+        loss_sum: the sum of the examples' training losses.
+        metrics: each metric's numerator and denominator.
     """
 
     delta: Vector
     num_examples: int
-    loss_sum: float
-    correct: int
+    loss_sum: float = 0.0
+    metrics: tuple[Total, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +61,8 @@ class Aggregate:
     Attributes:
         mean_delta: the mean update, weighted by examples, float32, shape (update_length,).
         num_examples: the number of examples of all clients.
-        loss: the mean training loss per example, in nats.
-        accuracy: the fraction of examples predicted correctly.
+        loss: the mean training loss per example; nan if the clients report none.
+        metrics: the metrics' values on the clients' examples, by name; nan without a denominator.
         clipped: the fraction of all update elements that were clipped; nan without clipping.
         noise: standard deviation of the rounding, divided by the root mean square of the mean update, both relative to
             each tensor's bound; nan without rounding.
@@ -76,10 +72,15 @@ class Aggregate:
     mean_delta: Vector
     num_examples: int
     loss: float
-    accuracy: float
+    metrics: dict[str, float]
     clipped: float
     noise: float = math.nan
     ranges: Ranges | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of examples predicted correctly; nan if it is not measured."""
+        return self.metrics.get("accuracy", math.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class UpdateEncoding:
         num_clients: number of clients of the session.
         value_bits: bits of an encoded element.
         scales: the clipping bounds; None in a session that measures, whose sum gives `Ranges` and no mean.
+        figures: the ranges of the loss and of each metric; empty if clients report none.
 
     Raises:
         ConfigError: a number is out of range.
@@ -100,6 +102,7 @@ class UpdateEncoding:
     num_clients: int
     value_bits: int
     scales: Scales | None
+    figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES
 
     def __post_init__(self) -> None:
         if not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
@@ -112,10 +115,16 @@ class UpdateEncoding:
             raise ConfigError(f"{len(self.scales.bounds)} clipping bounds for {len(self.sizes)} tensors")
 
     @classmethod
-    def for_plan(cls, sizes: tuple[int, ...], num_clients: int, value_bits: int) -> "UpdateEncoding":
+    def for_plan(
+        cls,
+        sizes: tuple[int, ...],
+        num_clients: int,
+        value_bits: int,
+        figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES,
+    ) -> "UpdateEncoding":
         """Return an encoding with the length that encodings of such updates have with any bounds."""
         scales = Scales((0.0,) * len(sizes), MAX_WEIGHT)
-        return cls(sizes=sizes, num_clients=num_clients, value_bits=value_bits, scales=scales)
+        return cls(sizes=sizes, num_clients=num_clients, value_bits=value_bits, scales=scales, figures=figures)
 
     @property
     def update_length(self) -> int:
@@ -127,7 +136,7 @@ class UpdateEncoding:
         """Return the number of elements of an encoded update: the update's, and the digits of ranges and counters."""
         length = self._ranges.vector_length
         if self.scales is not None:
-            length += self.update_length + self._counters.vector_length
+            length += self.update_length + self._totals.vector_length
         return length
 
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
@@ -146,8 +155,8 @@ class UpdateEncoding:
             raise QuantizationError(f"the update has shape {delta.shape}, but ({self.update_length},) was planned")
         if not np.isfinite(delta).all() or not np.isfinite(update.loss_sum):
             raise QuantizationError("the update or its loss is not finite: lower the learning rate")
-        if not 0 <= update.correct <= update.num_examples:
-            raise QuantizationError(f"{update.correct} correct predictions of {update.num_examples} examples")
+        if update.num_examples < 0:
+            raise QuantizationError(f"{update.num_examples} examples")
         tensors = self._tensors(delta)
         largest = np.array([float(np.abs(tensor).max(initial=0.0)) for tensor in tensors])
         ranges = self._ranges.encode(largest if update.num_examples else np.zeros_like(largest), update.num_examples)
@@ -173,11 +182,11 @@ class UpdateEncoding:
             scaled += rng.random(len(scaled))
             # The largest element plus its rounding can be one ulp too high.
             place[:] = np.minimum(np.floor(scaled, out=scaled), (1 << self.value_bits) - 1, out=scaled)
-        # If the weight was cut, cut the counters by the same factor.
-        correct = update.correct * weight // max(1, update.num_examples)
-        loss = loss_steps(update.loss_sum * (weight / max(1, update.num_examples)), weight)
-        counters = self._counters.encode((weight, correct, loss, num_clipped))
-        encoded[self.update_length :] = np.concatenate([ranges, counters])
+        # If the weight was cut, cut the figures by the same factor.
+        factor = weight / max(1, update.num_examples)
+        metrics = [(numerator * factor, denominator * factor) for numerator, denominator in update.metrics]
+        totals = self._totals.encode(weight, update.loss_sum * factor, metrics, (num_clipped,))
+        encoded[self.update_length :] = np.concatenate([ranges, totals])
         return encoded
 
     def decode(self, total: IntegerVector, num_clients: int) -> Aggregate:
@@ -187,15 +196,15 @@ class UpdateEncoding:
             UndecodableSumError: ``num_clients`` valid updates cannot add up to it, or none of them has an example.
         """
         assert self.scales is not None  # noqa: S101 - measuring has no mean
-        counters, most = self._counters, self.scales.max_weight
-        ranges = self._decoded_ranges(total[self.update_length : len(total) - counters.vector_length], num_clients)
-        num_examples, correct, loss, num_clipped = checked_totals(
+        totals, most = self._totals, self.scales.max_weight
+        ranges = self._decoded_ranges(total[self.update_length : len(total) - totals.vector_length], num_clients)
+        num_examples, figures, (num_clipped,) = totals.decode(
             total,
             num_clients,
-            counters,
             fewest_examples=max(1, int(ranges.votes[-1])),
             most_examples=num_clients * most,
         )
+        values = {name: ratio(one) for name, one in figures.items()}
         elements = total[: self.update_length]
         # A client's elements are at most its weight times the largest value, plus one by rounding.
         if int(elements.max()) > num_examples / most * ((1 << self.value_bits) - 1) + num_clients:
@@ -219,8 +228,8 @@ class UpdateEncoding:
         return Aggregate(
             mean_delta=mean.astype(np.float32),
             num_examples=num_examples,
-            loss=loss / LOSS_STEPS / num_examples,
-            accuracy=correct / num_examples,
+            loss=values.pop("loss", math.nan),
+            metrics=values,
             clipped=num_clipped / (self.update_length * num_clients),
             noise=math.sqrt(noise / signal) if signal else 0.0,
             ranges=ranges,
@@ -264,10 +273,9 @@ class UpdateEncoding:
         )
 
     @property
-    def _counters(self) -> CounterEncoding:
-        """Return counters of examples, correct ones, loss steps and clipped elements, wide enough for all weights."""
-        most = MAX_WEIGHT
-        return CounterEncoding((most, most, most * MAX_LOSS * LOSS_STEPS, self.update_length), self.value_bits)
+    def _totals(self) -> TotalsEncoding:
+        """Return the counters of examples, figures and clipped elements, wide enough for all weights."""
+        return TotalsEncoding(self.figures, MAX_WEIGHT, (("clipped elements", self.update_length),), self.value_bits)
 
 
 def _most_clipped(num_elements: int) -> int:
@@ -284,43 +292,3 @@ def _fitting(tensor: npt.NDArray[np.float64], bound: float) -> float:
     """Return the factor that scales all elements within the bound, except those that may be clipped."""
     place = len(tensor) - 1 - _most_clipped(len(tensor))
     return bound / float(np.partition(np.abs(tensor), place)[place])
-
-
-def checked_totals(
-    total: IntegerVector,
-    num_clients: int,
-    counters: CounterEncoding,
-    *,
-    fewest_examples: int,
-    most_examples: int,
-) -> tuple[int, ...]:
-    """Return the sums of the counters at the end of a sum of vectors, after checking them.
-
-    Args:
-        total: the sum, shape (at least ``counters.vector_length``,).
-        num_clients: number of vectors in the sum.
-        counters: the encoding of examples, correct predictions, loss steps, and further counters.
-        fewest_examples, most_examples: bounds on the number of examples of all clients together.
-
-    Raises:
-        UndecodableSumError: ``num_clients`` valid vectors cannot add up to it.
-    """
-    sums = counters.decode(total[-counters.vector_length :])
-    examples, correct, loss = sums[:3]
-    wrong = ""
-    if int(total.max()) > num_clients * ((1 << counters.value_bits) - 1):
-        wrong = f"an element of {int(total.max())}"
-    elif not fewest_examples <= examples <= most_examples:
-        wrong = f"{examples} examples"
-    elif correct > examples:
-        wrong = f"{correct} correct predictions of {examples} examples"
-    elif loss > examples * MAX_LOSS * LOSS_STEPS:
-        wrong = f"a loss of {loss / LOSS_STEPS:g} over {examples} examples"
-    elif any(found > num_clients * largest for found, largest in zip(sums, counters.largest, strict=True)):
-        wrong = f"{max(sums[3:])} clipped elements"
-    if wrong:
-        raise UndecodableSumError(
-            f"{num_clients} clients' inputs cannot add up to {wrong}: a client sent an invalid input"
-            + ("" if examples else ", or none of them has any")
-        )
-    return sums

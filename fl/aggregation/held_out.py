@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import secagg
-from fl.aggregation.counters import LOSS_STEPS, MAX_LOSS, CounterEncoding, IntegerVector, loss_steps
-from fl.aggregation.encoding import UndecodableSumError, checked_totals
+from fl.aggregation.counters import IntegerVector
+from fl.aggregation.totals import TotalsEncoding, UndecodableSumError
 from fl.errors import ConfigError
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, ratio
 from fl.learning.training import Evaluation
 from secagg import ClientId
 from transport import FaultSchedule, run_session
@@ -24,7 +25,7 @@ class HeldOutResult:
     """Totals over the clients that took part to the end.
 
     Attributes:
-        evaluation: mean loss and accuracy over all their held-out examples; None without examples or result.
+        evaluation: mean loss and metrics over all their held-out examples; None without examples or result.
         included: number of clients whose counts are in it.
         aborted: the reason why there is no result, or None.
     """
@@ -35,27 +36,36 @@ class HeldOutResult:
 
 
 class FederatedEvaluation:
-    """A session after a round that sums each client's counts of examples, correct predictions and loss.
+    """A session after a round that sums each client's counts of examples, and its metrics and loss.
 
     Args:
         num_clients: number of clients in a session.
         max_examples: a public bound on the number of held-out examples of one client.
         dropout, corrupt: as for `secagg.plan`.
+        figures: the ranges of the loss and of each metric.
 
     Raises:
         ConfigError: no client holds out any examples.
         PlanError: the numbers do not work together.
     """
 
-    def __init__(self, *, num_clients: int, max_examples: int, dropout: float, corrupt: float) -> None:
+    def __init__(
+        self,
+        *,
+        num_clients: int,
+        max_examples: int,
+        dropout: float,
+        corrupt: float,
+        figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES,
+    ) -> None:
         if max_examples < 1:
             raise ConfigError("no client has enough examples to hold one out: raise holdout")
         self._max_examples = max_examples
-        largest = (max_examples, max_examples, max_examples * MAX_LOSS * LOSS_STEPS)
-        self._counters = CounterEncoding(largest, _VALUE_BITS)
+        self._num_metrics = len(figures) - 1
+        self._totals = TotalsEncoding(figures, max_examples, (), _VALUE_BITS)
         self.plan = secagg.plan(
             num_clients=num_clients,
-            vector_length=self._counters.vector_length,
+            vector_length=self._totals.vector_length,
             value_bits=_VALUE_BITS,
             dropout=dropout,
             corrupt=corrupt,
@@ -76,12 +86,13 @@ class FederatedEvaluation:
         def counts(client_id: ClientId) -> IntegerVector:
             measured = evaluate(client_id)
             if measured is None:
-                return self._counters.encode((0, 0, 0))
-            loss_sum = measured.loss * measured.num_examples
-            # The loss of a diverged model is not a number; count it as the largest possible loss.
-            loss = loss_steps(loss_sum if loss_sum < float("inf") else float(2**60), measured.num_examples)
-            return self._counters.encode(
-                (measured.num_examples, round(measured.accuracy * measured.num_examples), loss)
+                return self._totals.encode(0, 0.0, ((0, 0),) * self._num_metrics)
+            # A diverged model's figures are not numbers: they count as the largest possible ones.
+            return self._totals.encode(
+                measured.num_examples,
+                measured.loss * measured.num_examples,
+                tuple(measured.totals.values()),
+                clips=True,
             )
 
         outcome = run_session(
@@ -96,14 +107,14 @@ class FederatedEvaluation:
         if not isinstance(outcome, secagg.Completed):
             return HeldOutResult(evaluation=None, included=0, aborted=str(outcome))
         try:
-            examples, correct, loss = checked_totals(
+            examples, totals, _ = self._totals.decode(
                 outcome.sum,
                 len(outcome.included),
-                self._counters,
                 fewest_examples=0,
                 most_examples=len(outcome.included) * self._max_examples,
             )
         except UndecodableSumError as error:
             return HeldOutResult(evaluation=None, included=0, aborted=str(error))
-        evaluation = Evaluation(loss / LOSS_STEPS / examples, correct / examples, examples) if examples else None
+        loss = ratio(totals.pop("loss"))
+        evaluation = Evaluation(loss, totals, examples) if examples else None
         return HeldOutResult(evaluation=evaluation, included=len(outcome.included))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import secagg
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.scales import Scales
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from secagg import Adversary, GraphKind
 
 
@@ -18,6 +19,7 @@ class SessionPlans:
         corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`.
         goal: with this many inputs a session goes on: clients beyond them count as vanished. None: with all of them.
         dropout: the fraction of the other clients that is expected to vanish.
+        figures: the ranges of the loss and of each metric that clients report.
     """
 
     sizes: tuple[int, ...]
@@ -29,11 +31,18 @@ class SessionPlans:
     threshold: int | None = None
     min_inputs: int = 2
     goal: int | None = None
+    figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES
     _made: dict[int, secagg.Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def encoding(self, num_clients: int, scales: Scales | None) -> UpdateEncoding:
         """Return the encoding of updates for this number of clients; without bounds it measures them."""
-        return UpdateEncoding(sizes=self.sizes, num_clients=num_clients, value_bits=self.value_bits, scales=scales)
+        return UpdateEncoding(
+            sizes=self.sizes,
+            num_clients=num_clients,
+            value_bits=self.value_bits,
+            scales=scales,
+            figures=self.figures,
+        )
 
     def plan(self, num_clients: int) -> secagg.Plan:
         """Return the plan of sessions with this number of clients.
@@ -46,7 +55,9 @@ class SessionPlans:
             self._made[num_clients] = secagg.plan(
                 num_clients=num_clients,
                 # Thresholds and ring do not depend on the bounds, and the length hardly.
-                vector_length=UpdateEncoding.for_plan(self.sizes, num_clients, self.value_bits).vector_length,
+                vector_length=UpdateEncoding.for_plan(
+                    self.sizes, num_clients, self.value_bits, self.figures
+                ).vector_length,
                 value_bits=self.value_bits,
                 dropout=spare + (1 - spare) * self.dropout,
                 corrupt=self.corrupt,

@@ -29,6 +29,10 @@ _HELP = {
     "dataset": "digits, fashion-mnist, mnist, mnist-writers, leaf-femnist, or your own as package.module:loader.",
     "model": "2nn, cnn, cnn3, cnn3-mirror, small-cnn, small-cnn-square, logistic, mlp-500, mlp-500-square, or your "
     "own as package.module:factory (default: small-cnn for digits, 2nn for your own data set, else cnn).",
+    "loss": "Loss to train with: cross-entropy, mse, mae, huber, bce-with-logits, or your own as package.module:name "
+    "(default: cross-entropy).",
+    "metrics": "Metric to measure: accuracy, binary-accuracy, mse, mae, or your own as package.module:name; repeatable "
+    "(default: accuracy with cross-entropy).",
     "clients": "Number of clients; the training data is split among them.",
     "partition": "Split of the data among clients: iid, shards, dirichlet, by-writer or by-owner (default: by-writer "
     "for mnist-writers and leaf-femnist, else iid).",

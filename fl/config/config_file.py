@@ -15,6 +15,7 @@ SHORT = {
     "lr_decay": "learning_rate_decay",
     "server_lr": "server_learning_rate",
     "batch": "batch_size",
+    "metric": "metrics",
 }
 """Short names of options, each with its full name."""
 

@@ -17,6 +17,9 @@ from transport.faults import ROUNDS_OF_EVERY_SESSION
 AggregatorName = Literal["secure", "plain"]
 DropoutModel = Literal["independent", "slow"]
 
+# The names of `fl.learning.task`, known without torch.
+CROSS_ENTROPY, ACCURACY = "cross-entropy", "accuracy"
+
 ENGINES: tuple[str, ...] = ("serial", "processes", "batched", "ray")
 """The ways to train clients; see `fl.engines`."""
 
@@ -39,7 +42,7 @@ Before: TypeAlias = dict[str, Callable[[dict[str, Any]], Any]]
 """Settings added after the first version, each with a function that gives its value from the stored settings."""
 
 # A stored run that lacks a setting continues as before, which is not always the default of new runs.
-_ADDED: Before = {}
+_ADDED: Before = {"loss": lambda _: CROSS_ENTROPY, "metrics": lambda _: (ACCURACY,)}
 
 _MOST = 2**31 - 1
 _MOST_THREADS = 1024
@@ -57,6 +60,8 @@ class DataSettings:
         dataset: one of `fl.data.DATASETS`, or your own as ``package.module:loader`` (`fl.learning.own_code`).
         model: one of `fl.learning.models.MODELS`, or your own as ``package.module:factory``. None: the usual one for
             the data set (`RunConfig.model`).
+        loss: one of `fl.learning.task.LOSSES`, or your own as ``package.module:name``. None: cross-entropy.
+        metrics: of `fl.learning.task.METRICS`, or your own. None: accuracy with cross-entropy, else none.
         clients: the number of clients among which the training data is split.
         partition: one of `fl.data.partition.SCHEMES`. None: by-writer for mnist-writers and leaf-femnist, else iid.
         alpha: the concentration of the Dirichlet partition.
@@ -67,6 +72,8 @@ class DataSettings:
 
     dataset: str = "digits"
     model: str | None = None
+    loss: str | None = None
+    metrics: tuple[str, ...] | None = None
     clients: int = 40
     partition: str | None = None
     alpha: float = 0.5
@@ -78,8 +85,14 @@ class DataSettings:
         from fl.data import DATASETS
         from fl.data.partition import SCHEMES
         from fl.learning.models import MODELS
+        from fl.learning.task import LOSSES, METRICS
 
-        for name, value, known in (("dataset", self.dataset, DATASETS), ("model", self.model, MODELS)):
+        for name, value, known in (
+            ("dataset", self.dataset, DATASETS),
+            ("model", self.model, MODELS),
+            ("loss", self.loss, LOSSES),
+            *(("metric", metric, METRICS) for metric in self.metrics or ()),
+        ):
             if value is None or value in known:
                 continue
             if ":" not in value:
@@ -153,8 +166,8 @@ _DEFAULT_PROTOCOL = Protocol()
 class RunConfig:
     """The settings of a federated training run: four parts, and those of the whole run.
 
-    None stands for a setting that was not given; the properties `model`, `partition`, `sample` and `value_bits` then
-    give the default.
+    None stands for a setting that was not given; the properties `model`, `loss`, `metrics`, `partition`, `sample` and
+    `value_bits` then give the default.
 
     Attributes:
         data: the data, the model, and the split of the data.
@@ -211,6 +224,17 @@ class RunConfig:
         dataset = self.data.dataset
         own = self.data.model
         return _DEFAULT_MODEL.get(dataset, "2nn" if ":" in dataset else "cnn") if own is None else own
+
+    @property
+    def loss(self) -> str:
+        """The chosen loss, or cross-entropy."""
+        return self.data.loss or CROSS_ENTROPY
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The chosen metrics, or the usual ones for the loss."""
+        usual = (ACCURACY,) if self.loss == CROSS_ENTROPY else ()
+        return usual if self.data.metrics is None else self.data.metrics
 
     @property
     def partition(self) -> str:
@@ -271,13 +295,13 @@ class RunConfig:
 
     def settled(self) -> "RunConfig":
         """Return the same config with its defaults filled in, so that later defaults do not change the run."""
-        own = {name: getattr(self, name) for name in ("model", "partition", "sample", "value_bits")}
+        own = {name: getattr(self, name) for name in ("model", "loss", "metrics", "partition", "sample", "value_bits")}
         return self.of(**{**self.options(), **own, "server_learning_rate": self.server.rate})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON, by the names of their options."""
         values = self.settled().options()
-        return {**values, "dropout_at": list(values["dropout_at"])}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":

@@ -39,7 +39,7 @@ class BatchedEngine:
 
     def __init__(self, worker: LocalWorker) -> None:
         config = worker.config
-        check_stackable(worker.model, config.local)
+        check_stackable(worker.model, config.local, worker.task)
         self._worker = worker
         self._stacked = StackedTraining(worker.model, *worker.data.pooled())
         self._stacked.check()

@@ -22,6 +22,7 @@ from fl.learning.own_code import ModelSource, make_model
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import load_model
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
 from fl.learning.training import Evaluation, evaluate, train
 from secagg import ClientId
 
@@ -37,9 +38,12 @@ class ClientExamples:
 class LocalWorker:
     """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
 
-    def __init__(self, config: RunConfig, data: ClientData, model: ModelSource | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, data: ClientData, model: ModelSource | None = None, task: Task = CLASSIFICATION
+    ) -> None:
         self.config = config
         self.data = data
+        self.task = task
         self.examples = [_hold_out(data.places(client_id), config, client_id) for client_id in range(data.num_clients)]
         dataset = data.dataset
         self.model = make_model(
@@ -78,7 +82,7 @@ class LocalWorker:
         with seeded_global_generator(seed):
             images, labels = self.training_examples(client_id)
         training = self.config.local.in_round(number)
-        return local_update(self.model, images, labels, training, seed=seed, threads=self.threads)
+        return local_update(self.model, images, labels, training, seed=seed, threads=self.threads, task=self.task)
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
         """Evaluate the received model on the client's held-out examples; return None if it has none."""
@@ -87,7 +91,7 @@ class LocalWorker:
         if not len(held_out):
             return None
         with torch_threads(self.threads):
-            return evaluate(self.model, *self.data.examples(client_id, held_out))
+            return evaluate(self.model, *self.data.examples(client_id, held_out), task=self.task)
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
@@ -100,18 +104,25 @@ class LocalWorker:
 
 
 def local_update(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, training: Local, *, seed: int, threads: int
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    training: Local,
+    *,
+    seed: int,
+    threads: int,
+    task: Task = CLASSIFICATION,
 ) -> ClientUpdate:
     """Train the received model on a client's examples, in place, and return the difference."""
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
-        result = train(model, images, labels, training, seed=seed)
+        result = train(model, images, labels, training, seed=seed, task=task)
     return ClientUpdate(
         delta=layout.to_vector(model) - received,
         num_examples=result.num_examples,
         loss_sum=result.loss_sum,
-        correct=result.correct,
+        metrics=result.metrics,
     )
 
 

@@ -21,6 +21,7 @@ from fl.errors import ConfigError
 from fl.learning.own_code import own_code_of
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
 from fl.learning.training import DivergedError, batch_normalizing_layers
 
 Weights: TypeAlias = dict[str, torch.Tensor]
@@ -34,9 +35,11 @@ class StackedClient:
     seed: int
 
 
-def check_stackable(model: nn.Module, training: Local) -> None:
-    """Raise ConfigError, with all reasons, if clients of this model and training cannot be stacked."""
+def check_stackable(model: nn.Module, training: Local, task: Task = CLASSIFICATION) -> None:
+    """Raise ConfigError, with all reasons, if clients of this model, training and task cannot be stacked."""
     problems = []
+    if not task.is_plain_classification:
+        problems.append("it knows classification only, with the loss cross-entropy and the metric accuracy")
     if training.optimizer != "sgd":
         problems.append(f"its clients train with sgd, not {training.optimizer}")
     if training.bfloat16 == "on":
@@ -140,7 +143,7 @@ class StackedTraining:
             delta=self._vector(own) - self._vector(received),
             num_examples=num_examples,
             loss_sum=loss_sum,
-            correct=correct,
+            metrics=((correct, num_examples),),
         )
 
     def _vector(self, weights: Weights) -> np.ndarray:

@@ -132,8 +132,13 @@ class RecordEncoding:
         scales = self.scales
         if scales is not None and empty:
             scales = Scales((*scales.bounds, 0.0), scales.max_weight)
+        # Metrics of a reply travel in counters of its own.
         return UpdateEncoding(
-            sizes=self.sizes + empty, num_clients=self.num_clients, value_bits=self.value_bits, scales=scales
+            sizes=self.sizes + empty,
+            num_clients=self.num_clients,
+            value_bits=self.value_bits,
+            scales=scales,
+            figures=(),
         )
 
     @property
@@ -172,7 +177,7 @@ class RecordEncoding:
             # Values too large for float32 become infinite and are refused below.
             with np.errstate(over="ignore"):
                 flat[place] = np.ravel(change)
-        elements = self._elements.encode(ClientUpdate(flat, examples, loss_sum=0.0, correct=0), rng)
+        elements = self._elements.encode(ClientUpdate(flat, examples), rng)
         if self.scales is None:
             return elements, layout
         weight = min(examples, self.scales.max_weight)

@@ -88,30 +88,37 @@ def make_model(model: ModelSource, *, image_shape: tuple[int, ...], num_classes:
     """
     if isinstance(model, str) and not is_reference(model):
         return build_model(model, image_shape=image_shape, num_classes=num_classes, seed=seed)
-    name = model if isinstance(model, str) else shown_name(reference_to(model))
+    name = shown_name(reference_to(model))
     source = load_reference(model, "model") if isinstance(model, str) else model
     with seeded_global_generator(seed):
-        made: nn.Module = call_own(name, lambda: _made(source, image_shape, num_classes))
-        _check_model(name, made, image_shape, num_classes)
+        made: nn.Module
+        made, is_told = call_own(name, lambda: _made(source, image_shape, num_classes))
+        _check_model(name, made, image_shape, num_classes, is_told)
     # Kept in the object itself, since it is copied and sent to the processes that train it.
     vars(made)[_OWN_REFERENCE] = name
     return made
 
 
-def _made(source: Any, image_shape: tuple[int, ...], num_classes: int) -> Any:
+def _made(source: Any, image_shape: tuple[int, ...], num_classes: int) -> tuple[Any, bool]:
+    """Return a new model, and whether it was told the number of classes."""
     if isinstance(source, nn.Module):
-        return copy.deepcopy(source)
+        return copy.deepcopy(source), False
     try:
         inspect.signature(source).bind()
     except TypeError:
-        return source(image_shape, num_classes)
+        return source(image_shape, num_classes), True
     except ValueError:
         pass  # it has no signature
-    return source()
+    return source(), False
 
 
 def reference_to(value: Any) -> str:
-    """Return ``package.module:name`` of a class or function; ``python:name`` if no other program can import it."""
+    """Return a name as it is, ``package.module:name`` of a class or function, and ``python:name`` of anything else.
+
+    The last is for what no other program can import.
+    """
+    if isinstance(value, str):
+        return value
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     if module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is value:
         return f"{module}:{name}"
@@ -193,7 +200,7 @@ def load_reference(reference: str, what: str) -> Any:
     return found
 
 
-def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int) -> None:
+def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int, is_told: bool) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name}: it must return a torch.nn.Module, not {type(model).__name__}")
     if has_lazy_layers(model):
@@ -211,7 +218,8 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
         raise ConfigError(f"model {name}: its initial values are not all finite")
     logits = _trial(name, model, image_shape)
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (2, num_classes):
+    # A model that chooses its number of classes may know of some that nobody has an example of.
+    if shape != (2, num_classes) and (is_told or len(shape) != 2 or shape[0] != 2 or int(shape[1]) < num_classes):
         raise ConfigError(
             f"model {name}: for 2 examples of shape {image_shape} it must return logits (2, {num_classes}), not {shape}"
         )

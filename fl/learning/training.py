@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fl.errors import ConfigError, DataError, FLError
 from fl.learning.cpu import seeded_global_generator, uses_bfloat16
+from fl.learning.figures import Total, ratio
 from fl.learning.own_code import own_code_of
 from fl.learning.settings import Local, Precision
+from fl.learning.task import CLASSIFICATION, Task
 
 
 class DivergedError(FLError):
@@ -29,26 +30,43 @@ class DivergedError(FLError):
 class LocalResult:
     """The result of a client's training: sums over its `num_examples` examples, not averages.
 
-    `loss_sum` (cross-entropy, in nats) and `correct` are measured during the last epoch, on each batch just before the
-    model learns from it. They cost nothing extra, and are slightly worse than the finished model's.
+    `loss_sum` and `metrics` (each metric's numerator and denominator) are measured during the last epoch, on each batch
+    just before the model learns from it. They cost nothing extra, and are slightly worse than the finished model's.
     """
 
     num_examples: int
     loss_sum: float
-    correct: int
+    metrics: tuple[Total, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean cross-entropy (nats) and the share of correct answers (0..1) over `num_examples` examples."""
+    """The mean loss over `num_examples` examples, and each metric's numerator and denominator by its name."""
 
     loss: float
-    accuracy: float
+    totals: Mapping[str, Total]
     num_examples: int
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics' values; nan without a denominator."""
+        return {name: ratio(total) for name, total in self.totals.items()}
 
-def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: Local, seed: int) -> LocalResult:
-    """Train `model` in place on images float32 (N, ...) with labels int64 (N,).
+    @property
+    def accuracy(self) -> float:
+        """The share of correct answers, 0 to 1; nan if the task does not measure it."""
+        return self.metrics.get("accuracy", math.nan)
+
+
+def train(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    config: Local,
+    seed: int,
+    task: Task = CLASSIFICATION,
+) -> LocalResult:
+    """Train `model` in place on images (N, ...) with labels (N, ...), which may be any inputs and targets of `task`.
 
     Each epoch goes through all examples once in a new order drawn from `seed`. The last batch may be smaller, but if
     the model normalizes over a batch, a single leftover example joins the batch before. `model` gets the memory format
@@ -67,7 +85,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: 
     optimizer = _optimizer(model, config)
     proximal_term = _ProximalTerm(model, config.proximal)
     normalizing = batch_normalizing_layers(model)
-    loss_sum, correct = 0.0, 0
+    loss_sum, totals = 0.0, _Totals(task)
     with own_code_of(model), _seeded(seed) as generator:
         model.train()
         for epoch in range(config.epochs):
@@ -79,8 +97,8 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: 
             for number, chosen in enumerate(batches):
                 truth = labels.index_select(0, chosen)
                 with _enough_to_normalize(normalizing, len(chosen), num_examples):
-                    logits = _logits(model, rows.select(chosen), in_bfloat16)
-                loss = functional.cross_entropy(logits, truth)
+                    output = _output(model, rows.select(chosen), in_bfloat16)
+                loss = task.mean_loss(output, truth)
                 mean_loss = loss.item()
                 if not math.isfinite(mean_loss):
                     raise DivergedError(
@@ -92,13 +110,13 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: 
                 optimizer.step()
                 if is_last:
                     loss_sum += mean_loss * len(chosen)
-                    correct += _num_correct(logits, truth)
+                    totals.add(output, truth)
     # Check the weights: no loss is computed after the last step.
     for name, value in model.state_dict().items():
         # A finite sum has only finite terms, and is much faster to check; a sum that is not finite may have overflowed.
         if value.is_floating_point() and not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
             raise DivergedError(f"{name} is not finite after training: {_remedy(config)}")
-    return LocalResult(num_examples, loss_sum, correct)
+    return LocalResult(num_examples, loss_sum, totals.sums)
 
 
 def evaluate(
@@ -109,8 +127,9 @@ def evaluate(
     batch_size: int = 500,
     channels_last: bool = True,
     bfloat16: Precision = "off",
+    task: Task = CLASSIFICATION,
 ) -> Evaluation:
-    """Measure `model` (in evaluation mode, then restored) on images float32 (N, C, H, W), labels int64 (N,).
+    """Measure `model` (in evaluation mode, then restored) on images (N, ...) with labels (N, ...), as for `train`.
 
     It computes in float32 by default, so that the result does not depend on the processor's features. A diverged model
     gives a loss that is not finite, without an error.
@@ -122,15 +141,15 @@ def evaluate(
     rows = _ImageRows(images, channels_last=channels_last)
     _set_memory_format(model, channels_last=channels_last)
     in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:])
-    loss_sum, correct = 0.0, 0
+    loss_sum, totals = 0.0, _Totals(task)
     # no_grad, not inference_mode: a model may keep a tensor that it makes here, and train with it later.
     with own_code_of(model), _evaluation_mode(model), torch.no_grad():
         for start in range(0, num_examples, batch_size):
             truth = labels[start : start + batch_size]
-            logits = _logits(model, rows.part(start, start + batch_size), in_bfloat16)
-            loss_sum += functional.cross_entropy(logits, truth, reduction="sum").item()
-            correct += _num_correct(logits, truth)
-    return Evaluation(loss_sum / num_examples, correct / num_examples, num_examples)
+            output = _output(model, rows.part(start, start + batch_size), in_bfloat16)
+            loss_sum += task.loss_sum(output, truth)
+            totals.add(output, truth)
+    return Evaluation(loss_sum / num_examples, dict(zip(task.metrics, totals.sums, strict=True)), num_examples)
 
 
 def batch_normalizing_layers(model: nn.Module) -> list[str]:
@@ -218,18 +237,27 @@ class _ImageRows:
         return images.permute(0, 3, 1, 2) if self._channels_last else images
 
 
-def _logits(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.Tensor:
-    """Return float32 logits, so that the loss is computed in full precision with bfloat16 too."""
+class _Totals:
+    """The sums of each metric's numerators and denominators over batches."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.sums: tuple[Total, ...] = ((0, 0),) * len(task.metrics)
+
+    def add(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Measure a batch."""
+        measured = self._task.measure(output, target)
+        self.sums = tuple((a + c, b + d) for (a, b), (c, d) in zip(self.sums, measured, strict=True))
+
+
+def _output(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.Tensor:
+    """Return float32 output, so that the loss is computed in full precision with bfloat16 too."""
     if not in_bfloat16:
-        logits: torch.Tensor = model(images)
-        return logits
+        output: torch.Tensor = model(images)
+        return output
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(images)
-    return logits.float()
-
-
-def _num_correct(logits: torch.Tensor, labels: torch.Tensor) -> int:
-    return int((logits.argmax(dim=1) == labels).sum())
+        output = model(images)
+    return output.float()
 
 
 def _set_memory_format(model: nn.Module, *, channels_last: bool) -> None:

@@ -25,8 +25,10 @@ from fl.data import Dataset
 from fl.data.client_data import ClientData, DealtOut
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.engines.local_worker import LocalWorker, round_context
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from fl.learning.own_code import ModelSource
 from fl.learning.serialization import model_to_bytes
+from fl.learning.task import Task
 from fl.learning.training import DivergedError
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
@@ -45,7 +47,7 @@ class FederatedRun(Run):
     the sum: two runs of a config give the same models, and so does a resumed run.
 
     Args:
-        config, model, max_examples: see `Run`.
+        config, model, max_examples, task: see `Run`.
         data: the clients' examples; a data set is split among the clients.
         aggregator: the name of the aggregator that sums the clients' updates.
         resources: the resources of the engine.
@@ -60,17 +62,18 @@ class FederatedRun(Run):
         *,
         model: ModelSource | None = None,
         max_examples: int | None = None,
+        task: Task | None = None,
     ) -> None:
         if isinstance(data, Dataset):
             data = DealtOut(data, deal_out(config, data))
-        super().__init__(config, data.dataset, aggregator, model=model, max_examples=max_examples)
+        super().__init__(config, data.dataset, aggregator, model=model, max_examples=max_examples, task=task)
         self._resources = resources or Resources()
-        self.worker = LocalWorker(config, data, model)
+        self.worker = LocalWorker(config, data, model, self.task)
         check_engine(config.engine, self.worker, self._resources)
-        self.aggregator: Aggregator = PlainAggregator()
+        self.aggregator: Aggregator = PlainAggregator(self.task.figures)
         if aggregator == "secure":
             self.aggregator = SecureAggregator(
-                session_plans(config, self.layout.sizes),
+                session_plans(config, self.layout.sizes, self.task.figures),
                 num_clients=config.sample,
                 tracker=self.tracker,
                 verify=config.protocol.compare,
@@ -107,6 +110,7 @@ class FederatedRun(Run):
             max_examples=self.worker.max_held_out,
             dropout=config.protocol.dropout,
             corrupt=config.protocol.corrupt,
+            figures=self.task.figures,
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
@@ -185,10 +189,24 @@ def _raise_if_all_refused(result: RoundResult) -> None:
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
 
 
-def session_plans(config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
-    """Return the plans of a simulated run's sessions; ``sizes`` are the elements of each tensor of an update."""
+def session_plans(
+    config: RunConfig, sizes: tuple[int, ...], figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES
+) -> SessionPlans:
+    """Return the plans of a simulated run's sessions.
+
+    Args:
+        config: the run's settings.
+        sizes: the elements of each tensor of an update.
+        figures: the ranges of the loss and of each metric.
+    """
     protocol = config.protocol
-    return SessionPlans(sizes=sizes, value_bits=config.value_bits, dropout=protocol.dropout, corrupt=protocol.corrupt)
+    return SessionPlans(
+        sizes=sizes,
+        value_bits=config.value_bits,
+        dropout=protocol.dropout,
+        corrupt=protocol.corrupt,
+        figures=figures,
+    )
 
 
 def start_runs(
@@ -197,9 +215,10 @@ def start_runs(
     resources: Resources | None = None,
     *,
     model: ModelSource | None = None,
+    task: Task | None = None,
 ) -> list[FederatedRun]:
     """Return the config's run, and with ``compare`` also the plain run; arguments as for `FederatedRun`."""
     names: list[AggregatorName] = (
         [config.protocol.aggregator, "plain"] if config.protocol.compare else [config.protocol.aggregator]
     )
-    return [FederatedRun(config, data, name, resources, model=model) for name in names]
+    return [FederatedRun(config, data, name, resources, model=model, task=task) for name in names]

@@ -16,6 +16,7 @@ from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.own_code import ModelSource, make_model
 from fl.learning.parameter_layout import LayoutError, ParameterLayout
 from fl.learning.server_optimizer import ServerOptimizer
+from fl.learning.task import Task
 from fl.learning.training import evaluate
 from fl.runs.records import RoundRecord
 
@@ -29,6 +30,7 @@ class Run:
         name: the name of the aggregator, `secure` or `plain`.
         model: the model, as `fl.make_model` takes it. None: the one that the config names.
         max_examples: a fixed bound on clients' weights. None: the bound adapts to them.
+        task: the loss and metrics. None: those that the config names.
 
     Attributes:
         rounds_done: the number of completed rounds.
@@ -46,8 +48,10 @@ class Run:
         *,
         model: ModelSource | None = None,
         max_examples: int | None = None,
+        task: Task | None = None,
     ) -> None:
         self.config = config
+        self.task = Task(config.loss, config.metrics) if task is None else task
         self.dataset = dataset
         self.name = name
         self.rounds_done = 0
@@ -113,7 +117,7 @@ class Run:
         """
         held_out = None if measured is None else measured.evaluation
         with torch_threads(self.threads):
-            test = evaluate(self.model, self.dataset.test_images, self.dataset.test_labels)
+            test = evaluate(self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task)
         aggregate = result.aggregate
         return RoundRecord(
             round=self.rounds_done,

@@ -38,7 +38,7 @@ class Clients:
             delta=rng.uniform(-CLIP, CLIP, LENGTH).astype(np.float32),
             num_examples=examples,
             loss_sum=float(rng.uniform(0, 3 * examples)),
-            correct=int(rng.integers(0, examples, endpoint=True)),
+            metrics=((int(rng.integers(0, examples, endpoint=True)), examples),),
         )
 
     def train(self, client_id: int) -> ClientUpdate:

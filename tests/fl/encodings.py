@@ -29,7 +29,9 @@ def updates_of(
     scale = np.repeat(np.asarray(amplitudes, dtype=np.float64), sizes)
     common = rng.normal(size=len(scale))
     return [
-        ClientUpdate(((common + rng.normal(size=len(scale))) * scale).astype(np.float32), count, float(count), 0)
+        ClientUpdate(
+            ((common + rng.normal(size=len(scale))) * scale).astype(np.float32), count, float(count), ((0, 1),)
+        )
         for count in examples
     ]
 

@@ -57,7 +57,7 @@ def test_the_plain_mean_is_weighted_by_examples() -> None:
     np.testing.assert_allclose(result.aggregate.mean_delta, expected, atol=1e-7)
     assert result.aggregate.num_examples == sum(weights)
     assert result.aggregate.loss == pytest.approx(sum(update.loss_sum for update in updates) / sum(weights))
-    assert result.aggregate.accuracy == sum(update.correct for update in updates) / sum(weights)
+    assert result.aggregate.accuracy == sum(update.metrics[0][0] for update in updates) / sum(weights)
     assert np.isnan(result.aggregate.clipped)
 
 
@@ -315,7 +315,7 @@ def test_plain_bytes_are_float32_and_three_counters_a_client() -> None:
     expected = 0
     for client_id in IDS[1:]:
         update = Clients().update(client_id)
-        content = [update.num_examples, update.correct, update.loss_sum, update.delta.tobytes()]
+        content = [update.num_examples, update.metrics, update.loss_sum, update.delta.tobytes()]
         expected += 8 + len(msgpack.packb(content))
     assert result.bytes_up == expected
     assert result.bytes_down == 0

@@ -6,8 +6,8 @@ from math import inf, nan
 
 import pytest
 
-from fl.aggregation.counters import MAX_LOSS
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
+from fl.learning.figures import MAX_LOSS
 from fl.learning.training import Evaluation
 from secagg import Round
 from transport import Direction, Fault, FaultSchedule
@@ -28,9 +28,10 @@ def totals(measured: list[Evaluation | None], faults: FaultSchedule | None = Non
 
 
 def test_means_are_over_examples_and_a_client_that_holds_nothing_out_is_in_the_session() -> None:
-    result = totals([Evaluation(0.5, 0.75, 40), None, Evaluation(2.0, 0.5, 10), None])
+    one, other = Evaluation(0.5, {"accuracy": (30, 40)}, 40), Evaluation(2.0, {"accuracy": (5, 10)}, 10)
+    result = totals([one, None, other, None])
     assert result.included == 4
-    assert result.evaluation == Evaluation(pytest.approx(0.8, abs=1e-4), 0.7, 50)
+    assert result.evaluation == Evaluation(pytest.approx(0.8, abs=1e-4), {"accuracy": (35, 50)}, 50)
 
 
 def test_where_nobody_holds_anything_out_there_is_no_mean() -> None:
@@ -39,14 +40,14 @@ def test_where_nobody_holds_anything_out_there_is_no_mean() -> None:
 
 @pytest.mark.parametrize("loss", [inf, nan, 1e300])
 def test_a_loss_that_ran_away_counts_as_the_largest_of_its_own_examples(loss: float) -> None:
-    result = totals([Evaluation(loss, 0.0, 1), Evaluation(1.0, 1.0, 3), None, None])
+    result = totals([Evaluation(loss, {"accuracy": (0, 1)}, 1), Evaluation(1.0, {"accuracy": (3, 3)}, 3), None, None])
     assert result.evaluation is not None
     assert result.evaluation.loss == pytest.approx((MAX_LOSS + 3) / 4, rel=1e-4)
     assert result.evaluation.accuracy == 0.75
 
 
 def test_an_aborted_session_gives_nothing() -> None:
-    measured: list[Evaluation | None] = [Evaluation(1.0, 1.0, 3)] * 4
+    measured: list[Evaluation | None] = [Evaluation(1.0, {"accuracy": (3, 3)}, 3)] * 4
     vanished = {(client_id, Round.MASKED_INPUT_COLLECTION, Direction.UP): Fault.VANISH for client_id in (0, 1, 2)}
     result = totals(measured, FaultSchedule(vanished))
     assert (result.evaluation, result.included) == (None, 0)

@@ -39,7 +39,7 @@ def make_encoding(**changes: Any) -> UpdateEncoding:
 
 
 def make_update(delta: Any, *, num_examples: int = 10, loss_sum: float = 0.0, correct: int = 0) -> ClientUpdate:
-    return ClientUpdate(np.array(delta, dtype=np.float32), num_examples, loss_sum, correct)
+    return ClientUpdate(np.array(delta, dtype=np.float32), num_examples, loss_sum, ((correct, num_examples),))
 
 
 def aggregate(encoding: UpdateEncoding, updates: list[ClientUpdate], seed: int = 0) -> Any:
@@ -227,7 +227,7 @@ def test_a_bound_far_below_all_updates_shows_no_clients_signs() -> None:
     deltas = generator.normal(size=(num_clients, length)).astype(np.float32)
     weights = 2 ** np.arange(num_clients)
     total = sum(
-        encoding.encode(ClientUpdate(delta, int(weight) << 12, 0.0, 0), generator)
+        encoding.encode(ClientUpdate(delta, int(weight) << 12, 0.0, ((0, 1),)), generator)
         for delta, weight in zip(deltas, weights, strict=True)
     )
     read = np.rint(total[:length] / 2**12).astype(np.int64)
@@ -241,7 +241,7 @@ def test_a_bound_far_below_all_updates_shows_no_clients_signs() -> None:
 def test_the_counters_take_as_many_digits_as_they_need(bits: int) -> None:
     encoding = make_encoding(update_length=100, max_examples=1000, value_bits=bits)
     # With room for any weight.
-    largest = (2**32, 2**32, 2**32 * 256 * 2**16, 100)
+    largest = (2**32, 2**64, 2**64, 2**32 * 256 * 2**16, 100)
     digits = sum(ceil(number.bit_length() / bits) for number in largest)
     assert encoding.scales is not None
     ranges = RangeEncoding(num_tensors=1, num_clients=9, value_bits=bits, scales=encoding.scales)
@@ -285,7 +285,7 @@ def test_what_cannot_be_encoded_is_refused(change: dict[str, Any], said: str) ->
 @pytest.mark.parametrize("correct", [-1, 4, 10**9])
 def test_more_correct_ones_than_examples_are_refused(correct: int) -> None:
     """They would spoil the total without a sign: a digit holds value_bits bits, and nobody sees one client's."""
-    with pytest.raises(QuantizationError, match="correct"):
+    with pytest.raises(QuantizationError, match="accuracy"):
         make_encoding().encode(make_update([0.1] * 4, num_examples=3, correct=correct), np.random.default_rng(0))
 
 

@@ -202,7 +202,7 @@ def test_the_round_and_the_model_are_bound_into_the_session() -> None:
     assert not set(still) & set(other_model)
 
     def moved(request: RoundRequest) -> Aggregate:
-        return Aggregate(np.full(51, 1e-6, np.float32), 240, 1.0, 0.5, 0.0)
+        return Aggregate(np.full(51, 1e-6, np.float32), 240, 1.0, {"accuracy": 0.5}, 0.0)
 
     changed = [request.context for request in listen(make_run(), 3, moved)]
     assert changed[0] == still[0]
@@ -261,7 +261,7 @@ def test_the_mean_update_is_scaled_and_added() -> None:
     run = make_run("plain", server_learning_rate=0.25)
     before = vector(run.model)
     update = np.linspace(-1, 1, 51, dtype=np.float32)
-    listen(run, 1, lambda request: Aggregate(update, 240, 1.0, 0.5, 0.0))
+    listen(run, 1, lambda request: Aggregate(update, 240, 1.0, {"accuracy": 0.5}, 0.0))
     np.testing.assert_allclose(vector(run.model), before + 0.25 * update, atol=1e-6)
 
 

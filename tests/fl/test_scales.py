@@ -157,7 +157,7 @@ def test_one_client_costs_the_others_no_resolution(bits: int, what: str) -> None
     sizes = (400, 20)
     honest = updates_of([1e-3, 1e-5], sizes, [20] * 9)
     huge = np.full(420, 2.0**60 if what in ("elements", "both") else 1e8 if what != "weight" else 1e-3, np.float32)
-    liar = ClientUpdate(huge, 1 << 60 if what in ("weight", "both") else 20, 0.0, 0)
+    liar = ClientUpdate(huge, 1 << 60 if what in ("weight", "both") else 20, 0.0, ((0, 20),))
     server = Server(sizes, 10, bits)
     for _ in range(6):
         server.session([*honest, liar])
@@ -186,7 +186,7 @@ def test_a_tensor_that_one_client_alone_changes_stays_among_the_others() -> None
     """Nobody else can tell whether it is right, so its bound goes no further than those that others need."""
     sizes = (400, 20)
     honest = updates_of([1e-3, 0.0], sizes, [20] * 20)
-    lone = ClientUpdate(np.append(honest[0].delta[:400], np.full(20, 1e30)).astype(np.float32), 20, 0.0, 0)
+    lone = ClientUpdate(np.append(honest[0].delta[:400], np.full(20, 1e30)).astype(np.float32), 20, 0.0, ((0, 20),))
     server = Server(sizes, 20, 20)
     for _ in range(12):
         server.session([*honest[1:], lone])
@@ -308,8 +308,8 @@ def test_counts_beyond_the_last_are_that_error() -> None:
 def test_a_session_that_measures_says_nothing_else() -> None:
     """Clients whose ranges are the same send the same vector, whatever else is in their updates."""
     encoding = UpdateEncoding(sizes=(4,), num_clients=3, value_bits=16, scales=None)
-    one = ClientUpdate(np.array([0.9, 0, 0, 0], np.float32), 60, 1.0, 2)
-    other = ClientUpdate(np.array([0.1, -0.6, 0.3, 0.2], np.float32), 50, 9.0, 40)
+    one = ClientUpdate(np.array([0.9, 0, 0, 0], np.float32), 60, 1.0, ((2, 60),))
+    other = ClientUpdate(np.array([0.1, -0.6, 0.3, 0.2], np.float32), 50, 9.0, ((40, 50),))
     first, second = (encoding.encode(update, np.random.default_rng(0)).tolist() for update in (one, other))
     assert first == second
     with pytest.raises(QuantizationError, match="not finite"):
@@ -321,7 +321,9 @@ def test_what_is_above_a_fixed_bound_is_named_with_one_that_would_do() -> None:
     assert tracker.scales == Scales((0.5,) * 3, 64)
     encoding = UpdateEncoding(sizes=(1, 1, 1), num_clients=4, value_bits=24, scales=tracker.scales)
     total = sum(
-        encoding.encode(ClientUpdate(np.array(delta, np.float32), weight, 0.0, 0), np.random.default_rng(0))
+        encoding.encode(
+            ClientUpdate(np.array(delta, np.float32), weight, 0.0, ((0, weight),)), np.random.default_rng(0)
+        )
         for delta, weight in (([0.5, 1.2, 0], 64), ([0.1, 0.1, 0.1], 65), ([-0.4, -2, 0], 1), ([0, 1e5, 0], 200))
     )
     aggregate = encoding.decode(total, 4)
@@ -383,11 +385,11 @@ def test_bounds_stay_within_their_limits(
 @pytest.mark.parametrize("clients", [10, 100])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28)])
 def test_ranges_take_a_hundredth_of_an_update_or_some_bytes(clients: int, shape: tuple[int, ...]) -> None:
-    """Against the update and five digits of counters alone. Ring elements are of four bytes here."""
+    """Against the update and nine digits of counters alone. Ring elements are of four bytes here."""
     for name in MODELS:
         layout = ParameterLayout.of(build_model(name, image_shape=shape, num_classes=10, seed=0))
         alone, measuring = (
-            layout.size + 5,
+            layout.size + 9,
             UpdateEncoding(sizes=layout.sizes, num_clients=clients, value_bits=24, scales=None),
         )
         length = UpdateEncoding.for_plan(layout.sizes, clients, 24).vector_length

@@ -59,7 +59,7 @@ def test_one_step_is_gradient_descent_as_in_the_book() -> None:
     np.testing.assert_allclose(trained_bias, bias - 0.1 * (error.sum(axis=0) + 0.01 * bias), atol=1e-6)
     assert result.num_examples == 12
     assert result.loss_sum == pytest.approx(losses.sum(), rel=1e-5)
-    assert result.correct == (logits.argmax(axis=1) == labels.numpy()).sum()
+    assert result.metrics[0][0] == (logits.argmax(axis=1) == labels.numpy()).sum()
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -85,7 +85,7 @@ def test_equals_a_plain_loop_over_the_same_batches(momentum: float, digits: Data
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-4, atol=1e-5)
     assert result.loss_sum == pytest.approx(loss_sum, rel=1e-4)
-    assert abs(result.correct - correct) <= 1
+    assert abs(result.metrics[0][0] - correct) <= 1
 
 
 class Listener(nn.Module):
@@ -122,7 +122,7 @@ def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
     still = train(model, images, labels, settings(learning_rate=1e-12), seed=1)
     before = evaluate(untouched, images, labels)
     assert still.num_examples == len(labels)
-    assert still.correct == round(before.accuracy * len(labels))
+    assert still.metrics[0][0] == round(before.accuracy * len(labels))
     assert still.loss_sum / len(labels) == pytest.approx(before.loss, rel=1e-5)
 
     third = train(copy.deepcopy(untouched), images, labels, settings(epochs=3), seed=1)
@@ -188,7 +188,7 @@ def test_learns_digits_in_every_arithmetic(channels_last: bool, bfloat16: str, d
     tested = evaluate(model, digits.test_images, digits.test_labels)
     assert tested.accuracy > 0.95
     assert tested.num_examples == 355
-    assert result.correct / result.num_examples > 0.95
+    assert result.metrics[0][0] / result.num_examples > 0.95
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import fl.aggregation.held_out
 import fl.aggregation.secure
-from fl.aggregation.counters import LOSS_STEPS, MAX_LOSS
 from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEncoding
 from fl.aggregation.held_out import FederatedEvaluation
 from fl.aggregation.scales import MAX_WEIGHT
 from fl.errors import FLError
+from fl.learning.figures import LOSS_STEPS, MAX_LOSS, MOST_PER_EXAMPLE
 from fl.learning.server_optimizer import ServerOptimizer
 from fl.learning.training import Evaluation
 from fl.runs.rounds import FederatedRun
@@ -31,9 +31,10 @@ ENCODING = fixed_encoding(LENGTH, max_examples=MOST, value_bits=BITS, num_client
 
 def total(examples: int = 30, correct: int = 5, loss: float = 30.0, clipped: int = 2, element: int = 0) -> Any:
     """A sum with these totals, and this in the place of each element."""
-    most = (MAX_WEIGHT, MAX_WEIGHT, MAX_WEIGHT * MAX_LOSS * LOSS_STEPS, LENGTH)
+    answers = MAX_WEIGHT * MOST_PER_EXAMPLE
+    most = (MAX_WEIGHT, answers, answers, MAX_WEIGHT * MAX_LOSS * LOSS_STEPS, LENGTH)
     digits = []
-    for counter, largest in zip((examples, correct, round(loss * LOSS_STEPS), clipped), most, strict=True):
+    for counter, largest in zip((examples, correct, examples, round(loss * LOSS_STEPS), clipped), most, strict=True):
         # As many as one client needs; what is carried is in the last.
         places = -(-largest.bit_length() // BITS)
         digits += [counter >> BITS * place & (1 << BITS) - 1 for place in range(places - 1)]
@@ -64,8 +65,8 @@ def test_totals_on_the_bounds_are_decoded() -> None:
         ({"examples": 0}, "0 examples"),
         ({"examples": 2}, "2 examples"),
         ({"examples": 31}, "31 examples"),
-        ({"examples": 30, "correct": 31}, "31 correct predictions of 30 examples"),
-        ({"examples": 3, "correct": 0, "loss": 3.0 * MAX_LOSS + 1}, "a loss of 769 over 3 examples"),
+        ({"examples": 30, "correct": 31}, "accuracy 31 over 30"),
+        ({"examples": 3, "correct": 0, "loss": 3.0 * MAX_LOSS + 1}, "loss 769 over 3"),
         ({"clipped": 13}, "13 clipped elements"),
         ({"element": CLIENTS * (2**BITS - 1) + 1}, "an element of 196606"),
     ],
@@ -85,7 +86,7 @@ def test_any_sum_is_finite_numbers_or_that_error(elements: list[int]) -> None:
     except UndecodableSumError:
         return
     assert np.isfinite(aggregate.mean_delta).all()
-    assert 0 <= aggregate.accuracy <= 1
+    assert 0 <= aggregate.accuracy <= 1 or np.isnan(aggregate.accuracy)
     assert 0 <= aggregate.loss <= MAX_LOSS
     assert 0 <= aggregate.clipped <= 1
 
@@ -93,7 +94,7 @@ def test_any_sum_is_finite_numbers_or_that_error(elements: list[int]) -> None:
 def test_an_element_beyond_what_the_examples_allow_is_that_error() -> None:
     """A client that takes from the others' number of examples would make the mean larger than any update."""
     encoding = fixed_encoding(1, max_examples=1 << 32, clip=1e20, value_bits=4)
-    update = ClientUpdate(np.array([1e20], np.float32), 1 << 32, 0.0, 0)
+    update = ClientUpdate(np.array([1e20], np.float32), 1 << 32, 0.0, ((0, 1 << 32),))
     vector = encoding.encode(update, np.random.default_rng(0)).astype(np.uint64)
     assert encoding.decode(vector, 1).mean_delta[0] == np.float32(1e20)
     counters = 1 + len(ranges_of(1, encoding))
@@ -123,11 +124,12 @@ def poisoning(digit: int) -> Callable[..., Any]:
 def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     honest, _ = run_both()
     assert honest.aggregate is not None
-    # Of the correct predictions, behind which four digits of the loss and one of the clipped elements come.
-    monkeypatch.setattr(fl.aggregation.secure, "run_session", poisoning(-6))
+    # The highest of the correct predictions; behind it come five of all answers, four of the loss, and one of the
+    # clipped elements.
+    monkeypatch.setattr(fl.aggregation.secure, "run_session", poisoning(-11))
     spoilt = secure_aggregator(verify=False).aggregate(make_request(Clients()))
     assert (spoilt.aggregate, spoilt.included) == (None, ())
-    assert "correct predictions of" in str(spoilt.aborted)
+    assert "cannot add up to accuracy" in str(spoilt.aborted)
 
 
 def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_updates_are_those_of_the_serial_engine_but_for_rounding(model: str, set
             assert np.abs(expected.delta).max() > 1e-3
             np.testing.assert_allclose(update.delta, expected.delta, atol=2e-6)
             assert update.delta.dtype == np.float32
-            assert (update.num_examples, update.correct) == (expected.num_examples, expected.correct)
+            assert (update.num_examples, update.metrics) == (expected.num_examples, expected.metrics)
             assert update.loss_sum == pytest.approx(expected.loss_sum, rel=1e-5)
 
 

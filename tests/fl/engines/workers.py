@@ -48,10 +48,10 @@ def assert_same_bits(ours: dict[int, ClientUpdate], theirs: dict[int, ClientUpda
         other = theirs[client_id]
         assert update.delta.dtype == other.delta.dtype == np.float32
         assert update.delta.tobytes() == other.delta.tobytes()
-        assert (update.num_examples, update.loss_sum, update.correct) == (
+        assert (update.num_examples, update.loss_sum, update.metrics) == (
             other.num_examples,
             other.loss_sum,
-            other.correct,
+            other.metrics,
         )
 
 

@@ -43,7 +43,7 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
     """These clients, to the training's end, in one event loop."""
     # A record in a file of its own for each would be another machine's disk.
     setattr(joining, "open_participation", lambda _: IN_MEMORY)  # noqa: B010 - the name that the module looks up
-    update = ClientUpdate(np.full(sum(sizes), 0.001, dtype=np.float32), 10, 5.0, 5)
+    update = ClientUpdate(np.full(sum(sizes), 0.001, dtype=np.float32), 10, 5.0, ((5, 10),))
     data = LocalData(torch.zeros(10, 1, 8, 8), torch.arange(10))
 
     class Loaded(Participant):

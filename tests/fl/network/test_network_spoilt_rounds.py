@@ -99,7 +99,7 @@ class Training:
 
 def counters_in(vector: Any) -> Any:
     """The counters of an encoded update, to be changed."""
-    return vector[-UpdateEncoding.for_plan((51,), CLIENTS, 24)._counters.vector_length :]
+    return vector[-UpdateEncoding.for_plan((51,), CLIENTS, 24)._totals.vector_length :]
 
 
 class Poisoner(Participant):
