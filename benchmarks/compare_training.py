@@ -23,6 +23,7 @@ from benchmarks.blocks import new_document, write_results
 from benchmarks.interleave import by_turns
 from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
+from fl.data.client_data import DealtOut
 from fl.data.partition import partition
 from fl.engines import Resources, RoundTraining, TrainingEngine, open_engine
 from fl.engines.local_worker import LocalWorker

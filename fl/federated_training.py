@@ -20,8 +20,8 @@ from fl.data.partition import Indices
 from fl.data.partition import partition as split
 from fl.engines import Resources
 from fl.errors import ConfigError
-from fl.learning.own_code import IN_PROGRAM, ModelSource, reference_to
-from fl.learning.settings import Local, ServerOptimization
+from fl.learning.own_code import ModelSource, reference_to
+from fl.learning.settings import IN_PROGRAM, Local, ServerOptimization
 from fl.learning.task import LOSSES, METRICS, Metric, Task
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
@@ -268,7 +268,7 @@ def federated(
         metrics: functions or names by name, or a list of these; see `fl.Task`. None: accuracy with cross entropy.
         rounds: the number of rounds.
         sample: the number of clients in each round. None: all, or that of ``protocol``.
-        local: the clients' training. None: `fl.Local` as `secagg train` has it.
+        local: the clients' training.
         server: the server's optimizer. None: FedAvg.
         protocol: the secure aggregation, with dropouts. None: no dropouts.
         compare: whether to train in the clear beside it, and to check that the sums are equal.
@@ -302,7 +302,7 @@ def federated(
             partition=partition if isinstance(clients, Dataset) and isinstance(partition, str) else "by-owner",
             holdout=holdout,
         ),
-        local=RunConfig().local if local is None else local,
+        local=Local() if local is None else local,
         server=ServerOptimization() if server is None else server,
         protocol=replace(
             protocol,

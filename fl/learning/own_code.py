@@ -26,12 +26,10 @@ from fl.errors import ConfigError, DataError, FLError
 from fl.learning.cpu import seeded_global_generator
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout, has_lazy_layers
+from fl.learning.settings import IN_PROGRAM
 from secagg import SecAggError
 
 _Result = TypeVar("_Result")
-
-IN_PROGRAM = "python"
-"""Stands for the module of an object that has no name by which another program could import it."""
 
 _OWN_REFERENCE = "_secagg_reference"
 # Lines of Python's own library and of this package do not help the user.
