@@ -23,6 +23,7 @@ from benchmarks.blocks import new_document, write_results
 from benchmarks.interleave import by_turns
 from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
+from fl.data.client_data import DealtOut
 from fl.data.partition import partition
 from fl.engines import Resources, RoundTraining, TrainingEngine, open_engine
 from fl.engines.local_worker import LocalWorker
@@ -112,7 +113,7 @@ def _worker(row: Row) -> LocalWorker:
         momentum=0.5,
     )
     parts = partition(data, "iid", row.clients, seed=0, alpha=1.0, shards_per_client=2)
-    return LocalWorker(config, data, parts)
+    return LocalWorker(config, DealtOut(data, parts))
 
 
 def _plain_loop(worker: LocalWorker, row: Row, threads: int) -> Callable[[], object]:
@@ -121,7 +122,7 @@ def _plain_loop(worker: LocalWorker, row: Row, threads: int) -> Callable[[], obj
     def loop() -> None:
         model = copy.deepcopy(worker.model)
         with torch_threads(threads):
-            train(model, worker.dataset.train_images, worker.dataset.train_labels, training, seed=1)
+            train(model, worker.data.dataset.train_images, worker.data.dataset.train_labels, training, seed=1)
 
     return loop
 

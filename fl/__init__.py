@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from fl.data import Dataset, load_dataset
     from fl.data.partition import partition
     from fl.engines import Resources
+    from fl.federated_training import FederatedTraining, federated, personalize
     from fl.learning.models import build_model
     from fl.learning.own_code import make_dataset, make_model
     from fl.learning.parameter_layout import ParameterLayout
-    from fl.learning.settings import Local, ServerOptimization
+    from fl.learning.settings import Local, Personal, ServerOptimization
     from fl.learning.training import evaluate, train
     from fl.runs.checkpoint import RunFolder
+    from fl.runs.history import History
+    from fl.runs.personal_scores import PersonalScores
     from fl.runs.records import RoundRecord
     from fl.runs.rounds import FederatedRun
 
@@ -36,8 +39,12 @@ __all__ = [
     "EngineError",
     "FLError",
     "FederatedRun",
+    "FederatedTraining",
+    "History",
     "Local",
     "ParameterLayout",
+    "Personal",
+    "PersonalScores",
     "PlainAggregator",
     "Protocol",
     "Resources",
@@ -48,10 +55,12 @@ __all__ = [
     "ServerOptimization",
     "build_model",
     "evaluate",
+    "federated",
     "load_dataset",
     "make_dataset",
     "make_model",
     "partition",
+    "personalize",
     "read_config_file",
     "train",
 ]
@@ -60,8 +69,12 @@ _MODULES = {
     "DataSettings": "fl.config.run_config",
     "Dataset": "fl.data",
     "FederatedRun": "fl.runs.rounds",
+    "FederatedTraining": "fl.federated_training",
+    "History": "fl.runs.history",
     "Local": "fl.learning.settings",
     "ParameterLayout": "fl.learning.parameter_layout",
+    "Personal": "fl.learning.settings",
+    "PersonalScores": "fl.runs.personal_scores",
     "PlainAggregator": "fl.aggregation.api",
     "Protocol": "fl.config.run_config",
     "Resources": "fl.engines",
@@ -72,10 +85,12 @@ _MODULES = {
     "ServerOptimization": "fl.learning.settings",
     "build_model": "fl.learning.models",
     "evaluate": "fl.learning.training",
+    "federated": "fl.federated_training",
     "load_dataset": "fl.data",
     "make_dataset": "fl.learning.own_code",
     "make_model": "fl.learning.own_code",
     "partition": "fl.data.partition",
+    "personalize": "fl.federated_training",
     "read_config_file": "fl.config.config_file",
     "train": "fl.learning.training",
 }

@@ -56,6 +56,7 @@ _RESUMABLE = NOT_SETTLED | {
 _SIMULATED = {
     *("dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
     *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
+    *("personalize", "personal_epochs", "personal_learning_rate", "personal_strength"),
 }
 _SETTINGS = [name for name in SETTINGS if name not in _SIMULATED]
 

@@ -2,7 +2,6 @@
 
 import shlex
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,13 @@ from fl.config.run_config import RunConfig
 from fl.engines import Resources
 from fl.engines.local_worker import LocalWorker
 from fl.errors import ConfigError
+from fl.federated_training import FederatedTraining
 from fl.formatting import listed
 from fl.learning.own_code import make_dataset
-from fl.report import save_plot
 from fl.report.tensorboard import EventFiles, require_tensorboard
 from fl.report.verdict import verdict_on
 from fl.runs.checkpoint import RunFolder
-from fl.runs.display import TrainingDisplay, summary_table
-from fl.runs.records import RoundRecord, raise_if_all_aborted
-from fl.runs.rounds import FederatedRun, start_runs
+from fl.runs.display import summary_table
 from fl.runs.summary import summarize
 
 # Options that may be given with --resume; all others are fixed when a run starts.
@@ -57,20 +54,17 @@ def start_training(
         require_tensorboard()
         if out is None:
             raise ConfigError("--tensorboard writes into the run's folder: give --out")
-    runs = start_runs(config, make_dataset(config.data.dataset, data_dir), resources)
+    training = FederatedTraining(config, make_dataset(config.data.dataset, data_dir), resources)
     if config.partition == "by-owner" and not allow_one_class:
-        _refuse_one_class(runs[0].worker)
-    folder = None
+        _refuse_one_class(training.runs[0].worker)
     if out is not None:
-        folder = RunFolder(out)
-        folder.create()
-        folder.save(config, runs, [])
-    return _train(config, runs, [], folder, console, tensorboard)
+        training.keep_in(out)
+    return _train(training, console, tensorboard)
 
 
 def _refuse_one_class(worker: LocalWorker) -> None:
     """Raise ConfigError if all examples of an owner have one class: most likely the labels are wrong."""
-    owners = worker.dataset.train_writers
+    owners = worker.data.dataset.train_writers
     assert owners is not None  # noqa: S101 - the partition by owner needs them
     few = sorted(int(owners[worker.examples[client_id].training[0]]) for client_id in worker.of_one_class)
     if few:
@@ -95,111 +89,50 @@ def resume_training(
     if tensorboard:
         require_tensorboard()
     refuse_with_resume(given, _RESUMABLE)
-    folder = RunFolder(path)
-    config, rounds_done = folder.load_config()
+    config, rounds_done = RunFolder(path).load_config()
     config = replace(config, rounds=config.rounds if rounds is None else rounds)
-    if rounds_done > config.rounds:
-        raise ConfigError(
-            f"the run in {path} has done {rounds_done} rounds already: give a larger --rounds than {config.rounds}"
-        )
-    runs = start_runs(config, make_dataset(config.data.dataset, data_dir), resources)
-    records = folder.restore(runs, rounds_done)
-    if rounds_done < config.rounds:
-        # The old model must not be taken for the checkpoint's if this start is interrupted.
-        folder.remove_model()
-    # The number of rounds may have changed, and the other files may be older than the checkpoint.
-    folder.save(config, runs, records)
+    training = FederatedTraining(config, make_dataset(config.data.dataset, data_dir), resources)
+    training.resume_in(path)
     going_on = f"going on after round {rounds_done} of {config.rounds} in {path}"
     console.print(escape(going_on), highlight=False, soft_wrap=True)
-    return _train(config, runs, records, folder, console, tensorboard)
+    return _train(training, console, tensorboard)
 
 
-def _train(
-    config: RunConfig,
-    runs: list[FederatedRun],
-    records: list[RoundRecord],
-    folder: RunFolder | None,
-    console: Console,
-    tensorboard: bool,
-) -> FinishedTraining:
-    rounds_before = runs[0].rounds_done
+def _train(training: FederatedTraining, console: Console, tensorboard: bool) -> FinishedTraining:
+    folder = training.folder
     if folder is None or not tensorboard:
-        interrupted = _rounds(config, runs, records, folder, console)
-        if not interrupted:
-            raise_if_all_aborted(config, records, rounds_before)
-        return _finish(config, runs, records, folder, console, interrupted)
-    with EventFiles(folder.path, config, runs[0].plan, records, ended=time.time()) as events:
-        interrupted = _rounds(config, runs, records, folder, console, events)
-        if not interrupted:
-            raise_if_all_aborted(config, records, rounds_before)
-        finished = _finish(config, runs, records, folder, console, interrupted)
+        return _finish(training, console, training.run_rounds(console))
+    plan, config = training.plan, training.config
+    with EventFiles(folder.path, config, plan, training.records, ended=time.time()) as events:
+        finished = _finish(training, console, training.run_rounds(console, events.add))
         if finished.summary["rounds"]:
-            verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)
-            events.add_verdict(verdict, runs[0].rounds_done, ended=time.time())
+            verdict = verdict_on(training.model, training.runs[0].worker.data.dataset, config.seed)
+            events.add_verdict(verdict, training.rounds_done, ended=time.time())
         looked_at = f"events {events.path}: tensorboard --logdir {shlex.quote(str(events.path))}"
         console.print(escape(looked_at), highlight=False, soft_wrap=True)
     return finished
 
 
-def _rounds(
-    config: RunConfig,
-    runs: list[FederatedRun],
-    records: list[RoundRecord],
-    folder: RunFolder | None,
-    console: Console,
-    events: EventFiles | None = None,
-) -> bool:
-    """Train the remaining rounds; return whether the user interrupted them."""
-    interrupted = False
-    with TrainingDisplay(console, config) as display, ExitStack() as engines:
-        for run in runs:
-            engines.enter_context(run)
-        display.introduce(runs[0].layout.size, runs[0].plan, runs[0].worker)
-        try:
-            while runs[0].rounds_done < config.rounds:
-                display.round_started(runs[0].rounds_done)
-                done = [run.run_round(display.on_progress) for run in runs]
-                records += done
-                if folder is not None:
-                    folder.save(config, runs, records)
-                if events is not None:
-                    events.add(done)
-                display.round_done(done)
-        except KeyboardInterrupt:
-            interrupted = True
-    return interrupted
-
-
-def _finish(
-    config: RunConfig,
-    runs: list[FederatedRun],
-    records: list[RoundRecord],
-    folder: RunFolder | None,
-    console: Console,
-    interrupted: bool,
-) -> FinishedTraining:
+def _finish(training: FederatedTraining, console: Console, interrupted: bool) -> FinishedTraining:
+    config, folder = training.config, training.folder
     if interrupted:
+        kept = "nothing is kept without --out"
         if folder is not None:
-            # The interrupted round may have changed a model already; the checkpoint has those of the last whole one.
-            _, rounds_done = folder.load_config()
-            records = folder.restore(runs, rounds_done)
             kept = f"go on with: secagg train --resume {escape(shlex.quote(str(folder.path)))}"
-        else:
-            rounds_done = len(records) // len(runs)
-            kept = "nothing is kept without --out"
         console.print(
-            f"\n[yellow]interrupted after round {rounds_done} of {config.rounds}[/yellow]; {kept}",
+            f"\n[yellow]interrupted after round {training.rounds_done} of {config.rounds}[/yellow]; {kept}",
             highlight=False,
             soft_wrap=True,
         )
-    summary = summarize(config, records, runs[0].plan)
-    if records:
+    summary = summarize(config, training.records, training.plan)
+    if training.records:
         console.print(summary_table(summary))
+        training.save_results(console)
         if folder is not None:
-            folder.save_model(runs[0])
-            save_plot(folder.plot_path, config, records)
             files = f"figure {folder.plot_path}, model {folder.model_path}"
             console.print(escape(files), highlight=False, soft_wrap=True)
         elif not interrupted:
             console.print("the model is not kept: give --out DIR to keep it", highlight=False, soft_wrap=True)
+    if training.personal is not None:
+        summary["personal"] = training.personal.to_json()
     return FinishedTraining(summary, interrupted)

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
 from fl.errors import ConfigError
-from fl.learning.settings import Local, Personal, ServerOptimization
+from fl.learning.settings import IN_PROGRAM, Local, LostOptimizer, Personal, ServerOptimization
 from secagg import Round
 from transport.errors import printable
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -164,7 +164,7 @@ class Protocol:
 
 
 _DEFAULT_DATA = DataSettings()
-_DEFAULT_LOCAL = Local(epochs=5, batch_size=10, learning_rate=0.1, momentum=0.5)
+_DEFAULT_LOCAL = Local()
 _DEFAULT_SERVER = ServerOptimization()
 _DEFAULT_PROTOCOL = Protocol()
 _DEFAULT_PERSONAL = Personal()
@@ -313,12 +313,17 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON, by the names of their options."""
         values = self.settled().options()
+        if callable(optimizer := values["optimizer"]):
+            own = optimizer if isinstance(optimizer, LostOptimizer) else getattr(optimizer, "__name__", "optimizer")
+            values["optimizer"] = f"{IN_PROGRAM}:{own}"
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":
         """Return the config that `to_json` wrote, in this version or an earlier one; ConfigError for other names."""
         values = completed(values, SETTINGS.keys(), _ADDED)
+        if (optimizer := str(values["optimizer"])).startswith(f"{IN_PROGRAM}:"):
+            values["optimizer"] = LostOptimizer(optimizer.removeprefix(f"{IN_PROGRAM}:"))
         # The first version wrote 0 if threads were not given.
         return cls.of(**{**values, "threads": values["threads"] or None})
 

@@ -58,14 +58,10 @@ class Dataset:
             )
 
     def _tensor(self, name: str, values: Any) -> torch.Tensor:
-        if isinstance(values, torch.Tensor):
-            return values
-        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-            with contextlib.suppress(TypeError):  # torch has fewer types
-                # A copy: torch refuses foreign byte orders and negative strides, and warns about read-only memory.
-                return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
-        what = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
-        raise DataError(f"{self.name}: {name} must be a torch tensor, or a NumPy array of numbers, not {what}")
+        try:
+            return as_tensor(values)
+        except DataError as error:
+            raise DataError(f"{self.name}: {name} {error}") from None
 
     def _numbers(self, writers: Any) -> npt.NDArray[np.int64] | None:
         if writers is None:
@@ -105,6 +101,18 @@ class Dataset:
 
 def _shown(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def as_tensor(values: Any) -> torch.Tensor:
+    """Return a tensor as it is, and a NumPy array as a tensor of its own; DataError for anything else."""
+    if isinstance(values, torch.Tensor):
+        return values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        with contextlib.suppress(TypeError):  # torch has fewer types
+            # A copy: torch refuses foreign byte orders and negative strides, and warns about read-only memory.
+            return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+    what = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
+    raise DataError(f"must be a torch tensor, or a NumPy array of numbers, not {what}")
 
 
 def standardize(pixels: npt.NDArray[np.uint8], *, full_scale: float, mean: float, std: float) -> torch.Tensor:

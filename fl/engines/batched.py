@@ -38,16 +38,16 @@ class BatchedEngine:
     recovery = None
 
     def __init__(self, worker: LocalWorker) -> None:
-        config, dataset = worker.config, worker.dataset
+        config = worker.config
         check_stackable(worker.model, config.local, worker.task)
         self._worker = worker
-        self._stacked = StackedTraining(worker.model, dataset.train_images, dataset.train_labels)
+        self._stacked = StackedTraining(worker.model, *worker.data.pooled())
         self._stacked.check()
         weight_bytes = 4 * max(1, ParameterLayout.of(worker.model).size)
         self.clients_at_once = max(1, min(_MOST_CLIENTS, _MOST_WEIGHT_BYTES // weight_bytes))
         self._capacity = updates_kept(worker, at_least=2 * self.clients_at_once)
         self._threads = config.threads or worthwhile_threads(
-            worker.model, dataset.image_shape, config.local.batch_size * self.clients_at_once
+            worker.model, worker.data.dataset.image_shape, config.local.batch_size * self.clients_at_once
         )
 
     @contextmanager

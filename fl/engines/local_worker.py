@@ -15,11 +15,11 @@ from torch import nn
 from fl.aggregation.encoding import ClientUpdate
 from fl.config.run_config import RunConfig
 from fl.config.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
-from fl.data import Dataset
+from fl.data.client_data import ClientData
 from fl.data.partition import Indices
 from fl.errors import ConfigError
-from fl.learning.cpu import torch_threads, worthwhile_threads
-from fl.learning.own_code import make_model
+from fl.learning.cpu import seeded_global_generator, torch_threads, worthwhile_threads
+from fl.learning.own_code import ModelSource, make_model
 from fl.learning.parameter_layout import NOTHING_FROZEN, ParameterLayout, context_digest, frozen_digest
 from fl.learning.serialization import load_round_message
 from fl.learning.settings import Local
@@ -30,7 +30,7 @@ from secagg import ClientId
 
 @dataclass(frozen=True, slots=True)
 class ClientExamples:
-    """Indices of one client's examples in the data set's training examples: for training, and held out."""
+    """The places (`ClientData.places`) of one client's examples: for training, and held out."""
 
     training: Indices
     held_out: Indices
@@ -39,13 +39,19 @@ class ClientExamples:
 class LocalWorker:
     """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices], task: Task = CLASSIFICATION) -> None:
+    def __init__(
+        self, config: RunConfig, data: ClientData, model: ModelSource | None = None, task: Task = CLASSIFICATION
+    ) -> None:
         self.config = config
+        self.data = data
         self.task = task
-        self.dataset = dataset
-        self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
+        self.examples = [_hold_out(data.places(client_id), config, client_id) for client_id in range(data.num_clients)]
+        dataset = data.dataset
         self.model = make_model(
-            config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
+            config.model if model is None else model,
+            image_shape=dataset.image_shape,
+            num_classes=dataset.num_classes,
+            seed=config.seed,
         )
         # Computed once, since training may not change frozen parameters.
         self.frozen = frozen_digest(self.model)
@@ -63,10 +69,9 @@ class LocalWorker:
 
     @property
     def of_one_class(self) -> list[ClientId]:
-        """Return the clients whose training examples are all of one class."""
-        labels = self.dataset.train_labels.numpy()
-        own = (labels[examples.training] for examples in self.examples)
-        return [client_id for client_id, found in enumerate(own) if (found == found[0]).all()]
+        """Return the clients whose training examples are all of one class, among those whose labels are known."""
+        own = [self.data.known_targets(number, examples.training) for number, examples in enumerate(self.examples)]
+        return [client_id for client_id, found in enumerate(own) if found is not None and (found == found[0]).all()]
 
     def update(self, client_id: ClientId, number: int, model_message: bytes) -> ClientUpdate:
         """Load the model that the client received, train on its examples, and return the difference.
@@ -75,13 +80,17 @@ class LocalWorker:
             DivergedError: training diverged, so there is no update.
         """
         load_round_message(self.model, model_message)
-        images, labels = self.training_examples(client_id)
+        seed = derived_seed(self.config.seed, TRAINING_SEED, number, client_id)
+        # Random transforms of a data set draw from torch's generator.
+        with seeded_global_generator(seed):
+            images, labels = self.training_examples(client_id)
+        training = self.config.local.in_round(number)
         return local_update(
             self.model,
             images,
             labels,
-            self.config.local.in_round(number),
-            seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
+            training,
+            seed=seed,
             threads=self.threads,
             frozen=self.frozen,
             task=self.task,
@@ -90,13 +99,11 @@ class LocalWorker:
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
         """Evaluate the received model on the client's held-out examples; return None if it has none."""
         load_round_message(self.model, model_message)
-        places = torch.from_numpy(self.examples[client_id].held_out)
-        if not len(places):
+        held_out = self.examples[client_id].held_out
+        if not len(held_out):
             return None
         with torch_threads(self.threads):
-            return evaluate(
-                self.model, self.dataset.train_images[places], self.dataset.train_labels[places], task=self.task
-            )
+            return evaluate(self.model, *self.data.examples(client_id, held_out), task=self.task)
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
@@ -105,8 +112,7 @@ class LocalWorker:
 
     def training_examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the client's training images and labels."""
-        places = torch.from_numpy(self.examples[client_id].training)
-        return self.dataset.train_images[places], self.dataset.train_labels[places]
+        return self.data.examples(client_id, self.examples[client_id].training)
 
 
 def local_update(

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from typing import Any, BinaryIO, TypeAlias
 
+import cloudpickle
 import torch
 
 # Smaller tensors are copied, since sharing them gains nothing.
@@ -72,7 +73,9 @@ def load(memory: Buffer, size: int) -> Any:
         return _Unpickler(io.BytesIO(memoryview(memory)[size:]), memory).load()
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Pickles what a script or notebook defines itself by value: the other process cannot import it."""
+
     def __init__(self, pickled: io.BytesIO, file: BinaryIO) -> None:
         super().__init__(pickled, protocol=5)
         self._file = file

@@ -7,14 +7,16 @@ Naming a module runs its code, so names come from the user's command line or con
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ from fl.errors import ConfigError, DataError, FLError
 from fl.learning.cpu import seeded_global_generator
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout, has_lazy_layers
+from fl.learning.settings import IN_PROGRAM
 from secagg import SecAggError
 
 _Result = TypeVar("_Result")
@@ -47,6 +50,10 @@ class ModelFactory(Protocol):
         ...
 
 
+ModelSource: TypeAlias = str | nn.Module | type[nn.Module] | Callable[..., nn.Module]
+"""A model as `make_model` takes it."""
+
+
 class DatasetLoader(Protocol):
     """A function that loads a data set: ``loader(data_dir)``, with ``data_dir`` the value of ``--data-dir``, or None.
 
@@ -64,22 +71,57 @@ def is_reference(name: str) -> bool:
     return ":" in name
 
 
-def make_model(name: str, *, image_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+def make_model(model: ModelSource, *, image_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
     """Return a model of `fl.learning.models`, or the user's own.
+
+    Args:
+        model: a name of `fl.learning.models`; ``package.module:name`` of a class, factory or model; or one of these.
+            A class or factory that needs arguments is called as `ModelFactory` says, any other without arguments; a
+            model is copied.
+        image_shape, num_classes: the shape of one example, and the number of outputs.
+        seed: the seed of torch's generator while the model is made.
 
     Raises:
         ConfigError: the name is unknown, or the model is not as `ModelFactory` says. The text names the reason, and the
             line if the user's code failed.
     """
-    if not is_reference(name):
-        return build_model(name, image_shape=image_shape, num_classes=num_classes, seed=seed)
-    factory: ModelFactory = load_reference(name, "model")
+    if isinstance(model, str) and not is_reference(model):
+        return build_model(model, image_shape=image_shape, num_classes=num_classes, seed=seed)
+    name = shown_name(reference_to(model))
+    source = load_reference(model, "model") if isinstance(model, str) else model
     with seeded_global_generator(seed):
-        model = call_own(name, lambda: factory(image_shape, num_classes))
-        _check_model(name, model, image_shape, num_classes)
+        made: nn.Module
+        made, is_told = call_own(name, lambda: _made(source, image_shape, num_classes))
+        _check_model(name, made, image_shape, num_classes, is_told)
     # Kept in the object itself, since it is copied and sent to the processes that train it.
-    vars(model)[_OWN_REFERENCE] = name
-    return model
+    vars(made)[_OWN_REFERENCE] = name
+    return made
+
+
+def _made(source: Any, image_shape: tuple[int, ...], num_classes: int) -> tuple[Any, bool]:
+    """Return a new model, and whether it was told the number of classes."""
+    if isinstance(source, nn.Module):
+        return copy.deepcopy(source), False
+    try:
+        inspect.signature(source).bind()
+    except TypeError:
+        return source(image_shape, num_classes), True
+    except ValueError:
+        pass  # it has no signature
+    return source(), False
+
+
+def reference_to(value: Any) -> str:
+    """Return a name as it is, ``package.module:name`` of a class or function, and ``python:name`` of anything else.
+
+    The last is for what no other program can import.
+    """
+    if isinstance(value, str):
+        return value
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is value:
+        return f"{module}:{name}"
+    return f"{IN_PROGRAM}:{getattr(value, '__name__', type(value).__name__)}"
 
 
 @contextmanager
@@ -98,6 +140,11 @@ def own_code_of(model: nn.Module) -> Iterator[None]:
         if name is None:
             raise
         raise _failed(f"model {name}", error) from error
+
+
+def shown_name(reference: str) -> str:
+    """Return a name of a model or data set for people."""
+    return reference.removeprefix(f"{IN_PROGRAM}:")
 
 
 def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
@@ -124,6 +171,11 @@ def load_reference(reference: str, what: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(f"{what} {reference!r}: write package.module:name, such as my_models:make_model")
+    if module_name == IN_PROGRAM:
+        raise ConfigError(
+            f"{what} {attribute} was an object of a Python program, and has no name here: go on in that program, with "
+            "fl.federated(..., resume=True)"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         # Last, since child processes search there too: a folder `transport` here must not run in their place.
@@ -147,7 +199,7 @@ def load_reference(reference: str, what: str) -> Any:
     return found
 
 
-def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int) -> None:
+def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int, is_told: bool) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name}: it must return a torch.nn.Module, not {type(model).__name__}")
     if has_lazy_layers(model):
@@ -165,7 +217,8 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
         raise ConfigError(f"model {name}: its initial values are not all finite")
     logits = _trial(name, model, image_shape)
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (2, num_classes):
+    # A model that chooses its number of classes may know of some that nobody has an example of.
+    if shape != (2, num_classes) and (is_told or len(shape) != 2 or shape[0] != 2 or int(shape[1]) < num_classes):
         raise ConfigError(
             f"model {name}: for 2 examples of shape {image_shape} it must return logits (2, {num_classes}), not {shape}"
         )

@@ -2,13 +2,15 @@
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from fl.errors import ConfigError
 
 Precision = Literal["auto", "on", "off"]
 OptimizerName = Literal["sgd", "adam"]
+OptimizerFactory: TypeAlias = Callable[[list[Any]], Any]
 ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 PersonalMethod = Literal["head", "full", "proximal", "ditto"]
 SERVER_OPTIMIZERS: tuple[ServerOptimizerName, ...] = get_args(ServerOptimizerName)
@@ -16,6 +18,23 @@ SERVER_OPTIMIZERS: tuple[ServerOptimizerName, ...] = get_args(ServerOptimizerNam
 # The adaptive rules' steps do not shrink with the update: a rate of 1 would wreck the model.
 _SERVER_RATES = {"fedadagrad": 0.1, "fedadam": 0.03, "fedyogi": 0.03}
 _MOST = 2**31 - 1
+
+IN_PROGRAM = "python"
+"""Stands for the module of an object that has no name by which another program could import it."""
+
+
+@dataclass(frozen=True)
+class LostOptimizer:
+    """Stands for an optimizer that was an object of the program that stored the run."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, _: list[Any]) -> Any:
+        """Raise ConfigError."""
+        raise ConfigError(f"the optimizer {self} was an object of a Python program: go on in that program")
 
 
 @dataclass(frozen=True)
@@ -32,7 +51,9 @@ class Local:
         channels_last: images lie in memory with their channels last, which is faster.
         bfloat16: see `fl.learning.cpu` for ``auto``.
         weight_decay: of either optimizer.
-        optimizer: ``sgd``, or ``adam`` (Kingma and Ba 2015, with torch's defaults).
+        optimizer: ``sgd``, or ``adam`` (Kingma and Ba 2015, with torch's defaults); in Python also a function of the
+            parameters that returns a `torch.optim.Optimizer`. It then sets learning rate, momentum and weight decay,
+            and the settings of these names are not used.
         proximal: FedProx's mu (Li et al. 2020, arXiv:1812.06127): mu/2 ||w - w0||^2 is added to the loss, w0 being the
             weights that the client began with.
         learning_rate_decay: the learning rate is multiplied by this after each round.
@@ -41,14 +62,14 @@ class Local:
         ConfigError: naming every value that is out of range.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.0
+    epochs: int = 5
+    batch_size: int = 10
+    learning_rate: float = 0.1
+    momentum: float = 0.5
     channels_last: bool = True
     bfloat16: Precision = "auto"
     weight_decay: float = 0.0
-    optimizer: OptimizerName = "sgd"
+    optimizer: OptimizerName | OptimizerFactory = "sgd"
     proximal: float = 0.0
     learning_rate_decay: float = 1.0
 
@@ -68,7 +89,10 @@ class Local:
             problems.append(f"proximal must be finite and at least 0, not {self.proximal}")
         if not 0 < self.learning_rate_decay <= 1:
             problems.append(f"learning_rate_decay must be above 0 and at most 1, not {self.learning_rate_decay}")
-        if self.optimizer not in get_args(OptimizerName):
+        if callable(self.optimizer):
+            if self.learning_rate_decay != 1:
+                problems.append("learning_rate_decay is for the optimizers sgd and adam, not for one of your own")
+        elif self.optimizer not in get_args(OptimizerName):
             problems.append(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not {self.optimizer!r}")
         if self.bfloat16 not in get_args(Precision):
             problems.append(f"bfloat16 must be one of {', '.join(get_args(Precision))}, not {self.bfloat16!r}")
@@ -77,6 +101,8 @@ class Local:
 
     def in_round(self, number: int) -> "Local":
         """Return the training of round ``number``, from 1, with the learning rate that it has then."""
+        if callable(self.optimizer):
+            return self
         # No lower than the smallest normal float: a rate of 0 would be refused, in the middle of a run.
         decayed = max(self.learning_rate * self.learning_rate_decay ** (number - 1), sys.float_info.min)
         return replace(self, learning_rate=decayed if number > 1 else self.learning_rate, learning_rate_decay=1.0)

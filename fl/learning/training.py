@@ -17,7 +17,7 @@ from torch import nn
 from fl.errors import ConfigError, DataError, FLError
 from fl.learning.cpu import seeded_global_generator, uses_bfloat16
 from fl.learning.figures import Total, ratio
-from fl.learning.own_code import own_code_of
+from fl.learning.own_code import call_own, own_code_of
 from fl.learning.settings import Local, Precision
 from fl.learning.task import CLASSIFICATION, Task
 
@@ -176,6 +176,14 @@ def _enough_to_normalize(layers: list[str], size: int, num_examples: int) -> Ite
 
 
 def _optimizer(model: nn.Module, config: Local) -> torch.optim.Optimizer:
+    factory = config.optimizer
+    if callable(factory):
+        name = getattr(factory, "__name__", type(factory).__name__)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = call_own(f"optimizer {name}", lambda: factory(trained))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(f"optimizer {name}: it must return a torch.optim.Optimizer, not {type(optimizer)}")
+        return optimizer
     if config.optimizer == "adam":
         return torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from fl.engines.local_worker import LocalWorker
@@ -96,8 +95,7 @@ def measure_gain(
     examples = worker.examples[client_id]
     if not len(examples.held_out):
         raise ConfigError(f"client {client_id} holds out no examples: raise holdout")
-    places = torch.from_numpy(examples.held_out)
-    images, labels = worker.dataset.train_images[places], worker.dataset.train_labels[places]
+    images, labels = worker.data.examples(client_id, examples.held_out)
 
     def measure(model: nn.Module) -> Evaluation:
         return evaluate(model, images, labels)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from fl.aggregation.counters import IntegerVector
@@ -29,6 +27,8 @@ from fl.learning.task import Task
 from fl.learning.training import DivergedError, Evaluation, evaluate
 from fl.personalization.ditto import Ditto
 from fl.personalization.fine_tuning import FineTuning
+from fl.personalization.head import head_inputs
+from fl.runs.personal_scores import PersonalScores
 from fl.runs.rounds import FederatedRun
 from fl.runs.sampling import dropout_schedule
 from secagg import ClientId
@@ -38,44 +38,6 @@ _OWN = "personal "
 # Gains are counted in this many parts on each side of 0, and one around it.
 _PARTS = 40
 _ACCURACIES = ("accuracy", "binary-accuracy")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PersonalScores:
-    """What secure aggregation shows of the clients' personal models.
-
-    Attributes:
-        method: the method of the personal models.
-        clients, held_out: the number of measured clients, and of all their held-out examples.
-        loss, metrics: figures of the global model over all held-out examples.
-        personal_loss, personal_metrics: the same of the personal models.
-        gain: what a client's gain is: ``accuracy``, personal minus global; or ``loss``, the decrease of the loss as a
-            fraction of the global model's.
-        p10, median, p90: percentiles of the clients' gains, to 0.025.
-        better, worse: fractions of the clients whose gain is above, and below, 0.
-        lower_loss: the fraction of the clients whose personal model has the lower loss.
-        histogram: the number of clients by gain: from -1 to 1 in steps of 0.025.
-    """
-
-    method: str
-    clients: int
-    held_out: int
-    loss: float
-    metrics: dict[str, float]
-    personal_loss: float
-    personal_metrics: dict[str, float]
-    gain: str
-    p10: float
-    median: float
-    p90: float
-    better: float
-    worse: float
-    lower_loss: float
-    histogram: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {**asdict(self), "histogram": list(self.histogram)}
 
 
 class Personalizer:
@@ -100,6 +62,8 @@ class Personalizer:
             raise ConfigError("ditto trains in each round: set personalize to ditto before the run begins")
         if worker.max_held_out < 1:
             raise ConfigError("no client holds examples out, on which personal models are measured: raise holdout")
+        if isinstance(self.method, FineTuning) and self.method.head_only:
+            head_inputs(run.model, worker.training_examples(0)[0][:2])
         self._run = run
         self._model = copy.deepcopy(run.model)
         self._received = copy.deepcopy(run.model)
@@ -152,10 +116,10 @@ class Personalizer:
 
     def _totals(self, client_id: ClientId) -> IntegerVector:
         worker = self._run.worker
-        places = torch.from_numpy(worker.examples[client_id].held_out)
+        places = worker.examples[client_id].held_out
         if not len(places):
             return self._gains.encode(None)
-        held_out = worker.dataset.train_images[places], worker.dataset.train_labels[places]
+        held_out = worker.data.examples(client_id, places)
         try:
             personal = self.model_of(client_id)
         except DivergedError:
@@ -245,22 +209,6 @@ def personal_method(personal: Personal, local: Local, task: Task) -> FineTuning 
     if personal.method == "ditto":
         return Ditto(training, personal.strength, task)
     return FineTuning(training, head_only=personal.method == "head", task=task)
-
-
-def personalize(run: FederatedRun, method: str | None = None, **settings: Any) -> PersonalScores:
-    """Make a personal model for each client of a trained run, and return their scores, which only secure sums show.
-
-    Args:
-        run: the run, after its rounds. Its clients must hold out examples (``holdout``).
-        method: ``head``, ``full``, ``proximal`` or ``ditto``; None: the run's own.
-        settings: ``epochs``, ``learning_rate`` and ``strength`` of `fl.Personal`.
-
-    Raises:
-        ConfigError, PlanError: as for `Personalizer`.
-        AbortedError: the session has no result.
-    """
-    personal = None if method is None else Personal(method=method, **settings)  # type: ignore[arg-type]
-    return Personalizer(run, personal).score()
 
 
 def _percentiles(parts: Sequence[int], fractions: Sequence[float]) -> list[float]:

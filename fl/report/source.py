@@ -29,6 +29,7 @@ from fl.report.extras import (
     load_series,
 )
 from fl.runs.checkpoint import RunFolder
+from fl.runs.personal_scores import PersonalScores, load_scores
 from fl.runs.records import RoundRecord
 from secagg import Round
 from transport.errors import MAX_ERROR_TEXT, printable
@@ -48,6 +49,7 @@ class StoredRun:
         config, rounds_done: of the checkpoint.
         records: the figures of all rounds and aggregators.
         network: the settings of `secagg serve`; None for a simulation.
+        personal: the scores of the clients' personal models, if they have any.
         series, personalization, origin: files of `fl.report.extras`.
         changed: when the checkpoint was written, seconds since 1970.
     """
@@ -59,6 +61,7 @@ class StoredRun:
     network: NetworkSettings | None
     series: tuple[Series, ...]
     personalization: Personalization | None
+    personal: PersonalScores | None
     origin: Origin | None
     changed: float
 
@@ -106,6 +109,7 @@ def load_run(path: Path) -> StoredRun:
         network=NetworkSettings.load(path) if is_served else None,
         series=load_series(path),
         personalization=load_personalization(path),
+        personal=load_scores(path),
         origin=load_origin(path),
         changed=changed,
     )

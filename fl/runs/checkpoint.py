@@ -70,6 +70,11 @@ class RunFolder:
         """The path of the trained model."""
         return self.path / _MODEL
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / _CHECKPOINT).exists()
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the folder if needed, and lock it for this process; ConfigError if another process has locked it."""
@@ -79,7 +84,7 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder for a new run; ConfigError if it already holds a run."""
         try:
-            if (self.path / _CHECKPOINT).exists():
+            if self.has_run:
                 going_on = f"continue it with --resume {shlex.quote(str(self.path))}"
                 raise ConfigError(f"{self.path} already holds a run: {going_on}, or choose another folder")
             for name in (_CONFIG, _METRICS, _MODEL, PLOT):
@@ -173,7 +178,7 @@ class RunFolder:
                 load_travelling(run.model, {name: stored[name] for name in travelling_state(run.model)})
                 run.server_optimizer.load_state(_part(tensors, f"{run.name}/{_SERVER_STATE}/"))
                 run.rounds_done = rounds_done
-            if runs[0].sent is not None:
+            if runs and runs[0].sent is not None:
                 own = [record for record in records if record.aggregator == runs[0].name]
                 runs[0].sent = [self._load_sent(record) for record in own]
         except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:
@@ -181,11 +186,10 @@ class RunFolder:
         return records
 
     def _save_sent(self, sent: list[SentModel] | None) -> None:
-        for number, model in enumerate(sent or (), 1):
-            path = self._sent_path(number)
-            if not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                replace_file(path, model.message)
+        if sent:
+            path = self._sent_path(len(sent))
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, sent[-1].message)
 
     def _load_sent(self, record: RoundRecord) -> SentModel:
         path = self._sent_path(record.round)

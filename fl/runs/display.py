@@ -1,5 +1,6 @@
 """The display of a run: progress bars, one line per round, and a table at the end."""
 
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from fl.config.run_config import RunConfig
 from fl.data import Dataset
 from fl.engines.local_worker import LocalWorker
 from fl.formatting import format_bytes, listed, percent
-from fl.learning.own_code import is_reference
+from fl.learning.own_code import is_reference, shown_name
 from fl.runs.records import RoundRecord
 from fl.runs.resolution import resolution_warnings
 from secagg import Plan, Round
@@ -35,7 +36,7 @@ class TrainingDisplay:
             console=console,
             transient=True,
             # In a file or a pipe, bars are not readable; it gets only the lines.
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal or has_widgets(console)),
         )
         self._rounds = self._progress.add_task("rounds", total=config.rounds, note="")
         self._clients = self._progress.add_task("clients", total=config.sample, note="")
@@ -55,7 +56,8 @@ class TrainingDisplay:
         # The data of clients on other machines is not known here.
         dealt_out = "" if worker is None else f" ({config.partition})"
         self._console.print(
-            f"[bold]{escape(config.data.dataset)}[/bold], {escape(config.model)} with {num_parameters:,} parameters; "
+            f"[bold]{escape(shown_name(config.data.dataset))}[/bold], {escape(shown_name(config.model))} with "
+            f"{num_parameters:,} parameters; "
             f"{config.data.clients} clients{dealt_out}, {config.sample} a round"
             + (f", of which {percent(config.protocol.dropout)} vanish" if config.protocol.dropout else ""),
             soft_wrap=True,
@@ -72,7 +74,7 @@ class TrainingDisplay:
             )
         if worker is None:
             return
-        if _deals_out_owned(config, worker.dataset):
+        if _deals_out_owned(config, worker.data.dataset):
             self._console.print(
                 "[yellow]the data set names the owner of each example, but each client gets examples of all owners: "
                 "--partition by-owner makes each owner a client[/yellow]",
@@ -184,6 +186,11 @@ def summary_table(summary: dict[str, Any]) -> Table:
         more = "more" if total >= plain else "less"
         row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
     return table
+
+
+def has_widgets(console: Console) -> bool:
+    """Return whether the console is a notebook that can show a bar that moves."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:

@@ -22,10 +22,12 @@ from fl.aggregation.secure import SecureAggregator
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
 from fl.data import Dataset
+from fl.data.client_data import ClientData, DealtOut
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
+from fl.learning.own_code import ModelSource
 from fl.learning.serialization import round_message
 from fl.learning.task import Task
 from fl.learning.training import DivergedError
@@ -46,7 +48,8 @@ class FederatedRun(Run):
     the sum: two runs of a config give the same models, and so does a resumed run.
 
     Args:
-        config, dataset, max_examples, task: see `Run`; the data set is split among the clients.
+        config, model, max_examples, task: see `Run`.
+        data: the clients' examples; a data set is split among the clients.
         aggregator: the name of the aggregator that sums the clients' updates.
         resources: the resources of the engine.
     """
@@ -54,16 +57,19 @@ class FederatedRun(Run):
     def __init__(
         self,
         config: RunConfig,
-        dataset: Dataset,
+        data: Dataset | ClientData,
         aggregator: AggregatorName,
         resources: Resources | None = None,
         *,
+        model: ModelSource | None = None,
         max_examples: int | None = None,
         task: Task | None = None,
     ) -> None:
-        super().__init__(config, dataset, aggregator, max_examples=max_examples, task=task)
+        if isinstance(data, Dataset):
+            data = DealtOut(data, deal_out(config, data))
+        super().__init__(config, data.dataset, aggregator, model=model, max_examples=max_examples, task=task)
         self._resources = resources or Resources()
-        self.worker = LocalWorker(config, dataset, deal_out(config, dataset), self.task)
+        self.worker = LocalWorker(config, data, model, self.task)
         if self.worker.frozen != self.frozen:
             raise ConfigError(
                 f"model {config.model}: its frozen parameters (requires_grad=False) differ each time it is made: load "
@@ -209,9 +215,16 @@ def session_plans(
     )
 
 
-def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:
-    """Return the config's run, and with ``compare`` also the plain run."""
+def start_runs(
+    config: RunConfig,
+    data: Dataset | ClientData,
+    resources: Resources | None = None,
+    *,
+    model: ModelSource | None = None,
+    task: Task | None = None,
+) -> list[FederatedRun]:
+    """Return the config's run, and with ``compare`` also the plain run; arguments as for `FederatedRun`."""
     names: list[AggregatorName] = (
         [config.protocol.aggregator, "plain"] if config.protocol.compare else [config.protocol.aggregator]
     )
-    return [FederatedRun(config, dataset, name, resources) for name in names]
+    return [FederatedRun(config, data, name, resources, model=model, task=task) for name in names]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fl.aggregation.api import RoundResult
@@ -12,7 +13,7 @@ from fl.aggregation.scales import ScaleTracker
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.data import Dataset
 from fl.learning.cpu import torch_threads, worthwhile_threads
-from fl.learning.own_code import make_model
+from fl.learning.own_code import ModelSource, make_model
 from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
 from fl.learning.serialization import round_message
 from fl.learning.server_optimizer import ServerOptimizer
@@ -37,6 +38,7 @@ class Run:
         config: the run's settings.
         dataset: the data set; it gives the examples' shape, the number of classes and the test set.
         name: the name of the aggregator, `secure` or `plain`.
+        model: the model, as `fl.make_model` takes it. None: the one that the config names.
         max_examples: a fixed bound on clients' weights. None: the bound adapts to them.
         task: the loss and metrics. None: those that the config names.
 
@@ -56,6 +58,7 @@ class Run:
         dataset: Dataset,
         name: AggregatorName,
         *,
+        model: ModelSource | None = None,
         max_examples: int | None = None,
         task: Task | None = None,
     ) -> None:
@@ -67,7 +70,10 @@ class Run:
         # The paper's Ditto needs the model that each round began with, and whose updates the round included.
         self.sent: list[SentModel] | None = [] if config.personal.method == "ditto" else None
         self.model = make_model(
-            config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
+            config.model if model is None else model,
+            image_shape=dataset.image_shape,
+            num_classes=dataset.num_classes,
+            seed=config.seed,
         )
         self.layout = ParameterLayout.of(self.model)
         self.frozen = frozen_digest(self.model)
@@ -76,6 +82,19 @@ class Run:
         )
         self.server_optimizer = ServerOptimizer(config.server, self.model)
         self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that restores the present state."""
+        model = {name: value.clone() for name, value in self.model.state_dict().items()}
+        optimizer, scales, rounds_done = self.server_optimizer.state(), self.tracker.scales, self.rounds_done
+        sent = None if self.sent is None else list(self.sent)
+
+        def restore() -> None:
+            self.model.load_state_dict(model)
+            self.server_optimizer.load_state(optimizer)
+            self.tracker.scales, self.rounds_done, self.sent = scales, rounds_done, sent
+
+        return restore
 
     def end_round(self, result: RoundResult) -> RoundResult:
         """Apply the mean update; without one, or if the step fails, the model stays unchanged.

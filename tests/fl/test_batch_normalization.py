@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(**changes: Any) -> Local:
-    return Local(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "bfloat16": "off"} | changes)
+    return Local(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "momentum": 0.0, "bfloat16": "off"} | changes)
 
 
 class NormalizingListener(nn.Module):

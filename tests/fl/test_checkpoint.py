@@ -55,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data, and no figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
-    monkeypatch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
+    monkeypatch.setattr("fl.federated_training.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_data(patch)
-        patch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
+        patch.setattr("fl.federated_training.save_plot", lambda path, *_: path.write_bytes(b""))
         start_well(out, num_rounds=2)
     return out
 

@@ -27,7 +27,7 @@ SMALL = ("--model", "logistic", "--clients", 6, "--rounds", 2, "--epochs", 1)
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data, and no figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
-    monkeypatch.setattr("fl.commands.train.save_plot", lambda path, *_: path.write_bytes(b""))
+    monkeypatch.setattr("fl.federated_training.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
 def strict_json(text: str) -> Any:

@@ -28,7 +28,7 @@ def digits() -> Dataset:
 
 
 def settings(**changes: Any) -> Local:
-    return Local(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "bfloat16": "off"} | changes)
+    return Local(**{"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "momentum": 0.0, "bfloat16": "off"} | changes)
 
 
 def make_batch(shape: tuple[int, ...], num_classes: int = 10, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -115,7 +115,7 @@ def test_one_client_runs_away_and_the_others_do_not() -> None:
     images = DATASET.train_images.clone()
     images[worker.examples[2].training] *= 1e30
     object.__setattr__(worker, "dataset", copy.copy(DATASET))
-    object.__setattr__(worker.dataset, "train_images", images)
+    object.__setattr__(worker.data.dataset, "train_images", images)
     training = training_of(worker, expected=tuple(range(8)))
     engine, serial = BatchedEngine(worker), SerialEngine(worker)
     with engine.round(training) as trainer, serial.round(training) as expected:
@@ -133,7 +133,7 @@ def test_one_client_runs_away_and_the_others_do_not() -> None:
 def test_divergence_in_the_very_last_step_is_noticed() -> None:
     worker = make_worker(learning_rate=3e38, batch_size=1000, epochs=1, momentum=0.0, model="logistic")
     object.__setattr__(worker, "dataset", copy.copy(DATASET))
-    object.__setattr__(worker.dataset, "train_images", DATASET.train_images * 100)
+    object.__setattr__(worker.data.dataset, "train_images", DATASET.train_images * 100)
     with pytest.raises(DivergedError, match="weight is not finite after training"):
         updates(BatchedEngine(worker), training_of(worker), [0])
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fl.aggregation.encoding import ClientUpdate
+from fl.data.client_data import DealtOut
 from fl.data.partition import partition
 from fl.engines import RoundTraining, TrainingEngine
 from fl.engines.local_worker import LocalWorker
@@ -25,7 +26,7 @@ def make_worker(**changes: Any) -> LocalWorker:
     """Of clients with different numbers of examples."""
     config = tiny_config(**{"model": "small-cnn", "clients": 8, "partition": "dirichlet", "epochs": 2, **changes})
     parts = partition(DATASET, config.partition, config.data.clients, seed=3, alpha=0.7, shards_per_client=2)
-    return LocalWorker(config, DATASET, parts)
+    return LocalWorker(config, DealtOut(DATASET, parts))
 
 
 def training_of(worker: LocalWorker, number: int = 1, expected: tuple[int, ...] = ()) -> RoundTraining:
