@@ -85,9 +85,11 @@ class FederatedEvaluation:
         )
 
 
-def held_out_encoding(figures: tuple[FigureRange, ...], max_examples: int) -> TotalsEncoding:
+def held_out_encoding(
+    figures: tuple[FigureRange, ...], max_examples: int, value_bits: int = _VALUE_BITS
+) -> TotalsEncoding:
     """Return the encoding of a client's evaluation; ``max_examples`` is a public bound on its examples."""
-    return TotalsEncoding(figures, max_examples, (), _VALUE_BITS)
+    return TotalsEncoding(figures, max_examples, (), value_bits)
 
 
 def encoded_evaluation(encoding: TotalsEncoding, measured: Evaluation | None) -> IntegerVector:

@@ -15,9 +15,10 @@ from rich.markup import escape
 from typer import Argument, Option
 
 from fl.commands.given import configurable, given
-from fl.commands.options import CLIENT_LIMITS, chosen_limits, limit_options
+from fl.commands.options import CLIENT_LIMITS, chosen_limits, limit_options, training_options
 from fl.commands.output import INTERRUPTED, open_console, terminated_as_interrupted
 from fl.errors import ConfigError
+from fl.learning.settings import Personal
 from fl.network.addresses import parse_address
 from fl.network.errors import NetworkError
 from fl.network.modes import ADVERSARIES, GRAPHS, chosen_adversary, what_it_gives_up
@@ -34,13 +35,23 @@ if TYPE_CHECKING:
     from fl.network.local_data import LocalData
     from fl.network.offers import JoinOptions
 
+_SETTINGS = ("holdout", "personalize", "personal_epochs", "personal_learning_rate", "personal_strength")
+_HELP = {
+    "holdout": "Fraction of the examples to hold out of training and to measure models on (default: as the server "
+    "asks, up to a half).",
+    "personalize": "Make a model of this client's own, with --out: head, full, proximal or ditto (default: none).",
+    "personal_epochs": "Passes through the examples for it; with ditto, in each round (default: as the server's).",
+    "personal_learning_rate": "Learning rate of the personal model (default: the server's).",
+    "personal_strength": "Pull of the personal model to the global one, with proximal and ditto (default: 0.1).",
+}
+
 _LOG = logging.getLogger("fl.network")
 
 
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
     """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
-    @configurable(app, limit_options(CLIENT_LIMITS))
+    @configurable(app, training_options(_SETTINGS, _HELP, required=_SETTINGS), limit_options(CLIENT_LIMITS))
     def join(
         context: typer.Context,
         server: Annotated[str | None, Argument(help="HOST:PORT of the server.", show_default=False)] = None,
@@ -122,6 +133,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         give_up: Annotated[
             float, Option(help="Stop after this many seconds without a message from the server.")
         ] = 300.0,
+        out: Annotated[
+            Path | None, Option(help="Folder for the trained model, and with --personalize this client's own.")
+        ] = None,
         once: Annotated[bool, Option("--once", help="Stop after one round.")] = False,
         log_json: Annotated[
             bool,
@@ -154,6 +168,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     "min-inputs must be at least 2, max-epochs, max-classes, max-rounds and max-failed-rounds at least "
                     "1, give-up above 0 seconds"
                 )
+            if settings["holdout"] is not None and not 0 <= settings["holdout"] < 1:
+                raise ConfigError(f"holdout must be at least 0 and below 1, not {settings['holdout']}")
             if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
                 raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
             # The imports below load torch, which takes seconds.
@@ -195,6 +211,14 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 max_rounds=max_rounds,
                 max_failed_rounds=max_failed_rounds,
                 limits=limits,
+                holdout=settings["holdout"],
+                out=out,
+                personal=Personal(
+                    method=settings["personalize"],
+                    epochs=settings["personal_epochs"],
+                    learning_rate=settings["personal_learning_rate"],
+                    **{} if settings["personal_strength"] is None else {"strength": settings["personal_strength"]},
+                ),
             )
             if arrays is not None:
                 data = load_arrays(arrays)

@@ -54,7 +54,7 @@ _RESUMABLE = NOT_SETTLED | {
 
 # Settings of a simulation alone: real clients drop out by themselves, have their own data and train elsewhere.
 _SIMULATED = {
-    *("dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
+    *("dropout_at", "dropout_model", "aggregator", "compare"),
     *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
     *("personalize", "personal_epochs", "personal_learning_rate", "personal_strength"),
 }
@@ -66,6 +66,8 @@ _HELP = {
     "model": "Model to train, as in secagg train (default: small-cnn for digits, 2nn for your own data set, else cnn).",
     "partition": "How the data set is split; only recorded with the run, clients choose with secagg join --partition.",
     "sample": "Clients that take part in each round, drawn at random from the connected ones (default: all enrolled).",
+    "holdout": "Fraction of their examples that clients are asked to hold out; after each round the model is measured "
+    "on them, by secure sums (0: never).",
     "dropout": "Fraction of a round's clients that may drop out, beyond those above --min-clients (if not given with "
     "--graph sparse: 0.05).",
 }

@@ -22,9 +22,12 @@ from pathlib import Path
 import secagg
 from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.held_out import HeldOutResult, held_out_result
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
 from fl.aggregation.secure import both_sessions, measured_ranges, with_outcome
+from fl.aggregation.totals import TotalsEncoding
+from fl.aggregation.totals_session import decoded_totals
 from fl.network.announcement import (
     RoundAnnouncement,
     TrainingOver,
@@ -34,11 +37,12 @@ from fl.network.announcement import (
 )
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.invitations import Invitations, ServingRules
+from fl.network.policy import encoding_of
 from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import SessionRequest, SessionThread
 from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
-from transport import Deadlines, Journal, LinkError, Observer, SessionHost
+from transport import Journal, LinkError, Observer, SessionHost
 from transport.durable.frames import MAX_EXTRA_BYTES
 
 # Clients that missed the last round are told for this long that it was the last.
@@ -88,6 +92,7 @@ class NetworkAggregator:
         self._rules = rules
         self._measuring = SessionFiles(folder / "round.ranges.journal")
         self._updating = SessionFiles(folder / "round.journal")
+        self._scoring = SessionFiles(folder / "round.scores.journal")
         self._skip_to = skip_to
         self._say = say
         self._directory = directory
@@ -116,16 +121,26 @@ class NetworkAggregator:
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
             self._refuse_foreign_update()
-            ended = self._networked(self._measuring, observer)
+            ended = self._networked(self._measuring, self._announce(), observer)
+            assert isinstance(ended.encoding, UpdateEncoding)  # noqa: S101 - the session measures updates
             ranges, aborted = measured_ranges(ended.outcome, ended.encoding)
             measured = ended.cost
             if ranges is None:
                 result = replace(measured, aborted=aborted, seconds=time.perf_counter() - started)
-                return result, ended.encoding.num_clients
+                return result, ended.num_clients
             self._tracker.follow(ranges)
-        ended = self._networked(self._updating, observer)
+        ended = self._networked(self._updating, self._announce(), observer)
+        assert isinstance(ended.encoding, UpdateEncoding)  # noqa: S101 - the session sums updates
         result = both_sessions(measured, with_outcome(ended.cost, ended.outcome, ended.encoding, self._tracker))
-        return replace(result, seconds=time.perf_counter() - started), ended.encoding.num_clients
+        return replace(result, seconds=time.perf_counter() - started), ended.num_clients
+
+    def score(self, announcement: RoundAnnouncement, observer: Observer | None = None) -> HeldOutResult:
+        """Sum the scores of the round's new model on the clients' held-out examples; errors as for `aggregate`."""
+        if self._scoring.is_lost(announcement.round) or self._scoring.is_of_another_version():
+            return held_out_result("the session was going on, and this server cannot continue it")
+        ended = self._networked(self._scoring, announcement, observer)
+        assert isinstance(ended.encoding, TotalsEncoding)  # noqa: S101 - the session sums scores
+        return held_out_result(decoded_totals(ended.outcome, ended.encoding))
 
     def _refuse_foreign_update(self) -> None:
         """Raise NetworkError if the journal holds an update's session without a measurement: it is from another run."""
@@ -135,31 +150,35 @@ class NetworkAggregator:
 
     def forget_round(self) -> None:
         """Delete the round's journals, since its result is safe."""
+        self._scoring.forget()
         self._updating.forget()
         self._measuring.forget()
 
     def forget_older(self, rounds_done: int) -> None:
         """Delete the journals of rounds that are already in the checkpoint."""
+        self._scoring.forget_older(rounds_done)
         self._updating.forget_older(rounds_done)
         self._measuring.forget_older(rounds_done)
 
-    def say_goodbye(self) -> None:
-        """Tell the clients that missed the end of the last round that there are no more rounds."""
+    def say_goodbye(self, final: RoundAnnouncement) -> None:
+        """Tell clients that there are no more rounds: those that missed the last one's end, or wait for the model."""
         client_ids = self._invitations.allowed
-        if len(client_ids) < 2 or self._told.issuperset(client_ids):
+        if len(client_ids) < 2:
+            return
+        if self._told.issuperset(client_ids) and not self._sessions.wait_for_clients(1, GOODBYE_SECONDS):
             return
         self._sessions.run(
             SessionRequest(
                 params=secagg.plan(num_clients=len(client_ids), vector_length=1, value_bits=4).parameters,
                 client_ids=client_ids,
                 number=0,
-                extra=encode_announcement(TrainingOver()),
+                extra=encode_announcement(TrainingOver(final)),
                 context=b"",
-                deadlines=Deadlines(advertise_keys=GOODBYE_SECONDS),
+                deadlines=replace(self._rules.deadlines, advertise_keys=GOODBYE_SECONDS),
             )
         )
 
-    def _networked(self, files: SessionFiles, observer: Observer | None) -> _Ended:
+    def _networked(self, files: SessionFiles, announcement: RoundAnnouncement, observer: Observer | None) -> _Ended:
         """Run one of the round's sessions; try again after an abort while that is safe."""
 
         def observe(host: SessionHost) -> None:
@@ -170,13 +189,14 @@ class NetworkAggregator:
                 observer(host.round, status.received, status.received + status.pending)
 
         for attempt in itertools.count(1):
-            request, encoding = self._request(files)
+            request, encoding = self._request(files, announcement)
             host = self._sessions.run(request, observe)
             outcome = host.outcome
             assert isinstance(outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
             told = frozenset(host.client_ids) - host.dropped.keys()
             self._told = told if isinstance(outcome, Completed) else frozenset()
-            ended, declines = _Ended(outcome, _cost(host), encoding), _declines(host)
+            ended = _Ended(outcome, _cost(host), encoding, len(request.client_ids))
+            declines = _declines(host)
             if not isinstance(outcome, Aborted) or outcome.round is Round.UNMASKING:
                 if declines:
                     self._say(f"round {request.number}: {declines}")
@@ -194,9 +214,10 @@ class NetworkAggregator:
                 self._watch.round_retried(request.number, attempt, self._rules.retries, reason)
         raise AssertionError("the loop only ends by return")
 
-    def _request(self, files: SessionFiles) -> tuple[SessionRequest, UpdateEncoding]:
+    def _request(
+        self, files: SessionFiles, announcement: RoundAnnouncement
+    ) -> tuple[SessionRequest, UpdateEncoding | TotalsEncoding]:
         """Return the request for the interrupted session, or a new one once clients are there; and its encoding."""
-        announcement = self._announce()
         extra = encode_announcement(announcement)
         if len(extra) > MAX_EXTRA_BYTES:
             raise NetworkError(
@@ -206,9 +227,10 @@ class NetworkAggregator:
         if client_ids is None:
             client_ids = self._invitations.next(announcement.round)
             files.begin(announcement.round)
-        encoding = self._plans.encoding(len(client_ids), announcement.scales)
+        encoding, params = self._planned(len(client_ids), announcement)
+        later = {self._measuring: self._updating, self._updating: self._scoring}.get(files)
         request = SessionRequest(
-            params=self._plans.parameters(encoding),
+            params=params,
             client_ids=client_ids,
             number=announcement.round,
             extra=extra,
@@ -218,7 +240,7 @@ class NetworkAggregator:
             journal=files.journal,
             may_resume=lambda journal: self._check_journal(journal, announcement),
             goal=self._rules.goal,
-            is_past=files is self._measuring and self._updating.journal.exists(),
+            is_past=later is not None and later.journal.exists(),
         )
         return request, encoding
 
@@ -229,7 +251,7 @@ class NetworkAggregator:
             begun = decode_announcement(offer.extra)
         except (LinkError, AnnouncementError) as error:
             raise NetworkError(f"{journal.path} is not a journal of a training: {error}") from None
-        is_ours = isinstance(begun, RoundAnnouncement) and offer.params == self._planned(offer.params, announcement)
+        is_ours = isinstance(begun, RoundAnnouncement) and self._is_planned(offer.params, announcement)
         # Only the number of rounds may have changed since the session began.
         if not is_ours or replace(announcement, rounds=begun.rounds) != begun:  # type: ignore[union-attr]
             raise NetworkError(
@@ -239,12 +261,20 @@ class NetworkAggregator:
         self._say(f"round {announcement.round} goes on where it was")
         return round_context(offer.number, offer.extra)
 
-    def _planned(self, begun: secagg.Parameters, announcement: RoundAnnouncement) -> secagg.Parameters | None:
-        """Return the parameters of this run's sessions with as many clients; None if there is no plan for them."""
+    def _planned(
+        self, num_clients: int, announcement: RoundAnnouncement
+    ) -> tuple[UpdateEncoding | TotalsEncoding, secagg.Parameters]:
+        """Return the encoding and parameters of an announced session; PlanError if there is no plan for its clients."""
+        encoding = encoding_of(announcement, self._plans.sizes, num_clients)
+        params = self._plans.plan(num_clients).parameters
+        return encoding, replace(params, vector_length=encoding.vector_length)
+
+    def _is_planned(self, begun: secagg.Parameters, announcement: RoundAnnouncement) -> bool:
+        """Return whether this run's sessions with as many clients have these parameters."""
         try:
-            return self._plans.parameters(self._plans.encoding(begun.num_clients, announcement.scales))
+            return begun == self._planned(begun.num_clients, announcement)[1]
         except secagg.PlanError:
-            return None
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +283,8 @@ class _Ended:
 
     outcome: Completed | Aborted
     cost: RoundResult
-    encoding: UpdateEncoding
+    encoding: UpdateEncoding | TotalsEncoding
+    num_clients: int
 
 
 def _cost(host: SessionHost) -> RoundResult:

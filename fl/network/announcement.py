@@ -8,8 +8,8 @@ their training from it; only their randomness is their own.
 """
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 import msgpack
 import numpy as np
@@ -22,6 +22,8 @@ from fl.learning.parameter_layout import NOTHING_FROZEN
 from fl.learning.settings import Local
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
+
+Purpose: TypeAlias = Literal["update", "scores", "over"]
 
 # Clients of version `_SINCE` and later can read announcements of this version: they ignore names that they do not know.
 # A change that they must not ignore raises `_SINCE` to `_VERSION`.
@@ -51,6 +53,8 @@ _FIELDS = {
     "num_classes": int,
     "value_bits": int,
     "training": dict,
+    "holdout": float,
+    "purpose": str,
     "seed": int,
     "frozen_sha256": bytes,
     "model_sha256": bytes,
@@ -72,6 +76,10 @@ class RoundAnnouncement:
         scales: the bounds of the updates' tensors, in the model's order, and of weights. None: this session measures;
             its clients send only the ranges of their updates, and the updates follow in another session.
         training: the settings of the clients' training.
+        holdout: the fraction of its examples that a client is asked to hold out of training. Above 0, each update is
+            followed by a session that sums the scores of the new model on them.
+        purpose: what the session sums: ``update``, with ``scales`` None only ranges; or ``scores``. ``over``: there is
+            no session, and this is the final model.
         seed: the seed under which each party makes the model, and so its frozen parameters.
         frozen_sha256: the digest of the frozen parameters, which are not sent (`frozen_digest`).
         model_bytes: the global model from `fl.learning.serialization.round_message`; a view in a decoded announcement.
@@ -85,6 +93,8 @@ class RoundAnnouncement:
     value_bits: int
     scales: Scales | None
     training: Local
+    holdout: float = 0.0
+    purpose: Purpose = "update"
     seed: int = 0
     frozen_sha256: bytes = NOTHING_FROZEN
     model_bytes: bytes | memoryview = field(repr=False)
@@ -92,13 +102,17 @@ class RoundAnnouncement:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOver:
-    """The announcement that there are no more rounds."""
+    """The announcement that there are no more rounds, with the final model; None for a server that sends none."""
+
+    final: RoundAnnouncement | None = None
 
 
 def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes:
     """Return the offer's ``extra``; equal announcements give equal bytes."""
     if isinstance(announcement, TrainingOver):
-        return bytes(msgpack.packb([_VERSION, _FIRST, {}]))
+        if announcement.final is None:
+            return bytes(msgpack.packb([_VERSION, _FIRST, {}]))
+        announcement = replace(announcement.final, purpose="over")
     fields = {
         "round": announcement.round,
         "rounds": announcement.rounds,
@@ -108,6 +122,8 @@ def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes
         "value_bits": announcement.value_bits,
         "scales": _encoded_scales(announcement.scales),
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
+        "holdout": float(announcement.holdout),
+        "purpose": announcement.purpose,
         "seed": announcement.seed,
         "frozen_sha256": announcement.frozen_sha256,
         "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
@@ -151,6 +167,8 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
     if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MOST:
         raise AnnouncementError(f"round {number} of {rounds} with {classes} classes is not possible")
+    if not 0 <= fields["holdout"] < 1 or fields["purpose"] not in get_args(Purpose):
+        raise AnnouncementError("the announced fraction to hold out, or purpose, is not possible")
     if fields["seed"] < 0:
         raise AnnouncementError(f"the announced seed {fields['seed']} is negative")
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
@@ -160,7 +178,7 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         training = Local(**_checked("the training", fields["training"], _TRAINING, is_newer))
     except ConfigError as error:
         raise AnnouncementError(f"the announced numbers are not possible: {error}") from None
-    return RoundAnnouncement(
+    announced = RoundAnnouncement(
         round=number,
         rounds=rounds,
         model=fields["model"],
@@ -169,10 +187,13 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         value_bits=fields["value_bits"],
         scales=bounds,
         training=training,
+        holdout=fields["holdout"],
+        purpose=fields["purpose"],
         seed=fields["seed"],
         frozen_sha256=fields["frozen_sha256"],
         model_bytes=model_bytes,
     )
+    return TrainingOver(announced) if announced.purpose == "over" else announced
 
 
 def _encoded_scales(scales: Scales | None) -> dict[str, Any] | None:

@@ -20,16 +20,22 @@ from torch import nn
 
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.encoding import ClientUpdate
-from fl.aggregation.participation import open_participation
+from fl.aggregation.held_out import encoded_evaluation
+from fl.aggregation.session_policy import PolicyError
+from fl.aggregation.totals import TotalsEncoding
 from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
+from fl.learning.training import evaluate
 from fl.network.addresses import show_address
 from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
+from fl.network.answer_records import AnswerRecords
 from fl.network.errors import AnnouncementVersionError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
 from fl.network.offers import DeclinedError, JoinOptions, ModeError, OverError, check_offer
+from fl.network.own_examples import OwnExamples
+from fl.network.own_models import OwnModels
 from secagg import Adversary, Identity, KeyDirectory, RemoteProtocolError, Rule
 from transport import (
     BudgetSpentError,
@@ -47,16 +53,13 @@ from transport import (
 )
 from transport.certificates.reading import CertificateError, CertifiedKeys, identity_from
 from transport.durable.frames import MAX_EXTRA_BYTES, End, Waiting, decode_server_frame
-from transport.durable.participation import IN_MEMORY
-from transport.tcp import Plaintext, Retry, join_session
+from transport.tcp import Retry, join_session
 
 # The session continues without this client, or is over: the client waits for the next one.
 _NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION)
 
 # The pause before the client asks again; random, so that clients do not all come back at once after a failure.
 _PAUSE_SECONDS = (0.5, 1.5)
-
-DEFAULT_TRAINING = "default"
 
 # The pauses after an offer that the client does not accept: each new offer downloads the model again.
 _PATIENCE = Retry(first=1.0, longest=10.0)
@@ -82,14 +85,15 @@ class Participant:
 
     def __init__(self, options: JoinOptions, data: LocalData, say: Callable[[str], None]) -> None:
         self._options = options
-        self._data = data
+        self._examples = OwnExamples(data, options.client_id, options.holdout)
+        self._models = OwnModels(options.out, options.personal, self._examples, say)
         self._say = say
         self._announced: RoundAnnouncement | None = None
         self._has_identity = options.policy.adversary is Adversary.MALICIOUS
         self._journal: ClientJournal | None = None
         # The measured update and the key of its announcement; the session for the update follows.
         self._measured: tuple[bytes, ClientUpdate] | None = None
-        self._updates, self._ranges = self._records()
+        self._records = AnswerRecords.of_client(options)
         self._held = HeldAnnouncement()
         self._keys: CertifiedKeys | None = None
         # How often in a row certificates may fail: never at first, since that is a mistake of the user.
@@ -101,22 +105,31 @@ class Participant:
     async def run(self) -> None:
         """Take part until the training is over; `rounds` counts the rounds that this client was in.
 
+        The models that it keeps are then in their folder, also if this raises an error.
+
         Raises:
             NetworkError: this client declined the offer, or the server refused this client.
             TransportError, secagg.SecAggError, FLError: from `join_session` and from the training.
         """
+        try:
+            await self._take_part()
+        finally:
+            self._models.tell()
+
+    async def _take_part(self) -> None:
         options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
-        where = show_address(options.address)
-        self._say(f"client {options.client_id} with {len(self._data.labels)} examples, server {where}")
-        if self._data.is_of_one_class:
-            self._say(f"all of them are of class {self._data.max_label}: is that right?")
+        where, data = show_address(options.address), self._examples.all
+        self._say(f"client {options.client_id} with {len(data.labels)} examples, server {where}")
+        if data.is_of_one_class:
+            self._say(f"all of them are of class {data.max_label}: is that right?")
         await self._check_host()
         while True:
             self._announced = None
             try:
                 end = await self._session()
-            except OverError:
+            except OverError as over:
                 self._say("the training is over")
+                self._take_final(over.final)
                 return
             except (InputWithheldError, JournalFullError, RemoteProtocolError) as error:
                 # The cause is the received model, the data, the disk, or other clients' certificates on this machine.
@@ -184,9 +197,9 @@ class Participant:
         return self._announced is not None and self._record().last_answered() == self._announced.round
 
     def _record(self) -> ClientRecord:
-        """Return this client's record of answers of the announced kind: ranges or updates."""
+        """Return this client's record of answers of the announced kind: ranges, updates or scores."""
         assert self._announced is not None  # noqa: S101 - an offer is checked before its record
-        return self._ranges if self._announced.scales is None else self._updates
+        return self._records.of(self._announced)
 
     def _is_last(self, end: End, has_answered: bool) -> bool:
         announced = self._announced
@@ -195,17 +208,33 @@ class Participant:
         if end.code is not EndCode.COMPLETED:
             self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
             return False
-        if announced.scales is None:
+        where, is_update = f"round {announced.round}/{announced.rounds}", announced.purpose == "update"
+        if announced.scales is None and is_update:
             # The round continues with the update's session.
             return False
         if not has_answered and announced.round != announced.rounds:
-            self._say(f"round {announced.round}/{announced.rounds}: it ended before this client had answered")
+            self._say(f"{where}: it ended before this client had answered")
             return False
-        self.rounds += 1
-        self._say(f"round {announced.round}/{announced.rounds}: {end.included} updates are in the mean")
+        if is_update:
+            self.rounds += 1
+            self._say(f"{where}: {end.included} updates are in the mean")
+            if announced.holdout:
+                # The round continues with the scores of the new model.
+                return False
         if announced.round == announced.rounds:
+            if self._models.is_wanted and not self._options.once:
+                # The final model comes with the end of the training.
+                return False
             self._say("the training is over")
         return announced.round == announced.rounds or self._options.once
+
+    def _take_final(self, final: RoundAnnouncement | None) -> None:
+        if final is None or not self._models.is_wanted:
+            return
+        try:
+            self._models.finish(final, self._options.policy.check_model(final, self._examples.all))
+        except PolicyError as error:
+            self._say(f"the final model is not taken: {error}")
 
     async def _session(self) -> End:
         options = self._options
@@ -253,31 +282,6 @@ class Participant:
         address = show_address(self._options.address)
         self._say(f"no connection to {address} yet ({why}); trying again for {self._options.give_up:g} s")
 
-    def _records(self) -> tuple[ClientRecord, ClientRecord]:
-        """Return the records of answered updates and of answered ranges; ConfigError if they cannot be stored."""
-        options = self._options
-        is_trial = isinstance(options.tls, Plaintext) and options.state is None
-        try:
-            participation = IN_MEMORY if is_trial else open_participation(options.state)
-        except ConfigError as error:
-            raise ConfigError(f"{error}; name another folder with --state") from None
-        training = options.training or DEFAULT_TRAINING
-        owner, most = self._owner(), options.max_rounds
-        updates = ClientRecord(participation, owner, training=training, max_rounds=most)
-        # The server may ask for ranges before the update, never after it.
-        name = f"{training} (ranges)"
-        return updates, ClientRecord(participation, owner, training=name, max_rounds=most, before=updates)
-
-    def _owner(self) -> bytes:
-        """Return this client's name in its records: its identity key, or its id if it has no key."""
-        if self._options.identity_key is not None:
-            try:
-                return identity_from(self._options.identity_key).public_key
-            except CertificateError:
-                # TLS accepts other kinds of keys; malicious mode reports by itself that it needs this kind.
-                pass
-        return self._options.client_id.to_bytes(4, "big")
-
     def _open_journal(self) -> ClientJournal | None:
         """Open the journal; a session in it is continued."""
         if self._options.state is None:
@@ -313,7 +317,11 @@ class Participant:
 
     def _accept(self, offer: Offer) -> None:
         self._misfits_left = _MOST_REFUSALS
-        announced = check_offer(offer, self._options, self._data)
+        announced = check_offer(offer, self._options, self._examples.all)
+        try:
+            self._examples.follow(announced.holdout)
+        except PolicyError as error:
+            raise DeclinedError(str(error), told=str(error)) from None
         if offer.params.has_identities != self._has_identity:
             raise ModeError("another mode")
         if self._has_identity and self._options.directory is not None:
@@ -326,20 +334,23 @@ class Participant:
     def _input(self, offer: Offer) -> IntegerVector:
         """Train, and encode the update; with a journal, the vector is the same after a crash."""
         announced = _announced_in(offer)
-        model, encoding = self._options.policy.check_training(announced, offer.params, self._data)
+        model, encoding = self._options.policy.check_training(announced, offer.params, self._examples.all)
+        self._examples.follow(announced.holdout)
+        if isinstance(encoding, TotalsEncoding):
+            return self._measured_scores(announced, model, encoding)
         # The key is the same for the measurement and the update of one round, model and training.
         key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
         measured, self._measured = self._measured, None
         where = f"round {announced.round}/{announced.rounds}"
-        if announced.scales is not None and len(self._data.labels) > announced.scales.max_weight:
-            self._say(
-                f"{where}: {len(self._data.labels)} examples count as {announced.scales.max_weight}, the server's bound"
-            )
+        count = len(self._examples.training.labels)
+        if announced.scales is not None and count > announced.scales.max_weight:
+            self._say(f"{where}: {count} examples count as {announced.scales.max_weight}, the server's bound")
         try:
+            self._models.receive(announced, model)
             if measured is not None and measured[0] == key:
                 update = measured[1]
             else:
-                self._say(f"{where}: training on {len(self._data.labels)} examples")
+                self._say(f"{where}: training on {count} examples")
                 update = self._trained(announced, model)
             rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
             vector = encoding.encode(update, rng)
@@ -349,8 +360,20 @@ class Participant:
             self._measured = key, update
         return vector
 
+    def _measured_scores(
+        self, announced: RoundAnnouncement, model: nn.Module, encoding: TotalsEncoding
+    ) -> IntegerVector:
+        """Return the scores of the round's new model on the examples held out; without any they add nothing."""
+        data = self._examples.held_out.shaped_for(announced.image_shape)
+        try:
+            self._models.receive(announced, model)
+            measured = evaluate(model, data.images, data.labels) if len(data.labels) else None
+            return encoded_evaluation(encoding, measured)
+        except FLError as error:
+            raise InputWithheldError(str(error)) from None
+
     def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
-        data = self._data.shaped_for(announced.image_shape)
+        data = self._examples.training.shaped_for(announced.image_shape)
         return local_update(
             model,
             data.images,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl.aggregation.session_policy import PolicyError
+from fl.learning.settings import Personal
 from fl.network.announcement import RoundAnnouncement, TrainingOver, decode_announcement
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData
@@ -39,6 +40,10 @@ class JoinOptions:
         max_model_bytes: the largest announcement to accept, with its model.
         give_up: the client stops after this many seconds without a message from the server.
         once: whether the client stops after one round.
+        holdout: the fraction of the examples to hold out of training and to measure models on. None: as the server
+            asks, up to a half.
+        out: a folder for the global model that was received last, and the client's own model. None: none is kept.
+        personal: how the client makes a model of its own.
     """
 
     client_id: ClientId
@@ -56,6 +61,9 @@ class JoinOptions:
     max_rounds: int = 1000
     max_failed_rounds: int = 100
     limits: Limits = field(default_factory=Limits)
+    holdout: float | None = None
+    out: Path | None = None
+    personal: Personal = field(default_factory=Personal)
 
 
 class DeclinedError(SessionRefusedError):
@@ -63,7 +71,11 @@ class DeclinedError(SessionRefusedError):
 
 
 class OverError(SessionRefusedError):
-    """The server has no more rounds."""
+    """The server has no more rounds; `final` is the announcement of the final model, if it sends one."""
+
+    def __init__(self, final: RoundAnnouncement | None) -> None:
+        super().__init__("the training is over")
+        self.final = final
 
 
 class ModeError(SessionRefusedError):
@@ -91,7 +103,7 @@ def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> RoundAnn
     except AnnouncementError as error:
         raise DeclinedError(str(error), told="its announcement cannot be read") from None
     if isinstance(announced, TrainingOver):
-        raise OverError("the training is over")
+        raise OverError(announced.final)
     _check_policy(announced, offer, options.policy, data)
     if announced.round != offer.number:
         text = f"round {announced.round} is announced for session {offer.number}"

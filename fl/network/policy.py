@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import safetensors
 from torch import nn
 
-from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS, UpdateEncoding
+from fl.aggregation.held_out import held_out_encoding
+from fl.aggregation.scales import MAX_WEIGHT
 from fl.aggregation.session_policy import PolicyError, SessionPolicy
+from fl.aggregation.totals import TotalsEncoding
 from fl.errors import ConfigError
+from fl.learning.figures import CLASSIFICATION_FIGURES
 from fl.learning.models import model_outline
 from fl.learning.own_code import is_reference, make_model
 from fl.learning.parameter_layout import ParameterLayout, frozen_digest
@@ -48,12 +52,32 @@ class Policy(SessionPolicy):
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
-    ) -> tuple[nn.Module, UpdateEncoding]:
-        """Return the announced model, and the encoding of its updates as integers.
+    ) -> tuple[nn.Module, UpdateEncoding | TotalsEncoding]:
+        """Return the announced model, and the encoding of its updates, or of the scores, as integers.
 
         Raises:
-            PolicyError: the model does not fit its own announcement, the session or the client's data; a
-                TrainingPolicyError has the reasons that the server may be told.
+            PolicyError: as for `check_model`, or the model does not fit the session.
+        """
+        model = self.check_model(announcement, data)
+        try:
+            encoding = encoding_of(announcement, ParameterLayout.of(model).sizes, params.num_clients)
+        except ConfigError as error:
+            raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
+        if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
+            _raise(
+                [
+                    f"updates have {encoding.vector_length} values of {encoding.value_bits} bits, but the session's "
+                    f"vectors {params.vector_length} of {params.value_bits}"
+                ]
+            )
+        return model, encoding
+
+    def check_model(self, announcement: RoundAnnouncement, data: LocalData) -> nn.Module:
+        """Return the announced model.
+
+        Raises:
+            PolicyError: the model does not fit its own announcement or the client's data; a TrainingPolicyError has the
+                reasons that the server may be told.
         """
         reasons: list[str] = []
         private: list[str] = []
@@ -68,24 +92,28 @@ class Policy(SessionPolicy):
             reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
         # Check the server's numbers against this client's own data before a model is built from them.
         _raise(reasons, private)
-        model = _received_model(announcement, self.own_model)
-        try:
-            encoding = UpdateEncoding(
-                sizes=ParameterLayout.of(model).sizes,
-                num_clients=params.num_clients,
-                value_bits=announcement.value_bits,
-                scales=announcement.scales,
+        return _received_model(announcement, self.own_model)
+
+
+def encoding_of(
+    announcement: RoundAnnouncement, sizes: tuple[int, ...], num_clients: int
+) -> UpdateEncoding | TotalsEncoding:
+    """Return the encoding of an announced session's inputs; ConfigError if a number is out of range.
+
+    Args:
+        announcement: the announcement.
+        sizes: elements of each tensor of an update.
+        num_clients: the number of clients of the session.
+    """
+    if announcement.purpose == "scores":
+        if not MIN_VALUE_BITS <= announcement.value_bits <= MAX_VALUE_BITS:
+            raise ConfigError(
+                f"value bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {announcement.value_bits}"
             )
-        except ConfigError as error:
-            raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
-        if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
-            _raise(
-                [
-                    f"updates have {encoding.vector_length} values of {encoding.value_bits} bits, but the session's "
-                    f"vectors {params.vector_length} of {params.value_bits}"
-                ]
-            )
-        return model, encoding
+        return held_out_encoding(CLASSIFICATION_FIGURES, MAX_WEIGHT, announcement.value_bits)
+    return UpdateEncoding(
+        sizes=sizes, num_clients=num_clients, value_bits=announcement.value_bits, scales=announcement.scales
+    )
 
 
 def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Module:

@@ -1,6 +1,7 @@
 """A run with clients on other machines: the announcements of its rounds, and their results."""
 
 import time
+from dataclasses import replace
 
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
@@ -33,10 +34,15 @@ class ServedRun(Run):
             value_bits=self.config.value_bits,
             scales=self.tracker.scales,
             training=self.config.local.in_round(self.rounds_done + 1),
+            holdout=self.config.data.holdout,
             seed=self.config.seed,
             frozen_sha256=self.frozen,
             model_bytes=round_message(self.model),
         )
+
+    def scored(self) -> RoundAnnouncement:
+        """Return the announcement of the session for scores of the model after the last finished round."""
+        return replace(self.announcement(), round=self.rounds_done, scales=None, purpose="scores")
 
     def run_round(self, aggregator: NetworkAggregator, observe: ProgressObserver | None = None) -> RoundRecord:
         """Run one round, and apply its mean update to the model if it has a result."""
@@ -46,4 +52,9 @@ class ServedRun(Run):
         result, sampled = aggregator.aggregate(observer)
         result = self.end_round(result)
         seconds = time.perf_counter() - started
-        return self.measure(result, sampled=sampled, model_bytes=sampled * model_bytes, seconds=seconds)
+        measured = None
+        if self.config.data.holdout and not result.aborted:
+            measured = aggregator.score(self.scored(), observer)
+        return self.measure(
+            result, sampled=sampled, model_bytes=sampled * model_bytes, seconds=seconds, measured=measured
+        )

@@ -292,7 +292,7 @@ class _Serving:
                         f"{failed} failed round{'s' * (failed > 1)} in a row, the last one since {record.aborted} "
                         "(--max-failed-rounds)"
                     )
-            aggregator.say_goodbye()
+            aggregator.say_goodbye(run.scored())
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:
         """Do the work; while the disk is full, wait and try again. Nothing is lost, and clients wait too."""

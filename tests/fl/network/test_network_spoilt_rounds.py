@@ -125,7 +125,7 @@ class Subtracting(Participant):
         return vector
 
 
-@pytest.mark.parametrize(("liar", "said"), [(Poisoner, "correct predictions"), (Subtracting, "0 examples")])
+@pytest.mark.parametrize(("liar", "said"), [(Poisoner, "accuracy"), (Subtracting, "0 examples")])
 def test_a_sum_that_cannot_be_read_costs_its_round_and_no_more(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, liar: type[Participant], said: str
 ) -> None:
@@ -366,7 +366,7 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
     result, asked = aggregator.aggregate()
     assert asked == 3
     assert (result.aggregate, result.aborted) == (None, str(aborted))
-    aggregator.say_goodbye()
+    aggregator.say_goodbye(announcement)
     assert [session.number for session in run] == [1, 0]
 
 
