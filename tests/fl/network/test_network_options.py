@@ -127,7 +127,7 @@ def test_the_names_of_the_status_page_are_checked(noted: list[Any], monkeypatch:
     ("command", "text", "said"),
     [
         (JOIN, "sever = 1", "unknown sever: did you mean server?"),
-        (JOIN, "[limit]\nidle_seconds = 1", "unknown section [limit]: sections are data, limits"),
+        (JOIN, "[limit]\nidle_seconds = 1", "unknown section [limit]: sections are data, personal, limits"),
         (JOIN, "[limits]\nidel_seconds = 1", "unknown idel_seconds in [limits]: did you mean idle_seconds?"),
         (JOIN, "idle_seconds = 1", "unknown idle_seconds: did you mean idle_seconds in [limits]?"),
         (JOIN, "[limits]\nidle_seconds = 0", "idle-seconds must be above 0, not 0.0"),
