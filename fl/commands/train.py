@@ -19,7 +19,7 @@ from fl.formatting import listed
 from fl.learning.own_code import make_dataset
 from fl.report import save_plot
 from fl.report.tensorboard import EventFiles, require_tensorboard
-from fl.report.verdict import verdict_on
+from fl.report.verdict import can_judge, verdict_on
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, summary_table
 from fl.runs.records import RoundRecord, raise_if_all_aborted
@@ -133,7 +133,7 @@ def _train(
         if not interrupted:
             raise_if_all_aborted(config, records, rounds_before)
         finished = _finish(config, runs, records, folder, console, interrupted)
-        if finished.summary["rounds"]:
+        if finished.summary["rounds"] and can_judge(runs[0].task, runs[0].worker.dataset):
             verdict = verdict_on(runs[0].model, runs[0].worker.dataset, config.seed)
             events.add_verdict(verdict, runs[0].rounds_done, ended=time.time())
         looked_at = f"events {events.path}: tensorboard --logdir {shlex.quote(str(events.path))}"

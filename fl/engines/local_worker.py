@@ -18,7 +18,6 @@ from fl.config.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
 from fl.data import Dataset
 from fl.data.partition import Indices
 from fl.learning.cpu import torch_threads, worthwhile_threads
-from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import load_model
 from fl.learning.settings import Local
@@ -43,10 +42,17 @@ class LocalWorker:
         self.task = task
         self.dataset = dataset
         self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
-        self.model = make_model(
-            config.model, image_shape=dataset.image_shape, num_classes=dataset.num_classes, seed=config.seed
+        self.model = self.task.make_model(
+            config.model,
+            dataset.train_images.dtype,
+            dataset.train_labels,
+            image_shape=dataset.image_shape,
+            num_classes=dataset.num_classes,
+            seed=config.seed,
         )
-        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
+        self.threads = config.threads or worthwhile_threads(
+            self.model, dataset.image_shape, config.local.batch_size, dataset.train_images.dtype
+        )
 
     @property
     def max_examples(self) -> int:
@@ -61,6 +67,8 @@ class LocalWorker:
     @property
     def of_one_class(self) -> list[ClientId]:
         """Return the clients whose training examples are all of one class."""
+        if not self.dataset.has_classes:
+            return []
         labels = self.dataset.train_labels.numpy()
         own = (labels[examples.training] for examples in self.examples)
         return [client_id for client_id, found in enumerate(own) if (found == found[0]).all()]
