@@ -14,7 +14,7 @@ from fl.data import Dataset
 from fl.engines.local_worker import LocalWorker
 from fl.formatting import format_bytes, listed, percent
 from fl.learning.own_code import is_reference, shown_name
-from fl.runs.records import RoundRecord
+from fl.runs.records import RoundRecord, main_figures, show_figure
 from fl.runs.resolution import resolution_warnings
 from secagg import Plan, Round
 from transport.errors import printable
@@ -106,14 +106,15 @@ class TrainingDisplay:
         width = len(str(self._config.rounds))
         survivors = f"{len(own.included):>{len(str(own.sampled))}} of {own.sampled} in the sum"
         down = own.bytes_down + own.model_bytes
-        live = (
-            f"accuracy {percent(own.accuracy)}, {survivors}, {format_bytes(own.bytes_up + down)}, {own.seconds:.1f} s"
-        )
+        figures = main_figures(own)
+        first = next(iter(figures))
+        score = ", ".join(f"{name} {show_figure(name, value)}" for name, value in figures.items())
+        live = f"{escape(score)}, {survivors}, {format_bytes(own.bytes_up + down)}, {own.seconds:.1f} s"
         self._progress.update(self._rounds, completed=own.round, note=live)
         parts = [
             f"round {own.round:>{width}}/{self._config.rounds}",
-            f"accuracy [bold]{percent(own.accuracy)}[/bold]",
-            *(f"{other.aggregator} {percent(other.accuracy)}" for other in others),
+            *(f"{escape(name)} [bold]{show_figure(name, value)}[/bold]" for name, value in figures.items()),
+            *(f"{other.aggregator} {show_figure(first, main_figures(other).get(first))}" for other in others),
             survivors,
             f"up {format_bytes(own.bytes_up)}",
             f"down {format_bytes(down)}",
@@ -130,10 +131,14 @@ class TrainingDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
-        if own.held_out_accuracy is not None:
+        if own.held_out_loss is not None:
+            held_out = {**own.held_out_metrics, "loss": own.held_out_loss}
+            said = ", ".join(
+                f"{escape(name)} {f'{value:.4f}' if name == 'loss' else show_figure(name, value)}"
+                for name, value in held_out.items()
+            )
             self._console.print(
-                f"  [dim]on {own.held_out_examples:,} examples that the clients hold out: accuracy "
-                f"{percent(own.held_out_accuracy)}, loss {own.held_out_loss:.4f}[/dim]",
+                f"  [dim]on {own.held_out_examples:,} examples that the clients hold out: {said}[/dim]",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -167,7 +172,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     def row(label: str, own: str, plain: str = "") -> None:
         table.add_row(label, own, *([plain] if compared else []))
 
-    row("test accuracy", percent(summary["accuracy"]), percent(summary.get("plain_accuracy")))
+    plain = summary.get("plain_figures", {})
+    for name, value in summary["figures"].items():
+        label = name if name.startswith("training ") else f"test {name}"
+        row(escape(label), show_figure(name, value), show_figure(name, plain.get(name)))
     counts = summary["included"]
     plain_counts = summary.get("plain_included", [])
     row("clients in the sum, by round", _span(counts), _span(plain_counts))

@@ -216,7 +216,7 @@ def test_progress_is_shown_on_stderr_only(capfd: pytest.CaptureFixture[str]) -> 
 
 
 def test_it_trains_inside_a_running_event_loop() -> None:
-    async def notebook() -> float:
+    async def notebook() -> float | None:
         return train(make())[-1].accuracy
 
     assert asyncio.run(notebook()) > 0.9
