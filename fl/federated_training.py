@@ -25,7 +25,7 @@ from fl.learning.settings import IN_PROGRAM, Local, ServerOptimization
 from fl.learning.task import LOSSES, METRICS, Metric, Task
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
-from fl.runs.display import TrainingDisplay
+from fl.runs.display import TrainingDisplay, open_display
 from fl.runs.history import History
 from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.rounds import ProgressObserver, start_runs
@@ -156,7 +156,7 @@ class FederatedTraining:
             if rounds < self.rounds_done:
                 raise ConfigError(f"{self.rounds_done} rounds are done already: rounds must not be {rounds}")
             self.config = replace(self.config, rounds=rounds)
-        console = Console(stderr=True, emoji=False, quiet=not progress)
+        console = open_display(quiet=not progress)
         if self.run_rounds(console):
             console.print(
                 f"[yellow]interrupted after round {self.rounds_done} of {self.config.rounds}[/yellow]; train() goes on",

@@ -36,7 +36,7 @@ class TrainingDisplay:
             console=console,
             transient=True,
             # In a file or a pipe, bars are not readable; it gets only the lines.
-            disable=not (console.is_terminal or has_widgets(console)),
+            disable=not (console.is_terminal or console.is_jupyter),
         )
         self._rounds = self._progress.add_task("rounds", total=config.rounds, note="")
         self._clients = self._progress.add_task("clients", total=config.sample, note="")
@@ -196,9 +196,12 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def has_widgets(console: Console) -> bool:
-    """Return whether the console is a notebook that can show a bar that moves."""
-    return console.is_jupyter and find_spec("ipywidgets") is not None
+def open_display(*, quiet: bool) -> Console:
+    """Return a console for a program: stderr, or the output of a notebook's cell, with bars if it has widgets."""
+    console = Console(stderr=True, emoji=False, quiet=quiet)
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        return Console(emoji=False, quiet=quiet, force_jupyter=False, force_terminal=False)
+    return console
 
 
 def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -87,6 +88,40 @@ def test_own_clients_train_as_a_data_set_split_in_the_same_way() -> None:
     assert untimed_records(own) == untimed_records(split)
     assert state_bytes(own.model) == state_bytes(split.model)
     assert own.history[-1].held_out_accuracy is not None
+
+
+def test_any_loss_and_metrics_without_a_test_set() -> None:
+    """NumPy's float64 and negative whole numbers, a metric of the user's own; secure figures are the plain ones."""
+    rng = np.random.default_rng(0)
+    clients = [(rng.normal(size=(30, 3)), rng.integers(-9, 9, 30)) for _ in range(5)]
+
+    def mae(output: torch.Tensor, target: torch.Tensor) -> tuple[float, int]:
+        return float((output.squeeze(1) - target).abs().sum()), len(target)
+
+    run = make(nn.Linear(3, 1), clients, None, loss=nn.functional.mse_loss, metrics={"mae": mae}, compare=True)
+    history = train(run)
+    record, plain = history[-1], history.plain[-1]
+    assert record.loss is record.accuracy is None
+    assert record.train_metrics["mae"] == pytest.approx(plain.train_metrics["mae"], rel=1e-4)
+    assert record.train_loss == pytest.approx(plain.train_loss, rel=1e-4)
+    assert (run.config.loss, run.config.metrics) == ("mse", ("python:mae",))
+
+
+def test_tokens_are_whole_numbers_and_labels_may_have_more_classes() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.layer = nn.Embedding(50, 8), nn.Linear(8, 4)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.layer(self.embedding(tokens).mean(dim=1))
+            return logits
+
+    rng = np.random.default_rng(0)
+    clients = [(tokens, tokens.min(axis=1) % 2) for tokens in rng.integers(0, 50, (4, 30, 6))]
+    assert train(make(Text, clients, clients[0]))[-1].accuracy is not None
+    with pytest.raises(fl.ConfigError, match="Linear: RuntimeError: mat1 and mat2"):
+        make(nn.Linear(6, 4), clients, clients[0])
 
 
 def test_a_data_set_is_split_by_a_scheme() -> None:
