@@ -19,8 +19,9 @@ _HEAD = """# Benchmarks
 On {cpu}, {cores} cores ({flags}), {memory}, {os}; Python {python}, numpy {numpy}, cryptography {cryptography},
 {openssl}; secagg {version}, {mode} run of commit {commit}, {created}.
 
-Compare ratios between machines and runs: seconds drift, on shared machines by a factor of two. Every figure is computed
-from the [results]({results}); [benchmarks/README.md](../benchmarks/README.md) says how to measure again.
+Compare ratios between machines and runs: seconds drift, on shared machines by a factor of two. Goals are in
+brackets behind their ratios. Every figure is computed from the [results]({results});
+[benchmarks/README.md](../benchmarks/README.md) says how to measure again.
 """
 
 _GOALS = """## Goals

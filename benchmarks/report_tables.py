@@ -39,18 +39,22 @@ def _column(heading: str, show: Callable[[Any], str], key: str) -> Column:
 
 
 def _ratio(heading: str) -> Column:
-    return heading, lambda entry: number(entry["ratio"]["value"]) if "ratio" in entry else NOTHING
+    def cell(entry: Entry) -> str:
+        if "ratio" not in entry:
+            return NOTHING
+        missed = ", missed" if reached(entry) is False else ""
+        limit = "" if reached(entry) is None else f" ({goal(entry)}{missed})"
+        return number(entry["ratio"]["value"]) + limit
+
+    return heading, cell
 
 
 def goal(entry: Entry) -> str:
-    """Return the goal of an entry's ratio."""
-    if reached(entry) is None:
-        return NOTHING
+    """Return the goal of an entry's ratio, if it has one."""
     ratio = entry["ratio"]
     return f"{'≥' if ratio['higher_is_better'] else '≤'} {ratio['goal']:g}"
 
 
-_GOAL: Column = "goal", lambda entry: goal(entry) + (" (missed)" if reached(entry) is False else "")
 _DROPOUT = _param("dropout")[1]
 _TIME: Column = "time", lambda entry: duration(entry["seconds"]["median"])
 
@@ -102,9 +106,7 @@ def figure8(entries: list[Entry]) -> list[str]:
     expansions = [entry for entry in entries if entry["name"] == "expansion"]
     by_ring = [entry for entry in entries if entry["name"] == "expansion_by_ring"]
     return [
-        _table(
-            rows, *who, *map(beside_published, rounds), _ratio("speed-up"), _GOAL, title="Milliseconds here / published"
-        ),
+        _table(rows, *who, *map(beside_published, rounds), _ratio("speed-up"), title="Milliseconds here / published"),
         _table(
             expansions + by_ring,
             ("setting", lambda entry: formatting.params(entry["params"])),
@@ -131,7 +133,6 @@ def communication(entries: list[Entry]) -> list[str]:
             _column("ring bits", number, "ring_bits"),
             _column("bytes", size, "bytes"),
             _ratio("over the clear"),
-            _GOAL,
             _column("the paper's formula", number, "published_formula"),
         )
     ]
@@ -156,7 +157,6 @@ def peers(entries: list[Entry]) -> list[str]:
             _column("the peer", duration, "peer_seconds"),
             _column("secagg", duration, "secagg_seconds"),
             _ratio("the peer's time over secagg's"),
-            _GOAL,
         ),
         _table(
             staged,
@@ -258,7 +258,6 @@ def network(entries: list[Entry]) -> list[str]:
             ("over TLS", _TIME[1]),
             _column("in memory", duration, "in_memory_seconds"),
             _ratio("ratio"),
-            _GOAL,
             _column("processor time, ratio", number, "cpu_ratio"),
             _column("of the server", duration, "server_cpu_seconds"),
             _column("connections", number, "connections"),
@@ -305,8 +304,7 @@ def micro(entries: list[Entry]) -> list[str]:
             ("of", _params_of),
             ("time", lambda row: _span([entry["seconds"]["median"] for entry in row], duration)),
             ("GB/s", lambda row: _span([entry.get("gigabytes_per_second") for entry in row], number)),
-            ("ratio", lambda row: _span([entry.get("ratio", {}).get("value") for entry in row], number)),
-            ("goal", lambda row: _GOAL[1](row[0])),
+            ("ratio", _ratio_of),
             ("ratio of (also for the rows below)", lambda row: shown.get(id(row), "")),
         ),
         *(
@@ -337,6 +335,12 @@ def _params_of(row: list[Entry]) -> str:
         if (name, item) != ("elements", 1_000_000):
             items[name] = item if len(set(values)) == 1 else _span(values, number)
     return formatting.params(items)
+
+
+def _ratio_of(row: list[Entry]) -> str:
+    if len(row) == 1:
+        return _ratio("")[1](row[0])
+    return _span([entry.get("ratio", {}).get("value") for entry in row], number)
 
 
 def _span(values: list[Any], show: Callable[[Any], str]) -> str:
