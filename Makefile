@@ -11,6 +11,7 @@ help:  ## this list
 demo: .venv/fl  ## train on 40 clients, a quarter of them vanishing, secure beside plain
 	rm -rf runs/demo
 	$(BIN)/secagg train --dataset digits --clients 40 --dropout 0.25 --rounds 12 --compare --out runs/demo
+	@echo; echo "next: . .venv/bin/activate; secagg report runs/demo"
 
 # The linters and the types take one core while the tests end on the other.
 test: .venv/dev  ## what a change must pass: linters, types, import contracts, fast tests; two minutes
@@ -149,6 +150,7 @@ clean:  ## remove all environments, caches and runs
 
 # torch goes first: what is installed after it takes the build that is there instead of another.
 .venv/fl: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing PyTorch and the rest into .venv: 1.3 GB, a few minutes"
 	$(PIP) --constraint constraints.txt torch
 	$(PIP) --constraint constraints.txt --editable '.[fl]'
 	touch $@
