@@ -186,8 +186,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
         if summary["ring_difference"] == 0:
             table.caption_justify = "left"
             table.caption = (
-                "Both sums of the same rounded updates were equal in each round. The accuracies differ, since the plain "
-                "run does not round, and training amplifies the smallest difference."
+                "Both sums of the same rounded updates were equal in each round. The accuracies differ, since the "
+                "plain run does not round, and training amplifies the smallest difference."
             )
     return table
 
