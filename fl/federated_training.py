@@ -280,8 +280,8 @@ def federated(
         threads: PyTorch threads for each client.
         workers: clients trained at once, with the engines processes and ray.
         out: a folder for the checkpoint of each round, the records, the model and a figure; `secagg report` reads it.
-        resume: go on with the run in ``out``, if there is one. `secagg train --resume` can do so too if the model, the
-            data, the loss and the metrics have names that it can import.
+        resume: go on with the run in ``out``, if there is one; give the same model, clients and settings again.
+            `secagg train --resume` cannot go on with it, since the clients' examples are this program's.
 
     Raises:
         ConfigError: a setting, the model or the folder is not as it should be.

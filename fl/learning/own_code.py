@@ -158,6 +158,11 @@ def own_code_of(model: nn.Module) -> Iterator[None]:
         raise _failed(f"model {name}", error) from error
 
 
+def is_in_program(name: str) -> bool:
+    """Return whether a name stands for an object that only the program that has it knows."""
+    return name.startswith(f"{IN_PROGRAM}:")
+
+
 def shown_name(reference: str) -> str:
     """Return a name of a model or data set for people."""
     return reference.removeprefix(f"{IN_PROGRAM}:")
@@ -187,7 +192,7 @@ def load_reference(reference: str, what: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(f"{what} {reference!r}: write package.module:name, such as my_models:make_model")
-    if module_name == IN_PROGRAM:
+    if is_in_program(reference):
         raise ConfigError(
             f"{what} {attribute} was an object of a Python program, and has no name here: go on in that program, with "
             "fl.federated(..., resume=True)"

@@ -15,7 +15,7 @@ import secagg
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.learning.cpu import torch_threads
-from fl.learning.own_code import is_reference, make_dataset, own_code_of
+from fl.learning.own_code import is_in_program, is_reference, make_dataset, own_code_of
 from fl.learning.task import Task
 from fl.report.source import StoredRun
 from fl.runs.checkpoint import RunFolder
@@ -85,6 +85,8 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
     config = run.config
     parts = (config.data.dataset, config.model, config.loss, *config.metrics)
     named = [name for name in parts if is_reference(name)]
+    if any(is_in_program(name) for name in named):
+        return FinalModel(missing="The run's data or model was an object of a Python program, which alone can test it.")
     if named and not own_code:
         return FinalModel(missing=f"The run's own code ({', '.join(named)}) is run with --own-code only.")
     try:

@@ -199,6 +199,16 @@ def test_a_round_that_is_broken_off_leaves_everything_as_it_was(
     assert state_bytes(run.model) == state_bytes(whole.model)
 
 
+def test_clients_of_one_class_are_named_and_may_train_together_in_one_batch(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    clients = [(DATASET.train_images[:9:3], DATASET.train_labels[:9:3]), *(DATASET.train_images.split(60))]
+    clients[1:] = zip(clients[1:], DATASET.train_labels.split(60), strict=True)
+    run = make(clients=clients, engine="batched")
+    assert run.train()[-1].accuracy > 0.9
+    assert "1 of 5 clients have examples of one class only (0)" in capfd.readouterr().err
+
+
 def test_compare_trains_in_the_clear_beside_it() -> None:
     run = make(compare=True)
     history = train(run)
@@ -234,6 +244,9 @@ def test_a_run_is_kept_and_goes_on_in_another_program(tmp_path: Path) -> None:
         make(**options)
     with pytest.raises(fl.ConfigError, match="has another seed"):
         make(**options, resume=True, seed=1)
+    report = invoke("report", tmp_path / "run", "--own-code")
+    assert report.exit_code == 0
+    assert "an object of a Python program, which alone can test it" in " ".join(report.stdout.split())
     # The command line knows neither the clients nor the optimizer.
     result = invoke("train", "--resume", tmp_path / "run", "--rounds", 4)
     assert result.exit_code == 1
