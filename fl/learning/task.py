@@ -113,7 +113,7 @@ METRICS: tuple[str, ...] = tuple(_METRICS)
 """The names of metrics."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Task:
     """A loss to train with, and metrics to measure.
 

@@ -16,11 +16,16 @@ import numpy as np
 
 from fl.aggregation.scales import Scales
 from fl.config.config_file import plain_type
+from fl.config.run_config import ACCURACY, CROSS_ENTROPY
 from fl.errors import ConfigError
 from fl.learning.models import ImageShape
 from fl.learning.settings import Local
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
+from transport.errors import printable
+
+INPUT_TYPES = ("float32", "int64", "uint8")
+"""The types of inputs that a data set can have."""
 
 # Clients of version `_SINCE` and later can read announcements of this version: they ignore names that they do not know.
 # A change that they must not ignore raises `_SINCE` to `_VERSION`.
@@ -33,6 +38,7 @@ _FIRST = 5
 # Enough for the version, the fields and their names.
 _MAX_ITEMS = 128
 _MOST_AXES = 8
+_MOST_METRICS = 16
 _LABEL = b"secagg/fl/network-round/1"
 
 _MOST = 2**63 - 1
@@ -48,6 +54,9 @@ _FIELDS = {
     "model": str,
     "image_shape": list,
     "num_classes": int,
+    "input_type": str,
+    "loss": str,
+    "metrics": list,
     "value_bits": int,
     "training": dict,
     "model_sha256": bytes,
@@ -64,7 +73,10 @@ class RoundAnnouncement:
         model: one of `fl.learning.models.MODELS`, or ``package.module:factory``, which a client accepts only if its
             user allows it.
         image_shape: the shape of one example; for an image, (channels, height, width).
-        num_classes: the number of classes of the labels.
+        num_classes: the number of a model's outputs; of classes, if the labels are classes.
+        input_type: the type of the inputs, one of `INPUT_TYPES`.
+        loss: one of `fl.learning.task.LOSSES`, or ``package.module:name``, as for the model.
+        metrics: of `fl.learning.task.METRICS`, or ``package.module:name``, as for the model.
         value_bits: bits to which elements of updates are rounded.
         scales: the bounds of the updates' tensors, in the model's order, and of weights. None: this session measures;
             its clients send only the ranges of their updates, and the updates follow in another session.
@@ -77,6 +89,9 @@ class RoundAnnouncement:
     model: str
     image_shape: ImageShape
     num_classes: int
+    input_type: str = "float32"
+    loss: str = CROSS_ENTROPY
+    metrics: tuple[str, ...] = (ACCURACY,)
     value_bits: int
     scales: Scales | None
     training: Local
@@ -98,6 +113,9 @@ def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes
         "model": announcement.model,
         "image_shape": list(announcement.image_shape),
         "num_classes": announcement.num_classes,
+        "input_type": announcement.input_type,
+        "loss": announcement.loss,
+        "metrics": list(announcement.metrics),
         "value_bits": announcement.value_bits,
         "scales": _encoded_scales(announcement.scales),
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
@@ -140,10 +158,15 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
     if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
         raise AnnouncementError("the announced model does not have the announced SHA-256")
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
-    if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MOST:
+    if not 1 <= number <= rounds <= _MOST or not 1 <= classes <= _MOST:
         raise AnnouncementError(f"round {number} of {rounds} with {classes} classes is not possible")
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
         raise AnnouncementError("the announced shape of examples is not possible")
+    metrics = fields["metrics"]
+    if len(metrics) > _MOST_METRICS or not all(type(name) is str for name in metrics):
+        raise AnnouncementError(f"the announced metrics are not at most {_MOST_METRICS} names")
+    if fields["input_type"] not in INPUT_TYPES:
+        raise AnnouncementError(f"the announced inputs are of an unknown type {printable(fields['input_type'])}")
     try:
         bounds = None if scales is None else _decoded_scales(scales, is_newer)
         training = Local(**_checked("the training", fields["training"], _TRAINING, is_newer))
@@ -155,6 +178,9 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         model=fields["model"],
         image_shape=tuple(shape),
         num_classes=classes,
+        input_type=fields["input_type"],
+        loss=fields["loss"],
+        metrics=tuple(metrics),
         value_bits=fields["value_bits"],
         scales=bounds,
         training=training,

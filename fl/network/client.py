@@ -23,6 +23,7 @@ from fl.aggregation.participation import open_participation
 from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
+from fl.learning.task import Task
 from fl.network.addresses import show_address
 from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
 from fl.network.errors import AnnouncementVersionError, NetworkError
@@ -339,14 +340,17 @@ class Participant:
         return vector
 
     def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
-        data = self._data.shaped_for(announced.image_shape)
+        # The policy has accepted the task's names.
+        task = Task(announced.loss, announced.metrics)
+        data = self._data.shaped_for(announced.image_shape, announced.input_type)
         return local_update(
             model,
             data.images,
             data.labels,
             announced.training,
             seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
-            threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size),
+            threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size, data.images.dtype),
+            task=task,
         )
 
     def _randomness(self, purpose: bytes) -> bytes:

@@ -9,9 +9,10 @@ from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.errors import ConfigError
 from fl.learning.models import model_outline
-from fl.learning.own_code import is_reference, make_model
+from fl.learning.own_code import is_reference
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import check_size, load_model
+from fl.learning.task import Task
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from secagg import Parameters
@@ -40,11 +41,14 @@ class Policy(SessionPolicy):
             built for it.
         own_model: the user's own model, ``package.module:factory``, that is accepted beside those of
             `fl.learning.models`: a client never imports code only because the server names it.
+        own_loss, own_metrics: the user's own loss and metrics, ``package.module:name``, as for the model.
     """
 
     max_epochs: int = 100
     max_classes: int = 1000
     own_model: str = ""
+    own_loss: str = ""
+    own_metrics: tuple[str, ...] = ()
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
@@ -57,10 +61,12 @@ class Policy(SessionPolicy):
         """
         reasons: list[str] = []
         private: list[str] = []
-        data = data.shaped_for(announcement.image_shape)
+        data = data.shaped_for(announcement.image_shape, announcement.input_type)
         if announcement.image_shape != data.image_shape:
             private.append(f"the model is for examples {announcement.image_shape}, but these are {data.image_shape}")
-        if data.max_label >= announcement.num_classes:
+        if str(data.images.dtype) != f"torch.{announcement.input_type}":
+            private.append(f"the model is for {announcement.input_type}, and these examples are no such numbers")
+        if announcement.num_classes > 1 and data.max_label >= announcement.num_classes:
             private.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
         if announcement.num_classes > self.max_classes:
             reasons.append(f"{announcement.num_classes} classes, but this client takes at most {self.max_classes}")
@@ -68,13 +74,15 @@ class Policy(SessionPolicy):
             reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
         # Check the server's numbers against this client's own data before a model is built from them.
         _raise(reasons, private)
-        model = _received_model(announcement, self.own_model)
+        task = self._announced_task(announcement)
+        model = _received_model(announcement, self.own_model, task, data)
         try:
             encoding = UpdateEncoding(
                 sizes=ParameterLayout.of(model).sizes,
                 num_clients=params.num_clients,
                 value_bits=announcement.value_bits,
                 scales=announcement.scales,
+                figures=task.figures,
             )
         except ConfigError as error:
             raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
@@ -87,8 +95,23 @@ class Policy(SessionPolicy):
             )
         return model, encoding
 
+    def _announced_task(self, announcement: RoundAnnouncement) -> Task:
+        own = {"loss": (self.own_loss,), "metric": self.own_metrics}
+        named = [("loss", announcement.loss), *(("metric", name) for name in announcement.metrics)]
+        _raise(
+            [
+                f"the {what} is {printable(name)}: if that is your own code on this machine, give it with --{what}"
+                for what, name in named
+                if is_reference(name) and name not in own[what]
+            ]
+        )
+        try:
+            return Task(announcement.loss, announcement.metrics)
+        except ConfigError as error:
+            raise PolicyError(printable(str(error))) from None
 
-def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Module:
+
+def _received_model(announcement: RoundAnnouncement, own_model: str, task: Task, data: LocalData) -> nn.Module:
     name, numbers = announcement.model, (announcement.image_shape, announcement.num_classes)
     if is_reference(name) and name != own_model:
         _raise([f"the model is {printable(name)}: if that is your own code on this machine, give it with --model"])
@@ -96,7 +119,9 @@ def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Modul
         # Allocate a model only if it is as large as the bytes that came.
         if not is_reference(name):
             check_size(model_outline(name, *numbers), announcement.model_bytes)
-        model = make_model(name, image_shape=numbers[0], num_classes=numbers[1], seed=0)
+        model = task.make_model(
+            name, data.images.dtype, data.labels, image_shape=numbers[0], num_classes=numbers[1], seed=0
+        )
         check_size(model, announcement.model_bytes)
         load_model(model, announcement.model_bytes)
     except ConfigError as error:
