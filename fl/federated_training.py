@@ -26,7 +26,7 @@ from fl.learning.task import LOSSES, METRICS, Metric, Task
 from fl.personalization.scores import Personalizer
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
-from fl.runs.display import TrainingDisplay
+from fl.runs.display import TrainingDisplay, open_display
 from fl.runs.history import History
 from fl.runs.personal_scores import PersonalScores, save_scores
 from fl.runs.records import RoundRecord, raise_if_all_aborted
@@ -161,7 +161,7 @@ class FederatedTraining:
             if rounds < self.rounds_done:
                 raise ConfigError(f"{self.rounds_done} rounds are done already: rounds must not be {rounds}")
             self.config = replace(self.config, rounds=rounds)
-        console = Console(stderr=True, emoji=False, quiet=not progress)
+        console = open_display(quiet=not progress)
         if self.run_rounds(console):
             console.print(
                 f"[yellow]interrupted after round {self.rounds_done} of {self.config.rounds}[/yellow]; train() goes on",
@@ -297,8 +297,8 @@ def federated(
         threads: PyTorch threads for each client.
         workers: clients trained at once, with the engines processes and ray.
         out: a folder for the checkpoint of each round, the records, the model and a figure; `secagg report` reads it.
-        resume: go on with the run in ``out``, if there is one. `secagg train --resume` can do so too if the model, the
-            data, the loss and the metrics have names that it can import.
+        resume: go on with the run in ``out``, if there is one; give the same model, clients and settings again.
+            `secagg train --resume` cannot go on with it, since the clients' examples are this program's.
 
     Raises:
         ConfigError: a setting, the model or the folder is not as it should be.

@@ -22,6 +22,7 @@ from fl.formatting import format_bytes, json_line, percent
 
 if TYPE_CHECKING:
     from fl.encrypted import EncryptedResult
+    from fl.learning.task import Task
 
 _ENCRYPTED_ONLY = ("opening", "bounds", "compare", "timeout")
 
@@ -37,6 +38,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         dataset: Annotated[
             str, Option(help="Data set whose test images are used, needed for a file (default: the run's).")
         ] = "",
+        loss: Annotated[str, Option(help="Loss to measure (default: the run's; cross-entropy for a file).")] = "",
+        metrics: Annotated[
+            list[str] | None,
+            Option("--metrics", "--metric", help="Metric; repeatable (default: the run's)."),
+        ] = None,
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
         images: Annotated[
             int | None, Option(help="Use only this many test images, the first ones (default: all).")
@@ -77,7 +83,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         with reported(as_json):
             if not encrypted:
                 _refuse_encrypted_options(context)
-            subject = find_model(path, model, dataset, own_code=own_code)
+            subject = find_model(path, model, dataset, own_code=own_code, loss=loss, metrics=tuple(metrics or ()))
             console = open_console(stderr=as_json)
             if encrypted:
                 result = _evaluate_encrypted(
@@ -96,14 +102,24 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model's file, its architecture's name, and the data set it is measured on."""
+    """A model's file, its architecture's name, and the data set, loss and metrics it is measured on."""
 
     model_path: Path
     model: str
     dataset: str
+    loss: str
+    metrics: tuple[str, ...]
 
 
-def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) -> Subject:
+def find_model(
+    path: Path,
+    model: str,
+    dataset: str,
+    *,
+    own_code: bool = False,
+    loss: str = "",
+    metrics: tuple[str, ...] = (),
+) -> Subject:
     """Return the model that the arguments name; ConfigError for a folder without a model, or a bare file.
 
     ``own_code`` allows running the code that a folder names: testing a model from elsewhere must not run the code that
@@ -126,23 +142,37 @@ def find_model(path: Path, model: str, dataset: str, *, own_code: bool = False) 
                 f"{path} has no {folder.model_path.name} yet, after {rounds_done} of {config.rounds} rounds: "
                 f"go on with secagg train --resume {shlex.quote(str(path))}"
             )
-        named = {"--model": "" if model else config.model, "--dataset": "" if dataset else config.data.dataset}
-        _check_consent(path, {option: name for option, name in named.items() if is_reference(name)}, own_code)
-        return Subject(folder.model_path, config.model, dataset or config.data.dataset)
+        named = [
+            ("--model", "" if model else config.model),
+            ("--dataset", "" if dataset else config.data.dataset),
+            ("--loss", "" if loss else config.loss),
+            *(("--metric", name) for name in (() if metrics else config.metrics)),
+        ]
+        _check_consent(path, [(option, name) for option, name in named if is_reference(name)], own_code)
+        return Subject(
+            folder.model_path,
+            config.model,
+            dataset or config.data.dataset,
+            loss or config.loss,
+            metrics or config.metrics,
+        )
     if not is_file:
         raise ConfigError(f"{path} does not exist: name a run's folder or a model's file")
     if missing := [option for option, value in (("--model", model), ("--dataset", dataset)) if not value]:
         raise ConfigError(
             f"{path} is a model's file, which does not name its architecture and data: give {' and '.join(missing)}"
         )
-    return Subject(path, model, dataset)
+    from fl.config.run_config import RunConfig
+
+    usual = RunConfig.of(loss=loss or None, metrics=metrics or None)
+    return Subject(path, model, dataset, usual.loss, usual.metrics)
 
 
-def _check_consent(path: Path, own: dict[str, str], is_given: bool) -> None:
+def _check_consent(path: Path, own: list[tuple[str, str]], is_given: bool) -> None:
     """Raise ConfigError if the folder names code to run and the user has not allowed it."""
     if own and not is_given:
-        code = ", ".join(own.values())
-        options = " ".join(f"{option} {name}" for option, name in own.items())
+        code = ", ".join(name for _, name in own)
+        options = " ".join(f"{option} {name}" for option, name in own)
         raise ConfigError(
             f"the run in {path} names code of its own ({code}): if you trust it, give --own-code, or name it: {options}"
         )
@@ -161,17 +191,22 @@ def _refuse_encrypted_options(context: typer.Context) -> None:
 def _evaluate_plainly(
     subject: Subject, data_dir: Path | None, images: int | None, batch: int, console: Console
 ) -> dict[str, Any]:
+    from fl.learning.task import Task
     from fl.learning.training import evaluate
+    from fl.runs.records import show_figure
 
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}")
-    model, test_images, test_labels = _load(subject, data_dir, images)
+    task = Task(subject.loss, subject.metrics)
+    model, test_images, test_labels = _load(subject, data_dir, images, task)
     started = time.perf_counter()
-    measured = evaluate(model, test_images, test_labels, batch_size=batch)
+    measured = evaluate(model, test_images, test_labels, batch_size=batch, task=task)
     milliseconds = 1000 * (time.perf_counter() - started) / measured.num_examples
+    figures = measured.metrics if task.is_plain_classification else {"loss": measured.loss, **measured.metrics}
+    shown = ", ".join(f"{escape(name)} [bold]{show_figure(name, value)}[/bold]" for name, value in figures.items())
     console.print(
         f"{escape(subject.model)} on {measured.num_examples:,} test images of {escape(subject.dataset)}: "
-        f"accuracy [bold]{percent(measured.accuracy)}[/bold], {milliseconds:.3f} ms an image",
+        f"{shown}, {milliseconds:.3f} ms an image",
         highlight=False,
         soft_wrap=True,
     )
@@ -180,19 +215,22 @@ def _evaluate_plainly(
         "dataset": subject.dataset,
         "encrypted": False,
         "images": measured.num_examples,
-        "accuracy": measured.accuracy,
+        "accuracy": measured.metrics.get("accuracy"),
         "loss": measured.loss,
+        "metrics": measured.metrics,
         "milliseconds_per_image": milliseconds,
     }
 
 
-def _load(subject: Subject, data_dir: Path | None, images: int | None) -> tuple[Any, Any, Any]:
+def _load(subject: Subject, data_dir: Path | None, images: int | None, task: Task) -> tuple[Any, Any, Any]:
     """Return model, images and labels, in plain text."""
     from fl.errors import DataError
-    from fl.learning.own_code import make_dataset, make_model
+    from fl.learning.own_code import make_dataset
     from fl.learning.serialization import load_model
 
     dataset = make_dataset(subject.dataset, data_dir)
+    if not dataset.has_test:
+        raise DataError(f"{subject.dataset} has no test set to measure the model on")
     available = len(dataset.test_images)
     count = available if images is None else images
     if not 1 <= count <= available:
@@ -200,7 +238,14 @@ def _load(subject: Subject, data_dir: Path | None, images: int | None) -> tuple[
             f"{subject.dataset} has {available:,} test images: give --images from 1 to that number, not {count:,}"
         )
     shape = tuple(dataset.test_images.shape[1:])
-    model = make_model(subject.model, image_shape=shape, num_classes=dataset.num_classes, seed=0)
+    model = task.make_model(
+        subject.model,
+        dataset.test_images.dtype,
+        dataset.test_labels,
+        image_shape=shape,
+        num_classes=dataset.num_classes,
+        seed=0,
+    )
     try:
         load_model(model, subject.model_path.read_bytes())
     except OSError as error:
@@ -223,6 +268,10 @@ def _evaluate_encrypted(
     from fl.encrypted import EncryptedTask, MpycEvaluator
     from fl.encrypted.evaluator import require_mpyc
 
+    if (subject.loss, subject.metrics) != ("cross-entropy", ("accuracy",)):
+        raise ConfigError(
+            "an encrypted evaluation counts right classes only: it needs the loss cross-entropy and the metric accuracy"
+        )
     if timeout <= 0:
         raise ConfigError(f"timeout must be a positive number of seconds, not {timeout:g}")
     task = EncryptedTask(
@@ -287,9 +336,10 @@ def _compared(subject: Subject, data_dir: Path | None, result: EncryptedResult) 
     """Evaluate in plain text here; the user of --compare owns both model and images."""
     import torch
 
+    from fl.learning.task import CLASSIFICATION
     from fl.learning.training import evaluate
 
-    model, images, labels = _load(subject, data_dir, result.images)
+    model, images, labels = _load(subject, data_dir, result.images, CLASSIFICATION)
     plain = evaluate(model, images, labels)
     agreement = None
     if result.predictions is not None:

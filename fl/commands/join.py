@@ -76,6 +76,14 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 help="Your own model that the server may choose, as package.module:factory in code on this machine."
             ),
         ] = None,
+        loss: Annotated[
+            str,
+            Option(help="Your own loss that the server may choose, as package.module:name."),
+        ] = "",
+        metrics: Annotated[
+            list[str] | None,
+            Option("--metrics", "--metric", help="Your own metric that the server may choose; repeatable."),
+        ] = None,
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
         shard: Annotated[
             str | None, Option(help="Train on part I of N of the data set: I/N, from 0/N to N-1/N.")
@@ -203,6 +211,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     max_epochs=max_epochs,
                     max_classes=max_classes,
                     own_model=model or "",
+                    own_loss=loss,
+                    own_metrics=tuple(metrics or ()),
                 ),
                 max_model_bytes=max_model_bytes,
                 give_up=give_up,

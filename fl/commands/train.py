@@ -18,7 +18,7 @@ from fl.federated_training import FederatedTraining
 from fl.formatting import listed
 from fl.learning.own_code import make_dataset
 from fl.report.tensorboard import EventFiles, require_tensorboard
-from fl.report.verdict import verdict_on
+from fl.report.verdict import can_judge, verdict_on
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import summary_table
 from fl.runs.summary import summarize
@@ -102,12 +102,12 @@ def _train(training: FederatedTraining, console: Console, tensorboard: bool) -> 
     folder = training.folder
     if folder is None or not tensorboard:
         return _finish(training, console, training.run_rounds(console))
-    plan, config = training.plan, training.config
-    with EventFiles(folder.path, config, plan, training.records, ended=time.time()) as events:
+    run = training.runs[0]
+    with EventFiles(folder.path, run.config, run.plan, training.records, ended=time.time()) as events:
         finished = _finish(training, console, training.run_rounds(console, events.add))
-        if finished.summary["rounds"]:
-            verdict = verdict_on(training.model, training.runs[0].worker.data.dataset, config.seed)
-            events.add_verdict(verdict, training.rounds_done, ended=time.time())
+        if finished.summary["rounds"] and can_judge(run.task, run.dataset):
+            verdict = verdict_on(run.model, run.dataset, run.config.seed)
+            events.add_verdict(verdict, run.rounds_done, ended=time.time())
         looked_at = f"events {events.path}: tensorboard --logdir {shlex.quote(str(events.path))}"
         console.print(escape(looked_at), highlight=False, soft_wrap=True)
     return finished

@@ -12,6 +12,7 @@ from fl.aggregation.session_policy import SessionPolicy
 from fl.config.run_config import Before, RunConfig, completed
 from fl.errors import ConfigError
 from fl.files import replace_file
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from secagg import Adversary, GraphKind
 from transport import Deadlines
 from transport.certificates.reading import Credentials
@@ -61,7 +62,12 @@ class NetworkSettings:
             return config.data.clients
         return invited_for(config.sample, self.over_select, config.data.clients)
 
-    def plans(self, config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
+    def plans(
+        self,
+        config: RunConfig,
+        sizes: tuple[int, ...],
+        figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES,
+    ) -> SessionPlans:
         """Return the plans of the run's rounds, which clients do not decline.
 
         The clients above the required number are the expected dropouts.
@@ -69,9 +75,11 @@ class NetworkSettings:
         Args:
             config: the run's config.
             sizes: the number of elements of each tensor of an update.
+            figures: the ranges of the loss and of each metric.
         """
         return SessionPlans(
             sizes=sizes,
+            figures=figures,
             value_bits=config.value_bits,
             dropout=config.protocol.dropout,
             corrupt=config.protocol.corrupt,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate, default_convert
 
-from fl.data.dataset import Dataset, as_tensor
+from fl.data.dataset import Dataset, are_classes, as_tensor, usual_type
 from fl.data.partition import Indices
 from fl.errors import DataError
 
@@ -95,7 +95,7 @@ class _Tables:
     """Inputs and targets that are in memory."""
 
     def __init__(self, inputs: Any, targets: Any) -> None:
-        self._inputs, self._targets = plain_tensor(inputs), plain_tensor(targets)
+        self._inputs, self._targets = _usual(inputs, targets)
         if self._inputs.shape[:1] != self._targets.shape[:1] or not self._inputs.ndim:
             raise DataError(
                 f"there are inputs of shape {tuple(self._inputs.shape)}, and targets of shape "
@@ -150,7 +150,7 @@ class _Items:
             raise DataError(
                 f"the examples cannot be stacked ({' '.join(str(error).split())}): give tensors or arrays of one shape"
             ) from None
-        return plain_tensor(inputs), plain_tensor(targets)
+        return _usual(inputs, targets)
 
     def targets(self, numbers: Indices) -> torch.Tensor | None:
         return None
@@ -160,8 +160,9 @@ class ClientSources:
     """One source of examples for each client.
 
     A source is a pair (inputs, targets) of tensors or NumPy arrays; a torch `Dataset` of such pairs; or a `DataLoader`,
-    of which the data set is taken, and neither the batch size nor the order. Floats and booleans become float32,
-    integers int64. A data set is read when its client trains, once a round, so that random transforms draw anew.
+    of which the data set is taken, and neither the batch size nor the order. Floats become float32, other numbers
+    int64 (inputs of uint8 stay so). A data set is read when its client trains, once a round, so that random transforms
+    draw anew.
 
     Args:
         clients: a source for each client.
@@ -189,19 +190,23 @@ class ClientSources:
     def _described(self, test: Any) -> Dataset:
         assert self._first is not None  # noqa: S101 - there is a client
         inputs, targets = self._first
-        with _named("test"):
-            found = examples_of(test)
-            _check_like(self._first, found)
+        found = inputs[:0], targets[:0]
+        if test is not None:
+            with _named("test"):
+                found = examples_of(test)
+                _check_like(self._first, found)
         return Dataset("clients", inputs, targets, *found, num_classes=self._num_outputs(found[1]))
 
     def _num_outputs(self, test_targets: torch.Tensor) -> int:
-        """Return the number of classes, as far as labels are known; for other targets, their number per example."""
+        """Return the number of classes, as far as labels are known; 0 for other targets, of which `Dataset` knows."""
+        assert self._first is not None  # noqa: S101 - there is a client
+        if not are_classes(test_targets):
+            return 0
         everywhere = range(self.num_clients)
         known = [self.known_targets(client_id, self.places(client_id)) for client_id in everywhere]
-        targets = [test_targets, *(one for one in known if one is not None)]
-        if test_targets.is_floating_point():
-            return test_targets[0].numel()
-        return 1 + max(int(one.max()) for one in targets)
+        labels = torch.cat([self._first[1], test_targets, *(one for one in known if one is not None)])
+        # Negative numbers are no classes.
+        return max(2, 1 + int(labels.max())) if labels.min() >= 0 else 1
 
     @property
     def num_clients(self) -> int:
@@ -261,12 +266,12 @@ def _source(value: Any) -> _Source:
     return source
 
 
-def plain_tensor(values: Any) -> torch.Tensor:
-    """Return float32 for floats and booleans, int64 for integers; DataError for anything else."""
-    tensor = values.detach() if isinstance(values, torch.Tensor) else as_tensor(values)
-    if tensor.is_complex():
+def _usual(inputs: Any, targets: Any) -> Examples:
+    """Return both in the types that a `Dataset` has; DataError for what is no real numbers."""
+    tensors = as_tensor(inputs).detach(), as_tensor(targets).detach()
+    if any(tensor.is_complex() for tensor in tensors):
         raise DataError("complex numbers cannot be trained on")
-    return tensor.to(torch.float32 if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.int64)
+    return usual_type(tensors[0], keeps_bytes=True), usual_type(tensors[1], keeps_bytes=False)
 
 
 @contextmanager

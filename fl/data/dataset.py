@@ -1,4 +1,4 @@
-"""A labeled data set in memory: the only form in which data go from the sources to training."""
+"""A data set in memory, inputs with targets: the only form in which data go from the sources to training."""
 
 from __future__ import annotations
 
@@ -17,31 +17,42 @@ from fl.errors import DataError
 class Dataset:
     """Examples and labels, split into training and test examples.
 
-    The examples of `fl.data` are images. Other data sets may hold rows of a table, or anything else with one shape.
+    The examples of `fl.data` are images with classes. Other data sets may hold anything else with one shape: rows of a
+    table, series, tokens; and other targets than classes in the place of labels.
 
-    `train_images`, `test_images`: finite float32 tensors (N, ...); images are (N, C, H, W), standardized (see
-    `standardize`).
-    `train_labels`, `test_labels`: int64 tensors (N,), each in 0..num_classes-1.
+    `train_images`, `test_images`: finite numbers (N, ...), float32, or int64 or uint8 for whole numbers such as tokens;
+    images are (N, C, H, W), standardized (see `standardize`).
+    `train_labels`, `test_labels`: classes are int64 (N,), each in 0..num_classes-1; other targets are finite float32 or
+    int64 (N, ...).
+    Both test parts are None, or empty, if there is no test set.
+    `num_classes`: the number of a model's outputs. By default the number of classes; for other targets the size of
+    their second dimension, or 1. With 1, labels may be any numbers.
     `train_writers`: the owner of each training example (its writer, hospital, phone), int64 array (N,), or None if
     unknown.
 
-    NumPy arrays of these types are converted to tensors. Writers may also be a list, a tensor or integers of another
-    type.
+    Tensors and NumPy arrays of other numbers are converted to these types. Writers may also be a list, a tensor or
+    integers of another type.
 
-    Raises DataError if a type, a shape, a dtype, a length, a value or a label does not fit.
+    Raises DataError if a type, a shape, a length, a value or a label does not fit.
     """
 
     name: str
     train_images: torch.Tensor
     train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
-    num_classes: int
+    test_images: torch.Tensor = None  # type: ignore[assignment]  # it is a tensor once it is checked
+    test_labels: torch.Tensor = None  # type: ignore[assignment]
+    num_classes: int = 0
     train_writers: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        if self.test_images is None and self.test_labels is None:
+            object.__setattr__(self, "test_images", self.train_images[:0])
+            object.__setattr__(self, "test_labels", self.train_labels[:0])
         for name in ("train_images", "train_labels", "test_images", "test_labels"):
-            object.__setattr__(self, name, self._tensor(name, getattr(self, name)))
+            tensor = usual_type(self._tensor(name, getattr(self, name)), keeps_bytes="images" in name)
+            object.__setattr__(self, name, tensor)
+        if not self.num_classes:
+            object.__setattr__(self, "num_classes", self._num_outputs())
         object.__setattr__(self, "train_writers", self._numbers(self.train_writers))
         self._check_part("training", self.train_images, self.train_labels)
         self._check_part("test", self.test_images, self.test_labels)
@@ -78,25 +89,56 @@ class Dataset:
         return found.astype(np.int64, copy=False)
 
     def _check_part(self, part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
-        if images.ndim < 2 or images.dtype != torch.float32:
-            raise DataError(f"{self.name}: {part} examples must be float32 (N, ...), not {_shown(images)}")
-        if not images.numel():
+        if images.ndim < 2 or images.dtype.is_complex:
+            raise DataError(f"{self.name}: {part} examples must be real numbers (N, ...), not {_shown(images)}")
+        if part == "training" and not images.numel():
             raise DataError(f"{self.name}: there are no {part} examples: their shape is {tuple(images.shape)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        if labels.ndim < 1 or len(labels) != len(images) or labels.dtype.is_complex:
             raise DataError(
-                f"{self.name}: {part} labels must be one int64 for each of the {len(images)} images, "
-                f"not {_shown(labels)}"
+                f"{self.name}: {part} labels must be one int64 for each of the {len(images)} images, or a target of "
+                f"real numbers, not {_shown(labels)}"
             )
-        if len(labels) and not (labels.min() >= 0 and labels.max() < self.num_classes):
+        if not len(labels):
+            return
+        if self.has_classes and self.num_classes > 1 and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise DataError(f"{self.name}: {part} labels must be in 0..{self.num_classes - 1}")
-        if not torch.isfinite(images).all():
-            at = int((~torch.isfinite(images.flatten(1))).any(dim=1).nonzero()[0])
-            raise DataError(f"{self.name}: {part} example {at} has a value that is not finite")
+        for what, values in (("a value", images), ("a target", labels)):
+            if not torch.isfinite(values).all():
+                at = int((~torch.isfinite(values).reshape(len(values), -1)).any(dim=1).nonzero()[0])
+                raise DataError(f"{self.name}: {part} example {at} has {what} that is not finite")
+
+    def _num_outputs(self) -> int:
+        targets = self.train_labels
+        if self.has_classes:
+            return max(2, *(int(part.max()) + 1 for part in (targets, self.test_labels) if len(part)))
+        return targets.shape[1] if targets.ndim > 1 else 1
+
+    @property
+    def has_classes(self) -> bool:
+        """Return whether each label is a whole number, such as a class, and not another target."""
+        return are_classes(self.train_labels)
+
+    @property
+    def has_test(self) -> bool:
+        """Return whether there is a test set."""
+        return len(self.test_labels) > 0
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Return the shape of one example; for images (channels, height, width)."""
         return tuple(self.train_images.shape[1:])
+
+
+def are_classes(targets: torch.Tensor) -> bool:
+    """Return whether each target is one whole number."""
+    return targets.ndim == 1 and targets.dtype == torch.int64
+
+
+def usual_type(values: torch.Tensor, *, keeps_bytes: bool) -> torch.Tensor:
+    """Return numbers as float32 or int64; with ``keeps_bytes``, uint8 stays, which is much smaller."""
+    if values.is_floating_point():
+        return values.float()
+    return values if values.dtype.is_complex or (keeps_bytes and values.dtype == torch.uint8) else values.long()
 
 
 def _shown(tensor: torch.Tensor) -> str:

@@ -37,6 +37,10 @@ def partition(
     unknown scheme, numbers that do not fit the data, or `by-writer` if the writers are unknown.
     """
     labels = dataset.train_labels.numpy()
+    if scheme in ("shards", "dirichlet") and not dataset.has_classes:
+        raise ConfigError(
+            f"the partition {scheme} goes by classes, and {dataset.name} has other targets: choose iid or by-owner"
+        )
     if scheme == "iid":
         return iid(labels, num_clients, seed)
     if scheme == "shards":

@@ -19,7 +19,7 @@ from fl.data.client_data import ClientData
 from fl.data.partition import Indices
 from fl.errors import ConfigError
 from fl.learning.cpu import seeded_global_generator, torch_threads, worthwhile_threads
-from fl.learning.own_code import ModelSource, make_model
+from fl.learning.own_code import ModelSource
 from fl.learning.parameter_layout import NOTHING_FROZEN, ParameterLayout, context_digest, frozen_digest
 from fl.learning.serialization import load_round_message
 from fl.learning.settings import Local
@@ -47,15 +47,19 @@ class LocalWorker:
         self.task = task
         self.examples = [_hold_out(data.places(client_id), config, client_id) for client_id in range(data.num_clients)]
         dataset = data.dataset
-        self.model = make_model(
+        self.model = self.task.make_model(
             config.model if model is None else model,
+            dataset.train_images.dtype,
+            dataset.train_labels,
             image_shape=dataset.image_shape,
             num_classes=dataset.num_classes,
             seed=config.seed,
         )
         # Computed once, since training may not change frozen parameters.
         self.frozen = frozen_digest(self.model)
-        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
+        self.threads = config.threads or worthwhile_threads(
+            self.model, dataset.image_shape, config.local.batch_size, dataset.train_images.dtype
+        )
 
     @property
     def max_examples(self) -> int:
@@ -70,6 +74,8 @@ class LocalWorker:
     @property
     def of_one_class(self) -> list[ClientId]:
         """Return the clients whose training examples are all of one class, among those whose labels are known."""
+        if not self.data.dataset.has_classes:
+            return []
         own = [self.data.known_targets(number, examples.training) for number, examples in enumerate(self.examples)]
         return [client_id for client_id, found in enumerate(own) if found is not None and (found == found[0]).all()]
 

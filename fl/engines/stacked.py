@@ -17,6 +17,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
 from fl.aggregation.encoding import ClientUpdate
+from fl.data.dataset import are_classes
 from fl.errors import ConfigError
 from fl.learning.own_code import own_code_of
 from fl.learning.parameter_layout import ParameterLayout
@@ -79,6 +80,8 @@ class StackedTraining:
 
     def check(self) -> None:
         """Raise ConfigError now, not in the first round, if torch cannot stack the model's computation."""
+        if not are_classes(self._labels):
+            raise ConfigError("the engine batched knows classes as targets only. Use the engine processes")
         weights = {name: value.detach() for name, value in self._model.state_dict().items()}
         pair = {name: torch.stack([value, value]) for name, value in weights.items() if name in self._trained}
         inputs, truth = self._rows.new_zeros(2, 2, *self._shape), torch.zeros(2, 2, dtype=torch.int64)

@@ -120,7 +120,7 @@ class FederatedArm:
     def _is_done(self, records: list[RoundRecord]) -> bool:
         if len(records) >= self.config.rounds:
             return True
-        return self.stop_at is not None and bool(records) and records[-1].accuracy >= self.stop_at
+        return self.stop_at is not None and bool(records) and (records[-1].accuracy or 0) >= self.stop_at
 
     def _result(self, run: FederatedRun, dataset: Dataset, records: list[RoundRecord]) -> ArmResult:
         """Return the run's figures; accuracies are fractions, losses in nats, seconds exclude tests between rounds.
@@ -131,7 +131,8 @@ class FederatedArm:
         last = records[-1]
         on_training = evaluate(run.model, dataset.train_images, dataset.train_labels)
         seconds = [record.seconds for record in records]
-        reached = next((r.round for r in records if self.stop_at is not None and r.accuracy >= self.stop_at), None)
+        goal = self.stop_at
+        reached = next((r.round for r in records if goal is not None and (r.accuracy or 0) >= goal), None)
         return {
             "headline": f"{percent(last.accuracy)} after {last.round} round{'' if last.round == 1 else 's'}",
             "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
@@ -139,7 +140,7 @@ class FederatedArm:
             "reached": reached,
             "accuracy": last.accuracy,
             "loss": last.loss,
-            "best_accuracy": max(record.accuracy for record in records),
+            "best_accuracy": max(record.accuracy or 0 for record in records),
             "train_accuracy": on_training.accuracy,
             "train_loss": on_training.loss,
             "seconds": sum(seconds),

@@ -30,14 +30,15 @@ from fl.learning.settings import Precision
 _WORTHWHILE = 20_000_000
 
 
-def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+def multiplications(model: nn.Module, image_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
     """Return the multiply-accumulate operations of one image's forward pass, in linear and convolutional layers."""
     total = 0
 
     def count(layer: nn.Linear | nn.Conv2d, _: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal total
         # Each weight of an output channel is multiplied once at each position of the channel.
-        total += layer.weight.numel() * (output.numel() // output.shape[1])
+        channels = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        total += layer.weight.numel() * (output.numel() // channels)
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -46,7 +47,7 @@ def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
         model.eval()
         with torch.no_grad():
             # Two examples: a BatchNorm1d without running statistics cannot normalize one.
-            model(torch.zeros(2, *image_shape))
+            model(torch.zeros(2, *image_shape, dtype=dtype))
     finally:
         model.train(was_training)
         for hook in hooks:
@@ -54,9 +55,11 @@ def multiplications(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     return total // 2
 
 
-def worthwhile_threads(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> int:
+def worthwhile_threads(
+    model: nn.Module, image_shape: tuple[int, ...], batch_size: int, dtype: torch.dtype = torch.float32
+) -> int:
     """Return the number of threads for batches of this size: all of torch's, or one."""
-    if multiplications(model, image_shape) * batch_size < _WORTHWHILE:
+    if multiplications(model, image_shape, dtype) * batch_size < _WORTHWHILE:
         return 1
     return min(torch.get_num_threads(), os.cpu_count() or 1)
 

@@ -35,7 +35,7 @@ def model_outline(name: str, image_shape: ImageShape, num_classes: int) -> nn.Mo
     """Return the model on torch's meta device: with shapes, without values or memory. Errors as for `build_model`."""
     if name not in _BUILDERS:
         raise ConfigError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
-    if min(image_shape) < 1 or num_classes < 2:
+    if min(image_shape) < 1 or num_classes < 1:
         raise ConfigError(f"no model for images of {image_shape} in {num_classes} classes")
     with torch.device("meta"):
         return _BUILDERS[name](image_shape, num_classes)

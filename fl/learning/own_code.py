@@ -39,10 +39,11 @@ _NOT_THE_USERS = (Path(os.__file__).parent, Path(__file__).parent)
 class ModelFactory(Protocol):
     """A function that makes an untrained model: ``factory(example_shape, num_classes)``.
 
-    The model takes float32 examples (N, *example_shape) and returns logits (N, num_classes). It is made under the run's
-    seed, so weights drawn from torch's global generator are the same for all parties. Lazy layers (`nn.LazyLinear`) get
-    their shapes by one forward pass. Its trained parameters and float buffers are sent and averaged, and must be
-    finite. Frozen parameters (``requires_grad=False``) are not sent, so all parties must make the same.
+    The model takes examples (N, *example_shape) of the data set's type, and returns logits (N, num_classes), or what
+    the task's loss takes (`fl.data.Dataset` says what ``num_classes`` then is). It is made under the run's seed, so
+    weights drawn from torch's global generator are the same for all parties. Lazy layers (`nn.LazyLinear`) get their
+    shapes by one forward pass. Its trained parameters and float buffers are sent and averaged, and must be finite.
+    Frozen parameters (``requires_grad=False``) are not sent, so all parties must make the same.
     """
 
     def __call__(self, example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -71,7 +72,15 @@ def is_reference(name: str) -> bool:
     return ":" in name
 
 
-def make_model(model: ModelSource, *, image_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+def make_model(
+    model: ModelSource,
+    *,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    check: Callable[[Any], None] | None = None,
+) -> nn.Module:
     """Return a model of `fl.learning.models`, or the user's own.
 
     Args:
@@ -80,19 +89,27 @@ def make_model(model: ModelSource, *, image_shape: tuple[int, ...], num_classes:
             model is copied.
         image_shape, num_classes: the shape of one example, and the number of outputs.
         seed: the seed of torch's generator while the model is made.
+        dtype: the type of the two examples on which the model is tried.
+        check: raises ConfigError if the output for them does not fit the task. None: the user's own model must return
+            logits.
 
     Raises:
         ConfigError: the name is unknown, or the model is not as `ModelFactory` says. The text names the reason, and the
             line if the user's code failed.
     """
     if isinstance(model, str) and not is_reference(model):
-        return build_model(model, image_shape=image_shape, num_classes=num_classes, seed=seed)
+        if dtype != torch.float32:
+            raise ConfigError(f"{model} takes float inputs, not {dtype}: give floats, or your own model")
+        built = build_model(model, image_shape=image_shape, num_classes=num_classes, seed=seed)
+        if check is not None:
+            _check_output(model, _trial(model, built, image_shape, dtype), check)
+        return built
     name = shown_name(reference_to(model))
     source = load_reference(model, "model") if isinstance(model, str) else model
     with seeded_global_generator(seed):
         made: nn.Module
         made, is_told = call_own(name, lambda: _made(source, image_shape, num_classes))
-        _check_model(name, made, image_shape, num_classes, is_told)
+        _check_model(name, made, image_shape, num_classes, dtype, check, is_told=is_told)
     # Kept in the object itself, since it is copied and sent to the processes that train it.
     vars(made)[_OWN_REFERENCE] = name
     return made
@@ -142,6 +159,11 @@ def own_code_of(model: nn.Module) -> Iterator[None]:
         raise _failed(f"model {name}", error) from error
 
 
+def is_in_program(name: str) -> bool:
+    """Return whether a name stands for an object that only the program that has it knows."""
+    return name.startswith(f"{IN_PROGRAM}:")
+
+
 def shown_name(reference: str) -> str:
     """Return a name of a model or data set for people."""
     return reference.removeprefix(f"{IN_PROGRAM}:")
@@ -161,7 +183,7 @@ def make_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset {name}: it must return a fl.data.Dataset, not {type(dataset).__name__}")
     first = dataset.train_labels[0]
-    if (dataset.train_labels == first).all():
+    if dataset.has_classes and (dataset.train_labels == first).all():
         raise DataError(f"dataset {name}: all training labels are {first}: at least two classes are needed")
     return dataset
 
@@ -171,7 +193,7 @@ def load_reference(reference: str, what: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ConfigError(f"{what} {reference!r}: write package.module:name, such as my_models:make_model")
-    if module_name == IN_PROGRAM:
+    if is_in_program(reference):
         raise ConfigError(
             f"{what} {attribute} was an object of a Python program, and has no name here: go on in that program, with "
             "fl.federated(..., resume=True)"
@@ -199,12 +221,21 @@ def load_reference(reference: str, what: str) -> Any:
     return found
 
 
-def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classes: int, is_told: bool) -> None:
+def _check_model(
+    name: str,
+    model: Any,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    dtype: torch.dtype,
+    check: Callable[[Any], None] | None,
+    *,
+    is_told: bool,
+) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name}: it must return a torch.nn.Module, not {type(model).__name__}")
     if has_lazy_layers(model):
         # Lazy tensors have shapes, and can be checked, after one forward pass.
-        _trial(name, model, image_shape)
+        _trial(name, model, image_shape, dtype)
     try:
         size = ParameterLayout.of(model).size
     except FLError as error:
@@ -215,7 +246,10 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
         raise ConfigError(f"model {name}: its {size} values must be on the CPU")
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values() if tensor.is_floating_point()):
         raise ConfigError(f"model {name}: its initial values are not all finite")
-    logits = _trial(name, model, image_shape)
+    logits = _trial(name, model, image_shape, dtype)
+    if check is not None:
+        _check_output(name, logits, check)
+        return
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     # A model that chooses its number of classes may know of some that nobody has an example of.
     if shape != (2, num_classes) and (is_told or len(shape) != 2 or shape[0] != 2 or int(shape[1]) < num_classes):
@@ -224,11 +258,18 @@ def _check_model(name: str, model: Any, image_shape: tuple[int, ...], num_classe
         )
 
 
-def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
+def _check_output(name: str, output: Any, check: Callable[[Any], None]) -> None:
+    try:
+        check(output)
+    except ConfigError as error:
+        raise ConfigError(f"model {name}: {error}") from error
+
+
+def _trial(name: str, model: nn.Module, image_shape: tuple[int, ...], dtype: torch.dtype) -> Any:
     """Return the model's output for two examples."""
     was_training = model.training
     with torch.no_grad():
-        logits = call_own(name, lambda: model.eval()(torch.zeros(2, *image_shape)))
+        logits = call_own(name, lambda: model.eval()(torch.zeros(2, *image_shape, dtype=dtype)))
     model.train(was_training)
     return logits
 

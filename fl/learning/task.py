@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl.data.dataset import are_classes
 from fl.errors import ConfigError
 from fl.learning.figures import ACCURACY, CROSS_ENTROPY, FigureRange, Total
-from fl.learning.own_code import call_own, is_reference, load_reference
+from fl.learning.own_code import ModelSource, call_own, is_reference, load_reference, make_model
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Metric: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -41,6 +42,9 @@ def _cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _accuracy(output: torch.Tensor, target: torch.Tensor) -> Total:
+    if target.shape == output.shape:
+        # Targets are the classes' probabilities.
+        target = target.argmax(dim=1)
     counted = target != _IGNORED
     return int(((output.argmax(dim=1) == target) & counted).sum()), int(counted.sum())
 
@@ -109,7 +113,7 @@ METRICS: tuple[str, ...] = tuple(_METRICS)
 """The names of metrics."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Task:
     """A loss to train with, and metrics to measure.
 
@@ -188,13 +192,47 @@ class Task:
             for name, metric in self.metrics.items()
         ]
 
-    def check(self, output: Any, target: torch.Tensor) -> None:
-        """Try the loss and the metrics; ConfigError if they do not fit the model's output."""
+    def check(self, output: Any, targets: torch.Tensor) -> None:
+        """Try the loss and the metrics on the output for two examples; ConfigError if they do not fit it."""
+        target = targets[[0, -1]]
         with warnings.catch_warnings(), torch.no_grad():
             # torch only warns when it pairs each target with each output.
             warnings.filterwarnings("error", message="Using a target size")
             self.mean_loss(output, target)
             self.measure(output, target)
+
+    def make_model(
+        self,
+        model: ModelSource,
+        dtype: torch.dtype,
+        targets: torch.Tensor,
+        *,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        seed: int,
+    ) -> nn.Module:
+        """Return a model, tried with the loss and metrics; see `fl.learning.own_code.make_model`.
+
+        Args:
+            model: as there.
+            dtype: the type of the inputs.
+            targets: at least one target.
+            image_shape, num_classes, seed: as there.
+        """
+        if self.is_classification and targets.ndim == 1 and not (are_classes(targets) and num_classes > 1):
+            raise ConfigError(
+                "cross-entropy needs classes, whole numbers from 0, and the targets are none: choose another loss, "
+                "such as mse"
+            )
+        usual = self.is_plain_classification and are_classes(targets)
+        return make_model(
+            model,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            seed=seed,
+            dtype=dtype,
+            check=None if usual else partial(self.check, targets=targets),
+        )
 
     def to(self, device: torch.device) -> None:
         """Move a loss or metric that is a module."""

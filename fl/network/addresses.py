@@ -1,6 +1,10 @@
 """Network addresses as users write them."""
 
+import asyncio
+import socket
+
 from fl.errors import ConfigError
+from fl.network.errors import NetworkError
 from transport.certificates.host_names import is_host
 from transport.tcp.settings import Address
 
@@ -30,3 +34,13 @@ def show_address(address: Address) -> str:
     """Return an address as text that `parse_address` takes."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def check_host(address: Address) -> None:
+    """Raise NetworkError if the name of a server does not exist; other failures may pass."""
+    host, port = address
+    try:
+        await asyncio.get_running_loop().getaddrinfo(host, port)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_NONAME:
+            raise NetworkError(f"there is no host {host}: {error.strerror}; correct the server's HOST") from None

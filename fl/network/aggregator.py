@@ -265,7 +265,7 @@ class NetworkAggregator:
         self, num_clients: int, announcement: RoundAnnouncement
     ) -> tuple[UpdateEncoding | TotalsEncoding, secagg.Parameters]:
         """Return the encoding and parameters of an announced session; PlanError if there is no plan for its clients."""
-        encoding = encoding_of(announcement, self._plans.sizes, num_clients)
+        encoding = encoding_of(announcement, self._plans.figures, self._plans.sizes, num_clients)
         params = self._plans.plan(num_clients).parameters
         return encoding, replace(params, vector_length=encoding.vector_length)
 

@@ -16,12 +16,17 @@ import numpy as np
 
 from fl.aggregation.scales import Scales
 from fl.config.config_file import plain_type
+from fl.config.run_config import ACCURACY, CROSS_ENTROPY
 from fl.errors import ConfigError
 from fl.learning.models import ImageShape
 from fl.learning.parameter_layout import NOTHING_FROZEN
 from fl.learning.settings import Local
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.strict_msgpack import unpack_first
+from transport.errors import printable
+
+INPUT_TYPES = ("float32", "int64", "uint8")
+"""The types of inputs that a data set can have."""
 
 Purpose: TypeAlias = Literal["update", "scores", "over"]
 
@@ -36,6 +41,7 @@ _FIRST = 5
 # Enough for the version, the fields and their names.
 _MAX_ITEMS = 128
 _MOST_AXES = 8
+_MOST_METRICS = 16
 _LABEL = b"secagg/fl/network-round/1"
 
 _MOST = 2**63 - 1
@@ -51,6 +57,9 @@ _FIELDS = {
     "model": str,
     "image_shape": list,
     "num_classes": int,
+    "input_type": str,
+    "loss": str,
+    "metrics": list,
     "value_bits": int,
     "training": dict,
     "holdout": float,
@@ -71,7 +80,10 @@ class RoundAnnouncement:
         model: one of `fl.learning.models.MODELS`, or ``package.module:factory``, which a client accepts only if its
             user allows it.
         image_shape: the shape of one example; for an image, (channels, height, width).
-        num_classes: the number of classes of the labels.
+        num_classes: the number of a model's outputs; of classes, if the labels are classes.
+        input_type: the type of the inputs, one of `INPUT_TYPES`.
+        loss: one of `fl.learning.task.LOSSES`, or ``package.module:name``, as for the model.
+        metrics: of `fl.learning.task.METRICS`, or ``package.module:name``, as for the model.
         value_bits: bits to which elements of updates are rounded.
         scales: the bounds of the updates' tensors, in the model's order, and of weights. None: this session measures;
             its clients send only the ranges of their updates, and the updates follow in another session.
@@ -90,6 +102,9 @@ class RoundAnnouncement:
     model: str
     image_shape: ImageShape
     num_classes: int
+    input_type: str = "float32"
+    loss: str = CROSS_ENTROPY
+    metrics: tuple[str, ...] = (ACCURACY,)
     value_bits: int
     scales: Scales | None
     training: Local
@@ -119,6 +134,9 @@ def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes
         "model": announcement.model,
         "image_shape": list(announcement.image_shape),
         "num_classes": announcement.num_classes,
+        "input_type": announcement.input_type,
+        "loss": announcement.loss,
+        "metrics": list(announcement.metrics),
         "value_bits": announcement.value_bits,
         "scales": _encoded_scales(announcement.scales),
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
@@ -165,7 +183,7 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
     if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
         raise AnnouncementError("the announced model does not have the announced SHA-256")
     number, rounds, classes, shape = (fields[name] for name in ("round", "rounds", "num_classes", "image_shape"))
-    if not 1 <= number <= rounds <= _MOST or not 2 <= classes <= _MOST:
+    if not 1 <= number <= rounds <= _MOST or not 1 <= classes <= _MOST:
         raise AnnouncementError(f"round {number} of {rounds} with {classes} classes is not possible")
     if not 0 <= fields["holdout"] < 1 or fields["purpose"] not in get_args(Purpose):
         raise AnnouncementError("the announced fraction to hold out, or purpose, is not possible")
@@ -173,6 +191,11 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         raise AnnouncementError(f"the announced seed {fields['seed']} is negative")
     if not 1 <= len(shape) <= _MOST_AXES or not all(type(size) is int and 1 <= size <= _MOST for size in shape):
         raise AnnouncementError("the announced shape of examples is not possible")
+    metrics = fields["metrics"]
+    if len(metrics) > _MOST_METRICS or not all(type(name) is str for name in metrics):
+        raise AnnouncementError(f"the announced metrics are not at most {_MOST_METRICS} names")
+    if fields["input_type"] not in INPUT_TYPES:
+        raise AnnouncementError(f"the announced inputs are of an unknown type {printable(fields['input_type'])}")
     try:
         bounds = None if scales is None else _decoded_scales(scales, is_newer)
         training = Local(**_checked("the training", fields["training"], _TRAINING, is_newer))
@@ -184,6 +207,9 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         model=fields["model"],
         image_shape=tuple(shape),
         num_classes=classes,
+        input_type=fields["input_type"],
+        loss=fields["loss"],
+        metrics=tuple(metrics),
         value_bits=fields["value_bits"],
         scales=bounds,
         training=training,

@@ -10,7 +10,6 @@ import asyncio
 import math
 import os
 import random
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,8 +25,9 @@ from fl.aggregation.totals import TotalsEncoding
 from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
+from fl.learning.task import Task
 from fl.learning.training import evaluate
-from fl.network.addresses import show_address
+from fl.network.addresses import check_host, show_address
 from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
 from fl.network.answer_records import AnswerRecords
 from fl.network.errors import AnnouncementVersionError, NetworkError
@@ -122,7 +122,7 @@ class Participant:
         self._say(f"client {options.client_id} with {len(data.labels)} examples, server {where}")
         if data.is_of_one_class:
             self._say(f"all of them are of class {data.max_label}: is that right?")
-        await self._check_host()
+        await check_host(options.address)
         while True:
             self._announced = None
             try:
@@ -183,15 +183,6 @@ class Participant:
             elif end.code is not EndCode.COMPLETED:
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
 
-    async def _check_host(self) -> None:
-        """Raise NetworkError if the server's name does not exist; other failures may pass, and are tried again."""
-        host, port = self._options.address
-        try:
-            await asyncio.get_running_loop().getaddrinfo(host, port)
-        except socket.gaierror as error:
-            if error.errno == socket.EAI_NONAME:
-                raise NetworkError(f"there is no host {host}: {error.strerror}; correct the server's HOST") from None
-
     def _has_answered(self) -> bool:
         """Return whether this client answered the session; a server can end sessions at once, again and again."""
         return self._announced is not None and self._record().last_answered() == self._announced.round
@@ -232,7 +223,8 @@ class Participant:
         if final is None or not self._models.is_wanted:
             return
         try:
-            self._models.finish(final, self._options.policy.check_model(final, self._examples.all))
+            model, _ = self._options.policy.check_model(final, self._examples.all)
+            self._models.finish(final, model)
         except PolicyError as error:
             self._say(f"the final model is not taken: {error}")
 
@@ -364,24 +356,29 @@ class Participant:
         self, announced: RoundAnnouncement, model: nn.Module, encoding: TotalsEncoding
     ) -> IntegerVector:
         """Return the scores of the round's new model on the examples held out; without any they add nothing."""
-        data = self._examples.held_out.shaped_for(announced.image_shape)
+        data = self._examples.held_out.shaped_for(announced.image_shape, announced.input_type)
         try:
             self._models.receive(announced, model)
-            measured = evaluate(model, data.images, data.labels) if len(data.labels) else None
-            return encoded_evaluation(encoding, measured)
+            if not len(data.labels):
+                return encoded_evaluation(encoding, None)
+            task = Task(announced.loss, announced.metrics)
+            return encoded_evaluation(encoding, evaluate(model, data.images, data.labels, task=task))
         except FLError as error:
             raise InputWithheldError(str(error)) from None
 
     def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
-        data = self._examples.training.shaped_for(announced.image_shape)
+        # The policy has accepted the task's names.
+        task = Task(announced.loss, announced.metrics)
+        data = self._examples.training.shaped_for(announced.image_shape, announced.input_type)
         return local_update(
             model,
             data.images,
             data.labels,
             announced.training,
             seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
-            threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size),
+            threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size, data.images.dtype),
             frozen=announced.frozen_sha256,
+            task=task,
         )
 
     def _randomness(self, purpose: bytes) -> bytes:

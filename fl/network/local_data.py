@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from numpy.lib import format as numpy_format
 
+from fl.data.dataset import are_classes
 from fl.data.partition import partition
 from fl.errors import ConfigError, DataError, in_words
 from fl.learning.models import ImageShape
@@ -35,8 +36,8 @@ class LocalData:
     """A client's training examples.
 
     Attributes:
-        images: the examples, float32 (N, ...); for images, (N, C, H, W).
-        labels: the labels, int64 (N,), at least 0.
+        images: the examples (N, ...), float32 or whole numbers; for images, (N, C, H, W).
+        labels: the labels: classes are int64 (N,), at least 0, other targets numbers (N, ...).
     """
 
     images: torch.Tensor
@@ -47,21 +48,32 @@ class LocalData:
         """The shape of one example; for an image, (channels, height, width)."""
         return tuple(self.images.shape[1:])
 
-    def shaped_for(self, image_shape: ImageShape) -> "LocalData":
-        """Return the data for a model with this example shape: images (H, W) get a channel if the model needs one."""
+    def shaped_for(self, image_shape: ImageShape, input_type: str = "float32") -> "LocalData":
+        """Return the data for a model of this example shape and type of inputs.
+
+        Images (H, W) get a channel if the model needs one, and whole numbers the type that is needed.
+        """
+        images, dtype = self.images, getattr(torch, input_type)
         if len(image_shape) == 3 and image_shape == (1, *self.image_shape):
-            return LocalData(self.images[:, None], self.labels)
-        return self
+            images = images[:, None]
+        if images.dtype != dtype and torch.equal(images.to(dtype).double(), images.double()):
+            images = images.to(dtype)
+        return self if images is self.images else LocalData(images, self.labels)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each label is one whole number."""
+        return are_classes(self.labels)
 
     @property
     def max_label(self) -> int:
-        """The largest label."""
-        return int(self.labels.max())
+        """The largest label, where they are classes."""
+        return int(self.labels.max()) if self.has_classes else 0
 
     @property
     def is_of_one_class(self) -> bool:
-        """Whether all labels are the same."""
-        return bool((self.labels == self.max_label).all())
+        """Whether all labels are the same class."""
+        return self.has_classes and bool((self.labels == self.max_label).all())
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -95,8 +107,8 @@ def load_arrays(path: Path) -> LocalData:
     """Load arrays ``x`` and ``y`` from a folder with x.npy and y.npy or with one .npz file, or from such a file.
 
     ``x`` is (N, ...): tables (N, columns), images (N, H, W) or (N, C, H, W), series, volumes; the numbers go to the
-    model unchanged, so scale or standardize them first. ``y`` is (N,), labels from 0. Files with Python objects are
-    refused, since reading them would run code from the file.
+    model unchanged, so scale or standardize them first. ``y`` is (N,), labels from 0, or other targets (N, ...). Files
+    with Python objects are refused, since reading them would run code from the file.
 
     Raises:
         DataError: the arrays are missing, damaged, or do not match.
@@ -115,15 +127,20 @@ def load_arrays(path: Path) -> LocalData:
             f"{path}: x must be numbers (N, ...), such as (N, columns), (N, H, W) or (N, C, H, W), "
             f"not {x.dtype} {x.shape}"
         )
-    if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= 2**31:
+    are_whole = y.dtype.kind in "iub" and not (y.size and np.abs(y.astype(np.float64)).max() >= 2**31)
+    are_numbers = y.dtype.kind == "f" or (are_whole and not (y.ndim == 1 and y.min() < 0))
+    if y.shape[:1] != x.shape[:1] or not are_numbers:
         raise DataError(
-            f"{path}: y must be one whole number from 0 for each of the {len(x)} examples, not {y.dtype} {y.shape}"
+            f"{path}: y must be one whole number from 0 for each of the {len(x)} examples, or a target of numbers for "
+            f"each, not {y.dtype} {y.shape}"
         )
     with np.errstate(over="ignore"):
         images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-    if not torch.isfinite(images).all():
-        raise DataError(f"{path}: x has values that are not finite: remove or replace them")
-    return LocalData(images, torch.from_numpy(y.astype(np.int64)))
+        labels = torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64 if are_whole else np.float32))
+    for name, values in (("x", images), ("y", labels)):
+        if not torch.isfinite(values).all():
+            raise DataError(f"{path}: {name} has values that are not finite: remove or replace them")
+    return LocalData(images, labels)
 
 
 class _UnfitError(Exception):

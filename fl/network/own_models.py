@@ -7,6 +7,7 @@ from pathlib import Path
 import safetensors
 from torch import nn
 
+from fl.config.run_config import ACCURACY
 from fl.config.seeds import PERSONALIZATION_SEED, derived_seed
 from fl.errors import ConfigError
 from fl.files import replace_file
@@ -14,7 +15,7 @@ from fl.formatting import percent
 from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.serialization import load_model, model_to_bytes
 from fl.learning.settings import Personal
-from fl.learning.task import CLASSIFICATION
+from fl.learning.task import Task
 from fl.learning.training import evaluate
 from fl.network.announcement import RoundAnnouncement
 from fl.network.own_examples import OwnExamples
@@ -83,12 +84,14 @@ class OwnModels:
             return
         before = copy.deepcopy(model)
         self._improve(final, model)
-        held_out = self._examples.held_out.shaped_for(final.image_shape)
+        held_out = self._examples.held_out.shaped_for(final.image_shape, final.input_type)
         if len(held_out.labels) and self._own is not None:
-            figures = [evaluate(one, held_out.images, held_out.labels).accuracy for one in (before, self._own)]
+            task = Task(final.loss, final.metrics)
+            measured = [evaluate(one, held_out.images, held_out.labels, task=task) for one in (before, self._own)]
+            shown = [percent(one.accuracy) if ACCURACY in one.totals else f"{one.loss:.4f}" for one in measured]
             self._say(
-                f"on {len(held_out.labels)} examples held out: accuracy {percent(figures[0])}, of the personal model "
-                f"({self._personal.method}) {percent(figures[1])}"
+                f"on {len(held_out.labels)} examples held out: {ACCURACY if ACCURACY in task.metrics else 'loss'} "
+                f"{shown[0]}, of the personal model ({self._personal.method}) {shown[1]}"
             )
 
     def tell(self) -> None:
@@ -103,10 +106,12 @@ class OwnModels:
 
     def _improve(self, announced: RoundAnnouncement, model: nn.Module) -> None:
         """Train the personal model with a received one, and keep it."""
-        method = personal_method(self._personal, announced.training, CLASSIFICATION)
-        data = self._examples.training.shaped_for(announced.image_shape)
+        # The policy has accepted the task's names.
+        method = personal_method(self._personal, announced.training, Task(announced.loss, announced.metrics))
+        data = self._examples.training.shaped_for(announced.image_shape, announced.input_type)
         seed = derived_seed(0, PERSONALIZATION_SEED, announced.round)
-        with torch_threads(worthwhile_threads(model, data.image_shape, announced.training.batch_size)):
+        batch_size = announced.training.batch_size
+        with torch_threads(worthwhile_threads(model, data.image_shape, batch_size, data.images.dtype)):
             if isinstance(method, Ditto):
                 if self._own is None:
                     self._own = self._stored_or(copy.deepcopy(model))

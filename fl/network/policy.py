@@ -11,11 +11,12 @@ from fl.aggregation.scales import MAX_WEIGHT
 from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.aggregation.totals import TotalsEncoding
 from fl.errors import ConfigError
-from fl.learning.figures import CLASSIFICATION_FIGURES
+from fl.learning.figures import FigureRange
 from fl.learning.models import model_outline
-from fl.learning.own_code import is_reference, make_model
+from fl.learning.own_code import is_reference
 from fl.learning.parameter_layout import ParameterLayout, frozen_digest
 from fl.learning.serialization import check_size, load_round_message
+from fl.learning.task import Task
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
 from secagg import Parameters
@@ -44,11 +45,14 @@ class Policy(SessionPolicy):
             built for it.
         own_model: the user's own model, ``package.module:factory``, that is accepted beside those of
             `fl.learning.models`: a client never imports code only because the server names it.
+        own_loss, own_metrics: the user's own loss and metrics, ``package.module:name``, as for the model.
     """
 
     max_epochs: int = 100
     max_classes: int = 1000
     own_model: str = ""
+    own_loss: str = ""
+    own_metrics: tuple[str, ...] = ()
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
@@ -58,9 +62,9 @@ class Policy(SessionPolicy):
         Raises:
             PolicyError: as for `check_model`, or the model does not fit the session.
         """
-        model = self.check_model(announcement, data)
+        model, task = self.check_model(announcement, data)
         try:
-            encoding = encoding_of(announcement, ParameterLayout.of(model).sizes, params.num_clients)
+            encoding = encoding_of(announcement, task.figures, ParameterLayout.of(model).sizes, params.num_clients)
         except ConfigError as error:
             raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
         if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
@@ -72,8 +76,8 @@ class Policy(SessionPolicy):
             )
         return model, encoding
 
-    def check_model(self, announcement: RoundAnnouncement, data: LocalData) -> nn.Module:
-        """Return the announced model.
+    def check_model(self, announcement: RoundAnnouncement, data: LocalData) -> tuple[nn.Module, Task]:
+        """Return the announced model and task.
 
         Raises:
             PolicyError: the model does not fit its own announcement or the client's data; a TrainingPolicyError has the
@@ -81,10 +85,12 @@ class Policy(SessionPolicy):
         """
         reasons: list[str] = []
         private: list[str] = []
-        data = data.shaped_for(announcement.image_shape)
+        data = data.shaped_for(announcement.image_shape, announcement.input_type)
         if announcement.image_shape != data.image_shape:
             private.append(f"the model is for examples {announcement.image_shape}, but these are {data.image_shape}")
-        if data.max_label >= announcement.num_classes:
+        if str(data.images.dtype) != f"torch.{announcement.input_type}":
+            private.append(f"the model is for {announcement.input_type}, and these examples are no such numbers")
+        if announcement.num_classes > 1 and data.max_label >= announcement.num_classes:
             private.append(f"the model knows {announcement.num_classes} classes, but there is a label {data.max_label}")
         if announcement.num_classes > self.max_classes:
             reasons.append(f"{announcement.num_classes} classes, but this client takes at most {self.max_classes}")
@@ -92,16 +98,33 @@ class Policy(SessionPolicy):
             reasons.append(f"{announcement.training.epochs} epochs, but this client does at most {self.max_epochs}")
         # Check the server's numbers against this client's own data before a model is built from them.
         _raise(reasons, private)
-        return _received_model(announcement, self.own_model)
+        task = self._announced_task(announcement)
+        return _received_model(announcement, self.own_model, task, data), task
+
+    def _announced_task(self, announcement: RoundAnnouncement) -> Task:
+        own = {"loss": (self.own_loss,), "metric": self.own_metrics}
+        named = [("loss", announcement.loss), *(("metric", name) for name in announcement.metrics)]
+        _raise(
+            [
+                f"the {what} is {printable(name)}: if that is your own code on this machine, give it with --{what}"
+                for what, name in named
+                if is_reference(name) and name not in own[what]
+            ]
+        )
+        try:
+            return Task(announcement.loss, announcement.metrics)
+        except ConfigError as error:
+            raise PolicyError(printable(str(error))) from None
 
 
 def encoding_of(
-    announcement: RoundAnnouncement, sizes: tuple[int, ...], num_clients: int
+    announcement: RoundAnnouncement, figures: tuple[FigureRange, ...], sizes: tuple[int, ...], num_clients: int
 ) -> UpdateEncoding | TotalsEncoding:
     """Return the encoding of an announced session's inputs; ConfigError if a number is out of range.
 
     Args:
         announcement: the announcement.
+        figures: the ranges of the task's loss and metrics.
         sizes: elements of each tensor of an update.
         num_clients: the number of clients of the session.
     """
@@ -110,13 +133,17 @@ def encoding_of(
             raise ConfigError(
                 f"value bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {announcement.value_bits}"
             )
-        return held_out_encoding(CLASSIFICATION_FIGURES, MAX_WEIGHT, announcement.value_bits)
+        return held_out_encoding(figures, MAX_WEIGHT, announcement.value_bits)
     return UpdateEncoding(
-        sizes=sizes, num_clients=num_clients, value_bits=announcement.value_bits, scales=announcement.scales
+        sizes=sizes,
+        num_clients=num_clients,
+        value_bits=announcement.value_bits,
+        scales=announcement.scales,
+        figures=figures,
     )
 
 
-def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Module:
+def _received_model(announcement: RoundAnnouncement, own_model: str, task: Task, data: LocalData) -> nn.Module:
     name, numbers = announcement.model, (announcement.image_shape, announcement.num_classes)
     if is_reference(name) and name != own_model:
         _raise([f"the model is {printable(name)}: if that is your own code on this machine, give it with --model"])
@@ -124,7 +151,9 @@ def _received_model(announcement: RoundAnnouncement, own_model: str) -> nn.Modul
         # Allocate a model only if it is as large as the bytes that came.
         if not is_reference(name):
             check_size(model_outline(name, *numbers), announcement.model_bytes)
-        model = make_model(name, image_shape=numbers[0], num_classes=numbers[1], seed=announcement.seed)
+        model = task.make_model(
+            name, data.images.dtype, data.labels, image_shape=numbers[0], num_classes=numbers[1], seed=announcement.seed
+        )
         check_size(model, announcement.model_bytes)
         _check_frozen(model, announcement)
         load_round_message(model, announcement.model_bytes)

@@ -133,7 +133,7 @@ class _Serving:
         self._run = run
         self._rounds_before = run.rounds_done
         self._console = console
-        self._plans = settings.plans(run.config, run.layout.sizes)
+        self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
         self._plan = self._plans.plan(settings.invited(run.config))
         if settings.over_select is not None:
             # Rounds may begin with this few clients, so there must be a plan for them.

@@ -31,6 +31,7 @@ from fl.report.rounds_view import (
 from fl.report.source import StoredRun
 from fl.report.verdict import FinalModel, Sample, Verdict
 from fl.runs.plan_json import plan_to_json
+from fl.runs.records import main_figures, show_figure
 from fl.runs.resolution import resolution_warnings
 from secagg import Round
 
@@ -160,14 +161,20 @@ def _state(run: StoredRun) -> tuple[str, str]:
 def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
     config, own = run.config, run.own
     last, count = own[-1], len(own)
-    best = max(own, key=lambda record: record.accuracy or 0)
-    tiles = [Tile("test accuracy", percent(last.accuracy), f"best: {percent(best.accuracy)} in round {best.round}")]
-    if run.plain:
+    if last.accuracy is None:
+        tiles = [
+            Tile(name if name.startswith("training ") else f"test {name}", show_figure(name, value), "last round")
+            for name, value in main_figures(last).items()
+        ]
+    else:
+        best = max(own, key=lambda record: record.accuracy or 0)
+        tiles = [Tile("test accuracy", percent(last.accuracy), f"best: {percent(best.accuracy)} in round {best.round}")]
+    if run.plain and last.accuracy is not None:
         behind = 100 * ((last.accuracy or 0) - (run.plain[-1].accuracy or 0))
         tiles.append(
             Tile("plain averaging beside it", percent(run.plain[-1].accuracy), f"secure is {behind:+.2f} points")
         )
-    if config.data.holdout:
+    if config.data.holdout and last.held_out_accuracy is not None:
         tiles.append(
             Tile(
                 "on held-out examples",

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from fl.config.run_config import RunConfig
 from fl.report.rounds_view import client_layers
 from fl.report.verdict import Verdict
-from fl.runs.records import RoundRecord
+from fl.runs.records import RoundRecord, main_figures, show_figure
 
 MOST_NUMBERED: Final = 20
 """The cells of a confusion matrix of more classes have no room for numbers."""
@@ -36,20 +37,24 @@ _drawing = matplotlib.rc_context({"text.parse_math": False})
 
 @_drawing
 def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None:
-    """Write a PNG of at least one round: test accuracy above, clients below."""
+    """Write a PNG of at least one round: accuracy or loss above, clients below."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     figure.suptitle(
         f"Federated {config.model} on {config.data.dataset}: {config.data.clients} clients, "
         f"{config.sample} a round, partition {config.partition}"
     )
+    shown_first = next(iter(main_figures(records[-1])))
+    scale = 100 if shown_first.endswith("accuracy") else 1
     for name, color, line in (("plain", "#999999", "--"), ("secure", _COLORS["stayed"], "-")):
         series = [record for record in records if record.aggregator == name]
         if series:
-            accuracies = [100 * record.accuracy for record in series]
-            label = f"{name}: {accuracies[-1]:.2f}%"
-            upper.plot([one.round for one in series], accuracies, color=color, linestyle=line, label=label, marker=".")
-    upper.set_ylabel("test accuracy (%)")
+            values = [main_figures(record).get(shown_first) for record in series]
+            shown = [math.nan if value is None else scale * value for value in values]
+            label = f"{name}: {show_figure(shown_first, values[-1])}"
+            upper.plot([one.round for one in series], shown, color=color, linestyle=line, label=label, marker=".")
+    where = shown_first if shown_first.startswith("training ") else f"test {shown_first}"
+    upper.set_ylabel(f"{where} (%)" if scale == 100 else where)
     upper.grid(alpha=0.3)
     upper.legend(title="aggregator, last round", loc="lower right")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from fl.config.run_config import CROSS_ENTROPY
 from fl.formatting import percent
 from fl.report.charts import Chart, Curve, Layer, bars_chart, curves_chart
 from fl.report.source import StoredRun
 from fl.runs.records import RoundRecord
 from secagg import Round
+
+# Of metrics beside accuracy, which a figure each shows.
+_MOST_METRICS = 8
 
 _WHERE = {
     Round.ADVERTISE_KEYS: "vanished before keys",
@@ -29,18 +34,18 @@ def seconds(value: float) -> str:
 
 
 def learning_charts(run: StoredRun) -> list[Chart]:
-    """Draw accuracy and loss on the test set: the run's own, its plain twin's, and other curves to compare with."""
+    """Draw the figures on the test set: the run's own, its plain twin's, and other curves to compare with."""
 
     def curves(name: str) -> list[Curve]:
         found = [_curve(run.config.protocol.aggregator, run.own, name)]
         if run.plain:
             found.append(_curve("plain", run.plain, name, "the same clients, not encrypted"))
-        for series in run.series:
+        for series in run.series if name in ("accuracy", "loss") else ():
             points = tuple((point.round, getattr(point, name)) for point in series.points)
             found.append(Curve(series.name, points, series.note))
         return found
 
-    return _accuracy_and_loss("on the test set", curves("accuracy"), curves("loss"))
+    return _charts(run, "on the test set", curves)
 
 
 def client_charts(run: StoredRun) -> list[Chart]:
@@ -48,29 +53,53 @@ def client_charts(run: StoredRun) -> list[Chart]:
 
     def curves(name: str) -> list[Curve]:
         return [
-            _curve("held out", run.own, f"held_out_{name}", "examples never learned from"),
-            _curve("learning", run.own, f"train_{name}", "during the last local epoch"),
+            _curve("held out", run.own, name, "examples never learned from", "held_out_"),
+            _curve("learning", run.own, name, "during the last local epoch", "train_"),
         ]
 
-    return _accuracy_and_loss("at the clients", curves("accuracy"), curves("loss"))
+    return _charts(run, "at the clients", curves)
 
 
-def _curve(name: str, records: list[RoundRecord], figure: str, note: str = "") -> Curve:
-    return Curve(name, tuple((record.round, getattr(record, figure)) for record in records), note)
+def _curve(name: str, records: list[RoundRecord], figure: str, note: str = "", where: str = "") -> Curve:
+    def value(record: RoundRecord) -> float | None:
+        if figure in ("accuracy", "loss"):
+            found: float | None = getattr(record, where + figure)
+        else:
+            found = getattr(record, f"{where}metrics").get(figure)
+        return found
+
+    return Curve(name, tuple((record.round, value(record)) for record in records), note)
 
 
-def _accuracy_and_loss(where: str, accuracy: list[Curve], loss: list[Curve]) -> list[Chart]:
+def _charts(run: StoredRun, where: str, curves: Callable[[str], list[Curve]]) -> list[Chart]:
+    is_cross_entropy = run.config.loss == CROSS_ENTROPY
+    names = dict.fromkeys(name for record in run.own for name in (*record.metrics, *record.train_metrics))
+    others = [name for name in names if name not in ("accuracy", "loss")][:_MOST_METRICS]
     charts = (
         curves_chart(
-            f"Accuracy {where}", accuracy, y_label="accuracy", show=percent, tick=lambda value: f"{100 * value:.4g}%"
+            f"Accuracy {where}",
+            curves("accuracy"),
+            y_label="accuracy",
+            show=percent,
+            tick=lambda value: f"{100 * value:.4g}%",
         ),
         curves_chart(
             f"Loss {where}",
-            loss,
-            y_label="mean cross-entropy in nats",
+            curves("loss"),
+            y_label="mean cross-entropy in nats" if is_cross_entropy else f"mean {run.config.loss}",
             show=lambda value: f"{value:.4f}",
             tick=lambda value: f"{value:g}",
-            caption="Mean cross-entropy in nats.",
+            caption="Mean cross-entropy in nats." if is_cross_entropy else "",
+        ),
+        *(
+            curves_chart(
+                f"{name} {where}",
+                curves(name),
+                y_label=name,
+                show=lambda value: f"{value:.4g}",
+                tick=lambda value: f"{value:g}",
+            )
+            for name in others
         ),
     )
     return [chart for chart in charts if chart is not None]

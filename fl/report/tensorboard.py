@@ -137,6 +137,12 @@ def _scalars(record: RoundRecord) -> Iterator[tuple[str, float | None]]:
     yield "loss/clients' training", record.train_loss
     yield "accuracy/held out", record.held_out_accuracy
     yield "loss/held out", record.held_out_loss
+    for where, metrics in (
+        ("test", record.metrics),
+        ("clients' training", record.train_metrics),
+        ("held out", record.held_out_metrics),
+    ):
+        yield from ((f"{name}/{where}", value) for name, value in metrics.items() if name != "accuracy")
     yield "clients/asked", record.sampled
     yield "clients/in the sum", len(record.included)
     yield "clients/refused", len(record.refused)

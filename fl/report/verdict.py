@@ -15,7 +15,8 @@ import secagg
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.learning.cpu import torch_threads
-from fl.learning.own_code import is_reference, make_dataset, own_code_of
+from fl.learning.own_code import is_in_program, is_reference, make_dataset, own_code_of
+from fl.learning.task import Task
 from fl.report.source import StoredRun
 from fl.runs.checkpoint import RunFolder
 from fl.runs.rounds import session_plans
@@ -82,7 +83,10 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
     somebody else's run executes none of their code.
     """
     config = run.config
-    named = [name for name in (config.data.dataset, config.model) if is_reference(name)]
+    parts = (config.data.dataset, config.model, config.loss, *config.metrics)
+    named = [name for name in parts if is_reference(name)]
+    if any(is_in_program(name) for name in named):
+        return FinalModel(missing="The run's data or model was an object of a Python program, which alone can test it.")
     if named and not own_code:
         return FinalModel(missing=f"The run's own code ({', '.join(named)}) is run with --own-code only.")
     try:
@@ -95,6 +99,8 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
         final = Run(config, dataset, config.protocol.aggregator)
         RunFolder(run.path).restore([final], run.rounds_done)
         plan = _plan_of(run, final)
+        if not can_judge(final.task, dataset):
+            return FinalModel(plan=plan, missing="There is no test set of classes.")
         return FinalModel(plan=plan, verdict=verdict_on(final.model, dataset, config.seed))
     except (FLError, secagg.SecAggError) as error:
         return FinalModel(missing=f"The model could not be tested. {error}")
@@ -102,10 +108,15 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
 
 def _plan_of(run: StoredRun, final: Run) -> secagg.Plan | None:
     """Return the plan of the run's rounds, if it has one; for a served run, of rounds that ask all they may."""
-    config, sizes = run.config, final.layout.sizes
+    config, sizes, figures = run.config, final.layout.sizes, final.task.figures
     if run.network is not None:
-        return run.network.plans(config, sizes).plan(run.network.invited(config))
-    return session_plans(config, sizes).plan(config.sample) if config.protocol.aggregator == "secure" else None
+        return run.network.plans(config, sizes, figures).plan(run.network.invited(config))
+    return session_plans(config, sizes, figures).plan(config.sample) if config.protocol.aggregator == "secure" else None
+
+
+def can_judge(task: Task, dataset: Dataset) -> bool:
+    """Return whether the model gives each test example one class."""
+    return task.is_classification and dataset.has_classes and dataset.has_test
 
 
 def verdict_on(model: nn.Module, dataset: Dataset, seed: int) -> Verdict:

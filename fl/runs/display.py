@@ -14,7 +14,7 @@ from fl.data import Dataset
 from fl.engines.local_worker import LocalWorker
 from fl.formatting import format_bytes, listed, percent
 from fl.learning.own_code import is_reference, shown_name
-from fl.runs.records import RoundRecord
+from fl.runs.records import RoundRecord, main_figures, show_figure
 from fl.runs.resolution import resolution_warnings
 from secagg import Plan, Round
 from transport.errors import printable
@@ -36,7 +36,7 @@ class TrainingDisplay:
             console=console,
             transient=True,
             # In a file or a pipe, bars are not readable; it gets only the lines.
-            disable=not (console.is_terminal or has_widgets(console)),
+            disable=not (console.is_terminal or console.is_jupyter),
         )
         self._rounds = self._progress.add_task("rounds", total=config.rounds, note="")
         self._clients = self._progress.add_task("clients", total=config.sample, note="")
@@ -106,14 +106,15 @@ class TrainingDisplay:
         width = len(str(self._config.rounds))
         survivors = f"{len(own.included):>{len(str(own.sampled))}} of {own.sampled} in the sum"
         down = own.bytes_down + own.model_bytes
-        live = (
-            f"accuracy {percent(own.accuracy)}, {survivors}, {format_bytes(own.bytes_up + down)}, {own.seconds:.1f} s"
-        )
+        figures = main_figures(own)
+        first = next(iter(figures))
+        score = ", ".join(f"{name} {show_figure(name, value)}" for name, value in figures.items())
+        live = f"{escape(score)}, {survivors}, {format_bytes(own.bytes_up + down)}, {own.seconds:.1f} s"
         self._progress.update(self._rounds, completed=own.round, note=live)
         parts = [
             f"round {own.round:>{width}}/{self._config.rounds}",
-            f"accuracy [bold]{percent(own.accuracy)}[/bold]",
-            *(f"{other.aggregator} {percent(other.accuracy)}" for other in others),
+            *(f"{escape(name)} [bold]{show_figure(name, value)}[/bold]" for name, value in figures.items()),
+            *(f"{other.aggregator} {show_figure(first, main_figures(other).get(first))}" for other in others),
             survivors,
             f"up {format_bytes(own.bytes_up)}",
             f"down {format_bytes(down)}",
@@ -130,10 +131,14 @@ class TrainingDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
-        if own.held_out_accuracy is not None:
+        if own.held_out_loss is not None:
+            held_out = {**own.held_out_metrics, "loss": own.held_out_loss}
+            said = ", ".join(
+                f"{escape(name)} {f'{value:.4f}' if name == 'loss' else show_figure(name, value)}"
+                for name, value in held_out.items()
+            )
             self._console.print(
-                f"  [dim]on {own.held_out_examples:,} examples that the clients hold out: accuracy "
-                f"{percent(own.held_out_accuracy)}, loss {own.held_out_loss:.4f}[/dim]",
+                f"  [dim]on {own.held_out_examples:,} examples that the clients hold out: {said}[/dim]",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -167,7 +172,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     def row(label: str, own: str, plain: str = "") -> None:
         table.add_row(label, own, *([plain] if compared else []))
 
-    row("test accuracy", percent(summary["accuracy"]), percent(summary.get("plain_accuracy")))
+    plain = summary.get("plain_figures", {})
+    for name, value in summary["figures"].items():
+        label = name if name.startswith("training ") else f"test {name}"
+        row(escape(label), show_figure(name, value), show_figure(name, plain.get(name)))
     counts = summary["included"]
     plain_counts = summary.get("plain_included", [])
     row("clients in the sum, by round", _span(counts), _span(plain_counts))
@@ -185,12 +193,21 @@ def summary_table(summary: dict[str, Any]) -> Table:
         row("bytes without the model's download", format_bytes(own_bytes), format_bytes(plain_bytes))
         more = "more" if total >= plain else "less"
         row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
+        if summary["ring_difference"] == 0:
+            table.caption_justify = "left"
+            table.caption = (
+                "Both sums of the same rounded updates were equal in each round. The accuracies differ, since the "
+                "plain run does not round, and training amplifies the smallest difference."
+            )
     return table
 
 
-def has_widgets(console: Console) -> bool:
-    """Return whether the console is a notebook that can show a bar that moves."""
-    return console.is_jupyter and find_spec("ipywidgets") is not None
+def open_display(*, quiet: bool) -> Console:
+    """Return a console for a program: stderr, or the output of a notebook's cell, with bars if it has widgets."""
+    console = Console(stderr=True, emoji=False, quiet=quiet)
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        return Console(emoji=False, quiet=quiet, force_jupyter=False, force_terminal=False)
+    return console
 
 
 def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fl.config.run_config import RunConfig
+from fl.config.run_config import ACCURACY, RunConfig
 from fl.errors import AbortedError
+from fl.formatting import percent
 from secagg import ClientId
 
 
@@ -16,8 +17,11 @@ class RoundRecord:
     Attributes:
         round: the round's number, from 1.
         aggregator: `secure` or `plain`.
-        accuracy, loss: figures of the new global model on the test set.
-        train_accuracy, train_loss: figures of the clients' models on their own examples, from the aggregated totals.
+        accuracy, loss, metrics: figures of the new global model on the test set; None and empty without one. Metrics
+            are by name; accuracy is one of them, and None if the task does not measure it. A metric without a
+            denominator is None.
+        train_accuracy, train_loss, train_metrics: figures of the clients' models on their own examples, from the
+            aggregated totals.
         num_examples: the number of examples on which the round's clients trained.
         sampled: the number of clients that were asked.
         included: the ids of the clients whose updates are in the mean.
@@ -36,8 +40,9 @@ class RoundRecord:
             the round waited for them.
         server_seconds: time of the server's part of the protocol.
         client_seconds: time of the median client, without training.
-        held_out_accuracy, held_out_loss: figures of the new global model on the examples that the round's clients hold
-            out, from securely aggregated totals; None without `RunConfig.holdout`, or if that session was aborted.
+        held_out_accuracy, held_out_loss, held_out_metrics: figures of the new global model on the examples that the
+            round's clients hold out, from securely aggregated totals; None or empty without `RunConfig.holdout`, or if
+            that session was aborted.
         held_out_examples: the number of examples in those totals.
         held_out_aborted: the reason if that session was aborted.
         phases: the cost of each round of the protocol (`fl.aggregation.phases.PhaseCost`), by its name.
@@ -47,8 +52,8 @@ class RoundRecord:
 
     round: int
     aggregator: str
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     train_accuracy: float | None
     train_loss: float | None
     num_examples: int
@@ -74,6 +79,26 @@ class RoundRecord:
     noise: float | None = None
     clipped_tensors: dict[str, dict[str, float | None]] = field(default_factory=dict)
     clipped_weights: dict[str, float | None] | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    train_metrics: dict[str, float | None] = field(default_factory=dict)
+    held_out_metrics: dict[str, float | None] = field(default_factory=dict)
+
+
+def main_figures(record: RoundRecord) -> dict[str, float | None]:
+    """Return the figures to show first: accuracy, or the loss and all metrics; without a test set, the clients' own."""
+    where, loss, metrics = "", record.loss, record.metrics
+    if loss is None and not metrics:
+        where, loss, metrics = "training ", record.train_loss, record.train_metrics
+    if [*metrics] == [ACCURACY] or (not metrics and record.accuracy is not None):
+        return {f"{where}{ACCURACY}": metrics.get(ACCURACY, record.accuracy)}
+    return {f"{where}loss": loss, **{f"{where}{name}": value for name, value in metrics.items()}}
+
+
+def show_figure(name: str, value: float | None) -> str:
+    """Return a figure as text: shares of right answers in percent, others with four digits."""
+    if value is None or name.endswith(ACCURACY):
+        return percent(value)
+    return f"{value:.4g}"
 
 
 def record_to_json(record: RoundRecord) -> dict[str, Any]:

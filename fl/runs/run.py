@@ -10,15 +10,15 @@ from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import Aggregate
 from fl.aggregation.held_out import HeldOutResult
 from fl.aggregation.scales import ScaleTracker
-from fl.config.run_config import AggregatorName, RunConfig
+from fl.config.run_config import ACCURACY, AggregatorName, RunConfig
 from fl.data import Dataset
 from fl.learning.cpu import torch_threads, worthwhile_threads
-from fl.learning.own_code import ModelSource, make_model
+from fl.learning.own_code import ModelSource
 from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
 from fl.learning.serialization import round_message
 from fl.learning.server_optimizer import ServerOptimizer
 from fl.learning.task import Task
-from fl.learning.training import evaluate
+from fl.learning.training import Evaluation, evaluate
 from fl.runs.records import RoundRecord
 from secagg import ClientId
 
@@ -69,8 +69,10 @@ class Run:
         self.rounds_done = 0
         # The paper's Ditto needs the model that each round began with, and whose updates the round included.
         self.sent: list[SentModel] | None = [] if config.personal.method == "ditto" else None
-        self.model = make_model(
+        self.model = self.task.make_model(
             config.model if model is None else model,
+            dataset.train_images.dtype,
+            dataset.train_labels,
             image_shape=dataset.image_shape,
             num_classes=dataset.num_classes,
             seed=config.seed,
@@ -81,7 +83,9 @@ class Run:
             len(self.layout.entries), config.value_bits, clip=config.protocol.clip, max_weight=max_examples
         )
         self.server_optimizer = ServerOptimizer(config.server, self.model)
-        self.threads = config.threads or worthwhile_threads(self.model, dataset.image_shape, config.local.batch_size)
+        self.threads = config.threads or worthwhile_threads(
+            self.model, dataset.image_shape, config.local.batch_size, dataset.train_images.dtype
+        )
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that restores the present state."""
@@ -116,6 +120,13 @@ class Run:
             self.sent.append(SentModel(sent, result.included))
         return result
 
+    def _test(self) -> Evaluation | None:
+        """Test the model; None without a test set."""
+        if not self.dataset.has_test:
+            return None
+        with torch_threads(self.threads):
+            return evaluate(self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task)
+
     def measure(
         self,
         result: RoundResult,
@@ -135,16 +146,21 @@ class Run:
             measured: the model's figures on the clients' held-out examples; None if they were not asked for.
         """
         held_out = None if measured is None else measured.evaluation
-        with torch_threads(self.threads):
-            test = evaluate(self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task)
+        test = self._test()
         aggregate = result.aggregate
+        metrics, train_metrics, held_out_metrics = (
+            {} if one is None else {name: _number(value) for name, value in one.metrics.items()}
+            for one in (test, aggregate, held_out)
+        )
         return RoundRecord(
             round=self.rounds_done,
             aggregator=self.name,
-            accuracy=test.accuracy,
-            loss=test.loss,
-            train_accuracy=None if aggregate is None else aggregate.accuracy,
+            accuracy=metrics.get(ACCURACY),
+            loss=None if test is None else test.loss,
+            metrics=metrics,
+            train_accuracy=train_metrics.get(ACCURACY),
             train_loss=None if aggregate is None else aggregate.loss,
+            train_metrics=train_metrics,
             num_examples=0 if aggregate is None else aggregate.num_examples,
             sampled=sampled,
             included=result.included,
@@ -167,8 +183,9 @@ class Run:
             training_seconds=result.training_seconds,
             server_seconds=result.server_seconds,
             client_seconds=result.client_seconds,
-            held_out_accuracy=None if held_out is None else held_out.accuracy,
+            held_out_accuracy=held_out_metrics.get(ACCURACY),
             held_out_loss=None if held_out is None else held_out.loss,
+            held_out_metrics=held_out_metrics,
             held_out_examples=0 if held_out is None else held_out.num_examples,
             phases={round_.value: dataclasses.asdict(cost) for round_, cost in result.phases.items()},
             ring_difference=result.ring_difference,
@@ -179,5 +196,8 @@ class Run:
 
 def _known(aggregate: Aggregate | None, name: str) -> float | None:
     """Return a figure of the aggregate; None if there is none or it is NaN."""
-    value = math.nan if aggregate is None else float(getattr(aggregate, name))
+    return None if aggregate is None else _number(float(getattr(aggregate, name)))
+
+
+def _number(value: float) -> float | None:
     return None if math.isnan(value) else value

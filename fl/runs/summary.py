@@ -4,16 +4,16 @@ from typing import Any
 
 from fl.config.run_config import RunConfig
 from fl.runs.plan_json import plan_to_json
-from fl.runs.records import RoundRecord
+from fl.runs.records import RoundRecord, main_figures
 from secagg import Plan
 
 
 def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) -> dict[str, Any]:
     """Return the run's figures.
 
-    ``included`` has one count per round; ``seconds`` is the time of all rounds, without the tests between them; bytes
-    are those of all clients and rounds, with the model's downloads; ``ring_difference`` is the largest of all rounds,
-    None if no round was compared.
+    ``figures`` are the figures to show first (`fl.runs.records.main_figures`); ``included`` has one count per round;
+    ``seconds`` is the time of all rounds, without the tests between them; bytes are those of all clients and rounds,
+    with the model's downloads; ``ring_difference`` is the largest of all rounds, None if no round was compared.
     """
     own = [record for record in records if record.aggregator == config.protocol.aggregator]
     summary: dict[str, Any] = {
@@ -25,6 +25,8 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         "rounds": len(own),
         "accuracy": own[-1].accuracy if own else None,
         "loss": own[-1].loss if own else None,
+        "metrics": own[-1].metrics if own else {},
+        "figures": main_figures(own[-1]) if own else {},
         "seconds": sum(record.seconds for record in own),
         "seconds_per_round": _mean([record.seconds for record in own]),
         "training_seconds_per_round": _mean([record.training_seconds for record in own]),
@@ -37,6 +39,7 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         "refused": [record.refused for record in own],
         "held_out_accuracy": own[-1].held_out_accuracy if own else None,
         "held_out_loss": own[-1].held_out_loss if own else None,
+        "held_out_metrics": own[-1].held_out_metrics if own else {},
         "clipped": max((record.clipped for record in own if record.clipped is not None), default=None),
         "noise": max((record.noise for record in own if record.noise is not None), default=None),
         **_bytes(own),
@@ -48,6 +51,7 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         differences = [record.ring_difference for record in own if record.ring_difference is not None]
         summary["plain_included"] = [len(record.included) for record in plain]
         summary["plain_accuracy"] = plain[-1].accuracy if plain else None
+        summary["plain_figures"] = main_figures(plain[-1]) if plain else {}
         summary["plain_seconds"] = sum(record.seconds for record in plain)
         summary["ring_difference"] = max(differences, default=None)
         summary.update({f"plain_{name}": value for name, value in _bytes(plain).items()})

@@ -145,8 +145,13 @@ def test_arrays_are_taken_as_the_tensors_that_they_are(x: Any, y: Any) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "said"),
     [
-        (X.astype(float), Y, "training examples must be float32 (N, ...), not float64 (12, 5)"),
-        (X, Y.astype(np.int32), "training labels must be one int64 for each of the 12 images, not int32 (12,)"),
+        (X.astype(complex), Y, "train_images must be a torch tensor, or a NumPy array of numbers"),
+        (torch.tensor(X).to(torch.complex64), Y, "training examples must be real numbers (N, ...), not complex64"),
+        (
+            X,
+            Y[:-1],
+            "training labels must be one int64 for each of the 12 images, or a target of real numbers",
+        ),
         (X.tolist(), Y, "train_images must be a torch tensor, or a NumPy array of numbers, not a list"),
         (X, Y.tolist(), "train_labels must be a torch tensor, or a NumPy array of numbers, not a list"),
         (X, Y.astype(str), "train_labels must be a torch tensor, or a NumPy array of numbers, not an array of <U21"),

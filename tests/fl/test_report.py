@@ -20,7 +20,9 @@ def make_record(number: int, aggregator: str = "secure", **changes: Any) -> Roun
     values: dict[str, Any] = dict.fromkeys(RoundRecord.__dataclass_fields__, 0)
     values |= {
         "round": number, "aggregator": aggregator, "accuracy": 0.2 * number, "loss": 1.0 / number, "sampled": 6,
-        "included": (0, 1, 2, 3, 4, 5), "dropped": {}, "clipped": None, "aborted": None, "ring_difference": None,
+        "included": (0, 1, 2, 3, 4, 5), "dropped": {},
+        "metrics": {}, "train_metrics": {}, "held_out_metrics": {},
+        "clipped": None, "aborted": None, "ring_difference": None,
         "seconds": 2.0, "training_seconds": 1.0, "bytes_up": 100, "bytes_down": 200, "model_bytes": 30,
     }  # fmt: skip
     return RoundRecord(**values | changes)

@@ -16,12 +16,12 @@ from fl.aggregation.api import PlainAggregator, RoundRequest, RoundResult
 from fl.aggregation.encoding import Aggregate
 from fl.engines import local_worker as local_work
 from fl.errors import ConfigError
+from fl.learning import task
 from fl.learning.models import build_model
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import model_to_bytes
 from fl.learning.training import train
 from fl.runs import rounds
-from fl.runs import run as run_module
 from fl.runs.records import RoundRecord, record_to_json
 from fl.runs.rounds import FederatedRun, start_runs
 from secagg import PlanError, Round
@@ -332,7 +332,9 @@ def test_any_clipping_bound_will_do(clip: float) -> None:
     assert [record.aborted for record in run_rounds(run, 3)] == [None] * 3
 
 
-def with_batch_norm(name: str, *, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
+def with_batch_norm(
+    name: str, *, image_shape: tuple[int, int, int], num_classes: int, seed: int, **_: Any
+) -> nn.Module:
     model = build_model("logistic", image_shape=image_shape, num_classes=num_classes, seed=seed)
     return nn.Sequential(nn.BatchNorm2d(1), *model)
 
@@ -352,8 +354,7 @@ def test_counters_of_batch_norm_stay_the_servers_and_its_means_are_averaged(
         local.append((len(images), model[0].running_var.numpy().copy()))
         return result
 
-    monkeypatch.setattr(run_module, "make_model", with_batch_norm)
-    monkeypatch.setattr(local_work, "make_model", with_batch_norm)
+    monkeypatch.setattr(task, "make_model", with_batch_norm)
     monkeypatch.setattr(local_work, "train", note)
     run = make_run(aggregator)
     run.model[0].num_batches_tracked.fill_(7)

@@ -39,7 +39,7 @@ def changed() -> Iterator[tuple[str, RoundAnnouncement]]:
     for name, value in {
         "round": 3, "rounds": 6, "model": "2nn", "image_shape": (1, 2, 8), "num_classes": 4, "model_bytes": OTHER_MODEL,
         "value_bits": 17, "seed": 1, "frozen_sha256": bytes(32),
-        "holdout": 0.25, "purpose": "scores",
+        "holdout": 0.25, "purpose": "scores", "input_type": "int64", "loss": "mse", "metrics": ("mae",),
     }.items():  # fmt: skip
         yield name, dataclasses.replace(first, **{name: value})
     for name, value in TRAINING.items():

@@ -18,4 +18,4 @@ def test_the_model_learns_and_the_secure_sum_is_the_plain_one() -> None:
         plain.run_round()
         assert record.aborted is None
         assert record.ring_difference == 0
-    assert record.accuracy > 0.8
+    assert (record.accuracy or 0) > 0.8
