@@ -36,6 +36,7 @@ class Plan:
         spare_clients: number of clients beyond these that may vanish before the session aborts; None on a sparse
             graph, where it depends on which clients they are.
         reasons: one sentence for each chosen number.
+        why: the reason for the graph, if `cheapest_graph` chose it; it is also the first of ``reasons``.
     """
 
     parameters: Parameters
@@ -43,6 +44,7 @@ class Plan:
     expected_dropouts: int
     spare_clients: int | None
     reasons: tuple[str, ...]
+    why: str | None = None
 
 
 def plan(

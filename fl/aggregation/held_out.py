@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import secagg
 from fl.aggregation.counters import LOSS_STEPS, MAX_LOSS, CounterEncoding, IntegerVector, loss_steps
 from fl.aggregation.encoding import UndecodableSumError, checked_totals
+from fl.aggregation.planning import SessionPlans
 from fl.errors import ConfigError
 from fl.learning.training import Evaluation
-from secagg import ClientId
+from secagg import ClientId, Identity
 from transport import FaultSchedule, run_session
 
 EvaluateClient = Callable[[ClientId], Evaluation | None]
@@ -38,28 +39,31 @@ class FederatedEvaluation:
     """A session after a round that sums each client's counts of examples, correct predictions and loss.
 
     Args:
+        plans: the plans of the run's sessions: the same threat and graph hold here.
         num_clients: number of clients in a session.
         max_examples: a public bound on the number of held-out examples of one client.
-        dropout, corrupt: as for `secagg.plan`.
+        identities: in malicious mode, the clients' identities.
 
     Raises:
         ConfigError: no client holds out any examples.
         PlanError: the numbers do not work together.
     """
 
-    def __init__(self, *, num_clients: int, max_examples: int, dropout: float, corrupt: float) -> None:
+    def __init__(
+        self,
+        plans: SessionPlans,
+        *,
+        num_clients: int,
+        max_examples: int,
+        identities: Mapping[ClientId, Identity] | None = None,
+    ) -> None:
         if max_examples < 1:
             raise ConfigError("no client has enough examples to hold one out: raise holdout")
         self._max_examples = max_examples
         largest = (max_examples, max_examples, max_examples * MAX_LOSS * LOSS_STEPS)
         self._counters = CounterEncoding(largest, _VALUE_BITS)
-        self.plan = secagg.plan(
-            num_clients=num_clients,
-            vector_length=self._counters.vector_length,
-            value_bits=_VALUE_BITS,
-            dropout=dropout,
-            corrupt=corrupt,
-        )
+        self._identities = identities
+        self.plan = plans.plan_of(num_clients, self._counters.vector_length, _VALUE_BITS)
 
     def run(
         self,
@@ -92,6 +96,7 @@ class FederatedEvaluation:
             received_context=received_context,
             faults=faults,
             seed=seed,
+            identities=self._identities,
         ).outcome
         if not isinstance(outcome, secagg.Completed):
             return HeldOutResult(evaluation=None, included=0, aborted=str(outcome))

@@ -1,11 +1,62 @@
 """The plans of a run's sessions, and how updates are encoded in them: made here alone, for all who need them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import secagg
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.scales import Scales
-from secagg import Adversary, GraphKind
+from secagg import Adversary, GraphChoice, GraphKind, PlanError
+from secagg.graph_choice import with_reserve
+
+GraphName = Literal["auto", "complete", "sparse"]
+"""A graph's name in all settings; ``auto`` stands for the one that `secagg.cheapest_graph` chooses."""
+
+AdversaryName = Literal["honest-but-curious", "semi-malicious", "malicious"]
+"""An adversary's name in all settings."""
+
+GRAPHS: tuple[str, ...] = get_args(GraphName)
+ADVERSARIES: tuple[str, ...] = get_args(AdversaryName)
+
+
+def name_problems(graph: object, adversary: object) -> list[str]:
+    """Return one message for each value that is no `GraphName`, `AdversaryName` or None."""
+    return [
+        f"unknown {what} {value!r}; known are {', '.join(known)}"
+        for what, value, known in (("graph", graph, GRAPHS), ("adversary", adversary, ADVERSARIES))
+        if value is not None and value not in known
+    ]
+
+
+def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **numbers: Any) -> secagg.Plan:
+    """Return the plan of one session; with the graph ``auto``, its first reason says why the graph was chosen.
+
+    Args:
+        graph, adversary: a `GraphName` and an `AdversaryName`, or members of the enums.
+        numbers: the other arguments of `secagg.plan`.
+
+    Raises:
+        PlanError: a name is unknown, or there is no plan; the error names every reason.
+    """
+    given = [value.value if isinstance(value, GraphKind | Adversary) else value for value in (graph, adversary)]
+    problems = name_problems(*given)
+    mode = Adversary.HONEST_BUT_CURIOUS if problems else Adversary(adversary)
+    kind, choice = GraphKind.COMPLETE, None
+    if not problems and graph == "auto":
+        choice = secagg.cheapest_graph(adversary=mode, **{name: numbers[name] for name in _THREAT if name in numbers})
+        kind, numbers["dropout"] = choice.graph, choice.dropout
+    elif not problems:
+        kind = GraphKind(graph)
+    try:
+        plan = secagg.plan(**numbers, adversary=mode, graph=kind)
+    except PlanError as error:
+        raise PlanError((*problems, *error.reasons)) from None
+    if problems:
+        raise PlanError(tuple(problems))
+    return plan if choice is None else choice.explained(plan)
+
+
+_THREAT = ("num_clients", "dropout", "corrupt", "threshold", "min_inputs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +66,9 @@ class SessionPlans:
     Attributes:
         sizes: elements of each tensor of an update.
         value_bits: that elements are rounded to.
-        corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`.
+        corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`. A sparse graph is planned for at least
+            5% dropouts, since it has no spare clients.
+        choice: the reason for the graph, if it was chosen.
         goal: with this many inputs a session goes on: clients beyond them count as vanished. None: with all of them.
         dropout: the fraction of the other clients that is expected to vanish.
     """
@@ -28,6 +81,7 @@ class SessionPlans:
     graph: GraphKind = GraphKind.COMPLETE
     threshold: int | None = None
     min_inputs: int = 2
+    choice: GraphChoice | None = None
     goal: int | None = None
     _made: dict[int, secagg.Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -42,20 +96,46 @@ class SessionPlans:
             secagg.PlanError: naming every reason why there is none.
         """
         if num_clients not in self._made:
-            spare = 0.0 if self.goal is None or num_clients <= self.goal else (num_clients - self.goal) / num_clients
-            self._made[num_clients] = secagg.plan(
-                num_clients=num_clients,
-                # Thresholds and ring do not depend on the bounds, and the length hardly.
-                vector_length=UpdateEncoding.for_plan(self.sizes, num_clients, self.value_bits).vector_length,
-                value_bits=self.value_bits,
-                dropout=spare + (1 - spare) * self.dropout,
-                corrupt=self.corrupt,
-                adversary=self.adversary,
-                graph=self.graph,
-                threshold=self.threshold,
-                min_inputs=self.min_inputs,
-            )
+            # Thresholds and ring do not depend on the bounds, and the length hardly.
+            length = UpdateEncoding.for_plan(self.sizes, num_clients, self.value_bits).vector_length
+            self._made[num_clients] = self.plan_of(num_clients, length, self.value_bits)
         return self._made[num_clients]
+
+    def explained(self, num_clients: int) -> "SessionPlans":
+        """Return the same plans with the reason for their graph, if it is the cheapest one for this many clients."""
+        choice = self.cheapest(num_clients)
+        return replace(self, choice=choice if choice.graph is self.graph else None)
+
+    def cheapest(self, num_clients: int) -> GraphChoice:
+        """Return the graph that is cheapest for sessions with this number of clients."""
+        return secagg.cheapest_graph(
+            num_clients=num_clients,
+            dropout=self._dropout(num_clients),
+            corrupt=self.corrupt,
+            adversary=self.adversary,
+            threshold=self.threshold,
+            min_inputs=self.min_inputs,
+        )
+
+    def _dropout(self, num_clients: int) -> float:
+        spare = 0.0 if self.goal is None or num_clients <= self.goal else (num_clients - self.goal) / num_clients
+        return spare + (1 - spare) * self.dropout
+
+    def plan_of(self, num_clients: int, vector_length: int, value_bits: int) -> secagg.Plan:
+        """Return the plan of a session that sums other vectors than updates; PlanError as above."""
+        dropout = self._dropout(num_clients)
+        plan = secagg.plan(
+            num_clients=num_clients,
+            vector_length=vector_length,
+            value_bits=value_bits,
+            dropout=with_reserve(dropout) if self.graph is GraphKind.SPARSE else dropout,
+            corrupt=self.corrupt,
+            adversary=self.adversary,
+            graph=self.graph,
+            threshold=self.threshold,
+            min_inputs=self.min_inputs,
+        )
+        return plan if self.choice is None else self.choice.explained(plan)
 
     def parameters(self, encoding: UpdateEncoding) -> secagg.Parameters:
         """The parameters of a session whose inputs have this encoding; PlanError as above."""

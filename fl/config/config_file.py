@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from fl.config.run_config import SETTINGS, Setting
 from fl.errors import ConfigError
@@ -59,7 +59,8 @@ def read_config_file(path: Path, settings: Mapping[str, Setting] = SETTINGS) -> 
 
 def plain_type(annotation: Any) -> Any:
     """Return the type of a value in the file: float for ``float | None``, str for a choice, tuple for a list."""
-    if isinstance(annotation, UnionType):
+    # A choice or None is a Union, other types or None are a UnionType.
+    if get_origin(annotation) in (Union, UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
     if get_origin(annotation) is Literal:
         return str

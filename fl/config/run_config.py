@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args, get_type_hints
+from enum import Enum
+from typing import Any, Literal, get_args, get_type_hints
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
+from fl.aggregation.planning import AdversaryName, GraphName, name_problems
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
+from fl.config.stored import Before, completed
 from fl.errors import ConfigError
 from fl.learning.settings import Local, ServerOptimization
-from secagg import Round
+from secagg import Adversary, GraphKind, Round, cheapest_graph
 from transport.errors import printable
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 
@@ -31,15 +34,17 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "advertise-keys": (Round.ADVERTISE_KEYS,),
     "share-keys": (Round.SHARE_KEYS,),
     "masked-input-collection": (Round.MASKED_INPUT_COLLECTION,),
+    "consistency-check": (Round.CONSISTENCY_CHECK,),
     "unmasking": (Round.UNMASKING,),
 }
 """The rounds of the protocol in which clients can drop out: before or while they send that round's message."""
 
-Before: TypeAlias = dict[str, Callable[[dict[str, Any]], Any]]
-"""Settings added after the first version, each with a function that gives its value from the stored settings."""
-
 # A stored run that lacks a setting continues as before, which is not always the default of new runs.
-_ADDED: Before = {}
+_ADDED: Before = {
+    "graph": lambda _: "complete",
+    "adversary": lambda _: None,
+    "threshold": lambda _: None,
+}
 
 _MOST = 2**31 - 1
 _MOST_THREADS = 1024
@@ -99,12 +104,18 @@ class Protocol:
     """The sample and dropouts of a round, and the aggregation of its updates.
 
     Attributes:
+        graph: the graph of the clients that share masks: ``complete``, ``sparse``, or ``auto`` for the cheaper one that
+            is safe for the threat (`secagg.cheapest_graph`); names or `secagg.GraphKind`.
+        adversary: the server that the rounds withstand: ``honest-but-curious``, ``semi-malicious`` or ``malicious``;
+            names or `secagg.Adversary`. None: honest-but-curious.
+        corrupt: the fraction of clients that may collude with the server; raises the threshold.
+        threshold: the number of clients whose shares unmask the sum; on a sparse graph, of a client's neighbours. None:
+            the smallest that is safe.
         sample: the number of clients in each round. None: all.
         dropout: the fraction of the sampled clients that drop out in each round.
         dropout_at: the rounds of the protocol in which they drop out, keys of `DROPOUT_POINTS`.
         dropout_model: ``independent``: all clients are equally likely to drop out; ``slow``: each client has a speed,
             and slow clients drop out more often, the same ones in every round (`fl.runs.sampling`).
-        corrupt: the fraction of clients that may collude with the server; raises the threshold.
         aggregator: `secure` or `plain`.
         compare: train with both aggregators, and check the secure sums against plain sums of the same vectors.
         clip: a fixed bound of all elements of updates, in the model's units. None: each tensor has its own bound, which
@@ -113,18 +124,31 @@ class Protocol:
             the sum over all clients does not fit 32 bits: a wider ring takes twice the time.
     """
 
+    graph: GraphName = "auto"
+    adversary: AdversaryName | None = None
+    corrupt: float = 0.0
+    threshold: int | None = None
     sample: int | None = None
     dropout: float = 0.0
     dropout_at: tuple[str, ...] = ("any",)
     dropout_model: DropoutModel = "independent"
-    corrupt: float = 0.0
     aggregator: AggregatorName = "secure"
     compare: bool = False
     clip: float | None = None
     value_bits: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("graph", "adversary"):
+            if isinstance(value := getattr(self, name), Enum):
+                object.__setattr__(self, name, value.value)
+
     def problems(self) -> Iterable[str]:
         """Yield one message for each value that is out of range."""
+        yield from name_problems(self.graph, self.adversary)
+        if "consistency-check" in self.dropout_at and self.adversary in (None, Adversary.HONEST_BUT_CURIOUS.value):
+            yield "with adversary honest-but-curious there is no consistency-check in which clients could drop out"
+        if self.threshold is not None and self.threshold < 2:
+            yield f"threshold must be at least 2, not {self.threshold}"
         for point in self.dropout_at:
             if point not in DROPOUT_POINTS:
                 yield _unknown("dropout point", point, DROPOUT_POINTS)
@@ -153,8 +177,8 @@ _DEFAULT_PROTOCOL = Protocol()
 class RunConfig:
     """The settings of a federated training run: four parts, and those of the whole run.
 
-    None stands for a setting that was not given; the properties `model`, `partition`, `sample` and `value_bits` then
-    give the default.
+    None stands for a setting that was not given; the properties `model`, `partition`, `sample`, `adversary` and
+    `value_bits` then give the default. `graph` also says what ``auto`` stands for.
 
     Attributes:
         data: the data, the model, and the split of the data.
@@ -186,7 +210,7 @@ class RunConfig:
             raise ConfigError("; ".join(problems))
 
     def _problems(self) -> Iterable[str]:
-        optional = {"sample": self.protocol.sample, "value_bits": self.protocol.value_bits}
+        optional = {name: getattr(self.protocol, name) for name in ("sample", "threshold", "value_bits")}
         for name, value in {"clients": self.data.clients, **optional}.items():
             if type(value) is not int and (value is not None or name not in optional):
                 yield f"{name} must be a whole number, not {value!r}"
@@ -227,6 +251,26 @@ class RunConfig:
         """The bits of each element of an update."""
         own = self.protocol.value_bits
         return max(MIN_VALUE_BITS, _value_bits_for(self.sample)) if own is None else own
+
+    @property
+    def adversary(self) -> Adversary:
+        """The server that the rounds withstand."""
+        own = self.protocol.adversary
+        return Adversary.HONEST_BUT_CURIOUS if own is None else Adversary(own)
+
+    @property
+    def graph(self) -> GraphKind:
+        """The graph of the rounds: the named one, or what ``auto`` stands for with this number of clients."""
+        own = self.protocol
+        if own.graph != "auto":
+            return GraphKind(own.graph)
+        return cheapest_graph(
+            num_clients=self.sample,
+            dropout=own.dropout,
+            corrupt=own.corrupt,
+            adversary=self.adversary,
+            threshold=own.threshold,
+        ).graph
 
     @property
     def dropout_rounds(self) -> tuple[Round, ...]:
@@ -272,7 +316,8 @@ class RunConfig:
     def settled(self) -> "RunConfig":
         """Return the same config with its defaults filled in, so that later defaults do not change the run."""
         own = {name: getattr(self, name) for name in ("model", "partition", "sample", "value_bits")}
-        return self.of(**{**self.options(), **own, "server_learning_rate": self.server.rate})
+        own |= {"graph": self.graph.value, "adversary": self.adversary.value, "server_learning_rate": self.server.rate}
+        return self.of(**{**self.options(), **own})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON, by the names of their options."""
@@ -336,22 +381,3 @@ def _not_fractions(**values: float) -> Iterable[str]:
     for name, value in values.items():
         if not 0 <= value < 1:
             yield f"{name} must be a fraction, at least 0 and below 1, not {value}"
-
-
-def completed(values: dict[str, Any], names: Collection[str], added: Before) -> dict[str, Any]:
-    """Return stored values for all ``names``; ``added`` gives the values that an earlier version lacks.
-
-    Raises:
-        ConfigError: a name is unknown, so that its meaning cannot be guessed, or missing.
-    """
-    values = {**{name: before(values) for name, before in added.items() if name not in values}, **values}
-    unknown, missing = sorted(values.keys() - set(names)), sorted(set(names) - values.keys())
-    if unknown or missing:
-        problems = [
-            f"{', '.join(wrong)} {what}" for wrong, what in ((unknown, "not known here"), (missing, "missing")) if wrong
-        ]
-        raise ConfigError(
-            f"a stored run of another version: {'; '.join(problems)}; go on with the version that wrote it, or a later "
-            "one"
-        )
-    return values

@@ -29,7 +29,7 @@ from fl.learning.training import DivergedError
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule
-from secagg import ClientId, Round
+from secagg import Adversary, ClientId, Identity, Round
 from transport import FaultSchedule
 
 ProgressObserver = Callable[[str, Round, int, int], None]
@@ -62,13 +62,18 @@ class FederatedRun(Run):
         self.worker = LocalWorker(config, dataset, deal_out(config, dataset))
         check_engine(config.engine, self.worker, self._resources)
         self.aggregator: Aggregator = PlainAggregator()
+        self._plans = session_plans(config, self.layout.sizes)
+        self._identities = None
+        if config.adversary is Adversary.MALICIOUS:
+            self._identities = {client_id: Identity.generate(os.urandom) for client_id in range(config.data.clients)}
         if aggregator == "secure":
             self.aggregator = SecureAggregator(
-                session_plans(config, self.layout.sizes),
+                self._plans,
                 num_clients=config.sample,
                 tracker=self.tracker,
                 verify=config.protocol.compare,
                 workers=os.cpu_count() or 1,
+                identities=self._identities,
             )
         self._evaluation = self._build_evaluation()
         self._engine: TrainingEngine | None = None
@@ -97,10 +102,10 @@ class FederatedRun(Run):
         if not config.data.holdout:
             return None
         return FederatedEvaluation(
+            self._plans,
             num_clients=config.sample,
             max_examples=self.worker.max_held_out,
-            dropout=config.protocol.dropout,
-            corrupt=config.protocol.corrupt,
+            identities=self._identities,
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
@@ -182,7 +187,15 @@ def _raise_if_all_refused(result: RoundResult) -> None:
 def session_plans(config: RunConfig, sizes: tuple[int, ...]) -> SessionPlans:
     """Return the plans of a simulated run's sessions; ``sizes`` are the elements of each tensor of an update."""
     protocol = config.protocol
-    return SessionPlans(sizes=sizes, value_bits=config.value_bits, dropout=protocol.dropout, corrupt=protocol.corrupt)
+    return SessionPlans(
+        sizes=sizes,
+        value_bits=config.value_bits,
+        dropout=protocol.dropout,
+        corrupt=protocol.corrupt,
+        adversary=config.adversary,
+        graph=config.graph,
+        threshold=protocol.threshold,
+    ).explained(config.sample)
 
 
 def start_runs(config: RunConfig, dataset: Dataset, resources: Resources | None = None) -> list[FederatedRun]:

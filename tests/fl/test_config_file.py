@@ -11,7 +11,9 @@ from fl.config.config_file import read_config_file
 from fl.config.run_config import SETTINGS, RunConfig
 from fl.errors import ConfigError
 
-SETTLED = RunConfig.of(server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5, threads=2).settled()
+SETTLED = RunConfig.of(
+    server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5, threads=2, threshold=30
+).settled()
 
 
 def toml_of(value: object) -> str:

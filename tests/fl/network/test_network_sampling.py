@@ -146,10 +146,10 @@ def test_a_client_whose_policy_is_the_complete_graph_declines_a_sparse_one_and_s
 
 
 def test_impossible_settings_of_a_sample_are_refused() -> None:
-    config = RunConfig.of(clients=20, sample=10)
+    config = RunConfig.of(clients=20, sample=10, adversary="malicious")
 
     def settled(**changes: Any) -> Any:
-        return settle(config, **{"min_clients": None, "adversary": Adversary.MALICIOUS, "max_examples": None} | changes)
+        return settle(config, **{"min_clients": None, "max_examples": None} | changes)
 
     settings = settled(over_select=1.3)
     assert (settings.invited(config), settings.min_clients) == (13, 7)
