@@ -19,13 +19,25 @@ GRAPHS: tuple[str, ...] = get_args(GraphName)
 ADVERSARIES: tuple[str, ...] = get_args(AdversaryName)
 
 
-def name_problems(graph: object, adversary: object) -> list[str]:
-    """Return one message for each value that is no `GraphName`, `AdversaryName` or None."""
+def name_of(value: Any) -> Any:
+    """Return the name of a member of `GraphKind` or `Adversary`; other values as they are."""
+    return value.value if isinstance(value, GraphKind | Adversary) else value
+
+
+def name_problems(graph: object, adversary: object = None) -> list[str]:
+    """Return one message for each value that is no `GraphName`, no `AdversaryName`, none of the enums' and not None."""
     return [
         f"unknown {what} {value!r}; known are {', '.join(known)}"
         for what, value, known in (("graph", graph, GRAPHS), ("adversary", adversary, ADVERSARIES))
-        if value is not None and value not in known
+        if value is not None and name_of(value) not in known
     ]
+
+
+def widest_graph(graph: str | GraphKind, adversary: Adversary) -> GraphKind:
+    """Return the graph itself; for ``auto`` the sparse one where it can stand for that, else the complete one."""
+    if graph != "auto":
+        return GraphKind(graph)
+    return GraphKind.SPARSE if adversary is Adversary.HONEST_BUT_CURIOUS else GraphKind.COMPLETE
 
 
 def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **numbers: Any) -> secagg.Plan:
@@ -38,8 +50,7 @@ def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **number
     Raises:
         PlanError: a name is unknown, or there is no plan; the error names every reason.
     """
-    given = [value.value if isinstance(value, GraphKind | Adversary) else value for value in (graph, adversary)]
-    problems = name_problems(*given)
+    problems = name_problems(graph, adversary)
     mode = Adversary.HONEST_BUT_CURIOUS if problems else Adversary(adversary)
     kind, choice = GraphKind.COMPLETE, None
     if not problems and graph == "auto":

@@ -4,11 +4,10 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Literal, get_args, get_type_hints
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
-from fl.aggregation.planning import AdversaryName, GraphName, name_problems
+from fl.aggregation.planning import AdversaryName, GraphName, name_of, name_problems
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
 from fl.config.stored import Before, completed
 from fl.errors import ConfigError
@@ -139,8 +138,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name in ("graph", "adversary"):
-            if isinstance(value := getattr(self, name), Enum):
-                object.__setattr__(self, name, value.value)
+            object.__setattr__(self, name, name_of(getattr(self, name)))
 
     def problems(self) -> Iterable[str]:
         """Yield one message for each value that is out of range."""
