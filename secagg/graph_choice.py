@@ -84,7 +84,7 @@ def cheapest_graph(
         return choice(
             GraphKind.COMPLETE,
             f"for {num_clients} clients it costs little more than a sparse one of {sparse.degree} neighbours, and is "
-            f"safe with up to {_most_corrupt(complete)} corrupt clients",
+            f"safe with {_most_corrupt(complete)} of them corrupt",
         )
     if adversary is not Adversary.HONEST_BUT_CURIOUS:
         return choice(
@@ -104,7 +104,7 @@ def cheapest_graph(
         f"{sparse.degree / complete.degree:.0%}, and its traffic beside its vector to {_kilobytes(sparse)} from "
         f"{_kilobytes(complete)}; safe, except with probability 2^-{SECURITY_BITS}, while at most "
         f"{fraction_of(with_reserve(dropout), num_clients)} clients vanish and {fraction_of(corrupt, num_clients)} are "
-        f"corrupt: the complete graph with up to {_most_corrupt(complete)}, whoever vanishes",
+        f"corrupt: the complete graph with {_most_corrupt(complete)}, whoever vanishes",
     )
 
 

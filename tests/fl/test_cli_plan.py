@@ -168,7 +168,7 @@ HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "safetensors", "fl.
     [
         (("--help",), "train"),
         (("train", "--help"), "--aggregator"),
-        (("plan", "--clients", "100", "--json"), '"threshold": 51'),
+        (("plan", "--clients", "40", "--json"), '"threshold": 21'),
     ],
 )
 def test_help_and_plans_do_not_wait_for_torch(arguments: tuple[str, ...], words: str) -> None:
