@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from secagg.errors import PlanError
 from secagg.params import Adversary, Parameters
-from secagg.planner import GraphKind, Plan, fraction_of, plan
+from secagg.planner import SPARSE_ALLOWS, GraphKind, Plan, fraction_of, plan
 from secagg.sparse_bounds import SECURITY_BITS
 
 SPARSE_RESERVE = 0.05
@@ -56,9 +56,9 @@ def cheapest_graph(
         num_clients, dropout, corrupt, adversary, threshold, min_inputs: as for `plan`.
     """
 
-    def parameters(graph: GraphKind) -> Parameters | None:
+    def parameters(graph: GraphKind) -> Parameters | PlanError:
         try:
-            found = plan(
+            return plan(
                 num_clients=num_clients,
                 vector_length=1,
                 value_bits=1,
@@ -68,19 +68,18 @@ def cheapest_graph(
                 graph=graph,
                 threshold=threshold,
                 min_inputs=min_inputs,
-            )
-        except PlanError:
-            return None
-        return found.parameters
+            ).parameters
+        except PlanError as error:
+            return error
 
     def choice(graph: GraphKind, why: str) -> GraphChoice:
         planned_for = dropout if graph is GraphKind.COMPLETE else with_reserve(dropout)
         return GraphChoice(graph, planned_for, f"graph {graph.value}: {why}")
 
     sparse, complete = parameters(GraphKind.SPARSE), parameters(GraphKind.COMPLETE)
-    if sparse is None or sparse.is_complete:
+    if isinstance(sparse, PlanError) or sparse.is_complete:
         return choice(GraphKind.COMPLETE, f"no sparse graph of {num_clients} clients is safe and works for this threat")
-    if complete is not None and complete.degree - sparse.degree < _WORTHWHILE:
+    if isinstance(complete, Parameters) and complete.degree - sparse.degree < _WORTHWHILE:
         return choice(
             GraphKind.COMPLETE,
             f"for {num_clients} clients it costs little more than a sparse one of {sparse.degree} neighbours, and is "
@@ -92,11 +91,10 @@ def cheapest_graph(
             f"clients that do not trust the server decline a sparse one, of {sparse.degree} neighbours, unless told "
             "otherwise",
         )
-    if complete is None:
+    if isinstance(complete, PlanError):
+        reason = complete.reasons[0].removesuffix(SPARSE_ALLOWS)
         return choice(
-            GraphKind.SPARSE,
-            f"the complete graph has no plan for {dropout:.0%} dropouts and {corrupt:.0%} corrupt clients; "
-            f"a sparse one with {sparse.degree} neighbours has",
+            GraphKind.SPARSE, f"the complete graph has no plan ({reason}), one of {sparse.degree} neighbours has"
         )
     return choice(
         GraphKind.SPARSE,

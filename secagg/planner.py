@@ -16,6 +16,9 @@ from secagg.sparse_bounds import CORRECTNESS_BITS, MOST_CLIENTS, SECURITY_BITS, 
 # 0.29 * 100 is 28.999... in binary, but the user means 29.
 _EPSILON = 1e-14
 
+SPARSE_ALLOWS = "; a sparse graph allows it"
+"""The end of a reason against the complete graph where the sparse one has a plan."""
+
 
 @unique
 class GraphKind(Enum):
@@ -100,7 +103,7 @@ def plan(
     if choice is None:
         choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons, corrupt > 0, min_inputs)
         if reasons and graph is GraphKind.COMPLETE and threshold is None and _is_possible(bounds, num_clients):
-            reasons[-1] += "; a sparse graph allows it"
+            reasons[-1] += SPARSE_ALLOWS
 
     weighted_bits, ring_bits = _widths(num_clients, value_bits, max_value, max_weight)
     if ring_bits > ring.MAX_RING_BITS:

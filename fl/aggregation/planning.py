@@ -43,6 +43,8 @@ def widest_graph(graph: str | GraphKind, adversary: Adversary) -> GraphKind:
 def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **numbers: Any) -> secagg.Plan:
     """Return the plan of one session; with the graph ``auto``, its first reason says why the graph was chosen.
 
+    A sparse graph is planned for at least 5% dropouts, since it has no spare clients.
+
     Args:
         graph, adversary: a `GraphName` and an `AdversaryName`, or members of the enums.
         numbers: the other arguments of `secagg.plan`.
@@ -58,6 +60,8 @@ def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **number
         kind, numbers["dropout"] = choice.graph, choice.dropout
     elif not problems:
         kind = GraphKind(graph)
+        if kind is GraphKind.SPARSE:
+            numbers["dropout"] = with_reserve(numbers["dropout"])
     try:
         plan = secagg.plan(**numbers, adversary=mode, graph=kind)
     except PlanError as error:
@@ -77,8 +81,7 @@ class SessionPlans:
     Attributes:
         sizes: elements of each tensor of an update.
         value_bits: that elements are rounded to.
-        corrupt, adversary, graph, threshold, min_inputs: as for `secagg.plan`. A sparse graph is planned for at least
-            5% dropouts, since it has no spare clients.
+        corrupt, adversary, graph, threshold, min_inputs: as for `plan_session`.
         choice: the reason for the graph, if it was chosen.
         goal: with this many inputs a session goes on: clients beyond them count as vanished. None: with all of them.
         dropout: the fraction of the other clients that is expected to vanish.
@@ -134,12 +137,11 @@ class SessionPlans:
 
     def plan_of(self, num_clients: int, vector_length: int, value_bits: int) -> secagg.Plan:
         """Return the plan of a session that sums other vectors than updates; PlanError as above."""
-        dropout = self._dropout(num_clients)
-        plan = secagg.plan(
+        plan = plan_session(
             num_clients=num_clients,
             vector_length=vector_length,
             value_bits=value_bits,
-            dropout=with_reserve(dropout) if self.graph is GraphKind.SPARSE else dropout,
+            dropout=self._dropout(num_clients),
             corrupt=self.corrupt,
             adversary=self.adversary,
             graph=self.graph,

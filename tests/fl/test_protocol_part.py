@@ -146,14 +146,17 @@ def test_a_refusal_names_the_sparse_graph() -> None:
         assert "1 fewer than the threshold 26; a sparse graph allows it" in result.stderr
 
 
-def test_plan_and_simulate_choose_as_train_does() -> None:
-    options = ("--clients", 60, "--dropout", 0.1, "--value-bits", 24)
+@pytest.mark.parametrize("graph", ["auto", "sparse", "complete"])
+def test_plan_and_simulate_plan_as_train_does(graph: str) -> None:
+    """A sparse graph with a reserve, though nobody vanishes."""
+    options = ("--clients", 60, "--value-bits", 24, "--graph", graph)
     planned = json.loads(invoke("plan", *options, "--length", 650, "--json").stdout)
     simulated = json.loads(invoke("simulate", *options, "--length", 650, "--json").stdout)
     assert simulated["exact"]
-    run = make_run(clients=60, batch_size=4, dropout=0.1)
+    run = make_run(clients=60, batch_size=4, graph=graph)
     assert isinstance(run.aggregator, SecureAggregator)
     trained = run.aggregator.plan
     for name in ("threshold", "degree"):
         assert planned[name] == simulated["plan"][name] == getattr(trained.parameters, name)
-    assert planned["why"] == simulated["plan"]["why"] == trained.why
+    assert planned["reasons"][-2:] == list(trained.reasons[-2:])
+    assert planned["expected_dropouts"] == (0 if graph == "complete" else 3)

@@ -138,7 +138,7 @@ def test_serve_names_the_sparse_graph_where_too_many_vanish(tmp_path: Path) -> N
     assert refused.exit_code == 1
     assert "fewer than the threshold 31; a sparse graph allows it" in refused.stderr
     taken = invoke(*options, "--out", tmp_path / "auto")
-    assert "the complete graph has no plan for 50% dropouts" in taken.stdout
+    assert "the complete graph has no plan (30 of 60 clients" in taken.stdout
 
 
 def test_a_settings_file_has_them_in_its_protocol_section(tmp_path: Path) -> None:
