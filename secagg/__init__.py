@@ -33,6 +33,7 @@ from secagg.events import (
     UnmaskReady,
     rounds_of,
 )
+from secagg.graph_choice import GraphChoice, cheapest_graph
 from secagg.identity import Identity, KeyDirectory, PinnedKeys, TrustOnFirstUse, TrustOnFirstUseWarning
 from secagg.messages import ClientMessage, ServerMessage
 from secagg.params import Adversary, ClientId, Parameters
@@ -58,6 +59,7 @@ __all__ = [
     "Dispute",
     "DropReason",
     "EntropySource",
+    "GraphChoice",
     "GraphKind",
     "Identity",
     "InputRequested",
@@ -87,6 +89,7 @@ __all__ = [
     "TrustOnFirstUseWarning",
     "UnmaskJob",
     "UnmaskReady",
+    "cheapest_graph",
     "decode_client_message",
     "decode_server_message",
     "encode",

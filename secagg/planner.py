@@ -16,6 +16,9 @@ from secagg.sparse_bounds import CORRECTNESS_BITS, MOST_CLIENTS, SECURITY_BITS, 
 # 0.29 * 100 is 28.999... in binary, but the user means 29.
 _EPSILON = 1e-14
 
+SPARSE_ALLOWS = "; a sparse graph allows it"
+"""The end of a reason against the complete graph where the sparse one has a plan."""
+
 
 @unique
 class GraphKind(Enum):
@@ -36,6 +39,7 @@ class Plan:
         spare_clients: number of clients beyond these that may vanish before the session aborts; None on a sparse
             graph, where it depends on which clients they are.
         reasons: one sentence for each chosen number.
+        why: the reason for the graph, if `cheapest_graph` chose it; it is also the first of ``reasons``.
     """
 
     parameters: Parameters
@@ -43,6 +47,7 @@ class Plan:
     expected_dropouts: int
     spare_clients: int | None
     reasons: tuple[str, ...]
+    why: str | None = None
 
 
 def plan(
@@ -98,7 +103,7 @@ def plan(
     if choice is None:
         choice = _complete_choice(num_clients, corrupt_clients, dropouts, threshold, reasons, corrupt > 0, min_inputs)
         if reasons and graph is GraphKind.COMPLETE and threshold is None and _is_possible(bounds, num_clients):
-            reasons[-1] += "; a sparse graph allows it"
+            reasons[-1] += SPARSE_ALLOWS
 
     weighted_bits, ring_bits = _widths(num_clients, value_bits, max_value, max_weight)
     if ring_bits > ring.MAX_RING_BITS:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fl.aggregation.counters import IntegerVector
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.totals import TotalsEncoding
 from fl.aggregation.totals_session import SummedTotals, TotalsSession
 from fl.errors import ConfigError
-from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, ratio
+from fl.learning.figures import FigureRange, ratio
 from fl.learning.training import Evaluation
-from secagg import ClientId
+from secagg import ClientId, Identity
 from transport import FaultSchedule
 
 EvaluateClient = Callable[[ClientId], Evaluation | None]
@@ -39,10 +40,10 @@ class FederatedEvaluation:
     """A session after a round that sums each client's counts of examples, and its metrics and loss.
 
     Args:
+        plans: the plans of the run's sessions: the same threat and graph hold here.
         num_clients: number of clients in a session.
         max_examples: a public bound on the number of held-out examples of one client.
-        dropout, corrupt: as for `secagg.plan`.
-        figures: the ranges of the loss and of each metric.
+        identities: in malicious mode, the clients' identities.
 
     Raises:
         ConfigError: no client holds out any examples.
@@ -51,17 +52,17 @@ class FederatedEvaluation:
 
     def __init__(
         self,
+        plans: SessionPlans,
         *,
         num_clients: int,
         max_examples: int,
-        dropout: float,
-        corrupt: float,
-        figures: tuple[FigureRange, ...] = CLASSIFICATION_FIGURES,
+        identities: Mapping[ClientId, Identity] | None = None,
     ) -> None:
         if max_examples < 1:
             raise ConfigError("no client has enough examples to hold one out: raise holdout")
-        self._encoding = held_out_encoding(figures, max_examples)
-        self._session = TotalsSession(self._encoding, num_clients=num_clients, dropout=dropout, corrupt=corrupt)
+        self._encoding = held_out_encoding(plans.figures, max_examples)
+        self._session = TotalsSession(self._encoding, plans, num_clients=num_clients, identities=identities)
+        self.plan = self._session.plan
 
     def run(
         self,

@@ -1,6 +1,7 @@
 """Secure aggregation of the clients' updates to their mean: the server sees only masked vectors and their sum."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
 
@@ -13,7 +14,7 @@ from fl.aggregation.encoding import UndecodableSumError, UpdateEncoding
 from fl.aggregation.phases import PhaseCost, phase_costs
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import Ranges, ScaleTracker
-from secagg import ClientId, PlanError, Round
+from secagg import ClientId, Identity, PlanError, Round
 from transport import run_session
 
 # Number of clients measured in a simulated round. Their updates stay in memory until they are sent, so fewer clients
@@ -36,6 +37,7 @@ class SecureAggregator:
         verify: keep the clients' encoded vectors, and compare the secure sum with their sum, element by element. For
             simulations only: it needs all vectors in memory, and a real server does not have them.
         workers: number of cores for the recovery of the masks.
+        identities: in malicious mode, the clients' identities.
 
     Raises:
         PlanError: sessions with this number of clients cannot work.
@@ -51,12 +53,14 @@ class SecureAggregator:
         tracker: ScaleTracker,
         verify: bool = False,
         workers: int = 1,
+        identities: Mapping[ClientId, Identity] | None = None,
     ) -> None:
         self._plans = plans
         self._num_clients = num_clients
         self._tracker = tracker
         self._verify = verify
         self._workers = workers
+        self._identities = identities
         self.plan = plans.plan(num_clients)
 
     def aggregate(self, request: RoundRequest) -> RoundResult:
@@ -114,6 +118,7 @@ class SecureAggregator:
             faults=request.faults,
             seed=request.seed,
             workers=self._workers,
+            identities=self._identities,
             observer=request.observer,
             announce=None if request.announce is None else train.announce,
             recovery=request.recovery,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import secagg
 from fl.aggregation.counters import IntegerVector
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.totals import TotalsEncoding, UndecodableSumError
 from fl.learning.figures import Total
-from secagg import ClientId
+from secagg import ClientId, Identity
 from transport import FaultSchedule, run_session
 
 
@@ -28,22 +29,25 @@ class TotalsSession:
 
     Args:
         encoding: of each client's totals.
+        plans: the plans of the run's sessions: the same threat and graph hold here.
         num_clients: number of clients in a session.
-        dropout, corrupt: as for `secagg.plan`.
+        identities: in malicious mode, the clients' identities.
 
     Raises:
         PlanError: the numbers do not work together.
     """
 
-    def __init__(self, encoding: TotalsEncoding, *, num_clients: int, dropout: float, corrupt: float) -> None:
+    def __init__(
+        self,
+        encoding: TotalsEncoding,
+        plans: SessionPlans,
+        *,
+        num_clients: int,
+        identities: Mapping[ClientId, Identity] | None = None,
+    ) -> None:
         self._encoding = encoding
-        self.plan = secagg.plan(
-            num_clients=num_clients,
-            vector_length=encoding.vector_length,
-            value_bits=encoding.value_bits,
-            dropout=dropout,
-            corrupt=corrupt,
-        )
+        self._identities = identities
+        self.plan = plans.plan_of(num_clients, encoding.vector_length, encoding.value_bits)
 
     def run(
         self,
@@ -70,6 +74,7 @@ class TotalsSession:
             received_context=received_context,
             faults=faults,
             seed=seed,
+            identities=self._identities,
         ).outcome
         return decoded_totals(outcome, self._encoding)
 

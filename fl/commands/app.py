@@ -10,7 +10,7 @@ from rich.table import Table
 from typer import Option
 from typer.core import TyperGroup
 
-import secagg
+from fl.aggregation.planning import plan_session
 from fl.commands import certs as certs_command
 from fl.commands import evaluate as evaluate_command
 from fl.commands import experiment as experiment_command
@@ -24,8 +24,8 @@ from fl.commands.output import INTERRUPTED, open_console, reported
 from fl.config.run_config import SETTINGS, RunConfig
 from fl.errors import ConfigError
 from fl.formatting import json_line
-from fl.runs.plan_json import plan_to_json
-from secagg import Adversary, GraphKind, PlanError
+from fl.runs.plan_json import graph_of, plan_to_json
+from secagg import Adversary
 
 _ORDER = ("train", "report", "evaluate", "new", "plan", "simulate", "study", "experiment", "certs", "serve", "join")
 
@@ -46,10 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_ADVERSARIES = f"What the protocol must withstand: {', '.join(adversary.value for adversary in Adversary)}."
-_GRAPHS = "complete: each client shares masks with all others; sparse: with a few, for many clients."
 _DROPOUT = "Expected fraction of the clients that drop out"
-_CORRUPT = "Fraction of the clients that may collude with the server."
 
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON object on stdout, all other output on stderr.")]
 
@@ -82,21 +79,18 @@ def _main(
 def plan(
     clients: Annotated[int, Option(help="Number of clients in a session.")],
     dropout: Annotated[float, Option(help=f"{_DROPOUT}.")] = 0.0,
-    corrupt: Annotated[float, Option(help=_CORRUPT)] = 0.0,
-    adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
-    graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
+    corrupt: Annotated[float, Option(help=options.help_of("corrupt"))] = 0.0,
+    adversary: Annotated[str, Option(help=options.help_of("adversary"))] = Adversary.HONEST_BUT_CURIOUS.value,
+    graph: Annotated[str, Option(help=options.help_of("graph"))] = "auto",
     length: Annotated[int, Option(help="Number of elements in each client's vector.")] = 100_000,
     value_bits: Annotated[int, Option(help="Bits per element of a vector.")] = 16,
     max_weight: Annotated[int, Option(help="Largest integer weight of a client; its vector is multiplied by it.")] = 1,
-    threshold: Annotated[
-        int | None,
-        Option(help="Clients whose shares are needed to unmask the sum (default: the smallest safe number)."),
-    ] = None,
+    threshold: Annotated[int | None, Option(help=options.help_of("threshold"))] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose safe protocol parameters for a threat model, and explain them; list every reason if there are none."""
     with reported(as_json):
-        chosen = _plan(
+        chosen = plan_session(
             num_clients=clients,
             vector_length=length,
             value_bits=value_bits,
@@ -112,30 +106,13 @@ def plan(
         return
     params = chosen.parameters
     table = Table(title=f"plan for {params.num_clients} clients", show_header=False)
+    table.add_row("graph", graph_of(params).value)
     for name in ("threshold", "degree", "ring_bits", "value_bits", "vector_length"):
         table.add_row(name.replace("_", " "), f"{getattr(params, name):,}")
     console = open_console()
     console.print(table)
     for reason in chosen.reasons:
         console.print(f"- {reason}", highlight=False, soft_wrap=True)
-
-
-def _plan(*, adversary: str, graph: str, **numbers: Any) -> secagg.Plan:
-    """Return the plan; report unknown names and impossible numbers together."""
-    reasons = []
-    choices: dict[str, Any] = {}
-    for name, value, kind in (("adversary", adversary, Adversary), ("graph", graph, GraphKind)):
-        known = {member.value: member for member in kind}
-        choices[name] = known.get(value, next(iter(kind)))
-        if value not in known:
-            reasons.append(f"unknown {name} {value!r}; known are {', '.join(known)}")
-    try:
-        chosen = secagg.plan(**numbers, **choices)
-    except PlanError as error:
-        raise PlanError((*reasons, *error.reasons)) from None
-    if reasons:
-        raise PlanError(tuple(reasons))
-    return chosen
 
 
 @app.command()
@@ -149,9 +126,10 @@ def simulate(
             help=f"{_DROPOUT}, over all rounds, or in one: masked-input-collection=0.3; repeatable (default: none)."
         ),
     ] = None,
-    corrupt: Annotated[float, Option(help=_CORRUPT)] = 0.0,
-    adversary: Annotated[str, Option(help=_ADVERSARIES)] = Adversary.HONEST_BUT_CURIOUS.value,
-    graph: Annotated[str, Option(help=_GRAPHS)] = GraphKind.COMPLETE.value,
+    corrupt: Annotated[float, Option(help=options.help_of("corrupt"))] = 0.0,
+    adversary: Annotated[str, Option(help=options.help_of("adversary"))] = Adversary.HONEST_BUT_CURIOUS.value,
+    graph: Annotated[str, Option(help=options.help_of("graph"))] = "auto",
+    threshold: Annotated[int | None, Option(help=options.help_of("threshold"))] = None,
     workers: Annotated[
         int | None, Option(help="CPU cores that the server uses to recover masks (default: all).")
     ] = None,
@@ -165,7 +143,7 @@ def simulate(
         if seed < 0 or (workers is not None and workers < 1):
             raise ConfigError("seed must not be negative, and workers must be at least 1")
         dropouts = parse_dropouts(dropout or [])
-        chosen = _plan(
+        chosen = plan_session(
             num_clients=clients,
             vector_length=length,
             value_bits=bits,
@@ -173,6 +151,7 @@ def simulate(
             corrupt=corrupt,
             adversary=adversary,
             graph=graph,
+            threshold=threshold,
         )
         result, as_object = run_simulation(
             chosen, dropouts, seed=seed, workers=workers, console=open_console(stderr=as_json)

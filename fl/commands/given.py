@@ -13,7 +13,8 @@ from typer import Option
 
 from fl.commands.options import LIMITS
 from fl.config.config_file import read_config_file
-from fl.config.run_config import SETTINGS, Setting
+from fl.config.run_config import SETTINGS
+from fl.config.setting import Setting
 from fl.errors import ConfigError
 
 # An empty variable counts as none. Of these, that would let in whoever is to be shut out.

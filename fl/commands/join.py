@@ -107,11 +107,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             ),
         ] = None,
         min_inputs: Annotated[int, Option(help="Fewest updates in a mean; rounds with fewer are declined.")] = 3,
-        graph: Annotated[
+        accepted_graph: Annotated[
             str | None,
             Option(
+                "--graph",
                 help=f"Graph to accept: {GRAPHS}; sparse accepts both (default: complete in malicious and "
-                "semi-malicious mode, else both)."
+                "semi-malicious mode, else both).",
             ),
         ] = None,
         max_epochs: Annotated[
@@ -159,8 +160,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError("give the server's HOST:PORT, and --id with this client's id")
             limits = chosen_limits(settings)
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
-            if graph is not None and graph not in {kind.value for kind in GraphKind}:
-                raise ConfigError(f"unknown graph {graph!r}; known are {GRAPHS}")
+            if accepted_graph is not None and accepted_graph not in {kind.value for kind in GraphKind}:
+                raise ConfigError(f"unknown graph {accepted_graph!r}; known are {GRAPHS}")
             if not 0 <= client_id <= MAX_CLIENT_ID:
                 raise ConfigError(f"id must be between 0 and {MAX_CLIENT_ID}, not {client_id}")
             address = parse_address(server)
@@ -207,7 +208,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 policy=Policy(
                     adversary=adversary,
                     min_inputs=min_inputs,
-                    graph=None if graph is None else GraphKind(graph),
+                    graph=None if accepted_graph is None else GraphKind(accepted_graph),
                     max_epochs=max_epochs,
                     max_classes=max_classes,
                     own_model=model or "",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from fl.aggregation.planning import ADVERSARIES
 from fl.config.config_file import SHORT, plain_type
 from fl.config.run_config import DROPOUT_POINTS, ENGINES, SETTINGS
 from fl.errors import ConfigError
@@ -56,11 +57,16 @@ _HELP = {
     "server_momentum": "Momentum of fedavgm; beta1 of fedadagrad, fedadam and fedyogi.",
     "server_beta2": "beta2 of fedadam and fedyogi.",
     "server_tau": "tau of fedadagrad, fedadam and fedyogi; it limits their steps where past updates were small.",
+    "graph": "Clients that share masks: complete: all with all; sparse: each with a few, for many clients; auto: the "
+    "cheaper one that is safe for the threat.",
+    "adversary": f"What the protocol must withstand: {', '.join(ADVERSARIES)} (default: honest-but-curious).",
+    "corrupt": "Fraction of the clients that may collude with the server; raises the threshold.",
+    "threshold": "Clients whose shares are needed to unmask the sum; on a sparse graph, of a client's neighbours "
+    "(default: the smallest safe number).",
     "sample": "Clients that take part in each round, drawn at random (default: all).",
     "dropout": "Fraction of a round's clients that drop out.",
     "dropout_at": f"Round in which they drop out: {', '.join(DROPOUT_POINTS)}; repeatable (default: any).",
     "dropout_model": "independent: all clients are equally likely to drop out; slow: slow clients are more likely.",
-    "corrupt": "Fraction of the clients that may collude with the server; raises the threshold.",
     "aggregator": "secure: the server learns only the sum of updates; plain: it sees each update.",
     "compare": "Also train with the plain aggregator, and check the secure sums against plain ones.",
     "clip": "Clip all elements of updates to this value (default: bounds that adapt to the updates).",
@@ -135,6 +141,11 @@ def training_options(
         # A list's default is in its help text, since the command line cannot show it.
         default = None if plain_type(setting.type) is tuple or name in required else setting.default
         yield _option(name, plain_type(setting.type), default, texts[name], _PANELS[setting.section])
+
+
+def help_of(name: str) -> str:
+    """Return the text of this setting's option, for commands that run no training."""
+    return _HELP[name].replace(" (default: honest-but-curious)", "")
 
 
 def limit_options(names: Iterable[str] = tuple(_LIMITS_HELP)) -> Iterator[inspect.Parameter]:

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 from typer import Option
 
+from fl.aggregation.planning import ADVERSARIES
 from fl.commands.given import configurable, given, is_set, refuse_with_resume
 from fl.commands.options import (
     NOT_SETTLED,
@@ -27,12 +28,11 @@ from fl.config.run_config import SETTINGS, RunConfig
 from fl.errors import ConfigError
 from fl.formatting import json_line
 from fl.network.addresses import parse_address
-from fl.network.modes import ADVERSARIES, GRAPHS, chosen_adversary, what_it_gives_up
-from secagg import GraphKind
+from fl.network.modes import chosen_adversary, what_it_gives_up
+from secagg.graph_choice import SPARSE_RESERVE
 from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT, proxy_networks
 
-_SPARSE_DROPOUT = 0.05
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 # Options that may be given with --resume: where and how long the run is served. All others are fixed when it starts.
@@ -68,8 +68,10 @@ _HELP = {
     "sample": "Clients that take part in each round, drawn at random from the connected ones (default: all enrolled).",
     "holdout": "Fraction of their examples that clients are asked to hold out; after each round the model is measured "
     "on them, by secure sums (0: never).",
-    "dropout": "Fraction of a round's clients that may drop out, beyond those above --min-clients (if not given with "
-    "--graph sparse: 0.05).",
+    "adversary": f"What the protocol must withstand: {', '.join(ADVERSARIES)} (default: malicious, with "
+    "--plaintext honest-but-curious).",
+    "dropout": "Fraction of a round's clients that may drop out, beyond those above --min-clients (on a sparse graph "
+    f"at least {SPARSE_RESERVE}).",
 }
 
 
@@ -101,14 +103,6 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 help="Ask this many times --sample clients, and finish when --sample updates have arrived (default: 1)."
             ),
         ] = None,
-        graph: Annotated[
-            str,
-            Option(help="complete: each client shares masks with all others; sparse: with a few, for many clients."),
-        ] = GraphKind.COMPLETE.value,
-        threshold: Annotated[
-            int | None,
-            Option(help="Clients whose shares are needed to unmask the sum (default: the smallest safe number)."),
-        ] = None,
         exclude: Annotated[
             Path | None, Option(help="File that lists clients to refuse, one per line: id, serial:HEX or sha256:HEX.")
         ] = None,
@@ -122,13 +116,6 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             float | None, Option(help="Stop after waiting this many seconds for clients (default: never).")
         ] = None,
         retries: Annotated[int, Option(help="How often an aborted round is tried again.")] = 3,
-        adversary: Annotated[
-            str | None,
-            Option(
-                help=f"What the protocol must withstand: {ADVERSARIES} (default: malicious, but with --plaintext "
-                "honest-but-curious)."
-            ),
-        ] = None,
         directory: Annotated[
             Path | None,
             Option(
@@ -175,9 +162,6 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             _check(context, on_command_line, out, resume, retries=retries, give_up=give_up, skip=skip)
             if max_examples is not None and max_examples < 1:
                 raise ConfigError(f"max-examples must be at least 1, not {max_examples}")
-            mode = chosen_adversary(adversary, has_certificates=certs is not None)
-            if graph not in {kind.value for kind in GraphKind}:
-                raise ConfigError(f"unknown graph {graph!r}; known are {GRAPHS}")
             if settings["sample"] is None and over_select is not None:
                 raise ConfigError("--over-select asks for more than a sample: give --sample")
             if settings["sample"] is not None:
@@ -228,26 +212,25 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 proxies=proxies,
             )
             console = open_console(stderr=as_json)
-            if adversary is not None and (line := what_it_gives_up(mode)):
-                console.print(escape(line), highlight=False, soft_wrap=True)
+            if (named := settings["adversary"]) is not None:
+                mode = chosen_adversary(named, has_certificates=certs is not None)
+                if line := what_it_gives_up(mode):
+                    console.print(escape(line), highlight=False, soft_wrap=True)
             if resume is not None:
                 more = settings["rounds"] if is_set(context, "rounds") else None
                 finished = resume_serving(resume, more, data_dir, options, console)
             else:
                 assert out is not None  # noqa: S101 - checked above
                 finished = start_serving(
-                    _config_of(settings, over_select, has_dropout=is_set(context, "dropout"), graph=GraphKind(graph)),
+                    _config_of(settings, over_select),
                     out,
                     data_dir,
                     options,
                     console,
                     min_clients=min_clients,
-                    adversary=mode,
                     max_examples=max_examples,
                     min_inputs=min_inputs,
                     over_select=over_select,
-                    graph=GraphKind(graph),
-                    threshold=threshold,
                 )
         if as_json:
             typer.echo(json_line(finished.summary))
@@ -255,17 +238,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             sys.exit(INTERRUPTED)
 
 
-def _config_of(
-    settings: dict[str, Any], over_select: float | None, *, has_dropout: bool, graph: GraphKind
-) -> RunConfig:
+def _config_of(settings: dict[str, Any], over_select: float | None) -> RunConfig:
     """Return the run's config, with the settings that depend on how it is served."""
     from fl.config.served import invited_for
 
     config = RunConfig.of(**{name: settings[name] for name in _SETTINGS})
     protocol = config.protocol
-    if graph is GraphKind.SPARSE and not has_dropout:
-        # A plan on the complete graph has a reserve beyond the expected dropouts; on a sparse graph it has none.
-        protocol = replace(protocol, dropout=_SPARSE_DROPOUT)
     if over_select is not None and protocol.value_bits is None:
         # The ring must hold the sum of all clients that are asked.
         asked = replace(protocol, sample=invited_for(config.sample, over_select, config.data.clients))

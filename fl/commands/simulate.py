@@ -10,13 +10,10 @@ from rich.table import Table
 from fl.config.run_config import DROPOUT_POINTS
 from fl.errors import AbortedError, ConfigError
 from fl.formatting import format_bytes
-from fl.runs.plan_json import plan_to_json
+from fl.runs.plan_json import graph_of, plan_to_json
 from fl.runs.simulation import SimulationResult, simulate, to_json
 from secagg import Completed, Plan, Round, rounds_of
 from transport import FaultSchedule
-
-# Simulated training runs in honest-but-curious mode, which has no consistency check.
-_POINTS = {**DROPOUT_POINTS, "consistency-check": (Round.CONSISTENCY_CHECK,)}
 
 
 def parse_dropouts(options: list[str]) -> dict[Round, float]:
@@ -24,9 +21,9 @@ def parse_dropouts(options: list[str]) -> dict[Round, float]:
     fractions: dict[Round, float] = {}
     for option in options:
         point, separator, number = option.rpartition("=")
-        rounds = _POINTS.get(point if separator else "any")
+        rounds = DROPOUT_POINTS.get(point if separator else "any")
         if rounds is None:
-            raise ConfigError(f"unknown round {point!r} in --dropout {option}; known are {', '.join(_POINTS)}")
+            raise ConfigError(f"unknown round {point!r} in --dropout {option}; known are {', '.join(DROPOUT_POINTS)}")
         try:
             fraction = float(number)
         except ValueError:
@@ -88,7 +85,8 @@ def _print(console: Console, plan: Plan, result: SimulationResult) -> None:
     params = plan.parameters
     table = Table(
         title=f"{params.num_clients:,} clients, {params.vector_length:,} values of {params.value_bits} bits, "
-        f"degree {params.degree:,}, threshold {params.threshold:,}",
+        f"{params.adversary.value} server, {graph_of(params).value} graph: degree {params.degree:,}, "
+        f"threshold {params.threshold:,}",
         caption="a client's figures are medians",
     )
     for name in ("round", "server", "a client", "it sends", "it receives"):
@@ -102,6 +100,8 @@ def _print(console: Console, plan: Plan, result: SimulationResult) -> None:
             format_bytes(cost.client_bytes_down),
         )
     console.print(table)
+    if plan.why is not None:
+        console.print(plan.why, highlight=False, soft_wrap=True)
     outcome = result.report.outcome
     if isinstance(outcome, Completed):
         verdict = "[green]exact[/green]" if result.exact else "[bold red]WRONG[/bold red]"

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from fl.config.run_config import SETTINGS, Setting
+from fl.config.run_config import SETTINGS
+from fl.config.setting import Setting
 from fl.errors import ConfigError
 
 SHORT = {

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
+from fl.aggregation.planning import AdversaryName, GraphName, name_of, name_problems
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
+from fl.config.setting import Setting, not_counts, not_fractions, unknown
+from fl.config.stored import Before, completed
 from fl.errors import ConfigError
 from fl.learning.settings import IN_PROGRAM, Local, LostOptimizer, Personal, ServerOptimization
-from secagg import Round
+from secagg import Adversary, GraphKind, Round, cheapest_graph
 from transport.errors import printable
 from transport.faults import ROUNDS_OF_EVERY_SESSION
 
@@ -34,12 +37,10 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
     "advertise-keys": (Round.ADVERTISE_KEYS,),
     "share-keys": (Round.SHARE_KEYS,),
     "masked-input-collection": (Round.MASKED_INPUT_COLLECTION,),
+    "consistency-check": (Round.CONSISTENCY_CHECK,),
     "unmasking": (Round.UNMASKING,),
 }
 """The rounds of the protocol in which clients can drop out: before or while they send that round's message."""
-
-Before: TypeAlias = dict[str, Callable[[dict[str, Any]], Any]]
-"""Settings added after the first version, each with a function that gives its value from the stored settings."""
 
 # A stored run that lacks a setting continues as before, which is not always the default of new runs.
 _ADDED: Before = {
@@ -49,9 +50,11 @@ _ADDED: Before = {
     "personal_epochs": lambda _: None,
     "personal_learning_rate": lambda _: None,
     "personal_strength": lambda _: Personal().strength,
+    "graph": lambda _: "complete",
+    "adversary": lambda _: None,
+    "threshold": lambda _: None,
 }
 
-_MOST = 2**31 - 1
 _MOST_THREADS = 1024
 
 # For a data set of the user's own, the default is 2nn, which takes examples of any shape.
@@ -103,15 +106,15 @@ class DataSettings:
             if value is None or value in known:
                 continue
             if ":" not in value:
-                yield _unknown(name, value, known)
+                yield unknown(name, value, known)
             elif printable(value) != value:
                 yield f"{name} {value!r} is too long or has unprintable characters: choose another name"
         if self.partition is not None and self.partition not in SCHEMES:
-            yield _unknown("partition", self.partition, SCHEMES)
-        yield from _not_counts(clients=self.clients, shards_per_client=self.shards_per_client)
+            yield unknown("partition", self.partition, SCHEMES)
+        yield from not_counts(clients=self.clients, shards_per_client=self.shards_per_client)
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             yield f"alpha must be a number above 0, not {self.alpha}"
-        yield from _not_fractions(holdout=self.holdout)
+        yield from not_fractions(holdout=self.holdout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +122,18 @@ class Protocol:
     """The sample and dropouts of a round, and the aggregation of its updates.
 
     Attributes:
+        graph: the graph of the clients that share masks: ``complete``, ``sparse``, or ``auto`` for the cheaper one that
+            is safe for the threat (`secagg.cheapest_graph`); names or `secagg.GraphKind`.
+        adversary: the server that the rounds withstand: ``honest-but-curious``, ``semi-malicious`` or ``malicious``;
+            names or `secagg.Adversary`. None: honest-but-curious.
+        corrupt: the fraction of clients that may collude with the server; raises the threshold.
+        threshold: the number of clients whose shares unmask the sum; on a sparse graph, of a client's neighbours. None:
+            the smallest that is safe.
         sample: the number of clients in each round. None: all.
         dropout: the fraction of the sampled clients that drop out in each round.
         dropout_at: the rounds of the protocol in which they drop out, keys of `DROPOUT_POINTS`.
         dropout_model: ``independent``: all clients are equally likely to drop out; ``slow``: each client has a speed,
             and slow clients drop out more often, the same ones in every round (`fl.runs.sampling`).
-        corrupt: the fraction of clients that may collude with the server; raises the threshold.
         aggregator: `secure` or `plain`.
         compare: train with both aggregators, and check the secure sums against plain sums of the same vectors.
         clip: a fixed bound of all elements of updates, in the model's units. None: each tensor has its own bound, which
@@ -133,28 +142,40 @@ class Protocol:
             the sum over all clients does not fit 32 bits: a wider ring takes twice the time.
     """
 
+    graph: GraphName = "auto"
+    adversary: AdversaryName | None = None
+    corrupt: float = 0.0
+    threshold: int | None = None
     sample: int | None = None
     dropout: float = 0.0
     dropout_at: tuple[str, ...] = ("any",)
     dropout_model: DropoutModel = "independent"
-    corrupt: float = 0.0
     aggregator: AggregatorName = "secure"
     compare: bool = False
     clip: float | None = None
     value_bits: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("graph", "adversary"):
+            object.__setattr__(self, name, name_of(getattr(self, name)))
+
     def problems(self) -> Iterable[str]:
         """Yield one message for each value that is out of range."""
+        yield from name_problems(self.graph, self.adversary)
+        if "consistency-check" in self.dropout_at and self.adversary in (None, Adversary.HONEST_BUT_CURIOUS.value):
+            yield "with adversary honest-but-curious there is no consistency-check in which clients could drop out"
+        if self.threshold is not None and self.threshold < 2:
+            yield f"threshold must be at least 2, not {self.threshold}"
         for point in self.dropout_at:
             if point not in DROPOUT_POINTS:
-                yield _unknown("dropout point", point, DROPOUT_POINTS)
+                yield unknown("dropout point", point, DROPOUT_POINTS)
         for name, value, known in (
             ("dropout model", self.dropout_model, get_args(DropoutModel)),
             ("aggregator", self.aggregator, get_args(AggregatorName)),
         ):
             if value not in known:
-                yield _unknown(name, value, known)
-        yield from _not_fractions(dropout=self.dropout, corrupt=self.corrupt)
+                yield unknown(name, value, known)
+        yield from not_fractions(dropout=self.dropout, corrupt=self.corrupt)
         if self.value_bits is not None and not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
             yield f"value_bits must be between {MIN_VALUE_BITS} and {MAX_VALUE_BITS}, not {self.value_bits}"
         if self.clip is not None and not MIN_CLIP <= self.clip <= MAX_CLIP:
@@ -174,8 +195,8 @@ _DEFAULT_PERSONAL = Personal()
 class RunConfig:
     """The settings of a federated training run: five parts, and those of the whole run.
 
-    None stands for a setting that was not given; the properties `model`, `loss`, `metrics`, `partition`, `sample` and
-    `value_bits` then give the default.
+    None stands for a setting that was not given; the properties `model`, `loss`, `metrics`, `partition`, `sample`,
+    `adversary` and `value_bits` then give the default. `graph` also says what ``auto`` stands for.
 
     Attributes:
         data: the data, the model, and the split of the data.
@@ -209,14 +230,14 @@ class RunConfig:
             raise ConfigError("; ".join(problems))
 
     def _problems(self) -> Iterable[str]:
-        optional = {"sample": self.protocol.sample, "value_bits": self.protocol.value_bits}
+        optional = {name: getattr(self.protocol, name) for name in ("sample", "threshold", "value_bits")}
         for name, value in {"clients": self.data.clients, **optional}.items():
             if type(value) is not int and (value is not None or name not in optional):
                 yield f"{name} must be a whole number, not {value!r}"
                 return
         yield from self.data.problems()
         yield from self.protocol.problems()
-        yield from _not_counts(rounds=self.rounds)
+        yield from not_counts(rounds=self.rounds)
         if self.personal.method is not None and not self.data.holdout:
             yield "personal models are measured on examples that clients hold out: set holdout, such as 0.2"
         if self.protocol.aggregator == "secure" and self.data.clients == 1:
@@ -226,7 +247,7 @@ class RunConfig:
         if not 0 <= self.seed < 2**63:
             yield f"seed must be at least 0 and below 2^63, not {self.seed}"
         if self.engine not in ENGINES:
-            yield _unknown("engine", self.engine, ENGINES)
+            yield unknown("engine", self.engine, ENGINES)
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             yield f"threads must be between 1 and {_MOST_THREADS}, not {self.threads}"
 
@@ -263,6 +284,26 @@ class RunConfig:
         """The bits of each element of an update."""
         own = self.protocol.value_bits
         return max(MIN_VALUE_BITS, _value_bits_for(self.sample)) if own is None else own
+
+    @property
+    def adversary(self) -> Adversary:
+        """The server that the rounds withstand."""
+        own = self.protocol.adversary
+        return Adversary.HONEST_BUT_CURIOUS if own is None else Adversary(own)
+
+    @property
+    def graph(self) -> GraphKind:
+        """The graph of the rounds: the named one, or what ``auto`` stands for with this number of clients."""
+        own = self.protocol
+        if own.graph != "auto":
+            return GraphKind(own.graph)
+        return cheapest_graph(
+            num_clients=self.sample,
+            dropout=own.dropout,
+            corrupt=own.corrupt,
+            adversary=self.adversary,
+            threshold=own.threshold,
+        ).graph
 
     @property
     def dropout_rounds(self) -> tuple[Round, ...]:
@@ -308,7 +349,8 @@ class RunConfig:
     def settled(self) -> "RunConfig":
         """Return the same config with its defaults filled in, so that later defaults do not change the run."""
         own = {name: getattr(self, name) for name in ("model", "loss", "metrics", "partition", "sample", "value_bits")}
-        return self.of(**{**self.options(), **own, "server_learning_rate": self.server.rate})
+        own |= {"graph": self.graph.value, "adversary": self.adversary.value, "server_learning_rate": self.server.rate}
+        return self.of(**{**self.options(), **own})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON, by the names of their options."""
@@ -328,23 +370,6 @@ class RunConfig:
         return cls.of(**{**values, "threads": values["threads"] or None})
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The place of an option in a settings file.
-
-    Attributes:
-        section: the table in the file; empty for the top, above all tables.
-        name: the key in that table.
-        type: the type annotation.
-        default: the default; None if it depends on other settings.
-    """
-
-    section: str
-    name: str
-    type: Any
-    default: Any
-
-
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 _PARTS: dict[str, Any] = {name: default for name, default in _DEFAULTS.items() if dataclasses.is_dataclass(default)}
 
@@ -362,38 +387,3 @@ def _settings() -> dict[str, Setting]:
 
 SETTINGS: dict[str, Setting] = _settings()
 """All settings of a run, by the names of their options, with ``_`` for ``-``."""
-
-
-def _unknown(what: str, value: str, known: Iterable[str]) -> str:
-    return f"unknown {what} {value!r}; known are {', '.join(known)}"
-
-
-def _not_counts(**values: int) -> Iterable[str]:
-    for name, value in values.items():
-        if not 1 <= value <= _MOST:
-            yield f"{name} must be at {f'least 1, not {value}' if value < 1 else f'most {_MOST}'}"
-
-
-def _not_fractions(**values: float) -> Iterable[str]:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            yield f"{name} must be a fraction, at least 0 and below 1, not {value}"
-
-
-def completed(values: dict[str, Any], names: Collection[str], added: Before) -> dict[str, Any]:
-    """Return stored values for all ``names``; ``added`` gives the values that an earlier version lacks.
-
-    Raises:
-        ConfigError: a name is unknown, so that its meaning cannot be guessed, or missing.
-    """
-    values = {**{name: before(values) for name, before in added.items() if name not in values}, **values}
-    unknown, missing = sorted(values.keys() - set(names)), sorted(set(names) - values.keys())
-    if unknown or missing:
-        problems = [
-            f"{', '.join(wrong)} {what}" for wrong, what in ((unknown, "not known here"), (missing, "missing")) if wrong
-        ]
-        raise ConfigError(
-            f"a stored run of another version: {'; '.join(problems)}; go on with the version that wrote it, or a later "
-            "one"
-        )
-    return values

@@ -9,7 +9,8 @@ from typing import Any
 
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.session_policy import SessionPolicy
-from fl.config.run_config import Before, RunConfig, completed
+from fl.config.run_config import RunConfig
+from fl.config.stored import Before, completed
 from fl.errors import ConfigError
 from fl.files import replace_file
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
@@ -62,6 +63,11 @@ class NetworkSettings:
             return config.data.clients
         return invited_for(config.sample, self.over_select, config.data.clients)
 
+    def of_run(self, config: RunConfig) -> RunConfig:
+        """Return the config with these settings' adversary, graph and threshold; earlier versions had none there."""
+        own = {name: getattr(self, name) for name in ("adversary", "graph", "threshold")}
+        return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, **own))
+
     def plans(
         self,
         config: RunConfig,
@@ -88,7 +94,7 @@ class NetworkSettings:
             threshold=self.threshold,
             min_inputs=self.min_inputs,
             goal=self.min_clients if self.over_select is None else config.sample,
-        )
+        ).explained(self.invited(config))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -162,14 +168,13 @@ def settle(
     config: RunConfig,
     *,
     min_clients: int | None,
-    adversary: Adversary,
     max_examples: int | None,
     min_inputs: int = MIN_INPUTS,
     over_select: float | None = None,
-    graph: GraphKind = GraphKind.COMPLETE,
-    threshold: int | None = None,
 ) -> NetworkSettings:
     """Return the settings of a new run; by default a round waits for two thirds of the clients, plus one.
+
+    The graph ``auto`` stands for the cheapest one with the number of clients that a round asks.
 
     Raises:
         ConfigError: a number is out of range.
@@ -182,12 +187,12 @@ def settle(
         raise ConfigError(f"min-inputs must be at least 2, not {min_inputs}")
     settings = NetworkSettings(
         min_clients=fewest,
-        adversary=adversary,
+        adversary=config.adversary,
         max_examples=max_examples,
         min_inputs=min_inputs,
         over_select=over_select,
-        graph=graph,
-        threshold=threshold,
+        threshold=config.protocol.threshold,
     )
-    settings.invited(config)
-    return settings
+    invited, named = settings.invited(config), config.protocol.graph
+    chosen = settings.plans(config, (1,)).cheapest(invited).graph if named == "auto" else GraphKind(named)
+    return dataclasses.replace(settings, graph=chosen)

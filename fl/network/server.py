@@ -28,7 +28,7 @@ from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator
 from fl.network.errors import NetworkError, RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
-from fl.network.modes import check_certificates
+from fl.network.modes import check_certificates, chosen_adversary
 from fl.network.served_run import ServedRun
 from fl.network.session_thread import SessionThread
 from fl.report import save_plot
@@ -37,7 +37,7 @@ from fl.runs.display import TrainingDisplay, summary_table
 from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.summary import summarize
 from fl.watch import Events, RoundFigures
-from secagg import Adversary, GraphKind, KeyDirectory
+from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import CertifiedKeys, Credentials
@@ -68,26 +68,25 @@ def start_serving(
     console: Console,
     *,
     min_clients: int | None = None,
-    adversary: Adversary = Adversary.MALICIOUS,
     max_examples: int | None = None,
     min_inputs: int = MIN_INPUTS,
     over_select: float | None = None,
-    graph: GraphKind = GraphKind.COMPLETE,
-    threshold: int | None = None,
 ) -> FinishedServing:
-    """Serve a new run. FLError or PlanError for impossible settings; NetworkError for failures while serving."""
+    """Serve a new run; without an adversary in the config, the strongest that the connections allow.
+
+    FLError or PlanError for impossible settings; NetworkError for failures while serving.
+    """
+    adversary = chosen_adversary(config.protocol.adversary, has_certificates=isinstance(options.tls, Credentials))
+    config = replace(config, protocol=replace(config.protocol, adversary=adversary.value))
     dataset = make_dataset(config.data.dataset, data_dir)
     settings = settle(
         config,
         min_clients=min_clients,
-        adversary=adversary,
         max_examples=max_examples,
         min_inputs=min_inputs,
         over_select=over_select,
-        graph=graph,
-        threshold=threshold,
     )
-    run = ServedRun(config, dataset, max_examples=settings.max_examples)
+    run = ServedRun(settings.of_run(config), dataset, max_examples=settings.max_examples)
     with ExitStack() as new_run:
         return _Serving(settings, options, run, RunFolder(out), console).serve([], new_run)
 
@@ -100,7 +99,7 @@ def resume_serving(
     folder = RunFolder(path)
     with folder.held():
         config, rounds_done = folder.load_config()
-        config = replace(config, rounds=config.rounds if rounds is None else rounds)
+        config = replace(settings.of_run(config), rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
             raise ConfigError(
                 f"the run in {path} has done {rounds_done} rounds already: give a larger --rounds than {config.rounds}"

@@ -69,10 +69,7 @@ class Personalizer:
         self._received = copy.deepcopy(run.model)
         self._gains = GainEncoding(run.task.figures, worker.max_held_out)
         self._session = TotalsSession(
-            self._gains.encoding,
-            num_clients=config.data.clients,
-            dropout=config.protocol.dropout,
-            corrupt=config.protocol.corrupt,
+            self._gains.encoding, run.plans, num_clients=config.data.clients, identities=run.identities
         )
 
     def score(self) -> PersonalScores:

@@ -26,7 +26,8 @@ def is_default(config: RunConfig, name: str) -> bool:
     """Check whether a setting is what it would be if it were not given."""
     options = config.settled().options()
     default = SETTINGS[name].default
-    if default is None:
+    # The default is chosen by the other settings.
+    if default in (None, "auto"):
         default = RunConfig.of(**{**options, name: None}).settled().options()[name]
     return bool(options[name] == default)
 

@@ -30,7 +30,7 @@ from fl.report.rounds_view import (
 )
 from fl.report.source import StoredRun
 from fl.report.verdict import FinalModel, Sample, Verdict
-from fl.runs.plan_json import plan_to_json
+from fl.runs.plan_json import graph_of, plan_to_json
 from fl.runs.records import main_figures, show_figure
 from fl.runs.resolution import resolution_warnings
 from secagg import Round
@@ -53,7 +53,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "rounds", "server_optimizer", "server_learning_rate", "server_momentum", "server_beta2", "server_tau",
         ),
     ),
-    ("Aggregation", ("aggregator", "compare", "clip", "value_bits", "corrupt")),
+    ("Aggregation", ("aggregator", "compare", "graph", "adversary", "corrupt", "threshold", "clip", "value_bits")),
     ("Dropouts", ("dropout", "dropout_at", "dropout_model")),
     ("Execution", ("seed", "engine", "threads", "channels_last", "bfloat16")),
 )  # fmt: skip
@@ -189,9 +189,9 @@ def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
     )
     if final.plan is not None:
         params = final.plan.parameters
-        tiles.append(
-            Tile("threshold", f"{params.threshold} of {params.num_clients}", f"{params.adversary.value} server")
-        )
+        among = f"{params.num_clients}" if params.is_complete else f"{params.degree} neighbours"
+        note = f"{params.adversary.value} server, {graph_of(params).value} graph"
+        tiles.append(Tile("threshold", f"{params.threshold} of {among}", note))
     differences = [record.ring_difference for record in own if record.ring_difference is not None]
     if differences:
         tiles.append(
@@ -296,6 +296,8 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if value is None:
+        return "automatic"
     return ", ".join(value) if isinstance(value, tuple) else f"{value}"
 
 

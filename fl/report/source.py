@@ -101,12 +101,13 @@ def load_run(path: Path) -> StoredRun:
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from None
     for record in records:
         _check(checkpoint, record)
+    network = NetworkSettings.load(path) if is_served else None
     run = StoredRun(
         path=path,
-        config=config,
+        config=config if network is None else network.of_run(config),
         rounds_done=rounds_done,
         records=records,
-        network=NetworkSettings.load(path) if is_served else None,
+        network=network,
         series=load_series(path),
         personalization=load_personalization(path),
         personal=load_scores(path),

@@ -14,6 +14,7 @@ from fl.data import Dataset
 from fl.engines.local_worker import LocalWorker
 from fl.formatting import format_bytes, listed, percent
 from fl.learning.own_code import is_reference, shown_name
+from fl.runs.plan_json import graph_of
 from fl.runs.records import RoundRecord, main_figures, show_figure
 from fl.runs.resolution import resolution_warnings
 from secagg import Plan, Round
@@ -67,11 +68,14 @@ class TrainingDisplay:
             among = f"{params.num_clients}" if params.is_complete else f"a client's {params.degree} neighbours"
             more = "" if plan.spare_clients is None else f", and {plan.spare_clients} more"
             self._console.print(
-                f"secure aggregation: threshold {params.threshold} of {among}, values of "
+                f"secure aggregation, {params.adversary.value} server, {graph_of(params).value} graph: "
+                f"threshold {params.threshold} of {among}, values of "
                 f"{params.value_bits} bits in a ring of {params.ring_bits}; "
                 f"{plan.expected_dropouts} may vanish a round as expected{more}",
                 soft_wrap=True,
             )
+            if plan.why is not None:
+                self._console.print(escape(plan.why), highlight=False, soft_wrap=True)
         if worker is None:
             return
         if _deals_out_owned(config, worker.data.dataset):

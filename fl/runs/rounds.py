@@ -34,7 +34,7 @@ from fl.learning.training import DivergedError
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule
-from secagg import ClientId, Round
+from secagg import Adversary, ClientId, Identity, Round
 from transport import FaultSchedule
 
 ProgressObserver = Callable[[str, Round, int, int], None]
@@ -77,13 +77,18 @@ class FederatedRun(Run):
             )
         check_engine(config.engine, self.worker, self._resources)
         self.aggregator: Aggregator = PlainAggregator(self.task.figures)
+        self.plans = session_plans(config, self.layout.sizes, self.task.figures)
+        self.identities = None
+        if config.adversary is Adversary.MALICIOUS:
+            self.identities = {client_id: Identity.generate(os.urandom) for client_id in range(config.data.clients)}
         if aggregator == "secure":
             self.aggregator = SecureAggregator(
-                session_plans(config, self.layout.sizes, self.task.figures),
+                self.plans,
                 num_clients=config.sample,
                 tracker=self.tracker,
                 verify=config.protocol.compare,
                 workers=os.cpu_count() or 1,
+                identities=self.identities,
             )
         self._evaluation = self._build_evaluation()
         self._engine: TrainingEngine | None = None
@@ -112,11 +117,10 @@ class FederatedRun(Run):
         if not config.data.holdout:
             return None
         return FederatedEvaluation(
+            self.plans,
             num_clients=config.sample,
             max_examples=self.worker.max_held_out,
-            dropout=config.protocol.dropout,
-            corrupt=config.protocol.corrupt,
-            figures=self.task.figures,
+            identities=self.identities,
         )
 
     def run_round(self, observe: ProgressObserver | None = None) -> RoundRecord:
@@ -212,7 +216,10 @@ def session_plans(
         dropout=protocol.dropout,
         corrupt=protocol.corrupt,
         figures=figures,
-    )
+        adversary=config.adversary,
+        graph=config.graph,
+        threshold=protocol.threshold,
+    ).explained(config.sample)
 
 
 def start_runs(

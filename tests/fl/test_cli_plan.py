@@ -38,11 +38,14 @@ def refusal_json(*options: object) -> tuple[list[str], str]:
     return values["reasons"], result.stderr
 
 
+COMPLETE = ("--graph", "complete")
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--clients", 100, "--dropout", 0.1), {"num_clients": 100, "threshold": 51, "degree": 99}),
-        (("--clients", 100, "--dropout", 0.1, "--corrupt", 0.1), {"threshold": 67, "degree": 99}),
+        (("--clients", 100, "--dropout", 0.1, *COMPLETE), {"num_clients": 100, "threshold": 51, "degree": 99}),
+        (("--clients", 100, "--dropout", 0.1, "--corrupt", 0.1, *COMPLETE), {"threshold": 67, "degree": 99}),
         (("--clients", 2), {"num_clients": 2, "threshold": 2, "degree": 1}),
         (("--clients", 3), {"threshold": 2, "degree": 2}),
         (("--clients", 500, "--threshold", 334), {"threshold": 334, "degree": 499}),
@@ -52,7 +55,7 @@ def refusal_json(*options: object) -> tuple[list[str], str]:
         (("--clients", 127, "--value-bits", 1), {"value_bits": 1, "ring_bits": 7}),
         (("--clients", 10, "--value-bits", 8, "--max-weight", 100), {"value_bits": 15, "ring_bits": 19}),
         (("--clients", 7, "--length", 123), {"vector_length": 123}),
-        (("--clients", 100, "--dropout", 0.29), {"expected_dropouts": 29, "spare_clients": 20}),
+        (("--clients", 100, "--dropout", 0.29, *COMPLETE), {"expected_dropouts": 29, "spare_clients": 20}),
         (("--clients", 100, "--corrupt", 0.33), {"corrupt_clients": 33}),
     ],
 )
@@ -65,15 +68,16 @@ def test_the_plan_in_json_has_the_protocols_numbers(options: tuple[object, ...],
 
 
 def test_the_plan_for_people_shows_the_numbers_and_the_reasons() -> None:
-    result = invoke("plan", "--clients", 100, "--dropout", 0.1, "--length", 1_000_000)
+    result = invoke("plan", "--clients", 100, "--dropout", 0.1, "--length", 1_000_000, *COMPLETE)
     assert result.exit_code == 0
     assert result.stderr == ""
     rows = [line for line in result.stdout.splitlines() if "│" in line]
     for name, value in (
+        ("graph", "complete"),
         ("threshold", "51"), ("degree", "99"), ("ring bits", "23"), ("value bits", "16"), ("vector length", "1,000,000")
     ):  # fmt: skip
         assert any(name in row and value in row for row in rows), (name, result.stdout)
-    for reason in plan_json("--clients", 100, "--dropout", 0.1, "--length", 1_000_000)["reasons"]:
+    for reason in plan_json("--clients", 100, "--dropout", 0.1, "--length", 1_000_000, *COMPLETE)["reasons"]:
         assert f"- {reason}" in result.stdout.splitlines()
 
 
@@ -117,7 +121,7 @@ def test_every_reason_is_given_when_there_is_no_plan() -> None:
         (("--clients", 10, "--length", 0), "vector_length is 0"),
         (("--clients", 10, "--length", 10**12), "a masked input would be 2500000000000 bytes"),
         (("--clients", 10, "--adversary", "gods"), "known are honest-but-curious"),
-        (("--clients", 10, "--graph", ""), "known are complete"),
+        (("--clients", 10, "--graph", ""), "known are auto, complete, sparse"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_by_its_name(options: tuple[object, ...], said: str) -> None:
@@ -126,7 +130,7 @@ def test_a_number_that_cannot_be_is_refused_by_its_name(options: tuple[object, .
 
 
 def test_a_single_reason_is_a_single_line() -> None:
-    assert_refused(invoke("plan", "--clients", 100, "--dropout", 0.6), "60 of 100 clients")
+    assert_refused(invoke("plan", "--clients", 100, "--dropout", 0.6, *COMPLETE), "60 of 100 clients")
 
 
 @pytest.mark.parametrize("option", ["--value-bits", "--max-weight", "--length", "--clients", "--threshold"])
@@ -164,7 +168,7 @@ HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "safetensors", "fl.
     [
         (("--help",), "train"),
         (("train", "--help"), "--aggregator"),
-        (("plan", "--clients", "100", "--json"), '"threshold": 51'),
+        (("plan", "--clients", "40", "--json"), '"threshold": 21'),
     ],
 )
 def test_help_and_plans_do_not_wait_for_torch(arguments: tuple[str, ...], words: str) -> None:

@@ -53,6 +53,9 @@ WRONG = [
     ("alpha", float("nan")),
     ("clip", 0.0),
     ("clip", float("inf")),
+    ("graph", "star"),
+    ("adversary", "gods"),
+    ("threshold", 1),
     ("value_bits", 3),
     ("value_bits", 33),
     ("bfloat16", "maybe"),
@@ -104,7 +107,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
 def test_what_is_known_is_listed_with_an_unknown_name() -> None:
     with pytest.raises(ConfigError, match="digits, fashion-mnist, mnist, mnist-writers"):
         RunConfig.of(dataset="cifar")
-    with pytest.raises(ConfigError, match="any, advertise-keys, share-keys, masked-input-collection, unmasking"):
+    with pytest.raises(ConfigError, match="any, advertise-keys, share-keys, masked-input-collection, consis"):
         RunConfig.of(dropout_at=("nowhere",))
 
 
@@ -172,7 +175,11 @@ def test_dropout_points_are_the_protocols_rounds_in_their_order() -> None:
     assert RunConfig().dropout_rounds == ROUNDS_OF_EVERY_SESSION
     points = ("unmasking", "share-keys", "unmasking")
     assert RunConfig.of(dropout_at=points).dropout_rounds == (Round.SHARE_KEYS, Round.UNMASKING)
-    assert {round_ for rounds in DROPOUT_POINTS.values() for round_ in rounds} == set(ROUNDS_OF_EVERY_SESSION)
+    assert {round_ for rounds in DROPOUT_POINTS.values() for round_ in rounds} == set(Round)
+    with pytest.raises(ConfigError, match="there is no consistency-check"):
+        RunConfig.of(dropout_at=("consistency-check",))
+    signed = RunConfig.of(dropout_at=("consistency-check",), adversary="malicious")
+    assert signed.dropout_rounds == (Round.CONSISTENCY_CHECK,)
 
 
 def test_local_training_gets_the_clients_settings() -> None:

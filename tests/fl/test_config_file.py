@@ -12,7 +12,7 @@ from fl.config.run_config import SETTINGS, RunConfig
 from fl.errors import ConfigError
 
 SETTLED = RunConfig.of(
-    server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5, threads=2,
+    server_optimizer="fedadam", epochs=3, learning_rate=0.25, clip=0.5, threads=2, threshold=30,
     holdout=0.2, personalize="ditto", personal_epochs=2, personal_learning_rate=0.5,
 ).settled()  # fmt: skip
 

@@ -7,6 +7,7 @@ from math import inf, nan
 import pytest
 
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
+from fl.aggregation.planning import SessionPlans
 from fl.learning.figures import MAX_LOSS
 from fl.learning.training import Evaluation
 from secagg import Round
@@ -16,7 +17,9 @@ CONTEXT = b"\x01" * 32
 
 
 def totals(measured: list[Evaluation | None], faults: FaultSchedule | None = None) -> HeldOutResult:
-    session = FederatedEvaluation(num_clients=len(measured), max_examples=50, dropout=0.25, corrupt=0.0)
+    session = FederatedEvaluation(
+        SessionPlans(sizes=(1,), value_bits=16, dropout=0.25), num_clients=len(measured), max_examples=50
+    )
     return session.run(
         tuple(range(len(measured))),
         lambda client_id: measured[client_id],

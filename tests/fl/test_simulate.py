@@ -111,7 +111,7 @@ def test_a_simulation_that_aborts_has_failed_and_says_why(monkeypatch: pytest.Mo
         (["--dropout", "1.5"], "at least 0 and below 1"),
         (["--dropout", "share-keys=0.1", "--dropout", "share-keys=0.1"], "has a fraction already"),
         (["--dropout", "share-keys=0.6", "--dropout", "unmasking=0.6"], "no client would be left"),
-        (["--dropout", "0.7"], "fewer than the threshold"),
+        (["--dropout", "0.7", "--graph", "complete"], "fewer than the threshold 51; a sparse graph allows it"),
         (["--seed", "-1"], "must not be negative"),
         (["--clients", "1"], "num_clients"),
         (["--bits", "65"], "value_bits is 65"),

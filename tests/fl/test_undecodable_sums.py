@@ -14,6 +14,7 @@ import fl.aggregation.held_out
 import fl.aggregation.secure
 from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEncoding
 from fl.aggregation.held_out import FederatedEvaluation
+from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import MAX_WEIGHT
 from fl.errors import FLError
 from fl.learning.figures import LOSS_STEPS, MAX_LOSS, MOST_PER_EXAMPLE
@@ -162,7 +163,7 @@ def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.Monkey
 
 
 def test_nobody_holds_anything_out_is_a_result() -> None:
-    session = FederatedEvaluation(num_clients=3, max_examples=5, dropout=0.0, corrupt=0.0)
+    session = FederatedEvaluation(SessionPlans(sizes=(1,), value_bits=16), num_clients=3, max_examples=5)
     measured: list[Evaluation | None] = [None, None, None]
     result = session.run(
         (0, 1, 2), lambda i: measured[i], context=b"c", received_context=lambda _: b"c", faults=FaultSchedule(), seed=0

@@ -144,7 +144,7 @@ def server_table(recording: Recording) -> Table:
     }
     strange = of_another_session(messages["AdvertiseKeys"])
     header = ["phase", *messages, "second message", "of another session", "from a stranger"]
-    calls = ["close_round(), all answered", "close_round(), none answered", "finish()"]
+    calls = ["close_round(), all answered", "close_round(), none answered", "receive_partial()", "finish()"]
     rows = []
     for phase in ServerPhase:
         if phase is ServerPhase.CONSISTENCY_CHECK and not recording.params.is_signed:
@@ -160,7 +160,8 @@ def server_table(recording: Recording) -> Table:
         if phase in AWAITED:
             for client_id in recording.inputs:
                 full.receive(client_id, recording.message(AWAITED[phase], client_id))
-        row += [_closed(full), _closed(recording.server_in(phase)), _finished(recording, phase)]
+        row += [_closed(full), _closed(recording.server_in(phase))]
+        row += [_took_partial(recording, phase), _finished(recording, phase)]
         rows.append([phase.name, *row])
     return [*header, *calls], rows
 
@@ -187,6 +188,14 @@ def _closed(server: Server) -> str:
             case Aborted(reason=reason):
                 return f"{reason.name} -> {server.phase.name}"
     return f"-> {server.phase.name}"
+
+
+def _took_partial(recording: Recording, phase: ServerPhase) -> str:
+    try:
+        recording.server_in(phase).receive_partial((ALICE,), recording.message(MaskedInput).masked_input)
+    except LocalProtocolError:
+        return "refused"
+    return "taken"
 
 
 def _finished(recording: Recording, phase: ServerPhase) -> str:

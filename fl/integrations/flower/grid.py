@@ -1,5 +1,6 @@
 """The server's side: a grid that gives a strategy the clients' average in place of their replies."""
 
+import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from fl.integrations.record_layout import float_sizes
 from fl.integrations.records import Average
 from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, PolicyError, Round
 
+_LOG = logging.getLogger("flwr.secagg")
 _NONCE_BYTES = 16
 
 
@@ -70,11 +72,12 @@ class SecAggGrid(Grid):
         self._strategy = strategy
         self._checked: list[Any] = []
         self._failed_rounds = 0
+        self._why: str | None = None
         self._scales: dict[Hashable, ReplyScales] = {}
         self._warned: set[tuple[tuple[str, str], ...]] = set()
         if strategy is not None:
             self._check(strategy)
-        malicious = self._settings.adversary is Adversary.MALICIOUS
+        malicious = self._settings.mode is Adversary.MALICIOUS
         if malicious != (enrolled is not None):
             raise ConfigError("`enrolled` keys belong to adversary=Adversary.MALICIOUS: give both or neither")
         try:
@@ -227,6 +230,9 @@ class SecAggGrid(Grid):
             )
         except (PlanError, PolicyError) as error:
             raise FlowerError(f"secure aggregation over {len(messages)} nodes is impossible: {error}") from None
+        if plan.why is not None and plan.why != self._why:
+            _LOG.info("secagg: %s", plan.why)
+            self._why = plan.why
         metadata = messages[0].metadata
         run = run_digest(metadata.run_id, metadata.group_id, self._known_config())
         return Session(

@@ -95,8 +95,9 @@ def secagg_mod(
             of memory.
         adversary: the weakest server that sessions must be safe against; by default `Adversary.MALICIOUS` if there is
             an identity, else `Adversary.HONEST_BUT_CURIOUS`, with a warning in the log: this node trusts the server.
-        graph: `GraphKind.SPARSE` takes sparse graphs too, `GraphKind.COMPLETE` does not; by default a node that trusts
-            the server takes them, and one that does not declines them (see `secagg.SessionPolicy`).
+        graph: `GraphKind.SPARSE` takes sparse graphs too, `GraphKind.COMPLETE` does not; by default, or with
+            ``auto``, a node that trusts the server takes them, and one that does not declines them (see
+            `secagg.SessionPolicy`).
         identity: in malicious mode, this node's key pair, or a function that takes the context and loads it.
         enrolled: in malicious mode, the public keys of all nodes that may take part, or a function that takes the
             context and loads them; they must not come through the server.
@@ -117,7 +118,7 @@ def secagg_mod(
             adversary=None if adversary is None else _one_of(Adversary, adversary, "adversary"),
             min_inputs=min_inputs,
             max_elements=max_elements,
-            graph=None if graph is None else _one_of(GraphKind, graph, "graph"),
+            graph=None if graph in (None, "auto") else _one_of(GraphKind, graph, "graph"),
         ),
         identity=identity,
         enrolled=enrolled,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import secagg
+from fl.aggregation.planning import AdversaryName, GraphName, name_of, name_problems, plan_session, widest_graph
 from fl.aggregation.scales import Scales, ScaleTracker
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.errors import ConfigError
@@ -19,7 +20,8 @@ class SecAggSettings:
 
     Attributes:
         threshold: a larger threshold than the threat model asks for.
-        dropout, corrupt, adversary, graph: the threat model; see `secagg.plan`.
+        dropout, corrupt, adversary, graph: the threat model; see `secagg.plan`. Names or members of the enums; the
+            graph ``auto`` stands for the cheapest that is safe for it and that the nodes take, in each session.
         policy: the nodes' rules for a session; by default those of `secagg_mod`. A session that they would decline is
             refused here, and the threshold is large enough for their ``min_inputs``.
         clip: each element of a client's change of an array is clipped to [-clip, clip], and so is each element of an
@@ -51,8 +53,8 @@ class SecAggSettings:
     threshold: int | None = None
     dropout: float = 0.0
     corrupt: float = 0.0
-    adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
-    graph: GraphKind = GraphKind.COMPLETE
+    adversary: Adversary | AdversaryName = Adversary.HONEST_BUT_CURIOUS
+    graph: GraphKind | GraphName = "auto"
     policy: SessionPolicy | None = None
     clip: float | None = None
     value_bits: int | None = None
@@ -87,10 +89,16 @@ class SecAggSettings:
             self.tracker(1, 2)
         except (ConfigError, TypeError) as error:
             problems.append(str(error))
-        problems += impossible_for_any(self.dropout, self.corrupt, self.adversary, self.graph)
+        unknown = name_problems(self.graph, self.adversary)
+        if unknown:
+            problems += unknown
+        else:
+            object.__setattr__(self, "adversary", self.mode)
+            widest = widest_graph(self.graph, self.mode)
+            problems += impossible_for_any(self.dropout, self.corrupt, self.mode, widest)
         if not isinstance(self.policy, SessionPolicy | None):
             problems.append(f"policy must be a secagg.SessionPolicy, not {self.policy!r}")
-        elif self.graph is GraphKind.SPARSE and self.nodes_policy.graph is not GraphKind.SPARSE:
+        elif name_of(self.graph) == GraphKind.SPARSE.value and self.nodes_policy.graph is not GraphKind.SPARSE:
             problems.append(
                 "nodes that do not trust the server decline sparse graphs: give each secagg_mod(graph='sparse'), and "
                 "SecAggGrid(policy=SessionPolicy(graph=GraphKind.SPARSE))"
@@ -107,9 +115,14 @@ class SecAggSettings:
         return cls(**options)
 
     @property
+    def mode(self) -> Adversary:
+        """Return the adversary."""
+        return Adversary(self.adversary)
+
+    @property
     def nodes_policy(self) -> SessionPolicy:
         """Return the nodes' rules for a session."""
-        return self.policy or usual_policy(has_identity=self.adversary is Adversary.MALICIOUS)
+        return self.policy or usual_policy(has_identity=self.mode is Adversary.MALICIOUS)
 
     def encoding(
         self, *, sizes: tuple[int, ...], num_clients: int, scales: Scales | None, weight: str
@@ -137,14 +150,15 @@ class SecAggSettings:
 
     def plan(self, num_clients: int, *, vector_length: int, value_bits: int, threshold: int | None) -> secagg.Plan:
         """Return the session's plan; raise PlanError if it is impossible, PolicyError if the nodes would decline it."""
-        plan = secagg.plan(
+        declined = self.nodes_policy.graph is GraphKind.COMPLETE and self.graph == "auto"
+        plan = plan_session(
             num_clients=num_clients,
             vector_length=vector_length,
             value_bits=value_bits,
             dropout=self.dropout,
             corrupt=self.corrupt,
-            adversary=self.adversary,
-            graph=self.graph,
+            adversary=self.mode,
+            graph=GraphKind.COMPLETE if declined else self.graph,
             threshold=threshold,
             min_inputs=self.nodes_policy.min_inputs,
         )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fl.aggregation.counters import IntegerVector
+from fl.aggregation.planning import plan_session, widest_graph
 from fl.aggregation.scales import Scales
 from fl.errors import FLError
 from fl.integrations.nvflare._nvflare import (
@@ -35,7 +36,7 @@ from fl.integrations.nvflare.model_scales import ModelScales
 from fl.integrations.nvflare.server_session import TaskReport, describe, run_session
 from fl.integrations.nvflare.settings import session_policy
 from fl.integrations.nvflare.task_courier import TaskCourier
-from secagg import Adversary, Completed, GraphKind, Parameters, PlanError, PolicyError, plan
+from secagg import Adversary, Completed, Parameters, PlanError, PolicyError
 from secagg.planner import impossible_for_any
 from transport.driver import Deadlines
 from transport.errors import printable
@@ -70,7 +71,8 @@ class SecAggController(FedAvg):
         corrupt: the fraction of sites that may share what they know with the server.
         threshold: a larger threshold than the one that follows from the other arguments.
         min_inputs: the fewest sites in a sum that the sites accept; see `SecAggExecutor`.
-        graph: ``complete``, or ``sparse`` if the sites accept it.
+        graph: ``complete``, ``sparse`` if the sites accept it, or ``auto`` for the cheapest that is safe and that sites
+            usually accept.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
         round_timeout: seconds for each of the protocol's rounds without training.
         train_timeout: seconds for the round in which sites train.
@@ -98,7 +100,7 @@ class SecAggController(FedAvg):
         corrupt: float = 0.0,
         threshold: int | None = None,
         min_inputs: int | None = None,
-        graph: str = GraphKind.COMPLETE.value,
+        graph: str = "auto",
         identity_id: str | None = None,
         round_timeout: float = 60.0,
         train_timeout: float = 600.0,
@@ -131,6 +133,7 @@ class SecAggController(FedAvg):
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
         self._check_arguments()
         self._failed_rounds = 0
+        self._why: str | None = None
         self._has_result = False
         self._why_failed = ""
         self._is_told_of_round = False
@@ -335,7 +338,7 @@ class SecAggController(FedAvg):
     def _check_arguments(self) -> None:
         """Check what does not depend on the number of sites."""
         adversary = self._policy.adversary
-        if faults := impossible_for_any(self.dropout, self.corrupt, adversary, GraphKind(self.graph)):
+        if faults := impossible_for_any(self.dropout, self.corrupt, adversary, widest_graph(self.graph, adversary)):
             raise NVFlareJobError("; ".join(faults))
         if self.max_steps is not None and (not isinstance(self.max_steps, int) or self.max_steps < 1):
             raise NVFlareJobError(f"a site makes at least one step in a round, so max_steps cannot be {self.max_steps}")
@@ -364,19 +367,22 @@ class SecAggController(FedAvg):
 
     def _parameters(self, num_sites: int, vector_length: int, value_bits: int) -> Parameters:
         """Return the parameters that the job asks for; raise PolicyError if the sites would decline them."""
-        params = plan(
+        planned = plan_session(
             num_clients=num_sites,
             vector_length=vector_length,
             value_bits=value_bits,
             dropout=self.dropout,
             corrupt=self.corrupt,
             adversary=self._policy.adversary,
-            graph=GraphKind(self.graph),
+            graph=self.graph,
             threshold=self.threshold,
             min_inputs=self._policy.min_inputs,
-        ).parameters
-        self._policy.check(params)
-        return params
+        )
+        self._policy.check(planned.parameters)
+        if planned.why is not None and planned.why != self._why:
+            _LOG.info("%s", planned.why)
+            self._why = planned.why
+        return planned.parameters
 
     def _deadlines(self) -> Deadlines:
         return Deadlines(

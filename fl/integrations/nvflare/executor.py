@@ -66,8 +66,8 @@ class SecAggExecutor(Executor):
         min_inputs: the fewest sites in a sum that this site accepts: by default 3 with ``identity_id``, else 2.
         identity_id: in malicious mode, the id of the `SiteIdentities` component.
         plain_tasks: names of tasks that the trainer may answer in the clear, such as ``validate``.
-        graph: ``complete``, or ``sparse`` to accept sparse graphs too; by default a site that trusts the server accepts
-            them, and one that does not declines them (see `secagg.SessionPolicy`).
+        graph: ``complete``, or ``sparse`` to accept sparse graphs too; by default, or with ``auto``, a site that trusts
+            the server accepts them, and one that does not declines them (see `secagg.SessionPolicy`).
         corrupt: on sparse graphs, the fraction of sites that may share what they know with the server.
         max_rounds: in signed modes, the most rounds that this site answers in one training, all jobs together.
         training: the training's name; each training has its own ``max_rounds``.

@@ -6,6 +6,7 @@ The interface follows NVFlare's own ``add_experiment_tracking(recipe, ...)``.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fl.aggregation.planning import AdversaryName, GraphName, name_of
 from fl.integrations.nvflare._nvflare import Recipe
 from fl.integrations.nvflare.controller import SecAggController
 from fl.integrations.nvflare.errors import NVFlareJobError
@@ -31,10 +32,10 @@ def add_secure_aggregation(
     clip: float | None = None,
     max_steps: int | None = None,
     metrics: Sequence[str] | None = None,
-    adversary: Adversary | None = None,
+    adversary: Adversary | AdversaryName | None = None,
     identities: SiteIdentities | None = None,
     min_inputs: int | None = None,
-    graph: GraphKind = GraphKind.COMPLETE,
+    graph: GraphKind | GraphName = "auto",
     max_rounds: int = DEFAULT_MAX_ROUNDS,
     training: str = DEFAULT_TRAINING,
     record: str | None = None,
@@ -57,7 +58,7 @@ def add_secure_aggregation(
             ``identities``, else honest-but-curious.
         identities: in malicious mode, the identities of the sites.
         min_inputs: the fewest sites in a sum that a site accepts; by default 3 with ``identities``, else 2.
-        graph: the complete graph, or SPARSE for jobs with too many sites for it.
+        graph: see `SecAggController`.
         max_rounds, training, record: in signed modes, the most rounds that a site answers, and the place of its record;
             see `SecAggExecutor`.
         plain_tasks: see `SecAggExecutor`.
@@ -81,9 +82,9 @@ def add_secure_aggregation(
         "clip": clip,
         "max_steps": max_steps,
         "metrics": _default_metrics(recipe, servers[0].components) if metrics is None else metrics,
-        "adversary": None if adversary is None else Adversary(adversary).value,
+        "adversary": name_of(adversary),
         "min_inputs": min_inputs,
-        "graph": GraphKind(graph).value,
+        "graph": name_of(graph),
         "identity_id": identity_id,
     }
     workflow, *beside = servers[0].workflows

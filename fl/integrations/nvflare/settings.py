@@ -1,5 +1,6 @@
 """The session policy that follows from a job's arguments, the same on the server and the sites."""
 
+from fl.aggregation.planning import name_problems
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.integrations.nvflare.errors import NVFlareJobError
 from secagg import Adversary, GraphKind
@@ -16,19 +17,22 @@ def session_policy(
     Args:
         adversary: the weakest adversary; by default malicious if sites have identities, else honest-but-curious.
         min_inputs: the fewest sites in a sum; by default 3 if sites have identities, else 2.
-        graph: ``complete``, or ``sparse`` to accept sparse graphs too; None for `SessionPolicy`'s default.
+        graph: ``complete``, or ``sparse`` to accept sparse graphs too; None or ``auto`` for `SessionPolicy`'s default.
         corrupt: the fraction of sites that may share what they know with the server.
         identity_id: the id of the component with the sites' identities.
 
     Raises:
         NVFlareJobError: the adversary or the graph is unknown.
     """
+    if problems := name_problems(graph, adversary):
+        raise NVFlareJobError("; ".join(problems))
     try:
         return usual_policy(
             has_identity=identity_id is not None,
             adversary=None if adversary is None else Adversary(adversary),
             min_inputs=min_inputs,
-            graph=None if graph is None else GraphKind(graph),
+            # A site's usual policy takes what ``auto`` stands for.
+            graph=None if graph in (None, "auto") else GraphKind(graph),
             corrupt=corrupt,
         )
     except ValueError as error:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,12 @@ class Deployment:
         return self._clients[-1]
 
     def run_beside(self, config: RunConfig, clients: Callable[[], None], **serving: Any) -> FinishedServing:
-        """Serve in this thread; ``clients`` runs in another one, once the server listens."""
+        """Serve in this thread; ``clients`` runs in another one, once the server listens.
+
+        Of ``serving``, those that are settings of the protocol become the config's.
+        """
+        protocol = {name: serving.pop(name) for name in ("adversary", "graph", "threshold") if name in serving}
+        config = replace(config, protocol=replace(config.protocol, **protocol))
         options = serving.pop("options", None) or self.options()
         return self.beside(
             clients,

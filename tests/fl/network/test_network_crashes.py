@@ -51,7 +51,7 @@ def test_a_start_that_is_killed_at_any_moment_is_started_again_by_the_same_comma
         first = exit_code(run, moment)
         assert first in (-signal.SIGKILL, 0), moment
         assert exit_code(run, WITHOUT_END) == 0, (moment, sorted(path.name for path in run.iterdir()))
-        assert RunFolder(run).load_config() == (tiny_config(clients=3, rounds=2).settled(), 0)
+        assert RunFolder(run).load_config() == (tiny_config(clients=3, rounds=2, adversary="malicious").settled(), 0)
         assert not list(run.glob(".*.part"))
         if first == 0:
             break

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import pytest
 
 from fl.aggregation.session_policy import SessionPolicy
+from fl.config.run_config import RunConfig
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from secagg import Adversary, GraphKind
@@ -39,11 +40,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Adversary]:
     class NotedError(Exception):
         pass
 
-    def note(*_: Any, adversary: Adversary, **__: Any) -> NoReturn:
-        modes.append(adversary)
+    def note(config: RunConfig, **_: Any) -> NoReturn:
+        modes.append(config.adversary)
         raise NotedError
 
-    monkeypatch.setattr("fl.network.server.start_serving", note)
+    monkeypatch.setattr("fl.network.server.settle", note)
     return modes
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fl.config.run_config import RunConfig
-from fl.config.served import NetworkSettings
+from fl.config.served import NetworkSettings, settle
 from fl.network.policy import Policy
-from secagg import Adversary, PlanError
+from secagg import Adversary, GraphKind, PlanError
 from tests.fl.runs import invoke
 
 
@@ -84,3 +84,69 @@ def test_a_threshold_that_is_not_safe_is_refused_with_the_planners_reason(tmp_pa
     assert "10 to remain, 1 fewer than the threshold 11" in many.stderr
     alone = invoke(*serve, tmp_path / "d", "--sample", 1)
     assert "sample must be at least 2, not 1" in alone.stderr
+
+
+SERVE = ("serve", "--plaintext", "--dataset", "digits", "--model", "logistic", "--listen", "127.0.0.1:0", "--give-up",
+         0.1, "--join-seconds", 0.1, "--retries", 0)  # fmt: skip
+
+
+def test_the_graph_is_chosen_once_for_the_clients_that_a_round_asks_and_every_size_has_a_plan() -> None:
+    """Rounds of fewer clients keep the kind of graph, and clients of the same threat take them all."""
+    config = RunConfig.of(clients=1000, sample=200, value_bits=16, dropout=0.1)
+    settings = settle(config, min_clients=None, max_examples=None, over_select=1.3)
+    assert settings.graph is GraphKind.SPARSE
+    plans = settings.plans(config, (48, 3))
+    assert plans.plan(260).why == plans.plan(260).reasons[0]
+    assert "graph sparse:" in plans.plan(260).reasons[0]
+    for count in range(settings.min_clients, 261, 7):
+        params = plans.plan(count).parameters
+        assert not params.is_complete
+        Policy(adversary=Adversary.HONEST_BUT_CURIOUS).check(params)
+    # A process that goes on with the stored settings plans the same.
+    stored = settings.of_run(config)
+    assert stored.protocol.graph == "sparse"
+    again = settle(stored, min_clients=None, max_examples=None, over_select=1.3)
+    assert again == settings
+    assert again.plans(stored, (48, 3)).plan(230) == plans.plan(230)
+
+
+def test_against_a_server_that_lies_the_graph_is_complete_since_clients_decline_the_other() -> None:
+    config = RunConfig.of(clients=300, adversary="malicious")
+    settings = settle(config, min_clients=None, max_examples=None)
+    assert settings.graph is GraphKind.COMPLETE
+    Policy().check(settings.plans(config, (48, 3)).plan(300).parameters)
+
+
+def test_serve_says_which_server_and_which_graph_it_runs_and_keeps_them(tmp_path: Path) -> None:
+    result = invoke(*SERVE, "--clients", 100, "--out", tmp_path / "auto")
+    said = " ".join(result.stdout.split())
+    assert "secure aggregation, honest-but-curious server, sparse graph: threshold 2 of a client's" in said
+    assert "graph sparse:" in said
+    for name in ("config", "network"):
+        stored = json.loads((tmp_path / "auto" / f"{name}.json").read_text())
+        assert (stored["graph"], stored["adversary"]) == ("sparse", "honest-but-curious")
+    resumed = invoke("serve", *SERVE[1:2], *SERVE[6:10], "--resume", tmp_path / "auto")
+    assert "honest-but-curious server, sparse graph" in resumed.stdout
+    complete = invoke(*SERVE, "--clients", 100, "--graph", "complete", "--out", tmp_path / "complete")
+    assert "complete graph: threshold 51 of 100" in complete.stdout
+    assert "graph sparse" not in complete.stdout
+
+
+def test_serve_names_the_sparse_graph_where_too_many_vanish(tmp_path: Path) -> None:
+    options = (*SERVE, "--clients", 60, "--min-clients", 60, "--dropout", 0.5)
+    refused = invoke(*options, "--graph", "complete", "--out", tmp_path / "complete")
+    assert refused.exit_code == 1
+    assert "fewer than the threshold 31; a sparse graph allows it" in refused.stderr
+    taken = invoke(*options, "--out", tmp_path / "auto")
+    assert "the complete graph has no plan (30 of 60 clients" in taken.stdout
+
+
+def test_a_settings_file_has_them_in_its_protocol_section(tmp_path: Path) -> None:
+    (tmp_path / "serve.toml").write_text('graph = "complete"\n[data]\nclients = 100\n')
+    misplaced = invoke(*SERVE, "--config", tmp_path / "serve.toml", "--out", tmp_path / "run")
+    assert "did you mean graph in [protocol]?" in misplaced.stderr
+    (tmp_path / "serve.toml").write_text(
+        '[data]\nclients = 20\n[protocol]\ngraph = "sparse"\nadversary = "semi-malicious"\nthreshold = 8\n'
+    )
+    result = invoke(*SERVE, "--config", tmp_path / "serve.toml", "--out", tmp_path / "run")
+    assert "semi-malicious server, sparse graph" in result.stdout, result.stderr

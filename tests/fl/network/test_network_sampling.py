@@ -127,6 +127,25 @@ def test_a_sparse_graph_with_every_adversary_and_a_client_that_vanishes(
         population.assert_exact(host, included=len(host.client_ids) - len(host.dropped))
 
 
+@pytest.mark.parametrize(("adversary", "is_sparse"), [("honest-but-curious", True), ("malicious", False)])
+def test_clients_as_they_are_by_default_take_what_auto_stands_for(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, adversary: str, is_sparse: bool
+) -> None:
+    """Where so few clients would be worth a sparse graph."""
+    monkeypatch.setattr("secagg.graph_choice._WORTHWHILE", 1)
+    population = Population(deployment, monkeypatch, sample=8, rounds=2, dropout=0.25)
+
+    def beside() -> None:
+        population.start(range(8), policy=Policy(adversary=Adversary(adversary)))
+
+    population.serve(beside, adversary=adversary, min_clients=6)
+    assert any(f"graph {'sparse' if is_sparse else 'complete'}:" in line for line in deployment.output)
+    assert len(population.hosts) >= 2
+    for host in population.hosts:
+        assert host.offer.params.is_complete != is_sparse
+        population.assert_exact(host)
+
+
 def test_a_client_whose_policy_is_the_complete_graph_declines_a_sparse_one_and_says_why(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,10 +165,10 @@ def test_a_client_whose_policy_is_the_complete_graph_declines_a_sparse_one_and_s
 
 
 def test_impossible_settings_of_a_sample_are_refused() -> None:
-    config = RunConfig.of(clients=20, sample=10)
+    config = RunConfig.of(clients=20, sample=10, adversary="malicious")
 
     def settled(**changes: Any) -> Any:
-        return settle(config, **{"min_clients": None, "adversary": Adversary.MALICIOUS, "max_examples": None} | changes)
+        return settle(config, **{"min_clients": None, "max_examples": None} | changes)
 
     settings = settled(over_select=1.3)
     assert (settings.invited(config), settings.min_clients) == (13, 7)

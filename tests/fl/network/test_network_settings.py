@@ -137,7 +137,7 @@ def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> No
     train, serve = (inspect.signature(commands[name]).parameters for name in ("train", "serve"))
     assert (train.keys() & settings) - serve.keys() == SIMULATION_ONLY
     # One name, one meaning: help, type and default are the same, but for those that say more of a server.
-    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits", "sample", "dropout"}
+    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits", "sample", "dropout", "adversary"}
     for name in (train.keys() & serve.keys() & settings) - own:
         (kind, option), (other_kind, other) = (get_args(one[name].annotation) for one in (train, serve))
         assert kind == other_kind, name

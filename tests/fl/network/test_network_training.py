@@ -138,7 +138,7 @@ def test_too_few_clients_end_it_with_the_reason_and_the_checkpoint_as_it_was(dep
     with pytest.raises(RoundFailedError, match=r"round 1 was not begun: 2 of 3 clients were there after 0\.6 s"):
         deployment.run_beside(config, beside, options=deployment.options(give_up=0.6))
     out = deployment.directory / "run"
-    assert RunFolder(out).load_config() == (config.settled(), 0)
+    assert RunFolder(out).load_config() == (deployment.config(rounds=1, adversary="malicious").settled(), 0)
     clients.extend(start_all([deployment.client(2, config)]))
     finished = resume_serving(out, None, None, deployment.options(), deployment.console())
     for client in clients:

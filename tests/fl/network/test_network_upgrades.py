@@ -31,6 +31,7 @@ from fl.network import client as joining
 from fl.network.local_data import load_shard
 from fl.network.server import resume_serving
 from fl.runs.checkpoint import RunFolder
+from secagg import Adversary
 from tests.fl.network.harness import Client, Deployment
 from tests.support.sessions import make_params
 from transport import ClientHost, Offer
@@ -56,6 +57,8 @@ def test_the_first_versions_run_goes_on(run: Path, tmp_path: Path, monkeypatch: 
     before = json.loads(metadata(run)["records"])
     config, rounds_done = RunFolder(run).load_config()
     assert (config.server.optimizer, config.rounds, rounds_done) == ("fedavgm", 2, 2)
+    of_run = NetworkSettings.load(run).of_run(config)
+    assert of_run.adversary is Adversary.MALICIOUS
     clients: list[Client] = []
 
     def data(client_id: int, _: RunConfig) -> Any:
@@ -80,7 +83,7 @@ def test_the_first_versions_run_goes_on(run: Path, tmp_path: Path, monkeypatch: 
         assert old.items() <= new.items()
     # The model went on from where it was, and did not begin anew.
     assert after[2]["accuracy"] > 0.85
-    assert RunFolder(run).load_config() == (replace(config, rounds=3), 3)
+    assert RunFolder(run).load_config() == (replace(of_run, rounds=3), 3)
 
 
 def metadata(run: Path) -> dict[str, str]:

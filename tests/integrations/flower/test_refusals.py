@@ -181,7 +181,9 @@ def test_what_cannot_be_one_session() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"dropout": 0.7}, "sparse graph of enough clients allows it"),
+        ({"dropout": 0.7, "graph": "complete"}, "sparse graph of enough clients allows it"),
+        ({"adversary": "malicious", "dropout": 0.7}, "too few honest clients remain"),
+        ({"graph": "star", "adversary": "gods"}, "unknown graph 'star'; known are auto, complete, sparse; unknown adv"),
         ({"corrupt": 0.6, "dropout": 0.5, "graph": GraphKind.SPARSE}, "too few honest clients remain"),
         ({"policy": "any"}, "policy must be"),
         ({"adversary": Adversary.MALICIOUS, "graph": GraphKind.SPARSE}, "decline sparse graphs"),

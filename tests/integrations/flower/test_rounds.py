@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import (
     FedYogi,
 )
 
+from fl.aggregation.planning import GRAPHS
 from fl.integrations.flower import SecAggGrid, secagg_mod
 from secagg import Adversary, GraphKind
 from tests.integrations.flower import apps
@@ -73,10 +74,10 @@ def test_the_defaults_need_no_settings() -> None:
 
 
 @pytest.mark.parametrize("adversary", [Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS])
-@pytest.mark.parametrize("graph", GraphKind)
-def test_modes_and_graphs(adversary: Adversary, graph: GraphKind, tmp_path: Any) -> None:
+@pytest.mark.parametrize("graph", [*GraphKind, *GRAPHS])
+def test_modes_and_graphs(adversary: Adversary, graph: Any, tmp_path: Any) -> None:
     app = make_app(secagg_mod(adversary=adversary, graph=graph, claims=tmp_path / "claims"))
-    grid = SecAggGrid(LoopbackGrid(app, 12), adversary=adversary, graph=graph, max_examples=200)
+    grid = SecAggGrid(LoopbackGrid(app, 12), adversary=adversary.value, graph=graph, max_examples=200)
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=30)
     assert reply.content["metrics"]["num-examples"] == sum(map(examples_of, range(12)))
     assert grid.reports[0].aborted is None

@@ -7,16 +7,17 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
 
+from fl.aggregation.planning import GRAPHS
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, SecAggExecutor
-from secagg import Adversary, GraphKind, PlanError
+from secagg import Adversary, PlanError
 
 
-@pytest.mark.parametrize("graph", GraphKind, ids=lambda kind: kind.value)
+@pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda mode: mode.value)
-def test_every_plan_is_one_that_a_default_site_takes(adversary: Adversary, graph: GraphKind) -> None:
+def test_every_plan_is_one_that_a_default_site_takes(adversary: Adversary, graph: str) -> None:
     """In malicious mode a site has to agree to sparse graphs, as it does if `add_secure_aggregation` made the job."""
     job: dict[str, Any] = {"identity_id": "ids" if adversary is Adversary.MALICIOUS else None}
-    agreed = {"graph": graph.value} if (adversary, graph) == (Adversary.MALICIOUS, GraphKind.SPARSE) else {}
+    agreed = {"graph": graph} if (adversary, graph) == (Adversary.MALICIOUS, "sparse") else {}
     policy, made = SecAggExecutor(**job, **agreed)._policy, 0
     for dropout, corrupt in product((0, 0.1, 0.3, 0.5, 0.6), (0, 0.05, 0.1, 0.33)):
         try:
@@ -24,7 +25,7 @@ def test_every_plan_is_one_that_a_default_site_takes(adversary: Adversary, graph
                 clip=1.0,
                 max_steps=8,
                 adversary=adversary.value,
-                graph=graph.value,
+                graph=graph,
                 dropout=dropout,
                 corrupt=corrupt,
                 **job,
@@ -45,7 +46,9 @@ def test_every_plan_is_one_that_a_default_site_takes(adversary: Adversary, graph
     ("arguments", "text"),
     [
         ({"dropout": 1.5}, "dropout is 1.5"),
-        ({"dropout": 0.7}, "a sparse graph of enough clients allows it"),
+        ({"dropout": 0.7, "graph": "complete"}, "a sparse graph of enough clients allows it"),
+        ({"dropout": 0.7, "adversary": "semi-malicious"}, "too few honest clients remain"),
+        ({"graph": "star"}, "unknown graph 'star'; known are auto, complete, sparse"),
         ({"corrupt": 0.7, "dropout": 0.6, "graph": "sparse"}, "too few honest clients remain"),
     ],
 )

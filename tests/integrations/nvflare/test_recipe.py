@@ -105,6 +105,20 @@ def test_without_identities_the_server_is_believed_unless_the_job_says_otherwise
     assert SecAggExecutor(**client["executors"][0]["executor"]["args"])._policy == asked
 
 
+@pytest.mark.parametrize(
+    ("graph", "stored"), [("auto", "auto"), (GraphKind.COMPLETE, "complete"), ("sparse", "sparse")]
+)
+def test_names_and_enums_are_the_same_in_a_job(tmp_path: Path, graph: Any, stored: str) -> None:
+    recipe = make_recipe()
+    add_secure_aggregation(recipe, clip=2.0, max_steps=64, graph=graph, adversary="semi-malicious")
+    server, client, _ = exported(recipe, tmp_path)
+    arguments = server["workflows"][0]["args"]
+    assert arguments.get("graph", "auto") == stored
+    assert SecAggController(**arguments)._policy.adversary is Adversary.SEMI_MALICIOUS
+    policy = SecAggExecutor(**client["executors"][0]["executor"]["args"])._policy
+    assert policy.graph is (GraphKind.SPARSE if stored == "sparse" else GraphKind.COMPLETE)
+
+
 @pytest.mark.parametrize("first", ["filter", "secure"])
 def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> None:
     """The executor applies them, before the masking, whichever was added first."""
