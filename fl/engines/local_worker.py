@@ -18,6 +18,7 @@ from fl.config.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
 from fl.data import Dataset
 from fl.data.partition import Indices
 from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.learning.devices import CPU
 from fl.learning.parameter_layout import ParameterLayout, context_digest
 from fl.learning.serialization import load_model
 from fl.learning.settings import Local
@@ -35,11 +36,15 @@ class ClientExamples:
 
 
 class LocalWorker:
-    """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
+    """The worker for all of a run's clients, one at a time, on one model object that each client overwrites.
+
+    `device` is that of the training; between trainings, the model is on the CPU.
+    """
 
     def __init__(self, config: RunConfig, dataset: Dataset, parts: list[Indices], task: Task = CLASSIFICATION) -> None:
         self.config = config
         self.task = task
+        self.device = CPU
         self.dataset = dataset
         self.examples = [_hold_out(part, config, client_id) for client_id, part in enumerate(parts)]
         self.model = self.task.make_model(
@@ -89,6 +94,7 @@ class LocalWorker:
             seed=derived_seed(self.config.seed, TRAINING_SEED, number, client_id),
             threads=self.threads,
             task=self.task,
+            device=self.device,
         )
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
@@ -99,7 +105,11 @@ class LocalWorker:
             return None
         with torch_threads(self.threads):
             return evaluate(
-                self.model, self.dataset.train_images[places], self.dataset.train_labels[places], task=self.task
+                self.model,
+                self.dataset.train_images[places],
+                self.dataset.train_labels[places],
+                task=self.task,
+                device=self.device,
             )
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
@@ -122,12 +132,13 @@ def local_update(
     seed: int,
     threads: int,
     task: Task = CLASSIFICATION,
+    device: torch.device = CPU,
 ) -> ClientUpdate:
     """Train the received model on a client's examples, in place, and return the difference."""
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
-        result = train(model, images, labels, training, seed=seed, task=task)
+        result = train(model, images, labels, training, seed=seed, task=task, device=device)
     return ClientUpdate(
         delta=layout.to_vector(model) - received,
         num_examples=result.num_examples,
