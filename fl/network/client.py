@@ -23,6 +23,7 @@ from fl.aggregation.participation import open_participation
 from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
+from fl.learning.devices import find_device
 from fl.learning.task import Task
 from fl.network.addresses import show_address
 from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
@@ -351,6 +352,7 @@ class Participant:
             seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
             threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size, data.images.dtype),
             task=task,
+            device=find_device(self._options.device),
         )
 
     def _randomness(self, purpose: bytes) -> bytes:

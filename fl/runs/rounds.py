@@ -25,6 +25,7 @@ from fl.data import Dataset
 from fl.data.client_data import ClientData, DealtOut
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.engines.local_worker import LocalWorker, round_context
+from fl.learning.devices import find_device
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from fl.learning.own_code import ModelSource
 from fl.learning.serialization import model_to_bytes
@@ -70,6 +71,8 @@ class FederatedRun(Run):
         self._resources = resources or Resources()
         self.worker = LocalWorker(config, data, model, self.task)
         check_engine(config.engine, self.worker, self._resources)
+        if config.engine in ("serial", "processes"):
+            self.device = self.worker.device = find_device(self._resources.device)
         self.aggregator: Aggregator = PlainAggregator(self.task.figures)
         if aggregator == "secure":
             self.aggregator = SecureAggregator(

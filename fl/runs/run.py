@@ -13,6 +13,7 @@ from fl.aggregation.scales import ScaleTracker
 from fl.config.run_config import ACCURACY, AggregatorName, RunConfig
 from fl.data import Dataset
 from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.learning.devices import CPU
 from fl.learning.own_code import ModelSource
 from fl.learning.parameter_layout import LayoutError, ParameterLayout
 from fl.learning.server_optimizer import ServerOptimizer
@@ -38,6 +39,7 @@ class Run:
         tracker: the bounds of the updates.
         server_optimizer: the server's optimizer, which applies the mean update.
         threads: PyTorch threads for the model.
+        device: the device on which the model is tested.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Run:
         self.dataset = dataset
         self.name = name
         self.rounds_done = 0
+        self.device = CPU
         self.model = self.task.make_model(
             config.model if model is None else model,
             dataset.train_images.dtype,
@@ -106,7 +109,9 @@ class Run:
         if not self.dataset.has_test:
             return None
         with torch_threads(self.threads):
-            return evaluate(self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task)
+            return evaluate(
+                self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task, device=self.device
+            )
 
     def measure(
         self,
