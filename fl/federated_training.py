@@ -261,6 +261,7 @@ def federated(
     engine: str = "serial",
     threads: int | None = None,
     workers: int | None = None,
+    device: str = "cpu",
     out: str | Path | None = None,
     resume: bool = False,
 ) -> FederatedTraining:
@@ -296,6 +297,7 @@ def federated(
         engine: where clients train: serial, processes, batched or ray.
         threads: PyTorch threads for each client.
         workers: clients trained at once, with the engines processes and ray.
+        device: where clients train: cpu, cuda, mps or auto, with the engines serial and processes.
         out: a folder for the checkpoint of each round, the records, the model and a figure; `secagg report` reads it.
         resume: go on with the run in ``out``, if there is one; give the same model, clients and settings again.
             `secagg train --resume` cannot go on with it, since the clients' examples are this program's.
@@ -332,7 +334,7 @@ def federated(
         engine=engine,
         threads=threads,
     )
-    training = FederatedTraining(config, data, Resources(workers), model=model, task=task)
+    training = FederatedTraining(config, data, Resources(workers, device=device), model=model, task=task)
     if out is not None:
         if resume and RunFolder(Path(out)).has_run:
             training.resume_in(Path(out))

@@ -176,6 +176,10 @@ def train(
         str | None,
         Option(help="With --engine ray: auto, HOST:6379 or ray://HOST:10001 (default: Ray on this machine)."),
     ] = None,
+    device: Annotated[
+        str,
+        Option(help="Device of clients' training, with --engine serial or processes: cpu, cuda, mps, or auto."),
+    ] = "cpu",
     out: Annotated[
         Path | None, Option(help="New folder for the checkpoint, metrics, figure and model (default: nothing is kept).")
     ] = None,
@@ -193,7 +197,7 @@ def train(
         from fl.engines import Resources
 
         console = open_console(stderr=as_json)
-        resources = Resources(workers, address)
+        resources = Resources(workers, address, device)
         if resume is not None:
             more = settings["rounds"] if is_set(context, "rounds") else None
             finished = resume_training(

@@ -84,6 +84,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             list[str] | None,
             Option("--metrics", "--metric", help="Your own metric that the server may choose; repeatable."),
         ] = None,
+        device: Annotated[str, Option(help="Device to train on: cpu, cuda, mps, or auto.")] = "cpu",
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
         shard: Annotated[
             str | None, Option(help="Train on part I of N of the data set: I/N, from 0/N to N-1/N.")
@@ -182,12 +183,15 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             if not 0 < max_model_bytes <= MAX_EXTRA_BYTES:
                 raise ConfigError(f"max-model-bytes must be between 1 and {MAX_EXTRA_BYTES}, not {max_model_bytes}")
             # The imports below load torch, which takes seconds.
+            from fl.learning.devices import find_device
             from fl.network.local_data import load_arrays, load_shard, parse_shard
             from fl.network.offers import JoinOptions
             from fl.network.policy import Policy
             from fl.watch import configure_logging
 
             configure_logging(json=log_json, level="INFO" if log_json else "WARNING")
+
+            find_device(device)
 
             def say(text: str) -> None:
                 line = printable(text, MAX_ERROR_TEXT)
@@ -221,6 +225,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 training=training,
                 max_rounds=max_rounds,
                 max_failed_rounds=max_failed_rounds,
+                device=device,
                 limits=limits,
                 holdout=settings["holdout"],
                 out=out,

@@ -24,7 +24,7 @@ from fl.runs.display import summary_table
 from fl.runs.summary import summarize
 
 # Options that may be given with --resume; all others are fixed when a run starts.
-_RESUMABLE = {"config", "resume", "rounds", "data_dir", "as_json", "tensorboard", "workers", "address"}
+_RESUMABLE = {"config", "resume", "rounds", "data_dir", "as_json", "tensorboard", "workers", "address", "device"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,13 @@ class Resources:
         workers: number of clients trained at the same time; None: one per core.
         address: address of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; None: Ray on this
             machine.
+        device: the device of clients' training, one of `fl.learning.devices.DEVICES`. Engines of several processes
+            share it. The engines batched and ray train on the CPU.
     """
 
     workers: int | None = None
     address: str | None = None
+    device: str = "cpu"
 
     def check(self, engine: str) -> None:
         """Raise ConfigError if the engine of that name cannot use these resources."""
@@ -35,6 +38,8 @@ class Resources:
             problems.append(f"workers are for the engines processes and ray: the engine {engine} is one process")
         if self.address and engine != "ray":
             problems.append(f"an address is for a Ray cluster: use the engine ray, not {engine}")
+        if self.device not in ("cpu", "auto") and engine in ("batched", "ray"):
+            problems.append(f"the engine {engine} trains on the CPU, not on {self.device}: use serial or processes")
         if self.address and self.workers:
             problems.append("a Ray cluster has as many workers as it has cores: leave out workers")
         if problems:

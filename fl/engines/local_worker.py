@@ -19,6 +19,7 @@ from fl.data.client_data import ClientData
 from fl.data.partition import Indices
 from fl.errors import ConfigError
 from fl.learning.cpu import seeded_global_generator, torch_threads, worthwhile_threads
+from fl.learning.devices import CPU
 from fl.learning.own_code import ModelSource
 from fl.learning.parameter_layout import NOTHING_FROZEN, ParameterLayout, context_digest, frozen_digest
 from fl.learning.serialization import load_round_message
@@ -37,7 +38,10 @@ class ClientExamples:
 
 
 class LocalWorker:
-    """The worker for all of a run's clients, one at a time, on one model object that each client overwrites."""
+    """The worker for all of a run's clients, one at a time, on one model object that each client overwrites.
+
+    `device` is that of the training; between trainings, the model is on the CPU.
+    """
 
     def __init__(
         self, config: RunConfig, data: ClientData, model: ModelSource | None = None, task: Task = CLASSIFICATION
@@ -45,6 +49,7 @@ class LocalWorker:
         self.config = config
         self.data = data
         self.task = task
+        self.device = CPU
         self.examples = [_hold_out(data.places(client_id), config, client_id) for client_id in range(data.num_clients)]
         dataset = data.dataset
         self.model = self.task.make_model(
@@ -90,16 +95,16 @@ class LocalWorker:
         # Random transforms of a data set draw from torch's generator.
         with seeded_global_generator(seed):
             images, labels = self.training_examples(client_id)
-        training = self.config.local.in_round(number)
         return local_update(
             self.model,
             images,
             labels,
-            training,
+            self.config.local.in_round(number),
             seed=seed,
             threads=self.threads,
             frozen=self.frozen,
             task=self.task,
+            device=self.device,
         )
 
     def evaluate_held_out(self, client_id: ClientId, model_message: bytes) -> Evaluation | None:
@@ -109,7 +114,7 @@ class LocalWorker:
         if not len(held_out):
             return None
         with torch_threads(self.threads):
-            return evaluate(self.model, *self.data.examples(client_id, held_out), task=self.task)
+            return evaluate(self.model, *self.data.examples(client_id, held_out), task=self.task, device=self.device)
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
@@ -131,6 +136,7 @@ def local_update(
     threads: int,
     frozen: bytes = NOTHING_FROZEN,
     task: Task = CLASSIFICATION,
+    device: torch.device = CPU,
 ) -> ClientUpdate:
     """Train the received model on a client's examples, in place, and return the difference.
 
@@ -139,7 +145,7 @@ def local_update(
     layout = ParameterLayout.of(model)
     received = layout.to_vector(model)
     with torch_threads(threads):
-        result = train(model, images, labels, training, seed=seed, task=task)
+        result = train(model, images, labels, training, seed=seed, task=task, device=device)
     if frozen_digest(model) != frozen:
         raise ConfigError(
             "the model's own code changes frozen parameters (requires_grad=False), which are not sent: make them "

@@ -81,15 +81,21 @@ def torch_threads(count: int) -> Iterator[None]:
 _WORTHWHILE_WORK = 10_000_000
 
 
-def uses_bfloat16(setting: Precision, model: nn.Module, image_shape: torch.Size) -> bool:
-    """Return whether `model` runs in bfloat16 on images of `image_shape` (C, H, W).
+def uses_bfloat16(
+    setting: Precision, model: nn.Module, image_shape: torch.Size, device: torch.device | None = None
+) -> bool:
+    """Return whether `model` runs in bfloat16 on images of `image_shape` (C, H, W), by default on the CPU.
 
-    "auto" depends on the processor, the model and the image size only, not on a measurement during training: seeded
+    "auto" depends on the device, the model and the image size only, not on a measurement during training: seeded
     runs on one machine must repeat bit for bit.
     """
     if setting != "auto":
         return setting == "on"
-    return _convolution_work(model, image_shape) >= _WORTHWHILE_WORK and processor_has_bfloat16()
+    if _convolution_work(model, image_shape) < _WORTHWHILE_WORK:
+        return False
+    if device is None or device.type == "cpu":
+        return processor_has_bfloat16()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def _convolution_work(model: nn.Module, image_shape: torch.Size) -> int:

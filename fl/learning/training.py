@@ -1,7 +1,7 @@
 """A client's training in a round, some epochs of SGD or Adam on its own examples, and the evaluation of a model.
 
-Both run on the CPU. Results repeat bit for bit on one machine with the same number of threads: shuffling and random
-layers (dropout) depend on `seed` only, and nothing depends on the clock.
+Results repeat bit for bit on one machine's CPU with the same number of threads: shuffling and random layers (dropout)
+depend on `seed` only, and nothing depends on the clock. Other devices: `fl.learning.devices`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from fl.errors import ConfigError, DataError, FLError
-from fl.learning.cpu import seeded_global_generator, uses_bfloat16
+from fl.learning.cpu import uses_bfloat16
+from fl.learning.devices import CPU, on_device, seeded_generators
 from fl.learning.figures import Total, ratio
 from fl.learning.own_code import call_own, own_code_of
 from fl.learning.settings import Local, Precision
@@ -65,6 +66,7 @@ def train(
     config: Local,
     seed: int,
     task: Task = CLASSIFICATION,
+    device: torch.device = CPU,
 ) -> LocalResult:
     """Train `model` in place on images (N, ...) with labels (N, ...), which may be any inputs and targets of `task`.
 
@@ -78,15 +80,25 @@ def train(
 
     Threads of one process train one after the other, since a process has only one torch random generator.
     """
-    num_examples = _check_examples(images, labels)
+    _check_examples(images, labels)
+    with on_device(model, device):
+        return _train(model, images.to(device), labels.to(device), config, seed, task)
+
+
+def _train(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: Local, seed: int, task: Task
+) -> LocalResult:
+    """Train a model on the device of the examples."""
+    num_examples, device = len(images), images.device
+    task.to(device)
     rows = _ImageRows(images, channels_last=config.channels_last)
     _set_memory_format(model, channels_last=config.channels_last)
-    in_bfloat16 = uses_bfloat16(config.bfloat16, model, images.shape[1:])
+    in_bfloat16 = uses_bfloat16(config.bfloat16, model, images.shape[1:], device)
     optimizer = _optimizer(model, config)
     proximal_term = _ProximalTerm(model, config.proximal)
     normalizing = batch_normalizing_layers(model)
     loss_sum, totals = 0.0, _Totals(task)
-    with own_code_of(model), _seeded(seed) as generator:
+    with own_code_of(model), _seeded(seed, device) as generator:
         model.train()
         for epoch in range(config.epochs):
             is_last = epoch == config.epochs - 1
@@ -94,7 +106,8 @@ def train(
             batches: tuple[torch.Tensor, ...] = torch.split(order, config.batch_size)
             if normalizing and len(batches) > 1 and len(batches[-1]) == 1:
                 batches = (*batches[:-2], torch.cat(batches[-2:]))
-            for number, chosen in enumerate(batches):
+            for number, places in enumerate(batches):
+                chosen = places.to(device)
                 truth = labels.index_select(0, chosen)
                 with _enough_to_normalize(normalizing, len(chosen), num_examples):
                     output = _output(model, rows.select(chosen), in_bfloat16)
@@ -102,7 +115,7 @@ def train(
                 mean_loss = loss.item()
                 if not math.isfinite(mean_loss):
                     raise DivergedError(
-                        f"the loss is {mean_loss} in epoch {epoch + 1}, batch {number + 1}: {_remedy(config)}"
+                        f"the loss is {mean_loss} in epoch {epoch + 1}, batch {number + 1}: {_remedy(config, task)}"
                     )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -115,7 +128,7 @@ def train(
     for name, value in model.state_dict().items():
         # A finite sum has only finite terms, and is much faster to check; a sum that is not finite may have overflowed.
         if value.is_floating_point() and not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
-            raise DivergedError(f"{name} is not finite after training: {_remedy(config)}")
+            raise DivergedError(f"{name} is not finite after training: {_remedy(config, task)}")
     return LocalResult(num_examples, loss_sum, totals.sums)
 
 
@@ -128,6 +141,7 @@ def evaluate(
     channels_last: bool = True,
     bfloat16: Precision = "off",
     task: Task = CLASSIFICATION,
+    device: torch.device = CPU,
 ) -> Evaluation:
     """Measure `model` (in evaluation mode, then restored) on images (N, ...) with labels (N, ...), as for `train`.
 
@@ -140,13 +154,15 @@ def evaluate(
     num_examples = _check_examples(images, labels)
     rows = _ImageRows(images, channels_last=channels_last)
     _set_memory_format(model, channels_last=channels_last)
-    in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:])
+    in_bfloat16 = uses_bfloat16(bfloat16, model, images.shape[1:], device)
     loss_sum, totals = 0.0, _Totals(task)
+    task.to(device)
     # no_grad, not inference_mode: a model may keep a tensor that it makes here, and train with it later.
-    with own_code_of(model), _evaluation_mode(model), torch.no_grad():
+    with own_code_of(model), on_device(model, device), _evaluation_mode(model), torch.no_grad():
         for start in range(0, num_examples, batch_size):
-            truth = labels[start : start + batch_size]
-            output = _output(model, rows.part(start, start + batch_size), in_bfloat16)
+            # A test set may be larger than the device's memory.
+            truth = labels[start : start + batch_size].to(device)
+            output = _output(model, rows.part(start, start + batch_size).to(device), in_bfloat16)
             loss_sum += task.loss_sum(output, truth)
             totals.add(output, truth)
     return Evaluation(loss_sum / num_examples, dict(zip(task.metrics, totals.sums, strict=True)), num_examples)
@@ -263,7 +279,7 @@ def _output(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.
     if not in_bfloat16:
         output: torch.Tensor = model(images)
         return output
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(images.device.type, dtype=torch.bfloat16):
         output = model(images)
     return output.float()
 
@@ -282,14 +298,15 @@ def _check_examples(images: torch.Tensor, labels: torch.Tensor) -> int:
     return len(images)
 
 
-def _remedy(config: Local) -> str:
-    return f"lower the learning rate (it is {config.learning_rate})"
+def _remedy(config: Local, task: Task) -> str:
+    scaled = "" if task.is_classification else ", or scale the targets"
+    return f"lower the learning rate (it is {config.learning_rate}){scaled}"
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[torch.Generator]:
-    """Yield a generator for shuffling; torch's global generator, used by dropout, is seeded meanwhile too."""
-    with seeded_global_generator(seed):
+def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Yield a generator for shuffling; torch's global generators, used by dropout, are seeded meanwhile too."""
+    with seeded_generators(seed, device):
         yield torch.Generator().manual_seed(seed)
 
 

@@ -25,6 +25,7 @@ from fl.aggregation.totals import TotalsEncoding
 from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
+from fl.learning.devices import find_device
 from fl.learning.task import Task
 from fl.learning.training import evaluate
 from fl.network.addresses import check_host, show_address
@@ -379,6 +380,7 @@ class Participant:
             threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size, data.images.dtype),
             frozen=announced.frozen_sha256,
             task=task,
+            device=find_device(self._options.device),
         )
 
     def _randomness(self, purpose: bytes) -> bytes:

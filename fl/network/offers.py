@@ -35,6 +35,7 @@ class JoinOptions:
             the server's messages or address, which the server could change to start again at will.
         max_rounds: the most rounds to answer in this training.
         limits: the limits of the connection.
+        device: the device of the training, one of `fl.learning.devices.DEVICES`.
         max_failed_rounds: the client stops after this many rounds in a row in which it had no update.
         policy: the client's requirements for an offer.
         max_model_bytes: the largest announcement to accept, with its model.
@@ -60,6 +61,7 @@ class JoinOptions:
     training: str | None = None
     max_rounds: int = 1000
     max_failed_rounds: int = 100
+    device: str = "cpu"
     limits: Limits = field(default_factory=Limits)
     holdout: float | None = None
     out: Path | None = None

@@ -26,6 +26,7 @@ from fl.data.client_data import ClientData, DealtOut
 from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
+from fl.learning.devices import find_device
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from fl.learning.own_code import ModelSource
 from fl.learning.serialization import round_message
@@ -76,6 +77,8 @@ class FederatedRun(Run):
                 "them from a file, or draw them with torch, which is seeded"
             )
         check_engine(config.engine, self.worker, self._resources)
+        if config.engine in ("serial", "processes"):
+            self.device = self.worker.device = find_device(self._resources.device)
         self.aggregator: Aggregator = PlainAggregator(self.task.figures)
         self.plans = session_plans(config, self.layout.sizes, self.task.figures)
         self.identities = None

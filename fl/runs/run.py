@@ -13,6 +13,7 @@ from fl.aggregation.scales import ScaleTracker
 from fl.config.run_config import ACCURACY, AggregatorName, RunConfig
 from fl.data import Dataset
 from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.learning.devices import CPU
 from fl.learning.own_code import ModelSource
 from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
 from fl.learning.serialization import round_message
@@ -50,6 +51,7 @@ class Run:
         server_optimizer: the server's optimizer, which applies the mean update.
         threads: PyTorch threads for the model.
         sent: the rounds' models, if personal models need them.
+        device: the device on which the model is tested.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Run:
         self.rounds_done = 0
         # The paper's Ditto needs the model that each round began with, and whose updates the round included.
         self.sent: list[SentModel] | None = [] if config.personal.method == "ditto" else None
+        self.device = CPU
         self.model = self.task.make_model(
             config.model if model is None else model,
             dataset.train_images.dtype,
@@ -125,7 +128,9 @@ class Run:
         if not self.dataset.has_test:
             return None
         with torch_threads(self.threads):
-            return evaluate(self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task)
+            return evaluate(
+                self.model, self.dataset.test_images, self.dataset.test_labels, task=self.task, device=self.device
+            )
 
     def measure(
         self,

@@ -51,7 +51,7 @@ def test_how_to_go_on_can_be_copied(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl.commands.train.FederatedRun.run_round", interrupted)
+    monkeypatch.setattr("fl.runs.rounds.FederatedRun.run_round", interrupted)
     finished = start_training(tiny_config(), tmp_path / ODD, None, open_console())
     assert finished.interrupted
     assert copied(capsys.readouterr().out, "go on with: ") == ["secagg", "train", "--resume", str(tmp_path / ODD)]
