@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fl.learning.own_code import make_dataset, make_model
     from fl.learning.parameter_layout import ParameterLayout
     from fl.learning.settings import Local, ServerOptimization
+    from fl.learning.task import Task
     from fl.learning.training import evaluate, train
     from fl.runs.checkpoint import RunFolder
     from fl.runs.records import RoundRecord
@@ -46,6 +47,7 @@ __all__ = [
     "RunFolder",
     "SecureAggregator",
     "ServerOptimization",
+    "Task",
     "build_model",
     "evaluate",
     "load_dataset",
@@ -70,6 +72,7 @@ _MODULES = {
     "RunFolder": "fl.runs.checkpoint",
     "SecureAggregator": "fl.aggregation.secure",
     "ServerOptimization": "fl.learning.settings",
+    "Task": "fl.learning.task",
     "build_model": "fl.learning.models",
     "evaluate": "fl.learning.training",
     "load_dataset": "fl.data",
