@@ -20,15 +20,10 @@ LENGTH = 100_000
 _THRESHOLD = 0.6
 
 # Shortcomings of the peers, in the releases that the results name.
-_FLOWER_NOTE = (
-    "Flower's masks come from MT19937, seeded with 32 bits that the agreed key is folded to; it shares the 306 bytes "
-    "of a PEM file in place of a seed; it survives no client that vanishes before it has shared its keys; and a client "
-    "that is told that one peer is both alive and gone gives away both of that peer's secrets. secagg does none of "
-    "this."
-)
+_FLOWER_NOTE = "Flower's masks, shares and dropouts differ: see [other systems](threat-model.md#other-systems)."
 _DECLEARN_NOTE = (
-    "declearn's masking survives no dropout at all: it has neither self-masks nor shares. Its masks come from PCG64, "
-    "which is not a cryptographic generator. secagg's time includes a self-mask for each client."
+    "declearn has neither self-masks nor shares, and survives no dropout; its masks come from PCG64, which is not a "
+    "cryptographic generator. secagg's time includes a self-mask for each client."
 )
 _SIGNED_NOTE = (
     "declearn's handshakes are signed by long-lived identity keys; secagg's keys are not signed in this mode."

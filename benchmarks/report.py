@@ -14,22 +14,25 @@ _HEAD = """# Benchmarks
 
 <!-- Written by `python -m benchmarks.report`: change that, or measure again, instead of this file. -->
 
-secagg {version} on {cpu}, {cores} cores ({flags}), {memory}, {os}; Python {python}, numpy {numpy}, cryptography
-{cryptography}, {openssl}; {mode} run of commit {commit}, {created}.
+{in_short}
 
-**{reached} of {goals} goals are reached.** {missed}
+On {cpu}, {cores} cores ({flags}), {memory}, {os}; Python {python}, numpy {numpy}, cryptography {cryptography},
+{openssl}; secagg {version}, {mode} run of commit {commit}, {created}.
 
-Compare ratios between machines and runs: seconds drift, on shared machines by a factor of two. Goals are for a machine
-of this kind. Every figure on this page is computed from the [results]({results}).
+Compare ratios between machines and runs: seconds drift, on shared machines by a factor of two. Goals are in
+brackets behind their ratios. Every figure is computed from the [results]({results});
 [benchmarks/README.md](../benchmarks/README.md) says how to measure again.
+"""
+
+_GOALS = """## Goals
+
+**{reached} of {goals} goals are reached.** {missed} Goals are for a machine of this kind.
 """
 
 
 def page(document: Document, drawn: set[str]) -> str:
     """Return the page; ``drawn`` holds the names of the existing figures."""
     entries, machine = document["results"], document["machine"]
-    verdicts = [verdict for entry in entries for verdict in _verdicts(entry)]
-    missed = [text for text, is_reached in verdicts if not is_reached]
     parts = [
         _HEAD.format(
             **machine,
@@ -37,9 +40,7 @@ def page(document: Document, drawn: set[str]) -> str:
             created=document["created"][:10],
             flags=", ".join(machine["cpu_flags"]),
             memory=size(machine["memory_bytes"]),
-            reached=len(verdicts) - len(missed),
-            goals=len(verdicts),
-            missed=f"Missed: {'; '.join(missed)}." if missed else "",
+            in_short=tables.in_short(entries),
             results=f"../benchmarks/results/{document['mode']}.json",
         ).strip()
     ]
@@ -50,6 +51,15 @@ def page(document: Document, drawn: set[str]) -> str:
         parts += [block for block in (make_tables(own) if own else ["*Not run.*"]) if block]
         parts += list(dict.fromkeys(entry["note"] for entry in own if "note" in entry))
         parts += _origins(own)
+    verdicts = [verdict for entry in entries for verdict in _verdicts(entry)]
+    missed = [text for text, is_reached in verdicts if not is_reached]
+    parts.append(
+        _GOALS.format(
+            reached=len(verdicts) - len(missed),
+            goals=len(verdicts),
+            missed=f"Missed: {'; '.join(missed)}." if missed else "",
+        ).strip()
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +82,7 @@ def _origins(entries: list[Entry]) -> list[str]:
         for entry in entries
         if "from" in entry
     )
-    return [f"† measured by an earlier run: {'; '.join(origins)}."] if origins else []
+    return [f"† from an earlier run: {'; '.join(origins)}."] if origins else []
 
 
 Section = tuple[str, str, Callable[[list[Entry]], list[str]], dict[str, str]]
@@ -81,36 +91,33 @@ Section = tuple[str, str, Callable[[list[Entry]], list[str]], dict[str, str]]
 SECTIONS: dict[str, Section] = {
     "figure8": (
         "The paper's figure 8",
-        "The setting of Bonawitz et al. (CCS 2017), figure 8: complete graph, 100,000 entries of 24 bits. Clients "
-        "drop out after ShareKeys and before MaskedInputCollection. Everything runs on one core with real bytes, "
-        "decoding and encoding included. The paper used another machine (Java, Xeon E5-1650 v3), so the speed-up is "
-        "that of program and machine together.",
+        "Bonawitz et al. (CCS 2017), figure 8: complete graph, 100,000 entries of 24 bits; clients drop out between "
+        "ShareKeys and MaskedInputCollection. All on one core with real bytes, coding included. The paper used Java on "
+        "a Xeon E5-1650 v3, so the speed-up is that of program and machine together.",
         tables.figure8,
         {"figure8": "Speed-up over the published times, by row"},
     ),
     "communication": (
         "Communication",
-        "All bytes that one client sends and receives, session ids, flags and frames included, over the bytes of its "
-        "16-bit values in the clear. These figures are the same on every machine.",
+        "All bytes that one client sends and receives, frames included, over the bytes of its 16-bit values in the "
+        "clear. The same on every machine.",
         tables.communication,
         {},
     ),
     "peers": (
         "Peers",
-        "The same work on the same machine in one run: all clients and the server, one after the other in one "
-        "process, without a network. secagg runs directly before and directly after the peer, and the slower of the "
-        "two counts. The sums of both sides are checked. The peers run in separate processes, in their own "
-        "environment.",
+        "The same work on the same machine: all clients and the server, one after the other in one process, without a "
+        "network. secagg runs before and after the peer, which has a process and environment of its own; the slower "
+        "run counts. The sums of both sides are checked.",
         tables.peers,
         {"peers": "Seconds of each peer and of secagg"},
     ),
     "scaling": (
         "Scaling",
-        "`secagg simulate` in a separate process for each point: real keys, masks and bytes of all clients and the "
-        "server. 5% of the clients drop out after ShareKeys; on the sparse graph another 5% may work together with an "
-        "honest-but-curious server. Times are computing time without the making of inputs; a client's figures are "
-        "medians. Memory is the peak of the process with all clients, without the child processes of a long "
-        "recovery. Every sum is exact, or the benchmark fails.",
+        "`secagg simulate`, one process a point, with real keys, masks and bytes. 5% of the clients drop out after "
+        "ShareKeys; on the sparse graph another 5% may work with an honest-but-curious server. Times are computing "
+        "time without the making of inputs; a client's figures are medians. Memory is the peak of the process with all "
+        "clients, without the child processes of a long recovery. Every sum is checked.",
         tables.scaling,
         {
             "scaling-clients": "Time, memory and a client's part, by number of clients",
@@ -119,9 +126,8 @@ SECTIONS: dict[str, Section] = {
     ),
     "malicious": (
         "Against a server that lies",
-        "The same session twice, at the same time in two processes on one core each: against a server that only "
-        "looks, and against one that may lie at any time, with identities, signed keys and ConsistencyCheck. Complete"
-        " graph, 5% of the clients drop out, the threshold is the same. A client's figures are medians; the server's "
+        "The same session in malicious mode and in honest-but-curious mode, at the same time on one core each. "
+        "Complete graph, 5% of the clients drop out, equal thresholds. A client's figures are medians; the server's "
         "bytes are those of all clients.",
         tables.malicious,
         {},
@@ -129,18 +135,17 @@ SECTIONS: dict[str, Section] = {
     "network": (
         "Between processes",
         "Server and clients in three processes on loopback, TLS 1.3 with certificates on both sides, compared with "
-        "`transport.run_session` in one process; on all cores, and on a single one. The time runs from the start "
-        "signal, with the server listening, keys loaded and inputs made, until the server has its sum and each client "
-        "knows of the end; connecting and handshakes are included. A tenth of the clients drop out when their input is "
-        "due: over TLS they come back without their state, so the server drops them at once and waits for no "
-        "deadline. Every sum is exact, or the benchmark fails.",
+        "`transport.run_session` in one process; on all cores, and on one. Time runs from the start signal (server "
+        "listening, keys loaded, inputs made) until the server has its sum and each client knows of the end, with "
+        "handshakes. A tenth of the clients drop out when their input is due: over TLS they come back without their "
+        "state, so the server drops them without waiting for a deadline. Every sum is checked.",
         tables.network,
         {},
     ),
     "micro": (
         "Pieces",
-        "Each piece of the library, compared with the least cost of its work and timed in turn with it. The ratio is "
-        "the result: seconds vary with the machine.",
+        "Each piece, timed in turn with the least cost of its work. The ratio is the result: seconds vary with the "
+        "machine. Vectors have 1,000,000 elements where nothing else is said.",
         tables.micro,
         {"micro": "Ratios to the raw primitives"},
     ),

@@ -1,6 +1,7 @@
 """The tables of docs/benchmarks.md, group by group, from the entries of a results file."""
 
 from collections.abc import Callable
+from itertools import groupby
 from math import log
 from typing import Any
 
@@ -20,7 +21,9 @@ def _table(rows: list[Any], *columns: Column, title: str = "") -> str:
     cells = []
     for row in rows:
         first, *others = [cell(row) for _, cell in columns]
-        cells.append([first + ("\u00a0†" if isinstance(row, dict) and "from" in row else ""), *others])
+        entries = row if isinstance(row, list) else [row]
+        earlier = any(isinstance(entry, dict) and "from" in entry for entry in entries)
+        cells.append([first + ("\u00a0†" if earlier else ""), *others])
     rules = ["---:" if any(cell[:1].isdigit() for cell in column) else ":---" for column in zip(*cells, strict=True)]
     lines = [[heading for heading, _ in columns], [":---", *rules[1:]], *cells]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -36,19 +39,54 @@ def _column(heading: str, show: Callable[[Any], str], key: str) -> Column:
 
 
 def _ratio(heading: str) -> Column:
-    return heading, lambda entry: number(entry["ratio"]["value"]) if "ratio" in entry else NOTHING
+    def cell(entry: Entry) -> str:
+        if "ratio" not in entry:
+            return NOTHING
+        missed = ", missed" if reached(entry) is False else ""
+        limit = "" if reached(entry) is None else f" ({goal(entry)}{missed})"
+        return number(entry["ratio"]["value"]) + limit
+
+    return heading, cell
 
 
 def goal(entry: Entry) -> str:
-    """Return the goal of an entry's ratio."""
-    if reached(entry) is None:
-        return NOTHING
+    """Return the goal of an entry's ratio, if it has one."""
     ratio = entry["ratio"]
     return f"{'≥' if ratio['higher_is_better'] else '≤'} {ratio['goal']:g}"
 
 
-_GOAL: Column = "goal", lambda entry: goal(entry) + (" (missed)" if reached(entry) is False else "")
+_DROPOUT = _param("dropout")[1]
 _TIME: Column = "time", lambda entry: duration(entry["seconds"]["median"])
+
+
+def in_short(entries: list[Entry]) -> str:
+    """Return the table at the top of the page: whole rounds, beside other programs."""
+    rows = [
+        (
+            f"{entry['params']['clients']:,} clients, sparse graph, 5% drop out",
+            duration(entry["seconds"]["median"]),
+            f"a client's part: {duration(entry['client_seconds'])}",
+        )
+        for entry in points(entries, "clients")
+        if entry["params"]["clients"] >= LARGE
+    ]
+    for entry in named(entries, "peers", "flower_round")[-1:]:
+        clients, vanish = entry["params"]["clients"], entry["params"]["vanish"]
+        beside = f"{entry['peer']} {entry['peer_version']}: {duration(entry['peer_seconds'])}"
+        rows.append(
+            (f"{clients} clients, complete graph, {vanish} drop out", duration(entry["secagg_seconds"]), beside)
+        )
+    for entry in named(entries, "figure8", "server")[-1:]:
+        what = f"the server alone: {entry['params']['clients']:,} clients, complete graph, {_DROPOUT(entry)} drop out"
+        published = (entry.get("published_milliseconds") or {}).get("total")
+        beside = f"the paper's, on its machine: {duration(published / 1000)}" if published else NOTHING
+        rows.append((what, duration(entry["milliseconds"]["total"] / 1000), beside))
+    for entry in named(entries, "network", "session")[:1]:
+        beside = f"in one process: {duration(entry['in_memory_seconds'])}"
+        rows.append((f"{entry['params']['clients']} clients over TLS", _TIME[1](entry), beside))
+    head = ("a sum of 100,000 values", "time", "beside")
+    columns: list[Column] = [(heading, lambda row, place=place: row[place]) for place, heading in enumerate(head)]  # type: ignore[misc]
+    return _table(rows, *columns)
 
 
 def figure8(entries: list[Entry]) -> list[str]:
@@ -68,9 +106,7 @@ def figure8(entries: list[Entry]) -> list[str]:
     expansions = [entry for entry in entries if entry["name"] == "expansion"]
     by_ring = [entry for entry in entries if entry["name"] == "expansion_by_ring"]
     return [
-        _table(
-            rows, *who, *map(beside_published, rounds), _ratio("speed-up"), _GOAL, title="Milliseconds here / published"
-        ),
+        _table(rows, *who, *map(beside_published, rounds), _ratio("speed-up"), title="Milliseconds here / published"),
         _table(
             expansions + by_ring,
             ("setting", lambda entry: formatting.params(entry["params"])),
@@ -97,7 +133,6 @@ def communication(entries: list[Entry]) -> list[str]:
             _column("ring bits", number, "ring_bits"),
             _column("bytes", size, "bytes"),
             _ratio("over the clear"),
-            _GOAL,
             _column("the paper's formula", number, "published_formula"),
         )
     ]
@@ -122,7 +157,6 @@ def peers(entries: list[Entry]) -> list[str]:
             _column("the peer", duration, "peer_seconds"),
             _column("secagg", duration, "secagg_seconds"),
             _ratio("the peer's time over secagg's"),
-            _GOAL,
         ),
         _table(
             staged,
@@ -224,7 +258,6 @@ def network(entries: list[Entry]) -> list[str]:
             ("over TLS", _TIME[1]),
             _column("in memory", duration, "in_memory_seconds"),
             _ratio("ratio"),
-            _GOAL,
             _column("processor time, ratio", number, "cpu_ratio"),
             _column("of the server", duration, "server_cpu_seconds"),
             _column("connections", number, "connections"),
@@ -247,7 +280,7 @@ def network(entries: list[Entry]) -> list[str]:
 
 
 def micro(entries: list[Entry]) -> list[str]:
-    """Return a table of all pieces."""
+    """Return a table of all pieces; pieces without a goal, of which one parameter varies, share a row."""
     names = list(dict.fromkeys(entry["name"] for entry in entries))
 
     def order(entry: Entry) -> tuple[int, list[tuple[float, str]]]:
@@ -256,21 +289,23 @@ def micro(entries: list[Entry]) -> list[str]:
         sizes = [(float(item), "") if isinstance(item, int | float) else (0.0, str(item)) for item in values]
         return names.index(entry["name"]), sizes
 
-    rows = sorted(entries, key=order)
-    of = [entry["ratio"]["of"] if "ratio" in entry else "" for entry in rows]
+    rows: list[list[Entry]] = []
+    for _, group in groupby(sorted(entries, key=order), key=lambda entry: str(entry["name"])):
+        found = list(group)
+        rows += [found] if _share_a_row(found) else [[entry] for entry in found]
+    of = [row[0]["ratio"]["of"] if "ratio" in row[0] else "" for row in rows]
     # Name a reference only in its first row.
-    shown = {id(entry): text for entry, text, above in zip(rows, of, ["", *of], strict=False) if text != above}
+    shown = {id(row): text for row, text, above in zip(rows, of, ["", *of], strict=False) if text != above}
     pairs = [entry for entry in entries if "milliseconds_per_pair" in entry]
     return [
         _table(
             rows,
-            ("piece", lambda entry: entry["name"].replace("_", " ")),
-            ("of", lambda entry: formatting.params(entry["params"])),
-            _TIME,
-            _column("GB/s", formatting.significant, "gigabytes_per_second"),
-            _ratio("ratio"),
-            _GOAL,
-            ("ratio of (also for the rows below)", lambda entry: shown.get(id(entry), "")),
+            ("piece", lambda row: row[0]["name"].replace("_", " ")),
+            ("of", _params_of),
+            ("time", lambda row: _span([entry["seconds"]["median"] for entry in row], duration)),
+            ("GB/s", lambda row: _span([entry.get("gigabytes_per_second") for entry in row], number)),
+            ("ratio", _ratio_of),
+            ("ratio of (also for the rows below)", lambda row: shown.get(id(row), "")),
         ),
         *(
             f"A recovered pair takes {number(entry['milliseconds_per_pair'])} ms (goal "
@@ -279,3 +314,38 @@ def micro(entries: list[Entry]) -> list[str]:
             for entry in pairs
         ),
     ]
+
+
+def _share_a_row(row: list[Entry]) -> bool:
+    params = [entry["params"] for entry in row]
+    varied = [key for key in params[0] if len({str(found.get(key)) for found in params}) > 1]
+    return (
+        len(row) > 2
+        and len(varied) == 1
+        and isinstance(params[0][varied[0]], int)
+        and all(reached(entry) is None for entry in row)
+    )
+
+
+def _params_of(row: list[Entry]) -> str:
+    """Return the parameters of a row's entries; the usual number of elements goes without saying."""
+    items: dict[str, object] = {}
+    for name, item in row[0]["params"].items():
+        values = [entry["params"][name] for entry in row]
+        if (name, item) != ("elements", 1_000_000):
+            items[name] = item if len(set(values)) == 1 else _span(values, number)
+    return formatting.params(items)
+
+
+def _ratio_of(row: list[Entry]) -> str:
+    if len(row) == 1:
+        return _ratio("")[1](row[0])
+    return _span([entry.get("ratio", {}).get("value") for entry in row], number)
+
+
+def _span(values: list[Any], show: Callable[[Any], str]) -> str:
+    """Return the least and the largest value, or the only one."""
+    if None in values:
+        return NOTHING
+    first, last = (values[0], values[0]) if len(values) == 1 else (min(values), max(values))
+    return show(first) if first == last else f"{show(first)} to {show(last)}"

@@ -20,14 +20,13 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
 
 _HEAD = """# Experiments
 
-Each command below runs a whole comparison of training runs. If it is interrupted, the same command resumes it and ends
-with the same bits. `--quick` runs the same arms on scikit-learn's digits in seconds. Data sets are found as for
-`secagg train`. Accuracies are on test images that nobody trained on. Seconds are those of one arm's rounds on one core,
-without the tests between them, while other arms and experiments ran on the other cores.
+Each command compares whole training runs; interrupted, it resumes to the same bits. `--quick` runs the same arms on
+scikit-learn's digits in seconds. Data sets are found as for `secagg train`. Accuracies are on images that nobody
+trained on. Seconds are of one arm's rounds on one core, without tests, while other arms ran on the other cores.
 
-This page is made by `make experiments-page` from the results in `experiments/results`: the commands wrote them
-(`--results`), and `python -m experiments.summary` shortened them. Every result has the digest of the trained model in
-it: a run on such a machine gives the same again.
+`make experiments-page` makes this page from `experiments/results`, which the commands wrote (`--results`) and
+`python -m experiments.summary` shortened. Each result has the trained model's digest: such a machine gives the same
+again.
 """
 
 

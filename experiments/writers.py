@@ -66,6 +66,7 @@ def section(document: Document) -> Section:
     arms = arms_by_name(summarized(document))
     trained = [name for name in DROPOUT_MODELS if f"federated-{name}" in arms]
     parts, figures = [], {}
+    all_personal: Arms = {}
     if trained:
         parts += [_setting(arms[f"federated-{trained[0]}"]["settings"]["config"]), _table_of_runs(arms, trained)]
         parts += [_about_speeds(), _table_of_speeds(arms, trained)]
@@ -77,23 +78,23 @@ def section(document: Document) -> Section:
         personal = {method: arms[f"{method}-{name}"] for method in METHODS if f"{method}-{name}" in arms}
         if not personal:
             continue
-        if not any(file.startswith(GAINS) for file in figures):
-            parts.append(_about_methods(personal))
-        parts += [f"Personal models after the run in which {DROPOUT_MODELS[name]}:", _table_of_gains(personal)]
-        file = f"{GAINS}-{name}"
-        parts.append(f"![each writer's gain by method](experiments/{file}.png)")
-        figures[file] = gains_figure(personal, f"Personal models where {DROPOUT_MODELS[name]}")
+        all_personal |= {arm["name"]: arm for arm in personal.values()}
+        figures[f"{GAINS}-{name}"] = gains_figure(personal, f"Personal models where {DROPOUT_MODELS[name]}")
+    if all_personal:
+        parts += [_about_methods(all_personal), _table_of_gains(all_personal)]
+        parts += [
+            f"![each writer's gain by method](experiments/{file}.png)" for file in figures if file.startswith(GAINS)
+        ]
     return Section("\n\n".join(parts), figures)
 
 
 def _setting(config: dict[str, Any]) -> str:
     return (
-        f"Each of the {config['clients']} writers of MNIST's training images (QMNIST's extended labels say who wrote "
-        f"what; 19 to 131 images each) is a client. A round samples {config['sample']} of them, of which "
-        f"{percent(config['dropout'])} drop out somewhere in the protocol; sums are secure. Every writer holds out "
-        f"{percent(config['holdout'])} of their images from federated and from personal training. *New writers*: "
-        "MNIST's 10,000 test images, by 297 other people, none of whom is a client. *Known writers*: all clients' "
-        "held-out images."
+        f"Each of the {config['clients']} writers of MNIST's training images (by QMNIST's extended labels; 19 to 131 "
+        f"images each) is a client. A round samples {config['sample']}, of which {percent(config['dropout'])} drop out "
+        f"somewhere in the protocol; sums are secure. Every writer holds out {percent(config['holdout'])} of their "
+        "images from all training. *New writers*: MNIST's 10,000 test images, by 297 other people. *Known writers*: "
+        "all clients' held-out images."
     )
 
 
@@ -123,10 +124,9 @@ def _table_of_runs(arms: Arms, trained: list[str]) -> str:
 def _about_speeds() -> str:
     return (
         "Where *anyone vanishes*, all sampled writers are equally likely to drop out. Where *slow ones vanish*, "
-        "writers have speeds (log-normal), and a slower writer misses a round more often: as many drop out, but "
-        "mostly the same ones, so the model contains less of them. The table gives the share of all rounds that "
-        "included a writer's update, and the accuracy on what the group holds out, of the global model and of "
-        "personal ones (all layers fine-tuned):"
+        "writers have log-normal speeds, and as many drop out, but mostly the same slow ones, so the model contains "
+        "less of them. By speed: the share of all rounds that included a writer's update, and the accuracy on the "
+        "group's held-out images, of the global model and of personal ones (all layers fine-tuned):"
     )
 
 
@@ -160,13 +160,12 @@ def _about_methods(personal: Arms) -> str:
     clients = max(arm["summary"]["clients"] for arm in personal.values())
     examples = max(arm["summary"]["held_out"] for arm in personal.values())
     return (
-        f"**Personal models.** {clients} writers with {examples:,} held-out images together. On the writer's own "
-        "images, the last layer is trained further, or all layers, or all with a pull back to the global model "
-        "(FedProx's term). Ditto (Li et al. 2021) keeps a second model in each round that a writer takes part in, "
-        "pulled to the global model of that round, which is behind the last one. *Alone* is a model trained on the "
-        "writer's images only. A writer holds out about thirty images, so one image is three points of accuracy; the "
-        "loss shows finer differences. Gains are personal minus global, each writer counted once: 10th percentile, "
-        "median, 90th percentile and mean."
+        f"**Personal models.** {clients} writers hold out {examples:,} images together. On a writer's own images, the "
+        "last layer is trained further, or all layers, or all with a pull back to the global model (FedProx's term). "
+        "Ditto (Li et al. 2021) keeps a second model in the writer's rounds, pulled to the global model of that round, "
+        "which is behind the last one. *Alone* trains on the writer's images only. About thirty held-out images make "
+        "one image three points; the loss shows finer differences. Gains are personal minus global, each writer "
+        "counted once."
     )
 
 

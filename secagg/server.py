@@ -13,6 +13,7 @@ from secagg._server.masked_input import MaskedInputRound
 from secagg._server.share_keys import ShareKeysRound
 from secagg._server.stage import Ended, ServerSetup, Stage
 from secagg._server.unmasking import Recovery, UnmaskingRound
+from secagg.algebra.ring import RingVector
 from secagg.errors import LocalProtocolError
 from secagg.events import Aborted, AbortReason, ClientDropped, Completed, DropReason, Round, ServerEvent
 from secagg.graph import build_graph
@@ -204,6 +205,37 @@ class Server:
             return unknown
         reason = self._accept(client_id, message)
         return () if reason is None else self.drop(client_id, reason, type(message).__name__)
+
+    def receive_partial(self, client_ids: Iterable[ClientId], vector: RingVector) -> None:
+        """Take the sum of several clients' masked inputs, which another process of the server has received and added.
+
+        That process checks each message as `receive` does. The inputs count as received here, once each. Until they
+        are handed over, they are lost with that process, as if their clients had vanished after ShareKeys.
+
+        Args:
+            client_ids: the clients whose inputs are in the sum.
+            vector: the sum of ``MaskedInput.masked_input``, shape (vector_length,), dtype of the ring; it may have
+                wrapped around.
+
+        Raises:
+            LocalProtocolError: the round is another one; no id is given, or one twice; a client is unknown, was dropped
+                or is in the sum already; or the vector has a wrong shape or dtype. Nothing is added.
+        """
+        stage, ids = self._stage, tuple(client_ids)
+        if not isinstance(stage, MaskedInputRound):
+            raise LocalProtocolError(
+                f"receive_partial() needs the phase MASKED_INPUT_COLLECTION, but the server is in {self.phase.name}"
+            )
+        if not ids or len(set(ids)) < len(ids):
+            raise LocalProtocolError("receive_partial() needs the ids of the sum's clients, each once")
+        if refused := [client_id for client_id in ids if type(client_id) is not int or client_id not in stage.pending]:
+            raise LocalProtocolError(
+                f"{len(refused)} of the partial sum's {len(ids)} clients are unknown, were dropped, or are in the sum "
+                f"already: {', '.join(map(repr, refused[:10]))}; nothing was added"
+            )
+        stage.accept_partial(ids, vector)
+        stage.received.update(ids)
+        stage.pending.difference_update(ids)
 
     def drop(self, client_id: ClientId, reason: DropReason, detail: str = "") -> tuple[ServerEvent, ...]:
         """Continue without a client, for instance because its connection ended.

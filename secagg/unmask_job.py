@@ -15,7 +15,7 @@ from secagg.params import ClientId
 from secagg.primitives.prg import CHUNK_BYTES
 
 # Other costs of a job, in bytes of keystream that take the same time: a key agreement, and a byte of a part's result
-# that is sent to another process and added there. Measured as docs/scaling.md describes.
+# that is sent to another process and added there (docs/decisions/0010-split-unmasking.md).
 _AGREEMENT_BYTES = 300_000
 _MOVE = 5
 

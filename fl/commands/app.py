@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 from typer import Option
+from typer.core import TyperGroup
 
 import secagg
 from fl.commands import certs as certs_command
@@ -26,8 +27,19 @@ from fl.formatting import json_line
 from fl.runs.plan_json import plan_to_json
 from secagg import Adversary, GraphKind, PlanError
 
+_ORDER = ("train", "report", "evaluate", "new", "plan", "simulate", "study", "experiment", "certs", "serve", "join")
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order in which a newcomer needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=_ORDER.index)
+
+
 app = typer.Typer(
     name="secagg",
+    cls=_InOrder,
     help="Secure aggregation for federated learning: the server learns only the sum of the clients' updates.",
     no_args_is_help=True,
     add_completion=False,

@@ -191,6 +191,12 @@ def summary_table(summary: dict[str, Any]) -> Table:
         row("bytes without the model's download", format_bytes(own_bytes), format_bytes(plain_bytes))
         more = "more" if total >= plain else "less"
         row("bytes over plain", f"{format_bytes(abs(total - plain))} {more} ({total / plain:.2f} times)")
+        if summary["ring_difference"] == 0:
+            table.caption_justify = "left"
+            table.caption = (
+                "Both sums of the same rounded updates were equal in each round. The accuracies differ, since the "
+                "plain run does not round, and training amplifies the smallest difference."
+            )
     return table
 
 

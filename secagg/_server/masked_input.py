@@ -1,5 +1,7 @@
 """The server's round MaskedInputCollection (paper, figure 4, round 2): add up the masked inputs as they arrive."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from secagg._server.consistency import ConsistencyRound
@@ -15,6 +17,8 @@ from secagg._server.stage import (
 )
 from secagg._server.unmasking import Unmasking, UnmaskingRound
 from secagg.algebra import ring
+from secagg.algebra.ring import RingVector
+from secagg.errors import LocalProtocolError
 from secagg.events import DropReason, Round, Send
 from secagg.graph import NodeFlags
 from secagg.messages import ClientMessage, MaskedInput, SurvivorList
@@ -38,9 +42,26 @@ class MaskedInputRound(RecoverableStage):
         vector, params = message.masked_input, self._params
         if not ring.is_vector(vector, params.vector_length, params.ring_bits):
             return DropReason.WRONG_SIZE
-        np.add(self._sum, vector, out=self._sum)
-        self._survives[self._roster.node_of[client_id]] = True
+        self._add((client_id,), vector)
         return None
+
+    def accept_partial(self, client_ids: Collection[ClientId], vector: RingVector) -> None:
+        """Take the sum of the masked inputs of several awaited clients, which none of them has sent yet.
+
+        Raises:
+            LocalProtocolError: the vector has a wrong length or dtype.
+        """
+        params = self._params
+        if not ring.is_vector(vector, params.vector_length, params.ring_bits):
+            raise LocalProtocolError(
+                f"a partial sum is an array of shape ({params.vector_length},) and dtype "
+                f"{ring.word_dtype(params.ring_bits)}"
+            )
+        self._add(client_ids, vector)
+
+    def _add(self, client_ids: Collection[ClientId], vector: RingVector) -> None:
+        np.add(self._sum, vector, out=self._sum)
+        self._survives[[self._roster.node_of[client_id] for client_id in client_ids]] = True
 
     def _present(self) -> NodeFlags:
         # A survivor that is dropped after its input stays in the sum and answers nothing further.

@@ -7,10 +7,13 @@ Eight elements fill b bytes exactly, so the elements r, r+8, r+16, ... all begin
 apart: one array operation on unaligned 64-bit words with a stride of b bytes moves them all.
 """
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
 from secagg.algebra.ring import RingVector, Word, word_dtype
+from secagg.native.packing import GROUP, PackingCode, packing_code
 
 Octets = npt.NDArray[np.uint8]
 
@@ -23,6 +26,9 @@ _SLACK = _WORD_BYTES + 1
 # Elements processed at a time, a multiple of all group sizes; bounds the temporary arrays.
 _BLOCK_ELEMENTS = 1 << 18
 
+# Shorter vectors take numpy less time than LLVM needs to compile the code, a tenth of a second.
+_WORTH_COMPILING = 1 << 14
+
 
 def packed_size(length: int, ring_bits: int) -> int:
     """Return the number of bytes of ``length`` elements of ``ring_bits`` bits."""
@@ -33,13 +39,14 @@ def pack(vector: RingVector, ring_bits: int) -> Octets:
     """Return the bit string of a reduced vector (shape (m,), dtype of its ring): uint8, shape (packed_size(m, b),)."""
     if vector.dtype != word_dtype(ring_bits):
         raise ValueError(f"a ring of {ring_bits} bits has dtype {word_dtype(ring_bits)}, not {vector.dtype}")
-    size = packed_size(len(vector), ring_bits)
     if ring_bits == 8 * vector.dtype.itemsize:
         return np.ascontiguousarray(vector).view(np.uint8)
-    packed = np.zeros(size + _SLACK, dtype=np.uint8)
-    for start in range(0, len(vector), _BLOCK_ELEMENTS):
-        _pack_block(vector[start : start + _BLOCK_ELEMENTS], ring_bits, packed[start * ring_bits // 8 :])
-    return packed[:size]
+    packed = np.zeros(packed_size(len(vector), ring_bits) + _SLACK, dtype=np.uint8)
+    done = 0
+    if len(vector) >= _WORTH_COMPILING and vector.flags.c_contiguous and (code := _machine_code(ring_bits)):
+        done = code.pack(packed, vector)
+    _pack_from(done, vector, ring_bits, packed)
+    return packed[:-_SLACK]
 
 
 def unpack(packed: Octets, length: int, ring_bits: int) -> RingVector:
@@ -50,13 +57,10 @@ def unpack(packed: Octets, length: int, ring_bits: int) -> RingVector:
     if ring_bits == 8 * dtype.itemsize:
         return packed.copy().view(dtype)
     vector = np.empty(length, dtype=dtype)
-    padded = np.zeros(packed_size(min(length, _BLOCK_ELEMENTS), ring_bits) + _SLACK, dtype=np.uint8)
-    for start in range(0, length, _BLOCK_ELEMENTS):
-        block = vector[start : start + _BLOCK_ELEMENTS]
-        first = start * ring_bits // 8
-        source = packed[first : first + packed_size(len(block), ring_bits)]
-        padded[: len(source)] = source
-        _unpack_block(padded, ring_bits, block)
+    done = 0
+    if length >= _WORTH_COMPILING and packed.flags.c_contiguous and (code := _machine_code(ring_bits)):
+        done = code.unpack(packed, vector)
+    _unpack_from(done, packed, ring_bits, vector)
     return vector
 
 
@@ -64,6 +68,40 @@ def padding_is_zero(packed: Octets, length: int, ring_bits: int) -> bool:
     """Return whether the bits after the last element are zero, as `pack` leaves them."""
     used = length * ring_bits % 8
     return used == 0 or int(packed[-1]) >> used == 0
+
+
+@cache
+def _machine_code(ring_bits: int) -> PackingCode | None:
+    """Return machine code for this ring, if it can be had and gives the same as numpy."""
+    code = packing_code(ring_bits, 8 * word_dtype(ring_bits).itemsize)
+    if code is None:
+        return None
+    vector = np.arange(1, 2 * GROUP + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - ring_bits)
+    vector = vector.astype(word_dtype(ring_bits))
+    expected = np.zeros(packed_size(len(vector), ring_bits) + _SLACK, dtype=np.uint8)
+    _pack_from(0, vector, ring_bits, expected)
+    packed, unpacked = np.zeros_like(expected), np.zeros_like(vector)
+    code.pack(packed, vector)
+    code.unpack(packed, unpacked)
+    return code if np.array_equal(packed, expected) and np.array_equal(unpacked, vector) else None
+
+
+def _pack_from(first: int, vector: RingVector, ring_bits: int, packed: Octets) -> None:
+    """Pack the elements from ``first`` on, a multiple of 8, with numpy."""
+    for start in range(first, len(vector), _BLOCK_ELEMENTS):
+        _pack_block(vector[start : start + _BLOCK_ELEMENTS], ring_bits, packed[start * ring_bits // 8 :])
+
+
+def _unpack_from(first: int, packed: Octets, ring_bits: int, vector: RingVector) -> None:
+    """Unpack the elements from ``first`` on, a multiple of 8, with numpy."""
+    length = len(vector)
+    padded = np.zeros(packed_size(min(length - first, _BLOCK_ELEMENTS), ring_bits) + _SLACK, dtype=np.uint8)
+    for start in range(first, length, _BLOCK_ELEMENTS):
+        block = vector[start : start + _BLOCK_ELEMENTS]
+        place = start * ring_bits // 8
+        source = packed[place : place + packed_size(len(block), ring_bits)]
+        padded[: len(source)] = source
+        _unpack_block(padded, ring_bits, block)
 
 
 def _pack_block(block: RingVector, ring_bits: int, packed: Octets) -> None:

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,7 @@ class Tweak:
         return changed
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data(), st.sampled_from(Adversary), st.sampled_from(sorted(SIZES)), st.booleans())
 def test_one_change_gives_the_exact_sum_or_an_abort_and_no_second_secret(data, mode, graph, upward):

@@ -60,7 +60,27 @@ def test_missed_goals_are_computed_from_the_data() -> None:
     assert "**0 of 5 goals are reached.**" in text
     assert "9.00, goal ≤ 1.73;" in text
     assert "limit 240" in text
-    assert text.count("(missed)") == 3
+    assert text.count(", missed)") == 3
+
+
+def test_the_page_opens_with_whole_rounds_beside_the_peer() -> None:
+    document = of_groups("scaling", "peers")
+    for entry in document["results"]:
+        if entry["name"] == "clients" and entry["params"]["clients"] == 1000:
+            entry["seconds"]["median"] = 12.3
+        if entry["name"] == "flower_round" and entry["params"]["clients"] == 100:
+            entry["peer_seconds"], entry["secagg_seconds"] = 456.0, 7.89
+    opening, _ = page(document, set()).split("## ", maxsplit=1)
+    assert "| 1,000 clients, sparse graph, 5% drop out | 12.3 s |" in opening
+    assert "| 100 clients, complete graph, 10 drop out | 7.89 s | Flower 1.41.0: 456 s |" in opening
+
+
+def test_pieces_of_which_one_parameter_varies_share_a_row_unless_they_have_goals() -> None:
+    document = of_groups("micro")
+    chunks = [entry for entry in document["results"] if entry["name"] == "chunk_size"]
+    assert page(document, set()).count("\n| chunk size |") == 1
+    chunks[0]["ratio"]["goal"] = 0.5
+    assert page(document, set()).count("\n| chunk size |") == len(chunks)
 
 
 @pytest.mark.parametrize("group", SECTIONS)

@@ -16,7 +16,7 @@ GUIDE = (ROOT / "docs/how-to/embedding.md").read_text()
 
 def test_the_blocks_run_in_order(capsys) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 10
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/how-to/embedding.md", "exec"), namespace)  # noqa: S102 - our own guide

@@ -54,7 +54,8 @@ def test_six_clients_are_compared_with_the_source_and_with_each_other() -> None:
     assert "reaches the goal of 92.00%: 92.50%" in text
     assert "+0.15 points" in text
     assert "87.40%" in text
-    assert "| 5 | 99.00% | 90.00% | 97.00% | 87.60% |" in text
+    assert "| a client alone, SGD | 2 | 90.00% to 90.00% | 90.00% | 99.00% to 99.00% |" in text
+    assert "| before averaging, SGD |  | 87.10% to 87.60% |  | 97.00% to 97.00% |" in text
     assert "60 minutes on abacus, 2 cores, bone, 8 GB; 2 arms at once, 1 thread each" in text
     assert sections["fashion-six"].figures
 
@@ -69,7 +70,8 @@ def test_rounds_are_compared_with_the_published_and_what_was_capped_is_said() ->
     ]
     text, _ = page({"mnist-hundred": document_of("mnist-hundred", arms, ["2nn-iid"])})
     assert "| 99.00% | 20 | 2 | 0.10 |" in text
-    assert "beats the published 20 rounds with 15" in text
+    assert "| 99.00% | 20 | 15 | 0.75 |" in text
+    assert "CNN, E = 5, IID, faster: learning rate 0.1" in text
     assert "| 99.00% | 229 | not in 60 |" in text
     assert "stopped after 60 rounds, before the published 229" in text
     assert "**Not finished:** 2nn-iid." in text

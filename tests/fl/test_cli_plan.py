@@ -188,6 +188,13 @@ def test_a_plan_that_fails_in_a_process_of_its_own() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_the_help_lists_commands_as_a_newcomer_needs_them() -> None:
+    lines = invoke("--help").stdout.splitlines()
+    listed = [line.split()[1] for line in lines if line.startswith("│ ") and line[2:3].isalpha()]
+    assert listed[:2] == ["train", "report"]
+    assert listed[-2:] == ["serve", "join"]
+
+
 def test_the_help_says_what_is_chosen_by_default() -> None:
     """Square brackets are markup to the help's printer: what they hold must not be lost."""
     result = subprocess.run(  # noqa: S603 - our own program

@@ -53,6 +53,7 @@ def raw_config(model: str, **changes: Any) -> RunConfig:
     return RunConfig.of(**{"dataset": "x:y", "model": model, "clients": 5, "rounds": 10, "seed": 1} | changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_batch_normalization_of_raw_columns_learns_as_in_the_clear(own: str) -> None:
     config = raw_config(f"{own}:make", compare=True)
     secure, plain = start_runs(config, raw_columns())

@@ -27,6 +27,7 @@ def count(value: Any) -> int:
     return 1 + sum(map(count, value)) if isinstance(value, list) else 1
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_values_are_read_as_msgpack_reads_them_and_counted(value: Any) -> None:
     data, items = msgpack.packb(value), count(value)

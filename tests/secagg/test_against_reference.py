@@ -37,6 +37,9 @@ MALICIOUS = Adversary.MALICIOUS
 
 IDS = (4, 0, 2**32 - 1, 77, 256)
 
+# The reference computes block by block in Python.
+LONG = "more than a chunk of bytes"
+
 SESSIONS = {
     "nobody vanishes": (make_params(5, 3, vector_length=9, value_bits=8), {}),
     "dropouts in every round": (
@@ -49,7 +52,7 @@ SESSIONS = {
         make_params(5, 3, 33, value_bits=64, ring_bits=64, modular=True),
         {77: BEFORE_INPUT, 0: BEFORE_INPUT},
     ),
-    "more than a chunk of bytes": (make_params(5, 3, 2**20 + 5, value_bits=5), {256: BEFORE_INPUT}),
+    LONG: (make_params(5, 3, 2**20 + 5, value_bits=5), {256: BEFORE_INPUT}),
     "malicious, and nobody vanishes": (make_params(5, 3, vector_length=9, value_bits=8, adversary=MALICIOUS), {}),
     "malicious, with dropouts in every round": (
         make_params(5, 3, vector_length=20, value_bits=30, adversary=MALICIOUS),
@@ -124,7 +127,9 @@ class Replay:
         return [self.clients[i] for i in among if i != client_id]
 
 
-@pytest.fixture(scope="module", params=SESSIONS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name == LONG)) for name in SESSIONS]
+)
 def replay(request) -> Replay:
     return Replay(record(request.param))
 

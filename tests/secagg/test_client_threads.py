@@ -225,6 +225,7 @@ def hasty_switches():
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty_switches")
 def test_of_two_survivor_lists_at_once_one_is_answered():
     """Both answers together would give away both secrets of the client about which they differ."""

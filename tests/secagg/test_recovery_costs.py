@@ -122,6 +122,7 @@ def dealt(draw) -> Dealt:
     return shares
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(dealt())
 def test_the_same_is_recovered_and_named_as_by_brute_force(shares):

@@ -63,6 +63,7 @@ def test_up_to_half_of_what_is_spare_is_found_exactly(word, data):
     assert found(points, spoil(values, wrong, by), dimension) == wrong
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(words(7), st.data())
 def test_any_number_of_errors_gives_what_brute_force_gives(word, data):

@@ -51,6 +51,7 @@ def expected_masks() -> list[int]:
     return reference.ring_sum(masks, recorded.params.ring_bits)
 
 
+@pytest.mark.slow
 def test_the_job_is_the_masks_that_are_left_in_the_sum(job):
     assert job.num_masks == NUM_MASKS
     assert job.run().vector.tolist() == expected_masks()

@@ -219,6 +219,7 @@ def lies(draw, ids) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
     return given_back - dealt, dealt
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     adversary=st.sampled_from(Adversary),

@@ -15,6 +15,7 @@ from secagg import (
     ClientPhase,
     LocalProtocolError,
     RemoteProtocolError,
+    Rule,
     Send,
     Server,
     ServerPhase,
@@ -36,21 +37,49 @@ from tests.support.sessions import AWAITED
 from .recording import ALICE, STRANGER, VECTORS, Recording, of_another_session
 
 Cells: TypeAlias = list[str]
+Table: TypeAlias = tuple[Cells, list[Cells]]
+"""A header, and rows that begin with the phase."""
 
 
 def client_states(*adversaries: str) -> str:
-    """Return the block with the client's table, which must be the same for all these adversaries."""
+    """Return the block with the client's table in the modes of these adversaries; the signed modes must agree."""
     return _block(client_table, adversaries)
 
 
 def server_states(*adversaries: str) -> str:
-    """Return the block with the server's table, which must be the same for all these adversaries."""
+    """Return the block with the server's table in the modes of these adversaries; the signed modes must agree."""
     return _block(server_table, adversaries)
 
 
-def _block(table: Callable[[Recording], str], adversaries: tuple[str, ...]) -> str:
-    (text,) = {table(_recording(Adversary(adversary))) for adversary in adversaries}
-    return f"\n{text}\n"
+def _block(table: Callable[[Recording], Table], adversaries: tuple[str, ...]) -> str:
+    recordings = [_recording(Adversary(adversary)) for adversary in adversaries]
+    unsigned, (header, signed) = (
+        _equal([table(recording) for recording in recordings if recording.params.is_signed is is_signed])
+        for is_signed in (False, True)
+    )
+    other_rows = {row[0]: row for row in unsigned[1]}
+    rows = []
+    for row in signed:
+        phase, *cells = row
+        if phase in other_rows:
+            others = other_rows[phase][1:]
+            cells = [_cell(other, cell) for other, cell in zip(others, cells, strict=True)]
+        else:
+            phase, cells = f"{phase} (signed modes)", [_cell(cell, cell) for cell in cells]
+        rows.append([phase, *cells])
+    return f"\n{_table(header, rows)}\n"
+
+
+def _equal(tables: list[Table]) -> Table:
+    first, *others = tables
+    assert all(other == first for other in others)
+    return first
+
+
+def _cell(unsigned: str, signed: str) -> str:
+    """Return the cell for all modes; a cell is empty where the message is not expected."""
+    text = unsigned if unsigned == signed else f"{unsigned}; signed modes: {signed}"
+    return "" if text == Rule.UNEXPECTED_MESSAGE.name else text
 
 
 @cache
@@ -58,8 +87,8 @@ def _recording(adversary: Adversary) -> Recording:
     return Recording(adversary, 3)
 
 
-def client_table(recording: Recording) -> str:
-    """Phase x input -> what the client does."""
+def client_table(recording: Recording) -> Table:
+    """Return what the client does in each phase with each input."""
     survivors = recording.message(SurvivorList)
     proof = (
         recording.message(ConsistencyProof)
@@ -84,7 +113,7 @@ def client_table(recording: Recording) -> str:
         for phase in ClientPhase
         if phase is not ClientPhase.SURVIVORS_SIGNED or recording.params.is_signed
     ]
-    return _table(["phase", *calls], rows)
+    return ["phase", *calls], rows
 
 
 def _receiving(message: Any) -> Callable[[Client], object]:
@@ -102,8 +131,8 @@ def _client_cell(client: Client, call: Callable[[Client], Any]) -> str:
     return f"{f'sends {sent[0]} ' if sent else ''}-> {client.phase.name}"
 
 
-def server_table(recording: Recording) -> str:
-    """Phase x input -> what the server does."""
+def server_table(recording: Recording) -> Table:
+    """Return what the server does in each phase with each input."""
     messages = {
         "AdvertiseKeys": recording.message(AdvertiseKeys),
         "ShareKeys": recording.message(ShareKeys),
@@ -115,7 +144,7 @@ def server_table(recording: Recording) -> str:
     }
     strange = of_another_session(messages["AdvertiseKeys"])
     header = ["phase", *messages, "second message", "of another session", "from a stranger"]
-    calls = ["close_round(), all answered", "close_round(), none answered", "finish()"]
+    calls = ["close_round(), all answered", "close_round(), none answered", "receive_partial()", "finish()"]
     rows = []
     for phase in ServerPhase:
         if phase is ServerPhase.CONSISTENCY_CHECK and not recording.params.is_signed:
@@ -131,9 +160,10 @@ def server_table(recording: Recording) -> str:
         if phase in AWAITED:
             for client_id in recording.inputs:
                 full.receive(client_id, recording.message(AWAITED[phase], client_id))
-        row += [_closed(full), _closed(recording.server_in(phase)), _finished(recording, phase)]
+        row += [_closed(full), _closed(recording.server_in(phase))]
+        row += [_took_partial(recording, phase), _finished(recording, phase)]
         rows.append([phase.name, *row])
-    return _table([*header, *calls], rows)
+    return [*header, *calls], rows
 
 
 def _received(server: Server, client_id: int, message: Any) -> str:
@@ -158,6 +188,14 @@ def _closed(server: Server) -> str:
             case Aborted(reason=reason):
                 return f"{reason.name} -> {server.phase.name}"
     return f"-> {server.phase.name}"
+
+
+def _took_partial(recording: Recording, phase: ServerPhase) -> str:
+    try:
+        recording.server_in(phase).receive_partial((ALICE,), recording.message(MaskedInput).masked_input)
+    except LocalProtocolError:
+        return "refused"
+    return "taken"
 
 
 def _finished(recording: Recording, phase: ServerPhase) -> str:

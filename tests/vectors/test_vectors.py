@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from secagg import (
@@ -22,10 +23,14 @@ from secagg import (
     DropReason,
     LocalProtocolError,
     RemoteProtocolError,
+    Round,
     Rule,
+    Send,
     decode_client_message,
     decode_server_message,
+    encode,
 )
+from secagg.algebra.ring import word_dtype
 from tests.vectors.generate.layout import parameters_from
 from tests.vectors.generate.replay import client_before, server_before
 from tests.vectors.reader import Mismatch, verify, verify_refusal
@@ -204,6 +209,28 @@ def test_the_reader_notices_another_decision(name):
     drops[0]["reason"] = "MALFORMED"
     with pytest.raises(Mismatch):
         verify(content)
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_partial_sums_stand_for_the_inputs_in_them(name):
+    session = load(name)
+    params = parameters_from(session["parameters"])
+    server = server_before(session, 0)
+    partials = session["outcome"]["partial_sums"]
+    closed = False
+    for entry in session["steps"]:
+        if entry["kind"] == "close_round":
+            if entry["round"] == Round.MASKED_INPUT_COLLECTION.value:
+                for partial in partials:
+                    vector = np.array(partial["sum"], dtype=word_dtype(params.ring_bits))
+                    server.receive_partial(partial["client_ids"], vector)
+            sent = {event.to: event.message for event in server.close_round() if isinstance(event, Send)}
+            closed = entry["round"] == Round.MASKED_INPUT_COLLECTION.value or closed
+        elif entry["to"] != "server":
+            assert encode(sent[entry["to"]], params).hex() == entry["message"]
+        elif entry["type"] != "MaskedInput":
+            server.receive(entry["from"], decode_client_message(bytes.fromhex(entry["message"]), params))
+    assert closed
 
 
 # --- What must be refused --------------------------------------------------------------------------------------------

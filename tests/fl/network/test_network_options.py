@@ -235,6 +235,7 @@ def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_aga
     assert [record["included"] for record in records] == [[0, 1, 2]] * 2
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_client_that_waits_ends_when_it_is_told_to(sent: signal.Signals) -> None:
     """For a server that is not there; and as it is told, whatever its parent does with Ctrl-C."""

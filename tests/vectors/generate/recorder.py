@@ -69,7 +69,7 @@ class _Recording(Cohort):
         self._graph_entropy = b""
         self._answers: dict[int, ClientMessage] = {}
         self._rejected: list[int] | None = None
-        self._masked_sum = [0] * params.vector_length
+        self._masked_inputs: dict[int, list[int]] = {}
         inputs = {
             client_id: np.array(
                 Stream(f"{script.name}/input {client_id}").integers(params.vector_length, params.value_bits),
@@ -165,10 +165,7 @@ class _Recording(Cohort):
             }
         self._step(**step)
         if hasattr(message, "masked_input"):
-            self._masked_sum = [
-                (total + int(element)) % self.params.modulus
-                for total, element in zip(self._masked_sum, message.masked_input, strict=True)
-            ]
+            self._masked_inputs[client_id] = [int(element) for element in message.masked_input]
         self.forward(client_id, message)
         assert client_id not in self.dropped, "else the script is wrong"
 
@@ -204,10 +201,18 @@ class _Recording(Cohort):
                 "culprits": list(completed.culprits),
                 "self_mask_seeds": [{"client_id": i, "seed": seed} for i, seed in job.self_mask_seeds],
                 "mask_key_seeds": [{"client_id": key.client_id, "seed": key.seed} for key in job.recovered],
-                "masked_sum": self._masked_sum,
+                "partial_sums": [self._partial_sum(completed.included[i::2]) for i in range(2)],
+                "masked_sum": self._sum_of(completed.included),
                 "sum": completed.sum.tolist(),
             },
         }
+
+    def _partial_sum(self, client_ids: tuple[int, ...]) -> dict[str, Any]:
+        return {"client_ids": list(client_ids), "sum": self._sum_of(client_ids)}
+
+    def _sum_of(self, client_ids: tuple[int, ...]) -> list[int]:
+        columns = zip(*(self._masked_inputs[client_id] for client_id in client_ids), strict=True)
+        return [sum(column) % self.params.modulus for column in columns]
 
     def _described(self, client_id: int) -> dict[str, Any]:
         draws = self.entropy[client_id].draws

@@ -36,6 +36,8 @@ FIELDS = {
     "outcome.disputes, culprits": "shares that are wrong or that their holder could not open, and who explains them",
     "outcome.self_mask_seeds": "b_u of each survivor, reconstructed",
     "outcome.mask_key_seeds": "the seed of s_u^SK of those that vanished after ShareKeys, reconstructed",
+    "outcome.partial_sums": "sums of the masked inputs of every other survivor, as two processes of the server may "
+    "take them in and hand them over; both add up to masked_sum",
     "outcome.masked_sum": "the sum of the masked inputs modulo 2^ring_bits, masks still on",
     "outcome.sum": "the result",
 }

@@ -167,7 +167,8 @@ class Server:
                 raise Mismatch(f"the shares of client {owner} do not give its secret")
             seeds[owner], wrong = recovered
             disputes += [(owner, self._around[owner][place], "WRONG") for place in wrong]
-        masked = self._total([f["masked_input"] for f in self._messages["MaskedInputCollection"].values()])
+        inputs = {i: fields["masked_input"] for i, fields in self._messages["MaskedInputCollection"].items()}
+        masked = self._total(list(inputs.values()))
         left = self._total([masked, *self._masks(seeds)])
         named = ("owner", "holder", "fault")
         return {
@@ -177,6 +178,10 @@ class Server:
             "culprits": sorted({holder if fault == "WRONG" else owner for owner, holder, fault in disputes}),
             "self_mask_seeds": self._listed(seeds, survive=True),
             "mask_key_seeds": self._listed(seeds, survive=False),
+            "partial_sums": [
+                {"client_ids": part, "sum": self._total([inputs[i] for i in part])}
+                for part in (self._survivors[::2], self._survivors[1::2])
+            ],
             "masked_sum": masked,
             "sum": left,
         }
