@@ -45,17 +45,18 @@ class Dataset:
     train_writers: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        self._convert("train_images", "train_labels")
+        self._check_part("training", self.train_images, self.train_labels)
         if self.test_images is None and self.test_labels is None:
             object.__setattr__(self, "test_images", self.train_images[:0])
             object.__setattr__(self, "test_labels", self.train_labels[:0])
-        for name in ("train_images", "train_labels", "test_images", "test_labels"):
-            tensor = usual_type(self._tensor(name, getattr(self, name)), keeps_bytes="images" in name)
-            object.__setattr__(self, name, tensor)
+        self._convert("test_images", "test_labels")
+        self._check_part("test", self.test_images, self.test_labels)
         if not self.num_classes:
             object.__setattr__(self, "num_classes", self._num_outputs())
+        self._check_classes("training", self.train_labels)
+        self._check_classes("test", self.test_labels)
         object.__setattr__(self, "train_writers", self._numbers(self.train_writers))
-        self._check_part("training", self.train_images, self.train_labels)
-        self._check_part("test", self.test_images, self.test_labels)
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise DataError(
                 f"{self.name}: training images are {tuple(self.train_images.shape[1:])}, "
@@ -67,6 +68,11 @@ class Dataset:
                 f"{self.name}: train_writers must be one whole number for each of the {len(self.train_labels)} "
                 f"training examples, not {writers.shape}"
             )
+
+    def _convert(self, *names: str) -> None:
+        for name in names:
+            tensor = usual_type(self._tensor(name, getattr(self, name)), keeps_bytes="images" in name)
+            object.__setattr__(self, name, tensor)
 
     def _tensor(self, name: str, values: Any) -> torch.Tensor:
         try:
@@ -98,14 +104,15 @@ class Dataset:
                 f"{self.name}: {part} labels must be one int64 for each of the {len(images)} images, or a target of "
                 f"real numbers, not {_shown(labels)}"
             )
-        if not len(labels):
-            return
-        if self.has_classes and self.num_classes > 1 and not (labels.min() >= 0 and labels.max() < self.num_classes):
-            raise DataError(f"{self.name}: {part} labels must be in 0..{self.num_classes - 1}")
         for what, values in (("a value", images), ("a target", labels)):
             if not torch.isfinite(values).all():
                 at = int((~torch.isfinite(values).reshape(len(values), -1)).any(dim=1).nonzero()[0])
                 raise DataError(f"{self.name}: {part} example {at} has {what} that is not finite")
+
+    def _check_classes(self, part: str, labels: torch.Tensor) -> None:
+        is_checked = self.has_classes and self.num_classes > 1 and len(labels) > 0
+        if is_checked and not (labels.min() >= 0 and labels.max() < self.num_classes):
+            raise DataError(f"{self.name}: {part} labels must be in 0..{self.num_classes - 1}")
 
     def _num_outputs(self) -> int:
         targets = self.train_labels

@@ -133,7 +133,7 @@ class Task:
 
     loss: Any = "cross-entropy"
     metrics: Any = None
-    loss_name: str = field(init=False)
+    loss_name: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss_name", _shown_name(self.loss))

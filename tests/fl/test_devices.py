@@ -134,10 +134,9 @@ def test_a_training_elsewhere_mixes_no_tensors_of_two_devices(
     training = Local(
         epochs=2, batch_size=4, learning_rate=0.1, momentum=0.5, optimizer=optimizer, proximal=proximal, bfloat16="off"
     )
-    inputs, targets = torch.randn(10, 2, 6, 6), torch.randn(10, 3)
-    task = Task(
-        nn.SmoothL1Loss(), {"mae": nn.L1Loss(), "pair": lambda output, target: (output.sum() - target.sum(), 2)}
-    )
+    inputs, targets = torch.randn(10, 2, 6, 6), torch.rand(10, 3)
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 3.0]))
+    task = Task(loss, {"mae": nn.L1Loss(), "pair": lambda output, target: (output.sum() - target.sum(), 2)})
 
     def model() -> nn.Module:
         torch.manual_seed(1)

@@ -1,0 +1,371 @@
+"""Any supervised task: its loss and metrics are the user's, and sum securely to what they are in the clear."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+import fl.aggregation.secure
+from fl.aggregation.encoding import ClientUpdate, QuantizationError, UndecodableSumError
+from fl.aggregation.totals import TotalsEncoding
+from fl.config.run_config import RunConfig
+from fl.data import Dataset
+from fl.errors import ConfigError, DataError
+from fl.learning.figures import FigureRange, ratio
+from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION, Task
+from fl.learning.training import evaluate, train
+from fl.report.source import load_run
+from fl.report.verdict import judge_final_model
+from fl.runs.records import main_figures
+from fl.runs.rounds import FederatedRun
+from tests.fl import own_tasks
+from tests.fl.encodings import fixed_encoding
+from tests.fl.runs import invoke, own_module, tiny_dataset
+from tests.fl.test_undecodable_sums import poisoning
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HERE = "tests.fl.own_tasks"
+TASKS: dict[str, dict[str, Any]] = {
+    "diabetes": {"loss": "mse", "metrics": ["mae", f"{HERE}:bias"], "model": "2nn"},
+    "untested": {"loss": f"{HERE}:signed", "metrics": ["mae"], "model": "logistic"},
+    "several_labels": {
+        "loss": "bce-with-logits",
+        "metrics": ["binary-accuracy", f"{HERE}:recall"],
+        "model": "logistic",
+    },
+    "cancer": {"loss": "bce-with-logits", "metrics": ["binary-accuracy"], "model": "logistic"},
+    "sequences": {"model": f"{HERE}:tagger"},
+    "pixels": {"model": f"{HERE}:segmenter"},
+}
+
+
+def config_of(name: str, **changes: Any) -> RunConfig:
+    usual = {"clients": 5, "rounds": 2, "epochs": 1, "batch_size": 16, "learning_rate": 0.02, "holdout": 0.2}
+    return RunConfig.of(**{**usual, **TASKS[name], "dataset": f"{HERE}:{name}", **changes})
+
+
+def run_of(name: str, aggregator: Any, **changes: Any) -> FederatedRun:
+    return FederatedRun(config_of(name, **changes), getattr(own_tasks, name)(None), aggregator)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_secure_round_has_the_figures_of_a_plain_one(name: str) -> None:
+    """The clients of the first round begin with the same model, so their figures are the same sums."""
+    secure, plain = run_of(name, "secure", dropout=0.2), run_of(name, "plain", dropout=0.2)
+    one, other = secure.run_round(), plain.run_round()
+    assert one.included == other.included
+    assert len(one.included) == 4
+    assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+    assert one.train_metrics.keys() == other.train_metrics.keys() == secure.task.metrics.keys()
+    assert one.train_metrics == pytest.approx(other.train_metrics, rel=1e-9, abs=1e-11)
+    assert one.metrics == pytest.approx(other.metrics, rel=1e-3, abs=1e-3)
+    assert one.held_out_metrics == pytest.approx(other.held_out_metrics, rel=1e-3, abs=1e-3)
+    first, last = one, secure.run_round()
+    assert last.train_loss < first.train_loss
+    assert (last.loss is None) == (name == "untested")
+    assert (last.accuracy is None) == ("accuracy" not in secure.task.metrics)
+    assert json.loads(json.dumps(main_figures(last)))
+
+
+def test_figures_are_sums_of_all_batches_also_of_a_smaller_last_one() -> None:
+    inputs, targets = torch.randn(10, 3), torch.randn(10, 1)
+    model, task = nn.Linear(3, 1), Task("mse", ["mae", "mse"])
+    error = (model(inputs) - targets).detach().double()
+    settings = Local(epochs=1, batch_size=4, learning_rate=1e-30)
+    trained = train(model, inputs, targets, settings, seed=0, task=task)
+    assert trained.loss_sum == pytest.approx(float(error.square().sum()), rel=1e-5)
+    measured = evaluate(model, inputs, targets, batch_size=4, task=task)
+    assert measured.loss == pytest.approx(float(error.square().mean()), rel=1e-5)
+    for metrics in (dict(zip(task.metrics, trained.metrics, strict=True)), measured.totals):
+        assert metrics["mae"] == (pytest.approx(float(error.abs().sum()), rel=1e-5), 10)
+        assert metrics["mse"] == (pytest.approx(float(error.square().sum()), rel=1e-5), 10)
+
+
+def test_the_default_is_classification_to_the_last_bit() -> None:
+    dataset, model = tiny_dataset(), nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    measured = evaluate(model, dataset.test_images, dataset.test_labels)
+    logits = model(dataset.test_images).detach()
+    assert measured.loss == functional.cross_entropy(logits, dataset.test_labels, reduction="sum").item() / 60
+    assert measured.totals == {"accuracy": (int((logits.argmax(1) == dataset.test_labels).sum()), 60)}
+    assert Task(functional.cross_entropy) == Task(nn.CrossEntropyLoss) == Task() == CLASSIFICATION
+
+
+class Summed(nn.Module):
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (output - target).square().mean()
+
+
+@pytest.mark.parametrize(
+    "loss", ["mse", functional.mse_loss, nn.MSELoss, nn.MSELoss(), Summed, Summed(), lambda: Summed(), f"{HERE}:bias"]
+)
+def test_a_loss_is_a_name_a_function_a_module_a_class_or_a_factory(loss: Any) -> None:
+    output = torch.ones(4, 1, requires_grad=True)
+    assert Task(loss).mean_loss(output, torch.zeros(4, 1)).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Task("foo"), "unknown loss 'foo'; known are cross-entropy, mse, mae"),
+        (lambda: Task("mse", ["foo"]), "unknown metric 'foo'; known are accuracy"),
+        (lambda: Task(f"{HERE}:foo"), f"loss {HERE}:foo: {HERE} has no foo"),
+        (lambda: Task(3), "loss int: it must be a function of output and target, not an object of type int"),
+        (lambda: Task(nn.MSELoss(reduction="sum")), "must be the mean over the batch, not reduction='sum'"),
+        (lambda: Task("mse", ["mae", "mae"]), "two metrics are named mae"),
+        (lambda: Task("mse", {"loss": "mae"}), "a metric's name must be a short text other than loss"),
+        (lambda: Task("mse", {"a\nb": "mae"}), "a metric's name must be a short text other than loss"),
+    ],
+)
+def test_what_is_no_task_is_one_line(make: Callable[[], Task], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make()
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "said"),
+    [
+        (Task(lambda o, t: (o - t) ** 2), torch.ones(2, 1), "the loss must return one number, the mean over the batch"),
+        (Task("mse", {"a": lambda o, t: o - t}), torch.ones(2, 1), "metric a must return one number, or a pair"),
+        (Task("mse", {"a": lambda o, t: "1"}), torch.ones(2, 1), "not an object of type str"),
+        (
+            Task("mse", {"a": lambda o, t: (1, -2)}),
+            torch.ones(2, 1),
+            "must be finite and at least 0, not -2",
+        ),
+        (Task("mse", {"a": lambda o, t: 1 / 0}), torch.ones(2, 1), "metric a: ZeroDivisionError"),
+        (Task("mse"), torch.ones(2, 3), "the model's output (2, 1) and the targets (2, 3) differ in shape"),
+        (Task(partial(functional.mse_loss)), torch.ones(2), "Using a target size"),
+        (Task(), torch.ones(2, 5, dtype=torch.int64), "cross-entropy takes outputs (N, classes, ...) for targets (N"),
+    ],
+)
+def test_what_does_not_fit_the_output_is_found_before_anything_is_trained(task: Task, target: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        task.check(torch.zeros(2, 1), target)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("diabetes", {"loss": "cross-entropy"}, "cross-entropy needs classes, whole numbers from 0"),
+        ("diabetes", {"partition": "shards"}, "partition shards goes by classes, and diabetes has other targets"),
+        ("diabetes", {"partition": "dirichlet"}, "choose iid or by-owner"),
+        ("diabetes", {"engine": "batched"}, "the engine batched cannot do this: it knows classification only"),
+        ("pixels", {"engine": "batched"}, "the engine batched knows classes as targets only"),
+        ("sequences", {"model": "2nn"}, "2nn takes float inputs, not torch.int64: give floats, or your own model"),
+        ("several_labels", {"loss": "mse", "model": f"{HERE}:segmenter"}, "segmenter: RuntimeError"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(name: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        run_of(name, "secure", **changes)
+    assert said in str(raised.value)
+
+
+def test_a_metric_that_is_nowhere_a_number_is_none() -> None:
+    run = FederatedRun(
+        config_of("diabetes"), own_tasks.diabetes(None), "secure", task=Task("mse", {"never": own_tasks.never})
+    )
+    record = run.run_round()
+    assert record.metrics == record.train_metrics == record.held_out_metrics == {"never": None}
+    assert record.aborted is None
+
+
+@pytest.mark.parametrize("aggregator", ["secure", "plain"])
+def test_a_figure_out_of_range_is_named_and_only_its_client_is_left_out(aggregator: Any) -> None:
+    def huge(output: torch.Tensor, target: torch.Tensor) -> float:
+        return 1e30 if bool((target > 500).any()) else 0.5
+
+    task = Task("huber", {"huge": huge})
+    run = FederatedRun(config_of("diabetes", holdout=0), own_tasks.diabetes(None), aggregator, task=task)
+    run.dataset.train_labels[run.worker.examples[2].training[0]] = 1000
+    record = run.run_round()
+    assert list(record.refused) == ["2"]
+    assert "huge is " in record.refused["2"]
+    assert "but must be from -1.84467e+19 to 1.84467e+19: scale the targets" in record.refused["2"]
+    assert record.included == (0, 1, 3, 4)
+    assert record.train_metrics == {"huge": 0.5}
+
+
+FIGURES = (FigureRange("loss"), FigureRange("any"), FigureRange("share", 0.0, 1.0, 0))
+ENCODING = TotalsEncoding(FIGURES, 1000, (("clipped elements", 7),), 16)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 1000), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(0, 1e4), st.integers(0, 50)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_sums_are_exact_to_the_stated_resolution(clients: Any) -> None:
+    vectors = [
+        ENCODING.encode(count, loss * count, ((value * below, below), (right, 50)), (1,))
+        for count, loss, value, below, right in clients
+    ]
+    total = np.sum(vectors, axis=0).astype(np.uint64)
+    most = sum(one[0] for one in clients)
+    examples, figures, further = ENCODING.decode(total, len(clients), fewest_examples=1, most_examples=most)
+    step = len(clients) * 2.0**-40
+    assert (examples, further) == (most, (len(clients),))
+    assert figures["loss"][0] == pytest.approx(sum(one[1] * one[0] for one in clients), rel=1e-12, abs=step)
+    below = sum(one[3] for one in clients if round(one[3] * 2**40))
+    assert figures["any"][1] == pytest.approx(below, rel=1e-12, abs=step)
+    assert figures["any"][0] == pytest.approx(
+        sum(one[2] * one[3] for one in clients if round(one[3] * 2**40)), rel=1e-12, abs=1e6 * step
+    )
+    assert figures["share"] == (sum(one[4] for one in clients), 50 * len(clients))
+
+
+@given(st.lists(st.integers(0, 2**18), min_size=ENCODING.vector_length, max_size=ENCODING.vector_length))
+def test_any_sum_of_figures_is_in_their_ranges_or_one_error(digits: list[int]) -> None:
+    try:
+        _, figures, _ = ENCODING.decode(np.array(digits, dtype=np.uint64), 3, fewest_examples=0, most_examples=3000)
+    except UndecodableSumError:
+        return
+    assert np.isnan(ratio(figures["share"])) or 0 <= ratio(figures["share"]) <= 1
+    assert all(np.isnan(ratio(total)) or abs(ratio(total)) <= 2.0**64 for total in figures.values())
+
+
+def lie(place: int, digit: int = 0, value: int = 1) -> Any:
+    """Three honest clients' sum, with this added to a digit of one counter."""
+    vector = 3 * ENCODING.encode(10, 5.0, ((2.0, 4.0), (3, 8)), (1,))
+    starts = np.cumsum([0, *ENCODING._counters._digits()])
+    vector[starts[place] + digit] += value
+    return vector.astype(np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (lie(1, -1), None),
+        (lie(3, 0, 20), "share 29 over 24"),
+        (lie(4, 0, 2**16), None),
+        (lie(4, 2, 2**10), "share 9 over 4.39805e\\+12"),
+        (lie(5, 7, 1), "loss"),
+        (lie(6, 0, 30), "33 clipped elements"),
+    ],
+)
+def test_a_lie_beyond_what_is_possible_is_one_error(total: Any, said: str | None) -> None:
+    if said is None:
+        ENCODING.decode(total, 3, fewest_examples=1, most_examples=3000)
+        return
+    with pytest.raises(UndecodableSumError, match=f"3 clients' inputs cannot add up to {said}.*: a client sent an"):
+        ENCODING.decode(total, 3, fewest_examples=1, most_examples=3000)
+
+
+def test_a_round_with_a_liar_has_no_result_and_the_next_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("several_labels", "secure", holdout=0)
+    assert run.run_round().aborted is None
+    with monkeypatch.context() as patch:
+        # The highest digit of the loss, behind which that of the clipped elements is.
+        patch.setattr(fl.aggregation.secure, "run_session", poisoning(-2))
+        spoilt = run.run_round()
+    assert "inputs cannot add up to loss" in str(spoilt.aborted)
+    assert (spoilt.train_loss, spoilt.train_metrics) == (None, {})
+    good = run.run_round()
+    assert (good.aborted, len(good.included)) == (None, 5)
+
+
+def test_metrics_that_were_not_planned_are_refused() -> None:
+    encoding = fixed_encoding(2)
+    for metrics in ((), ((1, 2), (1, 2))):
+        with pytest.raises(QuantizationError, match=f"{len(metrics)} metrics were measured, but 1 were planned"):
+            encoding.encode(ClientUpdate(np.zeros(2, np.float32), 2, 1.0, metrics), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["diabetes", pytest.param("untested", marks=pytest.mark.slow)])
+def test_the_command_line_names_loss_and_metrics_as_it_names_models(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--clients", 4, "--rounds", 2, "--epochs", 1, "--lr", 0.02, "--model", "2nn", "--holdout", 0.2]
+    named = ["--loss", "mse", "--metric", "mae", "--metric", f"{HERE}:bias"]
+    result = invoke("train", "--dataset", f"{HERE}:{name}", *named, *options, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert ("test mae" if name == "diabetes" else "training mae") in result.stdout
+    assert (out / "accuracy.png").is_file()
+    line = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["accuracy"] is line["train_accuracy"] is line["held_out_accuracy"] is None
+    assert line["train_metrics"].keys() == line["held_out_metrics"].keys() == {"mae", "bias"}
+    resumed = invoke("train", "--resume", out, "--rounds", 3)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert json.loads((out / "config.json").read_text())["metrics"] == ["mae", f"{HERE}:bias"]
+    report = invoke("report", out, "--own-code")
+    assert report.exit_code == 0, report.stderr
+    page = (out / "report.html").read_text()
+    assert ("test mae" if name == "diabetes" else "training mae") in page
+    measured = invoke("evaluate", out, "--own-code", "--json")
+    if name == "untested":
+        assert "has no test set to measure the model on" in measured.stdout
+    else:
+        assert json.loads(measured.stdout)["metrics"].keys() == {"mae", "bias"}
+    refused = invoke("evaluate", out, "--own-code", "--encrypted")
+    assert "an encrypted evaluation counts right classes only" in refused.stderr
+
+
+def test_a_folders_own_loss_is_code_that_is_run_with_consent_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = own_module(
+        tmp_path, "def loss(output, target):\n    return ((output - target) ** 2).mean()\n", monkeypatch
+    )
+    out = tmp_path / "run"
+    options = ["--clients", 4, "--rounds", 1, "--epochs", 1, "--model", "logistic", "--lr", 0.02]
+    data = ["--dataset", f"{HERE}:several_labels"]
+    assert invoke("train", *data, "--loss", f"{module}:loss", *options, "--out", out).exit_code == 0
+    del sys.modules[module]
+    seen = judge_final_model(load_run(out), None)
+    assert f"{HERE}:several_labels, {module}:loss) is run with --own-code only" in seen.missing
+    refused = invoke("evaluate", out, *data)
+    assert f"names code of its own ({module}:loss): if you trust it, give --own-code" in refused.stderr
+    assert module not in sys.modules
+    assert invoke("evaluate", out, *data, "--loss", f"{module}:loss").exit_code == 0
+
+
+X, Y = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "types", "outputs"),
+    [
+        (X, Y, (torch.float32, torch.float32), 1),
+        (X.astype(np.int16), Y.astype(np.int32), (torch.int64, torch.int64), 6),
+        (X.astype(np.uint8), X > 3, (torch.uint8, torch.int64), 2),
+        (torch.tensor(X).half(), torch.tensor(X), (torch.float32, torch.float32), 2),
+        (X, np.zeros((6, 3, 4, 4)), (torch.float32, torch.float32), 3),
+    ],
+)
+def test_inputs_and_targets_of_any_type_and_shape(x: Any, y: Any, types: Any, outputs: int) -> None:
+    made = Dataset("any", x, y)
+    assert (made.train_images.dtype, made.train_labels.dtype) == types
+    assert (made.num_classes, made.has_test, len(made.test_images)) == (outputs, False, 0)
+    assert made.test_images.shape[1:] == made.train_images.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (X, np.where(Y == 3, np.nan, Y), "training example 3 has a target that is not finite"),
+        (np.where(X == 6, np.inf, X), Y, "training example 3 has a value that is not finite"),
+        (X, np.array(1.0), "training labels must be one int64 for each of the 6 images, or a target of real numbers"),
+    ],
+)
+def test_targets_that_do_not_fit_are_named(x: Any, y: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Dataset("any", x, y)
