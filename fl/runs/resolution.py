@@ -10,13 +10,16 @@ from fl.runs.records import RoundRecord
 MOST_NOISE = 0.05
 """The largest rounding noise, as a fraction of the mean update, without a warning."""
 
+MOST_CLIPPED = 0.05
+"""The largest fraction of the updates' elements that is clipped without a warning."""
+
 _MOST_TENSORS = 5
 
 
 def resolution_warnings(record: RoundRecord, *, has_fixed_clip: bool) -> Iterator[str]:
     """Yield one line for each problem that the user can solve.
 
-    Bounds that adapt to the updates cause no warning: the next round's bounds are larger.
+    Bounds that adapt to the updates cause no warning, unless much is clipped: the next round's bounds are larger.
     """
     if record.noise is not None and record.noise > MOST_NOISE:
         remedy = "a smaller --clip, or none, so that the bounds follow the updates" if has_fixed_clip else ""
@@ -26,6 +29,11 @@ def resolution_warnings(record: RoundRecord, *, has_fixed_clip: bool) -> Iterato
             yield f"{name}: {_exceeded(exceeded, len(record.included))}"
         if (more := len(record.clipped_tensors) - _MOST_TENSORS) > 0:
             yield f"and {more} more tensors; without --clip the bounds follow the updates"
+    elif record.clipped is not None and record.clipped > MOST_CLIPPED:
+        yield (
+            f"{percent(record.clipped)} of the updates' elements were clipped, so the mean is too small: "
+            "updates grow faster than their bounds; lower --learning-rate"
+        )
     if record.clipped_weights is not None:
         yield f"examples: {_exceeded(record.clipped_weights, len(record.included))}; they count as the bound"
 

@@ -118,6 +118,14 @@ def test_few_value_bits_have_the_other_remedy() -> None:
     assert line.endswith("of the mean update: give more --value-bits")
 
 
+@pytest.mark.parametrize(("clipped", "warned"), [(None, False), (0.05, False), (0.051, True), (0.4681, True)])
+def test_much_clipping_with_bounds_that_follow_has_advice(clipped: float | None, warned: bool) -> None:
+    record = replace(FederatedRun(tiny_config(), tiny_dataset(), "secure").run_round(), clipped=clipped)
+    lines = list(resolution_warnings(record, has_fixed_clip=False))
+    assert len(lines) == warned
+    assert all("of the updates' elements were clipped" in line and "lower --learning-rate" in line for line in lines)
+
+
 def test_weights_that_are_cut_are_told() -> None:
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure", max_examples=32)
     record = run.run_round()

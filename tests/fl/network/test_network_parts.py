@@ -19,6 +19,7 @@ from fl.errors import ConfigError, DataError
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import Local
+from fl.learning.task import Task
 from fl.network.addresses import parse_address, show_address
 from fl.network.announcement import (
     RoundAnnouncement,
@@ -223,12 +224,45 @@ def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
         ({"model": "2nn"}, {}, "is not a 2nn of this size"),
         ({"num_classes": 4}, {}, "is not a logistic of this size"),
         ({"model_bytes": b"\x80\x04."}, {}, "is not a logistic of this size"),
+        ({"loss": "mse"}, {}, "the targets .* differ in shape"),
+        ({"loss": "nothing"}, {}, "unknown loss 'nothing'"),
+        ({"metrics": ("nothing",)}, {}, "unknown metric 'nothing'"),
+        ({"loss": "os:system"}, {}, "the loss is os:system: if that is your own code on this machine, give it with"),
+        ({"metrics": ("os:system",)}, {}, "the metric is os:system: if that is your own code on this machine"),
+        ({"input_type": "uint8"}, {}, "logistic takes float inputs, not torch.uint8"),
         ({}, {"num_clients": 400, "degree": 399, "threshold": 300, "ring_bits": 26}, "updates have"),
     ],
 )  # fmt: skip
 def test_a_training_that_does_not_fit_is_declined(changes: dict[str, Any], params: dict[str, Any], said: str) -> None:
     with pytest.raises(PolicyError, match=said):
         Policy().check_training(announcement(**changes), dataclasses.replace(PARAMS, **params), DATA)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3, 2), torch.zeros(3)])
+def test_a_classification_on_other_targets_is_declined_without_a_word_of_them(labels: torch.Tensor) -> None:
+    with pytest.raises(PolicyError, match="cross-entropy") as raised:
+        Policy().check_training(announcement(), PARAMS, LocalData(DATA.images[:3], labels))
+    assert not getattr(raised.value, "public", "")
+
+
+def test_another_task_is_accepted_and_code_only_if_the_user_named_it() -> None:
+    data = LocalData(DATA.images, torch.zeros(len(DATA.labels), 3))
+    changes: Any = {"loss": "mse", "metrics": ("tests.fl.own_tasks:recall",)}
+    figures = Task(changes["loss"], changes["metrics"]).figures
+    length = dataclasses.replace(ENCODING, figures=figures).vector_length
+    params = dataclasses.replace(PARAMS, vector_length=length)
+    policy = Policy(own_metrics=("tests.fl.own_tasks:recall",))
+    _, encoding = policy.check_training(announcement(**changes), params, data)
+    assert encoding.figures == figures
+    with pytest.raises(PolicyError, match="own_tasks:recall: if that is your own code"):
+        Policy(own_loss="tests.fl.own_tasks:recall").check_training(announcement(**changes), params, data)
+
+
+def test_whole_numbers_become_what_the_model_takes() -> None:
+    tokens = LocalData(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2))
+    assert tokens.shaped_for((2,), "int64").images.dtype == torch.int64
+    halves = LocalData(torch.tensor([[0.5]]), torch.zeros(1))
+    assert halves.shaped_for((1,), "int64").images.dtype == torch.float32
 
 
 def test_a_training_that_fits_gives_the_model_that_was_sent() -> None:
