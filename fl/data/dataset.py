@@ -71,7 +71,7 @@ class Dataset:
 
     def _convert(self, *names: str) -> None:
         for name in names:
-            tensor = _usual_type(self._tensor(name, getattr(self, name)), keeps_bytes="images" in name)
+            tensor = usual_type(self._tensor(name, getattr(self, name)), keeps_bytes="images" in name)
             object.__setattr__(self, name, tensor)
 
     def _tensor(self, name: str, values: Any) -> torch.Tensor:
@@ -145,7 +145,7 @@ def are_classes(targets: torch.Tensor) -> bool:
     return targets.ndim == 1 and targets.dtype == torch.int64
 
 
-def _usual_type(values: torch.Tensor, *, keeps_bytes: bool) -> torch.Tensor:
+def usual_type(values: torch.Tensor, *, keeps_bytes: bool) -> torch.Tensor:
     """Return numbers as float32 or int64; with ``keeps_bytes``, uint8 stays, which is much smaller."""
     if values.is_floating_point():
         return values.float()
