@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fl.aggregation.held_out
 import fl.aggregation.secure
+import fl.aggregation.totals_session
 from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEncoding
 from fl.aggregation.held_out import FederatedEvaluation
 from fl.aggregation.planning import SessionPlans
@@ -152,7 +152,7 @@ def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.Mon
 def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(holdout=0.25), tiny_dataset(), "secure")
     with monkeypatch.context() as patch:
-        patch.setattr(fl.aggregation.held_out, "run_session", poisoning(0))
+        patch.setattr(fl.aggregation.totals_session, "run_session", poisoning(0))
         spoilt = run.run_round()
     assert spoilt.aborted is None
     assert spoilt.held_out_accuracy is spoilt.held_out_loss is None

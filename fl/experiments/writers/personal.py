@@ -61,7 +61,8 @@ class PersonalizationArm:
         return {
             "trained": self.trained,
             "config": self.config.to_json(),
-            "method": {"kind": type(self.method).__name__, **dataclasses.asdict(self.method)},
+            # The task follows from the config.
+            "method": {"kind": type(self.method).__name__, **dataclasses.asdict(self.method), "task": None},
             "start": self.start,
         }
 

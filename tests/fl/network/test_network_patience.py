@@ -127,7 +127,7 @@ def test_rounds_that_end_before_this_client_has_answered_are_no_part_of_it(
     session = client._session
 
     async def offered() -> End:
-        client._announced = SimpleNamespace(round=3, rounds=9, scales="some")  # type: ignore[assignment]
+        client._announced = SimpleNamespace(round=3, rounds=9, scales="some", purpose="update")  # type: ignore[assignment]
         return await session()
 
     monkeypatch.setattr(client, "_session", offered)
