@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_closing_ends_busy_processes(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_pickled_is_refused() -> None:
     worker = make_worker()
-    worker.model.activation = lambda images: images  # type: ignore[assignment]
+    worker.model.activation = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=r"cannot be sent to other processes .*: use the engine serial"):
         ProcessesEngine(worker, 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -158,7 +159,7 @@ def test_a_bug_comes_with_its_traceback(cluster: RayCluster) -> None:
 
 def test_a_model_that_cannot_be_pickled_is_refused(cluster: RayCluster) -> None:
     unpicklable = make_worker().model
-    unpicklable.activation = lambda images: images  # type: ignore[assignment]
+    unpicklable.activation = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=r"cannot be sent to other processes .*: use the engine serial"):
         engine_with(unpicklable)
 
