@@ -19,15 +19,18 @@ from fl.learning.training import evaluate
 from fl.network import client as joining
 from fl.network.errors import NetworkError
 from fl.network.local_data import LocalData
+from fl.network.offers import JoinOptions
 from fl.network.own_examples import OwnExamples
 from fl.network.own_models import OwnModels
+from fl.network.policy import Policy
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
+from tests.fl.network import test_network_parts as parts
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from transport import Deadlines
-from transport.tcp import Retry
+from transport.tcp import PLAINTEXT, Retry
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
@@ -84,8 +87,8 @@ class Training:
 
     def assert_scored(self, record: RoundRecord, clients: range | list[int]) -> None:
         """The last record's scores are those of the final model on what these clients hold out."""
-        parts = [self.held_out(client) for client in clients]
-        images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+        own = [self.held_out(client) for client in clients]
+        images, labels = torch.cat([part.images for part in own]), torch.cat([part.labels for part in own])
         expected = evaluate(self.model(), images, labels)
         assert record.held_out_examples == len(labels)
         assert record.held_out_accuracy == pytest.approx(expected.accuracy, abs=1e-9)
@@ -244,3 +247,29 @@ def test_a_folder_that_cannot_take_the_models_is_refused_at_the_start(tmp_path: 
         OwnModels(tmp_path / "file" / "in it", Personal(), examples, print)
     with pytest.raises(ConfigError, match="give --out"):
         OwnModels(None, Personal(method="full"), examples, print)
+
+
+def test_a_personal_model_that_fails_costs_no_update(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = LocalData(torch.linspace(-9, 9, 160).reshape(10, 1, 4, 4), torch.arange(10) % 3)
+    examples = OwnExamples(data, 0, 0.4)
+    models = OwnModels(tmp_path / "mine", Personal(method="ditto", epochs=5, learning_rate=1e30), examples, said.append)
+    announced = parts.announcement()
+    model = make_model("logistic", image_shape=(1, 4, 4), num_classes=3, seed=0)
+    models.receive(announced, model)
+    assert said[0].startswith("round 2/5: this client's own model stays as it was: ")
+    assert (tmp_path / "mine" / "model.safetensors").exists()
+    assert not (tmp_path / "mine" / "personal.safetensors").exists()
+
+
+def test_a_final_model_that_does_not_fit_is_not_taken(tmp_path: Path) -> None:
+    said: list[str] = []
+    options = JoinOptions(
+        client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0,
+        out=tmp_path / "mine",
+    )  # fmt: skip
+    participant = joining.Participant(options, parts.DATA, said.append)
+    participant._take_final(parts.announcement(num_classes=2))
+    assert said == ["the final model is not taken: the model knows 2 classes, but there is a label 2"]
+    participant._take_final(parts.announcement())
+    assert (tmp_path / "mine" / "model.safetensors").exists()

@@ -40,8 +40,12 @@ TRAINING: dict[str, Any] = {
 
 # Who vanishes is what happens there; examples are not dealt out, and clients train where they are.
 SIMULATION_ONLY = {
-    *("dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
+    *("dropout_at", "dropout_model", "aggregator", "compare"),
     *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
+    "personalize",
+    "personal_epochs",
+    "personal_learning_rate",
+    "personal_strength",
 }
 
 
@@ -137,7 +141,18 @@ def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> No
     train, serve = (inspect.signature(commands[name]).parameters for name in ("train", "serve"))
     assert (train.keys() & settings) - serve.keys() == SIMULATION_ONLY
     # One name, one meaning: help, type and default are the same, but for those that say more of a server.
-    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits", "sample", "dropout", "adversary"}
+    own = {
+        "clients",
+        "dataset",
+        "data_dir",
+        "model",
+        "partition",
+        "value_bits",
+        "sample",
+        "dropout",
+        "adversary",
+        "holdout",
+    }
     for name in (train.keys() & serve.keys() & settings) - own:
         (kind, option), (other_kind, other) = (get_args(one[name].annotation) for one in (train, serve))
         assert kind == other_kind, name
