@@ -112,7 +112,7 @@ def test_the_headline_is_the_last_round(trained: Path, page: Element) -> None:
     assert tiles["plain averaging beside it"].startswith(percent(float(str(plain[-1]["accuracy"]))))
     assert tiles["on held-out examples"].startswith(percent(float(str(own[-1]["held_out_accuracy"]))))
     assert tiles["secure sum less plain sum"] == "0 largest of 3 rounds"
-    assert tiles["threshold"] == "5 of 8 honest-but-curious server"
+    assert tiles["threshold"] == "5 of 8 honest-but-curious server, complete graph"
     assert tiles["communication rounds"] == "3 of 3 planned"
     assert page.one("h1").text == "logistic on digits"
     assert page.one("span", of_class="pill").text == "finished"
