@@ -19,6 +19,7 @@ from fl.commands import new as new_command
 from fl.commands import options
 from fl.commands import report as report_command
 from fl.commands import serve as serve_command
+from fl.commands import study as study_command
 from fl.commands.given import configurable, given, is_set
 from fl.commands.output import INTERRUPTED, open_console, reported
 from fl.config.run_config import SETTINGS, RunConfig
@@ -55,6 +56,7 @@ certs_command.register(app, reported)
 evaluate_command.register(app, reported)
 report_command.register(app, reported)
 experiment_command.register(app, reported)
+study_command.register(app, reported)
 serve_command.register(app, reported)
 join_command.register(app, reported)
 new_command.register(app, reported)

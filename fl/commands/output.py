@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from fl.errors import FLError, in_words
 from fl.formatting import json_line
-from secagg import PlanError, SecAggError
+from secagg import SecAggError
 from transport import TransportError
 from transport.errors import MAX_ERROR_TEXT, printable
 
@@ -39,7 +39,7 @@ def reported(as_json: bool) -> Iterator[None]:
     except typer.Exit:
         raise
     except (FLError, SecAggError, TransportError) as error:
-        text, reasons = str(error), error.reasons if isinstance(error, PlanError) else (str(error),)
+        text, reasons = str(error), getattr(error, "reasons", (str(error),))
     except OSError as error:
         # The reader of the output has closed it; that is not an error.
         if isinstance(error, BrokenPipeError):

@@ -1,0 +1,118 @@
+"""A study's results as tables: one row for each run, and one for each of its rounds."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fl.errors import ConfigError
+from fl.files import replace_file
+from fl.studies.grid import shown
+
+Row = dict[str, Any]
+"""The values of one row, by column; None where there is no value."""
+
+RUN_COLUMNS = {
+    "run": "folder of the run in `runs/`",
+    "seed": "seed of the run",
+    "outcome": "`finished`; `failed`: training diverged, or all rounds were aborted; `impossible`: refused before it "
+    "started; `open`: not run to its end",
+    "reason": "why it failed or was refused",
+    "rounds_done": "rounds trained",
+    "accuracy": "accuracy of the last model on the test set, 0 to 1",
+    "loss": "its loss there, in nats",
+    "best_accuracy": "highest test accuracy of all rounds",
+    "train_accuracy": "accuracy of the last model on all training examples",
+    "train_loss": "its loss there",
+    "seconds": "seconds of all rounds, without tests; runs that train side by side slow each other down",
+    "training_seconds_per_round": "seconds of all clients' training",
+    "server_seconds_per_round": "seconds of the server's part of the protocol",
+    "client_seconds_per_round": "seconds of the median client's part of the protocol",
+    "bytes_up": "bytes that all clients sent",
+    "bytes_down": "bytes that all clients received, with the model",
+    "aborted": "rounds that came to no sum",
+    "parameters": "trainable parameters of the model",
+}
+"""The columns of a run's row, besides the axes, and what they hold."""
+
+ROUND_COLUMNS = {
+    "run": "folder of the run in `runs/`",
+    "seed": "seed of the run",
+    "round": "number of the round, from 1",
+    "accuracy": "accuracy of the new model on the test set, 0 to 1",
+    "loss": "its loss there, in nats",
+    "train_accuracy": "accuracy of the clients' models on their own examples",
+    "train_loss": "their loss there",
+    "held_out_accuracy": "accuracy of the new model on the clients' held-out examples (`holdout`)",
+    "held_out_loss": "its loss there",
+    "sampled": "clients that were asked",
+    "included": "clients whose updates are in the sum",
+    "dropped": "clients that dropped out",
+    "clipped": "fraction of the updates' elements that were clipped",
+    "noise": "rounding noise over the mean update",
+    "bytes_up": "bytes that all clients sent",
+    "bytes_down": "bytes that all clients received, without the model",
+    "model_bytes": "bytes of the model, over all clients",
+    "seconds": "seconds of the round, without the test",
+    "training_seconds": "seconds of all clients' training",
+    "server_seconds": "seconds of the server's part of the protocol",
+    "client_seconds": "seconds of the median client's part of the protocol",
+    "aborted": "why the model did not change",
+}
+"""The columns of a round's row, besides the axes, and what they hold."""
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the columns of all rows, in their order."""
+    return [*dict.fromkeys(name for row in rows for name in row)]
+
+
+def csv_of(rows: Sequence[Row]) -> bytes:
+    """Return the rows as CSV with a header: UTF-8, an empty field for None, lists joined by ``+``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else _field(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def save_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows as CSV, and beside it as Parquet if pyarrow is installed, each file in one step.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, csv_of(rows))
+        if rows and importlib.util.find_spec("pyarrow") is not None:
+            replace_file(path.with_suffix(".parquet"), _parquet_of(rows))
+    except OSError as error:
+        raise ConfigError(f"cannot write to {path.parent}: {error.strerror}") from error
+
+
+def _parquet_of(rows: Sequence[Row]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    values = {name: [_plain(row.get(name)) for row in rows] for name in columns_of(rows)}
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(values), file)
+    return file.getvalue()
+
+
+def _field(value: Any) -> Any:
+    return repr(value) if isinstance(value, float) else _plain(shown(value) if isinstance(value, bool) else value)
+
+
+def _plain(value: Any) -> Any:
+    return shown(value) if isinstance(value, list | tuple) else value
+
+
+def picked(values: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
+    """Return the values of these columns, as far as there are any."""
+    return {name: values[name] for name in columns if name in values}
