@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fl.errors import ConfigError
-from fl.files import replace_file
 from fl.studies.grid import Cell, Study, label, shown
-from fl.studies.tables import Row
+from fl.studies.tables import Row, save_bytes
 
 Center = Callable[[Sequence[float]], float]
 
@@ -118,8 +117,10 @@ def save_multiples(
             _draw(axes, layout.x, measure, chosen, places, center, color, shown(value))
         axes.set_xlabel(layout.x.replace("_", " "))
         axes.set_ylabel(measure.label)
-        if len(measures) == 1:
-            axes.label_outer()
+        axes.label_outer()
+        if len(measures) > 1:
+            axes.set_ylabel(measure.label)
+            axes.tick_params(labelleft=True)
         axes.grid(alpha=0.3)
         if not _is_numeric(places):
             axes.set_xticks(range(len(places)), [shown(place) for place in places])
@@ -138,12 +139,9 @@ def save_multiples(
     file = io.BytesIO()
     try:
         figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=150)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, file.getvalue())
-    except OSError as error:
-        raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    save_bytes(path, file.getvalue())
 
 
 def _draw(

@@ -137,7 +137,7 @@ def refused_cells(refused: Sequence[tuple[Cell, str]], *, remedy: str) -> Refuse
 
 def label(cell: Mapping[str, Any]) -> str:
     """Return a cell as text: ``clients 20, dropout 0.2``."""
-    return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in cell.items()) or "the study"
+    return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in cell.items()) or "all"
 
 
 def shown(value: Any) -> str:

@@ -86,13 +86,18 @@ def save_table(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         ConfigError: a file cannot be written.
     """
+    save_bytes(path, csv_of(rows))
+    if rows and importlib.util.find_spec("pyarrow") is not None:
+        save_bytes(path.with_suffix(".parquet"), _parquet_of(rows))
+
+
+def save_bytes(path: Path, data: bytes) -> None:
+    """Replace the file in one step, and make its folder; ConfigError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, csv_of(rows))
-        if rows and importlib.util.find_spec("pyarrow") is not None:
-            replace_file(path.with_suffix(".parquet"), _parquet_of(rows))
+        replace_file(path, data)
     except OSError as error:
-        raise ConfigError(f"cannot write to {path.parent}: {error.strerror}") from error
+        raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def _parquet_of(rows: Sequence[Row]) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from fl.errors import ConfigError
+from fl.studies.costs import FIGURES
 from fl.studies.figure import Curves, Layout, save_figures, save_multiples
 from fl.studies.grid import Study
 from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, csv_of, save_table
@@ -110,7 +111,7 @@ def test_without_accuracies_the_figures_show_losses(tmp_path: Path) -> None:
 def test_the_page_has_the_example_and_every_column() -> None:
     root = Path(__file__).resolve().parents[3]
     page = (root / "docs" / "how-to" / "studies.md").read_text(encoding="utf-8")
-    for columns in (RUN_COLUMNS, ROUND_COLUMNS):
+    for columns in (RUN_COLUMNS, ROUND_COLUMNS, FIGURES):
         assert "\n".join(f"| `{name}` | {text} |" for name, text in columns.items()) in page
     example = (root / "examples" / "study.toml").read_text(encoding="utf-8")
     assert f"```toml\n{example[example.index('seeds =') :]}```" in page
