@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fl.errors import ConfigError
 from fl.studies.grid import Cell, Study, label, shown
-from fl.studies.tables import Row, save_bytes
+from fl.studies.tables import Row, columns_of, save_bytes
 
 Center = Callable[[Sequence[float]], float]
 
@@ -65,10 +65,8 @@ class Curves:
 
 def save_figures(folder: Path, study: Study, runs: Sequence[Row], rounds: Sequence[Row]) -> None:
     """Write a study's figures: accuracy, or else loss, over its axes and over rounds; ConfigError if that fails."""
-    measure = Curves("accuracy", "test accuracy (%)", 100)
-    if all(row["accuracy"] is None for row in runs):
-        measure = Curves("loss", "test loss")
-    ended = [row for row in runs if row[measure.column] is not None]
+    measure = _main_measure(runs)
+    ended = [row for row in runs if row.get(measure.column) is not None]
     missing = len(runs) - len(ended)
     note = f"mean and range of {len(study.seeds)} seeds" if len(study.seeds) > 1 else f"seed {study.seeds[0]}"
     note += f"; {missing} of {len(runs)} runs have no result" if missing else ""
@@ -76,6 +74,14 @@ def save_figures(folder: Path, study: Study, runs: Sequence[Row], rounds: Sequen
         save_multiples(folder / "final.png", layout, [measure], ended, title=f"After the last round: {note}")
     if rounds and (layout := Layout.of(study.axes, "round")) is not None:
         save_multiples(folder / "rounds.png", layout, [measure], rounds, title=f"By round: {note}")
+
+
+def _main_measure(runs: Sequence[Row]) -> Curves:
+    """Return accuracy if a run has it, else the task's first metric, else the loss."""
+    if any(row["accuracy"] is not None for row in runs):
+        return Curves("accuracy", "test accuracy (%)", 100)
+    column = next((name for name in columns_of(runs) if name.startswith("metrics.")), "loss")
+    return Curves(column, f"test {column.removeprefix('metrics.')}")
 
 
 @_drawing
@@ -149,7 +155,7 @@ def _draw(
 ) -> None:
     points = []
     for place, value in enumerate(places):
-        found = [row[measure.column] for row in rows if row[x] == value and row[measure.column] is not None]
+        found = [row[measure.column] for row in rows if row[x] == value and row.get(measure.column) is not None]
         if found:
             points.append((value if _is_numeric(places) else place, [measure.factor * one for one in found]))
     points.sort(key=lambda point: point[0])

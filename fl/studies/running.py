@@ -29,7 +29,7 @@ from fl.runs.records import record_to_json
 from fl.runs.rounds import start_runs
 from fl.studies.figure import save_figures
 from fl.studies.grid import Study, StudyRun, refused_cells
-from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, picked, save_table
+from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, metrics_of, picked, save_table
 from secagg import SecAggError
 
 # One thread for each run: as many runs as cores train side by side, and results do not depend on their number.
@@ -167,7 +167,9 @@ class StudyFolder:
         row: dict[str, Any] = {**dict.fromkeys(RUN_COLUMNS), "run": run.name or None, **run.cell, "seed": run.seed}
         row |= {"outcome": outcome, "reason": run.refusal or result.get("failed")}
         row |= picked({**result, "rounds_done": result.get("rounds"), "seed": run.seed}, RUN_COLUMNS)
-        return {name: row[name] for name in ("run", *run.cell, *RUN_COLUMNS)}
+        last = self._rounds_of(run)[-1] if outcome == "finished" else {}
+        metrics = {name: value for name, value in last.items() if name.startswith("metrics.")}
+        return {name: row[name] for name in ("run", *run.cell, *RUN_COLUMNS)} | metrics
 
     def _rounds_of(self, run: StudyRun) -> list[Row]:
         if run.name not in self._rounds:
@@ -177,6 +179,6 @@ class StudyFolder:
             for record in folder.restore([], rounds_done):
                 values = {**record_to_json(record), "run": run.name, "seed": run.seed}
                 values |= {"included": len(record.included), "dropped": sum(record.dropped.values())}
-                rows.append({"run": run.name, **run.cell, **picked(values, ROUND_COLUMNS)})
+                rows.append({"run": run.name, **run.cell, **picked(values, ROUND_COLUMNS), **metrics_of(values)})
             self._rounds[run.name] = rows
         return self._rounds[run.name]

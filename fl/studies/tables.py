@@ -118,6 +118,16 @@ def _plain(value: Any) -> Any:
     return shown(value) if isinstance(value, list | tuple) else value
 
 
+def metrics_of(values: Mapping[str, Any]) -> Row:
+    """Return a column for each of a task's own metrics, such as ``metrics.mae``; accuracy has columns of its own."""
+    return {
+        f"{group}.{name}": value
+        for group in ("metrics", "train_metrics", "held_out_metrics")
+        for name, value in values.get(group, {}).items()
+        if name != "accuracy"
+    }
+
+
 def picked(values: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     """Return the values of these columns, as far as there are any."""
     return {name: values[name] for name in columns if name in values}

@@ -14,7 +14,7 @@ from fl.errors import ConfigError
 from fl.studies.costs import FIGURES
 from fl.studies.figure import Curves, Layout, save_figures, save_multiples
 from fl.studies.grid import Study
-from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, csv_of, save_table
+from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, csv_of, metrics_of, save_table
 
 ROWS = [
     {"run": "a", "dropout_at": ("any", "unmasking"), "channels_last": True, "accuracy": 0.1 + 0.2, "reason": None},
@@ -97,6 +97,20 @@ def test_the_center_is_the_mean_and_the_band_has_all(tmp_path: Path, monkeypatch
 def test_an_unknown_format_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"f\.abc: .*abc"):
         save_multiples(tmp_path / "f.abc", Layout("x", None, ()), [Curves("y", "y")], [{"x": 1, "y": 2}], title="")
+
+
+def test_a_task_without_accuracy_shows_its_first_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metrics_of({"metrics": {"accuracy": 0.5, "mae": 2.0}, "train_metrics": {"mae": 1.0}}) == {
+        "metrics.mae": 2.0,
+        "train_metrics.mae": 1.0,
+    }
+    lines = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: lines.append(a) or plot(self, *a, **k))
+    runs: list[Row] = [{"clients": count, "accuracy": None, "loss": 1.0, "metrics.mae": count / 2} for count in (4, 6)]
+    runs.append({"clients": 8, "accuracy": None, "loss": None})
+    save_figures(tmp_path, Study(settings={}, axes={"clients": [4, 6, 8]}, seeds=(0,)), runs, [])
+    assert lines == [([4, 6], [2.0, 3.0])]
 
 
 def test_without_accuracies_the_figures_show_losses(tmp_path: Path) -> None:
