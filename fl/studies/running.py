@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fl.data import Dataset
 from fl.errors import AbortedError, FLError
@@ -22,14 +21,15 @@ from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import Listener, run_arms
 from fl.experiments.workers import ArmEvent, ArmFinished
 from fl.files import held
+from fl.formatting import percent
 from fl.learning.own_code import make_dataset
 from fl.learning.training import DivergedError
 from fl.runs.checkpoint import RunFolder
-from fl.runs.records import record_to_json
-from fl.runs.rounds import start_runs
+from fl.runs.records import RoundRecord, record_to_json
+from fl.runs.rounds import FederatedRun, start_runs
 from fl.studies.figure import save_figures
 from fl.studies.grid import Study, StudyRun, refused_cells
-from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, metrics_of, picked, save_table
+from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, figures_of, metrics_of, picked, save_table
 from secagg import SecAggError
 
 # One thread for each run: as many runs as cores train side by side, and results do not depend on their number.
@@ -47,6 +47,21 @@ class StudyArm(FederatedArm):
             return FederatedArm.run(self, work)
         except (DivergedError, AbortedError) as error:
             return {"headline": f"failed: {error}", "seconds": 0.0, "failed": str(error)}
+
+    def _result(self, run: FederatedRun, dataset: Dataset, records: list[RoundRecord]) -> ArmResult:
+        # All other figures are in the records, which the run's folder has.
+        return {
+            "headline": f"{_headline(records[-1])} after {len(records)} round{'' if len(records) == 1 else 's'}",
+            "seconds": sum(record.seconds for record in records),
+            "parameters": sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad),
+        }
+
+
+def _headline(record: RoundRecord) -> str:
+    if record.accuracy is not None:
+        return percent(record.accuracy)
+    name, value = next(iter({**metrics_of(record_to_json(record)), "loss": record.loss}.items()))
+    return f"{name.removeprefix('metrics.')} {'-' if value is None else f'{value:.4g}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +179,12 @@ class StudyFolder:
     def _run_row(self, run: StudyRun) -> Row:
         result = {} if run.refusal else self._results.get(run.name, {})
         outcome = "impossible" if run.refusal else "failed" if "failed" in result else "finished" if result else "open"
-        row: dict[str, Any] = {**dict.fromkeys(RUN_COLUMNS), "run": run.name or None, **run.cell, "seed": run.seed}
-        row |= {"outcome": outcome, "reason": run.refusal or result.get("failed")}
-        row |= picked({**result, "rounds_done": result.get("rounds"), "seed": run.seed}, RUN_COLUMNS)
-        last = self._rounds_of(run)[-1] if outcome == "finished" else {}
-        metrics = {name: value for name, value in last.items() if name.startswith("metrics.")}
-        return {name: row[name] for name in ("run", *run.cell, *RUN_COLUMNS)} | metrics
+        row: Row = {"run": None, **run.cell, **dict.fromkeys(RUN_COLUMNS)}
+        row |= {"run": run.name or None, "seed": run.seed, "outcome": outcome}
+        row |= {"reason": run.refusal or result.get("failed")}
+        if outcome == "finished":
+            row |= {**figures_of(self._rounds_of(run)), "parameters": result["parameters"]}
+        return row
 
     def _rounds_of(self, run: StudyRun) -> list[Row]:
         if run.name not in self._rounds:

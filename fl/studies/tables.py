@@ -7,6 +7,7 @@ import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from fl.errors import ConfigError
@@ -26,8 +27,10 @@ RUN_COLUMNS = {
     "accuracy": "accuracy of the last model on the test set, 0 to 1",
     "loss": "its loss there, in nats",
     "best_accuracy": "highest test accuracy of all rounds",
-    "train_accuracy": "accuracy of the last model on all training examples",
-    "train_loss": "its loss there",
+    "train_accuracy": "accuracy of the clients' models of the last round on their own examples",
+    "train_loss": "their loss there",
+    "held_out_accuracy": "accuracy of the last model on the clients' held-out examples (`holdout`)",
+    "held_out_loss": "its loss there",
     "seconds": "seconds of all rounds, without tests; runs that train side by side slow each other down",
     "training_seconds_per_round": "seconds of all clients' training",
     "server_seconds_per_round": "seconds of the server's part of the protocol",
@@ -125,6 +128,24 @@ def metrics_of(values: Mapping[str, Any]) -> Row:
         for group in ("metrics", "train_metrics", "held_out_metrics")
         for name, value in values.get(group, {}).items()
         if name != "accuracy"
+    }
+
+
+def figures_of(rounds: Sequence[Row]) -> Row:
+    """Return a run's figures from the rows of its rounds, at least one."""
+    last = rounds[-1]
+    accuracies = [row["accuracy"] for row in rounds if row["accuracy"] is not None]
+    times = ("training_seconds", "server_seconds", "client_seconds")
+    return {
+        "rounds_done": len(rounds),
+        **{name: last[name] for name in RUN_COLUMNS if name.endswith(("accuracy", "loss")) and name in last},
+        "best_accuracy": max(accuracies, default=None),
+        "seconds": sum(row["seconds"] for row in rounds),
+        **{f"{name}_per_round": mean(row[name] for row in rounds) for name in times},
+        "bytes_up": sum(row["bytes_up"] for row in rounds),
+        "bytes_down": sum(row["bytes_down"] + row["model_bytes"] for row in rounds),
+        "aborted": sum(row["aborted"] is not None for row in rounds),
+        **{name: value for name, value in last.items() if name.startswith("metrics.")},
     }
 
 
