@@ -126,7 +126,6 @@ def save_cost_figure(path: Path, axes: Mapping[str, Sequence[object]], rows: Seq
         Curves("masking_seconds", "masking, a client (ms)", 1000),
         Curves("unmasking_seconds", "unmasking, server (s)"),
     ]
-    across = [value for value in axes[layout.x] if isinstance(value, int | float)]
     save_multiples(
         path,
         layout,
@@ -134,7 +133,7 @@ def save_cost_figure(path: Path, axes: Mapping[str, Sequence[object]], rows: Seq
         rows,
         title="median and range of the sessions",
         center=median,
-        logarithmic=bool(across) and max(across) >= 10 * min(across) > 0,
+        logarithmic=True,
     )
 
 

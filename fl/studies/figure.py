@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from fl.errors import ConfigError
 from fl.studies.grid import Cell, Study, label, shown
@@ -24,6 +24,9 @@ _PANEL_INCHES = (3.4, 2.8)
 _LEGEND_INCHES = 1.7
 _MOST_MARKED = 20
 _FEW_LINES = 10
+# Values whose largest is so many times the smallest are spread evenly.
+_WIDE = 10
+_ROUND = "round"
 # Names of models and data sets are the user's: a dollar sign in them is no formula.
 _drawing = matplotlib.rc_context({"text.parse_math": False})
 
@@ -72,7 +75,7 @@ def save_figures(folder: Path, study: Study, runs: Sequence[Row], rounds: Sequen
     note += f"; {missing} of {len(runs)} runs have no result" if missing else ""
     if ended and (layout := Layout.of(study.axes)) is not None:
         save_multiples(folder / "final.png", layout, [measure], ended, title=f"After the last round: {note}")
-    if rounds and (layout := Layout.of(study.axes, "round")) is not None:
+    if rounds and (layout := Layout.of(study.axes, _ROUND)) is not None:
         save_multiples(folder / "rounds.png", layout, [measure], rounds, title=f"By round: {note}")
 
 
@@ -98,7 +101,8 @@ def save_multiples(
     """Write a figure with a panel for each measure and each cell of the layout's panels.
 
     A point is the ``center`` of the rows that share its place; the band around it has all of them. The suffix of the
-    path chooses the format.
+    path chooses the format. Where the values across are of several magnitudes, their scale is logarithmic, and with
+    ``logarithmic`` that of the measures too.
 
     Raises:
         ConfigError: the file cannot be written, or its format is unknown.
@@ -116,6 +120,7 @@ def save_multiples(
     grid = figure.subplots(height, columns, squeeze=False, sharex="all", sharey=share).ravel()
     lines = [None] if layout.lines is None else _distinct([row[layout.lines] for row in rows])
     places = _distinct([row[layout.x] for row in rows])
+    is_wide = layout.x != _ROUND and _is_numeric(places) and max(places) >= _WIDE * min(places) > 0
     for axes, (measure, cell) in zip(grid, panels, strict=False):
         axes.set_title(label(cell) if cell else "", size="medium")
         for value, color in zip(lines, _colors(lines), strict=True):
@@ -130,12 +135,18 @@ def save_multiples(
         axes.grid(alpha=0.3)
         if not _is_numeric(places):
             axes.set_xticks(range(len(places)), [shown(place) for place in places])
-        elif logarithmic and all(place > 0 for place in places):
+        elif is_wide:
             axes.set_xscale("log")
+            axes.set_xticks(places, [f"{place:,}" for place in places])
+            axes.xaxis.set_minor_locator(NullLocator())
         elif all(isinstance(place, int) for place in places):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if logarithmic:
+        if is_wide and logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            # By default the numbers are formulas, which are not drawn here.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     if layout.lines is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,11 @@ def test_a_file_that_cannot_be_written_is_named_first(tmp_path: Path) -> None:
     assert_refused(invoke(*GRID, "--csv", tmp_path), "is a folder: --csv names a file")
     (tmp_path / "file").write_text("")
     assert_refused(invoke(*GRID, "--latex", tmp_path / "file" / "a.tex"), "is not a writable folder")
+
+
+def test_labels_of_wide_scales_are_numbers(tmp_path: Path) -> None:
+    rows = [{**row_of(clients, "sparse", clients / 100), "length": 5} for clients in (10, 100)]
+    save_cost_figure(tmp_path / "f.svg", {"clients": [10, 100], "length": [5]}, rows)
+    drawn = (tmp_path / "f.svg").read_text()
+    assert "mathdefault" not in drawn
+    assert {"<!-- 100 -->", "<!-- 0.2 -->", "<!-- 0.5 -->"} <= set(re.findall(r"<!-- [^ ]+ -->", drawn))
