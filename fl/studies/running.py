@@ -19,16 +19,17 @@ from fl.experiments.experiment import ArmResult, ArmWork, Experiment
 from fl.experiments.federated import RUN, FederatedArm
 from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import Listener, run_arms
-from fl.experiments.workers import ArmEvent, ArmFinished
+from fl.experiments.workers import ArmEvent, ArmFinished, ExperimentError
 from fl.files import held
 from fl.formatting import percent
+from fl.learning.cpu import torch_threads
 from fl.learning.own_code import make_dataset
 from fl.learning.training import DivergedError
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord, record_to_json
 from fl.runs.rounds import FederatedRun, start_runs
 from fl.studies.figure import save_figures
-from fl.studies.grid import Study, StudyRun, refused_cells
+from fl.studies.grid import Study, StudyRun, label, refused_cells
 from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, figures_of, metrics_of, picked, save_table
 from secagg import SecAggError
 
@@ -111,7 +112,14 @@ class StudyFolder:
             RefusedCellsError: there are such runs, and they are not to be skipped, or there are no others.
         """
         load = functools.cache(functools.partial(make_dataset, data_dir=self._data_dir))
-        self.runs = [self._checked(run, load) for run in self.runs]
+        refusals: dict[str, str] = {}
+        # One thread: a check does less than threads cost.
+        with torch_threads(_IDENTITY.threads):
+            for run in self.runs:
+                # What is refused does not depend on the seed.
+                if label(run.cell) not in refusals:
+                    refusals[label(run.cell)] = run.refusal or self._refusal(run, load)
+        self.runs = [replace(run, refusal=run.refusal or refusals[label(run.cell)]) for run in self.runs]
         refused = [run for run in self.runs if run.refusal]
         if not refused or (skip_impossible and len(refused) < len(self.runs)):
             return
@@ -148,7 +156,12 @@ class StudyFolder:
             listen(event)
 
         experiment = Experiment(name="study", title="study", arms=arms)
-        run_arms(experiment, arms, self._folder, _IDENTITY, jobs=jobs, data_dir=self._data_dir, listen=keep)
+        try:
+            run_arms(experiment, arms, self._folder, _IDENTITY, jobs=jobs, data_dir=self._data_dir, listen=keep)
+        except ExperimentError as error:
+            name, _, reason = str(error).partition(": ")
+            labels = {run.name: run.label for run in order}
+            raise ExperimentError(f"{labels.get(name, name)}: {reason}") from None
 
     def save(self) -> StudyResult:
         """Write all results so far, and return them."""
@@ -166,15 +179,15 @@ class StudyFolder:
         """Return the rows of all rounds of the runs that have ended."""
         return [row for run in self.runs if run.name in self._results for row in self._rounds_of(run)]
 
-    def _checked(self, run: StudyRun, load: Callable[[str], Dataset]) -> StudyRun:
+    def _refusal(self, run: StudyRun, load: Callable[[str], Dataset]) -> str:
         if run.config is None or run.name in self._results:
-            return run
+            return ""
         try:
             (started,) = start_runs(run.config, load(run.config.data.dataset))
         except (FLError, SecAggError) as error:
-            return replace(run, refusal=str(error))
+            return str(error)
         started.close()
-        return run
+        return ""
 
     def _run_row(self, run: StudyRun) -> Row:
         result = {} if run.refusal else self._results.get(run.name, {})

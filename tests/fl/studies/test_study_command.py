@@ -14,6 +14,8 @@ import pytest
 
 import fl
 from fl.errors import ConfigError
+from fl.experiments.federated import FederatedArm
+from fl.experiments.workers import ExperimentError
 from fl.runs.checkpoint import RunFolder
 from fl.studies.running import StudyFolder
 from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS
@@ -116,6 +118,22 @@ def test_a_run_that_diverges_is_a_row(tmp_path: Path) -> None:
     assert "update" in result.runs[1]["reason"]
     again = fl.study({"learning_rate": [0.1, 1e38]}, out=tmp_path, jobs=1, clients=4, **SMALL)
     assert again.runs == result.runs
+
+
+def test_an_error_of_a_run_names_its_settings_and_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = FederatedArm.run
+
+    def second_fails(self: Any, work: Any) -> Any:
+        if self.config.data.clients == 6:
+            raise ConfigError("the disk is full")
+        return honest(self, work)
+
+    monkeypatch.setattr(FederatedArm, "run", second_fails)
+    with pytest.raises(ExperimentError, match=r"^clients 6, seed 0: the disk is full$"):
+        fl.study({"clients": [4, 6]}, out=tmp_path, jobs=1, **SMALL)
+    assert [row["outcome"] for row in rows_of(tmp_path / "runs.csv")] == ["finished", "open"]
 
 
 @pytest.mark.parametrize("jobs", [0, 257])
