@@ -24,7 +24,13 @@ from fl.studies.tables import Row, csv_of, save_bytes
 from secagg import Completed, Plan, PlanError, Round, rounds_of
 from transport import FaultSchedule, Observer
 
-_KINDS: dict[str, Callable[[str], Any]] = {"clients": int, "length": int, "bits": int, "corrupt": float}
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "clients": int,
+    "length": int,
+    "bits": int,
+    "corrupt": float,
+    "threshold": int,
+}
 _WIDE = 200
 _PLAN_NAMES = {"clients": "num_clients", "length": "vector_length", "bits": "value_bits"}
 
@@ -52,10 +58,11 @@ def parse_dropouts(options: list[str]) -> dict[Round, float]:
     return fractions
 
 
-def parse_axes(*, dropout: list[str], **options: list[str]) -> dict[str, list[Any]]:
+def parse_axes(*, dropout: list[str], **options: list[str] | None) -> dict[str, list[Any]]:
     """Return the values of each option, which the user separates by commas or gives in several options.
 
-    Several ``--dropout`` are parts of one value, so that their alternatives are combined.
+    An option that was not given has the value None. Several ``--dropout`` are parts of one value, so that their
+    alternatives are combined.
 
     Raises:
         ConfigError: a value has the wrong type, or is given twice.
@@ -63,8 +70,8 @@ def parse_axes(*, dropout: list[str], **options: list[str]) -> dict[str, list[An
     axes: dict[str, list[Any]] = {}
     for name, given in options.items():
         kind = _KINDS.get(name, str)
-        axes[name] = []
-        for text in (part.strip() for option in given for part in option.split(",")):
+        axes[name] = [None] if given is None else []
+        for text in (part.strip() for option in given or () for part in option.split(",")):
             try:
                 value = kind(text)
             except ValueError:

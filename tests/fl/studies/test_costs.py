@@ -76,6 +76,7 @@ def test_latex_means_nothing_else(tmp_path: Path) -> None:
 def test_lists_are_separated_by_commas_or_given_one_by_one() -> None:
     axes = parse_axes(clients=["4, 6", "8"], corrupt=["0.1"], graph=["sparse,complete"], dropout=[])
     assert axes == {"clients": [4, 6, 8], "corrupt": [0.1], "graph": ["sparse", "complete"], "dropout": [0.0]}
+    assert parse_axes(threshold=None, dropout=[]) == {"threshold": [None], "dropout": [0.0]}
     both = parse_axes(dropout=["share-keys=0.1,share-keys=0.2", "unmasking=0.1"])
     assert both == {"dropout": ["share-keys=0.1+unmasking=0.1", "share-keys=0.2+unmasking=0.1"]}
     assert parse_axes(dropout=["0.1,0.2"]) == {"dropout": [0.1, 0.2]}
