@@ -82,7 +82,8 @@ def run_study(folder: StudyFolder, *, jobs: int | None, skip_impossible: bool, c
             f"{len(folder.study.seeds)} seeds each"
             + (f"; {done} are done" if done else "")
             + (f"; {skipped} are impossible and left out" if skipped else "")
-            + f"; {len(waiting)} to train, {min(at_once, max(1, len(waiting)))} at a time",
+            + f"; {len(waiting)} to train"
+            + (f", {min(at_once, len(waiting))} at a time" if waiting else ""),
             highlight=False,
             soft_wrap=True,
         )
