@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fl.config.config_file import Several, known_values, plain_type, read_toml
-from fl.config.run_config import SETTINGS, Setting
+from fl.config.run_config import SETTINGS
+from fl.config.setting import Setting
 from fl.errors import ConfigError
 from fl.studies.grid import Study
 

@@ -126,7 +126,7 @@ def test_lists_of_lists_and_seeds(tmp_path: Path) -> None:
         ('seeds = ["a"]', "seeds must be a whole number, not 'a'"),
         ("[grid]\nlearning-rate = [0.1]", "unknown learning-rate in [grid]: did you mean learning_rate?"),
         ("[grid]\nclients = [4, 'many']", "clients must be a whole number, not 'many'"),
-        ("[grids]\nclients = [4]", "unknown section [grids]: sections are data, local, server, protocol, grid"),
+        ("[grids]\nclients = [4]", "unknown section [grids]: sections are data, local, server, protocol, "),
         ("rounds = [1, 2]", "rounds has several values: write them as rounds in [grid]"),
         ("[server]\nlearning_rate = [0.1]", "learning_rate has several values: write them as server_learning_rate in"),
         ("rounds = 2\n[grid]\nrounds = [1, 2]", "rounds is an axis and has a single value too"),
