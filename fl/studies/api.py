@@ -79,7 +79,7 @@ def run_study(folder: StudyFolder, *, jobs: int | None, skip_impossible: bool, c
         done = len(folder.runs) - len(waiting) - skipped
         console.print(
             f"{len(folder.runs)} runs: {len(folder.runs) // len(folder.study.seeds)} cells, "
-            f"{len(folder.study.seeds)} seeds each"
+            f"{len(folder.study.seeds)} seed{'' if len(folder.study.seeds) == 1 else 's'} each"
             + (f"; {done} are done" if done else "")
             + (f"; {skipped} are impossible and left out" if skipped else "")
             + f"; {len(waiting)} to train"

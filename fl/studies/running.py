@@ -25,12 +25,22 @@ from fl.formatting import percent
 from fl.learning.cpu import torch_threads
 from fl.learning.own_code import make_dataset
 from fl.learning.training import DivergedError
+from fl.personalization.scores import Personalizer
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord, record_to_json
 from fl.runs.rounds import FederatedRun, start_runs
 from fl.studies.figure import save_figures
 from fl.studies.grid import Study, StudyRun, label, refused_cells
-from fl.studies.tables import ROUND_COLUMNS, RUN_COLUMNS, Row, figures_of, metrics_of, picked, save_table
+from fl.studies.tables import (
+    ROUND_COLUMNS,
+    RUN_COLUMNS,
+    Row,
+    figures_of,
+    metrics_of,
+    personal_columns,
+    picked,
+    save_table,
+)
 from secagg import SecAggError
 
 # One thread for each run: as many runs as cores train side by side, and results do not depend on their number.
@@ -54,6 +64,7 @@ class StudyArm(FederatedArm):
         return {
             "headline": f"{_headline(records[-1])} after {len(records)} round{'' if len(records) == 1 else 's'}",
             "seconds": sum(record.seconds for record in records),
+            "personal": Personalizer(run).score().to_json() if run.config.personal.method else {},
             "parameters": sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad),
         }
 
@@ -184,6 +195,8 @@ class StudyFolder:
             return ""
         try:
             (started,) = start_runs(run.config, load(run.config.data.dataset))
+            if run.config.personal.method:
+                Personalizer(started)
         except (FLError, SecAggError) as error:
             return str(error)
         started.close()
@@ -197,6 +210,7 @@ class StudyFolder:
         row |= {"reason": run.refusal or result.get("failed")}
         if outcome == "finished":
             row |= {**figures_of(self._rounds_of(run)), "parameters": result["parameters"]}
+            row |= personal_columns(result["personal"])
         return row
 
     def _rounds_of(self, run: StudyRun) -> list[Row]:

@@ -131,6 +131,16 @@ def metrics_of(values: Mapping[str, Any]) -> Row:
     }
 
 
+def personal_columns(scores: Mapping[str, Any]) -> Row:
+    """Return a column for each figure of the clients' own models (`fl.runs.personal_scores.PersonalScores`)."""
+    figures = {name: value for name, value in scores.items() if name not in ("method", "histogram")}
+    row: Row = {}
+    for name, value in figures.items():
+        parts = {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+        row |= {f"personal.{column}": one for column, one in parts.items()}
+    return row
+
+
 def figures_of(rounds: Sequence[Row]) -> Row:
     """Return a run's figures from the rows of its rounds, at least one."""
     last = rounds[-1]

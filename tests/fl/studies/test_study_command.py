@@ -120,6 +120,17 @@ def test_a_run_that_diverges_is_a_row(tmp_path: Path) -> None:
     assert again.runs == result.runs
 
 
+def test_personal_models_are_scored(tmp_path: Path) -> None:
+    grid = {"personalize": ["full", "ditto"]}
+    result = fl.study(grid, out=tmp_path, jobs=1, clients=4, holdout=0.2, partition="shards", **SMALL)
+    for row in result.runs:
+        assert row["outcome"] == "finished"
+        assert row["personal.clients"] == 4
+        assert row["personal.personal_metrics.accuracy"] > row["personal.metrics.accuracy"]
+    with pytest.raises(ConfigError, match="set holdout, such as"):
+        fl.study(grid, out=tmp_path / "none", jobs=1, clients=4, **SMALL)
+
+
 def test_an_error_of_a_run_names_its_settings_and_keeps_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
