@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fl.data import Dataset, load_dataset
+from fl.data import Dataset
 from fl.errors import FLError
 from fl.experiments.experiment import Arm, ArmResult, ArmWork
 from fl.learning.cpu import torch_threads
+from fl.learning.own_code import make_dataset
 from secagg import SecAggError
 from transport.processes import ChildDiedError, ChildProcess, Parent
 
@@ -80,7 +83,7 @@ class Workplace:
 
     def loader(self) -> Callable[[str], Dataset]:
         """Return a function that loads each data set once."""
-        return functools.cache(functools.partial(load_dataset, data_dir=self.data_dir))
+        return functools.cache(functools.partial(make_dataset, data_dir=self.data_dir))
 
 
 class WorkerPool:
@@ -147,8 +150,16 @@ class WorkerPool:
 
 def serve(parent: Parent) -> None:
     """Run in a child process: take the workplace, then run one arm after the other."""
-    requests = iter(parent)
-    workplace: Workplace = next(requests)
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_take_requests, args=(parent, requests), daemon=True).start()
+    workplace: Workplace = requests.get()
     load = workplace.loader()
-    for arm in requests:
-        parent.send(workplace.run(arm, load, parent.send))
+    while True:
+        parent.send(workplace.run(requests.get(), load, parent.send))
+
+
+def _take_requests(parent: Parent, requests: queue.SimpleQueue[Any]) -> None:
+    for request in parent:
+        requests.put(request)
+    # The parent is gone, and may start again soon: an arm that still ran here would write into the same folder.
+    os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fl.experiments.federated import FederatedArm
 from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import run_arms
 from fl.experiments.workers import ArmEvent
+from fl.files import replace_file
 
 IDENTITY = ExperimentIdentity(experiment="trial", quick=True, seed=0, threads=1)
 
@@ -36,6 +38,17 @@ class NotingArm:
         finished = sorted(name for name, path in work.folders.items() if (path / "result.json").exists())
         work.report(1, 1, "noting")
         return {"headline": "noted", "seconds": 0.0, "finished": finished, "process": os.getpid()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongArm(NotingArm):
+    """Computes for a minute without a word, and writes down its process first."""
+
+    def run(self, work: ArmWork) -> ArmResult:
+        replace_file(work.folder / "process", str(os.getpid()).encode())
+        time.sleep(60)
+        (work.folder / "woke").touch()
+        return {"headline": "slept", "seconds": 60.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import chosen_arms, run_arms
 from fl.experiments.workers import ArmEvent, ArmFinished, ArmProgressed, ExperimentError
 from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
+from tests.fl.experiments.test_experiment_command import wait_for, wait_until_gone
+from tests.fl.runs import REPOSITORY, environment
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -64,6 +68,35 @@ def test_a_failure_names_the_arm_and_keeps_the_others(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"^bad: its process died \(signal 9"):
         run_in(tmp_path, BrokenArm(name="bad", dies=True), BrokenArm(name="worse", needs=("bad",)), jobs=2)
+
+
+@pytest.mark.live
+def test_processes_end_in_the_middle_of_an_arm_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """A new start may go on with the same arms at once: nobody else may write into their folders."""
+    program = (
+        "from pathlib import Path\n"
+        "from tests.fl.experiments.arms import LongArm, run_in\n"
+        f"run_in(Path({str(tmp_path)!r}), LongArm(name='one'), LongArm(name='two'), jobs=2)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, env=environment())  # noqa: S603
+    notes = [tmp_path / name / "process" for name in ("one", "two")]
+    try:
+        for note in notes:
+            wait_for(note)
+    finally:
+        parent.kill()
+        parent.wait()
+    for note in notes:
+        wait_until_gone(int(note.read_text()))
+    # Nobody waited for the minute that they had to compute.
+    assert not any((note.parent / "woke").exists() for note in notes)
+
+
+def test_arms_train_on_data_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rows.py").write_text("from tests.fl.runs import tiny_dataset\ndef load(_): return tiny_dataset()")
+    monkeypatch.chdir(tmp_path)
+    results = run_in(tmp_path / "runs", digits_arm(dataset="own_rows:load", rounds=1, partition="iid"))
+    assert results["run"]["rounds"] == 1
 
 
 def test_an_arm_whose_needs_are_left_out_is_refused(tmp_path: Path) -> None:
