@@ -22,6 +22,8 @@ from fl.aggregation.encoding import ClientUpdate, QuantizationError, Undecodable
 from fl.aggregation.totals import TotalsEncoding
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
+from fl.encrypted.jobs import DataInput
+from fl.encrypted.owners import DataOwner
 from fl.errors import ConfigError, DataError
 from fl.learning.figures import FigureRange, ratio
 from fl.learning.settings import Local
@@ -369,3 +371,17 @@ def test_inputs_and_targets_of_any_type_and_shape(x: Any, y: Any, types: Any, ou
 def test_targets_that_do_not_fit_are_named(x: Any, y: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
         Dataset("any", x, y)
+
+
+@pytest.mark.parametrize("name", ["diabetes", "cancer", "untested", "pixels"])
+def test_an_encrypted_evaluation_takes_classes_only(name: str) -> None:
+    with pytest.raises(DataError, match="has no test set of classes, which an encrypted evaluation needs"):
+        DataOwner(DataInput(dataset=f"{HERE}:{name}", data_dir=None, images=None, batch=10, opening="predictions"))
+
+
+def test_volumes_are_trained_on() -> None:
+    inputs, targets = torch.randn(6, 1, 4, 4, 4), torch.randn(6, 1)
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(16, 1))
+    before = evaluate(model, inputs, targets, task=Task("mse")).loss
+    train(model, inputs, targets, Local(epochs=5, batch_size=4, learning_rate=0.05), seed=0, task=Task("mse"))
+    assert evaluate(model, inputs, targets, task=Task("mse")).loss < before
