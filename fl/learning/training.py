@@ -112,6 +112,8 @@ def _train(
                 with _enough_to_normalize(normalizing, len(chosen), num_examples):
                     output = _output(model, rows.select(chosen), in_bfloat16)
                 loss = task.mean_loss(output, truth)
+                if not loss.requires_grad:
+                    raise ConfigError("the loss has no gradient: compute it from the model's output, with torch alone")
                 mean_loss = loss.item()
                 if not math.isfinite(mean_loss):
                     raise DivergedError(
