@@ -68,6 +68,8 @@ class DataOwner:
 
     def __init__(self, source: DataInput) -> None:
         dataset = make_dataset(source.dataset, _path(source.data_dir))
+        if not (dataset.has_classes and dataset.has_test and dataset.num_classes > 1):
+            raise DataError(f"{source.dataset} has no test set of classes, which an encrypted evaluation needs")
         images = dataset.test_images
         count = len(images) if source.images is None else source.images
         if count > len(images):

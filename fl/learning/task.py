@@ -185,8 +185,12 @@ class Task:
         return self.mean_loss(output, target).item() * len(target)
 
     def measure(self, output: torch.Tensor, target: torch.Tensor) -> list[Total]:
-        """Return each metric's numerator and denominator on a batch; (0, 0) where a metric is not a number."""
-        output = output.detach()
+        """Return each metric's numerator and denominator on a batch; (0, 0) where a metric is not a number.
+
+        The output is what the model returns: a tensor, unless the user's loss takes something else.
+        """
+        if isinstance(output, torch.Tensor):
+            output = output.detach()
         return [
             _total(name, call_own(f"metric {name}", partial(metric, output, target)), len(target))
             for name, metric in self.metrics.items()

@@ -112,6 +112,8 @@ def _train(
                 with _enough_to_normalize(normalizing, len(chosen), num_examples):
                     output = _output(model, rows.select(chosen), in_bfloat16)
                 loss = task.mean_loss(output, truth)
+                if not loss.requires_grad:
+                    raise ConfigError("the loss has no gradient: compute it from the model's output, with torch alone")
                 mean_loss = loss.item()
                 if not math.isfinite(mean_loss):
                     raise DivergedError(
@@ -286,7 +288,9 @@ def _output(model: nn.Module, images: torch.Tensor, in_bfloat16: bool) -> torch.
 
 def _set_memory_format(model: nn.Module, *, channels_last: bool) -> None:
     """Set the format in both cases: the model's previous format must not decide how sums are rounded."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    # torch has no channels_last for weights of volumes.
+    has_volumes = any(value.ndim == 5 for value in model.state_dict().values())
+    memory_format = torch.channels_last if channels_last and not has_volumes else torch.contiguous_format
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 

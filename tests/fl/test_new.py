@@ -61,11 +61,16 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_the_documents_functions_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/how-to/own-models.md shows a model and a data set: they are what it says they are."""
     document = (Path(__file__).parents[2] / "docs" / "how-to" / "own-models.md").read_text()
-    (block,) = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
-    (tmp_path / "shown_in_the_docs.py").write_text(block)
+    blocks = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "shown_in_the_docs.py").write_text("\n\n".join(blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     names = ["--model", "shown_in_the_docs:make_model", "--dataset", "shown_in_the_docs:load"]
     result = invoke("train", *names, "--partition", "by-owner", "--clients", 6, "--rounds", 5, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["accuracy"] > 0.8
+    task = ["--loss", "shown_in_the_docs:my_loss", "--metric", "shown_in_the_docs:recall"]
+    other = ["--model", "logistic", "--dataset", "tests.fl.own_tasks:several_labels", "--lr", 0.02]
+    result = invoke("train", *task, *other, "--clients", 6, "--rounds", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert 0 < json.loads(result.stdout)["metrics"]["recall"] <= 1

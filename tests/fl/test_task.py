@@ -20,8 +20,11 @@ from torch.nn import functional
 import fl.aggregation.secure
 from fl.aggregation.encoding import ClientUpdate, QuantizationError, UndecodableSumError
 from fl.aggregation.totals import TotalsEncoding
+from fl.config.config_file import read_config_file
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
+from fl.encrypted.jobs import DataInput
+from fl.encrypted.owners import DataOwner
 from fl.errors import ConfigError, DataError
 from fl.learning.figures import FigureRange, ratio
 from fl.learning.settings import Local
@@ -369,3 +372,42 @@ def test_inputs_and_targets_of_any_type_and_shape(x: Any, y: Any, types: Any, ou
 def test_targets_that_do_not_fit_are_named(x: Any, y: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
         Dataset("any", x, y)
+
+
+@pytest.mark.parametrize("name", ["diabetes", "cancer", "untested", "pixels"])
+def test_an_encrypted_evaluation_takes_classes_only(name: str) -> None:
+    with pytest.raises(DataError, match="has no test set of classes, which an encrypted evaluation needs"):
+        DataOwner(DataInput(dataset=f"{HERE}:{name}", data_dir=None, images=None, batch=10, opening="predictions"))
+
+
+def test_a_loss_without_a_gradient_is_one_line() -> None:
+    task = Task(lambda output, target: torch.tensor(output.detach().sum().item()))
+    with pytest.raises(ConfigError, match="the loss has no gradient: compute it from the model's output"):
+        train(nn.Linear(2, 1), torch.ones(3, 2), torch.ones(3, 1), Local(1, 2, 0.1), seed=0, task=task)
+
+
+class Two(nn.Linear):
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return super().forward(inputs), inputs.sum()
+
+
+def test_a_model_may_return_what_only_its_own_loss_takes() -> None:
+    task = Task(lambda output, target: functional.mse_loss(output[0], target), {"second": lambda o, t: o[1].item()})
+    result = train(Two(2, 1), torch.ones(4, 2), torch.ones(4, 1), Local(1, 2, 0.1), seed=0, task=task)
+    assert result.metrics == ((16.0, 4),)
+
+
+def test_a_settings_file_names_loss_and_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('[data]\nloss = "mse"\nmetrics = ["mae"]\n')
+    config = RunConfig.of(**read_config_file(path))
+    assert (config.loss, config.metrics) == ("mse", ("mae",))
+    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))).settled() == config.settled()
+
+
+def test_volumes_are_trained_on() -> None:
+    inputs, targets = torch.randn(6, 1, 4, 4, 4), torch.randn(6, 1)
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(16, 1))
+    before = evaluate(model, inputs, targets, task=Task("mse")).loss
+    train(model, inputs, targets, Local(epochs=5, batch_size=4, learning_rate=0.05), seed=0, task=Task("mse"))
+    assert evaluate(model, inputs, targets, task=Task("mse")).loss < before
