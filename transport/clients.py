@@ -71,12 +71,17 @@ class Answer:
     def __reduce__(self) -> tuple[Any, ...]:
         # Large frames are sent between processes without being copied.
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["frames"] = tuple(map(pickle.PickleBuffer, self.frames))
-        return partial(Answer, **values), ()
+        del values["frames"]
+        return _received, (values, [pickle.PickleBuffer(frame) for frame in self.frames])
 
     def after(self, first: Answer) -> Answer:
         """Return this answer with the times of the part before the input."""
         return replace(self, seconds=first.seconds + self.seconds)
+
+
+def _received(values: dict[str, Any], frames: list[Any]) -> Answer:
+    """Return an answer from another process: `Answer.__reduce__` says how it was sent."""
+    return Answer(frames=tuple(map(memoryview, frames)), **values)
 
 
 class Clients(Protocol):
@@ -202,12 +207,14 @@ class HostedClients:
         entropy: EntropySource,
         identities: Mapping[ClientId, Identity] | None,
         directory: KeyDirectory | None,
+        may_be_early: Callable[[ClientId], bool] | None,
     ) -> None:
         params = next(iter(clients.values())).params
         self.workers = workers.count
         self._workers = workers
         self._here = dict(clients)
         self._make_input = make_input
+        self._may_be_early = may_be_early or (lambda client_id: True)
         self._identities = identities or {}
         self._starts_here = entropy is not os.urandom
         self._place = {client_id: index % workers.count for index, client_id in enumerate(clients)}
@@ -316,6 +323,8 @@ class HostedClients:
                     # It computes still: those after it wait, so that inputs are made in their order.
                     return
                 if answer is not None and answer.input_requested:
+                    if not self._may_be_early(client_id):
+                        return
                     self._submit(client_id)
             heapq.heappop(self._due)
 

@@ -72,6 +72,7 @@ def run_session(
     entropy: EntropySource = os.urandom,
     observer: Observer | None = None,
     announce: Announcement | None = None,
+    may_be_early: Callable[[ClientId], bool] | None = None,
     recovery: MaskRecovery | None = None,
     pool: Workers | None = None,
 ) -> SessionReport:
@@ -97,6 +98,8 @@ def run_session(
         observer: called after each message that the server accepted.
         announce: called in advance with the inputs that are needed, in their order, so that other processes can begin
             to make them. A few of the announced inputs may not be needed in the end.
+        may_be_early: whether a client's input may be made before it is due, where workers can mask it ahead; by
+            default all may.
         recovery: recovers the masks instead of the workers; it is not closed.
         pool: takes the place of ``workers``; it is not closed, so that further sessions start no processes.
 
@@ -136,7 +139,13 @@ def run_session(
         answering: Clients = LocalClients(clients, make_input)
         if pool is not None and pool.is_worth(len(ids) * client_seconds(params)):
             answering = HostedClients(
-                pool, clients, make_input, entropy=entropy, identities=identities, directory=directory
+                pool,
+                clients,
+                make_input,
+                entropy=entropy,
+                identities=identities,
+                directory=directory,
+                may_be_early=may_be_early,
             )
         stack.enter_context(closing(answering))
         network = _Network(

@@ -130,9 +130,7 @@ def simulate(
     adversary: Annotated[str, Option(help=options.help_of("adversary"))] = Adversary.HONEST_BUT_CURIOUS.value,
     graph: Annotated[str, Option(help=options.help_of("graph"))] = "auto",
     threshold: Annotated[int | None, Option(help=options.help_of("threshold"))] = None,
-    workers: Annotated[
-        int | None, Option(help="CPU cores that the server uses to recover masks (default: all).")
-    ] = None,
+    workers: Annotated[int | None, Option(help="CPU cores for the clients and the server (default: all).")] = None,
     seed: Annotated[int, Option(help="Random seed of inputs and dropouts (keys and masks are never seeded).")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -170,7 +168,8 @@ def train(
         bool, Option("--allow-one-class", help="Train even if all examples of an owner have the same class.")
     ] = False,
     workers: Annotated[
-        int | None, Option(help="Clients trained at once, with --engine processes or ray (default: one per core).")
+        int | None,
+        Option(help="CPU cores for the protocol, and for training by --engine processes or ray (default: all)."),
     ] = None,
     address: Annotated[
         str | None,
