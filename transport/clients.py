@@ -33,6 +33,8 @@ MakeInput: TypeAlias = Callable[[ClientId], InputVector]
 
 # Inputs that are masked ahead of their delivery: so many bytes of messages, or two for each worker.
 _KEPT_BYTES = 256 << 20
+# Inputs for each worker that are masked ahead even if an answer could be delivered.
+_ENOUGH = 4
 # Work that is sent to a worker at once, in seconds: enough to hide the sending, little enough to keep all busy.
 _BATCH_SECONDS = 0.02
 # A client's other work in each round, in seconds.
@@ -40,7 +42,10 @@ _SECONDS_PER_STEP = 3e-4
 
 
 class PortableInputs(ABC):
-    """A function that makes inputs and that may be pickled: where clients are in workers, the workers call it."""
+    """A function that makes inputs and that may be pickled: where clients are in workers, the workers call it.
+
+    Define the class in a module: workers cannot import a script or a notebook, so its classes are called here.
+    """
 
     @abstractmethod
     def __call__(self, client_id: ClientId) -> InputVector:
@@ -234,6 +239,8 @@ class HostedClients:
         self._inputs: dict[ClientId, Answer] = {}
         self._failed = False
         portable_inputs = make_input if isinstance(make_input, PortableInputs) else None
+        if type(portable_inputs).__module__ == "__main__":
+            portable_inputs = None
         self._made_here = portable_inputs is None
         workers.start()
         for place in range(workers.count):
@@ -251,9 +258,7 @@ class HostedClients:
         """See `Clients`. WorkerLostError if a worker has ended."""
         if client_id in self._here and self._told[client_id][0] is None:
             self._answers[client_id] = answer_to(ClientDriver(self._here[client_id], None), client_id, None)
-        while not self._done.empty():
-            self._collect()
-        self._look_ahead()
+        self._look_ahead(client_id)
         while (answer := self._answers.get(client_id)) is None or answer.input_requested:
             if answer is not None:
                 self._submit(client_id)
@@ -261,7 +266,7 @@ class HostedClients:
             for place in tuple(self._steps):
                 self._send(place)
             self._collect()
-            self._look_ahead()
+            self._look_ahead(client_id)
         del self._answers[client_id]
         self._inputs.pop(client_id, None)
         told = self._told[client_id]
@@ -313,9 +318,14 @@ class HostedClients:
             first = self._inputs.get(answer.client_id)
             self._answers[answer.client_id] = answer if first is None else answer.after(first)
 
-    def _look_ahead(self) -> None:
-        """Submit the inputs that are due next, while the window has room."""
+    def _look_ahead(self, awaited: ClientId) -> None:
+        """Submit the inputs that are due next, while the window has room and the awaited answer is not there."""
         while self._due and len(self._inputs) < self._window and not self._failed:
+            while not self._done.empty():
+                self._collect()
+            ready = self._answers.get(awaited)
+            if ready is not None and not ready.input_requested and len(self._inputs) >= _ENOUGH * self.workers:
+                return
             client_id = self._due[0][2]
             if self._told[client_id]:
                 answer = self._answers.get(client_id)

@@ -27,6 +27,9 @@ _WORTH_SENDING = 0.1
 _SECONDS_PER_AGREEMENT = 50e-6
 _SECONDS_PER_ELEMENT = 6e-10
 
+# Each worker has one core: numpy's matrix products must not start threads for all of them.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 
 def estimated_seconds(*, agreements: int, elements: int) -> float:
     """Return the seconds on one core of so many key agreements, and of masks with so many elements in all."""
@@ -34,7 +37,7 @@ def estimated_seconds(*, agreements: int, elements: int) -> float:
 
 
 class Workers(Protocol):
-    """Interface of the places that compute for simulated sessions: `WorkerPool`, or a cluster.
+    """Interface of the places that compute for simulated sessions, one at a time: `WorkerPool`, or a cluster.
 
     Security: workers hold clients with their secrets and seeds of masks, so they must belong to the simulation alone.
     """
@@ -169,7 +172,7 @@ class _Worker:
 
     def __init__(self) -> None:
         try:
-            self._child = ChildProcess("transport.workers:_serve")
+            self._child = ChildProcess("transport.workers:_serve", environment=_ONE_THREAD)
         except OSError as error:
             raise WorkerLostError(f"no worker process could be started ({error}): use fewer workers") from error
         self._lock = Lock()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -307,6 +308,13 @@ def test_workers_end_with_the_pool_and_keep_no_clients_between_sessions(pool: Wo
             os.kill(process_id, 0)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
+def test_a_worker_has_one_thread_however_many_cores_there_are(pool: WorkerPool) -> None:
+    run_session(make_params(40, 30, vector_length=1), Made(1), pool=pool)
+    for process_id in pool.process_ids:
+        assert "Threads:\t1\n" in Path(f"/proc/{process_id}/status").read_text()
+
+
 def test_a_client_is_moved_and_never_copied() -> None:
     """A suspended client travels once; afterwards its worker alone can go on with it."""
     inline = Inline()
@@ -319,8 +327,12 @@ import secagg, transport.clients, numpy as np
 from transport import run_session
 transport.clients._SECONDS_PER_STEP = 1.0
 params = secagg.plan(num_clients=6, vector_length=4, value_bits=8).parameters
-report = run_session(params, lambda client_id: np.full(4, client_id), workers=2)
-print(report.workers, report.outcome.sum.tolist())
+class Own(transport.PortableInputs):
+    def __call__(self, client_id):
+        return np.full(4, client_id)
+for inputs in (Own(), lambda client_id: np.full(4, client_id)):
+    report = run_session(params, inputs, workers=2)
+    print(report.workers, report.outcome.sum.tolist())
 """
 
 
@@ -332,4 +344,4 @@ def test_a_script_needs_no_main_guard(tmp_path: Any, how: str) -> None:
     done = subprocess.run(  # noqa: S603 - our own interpreter
         command, input=UNGUARDED if how == "stdin" else None, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.stdout, done.stderr) == ("2 [15, 15, 15, 15]\n", "")
+    assert (done.stdout, done.stderr) == (2 * "2 [15, 15, 15, 15]\n", "")
