@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import traceback
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -80,6 +81,8 @@ class WorkerPool:
             raise LocalProtocolError(f"workers must be a positive int, not {workers!r}")
         self._count = workers
         self._workers: list[_Worker] = []
+        # A pool that is not closed ends its processes when it is collected.
+        weakref.finalize(self, _close_all, self._workers)
 
     def __enter__(self) -> Self:
         return self
@@ -105,10 +108,10 @@ class WorkerPool:
 
     def start(self) -> None:
         """See `Workers`."""
-        for worker in self._workers:
+        for place, worker in enumerate(self._workers):
             if not worker.is_running:
                 worker.close()
-        self._workers = [worker for worker in self._workers if worker.is_running]
+                self._workers[place] = _Worker()
         self._workers += [_Worker() for _ in range(self._count - len(self._workers))]
 
     def call(self, place: int, target: str, argument: object) -> Future[Any]:
@@ -127,9 +130,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the processes, even during a call; may be called again."""
-        for worker in self._workers:
-            worker.close()
-        self._workers = []
+        _close_all(self._workers)
 
 
 class Recovery:
@@ -206,7 +207,9 @@ class _Worker:
         self._child.kill()
         self._calls.put(None)
         for thread in self._threads:
-            thread.join()
+            # Garbage may be collected in any thread.
+            if thread is not current_thread():
+                thread.join()
         self._child.close()
 
     def _send_all(self) -> None:
@@ -237,6 +240,11 @@ class _Worker:
             self._lost = lost
         while self._waiting:
             self._waiting.popleft().set_exception(lost)
+
+
+def _close_all(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().close()
 
 
 def _serve(parent: Parent) -> None:

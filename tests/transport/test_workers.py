@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -303,9 +304,25 @@ def test_workers_end_with_the_pool_and_keep_no_clients_between_sessions(pool: Wo
         ids = own.process_ids
         assert len(ids) == 2
     assert own.process_ids == ()
-    for process_id in ids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(process_id, 0)
+    assert not any(map(exists, ids))
+
+
+def test_a_pool_that_is_not_closed_ends_with_its_last_reference() -> None:
+    pool = Eager(2)
+    run_session(make_params(4, 3), Made(10), pool=pool)
+    ids = pool.process_ids
+    assert all(map(exists, ids))
+    del pool
+    gc.collect()
+    assert not any(map(exists, ids))
+
+
+def exists(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
