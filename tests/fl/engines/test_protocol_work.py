@@ -25,12 +25,27 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport.workers, "_WORTH_SENDING", 0.0)
 
 
-@pytest.mark.parametrize("engine", ["serial", "batched", pytest.param("processes", marks=pytest.mark.slow)])
-def test_a_run_is_the_same_on_one_core_and_on_two(engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "adversary"),
+    [
+        ("serial", "malicious"),
+        ("batched", "honest-but-curious"),
+        pytest.param("processes", "semi-malicious", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_is_the_same_on_one_core_and_on_two(engine: str, adversary: str) -> None:
     """With bounds that follow the updates (a session that measures), held-out examples, and a comparison."""
 
     def run(cores: int) -> tuple[Any, Any, int]:
-        config = tiny_config(model="small-cnn", clients=12, dropout=0.25, engine=engine, holdout=0.2, compare=True)
+        config = tiny_config(
+            model="small-cnn",
+            clients=12,
+            dropout=0.25,
+            engine=engine,
+            holdout=0.2,
+            compare=True,
+            adversary=adversary,
+        )
         with FederatedRun(config, DATASET, "secure", Resources(workers=cores)) as run:
             records = [untimed(run.run_round()) for _ in range(2)]
             assert run._engine is not None
