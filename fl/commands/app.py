@@ -134,9 +134,7 @@ def simulate(
     ],
     graph: Annotated[list[str], Option(help=options.help_of("graph"))] = ["auto"],  # noqa: B006
     threshold: Annotated[list[str] | None, Option(help=options.help_of("threshold"))] = None,
-    workers: Annotated[
-        int | None, Option(help="CPU cores that the server uses to recover masks (default: all).")
-    ] = None,
+    workers: Annotated[int | None, Option(help="CPU cores for the clients and the server (default: all).")] = None,
     seed: Annotated[int, Option(help="Random seed of inputs and dropouts (keys and masks are never seeded).")] = 0,
     repeat: Annotated[int, Option(help="Sessions of each cell, with seeds one after the other.")] = 1,
     skip_impossible: Annotated[
@@ -191,7 +189,8 @@ def train(
         bool, Option("--allow-one-class", help="Train even if all examples of an owner have the same class.")
     ] = False,
     workers: Annotated[
-        int | None, Option(help="Clients trained at once, with --engine processes or ray (default: one per core).")
+        int | None,
+        Option(help="CPU cores for the protocol, and for training by --engine processes or ray (default: all)."),
     ] = None,
     address: Annotated[
         str | None,

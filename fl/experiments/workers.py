@@ -8,11 +8,12 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fl.data import Dataset
+from fl.engines import Resources
 from fl.errors import FLError
 from fl.experiments.experiment import Arm, ArmResult, ArmWork
 from fl.learning.cpu import torch_threads
@@ -62,11 +63,13 @@ class Workplace:
         folders: each arm's folder.
         data_dir: the folder where data sets are looked up first.
         threads: the number of torch's threads.
+        resources: each arm's share of the machine.
     """
 
     folders: dict[str, Path]
     data_dir: Path | None
     threads: int
+    resources: Resources = field(default_factory=Resources)
 
     def run(self, arm: Arm, load: Callable[[str], Dataset], report: Callable[[ArmEvent], None]) -> ArmEvent:
         """Run an arm in this process and return its last event; ``report`` gets the others."""
@@ -74,7 +77,13 @@ class Workplace:
         def progressed(done: int, total: int, note: str) -> None:
             report(ArmProgressed(arm.name, done, total, note))
 
-        work = ArmWork(folder=self.folders[arm.name], folders=self.folders, load=load, report=progressed)
+        work = ArmWork(
+            folder=self.folders[arm.name],
+            folders=self.folders,
+            load=load,
+            report=progressed,
+            resources=self.resources,
+        )
         try:
             with torch_threads(self.threads):
                 return ArmFinished(arm.name, arm.run(work))

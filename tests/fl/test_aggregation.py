@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import secagg
+import transport.clients
 import transport.memory
 from fl.aggregation import secure as secure_aggregation
 from fl.aggregation.api import PlainAggregator
@@ -282,7 +283,8 @@ def test_the_bytes_are_those_of_the_messages(monkeypatch: pytest.MonkeyPatch) ->
         frames.append(encode_frame(message))
         return frames[-1]
 
-    monkeypatch.setattr(transport.memory, "encode_frame", note)
+    for module in (transport.clients, transport.memory):
+        monkeypatch.setattr(module, "encode_frame", note)
     aggregator = secure_aggregator()
     result = aggregator.aggregate(make_request(Clients()))
     up = down = 0
