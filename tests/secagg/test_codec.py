@@ -37,7 +37,7 @@ from tests.secagg.machines import (
 from tests.support.sessions import make_params
 from tests.support.strategies import client_messages, parameters, server_messages, sparse_parameters
 
-# --- What is a message -----------------------------------------------------------------------------------------------
+# --- Messages ---------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300)
@@ -57,7 +57,7 @@ def test_every_message_survives_the_round_trip(data, params):
 
 @each_message
 def test_fields_are_encoded_as_documented(sample):
-    """Written out once more with plain Python: ids, flags and limbs as any other language would write them."""
+    """The fields are written again with plain Python: ids, flags and limbs as another language would write them."""
     kind, message = sample.kind, sample.message
     assert sample.items == [1, TYPE_CODES[kind], message.session_id, *documented_fields(kind, message)]
 
@@ -135,7 +135,7 @@ NO_MESSAGES = {
     "a vector that is not reduced": MaskedInput(bytes(32), np.full(40, 2**19, dtype=np.uint32)),
     "ids that are too large": PeerKeys(bytes(32), (2**32,), bytes(32), bytes(32)),
     "ids that are negative": PeerKeys(bytes(32), (-1,), bytes(32), bytes(32)),
-    # An array of ids would cut it to 1, another client's.
+    # An array of ids would cut it to 1, the id of another client.
     "ids that are no whole numbers": PeerKeys(bytes(32), (1.5,), bytes(32), bytes(32)),
 }
 

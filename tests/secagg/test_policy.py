@@ -1,4 +1,4 @@
-"""What a client agrees to: the session's parameters, held to a policy of its own."""
+"""A client's agreement: it checks the session's parameters against its own policy."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_a_degree_or_a_threshold_below_the_planners_is_refused(adversary: Advers
     fewer = replace(least, degree=least.degree - 2, threshold=least.degree - 2)
     with pytest.raises(PolicyError, match=f"{fewer.degree} neighbours, but 1000 clients need at least {least.degree}"):
         policy.check(fewer)
-    # What a server would like best.
+    # A dishonest server would like these parameters best.
     with pytest.raises(PolicyError, match="2 neighbours, but 1000 clients need at least"):
         policy.check(replace(least, degree=2, threshold=2))
     params = planned(1000, adversary, corrupt=0.05, dropout=0.05)

@@ -1,4 +1,4 @@
-"""What a refusal says beyond the rule: the numbers, sizes and clients that let a host find the fault."""
+"""The details of a refusal beyond its rule: the numbers, sizes and clients that let a host find the fault."""
 
 import pytest
 
@@ -136,7 +136,7 @@ def test_a_view_without_its_signer_is_told_with_the_client():
 
 
 def test_a_hidden_member_is_told_by_the_rule_alone():
-    """Digests do not say whose they are: there is no more to tell."""
+    """Digests do not name their clients, so there are no details."""
     bits, digests = views()[0]
     member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] != ALICE)
     hidden = member_digest(sparse_script(), own_view()[member], 1)

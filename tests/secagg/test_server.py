@@ -1,4 +1,4 @@
-"""The server's books: who is awaited, what a drop means in each round, and how much memory it takes."""
+"""The server's records: the clients awaited, the effect of a drop in each round, and the memory used."""
 
 import tracemalloc
 import weakref
@@ -97,7 +97,7 @@ COUNTED_WHILE_THERE = [ServerPhase.ADVERTISE_KEYS, ServerPhase.SHARE_KEYS, Serve
 
 @pytest.mark.parametrize("halt", halts(COUNTED_WHILE_THERE), ids=str)
 def test_a_message_that_was_thrown_away_with_its_sender_is_not_counted(halt):
-    """`received` and `needed` are what a host compares: three answers of which one was dropped are two."""
+    """A host compares `received` and `needed`: three answers of which one was dropped count as two."""
     kind = AWAITED[halt.phase]
     server = halt.server()
     deliver(server, kind, [client_id for client_id in IDS if client_id != VANISHED][:3])
@@ -210,7 +210,7 @@ def test_who_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing
 
 
 def test_who_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing():
-    """Its neighbours must not wait for shares of one that is known to be gone; its input stays in the sum."""
+    """Its neighbours must not wait for shares of a client that is known to be gone; its input stays in the sum."""
     server = script(MALICIOUS).server_in(ServerPhase.CONSISTENCY_CHECK)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, ConsistencyCheck, survivors)
@@ -306,7 +306,7 @@ def test_by_default_the_clients_are_numbered_from_zero():
 
 
 def test_client_ids_at_the_ends_of_their_range_take_part():
-    """Arbitrary numbers, of which the last survives none of the usual mistakes with signs."""
+    """The last of these arbitrary numbers finds the usual mistakes with signs."""
     params = make_params(4, 2, vector_length=11)
     ids = (2**32 - 1, 0, 2**31 - 1, 2**31)
     inputs = dict(zip(ids, random_inputs(params, seed=6).values(), strict=True))
@@ -341,7 +341,7 @@ def test_late_messages_after_the_end_are_ignored(adversary):
 
 
 class Uplink:
-    """A server in MaskedInputCollection with so many clients, and vectors to feed it with."""
+    """A server in MaskedInputCollection with many clients, and vectors to feed it with."""
 
     def __init__(self, num_clients: int, vector_length: int) -> None:
         self.params = make_params(num_clients, 2, vector_length, value_bits=8, ring_bits=32)
@@ -364,7 +364,7 @@ class Uplink:
 
 @pytest.mark.parametrize("num_clients", [3, 30])
 def test_masked_inputs_are_summed_as_they_come(num_clients):
-    """O(m) memory: while all inputs come in, no more than one vector of slack, however many clients there are."""
+    """Memory is O(m): while all inputs come in, at most one more vector is held, for any number of clients."""
     vector_length = 250_000
     uplink = Uplink(num_clients, vector_length)
     tracemalloc.start()

@@ -61,7 +61,7 @@ def test_a_random_relabelling_makes_all_pairs_equally_likely_neighbours() -> Non
             counts[node, graph.neighborhood(node)] += 1
     observed = counts[~np.eye(8, dtype=bool)]
     expected = trials * 2 / 7
-    # Each pair is counted from both sides; six standard deviations of one of 56 counts.
+    # Each pair is counted from both sides; allow six standard deviations of one of 56 counts.
     assert np.abs(observed - expected).max() < 6 * np.sqrt(expected)
 
 
@@ -151,12 +151,12 @@ def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:
     if not missing:
         assert isinstance(outcome.end, Completed)
         assert len(outcome.end.included) == num_clients
-    # Nobody is left to refuse: the server drops first whoever would have to.
+    # No client is left to refuse: the server first drops each one that would have to.
     assert outcome.refused == {}
 
 
 def neighbours_on_the_ring(params: Parameters, seed: str, client_id: int) -> list[int]:
-    """The neighbours that a server with this entropy gives a client when everyone advertises keys."""
+    """Return a client's neighbours on the graph that a server with this entropy draws when everyone advertises keys."""
     graph = HararyGraph(params.num_clients, params.degree, SeededEntropy(f"{seed}/server"))
     return [node for node in graph.neighborhood(client_id).tolist() if node != client_id]
 
@@ -177,7 +177,7 @@ def test_a_client_whose_neighbours_vanish_is_let_go_before_it_is_stuck(stage: in
         assert set(outcome.end.included) == set(inputs) - {lonely} - set(missing)
         assert outcome.end.sum.tolist() == exact_sum(params, [inputs[i] for i in outcome.end.included])
     else:
-        # Its masks are in the sum already, and cannot be taken off any more.
+        # Its masks are already in the sum, and can no longer be removed.
         assert isinstance(outcome.end, Aborted)
         assert (outcome.end.reason, outcome.end.round) == (AbortReason.TOO_FEW_CLIENTS, round_)
         assert outcome.end.had < outcome.end.needed == 3
@@ -194,7 +194,7 @@ def test_shares_that_do_not_come_in_abort_and_name_the_owner() -> None:
 
 
 def test_a_client_holds_no_share_of_its_own() -> None:
-    """Else a lying server would need one neighbour less than the bounds for the sparse graph say."""
+    """Otherwise a lying server would need one neighbour less than the bounds for the sparse graph say."""
     params = sparse_params(12, 4, 2)
     seen: dict[int, secagg.messages.UnmaskingShares] = {}
 

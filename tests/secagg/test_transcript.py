@@ -1,4 +1,4 @@
-"""The transcript lets an operator see afterwards why a session ended, and holds nothing that is secret."""
+"""The transcript shows an operator later why a session ended, and holds nothing secret."""
 
 import hashlib
 import json
@@ -127,7 +127,7 @@ def test_shares_that_did_not_authenticate_are_noted_on_both_sides():
 
 @pytest.mark.parametrize("adversary", MODES)
 def test_no_secret_is_in_it(adversary):
-    """Neither what was drawn, nor what was released, by value or by hash."""
+    """Neither drawn nor released secrets are in it, by value or by hash."""
     params = make_params(5, 3, adversary=adversary)
     cohort = Cohort(params, random_inputs(params, seed=4), entropy_seed="secret", missing_from={4: BEFORE_INPUT})
     cohort.run()

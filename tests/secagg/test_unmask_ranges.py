@@ -1,4 +1,4 @@
-"""The server's heavy work, split by ranges of coordinates: the same masks, and nothing missing goes unnoticed."""
+"""The server's heavy work, split by ranges of coordinates: the same masks, and a missing range is noticed."""
 
 import os
 import pickle
@@ -67,7 +67,7 @@ def test_threads_take_ranges_too(job: UnmaskJob, expected: MaskSum) -> None:
 
 
 def test_what_is_missing_or_came_twice_is_noticed(job: UnmaskJob) -> None:
-    """Also where the number of masks and elements is right: one range twice, and its equal not at all."""
+    """This holds also if the numbers of masks and elements are right: one range twice, an equal one missing."""
     results = [part.run() for part in job._by_ranges(8)]
     first, second, *others = results
     for wrong in ([], results[1:], results[:-1], [first, *results], [first, first, *others], [second, second, *others]):
