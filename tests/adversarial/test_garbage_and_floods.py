@@ -1,4 +1,4 @@
-"""Bytes that are no message, lengths that are none, and more messages than anyone needs."""
+"""Bytes that are not messages, false lengths, and more messages than necessary."""
 
 import struct
 import tracemalloc
@@ -16,7 +16,7 @@ ALICE = 1
 
 
 def honest_bytes(server: LyingServer) -> list[bytes]:
-    """Every message that Alice sends and gets in a session."""
+    """Return every message that Alice sends and gets in a session."""
     server.conclude()
     messages = [said[ALICE] for said in (*server.sent.values(), *server.told.values())]
     return [encode(message, server.params) for message in messages]
@@ -29,7 +29,7 @@ def recorded(request):
 
 
 def decodes(data: bytes, params) -> bool:
-    """Whether it is a message in either direction; nothing but a CodecError may come out otherwise."""
+    """Return whether it is a message in either direction; otherwise only a CodecError may be raised."""
     for decode in (decode_client_message, decode_server_message):
         try:
             message = decode(data, params)
@@ -41,7 +41,7 @@ def decodes(data: bytes, params) -> bool:
 
 
 def _retyped(packed: bytes):
-    """The same message with each field of another msgpack type."""
+    """Return the same message with each field of another msgpack type."""
     items = msgpack.unpackb(packed)
     for at in range(len(items)):
         for other in (
@@ -69,7 +69,7 @@ def test_messages_with_a_field_of_another_type_are_no_messages(recorded):
     for packed in messages:
         for forged in _retyped(packed):
             if forged != packed:
-                # An empty byte string for one is a number of items like any other; the rules are for that.
+                # An empty byte string for one is a valid number of items; the rules check that.
                 decodes(forged, server.params)
         assert decodes(packed, server.params)
 
@@ -197,11 +197,11 @@ def test_a_server_that_sends_everything_twice_gets_each_answer_once(mode, graph)
 
 
 def test_the_views_of_a_proof_cost_a_client_a_few_steps_for_each_of_their_digests(monkeypatch):
-    """The server chooses how many digests there are, up to one for each pair of peers."""
+    """The server chooses how many digests the proof has, up to one for each pair of peers."""
     steps = 0
 
     class Counted(list):
-        """Counts the items that are read one after the other or copied, of its copies too."""
+        """A list that counts the items that are read one after the other or copied, also in its copies."""
 
         def __iter__(self):
             nonlocal steps

@@ -1,8 +1,8 @@
-"""The sparse graph's own attack: a different story to each neighbourhood, so that one client is left alone.
+"""The sparse graph's own attack: a different story for each neighbourhood, which isolates one client.
 
-Every neighbour of the victim is told that it survived itself, as the victim did; and each of them is reported as
-vanished to so many of *its* neighbours that its mask key comes out. The victim's self-mask seed is out, and all its
-pairwise masks are: of no client both secrets are known, and yet the victim's input is.
+Every neighbour of the victim is told that it survived, as the victim did; and each of them is reported as vanished to
+enough of *its* neighbours that its mask key comes out. The victim's self-mask seed is out, and so are all its pairwise
+masks: no client has lost both secrets, and yet the victim's input is known.
 """
 
 import pytest
@@ -19,9 +19,9 @@ MODES = pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)
 
 
 def stories(server: LyingServer, victim: int) -> dict[int, set[int]]:
-    """Whom each client is to take for vanished, so that the mask keys of all the victim's neighbours come out.
+    """Return the clients reported vanished to each client, such that all mask keys of the victim's neighbours come out.
 
-    Greedily: who can still be told of the most is told next. A client refuses a list with fewer than a quorum.
+    Greedily: the client that can still hear of the most is next. A client refuses a list below the quorum.
     """
     graph = {client_id: set(keys.client_ids) - {client_id} for client_id, keys in server.told[PeerKeys].items()}
     room = {client_id: len(peers) + 1 - server.params.quorum for client_id, peers in graph.items()}
@@ -35,7 +35,7 @@ def stories(server: LyingServer, victim: int) -> dict[int, set[int]]:
 
 
 def isolate(server: LyingServer, victim: int) -> Knowledge:
-    """Carry it out, with all the proofs that can be made."""
+    """Carry out the attack, with all the proofs that can be made."""
     server.until(SurvivorList)
     missing = stories(server, victim)
     survivors = {client_id: set(server.inputs) - missing[client_id] for client_id in server.inputs}
@@ -48,7 +48,7 @@ def isolate(server: LyingServer, victim: int) -> Knowledge:
 
 
 def test_without_signatures_a_threshold_just_above_half_lets_the_server_isolate_a_client():
-    """Why a server that lies needs ConsistencyCheck: of each client one secret is kept, and that is not enough."""
+    """The reason for ConsistencyCheck against a lying server: each client keeps one secret, and that is not enough."""
     server = LyingServer(params_of(CURIOUS, "sparse", num_clients=44, degree=20, threshold=11))
     knowledge = isolate(server, VICTIM)
     assert all(min(knowledge.counts(owner)) < 11 for owner in server.honest)
@@ -75,7 +75,7 @@ def test_with_signatures_neighbours_who_were_told_otherwise_give_nothing(mode, t
 
 @MODES
 def test_views_in_which_a_common_peer_stands_otherwise_are_no_quorum(mode):
-    """The same with one lie: a client is told of the members that it does not know by their digests alone."""
+    """The same attack with one lie: a client learns of unknown members by their digests alone."""
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(SurvivorList)
     peers = set(letters) & set(server.told[PeerKeys][1].client_ids) - {1}

@@ -1,4 +1,4 @@
-"""Certificates that an authority signed and OpenSSL lets pass, with extensions that cryptography does not read."""
+"""Certificates that an authority signed and OpenSSL accepts, with extensions that cryptography does not read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from transport.tcp.stream import connect_stream
 from transport.tcp.tls import client_context
 
 CLIENTS = 4
-# What is put into a signed certificate's bytes: an extension twice, and a name of a kind that is not read (EDI party).
+# Additions to a signed certificate's bytes: an extension twice, and a name of an unread kind (EDI party).
 ODD = {
     "twice": (bytes.fromhex("06042a030406"), bytes.fromhex("06042a030405")),
     "edi": (b"\x82\x06xxxxxx", b"\xa5\x06\xa1\x04\x0c\x02ab"),
@@ -42,7 +42,7 @@ ODD = {
 
 
 def odd_certificate(certs: Path, kind: str) -> Credentials:
-    """Client 1's."""
+    """Return an odd certificate for client 1."""
     key, authority_key, authority = Ed25519PrivateKey.generate(), load_key(certs / "ca.key"), certs / "ca.pem"
     now = datetime.now(UTC)
     names = [x509.UniformResourceIdentifier("urn:secagg:client:1"), x509.DNSName("xxxxxx")]
@@ -75,7 +75,7 @@ def odd_certificate(certs: Path, kind: str) -> Credentials:
 
 
 async def honest_round(server: SessionServer, certs: Path) -> None:
-    """Everybody's sum is right after what has come before."""
+    """Assert that the sum over all clients is right after the earlier events."""
     port, params = server.addresses[0][1], make_params(CLIENTS, 3)
     inputs = random_inputs(params, 3)
     host = SessionHost(params, deadlines=deadlines(8), now=asyncio.get_running_loop().time())
@@ -121,7 +121,7 @@ def test_an_odd_certificate_among_everybodys_is_no_clients(certs: Path) -> None:
 def test_what_fails_before_hello_ends_that_connection_alone(
     certs: Path, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever it is: here a mistake of ours."""
+    """The error may be any: here a bug of ours."""
     failed: list[ClientId] = []
 
     def fail(*_: object) -> None:
