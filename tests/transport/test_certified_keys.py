@@ -1,4 +1,4 @@
-"""Files of certificates that are read again: what is trusted when they change, contradict each other, or fail."""
+"""Files of certificates that are read again: the trusted keys when they change, contradict each other, or fail."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestCertifiedKeys:
-    """A folder of certificates, asked again and again."""
+    """A folder of certificates that is read again and again."""
 
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ class TestCertifiedKeys:
         for _ in range(3):
             assert self.trusted(keys, folder) == [0, 1, 2]
         assert len(warnings(caplog, "not_reloaded")) == 1
-        # Who is taken away meanwhile is gone all the same.
+        # A client that is removed meanwhile is gone all the same.
         taken = (folder / "client-2.pem").read_bytes()
         (folder / "client-2.pem").unlink()
         assert self.trusted(keys, folder) == [0, 1]
@@ -89,7 +89,7 @@ class TestCertifiedKeys:
     def test_two_keys_for_one_client_end_the_trust_in_that_client_alone(
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """They become valid by and by. Those who run out meanwhile, and are taken away, are not trusted either."""
+        """They become valid one by one. Clients that expire meanwhile, or are removed, are not trusted either."""
         second = folder / "second.pem"
         kept, key = (folder / "client-1.pem").read_bytes(), (folder / "client-1.key").read_bytes()
         issue(folder, client_ids=[1], renew=False, overwrite=True, days=90, days_from_now=5)
@@ -179,7 +179,7 @@ class TestTryingAgain:
             assert loaded.current() is old
             assert loaded.current() is old
             now += 1.0
-        # After a second, then after twice as long each time, up to five minutes; and one line.
+        # After a second, then after twice as long each time, up to five minutes; with one line.
         assert [int(at - 1000) for at in tries] == [0, 1, 3, 7, 15, 31, 63, 127, 255, 511]
         assert len(warnings(caplog, "not_reloaded")) == 1
         monkeypatch.setattr(loaded, "_make", make)

@@ -1,4 +1,4 @@
-"""Certificates: who they name, what they are for, what is never overwritten; identities out of them."""
+"""Certificates: their names, their uses, files that are never overwritten; and the identities in them."""
 
 import asyncio
 import json
@@ -230,7 +230,7 @@ def test_expired_certificates_are_left_out_and_their_clients_not_trusted(certs, 
     assert line.levelname == "WARNING"
     assert "client-1.pem" in line.getMessage()
     assert "client-0.pem" not in line.getMessage()
-    # One that is valid beside an expired one of the same client is that client's.
+    # A valid certificate beside an expired one of the same client counts.
     (certs / "old.pem").write_bytes((certs / "client-1.pem").read_bytes())
     authority.issue(client_ids=[1], days=500, renew=True)
     both = directory_from([certs / "old.pem", certs / "client-1.pem"], certs / "ca.pem", now=later)
@@ -315,7 +315,7 @@ def test_no_authority_is_made_for_what_cannot_be(tmp_path, args):
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_a_key(tmp_path):
-    """A process of its own may write no file longer than this; with room again, the second try is like a first."""
+    """A child process may write no file longer than this; with room again, the second try is like a first."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from fl.__main__ import main; main()"
     )

@@ -1,4 +1,4 @@
-"""Child processes: what they are asked and answer, how their deaths are told, and that they end with their parent."""
+"""Child processes: requests and answers, reports of their deaths, and their end with their parent."""
 
 import os
 import signal

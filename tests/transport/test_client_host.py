@@ -1,4 +1,4 @@
-"""A client's host: what it declines, what ends it, and with what it comes back."""
+"""A client's host: the offers that it declines, the events that end it, and the state with which it comes back."""
 
 import numpy as np
 import pytest

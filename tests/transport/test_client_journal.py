@@ -72,7 +72,7 @@ def test_files_hold_no_plaintext_and_are_the_owners_alone(directory) -> None:
 
 
 def test_equal_states_are_not_seen_to_be_equal(directory) -> None:
-    """Nonces are random, and each journal has a key of its own."""
+    """Nonces are random, and each journal has its own key."""
     sealed = []
     for name in ("a", "b"):
         journal = opened(directory, name)
@@ -101,7 +101,7 @@ def test_a_key_that_others_can_read_is_refused(directory) -> None:
 
 
 def test_the_key_may_lie_elsewhere_behind_a_link(directory, tmp_path) -> None:
-    """Whoever copies the folder has the link, and not the key."""
+    """A copy of the folder has the link, and not the key."""
     (tmp_path / "key").touch(0o600)
     (tmp_path / "key").write_bytes(bytes(range(32)))
     (directory / "key").symlink_to(tmp_path / "key")
@@ -224,7 +224,7 @@ def test_journals_are_gone_when_the_session_is_over(directory) -> None:
     left = ["key", "participation.db", "server.journal", "server.journal-wal"]
     assert sorted(path.name for path in directory.iterdir()) == left
     world.journal.delete()
-    # What a client has taken part in outlives its journals.
+    # The record of participation outlives the client's journals.
     assert sorted(path.name for path in directory.iterdir()) == ["key", "participation.db"]
 
 
@@ -283,7 +283,7 @@ def test_a_journal_of_another_client_is_refused(directory) -> None:
 
 
 def test_an_answer_is_stored_before_it_is_given_out(directory) -> None:
-    """From a copy of the files taken when the answer came out: the same bytes, and nothing else."""
+    """A copy of the files at the time of the answer gives the same bytes, and nothing else."""
     world = World(MODES["complete"], directory, 1)
     copies = []
     for turn in range(60):
@@ -305,6 +305,6 @@ def test_an_answer_is_stored_before_it_is_given_out(directory) -> None:
             copies.append((client_id, sequence))
         if world.server.outcome is not None:
             break
-    # The last answers are followed by the end within one turn, and by the journals' deletion.
+    # The last answers are followed within one turn by the end and the journals' deletion.
     assert {sequence for _, sequence in copies} >= {0, 1, 2}
     world.close()

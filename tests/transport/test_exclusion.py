@@ -1,4 +1,4 @@
-"""Who is shut out: the operator's list and revocation lists, read again while a server goes on."""
+"""Exclusion: the operator's list and revocation lists, read again while a server runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from transport.durable.server_host import SessionHost
 from transport.tcp import PLAINTEXT, SessionServer
 
 CLIENTS = 4
-# A connection on which nothing is said stays for the whole test.
+# A connection on which nothing is sent stays for the whole test.
 PATIENT = replace(QUICK, idle_seconds=30)
 
 
@@ -38,7 +38,7 @@ def certs(tmp_path: Path) -> Path:
 
 
 def later() -> float:
-    """A clock by which files have long been as they are."""
+    """Return a clock at which the files have been unchanged for long."""
     return time.time() + 60
 
 
@@ -58,7 +58,7 @@ def revocation_list(
     encoding: Encoding = Encoding.PEM,
     extension: x509.ExtensionType | None = None,
 ) -> bytes:
-    """Signed by the authority in ``certs``."""
+    """Write a list signed by the authority in ``certs``."""
     now = datetime.now(UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -82,7 +82,7 @@ def test_a_list_names_ids_serial_numbers_and_fingerprints(certs: Path, tmp_path:
     exclusions = Exclusions(listed=path, clock=later)
     assert excluded(exclusions, certs) == [0, 1, 2]
     assert exclusions.client_ids == {0}
-    # Without TLS a client is its id alone.
+    # Without TLS a client is only its id.
     assert [i for i in range(CLIENTS) if exclusions.reason(i, None)] == [0]
     assert exclusions.reason(0, None) == "client 0 is on this server's list of excluded clients"
 

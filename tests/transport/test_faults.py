@@ -1,4 +1,4 @@
-"""The schedule says what goes wrong: as often as asked, where asked, and the same for the same seed."""
+"""Schedules of faults: as often as asked, where asked, and the same for the same seed."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ def test_the_seed_decides() -> None:
 
 def test_random_faults_are_about_as_frequent_as_asked_and_of_every_kind() -> None:
     faults = FaultSchedule.random(range(2000), 0.1, seed=0).faults
-    # 2,000 clients with 4 messages up and 3 down, of which VANISH is none down.
+    # 2,000 clients with 4 messages up and 3 down; VANISH affects only those up.
     assert 1100 < len(faults) < 1500
     assert set(faults.values()) == set(Fault)
 

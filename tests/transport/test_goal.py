@@ -1,4 +1,4 @@
-"""A session with a goal goes on when as many masked inputs are in; never with fewer than can be unmasked."""
+"""A session with a goal continues when enough masked inputs are in; never with fewer than can be unmasked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(
     *,
     crash: Callable[[SessionHost], SessionHost] | None = None,
 ) -> SessionHost:
-    """Deliver frames one at a time, as a server's loop does; no time passes. Ends when nothing moves any more."""
+    """Deliver frames one at a time, as a server's loop does; no time passes. Return when no frame is left."""
     for client_id, client in clients.items():
         host.connected(client_id, NOW)
         host.frame_received(client_id, b"".join(client.connected()[0]), NOW)
@@ -91,7 +91,7 @@ def test_a_server_that_dies_once_it_is_met_goes_on_with_the_same_survivors(tmp_p
     def resumed(host: SessionHost) -> SessionHost:
         left.append(host)
         journal.close()
-        # Another goal does not matter any more: the round was closed, and clients may have heard of it.
+        # Another goal does not matter any more: the round was closed, and clients may know of it.
         again = SessionHost.resume(Journal(tmp_path / "journal"), deadlines=DEADLINES, now=0.0, context=CONTEXT)
         again.goal = 5
         return again

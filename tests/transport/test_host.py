@@ -1,4 +1,4 @@
-"""One host at a time: what each frame is answered with, what is refused and why, and that nothing leaves too early."""
+"""One host at a time: the answer to each frame, refusals and their reasons, and that nothing leaves too early."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_nothing_leaves_before_the_commit() -> None:
         written = world.journal.operations
         world.connect(1)
         world.deliver_up(1)
-        # Nothing went into the machine: an offer waits for no disk, but for the first commit of all.
+        # Nothing went into the machine: an offer waits only for the very first commit.
         assert [type(out) for out in world.server.commit(world.now)] == [Deliver]
         assert world.journal.operations == written
         world.close()
@@ -108,7 +108,7 @@ def test_bytes_that_are_no_message_drop_the_client() -> None:
     host.frame_received(0, payload_of(link.Message(0, b"garbage")), 1.0)
     assert host.dropped[0].reason is DropReason.MALFORMED
     assert [frame.code for frame in frames(host)] == [RefusalCode.DROPPED]
-    # And it stays so when it comes back.
+    # It stays dropped when it comes back.
     assert [frame.code for frame in greet(host)] == [RefusalCode.DROPPED]
 
 
@@ -133,7 +133,7 @@ def test_frames_out_of_turn_close_the_connection_and_drop_nobody(payload: bytes,
     assert why in close.text
     assert host.counters.refused == {RefusalCode.PROTOCOL_ERROR: 1}
     assert not host.dropped
-    # What still comes over that connection is not heard.
+    # Later frames over that connection are ignored.
     host.frame_received(0, payload_of(link.Ping()), 1.0)
     assert host.commit(1.0) == []
     assert [type(frame) for frame in greet(host)] == [link.Offer]
@@ -182,7 +182,7 @@ def test_a_lost_connection_drops_nobody() -> None:
     host.connected(0, 2.0)
     host.frame_received(0, b"".join(hello), 2.0)
     (offer,) = frames(host)
-    # What was not acknowledged is sent again, as it was.
+    # A message that was not acknowledged is sent again, unchanged.
     assert [b"".join(parts) for parts in client.frame_received(payload_of(offer))] == [message]
     assert not host.dropped
 
@@ -212,7 +212,7 @@ def test_floods_are_cut_off_and_bounded(ask) -> None:
         sent += len(host.commit(1.0))
     assert host.counters.refused[RefusalCode.BUSY] >= 1
     if ask != "hello":
-        # It was closed once, and nothing was heard after that.
+        # It was closed once, and nothing was read after that.
         assert sent < 40
     assert not host.dropped
     # Later it is welcome again.
@@ -246,7 +246,7 @@ def test_an_aborted_session_says_so_and_unmasks_nobody() -> None:
     assert host.deadline is None
     host.abort(1.0)
     assert host.commit(1.0) == []
-    # Who comes later is told too, or is too late.
+    # A client that comes later is told too, or is too late.
     assert [frame.code for frame in greet(host, 1)] == [RefusalCode.TOO_LATE]
     host.left(0, 1.0)
     (end,) = greet(host, 0, link.Hello(host.session_id))
@@ -337,7 +337,7 @@ def test_who_declines_makes_room_for_the_messages_of_others() -> None:
 
 
 def wanted(host: SessionHost) -> list[int]:
-    """Whom the server asks for pieces now."""
+    """Return the clients that the server now asks for pieces."""
     sent = [(out.client_id, link.decode_server_frame(b"".join(out.parts))) for out in host.commit(1.0)]
     return [client_id for client_id, frame in sent if isinstance(frame, Want)]
 
@@ -379,5 +379,5 @@ def test_the_connection_that_was_accepted_later_stays_whichever_is_told_of_first
     assert host.connected(0, 1.0, 9) == 9
     (closed,) = host.commit(1.0)
     assert (closed.connection, closed.code) == (7, RefusalCode.REPLACED)
-    # And without numbers, in the order in which they are told.
+    # Without numbers the order of the reports counts.
     assert host.connected(0, 1.0) == 10

@@ -1,4 +1,4 @@
-"""The server's journal: what is committed is there, what is not is not, and no file is taken for what it is not."""
+"""The server's journal: committed data is there, other data is not, and no foreign file is used."""
 
 import contextlib
 import errno
@@ -59,7 +59,7 @@ def test_what_was_committed_is_there_and_nothing_else(directory) -> None:
         Entry(EntryKind.CLOSE, 0, b""),
     ]
     assert journal.answers() == [(AnswerKind.DRAW, b"random")]
-    # It goes on where it was.
+    # It continues where it was.
     journal.record(EntryKind.ABORT)
     journal.commit()
     journal.close()
@@ -185,7 +185,7 @@ def test_a_changed_row_is_found(directory, change: str) -> None:
 
 
 def test_damaged_bytes_are_found_or_harmless(directory) -> None:
-    """Wherever a page is hit: an error of ours, or everything as it was."""
+    """For every page that is hit: one of our errors, or everything as it was."""
     filled(directory / "j").close()
     intact = (directory / "j").read_bytes()
     for at in range(0, len(intact), 97):
@@ -215,7 +215,7 @@ def test_a_failed_write_stops_everything_that_follows(directory) -> None:
     journal.record(EntryKind.ABORT)
     with pytest.raises(JournalError, match="see to the disk"):
         journal.record(EntryKind.MESSAGE, 1, bytes(100_000))
-    # SQLite took the first one back too: going on would leave a hole.
+    # SQLite took the first one back too: continuing would leave a hole.
     with pytest.raises(JournalError, match="start again to resume"):
         journal.commit()
     with pytest.raises(JournalError, match="start again to resume"):
@@ -234,7 +234,7 @@ def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
     connection = world.journal._database._connection
     connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
     frame = world.wires[0].up.popleft()
-    # The page is full: the message of a size that a session may have finds no room.
+    # The page is full: a message of an allowed size finds no room.
     with pytest.raises(JournalError, match="see to the disk"):
         world.server.frame_received(0, frame + bytes(5000), 1.0)
     with pytest.raises(JournalError, match="start again to resume"):
@@ -248,7 +248,7 @@ def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
 
 
 def begun(directory, mode: str = "complete") -> World:
-    """A session in whose journal two clients' messages are."""
+    """Return a session whose journal holds two clients' messages."""
     world = World(MODES[mode], directory, 1)
     for client_id in range(2):
         world.connect(client_id)
@@ -310,7 +310,7 @@ def test_an_abort_stays_one(directory) -> None:
 
 
 def test_the_directory_is_not_asked_again(directory) -> None:
-    """What a client's key was taken for when it came in is what it stays, whatever the directory has learned since."""
+    """The decision about a client's key at its arrival stays, although the directory has learned other keys since."""
     world = begun(directory, "malicious")
     world.close()
     host = resume(directory / "server.journal", directory=PinnedKeys({}))
@@ -410,7 +410,7 @@ def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -
 
 
 def test_a_full_disk_is_told_from_other_faults_and_goes_on_when_there_is_room(directory, monkeypatch) -> None:
-    """SQLite's own limit of a file's pages stands in for the disk's."""
+    """SQLite's own limit of a file's pages replaces the disk's."""
     path = directory / "j"
     journal = filled(path)
     ((pages,),) = journal._database.rows("PRAGMA page_count")

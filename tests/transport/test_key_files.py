@@ -1,4 +1,4 @@
-"""Files with secret keys are read by one rule: whose they are, and who else may read them."""
+"""Files with secret keys are read by one rule: their owner, and who else may read them."""
 
 import os
 import stat
@@ -66,7 +66,7 @@ def test_a_link_to_a_key_is_followed_and_a_long_file_is_none(tmp_path):
 
 
 def test_every_reader_of_a_key_asks(tmp_path):
-    """TLS of both sides, identities, the authority, journals; each with an error of its own."""
+    """TLS of both sides, identities, the authority, journals; each with its own error."""
     certs = tmp_path / "certs"
     Authority.create(certs).issue(server_names=["localhost"], client_ids=[0])
     readers: dict[Path, list[Callable[[], object]]] = {

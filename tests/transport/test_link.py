@@ -1,4 +1,4 @@
-"""The link protocol's frames: one encoding each, bounded, and nothing else is taken."""
+"""The link protocol's frames: one encoding each, bounded, and nothing else is accepted."""
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ def payload_of(frame) -> bytes:
 
 
 def is_of_others(hello: link.Hello) -> bool:
-    """Whether it says that there may be more in it than is read here."""
+    """Return whether the frame says that it may hold more than is read here."""
     return hello.version > link.LINK_VERSION or link.refused_version(hello) is not None
 
 
@@ -137,7 +137,7 @@ def test_a_hello_of_other_versions_is_read_no_further() -> None:
 def test_a_client_fits_if_there_is_a_version_that_both_know(
     monkeypatch, oldest: int, newest: int, code: RefusalCode | None, said: str
 ) -> None:
-    """As in a later version, which speaks 3 to 5. What a newer client says more is not looked at."""
+    """As in a later version, which speaks 3 to 5. A newer client's other fields are ignored."""
     hello = link.Hello(bytes(32), 2, newest, oldest)
     payload = payload_of(hello) + (b"more" if newest > 5 else b"")
     monkeypatch.setattr(link, "LINK_VERSION", 5)
@@ -194,7 +194,7 @@ def test_an_offer_of_impossible_parameters_is_no_frame() -> None:
     payload[11] = 9  # the threshold's last byte, above the number of clients
     with pytest.raises(LinkError, match="threshold is 9"):
         link.decode_server_frame(bytes(payload))
-    # The adversary's code, of which there are three.
+    # The adversary's code; there are three.
     payload = bytearray(payload_of(link.Offer(make_params())))
     payload[27] = 3
     with pytest.raises(LinkError, match="canonical"):

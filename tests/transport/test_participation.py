@@ -1,4 +1,4 @@
-"""What clients have taken part in: each session once, each round once, whatever happens to processes and files."""
+"""A client's record: each session once, each round once, after any failure of processes and files."""
 
 import sqlite3
 import subprocess
@@ -12,7 +12,7 @@ from transport import BudgetSpentError, ClientRecord, JournalError, Participatio
 
 
 def record(path: Path | None, client: bytes = b"key", **options) -> ClientRecord:
-    """A client's part, as a process that has just been started has it."""
+    """Return a client's record as a newly started process has it."""
     return ClientRecord(Participation(path), client, **{"training": "flu", **options})
 
 
@@ -59,7 +59,7 @@ def test_rounds_are_answered_once_and_upwards(tmp_path) -> None:
     record(path).check_round(4)
     record(path).answer(b"two", 7)
     assert record(path).last_answered() == 7
-    # Others, and other trainings and runs, have rounds of their own.
+    # Other clients, and other trainings and runs, have their own rounds.
     record(path, b"other key").answer(b"two", 1)
     record(path, training="cold").answer(b"three", 1)
     record(path, run="second").answer(b"four", 1)
@@ -80,7 +80,7 @@ def test_a_budget_counts_the_rounds_of_all_runs(tmp_path) -> None:
         record(path, run="c", max_rounds=3).check_round(1)
     with pytest.raises(RepeatedSessionError, match="budget"):
         record(path, run="a", max_rounds=3).answer(b"another", 3)
-    # What was answered may be said again, and a larger budget is the user's to give.
+    # A given answer may be sent again, and the user may allow a larger budget.
     record(path, run="b", max_rounds=3).answer(b"session 1b", 1)
     record(path, run="c", max_rounds=4).check_round(1)
 

@@ -1,4 +1,4 @@
-"""Large frames go in pieces: over slow lines, over lines that break, and once where they are there already."""
+"""Large frames in pieces: over slow lines, over lines that break, and not again what is already there."""
 
 import asyncio
 import hashlib
@@ -34,13 +34,13 @@ def certs(tmp_path_factory):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Windows in proportion to the transfers of these tests."""
+    """Make windows proportional to the transfers of these tests."""
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 4096)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1 << 16)
 
 
 async def over_a_line(certs, params, *, up=1e7, down=1e7, cuts=(), extra=b""):
-    """A session of which one client is behind such a line; what the line passed on."""
+    """Run a session with one client behind such a line; return the bytes that passed."""
     inputs = random_inputs(params, seed=3)
     async with (
         asyncio.timeout(60),
@@ -76,7 +76,7 @@ def test_what_broke_off_goes_on_where_it_stopped(way, certs, small_pieces):
     cuts = tuple((way, size // 3) for _ in range(2))
     _, proxy = asyncio.run(over_a_line(certs, params, cuts=cuts, extra=b"" if way == "up" else EXTRA))
     assert proxy.connections == len(cuts) + 1
-    # Handshakes, small messages, and at each break what was on its way.
+    # Handshakes, small messages, and at each break the bytes that were on their way.
     assert proxy.passed[way] < size + len(cuts) * (1 << 16) + 40_000
 
 
@@ -108,7 +108,7 @@ def test_a_message_that_is_there_is_acknowledged_and_not_sent_again():
     session = LargeInputs()
     session.send_input(0)
     session.host.left(0, 1.0)
-    # The acknowledgement is lost: it says again what it has.
+    # The acknowledgement is lost: the client reports again what it has.
     session.connect(0)
     assert session.from_server(0) == [link.Ack(2)]
     session.run()
@@ -129,7 +129,7 @@ def test_a_half_sent_input_goes_on_where_it_stopped():
 
 
 def test_the_round_waits_for_downloads_and_not_for_ever():
-    """A client that gets another part is waited for anew; one that only says so is not."""
+    """A client that gets another part is waited for anew; one that only claims it is not."""
     extra = bytes(4 * _pieces.WINDOW_BYTES)
     host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=100))
     greet(host, 0, now=0.0)

@@ -1,4 +1,4 @@
-"""Behind proxies that say whom they pass on: the limits are the clients' own, and nobody else is believed."""
+"""Behind proxies that name their clients: the limits are the clients' own, and only listed proxies are believed."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 
 
 def header(source: str = "192.0.2.1", extra: bytes = b"", *, version_command: int = 0x21) -> bytes:
-    """As haproxy sends it for TCP, with the ports 50,000 and 7000."""
+    """Return haproxy's header for TCP, with the ports 50,000 and 7000."""
     address = ipaddress.ip_address(source)
     ends = address.packed + ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1").packed
     return raw(version_command, 0x21 if address.version == 6 else 0x11, ends + struct.pack(">HH", 50_000, 7000) + extra)
@@ -56,7 +56,7 @@ def certs(tmp_path_factory):
 
 @contextlib.asynccontextmanager
 async def proxy(port: int, sent: bytes, step: int | None = None):
-    """A proxy that begins its connections in this way, in one piece or several; gives its port."""
+    """Run a proxy that begins its connections with these bytes, in one piece or several; yield its port."""
     ends = []
 
     async def pass_on(reader, writer):
@@ -89,7 +89,7 @@ async def proxy(port: int, sent: bytes, step: int | None = None):
 
 
 async def exact_session(serving, certs, inputs, *first):
-    """The honest end: everybody comes through a proxy, each from an address of its own."""
+    """Assert the honest end: all clients come through a proxy, each from its own address."""
     async with contextlib.AsyncExitStack() as stack:
         ports = [await stack.enter_async_context(proxy(serving.port, *given)) for given in first]
         await asyncio.gather(*(join(port, inputs[i], certs, i) for i, port in enumerate(ports)))
@@ -131,7 +131,7 @@ def test_limits_and_logs_are_of_the_clients_own_addresses(certs, caplog):
         (header("192.0.2.1", extension(0x04, b"\0" * 7) + extension(0x20, b"x" * 2000)),),
         (header("2001:db8::1", extension(0xEA, b"")),),
         (header("192.0.2.1"), 1),
-        # A health check, or a connection of which the proxy knows nothing: it is the proxy's own.
+        # A health check, or a connection of which the proxy knows nothing, counts as the proxy's own.
         (raw(0x20, 0x00, b""),),
         (raw(0x20, 0xFF, b"anything"),),
         (raw(0x21, 0x00, b"anything"),),
@@ -247,7 +247,7 @@ def test_who_is_not_listed_says_nothing_of_where_it_comes_from(certs, caplog, pr
 
 
 def test_strangers_behind_a_proxy_push_out_only_their_own(certs, caplog):
-    """Two silent ones an address: of eight from one, six go, and those from another stay."""
+    """Two silent ones an address: of eight from one address, six go, and those from another stay."""
     inputs = random_inputs(PARAMS, seed=1)
     limits = Limits(handshakes_per_address=2, farewell_seconds=0.5, first_byte_seconds=5)
 

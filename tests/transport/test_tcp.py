@@ -1,4 +1,4 @@
-"""Sessions over TCP and TLS in one process: the exact sum, whatever connections are lost."""
+"""Sessions over TCP and TLS in one process: the exact sum, although connections are lost."""
 
 import asyncio
 import threading
@@ -151,7 +151,7 @@ def test_too_few_clients_end_in_a_typed_abort_that_everyone_hears_of(certs):
 
 
 def test_a_connection_lost_in_any_phase_is_made_again_and_nobody_is_dropped(certs):
-    """Each client's connection is reset before each of its messages, by turns."""
+    """Each client's connection is reset before each of its messages, in turn."""
     params = make_params(4, 4)
     inputs = random_inputs(params, seed=0)
 

@@ -1,4 +1,4 @@
-"""How sessions over TCP end, servers and clients stop, and what is refused before they begin."""
+"""The ends of sessions over TCP, stops of servers and clients, and refusals before a session begins."""
 
 import asyncio
 import contextlib
@@ -189,7 +189,7 @@ def test_a_client_declines_an_offer_and_a_wrong_vector_is_its_own_error(certs):
 
 
 def test_plaintext_calls_nobody_outside():
-    """Before anything is said, the address of the other side is looked at."""
+    """Before anything is sent, the address of the other side is checked."""
 
     async def scenario():
         listener = socket.create_server(("127.0.0.1", 0))
@@ -250,7 +250,7 @@ def test_thirty_sessions_in_one_process_leave_memory_and_files_as_they_were(cert
     files = [count for _, count in readings]
     assert max(files[3:]) <= files[3] + 2
     memory = [size for size, _ in readings]
-    # One session moves some 2 MB; a leak of a tenth of that each would show.
+    # One session moves some 2 MB; a leak of a tenth of that in each would show.
     assert min(memory[-5:]) - max(memory[5:10]) < 4 << 20
 
 
@@ -326,7 +326,7 @@ def test_a_connection_that_is_accepted_while_the_server_stops_is_closed_too(turn
 
 
 def test_an_event_loop_without_readers_accepts_connections_too(certs, monkeypatch):
-    """As Windows' own has none."""
+    """Windows' own loop has none."""
     add_reader = asyncio.SelectorEventLoop.add_reader
 
     def refuse(loop, fileobj, callback, *args):

@@ -65,7 +65,7 @@ class Front(Protocol):
         ...
 
     def same_input(self, owner: int, terms: Terms) -> Hashable:
-        """Return a value that is equal for runs of a client with the same input; None: no two runs have the same input."""
+        """Return a value that is equal for runs with the same input; None: no two runs have the same input."""
         ...
 
     def close(self) -> None:

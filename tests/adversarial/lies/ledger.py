@@ -47,7 +47,7 @@ class Line(Protocol):
     """The server's connection to one run of a client, for bytes. `Refused` if the client aborts."""
 
     def tell(self, data: bytes, *, again: bool = False) -> bytes | None:
-        """Return the client's answer to a message; None if it ignored it. ``again``: under the last message's number."""
+        """Return the client's answer; None if it ignored the message. ``again``: under the last message's number."""
         ...
 
     def crash(self) -> bytes | None:
