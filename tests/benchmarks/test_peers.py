@@ -1,4 +1,4 @@
-"""The peers' side: which Python they run in, what is said where they are missing, and that our own work is right."""
+"""The peers' side: their Python, the messages if they are missing, and the correctness of our own work."""
 
 import sys
 from pathlib import Path

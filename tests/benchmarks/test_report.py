@@ -1,4 +1,4 @@
-"""The report: the committed page is made of the committed results; goals, gaps and fits are computed from the data."""
+"""The report: the committed page follows from the committed results; goals, gaps and fits are computed."""
 
 import copy
 import json
@@ -16,14 +16,14 @@ DOCUMENT = results.read(results.path_of("full"))
 
 
 def of_groups(*groups: str, **changes: Any) -> dict[str, Any]:
-    """The committed results of these groups, as the latest run found them."""
+    """Return the committed results of these groups, as the latest run found them."""
     assert DOCUMENT is not None
     entries = [copy.deepcopy(entry) for entry in DOCUMENT["results"] if entry["group"] in groups]
     return {**DOCUMENT, "results": [{k: v for k, v in entry.items() if k != "from"} for entry in entries], **changes}
 
 
 def report(folder: Path, document: Any) -> int:
-    """Run the command; its exit code."""
+    """Run the command; return its exit code."""
     source = folder / "results.json"
     source.write_text(json.dumps(document), encoding="utf-8")
     return main(["--results", str(source), "--out", str(folder / "docs")])

@@ -1,4 +1,4 @@
-"""The results file: partial runs are merged, and nothing from elsewhere passes as this run's."""
+"""The results file: partial runs are merged, and results from elsewhere are marked."""
 
 import getpass
 import json
@@ -126,7 +126,7 @@ def test_a_document_survives_the_file(tmp_path):
 
 
 def run_of(mode, benchmarks):
-    """As `pytest --benchmark-json` writes it, with the hooks of benchmarks/conftest.py."""
+    """Return a run as `pytest --benchmark-json` writes it, with the hooks of benchmarks/conftest.py."""
     return {
         "mode": mode,
         "datetime": "2026-01-01T00:00:00.123456+00:00",
@@ -154,7 +154,7 @@ def test_the_head_names_the_machine_by_its_kind_alone():
     text = json.dumps(head)
     assert head["machine"]["cores"] >= 1
     assert set(head["machine"]["cpu_flags"]) <= {"aes", "vaes", "avx2", "avx512f"}
-    # A short user name such as "root" may well be part of a word; a host's name or a path may not.
+    # A short user name such as "root" may be part of a word; a host's name or a path may not.
     for private in (socket.gethostname(), str(Path.home()), str(REPOSITORY), os.getcwd()):
         assert private not in text
     assert getpass.getuser() not in head["machine"].values()

@@ -13,7 +13,7 @@ MACHINES = Machines(count=10, cores=4, gigabits=8.0)
 
 
 def test_the_arithmetic() -> None:
-    """1,000 clients of whom 50 vanished, degree 20: 950 self masks, and 50 x 20 x 0.95 pairwise ones."""
+    """1,000 clients of which 50 vanished, degree 20: 950 self masks, and 50 x 20 x 0.95 pairwise ones."""
     work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
     assert (work.included, work.agreements, work.masks) == (950, 950, 1900)
     lines = stages(work, COSTS, MACHINES)

@@ -1,4 +1,4 @@
-"""The specification says what the code does: generated parts, names, sizes, links; and its formulas give its bytes."""
+"""The specification matches the code: generated parts, names, sizes, links; and its formulas give the code's bytes."""
 
 import re
 from pathlib import Path
@@ -70,7 +70,7 @@ LABELS = {name: value for name, value in vars(labels).items() if isinstance(valu
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_every_adversary_has_its_state_table(side) -> None:
-    """`cog --check` keeps the tables up to date; this is about whose they are."""
+    """`cog --check` keeps the tables up to date; this checks which adversaries have one."""
     shown = re.findall(rf"{side}_states\((.*)\)\)", PROTOCOL)
     assert sorted(re.findall(r'"(.+?)"', " ".join(shown))) == sorted(adversary.value for adversary in Adversary)
 
@@ -181,7 +181,7 @@ SIGNED = pytest.mark.parametrize("mode", ["semi-malicious", "malicious"])
 
 
 class TestFormulas:
-    """What docs/protocol.md says, computed anew, gives the bytes that docs/wire-format.md shows."""
+    """The computations of docs/protocol.md, repeated here, give the bytes that docs/wire-format.md shows."""
 
     @pytest.mark.parametrize(("code", "mode"), list(enumerate(("honest-but-curious", "semi-malicious", "malicious"))))
     def test_session_id(self, code, mode) -> None:
@@ -228,14 +228,14 @@ class TestFormulas:
         bits, inputs = document.number("ring_bits"), (1, 2, 3)
         assert document.values["client 3, input"] == str(list(inputs))
         self_mask, pairwise_mask = (keystream(key, len(inputs)) for key in document.masks())
-        # 3 is the smaller id, and adds; words are of one byte.
+        # 3 is the smaller id, and adds; words have one byte.
         masked = [sum(values) % (1 << bits) for values in zip(inputs, self_mask, pairwise_mask, strict=True)]
         packed = sum(element << bits * place for place, element in enumerate(masked))
         assert document.messages["MaskedInput"]["packed elements"] == packed.to_bytes(2, "little")
 
     def test_unmasking_shares(self) -> None:
         document = Document()
-        # Of the survivors 3 and 258, client 3 in place 0 gives its shares of the self-mask seeds.
+        # For the survivors 3 and 258, client 3 in place 0 gives its shares of the self-mask seeds.
         shares = document.shares(3, 1)[18:] + document.shares(258, 1)[18:]
         assert document.messages["UnmaskingShares"]["shares"] == shares
 
@@ -290,7 +290,7 @@ class TestFormulas:
 
 
 class TestClaims:
-    """What docs/threat-model.md and docs/protocol.md say of proofs, thresholds and blame."""
+    """Claims of docs/threat-model.md and docs/protocol.md on proofs, thresholds and blame."""
 
     @pytest.mark.parametrize("standing", [0, 1, 2])
     @pytest.mark.parametrize("place", [0, 1, 2])
@@ -346,7 +346,7 @@ class TestClaims:
 
 
 def _inconsistent(received: int, threshold: int, liars: int) -> bool:
-    """Whether the owner is blamed if the last holders add a polynomial that is 0 where most honest ones stand."""
+    """Return whether the owner is blamed if the last holders add a polynomial that is 0 at most honest points."""
     seed = bytes(range(16))
     shares = share_seeds((seed,), threshold, received, coefficient_source(bytes(16), bytes(32), 1))[None, :, 0]
     for place in range(received - liars, received):

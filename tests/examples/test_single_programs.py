@@ -1,4 +1,4 @@
-"""The examples that are one program each do what they say."""
+"""The examples of one program each do what they say."""
 
 import ast
 import io
@@ -38,7 +38,7 @@ def test_the_histograms_are_those_of_the_hospitals_that_stayed(tmp_path) -> None
     finished = run("histograms.py", folder=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, b"")
     shown = finished.stdout.decode()
-    # Which hospitals stayed follows from the example's seeds. Everything else is counted here once more.
+    # Which hospitals stayed follows from the example's seeds. Everything else is counted again here.
     included, invited = map(int, re.match(r"(\d+) of (\d+) hospitals", shown).groups())
     assert included < invited == 20
     rows = np.array([line.split()[-2:] for line in shown.splitlines() if " to " in line], dtype=int)
@@ -61,7 +61,7 @@ def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
     assert (finished.returncode, finished.stderr) == (0, b"")
     lines = re.findall(r"^(.+): 6 clients gain ([+-][\d.]+) points", finished.stdout.decode(), flags=re.MULTILINE)
     assert [name for name, _ in lines] == ["fine-tuning", "Ditto"]
-    # Clients with classes of their own: a model of one's own is better at them.
+    # Clients with their own classes: a personal model is better at them.
     assert all(float(gain) > 0 for _, gain in lines)
     methods = load_personalization(tmp_path / "run").methods
     assert [round(float(method.gains.mean()), 1) for method in methods] == [float(gain) for _, gain in lines]

@@ -1,4 +1,4 @@
-"""docs/experiments.md is what the committed results give."""
+"""docs/experiments.md follows from the committed results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `secagg serve` and `secagg join` ask for if they are told nothing, and what they say of asking for less."""
+"""The defaults of `secagg serve` and `secagg join`, and their words when a user asks for less."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def certs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[JoinOptions]:
-    """The options that `secagg join` would have begun with."""
+    """Return the options with which `secagg join` would have begun."""
     options: list[JoinOptions] = []
     monkeypatch.setattr("fl.commands.join._take_part", lambda given, *_: options.append(given))
     return options
@@ -34,7 +34,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[JoinOptions]:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Adversary]:
-    """The modes that `secagg serve` would have begun in."""
+    """Return the modes in which `secagg serve` would have begun."""
     modes: list[Adversary] = []
 
     class NotedError(Exception):

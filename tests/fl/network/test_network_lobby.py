@@ -61,7 +61,7 @@ def test_idle_sockets_and_probes_begin_no_round_and_use_up_no_try(
     finished = deployment.run_beside(config, beside, options=deployment.options(give_up=None, retries=0))
     assert finished.summary["included"][1] == CLIENTS
     assert not [line for line in deployment.output if "aborted" in line]
-    # Who came first heard what it waits for, once.
+    # The first client was told once what it waits for.
     assert len([line for line in clients[0].said if line.startswith("waiting")]) == 1
 
 
@@ -164,7 +164,7 @@ def test_a_late_client_comes_once_and_is_in_the_next_round(
 
 
 def test_the_operator_sees_why_clients_declined_and_nothing_of_their_data(deployment: Deployment) -> None:
-    """Field log 18: "needed 2, had 0" and nothing else."""
+    """The reason says "needed 2, had 0" and nothing else."""
     config = deployment.config(rounds=1, epochs=40)
     good: list[Client] = []
     private = LocalData(deployment.dataset.train_images[:50], torch.full((50,), 9))

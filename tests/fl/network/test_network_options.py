@@ -1,4 +1,4 @@
-"""Where options come from: the command line, before the environment, before a settings file, before the default."""
+"""Sources of options: the command line, before the environment, before a settings file, before the default."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ JOIN = ("join", "localhost:1", "--id", 0, "--plaintext", "--shard", "0/4")
 
 
 class _NotedError(Exception):
-    """Gone no further."""
+    """Stops the command before it works."""
 
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `train`, `serve` and `join` would have started with: the arguments up to where they begin to work."""
+    """Return the arguments with which `train`, `serve` and `join` would have started to work."""
     calls: list[Any] = []
 
     def note(*arguments: Any, **options: Any) -> NoReturn:
@@ -142,7 +142,7 @@ def test_what_is_wrong_in_a_file_is_one_line(command: tuple[object, ...], text: 
 
 
 def test_one_file_starts_a_run_and_resumes_it(noted: list[Any], tmp_path: Path) -> None:
-    """What was settled at the start is left aside there; on the command line it would be a mistake."""
+    """Settings that are fixed at the start are ignored there; on the command line they would be a mistake."""
     path = tmp_path / "serve.toml"
     path.write_text("plaintext = true\nretries = 7\nrounds = 5\n[data]\nclients = 3\n[local]\nepochs = 2\n")
     assert isinstance(invoke("serve", "--config", path, "--out", tmp_path).exception, _NotedError)
@@ -190,7 +190,7 @@ def test_a_limit_out_of_range_is_named_as_its_option(name: str, value: object) -
 
 @pytest.mark.parametrize("command", ["train", "serve", "join"])
 def test_no_option_holds_a_secret_but_by_its_file(command: str) -> None:
-    """Other users of a machine may see what stands in environments and on command lines."""
+    """Other users of a machine may see environments and command lines."""
     for name, parameter in parameters_of(command).items():
         if any(word in name for word in ("key", "secret", "password", "certs")):
             assert parameter.annotation.__origin__ == Path | None, name
@@ -198,7 +198,7 @@ def test_no_option_holds_a_secret_but_by_its_file(command: str) -> None:
 
 @pytest.mark.live
 def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_again(tmp_path: Path) -> None:
-    """All of them by settings files, and with logs for machines."""
+    """All of them use settings files, and logs for machines."""
     certs = tmp_path / "certs"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(3))
 
@@ -238,7 +238,7 @@ def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_aga
 @pytest.mark.live
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_client_that_waits_ends_when_it_is_told_to(sent: signal.Signals) -> None:
-    """For a server that is not there; and as it is told, whatever its parent does with Ctrl-C."""
+    """It waits for an absent server; it ends on a signal, even if its parent ignores Ctrl-C."""
     with programs() as start:
         client = start("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--shard", "0/4")
         client.wait_for("no connection to 127.0.0.1:1 yet")

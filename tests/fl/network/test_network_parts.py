@@ -1,4 +1,4 @@
-"""Announcements, policies, local data, addresses and options, each by itself."""
+"""Announcements, policies, local data, addresses and options, each separately."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def tampered(**fields: Any) -> bytes:
 
 
 def test_a_newer_announcement_is_read_where_it_says_so() -> None:
-    """Names that are not known are left out, at each level; it is still the same bytes that all are bound to."""
+    """Unknown names are ignored at each level; all clients are still bound to the same bytes."""
     content, model = unpack_first(encode_announcement(announcement()), max_items=100)
     version, since, values = content
     values["training"]["novelty"] = 1.5
@@ -395,7 +395,7 @@ def test_a_users_mistake_is_one_line(
     assert result.exit_code == 1, (result.exception, result.stderr)
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert said in result.stderr
-    # Nothing is left that would be in the way of a second try.
+    # Nothing is left that would prevent a second try.
     assert not (tmp_path / "run").exists()
 
 

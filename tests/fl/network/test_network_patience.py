@@ -1,4 +1,4 @@
-"""A client whose server asks for what it does not give: it waits longer and longer, says so once, and does not end."""
+"""A client whose server asks for what it refuses: it waits longer and longer, says so once, and does not end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def participant(said: list[str], *, make: type[Participant] = Participant, **cha
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made, of which none takes time here."""
+    """Return the pauses that were made; none takes time here."""
     made: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -66,7 +66,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | End]) -> None:
-    """A server that answers each new session with the next of these, and then has no more rounds."""
+    """Run a server that answers each new session with the next of these, and then has no more rounds."""
     left: Iterator[Exception | End] = iter([*outcomes, offers.OverError("over")])
 
     async def join_session(*_: Any, **__: Any) -> End:
@@ -269,7 +269,7 @@ def test_an_older_server_is_waited_for_with_one_line(monkeypatch: pytest.MonkeyP
     assert said[1:] == [f"not in this round: {older}; waiting for the next", "the training is over"]
     assert len(waits) == 20
     assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
-    # One that says when to come back is not asked before.
+    # A client that was told when to come back does not ask before.
     waits.clear()
     serve(monkeypatch, [OlderServerError(str(older), RefusalCode.OLDER_SERVER, retry_after=60)] * 5)
     asyncio.run(participant(said).run())

@@ -1,4 +1,4 @@
-"""Every round that `secagg serve` plans is one that `secagg join` takes part in, both as they are by default."""
+"""Every round that `secagg serve` plans is one that `secagg join` takes part in, both with their defaults."""
 
 import json
 from itertools import product
@@ -33,7 +33,7 @@ def test_every_plan_is_one_that_a_client_takes(adversary: Adversary, min_inputs:
 
 
 def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> None:
-    """Two clients have to agree on sums of two, on both sides."""
+    """Both sides have to agree explicitly on sums of two clients."""
     serve: tuple[object, ...] = (
         "serve",
         "--clients",

@@ -1,4 +1,4 @@
-"""Trainings that ask some of those who are there: absent ones cost nothing, late ones are not waited for."""
+"""Trainings that invite some of the present clients: absent ones cost nothing, late ones are not waited for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 def test_absent_clients_cost_nothing_and_each_round_asks_others(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten are enrolled, six are there, four are asked; no deadline is waited for, and means are exact."""
+    """Ten are enrolled, six are present, four are asked; no deadline is waited for, and means are exact."""
     population = Population(deployment, monkeypatch, sample=4, rounds=6)
     finished = population.serve(lambda: population.start(range(6)))
     # The first round has two sessions.
@@ -46,10 +46,10 @@ def test_absent_clients_cost_nothing_and_each_round_asks_others(
         assert set(host.client_ids) <= set(range(6))
         assert not host.dropped
         population.assert_exact(host, included=4)
-        # The others have waited: the model did not go to them.
+        # The others have waited: the model was not sent to them.
         assert population.offered[host.offer.nonce] == set(host.client_ids)
     assert finished.summary["included"] == [4] * 6
-    # All the same every time: one in 15^6.
+    # The same clients every time would have probability 1/15^6.
     assert len({host.client_ids for host in population.hosts}) > 1
     metrics = (deployment.directory / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["sampled"] for line in metrics] == [4] * 6
@@ -59,7 +59,7 @@ def test_absent_clients_cost_nothing_and_each_round_asks_others(
 def test_a_round_goes_on_as_soon_as_enough_updates_are_there(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five are asked and three are enough; the others would have come after the session's end."""
+    """Five are asked and three are enough; the others come after the session's end."""
     population = Population(deployment, monkeypatch, sample=3, rounds=2)
     population.in_time = 3
     finished = population.serve(lambda: population.start(range(8)), over_select=5 / 3)
@@ -90,7 +90,7 @@ def test_with_fewer_than_are_asked_a_round_begins_after_a_moment(
 
 
 def gone_at(population: Population, victims: set[int]) -> type[joining.Participant]:
-    """A client that, if it is one of these, breaks off where its first update is due."""
+    """Return a client that, if it is one of these, breaks off when its first update is due."""
 
     class Gone(population.client):  # type: ignore[name-defined, misc]
         def _input(self, offer: Any) -> Any:
@@ -173,7 +173,7 @@ def test_impossible_settings_of_a_sample_are_refused() -> None:
     settings = settled(over_select=1.3)
     assert (settings.invited(config), settings.min_clients) == (13, 7)
     assert settled(over_select=100).invited(config) == 20
-    # Ten of thirteen are enough, by the threshold and by what is expected to vanish.
+    # Ten of thirteen are enough, by the threshold and the expected dropouts.
     plan = settings.plans(config, (5,)).plan(13)
     assert (plan.parameters.threshold, plan.expected_dropouts) == (7, 3)
     with pytest.raises(PlanError, match="fewer than the threshold"):
@@ -188,7 +188,7 @@ def test_impossible_settings_of_a_sample_are_refused() -> None:
 def test_a_round_that_cannot_be_is_one_round_without_a_result(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Aborted as often as it may be, and the training goes on with those who are there."""
+    """The round is aborted at each try, and the training continues with the present clients."""
     population = Population(deployment, monkeypatch, sample=4, rounds=3, clip=1.0)
 
     class Failing(population.client):  # type: ignore[name-defined, misc]
@@ -228,7 +228,7 @@ def test_who_is_excluded_while_the_training_goes_on_is_in_no_later_round(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A list that is broken for a moment changes nothing, and the operator is told."""
-    # These rounds take less than the second for which a changed list must stay as it is.
+    # These rounds take less than the second for which a changed list must stay unchanged.
     monkeypatch.setattr(exclusion, "_SETTLE_SECONDS", 0.05)
     listed = deployment.directory / "excluded"
     listed.write_text("9  # left the consortium\n")
@@ -269,7 +269,7 @@ def test_a_list_that_cannot_be_read_keeps_the_server_from_starting(
 def test_waiting_clients_are_told_so_and_keep_their_connection(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is not asked for a whole round hears WAITING on one connection; it is sent no model."""
+    """A client that is not asked for a whole round receives WAITING on one connection, and no model."""
     population = Population(deployment, monkeypatch, sample=3, rounds=1, clip=1.0)
     started = time.monotonic()
 

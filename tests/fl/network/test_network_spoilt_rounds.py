@@ -1,4 +1,4 @@
-"""Rounds of `secagg serve` that come to no mean after shares may be out: they have no result, and the run goes on.
+"""Rounds of `secagg serve` without a mean after shares may be out: they have no result, and the run continues.
 
 They are not tried again: clients answer a round once, and a second sum of one round could be subtracted from the first.
 """
@@ -57,7 +57,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
 
 class Training:
-    """One training with all clients, as they are when it begins, and how it was served."""
+    """One training with all its clients, as they are at its beginning, and how it was served."""
 
     def __init__(self, deployment: Deployment, **changes: Any) -> None:
         self.deployment = deployment
@@ -92,18 +92,18 @@ class Training:
             client.finish()
 
     def trained(self, number: int) -> list[int]:
-        """How often each client trained in a round."""
+        """Return how often each client trained in a round."""
         begin = f"round {number}/{self.config.rounds}: training"
         return [sum(line.startswith(begin) for line in self.clients[i].said) for i in range(CLIENTS)]
 
 
 def counters_in(vector: Any) -> Any:
-    """The counters of an encoded update, to be changed."""
+    """Return the counters of an encoded update, to be changed."""
     return vector[-UpdateEncoding.for_plan((51,), CLIENTS, 24)._totals.vector_length :]
 
 
 class Poisoner(Participant):
-    """Claims more correct predictions than all have examples, in its first round."""
+    """A client that claims more correct predictions than there are examples, in its first round."""
 
     def _input(self, offer):
         vector = super()._input(offer)
@@ -115,7 +115,7 @@ class Poisoner(Participant):
 
 
 class Subtracting(Participant):
-    """Takes the others' examples away, so that there are none."""
+    """A client that subtracts the others' examples, so that none are left."""
 
     def _input(self, offer):
         vector = super()._input(offer).astype(np.uint64)
@@ -164,7 +164,7 @@ def test_a_server_that_dies_of_nothing_else_is_not_in_a_crash_loop(
 
 
 def dies_at_save(patch: pytest.MonkeyPatch, number: int, before: Callable[[], object] = lambda: None) -> None:
-    """End the server where it would save for the ``number``-th time; the first is the new run's."""
+    """End the server at its ``number``-th save; the first is the new run's."""
     save, calls = RunFolder.save, [0]
 
     def counted(self: RunFolder, *arguments: Any) -> None:
@@ -179,7 +179,7 @@ def dies_at_save(patch: pytest.MonkeyPatch, number: int, before: Callable[[], ob
 
 @pytest.fixture
 def two_leave(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In round 1 clients 0 and 1 leave with their shares in hand: of four, too few are left to unmask."""
+    """Let clients 0 and 1 leave in round 1 before they send their shares: of four, too few are left to unmask."""
     leaving = {identity_from(deployment.certs / f"client-{i}.key").public_key for i in (0, 1)}
     answer = ClientRecord.answer
 
@@ -312,7 +312,7 @@ def test_rounds_that_an_older_copy_of_the_run_has_forgotten_can_be_skipped(
     training = Training(deployment, rounds=3)
     older = deployment.directory / "older"
     with monkeypatch.context() as patch:
-        # Before round 2 is saved, round 1 is.
+        # Round 1 is saved, round 2 is not yet.
         dies_at_save(patch, 3, before=lambda: copy_without_journal(training.folder, older))
         training.serve(training.start_all)
     tried = deployment.directory / "tried"
@@ -332,7 +332,7 @@ def copy_without_journal(folder: Path, copy: Path) -> None:
 
 
 def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: Path) -> None:
-    """All were there to the end, and have heard that there is no result; not that there will be none."""
+    """All were present to the end, and are told that there is no result, not that one is still to come."""
     run: list[SessionRequest] = []
     aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)
 
@@ -371,7 +371,7 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
 
 
 def test_a_full_disk_holds_rounds_up_and_ends_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no room for the session's journal in round 1, nor for the checkpoint after round 2: each comes later."""
+    """The session's journal finds no room in round 1, nor the checkpoint after round 2: each comes later."""
     monkeypatch.setattr(serving, "_FULL", Retry(first=0.05, longest=0.1))
     full = {"journal": 3, "checkpoint": 3}
     commit = Journal.commit
@@ -405,7 +405,7 @@ def test_a_full_disk_holds_rounds_up_and_ends_nothing(deployment: Deployment, mo
     assert not finished.interrupted
     assert [record.aborted for record in training.records()] == [None] * 3
     assert [record.included for record in training.records()] == [tuple(range(CLIENTS))] * 3
-    # Nobody trained for a round twice: its session went on.
+    # No client trained twice for a round: its session continued.
     assert [training.trained(number) for number in (1, 2, 3)] == [[1] * CLIENTS] * 3
     said = [line for line in deployment.output if "as soon as there is room" in line]
     assert len(said) == 2
@@ -426,7 +426,7 @@ def test_another_fault_of_the_disk_is_not_waited_out(deployment: Deployment, mon
 def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Client 1 has a new key that client 3 has not heard of: client 3 alone is missing, and not for good."""
+    """Client 1 has a new key that client 3 does not know: only client 3 is missing, and not for good."""
     monkeypatch.setattr(certs, "_LOOK_SECONDS", -1.0)
     outdated = Path(shutil.copytree(deployment.certs, deployment.directory / "outdated"))
     Authority(deployment.certs).issue(client_ids=[1], overwrite=True)
@@ -455,7 +455,7 @@ def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
 def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the note that it began, a session whose journal goes later would be taken for one that never was."""
+    """Without the record of its beginning, a session with a later journal would count as one that never was."""
     files = SessionFiles(tmp_path / "round.journal")
 
     def full(path: Path, data: bytes) -> None:

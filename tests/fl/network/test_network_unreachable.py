@@ -1,4 +1,4 @@
-"""A client whose server is not there: it says so once, at once, and goes on trying."""
+"""A client whose server is absent: it says so once, at once, and keeps trying."""
 
 from __future__ import annotations
 

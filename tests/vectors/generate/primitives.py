@@ -1,4 +1,4 @@
-"""primitives.json: what the protocol computes from bytes, piece by piece."""
+"""primitives.json: the protocol's computations from bytes, one by one."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ NAME = "primitives"
 
 
 def build_primitives() -> dict[str, Any]:
-    """The file."""
+    """Return the file."""
     stream = Stream(NAME)
     groups = {
         "session_id": _session_ids(stream),
@@ -48,7 +48,7 @@ def build_primitives() -> dict[str, Any]:
 
 
 def clamped_key(stream: Stream) -> bytes:
-    """An X25519 secret key with the bits set and cleared as RFC 7748, section 5, does."""
+    """Return an X25519 secret key with the bits set and cleared as in RFC 7748, section 5."""
     key = bytearray(stream(32))
     key[0] &= 248
     key[31] = key[31] & 127 | 64
