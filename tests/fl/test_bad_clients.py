@@ -1,4 +1,4 @@
-"""What single clients may be like: without examples, of one class, with values that no training bears, too few."""
+"""Unusual clients: without examples, of one class, with values that break training, too few."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OWNERS = """
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the working directory; its name."""
+    """Make a module in the working directory; return its name."""
     return own_module(tmp_path, OWNERS, monkeypatch)
 
 

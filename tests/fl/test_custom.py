@@ -1,4 +1,4 @@
-"""Models and data of the user's own: they train like those that are known, and what is wrong with them is one line."""
+"""Models and data of the user's own: they train like the built-in ones, and each fault is reported in one line."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def one_class(data_dir):
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the working directory; its name."""
+    """Make a module in the working directory; return its name."""
     return own_module(tmp_path, PROJECT, monkeypatch)
 
 
@@ -242,7 +242,7 @@ def test_a_model_that_normalizes_over_batches_trains_on_a_last_batch_of_one(proj
 
 
 def line_of(text: str) -> int:
-    """Where it stands in the project's module."""
+    """Return the place in the project's module."""
     return 1 + next(number for number, line in enumerate(PROJECT.splitlines()) if text in line)
 
 
@@ -297,7 +297,7 @@ def test_a_table_gets_a_model_that_takes_it_by_default() -> None:
 
 @pytest.mark.live
 def test_the_installed_command_finds_modules_where_it_is_run(project: str, tmp_path: Path) -> None:
-    """`secagg` is a script elsewhere: the working directory is on no path of its own."""
+    """`secagg` is a script elsewhere: its own path does not contain the working directory."""
     code = "import sys; sys.path = [p for p in sys.path if p]; from fl.__main__ import main; main()"
 
     options = [

@@ -1,4 +1,4 @@
-"""How commands end: by Ctrl-C while they load, with nowhere to write to, and with own code that prints or exits."""
+"""The ends of commands: by Ctrl-C while they load, with a full disk, and with own code that prints or exits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAIN = ("train", "--clients", "3", "--rounds", "1", "--epochs", "1", "--model",
 def run(
     *arguments: str, before: str = "", stdout: str | None = None, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, after ``before`` has run there; stdout may go to a file."""
+    """Run the command line in a separate process, after ``before`` has run there; stdout may go to a file."""
     program = [sys.executable, "-c", f"{before}\nfrom fl.__main__ import main\nmain()", *arguments]
     with open(stdout, "w") if stdout else open("/dev/null") as file:
         return subprocess.run(  # noqa: S603 - our own program

@@ -1,4 +1,4 @@
-"""Totals over what clients hold out: of clients that hold nothing, of models that ran away, of sessions too small."""
+"""Totals over held-out examples: of clients without any, of models that ran away, of sessions too small."""
 
 from __future__ import annotations
 

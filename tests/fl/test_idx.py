@@ -1,4 +1,4 @@
-"""The IDX parser: what it reads, and that it refuses everything else with DataError."""
+"""The IDX parser: the files that it reads, and that it refuses all others with DataError."""
 
 from __future__ import annotations
 

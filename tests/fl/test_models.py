@@ -1,4 +1,4 @@
-"""The models by name: their sizes, the images they take, and that the seed alone decides their weights."""
+"""The models by name: their sizes, their images, and that the seed alone decides their weights."""
 
 from __future__ import annotations
 

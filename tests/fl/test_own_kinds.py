@@ -1,4 +1,4 @@
-"""Kinds of models and data that people have: lazy layers, NumPy arrays, lists of owners."""
+"""Common kinds of models and data: lazy layers, NumPy arrays, lists of owners."""
 
 from __future__ import annotations
 

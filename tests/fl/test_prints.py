@@ -1,4 +1,4 @@
-"""What commands print is what was meant: paths as they are, and commands that a shell takes as they stand."""
+"""Printed paths and commands: paths unchanged, and commands that a shell accepts as they stand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ODD = "r 1/it's :cancer: [red]"
 
 
 def copied(text: str, before: str) -> list[str]:
-    """The words that a shell makes of what stands behind ``before``, to the end of the line."""
+    """Return the words that a shell makes of the text after ``before``, to the end of the line."""
     line = next(line for line in text.splitlines() if before in line)
     return shlex.split(line.partition(before)[2])
 

@@ -1,4 +1,4 @@
-"""What a training's resolution is with no option, and what is said where an option spoils it."""
+"""A training's resolution without options, and the warning if an option spoils it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def raw_columns() -> Dataset:
-    """Five measurements as they come: means to 5000, deviations from 1 to 1000."""
+    """Return five raw measurements: means to 5000, deviations from 1 to 1000."""
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(600, 5, generator=generator)
     columns = normal * torch.tensor([1.0, 10.0, 100.0, 1000.0, 50.0]) + torch.tensor([0.0, 50.0, 300.0, 5000.0, 37.0])
@@ -95,7 +95,7 @@ def test_small_steps_are_as_exact_as_large_ones(learning_rate: float) -> None:
     for run in runs:
         run.run_round()
     secure, plain = (nn.utils.parameters_to_vector(run.model.parameters()).detach().double() - before for run in runs)
-    # Beside what float32 weights themselves are rounded to.
+    # In addition to the rounding of float32 weights themselves.
     assert float((secure - plain).norm() / plain.norm()) < 0.01 + 2.0**-24 * float(before.norm() / plain.norm())
 
 

@@ -1,4 +1,4 @@
-"""What a round does besides averaging: it leaves out who must not send, measures what is held out, counts its costs."""
+"""A round besides averaging: it leaves out bad updates, measures held-out examples, and counts its costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The federated loop: repeatable, the same securely and in the clear, and bound to the model that went out."""
+"""The federated loop: repeatable, the same securely and in the clear, and bound to the model that was sent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def vector(model: nn.Module) -> np.ndarray:
 
 
 class Listener:
-    """In the place of an aggregator: keeps the requests, and answers each with the mean update that it is told."""
+    """A replacement for an aggregator: keeps the requests, and answers each with the given mean update."""
 
     name = "secure"
 
@@ -63,7 +63,7 @@ class Listener:
 
 
 def listen(run: FederatedRun, count: int, answer: Any = lambda request: None) -> list[RoundRequest]:
-    """The requests of so many rounds."""
+    """Return the requests of ``rounds`` rounds."""
     listener = Listener(answer)
     run.aggregator = listener
     run_rounds(run, count)
@@ -195,7 +195,7 @@ def test_a_round_has_the_dropouts_that_were_asked_for() -> None:
 
 def test_the_round_and_the_model_are_bound_into_the_session() -> None:
     still = [request.context for request in listen(make_run(), 3)]
-    # The model did not change: the round's number alone makes the difference.
+    # The model did not change: only the round's number makes the difference.
     assert len(set(still)) == 3
     assert still == [request.context for request in listen(make_run(), 3)]
     other_model = [request.context for request in listen(make_run(seed=12), 3)]
@@ -211,7 +211,7 @@ def test_the_round_and_the_model_are_bound_into_the_session() -> None:
 
 @pytest.mark.slow
 def test_the_context_is_of_the_model_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client can work it out by itself, from the model that it received and the round's number."""
+    """A client can compute it by itself, from the model that it received and the round's number."""
     received: list[bytes] = []
 
     def note(model: nn.Module, *args: Any, **options: Any) -> Any:

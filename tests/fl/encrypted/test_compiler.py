@@ -1,4 +1,4 @@
-"""Which models can run on secret shares, and what is said of those that cannot."""
+"""Models that can run on secret shares, and the messages about others."""
 
 from __future__ import annotations
 

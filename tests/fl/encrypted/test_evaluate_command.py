@@ -1,4 +1,4 @@
-"""`secagg evaluate` in plain text, and what it refuses before any party is started."""
+"""`secagg evaluate` in plain text, and its refusals before any party is started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    """An untrained logistic model of digits."""
+    """Return an untrained logistic model of digits."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_to_bytes(build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=3)))
     return path

@@ -1,4 +1,4 @@
-"""Three real processes over loopback: right answers, clear errors, nobody left behind."""
+"""Three real processes over loopback: right answers, clear errors, no process left behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IMAGES = 60
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes the file of a model that was trained on digits for an epoch or two."""
+    """Return a maker of model files, trained on digits for an epoch or two."""
     folder = tmp_path_factory.mktemp("models")
 
     def make(name: str) -> Path:
@@ -76,7 +76,7 @@ def alive(pid: int) -> bool:
 
 
 def watches(pid: int) -> bool:
-    """Whether a party has read its job and has a second thread, which waits for its starter's end."""
+    """Return whether a party has read its job and has a second thread, which waits for its starter's end."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
@@ -110,7 +110,7 @@ def test_protocols_on_words_are_exact(tmp_path: Path) -> None:
     assert [party.returncode for party in parties] == [0, 0, 0], said
     results = [json.loads(out) for out, _ in said]
     assert results[0] == results[1] == results[2]
-    # 4,000 fair coins fall like that but for one time in a hundred million.
+    # 4,000 fair coins fall like that except once in a hundred million times.
     assert abs(results[0]["ones"] - 2000) < 180
 
 
@@ -124,7 +124,7 @@ def test_predictions_are_those_of_the_plain_model(trained: Callable[[str], Path]
     best = logits.topk(2, dim=1)
     assert result.predictions is not None
     agree = torch.tensor(result.predictions) == best.indices[:, 0]
-    # Where two classes are as good as equal, fixed-point numbers may see it the other way round.
+    # Where two classes are almost equal, fixed-point numbers may choose the other.
     close = (best.values[:, 0] - best.values[:, 1]) < 0.05 * logits.abs().max()
     assert (agree | close).all()
     assert agree.double().mean() > 0.9
@@ -193,7 +193,7 @@ def test_silence_is_an_error(trained: Callable[[str], Path], tmp_path: Path) -> 
     for folder in folders:
         folder.mkdir()
     jobs = make_jobs(task_of(trained("logistic")), folders, free_ports(), tls=False, arithmetic="words")
-    # The third party calls nobody: it listens elsewhere.
+    # The third party listens elsewhere, and calls nobody.
     jobs[2] = replace(jobs[2], ports=free_ports())
     with PartyProcesses(jobs) as parties, pytest.raises(EncryptedEvaluationError, match="sent nothing for"):
         parties.run(lambda event: None, 15)

@@ -12,7 +12,7 @@ from fl.encrypted.residues import MODULUS, Residues, from_words, residues, signe
 
 
 def random_residues(*shape: int, seed: int = 1) -> Residues:
-    """Uniform residues, with the smallest and largest ones among them."""
+    """Return uniform residues, with the smallest and largest ones among them."""
     values = np.random.default_rng(seed).integers(0, MODULUS, shape, dtype=np.uint64)
     edges = [0, 1, MODULUS - 1, MODULUS >> 1, (MODULUS >> 1) + 1]
     values.reshape(-1)[: len(edges)] = edges[: values.size]
@@ -20,7 +20,7 @@ def random_residues(*shape: int, seed: int = 1) -> Residues:
 
 
 def integers(array: Any) -> Any:
-    """Python's integers, in an array of objects."""
+    """Return Python's integers in an array of objects."""
     return np.array(words(array), dtype=object)
 
 

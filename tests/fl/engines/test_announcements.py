@@ -1,4 +1,4 @@
-"""Engines hear ahead of those that will be asked, in that order: without it they could not train them ahead."""
+"""Engines learn ahead and in order which clients will be asked: without this they could not train ahead."""
 
 from __future__ import annotations
 

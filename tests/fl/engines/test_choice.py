@@ -1,4 +1,4 @@
-"""Which engine may use what, and what a user is told before the first round."""
+"""The resources of each engine, and what a user is told before the first round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which client is trained next: those that are due first, and never more than fit into memory."""
+"""The order of training: clients that are due first, and never more than fit into memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients in worker processes: the same bits as in one, whatever becomes of the processes."""
+"""Clients in worker processes: the same bits as in one process, although processes die."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None
         metrics = out / "metrics.jsonl"
         wait_until(lambda: process.poll() is not None or (metrics.exists() and metrics.read_text().count("\n") >= 2))
         assert process.poll() is None
-        # As a terminal does it: to the whole group.
+        # As a terminal does: to the whole group.
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=WAIT)
     assert process.returncode == 130, stderr

@@ -1,4 +1,4 @@
-"""Arms are run in the order of their needs, in this process or in several, and what is done is not done again."""
+"""Arms run in the order of their needs, in this process or in several, and finished arms are not run again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_several_processes_give_the_bits_of_one(tmp_path: Path) -> None:
-    """Real ones, that load torch by themselves; an arm that needs another runs after it."""
+    """Real processes load torch by themselves; an arm that needs another runs after it."""
     arms = [digits_arm("one"), digits_arm("two", seed=4), NotingArm(name="after", needs=("one", "two"))]
     together = run_in(tmp_path / "together", *arms, jobs=2)
     apart = run_in(tmp_path / "apart", *arms)
@@ -127,7 +127,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str) -> Non
 
 
 def test_the_time_is_kept_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is killed has no time to write."""
+    """A killed process has no time to write."""
     monkeypatch.setattr("fl.experiments.running._SECONDS_BETWEEN_SAVES", 0.0)
     stored: list[float] = []
 

@@ -37,7 +37,7 @@ def corners(outline: ElementTree.Element) -> list[tuple[float, float]]:
 
 
 def ticks(chart: Chart) -> dict[float, float]:
-    """Take the numbers at the left, and the heights of their lines."""
+    """Return the numbers at the left, and the heights of their lines."""
     picture = ElementTree.fromstring(chart.svg)  # noqa: S314 - made here
     numbers = [float(str(text.text)) for text in picture.iter("text") if text.get("text-anchor") == "end"]
     return dict(zip(numbers, [corners(line)[0][1] for line in drawn(chart, "path", "grid")], strict=True))
@@ -80,7 +80,7 @@ def test_what_is_not_finite_is_a_gap() -> None:
 def test_a_long_run_is_a_line_and_no_megabytes() -> None:
     chart = curves(Curve("a", tuple((number, math.sin(number)) for number in range(1, 2001))))
     assert not drawn(chart, "circle", "dot s0")
-    # Points that no one could tell apart may go; the extremes stay.
+    # Points that no one could tell apart may be dropped; the extremes stay.
     heights = [y for _, y in corners(drawn(chart, "path", "curve s0")[0])]
     assert len(heights) > 1000
     assert (max(heights), min(heights)) == pytest.approx((ticks(chart)[-1], ticks(chart)[1]), abs=0.2)
@@ -144,7 +144,7 @@ def test_what_the_user_wrote_stays_text_and_moves_nothing() -> None:
 
 
 def test_a_chart_brings_no_style_id_or_link_and_is_the_same_each_time() -> None:
-    """Several are on one page: an id of one must not be another's, nor a style sheet of one all elements'."""
+    """Several charts are on one page: their ids must differ, and a style sheet must not apply to all elements."""
     first, second = (bars([1, 2], Layer("stayed", "x", (1.0, 2.0))) for _ in range(2))
     assert first == second
     names = {name for element in ElementTree.fromstring(first.svg).iter() for name in element.keys()}  # noqa: S314, SIM118

@@ -1,4 +1,4 @@
-"""`secagg report` as a command: what it writes where, and that a mistake costs nothing."""
+"""`secagg report` as a command: its files, and that a mistake changes nothing."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_damaged_run_is_a_line_and_the_old_page_stays(
 
 
 def test_half_written_metrics_do_not_matter(folder: Path) -> None:
-    """They are for reading along; the checkpoint has the same figures, and is whole."""
+    """They are for watching a run; the checkpoint has the same figures, and is whole."""
     metrics = folder / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-400])
     (folder / "config.json").write_text("{")

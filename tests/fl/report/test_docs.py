@@ -1,4 +1,4 @@
-"""The Python of docs/how-to/report.md is run as it stands there."""
+"""The Python of docs/how-to/report.md runs as it stands there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others leave for the report: what is written can be read, and what cannot be shown is refused with its place."""
+"""Extra data for the report: written data can be read, and invalid data is refused with its place."""
 
 from __future__ import annotations
 

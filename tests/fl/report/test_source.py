@@ -1,4 +1,4 @@
-"""A checkpoint is believed as far as it was looked at: each of its figures is of its kind, or it is damaged."""
+"""Each figure of a checkpoint is checked: it is of its kind, or the checkpoint is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deploy/: what can be said of it without a container engine."""
+"""deploy/: all checks that work without a container engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> str:
-    """What it says."""
+    """Run a tool; return its output."""
     done = subprocess.run(  # noqa: S603 - of this repository, or of the system
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -49,7 +49,7 @@ def test_the_variables_are_options(name: str) -> None:
     ("command", "said"), [("serve", "give --out"), ("join", "give the server's HOST:PORT, and --id")]
 )
 def test_the_settings_files_are_read(command: str, said: str) -> None:
-    """What they leave to the units is missing first, after all names and values in them."""
+    """The first missing setting is one that the units pass, after all names and values in the files."""
     assert_refused(invoke(command, "--config", DEPLOY / f"{command}.toml.example"), said)
 
 

@@ -1,4 +1,4 @@
-"""Events: one schema, which real sessions keep to, and nothing in them that should not be."""
+"""Events: one schema, which real sessions keep to, without secret values."""
 
 from __future__ import annotations
 

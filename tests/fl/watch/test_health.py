@@ -28,7 +28,7 @@ class Listener:
 
 
 class Loop:
-    """An event loop that turns when it is told to."""
+    """An event loop that turns when the test tells it to."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""Logs: one line an event, for people and for machines, and nothing in them that should not be."""
+"""Logs: one line for each event, for people and for machines, without secret values."""
 
 from __future__ import annotations
 

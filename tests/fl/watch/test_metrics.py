@@ -1,4 +1,4 @@
-"""What is measured is what happened."""
+"""The metrics measure what happened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.sessions import make_params
 
 
 def samples(text: bytes | str) -> dict[str, float]:
-    """Values by name, and where there are labels by `name{label="value"}`."""
+    """Return values by name, with labels as `name{label="value"}`."""
     text = text.decode() if isinstance(text, bytes) else text
     return {
         sample.name + "".join(f'{{{key}="{value}"}}' for key, value in sample.labels.items()): sample.value

@@ -1,4 +1,4 @@
-"""The status page's server: what it answers, whom it refuses, and that nothing of it stays behind."""
+"""The status page's server: its answers, its refusals, and that nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Events:
         self.response = self.connection.getresponse()
 
     def next(self, name: str) -> Any:
-        """The data of the next event of that name."""
+        """Return the data of the next event of that name."""
         event = None
         for line in self.response:
             field, _, value = line.decode().rstrip("\n").partition(": ")
@@ -116,7 +116,7 @@ def test_it_is_read_only(server: WatchServer, method: str) -> None:
 
 def test_the_page_refers_to_nothing_outside(server: WatchServer) -> None:
     for kind, body in server.assets.values():
-        text = body.decode().replace("http://www.w3.org/2000/svg", "")  # a namespace's name; nobody fetches it
+        text = body.decode().replace("http://www.w3.org/2000/svg", "")  # a namespace's name; no one fetches it
         assert "//" not in text.replace("// ", ""), kind
         assert "innerHTML" not in text
 
@@ -130,7 +130,7 @@ def test_what_is_no_request_gets_a_word_and_no_echo(server: WatchServer) -> None
 
 def test_a_long_head_and_one_that_drips_in_are_cut_off(server: WatchServer, caplog, monkeypatch) -> None:
     monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.3)
-    # What it did not read makes the system reset the connection rather than end it.
+    # The unread rest makes the system reset the connection rather than end it.
     with contextlib.suppress(ConnectionError):
         assert answer_to(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000).startswith(b"HTTP/1.1 400 ")
     with raw(server, b"GET /") as sock:
@@ -177,7 +177,7 @@ def test_connections_and_streams_are_bounded(watch: Watch, monkeypatch, caplog) 
         readers = [Events(server) for _ in range(2)]
         assert get(f"{server.url}events")[0] == 503
         assert get(f"{server.url}metrics")[0] == 200
-        # Those that ask for nothing make room for those that do, however many they are.
+        # Any number of idle connections make room for those that ask.
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 stack.enter_context(raw(server, b""))
@@ -264,7 +264,7 @@ def test_stopping_is_quick_and_leaves_no_thread(watch: Watch) -> None:
         with raw(server, b"GET /"):
             while len(server.server_state.connections) < 4:
                 time.sleep(0.01)
-            # However many connections there are.
+            # For any number of connections.
             assert len(set(threading.enumerate()) - before) == 1
             began = time.monotonic()
             server.stop()
