@@ -1,4 +1,4 @@
-"""The adapters without torch, scikit-learn and what else trains or draws: nodes of other frameworks have none of it."""
+"""The adapters without torch, scikit-learn and other tools of training: nodes of other frameworks lack them."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""States that are used once, keys that are enrolled, and what clients insist on."""
+"""States that are used once, keys that are enrolled, and clients' demands."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What an app keeps in ``context.state``, and what it cannot see there."""
+"""The state of an app in ``context.state``, and the entries hidden from it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SIZE = 4
 
 
 class MomentumFederation(SignedFederation):
-    """Its app keeps a velocity in its state, in place, as apps do."""
+    """Nodes whose app keeps a velocity in its state, changed in place, as apps do."""
 
     fails = False
 
@@ -65,7 +65,7 @@ def state_of(loopback: LoopbackGrid, node: int) -> RecordDict:
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_the_state_of_an_app_goes_from_round_to_round(tmp_path: Path, processes: bool) -> None:
-    """The honest run: two rounds with momentum are what they would be in the clear."""
+    """The honest run: two rounds with momentum give the same result as in the clear."""
     federation = MomentumFederation(tmp_path, processes=processes)
     mean = np.mean([update(node) for node in ALL], axis=0)
     for number, factor in ((1, 1.0), (2, 1.5)):
@@ -79,7 +79,7 @@ def test_the_state_of_an_app_goes_from_round_to_round(tmp_path: Path, processes:
 @pytest.mark.parametrize("step", [2, 3])
 @pytest.mark.parametrize("before", [0, 1])
 def test_what_was_learnt_in_a_session_that_died_is_forgotten(tmp_path: Path, step: int, before: int) -> None:
-    """The next session's nodes learnt nothing, and learn nothing: what they keep would be the victim's update alone."""
+    """The next session's nodes learn nothing: anything that they kept would be the victim's update alone."""
     federation = MomentumFederation(tmp_path)
     if before:
         federation.round(asked(1, rate=0.0, momentum=1.0))
@@ -107,7 +107,7 @@ def test_an_app_that_fails_leaves_its_earlier_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["keeps", "changes", "exchanges", "fakes"])
 @pytest.mark.parametrize("kind", ["query", "evaluate"])
 def test_a_query_in_the_middle_of_a_session_sees_nothing_of_it(tmp_path: Path, kind: str, how: str) -> None:
-    """Neither the client's secrets nor what the app has just learnt; and the session goes on."""
+    """It sees neither the client's secrets nor the app's new state; and the session continues."""
     federation = MomentumFederation(tmp_path)
     seen: list[set[str]] = []
 

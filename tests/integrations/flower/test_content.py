@@ -1,4 +1,4 @@
-"""What is taken from a message: a digest that no two contents have, and a reason that can be shown."""
+"""Data taken from a message: a digest that no two contents share, and a reason that can be shown."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def test_each_field_of_an_array_is_hashed_apart():
         {"dtype": "float64"},
         {"shape": (1, 2)},
         {"data": b"12345679"},
-        # What one field ends with, the next may begin with.
+        # The end of one field could be the beginning of the next.
         {"dtype": "a|b", "stype": "c"},
         {"dtype": "a", "stype": "b|c"},
         {"dtype": "ab", "stype": "c"},

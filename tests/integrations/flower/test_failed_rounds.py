@@ -1,4 +1,4 @@
-"""A training that gets nowhere ends with an exception that says why."""
+"""A training without results ends with an exception that says why."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.integrations.flower.loopback import Fault, LoopbackGrid
 
 
 def grid_that_fails_in(failing: set[int], **settings: Any) -> tuple[SecAggGrid, list[int]]:
-    """A grid whose sessions of these numbers, from 1, are aborted; and the numbers of those that began."""
+    """Return a grid that aborts the sessions of these numbers, from 1; and the numbers of the sessions that began."""
     sessions: list[int] = []
 
     def faults(node: int, step: int) -> Fault | None:

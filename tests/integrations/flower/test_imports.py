@@ -1,4 +1,4 @@
-"""fl without its adapter: Flower stays where it is."""
+"""fl without its adapter: Flower is not loaded."""
 
 import os
 import subprocess

@@ -27,7 +27,7 @@ SECURE = {
 
 
 def example(folder: Path, *, secure: bool) -> Path:
-    """The example, or what is left of it without its two lines."""
+    """Return the example, or the same without its two lines."""
     folder.mkdir()
     app = copy_of_example(folder)
     for name, (ours, plain) in SECURE.items():
@@ -63,7 +63,7 @@ def test_simulation_gives_the_model_of_plain_averaging(tmp_path: Path) -> None:
 
 
 def test_supernodes_train_through_the_protocol(tmp_path: Path) -> None:
-    """Each message is handled by a process that a SuperNode starts for it."""
+    """A process that a SuperNode starts handles each message."""
     with Federation(tmp_path, nodes=3) as federation:
         models = {}
         for secure in (False, True):

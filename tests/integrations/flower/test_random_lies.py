@@ -1,4 +1,4 @@
-"""Flower's nodes against a SuperLink that lies at random; `lying_grid` plays as many sessions as one likes."""
+"""Flower's nodes against a SuperLink that lies at random; `lying_grid` plays any number of sessions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every averaging strategy through secure aggregation gives what it gives in the clear, up to rounding."""
+"""Every averaging strategy through secure aggregation gives its result in the clear, up to rounding."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ STRATEGIES = {
 
 
 def trained(grid: Any, strategy: Any) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays after some rounds, and Flower's result."""
+    """Return the arrays after some rounds, and Flower's result."""
     result = strategy.start(grid=grid, initial_arrays=initial_arrays(), num_rounds=ROUNDS, timeout=30)
     return {name: array.numpy() for name, array in result.arrays.items()}, result
 
@@ -89,7 +89,7 @@ def test_one_reply_in_the_clear_of_none() -> None:
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=30)
     assert list(reply.content) == ["arrays", "metrics"]
     assert reply.metadata.src_node_id in loopback.contexts
-    # What nodes sent: messages of the protocol, and the names of what is inside them.
+    # The nodes' messages: messages of the protocol, and the names of their parts.
     assert len(loopback.seen) == 2 * 4 * NODES
     for seen in loopback.seen:
         assert set(seen.content) <= {"secagg", "secagg.layout"}

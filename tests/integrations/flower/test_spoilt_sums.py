@@ -1,4 +1,4 @@
-"""One client can spoil a sum so that it is the sum of no replies: that costs the round, and not the run."""
+"""One client can spoil a sum so that no replies could have it: that costs the round, and not the run."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ TOTAL = sum(map(examples_of, range(NODES)))
 METRICS = -16 * 6
 EXAMPLES = METRICS - 8
 
-# What the corrupt client puts into its vector in place of its examples, or of the second digit of its first metric.
+# The corrupt client's values in place of its examples, or of the second digit of its first metric.
 SPOILT = {
     "no examples": (EXAMPLES, examples_of(CORRUPT) - TOTAL),
     "fewer than clients": (EXAMPLES, examples_of(CORRUPT) - TOTAL + NODES - 1),
@@ -32,7 +32,7 @@ SPOILT = {
 
 
 class Corrupt:
-    """Makes one node's input another one, for as long as it is on."""
+    """A fault that replaces one node's input, for as long as it is on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.on = True

@@ -1,4 +1,4 @@
-"""What the server announces of a round, as bytes that a site checks."""
+"""The server's announcement of a round, as bytes that a site checks."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What NVFlare's log is told of a session."""
+"""The text of a session in NVFlare's log."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The example is run as its text says, in a process and a folder of its own."""
+"""The example runs as its text says, in its own process and folder."""
 
 import os
 import re

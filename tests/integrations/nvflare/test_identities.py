@@ -16,7 +16,7 @@ from tests.integrations.nvflare.test_rounds import SITES, assert_mean_of, traine
 
 
 def provision(folder: Path) -> dict[str, str]:
-    """Each site makes its key; the public ones go to all."""
+    """Make each site's key, and give the public ones to all."""
     directory = {}
     for name in (*SITES, "server"):
         (folder / name).mkdir()
@@ -55,7 +55,7 @@ def test_a_round_with_identities(tmp_path: Path, round_: Round | None) -> None:
 
 
 def test_a_key_that_the_others_do_not_know_is_no_site(tmp_path: Path) -> None:
-    """As where the server puts a client of its own into a site's place."""
+    """The server puts its own client into a site's place."""
     provision(tmp_path)
     (tmp_path / "b" / "secagg_identity.key").unlink()
     new_identity_file(tmp_path / "b" / "secagg_identity.key")

@@ -1,4 +1,4 @@
-"""Which of NVFlare's executors, controllers and evaluations can be made secure: all that it ships are decided on."""
+"""NVFlare's executors, controllers and evaluations that can be made secure: each one in its releases is decided on."""
 
 import ast
 from pathlib import Path
@@ -38,7 +38,7 @@ REFUSED = {
     "nvflare.app_common.tie": ["TieExecutor"],
     "nvflare.app_common.hub": ["HubExecutor"],
     "nvflare.app_opt.flower": ["FlowerExecutor", "MockExecutor", "MockPyExecutor"],
-    # Are for tasks that are not the training of a model.
+    # Are for tasks other than training a model.
     "nvflare.app_common.np": ["NPValidator"],
     "nvflare.app_opt.tf": ["TFValidator"],
     "nvflare.app_common.psi": ["PSIExecutor"],
@@ -55,7 +55,7 @@ REFUSED = {
         "MockXGBExecutor", "XGBExecutor",
     ],
     "nvflare.app_opt.sklearn": ["SKLearnExecutor"],
-    # Pass on what devices train.
+    # Pass on updates from devices.
     "nvflare.edge": [
         "DLTrainer", "ETEdgeModelExecutor", "EdgeModelExecutor", "EdgeTaskExecutor", "HierarchicalUpdateGatherer",
         "PTTrainer", "SimpleEdgeExecutor",
@@ -64,7 +64,7 @@ REFUSED = {
 
 
 def shipped_executors() -> set[str]:
-    """By reading: many cannot be imported without frameworks that are not there."""
+    """Return executors by reading the source: many cannot be imported without missing frameworks."""
     root = Path(nvflare.__file__).parent
     bases: dict[tuple[str, str], set[str]] = {}
     for path in root.rglob("*.py"):
@@ -95,7 +95,7 @@ def test_all_that_nvflare_ships_are_decided_on() -> None:
 
 
 def made(module: str, name: str) -> Executor:
-    """An instance for its class alone."""
+    """Return an instance of the class without initialization."""
     kind = type(name, (Executor,), {"execute": lambda *_: None, "__module__": module})
     return kind()
 
@@ -127,7 +127,7 @@ def test_client_api_executors_are_taken_but_for_the_mode_that_was_not_tried() ->
 
 
 def test_nvflares_own_trainers_train(tmp_path: Path) -> None:
-    """One on each site. Those of scripts have jobs of their own: test_simulator.py and test_torch_jobs.py."""
+    """One on each site. Those of scripts have their own jobs: test_simulator.py and test_torch_jobs.py."""
     log = run_job(tmp_path, "run_learners.py")
     assert log.count("the sum of 4 of 4 sites") == 2
     # It begins with 1 to 9, and each adds 1 in each round.
@@ -187,7 +187,7 @@ def add(recipe: Any, controller: Any) -> None:
 def test_evaluation_works_or_is_refused_in_either_order(
     tmp_path: Path, order: str, submit: str, plain_tasks: list[str], reason: str | None
 ) -> None:
-    """Refused as it is added, and not when the sites have trained and are asked."""
+    """Refused when it is added, and not after the sites have trained."""
     recipe = make_recipe()
     first = (lambda: add(recipe, evaluation(submit)), lambda: secured(recipe, plain_tasks=plain_tasks))
     steps = first if order == "before" else first[::-1]
@@ -238,7 +238,7 @@ def test_fedopt_keeps_its_generator(tmp_path: Path) -> None:
     arguments = workflow["args"]
     assert arguments["num_rounds"] == 4
     assert arguments["shareable_generator_id"] == "shareable_generator"
-    # The widget that selects the best model goes by it.
+    # The widget that selects the best model uses it.
     assert arguments["metrics"] == ["accuracy"]
     assert "shareable_generator" in {component["id"] for component in server["components"]}
 

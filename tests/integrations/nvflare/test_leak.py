@@ -1,4 +1,4 @@
-"""What one leaking site costs the others: everything with one key on all sites, nothing with secagg."""
+"""The damage from one leaking site: with one key on all sites everything, with secagg nothing."""
 
 import pytest
 

@@ -33,7 +33,7 @@ def test_a_change_beyond_the_bound_is_made_smaller_and_counted() -> None:
     vector = chosen.encode(update(3.0), MODEL, rng)
     assert vector.shape == (chosen.vector_length(MODEL),)
     mean = chosen.decode(vector, 1, MODEL)
-    # All of it is beyond the bound of 2: it is made smaller as a whole, to between its half and all of it.
+    # All of it is beyond the bound of 2: it is scaled down as a whole, to between its half and all of it.
     np.testing.assert_allclose(mean.differences["w"], mean.differences["w"][0, 0], atol=1e-5)
     assert 1 < mean.differences["w"][0, 0] <= 2
     assert mean.clipped == 1.0
@@ -156,7 +156,7 @@ def test_bounds_of_another_model_are_declined_in_words(num_entries: int) -> None
 
 
 def test_an_update_that_is_kept_is_not_the_trainers() -> None:
-    """Whose arrays may change before the second session asks for it."""
+    """The trainer's arrays may change before the second session asks for it."""
     chosen, seed = encoding(), 1
     for is_difference in (False, True):
         entries = {"w": (0 if is_difference else MODEL["w"]) + np.full((2, 3), 0.5, np.float32), "n": np.array(9)}

@@ -1,4 +1,4 @@
-"""NVFlare's sites against a server that lies at random; `lying_courier` plays as many sessions as one likes."""
+"""NVFlare's sites against a server that lies at random; `lying_courier` plays any number of sessions."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def _no_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def _measured_again(patch: pytest.MonkeyPatch) -> None:
-    """Sessions that measure are not recorded."""
+    """Do not record sessions that measure."""
     for name in ("check", "answer"):
         honest = getattr(SiteRecord, name)
 
@@ -41,7 +41,7 @@ def _measured_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def _any_model(patch: pytest.MonkeyPatch) -> None:
-    """The model that arrives is trained on, whatever was announced."""
+    """Train on the model that arrives, without comparing it with the announced one."""
     arrived = lambda task, announcement: as_model(FLModelUtils.from_shareable(task).params)  # noqa: E731
     patch.setattr(executor, "received_model", arrived)
 

@@ -1,4 +1,4 @@
-"""Recipes of NVFlare's made secure, as the jobs that they export."""
+"""NVFlare's recipes made secure, as the jobs that they export."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_recipe_keeps_its_arguments(tmp_path: Path) -> None:
     assert arguments["exclude_vars"] == "bias"
     assert arguments["metrics"] == ["accuracy", "loss"]
     assert (arguments["clip"], arguments["max_steps"], arguments["dropout"]) == (2.0, 64, 0.3)
-    # All that are connected, and not as many as the job needs at least.
+    # All connected sites, and not only the job's minimum.
     assert arguments["num_clients"] is None
     assert json.loads((tmp_path / "job" / "meta.json").read_text())["min_clients"] == 2
     (executor,) = client["executors"]
@@ -121,7 +121,7 @@ def test_names_and_enums_are_the_same_in_a_job(tmp_path: Path, graph: Any, store
 
 @pytest.mark.parametrize("first", ["filter", "secure"])
 def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> None:
-    """The executor applies them, before the masking, whichever was added first."""
+    """The executor applies them before the masking, in either order of the calls."""
     recipe = make_recipe()
     steps = [
         lambda: recipe.add_client_output_filter(ExcludeVars("x"), tasks=["train"]),

@@ -1,4 +1,4 @@
-"""What this package takes from Ray: a release that moves it fails here, by its name."""
+"""The parts of Ray that this package uses: a release that moves one fails here, by its name."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def make_job(num_masks: int, num_agreements: int, length: int) -> UnmaskJob:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of any size go to the cluster."""
+    """Let jobs of any size go to the cluster."""
     monkeypatch.setattr(recovery, "_WORTH_SENDING", 0.0)
 
 

@@ -58,7 +58,7 @@ def test_each_client_is_trained_from_the_model_that_it_was_sent(engine: RayEngin
 
 
 def test_the_update_is_the_hosts_own(engine: RayEngine) -> None:
-    """Not the object store's memory, which is read-only."""
+    """It is not the object store's memory, which is read-only."""
     update = updates(engine, training_of(make_worker()), [1])[1]
     np.add(update.delta, 1, out=update.delta)
 
@@ -92,7 +92,7 @@ def engine_with(model: Any, **changes: Any) -> tuple[RayEngine, RoundTraining]:
 def test_a_process_killed_in_a_round_is_replaced_and_its_client_trained_again(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    """The process that trains client 0, found by what it is doing, gets a SIGKILL."""
+    """The process that trains client 0, found by its current task, gets a SIGKILL."""
     model = Endless(tmp_path / "begun")
     engine, training = engine_with(model)
 
