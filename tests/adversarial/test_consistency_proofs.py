@@ -154,7 +154,7 @@ def test_a_proof_before_the_list_is_out_of_turn(mode, graph):
 
 
 @pytest.mark.parametrize("size", [63, 65, 64 * 10_000], ids=str)
-def test_signatures_of_the_wrong_size_are_no_message_or_refused(mode, graph, size):
+def test_signatures_of_the_wrong_size_are_refused(mode, graph, size):
     server, letters = proofs(mode, graph)
     honest = letters[ALICE]
     forged = ConsistencyProof(server.session_id, honest.consistent, bytes(size), honest.common, honest.others)

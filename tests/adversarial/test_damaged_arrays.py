@@ -90,7 +90,7 @@ DAMAGED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("write", DAMAGED.values(), ids=DAMAGED)
-def test_what_cannot_be_read_is_a_line_and_takes_no_memory(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_unreadable_files_are_one_line_and_take_no_memory(tmp_path: Path, write: Callable[[Path], None]) -> None:
     path = tmp_path / "mine.npz"
     write(path)
     tracemalloc.start()
@@ -125,7 +125,7 @@ def test_whole_archives_are_read(tmp_path: Path, kind: int) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t"), (".txt", " ")])
-def test_of_a_table_in_text_it_is_said_how_to_convert_it(tmp_path: Path, suffix: str, delimiter: str) -> None:
+def test_a_text_table_is_refused_with_the_command_to_convert_it(tmp_path: Path, suffix: str, delimiter: str) -> None:
     """The error names a command; it makes the archive."""
     folder = tmp_path / "it's my data"
     folder.mkdir()
@@ -176,7 +176,7 @@ def test_examples_of_any_shape_are_taken_as_they_are(
 @pytest.mark.parametrize(
     ("offered", "own"), [((3, 12), (12, 3)), ((1, 5), (5,)), ((1, 1, 8, 8), (1, 8, 8)), ((12, 3), (1, 12, 3))]
 )
-def test_examples_of_another_shape_are_not(offered: tuple[int, ...], own: tuple[int, ...]) -> None:
+def test_examples_of_another_shape_are_refused(offered: tuple[int, ...], own: tuple[int, ...]) -> None:
     data = LocalData(torch.zeros(4, *own), torch.arange(4) % 2)
     announced, params = announcement(offered)
     with pytest.raises(PolicyError) as raised:

@@ -85,7 +85,7 @@ def test_a_neighbourhood_below_the_quorum_is_refused(mode, size):
 
 
 @MODES
-def test_a_neighbourhood_above_the_degree_is_no_message(mode):
+def test_a_neighbourhood_above_the_degree_is_refused(mode):
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(PeerKeys)
     letters[1] = peer_keys(server, server.sent[AdvertiseKeys])
@@ -126,7 +126,7 @@ def test_half_of_the_neighbourhoods_one_sided_give_no_input(mode):
 
 
 @MODES
-def test_cut_into_cliques_each_gives_a_sum_of_its_own(mode):
+def test_cut_into_cliques_each_gives_its_own_sum(mode):
     """Known limit: the server draws the graph, so an input hides among the quorum of one neighbourhood."""
     server = LyingServer(params_of(mode, "sparse"))
     knowledge = play(server, clique(set(range(6))) | clique(set(range(6, 12))))

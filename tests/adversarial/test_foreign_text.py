@@ -65,7 +65,7 @@ def test_text_is_made_printable(text, shown):
     assert len(printable(HOSTILE, 10)) == 10
 
 
-def test_errors_can_be_shown_whatever_is_in_them():
+def test_errors_with_any_content_can_be_shown():
     for error in (FLError, ConfigError, TransportError, LinkError, SessionRefusedError):
         assert is_harmless(str(error(f"declined: {HOSTILE}")))
         assert len(str(error("x" * 10**6))) == MAX_ERROR_TEXT
@@ -109,7 +109,7 @@ def test_a_stored_runs_names_cannot_be_anything(name):
     assert RunConfig.of(**{name: "my_модель:make"}).options()[name] == "my_модель:make"
 
 
-def test_what_another_wrote_into_a_run_is_not_shown_raw(tmp_path):
+def test_foreign_text_in_a_run_is_not_shown_raw(tmp_path):
     start_well(tmp_path / "run", num_rounds=1)
     assert invoke("report", tmp_path / "run").exit_code == 0
     records = json.loads(metadata_of(tmp_path / "run")["records"])

@@ -64,7 +64,7 @@ def _retyped(packed: bytes):
         yield msgpack.packb([*items[:at], items[at], *items[at:]])
 
 
-def test_messages_with_a_field_of_another_type_are_no_messages(recorded):
+def test_messages_with_a_field_of_another_type_are_refused(recorded):
     server, messages = recorded
     for packed in messages:
         for forged in _retyped(packed):
@@ -74,7 +74,7 @@ def test_messages_with_a_field_of_another_type_are_no_messages(recorded):
         assert decodes(packed, server.params)
 
 
-def test_a_message_cut_anywhere_or_followed_by_anything_is_none(recorded):
+def test_a_message_cut_anywhere_or_followed_by_anything_is_refused(recorded):
     server, messages = recorded
     for packed in messages:
         assert not any(decodes(packed[:size], server.params) for size in range(0, len(packed), 7))
@@ -112,7 +112,7 @@ def test_deep_nesting_is_refused_at_its_first_level(recorded):
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("garbage", [b"", b"\x00", b"\xc1", b"\x96\x01", bytes(500), b"\xff" * 500], ids=repr)
-def test_garbage_costs_a_client_its_server_and_the_server_that_client(graph, garbage):
+def test_garbage_from_the_server_ends_only_its_receiver(graph, garbage):
     for kind in (PeerKeys, SurvivorList):
         server = LyingServer(params_of(graph=graph))
         letters = server.until(kind)

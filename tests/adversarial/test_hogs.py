@@ -34,7 +34,7 @@ def sent_by(session: LargeInputs) -> dict[int, link.ServerFrame]:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_who_has_room_and_sends_nothing_loses_it_in_seconds(is_there: bool) -> None:
+def test_a_silent_client_loses_its_room_in_seconds(is_there: bool) -> None:
     session = LargeInputs()
     session.host.memory = session.large[0].size
     session.up(0, session.large[0], session.pieces(0)[0])
@@ -55,7 +55,7 @@ def test_who_has_room_and_sends_nothing_loses_it_in_seconds(is_there: bool) -> N
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_who_sends_just_enough_not_to_be_silent_falls_behind() -> None:
+def test_a_client_that_sends_just_enough_not_to_be_silent_falls_behind() -> None:
     """At a piece in ten seconds its message would take three times the limit that holds while others wait."""
     session = LargeInputs()
     session.host.memory = session.large[0].size
@@ -82,7 +82,7 @@ def test_who_sends_just_enough_not_to_be_silent_falls_behind() -> None:
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
+def test_liars_that_only_declare_sizes_exclude_no_client() -> None:
     """There is room for one message; four liars come first, send nothing, and come back after each removal."""
     host = SessionHost(ROOM_FOR_ONE, deadlines=Deadlines(), now=0.0, context=CONTEXT, nonce=b"n")
     host.memory = max_message_bytes(ROOM_FOR_ONE)
@@ -174,7 +174,7 @@ def messages_in(liars: int, honest: list[float], *, size: int, room: int, second
 
 
 @pytest.mark.parametrize("liars", [24, 48])
-def test_liars_that_send_just_fast_enough_keep_nobody_out(monkeypatch: pytest.MonkeyPatch, liars: int) -> None:
+def test_liars_that_send_just_fast_enough_exclude_no_client(monkeypatch: pytest.MonkeyPatch, liars: int) -> None:
     """Six messages at once, 200 honest clients, and four or eight times as many liars as places."""
     monkeypatch.setattr("secrets.randbits", random.Random(1).getrandbits)
     assert messages_in(liars, [1.0] * 200, size=40_000_000, room=1 << 28) == 200
@@ -186,7 +186,7 @@ def test_liars_that_send_just_fast_enough_keep_nobody_out(monkeypatch: pytest.Mo
     [([25.0] * 200, 23), ([15.0] * 40, 38), ([1.0, 25.0] * 20, 38)],
     ids=["far too many", "just enough", "unlike"],
 )
-def test_honest_clients_that_need_all_of_the_phase_are_not_put_out_in_vain(
+def test_honest_clients_that_need_the_whole_phase_are_not_removed(
     monkeypatch: pytest.MonkeyPatch, honest: list[float], at_least: int
 ) -> None:
     monkeypatch.setattr("secrets.randbits", random.Random(1).getrandbits)
@@ -312,7 +312,7 @@ def test_a_slow_download_keeps_no_round_open_once_the_goal_is_met(goal: int | No
     assert host.outcome.included == (1, 2, 3)
 
 
-def test_what_a_client_has_answered_is_not_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answered_messages_are_not_kept_for_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 100)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1000)
     host = new_host(extra=bytes(500))

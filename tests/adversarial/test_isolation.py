@@ -56,7 +56,7 @@ def test_without_signatures_a_threshold_just_above_half_lets_the_server_isolate_
 
 
 @MODES
-def test_with_a_threshold_above_two_thirds_there_are_not_enough_to_lie_to(mode):
+def test_a_threshold_above_two_thirds_leaves_too_few_clients_to_lie_to(mode):
     server = LyingServer(params_of(mode, "sparse", num_clients=44, degree=20, threshold=15))
     isolate(server, VICTIM)
     assert_hidden(server)
@@ -64,7 +64,7 @@ def test_with_a_threshold_above_two_thirds_there_are_not_enough_to_lie_to(mode):
 
 @pytest.mark.parametrize("threshold", [11, 13])
 @MODES
-def test_with_signatures_neighbours_who_were_told_otherwise_give_nothing(mode, threshold):
+def test_with_signatures_deceived_neighbours_give_nothing(mode, threshold):
     server = LyingServer(params_of(mode, "sparse", num_clients=44, degree=20, threshold=threshold))
     isolate(server, VICTIM)
     assert_hidden(server)
@@ -74,7 +74,7 @@ def test_with_signatures_neighbours_who_were_told_otherwise_give_nothing(mode, t
 
 
 @MODES
-def test_views_in_which_a_common_peer_stands_otherwise_are_no_quorum(mode):
+def test_views_with_another_standing_of_a_common_peer_are_not_a_quorum(mode):
     """The same attack with one lie: a client learns of unknown members by their digests alone."""
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(SurvivorList)

@@ -224,7 +224,7 @@ def test_ranges_are_told_once_a_round_and_never_after_its_update(lie: Lie) -> No
         assert (trained(said, 3), trained(said, 4)) == (1 + (i == VICTIM), 1), said
 
 
-def test_an_update_without_ranges_before_shuts_the_ranges_of_its_round_out(lie: Lie) -> None:
+def test_an_update_without_ranges_excludes_the_ranges_of_its_round(lie: Lie) -> None:
     async def scenario() -> None:
         for i in range(CLIENTS):
             lie.start(i)
@@ -237,7 +237,7 @@ def test_an_update_without_ranges_before_shuts_the_ranges_of_its_round_out(lie: 
     lie.run(scenario)
 
 
-def test_what_was_measured_is_sent_for_that_model_alone(lie: Lie) -> None:
+def test_a_measured_update_is_sent_only_for_its_model(lie: Lie) -> None:
     """A server that measures one model and asks for the update of another gets one that was trained on the other."""
     other = make_model("logistic", image_shape=SHAPE, num_classes=CLASSES, seed=1)
 
@@ -290,7 +290,7 @@ def test_a_round_that_gave_no_shares_away_may_come_again(lie: Lie, monkeypatch: 
         assert (first != second).mean() > 0.5
 
 
-def test_who_is_killed_and_loses_its_journal_remembers_what_it_answered(lie: Lie) -> None:
+def test_a_killed_client_without_its_journal_remembers_its_answers(lie: Lie) -> None:
     """The victim is a process; the others are here."""
     data = lie.folder / "victim.npz"
     own = examples(VICTIM)

@@ -206,7 +206,7 @@ BAD_IDENTITIES = {
 @pytest.mark.parametrize("name", ["channel_public_keys", "mask_public_keys"])
 @pytest.mark.parametrize("point", BAD_POINTS)
 @pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)
-def test_a_bad_point_is_refused_whoever_signed_it(mode, point, name):
+def test_a_bad_point_is_refused_with_any_signature(mode, point, name):
     server = LyingServer(params_of(mode), corrupt=(BOB,))
     letters = server.until(PeerKeys)
     bad = replace(server.sent[AdvertiseKeys][BOB], **{name[:-1]: BAD_POINTS[point]})
@@ -222,7 +222,7 @@ def test_a_bad_point_is_refused_whoever_signed_it(mode, point, name):
 
 
 @pytest.mark.parametrize("key", BAD_IDENTITIES)
-def test_an_identity_key_that_anyone_can_sign_for_is_no_identity(key):
+def test_an_identity_key_that_anyone_can_sign_for_is_refused(key):
     server = LyingServer(params_of())
     letters = server.until(PeerKeys)
     encoded = BAD_IDENTITIES[key].to_bytes(32, "little")
@@ -239,7 +239,7 @@ def test_an_identity_key_that_anyone_can_sign_for_is_no_identity(key):
 # --- Missing signatures -----------------------------------------------------------------------------------------------
 
 
-def test_stripped_signatures_are_no_message_of_the_malicious_mode():
+def test_messages_without_signatures_are_refused_in_malicious_mode():
     server = LyingServer(params_of())
     letters = server.until(PeerKeys)
     letters[ALICE] = replace(letters[ALICE], identity_keys=b"", signatures=b"")

@@ -91,7 +91,7 @@ def certs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_an_odd_certificate_is_refused_and_the_session_goes_on(certs: Path, kind: str) -> None:
+def test_an_odd_certificate_is_refused_and_the_session_continues(certs: Path, kind: str) -> None:
     odd = odd_certificate(certs, kind)
     certificate = load_certificate(odd.certificate)
     assert client_id_of(certificate) is None
@@ -109,7 +109,7 @@ def test_an_odd_certificate_is_refused_and_the_session_goes_on(certs: Path, kind
     asyncio.run(scenario())
 
 
-def test_an_odd_certificate_among_everybodys_is_no_clients(certs: Path) -> None:
+def test_an_odd_certificate_in_the_directory_belongs_to_no_client(certs: Path) -> None:
     keys = CertifiedKeys(certs, certs / "ca.pem")
     mine = load_key(certs / "client-0.key").public_key().public_bytes_raw()
     (certs / "client-1.pem").write_bytes(odd_certificate(certs, "edi").certificate.read_bytes())
@@ -118,7 +118,7 @@ def test_an_odd_certificate_among_everybodys_is_no_clients(certs: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["certificate", "hello"])
-def test_what_fails_before_hello_ends_that_connection_alone(
+def test_an_error_before_hello_ends_only_that_connection(
     certs: Path, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error may be any: here a bug of ours."""

@@ -76,7 +76,7 @@ def test_pieces_that_are_not_what_was_announced_are_thrown_away() -> None:
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_an_input_under_a_number_that_was_answered_drops_who_sends_it() -> None:
+def test_an_input_under_an_answered_number_drops_its_sender() -> None:
     """As without pieces: an acknowledged input cannot be replaced, and the second one is not downloaded."""
     session = LargeInputs()
     session.send_input(0)
@@ -142,7 +142,7 @@ def test_half_an_input_is_held_no_longer_than_the_client_is_in_the_session() -> 
 
 
 @pytest.mark.parametrize("want", [(0, _pieces.WINDOW_BYTES), (_pieces.MAX_LARGE_BYTES, _pieces.MAX_LARGE_BYTES)])
-def test_what_is_not_on_offer_is_not_sent(want: tuple[int, int]) -> None:
+def test_bytes_beyond_the_offer_are_not_sent(want: tuple[int, int]) -> None:
     host = new_host(extra=bytes(300_000))
     host.connected(0, 1.0)
     host.frame_received(0, payload_of(link.Hello()), 1.0)
@@ -242,7 +242,7 @@ def test_a_room_that_is_too_small_for_any_lets_one_in() -> None:
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_who_keeps_its_room_without_end_is_put_out_for_those_that_wait() -> None:
+def test_a_client_that_keeps_its_room_too_long_makes_way_for_waiting_ones() -> None:
     """It sends so slowly that the others would have to wait until the end."""
     session = crowded(1)
     pieces = iter(session.pieces(0))

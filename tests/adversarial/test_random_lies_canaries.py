@@ -86,7 +86,7 @@ Disable = Callable[[pytest.MonkeyPatch], Any]
     ],
     ids=lambda value: value.__name__.strip("_").replace("_", " ") if callable(value) else str(value),
 )
-def test_the_campaign_finds_what_is_not_checked(disable: Disable, front, graph, found, seed, tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_check(disable: Disable, front, graph, found, seed, tmp_path, monkeypatch):
     disable(monkeypatch)
     make_front = library if front == "library" else hosts(tmp_path)
     figures = campaign(

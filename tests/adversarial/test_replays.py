@@ -99,7 +99,7 @@ def test_messages_of_another_round_are_refused_in_every_round(params):
             assert_hidden(server)
 
 
-def test_a_clients_messages_sent_back_to_it_are_no_message(params):
+def test_a_clients_messages_sent_back_to_it_are_refused(params):
     full = LyingServer(params)
     full.conclude()
     for kind in kinds(full, FROM_CLIENT):
@@ -140,7 +140,7 @@ def test_another_clients_message_is_refused_or_harmless(params):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_client_that_is_not_there_can_be_listed_but_signs_no_view(graph):
+def test_an_absent_client_can_be_listed_but_signs_no_view(graph):
     """An old advertisement under the same nonce and context looks valid, but nobody holds its secret any more.
 
     That is why an application must not use a nonce twice; if it does, only the signatures of the views protect it.

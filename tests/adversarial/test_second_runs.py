@@ -40,7 +40,7 @@ def first_run(server: LyingServer, graph: Mapping[int, set[int]], twice: set[int
 
 
 @MODES
-def test_what_a_peer_signed_in_another_run_does_not_isolate_a_client(mode):
+def test_a_peers_signature_in_another_run_does_not_isolate_a_client(mode):
     """Nobody is corrupt. The leaves run twice: first they hear that their peer survived, then that it vanished.
 
     If the first signatures counted, the peers would release shares of the victim's self-mask seed, and the leaves

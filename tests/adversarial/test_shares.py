@@ -79,7 +79,7 @@ def test_shares_that_are_rerouted_are_rejected_and_made_up_for(params, lie):
     assert_hidden(server)
 
 
-def test_a_client_goes_on_with_as_few_shares_as_the_threshold_and_no_fewer(params):
+def test_a_client_continues_with_a_threshold_of_shares_and_not_with_fewer(params):
     for spared in (0, 1):
         server = LyingServer(params)
         letters = server.until(PeerShares)
@@ -275,7 +275,7 @@ def test_wrong_shares_by_more_end_the_session_or_are_found_and_never_make_a_wron
         assert isinstance(server.end, Aborted)
 
 
-def test_shares_outside_the_field_are_no_message(params):
+def test_shares_outside_the_field_are_refused_by_the_codec(params):
     def uplink(client_id, message):
         if client_id != MALLORY or not isinstance(message, UnmaskingShares):
             return (message,)

@@ -190,7 +190,7 @@ def test_a_list_that_changes_while_it_is_read_is_read_again(files: Files, monkey
     assert exclusions.client_ids == {1, 2, 3}
 
 
-def test_a_list_that_is_cut_off_or_empty_is_none(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_that_is_cut_off_or_empty_is_refused(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     files.listed.write_text("12\n34\n")
     exclusions = Exclusions(listed=files.listed, clock=later)
     for content, why in (("", "empty now"), ("12\n3", "the last line has no end"), (" \n", "empty now")):

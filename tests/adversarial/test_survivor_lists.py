@@ -47,7 +47,7 @@ def test_different_lists_for_different_clients_give_no_second_secret(mode, graph
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_nor_do_they_with_a_corrupt_client_who_signs_what_everyone_likes(mode, graph, story):
+def test_different_lists_and_a_corrupt_signer_give_no_second_secret(mode, graph, story):
     server = LyingServer(params_of(mode, graph), corrupt=(2,))
     for client_id in server.until(SurvivorList):
         missing = STORIES[story](server.params.num_clients, client_id) - {client_id}
@@ -57,7 +57,7 @@ def test_nor_do_they_with_a_corrupt_client_who_signs_what_everyone_likes(mode, g
     assert_hidden(server)
 
 
-def test_an_honest_session_goes_on_without_the_one_that_was_lied_to(mode, graph):
+def test_an_honest_session_continues_without_the_deceived_client(mode, graph):
     server = LyingServer(params_of(mode, graph))
     letters = server.until(SurvivorList)
     letters[1] = survivor_list(server, 1, set(server.inputs) - {4})
@@ -170,7 +170,7 @@ def test_the_late_client_cannot_be_talked_into_unmasking_its_own_input(mode, gra
     assert_hidden(server)
 
 
-def test_too_many_who_vanish_end_the_session_before_anything_is_unmasked(mode, graph):
+def test_too_many_dropouts_end_the_session_before_anything_is_unmasked(mode, graph):
     def uplink(client_id, message):
         return () if client_id > 2 and isinstance(message, MaskedInput) else (message,)
 

@@ -84,7 +84,7 @@ def test_pieces_of_which_one_parameter_varies_share_a_row_unless_they_have_goals
 
 
 @pytest.mark.parametrize("group", SECTIONS)
-def test_groups_that_were_not_run_are_said(group: str) -> None:
+def test_groups_that_were_not_run_are_listed(group: str) -> None:
     assert page(of_groups(group), set()).count("*Not run.*") == len(SECTIONS) - 1
 
 
@@ -107,7 +107,7 @@ def test_figures_are_drawn_of_what_was_run_and_no_others_stay(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("broken", [{"format": 99}, {}])
-def test_what_is_of_another_version_is_refused(
+def test_results_of_another_version_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: dict[str, Any]
 ) -> None:
     assert report(tmp_path, broken) == 1

@@ -49,7 +49,7 @@ def test_groups_keep_their_order():
     assert [e["group"] for e in merged["results"]] == ["micro", "figure8", "peers"]
 
 
-def test_what_is_of_this_commit_and_machine_is_not_marked():
+def test_entries_of_this_commit_and_machine_are_not_marked():
     merged = results.merge(document([entry(bits=16)]), document([entry(bits=32)]))
     assert all("from" not in e for e in merged["results"])
 
@@ -62,7 +62,7 @@ def test_what_is_of_this_commit_and_machine_is_not_marked():
         ({"commit": None}, {"commit": None}),
     ],
 )
-def test_what_is_from_elsewhere_says_so(there, mark):
+def test_entries_from_elsewhere_are_marked(there, mark):
     merged = results.merge(document([entry(bits=16)], **there), document([entry(bits=32)]))
     kept, new = merged["results"]
     assert kept["from"] == {"created": "2026-01-01T00:00:00+00:00", **mark}

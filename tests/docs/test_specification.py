@@ -88,7 +88,7 @@ class TestNames:
         rows = re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", PROTOCOL, flags=re.MULTILINE)
         assert {name: value.encode() for name, value in rows} == LABELS
 
-    def test_no_formula_uses_a_label_that_there_is_not(self) -> None:
+    def test_no_formula_uses_an_unknown_label(self) -> None:
         used = set(re.findall(r"\"(secagg/1 [^\"]+)\"", PROTOCOL))
         assert {label.encode() for label in used} <= set(LABELS.values())
 
@@ -109,7 +109,7 @@ class TestNames:
     def test_every_adversary_is_modelled(self) -> None:
         assert [adversary for adversary in Adversary if f"| `{adversary.name}` |" not in THREATS] == []
 
-    def test_rounds_and_rules_of_signed_sessions_are_not_told_of_malicious_mode_alone(self) -> None:
+    def test_rounds_and_rules_of_signed_sessions_name_both_signed_modes(self) -> None:
         alone = re.findall(r"^\|[^|]*malicious mode:[^|]*\| `(\w+)` \|", PROTOCOL, flags=re.MULTILINE)
         assert set(alone) == {Rule.IDENTITY_NOT_TRUSTED.name}
 
@@ -279,7 +279,7 @@ class TestFormulas:
         others = [recording.member(client_id) for view in views for client_id in sorted(view - set(listed))]
         assert proof.others == b"".join(others)
 
-    def test_a_mask_goes_on_in_the_next_chunk(self) -> None:
+    def test_a_mask_continues_in_the_next_chunk(self) -> None:
         exponents = re.search(r"in chunks of 2\^(\d+) bytes \(2\^(\d+) blocks\)", " ".join(PROTOCOL.split()))
         size, blocks = (2 ** int(exponent) for exponent in exponents.groups())
         assert size == 16 * blocks
@@ -294,7 +294,7 @@ class TestClaims:
 
     @pytest.mark.parametrize("standing", [0, 1, 2])
     @pytest.mark.parametrize("place", [0, 1, 2])
-    def test_nobody_of_the_neighborhood_is_passed_off_as_one_that_only_the_signer_knows(self, place, standing) -> None:
+    def test_no_neighbour_can_pose_as_a_member_that_only_the_signer_knows(self, place, standing) -> None:
         session = SparseSession()
         others = session.message(ConsistencyProof).others
         hidden = session.member(session.neighborhood(3)[place], standing)
@@ -335,7 +335,7 @@ class TestClaims:
         assert f"k = {degree} and t = {threshold}" in " ".join(THREATS.split())
 
     @pytest.mark.parametrize(("received", "threshold"), [(4, 3), (5, 3), (6, 3), (7, 3), (8, 5), (9, 4)])
-    def test_so_many_holders_and_no_fewer_have_an_honest_owner_called_inconsistent(self, received, threshold) -> None:
+    def test_exactly_the_documented_number_of_holders_can_frame_an_honest_owner(self, received, threshold) -> None:
         assert _inconsistent(received, threshold, received - threshold + 1)
         assert not any(
             _inconsistent(received, threshold, liars) for liars in range((received - threshold + 1) // 2 + 1)

@@ -86,7 +86,7 @@ def test_every_numbered_statement_has_its_tests() -> None:
     assert [name for name in named if name[0].isdigit()] == [number + title for number, title in numbered]
 
 
-def test_what_is_missing_would_be_noticed() -> None:
+def test_missing_tests_would_be_noticed() -> None:
     assert not is_there("adversarial/test_isolation.py", "test_of_something_else")
     assert not is_there("adversarial/test_nothing.py", "")
     assert {"integrations/flower", "integrations/nvflare"} < FRAMEWORKS

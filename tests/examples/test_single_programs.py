@@ -53,7 +53,7 @@ def test_the_histograms_are_those_of_the_hospitals_that_stayed(tmp_path) -> None
     assert f"mean radius {records.data[:, 0].mean():.0f}" in shown
 
 
-def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
+def test_each_client_of_a_run_gets_its_own_model(tmp_path) -> None:
     options = ["--clients", 6, "--rounds", 2, "--epochs", 1, "--partition", "dirichlet", "--holdout", 0.2]
     trained = invoke("train", "--model", "logistic", *options, "--out", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
@@ -69,7 +69,7 @@ def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
     assert "Ditto" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_models_of_their_own_are_not_measured_without_examples_for_it(tmp_path) -> None:
+def test_personal_models_are_not_measured_without_held_out_examples(tmp_path) -> None:
     options = ["--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--aggregator", "plain"]
     assert invoke("train", *options, "--out", tmp_path / "run").exit_code == 0
     for folder, said in (("run", "hold no examples out"), ("none", "there is no run")):

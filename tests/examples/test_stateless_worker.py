@@ -104,7 +104,7 @@ def test_a_message_that_comes_again_gets_the_same_bytes(folder) -> None:
     assert (folder / "client.db").stat().st_mode & 0o077 == 0
 
 
-def test_a_refusal_is_for_good(folder) -> None:
+def test_a_refusal_is_final(folder) -> None:
     session = Session()
     peer_keys = session.next_round(answer(folder, 0, invitation()))
     refused = handled(folder, 1, peer_keys[:-1])

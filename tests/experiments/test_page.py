@@ -109,7 +109,7 @@ def test_the_command_writes_page_and_figures(tmp_path: Path, capsys: pytest.Capt
         ({"experiment": "fashion-six"}, "holds the results of fashion-six"),
     ],
 )
-def test_results_that_are_none_are_refused(
+def test_invalid_results_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: str
 ) -> None:
     document = {**document_of("mnist-hundred", [], []), **changes}

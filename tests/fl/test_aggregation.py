@@ -88,7 +88,9 @@ def test_both_include_the_same_clients_under_dropouts_everywhere() -> None:
 
 
 @pytest.mark.parametrize("aggregator", [secure_aggregator(), PlainAggregator()], ids=lambda aggregator: aggregator.name)
-def test_a_client_trains_once_and_only_if_it_gets_so_far(aggregator: SecureAggregator | PlainAggregator) -> None:
+def test_a_client_trains_once_and_only_if_it_reaches_the_input_round(
+    aggregator: SecureAggregator | PlainAggregator,
+) -> None:
     clients = Clients()
     aggregator.aggregate(
         make_request(
@@ -114,7 +116,7 @@ def test_keys_and_masks_do_not_change_the_result_but_the_seed_does() -> None:
     assert first.mean_delta.tobytes() != other.mean_delta.tobytes()
 
 
-def test_each_client_rounds_by_draws_of_its_own() -> None:
+def test_each_client_rounds_by_its_own_draws() -> None:
     """Errors of rounding cancel out among 24 clients with the same update; the same draws would keep them."""
     clients = Clients()
     same = replace(clients.update(7), num_examples=MAX_EXAMPLES)
@@ -216,7 +218,7 @@ def test_a_client_that_received_another_model_is_left_out() -> None:
     assert result.ring_difference == 0
 
 
-def test_a_server_that_gives_everyone_a_model_of_their_own_learns_nothing() -> None:
+def test_a_server_that_gives_each_client_a_different_model_learns_nothing() -> None:
     """Pasquini et al. (CCS 2022): no client trains, and nothing is summed."""
     clients = Clients()
     result = secure_aggregator().aggregate(make_request(clients, received_context=lambda i: b"for %d" % i))
@@ -255,7 +257,7 @@ def _diverged(update: ClientUpdate) -> ClientUpdate:
 
 @pytest.mark.parametrize(("spoil", "said"), [(_spoiled, "not finite"), (_diverged, "the loss is nan")])
 @pytest.mark.parametrize("aggregator", [secure_aggregator, PlainAggregator])
-def test_a_client_whose_update_may_not_be_sent_leaves_and_the_round_goes_on(
+def test_a_client_whose_update_may_not_be_sent_leaves_and_the_round_continues(
     aggregator: Callable[[], Any], spoil: Callable[[ClientUpdate], ClientUpdate], said: str
 ) -> None:
     clients = Clients()

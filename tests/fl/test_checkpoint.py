@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp
 @pytest.mark.parametrize(
     ("in_round", "in_run"), [(3, "secure"), (3, "plain"), (1, "secure"), (1, "plain"), (4, "secure")]
 )
-def test_a_run_broken_off_in_a_round_goes_on(
+def test_a_run_broken_off_in_a_round_continues(
     in_round: int, in_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_well(tmp_path / "whole", num_rounds=4)
@@ -160,7 +160,7 @@ DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
         ("metrics", 3, None),
     ],
 )
-def test_a_file_that_is_not_written_to_its_end_is_the_one_before(
+def test_a_half_written_file_keeps_its_last_version(
     name: str, in_round: int, done: int | None, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``done`` rounds are kept; the metrics have the round before or, if the checkpoint came first, this one."""
@@ -202,7 +202,7 @@ def test_a_run_broken_off_at_once_gives_an_empty_summary(tmp_path: Path, monkeyp
 
 
 @pytest.mark.live
-def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_an_interrupt_from_the_keyboard_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     """A real process gets a real signal at any moment."""
     out = tmp_path / "run"
     options = ("--model", "logistic", "--clients", 4, "--epochs", 10, "--rounds", 100_000, "--seed", 5)

@@ -92,7 +92,7 @@ def test_damaged_lists_are_refused(run: FederatedRun, tmp_path: Path, stored: st
     assert record == replace(record, included=(0,) * 100)
 
 
-def test_what_does_not_fit_is_said_in_a_sentence(
+def test_lists_that_do_not_fit_are_refused_in_a_sentence(
     run: FederatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path)

@@ -141,7 +141,7 @@ def test_a_number_of_any_size_is_refused_at_once(option: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["[/red]", "[bold]", "[not a tag", "\\"])
-def test_what_the_user_wrote_is_shown_as_it_was_written(words: str) -> None:
+def test_the_users_text_is_shown_unchanged(words: str) -> None:
     """Brackets are markup to the console that prints the message."""
     assert_refused(invoke("plan", "--clients", 10, "--adversary", words), repr(words))
 
@@ -184,7 +184,7 @@ def test_help_and_plans_do_not_wait_for_torch(arguments: tuple[str, ...], words:
 
 
 @pytest.mark.live
-def test_a_plan_that_fails_in_a_process_of_its_own() -> None:
+def test_a_plan_that_fails_in_a_separate_process() -> None:
     result = run_process("plan", "--clients", 100, "--dropout", 0.6, "--corrupt", 0.4, "--json")
     assert result.returncode == 1
     assert len(json.loads(result.stdout)["reasons"]) == 2

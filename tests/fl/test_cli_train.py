@@ -333,7 +333,7 @@ def test_a_rounds_line_tells_survivors_bytes_seconds_and_who_vanished_where() ->
     assert line.endswith(" vanished: 2 in ShareKeys")
 
 
-def test_an_aborted_round_is_said_to_leave_the_model() -> None:
+def test_an_aborted_round_is_reported_to_leave_the_model() -> None:
     text = shown(make_record(aborted="aborted in Unmasking: why (needed 4, had 1)", included=(), clipped=None))
     assert "the model stays as it was: aborted in Unmasking: why (needed 4, had 1)" in text
     assert "clipped" not in text

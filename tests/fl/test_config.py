@@ -104,7 +104,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
         assert word in said
 
 
-def test_what_is_known_is_listed_with_an_unknown_name() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="digits, fashion-mnist, mnist, mnist-writers"):
         RunConfig.of(dataset="cifar")
     with pytest.raises(ConfigError, match="any, advertise-keys, share-keys, masked-input-collection, consis"):
@@ -237,7 +237,7 @@ def test_options_and_parts_are_the_same_run() -> None:
     assert RunConfig.of(**config.options()) == config
 
 
-def test_an_option_that_is_not_there_is_named() -> None:
+def test_an_unknown_option_is_named() -> None:
     with pytest.raises(TypeError, match="no options epoch, lr"):
         RunConfig.of(lr=1, epoch=2, rounds=3)
 

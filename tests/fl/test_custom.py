@@ -139,7 +139,7 @@ def make(reference: str) -> torch.nn.Module:
     return make_model(reference, image_shape=(5,), num_classes=2, seed=4)
 
 
-def test_a_model_of_ones_own_is_made_of_the_seed_alone(project: str) -> None:
+def test_a_custom_model_depends_on_the_seed_alone(project: str) -> None:
     torch.manual_seed(1)
     first = make(f"{project}:model")
     state = torch.get_rng_state()
@@ -193,12 +193,12 @@ def test_a_data_set_that_cannot_work_is_refused(project: str, attribute: str, sa
 
 
 @pytest.mark.parametrize("reference", ["a:", ":b", "a b:c", "a:b c", "../a:b", "a:b:c", "1:2", ".:x"])
-def test_what_is_no_reference_is_told_what_one_is(reference: str) -> None:
+def test_an_invalid_reference_is_refused_with_the_right_form(reference: str) -> None:
     with pytest.raises(ConfigError, match=r"write package\.module:name"):
         load_reference(reference, "model")
 
 
-def test_a_module_that_is_not_there_is_told_from_one_that_needs_another(project: str, tmp_path: Path) -> None:
+def test_a_missing_module_and_a_missing_dependency_have_different_errors(project: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no module nowhere_at_all is here or installed"):
         load_reference("nowhere_at_all.models:make", "model")
     (tmp_path / "needs_more.py").write_text("import nowhere_at_all\n")
@@ -256,7 +256,7 @@ def line_of(text: str) -> int:
         ("fails_in_evaluation", "serial"),
     ],
 )
-def test_what_an_own_model_raises_in_a_round_is_one_line(project: str, attribute: str, engine: str) -> None:
+def test_an_error_of_a_custom_model_in_a_round_is_one_line(project: str, attribute: str, engine: str) -> None:
     options = ["--model", f"{project}:{attribute}", "--dataset", f"{project}:table", "--partition", "by-owner"]
     result = invoke("train", *options, "--clients", 3, "--rounds", 1, "--batch-size", 10, "--engine", engine)
     assert result.exit_code == 1

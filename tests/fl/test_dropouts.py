@@ -44,7 +44,7 @@ def test_a_schedule_follows_from_the_seed_the_round_and_the_session() -> None:
     assert dropout_schedule(config, ids, 1, 5) != first
 
 
-def test_only_the_rounds_that_were_asked_for_lose_clients() -> None:
+def test_only_the_requested_rounds_lose_clients() -> None:
     config = tiny_config(clients=40, dropout=0.5, dropout_at=("share-keys",), dropout_model="slow")
     faults = dropout_schedule(config, tuple(range(40)), 1).faults
     assert {round_ for _, round_, _ in faults} == {Round.SHARE_KEYS}

@@ -57,7 +57,7 @@ def test_ctrl_c_while_modules_load_is_a_line(module: str, as_json: bool) -> None
 SWALLOWS = INTERRUPT_AT + "signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
-def test_a_background_job_goes_on_ignoring_ctrl_c() -> None:
+def test_a_background_job_keeps_ignoring_ctrl_c() -> None:
     done = run(*PLAN, "--json", before=SWALLOWS.format(name="typer"))
     assert (done.returncode, json.loads(done.stdout)["threshold"]) == (0, 3)
 

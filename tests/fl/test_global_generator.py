@@ -20,7 +20,7 @@ SEEDS = range(6)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_clients_trained_in_threads_side_by_side_drop_out_what_each_does_alone() -> None:
+def test_clients_in_parallel_threads_draw_the_same_dropout_as_alone() -> None:
     images = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(200) % 10
     start = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))

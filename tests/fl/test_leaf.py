@@ -94,7 +94,7 @@ def test_each_writer_is_a_client(leaf_folder: Path) -> None:
     assert sorted(part.tolist() for part in parts) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9, 10]]
 
 
-def test_writers_without_examples_are_no_clients(leaf_folder: Path) -> None:
+def test_writers_without_examples_are_not_clients(leaf_folder: Path) -> None:
     content = leaf_json({"f0001_41": [], **some_writers("f0000_14")})
     # LEAF leaves this behind for writers of fewer than two characters, and does not list them.
     content["user_data"]["f0999_99"] = {"x": [], "y": []}
@@ -206,14 +206,14 @@ def test_a_writer_in_two_files_is_refused(leaf_folder: Path) -> None:
     assert str(caught.value).startswith(f"{path}: user 'f0000_14' is in all_data_0_niid_0_keep_0_train_9.json already")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_file(leaf_folder: Path) -> None:
+def test_a_byte_order_mark_is_skipped(leaf_folder: Path) -> None:
     before = load(leaf_folder)
     for path in leaf_folder.rglob("*.json"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert torch.equal(load(leaf_folder).train_images, before.train_images)
 
 
-def test_bytes_that_are_no_text(leaf_folder: Path) -> None:
+def test_bytes_that_are_not_text(leaf_folder: Path) -> None:
     path = write(leaf_folder, "train", 1, "")
     path.write_bytes(b'{"users": ["\xff"]}')
     with pytest.raises(DataError, match="not UTF-8 text"):

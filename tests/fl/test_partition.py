@@ -144,7 +144,7 @@ def test_by_writer_draws_whom_it_takes() -> None:
         (lambda: by_writer(WRITERS, 51, 0), "51 clients, but only 50 writers"),
     ],
 )
-def test_what_cannot_be_dealt(deal: Callable[[], Parts], complaint: str) -> None:
+def test_impossible_partitions_are_refused(deal: Callable[[], Parts], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         deal()
 

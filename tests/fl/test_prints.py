@@ -43,7 +43,7 @@ def test_paths_of_a_run_are_printed_as_they_are(tmp_path: Path, monkeypatch: pyt
     assert copied(reported.stdout, "tensorboard --logdir ") == [str(folder / "tensorboard")]
 
 
-def test_how_to_go_on_can_be_copied(
+def test_the_command_to_resume_can_be_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_tiny_data(monkeypatch)
@@ -61,5 +61,5 @@ def test_how_to_go_on_can_be_copied(
 
 
 @pytest.mark.parametrize("option", ["--model", "--dataset"])
-def test_a_name_between_colons_is_no_picture(option: str) -> None:
+def test_a_name_between_colons_is_not_an_emoji(option: str) -> None:
     assert_refused(invoke("train", option, "nowhere:cancer:"), "nowhere:cancer:")

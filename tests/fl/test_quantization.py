@@ -102,7 +102,7 @@ def test_a_clipping_bound_between_two_float32_numbers_keeps_the_range(clip: floa
 
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 24, MAX_VALUE_BITS])
 @pytest.mark.parametrize("draw", [0.0, LARGEST_DRAW])
-def test_the_bounds_are_the_ends_of_the_range_whatever_the_draw(bits: int, draw: float) -> None:
+def test_the_bounds_are_the_ends_of_the_range_for_any_draw(bits: int, draw: float) -> None:
     encoding = make_encoding(value_bits=bits, clip=0.75)
     for beyond, end in ((-9, 0), (9, (1 << bits) - 1)):
         encoded = encoding.encode(make_update([-0.75, 0.75, beyond, 0]), Rounding(draw))  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def test_clipped_elements_are_bounded_and_counted() -> None:
     assert result.clipped == 2 / 8
 
 
-def test_what_is_above_the_bound_as_a_whole_is_made_smaller_by_a_factor_of_its_clients_own() -> None:
+def test_an_update_above_the_bound_is_scaled_down_by_its_clients_own_factor() -> None:
     """Elements that are all clipped would take two values, and the sum would show each client's signs."""
     length, encoding = 4000, make_encoding(update_length=4000, clip=1e-9, value_bits=24, max_examples=1)
     delta = np.random.default_rng(0).normal(size=length)
@@ -276,7 +276,7 @@ def test_a_loss_beyond_what_travels_is_the_largest_that_does() -> None:
         ({"num_examples": -1}, "-1 examples"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused(change: dict[str, Any], said: str) -> None:
+def test_invalid_updates_are_refused(change: dict[str, Any], said: str) -> None:
     update = replace(make_update([0.1] * 4, loss_sum=1.0, correct=1), **change)
     with pytest.raises(QuantizationError, match=said):
         make_encoding().encode(update, np.random.default_rng(0))

@@ -94,7 +94,7 @@ def test_the_bars_are_the_clients_by_where_they_left(axes: tuple[Figure, Axes, A
     assert len(set(colors)) == 6
 
 
-def test_whoever_vanishes_before_the_consistency_check_is_in_the_sum_and_counted_once() -> None:
+def test_a_client_that_vanishes_before_the_consistency_check_is_in_the_sum_and_counted_once() -> None:
     record = make_record(1, included=(0, 1, 2, 3, 4), dropped={"ShareKeys": 1, "ConsistencyCheck": 2, "Unmasking": 1})
     assert stayed(record) == 2
     assert stayed(record) + sum(record.dropped.values()) == record.sampled

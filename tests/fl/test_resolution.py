@@ -99,7 +99,7 @@ def test_small_steps_are_as_exact_as_large_ones(learning_rate: float) -> None:
     assert float((secure - plain).norm() / plain.norm()) < 0.01 + 2.0**-24 * float(before.norm() / plain.norm())
 
 
-def test_a_bound_that_is_far_too_large_is_said_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bound_that_is_far_too_large_gives_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: tiny_dataset())
     options = ("--model", "logistic", "--clients", 4, "--rounds", 1, "--epochs", 1, "--out", tmp_path / "run")
     result = invoke("train", *options, "--clip", 1e20)
@@ -126,7 +126,7 @@ def test_much_clipping_with_bounds_that_follow_has_advice(clipped: float | None,
     assert all("of the updates' elements were clipped" in line and "lower --learning-rate" in line for line in lines)
 
 
-def test_weights_that_are_cut_are_told() -> None:
+def test_clipped_weights_are_reported() -> None:
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure", max_examples=32)
     record = run.run_round()
     assert record.num_examples == 6 * 32

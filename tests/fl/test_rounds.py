@@ -177,7 +177,7 @@ def test_a_round_samples_anew_from_all_clients() -> None:
     assert max(times.values()) < 40
 
 
-def test_every_round_is_rounded_by_draws_of_its_own() -> None:
+def test_every_round_is_rounded_by_its_own_draws() -> None:
     first, other = (listen(make_run(seed=seed), 5) for seed in (11, 12))
     assert len({request.seed for request in first + other}) == 10
 
@@ -244,7 +244,7 @@ def test_a_client_binds_what_it_received_and_not_what_the_server_says(monkeypatc
     assert [context == request.context for context in contexts] == [True, True, False, True, True, True]
 
 
-def test_a_client_with_a_model_of_its_own_is_not_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_with_a_different_model_is_not_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(compare=True)
     fair = run._model_messages
 

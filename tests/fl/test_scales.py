@@ -78,9 +78,7 @@ class Server:
 @pytest.mark.parametrize("bits", MOST_ERROR)
 @pytest.mark.parametrize("amplitude", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
 @pytest.mark.parametrize("examples", [[count] * 5 for count in EXAMPLES] + [EXAMPLES, [7] * 39 + [5_000]], ids=str)
-def test_the_average_is_close_whatever_the_updates_and_the_weights(
-    bits: int, amplitude: float, examples: list[int]
-) -> None:
+def test_the_average_is_close_for_any_updates_and_weights(bits: int, amplitude: float, examples: list[int]) -> None:
     sizes = (400, 20)
     updates = updates_of([amplitude, amplitude / 30], sizes, examples)
     server = Server(sizes, len(examples), bits)
@@ -105,7 +103,7 @@ def test_the_average_is_close_whatever_the_updates_and_the_weights(
     ],
     ids=["BatchNorm", "LoRA", "fine-tuning"],
 )
-def test_each_tensor_has_a_resolution_of_its_own(bits: int, amplitudes: list[float]) -> None:
+def test_each_tensor_has_its_own_resolution(bits: int, amplitudes: list[float]) -> None:
     sizes = (300, 16, 16, 50)
     updates = updates_of(amplitudes, sizes, [50, 60, 70, 20, 100])
     server = Server(sizes, len(updates), bits)
@@ -207,7 +205,7 @@ def forge_last_weight(encoding: UpdateEncoding, total: npt.NDArray[np.int64]) ->
     digits[:] = [number >> encoding.value_bits * place & (1 << encoding.value_bits) - 1 for place in range(len(digits))]
 
 
-def test_bounds_grow_and_shrink_by_no_more_than_so_much_a_round() -> None:
+def test_bounds_change_by_a_limited_factor_in_each_round() -> None:
     """The limit holds for any claims of all clients but one, on every tensor and the weights."""
     server = Server((10,), 9)
     updates = updates_of([1.0], (10,), [16] * 9)
@@ -316,7 +314,7 @@ def test_a_session_that_measures_says_nothing_else() -> None:
         encoding.encode(replace(one, delta=np.array([np.nan, 0, 0, 0], np.float32)), np.random.default_rng(0))
 
 
-def test_what_is_above_a_fixed_bound_is_named_with_one_that_would_do() -> None:
+def test_tensors_above_a_fixed_bound_are_named_with_a_sufficient_one() -> None:
     tracker = ScaleTracker(3, 24, clip=0.5, max_weight=64)
     assert tracker.scales == Scales((0.5,) * 3, 64)
     encoding = UpdateEncoding(sizes=(1, 1, 1), num_clients=4, value_bits=24, scales=tracker.scales)

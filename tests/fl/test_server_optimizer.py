@@ -73,7 +73,7 @@ def test_fedavg_with_rate_one_is_the_mean_of_the_models() -> None:
 
 
 @pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
-def test_a_stored_state_goes_on_bit_for_bit(name: str) -> None:
+def test_a_stored_state_continues_bit_for_bit(name: str) -> None:
     whole = trace(make(name))
     first, second = make(name), make(name)
     half = trace(first, DELTAS[:2])[-1]

@@ -201,7 +201,7 @@ def test_no_download_means_no_request(make_tiny: MakeTiny, site: Site) -> None:
     assert site.requests == []
 
 
-def test_cache_that_cannot_be_written_is_no_obstacle(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
+def test_an_unwritable_cache_does_not_stop_a_download(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
     tiny = make_tiny(base_url=site.url)
     site.files = {f"{name}.gz": content for name, content in tiny.contents.items()}
     user_cache.parent.mkdir(parents=True)

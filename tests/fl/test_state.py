@@ -58,7 +58,7 @@ def filled(module: nn.Module, seed: int) -> nn.Module:
 MIXED_SIZE = 52 + 16 + 16 + 1
 
 
-def test_what_travels_and_in_which_order() -> None:
+def test_the_tensors_that_travel_and_their_order() -> None:
     layout = ParameterLayout.of(Mixed())
     assert layout.size == MIXED_SIZE
     # A module's own tensors come before its parts', as in the state dict.
@@ -267,7 +267,7 @@ def test_model_without_state_has_an_empty_vector() -> None:
     layout.load_vector(nn.ReLU(), np.empty(0, dtype=np.float32))
 
 
-def test_digest_is_what_it_is_said_to_be() -> None:
+def test_digest_is_the_documented_one() -> None:
     """Computed by hand from the docstring: frozen part; name, type and shape, values, each after its length."""
     module = nn.Module()
     module.base = nn.Parameter(torch.tensor(0.5), requires_grad=False)

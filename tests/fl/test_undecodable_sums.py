@@ -133,7 +133,7 @@ def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.Monkey
     assert "cannot add up to accuracy" in str(spoilt.aborted)
 
 
-def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_continues_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
     run.run_round()
     before = state_bytes(run.model)
@@ -149,7 +149,7 @@ def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.Mon
     assert state_bytes(run.model) != before
 
 
-def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_held_out_totals_are_not_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(holdout=0.25), tiny_dataset(), "secure")
     with monkeypatch.context() as patch:
         patch.setattr(fl.aggregation.held_out, "run_session", poisoning(0))
@@ -172,7 +172,7 @@ def test_nobody_holds_anything_out_is_a_result() -> None:
 
 
 @pytest.mark.parametrize("rule", ["fedavg", "fedavgm", "fedadam"])
-def test_a_step_that_makes_the_model_infinite_is_no_result(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_makes_the_model_infinite_is_not_a_result(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model and optimizer are as if the round had not been: the next one equals that of a run without it."""
     run, other = (FederatedRun(tiny_config(server_optimizer=rule, rounds=3), tiny_dataset(), "plain") for _ in range(2))
     run.run_round()

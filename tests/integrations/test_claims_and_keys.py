@@ -21,7 +21,7 @@ def test_a_state_is_claimed_once(tmp_path: Path) -> None:
         Claims(tmp_path).claim(b"one")
 
 
-def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_among_concurrent_claims_one_wins(tmp_path: Path) -> None:
     def try_it(number: int) -> bool:
         try:
             Claims(tmp_path).claim(b"state")

@@ -115,7 +115,7 @@ def test_metrics_alone() -> None:
     assert average.metrics["m"] == {"num-examples": 4, "acc": pytest.approx(0.25, abs=1e-6)}
 
 
-def test_what_is_clipped_is_counted() -> None:
+def test_clipped_elements_are_counted() -> None:
     far = Reply({"model": {"w": SENT["model"]["w"] + np.float32(9)}}, {"m": {"num-examples": 1}})
     average = decoded([far], encoding())
     # All of it is beyond the bound of 1: it is scaled down as a whole.
@@ -126,7 +126,7 @@ def test_what_is_clipped_is_counted() -> None:
 
 
 @pytest.mark.parametrize("bits", [16, 24])
-def test_each_array_has_a_bound_of_its_own(bits: int) -> None:
+def test_each_array_has_its_own_bound(bits: int) -> None:
     """Changes of 1e-6 in one array, and of a million in another that was not sent, cost each other nothing."""
     form = encoding(value_bits=bits, sizes=(2, 6, 3), scales=Scales((4e-6, 0.0, 4e6), 100))
     sent = {**SENT, "model": {**SENT["model"], "w": np.ones((3, 2), np.float32)}}
@@ -262,7 +262,7 @@ def layout() -> RecordLayout:
     return layout_of(one.arrays, one.metrics, received=SENT, weight="num-examples")
 
 
-def test_a_layout_says_what_is_there_and_no_value() -> None:
+def test_a_layout_describes_structure_and_no_value() -> None:
     assert layout() == RecordLayout(
         (
             ArrayField("model", "w", "float32", (3, 2), True),
@@ -349,7 +349,7 @@ WEIGHT = LOSS - 8
         (8, 0, (1 << 20) - 1, "ranges cannot add up"),
     ],
 )
-def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str) -> None:
+def test_sums_of_impossible_replies_are_refused(place: int, fits: int, change: int, text: str) -> None:
     assert spoilt(place, fits, encoding()).total_weight >= 2
     with pytest.raises(UndecodableSumError, match=text):
         spoilt(place, change, encoding())

@@ -296,7 +296,7 @@ def test_any_seeds_come_back_from_any_threshold_of_shares(secret_seeds, threshol
     assert reference.reconstruct_seed([(place, shares[place, 0].tolist()) for place in places]) == secret_seeds[0]
 
 
-def test_limbs_that_are_no_seed_give_none():
+def test_limbs_of_an_impossible_seed_give_none():
     """Nine limbs of 15 bits hold 135 bits: a seed has no limb that is too large, and at most 128 bits."""
 
     def from_limbs(*limbs):
@@ -365,7 +365,7 @@ def test_shares_travel_as_big_endian_limbs(rows):
 
 @pytest.mark.parametrize("limb", [PRIME, PRIME + 1, 0xFFFF])
 @pytest.mark.parametrize("position", [0, 8, 17])
-def test_limbs_outside_the_field_are_no_share(limb, position):
+def test_limbs_outside_the_field_are_not_a_share(limb, position):
     data = bytearray(4 * LIMBS)
     data[2 * position : 2 * position + 2] = limb.to_bytes(2, "big")
     with pytest.raises(InvalidSharesError):

@@ -137,7 +137,7 @@ def test_a_second_survivor_list_is_refused(halt, change, rule):
     assert_dead(halt.script, client)
 
 
-def test_a_second_proof_is_refused_whatever_it_says():
+def test_a_second_proof_is_refused_for_any_content():
     for change in ({}, {"signatures": b""}, {"consistent": (True,) * 5}):
         client = Halt(MALICIOUS, ClientPhase.FINISHED).client()
         with pytest.raises(RemoteProtocolError) as refusal:
@@ -194,7 +194,7 @@ def test_no_event_holds_a_secret_beyond_the_share_that_is_released(adversary):
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_of_each_peer_exactly_one_of_the_two_shares_is_released(adversary):
+def test_exactly_one_share_of_each_peer_is_released(adversary):
     """The core of double masking: a survivor's self-mask share is released, or a vanished client's mask-key share."""
     recorded = script(adversary)
     released = recorded.message(UnmaskingShares, ALICE).shares
@@ -202,7 +202,7 @@ def test_of_each_peer_exactly_one_of_the_two_shares_is_released(adversary):
     assert_one_share_each(recorded, IDS, released.tolist())
 
 
-def test_of_each_neighbour_exactly_one_of_the_two_shares_is_released_and_none_of_its_own():
+def test_exactly_one_share_of_each_neighbour_is_released_and_none_of_its_own_secrets():
     recorded = sparse_script()
     answer = recorded.message(UnmaskingShares, ALICE)
     neighbors = recorded.message(PeerKeys, ALICE).client_ids

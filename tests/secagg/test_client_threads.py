@@ -104,7 +104,7 @@ def another_list() -> SurvivorList:
     ],
     ids=["the same list", "another list", "a proof", "suspend"],
 )
-def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(second):
+def test_a_second_call_finds_the_client_in_use_and_the_first_completes(second):
     gate = Gate()
     client = resumed(ClientPhase.MASKED, identity=Hesitant(identity_of(ALICE).to_bytes(), gate))
     before = client.transcript
@@ -123,7 +123,7 @@ def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(
     assert client.phase is ClientPhase.FINISHED
 
 
-def test_a_call_that_is_not_possible_in_the_phase_is_refused_for_that():
+def test_a_call_that_is_impossible_in_the_phase_is_refused_for_that():
     gate = Gate()
     client = resumed(ClientPhase.MASKED, identity=Hesitant(identity_of(ALICE).to_bytes(), gate))
     with held_up(lambda: client.receive(message(SurvivorList)), gate):
@@ -227,7 +227,7 @@ def hasty_switches():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hasty_switches")
-def test_of_two_survivor_lists_at_once_one_is_answered():
+def test_only_one_of_two_concurrent_survivor_lists_is_answered():
     """Two answers would give away both secrets of the client about which the lists differ."""
     blob = Halt(HONEST, ClientPhase.MASKED).client().suspend()
     first = script().message(SurvivorList, ALICE)

@@ -141,14 +141,14 @@ NO_MESSAGES = {
 
 
 @pytest.mark.parametrize("value", NO_MESSAGES.values(), ids=NO_MESSAGES)
-def test_what_is_no_message_is_not_encoded(value):
+def test_invalid_messages_are_not_encoded(value):
     assert (PARAMS.vector_length, PARAMS.ring_bits) == (40, 19)
     with pytest.raises(LocalProtocolError):
         encode(value, PARAMS)
 
 
 @pytest.mark.parametrize("params", [None, {"num_clients": 5}])
-def test_what_is_no_parameters_is_the_callers_mistake(params):
+def test_invalid_parameters_are_the_callers_mistake(params):
     message = script().message(SurvivorList, ALICE)
     for call in (
         lambda: encode(message, params),
@@ -168,6 +168,6 @@ def test_a_masked_input_of_whole_words_is_encoded_without_a_copy(ring_bits):
 
 
 @pytest.mark.parametrize("field", [None, 5, "text", [1], 2.0])
-def test_a_field_that_is_no_byte_string_is_not_encoded(field):
+def test_a_field_that_is_not_a_byte_string_is_not_encoded(field):
     with pytest.raises(LocalProtocolError, match="ShareKeys"):
         encode_parts(ShareKeys(bytes(32), bytes(32), field), make_params())

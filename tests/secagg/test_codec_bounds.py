@@ -225,7 +225,7 @@ def test_spliced_messages():
 
 
 @pytest.mark.parametrize("view", ["two-byte items", "two dimensions", "not contiguous", "empty"])
-def test_views_of_memory_that_are_no_row_of_bytes(view):
+def test_views_of_memory_that_are_not_rows_of_bytes(view):
     """A host that passes the buffer of an array gets its bytes read, or a CodecError; never another exception."""
     data = Sample(ShareKeys).data
     even = data + bytes(len(data) % 2)

@@ -71,7 +71,7 @@ def test_anything_but_an_array_is_refused(sample):
 
 
 @pytest.mark.parametrize("kind", SIGNED_MESSAGES, ids=lambda kind: kind.__name__)
-def test_messages_of_the_consistency_check_are_none_where_nothing_is_signed(kind):
+def test_messages_of_the_consistency_check_are_refused_in_unsigned_modes(kind):
     refused(Sample(kind, MALICIOUS).data, kind, "not known in this direction", PARAMS)
     semi_malicious = replace(PARAMS, adversary=Adversary.SEMI_MALICIOUS)
     assert decode(Sample(kind, MALICIOUS).data, kind, semi_malicious) == Sample(kind, MALICIOUS).message

@@ -277,7 +277,7 @@ def test_a_client_whose_neighbours_did_not_sign_is_dropped_and_its_input_stays()
     assert not outcome.refused
 
 
-def test_signatures_are_checked_with_the_key_that_was_advertised():
+def test_signatures_are_checked_with_the_advertised_key():
     """The server drops a client with one bad signature, which must not spoil everybody's proof."""
     recorded = script(MALICIOUS)
     for client_id, check in recorded.client_messages[ConsistencyCheck].items():

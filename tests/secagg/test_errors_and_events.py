@@ -108,7 +108,7 @@ def test_the_consistency_check_belongs_to_malicious_sessions():
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", PeerKeys], ids=repr)
-def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_message, adversary):
+def test_undecoded_bytes_are_the_callers_mistake_and_kill_no_client(not_a_message, adversary):
     """A host can easily pass bytes that were not decoded; the session must survive that."""
     client, _ = script(adversary).client(ClientPhase.ADVERTISED, ALICE)
     with pytest.raises(LocalProtocolError):
@@ -118,7 +118,7 @@ def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_mes
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", AdvertiseKeys], ids=repr)
-def test_what_is_no_message_is_the_callers_mistake_and_drops_no_client(not_a_message, adversary):
+def test_undecoded_bytes_are_the_callers_mistake_and_drop_no_client(not_a_message, adversary):
     server = script(adversary).server_in(ServerPhase.ADVERTISE_KEYS)
     with pytest.raises(LocalProtocolError):
         server.receive(ALICE, not_a_message)

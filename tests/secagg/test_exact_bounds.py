@@ -199,7 +199,7 @@ def test_the_smallest_degree_of_many_clients_is_the_smallest_by_exact_integers(
     assert bounds.smallest() == smallest
 
 
-def test_degrees_that_fit_and_degrees_that_do_not_take_turns():
+def test_fitting_and_unfitting_degrees_alternate():
     """So no search may assume that they are monotone; each degree is decided as by integers."""
     bounds = SparseBounds(10_000, 3_000, 3_000, 7_000, semi_malicious=True)
     exact = {k: t for k, t in exact_thresholds(10_000, 3_000, 3_000, lies=True) if 4700 <= k < 4900}

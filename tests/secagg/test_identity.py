@@ -56,7 +56,7 @@ def test_a_new_identity_is_drawn_from_the_source():
 
 
 @pytest.mark.parametrize("secret_key", [b"", bytes(31), bytes(33), bytearray(32), "x" * 32, None, 7], ids=repr)
-def test_what_is_no_secret_key_is_refused(secret_key):
+def test_invalid_secret_keys_are_refused(secret_key):
     with pytest.raises(LocalProtocolError, match="32 bytes"):
         Identity(secret_key)
 
@@ -121,7 +121,7 @@ def test_pinned_keys_are_those_of_the_moment_of_registration():
         *(({1: key}, "not a valid Ed25519") for key in NO_KEYS.values()),
     ],
 )
-def test_what_is_no_list_of_keys_is_refused(kind, keys, match):
+def test_invalid_lists_of_keys_are_refused(kind, keys, match):
     with pytest.raises(LocalProtocolError, match=match):
         kind(keys)
 
@@ -144,7 +144,7 @@ def test_the_first_key_is_taken_with_a_warning_and_held_on_to():
     assert repr(directory) == "TrustOnFirstUse(1 clients)"
 
 
-def test_what_was_seen_before_is_taken_over_and_can_be_stored():
+def test_earlier_keys_are_taken_over_and_can_be_stored():
     directory = TrustOnFirstUse({1: key_of(1)})
     directory.keys[2] = key_of(2)
     assert directory.keys == {1: key_of(1)}, "a copy"
@@ -235,7 +235,7 @@ def test_a_new_key_is_not_compared_with_all_that_are_known():
     assert compared < 5
 
 
-def test_a_server_learns_the_keys_of_those_that_it_takes():
+def test_a_server_learns_the_keys_of_accepted_clients():
     directory = TrustOnFirstUse({IDS[0]: key_of(4711)})
     server = Server(SIGNED_PARAMS, IDS, context=CONTEXT, nonce=b"nonce", directory=directory)
     with pytest.warns(TrustOnFirstUseWarning):

@@ -58,7 +58,7 @@ def _kept_by(proofs):
     return downlink
 
 
-def test_a_client_whose_part_is_done_lets_go_of_the_directory():
+def test_a_finished_client_drops_its_reference_to_the_directory():
     """The directory is the host's, and may hold a connection open: the client will not ask it again."""
     for phase, holds_it in [(ClientPhase.SURVIVORS_SIGNED, True), (ClientPhase.FINISHED, False)]:
         client, _ = script(MALICIOUS).client(phase, ALICE)

@@ -88,7 +88,7 @@ def test_the_range_of_elements_is_exact(value, accepted):
             client.submit_input(with_element(value))
 
 
-def test_what_is_sent_is_a_plain_array_whatever_was_given():
+def test_the_message_holds_a_plain_array_for_any_array_given():
     """A subclass may carry other data; only the elements may be sent."""
 
     class Tagged(np.ndarray):
@@ -205,7 +205,7 @@ def test_a_source_that_does_not_give_the_bytes_asked_for_is_refused(entropy):
 
 
 @pytest.mark.parametrize("entropy", [None, b"bytes", 4])
-def test_a_source_that_is_no_function_is_refused_at_once(entropy):
+def test_a_source_that_is_not_a_function_is_refused_at_once(entropy):
     blob = script().client(ClientPhase.CREATED, ALICE)[0].suspend()
     for build in (
         lambda: Client(make_params(), 1, entropy=entropy),

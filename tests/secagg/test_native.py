@@ -121,7 +121,7 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_llvm
 @pytest.mark.usefixtures("uncached")
-def test_it_is_used_where_it_is_there() -> None:
+def test_machine_code_is_used_where_it_is_available() -> None:
     if not usable_instructions():
         pytest.skip("this processor has no AES instructions")
     assert masking._machine_code(32) is not None

@@ -345,7 +345,7 @@ def test_absurdly_many_value_bits_are_refused_without_computing_the_values():
     corrupt_percent=st.integers(0, 40),
     threshold=st.none() | st.integers(1, 210),
 )
-def test_what_is_planned_keeps_every_constraint(
+def test_every_plan_keeps_every_constraint(
     num_clients, value_bits, max_weight, dropout_percent, corrupt_percent, threshold
 ):
     """The constraints are written once more, from the paper: a plan is made exactly when all of them hold."""

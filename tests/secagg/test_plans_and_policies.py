@@ -93,7 +93,7 @@ def test_a_curious_server_gives_sums_of_one_more_than_the_threshold_on_a_sparse_
 
 @pytest.mark.parametrize("graph", GraphKind, ids=lambda kind: kind.value)
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda mode: mode.value)
-def test_what_is_impossible_for_any_number_of_clients_has_no_plan_and_nothing_else_is(adversary, graph) -> None:
+def test_exactly_the_settings_without_any_plan_are_refused_early(adversary, graph) -> None:
     """Before the number of clients is known, exactly what has no plan is refused.
 
     (Among a sparse graph's margins, the thinnest need more neighbours than a secret can have holders.)
@@ -141,6 +141,6 @@ def test_the_sparse_graph_is_named_where_it_is_the_remedy(model, allowed) -> Non
         assert plan(**numbers, **model, graph=GraphKind.SPARSE).parameters.degree < 999
 
 
-def test_more_clients_than_a_client_looks_at_are_not_planned_for() -> None:
+def test_no_plan_has_more_clients_than_a_client_accepts() -> None:
     with pytest.raises(PlanError, match="but clients accept at most 1048576"):
         plan(num_clients=(1 << 20) + 1, vector_length=1, value_bits=8, graph=GraphKind.SPARSE)

@@ -73,7 +73,7 @@ def test_the_five_canonical_points_of_small_order_are_all_there():
 
 
 @pytest.mark.parametrize("name", BAD_POINTS)
-def test_unusable_points_are_no_public_keys(name):
+def test_unusable_points_are_not_public_keys(name):
     assert not is_valid_public_key(BAD_POINTS[name])
 
 
@@ -85,7 +85,7 @@ def test_an_all_zero_exchange_is_refused(name):
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
-def test_keys_of_another_length_are_no_public_keys(size):
+def test_keys_of_another_length_are_not_public_keys(size):
     assert not is_valid_public_key(bytes([9]) + bytes(size - 1) if size else b"")
 
 
@@ -263,7 +263,7 @@ def test_gcm_vectors_with_the_zero_nonce(plaintext, sealed):
     assert open_sealed(bytes(16), unhex(sealed), b"") == plaintext
 
 
-def test_what_was_changed_does_not_open():
+def test_changed_ciphertexts_do_not_open():
     key, data = bytes(range(16)), b"associated"
     sealed = seal(key, b"thirty-six bytes of two shares, say.", data)
     assert open_sealed(key, sealed, data) == b"thirty-six bytes of two shares, say."
@@ -278,6 +278,6 @@ def test_what_was_changed_does_not_open():
 
 
 @pytest.mark.parametrize("sealed", [b"", bytes(15), bytes(16)])
-def test_what_is_too_short_for_a_tag_does_not_open(sealed):
+def test_bytes_shorter_than_a_tag_do_not_open(sealed):
     with pytest.raises(AuthenticationError):
         open_sealed(bytes(range(16)), sealed, b"")

@@ -240,7 +240,7 @@ parties = st.integers(0, 9) | st.integers(2**32 - 4, 2**32 - 1)
 
 @settings(max_examples=300)
 @given(st.lists(st.tuples(parties, parties), max_size=40))
-def test_who_explains_the_disputes_is_the_greedy_choice(disputes):
+def test_the_disputes_are_explained_by_the_greedy_choice(disputes):
     assert explain(disputes) == explain_one_by_one(disputes)
 
 
@@ -251,7 +251,7 @@ def test_the_greedy_choice_among_many_disputes():
         assert explain(disputes) == explain_one_by_one(disputes)
 
 
-def test_the_steps_of_an_explanation_grow_with_those_who_are_named_and_not_with_their_disputes():
+def test_the_steps_of_an_explanation_grow_with_the_named_parties_and_not_with_their_disputes():
     """A third of the clients say that they could open nothing: this costs no step."""
 
     def steps_of(num_clients: int, num_liars: int) -> int:

@@ -55,7 +55,7 @@ def spoil(values, places, by) -> list[int]:
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(words(24), st.data())
-def test_up_to_half_of_what_is_spare_is_found_exactly(word, data):
+def test_errors_up_to_half_of_the_spare_shares_are_found_exactly(word, data):
     points, dimension, values = word
     bound = (len(points) - dimension) // 2
     wrong = sorted(data.draw(st.sets(st.integers(0, len(points) - 1), max_size=bound)))
@@ -132,7 +132,7 @@ def test_many_shares_with_as_many_errors_as_can_be_found(num_points, dimension):
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(words(12), st.data())
-def test_words_of_which_other_values_are_held_are_looked_at_together_as_one_by_one(word, data):
+def test_words_with_different_holders_give_the_same_together_as_one_by_one(word, data):
     points, dimension, values = word
     count = data.draw(st.integers(0, 6))
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))

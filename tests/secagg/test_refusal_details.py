@@ -155,7 +155,7 @@ def test_a_hidden_member_is_told_by_the_rule_alone():
         (11, "of clients 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 1 more"),
     ],
 )
-def test_of_many_clients_ten_are_told_and_how_many_more(num_bad, told):
+def test_ten_clients_are_named_and_the_rest_counted(num_bad, told):
     params = make_params(12, 3)
     recorded = Script(params, random_inputs(params, seed=1), {}, seed="many")
     message = recorded.message(PeerKeys, 0)

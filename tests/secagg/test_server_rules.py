@@ -78,7 +78,7 @@ def test_a_message_of_another_session_drops_its_sender(halt, kind):
 
 
 @pytest.mark.parametrize("halt", halts(AWAITED), ids=str)
-def test_who_vanished_before_a_round_is_not_heard_in_it(halt):
+def test_a_client_that_vanished_before_a_round_is_ignored_in_it(halt):
     server = halt.server()
     server.drop(ALICE, DropReason.DISCONNECTED)
     assert server.receive(ALICE, halt.script.message(AWAITED[halt.phase], ALICE)) == ()
@@ -86,7 +86,7 @@ def test_who_vanished_before_a_round_is_not_heard_in_it(halt):
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_who_was_dropped_in_an_earlier_round_is_not_heard_in_a_later_one(adversary):
+def test_a_client_dropped_in_an_earlier_round_is_ignored_in_a_later_one(adversary):
     server = script(adversary).server_in(ServerPhase.UNMASKING)
     assert VANISHED not in server.pending
     assert server.receive(VANISHED, script(adversary).message(UnmaskingShares, ALICE)) == ()

@@ -190,7 +190,7 @@ def test_an_owner_is_not_blamed_for_shares_that_nothing_had_to_agree_with():
     assert result.inconsistent == []
 
 
-def test_who_lies_about_one_secret_is_left_out_of_the_others():
+def test_a_liar_about_one_secret_is_left_out_of_the_others():
     """Two liars are too many for the secret of 0, whose bound is one; the secrets of 1 and 2 expose both."""
     shares = honest(6, 4)
     for row, place in [(0, 1), (0, 2), (1, 1), (2, 2)]:
@@ -235,7 +235,7 @@ disputes = st.lists(st.tuples(parties, parties).filter(lambda pair: pair[0] != p
 
 
 @given(disputes)
-def test_those_who_are_named_explain_every_dispute(pairs):
+def test_the_named_parties_explain_every_dispute(pairs):
     named = explain(pairs)
     assert named == sorted(set(named))
     assert all(first in named or second in named for first, second in pairs)

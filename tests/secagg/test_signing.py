@@ -136,7 +136,7 @@ def test_nobody_can_sign_so_for_a_proper_key():
 
 
 @pytest.mark.parametrize("name", NO_KEYS)
-def test_unusable_encodings_are_no_public_keys(name):
+def test_unusable_encodings_are_not_public_keys(name):
     assert not is_valid_public_key(NO_KEYS[name])
     assert not verify(NO_KEYS[name], IDENTITY_POINT + bytes(32), b"message")
 
@@ -154,7 +154,7 @@ def test_every_generated_key_is_valid_and_one_flipped_bit_no_signature(secret_ke
     assert not verify(key.public_key(), signature, statement + b"\0")
 
 
-def test_a_signature_with_a_larger_s_is_none():
+def test_a_signature_with_a_larger_s_is_invalid():
     """S + L is the same number mod L: the check of RFC 8032 prevents that signatures are changed."""
     order = 2**252 + 27742317777372353535851937790883648493
     key = SigningKey(bytes(range(32)))
@@ -165,7 +165,7 @@ def test_a_signature_with_a_larger_s_is_none():
 
 
 @pytest.mark.parametrize("size", [0, 32, 63, 65])
-def test_what_has_not_64_bytes_is_no_signature(size):
+def test_a_signature_has_64_bytes(size):
     assert not verify(SigningKey(bytes(32)).public_key(), bytes(size), b"statement")
 
 

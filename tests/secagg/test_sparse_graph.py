@@ -136,7 +136,7 @@ def test_few_clients_get_the_complete_graph() -> None:
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
-def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:
+def test_any_dropouts_give_the_exact_sum_or_an_abort(data: st.DataObject) -> None:
     num_clients = data.draw(st.integers(5, 16))
     degree = data.draw(st.integers(1, (num_clients - 2) // 2)) * 2
     params = sparse_params(num_clients, degree, data.draw(st.integers(2, max(2, degree))), vector_length=5)
@@ -164,7 +164,7 @@ def neighbours_on_the_ring(params: Parameters, seed: str, client_id: int) -> lis
 @pytest.mark.parametrize(
     ("stage", "round_"), [(BEFORE_SHARES, Round.SHARE_KEYS), (BEFORE_INPUT, Round.MASKED_INPUT_COLLECTION)]
 )
-def test_a_client_whose_neighbours_vanish_is_let_go_before_it_is_stuck(stage: int, round_: Round) -> None:
+def test_a_client_whose_neighbours_vanish_is_dropped_before_it_is_stuck(stage: int, round_: Round) -> None:
     params = sparse_params(40, 6, 3)
     lonely = 7
     missing = dict.fromkeys(neighbours_on_the_ring(params, "lonely", lonely)[:4], stage)
@@ -193,7 +193,7 @@ def test_shares_that_do_not_come_in_abort_and_name_the_owner() -> None:
     assert set(outcome.end.missing) == set(missing)
 
 
-def test_a_client_holds_no_share_of_its_own() -> None:
+def test_a_client_holds_no_share_of_its_own_secrets() -> None:
     """Otherwise a lying server would need one neighbour less than the bounds for the sparse graph say."""
     params = sparse_params(12, 4, 2)
     seen: dict[int, secagg.messages.UnmaskingShares] = {}

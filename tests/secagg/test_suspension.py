@@ -69,7 +69,7 @@ def test_a_resumed_client_is_where_it_was_and_the_old_one_is_dead(halt):
 
 
 @pytest.mark.parametrize("halt", halts(LIVE), ids=str)
-def test_a_resumed_client_goes_on_to_the_same_messages(halt):
+def test_a_resumed_client_sends_the_same_messages(halt):
     recorded = halt.script
     client, entropy = recorded.client(halt.phase, ALICE)
     steps = {

@@ -11,7 +11,7 @@ from tests.support.sessions import BEFORE_SHARES, Cohort, exact_sum, make_params
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_those_that_left_after_their_input_are_missing_too(adversary):
+def test_clients_that_left_after_their_input_are_missing_too(adversary):
     """The inputs are a quorum, so the two clients left would answer; but two shares recover nothing."""
     recorded = script(adversary)
     server = recorded.server_in(ServerPhase.MASKED_INPUT_COLLECTION)

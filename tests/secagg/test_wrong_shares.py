@@ -258,7 +258,7 @@ def test_a_session_with_liars_gives_the_exact_sum_and_their_names_or_none(advers
         assert outcome.end.reason is AbortReason.INVALID_SHARES
 
 
-def test_liars_who_agree_with_each_other_do_not_get_an_honest_client_named():
+def test_colluding_liars_do_not_get_an_honest_client_named():
     """Two equal errors in six shares of degree three are one error away from another polynomial."""
     liars = Liars(
         make_params(6, 4), random_inputs(make_params(6, 4), seed=1), given_back=[(0, 1), (0, 2)], limbs=[4], by=7

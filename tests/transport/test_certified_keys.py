@@ -36,7 +36,9 @@ class TestCertifiedKeys:
         held = {int(path.stem[7:]): identity_from(path).public_key for path in folder.glob("client-*.key")}
         return sorted(client_id for client_id, key in held.items() if keys.is_trusted(client_id, key))
 
-    def test_who_runs_out_is_left_out_and_comes_back(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_expired_certificates_are_left_out_and_renewed_ones_come_back(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         keys = CertifiedKeys(folder, folder / "ca.pem")
         assert self.trusted(keys, folder) == [0, 1, 2]
         issue(folder, client_ids=[1], days_from_now=-9)
@@ -60,7 +62,7 @@ class TestCertifiedKeys:
         assert len(warnings(caplog, "certificates_left_out")) == 1
 
     @pytest.mark.parametrize("what", ["damaged", "stranger", "same key", "gone"])
-    def test_files_that_do_not_work_leave_what_was_there(
+    def test_broken_files_leave_the_last_version_in_force(
         self, folder: Path, caplog: pytest.LogCaptureFixture, what: str
     ) -> None:
         keys = CertifiedKeys(folder, folder / "ca.pem")
@@ -110,7 +112,7 @@ class TestCertifiedKeys:
         assert self.trusted(keys, folder) == [0]
         assert sum(expected in text for text in warnings(caplog, "certificates_left_out")) == 1
 
-    def test_a_file_that_is_gone_is_no_longer_trusted_whatever_else_is_wrong(
+    def test_a_removed_file_is_no_longer_trusted_despite_other_faults(
         self, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         keys = CertifiedKeys(folder, folder / "ca.pem")
@@ -161,7 +163,7 @@ class TestCertifiedKeys:
 class TestTryingAgain:
     """Files that could not be used are read again although they have not changed."""
 
-    def test_a_failure_of_the_system_is_not_for_good(
+    def test_a_failure_of_the_system_is_temporary(
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, tries = 1000.0, []

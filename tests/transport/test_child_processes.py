@@ -27,7 +27,7 @@ def end_with(parent: Parent, code: str) -> None:
     sys.exit(int(code))
 
 
-def test_objects_go_there_and_back_whatever_their_size() -> None:
+def test_objects_of_any_size_go_there_and_back() -> None:
     child = ChildProcess(f"{HERE}:echo", "one", "two")
     for request in ({"a": 1}, b"x" * (3 << 20), None):
         child.send(request)

@@ -170,7 +170,7 @@ def test_an_input_that_cannot_be_had_stops_the_client() -> None:
         (SessionRefusedError("a label 12", told="400 epochs\x1b[2J"), [link.Decline("400 epochs\\x1b[2J")]),
     ],
 )
-def test_a_client_that_declines_says_what_it_was_told_to_say(error, sent) -> None:
+def test_a_client_that_declines_sends_its_hosts_reason(error, sent) -> None:
     def accept(offer):
         raise error
 

@@ -37,7 +37,7 @@ def filled(directory) -> ClientJournal:
     return journal
 
 
-def test_what_was_saved_last_comes_back(directory) -> None:
+def test_the_last_saved_state_comes_back(directory) -> None:
     filled(directory).close()
     journal = opened(directory)
     assert (journal.client_id, journal.session_id, journal.offer) == (7, SESSION, b"the offer")
@@ -49,7 +49,7 @@ def test_what_was_saved_last_comes_back(directory) -> None:
     journal.close()
 
 
-def test_what_was_begun_and_not_saved_is_not_there(directory) -> None:
+def test_a_client_begun_but_not_saved_is_not_stored(directory) -> None:
     journal = opened(directory)
     journal.begin(7, SESSION, b"the offer")
     journal.close()
@@ -71,7 +71,7 @@ def test_files_hold_no_plaintext_and_are_the_owners_alone(directory) -> None:
     journal.close()
 
 
-def test_equal_states_are_not_seen_to_be_equal(directory) -> None:
+def test_equal_states_look_different(directory) -> None:
     """Nonces are random, and each journal has its own key."""
     sealed = []
     for name in ("a", "b"):
@@ -114,7 +114,7 @@ def test_the_key_may_lie_elsewhere_behind_a_link(directory, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", bytes(31), bytes(33), b"passphrase\n"])
-def test_a_key_file_that_is_none_is_refused_and_left_as_it_is(directory, content: bytes) -> None:
+def test_an_invalid_key_file_is_refused_and_left_unchanged(directory, content: bytes) -> None:
     (directory / "key").write_bytes(content)
     (directory / "key").chmod(0o600)
     with pytest.raises(JournalError, match="exactly 32 bytes"):

@@ -56,7 +56,7 @@ def test_control_frames_wait_behind_no_piece() -> None:
     assert kinds[3:] == [14] * 5
 
 
-def test_who_takes_bytes_is_there_and_who_stops_is_cut_off() -> None:
+def test_a_reading_peer_is_alive_and_one_that_stops_is_cut_off() -> None:
     """While the other side reads waiting bytes, no question is sent; a PING that goes out is not a sign of life."""
 
     async def scenario() -> tuple[bool, int]:

@@ -84,7 +84,7 @@ def test_a_client_that_crashes_at_any_operation_answers_once_and_is_in_the_sum(m
 
 
 @pytest.mark.parametrize(("mode", "stride"), [("complete", 2), ("malicious sparse", 7)])
-def test_from_the_files_as_they_are_at_any_operation_everyone_goes_on(mode: str, stride: int) -> None:
+def test_all_can_resume_from_the_files_at_any_operation(mode: str, stride: int) -> None:
     """As after a power cut: copies of all files, also of those that are half written, and nothing else."""
     tried = 0
     with journal_directory() as directory:

@@ -69,7 +69,7 @@ def test_a_session_that_nobody_joins_aborts_at_the_first_deadline() -> None:
     assert session.server.deadline is None
 
 
-def test_bytes_that_are_no_message_drop_their_sender_alone() -> None:
+def test_invalid_bytes_drop_only_their_sender() -> None:
     session = Session()
     assert session.server.data_received(3, b"\x00garbage", now=1.0) == []
     assert session.server.dropped[3].reason is DropReason.MALFORMED

@@ -61,7 +61,7 @@ def test_each_round_loses_its_own_part_and_nobody_vanishes_twice() -> None:
         FaultSchedule.dropouts_by_round(range(100), {Round.SHARE_KEYS: 0.6, Round.UNMASKING: 0.6}, seed=2)
 
 
-def test_faults_are_not_given_by_name() -> None:
+def test_faults_cannot_be_given_by_name() -> None:
     with pytest.raises(TypeError, match="not their names"):
         FaultSchedule({(0, Round.UNMASKING, Direction.UP): "VANISH"})  # type: ignore[dict-item]
 

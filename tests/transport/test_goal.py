@@ -68,7 +68,7 @@ def cohort(params: Parameters) -> tuple[dict[int, ClientHost], dict[int, np.ndar
     ],
     ids=["goal", "threshold", "none", "all", "sparse"],
 )
-def test_it_goes_on_at_its_goal_and_the_others_are_told_that_they_are_late(
+def test_a_session_continues_at_its_goal_and_later_clients_are_told_so(
     params: Parameters, goal: int | None, included: int
 ) -> None:
     clients, inputs = cohort(params)
@@ -83,7 +83,7 @@ def test_it_goes_on_at_its_goal_and_the_others_are_told_that_they_are_late(
         assert getattr(error, "code", None) is RefusalCode.TOO_LATE
 
 
-def test_a_server_that_dies_once_it_is_met_goes_on_with_the_same_survivors(tmp_path: Path) -> None:
+def test_a_server_that_dies_after_the_goal_continues_with_the_same_survivors(tmp_path: Path) -> None:
     params = make_params(5, 3, vector_length=4)
     clients, inputs = cohort(params)
     left: list[SessionHost] = []

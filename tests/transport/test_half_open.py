@@ -41,7 +41,7 @@ def test_the_oldest_of_the_address_that_has_most_makes_room(table):
     assert len(table) == 4
 
 
-def test_who_has_said_something_goes_after_those_who_have_not(table):
+def test_silent_connections_are_closed_before_those_that_spoke(table):
     places = [table.come("192.0.2.1", name) for name in ("1", "2", "3", "4")]
     places[0].speak()
     places[1].speak()
@@ -50,7 +50,7 @@ def test_who_has_said_something_goes_after_those_who_have_not(table):
     assert table.ended == ["3", "4", "1"]
 
 
-def test_of_addresses_that_have_as_many_those_that_have_said_nothing_go_first(table):
+def test_among_equal_addresses_silent_connections_are_closed_first(table):
     for number in range(4):
         place = table.come(f"192.0.2.{number}", f"first of {number}")
         if number != 2:
@@ -59,7 +59,7 @@ def test_of_addresses_that_have_as_many_those_that_have_said_nothing_go_first(ta
     assert table.ended[-1] == "first of 2"
 
 
-def test_a_newcomer_is_not_the_one_that_goes(table):
+def test_a_newcomer_is_not_closed(table):
     for number in range(4):
         table.come(f"192.0.2.{number}", str(number)).speak()
     table.come("192.0.2.9", "newcomer")
@@ -75,7 +75,7 @@ def test_a_network_of_ipv6_addresses_counts_as_one(table):
     assert table.ended[-1] == "5"
 
 
-def test_who_has_left_is_not_ended(table):
+def test_a_connection_that_has_left_is_not_ended(table):
     first = table.come("192.0.2.1", "first")
     for name in ("2", "3", "4"):
         table.come("192.0.2.1", name)
@@ -86,7 +86,7 @@ def test_who_has_left_is_not_ended(table):
     assert len(table) == 4
 
 
-def test_where_there_is_no_room_there_are_fewer_from_then_on():
+def test_without_room_the_limit_falls_from_then_on():
     ended = []
     table = HalfOpenConnections(1000)
     for number in range(100):
@@ -207,7 +207,7 @@ def test_an_address_that_opens_many_closes_its_own(certs):
     assert counts == (5, 1)
 
 
-def test_who_says_nothing_has_less_time_than_a_handshake(certs):
+def test_a_silent_connection_has_less_time_than_a_handshake(certs):
     async def scenario():
         limits = Limits(first_byte_seconds=0.2, handshake_seconds=60)
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs), limits) as server:

@@ -48,7 +48,7 @@ def number_of_entries(path) -> int:
         return len(list(journal.entries()))
 
 
-def test_what_was_committed_is_there_and_nothing_else(directory) -> None:
+def test_exactly_the_committed_data_is_there(directory) -> None:
     journal = filled(directory / "j")
     journal.record(EntryKind.DROP, 1, b"lost")
     journal.close()
@@ -409,7 +409,7 @@ def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -
     assert peak < 5 * 800_000, peak
 
 
-def test_a_full_disk_is_told_from_other_faults_and_goes_on_when_there_is_room(directory, monkeypatch) -> None:
+def test_a_full_disk_has_its_own_error_and_writing_continues_when_there_is_room(directory, monkeypatch) -> None:
     """SQLite's own limit of a file's pages replaces the disk's."""
     path = directory / "j"
     journal = filled(path)

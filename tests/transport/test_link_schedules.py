@@ -11,7 +11,7 @@ SCHEDULES = 61
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_whatever_breaks_the_sum_is_exact_or_the_session_aborts(mode: str) -> None:
+def test_any_faults_give_the_exact_sum_or_an_abort(mode: str) -> None:
     completed = crashes = 0
     for seed in range(SCHEDULES):
         outcome, crashed = run_schedule(mode, seed)

@@ -121,7 +121,7 @@ def test_clients_wait_for_a_server_whose_certificate_is_not_valid_now(
     assert all(word in why for why in told)
 
 
-def test_a_servers_certificate_that_nobody_renews_is_given_up_in_words(folder: Path) -> None:
+def test_a_servers_expired_certificate_ends_the_client_with_a_reason(folder: Path) -> None:
     issue(folder, server_names=NAMES, days_from_now=-9)
 
     async def scenario() -> None:
@@ -281,7 +281,7 @@ def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | No
     ],
     ids=["no use", "no id", "two ids"],
 )
-def test_what_tls_lets_in_and_the_server_does_not_is_told_in_words(
+def test_certificates_that_only_the_server_refuses_get_a_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch, uris: list[str], usage: Any, reason: str, told: str
 ) -> None:
     params = make_params(CLIENTS, 2)

@@ -105,7 +105,7 @@ def test_only_distinct_enrolled_clients_that_said_hello_are_present(certs):
     assert frames == [link.Refused(RefusalCode.UNKNOWN_CLIENT, "client 7 is not enrolled here")]
 
 
-def test_a_certified_stranger_hears_at_once_that_it_is_none_of_the_enrolled(certs, caplog):
+def test_a_certified_stranger_is_told_at_once_that_it_is_not_enrolled(certs, caplog):
     caplog.set_level(logging.WARNING, "transport")
 
     async def scenario():
@@ -244,7 +244,7 @@ def test_late_and_dropped_clients_wait_for_the_next_session_over_one_connection(
     assert refusals == {}
 
 
-def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
+def test_an_enrolled_client_that_is_not_invited_waits(certs):
     async def scenario():
         async with listening(certs) as server:
             port = server.addresses[0][1]
@@ -265,7 +265,7 @@ def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
 
 
 @pytest.mark.parametrize("is_early", [True, False], ids=["waited", "came later"])
-def test_who_comes_back_from_a_session_that_is_gone_and_is_not_asked_now_is_in_the_next(certs, is_early):
+def test_a_client_that_returns_from_an_ended_session_joins_the_next(certs, is_early):
     """It lost its connection, or the server was restarted; in between its session ended, and another began."""
     stale = encode_frame(link.encode(link.Hello(bytes(32), 1)))
 
@@ -314,7 +314,7 @@ def test_who_comes_back_from_a_session_that_is_gone_and_is_not_asked_now_is_in_t
         (HELLO, "silent"),
     ],
 )
-def test_in_the_lobby_too_hostile_frames_end_a_connection_and_nothing_else(certs, caplog, sent, reason):
+def test_hostile_frames_in_the_lobby_end_only_their_connection(certs, caplog, sent, reason):
     caplog.set_level(logging.INFO, "transport")
     limits = Limits(
         handshake_seconds=0.5, frame_seconds=0.4, idle_seconds=0.4, answer_seconds=0.3, farewell_seconds=0.5
@@ -338,7 +338,7 @@ def test_in_the_lobby_too_hostile_frames_end_a_connection_and_nothing_else(certs
         assert isinstance(frames[-1], link.Refused)
 
 
-def test_who_asks_in_the_lobby_and_does_not_read_is_cut_off(certs):
+def test_a_client_that_asks_in_the_lobby_and_does_not_read_is_cut_off(certs):
     """It may ask a little, again and again; the data waiting for it is bounded."""
 
     async def scenario():

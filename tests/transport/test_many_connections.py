@@ -45,7 +45,7 @@ async def is_open(stream: Stream) -> bool:
 
 @pytest.mark.parametrize("says_hello", [True, False])
 @pytest.mark.parametrize("tls", [True, False])
-def test_of_one_clients_connections_the_newest_few_stay(certs, says_hello, tls):
+def test_only_the_newest_connections_of_a_client_stay(certs, says_hello, tls):
     """None of them reads, or sends anything more."""
 
     async def connect(port: int) -> Stream:
@@ -85,7 +85,7 @@ def test_of_one_clients_connections_the_newest_few_stay(certs, says_hello, tls):
     assert not server._visits._of
 
 
-def test_a_session_goes_on_beside_a_client_that_connects_without_end(certs):
+def test_a_session_continues_beside_a_client_that_connects_without_end(certs):
     inputs = random_inputs(PARAMS, seed=1)
 
     async def scenario():

@@ -122,7 +122,7 @@ def test_a_message_that_is_spoiled_down_costs_its_receiver_alone(
     adversary=st.sampled_from(Adversary),
     data=st.data(),
 )
-def test_never_a_wrong_sum_whatever_goes_wrong(
+def test_any_fault_gives_the_exact_sum_or_an_abort(
     num_clients: int, rate: float, seed: int, adversary: Adversary, data: st.DataObject
 ) -> None:
     threshold = data.draw(thresholds(adversary, num_clients))
@@ -217,7 +217,7 @@ def test_the_seed_and_the_entropy_repeat_a_session() -> None:
     assert str(first.outcome) == str(second.outcome)
 
 
-def test_inputs_are_made_when_they_are_due_and_for_those_only_who_get_so_far() -> None:
+def test_inputs_are_made_when_due_and_only_for_clients_that_reach_the_round() -> None:
     params = make_params(5, 3)
     inputs = random_inputs(params, 0)
     made: list[int] = []

@@ -67,7 +67,7 @@ def test_rounds_are_answered_once_and_upwards(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 2**63])
-def test_what_is_no_round_is_refused(number: int) -> None:
+def test_invalid_rounds_are_refused(number: int) -> None:
     with pytest.raises(RepeatedSessionError, match="not the number of a round"):
         record(None).check_round(number)
 
@@ -102,7 +102,7 @@ def test_without_a_training_sessions_have_no_order() -> None:
     assert loose.last_answered() is None
 
 
-def test_of_many_at_once_one_answers(tmp_path) -> None:
+def test_among_concurrent_calls_one_answers(tmp_path) -> None:
     def attempt(number: int) -> bool:
         try:
             record(tmp_path / "record").answer(b"session %d" % number, 1)
@@ -114,7 +114,7 @@ def test_of_many_at_once_one_answers(tmp_path) -> None:
         assert sum(pool.map(attempt, range(64))) == 1
 
 
-def test_what_a_killed_process_answered_stays_answered(tmp_path) -> None:
+def test_answers_of_a_killed_process_stay_recorded(tmp_path) -> None:
     program = (
         "import os, signal, sys\n"
         "from transport import BudgetSpentError, ClientRecord, Participation\n"
@@ -128,7 +128,7 @@ def test_what_a_killed_process_answered_stays_answered(tmp_path) -> None:
         record(path).check_round(5)
 
 
-def test_the_record_names_nobody_it_need_not(tmp_path) -> None:
+def test_the_record_names_only_necessary_parties(tmp_path) -> None:
     path = tmp_path / "record"
     kept = Participation(path)
     kept.use(b"a suspended client's secret bytes")
@@ -163,7 +163,7 @@ def test_folders_that_others_could_change_are_refused(tmp_path) -> None:
             Participation.in_folder(tmp_path / name)
 
 
-def test_what_comes_before_a_round_is_not_answered_once_another_process_has_answered_the_round(tmp_path) -> None:
+def test_a_measurement_is_refused_after_another_process_answered_its_round(tmp_path) -> None:
     path = tmp_path / "record"
 
     def ranges() -> ClientRecord:

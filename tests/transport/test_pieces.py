@@ -70,7 +70,7 @@ def test_an_announcement_comes_down_a_slow_line_over_one_connection(certs, small
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_what_broke_off_goes_on_where_it_stopped(way, certs, small_pieces):
+def test_a_broken_transfer_continues_where_it_stopped(way, certs, small_pieces):
     params = make_params(CLIENTS, 2, vector_length=600_000 if way == "up" else 10)
     size = params.vector_length * params.ring_bits // 8 if way == "up" else len(EXTRA)
     cuts = tuple((way, size // 3) for _ in range(2))
@@ -81,7 +81,7 @@ def test_what_broke_off_goes_on_where_it_stopped(way, certs, small_pieces):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_whatever_breaks_in_pieces_the_sum_is_exact_or_the_session_aborts(mode, monkeypatch):
+def test_any_faults_with_pieces_give_the_exact_sum_or_an_abort(mode, monkeypatch):
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 48)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 160)
     schedules = 24
@@ -89,7 +89,7 @@ def test_whatever_breaks_in_pieces_the_sum_is_exact_or_the_session_aborts(mode, 
     assert completed > schedules // 2
 
 
-def test_an_announcement_is_not_sent_again_to_who_holds_it():
+def test_an_announcement_is_not_sent_again_to_a_client_that_holds_it():
     held = HeldAnnouncement()
     extra = bytes(300_000)
     sizes = []
@@ -115,7 +115,7 @@ def test_a_message_that_is_there_is_acknowledged_and_not_sent_again():
     assert session.host.outcome.included == (0, 1, 2, 3)
 
 
-def test_a_half_sent_input_goes_on_where_it_stopped():
+def test_a_half_sent_input_continues_where_it_stopped():
     session = LargeInputs()
     large, pieces = session.large[0], session.pieces(0)
     session.up(0, large)

@@ -140,7 +140,7 @@ def test_twenty_client_processes_some_killed_in_each_phase(certs, start):
         ("UNMASKING", 3),
     ],
 )
-def test_a_server_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path, round_, received):
+def test_a_server_that_is_killed_continues_from_its_journal(certs, start, tmp_path, round_, received):
     num_clients = 5
     params = make_params(num_clients, num_clients, vector_length=2000)
     inputs = random_inputs(params, seed=SEED)
@@ -185,7 +185,7 @@ def test_a_server_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path
 
 
 @pytest.mark.parametrize(("stop_at", "after"), [(1, False), (2, False), (2, True), (3, False)])
-def test_a_client_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path, stop_at, after):
+def test_a_client_that_is_killed_continues_from_its_journal(certs, start, tmp_path, stop_at, after):
     params = make_params(3, 3, vector_length=500)
     inputs = random_inputs(params, seed=SEED)
 

@@ -138,7 +138,7 @@ def test_limits_and_logs_are_of_the_clients_own_addresses(certs, caplog):
     ],
     ids=["extensions", "IPv6", "byte by byte", "LOCAL", "LOCAL with more", "unspecified"],
 )
-def test_a_session_goes_on_behind_proxies_that_keep_to_the_specification(certs, first):
+def test_a_session_continues_behind_proxies_that_follow_the_specification(certs, first):
     inputs = random_inputs(PARAMS, seed=1)
 
     async def scenario():
@@ -207,7 +207,7 @@ def test_a_header_that_does_not_come_is_not_waited_for(certs, sent):
     assert asyncio.run(scenario()).refusals == {"timed-out": 1}
 
 
-def test_a_probe_that_says_nothing_is_no_news(certs, caplog):
+def test_a_silent_probe_is_not_logged(certs, caplog):
     """As without a proxy: a health check that only connects."""
 
     async def scenario():
@@ -225,7 +225,7 @@ def test_a_probe_that_says_nothing_is_no_news(certs, caplog):
 
 
 @pytest.mark.parametrize("proxies", [(), proxy_networks("192.0.2.0/24")], ids=["nobody is listed", "another is"])
-def test_who_is_not_listed_says_nothing_of_where_it_comes_from(certs, caplog, proxies):
+def test_headers_of_unlisted_proxies_are_refused(certs, caplog, proxies):
     inputs = random_inputs(PARAMS, seed=1)
 
     async def scenario():
@@ -282,7 +282,7 @@ def test_one_address_has_one_way_to_be_written():
 
 
 @given(st.binary(min_size=4, max_size=4), st.binary(max_size=300))
-def test_whatever_is_in_a_header_is_an_address_or_refused(last, body):
+def test_any_header_gives_an_address_or_is_refused(last, body):
     head = SIGNATURE + last
     with contextlib.suppress(ProxyHeaderError):
         assert body_bytes(head) <= MAX_BODY_BYTES
@@ -308,7 +308,7 @@ def test_proxies_are_listed_by_address_or_network():
         ("10.0.0.1,::/0", "all addresses"),
     ],
 )
-def test_a_list_of_proxies_is_not_guessed_at(text, said):
+def test_an_invalid_list_of_proxies_is_refused(text, said):
     with pytest.raises(ValueError, match=said):
         proxy_networks(text)
 

@@ -21,7 +21,7 @@ def test_a_burst_is_logged_and_then_a_line_every_few_seconds():
     assert sum(rate.untold("192.0.2.1", 5.0 + second) is not None for second in range(100)) <= 21
 
 
-def test_addresses_without_number_share_what_is_left():
+def test_very_many_addresses_share_one_budget():
     rate = RefusalRate()
     logged = sum(rate.untold(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", 0.0) is not None for n in range(50_000))
     assert logged <= _ADDRESSES + 32
@@ -60,7 +60,7 @@ def test_a_flood_is_counted_and_not_logged(tmp_path, caplog):
     assert 30 <= len(lines) <= 34
 
 
-def test_port_probes_and_health_checks_are_no_news(tmp_path, caplog):
+def test_port_probes_and_health_checks_are_not_logged(tmp_path, caplog):
     """Connect and close, connect and send nothing, connect and send something else, for the server's whole life."""
     caplog.set_level(logging.WARNING, "transport")
     certs = deployment(tmp_path / "certs", 2)

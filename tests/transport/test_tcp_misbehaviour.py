@@ -144,7 +144,7 @@ def test_a_second_connection_takes_the_place_of_the_first(certs, caplog):
     assert frames[-1].code is link.RefusalCode.REPLACED
 
 
-def test_who_asks_and_does_not_read_is_cut_off(certs):
+def test_a_client_that_asks_and_does_not_read_is_cut_off(certs):
     """The offer is large, and connections that read nothing ask for its pieces."""
     extra = bytes(1 << 20)
     want = _pieces.Want(hashlib.sha256(extra).digest(), 0, len(extra))

@@ -202,7 +202,7 @@ def test_older_versions_of_tls_are_not_spoken(certs):
         (b"", "broken-off"),
     ],
 )
-def test_what_does_not_speak_tls_is_refused(certs, sent, reason):
+def test_connections_without_tls_are_refused(certs, sent, reason):
     async def scenario():
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs), QUICK) as server:
             reader, writer = await asyncio.open_connection(*server.addresses[0])
@@ -238,7 +238,7 @@ def test_a_handshake_that_takes_too_long_is_ended_and_holds_up_nobody(certs):
     assert asyncio.run(scenario()) == {"timed-out": 20}
 
 
-def test_a_server_that_is_none_is_not_waited_for(certs):
+def test_a_program_that_is_not_a_server_is_not_waited_for(certs):
     async def scenario():
         with socket.create_server(("127.0.0.1", 0)) as listener:
             context = client_context(Credentials.of_client(certs, 0))
@@ -299,7 +299,7 @@ def test_files_that_do_not_fit_say_which(certs, tmp_path):
         make(good)
 
 
-def test_a_servers_name_in_the_subject_is_no_name_of_it(certs, tmp_path, monkeypatch):
+def test_a_server_name_in_the_subject_does_not_count(certs, tmp_path, monkeypatch):
     """An authority that vouches for host names does so in the subject alternative names, and only there."""
     for name in ("ca.pem", "ca.key"):
         shutil.copy(certs / name, tmp_path)

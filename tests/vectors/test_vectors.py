@@ -270,7 +270,7 @@ def test_the_readers_client_refuses_by_the_same_rule(case):
 
 
 @pytest.mark.parametrize("case", NEGATIVE["refused_by_servers"], ids=named)
-def test_a_server_goes_on_without_the_client(case):
+def test_a_server_continues_without_the_client(case):
     server = server_before(load(case["session"]), case["before_step"])
     phase, client_id = server.phase, case["client_id"]
     message = decode_client_message(bytes.fromhex(case["message"]), server.params)

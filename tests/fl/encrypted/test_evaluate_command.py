@@ -60,7 +60,7 @@ def test_a_models_file_is_measured_on_the_first_images(model_file: Path) -> None
     assert json.loads(result.stdout)["accuracy"] == pytest.approx(expected)
 
 
-def test_a_path_that_is_no_model_is_refused(tmp_path: Path, model_file: Path) -> None:
+def test_a_path_that_is_not_a_model_is_refused(tmp_path: Path, model_file: Path) -> None:
     assert_refused(invoke("evaluate", tmp_path / "nothing"), "does not exist")
     assert_refused(invoke("evaluate", tmp_path), "no run")
     assert_refused(invoke("evaluate", model_file), "--model", "--dataset")
@@ -90,9 +90,7 @@ def data(data_dir):
 """
 
 
-def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_a_run_names_is_run_only_if_the_user_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_evaluated.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -152,7 +152,7 @@ def test_mpyc_as_it_is_comes_to_the_same_predictions(trained: Callable[[str], Pa
     assert on_words.predictions == on_objects.predictions
 
 
-def test_what_an_owner_cannot_do_is_said_in_its_words(trained: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_owners_fault_is_reported_in_its_words(trained: Callable[[str], Path], tmp_path: Path) -> None:
     evaluator = MpycEvaluator(timeout=60)
     with pytest.raises(EncryptedEvaluationError, match=r"party 0 \(model owner\): cannot read"):
         evaluator.evaluate(task_of(tmp_path / "logistic.safetensors"), lambda done, total: None)
@@ -199,7 +199,7 @@ def test_silence_is_an_error(trained: Callable[[str], Path], tmp_path: Path) -> 
         parties.run(lambda event: None, 15)
 
 
-def test_parties_end_when_the_one_who_started_them_is_killed(trained: Callable[[str], Path], tmp_path: Path) -> None:
+def test_parties_end_when_their_starter_is_killed(trained: Callable[[str], Path], tmp_path: Path) -> None:
     path = trained("mlp-500")
     command = [*(sys.executable, "-m", "fl", "evaluate", str(path), "--model", "mlp-500", "--dataset", "digits")]
     parent = subprocess.Popen(  # noqa: S603 - our own program

@@ -104,7 +104,7 @@ def test_signed_gives_the_integers_nearest_to_zero() -> None:
     "meaningless",
     [lambda a: a / 2, lambda a: a**2, lambda a: a < 1, lambda a: a % 7, lambda a: np.max(a), lambda a: a | 1],
 )
-def test_what_has_no_meaning_in_the_field_is_refused(meaningless: Callable[[Any], Any]) -> None:
+def test_operations_without_meaning_in_the_field_are_refused(meaningless: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="residues"):
         meaningless(random_residues(3, 4))
 
@@ -116,6 +116,6 @@ def test_floats_are_refused() -> None:
         random_residues(2, 2) + np.array([0.5, 1.0])
 
 
-def test_words_that_are_no_residues_are_refused() -> None:
+def test_words_that_are_not_residues_are_refused() -> None:
     with pytest.raises(ValueError, match="modulus"):
         from_words(np.array([MODULUS], np.uint64))

@@ -191,7 +191,7 @@ def tied() -> nn.Module:
         (Drawing, {}, "cannot stack this model .*andom"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused_before_the_first_round(
+def test_unstackable_models_are_refused_before_the_first_round(
     model: Callable[[], nn.Module] | None, changes: dict[str, Any], complaint: str
 ) -> None:
     worker = make_worker(**changes)

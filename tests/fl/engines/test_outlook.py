@@ -39,7 +39,7 @@ def test_announced_clients_go_before_guesses_and_nobody_is_trained_twice() -> No
     assert everything_ahead(outlook) == []
 
 
-def test_who_is_asked_for_is_trained_also_where_there_is_no_room() -> None:
+def test_a_requested_client_is_trained_even_without_room() -> None:
     outlook = Outlook((), capacity=1)
     outlook.announce(5, due=1.0)
     assert outlook.next() == 5

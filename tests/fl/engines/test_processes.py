@@ -85,7 +85,7 @@ def test_a_client_is_trained_again_if_it_is_asked_again(engine: ProcessesEngine)
     assert_same_bits({2: first}, {2: again})
 
 
-def test_what_was_not_asked_for_is_dropped(engine: ProcessesEngine) -> None:
+def test_unrequested_updates_are_dropped(engine: ProcessesEngine) -> None:
     worker = make_worker()
     for number in (1, 2, 3):
         training = training_of(worker, number, expected=tuple(range(8)))

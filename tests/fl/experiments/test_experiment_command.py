@@ -75,7 +75,7 @@ def test_the_help_names_every_experiment_without_loading_torch() -> None:
     assert f"{', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]}." in shown
 
 
-def test_one_killed_at_any_moment_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_an_experiment_killed_at_any_moment_resumes_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     """A real command with two processes is killed without a chance to clean up; they end by themselves."""
     arguments = ("experiment", "fashion-six", "--quick", "--arm", "central-sgd", "--arm", "alone-sgd-0")
     process = subprocess.Popen(  # noqa: S603 - our own program
@@ -210,7 +210,7 @@ def test_places_that_cannot_be_written_to_are_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("user_cache")
-def test_data_that_are_missing_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str) -> bytes:
         raise DataError(f"{url}: no route")
 

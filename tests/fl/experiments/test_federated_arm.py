@@ -124,7 +124,7 @@ def test_clients_are_measured_with_the_models_that_the_last_round_averages(tmp_p
     assert result["model_sha256"] == without["model_sha256"]
 
 
-def test_a_client_alone_has_what_the_federation_gives_it_and_no_more(tmp_path: Path) -> None:
+def test_a_client_alone_has_only_its_own_examples(tmp_path: Path) -> None:
     arms = [
         digits_arm(f"alone-{client}", clients=1, aggregator="plain", part=Part(client=client, clients=4), rounds=1)
         for client in range(4)

@@ -124,7 +124,7 @@ def test_a_personalization_that_is_broken_off_ends_with_the_same_bits(
     assert made == [0, 1, 2, 3, 4, 5, *range(6)]
 
 
-def test_who_was_included_and_how_slow_he_is(whole: tuple[Path, dict[str, dict[str, Any]]], digits: Dataset) -> None:
+def test_included_writers_and_their_speeds(whole: tuple[Path, dict[str, dict[str, Any]]], digits: Dataset) -> None:
     folder, results = whole
     result, config = results["federated-slow"], trained_arm().federated.config
     records = TrainedRun(folder / "federated-slow", config, digits).records()
@@ -207,7 +207,7 @@ def test_fine_tuning_begins_with_the_last_model_and_alone_with_the_first(
     assert results["full-slow"]["summary"]["loss_gain"]["mean"] > results["alone-slow"]["summary"]["loss_gain"]["mean"]
 
 
-def test_what_is_missing_or_damaged_is_named(tmp_path: Path, whole: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+def test_missing_and_damaged_files_are_named(tmp_path: Path, whole: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     folder, _ = whole
     shutil.copytree(folder, tmp_path / "run")
     for arm in ("ditto-slow", "full-slow"):

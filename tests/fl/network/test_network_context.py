@@ -105,7 +105,7 @@ def test_nothing_but_the_announcement_reaches_the_trainer(monkeypatch: pytest.Mo
     assert first[4]["seed"] == 0
 
 
-def test_what_a_simulation_trains_with_is_the_configs_and_the_models() -> None:
+def test_a_simulation_trains_only_with_the_config_and_the_model() -> None:
     """The server passes no more to clients: settings come with the run, and the model's state is the context."""
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
     context = run.worker.received_context(1, model_to_bytes(run.model))

@@ -80,7 +80,7 @@ def test_without_there_is_no_key_for_it(joined: list[JoinOptions], served: list[
 
 
 @pytest.mark.parametrize("mode", [member for member in Adversary if member is not Adversary.MALICIOUS])
-def test_asking_for_less_says_in_one_line_what_it_gives_up(
+def test_asking_for_less_is_explained_in_one_line(
     certs: Path, joined: list[JoinOptions], served: list[Adversary], mode: Adversary
 ) -> None:
     for output in (
@@ -94,7 +94,7 @@ def test_asking_for_less_says_in_one_line_what_it_gives_up(
     assert served == [mode]
 
 
-def test_a_client_says_itself_what_else_it_takes(certs: Path, joined: list[JoinOptions]) -> None:
+def test_a_clients_user_chooses_which_weaker_sessions_it_accepts(certs: Path, joined: list[JoinOptions]) -> None:
     options = ("--graph", "sparse", "--min-inputs", 5, "--max-classes", 7, "--training", "ward 7", "--max-rounds", 9)
     assert invoke(*JOIN, "--certs", certs, *options).output == ""
     assert joined[0].policy == Policy(graph=GraphKind.SPARSE, min_inputs=5, max_classes=7)

@@ -39,7 +39,7 @@ def asked(deployment: Deployment, path: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_an_operator_sees_who_declined_and_why_what_was_tried_again_and_how_it_ended(
+def test_an_operator_sees_declines_with_reasons_retries_and_the_end(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

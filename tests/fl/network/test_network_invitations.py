@@ -37,7 +37,7 @@ def invitations(lobby: Lobby, exclusions: Exclusions | None = None, **rules: Any
     return Invitations(plans, cast("Any", lobby), ENROLLED, ServingRules(**given), lambda _: None, exclusions)
 
 
-def test_a_sample_is_drawn_evenly_from_those_who_are_there() -> None:
+def test_a_sample_is_drawn_evenly_from_the_present_clients() -> None:
     lobby = Lobby(9, 2, 14, 5, 11, 3)
     inviting = invitations(lobby, invited=4, goal=4)
     drawn = [inviting.next(1) for _ in range(600)]
@@ -56,12 +56,12 @@ def test_with_fewer_it_waits_for_as_long_as_clients_may_join_and_no_longer() -> 
     assert lobby.asked == [(3, 0.01), (5, 7.0)]
 
 
-def test_too_few_are_no_round() -> None:
+def test_too_few_clients_are_not_a_round() -> None:
     with pytest.raises(RoundFailedError, match=r"round 4 was not begun: 2 of 3 clients were there after 0\.01 s"):
         invitations(Lobby(1, 2), invited=5).next(4)
 
 
-def test_without_a_sample_all_who_are_enrolled_are_asked_but_those_on_the_list(tmp_path: Path) -> None:
+def test_without_a_sample_all_enrolled_clients_not_on_the_list_are_invited(tmp_path: Path) -> None:
     listed = tmp_path / "excluded"
     listed.write_text("4\n7\n")
     exclusions = Exclusions(listed=listed, clock=later)

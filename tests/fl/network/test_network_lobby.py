@@ -90,7 +90,7 @@ def test_a_client_that_is_not_enrolled_is_told_so_and_counts_for_nothing(
     assert getattr(line, "client_id", None) == CLIENTS
 
 
-def test_who_waits_is_on_the_status_page_and_idle_sockets_are_not(deployment: Deployment) -> None:
+def test_waiting_clients_are_on_the_status_page_and_idle_sockets_are_not(deployment: Deployment) -> None:
     config = deployment.config(rounds=1)
     seen: list[dict[str, Any]] = []
 
@@ -117,7 +117,7 @@ def test_who_waits_is_on_the_status_page_and_idle_sockets_are_not(deployment: De
     assert (seen[0]["waiting_clients"], seen[0]["open_connections"]) == (1, 1)
 
 
-def test_the_server_gives_up_only_where_it_is_told_to(deployment: Deployment) -> None:
+def test_the_server_gives_up_only_with_a_limit(deployment: Deployment) -> None:
     config = deployment.config(rounds=1)
     with pytest.raises(RoundFailedError, match=r"round 1 was not begun: 0 of 3 clients were there after 0\.2 s"):
         deployment.run_beside(config, lambda: None, options=deployment.options(give_up=0.2))

@@ -65,7 +65,7 @@ def test_the_command_line_comes_before_the_environment_before_the_file_before_th
     assert (config.local.batch_size, config.local.epochs, config.rounds, config.seed) == (10, 3, 4, 5)
 
 
-def test_a_client_needs_nothing_on_its_command_line(
+def test_a_client_can_start_without_command_line_options(
     noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "join.toml"
@@ -91,7 +91,7 @@ def test_a_client_needs_nothing_on_its_command_line(
         ("SECAGG_JOIN_Q", "unknown environment variable SECAGG_JOIN_Q"),
     ],
 )
-def test_an_environment_variable_that_is_no_option_is_named(
+def test_an_environment_variable_that_is_not_an_option_is_named(
     name: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -99,7 +99,7 @@ def test_an_environment_variable_that_is_no_option_is_named(
 
 
 @pytest.mark.parametrize("name", ["SECAGG_SERVE_EXCLUDE", "SECAGG_SERVE_CRL"])
-def test_an_empty_variable_lets_in_nobody_who_is_shut_out(
+def test_an_empty_variable_does_not_admit_excluded_clients(
     name: str, noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "serve.toml"
@@ -136,7 +136,7 @@ def test_the_names_of_the_status_page_are_checked(noted: list[Any], monkeypatch:
         (SERVE, 'resume = "run"', "unknown resume: settings are listen"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_one_line(command: tuple[object, ...], text: str, said: str, tmp_path: Path) -> None:
+def test_a_fault_in_a_file_is_one_line(command: tuple[object, ...], text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "file.toml").write_text(text)
     assert_refused(invoke(*command, "--config", tmp_path / "file.toml"), said)
 
@@ -197,7 +197,7 @@ def test_no_option_holds_a_secret_but_by_its_file(command: str) -> None:
 
 
 @pytest.mark.live
-def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_again(tmp_path: Path) -> None:
+def test_a_terminated_client_continues_in_its_round_after_a_restart(tmp_path: Path) -> None:
     """All of them use settings files, and logs for machines."""
     certs = tmp_path / "certs"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(3))

@@ -71,7 +71,7 @@ def test_announcements_come_back_as_they_were() -> None:
     assert encode_announcement(announcement()) == encode_announcement(announcement())
 
 
-def test_all_that_is_announced_is_in_the_context() -> None:
+def test_the_whole_announcement_is_in_the_context() -> None:
     extra = encode_announcement(announcement())
     other = encode_announcement(announcement(scales=None))
     assert len({round_context(2, extra), round_context(3, extra), round_context(2, other)}) == 3
@@ -163,7 +163,7 @@ def test_a_newer_announcement_is_read_where_it_says_so() -> None:
         (tampered(training__bfloat16="maybe"), "bfloat16"),
     ],
 )  # fmt: skip
-def test_what_is_no_announcement_is_refused(extra: bytes, said: str) -> None:
+def test_invalid_announcements_are_refused(extra: bytes, said: str) -> None:
     with pytest.raises(AnnouncementError, match=said):
         decode_announcement(extra)
 
@@ -196,7 +196,7 @@ def test_the_protocols_parameters_are_within_the_policy(
         policy.check(offered)
 
 
-def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
+def test_sparse_graphs_are_accepted_only_on_request() -> None:
     params = secagg.plan(
         num_clients=2000, vector_length=4, value_bits=4, dropout=0.05, corrupt=0.05, graph=GraphKind.SPARSE,
         adversary=Adversary.MALICIOUS,
@@ -307,7 +307,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, x: Any, y: Any) -> N
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04rubbish", b"rubbish"])
-def test_what_holds_no_arrays_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_files_without_arrays_are_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.npz").write_bytes(content)
     for path in (tmp_path, tmp_path / "a.npz"):

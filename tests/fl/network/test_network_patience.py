@@ -117,9 +117,7 @@ def test_a_server_that_ends_every_session_at_once_is_not_asked_in_a_hurry(
     assert min(waits) >= 0.5
 
 
-def test_rounds_that_end_before_this_client_has_answered_are_no_part_of_it(
-    monkeypatch: pytest.MonkeyPatch, waits: list[float]
-) -> None:
+def test_unanswered_rounds_do_not_count_as_taken_part(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     """A server can offer a round and call it completed at once, again and again."""
     serve(monkeypatch, [End(EndCode.COMPLETED, included=5)] * 20)
     said: list[str] = []
@@ -152,9 +150,7 @@ def test_a_model_that_cannot_be_trained_costs_a_round_and_not_the_training(
 
 
 @pytest.mark.parametrize("error", [DivergedError("its loss is nan"), QuantizationError("elements that are not finite")])
-def test_what_a_bad_model_does_to_training_withholds_the_update(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_a_model_that_breaks_training_withholds_the_update(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise error
 
@@ -254,7 +250,7 @@ def test_a_round_that_was_answered_begins_the_count_anew(monkeypatch: pytest.Mon
     asyncio.run(client.run())
 
 
-def test_what_a_server_does_wrong_otherwise_ends_a_client(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+def test_other_faults_of_a_server_end_a_client(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     serve(monkeypatch, [RemoteProtocolError(Rule.INVALID_SIGNATURE, "")])
     with pytest.raises(RemoteProtocolError):
         asyncio.run(participant([]).run())

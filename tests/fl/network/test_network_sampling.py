@@ -56,7 +56,7 @@ def test_absent_clients_cost_nothing_and_each_round_asks_others(
     assert {client.said[-1] for client in population.clients.values()} == {"the training is over"}
 
 
-def test_a_round_goes_on_as_soon_as_enough_updates_are_there(
+def test_a_round_continues_as_soon_as_enough_updates_are_there(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five are asked and three are enough; the others come after the session's end."""
@@ -224,7 +224,7 @@ def test_the_server_ends_after_as_many_failed_rounds_as_it_was_told(
     assert [host.offer.number for host in population.hosts] == [1, 2]
 
 
-def test_who_is_excluded_while_the_training_goes_on_is_in_no_later_round(
+def test_a_client_excluded_during_training_is_in_no_later_round(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A list that is broken for a moment changes nothing, and the operator is told."""
@@ -254,7 +254,7 @@ def test_who_is_excluded_while_the_training_goes_on_is_in_no_later_round(
     assert getattr(refused, "client_id", None) == 3
 
 
-def test_a_list_that_cannot_be_read_keeps_the_server_from_starting(
+def test_an_unreadable_list_keeps_the_server_from_starting(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = deployment.directory / "excluded"

@@ -163,7 +163,7 @@ def test_numbers_out_of_range_are_one_line(options: tuple[object, ...], said: st
     assert_refused(result, said)
 
 
-def test_a_run_that_goes_on_keeps_its_settings(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
     result = invoke("serve", "--plaintext", "--resume", tmp_path, "--optimizer", "adam", "--server-tau", 1)
     assert_refused(result, "leave out --optimizer, --server-tau")
 

@@ -144,7 +144,7 @@ def test_a_sum_that_cannot_be_read_costs_its_round_and_no_more(
     assert training.trained(1) == training.trained(2) == [1] * CLIENTS
 
 
-def test_a_server_that_dies_of_nothing_else_is_not_in_a_crash_loop(
+def test_a_server_that_dies_after_a_bad_sum_is_not_in_a_crash_loop(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sum is in the journal, and the process ends before the round is in the checkpoint."""
@@ -217,7 +217,7 @@ def test_a_round_aborted_while_shares_were_out_is_not_tried_again(deployment: De
 
 
 @pytest.mark.usefixtures("two_leave")
-def test_who_hears_that_the_last_round_has_no_result_hears_that_it_was_the_last(
+def test_a_client_told_of_a_missing_last_result_is_told_that_it_was_the_last_round(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 6.0)
@@ -257,7 +257,7 @@ def dies_before_the_update(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionFiles, "begin", begin)
 
 
-def test_a_server_that_dies_between_both_sessions_goes_on_with_the_second(
+def test_a_server_that_dies_between_both_sessions_continues_with_the_second(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ranges are in the first one's journal, and the clients' updates in their memory."""
@@ -331,7 +331,7 @@ def copy_without_journal(folder: Path, copy: Path) -> None:
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("round.*"))
 
 
-def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: Path) -> None:
+def test_clients_told_of_wrong_shares_are_told_of_the_end_too(tmp_path: Path) -> None:
     """All were present to the end, and are told that there is no result, not that one is still to come."""
     run: list[SessionRequest] = []
     aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)

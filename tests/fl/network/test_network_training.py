@@ -107,7 +107,7 @@ def test_a_client_that_vanishes_or_is_late_misses_a_round_and_is_in_the_next(dep
     assert sum("not in this round" in line for line in clients[3].said) >= 1
 
 
-def test_who_misses_the_last_round_hears_that_it_was_the_last(
+def test_a_client_that_misses_the_last_round_is_told_that_it_was_the_last(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 8.0)
@@ -290,7 +290,7 @@ def test_clients_that_do_not_agree_end_with_the_reason_and_the_others_train(depl
     assert finished.summary["included"] == [3]
 
 
-def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) -> None:
+def test_a_journal_of_another_run_is_not_resumed(deployment: Deployment) -> None:
     """Its sum would be of another model's updates. A journal of a round in the checkpoint is out of date."""
     config = deployment.config(rounds=1)
     with pytest.raises(RoundFailedError, match="0 of 3 clients"):

@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FIRST, tmp_path / "run"))
 
 
-def test_the_first_versions_run_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_versions_run_can_be_resumed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
     deployment = Deployment(tmp_path, monkeypatch)
     monkeypatch.setattr("fl.network.server.make_dataset", lambda *_: fl.data.load_dataset("digits"))
@@ -113,9 +113,7 @@ def test_a_setting_that_came_later_is_what_runs_did_before(run: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("min_clients", "min_inputs"), [(2, 2), (3, 3), (5, 3)])
-def test_before_clients_minimum_was_stored_it_was_what_they_ask_for_by_default(
-    run: Path, min_clients: int, min_inputs: int
-) -> None:
+def test_the_clients_minimum_of_older_runs_is_the_default(run: Path, min_clients: int, min_inputs: int) -> None:
     stored = json.loads((run / "network.json").read_text())
     assert "min_inputs" not in stored
     (run / "network.json").write_text(json.dumps({**stored, "min_clients": min_clients}))

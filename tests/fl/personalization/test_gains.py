@@ -112,14 +112,14 @@ def test_percentiles_are_over_clients_and_accuracies_over_examples() -> None:
     assert summary.personal_spread.p90 == pytest.approx(1.0)
 
 
-def test_equal_counts_are_no_gain_whatever_the_fractions_round_to() -> None:
+def test_equal_counts_give_a_gain_of_zero_despite_rounding() -> None:
     # 1 - 0.9 and 0.1 differ in the last bit; both mean one of ten.
     same = dataclasses.replace(gain(0, 10, 1, 1), global_accuracy=1 - 0.9, personal_accuracy=0.1)
     assert same.global_accuracy != same.personal_accuracy
     assert summarize_gains([same]).same == 1.0
 
 
-def test_of_one_client_all_percentiles_are_its_gain_and_of_none_there_are_none() -> None:
+def test_one_clients_percentiles_are_its_gain_and_no_client_has_none() -> None:
     assert Spread.of([0.25]) == Spread(p10=0.25, median=0.25, p90=0.25, mean=0.25)
     with pytest.raises(ConfigError, match="no client's gain"):
         summarize_gains([])

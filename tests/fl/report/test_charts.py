@@ -68,7 +68,7 @@ def test_a_series_of_one_point_is_a_level_among_curves_and_a_dot_alone() -> None
     assert len(drawn(alone, "circle", "dot s0")) == 1
 
 
-def test_what_is_not_finite_is_a_gap() -> None:
+def test_values_that_are_not_finite_are_gaps() -> None:
     chart = curves(Curve("a", ((1, 1.0), (2, None), (3, 2.0), (4, float("nan")), (5, 3.0), (6, 4.0))))
     (line,) = drawn(chart, "path", "curve s0")
     assert line.get("d", "").count("M") == 3
@@ -130,7 +130,7 @@ def test_gains_are_a_step_per_client_from_the_smallest_to_the_largest() -> None:
     assert heights == [-20, 0, 10, 30]
 
 
-def test_what_the_user_wrote_stays_text_and_moves_nothing() -> None:
+def test_the_users_text_stays_text_and_moves_nothing() -> None:
     clients = (PersonalizedClient(0, 1, 0.5, 0.75),)
     for chart in (
         curves(Curve(HOSTILE, ((1, 0.5), (2, 0.75)), HOSTILE)),

@@ -160,7 +160,7 @@ def test_another_runs_curve_needs_a_name_and_a_run(folder: Path, tmp_path: Path)
     assert "left out: The model could not be tested" in other.stdout
 
 
-def test_a_runs_own_code_is_run_when_the_user_says_so_only(
+def test_a_runs_own_code_is_run_only_if_the_user_agrees(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_report_data.py").write_text(OWN_CODE)

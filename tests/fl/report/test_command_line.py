@@ -42,7 +42,7 @@ def test_the_command_gives_the_config_again(config: RunConfig, monkeypatch: pyte
     assert given[0].settled() == config.settled()
 
 
-def test_what_is_by_default_is_left_out() -> None:
+def test_default_options_are_left_out() -> None:
     assert train_command(RunConfig()) == "secagg train"
     assert train_command(RunConfig.of(dataset="mnist-writers", clients=539)) == (
         "secagg train --dataset mnist-writers --clients 539"

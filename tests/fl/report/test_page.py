@@ -77,7 +77,7 @@ def everything(element: Element) -> list[Element]:
     return [*inner, *(grandchild for child in inner for grandchild in everything(child))]
 
 
-def test_whoever_cannot_see_it_is_told_what_is_there(page: Element) -> None:
+def test_charts_have_descriptions_for_readers_who_cannot_see_them(page: Element) -> None:
     assert page.one("html").attributes["lang"] == "en"
     for image in page.all("img"):
         assert image.attributes["alt"]
@@ -228,7 +228,7 @@ def test_other_data_than_the_runs_do_not_pass_unseen(folder: Path) -> None:
     assert "differ from the run's" in said
 
 
-def test_what_the_user_wrote_stays_text(trained: Path) -> None:
+def test_the_users_text_stays_text(trained: Path) -> None:
     run = load_run(trained)
     record = dataclasses.replace(run.own[-1], refused={"1": HOSTILE}, aborted=HOSTILE)
     clients = (PersonalizedClient(0, 5, 0.4, 0.8), PersonalizedClient(1, 5, 0.4, 0.2))
@@ -347,7 +347,7 @@ def test_a_model_that_ran_away_leaves_gaps_and_no_error(folder: Path) -> None:
     assert {row[2] for row in table(page, "All rounds")[1:]} == {"not finite"}
 
 
-def test_a_coarse_last_round_is_said_with_its_remedy(folder: Path) -> None:
+def test_a_coarse_last_round_is_reported_with_its_remedy(folder: Path) -> None:
     page = parse(render_page(load_run(folder), FinalModel(missing="")))
     assert "rounding noise" not in page.one("main").text
     rewrite_checkpoint(folder, lambda stored: stored["records"][-2].update(noise=0.25))

@@ -42,7 +42,7 @@ def test_a_figure_of_another_kind_is_damage(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("records", [None, 3, [], [[]], {}, [{"round": 1}]])
-def test_records_that_are_none_are_damage(records: Any, folder: Path) -> None:
+def test_invalid_records_are_damage(records: Any, folder: Path) -> None:
     rewrite_checkpoint(folder, lambda stored: stored.update(records=records))
     with pytest.raises(ConfigError) as refused:
         load_run(folder)

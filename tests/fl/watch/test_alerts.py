@@ -162,5 +162,5 @@ def test_promtool_takes_the_queries_of_the_dashboard(promtool: str, tmp_path: Pa
     assert f"{len(rules)} rules found".encode() in run(promtool, "check", "rules", path)
 
 
-def test_promtool_has_nothing_to_say_of_the_metrics(promtool: str, exported: bytes) -> None:
+def test_promtool_finds_no_fault_in_the_metrics(promtool: str, exported: bytes) -> None:
     assert run(promtool, "check", "metrics", stdin=exported) == b""

@@ -91,7 +91,7 @@ def test_scripts_are_executable_shell(name: str) -> None:
     run("sh", "-n", str(path))
 
 
-def test_a_trials_certificates_are_everybodys_and_its_keys_are_not(tmp_path: Path) -> None:
+def test_a_trials_certificates_are_shared_and_its_keys_are_not(tmp_path: Path) -> None:
     """Malicious mode needs all clients' certificates on both sides."""
     fake = tmp_path / "secagg"
     names = ("ca", "server", "client-0", "client-1")
@@ -108,7 +108,7 @@ def test_a_trials_certificates_are_everybodys_and_its_keys_are_not(tmp_path: Pat
         assert {path.name for path in (tmp_path / "certs" / name).iterdir()} == public | own
 
 
-def test_the_server_goes_on_with_the_run_that_is_there(tmp_path: Path) -> None:
+def test_the_server_resumes_an_existing_run(tmp_path: Path) -> None:
     fake = tmp_path / "secagg"
     fake.write_text('#!/bin/sh\necho "$@"\n')
     fake.chmod(0o755)

@@ -106,7 +106,7 @@ def test_sessions_add_up_and_a_session_that_is_over_is_let_go() -> None:
     assert watch._session.host() is None
 
 
-def test_what_was_not_measured_is_not_a_zero() -> None:
+def test_unmeasured_values_are_not_zeros() -> None:
     found = samples(Watch("digits", total_rounds=1).metrics.text())
     assert not {"secagg_accuracy_ratio", "secagg_loss", "secagg_recovery_seconds"} & found.keys()
     assert found['secagg_phase{phase="idle"}'] == 1

@@ -152,7 +152,7 @@ def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> N
         PICTURE.write_bytes((tmp_path / "page.png").read_bytes())
 
 
-def test_why_clients_declined_is_text_whatever_they_say(browser: Browser) -> None:
+def test_reasons_of_declines_are_text_for_any_content(browser: Browser) -> None:
     watch = Watch("digits", total_rounds=2)
     status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=4, needed=2)
     markup = "<img src=x onerror=document.title='owned'>"

@@ -121,7 +121,7 @@ def test_the_page_refers_to_nothing_outside(server: WatchServer) -> None:
         assert "innerHTML" not in text
 
 
-def test_what_is_no_request_gets_a_word_and_no_echo(server: WatchServer) -> None:
+def test_an_invalid_request_gets_a_short_answer_and_no_echo(server: WatchServer) -> None:
     assert b"400 Bad Request" in answer_to(server, b"GET / HTTP/nonsense<script>\r\n\r\n")
     assert b"<script>" not in answer_to(server, b"GET / <script> HTTP/1.1\r\n\r\n")
     assert answer_to(server, b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
@@ -145,7 +145,7 @@ def test_a_long_head_and_one_that_drips_in_are_cut_off(server: WatchServer, capl
     assert {record.levelno for record in refusals} == {logging.WARNING}
 
 
-def test_a_name_that_is_pointed_here_is_not_served(server: WatchServer) -> None:
+def test_a_foreign_name_that_points_here_is_not_served(server: WatchServer) -> None:
     port = server.server_address[1]
     for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
         assert get(server.url, headers={"Host": host})[0] == 200
@@ -191,7 +191,7 @@ def test_connections_and_streams_are_bounded(watch: Watch, monkeypatch, caplog) 
     assert {"too-many-streams", "too-many-connections", "pushed-out"} <= reasons
 
 
-def test_a_flood_of_requests_that_are_none_is_a_few_lines(server: WatchServer, caplog) -> None:
+def test_a_flood_of_invalid_requests_is_a_few_lines(server: WatchServer, caplog) -> None:
     for _ in range(50):
         answer_to(server, b"nonsense\r\n\r\n")
     assert len([record for record in caplog.records if getattr(record, "reason", "") == "bad-request"]) <= 33

@@ -128,7 +128,7 @@ def context_bytes(
 
 
 def handle(app: ClientApp, message: bytes, context: bytes) -> tuple[bytes, bytes]:
-    """Return a node's answer and its later context; an app that raises gives Flower's error reply, and saves nothing."""
+    """Return a node's answer and its new context; an app that raises gives Flower's error reply, and saves nothing."""
     received = message_from_proto(MessageProto.FromString(message))
     own = context_from_proto(ContextProto.FromString(context))
     try:

@@ -78,7 +78,7 @@ def test_the_state_of_an_app_goes_from_round_to_round(tmp_path: Path, processes:
 
 @pytest.mark.parametrize("step", [2, 3])
 @pytest.mark.parametrize("before", [0, 1])
-def test_what_was_learnt_in_a_session_that_died_is_forgotten(tmp_path: Path, step: int, before: int) -> None:
+def test_state_from_an_aborted_session_is_forgotten(tmp_path: Path, step: int, before: int) -> None:
     """The next session's nodes learn nothing: anything that they kept would be the victim's update alone."""
     federation = MomentumFederation(tmp_path)
     if before:
@@ -143,7 +143,7 @@ def test_a_query_in_the_middle_of_a_session_sees_nothing_of_it(tmp_path: Path, k
     assert not any(name.startswith("secagg") for name in federation.state_of(VICTIM))
 
 
-def test_the_session_goes_on_if_a_query_fails() -> None:
+def test_the_session_continues_if_a_query_fails() -> None:
     def fail(message: Message, context: Context) -> Message:
         assert set(context.state) == {"mine"}
         context.state = RecordDict()

@@ -205,7 +205,7 @@ def test_a_client_without_the_mod_takes_no_part() -> None:
         assert reason.endswith("; is secagg_mod() the first of its mods?")
 
 
-def test_a_model_that_is_not_the_one_promised() -> None:
+def test_a_model_other_than_the_announced_one_is_refused() -> None:
     """A server opens one session for all, and then sends one client another model."""
 
     class Lying(LoopbackGrid):
@@ -316,7 +316,7 @@ def test_the_adaptive_mod_sends_its_bit_masked() -> None:
     assert content["metrics"][KEY_NORM_BIT] == pytest.approx(expected, abs=1e-5)
 
 
-def test_each_message_in_a_process_of_its_own() -> None:
+def test_each_message_in_a_separate_process() -> None:
     """Only the context's bytes go from one message to the next, in any mode; the result is the same."""
     seen = []
     loopback = LoopbackGrid(make_app(secagg_mod()), 4, processes=True)

@@ -86,7 +86,7 @@ def test_the_app_can_ask_to_hear_of_it() -> None:
 
 
 @pytest.mark.parametrize("make", [FedAvg, FedAdam])
-def test_a_strategy_goes_on_after_an_aborted_round(make: Any) -> None:
+def test_a_strategy_continues_after_an_aborted_round(make: Any) -> None:
     """The second of three rounds has no result: the strategy keeps its model, and trains on in the third."""
     sessions = []
 

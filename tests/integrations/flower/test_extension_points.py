@@ -176,7 +176,7 @@ def test_every_part_that_reaches_the_app_was_looked_at() -> None:
     assert found == MESSAGE.keys(), moved(f"Message has the parts {sorted(found)}")
 
 
-def test_what_is_neither_bound_nor_the_nodes_own_is_the_same_for_all() -> None:
+def test_parts_neither_bound_nor_the_nodes_own_are_the_same_for_all() -> None:
     """A SuperLink that varies all other parts shows the app the same as every other one."""
     from flwr.app import RecordDict
 

@@ -79,7 +79,7 @@ def test_noise_for_another_number_of_clients_is_warned_of(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_loop_of_ones_own_over_a_strategy(name: str) -> None:
+def test_a_custom_loop_over_a_strategy(name: str) -> None:
     """As in programs that train two models in turns."""
     grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     strategy, arrays = STRATEGIES[name](), batchnorm.initial()
@@ -89,7 +89,7 @@ def test_a_loop_of_ones_own_over_a_strategy(name: str) -> None:
     assert_kept(arrays.to_torch_state_dict())
 
 
-def test_a_loop_of_ones_own_without_strategy() -> None:
+def test_a_custom_loop_without_strategy() -> None:
     grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     arrays = batchnorm.initial()
     for number in range(1, ROUNDS + 1):

@@ -22,7 +22,7 @@ SETTINGS = {"lr": 0.25, "layers": 2, "name": "a", "fast": True}
 
 
 @pytest.mark.parametrize("known", [None, {"lr": 0.0}, {"lr": 0.1}])
-def test_a_run_configuration_of_its_own_for_one_node(tmp_path: Path, known: dict[str, Any] | None) -> None:
+def test_a_separate_run_configuration_for_one_node(tmp_path: Path, known: dict[str, Any] | None) -> None:
     """If the others' learning rate is 0, the sum is the victim's update: it takes part in no such session."""
     federation = SignedFederation(tmp_path)
     for node in ALL:
@@ -80,7 +80,7 @@ def test_one_configuration_for_all(tmp_path: Path) -> None:
     [{"lr": 1}, {"lr": "0.25"}, {"lr": 0.2500001}, {"fast": False}, {"fast": 1}, {"layers": 2.0}, {"more": 0}],
     ids=str,
 )
-def test_values_of_another_type_are_other_values(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_values_of_another_type_are_different_values(tmp_path: Path, other: dict[str, Any]) -> None:
     federation = SignedFederation(tmp_path)
     for node in ALL:
         federation.tell(node, SETTINGS | (other if node == VICTIM else {}))

@@ -28,7 +28,7 @@ def test_random_lies_get_nothing_from_nodes(tmp_path):
     ],
     ids=["a state used twice", "nothing remembered", "other settings of the run"],
 )
-def test_the_campaign_finds_what_is_not_checked(place, checks, graph, found, seed, tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_check(place, checks, graph, found, seed, tmp_path, monkeypatch):
     for check in checks:
         monkeypatch.setattr(place, check, lambda *arguments, **more: None)
     figures = campaign(

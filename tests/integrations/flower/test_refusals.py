@@ -106,7 +106,7 @@ def test_all_of_flowers_strategies_are_judged() -> None:
     assert set(strategies.__all__) - {"Result", "Strategy"} <= known
 
 
-def test_a_strategy_of_ones_own_is_judged_by_its_aggregation() -> None:
+def test_a_custom_strategy_is_judged_by_its_aggregation() -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), 3)
     with pytest.raises(StrategyRefusedError, match="secagg_averages = True"):
         OwnAggregation().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=1)
@@ -143,7 +143,7 @@ def test_an_accountant_counts_replies() -> None:
         SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 4), strategy=strategy)
 
 
-def test_metrics_of_ones_own_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_custom_metrics_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     SecAggGrid(LoopbackGrid(make_app(), 4), strategy=FedAvg(train_metrics_aggr_fn=lambda records, weight: None))
     assert "one reply, the clients' average" in caplog.text
 
@@ -163,7 +163,7 @@ def test_nodes_are_sent_the_same() -> None:
     assert len(list(grid.send_and_receive(messages, timeout=5))) == 1
 
 
-def test_what_cannot_be_one_session() -> None:
+def test_messages_that_cannot_share_a_session_are_refused() -> None:
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3))
     messages = train_messages(grid)
     with pytest.raises(FlowerError, match="two train messages"):
@@ -216,7 +216,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
         SecAggGrid(LoopbackGrid(make_app(), 3), **settings)
 
 
-def test_what_no_number_of_nodes_can_be_wrong_about_waits_for_the_nodes() -> None:
+def test_settings_that_depend_on_the_nodes_are_checked_when_the_nodes_are_known() -> None:
     """A refusal concerns the nodes that are present; settings that work for three of them are not refused before."""
     loopback = LoopbackGrid(make_app(secagg_mod()), 5)
     grid = SecAggGrid(loopback, dropout=0.6)

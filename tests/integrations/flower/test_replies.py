@@ -171,7 +171,7 @@ def test_nobody_has_examples() -> None:
         ({"metrics": MetricRecord({"loss": 0.5})}, "no metric 'num-examples'"),
     ],
 )  # fmt: skip
-def test_the_server_hears_what_has_no_average(strange: dict[str, Any], said: str) -> None:
+def test_the_server_learns_which_entries_have_no_average(strange: dict[str, Any], said: str) -> None:
     """All clients reply so, as an app for another purpose does: the training ends, and says why."""
 
     def train(message: Any, context: Any) -> Message:

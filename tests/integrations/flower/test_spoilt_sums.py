@@ -73,7 +73,7 @@ def test_the_app_can_ask_to_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
         grid.send_and_receive(train_messages(grid), timeout=5)
 
 
-def test_a_strategy_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strategy_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt = Corrupt(monkeypatch, "no examples")
 
     class Strategy(FedAvg):

@@ -161,7 +161,7 @@ def test_one_round_with_a_result_is_enough(sites: dict[str, Site], monkeypatch: 
     assert controller.panics == []
 
 
-def test_the_servers_log_says_why_sites_are_out(sites: dict[str, Site], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_servers_log_says_why_sites_left(sites: dict[str, Site], caplog: pytest.LogCaptureFixture) -> None:
     """One line each, on names, types, shapes and settings; reasons about values stay on the site."""
 
     def with_entry(entry: Any) -> Any:

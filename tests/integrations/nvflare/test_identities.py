@@ -54,7 +54,7 @@ def test_a_round_with_identities(tmp_path: Path, round_: Round | None) -> None:
     assert_mean_of(SITES if is_in else ("a", "c"), report, courier)
 
 
-def test_a_key_that_the_others_do_not_know_is_no_site(tmp_path: Path) -> None:
+def test_a_key_that_the_others_do_not_know_is_not_a_site(tmp_path: Path) -> None:
     """The server puts its own client into a site's place."""
     provision(tmp_path)
     (tmp_path / "b" / "secagg_identity.key").unlink()
@@ -64,7 +64,7 @@ def test_a_key_that_the_others_do_not_know_is_no_site(tmp_path: Path) -> None:
     assert report.outcome.included == (0, 2)
 
 
-def test_a_server_with_a_directory_of_its_own_gets_no_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_with_a_different_directory_gets_no_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = provision(tmp_path)
     (tmp_path / "b" / "secagg_identity.key").unlink()
     directory["b"] = new_identity_file(tmp_path / "b" / "secagg_identity.key")

@@ -80,7 +80,7 @@ def shipped_executors() -> set[str]:
     return {".".join(key) for key in found}
 
 
-def test_all_that_nvflare_ships_are_decided_on() -> None:
+def test_every_class_that_nvflare_ships_is_decided_on() -> None:
     shipped = shipped_executors()
     assert len(shipped) > 40
     undecided = {
@@ -204,7 +204,7 @@ def test_evaluation_works_or_is_refused_in_either_order(
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_the_helper_that_adds_cross_site_evaluation_is_told_so(order: str) -> None:
+def test_the_helper_that_adds_cross_site_evaluation_is_refused(order: str) -> None:
     from nvflare.recipe.utils import add_cross_site_evaluation
 
     recipe = torch_recipe()
@@ -224,7 +224,7 @@ def test_other_workflows_beside_are_refused() -> None:
         add(recipe, Cyclic(num_clients=2))
 
 
-def test_training_is_no_plain_task() -> None:
+def test_training_is_not_a_plain_task() -> None:
     with pytest.raises(NVFlareJobError, match="remove it from plain_tasks"):
         secured(make_recipe(), plain_tasks=["validate", "train"])
 
@@ -243,7 +243,7 @@ def test_fedopt_keeps_its_generator(tmp_path: Path) -> None:
     assert "shareable_generator" in {component["id"] for component in server["components"]}
 
 
-def test_what_needs_each_update_is_refused_beside_fedopt() -> None:
+def test_components_that_need_each_update_are_refused_with_fedopt() -> None:
     from nvflare.app_common.aggregators import InTimeAccumulateWeightedAggregator
     from nvflare.app_common.shareablegenerators.full_model_shareable_generator import FullModelShareableGenerator
 

@@ -145,7 +145,7 @@ def test_no_update_to_another_content_than_was_measured(
 
 
 @SIGNED
-def test_one_update_a_round_whatever_was_measured(cohort: Cohort, adversary: Adversary) -> None:
+def test_each_round_gets_one_update_for_any_measurements(cohort: Cohort, adversary: Adversary) -> None:
     server = Server(cohort, adversary)
     assert server.measures(3)
     assert server.sums(3)

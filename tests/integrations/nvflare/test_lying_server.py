@@ -84,7 +84,7 @@ def test_every_part_of_a_task_is_decided_on() -> None:
     assert set(inspect.signature(DXO).parameters) == {"data_kind", "data", "meta"}
 
 
-def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Cohort) -> None:
+def test_a_trainer_gets_only_announced_values_from_the_server(cohort: Cohort) -> None:
     """This holds for any headers, cookies, meta and peer's context in one site's task."""
     sites, model = cohort.sites(), model_with(0.25)
     courier = courier_of(sites, model)

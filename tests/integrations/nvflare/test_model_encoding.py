@@ -85,7 +85,7 @@ def test_other_models_have_other_digests(other: dict[str, Any]) -> None:
         ({"w": {"nested": np.zeros(3)}}, "must be an array of numbers"),
     ],
 )
-def test_what_is_no_model_is_refused(params: Any, reason: str) -> None:
+def test_invalid_models_are_refused(params: Any, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         as_model(params)
 
@@ -155,7 +155,7 @@ def test_bounds_of_another_model_are_declined_in_words(num_entries: int) -> None
             use()
 
 
-def test_an_update_that_is_kept_is_not_the_trainers() -> None:
+def test_a_kept_update_is_a_copy() -> None:
     """The trainer's arrays may change before the second session asks for it."""
     chosen, seed = encoding(), 1
     for is_difference in (False, True):
@@ -227,7 +227,7 @@ def test_entries_are_added_up_by_name() -> None:
     assert mean.metrics == pytest.approx(metrics, abs=1e-5)
 
 
-def test_types_that_have_no_values_of_ours_are_refused() -> None:
+def test_unsupported_types_are_refused() -> None:
     needs_gradient = torch.zeros(2, 3, requires_grad=True)
     for entry in (needs_gradient, "text", [[1.0], [1.0, 2.0]], MODEL["w"] + 1j, {"nested": 1}):
         with pytest.raises(ModelError, match="'w' must be an array of numbers"):

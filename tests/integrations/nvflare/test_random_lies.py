@@ -55,7 +55,7 @@ def _any_model(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=["nothing remembered", "measuring not remembered", "another model than was announced"],
 )
-def test_the_campaign_finds_what_is_not_checked(disable, found, seed, tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_check(disable, found, seed, tmp_path, monkeypatch):
     disable(monkeypatch)
     figures = campaign(
         nvflare(tmp_path),

@@ -148,7 +148,7 @@ def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> N
         ({"exclude_vars": "("}, {}, "regular expression"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_recipe_is_changed(recipe: Any, arguments: Any, reason: str) -> None:
+def test_invalid_arguments_are_refused_before_the_recipe_is_changed(recipe: Any, arguments: Any, reason: str) -> None:
     made = make_recipe(**recipe)
     with pytest.raises(NVFlareJobError, match=reason):
         add_secure_aggregation(made, **({"clip": 1.0, "max_steps": 64} | arguments))
@@ -174,6 +174,6 @@ def test_other_controllers_are_refused() -> None:
         add_secure_aggregation(recipe, clip=1.0, max_steps=64)
 
 
-def test_what_is_no_recipe_is_refused() -> None:
+def test_an_object_that_is_not_a_recipe_is_refused() -> None:
     with pytest.raises(NVFlareJobError, match="not a recipe"):
         add_secure_aggregation(object(), clip=1.0, max_steps=64)

@@ -55,7 +55,7 @@ def test_the_model_is_that_of_the_plain_means(workspace: Path) -> None:
     np.testing.assert_allclose(model, expected, atol=len(SCHEDULE) * 8 / 2**24 * 64 / 30)
 
 
-def test_the_log_says_who_left_when(workspace: Path) -> None:
+def test_the_log_names_sites_that_left_and_their_round(workspace: Path) -> None:
     lines = re.findall(r"round (\d+): (the sum of \d of 3 sites.*)", (workspace / "log").read_text())
     said = {int(number): text for number, text in lines}
     assert sorted(said) == list(range(len(SCHEDULE)))

@@ -79,14 +79,14 @@ def test_a_site_that_believes_the_server_says_so(
     assert len(warned) == (len(SITES) if adversary is Adversary.HONEST_BUT_CURIOUS else 0)
 
 
-def test_names_are_no_patterns_on_sites(cohort: Cohort) -> None:
+def test_names_are_not_patterns_on_sites(cohort: Cohort) -> None:
     """A server's regular expression could keep a site busy for years; entries are only compared by name."""
     sites, model = cohort.sites(), model_with(0.25)
     announced = {"encoding": encoding(excluded=("(b+)+$", "b.*", "weigh."))}
     assert_ends_well(cohort, courier_of(sites, model, announced=announced))
 
 
-def test_announcements_of_the_version_with_patterns_are_none(cohort: Cohort) -> None:
+def test_announcements_of_the_version_with_patterns_are_refused(cohort: Cohort) -> None:
     honest = courier_of(cohort.sites(), model_with(0.25)).announcement
     _, job, (round_, *_), _, who, params, (*numbers, _), digest, nonce = msgpack.unpackb(honest.to_bytes())
     old = msgpack.packb((1, job, round_, who, params, (*numbers, "(x+)+$"), digest, nonce))

@@ -50,7 +50,7 @@ def assert_averaged(log: str, model: dict[str, torch.Tensor]) -> None:
         np.testing.assert_allclose(model[name].numpy(), expected, atol=ROUNDS * STEP)
 
 
-def test_a_trainer_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_trainer_in_a_separate_process(tmp_path: Path) -> None:
     """NVFlare gives such a trainer's executor references in place of arrays, in both directions."""
     assert_averaged(run_job(tmp_path, "run_torch.py", "--external"), final_model(tmp_path))
 

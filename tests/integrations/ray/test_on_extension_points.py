@@ -33,7 +33,7 @@ def test_tasks_take_cores_and_retries() -> None:
     assert callable(task.remote)
 
 
-def test_what_ray_raises_for_lost_processes_is_a_ray_error() -> None:
+def test_rays_exception_for_lost_processes_is_a_ray_error() -> None:
     for name in ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ObjectLostError", "RayTaskError"):
         assert issubclass(getattr(ray.exceptions, name), ray.exceptions.RayError), name
 

@@ -63,7 +63,7 @@ def test_the_update_is_the_hosts_own(engine: RayEngine) -> None:
     np.add(update.delta, 1, out=update.delta)
 
 
-def test_what_was_not_asked_for_is_dropped(engine: RayEngine) -> None:
+def test_unrequested_updates_are_dropped(engine: RayEngine) -> None:
     worker = make_worker()
     for number in (1, 2, 3):
         training = training_of(worker, number, expected=tuple(range(8)))
