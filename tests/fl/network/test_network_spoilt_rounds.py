@@ -5,8 +5,6 @@ They are not tried again: clients answer a round once, and a second sum of one r
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,9 @@ import pytest
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
-from fl.errors import AbortedError, ConfigError
-from fl.files import replace_file
+from fl.errors import AbortedError
 from fl.learning.settings import Local
 from fl.network import client as joining
-from fl.network import server as serving
-from fl.network import session_files
 from fl.network.aggregator import NetworkAggregator
 from fl.network.announcement import RoundAnnouncement
 from fl.network.client import Participant
@@ -33,12 +28,11 @@ from fl.network.invitations import Invitations, ServingRules
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
 from fl.network.session_thread import SessionRequest
-from fl.runs import checkpoint
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
-from transport import ClientRecord, Deadlines, Journal, JournalError, JournalFullError
+from transport import ClientRecord, Deadlines, JournalError
 from transport.certificates import reading as certs
 from transport.certificates.authority import Authority
 from transport.certificates.reading import identity_from
@@ -370,59 +364,6 @@ def test_clients_told_of_wrong_shares_are_told_of_the_end_too(tmp_path: Path) ->
     assert [session.number for session in run] == [1, 0]
 
 
-def test_a_full_disk_holds_rounds_up_and_ends_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's journal finds no room in round 1, nor the checkpoint after round 2: each comes later."""
-    monkeypatch.setattr(serving, "_FULL", Retry(first=0.05, longest=0.1))
-    full = {"journal": 3, "checkpoint": 3}
-    commit = Journal.commit
-
-    def committed(self: Journal) -> None:
-        # The second time it holds the first clients' keys.
-        full["journal"] -= 1
-        if full["journal"] in (0, 1):
-            raise JournalFullError("round.journal cannot be used (database or disk is full)")
-        commit(self)
-
-    def replaced(path: Path, data: bytes) -> None:
-        if (
-            path.name == "checkpoint.safetensors"
-            and full["checkpoint"]
-            and training.clients
-            and any(training.trained(2))
-        ):
-            full["checkpoint"] -= 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace_file(path, data)
-
-    training = Training(deployment, rounds=3)
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "commit", committed)
-        patch.setattr(checkpoint, "replace_file", replaced)
-        finished = training.serve(training.start_all)
-    training.finish()
-    assert full["journal"] < 0
-    assert full["checkpoint"] == 0
-    assert not finished.interrupted
-    assert [record.aborted for record in training.records()] == [None] * 3
-    assert [record.included for record in training.records()] == [tuple(range(CLIENTS))] * 3
-    # No client trained twice for a round: its session continued.
-    assert [training.trained(number) for number in (1, 2, 3)] == [[1] * CLIENTS] * 3
-    said = [line for line in deployment.output if "as soon as there is room" in line]
-    assert len(said) == 2
-    assert "No space left on device" in said[1]
-
-
-def test_another_fault_of_the_disk_is_not_waited_out(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(deployment, rounds=1)
-
-    def replaced(path: Path, data: bytes) -> None:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(checkpoint, "replace_file", replaced)
-    with pytest.raises(ConfigError, match="Permission denied"):
-        training.serve(lambda: None)
-
-
 def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,24 +391,3 @@ def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     said = [line for line in training.clients[LIAR].said if "no update in this round" in line]
     assert said
     assert all("identity key that the directory does not list" in line for line in said)
-
-
-def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the record of its beginning, a session with a later journal would count as one that never was."""
-    files = SessionFiles(tmp_path / "round.journal")
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session_files, "replace_file", full)
-        with pytest.raises(OSError, match="No space left"):
-            files.begin(1)
-    # So `begin` is called again.
-    assert not files.journal.exists()
-    files.begin(1)
-    assert files.journal.exists()
-    files.journal.unlink()
-    assert files.is_lost(1)
