@@ -192,7 +192,7 @@ def test_a_round_is_answered_once_and_the_next_one_is_taken(lie: Lie, with_state
         assert len(refused) == (i != VICTIM), said
 
 
-def test_ranges_are_told_once_a_round_and_never_after_its_update(lie: Lie) -> None:
+def test_ranges_are_sent_once_a_round_and_never_after_its_update(lie: Lie) -> None:
     """Two sums of ranges could be subtracted too; and an update is trained once, whether measured or not."""
 
     async def scenario() -> None:

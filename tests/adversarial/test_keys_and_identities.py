@@ -271,7 +271,7 @@ def test_a_server_that_shows_some_clients_the_weaker_mode_gets_no_answer_from_th
     server.assert_exact(set(server.inputs) - {ALICE})
 
 
-def test_a_client_whose_keys_the_server_changes_for_everyone_is_out_and_nothing_is_learned():
+def test_a_client_whose_keys_the_server_changes_for_all_is_out_and_nothing_is_learned():
     """The server replaces Bob's mask key for all others: nobody accepts the list."""
     server = LyingServer(params_of())
     letters = server.until(PeerKeys)

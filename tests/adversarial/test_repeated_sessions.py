@@ -135,7 +135,7 @@ def test_no_session_is_entered_twice_with_one_identity(sites) -> None:
     assert exact(other)
 
 
-def test_without_a_record_of_its_own_a_host_remembers_in_its_process() -> None:
+def test_without_a_record_a_host_remembers_in_its_process() -> None:
     def host() -> ClientHost:
         return ClientHost(
             0,

@@ -121,7 +121,7 @@ def test_an_authority_keeps_its_list_when_the_bundle_comes_without(
     assert "intermediate" in str(exclusions.reason(5, second.client(7)))
 
 
-def test_an_authority_without_a_list_is_told_of_at_the_start(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_authority_without_a_list_is_reported_at_the_start(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     first, second = Issuer(named("one")), Issuer(named("two"))
     exclusions = files.of(first.revoked(1), first, second)
     (line,) = caplog.messages

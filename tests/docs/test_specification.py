@@ -341,7 +341,7 @@ class TestClaims:
             _inconsistent(received, threshold, liars) for liars in range((received - threshold + 1) // 2 + 1)
         )
 
-    def test_of_exactly_the_threshold_no_shares_have_the_owner_called_inconsistent(self) -> None:
+    def test_a_threshold_of_shares_never_makes_the_owner_inconsistent(self) -> None:
         assert not any(_inconsistent(4, 4, liars) for liars in range(1, 5))
 
 

@@ -60,7 +60,7 @@ def test_six_clients_are_compared_with_the_source_and_with_each_other() -> None:
     assert sections["fashion-six"].figures
 
 
-def test_rounds_are_compared_with_the_published_and_what_was_capped_is_said() -> None:
+def test_rounds_are_compared_with_the_published_and_capped_runs_are_marked() -> None:
     built = {arm.name: arm for arm in find("mnist-hundred").build(quick=False, seed=0).arms}
     arms = [
         arm_result(built["cnn-iid"], [0.98, 0.991], reached=2),

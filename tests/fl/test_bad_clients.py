@@ -73,7 +73,7 @@ def test_an_owner_of_one_class_is_refused_by_name_before_anything_is_written(pro
     assert {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()} == before
 
 
-def test_an_owner_of_one_class_takes_part_if_that_is_said(project: str, tmp_path: Path) -> None:
+def test_an_owner_of_one_class_takes_part_if_allowed(project: str, tmp_path: Path) -> None:
     (tmp_path / "one-has-one-class").touch()
     result = invoke(*by_owner(project, "owners"), "--allow-one-class")
     assert result.exit_code == 0, result.output

@@ -81,7 +81,7 @@ def test_the_plan_for_people_shows_the_numbers_and_the_reasons() -> None:
         assert f"- {reason}" in result.stdout.splitlines()
 
 
-def test_every_reason_is_given_when_there_is_no_plan() -> None:
+def test_every_reason_is_given_without_a_plan() -> None:
     reasons, stderr = refusal_json(
         "--clients", 100, "--dropout", 0.6, "--corrupt", 0.4, "--adversary", "gods", "--graph", "tree",
         "--value-bits", 64, "--length", 0,
@@ -124,7 +124,7 @@ def test_every_reason_is_given_when_there_is_no_plan() -> None:
         (("--clients", 10, "--graph", ""), "known are auto, complete, sparse"),
     ],
 )
-def test_a_number_that_cannot_be_is_refused_by_its_name(options: tuple[object, ...], said: str) -> None:
+def test_an_impossible_number_is_refused_by_its_name(options: tuple[object, ...], said: str) -> None:
     reasons, _ = refusal_json(*options)
     assert any(said in reason for reason in reasons), reasons
 

@@ -88,7 +88,7 @@ def test_an_error_is_a_line_and_with_json_an_object_too() -> None:
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_without_json_the_run_is_told_on_stdout() -> None:
+def test_without_json_the_run_is_reported_on_stdout() -> None:
     result = invoke("train", *SMALL, "--compare", "--dropout", 0.34)
     assert result.exit_code == 0, result.exception
     assert result.stderr == ""
@@ -209,7 +209,7 @@ def test_a_number_that_fits_no_machine_word_runs_or_is_refused(options: tuple[st
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_several_reasons_of_a_plan_are_a_line_each() -> None:
+def test_each_reason_of_a_plan_is_one_line() -> None:
     result = invoke("train", *SMALL, "--dropout", 0.6, "--corrupt", 0.5, "--json")
     assert result.exit_code == 1
     reasons = strict_json(result.stdout)["reasons"]
@@ -218,7 +218,7 @@ def test_several_reasons_of_a_plan_are_a_line_each() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist", "mnist-writers"])
-def test_a_data_folder_that_is_not_there_is_named(dataset: str, tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_named(dataset: str, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     assert_refused(invoke("train", *SMALL, "--dataset", dataset, "--data-dir", missing), str(missing))
 
@@ -239,7 +239,7 @@ def test_a_path_that_is_too_long_is_refused(option: str) -> None:
 
 @pytest.mark.parametrize("name", ["[/red]", "[bold]", "a [b] c"])
 @pytest.mark.usefixtures("tiny_data")
-def test_a_folders_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_folders_name_is_shown_unchanged(name: str, tmp_path: Path) -> None:
     """Brackets are markup to the console: they must neither fail nor vanish."""
     out = tmp_path / name
     assert_refused(invoke("train", "--resume", out), str(out))
@@ -253,7 +253,7 @@ def test_a_folders_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_a_model_that_ran_away_is_told_in_json_that_everyone_can_read(tmp_path: Path) -> None:
+def test_a_model_that_ran_away_gives_valid_json(tmp_path: Path) -> None:
     result = invoke("train", *SMALL, "--lr", 5, "--server-lr", 3e38, "--rounds", 1, "--json", "--out", tmp_path)
     if result.exit_code:
         assert "error: " in result.stderr

@@ -242,7 +242,7 @@ def test_an_unknown_option_is_named() -> None:
         RunConfig.of(lr=1, epoch=2, rounds=3)
 
 
-def test_nothing_that_was_not_given_is_settled_before_it_has_to_be() -> None:
+def test_settings_that_were_not_given_are_settled_late() -> None:
     """A later change of another setting is followed; what is stored stays as it was."""
     config = RunConfig.of(dataset="mnist", clients=17)
     assert dataclasses.replace(config, data=DataSettings(dataset="mnist-writers", clients=9)).sample == 9
@@ -254,7 +254,7 @@ def test_nothing_that_was_not_given_is_settled_before_it_has_to_be() -> None:
 @pytest.mark.parametrize(
     "name", ["model", "partition", "sample", "server_learning_rate", "value_bits", "threads", "clip"]
 )
-def test_nothing_stands_for_by_default_but_none(name: str) -> None:
+def test_only_none_stands_for_the_default(name: str) -> None:
     assert RunConfig.of(**{name: None}) == RunConfig()
     with pytest.raises(ConfigError):
         RunConfig.of(**{name: "" if name in ("model", "partition") else 0})

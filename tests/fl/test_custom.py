@@ -225,7 +225,7 @@ def test_own_model_and_data_train_from_the_command_line_and_resume(project: str,
     ("partition", "is_said"),
     [([], True), (["--partition", "shards"], True), (["--partition", "by-owner"], False)],
 )
-def test_owners_that_are_dealt_out_among_all_are_told(project: str, partition: list[str], is_said: bool) -> None:
+def test_a_partition_that_ignores_owners_gives_a_warning(project: str, partition: list[str], is_said: bool) -> None:
     options = ["--model", "logistic", "--dataset", f"{project}:table", *partition]
     result = invoke("train", *options, "--clients", 3, "--rounds", 1, "--epochs", 1)
     assert result.exit_code == 0, result.output
@@ -361,18 +361,18 @@ def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
         ("[data]\nclients = -1", "clients must be at least 1"),
     ],
 )
-def test_a_file_of_settings_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_file_of_settings_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "run.toml"
     path.write_text(text)
     assert_refused(invoke("train", "--config", path), said)
 
 
-def test_a_file_of_settings_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_of_settings_is_named(tmp_path: Path) -> None:
     assert_refused(invoke("train", "--config", tmp_path / "none.toml"), "none.toml", "No such file")
 
 
 @pytest.mark.live
-def test_a_bad_reference_is_one_line_to_the_user() -> None:
+def test_a_bad_reference_is_one_line() -> None:
     done = run_process("train", "--model", "nowhere_at_all:make")
     assert done.returncode == 1
     assert done.stderr == "error: model nowhere_at_all:make: no module nowhere_at_all is here or installed\n"

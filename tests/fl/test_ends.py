@@ -82,14 +82,14 @@ def test_a_full_disk_under_stdout_is_a_line(arguments: tuple[str, ...], unbuffer
     assert "Traceback" not in done.stderr
 
 
-def test_a_mistake_is_told_once_where_stdout_is_full() -> None:
+def test_a_mistake_is_reported_once_if_stdout_is_full() -> None:
     done = run("train", "--rounds", "0", "--json", stdout="/dev/full")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "rounds must be at least 1" in done.stderr
 
 
-def test_the_object_comes_where_stderr_is_full() -> None:
+def test_the_json_object_comes_even_if_stderr_is_full() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(  # noqa: S603 - our own program
             command("train", "--rounds", "0", "--json"), stdout=subprocess.PIPE, stderr=full, text=True, timeout=60,

@@ -28,7 +28,7 @@ def test_the_steps_of_a_new_project_can_be_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_paths_of_a_run_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_a_run_are_printed_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_data(monkeypatch)
     folder = tmp_path / ODD
     options = ("--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--tensorboard")

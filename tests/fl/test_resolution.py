@@ -79,7 +79,7 @@ def test_a_fixed_bound_names_the_tensors_that_exceed_it(own: str) -> None:
     assert record.clipped > 0
 
 
-def test_a_frozen_layer_stays_as_it_is(own: str) -> None:
+def test_a_frozen_layer_stays_unchanged(own: str) -> None:
     run = FederatedRun(raw_config(f"{own}:frozen", learning_rate=1e-4), raw_columns(), "secure")
     before = state_bytes(run.model)
     run.run_round()
@@ -144,7 +144,7 @@ def test_many_tensors_are_some_lines() -> None:
 
 
 @pytest.mark.parametrize("clip", [None, 0.25])
-def test_a_resumed_run_has_the_bounds_of_the_one_that_was_left(tmp_path: Path, clip: float | None) -> None:
+def test_a_resumed_run_has_the_bounds_of_the_interrupted_one(tmp_path: Path, clip: float | None) -> None:
     """It gives the same models, to the bit, and does not measure again."""
     config, dataset = tiny_config(clip=clip), tiny_dataset()
     whole = FederatedRun(config, dataset, "secure")

@@ -211,7 +211,7 @@ def test_the_mean_update_is_scaled_and_added() -> None:
     np.testing.assert_allclose(vector(run.model), before + 0.25 * update, atol=1e-6)
 
 
-def test_an_aborted_round_leaves_the_model_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aborted_round_leaves_the_model_and_the_run_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def schedule(config: Any, sampled: tuple[int, ...], number: int) -> FaultSchedule:
         """In the second round all but one client leave."""
         gone = sampled[1:] if number == 2 else ()
@@ -272,7 +272,7 @@ def test_clipping_is_reported_and_bounds_the_step() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.01, 0.003, 0.7])
-def test_any_clipping_bound_will_do(clip: float) -> None:
+def test_any_clipping_bound_is_accepted(clip: float) -> None:
     """Most elements are clipped to -clip, which float32 does not hold exactly."""
     run = make_run("secure", clip=clip, learning_rate=2.0, compare=True)
     assert [record.aborted for record in run_rounds(run, 3)] == [None] * 3

@@ -115,7 +115,7 @@ def test_each_tensor_has_its_own_resolution(bits: int, amplitudes: list[float]) 
             assert tensor.any() == bool(amplitude)
 
 
-def test_a_layer_that_is_frozen_later_stays_as_it_is_and_one_that_is_freed_moves_again() -> None:
+def test_a_layer_frozen_later_stays_unchanged_and_a_freed_one_moves_again() -> None:
     sizes = (50, 50)
     server = Server(sizes, 5)
     both = updates_of([1e-3, 1e-3], sizes, [10] * 5)
@@ -280,7 +280,7 @@ def test_any_sum_of_ranges_is_bounds_or_an_error(data: st.DataObject, measuring:
     ids=["no weights", "more weights than clients", "more changes than weights", "nothing"],
 )
 @pytest.mark.parametrize("measuring", [True, False])
-def test_counts_that_cannot_be_are_one_error(counts: list[list[int]], measuring: bool) -> None:
+def test_impossible_counts_are_one_error(counts: list[list[int]], measuring: bool) -> None:
     scales = None if measuring else Scales((1.0,), 10)
     encoding = UpdateEncoding(sizes=(4,), num_clients=3, value_bits=16, scales=scales)
     width = encoding._ranges._ends().shape[1]
@@ -303,7 +303,7 @@ def test_counts_beyond_the_last_are_that_error() -> None:
         encoding.decode_ranges(total, 3)
 
 
-def test_a_session_that_measures_says_nothing_else() -> None:
+def test_a_measuring_session_reveals_only_ranges() -> None:
     """Clients with the same ranges send the same vector, independent of the rest of their updates."""
     encoding = UpdateEncoding(sizes=(4,), num_clients=3, value_bits=16, scales=None)
     one = ClientUpdate(np.array([0.9, 0, 0, 0], np.float32), 60, 1.0, ((2, 60),))

@@ -178,7 +178,7 @@ def test_download_with_wrong_sum_is_refused_and_not_kept(make_tiny: MakeTiny, si
     assert not user_cache.exists()
 
 
-def test_download_is_tried_once_and_its_failure_told(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
+def test_a_download_is_tried_once_and_its_failure_reported(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
     tiny = make_tiny(base_url=site.url)
     with pytest.raises(DataError, match="404"):
         load_dataset("tiny", catalog=tiny.catalog)

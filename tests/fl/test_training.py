@@ -115,7 +115,7 @@ def test_an_epoch_shows_every_example_once_in_a_new_order(num_examples: int, siz
     assert epochs[0] != epochs[1]
 
 
-def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
+def test_the_result_belongs_to_the_last_epoch(digits: Dataset) -> None:
     images, labels = digits.train_images, digits.train_labels
     untouched = build_model("2nn", image_shape=(1, 8, 8), num_classes=10, seed=1)
     model = copy.deepcopy(untouched)
@@ -205,7 +205,7 @@ def test_color_images_are_the_same_in_both_memory_formats() -> None:
         torch.testing.assert_close(plain, last, rtol=1e-3, atol=1e-4)
 
 
-def test_divergence_is_told_with_what_to_do() -> None:
+def test_divergence_is_reported_with_the_remedy() -> None:
     assert issubclass(DivergedError, FLError)
     images, labels = make_batch((64, 1, 8, 8))
     model = build_model("2nn", image_shape=(1, 8, 8), num_classes=10, seed=1)
@@ -241,7 +241,7 @@ def test_settings_out_of_range(changes: dict[str, Any], complaint: str) -> None:
 
 
 @pytest.mark.parametrize("measure", [lambda m, x, y: train(m, x, y, settings(), 0), evaluate])
-def test_data_that_cannot_be_used(measure: Callable[..., object]) -> None:
+def test_unusable_data_are_refused(measure: Callable[..., object]) -> None:
     images, labels = make_batch((4, 1, 8, 8))
     model = build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=1)
     with pytest.raises(ConfigError, match="no examples"):
@@ -291,7 +291,7 @@ def test_evaluation_restores_the_mode_also_after_an_error() -> None:
     assert model.dropout.training
 
 
-def test_bfloat16_is_really_used_when_told() -> None:
+def test_bfloat16_is_really_used_on_request() -> None:
     seen = []
     model = build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=1)
     model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

@@ -162,7 +162,7 @@ def test_impossible_held_out_totals_are_not_a_result(monkeypatch: pytest.MonkeyP
     assert (good.held_out_aborted, good.held_out_examples) == (None, 60)
 
 
-def test_nobody_holds_anything_out_is_a_result() -> None:
+def test_a_session_without_held_out_examples_is_valid() -> None:
     session = FederatedEvaluation(SessionPlans(sizes=(1,), value_bits=16), num_clients=3, max_examples=5)
     measured: list[Evaluation | None] = [None, None, None]
     result = session.run(

@@ -33,7 +33,7 @@ def test_among_concurrent_claims_one_wins(tmp_path: Path) -> None:
         assert sum(pool.map(try_it, range(64))) == 1
 
 
-def test_claims_say_nothing_of_the_state(tmp_path: Path) -> None:
+def test_claims_reveal_nothing_of_the_state(tmp_path: Path) -> None:
     state = b"a client's state, which is secret"
     Claims(tmp_path / "claims").claim(state)
     (file,) = (tmp_path / "claims").iterdir()

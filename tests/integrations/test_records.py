@@ -100,7 +100,7 @@ def test_the_length_does_not_depend_on_the_reply() -> None:
     assert len(form.encode(small, SENT, rng)[0]) == len(form.encode(reply(), SENT, rng)[0]) == form.vector_length
 
 
-def test_integers_keep_what_was_sent() -> None:
+def test_integers_keep_the_sent_values() -> None:
     average = decoded([reply(10), reply(20)], encoding())
     assert average.arrays["model"]["steps"].tolist() == [5, 6]
     assert list(average.arrays["model"]) == ["w", "steps"]
@@ -252,7 +252,7 @@ def test_replies_that_have_no_average(strange: Reply, error: type[Exception], te
         {"value_bits": 33},
     ],
 )
-def test_encodings_that_cannot_be(changes: dict[str, Any]) -> None:
+def test_impossible_encodings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         encoding(**changes)
 
@@ -279,7 +279,7 @@ def test_layouts_come_back_from_bytes() -> None:
 
 
 @given(st.binary(max_size=80) | st.builds(lambda cut: layout().to_bytes()[:cut], st.integers(0, 60)))
-def test_other_bytes_are_no_layout(data: bytes) -> None:
+def test_other_bytes_are_not_a_layout(data: bytes) -> None:
     try:
         found = RecordLayout.from_bytes(data)
     except RecordError:
@@ -297,7 +297,7 @@ def test_other_bytes_are_no_layout(data: bytes) -> None:
         ArrayField("m", "x", "float32", tuple([1] * 40), True),
     ],
 )
-def test_layouts_that_cannot_be(field: ArrayField) -> None:
+def test_impossible_layouts_are_refused(field: ArrayField) -> None:
     with pytest.raises(RecordError):
         RecordLayout.from_bytes(RecordLayout((field,), (), "m").to_bytes())
 

@@ -275,7 +275,7 @@ def test_many_secrets_at_once_are_exact():
 
 
 @pytest.mark.parametrize("num_holders", [2, PRIME, PRIME + 1])
-def test_numbers_of_holders_that_cannot_be_are_refused(num_holders):
+def test_impossible_numbers_of_holders_are_refused(num_holders):
     """There are fewer holders than the threshold, or so many that a point would be 0, where the secret lies."""
     with pytest.raises(ValueError, match="num_holders"):
         shamir.share(random_elements(1), random_elements(2, 1), num_holders)

@@ -41,7 +41,7 @@ def test_a_survivor_that_had_not_shared_its_keys_is_refused(adversary):
     assert_dead(script(adversary), client)
 
 
-def test_of_a_client_that_had_not_shared_its_keys_no_share_is_released():
+def test_no_share_of_a_client_that_had_not_shared_its_keys_is_released():
     client = client_whose_first_peer_shared_nothing(MODES[0])
     (answer,) = client.receive(with_survivors(1, 2, 3, 4)(script().message(SurvivorList, ALICE)))
     assert answer.message.held == (False, True, True, True, True)

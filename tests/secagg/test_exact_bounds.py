@@ -132,7 +132,7 @@ def test_every_plan_is_within_its_bounds_exactly(adversary):
     assert checked > 400
 
 
-def test_of_ten_clients_with_four_neighbors_one_alone_may_remain():
+def test_with_ten_clients_and_four_neighbors_one_alone_may_remain():
     """Google's planner takes degree 4 and threshold 2 here, if a third vanish; that fails too often."""
     assert expected_clients(10, 7, 4, range(2))[0] > Fraction(1, 4)
     assert expected_clients(10, 7, 6, range(2)) == (0, 0)

@@ -291,7 +291,7 @@ def test_other_modes_do_without_a_nonce():
 
 
 @pytest.mark.parametrize("directory", [directory_of(IDS), TrustOnFirstUse()], ids=["pinned", "first use"])
-def test_a_directory_of_ones_own_will_do(directory):
+def test_a_custom_directory_will_do(directory):
     class Delegating:
         def is_trusted(self, client_id: int, identity_key: bytes) -> bool:
             return True

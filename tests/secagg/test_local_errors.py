@@ -102,7 +102,7 @@ def test_the_message_holds_a_plain_array_for_any_array_given():
     assert "input" not in secrets_in(script().secrets(ALICE), event)
 
 
-def test_the_error_says_nothing_of_the_elements():
+def test_the_error_reveals_no_elements():
     """Inputs are secret: an error that is logged must not quote them."""
     client, _ = script().client(ClientPhase.INPUT_REQUESTED, ALICE)
     with pytest.raises(LocalProtocolError) as refusal:

@@ -209,7 +209,7 @@ def test_owners_of_whom_each_shows_the_next_liars_are_tried_a_logarithmic_number
     assert work["combine"] <= 120
 
 
-def test_liars_cannot_have_owners_looked_at_for_ever(work, monkeypatch):
+def test_liars_cannot_make_the_server_try_owners_forever(work, monkeypatch):
     monkeypatch.setattr(share_recovery, "_LOOKS", 2)
     shares, chain = chained(120, 81)
     result = shares.recover()

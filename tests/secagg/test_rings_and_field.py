@@ -21,7 +21,7 @@ def test_a_ring_has_the_smallest_word_that_holds_it(ring_bits):
 
 
 @pytest.mark.parametrize("ring_bits", [0, 65, -1])
-def test_there_is_no_ring_beyond_a_word(ring_bits):
+def test_a_ring_has_at_most_64_bits(ring_bits):
     with pytest.raises(ValueError, match="between 1 and 64"):
         ring.word_dtype(ring_bits)
 

@@ -254,7 +254,7 @@ def test_liars_with_more_disputes_than_there_are_liars_are_named_and_nobody_else
     assert explain(data.draw(st.permutations(pairs))) == sorted(liars)
 
 
-def test_of_two_with_one_dispute_the_first_is_named():
+def test_the_first_of_two_parties_with_one_dispute_is_named():
     assert explain([(3, 1)]) == [3]
     assert explain([(1, 3)]) == [1]
     assert explain([]) == []

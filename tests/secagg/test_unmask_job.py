@@ -198,7 +198,7 @@ def test_a_session_is_finished_once(server, job):
         server.finish(masks)
 
 
-def test_finishing_leaves_the_result_as_it_is(server, job):
+def test_finishing_leaves_the_result_unchanged(server, job):
     masks = job.run()
     before = masks.vector.copy()
     (end,) = server.finish(masks)

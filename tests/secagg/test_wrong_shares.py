@@ -127,7 +127,7 @@ def test_a_client_that_dealt_wrong_shares_is_named_and_not_its_victims(adversary
 
 
 @each_mode
-def test_of_one_wrong_share_alone_the_holder_is_named_although_it_may_have_been_dealt_so(adversary):
+def test_for_a_single_wrong_share_the_holder_is_named_although_the_dealer_may_have_lied(adversary):
     outcome = Liars(PARAMS[adversary], INPUTS, dealt=[(13, 55)]).run()
     check_exact(outcome, INPUTS)
     assert outcome.disputed == SharesDisputed(wrong((13, 55)), (55,))
@@ -157,7 +157,7 @@ def test_with_more_wrong_shares_than_can_be_corrected_there_is_no_sum(adversary,
 
 
 @each_mode
-def test_the_other_secrets_show_who_is_left_out_of_one_that_has_too_many_wrong_shares(adversary):
+def test_liars_exposed_by_other_secrets_are_left_out_of_one_with_too_many_wrong_shares(adversary):
     """Two of seven lie about 34, one too many; each lies about another secret too, and is found out there."""
     given_back = [(34, 5), (34, 55), (8, 5), (13, 55)]
     outcome = Liars(PARAMS[adversary], INPUTS, given_back=given_back, limbs=[2], by=99).run()

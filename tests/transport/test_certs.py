@@ -309,7 +309,7 @@ def test_the_command_makes_a_deployment_and_adds_to_it(tmp_path):
     "args",
     [("--server", "300.1.1.1"), ("--clients", "2", "--first-id", "4294967295"), ("--clients", "1", "--days", "0")],
 )
-def test_no_authority_is_made_for_what_cannot_be(tmp_path, args):
+def test_no_authority_is_made_for_invalid_arguments(tmp_path, args):
     assert run(tmp_path / "new", *args).exit_code == 1
     assert not (tmp_path / "new").exists()
 

@@ -38,7 +38,7 @@ def test_objects_of_any_size_go_there_and_back() -> None:
     child.close()
 
 
-def test_an_exit_code_is_told() -> None:
+def test_an_exit_code_is_reported() -> None:
     child = ChildProcess(f"{HERE}:end_with", "7", quiet=True)
     child.send("go")
     with pytest.raises(ChildDiedError, match="exit code 7"):
@@ -46,7 +46,7 @@ def test_an_exit_code_is_told() -> None:
     child.close()
 
 
-def test_a_signal_is_told() -> None:
+def test_a_signal_is_reported() -> None:
     child = ChildProcess(f"{HERE}:echo")
     os.kill(child.process_id, signal.SIGKILL)
     with pytest.raises(ChildDiedError, match=r"signal 9 \(out of memory\?\)"):

@@ -171,7 +171,7 @@ def test_a_broken_file_leaves_the_last_version_in_force(certs: Path, caplog: pyt
     assert excluded(exclusions, certs) == [1, 2]
 
 
-def test_a_list_that_runs_out_stays_in_force_and_is_told_once(
+def test_an_expired_list_stays_in_force_and_is_reported_once(
     certs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = certs / "ca.crl"

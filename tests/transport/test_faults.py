@@ -40,7 +40,7 @@ def test_random_faults_are_about_as_frequent_as_asked_and_of_every_kind() -> Non
 
 
 @pytest.mark.parametrize(("round_", "fault"), [(Round.ADVERTISE_KEYS, Fault.CORRUPT), (Round.UNMASKING, Fault.VANISH)])
-def test_faults_that_cannot_be_are_refused(round_: Round, fault: Fault) -> None:
+def test_impossible_faults_are_refused(round_: Round, fault: Fault) -> None:
     with pytest.raises(ValueError, match="cannot happen to a message down"):
         FaultSchedule({(0, round_, Direction.DOWN): fault})
 

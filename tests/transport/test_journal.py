@@ -98,7 +98,7 @@ def test_durability_is_asked_of_the_disk(directory) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello", b"SQLite format 3\x00", b"\x00" * 5000, bytes(range(256)) * 40])
-def test_other_files_are_refused_and_left_as_they_are(directory, content: bytes) -> None:
+def test_other_files_are_refused_and_left_unchanged(directory, content: bytes) -> None:
     path = directory / "j"
     path.write_bytes(content)
     with pytest.raises(JournalError, match=r"not a journal|damaged"):
@@ -106,7 +106,7 @@ def test_other_files_are_refused_and_left_as_they_are(directory, content: bytes)
     assert path.read_bytes() == content
 
 
-def test_another_programs_database_is_refused_and_left_as_it_is(directory) -> None:
+def test_another_programs_database_is_refused_and_left_unchanged(directory) -> None:
     path = directory / "j"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE t(x)")

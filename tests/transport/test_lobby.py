@@ -123,7 +123,7 @@ def test_a_certified_stranger_is_told_at_once_that_it_is_not_enrolled(certs, cap
     assert (line.reason, line.client_id) == ("unknown-client", 7)
 
 
-def test_a_session_begins_with_those_who_wait_and_gathering_sees_each_once(certs):
+def test_a_session_begins_with_the_waiting_clients_and_gathering_sees_each_once(certs):
     params = make_params(ENROLLED, 3)
     inputs = random_inputs(params, seed=0)
 
@@ -150,7 +150,7 @@ def test_a_session_begins_with_those_who_wait_and_gathering_sees_each_once(certs
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_a_client_waits_over_one_connection_however_long_it_takes(certs, tls):
+def test_a_client_waits_over_one_connection_for_any_time(certs, tls):
     """Both sides ask whether the other is there, and are answered."""
     limits = Limits(idle_seconds=0.1, answer_seconds=0.2, farewell_seconds=0.5)
     params = make_params(2, 2)

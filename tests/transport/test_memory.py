@@ -170,7 +170,7 @@ def test_a_malicious_session_with_every_fault_in_every_round_sums_exactly(params
     assert seen == set(kinds)
 
 
-def test_the_consistency_check_has_a_deadline_of_its_own() -> None:
+def test_the_consistency_check_has_its_own_deadline() -> None:
     params = make_params(5, 3, adversary=Adversary.MALICIOUS)
     inputs = random_inputs(params, 0)
     faults = FaultSchedule({(1, Round.CONSISTENCY_CHECK, UP): Fault.VANISH})
@@ -240,7 +240,7 @@ def test_a_callers_bad_input_is_the_callers_error() -> None:
         run_session(params, lambda client_id: np.zeros(10))  # type: ignore[return-value]
 
 
-def test_any_ids_will_do() -> None:
+def test_any_ids_are_accepted() -> None:
     params = make_params(3, 2)
     inputs = dict(zip((7, 4_000_000_000, 12), random_inputs(params, 0).values(), strict=True))
     report = run_session(params, inputs, client_ids=inputs)
@@ -263,7 +263,7 @@ def test_any_ids_will_do() -> None:
         ((*range(4), "0"), None, "for clients 0"),
     ],
 )
-def test_inputs_are_those_of_the_clients_and_no_others(inputs_of: Any, client_ids: Any, said: str) -> None:
+def test_inputs_must_match_the_clients(inputs_of: Any, client_ids: Any, said: str) -> None:
     """An input that is silently left out makes a wrong sum."""
     params = make_params(4, 3)
     inputs = dict.fromkeys(inputs_of, np.full(params.vector_length, 3, np.uint64))

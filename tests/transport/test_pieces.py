@@ -128,7 +128,7 @@ def test_a_half_sent_input_continues_where_it_stopped():
     assert session.host.outcome.included == (0, 1, 2, 3)
 
 
-def test_the_round_waits_for_downloads_and_not_for_ever():
+def test_the_round_waits_for_downloads_within_limits():
     """A client that gets another part is waited for anew; one that only claims it is not."""
     extra = bytes(4 * _pieces.WINDOW_BYTES)
     host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=100))

@@ -136,7 +136,7 @@ def test_a_client_that_does_not_come_back_is_dropped_by_the_deadline(certs):
     assert check_exact(params, inputs, report.outcome)
 
 
-def test_too_few_clients_end_in_a_typed_abort_that_everyone_hears_of(certs):
+def test_too_few_clients_end_in_a_typed_abort_that_all_are_told_of(certs):
     params = make_params(4, 3)
     inputs = random_inputs(params, seed=0)
 

@@ -111,7 +111,7 @@ def test_code_that_a_run_names_is_run_only_if_the_user_agrees(tmp_path: Path, mo
     del sys.modules["own_evaluated"]
 
 
-def test_numbers_that_cannot_be_are_refused(model_file: Path) -> None:
+def test_impossible_numbers_are_refused(model_file: Path) -> None:
     given = ("evaluate", model_file, "--model", "logistic", "--dataset", "digits")
     assert_refused(invoke(*given, "--images", 0), "give --images from 1 to")
     assert_refused(invoke(*given, "--images", 100_000), "give --images from 1 to")

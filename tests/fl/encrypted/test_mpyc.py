@@ -115,7 +115,7 @@ def test_protocols_on_words_are_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp-500", "mlp-500-square", "small-cnn", "small-cnn-square"])
-def test_predictions_are_those_of_the_plain_model(trained: Callable[[str], Path], name: str) -> None:
+def test_predictions_equal_the_plain_models(trained: Callable[[str], Path], name: str) -> None:
     path = trained(name)
     seen: list[tuple[int, int]] = []
     result = MpycEvaluator(timeout=100).evaluate(task_of(path), lambda done, total: seen.append((done, total)))
@@ -145,7 +145,7 @@ def test_only_the_accuracy_is_opened_when_only_that_is_asked_for(trained: Callab
     assert result.accuracy == pytest.approx(expected, abs=1.5 / IMAGES)
 
 
-def test_mpyc_as_it_is_comes_to_the_same_predictions(trained: Callable[[str], Path]) -> None:
+def test_unmodified_mpyc_gives_the_same_predictions(trained: Callable[[str], Path]) -> None:
     task = task_of(trained("logistic"), images=8)
     on_words = MpycEvaluator(timeout=100).evaluate(task, lambda done, total: None)
     on_objects = MpycEvaluator(timeout=100, arithmetic="objects", tls=False).evaluate(task, lambda done, total: None)

@@ -33,7 +33,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("model", ["logistic", "2nn", "small-cnn", "cnn"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_updates_are_those_of_the_serial_engine_but_for_rounding(model: str, settings: dict[str, Any]) -> None:
+def test_updates_equal_the_serial_engines_up_to_rounding(model: str, settings: dict[str, Any]) -> None:
     """Clients have from a few to many examples: some have no batch left while others continue."""
     worker = make_worker(model=model, learning_rate=0.05, bfloat16="off", **settings)
     counts = {len(examples.training) for examples in worker.examples}

@@ -62,7 +62,7 @@ def engine() -> Iterator[ProcessesEngine]:
     opened.close()
 
 
-def test_updates_are_those_of_the_serial_engine_to_the_bit(engine: ProcessesEngine) -> None:
+def test_updates_equal_the_serial_engines_to_the_bit(engine: ProcessesEngine) -> None:
     worker = make_worker()
     for number, order in ((1, range(8)), (2, [7, 0, 3, 1, 6, 2, 5, 4])):
         training = training_of(worker, number, expected=(0, 1, 2, 3, 4, 5))

@@ -71,7 +71,7 @@ def test_with_certificates_it_is_malicious_mode(
     assert served == [Adversary.MALICIOUS]
 
 
-def test_without_there_is_no_key_for_it(joined: list[JoinOptions], served: list[Adversary]) -> None:
+def test_without_certificates_it_is_honest_but_curious_mode(joined: list[JoinOptions], served: list[Adversary]) -> None:
     assert invoke(*JOIN, "--plaintext").output == ""
     assert joined[0].policy == Policy(adversary=CURIOUS)
     assert joined[0].policy.graph is GraphKind.SPARSE

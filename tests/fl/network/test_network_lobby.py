@@ -65,7 +65,7 @@ def test_idle_sockets_and_probes_begin_no_round_and_use_up_no_try(
     assert len([line for line in clients[0].said if line.startswith("waiting")]) == 1
 
 
-def test_a_client_that_is_not_enrolled_is_told_so_and_counts_for_nothing(
+def test_a_client_that_is_not_enrolled_is_told_so_and_not_counted(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = deployment.config(rounds=1)

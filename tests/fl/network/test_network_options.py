@@ -237,7 +237,7 @@ def test_a_terminated_client_continues_in_its_round_after_a_restart(tmp_path: Pa
 
 @pytest.mark.live
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_client_that_waits_ends_when_it_is_told_to(sent: signal.Signals) -> None:
+def test_a_waiting_client_ends_on_a_signal(sent: signal.Signals) -> None:
     """It waits for an absent server; it ends on a signal, even if its parent ignores Ctrl-C."""
     with programs() as start:
         client = start("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--shard", "0/4")

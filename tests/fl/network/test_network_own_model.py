@@ -75,7 +75,7 @@ def test_a_client_whose_user_did_not_name_it_runs_nothing_and_says_how_to(deploy
     assert finished.summary["included_clients"] == [[1, 2, 3]]
 
 
-def test_a_client_of_one_class_is_told_so(deployment: Deployment) -> None:
+def test_a_client_of_one_class_gets_a_warning(deployment: Deployment) -> None:
     deployment.dataset.train_labels[:] = 1
     config = deployment.config(rounds=1)
     clients: list[Client] = []

@@ -313,7 +313,7 @@ def test_files_without_arrays_are_refused(tmp_path: Path, content: bytes | None)
             load_arrays(path)
 
 
-def test_shards_are_those_of_a_simulation() -> None:
+def test_shards_equal_a_simulations() -> None:
     parts = [load_shard("digits", None, (i, 3), scheme="iid", seed=4, alpha=0.5, per_client=2) for i in range(3)]
     assert sum(len(part.labels) for part in parts) == 1442
     assert parse_shard("2/3") == (2, 3)
@@ -323,7 +323,7 @@ def test_shards_are_those_of_a_simulation() -> None:
 
 
 @pytest.mark.parametrize("partition", [None, "by-owner"])
-def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
+def test_own_examples_of_one_class_are_refused_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str | None
 ) -> None:
     if partition is None:
@@ -339,7 +339,7 @@ def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
     assert "no word from 127.0.0.1:1" in allowed.stderr
 
 
-def test_a_part_of_one_class_that_was_dealt_out_so_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dealt_part_of_one_class_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = own_module(tmp_path, ONE_CLASS_EACH, monkeypatch)
     dealt = ("--dataset", f"{loader}:load", "--partition", "shards", "--shards-per-client", 1, "--shard", "0/2")
     result = invoke("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--give-up", 0.1, *dealt)

@@ -185,7 +185,7 @@ def test_impossible_settings_of_a_sample_are_refused() -> None:
         settled(over_select=1.0, min_clients=11)
 
 
-def test_a_round_that_cannot_be_is_one_round_without_a_result(
+def test_an_impossible_round_is_one_round_without_a_result(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The round is aborted at each try, and the training continues with the present clients."""
@@ -208,7 +208,7 @@ def test_a_round_that_cannot_be_is_one_round_without_a_result(
     assert [host.offer.number for host in population.hosts] == [1, 2, 2, 3]
 
 
-def test_the_server_ends_after_as_many_failed_rounds_as_it_was_told(
+def test_the_server_ends_after_the_given_number_of_failed_rounds(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     population = Population(deployment, monkeypatch, sample=4, rounds=9, clip=1.0)

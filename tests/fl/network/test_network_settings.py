@@ -88,7 +88,7 @@ def served(deployment: Deployment, config: RunConfig) -> FederatedRun:
     return run
 
 
-def test_optimizers_on_both_sides_are_those_of_the_simulation(deployment: Deployment) -> None:
+def test_optimizers_on_both_sides_equal_the_simulations(deployment: Deployment) -> None:
     """With one batch an epoch the order of examples does not matter, and clients' own randomness only rounds."""
     config = deployment.config(rounds=3, batch_size=CLIENTS * 60, epochs=3, **TRAINING)
     clients: list[Client] = []
@@ -181,7 +181,7 @@ def test_the_documented_command_serves_the_hospitals_settings(
     assert noted == [RunConfig.of(**{name: value for name, value in settings.items() if name not in SIMULATION_ONLY})]
 
 
-def test_nothing_is_said_of_the_clients_examples(deployment: Deployment) -> None:
+def test_the_server_reports_nothing_about_the_clients_examples(deployment: Deployment) -> None:
     """The server's examples are not a client's, however they look."""
     deployment.dataset.train_labels[:] = 1
     config = deployment.config(rounds=1)

@@ -62,7 +62,7 @@ def start_all(clients: list[Client]) -> list[Client]:
     return clients
 
 
-def test_the_model_is_that_of_the_simulation_but_for_rounding(deployment: Deployment) -> None:
+def test_the_model_equals_the_simulations_up_to_rounding(deployment: Deployment) -> None:
     """With one batch an epoch the order of examples does not matter; with several it is the clients' own."""
     config = deployment.config(rounds=2, batch_size=CLIENTS * 60)
     clients: list[Client] = []

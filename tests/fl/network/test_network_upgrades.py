@@ -121,7 +121,7 @@ def test_the_clients_minimum_of_older_runs_is_the_default(run: Path, min_clients
 
 
 @pytest.mark.parametrize("later", ["config", "network", "format"])
-def test_a_later_versions_run_is_refused_and_left_as_it_is(
+def test_a_later_versions_run_is_refused_and_left_unchanged(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
 ) -> None:
     deployment = Deployment(tmp_path, monkeypatch)

@@ -73,7 +73,7 @@ def test_head_fine_tuning_moves_the_last_layer_as_if_the_rest_were_frozen(name: 
             assert torch.equal(value, before[key])
 
 
-def test_head_fine_tuning_leaves_what_others_measure_as_it_is() -> None:
+def test_head_fine_tuning_leaves_other_measurements_unchanged() -> None:
     # In training mode BatchNorm would learn the client's means, and dropout would hide features.
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4))
@@ -170,7 +170,7 @@ def test_dittos_pull_ends_with_a_training_that_ran_away() -> None:
     assert state_bytes(own) == state_bytes(expected)
 
 
-def test_ditto_refuses_what_cannot_be() -> None:
+def test_ditto_refuses_impossible_settings() -> None:
     for strength in (-0.1, math.inf, math.nan):
         with pytest.raises(ConfigError, match="strength must be finite and at least 0"):
             Ditto(TRAINING, strength)

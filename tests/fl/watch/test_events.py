@@ -38,7 +38,7 @@ def written(events: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.live
-def test_a_session_is_told_from_its_first_phase_to_its_end(caplog) -> None:
+def test_a_session_is_reported_from_its_first_phase_to_its_end(caplog) -> None:
     events = Events("digits", total_rounds=3)
     events.run_started(5, 0)
     events.round_started(1, make_params(5, 3))
@@ -112,7 +112,7 @@ def test_at_most_a_hundred_clients_are_named(caplog) -> None:
 
 
 @pytest.mark.live
-def test_no_event_holds_anything_of_an_input(caplog) -> None:
+def test_no_event_holds_any_part_of_an_input(caplog) -> None:
     params = make_params(5, 3)
     watch = Watch("digits", total_rounds=1)
     watch.round_started(1, params)
@@ -133,7 +133,7 @@ def test_no_event_holds_anything_of_an_input(caplog) -> None:
         {"round": None},
     ],
 )
-def test_the_schema_refuses_what_it_does_not_say(change: dict[str, Any]) -> None:
+def test_the_schema_refuses_undocumented_fields(change: dict[str, Any]) -> None:
     good = {
         "time": "2026-03-01T12:00:00.123Z",
         "level": "INFO",
@@ -201,7 +201,7 @@ def test_unknown_words_do_not_become_labels() -> None:
 
 
 @pytest.mark.slow
-def test_events_need_nothing_of_the_page() -> None:
+def test_events_do_not_need_the_page() -> None:
     """`secagg serve` without --watch runs without the extra."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('prometheus_client', 'starlette', 'uvicorn')))\n"

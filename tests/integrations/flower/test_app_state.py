@@ -106,7 +106,7 @@ def test_an_app_that_fails_leaves_its_earlier_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["keeps", "changes", "exchanges", "fakes"])
 @pytest.mark.parametrize("kind", ["query", "evaluate"])
-def test_a_query_in_the_middle_of_a_session_sees_nothing_of_it(tmp_path: Path, kind: str, how: str) -> None:
+def test_a_query_during_a_session_sees_none_of_its_state(tmp_path: Path, kind: str, how: str) -> None:
     """It sees neither the client's secrets nor the app's new state; and the session continues."""
     federation = MomentumFederation(tmp_path)
     seen: list[set[str]] = []

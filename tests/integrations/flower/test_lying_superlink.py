@@ -39,7 +39,7 @@ def test_a_separate_run_configuration_for_one_node(tmp_path: Path, known: dict[s
         assert not federation.trained
 
 
-def test_the_server_says_to_each_node_what_it_was_told(tmp_path: Path) -> None:
+def test_each_node_is_offered_its_own_configuration(tmp_path: Path) -> None:
     """Each node is offered its own configuration, and accepts it: then they are in different sessions."""
 
     class Pleasing(LoopbackGrid):

@@ -59,7 +59,7 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
         (bytes(24), "num_clients is 0"),
     ],
 )
-def test_parameters_that_cannot_be(params: Any, text: str) -> None:
+def test_impossible_parameters_are_refused(params: Any, text: str) -> None:
     fields = msgpack.unpackb(offer().to_bytes())
     fields[1] = params
     with pytest.raises(OfferError, match=text):
@@ -88,7 +88,7 @@ def test_parameters_that_cannot_be(params: Any, text: str) -> None:
         (lambda encoding: encoding.update(clip=1.0), "the fields of the offer are not those"),
     ],
 )
-def test_offers_that_cannot_be(change: Callable[[dict[str, Any]], None], text: str | None) -> None:
+def test_impossible_offers_are_refused(change: Callable[[dict[str, Any]], None], text: str | None) -> None:
     data = changed(change)
     if text is None:
         # Another order of sizes is another session; clients find that it does not match their arrays.

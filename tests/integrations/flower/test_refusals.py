@@ -211,7 +211,7 @@ def test_messages_that_cannot_share_a_session_are_refused() -> None:
         ({"adversary": Adversary.MALICIOUS, "enrolled": [b"short"]}, "enrolled keys"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         SecAggGrid(LoopbackGrid(make_app(), 3), **settings)
 
@@ -229,7 +229,7 @@ def test_settings_that_depend_on_the_nodes_are_checked_when_the_nodes_are_known(
     assert "degree" not in str(refusal.value)
 
 
-def test_a_threshold_that_the_nodes_cannot_meet() -> None:
+def test_a_threshold_that_the_nodes_cannot_meet_is_refused() -> None:
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3), threshold=5)
     with pytest.raises(FlowerError, match="fewer than the threshold"):
         grid.send_and_receive(train_messages(grid))
@@ -249,7 +249,7 @@ def test_a_threshold_that_the_nodes_cannot_meet() -> None:
         ({"enrolled": []}, "needs both"),
     ],
 )
-def test_mods_that_cannot_be(arguments: dict[str, Any], text: str) -> None:
+def test_impossible_mods_are_refused(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         secagg_mod(**arguments)
 

@@ -220,7 +220,7 @@ def test_bounds_that_follow_clip_nobody_of_a_few(caplog: pytest.LogCaptureFixtur
                    if one.levelno >= logging.WARNING)  # fmt: skip
 
 
-def test_the_rounding_noise_is_said_each_round_and_its_remedy_above_5_percent(
+def test_the_rounding_noise_is_reported_each_round_and_its_remedy_above_5_percent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sent = {"w": np.zeros(2000, np.float32)}

@@ -83,7 +83,7 @@ def test_modes_and_graphs(adversary: Adversary, graph: Any, tmp_path: Any) -> No
     assert grid.reports[0].aborted is None
 
 
-def test_one_reply_in_the_clear_of_none() -> None:
+def test_no_single_reply_travels_in_the_clear() -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), NODES)
     grid = SecAggGrid(loopback)
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=30)

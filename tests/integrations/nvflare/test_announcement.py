@@ -58,13 +58,13 @@ def test_every_part_is_bound_into_the_session() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_are_no_announcement(data: bytes) -> None:
+def test_other_bytes_are_not_an_announcement(data: bytes) -> None:
     with pytest.raises(TaskAnnouncementError):
         TaskAnnouncement.from_bytes(data)
 
 
 @given(st.data())
-def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObject) -> None:
+def test_an_announcement_with_a_changed_byte_differs_or_is_refused(data: st.DataObject) -> None:
     honest = announcement().to_bytes()
     at = data.draw(st.integers(0, len(honest) - 1))
     changed = honest[:at] + bytes([honest[at] ^ data.draw(st.integers(1, 255))]) + honest[at + 1 :]
@@ -99,7 +99,7 @@ def test_announcements_that_contradict_themselves_are_refused(changes: Any) -> N
 
 
 @pytest.mark.parametrize("data", [None, "text", 7, b"", bytes((1 << 20) + 1)])
-def test_other_things_are_no_announcement(data: object) -> None:
+def test_other_objects_are_not_an_announcement(data: object) -> None:
     with pytest.raises(TaskAnnouncementError):
         TaskAnnouncement.from_bytes(data)
 

@@ -276,6 +276,6 @@ def test_rounds_that_sites_would_decline_are_not_opened(sites: dict[str, Site]) 
 
 
 @pytest.mark.parametrize("arguments", [{"adversary": "kind"}, {"graph": "round"}, {"exclude_vars": "("}])
-def test_arguments_that_cannot_be_are_refused(sites: dict[str, Site], arguments: Any) -> None:
+def test_invalid_arguments_are_refused(sites: dict[str, Site], arguments: Any) -> None:
     with pytest.raises(NVFlareJobError):
         Controller(sites, **arguments)

@@ -266,7 +266,7 @@ def test_components_that_need_each_update_are_refused_with_fedopt() -> None:
         secured(recipe)
 
 
-def test_no_steps_at_all_are_refused_in_words() -> None:
+def test_zero_steps_are_refused_with_a_reason() -> None:
     with pytest.raises(NVFlareJobError, match="at least one step in a round, so max_steps cannot be 0"):
         secured(make_recipe(), max_steps=0)
 

@@ -16,7 +16,7 @@ def test_the_key_of_one_site_decrypts_anothers_update_from_the_servers_wire() ->
     assert attack.correlation > 0.999999
 
 
-def test_with_secagg_all_secrets_of_one_site_do_not() -> None:
+def test_with_secagg_all_secrets_of_one_site_do_not_decrypt_anothers_update() -> None:
     attack = leak.attack_masked(TRUTH)
     # Five deviations of a correlation of independent vectors of this length.
     assert abs(attack.correlation) < 5 / 20_000**0.5

@@ -142,7 +142,7 @@ def test_a_site_that_leaves_one_of_the_two_sessions(tmp_path: Path, round_: Roun
     assert [site.trainer.calls for site in sites.values()] == [1, 1, 1]
 
 
-def test_the_update_that_was_measured_is_the_one_that_is_sent(tmp_path: Path) -> None:
+def test_the_measured_update_is_sent(tmp_path: Path) -> None:
     """The trainer's arrays have changed since, and its metric and steps come with the update."""
     given: dict[str, FLModel] = {}
 

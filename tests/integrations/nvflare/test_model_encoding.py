@@ -143,7 +143,7 @@ def test_more_steps_than_the_bound_count_as_the_bound(steps: int) -> None:
 
 
 @pytest.mark.parametrize("num_entries", [0, 2, 1000])
-def test_bounds_of_another_model_are_declined_in_words(num_entries: int) -> None:
+def test_bounds_of_another_model_are_declined_with_a_reason(num_entries: int) -> None:
     chosen = encoding(num_entries=num_entries)
     reason = f"announced with {num_entries} clipping bounds, and the model has 1 entries that are averaged"
     for use in (
@@ -192,7 +192,7 @@ def test_an_update_without_steps_counts_nothing_and_costs_nothing() -> None:
     assert mean.total_steps == 5
 
 
-def test_of_updates_without_steps_alone_there_is_no_mean() -> None:
+def test_updates_without_any_steps_have_no_mean() -> None:
     chosen = encoding()
     idle = chosen.encode(update(3.0, steps=0), MODEL, np.random.default_rng(1))
     with pytest.raises(UndecodableSumError, match="or none of them has any"):

@@ -87,7 +87,7 @@ def test_too_few_sites_end_the_round_without_a_sum(tmp_path: Path) -> None:
     assert isinstance(report.outcome, Aborted)
 
 
-def test_differences_are_taken_as_such(tmp_path: Path) -> None:
+def test_differences_are_accepted_as_updates(tmp_path: Path) -> None:
     def difference(model: FLModel, site: str) -> FLModel:
         params = {name: np.full_like(model.params[name], CHANGE[site]) for name in ("weight", "bias")}
         meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: float(STEPS[site])}

@@ -45,7 +45,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_model_is_that_of_the_plain_means(workspace: Path) -> None:
+def test_the_model_equals_the_plain_means(workspace: Path) -> None:
     expected = 0.0
     for number, (_, included) in enumerate(SCHEDULE):
         expected += sum(site * site / 8 for site in included) / sum(included) + number / 64

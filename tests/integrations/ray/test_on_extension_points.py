@@ -22,7 +22,7 @@ import ray.exceptions
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_function_of_rays_takes_what_it_is_given(function: object, parameters: set[str]) -> None:
+def test_a_ray_function_takes_its_given_arguments(function: object, parameters: set[str]) -> None:
     assert callable(function)
     missing = parameters - set(inspect.signature(function).parameters)
     assert not missing, f"Ray {ray.__version__} moved {missing} of {function}: see fl/engines/ray"

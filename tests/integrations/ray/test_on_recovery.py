@@ -33,7 +33,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 300, 100), (3, 1, 8 * CHUNK + 7), (1, 0, 1)], ids=str)
-def test_the_masks_are_those_of_one_machine(cluster: RayCluster, eager: None, shape: tuple[int, int, int]) -> None:
+def test_the_masks_equal_those_of_one_machine(cluster: RayCluster, eager: None, shape: tuple[int, int, int]) -> None:
     """Split by masks, by ranges of coordinates, and not at all."""
     job = make_job(*shape)
     seen: list[tuple[int, int]] = []
