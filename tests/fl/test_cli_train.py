@@ -25,13 +25,13 @@ SMALL = ("--model", "logistic", "--clients", 6, "--rounds", 2, "--epochs", 1)
 
 @pytest.fixture
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small data, and no figure, which would take longer than all else."""
+    """Use small data, and skip the figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
     monkeypatch.setattr("fl.federated_training.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
 def strict_json(text: str) -> Any:
-    """JSON as other languages read it: there is no NaN in it."""
+    """Parse JSON as other languages do: it has no NaN."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no JSON")
@@ -41,7 +41,7 @@ def strict_json(text: str) -> Any:
 
 @pytest.mark.live
 def test_json_is_one_object_on_stdout_and_everything_else_is_on_stderr(tmp_path: Path) -> None:
-    """A process of its own, on the real digits."""
+    """A separate process runs on the real digits."""
     result = run_process(
         "train", "--model", "logistic", "--clients", 8, "--rounds", 2, "--epochs", 1, "--dropout", 0.25,
         "--compare", "--json", "--out", tmp_path / "run",
@@ -59,7 +59,7 @@ def test_json_is_one_object_on_stdout_and_everything_else_is_on_stderr(tmp_path:
     assert summary["ring_difference"] == 0
     assert summary["seconds"] == pytest.approx(2 * summary["seconds_per_round"])
     assert 0 < summary["training_seconds_per_round"] < summary["seconds_per_round"]
-    # 650 parameters: 3 bytes and some each up for whom included, 4 down for everyone.
+    # 650 parameters: a little over 3 bytes each up for each included client, 4 down for every client.
     assert summary["bytes_up"] > sum(summary["included"]) * 650 * 3
     assert summary["bytes_down"] > summary["model_bytes"] > 2 * 8 * 650 * 4
     assert summary["plain_bytes_up"] > sum(summary["included"]) * 650 * 4
@@ -114,7 +114,7 @@ def test_the_figures_without_a_comparison_speak_of_one_run_only() -> None:
         assert "plain_accuracy" not in summary
         assert "ring_difference" not in summary
         assert ("plan" in summary) == (aggregator == "secure")
-        # Clipped elements are counted where elements are clipped.
+        # Clipped elements are counted only where elements are clipped.
         assert (summary["clipped"] is None) == (aggregator == "plain")
 
 

@@ -1,4 +1,4 @@
-"""Clients' examples in all forms that a notebook has."""
+"""Clients' examples in all forms that occur in a notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAIR = (INPUTS, TARGETS)
 
 
 class Read(Dataset[Any]):
-    """Pairs of a tensor and a number, which counts how often it is read."""
+    """Pairs of a tensor and a number that count how often they are read."""
 
     def __init__(self) -> None:
         self.reads = 0

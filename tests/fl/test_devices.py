@@ -1,4 +1,4 @@
-"""Devices: which one is taken, and that a training on another device mixes no tensors of two."""
+"""Devices: the choice of one, and that a training on another device mixes no tensors of two."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_engines_that_train_on_the_cpu_refuse_others(engine: str) -> None:
 
 
 class Pretended(TorchFunctionMode):
-    """Lets tensors pretend to be on CUDA: they are marked, and marked and others must not meet, as on the device."""
+    """A pretence that tensors are on CUDA: marked tensors must not meet others, as on the device."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`fl.federated`: a training from Python, as a notebook or a script has it."""
+"""`fl.federated`: a training from Python, as in a notebook or a script."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_model_that_does_not_fit_is_refused_before_the_training(model: Any) ->
 
 
 def test_own_clients_train_as_a_data_set_split_in_the_same_way() -> None:
-    """The same figures and bits, whether a data set is split, or each client brings its own."""
+    """The figures and bits are the same if a data set is split, or if each client brings its own."""
     parts = [torch.arange(at, 240, 6).numpy() for at in range(6)]
     own = make(protocol=fl.Protocol(dropout=0.2), holdout=0.2)
     split = make(clients=DATASET, test=None, partition=parts, protocol=fl.Protocol(dropout=0.2), holdout=0.2)
@@ -91,7 +91,7 @@ def test_own_clients_train_as_a_data_set_split_in_the_same_way() -> None:
 
 
 def test_any_loss_and_metrics_without_a_test_set() -> None:
-    """NumPy's float64 and negative whole numbers, a metric of the user's own; secure figures are the plain ones."""
+    """NumPy's float64 and negative whole numbers, a metric of the user's own; secure figures equal the plain ones."""
     rng = np.random.default_rng(0)
     clients = [(rng.normal(size=(30, 3)), rng.integers(-9, 9, 30)) for _ in range(5)]
 
@@ -319,7 +319,7 @@ SCRIPT = """
 
 @pytest.mark.live
 def test_processes_train_what_a_script_without_a_main_guard_defines(tmp_path: Path) -> None:
-    """Also what has random transforms: the same bits as in one process."""
+    """This includes random transforms: the same bits as in one process."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(  # noqa: S603 - our own program

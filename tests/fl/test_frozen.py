@@ -1,4 +1,4 @@
-"""Only what is trained travels: frozen parameters stay at each party, and are checked to be equal by their digest."""
+"""Only trained parameters travel: frozen ones stay at each party, and their digests are compared."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_frozen_parameters_cost_no_bytes(own: str) -> None:
     assert ParameterLayout.of(copy.deepcopy(run.model).requires_grad_(True)).size == 803
     assert len(round_message(run.model)) < len(model_to_bytes(run.model)) - 4 * 680
     (record,) = rounds(run)
-    # Besides the update, a client sends keys, shares and counters; 803 values alone would have 3,212 bytes.
+    # In addition to the update, a client sends keys, shares and counters; 803 values alone would have 3,212 bytes.
     assert record.bytes_up < 6 * (4 * 123 + 2000)
 
 

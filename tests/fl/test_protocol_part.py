@@ -1,4 +1,4 @@
-"""The protocol's part of a run's settings: each graph and adversary gives the plain sum, and is kept with the run."""
+"""The protocol's part of a run's settings: each graph and adversary gives the plain sum, and is stored with the run."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_refusal_names_the_sparse_graph() -> None:
 
 @pytest.mark.parametrize("graph", ["auto", "sparse", "complete"])
 def test_plan_and_simulate_plan_as_train_does(graph: str) -> None:
-    """A sparse graph with a reserve, though nobody vanishes."""
+    """A sparse graph with a reserve, though no client vanishes."""
     options = ("--clients", 60, "--value-bits", 24, "--graph", graph)
     planned = json.loads(invoke("plan", *options, "--length", 650, "--json").stdout)
     simulated = json.loads(invoke("simulate", *options, "--length", 650, "--json").stdout)

@@ -1,4 +1,4 @@
-"""Any supervised task: its loss and metrics are the user's, and sum securely to what they are in the clear."""
+"""Any supervised task: its loss and metrics are the user's, and their secure sums equal those in the clear."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_any_sum_of_figures_is_in_their_ranges_or_one_error(digits: list[int]) -
 
 
 def lie(place: int, digit: int = 0, value: int = 1) -> Any:
-    """Three honest clients' sum, with this added to a digit of one counter."""
+    """Return three honest clients' sum, with this added to a digit of one counter."""
     vector = 3 * ENCODING.encode(10, 5.0, ((2.0, 4.0), (3, 8)), (1,))
     starts = np.cumsum([0, *ENCODING._counters._digits()])
     vector[starts[place] + digit] += value
@@ -275,7 +275,7 @@ def test_a_round_with_a_liar_has_no_result_and_the_next_one_has(monkeypatch: pyt
     run = run_of("several_labels", "secure", holdout=0)
     assert run.run_round().aborted is None
     with monkeypatch.context() as patch:
-        # The highest digit of the loss, behind which that of the clipped elements is.
+        # The highest digit of the loss; the digit of the clipped elements follows.
         patch.setattr(fl.aggregation.secure, "run_session", poisoning(-2))
         spoilt = run.run_round()
     assert "inputs cannot add up to loss" in str(spoilt.aborted)

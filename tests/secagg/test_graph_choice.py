@@ -60,7 +60,7 @@ def test_half_of_the_clients_may_vanish_on_a_sparse_graph_of_few() -> None:
 
 @pytest.mark.parametrize("adversary", [Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS])
 def test_against_a_server_that_lies_it_is_never_sparse(adversary: Adversary) -> None:
-    """Clients' default policies decline it there, also where the complete graph has no plan."""
+    """Clients' default policies decline it there, also if the complete graph has no plan."""
     for num_clients, dropout, corrupt in ((20, 0.1, 0.0), (1000, 0.05, 0.05), (1000, 0.4, 0.1)):
         choice = cheapest_graph(num_clients=num_clients, dropout=dropout, corrupt=corrupt, adversary=adversary)
         assert choice.graph is GraphKind.COMPLETE
@@ -68,7 +68,7 @@ def test_against_a_server_that_lies_it_is_never_sparse(adversary: Adversary) -> 
 
 
 def test_what_is_chosen_is_what_a_client_of_the_same_threat_takes() -> None:
-    """Never weaker than stated: the policy of the same corrupt clients and inputs is content with each choice."""
+    """Never weaker than stated: the policy for the same corrupt clients and inputs accepts each choice."""
     sparse = 0
     for num_clients, dropout, corrupt, adversary, min_inputs in product(
         (5, 30, 100, 400), (0.0, 0.2, 0.5), (0.0, 0.1, 0.3), Adversary, (2, 5)

@@ -205,7 +205,7 @@ class Deployment:
     def run_beside(self, config: RunConfig, clients: Callable[[], None], **serving: Any) -> FinishedServing:
         """Serve in this thread; ``clients`` runs in another one, once the server listens.
 
-        Of ``serving``, those that are settings of the protocol become the config's.
+        Options in ``serving`` that are settings of the protocol become the config's.
         """
         protocol = {name: serving.pop(name) for name in ("adversary", "graph", "threshold") if name in serving}
         config = replace(config, protocol=replace(config.protocol, **protocol))

@@ -102,7 +102,7 @@ def test_the_graph_is_chosen_once_for_the_clients_that_a_round_asks_and_every_si
         params = plans.plan(count).parameters
         assert not params.is_complete
         Policy(adversary=Adversary.HONEST_BUT_CURIOUS).check(params)
-    # A process that goes on with the stored settings plans the same.
+    # A process that continues with the stored settings plans the same.
     stored = settings.of_run(config)
     assert stored.protocol.graph == "sparse"
     again = settle(stored, min_clients=None, max_examples=None, over_select=1.3)

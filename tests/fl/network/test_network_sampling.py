@@ -131,7 +131,7 @@ def test_a_sparse_graph_with_every_adversary_and_a_client_that_vanishes(
 def test_clients_as_they_are_by_default_take_what_auto_stands_for(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, adversary: str, is_sparse: bool
 ) -> None:
-    """Where so few clients would be worth a sparse graph."""
+    """The test lets `auto` choose a sparse graph for this few clients."""
     monkeypatch.setattr("secagg.graph_choice._WORTHWHILE", 1)
     population = Population(deployment, monkeypatch, sample=8, rounds=2, dropout=0.25)
 

@@ -83,7 +83,7 @@ class Training:
         return self.clients[client_id].participant._examples.held_out
 
     def assert_scored(self, record: RoundRecord, clients: range | list[int]) -> None:
-        """The last record's scores are those of the final model on what these clients hold out."""
+        """Assert that the last record's scores are those of the final model on the examples held out by these clients."""
         parts = [self.held_out(client) for client in clients]
         images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
         expected = evaluate(self.model(), images, labels)
@@ -93,7 +93,7 @@ class Training:
 
 
 def test_after_each_round_the_new_model_is_measured_on_what_clients_hold_out(deployment: Deployment) -> None:
-    """Client 2 holds out more than it is asked, and client 3 nothing."""
+    """Client 2 holds out more examples than requested, and client 3 none."""
     training = Training(deployment)
     training.serve({}, {}, {"holdout": 0.5}, {"holdout": 0.0})
     training.finish()
@@ -118,7 +118,7 @@ def test_without_it_nothing_is_measured(deployment: Deployment) -> None:
 def test_a_server_that_dies_before_the_scores_goes_on_with_them(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The round's update is in its journal: no client trains again, and the scores are of the same model."""
+    """The round's update is in its journal: no client trains again, and the scores belong to the same model."""
     training = Training(deployment)
     begin_session = SessionFiles.begin
 

@@ -1,4 +1,4 @@
-"""Gains are measured on what neither training has seen, and summed up client by client."""
+"""Gains are measured on examples that neither training has seen, and summed up client by client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = tiny_config(holdout=0.25, rounds=2)
 
 
 def with_held_out_labels_turned(dataset: Dataset) -> tuple[Dataset, set[int]]:
-    """Another class for every held-out example of any client, and the places of those."""
+    """Return data with another class for every held-out example of any client, and the places of those."""
     (run,) = start_runs(CONFIG, dataset)
     places = np.concatenate([examples.held_out for examples in run.worker.examples])
     labels = dataset.train_labels.clone()
@@ -31,7 +31,7 @@ def with_held_out_labels_turned(dataset: Dataset) -> tuple[Dataset, set[int]]:
 
 
 def personal_of(dataset: Dataset) -> tuple[nn.Module, nn.Module, ClientGain]:
-    """Two rounds, then client 2's personal model: the global one, the personal one, and the gain."""
+    """Run two rounds, then train client 2's personal model; return the global model, the personal one, and the gain."""
     (run,) = start_runs(CONFIG, dataset)
     for _ in range(CONFIG.rounds):
         run.run_round()
@@ -76,7 +76,7 @@ def test_nothing_held_out_is_refused() -> None:
 
 
 def gain(client: int, held_out: int, before: int, after: int, loss_gain: float = 0.0) -> ClientGain:
-    """From counts of right answers."""
+    """Return a gain from counts of right answers."""
     return ClientGain(
         client=client,
         training=100,
@@ -102,7 +102,7 @@ def test_percentiles_are_over_clients_and_accuracies_over_examples() -> None:
     assert summary.global_accuracy == pytest.approx(53 / 62)
     assert summary.personal_accuracy == pytest.approx(56 / 62)
     spread = summary.accuracy_gain
-    # Of five values the 10th percentile lies 0.4 of the way from the first to the second.
+    # Among five values the 10th percentile lies 0.4 of the way from the first to the second.
     assert (spread.p10, spread.median) == (pytest.approx(-0.06), pytest.approx(0.0))
     assert (spread.p90, spread.mean) == (pytest.approx(0.42), pytest.approx(0.14))
     assert (summary.better, summary.same, summary.worse) == (0.4, 0.4, 0.2)

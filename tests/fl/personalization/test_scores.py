@@ -1,4 +1,4 @@
-"""Scores of personal models: securely summed, they are those of the clients in the clear."""
+"""Scores of personal models: the secure sums equal those in the clear."""
 
 from __future__ import annotations
 
