@@ -375,7 +375,7 @@ def test_the_closing_table_counts_every_byte_over_plain() -> None:
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_a_model_that_is_not_kept_is_said_to_be_lost(tmp_path: Path) -> None:
+def test_a_model_that_is_not_kept_is_reported_as_lost(tmp_path: Path) -> None:
     said = "the model is not kept: give --out DIR to keep it"
     assert invoke("train", *SMALL).stdout.endswith(f"{said}\n")
     assert said not in invoke("train", *SMALL, "--out", tmp_path / "run").stdout

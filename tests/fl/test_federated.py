@@ -68,7 +68,7 @@ def test_a_model_in_any_form_learns(model: Any) -> None:
         assert state_bytes(model) == before
 
 
-def test_an_instance_is_where_the_training_begins() -> None:
+def test_training_begins_at_the_given_instance() -> None:
     model = Net()
     assert state_bytes(make(model).model) == state_bytes(model)
 
@@ -141,7 +141,7 @@ def test_a_data_set_is_split_by_a_scheme() -> None:
         ({"local": fl.Local(optimizer=torch.optim.Adam, learning_rate_decay=1)}, None),
     ],
 )
-def test_what_cannot_be_is_one_sentence(options: dict[str, Any], said: str | None) -> None:
+def test_impossible_settings_are_one_sentence(options: dict[str, Any], said: str | None) -> None:
     if said is None:
         make(**options)
         return
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_sentence(options: dict[str, Any], said: str | Non
         make(**options)
 
 
-def test_rounds_are_trained_one_by_one_and_train_goes_on() -> None:
+def test_rounds_are_trained_one_by_one_and_train_continues() -> None:
     whole = make()
     train(whole)
     run = make()
@@ -167,7 +167,7 @@ def test_rounds_are_trained_one_by_one_and_train_goes_on() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
 @pytest.mark.parametrize("when", ["training", "after the step"])
-def test_a_round_that_is_broken_off_leaves_everything_as_it_was(
+def test_a_round_that_is_broken_off_leaves_everything_unchanged(
     error: BaseException, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"server": fl.ServerOptimization(optimizer="fedadam"), "compare": True}
@@ -227,7 +227,7 @@ def test_an_optimizer_of_the_users_own_trains() -> None:
         train(make(local=fl.Local(optimizer=list)))
 
 
-def test_a_run_is_kept_and_goes_on_in_another_program(tmp_path: Path) -> None:
+def test_a_run_is_kept_and_continues_in_another_program(tmp_path: Path) -> None:
     options = {"out": tmp_path / "run", "local": fl.Local(epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))}
     whole = make(local=options["local"])
     train(whole)

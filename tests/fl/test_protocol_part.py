@@ -54,7 +54,7 @@ def test_many_clients_train_on_the_sparse_graph_by_default() -> None:
     assert first.bytes_up < second.bytes_up
 
 
-def test_more_than_half_may_vanish_where_the_sparse_graph_allows_it() -> None:
+def test_more_than_half_may_vanish_if_the_sparse_graph_allows_it() -> None:
     run = make_run(clients=20, dropout=0.6, compare=True)
     record = run.run_round()
     assert record.aborted is None
@@ -96,7 +96,7 @@ def test_enums_are_names_too() -> None:
     )
 
 
-def test_what_auto_stood_for_is_settled_and_plans_the_same() -> None:
+def test_the_choice_of_auto_is_stored_and_plans_the_same() -> None:
     config = RunConfig.of(clients=300)
     settled = config.settled()
     assert config.protocol.graph == "auto"

@@ -130,7 +130,7 @@ def test_a_loss_is_a_name_a_function_a_module_a_class_or_a_factory(loss: Any) ->
         (lambda: Task("mse", {"a\nb": "mae"}), "a metric's name must be a short text other than loss"),
     ],
 )
-def test_what_is_no_task_is_one_line(make: Callable[[], Task], said: str) -> None:
+def test_an_invalid_task_is_one_line(make: Callable[[], Task], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         make()
     assert said in str(raised.value)
@@ -153,7 +153,7 @@ def test_what_is_no_task_is_one_line(make: Callable[[], Task], said: str) -> Non
         (Task(), torch.ones(2, 5, dtype=torch.int64), "cross-entropy takes outputs (N, classes, ...) for targets (N"),
     ],
 )
-def test_what_does_not_fit_the_output_is_found_before_anything_is_trained(task: Task, target: Any, said: str) -> None:
+def test_targets_that_do_not_fit_the_output_are_found_before_training(task: Task, target: Any, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         task.check(torch.zeros(2, 1), target)
     assert said in str(raised.value)
@@ -171,13 +171,13 @@ def test_what_does_not_fit_the_output_is_found_before_anything_is_trained(task: 
         ("several_labels", {"loss": "mse", "model": f"{HERE}:segmenter"}, "segmenter: RuntimeError"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(name: str, changes: dict[str, Any], said: str) -> None:
+def test_incompatible_settings_are_one_line(name: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         run_of(name, "secure", **changes)
     assert said in str(raised.value)
 
 
-def test_a_metric_that_is_nowhere_a_number_is_none() -> None:
+def test_a_metric_without_any_number_is_none() -> None:
     run = FederatedRun(
         config_of("diabetes"), own_tasks.diabetes(None), "secure", task=Task("mse", {"never": own_tasks.never})
     )
@@ -263,7 +263,7 @@ def lie(place: int, digit: int = 0, value: int = 1) -> Any:
         (lie(6, 0, 30), "33 clipped elements"),
     ],
 )
-def test_a_lie_beyond_what_is_possible_is_one_error(total: Any, said: str | None) -> None:
+def test_an_impossible_total_is_one_error(total: Any, said: str | None) -> None:
     if said is None:
         ENCODING.decode(total, 3, fewest_examples=1, most_examples=3000)
         return
@@ -319,9 +319,7 @@ def test_the_command_line_names_loss_and_metrics_as_it_names_models(name: str, t
     assert "an encrypted evaluation counts right classes only" in refused.stderr
 
 
-def test_a_folders_own_loss_is_code_that_is_run_with_consent_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folders_own_loss_is_run_only_if_the_user_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = own_module(
         tmp_path, "def loss(output, target):\n    return ((output - target) ** 2).mean()\n", monkeypatch
     )

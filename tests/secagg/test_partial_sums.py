@@ -54,7 +54,7 @@ class WithFronts(Cohort):
     ),
     lost=st.none() | st.integers(0, 2),
 )
-def test_the_sum_is_that_of_the_clients_of_the_fronts_that_are_left(
+def test_the_sum_is_over_the_clients_of_the_remaining_fronts(
     adversary: Adversary,
     sparse: bool,
     ring_bits: int,

@@ -237,7 +237,7 @@ def test_a_training_that_does_not_fit_is_declined(changes: dict[str, Any], param
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(3, 2), torch.zeros(3)])
-def test_a_classification_on_other_targets_is_declined_without_a_word_of_them(labels: torch.Tensor) -> None:
+def test_a_classification_on_other_targets_is_declined_without_revealing_them(labels: torch.Tensor) -> None:
     with pytest.raises(PolicyError, match="cross-entropy") as raised:
         Policy().check_training(announcement(), PARAMS, LocalData(DATA.images[:3], labels))
     assert not getattr(raised.value, "public", "")
@@ -256,7 +256,7 @@ def test_another_task_is_accepted_and_code_only_if_the_user_named_it() -> None:
         Policy(own_loss="tests.fl.own_tasks:recall").check_training(announcement(**changes), params, data)
 
 
-def test_whole_numbers_become_what_the_model_takes() -> None:
+def test_whole_numbers_become_the_models_input_type() -> None:
     tokens = LocalData(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2))
     assert tokens.shaped_for((2,), "int64").images.dtype == torch.int64
     halves = LocalData(torch.tensor([[0.5]]), torch.zeros(1))

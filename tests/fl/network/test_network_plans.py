@@ -117,7 +117,7 @@ def test_against_a_server_that_lies_the_graph_is_complete_since_clients_decline_
     Policy().check(settings.plans(config, (48, 3)).plan(300).parameters)
 
 
-def test_serve_says_which_server_and_which_graph_it_runs_and_keeps_them(tmp_path: Path) -> None:
+def test_serve_prints_and_stores_its_adversary_and_graph(tmp_path: Path) -> None:
     result = invoke(*SERVE, "--clients", 100, "--out", tmp_path / "auto")
     said = " ".join(result.stdout.split())
     assert "secure aggregation, honest-but-curious server, sparse graph: threshold 2 of a client's" in said

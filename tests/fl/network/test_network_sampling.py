@@ -128,7 +128,7 @@ def test_a_sparse_graph_with_every_adversary_and_a_client_that_vanishes(
 
 
 @pytest.mark.parametrize(("adversary", "is_sparse"), [("honest-but-curious", True), ("malicious", False)])
-def test_clients_as_they_are_by_default_take_what_auto_stands_for(
+def test_default_clients_accept_the_graph_chosen_by_auto(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, adversary: str, is_sparse: bool
 ) -> None:
     """The test lets `auto` choose a sparse graph for this few clients."""
