@@ -129,7 +129,9 @@ def assert_held(figures: Figures, without: Collection[Lie] = ()) -> None:
     assert figures.broken == {name: [] for name in figures.broken}
     assert figures.untold(without) == set()
     assert figures.completed.keys() == _kinds(), "honest sessions of every kind end with the exact sum"
-    assert figures.events["answers"] > sum(figures.sessions.values()), "who answers nothing is safe, and no use"
+    assert figures.events["answers"] > sum(figures.sessions.values()), (
+        "a client that answers nothing is safe, and useless"
+    )
 
 
 def _kinds() -> set[str]:

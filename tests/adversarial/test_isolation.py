@@ -70,7 +70,7 @@ def test_with_signatures_deceived_neighbours_give_nothing(mode, threshold):
     assert_hidden(server)
     neighbours = set(server.told[PeerKeys][VICTIM].client_ids) - {VICTIM}
     refused = {peer for peer in neighbours if isinstance(server.refused.get(peer), RemoteProtocolError)}
-    assert refused, "those whose standing was lied about saw it"
+    assert refused, "the clients that the lies were about saw them"
 
 
 @MODES
@@ -83,6 +83,6 @@ def test_views_with_another_standing_of_a_common_peer_are_not_a_quorum(mode):
     letters[1] = survivor_list(server, 1, set(server.inputs) - {gone})
     server.deliver(letters)
     saw_it = [peer for peer in peers - {gone} if gone in server.told[PeerKeys][peer].client_ids]
-    assert len(peers) - len(saw_it) < server.params.threshold, "too few saw nothing of it"
+    assert len(peers) - len(saw_it) < server.params.threshold, "too few clients saw no lie"
     assert server.tell(1, consistency_proof(server, 1, peers - {gone})) == []
     server.assert_refused(1, Rule.TOO_FEW_SIGNATURES, Rule.VIEWS_CONTRADICT)

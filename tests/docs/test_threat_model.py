@@ -68,7 +68,7 @@ def test_every_claim_names_its_tests_or_is_a_limit(heading: str, columns: int) -
     for row in rows:
         assert len(row) == columns, row
         if row[-1] == LIMIT:
-            assert any(words in row[1] for words in NOT_CLAIMED), f"what is claimed has a test: {row}"
+            assert any(words in row[1] for words in NOT_CLAIMED), f"each claim has a test: {row}"
         else:
             assert re.fullmatch(f"{ONE_TEST}(, {ONE_TEST})*", row[-1]), row
 

@@ -54,7 +54,7 @@ class Running:
             except queue.Empty:
                 line = None
             if line is None:
-                raise AssertionError(f"it never said {text!r}, but {self.lines}")
+                raise AssertionError(f"it never printed {text!r}, but {self.lines}")
             self.lines.append(line.rstrip("\n"))
             if text in line:
                 return line

@@ -34,7 +34,7 @@ def strict_json(text: str) -> Any:
     """Parse JSON as other languages do: it has no NaN."""
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
+        raise ValueError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 

@@ -112,7 +112,7 @@ def test_abort_forgets_every_secret_in_every_phase(halt):
     client = halt.client()
     client.abort()
     if halt.phase is ClientPhase.FINISHED:
-        assert client.phase is halt.phase, "a client whose part is done has nothing to give up"
+        assert client.phase is halt.phase, "a finished client has nothing to abort"
     else:
         assert_dead(halt.script, client)
 

@@ -114,7 +114,7 @@ def test_a_second_call_finds_the_client_in_use_and_the_first_completes(second):
         assert client.phase is ClientPhase.MASKED
         assert (client.client_id, client.session_id) == (ALICE, script(MALICIOUS).session_id)
         assert client.params is not None
-        assert len(client.transcript) == len(before) + 1, "of what was refused there is no entry"
+        assert len(client.transcript) == len(before) + 1, "a refused call leaves no entry"
     ((signed,),) = cast(Any, outcome)
     assert signed.message == message(ConsistencyCheck)
     assert client.phase is ClientPhase.SURVIVORS_SIGNED

@@ -130,13 +130,13 @@ NO_MESSAGES = {
     "a class": SurvivorList,
     "a vector too short": MaskedInput(bytes(32), np.zeros(39, dtype=np.uint32)),
     "a vector of another dtype": MaskedInput(bytes(32), np.zeros(40, dtype=np.uint16)),
-    "a vector that is none": MaskedInput(bytes(32), [0] * 40),
+    "a vector that is a list": MaskedInput(bytes(32), [0] * 40),
     # Its bits would run over into the next element.
     "a vector that is not reduced": MaskedInput(bytes(32), np.full(40, 2**19, dtype=np.uint32)),
     "ids that are too large": PeerKeys(bytes(32), (2**32,), bytes(32), bytes(32)),
     "ids that are negative": PeerKeys(bytes(32), (-1,), bytes(32), bytes(32)),
     # An array of ids would cut it to 1, the id of another client.
-    "ids that are no whole numbers": PeerKeys(bytes(32), (1.5,), bytes(32), bytes(32)),
+    "ids that are not whole numbers": PeerKeys(bytes(32), (1.5,), bytes(32), bytes(32)),
 }
 
 

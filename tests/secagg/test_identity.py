@@ -130,7 +130,7 @@ def test_the_first_key_is_taken_with_a_warning_and_held_on_to():
     directory = TrustOnFirstUse()
     assert isinstance(directory, KeyDirectory)
     assert directory.is_trusted(1, key_of(1))
-    assert directory.keys == {}, "it was asked, and has learned nothing"
+    assert directory.keys == {}, "it was asked, and has learned no key"
     with pytest.warns(TrustOnFirstUseWarning, match=f"client 1 is new.*{key_of(1).hex()}"):
         directory.learn({1: key_of(1)})
     assert directory.keys == {1: key_of(1)}
@@ -140,7 +140,7 @@ def test_the_first_key_is_taken_with_a_warning_and_held_on_to():
         assert not directory.is_trusted(1, key_of(2)), "a changed key"
         assert not directory.is_trusted(3, key_of(1)), "one key for two ids"
         directory.learn({1: key_of(2), 3: key_of(1)})
-    assert directory.keys == {1: key_of(1)}, "what is not trusted is not learned"
+    assert directory.keys == {1: key_of(1)}, "an untrusted key is not learned"
     assert repr(directory) == "TrustOnFirstUse(1 clients)"
 
 

@@ -376,7 +376,7 @@ def test_masked_inputs_are_summed_as_they_come(num_clients):
         tracemalloc.stop()
     vector_bytes = 4 * vector_length
     assert size < 0.1 * vector_bytes
-    assert peak < 2.2 * vector_bytes, "the vector that is being fed, and room for one more"
+    assert peak < 2.2 * vector_bytes, "the vector in the message, and room for one more"
 
 
 def test_a_masked_input_is_not_kept():

@@ -66,7 +66,7 @@ def test_every_message_in_every_phase_is_taken_or_drops_its_sender(halt, kind):
         assert isinstance(event, ClientDropped)
         assert (event.client_id, event.reason) == (ALICE, DropReason.UNEXPECTED_MESSAGE)
         assert event.detail == kind.__name__
-        assert server.receive(ALICE, message) == (), "the dropped are not heard"
+        assert server.receive(ALICE, message) == (), "dropped clients are ignored"
 
 
 @pytest.mark.parametrize("kind", CLIENT_MESSAGES, ids=lambda kind: kind.__name__)

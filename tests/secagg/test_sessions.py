@@ -88,7 +88,7 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
             assert end.needed == params.threshold
             assert end.had < end.needed
             assert end.missing
-            assert not end.culprits, "whoever only vanished is no culprit"
+            assert not end.culprits, "a client that only vanished is not a culprit"
     assert outcome.end is not None
     return outcome.end
 

@@ -124,7 +124,7 @@ def test_a_secret_is_the_right_one_or_none_and_wrong_shares_are_named(shares):
             assert named == (truth if clear else set())
             assert (row in result.inconsistent) == (row in shares.inconsistent and clear)
         if seed is not None:
-            assert named == truth, "what was recovered shows every wrong share"
+            assert named == truth, "a recovered secret shows every wrong share"
         if not truth and row not in shares.inconsistent:
             assert seed is not None
             assert row not in result.inconsistent

@@ -61,11 +61,11 @@ def test_a_resumed_client_is_where_it_was_and_the_old_one_is_dead(halt):
         with pytest.raises(LocalProtocolError, match="SUSPENDED"):
             call()
     client.abort()
-    assert client.phase is ClientPhase.SUSPENDED, "what has moved away cannot be aborted here"
+    assert client.phase is ClientPhase.SUSPENDED, "a client that moved away cannot be aborted here"
     resumed = Client.resume(blob, entropy=entropy, **recorded.host_of(ALICE))
     assert resumed.phase is halt.phase
     assert (resumed.client_id, resumed.session_id, resumed.params) == (ALICE, client.session_id, client.params)
-    assert resumed.suspend() == blob, "nothing is lost or added on the way"
+    assert resumed.suspend() == blob, "no byte is lost or added on the way"
 
 
 @pytest.mark.parametrize("halt", halts(LIVE), ids=str)

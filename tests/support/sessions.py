@@ -303,7 +303,7 @@ class Cohort:
                 assert event.to is SERVER
                 self._check_size(event.message)
                 of_type = self.sent.setdefault(type(event.message), {})
-                assert client_id not in of_type, "a client answers each round once, ever"
+                assert client_id not in of_type, "a client answers each round only once"
                 of_type[client_id] = event.message
                 said.append(event.message)
                 self.forward(client_id, *_listed(self.uplink(client_id, event.message)))

@@ -67,7 +67,9 @@ class Child:
         with self._changed:
             while len(found := [line for line in self.lines if key in line]) < count:
                 if self._ended or not self._changed.wait(end - time.monotonic()):
-                    raise AssertionError(f"it never said {key!r}, but {[str(line)[:80] for line in self.lines[-3:]]}")
+                    raise AssertionError(
+                        f"it never printed {key!r}, but {[str(line)[:80] for line in self.lines[-3:]]}"
+                    )
         return found[count - 1]
 
     def go(self):

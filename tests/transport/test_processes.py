@@ -51,7 +51,7 @@ class Child(children.Child):
                         return line
                 seen = len(self.lines)
                 if self._ended or not self._changed.wait(end - time.monotonic()):
-                    raise AssertionError(f"it never said that, but {[str(line)[:80] for line in self.lines[-3:]]}")
+                    raise AssertionError(f"it never printed that, but {[str(line)[:80] for line in self.lines[-3:]]}")
 
     def wait(self):
         """Wait until the process has ended."""

@@ -31,7 +31,7 @@ from fl.learning.training import train
 from tests.fl.runs import REPOSITORY, environment, invoke
 
 if importlib.util.find_spec("mpyc") is None:
-    pytest.skip("needs MPyC, which has an environment of its own: make test-mpc", allow_module_level=True)
+    pytest.skip("needs MPyC, which has its own environment: make test-mpc", allow_module_level=True)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -48,7 +48,7 @@ def test_a_requested_client_is_trained_even_without_room() -> None:
     assert outlook.next() is None
     outlook.handed_over(6)
     outlook.announce(7, due=2.0)
-    assert outlook.next() is None, "5 is kept still"
+    assert outlook.next() is None, "5 is still kept"
 
 
 def test_a_client_that_was_handed_over_can_be_asked_for_again() -> None:

@@ -114,7 +114,7 @@ def children_of(pid: int) -> list[int]:
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 300
     while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} went on alone"
+        assert time.monotonic() < deadline, f"process {pid} continued alone"
         time.sleep(0.05)
 
 

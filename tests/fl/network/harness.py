@@ -78,7 +78,7 @@ class Program:
             for line in self.lines:
                 if words in line:
                     return line
-        raise AssertionError(f"it never said {words!r}, but {self.lines[-5:]}")
+        raise AssertionError(f"it never printed {words!r}, but {self.lines[-5:]}")
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this process only."""

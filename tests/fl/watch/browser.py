@@ -132,7 +132,7 @@ class Page:
         deadline = time.monotonic() + _SECONDS
         while not self.value(f"(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()"):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not so: {expression}; the page says: {self.text('body')}")
+                raise TimeoutError(f"never true: {expression}; the page shows: {self.text('body')}")
             time.sleep(0.05)
 
     def screenshot(self, path: Path) -> None:

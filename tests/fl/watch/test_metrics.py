@@ -79,7 +79,7 @@ def test_metrics_agree_with_the_sessions_report() -> None:
     for phase in expected:
         assert found[f'secagg_phase_duration_seconds_count{{phase="{phase}"}}'] == 1
     durations = [found[f'secagg_phase_duration_seconds_sum{{phase="{phase}"}}'] for phase in expected]
-    assert durations[0] >= 0.35, "the absent client was waited for"
+    assert durations[0] >= 0.35, "the server waited for the absent client"
     assert found["secagg_recovery_seconds"] == durations[-1]
     assert sum(durations) == pytest.approx(found["secagg_session_duration_seconds_sum"], abs=0.05)
     assert found["secagg_session_duration_seconds_sum"] <= report.seconds

@@ -70,7 +70,7 @@ def write_app(wheel: Path, folder: Path, *, secure: bool) -> Path:
         for name, (before, after, imported) in TWO_LINES.items():
             path = folder / "quickstart" / name
             text = path.read_text(encoding="utf-8")
-            assert text.count(before) == 1, f"{name} of flwr {RELEASE} is not what this test knows"
+            assert text.count(before) == 1, f"{name} of flwr {RELEASE} is unknown to this test"
             imports = f"\nfrom fl.integrations.flower import {imported}\nfrom quickstart.task import"
             text = text.replace(before, after).replace("\nfrom quickstart.task import", imports, 1)
             path.write_text(text, encoding="utf-8")

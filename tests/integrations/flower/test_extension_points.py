@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-flwr = pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+flwr = pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.integrations.flower import SecAggGrid, _flwr
 
@@ -82,7 +82,9 @@ def test_a_strategy_aggregates_the_replies_of_one_call() -> None:
 
     source = inspect.getsource(Strategy.start)
     train = source.index("self.configure_train(")
-    assert source.count("grid.send_and_receive(") == 2, moved("Strategy.start sends another number of times a round")
+    assert source.count("grid.send_and_receive(") == 2, moved(
+        "Strategy.start sends a different number of times in a round"
+    )
     assert source.index("grid.send_and_receive(") < train < source.index("self.aggregate_train("), moved(
         "Strategy.start does not send what configure_train gives to aggregate_train"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 if not os.environ.get("SECAGG_LIVE"):
     pytest.skip("minutes of Flower's processes on loopback: make test-flower LIVE=1", allow_module_level=True)
 

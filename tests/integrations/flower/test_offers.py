@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.aggregation.scales import Scales
 from fl.integrations.flower.errors import OfferError

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.integrations.flower import mod
 from fl.integrations.flower.node_record import NodeRecord

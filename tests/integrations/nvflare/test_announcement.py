@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from fl.integrations.nvflare import NVFlareJobError, SiteKeyFiles, new_identity_file
 from secagg import Aborted, Adversary, Completed, Round

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 pytest.importorskip("tenseal", reason="needs TenSEAL, for NVFlare's homomorphic encryption: make test-nvflare")
 
 from benchmarks import nvflare_leak as leak

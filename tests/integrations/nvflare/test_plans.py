@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from fl.aggregation.planning import GRAPHS
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, SecAggExecutor

@@ -40,4 +40,4 @@ def test_rays_exception_for_lost_processes_is_a_ray_error() -> None:
 
 def test_the_version_is_one_that_was_tried() -> None:
     major, minor, *_ = (int(part) for part in ray.__version__.split(".")[:2])
-    assert (major, minor) >= (2, 55), f"Ray {ray.__version__} is older than what this package was written for"
+    assert (major, minor) >= (2, 55), f"Ray {ray.__version__} is older than the releases that this package supports"

@@ -49,7 +49,7 @@ def _refusal(params: Parameters, kind: type[Message], data: bytes) -> str:
         decode(data, params)
     except CodecError as error:
         return str(error)
-    raise AssertionError(f"{data.hex()} is taken for a {kind.__name__}")
+    raise AssertionError(f"{data.hex()} is accepted as a {kind.__name__}")
 
 
 def _good(kind: type[Message], params: Parameters = MALICIOUS) -> list[Any]:

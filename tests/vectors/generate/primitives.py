@@ -190,7 +190,7 @@ def _channel_keys(stream: Stream) -> dict[str, Any]:
         keys = _agreed_keys(secrets[0], publics[1], session, low, high)
         channel = sharing.ShareChannel.agree(agreement.SecretKey(secrets[0]), publics[1], session, low, high)
         if channel.receive_key != keys[aead.KEY_BYTES :]:
-            raise AssertionError("a channel has other keys than were derived")
+            raise AssertionError("a channel's keys are not the derived ones")
         cases.append(
             {
                 "session_id": session,
@@ -234,7 +234,7 @@ def _encrypted_shares(stream: Stream) -> dict[str, Any]:
             "ciphertext": ciphertext,
         }
         if aead.seal(case["key"], plaintext, case["associated_data"]) != ciphertext:
-            raise AssertionError("a ciphertext is not what its parts give")
+            raise AssertionError("a ciphertext does not follow from its parts")
         cases.append(case)
     return group(
         "e_uv: a share of the mask key's seed, then one of the self-mask seed, 9 big-endian 16-bit limbs each",

@@ -167,7 +167,7 @@ class _Recording(Cohort):
         if hasattr(message, "masked_input"):
             self._masked_inputs[client_id] = [int(element) for element in message.masked_input]
         self.forward(client_id, message)
-        assert client_id not in self.dropped, "else the script is wrong"
+        assert client_id not in self.dropped, "otherwise the script is wrong"
 
     def _message_step(
         self, source: int | str, target: int | str, round_: Round, message: ClientMessage | ServerMessage

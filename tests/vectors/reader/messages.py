@@ -47,5 +47,5 @@ def verify_bad_bytes(content: dict[str, Any]) -> int:
             wire.decode(bytes.fromhex(case["bytes"]), params, from_client=case["from"] == "client")
         except Malformed:
             continue
-        raise Mismatch(f"taken for a message: {case['reason']}")
+        raise Mismatch(f"accepted as a message: {case['reason']}")
     return len(content["bytes"])

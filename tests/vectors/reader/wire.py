@@ -89,7 +89,7 @@ class Reader:
         if head[0] < 0x80:
             return head[0]
         if not 0xCC <= head[0] <= 0xCF:
-            raise Malformed("no unsigned integer")
+            raise Malformed("not an unsigned integer")
         payload = self.take(2 ** (head[0] - 0xCC))
         number = int.from_bytes(payload, "big")
         if write_int(number) != head + payload:
@@ -100,7 +100,7 @@ class Reader:
         """Return a byte string of ``size``, or of a number of items of a size."""
         head = self.take(1)
         if not 0xC4 <= head[0] <= 0xC6:
-            raise Malformed("no byte string")
+            raise Malformed("not a byte string")
         length = self.take(2 ** (head[0] - 0xC4))
         number = int.from_bytes(length, "big")
         if number < (0, 2**8, 2**16)[head[0] - 0xC4]:
@@ -108,7 +108,7 @@ class Reader:
         if size is not None and number != size:
             raise Malformed(f"{number} bytes instead of {size}")
         if number % multiple or (most is not None and number > multiple * most):
-            raise Malformed(f"{number} bytes of items of {multiple}")
+            raise Malformed(f"{number} bytes for items of {multiple}")
         return self.take(number)
 
     def flags(self, most: int) -> str:
@@ -146,7 +146,7 @@ def decode(data: bytes, params: dict[str, Any], *, from_client: bool) -> tuple[s
     head = reader.take(1)[0]
     signed = params["adversary"] != "honest-but-curious"
     if head >> 4 != 9:
-        raise Malformed("no short array")
+        raise Malformed("not a short array")
     if reader.integer() != 1:
         raise Malformed("another version")
     code = reader.integer()
