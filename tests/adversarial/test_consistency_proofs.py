@@ -127,7 +127,7 @@ def test_one_bad_signature_more_than_that_is_refused(mode, graph):
 
 
 def test_a_corrupt_client_that_signs_two_views_is_one_signature_only(mode, graph):
-    """Alice hears of another survivor set; only the corrupt client signs that one too."""
+    """Alice is told of another survivor set; only the corrupt client signs that one too."""
     server = LyingServer(params_of(mode, graph), corrupt=(2,))
     letters = server.until(SurvivorList)
     gone = max(peers_of(server))

@@ -169,7 +169,7 @@ def test_a_graph_without_triangles_isolates_nobody(mode):
     """With few common neighbours one lie to each client is enough; the client that it is about must see it."""
     server = LyingServer(params_of(mode, "sparse", num_clients=17, degree=4, threshold=3))
     graph = tree_like()
-    # Each leaf hears that the peer of its family has vanished; the peers hear that all survived.
+    # Each leaf is told that the peer of its family has vanished; the peers are told that all survived.
     missing = {leaf: {next(peer for peer in graph[leaf] if 1 <= peer <= 4)} for leaf in range(5, 17)}
     play(server, graph, missing)
     # Each peer of client 0 has one other peer that agrees with it: client 0 itself.

@@ -21,7 +21,7 @@ MODES = pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)
 def stories(server: LyingServer, victim: int) -> dict[int, set[int]]:
     """Return the clients reported vanished to each client, such that all mask keys of the victim's neighbours come out.
 
-    Greedily: the client that can still hear of the most is next. A client refuses a list below the quorum.
+    Greedily: the client that can still be told of the most dropouts is next. A client refuses a list below the quorum.
     """
     graph = {client_id: set(keys.client_ids) - {client_id} for client_id, keys in server.told[PeerKeys].items()}
     room = {client_id: len(peers) + 1 - server.params.quorum for client_id, peers in graph.items()}

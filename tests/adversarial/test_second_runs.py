@@ -41,7 +41,7 @@ def first_run(server: LyingServer, graph: Mapping[int, set[int]], twice: set[int
 
 @MODES
 def test_a_peers_signature_in_another_run_does_not_isolate_a_client(mode):
-    """Nobody is corrupt. The leaves run twice: first they hear that their peer survived, then that it vanished.
+    """Nobody is corrupt. The leaves run twice: first they are told that their peer survived, then that it vanished.
 
     If the first signatures counted, the peers would release shares of the victim's self-mask seed, and the leaves
     shares of the peers' mask keys: no client would have lost both secrets, and the victim's input would be known.

@@ -77,7 +77,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp
     assert_same_run(tmp_path / "part", tmp_path / "whole")
     for name in ("rounds", "accuracy", "plain_accuracy", "loss", "included_clients", "bytes_down", "ring_difference"):
         assert resumed[name] == whole[name], name
-    # Each round changes the model: a second part that began anew, or from another seed, would show.
+    # Each round changes the model: a second part that started again, or from another seed, would show.
     lines = metrics(tmp_path / "part")
     assert [(line["round"], line["aggregator"]) for line in lines] == [
         (number, name) for number in (1, 2, 3, 4) for name in ("secure", "plain")

@@ -213,7 +213,7 @@ def test_the_mean_update_is_scaled_and_added() -> None:
 
 def test_an_aborted_round_leaves_the_model_and_the_run_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def schedule(config: Any, sampled: tuple[int, ...], number: int) -> FaultSchedule:
-        """In the second round all but one client leave."""
+        """Let all but one client leave in the second round."""
         gone = sampled[1:] if number == 2 else ()
         return FaultSchedule({(i, Round.MASKED_INPUT_COLLECTION, Direction.UP): Fault.VANISH for i in gone})
 

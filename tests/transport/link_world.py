@@ -88,7 +88,7 @@ class Wire:
 
 
 class World:
-    """One session. ``durable`` clients have a journal, the others start anew after a crash."""
+    """One session. ``durable`` clients have a journal, the others start again after a crash."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class World:
         if host._journal is not None:
             host._journal.close()
         elif self.evidence.up.keys() & {(client_id, 0)}:
-            # It starts anew, with other keys, and must be refused.
+            # It starts again, with other keys, and must be refused.
             for key in [key for key in self.evidence.up if key[0] == client_id]:
                 del self.evidence.up[key]
         self.lose(client_id, server_notices=self.rng.random() < 0.5)

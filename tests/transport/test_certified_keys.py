@@ -79,7 +79,7 @@ class TestCertifiedKeys:
         for _ in range(3):
             assert self.trusted(keys, folder) == [0, 1, 2]
         assert len(warnings(caplog, "not_reloaded")) == 1
-        # A client that is removed meanwhile is gone all the same.
+        # A client that is removed meanwhile is still gone.
         taken = (folder / "client-2.pem").read_bytes()
         (folder / "client-2.pem").unlink()
         assert self.trusted(keys, folder) == [0, 1]

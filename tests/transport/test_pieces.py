@@ -129,7 +129,7 @@ def test_a_half_sent_input_continues_where_it_stopped():
 
 
 def test_the_round_waits_for_downloads_within_limits():
-    """A client that gets another part is waited for anew; one that only claims it is not."""
+    """A client that gets another part is waited for again; one that only claims it is not."""
     extra = bytes(4 * _pieces.WINDOW_BYTES)
     host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=100))
     greet(host, 0, now=0.0)

@@ -103,7 +103,7 @@ def test_the_reader_checks_every_group_of_primitives():
 
 
 def imports_of(source: str) -> Iterator[tuple[int, str]]:
-    """(level, module) of each import; level 1 is the package itself."""
+    """Return (level, module) of each import; level 1 is the package itself."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)

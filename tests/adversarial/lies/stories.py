@@ -59,7 +59,7 @@ def any_story(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
 def divided(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
     """Return a story on a proper graph: a few clients' neighbours are reported vanished to enough of their neighbours.
 
-    Greedily: the client that can still hear of the most is next. A client refuses a list below the quorum.
+    Greedily: the client that can still be told of the most dropouts is next. A client refuses a list below the quorum.
     """
     story = Story(graph(params, clients, rng))
     victim = rng.choice(list(clients))

@@ -73,7 +73,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bits(tmp_path: Path, broken
     seen: list[ArmEvent] = []
     again = run_in(tmp_path / "broken", arm, listen=seen.append)["run"]
     assert untimed(again) == untimed(whole)
-    # It did not begin anew.
+    # It did not start again.
     assert [event.done for event in seen if isinstance(event, ArmProgressed)] == list(range(broken_after + 1, 4))
     assert len(whole["by_round"]["accuracy"]) == whole["rounds"] == 3
     assert whole["seconds"] == pytest.approx(sum(whole["by_round"]["seconds"]), abs=0.01)

@@ -81,7 +81,7 @@ def test_the_first_versions_run_can_be_resumed(run: Path, tmp_path: Path, monkey
     assert len(after) == 3
     for old, new in zip(before, after, strict=False):
         assert old.items() <= new.items()
-    # The model continued from its state, and did not begin anew.
+    # The model continued from its state, and did not start again.
     assert after[2]["accuracy"] > 0.85
     assert RunFolder(run).load_config() == (replace(of_run, rounds=3), 3)
 

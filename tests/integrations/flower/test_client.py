@@ -346,7 +346,7 @@ def test_the_apps_own_state_stays() -> None:
 
 
 def test_a_session_that_was_left_is_forgotten_by_the_next() -> None:
-    """Every node is left in the middle of a session; the next one starts anew."""
+    """Every node is left in the middle of a session; the next one starts afresh."""
     once = []
 
     def faults(node: int, step: int) -> Fault | None:

@@ -105,7 +105,7 @@ def test_a_round_without_a_mean_in_its_sum_is_one_without_a_result(
         assert f"round {round_}: the sum of 4 of 4 sites" in caplog.text
         assert "an invalid input" in caplog.text
         controller.spoil, sites[VICTIM].do = False, honest  # type: ignore[method-assign]
-        # The job continues, and the count of failed rounds begins anew.
+        # The job continues, and the count of failed rounds restarts.
         whole = controller.round_of(round_ + 1)
         assert whole.params["bias"].mean() == pytest.approx(MEAN, abs=1e-5)
     assert controller.panics == []

@@ -157,7 +157,7 @@ def test_each_round_gets_one_update_for_any_measurements(cohort: Cohort, adversa
 
 @pytest.mark.parametrize("changed", [{"rate": 0.5}, {"total_rounds": 9}], ids=str)
 def test_a_kept_update_is_used_only_for_its_content(tmp_path: Path, changed: dict[str, Any]) -> None:
-    """Also without a record: the trainer is asked anew, and the kept update is gone."""
+    """Also without a record: the trainer is asked again, and the kept update is gone."""
 
     def train(model: FLModel) -> FLModel:
         change = (model.meta or {})["lr"] * (1 + model.total_rounds)
