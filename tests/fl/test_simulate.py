@@ -83,7 +83,7 @@ def test_inputs_are_the_same_each_time_and_fill_their_range() -> None:
 
 
 def test_a_session_that_aborts_has_no_sum_to_check() -> None:
-    # The planner refuses what would abort; a schedule of its own does not ask it.
+    # The planner refuses sessions that would abort; an explicit schedule does not ask it.
     plan = secagg.plan(num_clients=10, vector_length=5, value_bits=8)
     schedule = FaultSchedule.dropouts_by_round(range(10), {Round.SHARE_KEYS: 0.6}, seed=0)
     result = simulate(plan, schedule, seed=0, workers=1)
@@ -140,7 +140,7 @@ def test_dropouts_by_round_and_over_all() -> None:
 @pytest.mark.live
 @pytest.mark.parametrize("clients", ["3", "3,4"])
 def test_it_does_without_torch(clients: str) -> None:
-    """The protocol alone is what is measured, and torch would be most of the memory."""
+    """The protocol alone is measured, and torch would take most of the memory."""
     code = (
         f"import sys; sys.argv = ['secagg', 'simulate', '--clients', '{clients}', '--length', '5', '--json']\n"
         "import fl.__main__\n"

@@ -1,4 +1,4 @@
-"""Which engine may use what, and what a user is told before the first round."""
+"""The resources of each engine, and what a user is told before the first round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fl.runs import assert_refused, invoke
         ("serial", Resources(workers=-1, address="auto"), "workers must be .*; an address is"),
     ],
 )
-def test_resources_that_an_engine_cannot_use(engine: str, resources: Resources, complaint: str) -> None:
+def test_resources_that_an_engine_cannot_use_are_refused(engine: str, resources: Resources, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         open_engine(engine, make_worker(), resources)
 

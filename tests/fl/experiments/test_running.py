@@ -1,4 +1,4 @@
-"""Arms are run in the order of their needs, in this process or in several, and what is done is not done again."""
+"""Arms run in the order of their needs, in this process or in several, and finished arms are not run again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_arm_waits_for_those_that_it_needs(tmp_path: Path) -> None:
     assert results["last"]["finished"] == ["first", "middle"]
 
 
-def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
+def test_finished_arms_are_not_run_again(tmp_path: Path) -> None:
     arms = [NotingArm(name="first"), NotingArm(name="second")]
     run_in(tmp_path, *arms[:1])
     seen: list[ArmEvent] = []
@@ -47,7 +47,7 @@ def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_several_processes_give_the_bits_of_one(tmp_path: Path) -> None:
-    """Real ones, that load torch by themselves; an arm that needs another runs after it."""
+    """Real processes load torch by themselves; an arm that needs another runs after it."""
     arms = [digits_arm("one"), digits_arm("two", seed=4), NotingArm(name="after", needs=("one", "two"))]
     together = run_in(tmp_path / "together", *arms, jobs=2)
     apart = run_in(tmp_path / "apart", *arms)
@@ -133,7 +133,7 @@ def test_a_folder_is_of_one_experiment(tmp_path: Path, changes: dict[str, Any]) 
         ExperimentFolder(tmp_path).open(other, [])
 
 
-def test_an_arm_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_an_arm_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     run_in(tmp_path, NotingArm(name="one"))
     with pytest.raises(ConfigError, match=r"one with other settings \(size\)"):
         run_in(tmp_path, NotingArm(name="one", size=2))
@@ -160,7 +160,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str) -> Non
 
 
 def test_the_time_is_kept_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is killed has no time to write."""
+    """A killed process has no time to write."""
     monkeypatch.setattr("fl.experiments.running._SECONDS_BETWEEN_SAVES", 0.0)
     stored: list[float] = []
 
@@ -182,7 +182,7 @@ def test_the_time_of_all_starts_is_kept(tmp_path: Path) -> None:
     assert 1000 <= json.loads(path.read_text())["elapsed_seconds"] < 1100
 
 
-def test_lines_come_at_every_tenth_whatever_the_steps_are(tmp_path: Path) -> None:
+def test_lines_come_at_every_tenth_for_any_number_of_steps(tmp_path: Path) -> None:
     """Personal models are reported twenty at a time, of 539."""
     with (tmp_path / "said").open("w") as said, ExperimentDisplay(Console(file=said, width=100)) as display:
         for done in [*range(20, 539, 20), 539]:

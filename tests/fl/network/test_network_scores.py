@@ -86,17 +86,17 @@ class Training:
         return self.clients[client_id].participant._examples.held_out
 
     def assert_scored(self, record: RoundRecord, clients: range | list[int]) -> None:
-        """The last record's scores are those of the final model on what these clients hold out."""
-        own = [self.held_out(client) for client in clients]
-        images, labels = torch.cat([part.images for part in own]), torch.cat([part.labels for part in own])
+        """Assert that the last scores are those of the final model on the examples held out by these clients."""
+        parts = [self.held_out(client) for client in clients]
+        images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
         expected = evaluate(self.model(), images, labels)
         assert record.held_out_examples == len(labels)
         assert record.held_out_accuracy == pytest.approx(expected.accuracy, abs=1e-9)
         assert record.held_out_loss == pytest.approx(expected.loss, abs=1e-3)
 
 
-def test_after_each_round_the_new_model_is_measured_on_what_clients_hold_out(deployment: Deployment) -> None:
-    """Client 2 holds out more than it is asked, and client 3 nothing."""
+def test_after_each_round_the_new_model_is_measured_on_held_out_examples(deployment: Deployment) -> None:
+    """Client 2 holds out more examples than requested, and client 3 none."""
     training = Training(deployment)
     training.serve({}, {}, {"holdout": 0.5}, {"holdout": 0.0})
     training.finish()
@@ -118,10 +118,10 @@ def test_without_it_nothing_is_measured(deployment: Deployment) -> None:
     assert (record.held_out_accuracy, record.held_out_examples, record.num_examples) == (None, 0, 240)
 
 
-def test_a_server_that_dies_before_the_scores_goes_on_with_them(
+def test_a_server_that_dies_before_the_scores_continues_with_them(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The round's update is in its journal: no client trains again, and the scores are of the same model."""
+    """The round's update is in its journal: no client trains again, and the scores belong to the same model."""
     training = Training(deployment)
     begin_session = SessionFiles.begin
 
@@ -225,7 +225,7 @@ def test_the_same_examples_are_held_out_each_time() -> None:
     assert not torch.equal(OwnExamples(DATA, 4, 0.25).held_out.images, parts[0].held_out.images)
 
 
-def test_a_server_cannot_change_what_is_held_out() -> None:
+def test_a_server_cannot_change_the_held_out_examples() -> None:
     asked = OwnExamples(DATA, 3, None)
     asked.follow(0.25)
     asked.follow(0.25)
