@@ -20,7 +20,7 @@ from benchmarks.case import Case
 from benchmarks.interleave import MIN_ROUNDS, Comparison, Work, by_turns, compare, spread
 from benchmarks.results import Entry
 from secagg import Adversary, Completed, GraphKind, Round, masking, plan
-from transport import FaultSchedule, RecoveryPool, run_session
+from transport import FaultSchedule, RecoveryPool, WorkerPool, run_session
 from transport.faults import Direction, Fault
 
 Record = Callable[[Entry], None]
@@ -196,6 +196,34 @@ def bench_recovery_on_two_cores(benchmark: Any, quick: bool, record: Record) -> 
     entry |= {"masks": job.num_masks, "pool_start_seconds": pool_start}
     benchmark.extra_info.update(entry | _idle_core(entry["name"], Comparison(raw_both, raw_one)))
     record(_scaled("recovery_two_threads", params, Comparison(threads, one), "speed of two threads over one", None))
+
+
+@pytest.mark.benchmark(group="two cores")
+@parametrize(("clients", "graph"), [(100, "complete"), (400, "sparse")])
+def bench_session_on_two_cores(benchmark: Any, quick: bool, clients: int, graph: str) -> None:
+    """Run a whole session of 100,000 values with its clients in two worker processes, compared with one core."""
+    clients = clients // 4 if quick else clients
+    corrupt = 0.05 if graph == "sparse" else 0.0
+    params = plan(
+        num_clients=clients, vector_length=100_000, value_bits=16, corrupt=corrupt, graph=GraphKind(graph)
+    ).parameters
+    inputs = cases.SameInputs(params.vector_length)
+    raw = [cases.raw_keystreams(64, 4 * params.vector_length) for _ in range(2)]
+    with WorkerPool(2) as pool, ThreadPoolExecutor(2) as pair:
+        pool.start()
+        works: list[Work] = [
+            partial(run_session, params, inputs),
+            partial(run_session, params, inputs, pool=pool),
+            lambda: [work() for work in raw],
+            lambda: list(pair.map(lambda work: work(), raw)),
+        ]
+        one, both, raw_one, raw_both = by_turns(works, rounds=MIN_ROUNDS)
+        report = benchmark.pedantic(run_session, args=(params, inputs), kwargs={"pool": pool}, rounds=1)
+    assert report.workers == 2
+    assert report.outcome.included == tuple(range(clients))
+    shown = {"clients": clients, "graph": graph, "elements": params.vector_length}
+    entry = _scaled("session_two_processes", shown, Comparison(both, one), "speed of two processes over one core", 1.8)
+    benchmark.extra_info.update(entry | _idle_core(entry["name"], Comparison(raw_both, raw_one)))
 
 
 @pytest.mark.benchmark(group="chunk size")

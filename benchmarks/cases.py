@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from benchmarks.case import Case, Pair
 from benchmarks.interleave import Work
 from secagg import (
+    ClientId,
     Parameters,
     decode_client_message,
     decode_server_message,
@@ -28,6 +29,8 @@ from secagg.primitives.agreement import SecretKey
 from secagg.primitives.prg import CHUNK_BYTES, KEY_BYTES, Keystream, chunk_buffer
 from secagg.sharing import LIMBS, SHARE_BYTES, ShareChannel
 from secagg.unmask_job import RecoveredMaskKey, UnmaskJob
+from transport import PortableInputs
+from transport.driver import InputVector
 
 LENGTH = 1_000_000
 _RECOVERED_LENGTH = 100_000
@@ -37,6 +40,17 @@ _HOLDERS, _THRESHOLD = 500, 334
 _CODEC_BITS = 26
 
 Way = Literal["there", "back"]
+
+
+class SameInputs(PortableInputs):
+    """The same vector for all clients, made where it is needed."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __call__(self, client_id: ClientId) -> InputVector:
+        """Return the vector."""
+        return np.ones(self._length, dtype=np.uint16)
 
 
 # Masks

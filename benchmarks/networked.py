@@ -5,7 +5,7 @@ A child gets its task as JSON, reports that it is ready, waits for the start and
     python -m benchmarks.networked server '{"clients": 200, ...}'
 
 Clients that drop out share their keys, disconnect when their input is due, and come back without their state.  The
-server's rule is then to go on without them at once, so no deadline is waited for or counted.
+server's rule is then to continue without them at once, so no deadline is waited for or counted.
 """
 
 import asyncio

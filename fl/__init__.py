@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fl.runs.personal_scores import PersonalScores
     from fl.runs.records import RoundRecord
     from fl.runs.rounds import FederatedRun
+    from fl.studies.api import study
 
 __all__ = [
     "AbortedError",
@@ -64,6 +65,7 @@ __all__ = [
     "partition",
     "personalize",
     "read_config_file",
+    "study",
     "train",
 ]
 
@@ -95,6 +97,7 @@ _MODULES = {
     "partition": "fl.data.partition",
     "personalize": "fl.federated_training",
     "read_config_file": "fl.config.config_file",
+    "study": "fl.studies.api",
     "train": "fl.learning.training",
 }
 

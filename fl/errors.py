@@ -28,7 +28,7 @@ class AbortedError(FLError):
 
 
 class EngineError(FLError):
-    """Clients cannot be trained because the processes or machines that train them fail."""
+    """The processes or machines that train clients, or that run their part of the protocol, fail."""
 
 
 class ConfigError(FLError):

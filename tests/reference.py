@@ -1,4 +1,4 @@
-"""A slow second implementation of the protocol, for tests to compare with: Python's integers and bytes alone.
+"""A slow second implementation of the protocol for tests to compare with: only Python's integers and bytes.
 
 It is written from the papers and standards (Bonawitz et al., CCS 2017, figure 4; Shamir 1979; RFC 5869; RFC 7748;
 RFC 8032; NIST SP 800-38A and 38D) and from the library's documented encodings, and imports nothing of the library.
@@ -24,14 +24,14 @@ LIMB_BITS = 15
 CHUNK_BYTES = 2**20
 
 MASK_KEY, SELF_MASK = 0, 1
-"""Which of a client's two shared secrets: the seed of its mask key pair, or that of its self mask."""
+"""The two shared secrets of a client: the seed of its mask key pair, and that of its self mask."""
 
 
 # --- Standards -------------------------------------------------------------------------------------------------------
 
 
 def hkdf_sha256(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
-    """RFC 5869, sections 2.2 and 2.3."""
+    """Return keys by HKDF-SHA-256 (RFC 5869, sections 2.2 and 2.3)."""
     pseudorandom_key = hmac.new(salt or bytes(32), secret, hashlib.sha256).digest()
     block, output = b"", b""
     counter = 1
@@ -43,7 +43,7 @@ def hkdf_sha256(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
 
 
 def aes_ctr_keystream(key: bytes, first_block: bytes, size: int) -> bytes:
-    """NIST SP 800-38A, section 6.5: the whole block is one big-endian counter."""
+    """Return the keystream of NIST SP 800-38A, section 6.5: the whole block is one big-endian counter."""
     return Cipher(AES(key), CTR(first_block)).encryptor().update(bytes(size))
 
 
@@ -64,7 +64,7 @@ def ed25519_sign(secret_key: bytes, statement: bytes) -> bytes:
 
 
 def derive(secret: bytes, session: bytes, label: bytes, context: bytes, length: int) -> bytes:
-    """A key for one purpose: HKDF whose info is the label with its length before it, then ids of fixed size."""
+    """Return a key for one purpose: HKDF whose info is the label with its length before it, then ids of fixed size."""
     return hkdf_sha256(secret, session, bytes([len(label)]) + label + context, length)
 
 
@@ -72,12 +72,12 @@ def derive(secret: bytes, session: bytes, label: bytes, context: bytes, length: 
 
 
 def evaluate(coefficients: Sequence[int], point: int) -> int:
-    """a_0 + a_1 x + a_2 x^2 + ... mod p."""
+    """Return a_0 + a_1 x + a_2 x^2 + ... mod p."""
     return sum(coefficient * pow(point, power, PRIME) for power, coefficient in enumerate(coefficients)) % PRIME
 
 
 def interpolate_at_zero(points: Sequence[tuple[int, int]]) -> int:
-    """f(0) of the polynomial through the given (x, f(x)), by Lagrange."""
+    """Return f(0) of the polynomial through the given (x, f(x)), by Lagrange."""
     total = 0
     for i, (x_i, y_i) in enumerate(points):
         numerator = denominator = 1
@@ -90,7 +90,7 @@ def interpolate_at_zero(points: Sequence[tuple[int, int]]) -> int:
 
 
 def seed_to_limbs(seed: bytes) -> list[int]:
-    """A 16-byte seed as 9 limbs of 15 bits, least significant first."""
+    """Return a 16-byte seed as 9 limbs of 15 bits, least significant first."""
     value = int.from_bytes(seed, "big")
     return [value // 2 ** (LIMB_BITS * i) % 2**LIMB_BITS for i in range(LIMBS)]
 
@@ -100,7 +100,7 @@ def limbs_to_seed(limbs: Sequence[int]) -> bytes:
 
 
 def field_elements(stream: bytes, count: int) -> list[int]:
-    """The first ``count`` big-endian 16-bit words of a random stream that are below p; the others are refused."""
+    """Return the first ``count`` big-endian 16-bit words of a random stream that are below p."""
     words = (int.from_bytes(stream[at : at + 2], "big") for at in range(0, len(stream), 2))
     accepted = [word for word in words if word < PRIME]
     assert len(accepted) >= count, "the recorded randomness is too short"
@@ -111,12 +111,12 @@ def field_elements(stream: bytes, count: int) -> list[int]:
 
 
 def word_bits(ring_bits: int) -> int:
-    """The smallest of the usual word sizes that holds an element."""
+    """Return the smallest of the usual word sizes that holds an element."""
     return next(bits for bits in (8, 16, 32, 64) if bits >= ring_bits)
 
 
 def chunked_keystream(key: bytes, size: int) -> bytes:
-    """Plain AES-CTR, chunk after chunk of 1 MiB: chunk i starts at counter block BE96(i) || BE32(2)."""
+    """Return plain AES-CTR, chunk after chunk of 1 MiB: chunk i starts at counter block BE96(i) || BE32(2)."""
     stream = b""
     chunk = 0
     while len(stream) < size:
@@ -127,7 +127,7 @@ def chunked_keystream(key: bytes, size: int) -> bytes:
 
 
 def expand_mask(key: bytes, length: int, ring_bits: int) -> list[int]:
-    """PRG(key): little-endian words of the keystream, mod 2^b."""
+    """Return PRG(key): little-endian words of the keystream, mod 2^b."""
     word_bytes = word_bits(ring_bits) // 8
     stream = chunked_keystream(key, length * word_bytes)
     return [
@@ -145,7 +145,7 @@ def ring_sum(vectors: Iterable[Sequence[int]], ring_bits: int) -> list[int]:
 
 
 def pack(vector: Sequence[int], ring_bits: int) -> bytes:
-    """All elements in one big integer, element i at bit i*b; its bytes least significant first."""
+    """Return all elements in one big integer, element i at bit i*b; its bytes least significant first."""
     digits = "".join(f"{element:0{ring_bits}b}" for element in reversed(vector))
     return int(digits, 2).to_bytes((len(vector) * ring_bits + 7) // 8, "little")
 
@@ -155,7 +155,7 @@ def pack(vector: Sequence[int], ring_bits: int) -> bytes:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The parameters of a session, as plain numbers."""
+    """Parameters of a session, as plain numbers."""
 
     num_clients: int
     threshold: int
@@ -169,7 +169,7 @@ class Numbers:
 
 
 def session_id(numbers: Numbers, nonce: bytes, context: bytes) -> bytes:
-    """SHA-256 over label, protocol version 1 and all numbers big-endian, then nonce and context with lengths."""
+    """Return SHA-256 over label, protocol version 1 and all numbers big-endian, then nonce and context with lengths."""
     label = b"secagg/1 session id"
     encoded = bytes([len(label)]) + label + (1).to_bytes(2, "big")
     widths = [
@@ -192,7 +192,7 @@ def id_bytes(*client_ids: int) -> bytes:
 
 
 def labelled_digest(label: bytes, content: bytes) -> bytes:
-    """SHA-256 of the label with its length before it, then the content."""
+    """Return SHA-256 of the label with its length before it, then the content."""
     return hashlib.sha256(bytes([len(label)]) + label + content).digest()
 
 
@@ -205,18 +205,18 @@ ADVERTISED, SHARED, SURVIVED = 0, 1, 2
 
 
 def view_member(session: bytes, client_id: int, keys: Sequence[bytes], standing: int) -> bytes:
-    """The digest of one member of a view; ``keys`` are its identity key, its channel key and its mask key."""
+    """Return the digest of one member of a view; ``keys`` are its identity key, channel key and mask key."""
     of_keys = labelled_digest(b"secagg/1 member keys", session + id_bytes(client_id) + b"".join(keys))
     return labelled_digest(b"secagg/1 member", bytes([standing]) + of_keys)
 
 
 def view_digest(session: bytes, members: Iterable[bytes]) -> bytes:
-    """The digest of a view: of its members' digests in ascending order."""
+    """Return the digest of a view: of its members' digests in ascending order."""
     return labelled_digest(b"secagg/1 view digest", session + b"".join(sorted(members)))
 
 
 def view_statement(session: bytes, signer_id: int, members: Iterable[bytes]) -> bytes:
-    """What a survivor signs in ConsistencyCheck."""
+    """Return the statement that a survivor signs in ConsistencyCheck."""
     return b"secagg/1 view of survivors" + session + id_bytes(signer_id) + view_digest(session, members)
 
 
@@ -234,14 +234,14 @@ def pairwise_mask_key(secret_key: bytes, peer_public_key: bytes, session: bytes,
 
 
 class Client:
-    """One client's secrets and what follows from them, computed from the random bytes that it drew."""
+    """One client's secrets and all that follows from them, computed from the random bytes that it drew."""
 
     def __init__(self, numbers: Numbers, session: bytes, client_id: int, draws: Sequence[bytes]) -> None:
         self.numbers = numbers
         self.session = session
         self.client_id = client_id
         self.channel_secret_key, self.mask_key_seed, self.self_mask_seed, self.sharing_seed = draws[:4]
-        # Drawn for the session in semi-malicious mode alone; in malicious mode identities outlive it.
+        # Drawn for the session only in semi-malicious mode; in malicious mode identities outlive it.
         self.session_identity = draws[4] if len(draws) > 4 else None
         self.mask_secret_key = mask_secret_key(self.mask_key_seed, session, client_id)
         self.channel_public_key = x25519_public(self.channel_secret_key)
@@ -251,17 +251,17 @@ class Client:
         return seed_commitment(self.self_mask_seed, self.session, self.client_id)
 
     def keys_statement(self) -> bytes:
-        """What a client signs in AdvertiseKeys."""
+        """Return the statement that a client signs in AdvertiseKeys."""
         keys = self.channel_public_key + self.mask_public_key
         return b"secagg/1 advertised keys" + self.session + id_bytes(self.client_id) + keys
 
     def view_member(self, identity_key: bytes, standing: int) -> bytes:
-        """This client as a member of its neighbours' views, and of its own."""
+        """Return this client as a member of its neighbours' views, and of its own."""
         keys = (identity_key, self.channel_public_key, self.mask_public_key)
         return view_member(self.session, self.client_id, keys, standing)
 
     def polynomials(self) -> list[list[int]]:
-        """One polynomial of degree t - 1 for each limb of the mask key's seed, then of the self mask's."""
+        """Return one polynomial of degree t - 1 for each limb of the mask key's seed, then of the self mask's."""
         secrets = seed_to_limbs(self.mask_key_seed) + seed_to_limbs(self.self_mask_seed)
         rows = self.numbers.threshold - 1
         count = rows * len(secrets)
@@ -274,12 +274,12 @@ class Client:
         ]
 
     def share(self, place: int) -> tuple[list[int], list[int]]:
-        """What the holder in ``place`` gets: its share of the mask key's seed and that of the self mask's."""
+        """Return the shares of the holder in ``place``: of the mask key's seed and of the self mask's."""
         values = [evaluate(polynomial, place + 1) for polynomial in self.polynomials()]
         return values[:LIMBS], values[LIMBS:]
 
     def channel_keys(self, peer_id: int, peer_public_key: bytes) -> tuple[bytes, bytes]:
-        """The keys to encrypt to the peer and to decrypt what comes from it."""
+        """Return the keys to encrypt to the peer and to decrypt its messages."""
         low, high = min(self.client_id, peer_id), max(self.client_id, peer_id)
         secret = x25519(self.channel_secret_key, peer_public_key)
         keys = derive(secret, self.session, b"secagg/1 channel keys", id_bytes(low, high), 32)
@@ -287,14 +287,14 @@ class Client:
         return (upward, downward) if self.client_id == low else (downward, upward)
 
     def encrypted_share(self, peer: "Client", peer_place: int) -> bytes:
-        """e_uv: both shares big-endian, under AES-GCM with a zero nonce, bound to session, sender and receiver."""
+        """Return e_uv: both shares big-endian, under AES-GCM with a zero nonce, bound to session and both clients."""
         plaintext = b"".join(limb.to_bytes(2, "big") for share in self.share(peer_place) for limb in share)
         key, _ = self.channel_keys(peer.client_id, peer.channel_public_key)
         bound = b"secagg/1 encrypted shares" + self.session + id_bytes(self.client_id, peer.client_id)
         return AESGCM(key).encrypt(bytes(12), plaintext, bound)
 
     def self_mask(self) -> list[int]:
-        """p_u."""
+        """Return p_u."""
         key = self_mask_key(self.self_mask_seed, self.session, self.client_id)
         return expand_mask(key, self.numbers.vector_length, self.numbers.ring_bits)
 
@@ -304,19 +304,19 @@ class Client:
         )
 
     def pairwise_mask(self, peer: "Client") -> list[int]:
-        """p_uv: the smaller id adds what the larger one subtracts."""
+        """Return p_uv: the smaller id adds what the larger one subtracts."""
         expanded = expand_mask(self.pairwise_mask_key(peer), self.numbers.vector_length, self.numbers.ring_bits)
         sign = 1 if self.client_id < peer.client_id else -1
         return [sign * element % 2**self.numbers.ring_bits for element in expanded]
 
     def masked_input(self, input_vector: Sequence[int], peers: Iterable["Client"]) -> list[int]:
-        """y_u = x_u + p_u + sum of p_uv over the peers that shared keys."""
+        """Return y_u = x_u + p_u + sum of p_uv over the peers that shared keys."""
         masks = [self.self_mask(), *(self.pairwise_mask(peer) for peer in peers)]
         return ring_sum([input_vector, *masks], self.numbers.ring_bits)
 
 
 def reconstruct_seed(shares: Sequence[tuple[int, Sequence[int]]]) -> bytes:
-    """A seed from t shares, each with its holder's place."""
+    """Return a seed from t shares, each with its holder's place."""
     return limbs_to_seed(
         [interpolate_at_zero([(place + 1, share[limb]) for place, share in shares]) for limb in range(LIMBS)]
     )

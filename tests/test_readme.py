@@ -1,4 +1,4 @@
-"""The README's links lead to files; its Python is run by tests/docs/test_pages_run.py."""
+"""The README's links lead to files; tests/docs/test_pages_run.py runs its Python."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Transport of the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
+from transport.clients import PortableInputs
 from transport.driver import ClientDriver, Deadlines, ServerDriver
 from transport.durable.client_host import ClientHost
 from transport.durable.client_journal import ClientJournal
@@ -19,11 +20,14 @@ from transport.errors import (
     RepeatedSessionError,
     SessionRefusedError,
     TransportError,
+    WorkerLostError,
 )
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
-from transport.memory import Announcement, ClientReport, Inputs, Observer, SessionReport, run_session
+from transport.memory import Announcement, Inputs, Observer, run_session
 from transport.recovery import MaskRecovery, RecoveryPool
+from transport.session_report import ClientReport, SessionReport
+from transport.workers import WorkerPool, Workers
 
 __all__ = [
     "Announcement",
@@ -52,6 +56,7 @@ __all__ = [
     "Offer",
     "OlderServerError",
     "Participation",
+    "PortableInputs",
     "RecoveryPool",
     "RefusalCode",
     "RepeatedSessionError",
@@ -60,6 +65,9 @@ __all__ = [
     "SessionRefusedError",
     "SessionReport",
     "TransportError",
+    "WorkerLostError",
+    "WorkerPool",
+    "Workers",
     "encode_frame",
     "run_session",
 ]

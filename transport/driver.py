@@ -199,9 +199,14 @@ class ClientDriver:
 
     `error` is set once the server broke a rule, the bytes were not a message, or the client's own input was withheld.
     The client has ended then, and the caller must close its connection.
+
+    Args:
+        client: the machine.
+        provide_input: a function that returns the input, called when it is due. None: the caller calls
+            `submit_input` once `input_requested` is set.
     """
 
-    def __init__(self, client: Client, provide_input: InputProvider) -> None:
+    def __init__(self, client: Client, provide_input: InputProvider | None) -> None:
         self._client = client
         self._provide_input = provide_input
         self.error: SecAggError | InputWithheldError | None = None
@@ -211,9 +216,23 @@ class ClientDriver:
         """Return whether this client has nothing left to do."""
         return self.error is not None or self._client.phase is secagg.ClientPhase.FINISHED
 
+    @property
+    def input_requested(self) -> bool:
+        """Return whether the client waits for `submit_input`."""
+        return self._client.phase is secagg.ClientPhase.INPUT_REQUESTED
+
     def start(self) -> list[Parts]:
         """Return the first messages to send."""
         return self._handle(self._client.start())
+
+    def submit_input(self, vector: InputVector) -> list[Parts]:
+        """Take the client's input, and return the messages to send."""
+        return self._handle(self._client.submit_input(vector))
+
+    def withhold(self, error: InputWithheldError) -> None:
+        """End the client, since it has no input that may be sent."""
+        self._client.abort()
+        self.error = error
 
     def data_received(self, data: bytes | memoryview) -> list[Parts]:
         """Take a whole message of the server, and return the messages to send."""
@@ -234,5 +253,6 @@ class ClientDriver:
                 case Send(message=message):
                     out.append(secagg.encode_parts(message, self._client.params))
                 case InputRequested():
-                    out += self._handle(self._client.submit_input(self._provide_input()))
+                    if self._provide_input is not None:
+                        out += self.submit_input(self._provide_input())
         return out

@@ -79,6 +79,10 @@ class InputWithheldError(TransportError):
     """
 
 
+class WorkerLostError(TransportError):
+    """Raised when a worker of a simulated session ends, or cannot be started: the clients that it held are lost."""
+
+
 class JournalError(TransportError):
     """Raised for a journal that cannot be used or written; the text says what to do. Nothing was overwritten.
 

@@ -21,6 +21,9 @@ _LARGE = 1 << 16
 Payload: TypeAlias = bytes | memoryview | Sequence[bytes | memoryview]
 """The content of a frame: bytes, or the pieces that `secagg.encode_parts` returns, in order."""
 
+Frame: TypeAlias = bytes | bytearray | memoryview
+"""A frame, or any piece of a stream of frames."""
+
 
 def frame_header(payload: Payload) -> bytes:
     """Return the bytes before ``payload`` in its frame; sending the header and the pieces in turn copies nothing."""
@@ -55,7 +58,7 @@ class FrameDecoder:
         """Return whether the stream so far ends within a frame; at its end, this means that the sender broke off."""
         return bool(self._buffer)
 
-    def feed(self, data: bytes) -> list[memoryview]:
+    def feed(self, data: Frame) -> list[memoryview]:
         """Return the payloads that ``data`` completes, each the only view of its bytes.
 
         Raises:

@@ -9,7 +9,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TypeAlias
 
@@ -17,11 +17,8 @@ import numpy as np
 
 import secagg
 from secagg import (
-    Aborted,
     Client,
-    ClientDropped,
     ClientId,
-    Completed,
     DropReason,
     EntropySource,
     Identity,
@@ -33,11 +30,14 @@ from secagg import (
     Server,
     rounds_of,
 )
-from transport.driver import ClientDriver, Deadlines, InputVector, Parts, ServerDriver
+from transport.clients import Clients, HostedClients, LocalClients, client_seconds
+from transport.driver import Deadlines, InputVector, ServerDriver
 from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
-from transport.framing import FrameDecoder, encode_frame
+from transport.framing import Frame, FrameDecoder, encode_frame
 from transport.recovery import MaskRecovery, RecoveryPool
+from transport.session_report import ClientReport, SessionReport
+from transport.workers import WorkerPool, Workers
 
 Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputVector]
 """Each client's input, or a function that makes it when it is due."""
@@ -57,51 +57,6 @@ _REORDERED = 0.45
 _DELAYED = 1.5
 
 
-@dataclass
-class ClientReport:
-    """Cost and end of one client's part.
-
-    Attributes:
-        bytes_up, bytes_down: bytes that it sent and received, by round, with framing.
-        seconds: computing time by round, without the making of its input.
-        error: the reason if it gave up: the rule that a message broke, or the reason why its input was withheld.
-    """
-
-    bytes_up: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
-    bytes_down: defaultdict[Round, int] = field(default_factory=lambda: defaultdict(int))
-    seconds: defaultdict[Round, float] = field(default_factory=lambda: defaultdict(float))
-    error: SecAggError | TransportError | None = None
-
-
-@dataclass
-class SessionReport:
-    """The result of a session.
-
-    Attributes:
-        outcome: `Completed` with the sum, or `Aborted`.
-        dropped: the clients that the server dropped, with the reasons.
-        clients: one report for each client.
-        server_seconds: the server's computing time, by round; Unmasking includes the recovery of the masks.
-        virtual_seconds: duration of the session on the network's clock.
-    """
-
-    outcome: Completed | Aborted
-    dropped: dict[ClientId, ClientDropped]
-    clients: dict[ClientId, ClientReport]
-    server_seconds: dict[Round, float]
-    virtual_seconds: float
-
-    @property
-    def bytes_up(self) -> int:
-        """Return the bytes that all clients sent."""
-        return sum(sum(client.bytes_up.values()) for client in self.clients.values())
-
-    @property
-    def bytes_down(self) -> int:
-        """Return the bytes that all clients received."""
-        return sum(sum(client.bytes_down.values()) for client in self.clients.values())
-
-
 def run_session(
     params: Parameters,
     inputs: Inputs,
@@ -117,14 +72,17 @@ def run_session(
     entropy: EntropySource = os.urandom,
     observer: Observer | None = None,
     announce: Announcement | None = None,
+    may_be_early: Callable[[ClientId], bool] | None = None,
     recovery: MaskRecovery | None = None,
+    pool: Workers | None = None,
 ) -> SessionReport:
     """Run one session from the first key to its outcome.
 
     Args:
         params: the session's parameters.
         inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits). A function may raise
-            `InputWithheldError` instead: that client leaves, and the session goes on.
+            `InputWithheldError` instead: that client leaves, and the session goes on. With workers a function is
+            called ahead, and `PortableInputs` in the workers.
         client_ids: the ids of the clients; by default 0 .. num_clients - 1.
         context: bytes that the server binds into the session, such as the hash of the model that it sends.
         received_context: bytes that each client binds instead, such as the hash of the model that it received; by
@@ -132,17 +90,22 @@ def run_session(
         faults: the faults to inject; by default none.
         deadlines: the virtual seconds for which rounds stay open.
         seed: seed of the network's latencies and of the bits that a CORRUPT fault flips; never of keys or masks.
-        workers: cores for the recovery of the masks (see `RecoveryPool`).
+        workers: cores for the clients and for the recovery of the masks. With more than one, large sessions start
+            child processes (`WorkerPool`); the result is the same.
         identities: in malicious mode, the identity of each client; by default new ones. All parties know all public
             keys.
         entropy: the source of keys and masks; only tests replace `os.urandom`.
         observer: called after each message that the server accepted.
         announce: called in advance with the inputs that are needed, in their order, so that other processes can begin
             to make them. A few of the announced inputs may not be needed in the end.
-        recovery: recovers the masks instead of a pool of ``workers`` for this session; it is not closed.
+        may_be_early: whether a client's input may be made before it is due, where workers can mask it ahead; by
+            default all may.
+        recovery: recovers the masks instead of the workers; it is not closed.
+        pool: takes the place of ``workers``; it is not closed, so that further sessions start no processes.
 
     Raises:
         LocalProtocolError: an input has a wrong shape, dtype or range, or inputs and clients do not match.
+        WorkerLostError: a worker process ended.
         ValueError: ``seed`` is negative, or ``workers`` is below 1.
     """
     if workers < 1 or seed < 0:
@@ -170,13 +133,25 @@ def run_session(
     if not callable(inputs):
         _check_ids(inputs, ids, client_ids is None)
     make_input = inputs if callable(inputs) else inputs.__getitem__
-    network = _Network(
-        server, clients, make_input, faults or FaultSchedule(), deadlines or Deadlines(), seed, observer, announce
-    )
-    if recovery is not None:
-        return network.run(recovery)
-    with RecoveryPool(workers) as pool:
-        return network.run(pool)
+    with ExitStack() as stack:
+        if pool is None and workers > 1:
+            pool = stack.enter_context(WorkerPool(workers))
+        answering: Clients = LocalClients(clients, make_input)
+        if pool is not None and pool.is_worth(len(ids) * client_seconds(params)):
+            answering = HostedClients(
+                pool,
+                clients,
+                make_input,
+                entropy=entropy,
+                identities=identities,
+                directory=directory,
+                may_be_early=may_be_early,
+            )
+        stack.enter_context(closing(answering))
+        network = _Network(
+            server, ids, answering, faults or FaultSchedule(), deadlines or Deadlines(), seed, observer, announce
+        )
+        return network.run(recovery or pool or stack.enter_context(RecoveryPool(1)))
 
 
 def _check_ids(inputs: Iterable[ClientId], ids: tuple[ClientId, ...], by_default: bool) -> None:
@@ -196,17 +171,14 @@ def _check_ids(inputs: Iterable[ClientId], ids: tuple[ClientId, ...], by_default
 
 
 class _Connection:
-    """One client with its link to the server; each end decodes frames from its own stream."""
+    """One client's link to the server; each end decodes frames from its own stream."""
 
-    def __init__(self, client: Client, make_input: Callable[[ClientId], InputVector]) -> None:
-        self.client_id = client.client_id
+    def __init__(self, client_id: ClientId, params: Parameters) -> None:
+        self.client_id = client_id
         self.report = ClientReport()
-        self.input_seconds = 0.0
-        self._make_input = make_input
-        self.driver = ClientDriver(client, self._timed_input)
-        limit = secagg.max_message_bytes(client.params)
+        limit = secagg.max_message_bytes(params)
         self.decoders = {direction: FrameDecoder(limit) for direction in Direction}
-        self._rounds = rounds_of(client.params)
+        self._rounds = rounds_of(params)
         self.sent = {Direction.UP: 0, Direction.DOWN: 1}
         self.open = True
 
@@ -216,12 +188,6 @@ class _Connection:
         self.sent[direction] += 1
         return self._rounds[index]
 
-    def _timed_input(self) -> InputVector:
-        started = time.perf_counter()
-        vector = self._make_input(self.client_id)
-        self.input_seconds += time.perf_counter() - started
-        return vector
-
 
 class _Network:
     """The event queue between the drivers."""
@@ -229,8 +195,8 @@ class _Network:
     def __init__(
         self,
         server: Server,
-        clients: dict[ClientId, Client],
-        make_input: Callable[[ClientId], InputVector],
+        ids: tuple[ClientId, ...],
+        clients: Clients,
         faults: FaultSchedule,
         deadlines: Deadlines,
         seed: int,
@@ -239,7 +205,8 @@ class _Network:
     ) -> None:
         self._server = server
         self._driver = ServerDriver(server, deadlines)
-        self._connections = {client_id: _Connection(client, make_input) for client_id, client in clients.items()}
+        self._clients = clients
+        self._connections = {client_id: _Connection(client_id, server.params) for client_id in ids}
         self._faults = faults
         self._deadlines = deadlines
         self._rng = np.random.default_rng(seed)
@@ -249,11 +216,12 @@ class _Network:
         self._order = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._server_seconds: defaultdict[Round, float] = defaultdict(float)
+        self._input_seconds = 0.0
 
     def run(self, recovery: MaskRecovery) -> SessionReport:
         self._driver.start(self._now)
         for connection in self._connections.values():
-            self._schedule_answer(connection, connection.driver.start)
+            self._schedule_answer(connection, None)
         while self._driver.outcome is None:
             if self._driver.job is not None:
                 self._server_step(lambda: self._finish(recovery))
@@ -270,6 +238,8 @@ class _Network:
             clients={i: connection.report for i, connection in self._connections.items()},
             server_seconds=dict(self._server_seconds),
             virtual_seconds=self._now,
+            workers=self._clients.workers,
+            input_seconds=self._input_seconds,
         )
 
     def _finish(self, recovery: MaskRecovery) -> list[tuple[ClientId, bytes]]:
@@ -289,34 +259,40 @@ class _Network:
         for client_id, message in deliveries:
             self._send_down(self._connections[client_id], message)
 
-    def _schedule_answer(self, connection: _Connection, step: Callable[[], list[Parts]]) -> None:
-        """Schedule a client's answer; the round's fault and the latency determine when it arrives.
+    def _schedule_answer(self, connection: _Connection, message: memoryview | None) -> None:
+        """Schedule a client's answer to a message, or its start; fault and latency determine when it arrives.
 
-        The client computes when its answer arrives, not when it is sent, so that the queue holds functions and not
-        thousands of masked inputs.
+        The answer is asked for when it arrives, so that the queue holds functions and not thousands of masked inputs.
         """
+        client_id = connection.client_id
         round_ = connection.next_round(Direction.UP)
-        fault = self._faults.of(connection.client_id, round_, Direction.UP)
+        fault = self._faults.of(client_id, round_, Direction.UP)
         if fault is Fault.VANISH:
             connection.open = False
             return
         delay = self._delay(round_, fault)
+        due = self._now + delay
         if self._announce is not None and round_ is Round.MASKED_INPUT_COLLECTION:
-            self._announce(connection.client_id, self._now + delay)
-        self._schedule(delay, partial(self._answer, connection, round_, step))
+            self._announce(client_id, due)
+        tell = partial(self._clients.tell, client_id, message, due)
+        # An answer that comes too late may never be asked for: it is not computed ahead.
+        is_late = self._driver.deadline is not None and due > self._driver.deadline
+        if not is_late:
+            tell()
+        self._schedule(delay, partial(self._answer, connection, round_, tell if is_late else None))
 
-    def _answer(self, connection: _Connection, round_: Round, step: Callable[[], list[Parts]]) -> None:
-        """Let a client compute its answer, and deliver it."""
+    def _answer(self, connection: _Connection, round_: Round, tell: Callable[[], None] | None) -> None:
+        """Take a client's answer, and deliver it."""
         if not connection.open:
             return
-        started, making = time.perf_counter(), connection.input_seconds
-        messages = step()
-        making = connection.input_seconds - making
-        connection.report.seconds[round_] += time.perf_counter() - started - making
-        if connection.driver.error is not None:
-            self._give_up(connection, connection.driver.error)
-        for message in messages:
-            frame = encode_frame(message)
+        if tell is not None:
+            tell()
+        answer = self._clients.answer(connection.client_id)
+        connection.report.seconds[round_] += answer.seconds
+        self._input_seconds += answer.making_seconds
+        if answer.error is not None:
+            self._give_up(connection, answer.error)
+        for frame in answer.frames:
             connection.report.bytes_up[round_] += len(frame)
             self._arrive(connection, Direction.UP, round_, frame)
 
@@ -336,7 +312,7 @@ class _Network:
         slow = {Fault.DELAY: _DELAYED, Fault.REORDER: _REORDERED}
         return deadline * (latency if fault is None else slow.get(fault, latency))
 
-    def _arrive(self, connection: _Connection, direction: Direction, round_: Round, frame: bytes) -> None:
+    def _arrive(self, connection: _Connection, direction: Direction, round_: Round, frame: Frame) -> None:
         """Deliver a frame to the other end, or the part that its fault left."""
         fault = self._faults.of(connection.client_id, round_, direction)
         if fault is Fault.DISCONNECT:
@@ -348,7 +324,7 @@ class _Network:
         for _ in range(2 if fault is Fault.DUPLICATE else 1):
             self._deliver(connection, direction, round_, frame)
 
-    def _corrupt(self, frame: bytes) -> bytes:
+    def _corrupt(self, frame: Frame) -> bytes:
         damaged = bytearray(frame)
         for position in self._rng.integers(len(frame), size=1 + len(frame) // 1000):
             damaged[position] ^= 1 << int(self._rng.integers(8))
@@ -359,7 +335,7 @@ class _Network:
         self._order += 1
         heapq.heappush(self._queue, (self._now + delay, self._order, deliver))
 
-    def _deliver(self, connection: _Connection, direction: Direction, round_: Round, data: bytes) -> None:
+    def _deliver(self, connection: _Connection, direction: Direction, round_: Round, data: Frame) -> None:
         """Deliver bytes to the other end."""
         if not connection.open:
             return
@@ -377,7 +353,7 @@ class _Network:
             if direction is Direction.UP:
                 self._server_step(partial(self._driver.data_received, connection.client_id, message, self._now))
             else:
-                self._schedule_answer(connection, partial(connection.driver.data_received, message))
+                self._schedule_answer(connection, message)
 
     def _give_up(self, connection: _Connection, error: SecAggError | TransportError) -> None:
         """End the client's part and its connection."""

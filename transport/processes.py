@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pickle
 import signal
@@ -19,12 +20,16 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from transport.errors import TransportError
 
 _CHILD = "from transport.processes import _run; _run()"
 _LENGTH = struct.Struct(">Q")
+# Smaller buffers are copied into the pickle.
+_LARGE = 1 << 16
+
+Buffer: TypeAlias = bytes | memoryview
 
 
 class ChildDiedError(TransportError):
@@ -34,7 +39,7 @@ class ChildDiedError(TransportError):
 class ChildProcess:
     """A child process that runs one function of this program.
 
-    Use it from one thread at a time, except `kill`, which any thread may call.
+    One thread at a time may send and one may receive; any thread may call `kill`.
 
     Security: objects travel through pipes that no other process can read. They are pickled, so only this program may
     send them.
@@ -86,9 +91,13 @@ class ChildProcess:
         Raises:
             ChildDiedError: the child has ended. Close this object; it cannot be used again.
         """
+        self.send_pickled(pickled(value))
+
+    def send_pickled(self, parts: list[Buffer]) -> None:
+        """Send an object that `pickled` has turned into bytes. Errors as for `send`."""
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         try:
-            _write(self._process.stdin.fileno(), value)
+            _write(self._process.stdin.fileno(), parts)
         except (OSError, ValueError) as error:
             raise ChildDiedError(self._how_it_ended()) from error
 
@@ -144,7 +153,7 @@ class Parent:
     def send(self, value: object) -> None:
         """Send an object; end this process if the parent is gone."""
         try:
-            _write(self._answers, value)
+            _write(self._answers, pickled(value))
         except BrokenPipeError:
             # Skip the flush at exit, which would fail again.
             os._exit(0)
@@ -165,9 +174,25 @@ def _run() -> None:
     function(Parent(requests, answers), *arguments)
 
 
-def _write(descriptor: int, value: object) -> None:
-    data = pickle.dumps(value, protocol=5)
-    for part in (_LENGTH.pack(len(data)), data):
+def pickled(value: object) -> list[Buffer]:
+    """Return an object as bytes for `ChildProcess.send_pickled`: its pickle, then its large buffers.
+
+    Buffers, such as those of numpy arrays, are not copied: do not change them before they are sent.
+    """
+    buffers: list[Buffer] = []
+
+    def put(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= _LARGE:
+            buffers.append(raw)
+        return raw.nbytes < _LARGE
+
+    return [pickle.dumps(value, protocol=5, buffer_callback=put), *buffers]
+
+
+def _write(descriptor: int, parts: list[Buffer]) -> None:
+    sizes = b"".join(_LENGTH.pack(size) for size in (len(parts), *map(len, parts)))
+    for part in (sizes, *parts):
         view = memoryview(part)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -175,19 +200,21 @@ def _write(descriptor: int, value: object) -> None:
 
 def _read(descriptor: int) -> Any:
     # Unbuffered: a thread that waits here must hold no buffer's lock when the interpreter ends.
-    (size,) = _LENGTH.unpack(_read_exactly(descriptor, _LENGTH.size))
-    return pickle.loads(_read_exactly(descriptor, size))  # noqa: S301 - from our own parent or child
+    pipe = io.FileIO(descriptor, closefd=False)
+    (count,) = _LENGTH.unpack(_read_exactly(pipe, _LENGTH.size))
+    sizes = _LENGTH.iter_unpack(_read_exactly(pipe, count * _LENGTH.size))
+    data, *buffers = [_read_exactly(pipe, size) for (size,) in sizes]
+    return pickle.loads(data, buffers=buffers)  # noqa: S301 - from our own parent or child
 
 
-def _read_exactly(descriptor: int, size: int) -> bytearray:
+def _read_exactly(pipe: io.FileIO, size: int) -> bytearray:
     data = bytearray(size)
-    at = 0
-    while at < size:
-        part = os.read(descriptor, min(size - at, 1 << 20))
-        if not part:
+    view = memoryview(data)
+    while view:
+        count = pipe.readinto(view)
+        if not count:
             raise EOFError("the pipe was closed")
-        data[at : at + len(part)] = part
-        at += len(part)
+        view = view[count:]
     return data
 
 

@@ -21,8 +21,8 @@ from transport import (
     Fault,
     FaultSchedule,
     InputWithheldError,
-    MaskRecovery,
     Observer,
+    Workers,
     encode_frame,
 )
 
@@ -47,7 +47,8 @@ class RoundRequest:
         seed: seed of rounding and of the network's latencies.
         observer: function that is told of progress.
         announce: function that is told in advance which clients will be asked, and in which order.
-        recovery: the place where masks are recovered, if not this machine.
+        may_be_early: whether a client may be asked for its update before it is due; by default all may.
+        workers: the places that run the clients' part of the protocol, and recover masks; by default this process.
     """
 
     client_ids: tuple[ClientId, ...]
@@ -58,7 +59,8 @@ class RoundRequest:
     received_context: Callable[[ClientId], bytes] | None = None
     observer: Observer | None = None
     announce: Announcement | None = None
-    recovery: MaskRecovery | None = None
+    may_be_early: Callable[[ClientId], bool] | None = None
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,11 @@ class TimedTraining:
         """Announce the client for training in advance, unless it was trained already."""
         if self._request.announce is not None and client_id not in self._kept and client_id not in self.refused:
             self._request.announce(client_id, due)
+
+    def may_be_early(self, client_id: ClientId) -> bool:
+        """Return whether the client's update may be asked for before it is due."""
+        asked = client_id not in self._kept and client_id not in self.refused
+        return not asked or self._request.may_be_early is None or self._request.may_be_early(client_id)
 
 
 class PlainAggregator:

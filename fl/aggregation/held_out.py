@@ -13,7 +13,7 @@ from fl.errors import ConfigError
 from fl.learning.figures import FigureRange, ratio
 from fl.learning.training import Evaluation
 from secagg import ClientId, Identity
-from transport import FaultSchedule
+from transport import FaultSchedule, Workers
 
 EvaluateClient = Callable[[ClientId], Evaluation | None]
 """A function that evaluates a client's held-out examples; it returns None if the client has none."""
@@ -73,6 +73,7 @@ class FederatedEvaluation:
         received_context: Callable[[ClientId], bytes],
         faults: FaultSchedule,
         seed: int,
+        workers: Workers | None = None,
     ) -> HeldOutResult:
         """Run one session over the in-process network; see `fl.aggregation.api.RoundRequest` for the arguments."""
 
@@ -81,7 +82,13 @@ class FederatedEvaluation:
 
         return held_out_result(
             self._session.run(
-                client_ids, counts, context=context, received_context=received_context, faults=faults, seed=seed
+                client_ids,
+                counts,
+                context=context,
+                received_context=received_context,
+                faults=faults,
+                seed=seed,
+                workers=workers,
             )
         )
 

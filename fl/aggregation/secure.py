@@ -36,7 +36,6 @@ class SecureAggregator:
         tracker: the bounds; the aggregator updates them after each round.
         verify: keep the clients' encoded vectors, and compare the secure sum with their sum, element by element. For
             simulations only: it needs all vectors in memory, and a real server does not have them.
-        workers: number of cores for the recovery of the masks.
         identities: in malicious mode, the clients' identities.
 
     Raises:
@@ -52,14 +51,12 @@ class SecureAggregator:
         num_clients: int,
         tracker: ScaleTracker,
         verify: bool = False,
-        workers: int = 1,
         identities: Mapping[ClientId, Identity] | None = None,
     ) -> None:
         self._plans = plans
         self._num_clients = num_clients
         self._tracker = tracker
         self._verify = verify
-        self._workers = workers
         self._identities = identities
         self.plan = plans.plan(num_clients)
 
@@ -117,11 +114,11 @@ class SecureAggregator:
             received_context=request.received_context,
             faults=request.faults,
             seed=request.seed,
-            workers=self._workers,
             identities=self._identities,
             observer=request.observer,
             announce=None if request.announce is None else train.announce,
-            recovery=request.recovery,
+            may_be_early=train.may_be_early,
+            pool=request.workers,
         )
         outcome = report.outcome
         difference: int | None = None

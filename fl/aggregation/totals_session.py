@@ -11,7 +11,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.aggregation.totals import TotalsEncoding, UndecodableSumError
 from fl.learning.figures import Total
 from secagg import ClientId, Identity
-from transport import FaultSchedule, run_session
+from transport import FaultSchedule, Workers, run_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +58,14 @@ class TotalsSession:
         faults: FaultSchedule,
         seed: int,
         received_context: Callable[[ClientId], bytes] | None = None,
+        workers: Workers | None = None,
     ) -> SummedTotals | str:
         """Run one session; return the totals, or the reason why there are none.
 
         Args:
             client_ids: the session's clients.
             totals: the function that returns a client's encoded totals.
-            context, faults, seed, received_context: see `fl.aggregation.api.RoundRequest`.
+            context, faults, seed, received_context, workers: see `fl.aggregation.api.RoundRequest`.
         """
         outcome = run_session(
             self.plan.parameters,
@@ -75,6 +76,7 @@ class TotalsSession:
             faults=faults,
             seed=seed,
             identities=self._identities,
+            pool=workers,
         ).outcome
         return decoded_totals(outcome, self._encoding)
 

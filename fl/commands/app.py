@@ -19,10 +19,11 @@ from fl.commands import new as new_command
 from fl.commands import options
 from fl.commands import report as report_command
 from fl.commands import serve as serve_command
+from fl.commands import study as study_command
 from fl.commands.given import configurable, given, is_set
 from fl.commands.output import INTERRUPTED, open_console, reported
 from fl.config.run_config import SETTINGS, RunConfig
-from fl.errors import ConfigError
+from fl.errors import AbortedError
 from fl.formatting import json_line
 from fl.runs.plan_json import graph_of, plan_to_json
 from secagg import Adversary
@@ -55,6 +56,7 @@ certs_command.register(app, reported)
 evaluate_command.register(app, reported)
 report_command.register(app, reported)
 experiment_command.register(app, reported)
+study_command.register(app, reported)
 serve_command.register(app, reported)
 join_command.register(app, reported)
 new_command.register(app, reported)
@@ -117,49 +119,66 @@ def plan(
 
 @app.command()
 def simulate(
-    clients: Annotated[int, Option(help="Number of clients in the session.")] = 100,
-    length: Annotated[int, Option(help="Number of elements in each client's vector.")] = 100_000,
-    bits: Annotated[int, Option("--bits", "--value-bits", help="Bits per element of a vector.")] = 16,
+    clients: Annotated[list[str], Option(help="Number of clients in a session.")] = ["100"],  # noqa: B006 - for typer
+    length: Annotated[list[str], Option(help="Number of elements in each client's vector.")] = ["100000"],  # noqa: B006
+    bits: Annotated[list[str], Option("--bits", "--value-bits", help="Bits per element of a vector.")] = ["16"],  # noqa: B006
     dropout: Annotated[
         list[str] | None,
         Option(
             help=f"{_DROPOUT}, over all rounds, or in one: masked-input-collection=0.3; repeatable (default: none)."
         ),
     ] = None,
-    corrupt: Annotated[float, Option(help=options.help_of("corrupt"))] = 0.0,
-    adversary: Annotated[str, Option(help=options.help_of("adversary"))] = Adversary.HONEST_BUT_CURIOUS.value,
-    graph: Annotated[str, Option(help=options.help_of("graph"))] = "auto",
-    threshold: Annotated[int | None, Option(help=options.help_of("threshold"))] = None,
-    workers: Annotated[
-        int | None, Option(help="CPU cores that the server uses to recover masks (default: all).")
-    ] = None,
+    corrupt: Annotated[list[str], Option(help=options.help_of("corrupt"))] = ["0"],  # noqa: B006
+    adversary: Annotated[list[str], Option(help=options.help_of("adversary"))] = [  # noqa: B006
+        Adversary.HONEST_BUT_CURIOUS.value
+    ],
+    graph: Annotated[list[str], Option(help=options.help_of("graph"))] = ["auto"],  # noqa: B006
+    threshold: Annotated[list[str] | None, Option(help=options.help_of("threshold"))] = None,
+    workers: Annotated[int | None, Option(help="CPU cores for the clients and the server (default: all).")] = None,
     seed: Annotated[int, Option(help="Random seed of inputs and dropouts (keys and masks are never seeded).")] = 0,
+    repeat: Annotated[int, Option(help="Sessions of each cell, with seeds one after the other.")] = 1,
+    skip_impossible: Annotated[
+        bool, Option("--skip-impossible", help="Leave out combinations that are refused.")
+    ] = False,
+    csv: Annotated[Path | None, Option(help="File for a table with a row for each session.")] = None,
+    latex: Annotated[Path | None, Option(help="File for the printed table, for LaTeX with booktabs.")] = None,
+    figure: Annotated[Path | None, Option(help="File for a figure: .png, .pdf or .svg.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one session of the protocol on made-up inputs; print its costs and check that the sum is exact."""
-    with reported(as_json):
-        from fl.commands.simulate import parse_dropouts, raise_if_failed, run_simulation
+    """Run sessions of the protocol on made-up inputs; print their costs and check that the sums are exact.
 
-        if seed < 0 or (workers is not None and workers < 1):
-            raise ConfigError("seed must not be negative, and workers must be at least 1")
-        dropouts = parse_dropouts(dropout or [])
-        chosen = plan_session(
-            num_clients=clients,
-            vector_length=length,
-            value_bits=bits,
-            dropout=sum(dropouts.values()),
-            corrupt=corrupt,
-            adversary=adversary,
-            graph=graph,
-            threshold=threshold,
+    Options with numbers or names take lists (--clients 100,300 --graph complete,sparse): every combination is run.
+    """
+    with reported(as_json):
+        from fl.commands.simulate import SimulationRequest, parse_axes, run_simulations
+
+        request = SimulationRequest(
+            axes=parse_axes(
+                clients=clients,
+                length=length,
+                bits=bits,
+                dropout=dropout or [],
+                corrupt=corrupt,
+                adversary=adversary,
+                graph=graph,
+                threshold=threshold,
+            ),
+            seed=seed,
+            workers=workers,
+            repeat=repeat,
+            skip_impossible=skip_impossible,
+            csv=csv,
+            latex=latex,
+            figure=figure,
         )
-        result, as_object = run_simulation(
-            chosen, dropouts, seed=seed, workers=workers, console=open_console(stderr=as_json)
-        )
+        finished = run_simulations(request, plan_session, open_console(stderr=as_json))
     if as_json:
-        typer.echo(json_line(as_object))
+        typer.echo(json_line(finished.as_object))
+    if finished.interrupted:
+        sys.exit(INTERRUPTED)
     with reported(False):
-        raise_if_failed(result)
+        if finished.failure:
+            raise AbortedError(finished.failure)
 
 
 @configurable(app, options.training_options())
@@ -170,7 +189,8 @@ def train(
         bool, Option("--allow-one-class", help="Train even if all examples of an owner have the same class.")
     ] = False,
     workers: Annotated[
-        int | None, Option(help="Clients trained at once, with --engine processes or ray (default: one per core).")
+        int | None,
+        Option(help="CPU cores for the protocol, and for training by --engine processes or ray (default: all)."),
     ] = None,
     address: Annotated[
         str | None,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from fl.commands.output import INTERRUPTED, open_console
+from fl.commands.output import INTERRUPTED, check_is_file_to_be, open_console
 from fl.errors import ConfigError
 from fl.experiments.catalog import EXPERIMENTS
 from fl.formatting import json_line
@@ -119,7 +119,7 @@ def run_experiment(request: ExperimentRequest, console: Console) -> FinishedExpe
     experiment = module.build(quick=request.quick, seed=request.seed)
     arms = chosen_arms(experiment, request.arms)
     if request.results is not None:
-        _check_is_file_to_be(request.results)
+        check_is_file_to_be(request.results, "--results")
     identity = ExperimentIdentity(
         experiment=request.name, quick=request.quick, seed=request.seed, threads=request.threads
     )
@@ -173,14 +173,3 @@ def _run(
         except KeyboardInterrupt:
             return True
     return False
-
-
-def _check_is_file_to_be(path: Path) -> None:
-    """Raise ConfigError now, rather than after an hour of work, if the file cannot be written."""
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: --results names a file")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(
-            f"cannot write to {path}: {existing} is not a writable folder; name another file with --results"
-        )

@@ -5,15 +5,16 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fl.errors import FLError, in_words
+from fl.errors import ConfigError, FLError, in_words
 from fl.formatting import json_line
-from secagg import PlanError, SecAggError
+from secagg import SecAggError
 from transport import TransportError
 from transport.errors import MAX_ERROR_TEXT, printable
 
@@ -39,7 +40,7 @@ def reported(as_json: bool) -> Iterator[None]:
     except typer.Exit:
         raise
     except (FLError, SecAggError, TransportError) as error:
-        text, reasons = str(error), error.reasons if isinstance(error, PlanError) else (str(error),)
+        text, reasons = str(error), getattr(error, "reasons", (str(error),))
     except OSError as error:
         # The reader of the output has closed it; that is not an error.
         if isinstance(error, BrokenPipeError):
@@ -66,6 +67,17 @@ def reported(as_json: bool) -> Iterator[None]:
     if as_json:
         typer.echo(json_line({"error": text, "reasons": shown}))
     raise typer.Exit(code) from None
+
+
+def check_is_file_to_be(path: Path, option: str) -> None:
+    """Raise ConfigError now, rather than after an hour of work, if the option's file cannot be written."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: {option} names a file")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(
+            f"cannot write to {path}: {existing} is not a writable folder; name another file with {option}"
+        )
 
 
 @contextlib.contextmanager

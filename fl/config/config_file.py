@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -34,15 +35,26 @@ def read_config_file(path: Path, settings: Mapping[str, Setting] = SETTINGS) -> 
     Raises:
         ConfigError: the file cannot be read, is not TOML, has an unknown name, or a value of the wrong type.
     """
+    return known_values(path, read_toml(path), settings)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file; ConfigError if it cannot be read or is not TOML."""
     try:
         # Some editors write a byte order mark at the start of a UTF-8 file.
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a TOML file: it is not UTF-8 text; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
+
+
+def known_values(path: Path, values: dict[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return the values that `read_toml` read, by the names of their options; arguments and errors as in
+    `read_config_file`.
+    """
     options = {(setting.section, setting.name): option for option, setting in settings.items()}
     sections = [*dict.fromkeys(section for section, _ in options if section)]
     found, unknown = {}, []
@@ -57,6 +69,13 @@ def read_config_file(path: Path, settings: Mapping[str, Setting] = SETTINGS) -> 
     if unknown:
         raise ConfigError(f"{path}: {'; '.join(dict.fromkeys(unknown))}")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """The type of a setting that takes a list of values, each of the plain type ``kind``."""
+
+    kind: Any
 
 
 def plain_type(annotation: Any) -> Any:
@@ -99,6 +118,10 @@ def _advice(section: str, name: str, settings: Mapping[str, Setting]) -> str:
 
 
 def _of_its_type(path: Path, name: str, value: Any, kind: Any) -> Any:
+    if isinstance(kind, Several):
+        if isinstance(value, list) and value:
+            return tuple(_of_its_type(path, name, item, kind.kind) for item in value)
+        raise ConfigError(f"{path}: {name} must be a list of values in brackets, not {value!r}")
     if kind is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from fl.aggregation.encoding import ClientUpdate
-from fl.errors import ConfigError
+from fl.errors import ConfigError, EngineError
 from secagg import ClientId
-from transport import MaskRecovery
+from transport import WorkerLostError, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Resources:
     """The resources of an engine. They belong to the machine, not to the run, and may differ when a run is resumed.
 
     Attributes:
-        workers: number of clients trained at the same time; None: one per core.
+        workers: number of cores: for the clients' part of the protocol and the recovery of masks, and with the engines
+            processes and ray for training; None: all.
         address: address of a Ray cluster, such as ``auto``, ``HOST:6379`` or ``ray://HOST:10001``; None: Ray on this
             machine.
         device: the device of clients' training, one of `fl.learning.devices.DEVICES`. Engines of several processes
@@ -34,8 +35,6 @@ class Resources:
         problems = []
         if self.workers is not None and self.workers < 1:
             problems.append(f"workers must be at least 1, not {self.workers}")
-        elif self.workers and engine not in ("processes", "ray"):
-            problems.append(f"workers are for the engines processes and ray: the engine {engine} is one process")
         if self.address and engine != "ray":
             problems.append(f"an address is for a Ray cluster: use the engine ray, not {engine}")
         if self.device not in ("cpu", "auto") and engine in ("batched", "ray"):
@@ -79,16 +78,20 @@ class RoundTrainer(Protocol):
         """Announce that the client will be asked for its update, clients with a smaller ``due`` first. Optional."""
         ...
 
+    def may_be_early(self, client_id: ClientId) -> bool:
+        """Return whether asking for the client before its update is due changes no update."""
+        ...
+
 
 class TrainingEngine(Protocol):
     """A way to train a run's clients.
 
     Attributes:
-        recovery: the place where the server's masks are recovered, if not this machine.
+        workers: the places that run the clients' part of the protocol and recover the server's masks.
     """
 
     @property
-    def recovery(self) -> MaskRecovery | None: ...
+    def workers(self) -> Workers: ...
 
     def round(self, training: RoundTraining) -> AbstractContextManager[RoundTrainer]:
         """Open a round, one at a time. Leaving the context drops updates that were not asked for."""
@@ -97,3 +100,12 @@ class TrainingEngine(Protocol):
     def close(self) -> None:
         """Release processes and memory; may be called again."""
         ...
+
+
+@contextmanager
+def workers_in_words() -> Iterator[None]:
+    """Raise EngineError instead of the transport's WorkerLostError."""
+    try:
+        yield
+    except WorkerLostError as error:
+        raise EngineError(str(error)) from error

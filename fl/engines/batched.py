@@ -21,6 +21,7 @@ from fl.learning.cpu import torch_threads, worthwhile_threads
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.training import DivergedError
 from secagg import ClientId
+from transport import WorkerPool
 
 # More clients at once gain nothing. With few weights the overhead of a step is small by then; with many, the weights
 # and gradients of all clients no longer fit the processor's cache.
@@ -35,9 +36,8 @@ class BatchedEngine:
         ConfigError: the model or its training cannot be stacked.
     """
 
-    recovery = None
-
-    def __init__(self, worker: LocalWorker) -> None:
+    def __init__(self, worker: LocalWorker, workers: int = 1) -> None:
+        self.workers = WorkerPool(workers)
         config = worker.config
         check_stackable(worker.model, config.local, worker.task)
         self._worker = worker
@@ -56,7 +56,8 @@ class BatchedEngine:
         yield _Round(self, training, Outlook(training.expected, self._capacity))
 
     def close(self) -> None:
-        """Do nothing: the engine holds no processes."""
+        """End the processes for the protocol; may be called again."""
+        self.workers.close()
 
     def train(
         self, client_ids: list[ClientId], training: RoundTraining
@@ -98,6 +99,10 @@ class _Round:
 
     def announce(self, client_id: ClientId, due: float) -> None:
         self._outlook.announce(client_id, due)
+
+    def may_be_early(self, client_id: ClientId) -> bool:
+        """Return whether the client was trained with others: a group formed early would be another group."""
+        return client_id in self._results
 
     def _with_others(self, client_id: ClientId) -> list[list[ClientId]]:
         """Return the client and the next due ones, grouped by the model that they received (usually one)."""

@@ -23,19 +23,20 @@ def open_engine(name: str, worker: LocalWorker, resources: Resources | None = No
     """Open the engine of that name (`fl.config.run_config.ENGINES`) for one run; ConfigError if it cannot work here."""
     resources = resources or Resources()
     resources.check(name)
+    cores = resources.workers or available_cores()
     # Import an engine only when it is used: Ray takes a second to import, and may not be installed.
     if name == "serial":
         from fl.engines.serial import SerialEngine
 
-        return SerialEngine(worker)
+        return SerialEngine(worker, cores)
     if name == "processes":
         from fl.engines.processes import ProcessesEngine
 
-        return ProcessesEngine(worker, resources.workers or available_cores())
+        return ProcessesEngine(worker, cores)
     if name == "batched":
         from fl.engines.batched import BatchedEngine
 
-        return BatchedEngine(worker)
+        return BatchedEngine(worker, cores)
     if name == "ray":
         from fl.engines.ray import open_ray_engine
 

@@ -21,6 +21,7 @@ from fl.engines.shared_object import SharedObject
 from fl.engines.worker_process import WorkerProcess
 from fl.errors import ConfigError, EngineError
 from secagg import ClientId
+from transport import WorkerPool
 from transport.processes import ChildDiedError
 
 ATTEMPTS = 3
@@ -36,8 +37,6 @@ class ProcessesEngine:
         ConfigError: the run's model or data set cannot be sent to other processes.
     """
 
-    recovery = None
-
     def __init__(self, worker: LocalWorker, workers: int) -> None:
         try:
             self._shared = SharedObject(worker)
@@ -45,6 +44,7 @@ class ProcessesEngine:
             raise ConfigError(
                 f"the model or the data set cannot be sent to other processes ({error}): use the engine serial"
             ) from error
+        self.workers = WorkerPool(workers)
         # Children use one thread each, unless the run sets another number, so one process per core uses all cores.
         self._threads = worker.config.threads or 1
         self._capacity = updates_kept(worker, at_least=2 * workers)
@@ -91,6 +91,7 @@ class ProcessesEngine:
         for runner in self._runners:
             runner.join()
         self._shared.close()
+        self.workers.close()
 
     def _run_worker(self, place: int) -> None:
         """Run one thread: start its child for the first client, and again when it has died."""
@@ -174,6 +175,9 @@ class _Round:
         with self._changed:
             self._outlook.announce(client_id, due)
             self._changed.notify_all()
+
+    def may_be_early(self, client_id: ClientId) -> bool:
+        return True
 
     def next(self) -> ClientId | None:
         """Return the client to train now: an asked one, or the next in advance. The caller holds the lock."""

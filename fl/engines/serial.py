@@ -8,14 +8,14 @@ from fl.aggregation.encoding import ClientUpdate
 from fl.engines.api import RoundTraining
 from fl.engines.local_worker import LocalWorker
 from secagg import ClientId
+from transport import WorkerPool
 
 
 class SerialEngine:
     """The reference engine: it trains each client when it is asked for; see `TrainingEngine`."""
 
-    recovery = None
-
-    def __init__(self, worker: LocalWorker) -> None:
+    def __init__(self, worker: LocalWorker, workers: int = 1) -> None:
+        self.workers = WorkerPool(workers)
         self._worker = worker
 
     @contextmanager
@@ -24,7 +24,8 @@ class SerialEngine:
         yield _SerialRound(self._worker, training)
 
     def close(self) -> None:
-        """Do nothing: the engine holds no processes."""
+        """End the processes for the protocol; may be called again."""
+        self.workers.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,6 @@ class _SerialRound:
 
     def announce(self, client_id: ClientId, due: float) -> None:
         """Do nothing: this engine trains no client in advance."""
+
+    def may_be_early(self, client_id: ClientId) -> bool:
+        return True

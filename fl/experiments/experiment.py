@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from fl.data import Dataset
+from fl.engines import Resources
 
 ArmResult = dict[str, Any]
 """Plain JSON values. Each arm's result has ``headline``, a few words for a table, and ``seconds``, the time of its work
@@ -30,12 +31,14 @@ class ArmWork:
         folders: the folders of all arms, by name; the arms that it `needs` have finished.
         load: returns the data set of a name. It stays in memory and must not be changed.
         report: reports progress.
+        resources: its share of the machine.
     """
 
     folder: Path
     folders: dict[str, Path]
     load: Callable[[str], Dataset]
     report: Report
+    resources: Resources = field(default_factory=Resources)
 
 
 class Arm(Protocol):

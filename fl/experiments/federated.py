@@ -81,7 +81,7 @@ class FederatedArm:
     def run(self, work: ArmWork) -> ArmResult:
         """Train, or resume training; see `ArmResult` and `_result`."""
         dataset = self._dataset(work)
-        (run,) = start_runs(self.config, dataset)
+        (run,) = start_runs(self.config, dataset, work.resources)
         folder = RunFolder(work.folder / RUN)
         with run:
             if (folder.path / "checkpoint.safetensors").exists():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from fl.engines import Resources
 from fl.errors import ConfigError
 from fl.experiments.experiment import Arm, Experiment
 from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.workers import ArmEvent, ArmFailed, ArmFinished, ExperimentError, WorkerPool, Workplace
+from fl.learning.cpu import available_cores
 
 Listener = Callable[[ArmEvent], None]
 
@@ -100,7 +103,8 @@ def _run_here(waiting: list[Arm], workplace: Workplace, folder: ExperimentFolder
 def _run_in_processes(
     waiting: list[Arm], workplace: Workplace, folder: ExperimentFolder, listen: Listener, *, jobs: int
 ) -> None:
-    with WorkerPool(workplace, jobs) as pool:
+    shared = replace(workplace, resources=Resources(max(1, available_cores() // jobs)))
+    with WorkerPool(shared, jobs) as pool:
         while waiting or pool.num_idle < jobs:
             while pool.num_idle and (arm := _take_ready(waiting, folder)) is not None:
                 pool.start(arm)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fl.data import Dataset, load_dataset
+from fl.data import Dataset
+from fl.engines import Resources
 from fl.errors import FLError
 from fl.experiments.experiment import Arm, ArmResult, ArmWork
 from fl.learning.cpu import torch_threads
+from fl.learning.own_code import make_dataset
 from secagg import SecAggError
 from transport.processes import ChildDiedError, ChildProcess, Parent
 
@@ -59,11 +63,13 @@ class Workplace:
         folders: each arm's folder.
         data_dir: the folder where data sets are looked up first.
         threads: the number of torch's threads.
+        resources: each arm's share of the machine.
     """
 
     folders: dict[str, Path]
     data_dir: Path | None
     threads: int
+    resources: Resources = field(default_factory=Resources)
 
     def run(self, arm: Arm, load: Callable[[str], Dataset], report: Callable[[ArmEvent], None]) -> ArmEvent:
         """Run an arm in this process and return its last event; ``report`` gets the others."""
@@ -71,7 +77,13 @@ class Workplace:
         def progressed(done: int, total: int, note: str) -> None:
             report(ArmProgressed(arm.name, done, total, note))
 
-        work = ArmWork(folder=self.folders[arm.name], folders=self.folders, load=load, report=progressed)
+        work = ArmWork(
+            folder=self.folders[arm.name],
+            folders=self.folders,
+            load=load,
+            report=progressed,
+            resources=self.resources,
+        )
         try:
             with torch_threads(self.threads):
                 return ArmFinished(arm.name, arm.run(work))
@@ -80,7 +92,7 @@ class Workplace:
 
     def loader(self) -> Callable[[str], Dataset]:
         """Return a function that loads each data set once."""
-        return functools.cache(functools.partial(load_dataset, data_dir=self.data_dir))
+        return functools.cache(functools.partial(make_dataset, data_dir=self.data_dir))
 
 
 class WorkerPool:
@@ -147,8 +159,16 @@ class WorkerPool:
 
 def serve(parent: Parent) -> None:
     """Run in a child process: take the workplace, then run one arm after the other."""
-    requests = iter(parent)
-    workplace: Workplace = next(requests)
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_take_requests, args=(parent, requests), daemon=True).start()
+    workplace: Workplace = requests.get()
     load = workplace.loader()
-    for arm in requests:
-        parent.send(workplace.run(arm, load, parent.send))
+    while True:
+        parent.send(workplace.run(requests.get(), load, parent.send))
+
+
+def _take_requests(parent: Parent, requests: queue.SimpleQueue[Any]) -> None:
+    for request in parent:
+        requests.put(request)
+    # The parent is gone, and may start again soon: an arm that still ran here would write into the same folder.
+    os._exit(0)

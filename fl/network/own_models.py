@@ -9,7 +9,7 @@ from torch import nn
 
 from fl.config.run_config import ACCURACY
 from fl.config.seeds import PERSONALIZATION_SEED, derived_seed
-from fl.errors import ConfigError
+from fl.errors import ConfigError, FLError
 from fl.files import replace_file
 from fl.formatting import percent
 from fl.learning.cpu import torch_threads, worthwhile_threads
@@ -66,20 +66,28 @@ class OwnModels:
     def receive(self, announced: RoundAnnouncement, model: nn.Module) -> None:
         """Keep a round's global model, and take ditto's step in a round of training; `model` is not changed.
 
-        Raises:
-            ConfigError: the folder is not writable.
-            FLError: ditto's training failed.
+        What fails is said, and costs no update.
         """
         if self._folder is None:
             return
-        self._keep(_GLOBAL, model)
-        self._received = announced
-        if self._personal.method == "ditto" and announced.purpose == "update" and announced.round > self._steps_done:
-            self._improve(announced, model)
+        try:
+            self._keep(_GLOBAL, model)
+            self._received = announced
+            is_new = announced.purpose == "update" and announced.round > self._steps_done
+            if is_new and self._personal.method == "ditto":
+                self._improve(announced, model)
+        except FLError as error:
+            self._say(f"round {announced.round}/{announced.rounds}: this client's own model stays as it was: {error}")
 
     def finish(self, final: RoundAnnouncement, model: nn.Module) -> None:
-        """Keep the final global model, and make the personal one. Errors as for `receive`."""
-        self.receive(final, model)
+        """Keep the final global model, and make the personal one.
+
+        Raises:
+            ConfigError: the folder is not writable.
+            FLError: the personal model cannot be trained.
+        """
+        self._keep(_GLOBAL, model)
+        self._received = final
         if self._personal.method is None:
             return
         before = copy.deepcopy(model)
@@ -113,13 +121,13 @@ class OwnModels:
         batch_size = announced.training.batch_size
         with torch_threads(worthwhile_threads(model, data.image_shape, batch_size, data.images.dtype)):
             if isinstance(method, Ditto):
-                if self._own is None:
-                    self._own = self._stored_or(copy.deepcopy(model))
-                method.improve(self._own, model, data.images, data.labels, seed=seed)
+                # A copy, since a failed step leaves no usable model.
+                own = self._stored_or(copy.deepcopy(model)) if self._own is None else copy.deepcopy(self._own)
+                method.improve(own, model, data.images, data.labels, seed=seed)
             else:
-                self._own = copy.deepcopy(model)
-                method.personalize(self._own, data.images, data.labels, seed=seed)
-        self._steps_done = announced.round
+                own = copy.deepcopy(model)
+                method.personalize(own, data.images, data.labels, seed=seed)
+        self._own, self._steps_done = own, announced.round
         self._keep(_PERSONAL, self._own)
 
     def _stored_or(self, model: nn.Module) -> nn.Module:

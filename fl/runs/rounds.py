@@ -23,7 +23,7 @@ from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
 from fl.data import Dataset
 from fl.data.client_data import ClientData, DealtOut
-from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine
+from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, open_engine, workers_in_words
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
 from fl.learning.devices import find_device
@@ -90,7 +90,6 @@ class FederatedRun(Run):
                 num_clients=config.sample,
                 tracker=self.tracker,
                 verify=config.protocol.compare,
-                workers=os.cpu_count() or 1,
                 identities=self.identities,
             )
         self._evaluation = self._build_evaluation()
@@ -140,13 +139,14 @@ class FederatedRun(Run):
         training = RoundTraining(number, model_messages, _expected(sampled, faults))
         if self._engine is None:
             self._engine = open_engine(self.config.engine, self.worker, self._resources)
-        with self._engine.round(training) as trainer:
+        with workers_in_words(), self._engine.round(training) as trainer:
             result = self.aggregator.aggregate(
                 RoundRequest(
                     client_ids=sampled,
                     train=trainer,
                     announce=trainer.announce,
-                    recovery=self._engine.recovery,
+                    may_be_early=trainer.may_be_early,
+                    workers=self._engine.workers,
                     context=round_context(self.model, number, self.frozen),
                     received_context=lambda client_id: self.worker.received_context(number, model_messages[client_id]),
                     faults=faults,
@@ -175,17 +175,19 @@ class FederatedRun(Run):
 
     def _evaluate_held_out(self, sampled: tuple[ClientId, ...], number: int) -> HeldOutResult | None:
         """Measure the new global model on the clients' held-out examples, in a session with its own dropouts."""
-        if self._evaluation is None:
+        if self._evaluation is None or self._engine is None:
             return None
         messages = self._model_messages(sampled)
-        return self._evaluation.run(
-            sampled,
-            lambda client_id: self.worker.evaluate_held_out(client_id, messages[client_id]),
-            context=round_context(self.model, number, self.frozen),
-            received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
-            faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
-            seed=self._seed(EVALUATION_SEED, number),
-        )
+        with workers_in_words():
+            return self._evaluation.run(
+                sampled,
+                lambda client_id: self.worker.evaluate_held_out(client_id, messages[client_id]),
+                context=round_context(self.model, number, self.frozen),
+                received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
+                faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
+                seed=self._seed(EVALUATION_SEED, number),
+                workers=self._engine.workers,
+            )
 
     def _seed(self, purpose: int, *path: int) -> int:
         return derived_seed(self.config.seed, purpose, *path)

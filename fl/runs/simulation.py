@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg import ClientId, Completed, Plan, Round, rounds_of
-from transport import FaultSchedule, Observer, SessionReport, run_session
+from transport import FaultSchedule, Observer, PortableInputs, SessionReport, run_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +44,17 @@ class SimulationResult:
     peak_rss_bytes: int
 
 
-class MadeUpInputs:
+class MadeUpInputs(PortableInputs):
     """Uniform random inputs, generated on demand and the same each time, so that none is kept."""
 
     def __init__(self, plan: Plan, seed: int) -> None:
         self._params = plan.parameters
         self._seed = seed
-        self.seconds = 0.0
 
     def __call__(self, client_id: ClientId) -> npt.NDArray[np.uint64]:
-        started = time.perf_counter()
         rng = np.random.default_rng((self._seed, client_id))
         largest = (1 << self._params.value_bits) - 1
-        vector = rng.integers(0, largest, self._params.vector_length, dtype=np.uint64, endpoint=True)
-        self.seconds += time.perf_counter() - started
-        return vector
+        return rng.integers(0, largest, self._params.vector_length, dtype=np.uint64, endpoint=True)
 
     def sum_of(self, client_ids: tuple[ClientId, ...]) -> npt.NDArray[np.uint64]:
         """Return the sum in the ring; only one vector is in memory at a time."""
@@ -75,7 +71,7 @@ def simulate(
     inputs = MadeUpInputs(plan, seed)
     started = time.perf_counter()
     report = run_session(plan.parameters, inputs, faults=faults, seed=seed, workers=workers, observer=observer)
-    seconds = time.perf_counter() - started - inputs.seconds
+    seconds = time.perf_counter() - started - report.input_seconds / report.workers
     outcome = report.outcome
     exact = None
     if isinstance(outcome, Completed):

@@ -1,4 +1,4 @@
-"""A server that lies: honest client machines at the other end of its lines, and everything that they ever said."""
+"""A server that lies: it talks to honest client machines, and keeps every message that they sent."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.sessions import Cohort, exact_sum, identity_of, make_params, 
 CURIOUS, SEMI_MALICIOUS, MALICIOUS = Adversary
 LYING = (SEMI_MALICIOUS, MALICIOUS)
 
-# Of each secret more than half of the shares are needed, and some clients may vanish.
+# More than half of each secret's shares are needed, and some clients may vanish.
 GRAPHS: dict[str, dict[str, int]] = {
     "complete": {"num_clients": 7, "threshold": 5},
     "sparse": {"num_clients": 12, "degree": 6, "threshold": 4},
@@ -19,19 +19,19 @@ GRAPHS: dict[str, dict[str, int]] = {
 
 
 def params_of(adversary: Adversary = MALICIOUS, graph: str = "complete", **changes: int) -> Parameters:
-    """A small session of this kind."""
+    """Return the parameters of a small session of this kind."""
     return make_params(**{**GRAPHS[graph], "vector_length": 6, **changes}, adversary=adversary)
 
 
 class LyingServer(Cohort):
-    """Plays one session with honest clients; a `secagg.Server` does that part of the work in which it does not lie.
+    """A server in one session with honest clients; where it does not lie, a `secagg.Server` does the work.
 
     Args:
-        params: the session's.
-        corrupt: clients whose secrets the server knows; their machines play along like the others.
-        uplink: what the server makes of a client's message before its honest half takes it: messages or bytes.
-        contexts: what each client got as context, where it is not ``context``.
-        seed: of everyone's randomness.
+        params: the session's parameters.
+        corrupt: clients whose secrets the server knows; their machines follow the protocol.
+        uplink: maps a client's message to what the server's honest half receives: messages or bytes.
+        contexts: the context of each client that got another one than ``context``.
+        seed: seed of everyone's randomness.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LyingServer(Cohort):
         self.honest = tuple(client_id for client_id in self.inputs if client_id not in self.corrupt)
 
     def until(self, kind: type) -> dict[int, Any]:
-        """Play honestly up to the round that messages of this type open; returns them, not sent yet."""
+        """Play honestly up to the round that messages of this type open; return these messages, not yet sent."""
         if not self.sent:
             self.start()
         while self.end is None:
@@ -69,7 +69,7 @@ class LyingServer(Cohort):
         raise AssertionError(f"the session ended before {kind.__name__}: {self.end}")
 
     def conclude(self, downlink: Callable[[int, Any], Any] = lambda client_id, message: message) -> Completed | Aborted:
-        """Play on to the end, changing messages to clients on the way; return how the session ended."""
+        """Play on to the end, changing messages to clients; return how the session ended."""
         self.downlink = downlink
         if not self.sent:
             self.start()
@@ -78,18 +78,18 @@ class LyingServer(Cohort):
         return self.end
 
     def signer(self, client_id: int) -> Identity:
-        """What a corrupt client signs with: its identity, or the key that it drew for the session."""
+        """Return the signing key of a corrupt client: its identity, or the key that it drew for the session."""
         return identity_of(client_id) if self.params.has_identities else Identity(self.entropy[client_id].draws[4])
 
     def assert_refused(self, client_id: int, *rules: Rule) -> None:
-        """The client broke off because of one of these rules, and is dead."""
+        """Assert that the client aborted because of one of these rules, and is dead."""
         error = self.refused[client_id]
         assert isinstance(error, RemoteProtocolError), error
         assert error.rule in rules
         assert self.clients[client_id].phase is ClientPhase.ABORTED
 
     def assert_exact(self, included: Iterable[int] | None = None) -> None:
-        """The session ended with the exact sum of those included: these."""
+        """Assert that the session ended with the exact sum over exactly these clients."""
         assert isinstance(self.end, Completed), self.end
         if included is not None:
             assert self.end.included == tuple(sorted(included))
@@ -100,5 +100,5 @@ class LyingServer(Cohort):
 
 
 def as_ring(params: Parameters, vector: Iterable[int]) -> np.ndarray:
-    """Reduced to the ring, as Python's integers."""
+    """Return the vector reduced to the ring, as Python integers."""
     return np.array([int(element) % params.modulus for element in vector], dtype=object)

@@ -15,13 +15,13 @@ from tests.adversarial.adversary import LyingServer
 
 
 def survivor_list(server: LyingServer, client_id: int, survivors: Collection[int]) -> SurvivorList:
-    """These survivors, as far as they are in the client's neighbourhood."""
+    """Return a list of these survivors that are in the client's neighbourhood."""
     listed = server.told[PeerKeys][client_id].client_ids
     return SurvivorList(server.session_id, tuple(peer_id in survivors for peer_id in listed))
 
 
 def peer_keys(server: LyingServer, advertised: Mapping[int, AdvertiseKeys]) -> PeerKeys:
-    """A list of these clients, whoever made their keys."""
+    """Return a list of these clients, whether their keys are real or made up."""
     ids = sorted(advertised)
     return PeerKeys(
         server.session_id,
@@ -34,7 +34,7 @@ def peer_keys(server: LyingServer, advertised: Mapping[int, AdvertiseKeys]) -> P
 
 
 def members_of(server: LyingServer, client_id: int) -> list[bytes]:
-    """The members of the view that this client signed: their digests, in the order of its list."""
+    """Return the digests of the members in the view that this client signed, in the order of its list."""
     keys = server.told[PeerKeys][client_id]
     return [
         statements.member(
@@ -59,10 +59,11 @@ def consistency_proof(
     signatures: Mapping[int, bytes] | None = None,
     runs: Mapping[int, LyingServer] | None = None,
 ) -> ConsistencyProof:
-    """The best proof for ``receiver`` that can be made of what these peers signed.
+    """Return the best proof for ``receiver`` that can be made from the signatures of these peers.
 
-    On a sparse graph whatever of a signer's view is not in the receiver's is passed off as a member that the receiver
-    does not know.  ``runs``: of a peer that took part in this session twice, the other run, to be taken instead.
+    On a sparse graph, members of a signer's view that are not in the receiver's view are presented as members that the
+    receiver does not know.  ``runs``: for a peer that took part in this session twice, the other run, to be used
+    instead.
     """
     listed = server.told[PeerKeys][receiver].client_ids
     run_of = {**dict.fromkeys(listed, server), **(runs or {})}
@@ -87,7 +88,7 @@ def consistency_proof(
 
 
 def with_key_of(message: PeerKeys, client_id: int, name: str, key: bytes) -> PeerKeys:
-    """The list with another key, identity key or signature for one client."""
+    """Return the list with another key, identity key or signature for one client."""
     items = getattr(message, name)
     size = SIGNATURE_BYTES if name == "signatures" else KEY_BYTES
     place = message.client_ids.index(client_id)

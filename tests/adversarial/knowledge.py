@@ -1,7 +1,7 @@
-"""What the server and its corrupt clients can compute from all that they heard: by reconstruction, not by argument.
+"""The knowledge of the server and its corrupt clients: by reconstruction from all messages, not by argument.
 
-Of each client it counts the shares of both secrets, reconstructs what can be reconstructed, and solves for sums of
-inputs: clients whose self-mask is known, joined by each pairwise mask that is not, give one sum for each component.
+It counts the shares of both secrets of each client, reconstructs every secret that it can, and solves for sums of
+inputs: clients whose self-mask is known, joined by each unknown pairwise mask, give one sum for each component.
 """
 
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ MASK_KEY, SELF_MASK = 0, 1
 
 @dataclass
 class Knowledge:
-    """Everything that follows from what a `LyingServer` heard.
+    """All that follows from the messages that a `LyingServer` received.
 
-    ``own_keys`` are mask keys that the server made itself, and passed off as a client's.
+    ``own_keys`` are mask keys that the server made itself and passed off as a client's.
     """
 
     server: LyingServer
@@ -36,7 +36,7 @@ class Knowledge:
         for holder in self.server.corrupt:
             self._take_corrupt(holder)
         self.seeds = {owner: (self._seed(owner, MASK_KEY), self._seed(owner, SELF_MASK)) for owner in self.shares}
-        # Secret mask keys by public key: whoever has one end of a pairwise mask has the mask.
+        # Secret mask keys by public key: one end of a pairwise mask suffices to compute the mask.
         self._secret_keys = {key.public_key(): key for key in self.own_keys}
         for client_id in self.server.inputs:
             if client_id in self.server.corrupt:
@@ -62,7 +62,7 @@ class Knowledge:
                 self._take(owner, holder, SELF_MASK if survives else MASK_KEY, next(shares))
 
     def _take_corrupt(self, holder: int) -> None:
-        """A corrupt client opens what it was sent, both shares."""
+        """Let a corrupt client open both shares in each message that it got."""
         session_id = self.server.session_id
         if not self.server.entropy[holder].draws:
             return
@@ -77,7 +77,7 @@ class Knowledge:
                     self._take(owner, holder, kind, share)
 
     def _seed(self, owner: int, kind: int) -> bytes | None:
-        """The secret, if there are shares enough; what honest clients dealt and gave back must be what it was."""
+        """Return the secret, if there are enough shares; the shares of honest clients must give the true secret."""
         shares, threshold = self.shares[owner][kind], self.server.params.threshold
         if len(shares) < threshold:
             return None
@@ -88,11 +88,11 @@ class Knowledge:
         return seed
 
     def counts(self, owner: int) -> tuple[int, int]:
-        """How many shares of its mask key, and of its self-mask seed, are known."""
+        """Return how many shares of the client's mask key and of its self-mask seed are known."""
         return len(self.shares[owner][MASK_KEY]), len(self.shares[owner][SELF_MASK])
 
     def sums(self) -> dict[frozenset[int], np.ndarray]:
-        """Every set of honest clients whose sum can be computed, and that sum; no smaller sums follow."""
+        """Return every set of honest clients whose sum can be computed, and that sum; no smaller sums follow."""
         masked = self.server.sent.get(MaskedInput, {})
         partial: dict[int, np.ndarray] = {}
         unknown: dict[int, set[frozenset]] = {}
@@ -115,7 +115,7 @@ class Knowledge:
         return found
 
     def _pairwise(self, owner: int) -> tuple[list[Mask], set[frozenset]]:
-        """The masks in an input that are known, and the names of those that are not: both ends, as told."""
+        """Return the known masks in an input, and the names of the unknown ones: both ends, as told."""
         keys = self.server.told[PeerKeys][owner]
         own_key = self.server.sent[AdvertiseKeys][owner].mask_public_key
         known: list[Mask] = []
@@ -149,7 +149,7 @@ class Knowledge:
 
 
 def _without(masked_input: np.ndarray, masks: list[Mask], ring_bits: int) -> np.ndarray:
-    """A masked input without these masks."""
+    """Return a masked input without these masks."""
     vector = masked_input.copy()
     accumulate(vector, [Mask(mask.key, subtract=not mask.subtract) for mask in masks])
     ring.reduce_in_place(vector, ring_bits)
@@ -157,7 +157,7 @@ def _without(masked_input: np.ndarray, masks: list[Mask], ring_bits: int) -> np.
 
 
 def assert_hidden(server: LyingServer, *, least: int = 2, own_keys: list[SecretKey] | None = None) -> Knowledge:
-    """Of no honest client are both secrets known, and no sum of fewer than ``least`` honest inputs."""
+    """Assert that no honest client has lost both secrets, and that no sum has fewer than ``least`` honest inputs."""
     knowledge = Knowledge(server, own_keys or [])
     threshold = server.params.threshold
     for owner in server.honest:

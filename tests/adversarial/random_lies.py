@@ -1,10 +1,10 @@
-"""A server that lies at random, over encoded bytes to real clients: many sessions, and what came of them.
+"""A server that lies at random, over encoded bytes to real clients, and the results of many sessions.
 
     python -m tests.adversarial.random_lies --sessions 2000 --front library host --seed 1
     python -m tests.adversarial.random_lies --front host --world 1/39/7/malicious/sparse
 
-A world, one server and its clients over a few sessions, is a function of its name: the second line plays one again.
-Half of a world's sessions are honest ones: their sums must be exact.  In honest-but-curious mode all are: nothing is
+A world, one server and its clients over a few sessions, is a function of its name: the second line repeats one.
+Half of a world's sessions are honest: their sums must be exact.  In honest-but-curious mode all are, since nothing is
 claimed there against lies.
 """
 
@@ -47,9 +47,9 @@ MakeFront = Callable[[Adversary, Random], Any]
 
 
 def play_world(name: str, make_front: MakeFront, figures: Figures) -> int:
-    """One server and its clients, over some sessions; returns the `World.turn` that it came to.
+    """Play one server and its clients over some sessions; return the last `World.turn`.
 
-    The name ends in the turn to begin with, the mode, and the graph.
+    The name ends in the first turn, the mode, and the graph.
     """
     rng = Random(name)
     *_, turn, mode_name, graph = name.split("/")
@@ -85,10 +85,10 @@ def campaign(
     graphs: Sequence[str] = ("complete", "sparse"),
     stop: Callable[[Figures], bool] = lambda figures: False,
 ) -> Figures:
-    """So many sessions in worlds of four, over these modes and graphs in turn; the same seed gives the same lies."""
+    """Play ``sessions`` in worlds of four, over these modes and graphs in turn; the same seed gives the same lies."""
     figures = Figures()
     kinds = [(mode, graph) for mode in modes for graph in graphs]
-    # Nothing is claimed in honest-but-curious mode but what an honest session shows.
+    # In honest-but-curious mode only the results of honest sessions are claimed.
     kinds += [kind for kind in kinds if kind[0] is not Adversary.HONEST_BUT_CURIOUS] * 3
     world = turn = 0
     while sum(figures.sessions.values()) < sessions and not stop(figures):
@@ -99,7 +99,7 @@ def campaign(
 
 
 THRIFTY = ("complete", "complete", "complete", "sparse")
-"""Graphs for fronts that take their time: many clients are in a session on a sparse one."""
+"""Graphs for slow fronts: a session on a sparse graph has many clients."""
 
 
 def played(
@@ -110,10 +110,10 @@ def played(
     without: Collection[Lie] = (),
     graphs: Sequence[str] = ("complete", "sparse"),
 ) -> Figures:
-    """A campaign that goes on until each kind of lie was told and each kind of session ended with a sum.
+    """Play until each kind of lie was told and each kind of session ended with a sum.
 
     Args:
-        without: lies that the front has no place for.
+        without: lies that the front does not allow.
     """
 
     def enough(figures: Figures) -> bool:
@@ -124,12 +124,14 @@ def played(
 
 
 def assert_held(figures: Figures, without: Collection[Lie] = ()) -> None:
-    """Nothing happened that must not; and it was tried."""
+    """Assert that nothing forbidden happened, although it was tried."""
     sys.stdout.write(f"{figures}\n")
     assert figures.broken == {name: [] for name in figures.broken}
     assert figures.untold(without) == set()
     assert figures.completed.keys() == _kinds(), "honest sessions of every kind end with the exact sum"
-    assert figures.events["answers"] > sum(figures.sessions.values()), "who answers nothing is safe, and no use"
+    assert figures.events["answers"] > sum(figures.sessions.values()), (
+        "a client that answers nothing is safe, and useless"
+    )
 
 
 def _kinds() -> set[str]:
@@ -137,17 +139,17 @@ def _kinds() -> set[str]:
 
 
 def library(mode: Adversary, rng: Random) -> LibraryFront:
-    """A `MakeFront`."""
+    """Return a front of bare machines (a `MakeFront`)."""
     return LibraryFront(str(rng.random()))
 
 
 def hosts(folder: Path) -> MakeFront:
-    """A `MakeFront`; journals are kept in ``folder``."""
+    """Return a front of hosts (a `MakeFront`); journals are kept in ``folder``."""
     return lambda mode, rng: HostFront(mode, folder, rng)
 
 
 def main(fronts: Mapping[str, Callable[[Path], MakeFront]], arguments: list[str] | None = None) -> int:
-    """Run a campaign for each front, and print its figures; 1 if anything happened that must not."""
+    """Run a campaign for each front, and print its figures; return 1 if anything forbidden happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--seed", default="0")

@@ -1,4 +1,4 @@
-"""Announcements that are small on the wire and large in memory: they are refused before memory is taken."""
+"""Announcements that are small on the wire and large in memory: they are refused before memory is allocated."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from fl.integrations.record_layout import RecordError, RecordLayout
 
 MIB = 1 << 20
 
-# An array of empty maps, a byte each, of 64 bytes in memory; alone, and in the place of a field.
+# An array of empty maps, one byte each on the wire and 64 in memory; alone, and in the place of a field.
 MAPS = b"\xdd" + (4 * MIB).to_bytes(4, "big") + b"\x80" * (4 * MIB)
 NESTED = b"\x94\x01" + MAPS
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes that were allocated at a time."""
+    """Return the peak of allocated bytes."""
     tracemalloc.start()
     try:
         work()

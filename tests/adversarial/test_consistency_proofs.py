@@ -1,4 +1,4 @@
-"""Lies about who signed what: signatures that are forged, missing, old, of another client, or of another view."""
+"""Lies about signers: signatures that are forged, missing, old, of another client, or of another view."""
 
 import hashlib
 
@@ -27,13 +27,13 @@ def peers_of(server: LyingServer) -> list[int]:
 
 
 def statement_of(server: LyingServer, signer: int, view_of: int | None = None) -> bytes:
-    """What the signer signs, if its view is that of ``view_of``."""
+    """Return the signer's statement, if its view is that of ``view_of``."""
     members = members_of(server, signer if view_of is None else view_of)
     return statements.view(server.session_id, signer, statements.view_digest(server.session_id, members))
 
 
 def _missing(server):
-    """Fewer than a quorum, the rest left out."""
+    """Keep fewer than a quorum."""
     return consistency_proof(server, ALICE, peers_of(server)[: server.params.quorum - 2])
 
 
@@ -71,7 +71,7 @@ def _of_another_session(server):
 
 
 def _of_their_keys(server):
-    """A signature that the clients did give, in another round."""
+    """Use a signature that the client did give, in another round."""
     keys = server.told[PeerKeys][ALICE]
     signed = {peer: keys.signatures[64 * place : 64 * (place + 1)] for place, peer in enumerate(keys.client_ids)}
     return consistency_proof(server, ALICE, peers_of(server), signed)
@@ -127,7 +127,7 @@ def test_one_bad_signature_more_than_that_is_refused(mode, graph):
 
 
 def test_a_corrupt_client_that_signs_two_views_is_one_signature_only(mode, graph):
-    """Alice hears of another survivor set; the corrupt client signs that one too, nobody honest does."""
+    """Alice is told of another survivor set; only the corrupt client signs that one too."""
     server = LyingServer(params_of(mode, graph), corrupt=(2,))
     letters = server.until(SurvivorList)
     gone = max(peers_of(server))
@@ -154,7 +154,7 @@ def test_a_proof_before_the_list_is_out_of_turn(mode, graph):
 
 
 @pytest.mark.parametrize("size", [63, 65, 64 * 10_000], ids=str)
-def test_signatures_of_the_wrong_size_are_no_message_or_refused(mode, graph, size):
+def test_signatures_of_the_wrong_size_are_refused(mode, graph, size):
     server, letters = proofs(mode, graph)
     honest = letters[ALICE]
     forged = ConsistencyProof(server.session_id, honest.consistent, bytes(size), honest.common, honest.others)

@@ -1,4 +1,4 @@
-"""Files of examples that are damaged, lie about their size, or are of another kind: a line, and no memory for a lie."""
+"""Files of examples that are damaged, lie about their size, or are of another kind: one line, and no wasted memory."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ DAMAGED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("write", DAMAGED.values(), ids=DAMAGED)
-def test_what_cannot_be_read_is_a_line_and_takes_no_memory(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_unreadable_files_are_one_line_and_take_no_memory(tmp_path: Path, write: Callable[[Path], None]) -> None:
     path = tmp_path / "mine.npz"
     write(path)
     tracemalloc.start()
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_is_a_line_and_takes_no_memory(tmp_path: Path, write
     finally:
         tracemalloc.stop()
     assert "\n" not in str(raised.value)
-    assert peak < 1 << 24  # LZMA asks for 8 MB
+    assert peak < 1 << 24  # LZMA needs 8 MB
 
 
 @pytest.mark.parametrize("content", [HUGE, npy(X)[:200], npy(X)[:40], b"\x93NUMPY\x09\x00" + bytes(50)])
@@ -125,8 +125,8 @@ def test_whole_archives_are_read(tmp_path: Path, kind: int) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t"), (".txt", " ")])
-def test_of_a_table_in_text_it_is_said_how_to_convert_it(tmp_path: Path, suffix: str, delimiter: str) -> None:
-    """What is said, is done: the command makes the archive."""
+def test_a_text_table_is_refused_with_the_command_to_convert_it(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    """The error names a command; it makes the archive."""
     folder = tmp_path / "it's my data"
     folder.mkdir()
     path = folder / f"patients{suffix}"
@@ -161,7 +161,7 @@ def announcement(shape: tuple[int, ...]) -> tuple[RoundAnnouncement, Parameters]
 def test_examples_of_any_shape_are_taken_as_they_are(
     tmp_path: Path, offered: tuple[int, ...], own: tuple[int, ...]
 ) -> None:
-    """Series, volumes, tables; only images get the channel that a model of images asks for."""
+    """Series, volumes, tables; only images get the channel that a model of images needs."""
     x = np.random.default_rng(1).normal(size=(8, *own)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", x=x, y=np.arange(8) % 2)
     data = load_arrays(tmp_path)
@@ -176,7 +176,7 @@ def test_examples_of_any_shape_are_taken_as_they_are(
 @pytest.mark.parametrize(
     ("offered", "own"), [((3, 12), (12, 3)), ((1, 5), (5,)), ((1, 1, 8, 8), (1, 8, 8)), ((12, 3), (1, 12, 3))]
 )
-def test_examples_of_another_shape_are_not(offered: tuple[int, ...], own: tuple[int, ...]) -> None:
+def test_examples_of_another_shape_are_refused(offered: tuple[int, ...], own: tuple[int, ...]) -> None:
     data = LocalData(torch.zeros(4, *own), torch.arange(4) % 2)
     announced, params = announcement(offered)
     with pytest.raises(PolicyError) as raised:

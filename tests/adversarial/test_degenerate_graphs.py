@@ -1,4 +1,4 @@
-"""Neighbourhoods that the server draws to its taste: too small, too large, one-sided, or cut into cliques."""
+"""Neighbourhoods that the server chooses: too small, too large, one-sided, or cut into cliques."""
 
 from collections.abc import Mapping
 
@@ -35,9 +35,9 @@ def play(
     missing: Mapping[int, set[int]] | None = None,
     runs: Mapping[int, Mapping[int, LyingServer]] | None = None,
 ) -> Knowledge:
-    """A whole session on this graph (neighbourhoods with the client itself), without the honest half.
+    """Play a whole session on this graph (neighbourhoods with the client itself), without the honest half.
 
-    ``missing`` is whom each client is to take for vanished; ``runs`` what its `consistency_proof` is made of.
+    ``missing``: clients reported vanished to each client; ``runs``: the runs behind its `consistency_proof`.
     """
     if not server.sent:
         server.start()
@@ -57,7 +57,7 @@ def play(
 
 
 def shares_for(server: LyingServer, graph: Graph, receiver: int, members: set[int]) -> PeerShares:
-    """What its peers encrypted for the receiver; zeros from those who do not have it on their lists."""
+    """Return the shares that its peers encrypted for the receiver; zeros from peers without it on their lists."""
     items = []
     for sender in sorted(members - {receiver}):
         receivers = sorted(graph[sender] - {sender})
@@ -85,7 +85,7 @@ def test_a_neighbourhood_below_the_quorum_is_refused(mode, size):
 
 
 @MODES
-def test_a_neighbourhood_above_the_degree_is_no_message(mode):
+def test_a_neighbourhood_above_the_degree_is_refused(mode):
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(PeerKeys)
     letters[1] = peer_keys(server, server.sent[AdvertiseKeys])
@@ -107,7 +107,7 @@ def test_a_neighbourhood_of_others_alone_is_refused(mode):
 
 @MODES
 def test_one_sided_neighbourhoods_give_no_input(mode):
-    """Everyone's peers are the next six on the ring; none of them has it among its own, but where the ring closes."""
+    """Everyone's peers are the next six on the ring, which have other peers, except where the ring closes."""
     server = LyingServer(params_of(mode, "sparse"))
     knowledge = play(server, {i: {(i + step) % 12 for step in range(7)} for i in range(12)})
     for client_id in server.inputs:
@@ -118,7 +118,7 @@ def test_one_sided_neighbourhoods_give_no_input(mode):
 
 @MODES
 def test_half_of_the_neighbourhoods_one_sided_give_no_input(mode):
-    """A graph in which some lists are not those of a graph: the last six have one another's list, the rest its own."""
+    """Some lists do not fit a graph: the last six have one another's list, the rest its own."""
     server = LyingServer(params_of(mode, "sparse"))
     graph = clique(set(range(6, 12))) | {i: {i, *range(6, 12)} for i in range(6)}
     play(server, graph)
@@ -126,8 +126,8 @@ def test_half_of_the_neighbourhoods_one_sided_give_no_input(mode):
 
 
 @MODES
-def test_cut_into_cliques_each_gives_a_sum_of_its_own(mode):
-    """Known limit: the server draws the graph, so what is hidden is hidden among the quorum of one neighbourhood."""
+def test_cut_into_cliques_each_gives_its_own_sum(mode):
+    """Known limit: the server draws the graph, so an input hides among the quorum of one neighbourhood."""
     server = LyingServer(params_of(mode, "sparse"))
     knowledge = play(server, clique(set(range(6))) | clique(set(range(6, 12))))
     assert set(knowledge.sums()) == {frozenset(range(6)), frozenset(range(6, 12))}
@@ -136,7 +136,7 @@ def test_cut_into_cliques_each_gives_a_sum_of_its_own(mode):
 
 @MODES
 def test_corrupt_clients_in_the_same_clique_thin_it_out(mode):
-    """Known limit: as many corrupt clients as may stand in one neighbourhood leave so many fewer to hide among."""
+    """Known limit: corrupt clients in a neighbourhood reduce the number of inputs that hide each other."""
     server = LyingServer(params_of(mode, "sparse"), corrupt=(0,))
     knowledge = play(server, clique(set(range(5))))
     assert set(knowledge.sums()) == {frozenset({1, 2, 3, 4})}
@@ -144,7 +144,7 @@ def test_corrupt_clients_in_the_same_clique_thin_it_out(mode):
 
 
 def test_more_corrupt_neighbours_than_planned_for_break_a_client():
-    """Known limit: the plan bounds corrupt neighbours of a random graph; a server that draws it puts all at one."""
+    """Known limit: the plan assumes a random graph; a server that draws it puts all corrupt clients next to one."""
     server = LyingServer(params_of(MALICIOUS, "sparse"), corrupt=(0, 2, 3, 4))
     knowledge = play(server, clique({0, 1, 2, 3, 4}))
     assert min(knowledge.counts(1)) >= server.params.threshold
@@ -152,7 +152,7 @@ def test_more_corrupt_neighbours_than_planned_for_break_a_client():
 
 
 def tree_like() -> dict[int, set[int]]:
-    """Client 0 with peers 1 to 4, each of these with three others of its own, who are one another's peers."""
+    """Return a graph: client 0 has peers 1 to 4, and each of these has three others, who are one another's peers."""
     graph = {0: set(range(5))}
     leaves = list(range(5, 17))
     for peer in range(1, 5):
@@ -166,13 +166,13 @@ def tree_like() -> dict[int, set[int]]:
 
 @MODES
 def test_a_graph_without_triangles_isolates_nobody(mode):
-    """With few common neighbours a lie of one client each is enough: it has to be seen by the one lied about."""
+    """With few common neighbours one lie to each client is enough; the client that it is about must see it."""
     server = LyingServer(params_of(mode, "sparse", num_clients=17, degree=4, threshold=3))
     graph = tree_like()
-    # Each leaf hears that the peer of its family has vanished; the peers hear that everyone is there.
+    # Each leaf is told that the peer of its family has vanished; the peers are told that all survived.
     missing = {leaf: {next(peer for peer in graph[leaf] if 1 <= peer <= 4)} for leaf in range(5, 17)}
     play(server, graph, missing)
-    # Each peer of client 0 has one other peer, client 0 itself, with whom it agrees.
+    # Each peer of client 0 has one other peer that agrees with it: client 0 itself.
     for peer in range(1, 5):
         server.assert_refused(peer, Rule.TOO_FEW_SIGNATURES, Rule.VIEWS_CONTRADICT)
     assert_hidden(server)

@@ -1,4 +1,4 @@
-"""What others write is shown on one line in which nothing acts on the terminal; honest text stays as it is."""
+"""Text of others is shown on one line in which nothing acts on the terminal; honest text stays unchanged."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from transport.tcp import PLAINTEXT, SessionServer
 
 pytestmark = pytest.mark.live
 
-# Clears the screen, sets its title, turns the writing round, hides, breaks the line, and is half a character.
+# Clears the screen, sets its title, reverses the writing direction, hides, breaks the line, and is half a character.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u2066\u200b\u2028\r\nall is well\ud800\x7f\x00"
 
 
 def is_harmless(text: str) -> bool:
-    """Whether no character of it is a control, a format mark, a separator but the space, or half of one."""
+    """Return whether no character is a control, format mark, separator other than the space, or half a character."""
     return all(unicodedata.category(character)[0] not in "CZ" or character == " " for character in text)
 
 
@@ -65,7 +65,7 @@ def test_text_is_made_printable(text, shown):
     assert len(printable(HOSTILE, 10)) == 10
 
 
-def test_errors_can_be_shown_whatever_is_in_them():
+def test_errors_with_any_content_can_be_shown():
     for error in (FLError, ConfigError, TransportError, LinkError, SessionRefusedError):
         assert is_harmless(str(error(f"declined: {HOSTILE}")))
         assert len(str(error("x" * 10**6))) == MAX_ERROR_TEXT
@@ -76,7 +76,7 @@ def test_texts_of_the_link_are_printable_both_ways():
     for message in (link.Refused(link.RefusalCode.BUSY, HOSTILE), link.End(link.EndCode.COMPLETED, 3, HOSTILE)):
         payload = b"".join(link.encode(message))
         assert is_harmless(link.decode_server_frame(payload, 0).text)
-        # A server of another make may send what it likes.
+        # Another implementation of the server may send anything.
         for bad in ("\x1b[2J", "\u202e", "\x9b"):
             text = bad.encode()
             raw = payload[: payload.index(b"\xc4")] + bytes([0xC4, len(text)]) + text
@@ -109,7 +109,7 @@ def test_a_stored_runs_names_cannot_be_anything(name):
     assert RunConfig.of(**{name: "my_модель:make"}).options()[name] == "my_модель:make"
 
 
-def test_what_another_wrote_into_a_run_is_not_shown_raw(tmp_path):
+def test_foreign_text_in_a_run_is_not_shown_raw(tmp_path):
     start_well(tmp_path / "run", num_rounds=1)
     assert invoke("report", tmp_path / "run").exit_code == 0
     records = json.loads(metadata_of(tmp_path / "run")["records"])
@@ -122,7 +122,7 @@ def test_what_another_wrote_into_a_run_is_not_shown_raw(tmp_path):
 
 
 class Round:
-    """A round's record with what a display asks of it."""
+    """A round's record with the fields that a display needs."""
 
     round, sampled, included, accuracy, seconds = 1, 3, (), 0.5, 1.0
     bytes_up = bytes_down = model_bytes = 0

@@ -1,4 +1,4 @@
-"""The fuzzer's seeds, and whatever it found once, without the fuzzer."""
+"""The fuzzer's seeds and its former findings, run without the fuzzer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Bytes that are no message, lengths that are none, and more messages than anyone needs."""
+"""Bytes that are not messages, false lengths, and more messages than necessary."""
 
 import struct
 import tracemalloc
@@ -16,7 +16,7 @@ ALICE = 1
 
 
 def honest_bytes(server: LyingServer) -> list[bytes]:
-    """Every message that Alice sends and gets in a session."""
+    """Return every message that Alice sends and gets in a session."""
     server.conclude()
     messages = [said[ALICE] for said in (*server.sent.values(), *server.told.values())]
     return [encode(message, server.params) for message in messages]
@@ -29,7 +29,7 @@ def recorded(request):
 
 
 def decodes(data: bytes, params) -> bool:
-    """Whether it is a message in either direction; nothing but a CodecError may come out otherwise."""
+    """Return whether it is a message in either direction; otherwise only a CodecError may be raised."""
     for decode in (decode_client_message, decode_server_message):
         try:
             message = decode(data, params)
@@ -41,7 +41,7 @@ def decodes(data: bytes, params) -> bool:
 
 
 def _retyped(packed: bytes):
-    """The same message with each field of another msgpack type."""
+    """Return the same message with each field of another msgpack type."""
     items = msgpack.unpackb(packed)
     for at in range(len(items)):
         for other in (
@@ -64,17 +64,17 @@ def _retyped(packed: bytes):
         yield msgpack.packb([*items[:at], items[at], *items[at:]])
 
 
-def test_messages_with_a_field_of_another_type_are_no_messages(recorded):
+def test_messages_with_a_field_of_another_type_are_refused(recorded):
     server, messages = recorded
     for packed in messages:
         for forged in _retyped(packed):
             if forged != packed:
-                # An empty byte string for one is a number of items like any other; the rules are for that.
+                # An empty byte string for one is a valid number of items; the rules check that.
                 decodes(forged, server.params)
         assert decodes(packed, server.params)
 
 
-def test_a_message_cut_anywhere_or_followed_by_anything_is_none(recorded):
+def test_a_message_cut_anywhere_or_followed_by_anything_is_refused(recorded):
     server, messages = recorded
     for packed in messages:
         assert not any(decodes(packed[:size], server.params) for size in range(0, len(packed), 7))
@@ -112,7 +112,7 @@ def test_deep_nesting_is_refused_at_its_first_level(recorded):
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("garbage", [b"", b"\x00", b"\xc1", b"\x96\x01", bytes(500), b"\xff" * 500], ids=repr)
-def test_garbage_costs_a_client_its_server_and_the_server_that_client(graph, garbage):
+def test_garbage_from_the_server_ends_only_its_receiver(graph, garbage):
     for kind in (PeerKeys, SurvivorList):
         server = LyingServer(params_of(graph=graph))
         letters = server.until(kind)
@@ -197,11 +197,11 @@ def test_a_server_that_sends_everything_twice_gets_each_answer_once(mode, graph)
 
 
 def test_the_views_of_a_proof_cost_a_client_a_few_steps_for_each_of_their_digests(monkeypatch):
-    """The server chooses how many digests there are, up to one for each pair of peers."""
+    """The server chooses how many digests the proof has, up to one for each pair of peers."""
     steps = 0
 
     class Counted(list):
-        """Counts the items that are read one after the other or copied, of its copies too."""
+        """A list that counts the items that are read one after the other or copied, also in its copies."""
 
         def __iter__(self):
             nonlocal steps

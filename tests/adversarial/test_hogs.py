@@ -1,4 +1,4 @@
-"""Clients that take what others need: room for messages, time of a phase, work for nothing. The others lose nothing."""
+"""Clients that hog shared resources: room for messages, time of a phase, useless work. The others lose nothing."""
 
 import hashlib
 import random
@@ -28,13 +28,13 @@ ROOM_FOR_ONE = make_params(12, 4, vector_length=400_000)
 
 
 def sent_by(session: LargeInputs) -> dict[int, link.ServerFrame]:
-    """What the server now says to each, the last thing only."""
+    """Return the server's last message to each client."""
     outgoing = session.host.commit(session.now)
     return {out.client_id: link.decode_server_frame(b"".join(out.parts)) for out in outgoing}
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_who_has_room_and_sends_nothing_loses_it_in_seconds(is_there: bool) -> None:
+def test_a_silent_client_loses_its_room_in_seconds(is_there: bool) -> None:
     session = LargeInputs()
     session.host.memory = session.large[0].size
     session.up(0, session.large[0], session.pieces(0)[0])
@@ -55,8 +55,8 @@ def test_who_has_room_and_sends_nothing_loses_it_in_seconds(is_there: bool) -> N
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_who_sends_just_enough_not_to_be_silent_falls_behind() -> None:
-    """At a piece in ten seconds its message would take three times what a message may take while others wait."""
+def test_a_client_that_sends_just_enough_not_to_be_silent_falls_behind() -> None:
+    """At a piece in ten seconds its message would take three times the limit that holds while others wait."""
     session = LargeInputs()
     session.host.memory = session.large[0].size
     first, second, *_ = session.pieces(0)
@@ -69,7 +69,7 @@ def test_who_sends_just_enough_not_to_be_silent_falls_behind() -> None:
     session.up(0, second)
     assert behind < min(session.now + STALL_SECONDS, 1.0 + share)
     assert session.host.deadline == pytest.approx(behind)
-    # What is there already is no progress.
+    # Pieces that are there already are not progress.
     session.now = 20.0
     session.up(0, first, second)
     assert session.host.deadline == pytest.approx(behind)
@@ -82,8 +82,8 @@ def test_who_sends_just_enough_not_to_be_silent_falls_behind() -> None:
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
-    """Room for one message, and four liars who come first, send nothing, and come back whenever they are put out."""
+def test_liars_that_only_declare_sizes_exclude_no_client() -> None:
+    """There is room for one message; four liars come first, send nothing, and come back after each removal."""
     host = SessionHost(ROOM_FOR_ONE, deadlines=Deadlines(), now=0.0, context=CONTEXT, nonce=b"n")
     host.memory = max_message_bytes(ROOM_FOR_ONE)
     vector = np.arange(ROOM_FOR_ONE.vector_length) % 2
@@ -116,7 +116,7 @@ def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
                     isinstance(link.decode_client_frame(b"".join(parts)), _pieces.Large) for parts in answers
                 )
                 if is_input and out.client_id not in liars and now < 60:
-                    # Who is honest trains for a minute.
+                    # Honest clients train for a minute.
                     trained.append((out.client_id, answers))
                 else:
                     up(out.client_id, answers)
@@ -139,7 +139,7 @@ def test_liars_that_only_declare_sizes_keep_nobody_out() -> None:
 def messages_in(liars: int, honest: list[float], *, size: int, room: int, seconds: float = 600.0) -> int:
     """Return how many honest clients finish before the phase closes. Each needs its own seconds to send its message.
 
-    The liars come first.  They send just enough to keep their places, and come back whenever they are put out.
+    The liars come first.  They send just enough to keep their places, and come back after each removal.
     """
     line, now, done, returns, since = Room(room, seconds / 4), 0.0, 0, Counter[int](), dict[int, float]()
     line.closes = seconds
@@ -174,19 +174,19 @@ def messages_in(liars: int, honest: list[float], *, size: int, room: int, second
 
 
 @pytest.mark.parametrize("liars", [24, 48])
-def test_liars_that_send_just_fast_enough_keep_nobody_out(monkeypatch: pytest.MonkeyPatch, liars: int) -> None:
-    """Six messages at once, 200 honest clients, and four or eight times as many liars as there are places."""
+def test_liars_that_send_just_fast_enough_exclude_no_client(monkeypatch: pytest.MonkeyPatch, liars: int) -> None:
+    """Six messages at once, 200 honest clients, and four or eight times as many liars as places."""
     monkeypatch.setattr("secrets.randbits", random.Random(1).getrandbits)
     assert messages_in(liars, [1.0] * 200, size=40_000_000, room=1 << 28) == 200
 
 
 @pytest.mark.parametrize(
     ("honest", "at_least"),
-    # What fits into ten minutes is 24, 40 and 40.
+    # Ten minutes have room for 24, 40 and 40.
     [([25.0] * 200, 23), ([15.0] * 40, 38), ([1.0, 25.0] * 20, 38)],
     ids=["far too many", "just enough", "unlike"],
 )
-def test_honest_clients_that_need_all_of_the_phase_are_not_put_out_in_vain(
+def test_honest_clients_that_need_the_whole_phase_are_not_removed(
     monkeypatch: pytest.MonkeyPatch, honest: list[float], at_least: int
 ) -> None:
     monkeypatch.setattr("secrets.randbits", random.Random(1).getrandbits)
@@ -194,7 +194,7 @@ def test_honest_clients_that_need_all_of_the_phase_are_not_put_out_in_vain(
 
 
 def test_a_message_takes_no_more_room_than_one_of_its_round_can() -> None:
-    """In the round of shares, an input's size is none that a message has."""
+    """No message in the round of shares has the size of an input."""
     params = make_params(4, 2, vector_length=400_000)
     host = SessionHost(params, deadlines=Deadlines(), now=0.0, context=CONTEXT, nonce=b"n")
     vector = np.arange(params.vector_length) % 2
@@ -250,7 +250,7 @@ def test_pieces_are_whole_but_the_last(size: int) -> None:
 
 @pytest.mark.parametrize("claim", [0, 1])
 def test_a_client_that_only_asks_again_keeps_no_round_open(claim: int) -> None:
-    """On each new connection it says that it has one byte more, or nothing, of what it was never sent."""
+    """On each new connection it announces one byte more, or nothing, of a message that it was never sent."""
     extra = bytes(4 * _pieces.WINDOW_BYTES)
     host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=1000))
     digest = hashlib.sha256(extra).digest()
@@ -261,14 +261,14 @@ def test_a_client_that_only_asks_again_keeps_no_round_open(claim: int) -> None:
         host.frame_received(0, payload_of(_pieces.Want(digest, number * claim, number * claim)), now)
         host.commit(now)
         assert host.deadline == 30.0
-    # As before, the others are not kept from their sum.
+    # As before, the others get their sum.
     run_to_the_end(host, {0: new_client(0), **others}, missing=(0,))
     assert set(host.outcome.included) == {1, 2, 3}
 
 
 @pytest.mark.parametrize("goal", [3, None])
 def test_a_slow_download_keeps_no_round_open_once_the_goal_is_met(goal: int | None) -> None:
-    """One of four gets its announcement as slowly as it may, and the three others are enough."""
+    """One of four downloads its announcement as slowly as allowed, and the three others are enough."""
     extra = bytes(4 * _pieces.WINDOW_BYTES)
     host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=1000))
     host.goal = goal
@@ -283,7 +283,7 @@ def test_a_slow_download_keeps_no_round_open_once_the_goal_is_met(goal: int | No
 
     get_further(0, 1.0)
     get_further(1, 20.0)
-    # While there are too few without it, it is waited for.
+    # While there are too few without it, the server waits for it.
     assert host.deadline == 50.0
     clients = {client_id: new_client(client_id, max_extra=len(extra)) for client_id in range(1, 4)}
     for client_id, client in clients.items():
@@ -312,7 +312,7 @@ def test_a_slow_download_keeps_no_round_open_once_the_goal_is_met(goal: int | No
     assert host.outcome.included == (1, 2, 3)
 
 
-def test_what_a_client_has_answered_is_not_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answered_messages_are_not_kept_for_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 100)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1000)
     host = new_host(extra=bytes(500))
@@ -322,7 +322,7 @@ def test_what_a_client_has_answered_is_not_kept_for_it(monkeypatch: pytest.Monke
 
     def message(client_id, *arguments):
         deliveries = answered(client_id, *arguments)
-        # Of everybody that has answered something, and was not sent anything since.
+        # For all clients that have answered something and were sent nothing since.
         kept.update(
             (one.client_id, len(one.digests))
             for one in host._conversations.links.values()

@@ -1,8 +1,8 @@
-"""The sparse graph's own attack: a different story to each neighbourhood, so that one client is left alone.
+"""The sparse graph's own attack: a different story for each neighbourhood, which isolates one client.
 
-Every neighbour of the victim is told that it survived itself, as the victim did; and each of them is reported as
-vanished to so many of *its* neighbours that its mask key comes out. The victim's self-mask seed is out, and all its
-pairwise masks are: of no client both secrets are known, and yet the victim's input is.
+Every neighbour of the victim is told that it survived, as the victim did; and each of them is reported as vanished to
+enough of *its* neighbours that its mask key comes out. The victim's self-mask seed is out, and so are all its pairwise
+masks: no client has lost both secrets, and yet the victim's input is known.
 """
 
 import pytest
@@ -19,9 +19,9 @@ MODES = pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)
 
 
 def stories(server: LyingServer, victim: int) -> dict[int, set[int]]:
-    """Whom each client is to take for vanished, so that the mask keys of all the victim's neighbours come out.
+    """Return the clients reported vanished to each client, such that all mask keys of the victim's neighbours come out.
 
-    Greedily: who can still be told of the most is told next. A client refuses a list with fewer than a quorum.
+    Greedily: the client that can still be told of the most dropouts is next. A client refuses a list below the quorum.
     """
     graph = {client_id: set(keys.client_ids) - {client_id} for client_id, keys in server.told[PeerKeys].items()}
     room = {client_id: len(peers) + 1 - server.params.quorum for client_id, peers in graph.items()}
@@ -35,7 +35,7 @@ def stories(server: LyingServer, victim: int) -> dict[int, set[int]]:
 
 
 def isolate(server: LyingServer, victim: int) -> Knowledge:
-    """Carry it out, with all the proofs that can be made."""
+    """Carry out the attack, with all the proofs that can be made."""
     server.until(SurvivorList)
     missing = stories(server, victim)
     survivors = {client_id: set(server.inputs) - missing[client_id] for client_id in server.inputs}
@@ -48,7 +48,7 @@ def isolate(server: LyingServer, victim: int) -> Knowledge:
 
 
 def test_without_signatures_a_threshold_just_above_half_lets_the_server_isolate_a_client():
-    """Why a server that lies needs ConsistencyCheck: of each client one secret is kept, and that is not enough."""
+    """The reason for ConsistencyCheck against a lying server: each client keeps one secret, and that is not enough."""
     server = LyingServer(params_of(CURIOUS, "sparse", num_clients=44, degree=20, threshold=11))
     knowledge = isolate(server, VICTIM)
     assert all(min(knowledge.counts(owner)) < 11 for owner in server.honest)
@@ -56,7 +56,7 @@ def test_without_signatures_a_threshold_just_above_half_lets_the_server_isolate_
 
 
 @MODES
-def test_with_a_threshold_above_two_thirds_there_are_not_enough_to_lie_to(mode):
+def test_a_threshold_above_two_thirds_leaves_too_few_clients_to_lie_to(mode):
     server = LyingServer(params_of(mode, "sparse", num_clients=44, degree=20, threshold=15))
     isolate(server, VICTIM)
     assert_hidden(server)
@@ -64,18 +64,18 @@ def test_with_a_threshold_above_two_thirds_there_are_not_enough_to_lie_to(mode):
 
 @pytest.mark.parametrize("threshold", [11, 13])
 @MODES
-def test_with_signatures_neighbours_who_were_told_otherwise_give_nothing(mode, threshold):
+def test_with_signatures_deceived_neighbours_give_nothing(mode, threshold):
     server = LyingServer(params_of(mode, "sparse", num_clients=44, degree=20, threshold=threshold))
     isolate(server, VICTIM)
     assert_hidden(server)
     neighbours = set(server.told[PeerKeys][VICTIM].client_ids) - {VICTIM}
     refused = {peer for peer in neighbours if isinstance(server.refused.get(peer), RemoteProtocolError)}
-    assert refused, "those whose standing was lied about saw it"
+    assert refused, "the clients that the lies were about saw them"
 
 
 @MODES
-def test_views_in_which_a_common_peer_stands_otherwise_are_no_quorum(mode):
-    """The same with one lie: a client is told of the members that it does not know by their digests alone."""
+def test_views_with_another_standing_of_a_common_peer_are_not_a_quorum(mode):
+    """The same attack with one lie: a client learns of unknown members by their digests alone."""
     server = LyingServer(params_of(mode, "sparse"))
     letters = server.until(SurvivorList)
     peers = set(letters) & set(server.told[PeerKeys][1].client_ids) - {1}
@@ -83,6 +83,6 @@ def test_views_in_which_a_common_peer_stands_otherwise_are_no_quorum(mode):
     letters[1] = survivor_list(server, 1, set(server.inputs) - {gone})
     server.deliver(letters)
     saw_it = [peer for peer in peers - {gone} if gone in server.told[PeerKeys][peer].client_ids]
-    assert len(peers) - len(saw_it) < server.params.threshold, "too few saw nothing of it"
+    assert len(peers) - len(saw_it) < server.params.threshold, "too few clients saw no lie"
     assert server.tell(1, consistency_proof(server, 1, peers - {gone})) == []
     server.assert_refused(1, Rule.TOO_FEW_SIGNATURES, Rule.VIEWS_CONTRADICT)

@@ -1,7 +1,7 @@
 """A server of `secagg join` that offers one round twice: the difference of two sums would be one client's update.
 
 Malicious mode on the complete graph, over TLS: no rule of the protocol is broken, no client is corrupt, and thresholds
-hold in every session.  What stands against it is what clients remember.
+hold in every session.  The clients' records are the defence.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def announced(number: int, scales: Scales | None = SCALES, model: nn.Module = MO
 
 
 class Lie:
-    """A server that offers what it likes, and the clients' side of it."""
+    """A server that offers any session, and its clients."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class Lie:
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def options(self, client_id: int, **changes: Any) -> JoinOptions:
-        """As a program gives them that does not know of records."""
+        """Return the options of a program that does not know of records."""
         values: dict[str, Any] = {
             "client_id": client_id,
             "address": ("127.0.0.1", self.port),
@@ -102,7 +102,7 @@ class Lie:
         return JoinOptions(**values | changes)
 
     def start(self, client_id: int, **changes: Any) -> None:
-        """Begin, or begin again: what an earlier one knew is gone, but for what is on the disk."""
+        """Start the client, or start it again: an earlier one left only what is on the disk."""
         participant = self.make(self.options(client_id, **changes), examples(client_id), self.said[client_id].append)
         self._running[client_id] = asyncio.create_task(participant.run())
 
@@ -121,7 +121,7 @@ class Lie:
         scales: Scales | None = SCALES,
         model: nn.Module = MODEL,
     ) -> Any:
-        """How a session of this round ends; those who do not come within the time are not in it."""
+        """Offer a session of this round; return how it ended for each client that came in time."""
         extra = announced(number, scales, model)
         host = SessionHost(
             params(scales),
@@ -137,7 +137,7 @@ class Lie:
         return host.outcome
 
     def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
-        """The scenario, while the server listens."""
+        """Run the scenario while the server listens."""
 
         async def whole() -> None:
             async with SessionServer(("127.0.0.1", 0), Credentials.of_server(self.certs)) as self._server:
@@ -165,7 +165,7 @@ def trained(said: list[str], number: int) -> int:
 
 @pytest.mark.parametrize("with_state", [True, False])
 def test_a_round_is_answered_once_and_the_next_one_is_taken(lie: Lie, with_state: bool) -> None:
-    """Whether the record is in a folder that was given, or in the user's own."""
+    """The record is in a given folder, or in the user's own."""
 
     async def scenario() -> None:
         for i in range(CLIENTS):
@@ -173,13 +173,13 @@ def test_a_round_is_answered_once_and_the_next_one_is_taken(lie: Lie, with_state
         first = await lie.offer(3)
         assert isinstance(first, Completed)
         assert first.included == tuple(range(CLIENTS))
-        # All but the victim, the very same round: the difference of the sums would be the victim's update.
+        # All but the victim, in the same round: the difference of the sums would be the victim's update.
         second = await lie.offer(3, [i for i in range(CLIENTS) if i != VICTIM], join_seconds=1.0)
         assert isinstance(second, Aborted)
         assert second.had == 0
         for lower in (2, 1):
             assert isinstance(await lie.offer(lower, join_seconds=0.7), Aborted)
-        # It was told that it is unknown, and gave up.
+        # The victim was told that it is unknown, and gave up.
         lie.start(VICTIM, **({"state": lie.folder / f"state-{VICTIM}"} if with_state else {}))
         honest = await lie.offer(4)
         assert isinstance(honest, Completed)
@@ -192,8 +192,8 @@ def test_a_round_is_answered_once_and_the_next_one_is_taken(lie: Lie, with_state
         assert len(refused) == (i != VICTIM), said
 
 
-def test_ranges_are_told_once_a_round_and_never_after_its_update(lie: Lie) -> None:
-    """Two sums of ranges could be subtracted, too; and an update is trained once, whether it was measured or not."""
+def test_ranges_are_sent_once_a_round_and_never_after_its_update(lie: Lie) -> None:
+    """Two sums of ranges could be subtracted too; and an update is trained once, whether measured or not."""
 
     async def scenario() -> None:
         for i in range(CLIENTS):
@@ -224,7 +224,7 @@ def test_ranges_are_told_once_a_round_and_never_after_its_update(lie: Lie) -> No
         assert (trained(said, 3), trained(said, 4)) == (1 + (i == VICTIM), 1), said
 
 
-def test_an_update_without_ranges_before_shuts_the_ranges_of_its_round_out(lie: Lie) -> None:
+def test_an_update_without_ranges_excludes_the_ranges_of_its_round(lie: Lie) -> None:
     async def scenario() -> None:
         for i in range(CLIENTS):
             lie.start(i)
@@ -237,8 +237,8 @@ def test_an_update_without_ranges_before_shuts_the_ranges_of_its_round_out(lie: 
     lie.run(scenario)
 
 
-def test_what_was_measured_is_sent_for_that_model_alone(lie: Lie) -> None:
-    """A server that measures one model and asks for the update of another gets one that was trained on that other."""
+def test_a_measured_update_is_sent_only_for_its_model(lie: Lie) -> None:
+    """A server that measures one model and asks for the update of another gets one that was trained on the other."""
     other = make_model("logistic", image_shape=SHAPE, num_classes=CLASSES, seed=1)
 
     async def scenario() -> None:
@@ -255,7 +255,7 @@ def test_what_was_measured_is_sent_for_that_model_alone(lie: Lie) -> None:
 
 
 class Noting(Participant):
-    """Keeps what it sends; the first time, client 3 has nothing to send."""
+    """A participant that records what it sends; the first time, client 3 has nothing to send."""
 
     vectors: ClassVar[dict[int, list[Any]]] = {}
 
@@ -268,14 +268,14 @@ class Noting(Participant):
 
 
 def test_a_round_that_gave_no_shares_away_may_come_again(lie: Lie, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is answered with other integers: clients draw their own randomness."""
+    """The second round sends other integers: clients draw their own randomness."""
     Noting.vectors.clear()
     lie.make = Noting
 
     async def scenario() -> None:
         for i in range(CLIENTS - 1):
             lie.start(i, state=lie.folder / f"state-{i}")
-        # Four of five, as many as are needed. One leaves where its input is due, and three are too few.
+        # Four of five, as many as needed. One leaves when its input is due, and three are too few.
         aborted = await lie.offer(3, range(4), training_seconds=6.0)
         assert isinstance(aborted, Aborted)
         assert aborted.round is Round.MASKED_INPUT_COLLECTION
@@ -290,7 +290,7 @@ def test_a_round_that_gave_no_shares_away_may_come_again(lie: Lie, monkeypatch: 
         assert (first != second).mean() > 0.5
 
 
-def test_who_is_killed_and_loses_its_journal_remembers_what_it_answered(lie: Lie) -> None:
+def test_a_killed_client_without_its_journal_remembers_its_answers(lie: Lie) -> None:
     """The victim is a process; the others are here."""
     data = lie.folder / "victim.npz"
     own = examples(VICTIM)
@@ -316,7 +316,7 @@ def test_who_is_killed_and_loses_its_journal_remembers_what_it_answered(lie: Lie
             for journal in state.glob("*.journal*"):
                 journal.unlink()
             victim = join()
-            # Until the victim has had the offer.
+            # Until the victim has received the offer.
             repeated = asyncio.create_task(lie.offer(3, join_seconds=30.0))
             await asyncio.to_thread(victim.wait_for, "not in this round: round 3 was offered, but")
             repeated.cancel()
@@ -331,7 +331,7 @@ def test_who_is_killed_and_loses_its_journal_remembers_what_it_answered(lie: Lie
 
 
 def test_the_training_is_named_by_the_client_alone(lie: Lie, tmp_path: Path) -> None:
-    """Another server, or the same at another address, under the same name: the same training."""
+    """The same training: another server, or the same at another address, under the same name."""
 
     async def scenario() -> None:
         for i in range(CLIENTS):
@@ -363,7 +363,7 @@ def test_a_budget_of_rounds_is_kept(lie: Lie) -> None:
 
 
 def test_the_owner_of_a_record_is_the_identity_key(lie: Lie) -> None:
-    """Not the number, which another certificate may have in another training."""
+    """The number does not count, since another certificate may have it in another training."""
 
     async def scenario() -> None:
         for i in range(CLIENTS):

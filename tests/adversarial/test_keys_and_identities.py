@@ -1,4 +1,4 @@
-"""Lies about keys: other keys than a client's, one client twice, clients nobody knows, points that are none."""
+"""Lies about keys: keys that are not a client's, one client twice, unknown clients, invalid points."""
 
 import hashlib
 from dataclasses import replace
@@ -25,7 +25,7 @@ def own_key(seed: int) -> SecretKey:
 
 
 def advertisement(server: LyingServer, client_id: int, identity: Identity = SERVERS_OWN) -> AdvertiseKeys:
-    """Keys that the server made, passed off as this client's and signed with an identity that it has."""
+    """Return keys that the server made, passed off as this client's and signed with an identity that it has."""
     keys = own_key(2 * client_id).public_key(), own_key(2 * client_id + 1).public_key()
     statement = statements.advertised_keys(server.session_id, client_id, *keys)
     if not server.params.is_signed:
@@ -53,7 +53,7 @@ def _all_peers(server, message):
 
 
 def _with_their_identities(server, message):
-    """The identity keys are the clients' own; the signatures cannot be."""
+    """Use the clients' own identity keys; the signatures cannot be theirs."""
     return {
         client_id: replace(forged, identity_key=identity_of(client_id).public_key)
         for client_id, forged in _all_peers(server, message).items()
@@ -61,7 +61,7 @@ def _with_their_identities(server, message):
 
 
 def _with_their_signatures(server, message):
-    """The signatures are the clients' own, of their own keys."""
+    """Use the clients' own signatures, of their own keys."""
     return {
         client_id: replace(
             server.sent[AdvertiseKeys][client_id],
@@ -73,13 +73,13 @@ def _with_their_signatures(server, message):
 
 
 def _swapped(server, message):
-    """Two clients' advertisements, each whole, under one another's id."""
+    """Swap two clients' whole advertisements."""
     said, first, second = server.sent[AdvertiseKeys], *[i for i in message.client_ids if i != ALICE][:2]
     return {first: said[second], second: said[first]}
 
 
 def _keys_swapped(server, message):
-    """The channel key as mask key, and the mask key as channel key."""
+    """Use the channel key as mask key, and the mask key as channel key."""
     peer = a_peer(message)
     said = server.sent[AdvertiseKeys][peer]
     return {peer: replace(said, channel_public_key=said.mask_public_key, mask_public_key=said.channel_public_key)}
@@ -189,7 +189,7 @@ def test_a_key_that_is_listed_twice_is_refused(mode, graph):
     assert_hidden(server)
 
 
-# --- Points and keys that are none ------------------------------------------------------------------------------------
+# --- Invalid points and keys ------------------------------------------------------------------------------------------
 
 _P = 2**255 - 19
 BAD_IDENTITIES = {
@@ -206,7 +206,7 @@ BAD_IDENTITIES = {
 @pytest.mark.parametrize("name", ["channel_public_keys", "mask_public_keys"])
 @pytest.mark.parametrize("point", BAD_POINTS)
 @pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)
-def test_a_bad_point_is_refused_whoever_signed_it(mode, point, name):
+def test_a_bad_point_is_refused_with_any_signature(mode, point, name):
     server = LyingServer(params_of(mode), corrupt=(BOB,))
     letters = server.until(PeerKeys)
     bad = replace(server.sent[AdvertiseKeys][BOB], **{name[:-1]: BAD_POINTS[point]})
@@ -222,7 +222,7 @@ def test_a_bad_point_is_refused_whoever_signed_it(mode, point, name):
 
 
 @pytest.mark.parametrize("key", BAD_IDENTITIES)
-def test_an_identity_key_that_anyone_can_sign_for_is_no_identity(key):
+def test_an_identity_key_that_anyone_can_sign_for_is_refused(key):
     server = LyingServer(params_of())
     letters = server.until(PeerKeys)
     encoded = BAD_IDENTITIES[key].to_bytes(32, "little")
@@ -236,10 +236,10 @@ def test_an_identity_key_that_anyone_can_sign_for_is_no_identity(key):
     server.assert_exact(set(server.inputs) - {ALICE})
 
 
-# --- Signatures that are left out -------------------------------------------------------------------------------------
+# --- Missing signatures -----------------------------------------------------------------------------------------------
 
 
-def test_stripped_signatures_are_no_message_of_the_malicious_mode():
+def test_messages_without_signatures_are_refused_in_malicious_mode():
     server = LyingServer(params_of())
     letters = server.until(PeerKeys)
     letters[ALICE] = replace(letters[ALICE], identity_keys=b"", signatures=b"")
@@ -250,7 +250,7 @@ def test_stripped_signatures_are_no_message_of_the_malicious_mode():
 
 
 def test_a_server_that_runs_the_weaker_mode_talks_of_another_session():
-    """A downgrade: the server's parameters say honest-but-curious, Alice's malicious."""
+    """A downgrade: the server's parameters say honest-but-curious, Alice's say malicious."""
     server, weaker = LyingServer(params_of()), LyingServer(params_of(CURIOUS))
     assert server.session_id != weaker.session_id
     server.start()
@@ -271,8 +271,8 @@ def test_a_server_that_shows_some_clients_the_weaker_mode_gets_no_answer_from_th
     server.assert_exact(set(server.inputs) - {ALICE})
 
 
-def test_a_client_whose_keys_the_server_changes_for_everyone_is_out_and_nothing_is_learned():
-    """Bob's mask key is replaced by the server's for all others: nobody accepts the list."""
+def test_a_client_whose_keys_the_server_changes_for_all_is_out_and_nothing_is_learned():
+    """The server replaces Bob's mask key for all others: nobody accepts the list."""
     server = LyingServer(params_of())
     letters = server.until(PeerKeys)
     key = own_key(7)

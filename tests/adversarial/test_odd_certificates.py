@@ -1,4 +1,4 @@
-"""Certificates that an authority signed and OpenSSL lets pass, with extensions that cryptography does not read."""
+"""Certificates that an authority signed and OpenSSL accepts, with extensions that cryptography does not read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from transport.tcp.stream import connect_stream
 from transport.tcp.tls import client_context
 
 CLIENTS = 4
-# What is put into a signed certificate's bytes: an extension twice, and a name of a kind that is not read (EDI party).
+# Additions to a signed certificate's bytes: an extension twice, and a name of an unread kind (EDI party).
 ODD = {
     "twice": (bytes.fromhex("06042a030406"), bytes.fromhex("06042a030405")),
     "edi": (b"\x82\x06xxxxxx", b"\xa5\x06\xa1\x04\x0c\x02ab"),
@@ -42,7 +42,7 @@ ODD = {
 
 
 def odd_certificate(certs: Path, kind: str) -> Credentials:
-    """Client 1's."""
+    """Return an odd certificate for client 1."""
     key, authority_key, authority = Ed25519PrivateKey.generate(), load_key(certs / "ca.key"), certs / "ca.pem"
     now = datetime.now(UTC)
     names = [x509.UniformResourceIdentifier("urn:secagg:client:1"), x509.DNSName("xxxxxx")]
@@ -75,7 +75,7 @@ def odd_certificate(certs: Path, kind: str) -> Credentials:
 
 
 async def honest_round(server: SessionServer, certs: Path) -> None:
-    """Everybody's sum is right after what has come before."""
+    """Assert that the sum over all clients is right after the earlier events."""
     port, params = server.addresses[0][1], make_params(CLIENTS, 3)
     inputs = random_inputs(params, 3)
     host = SessionHost(params, deadlines=deadlines(8), now=asyncio.get_running_loop().time())
@@ -91,7 +91,7 @@ def certs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_an_odd_certificate_is_refused_and_the_session_goes_on(certs: Path, kind: str) -> None:
+def test_an_odd_certificate_is_refused_and_the_session_continues(certs: Path, kind: str) -> None:
     odd = odd_certificate(certs, kind)
     certificate = load_certificate(odd.certificate)
     assert client_id_of(certificate) is None
@@ -109,7 +109,7 @@ def test_an_odd_certificate_is_refused_and_the_session_goes_on(certs: Path, kind
     asyncio.run(scenario())
 
 
-def test_an_odd_certificate_among_everybodys_is_no_clients(certs: Path) -> None:
+def test_an_odd_certificate_in_the_directory_belongs_to_no_client(certs: Path) -> None:
     keys = CertifiedKeys(certs, certs / "ca.pem")
     mine = load_key(certs / "client-0.key").public_key().public_bytes_raw()
     (certs / "client-1.pem").write_bytes(odd_certificate(certs, "edi").certificate.read_bytes())
@@ -118,10 +118,10 @@ def test_an_odd_certificate_among_everybodys_is_no_clients(certs: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["certificate", "hello"])
-def test_what_fails_before_hello_ends_that_connection_alone(
+def test_an_error_before_hello_ends_only_that_connection(
     certs: Path, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever it is: here a mistake of ours."""
+    """The error may be any: here a bug of ours."""
     failed: list[ClientId] = []
 
     def fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Frames in pieces from a peer that lies: it spoils its own message at most, and takes memory only as it fills it."""
+"""Frames in pieces from a peer that lies: it spoils at most its own message, and memory grows only with its data."""
 
 import hashlib
 import tracemalloc
@@ -22,13 +22,13 @@ EVERYBODY = (0, 1, 2, 3)
 
 
 def refusal(session: LargeInputs) -> link.Refused:
-    """The one refusal, but of connections whose place a newer one took."""
+    """Return the one refusal, apart from connections that a newer one replaced."""
     sent = [link.decode_server_frame(b"".join(out.parts)) for out in session.host.commit(1.0)]
     (refused,) = [frame for frame in sent if isinstance(frame, link.Refused) and frame.code is not RefusalCode.REPLACED]
     return refused
 
 
-# What a client sends after LARGE and two pieces of its input; the offset is 2 pieces then.
+# The frames of a client after LARGE and two pieces of its input; the offset is then 2 pieces.
 PIECES = 2 * _pieces.PIECE_BYTES
 LIES = {
     "a gap": (_pieces.Piece(PIECES + 1, b"x"), "but 131008 to"),
@@ -56,7 +56,7 @@ def test_lies_about_pieces_cost_the_connection_and_nothing_else(lie: str) -> Non
     refused = refusal(session)
     assert refused.code is RefusalCode.PROTOCOL_ERROR
     assert why in refused.text
-    # What was held is held still: the same client comes back, and is in the sum.
+    # The pieces are still held: the same client comes back, and is in the sum.
     session.run()
     assert session.host.outcome.included == EVERYBODY
 
@@ -76,8 +76,8 @@ def test_pieces_that_are_not_what_was_announced_are_thrown_away() -> None:
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_an_input_under_a_number_that_was_answered_drops_who_sends_it() -> None:
-    """As without pieces: what is acknowledged cannot be replaced, and nobody downloads the second one."""
+def test_an_input_under_an_answered_number_drops_its_sender() -> None:
+    """As without pieces: an acknowledged input cannot be replaced, and the second one is not downloaded."""
     session = LargeInputs()
     session.send_input(0)
     session.up(0, _pieces.Large(MESSAGE_2, 1000, DIGEST))
@@ -125,7 +125,7 @@ def test_a_size_that_is_only_announced_takes_no_memory() -> None:
     session.host.commit(1.0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # An encoder of msgpack takes 256 KiB for itself.
+    # msgpack's encoder takes 256 KiB for itself.
     assert peak < 300_000 < longest
     session.run()
     assert session.host.outcome.included == EVERYBODY
@@ -142,7 +142,7 @@ def test_half_an_input_is_held_no_longer_than_the_client_is_in_the_session() -> 
 
 
 @pytest.mark.parametrize("want", [(0, _pieces.WINDOW_BYTES), (_pieces.MAX_LARGE_BYTES, _pieces.MAX_LARGE_BYTES)])
-def test_what_is_not_on_offer_is_not_sent(want: tuple[int, int]) -> None:
+def test_bytes_beyond_the_offer_are_not_sent(want: tuple[int, int]) -> None:
     host = new_host(extra=bytes(300_000))
     host.connected(0, 1.0)
     host.frame_received(0, payload_of(link.Hello()), 1.0)
@@ -205,14 +205,14 @@ def test_a_client_that_was_spoilt_asks_for_the_whole_anew() -> None:
 
 
 def crowded(slots: int) -> LargeInputs:
-    """A session with room for so many of its four inputs at a time."""
+    """Return a session with room for ``slots`` of its four inputs at a time."""
     session = LargeInputs()
     session.host.memory = slots * session.large[0].size
     return session
 
 
 def wanted(session: LargeInputs) -> list[int]:
-    """Whom the server asks for pieces now."""
+    """Return the clients that the server now asks for pieces."""
     sent = [(out.client_id, link.decode_server_frame(b"".join(out.parts))) for out in session.host.commit(1.0)]
     return [client_id for client_id, frame in sent if isinstance(frame, _pieces.Want)]
 
@@ -222,11 +222,11 @@ def test_inputs_beyond_the_room_wait_for_their_turn() -> None:
     for client_id in EVERYBODY:
         session.up(client_id, session.large[client_id])
     assert wanted(session) == [0, 1]
-    # Who was not asked may send nothing.
+    # A client that was not asked may send nothing.
     session.up(3, session.pieces(3)[0])
     assert "but 0 to 0 are due" in refusal(session).text
     session.up(0, *session.pieces(0))
-    # Client 3 has lost its connection, and joins the line anew.
+    # Client 3 has lost its connection, and queues again.
     assert wanted(session)[-1] == 2
     session.run()
     assert session.host.outcome.included == EVERYBODY
@@ -242,14 +242,14 @@ def test_a_room_that_is_too_small_for_any_lets_one_in() -> None:
     assert session.host.outcome.included == EVERYBODY
 
 
-def test_who_keeps_its_room_without_end_is_put_out_for_those_that_wait() -> None:
-    """It gets on, so slowly that the others would have to wait until the end."""
+def test_a_client_that_keeps_its_room_too_long_makes_way_for_waiting_ones() -> None:
+    """It sends so slowly that the others would have to wait until the end."""
     session = crowded(1)
     pieces = iter(session.pieces(0))
     session.up(0, session.large[0], *(next(pieces) for _ in range(len(session.pieces(0)) // 2)))
     session.up(1, session.large[1])
     assert wanted(session)[0] == 0
-    # A quarter of the phase's 100 seconds, and not before; nothing else need happen then.
+    # A quarter of the phase's 100 seconds, and not before; no other event is needed then.
     for session.now in (15.0, 25.0, 25.9):
         session.up(0, next(pieces))
         session.host.tick(session.now)
@@ -276,7 +276,7 @@ def test_nobody_is_put_out_while_nobody_waits() -> None:
 
 
 def test_a_session_announced_again_with_another_length_is_another_one() -> None:
-    """Its digest is that of the announcement, and pieces would follow what is whole."""
+    """Its digest is that of the announcement, and pieces would follow a whole message."""
     client = new_client(0)
     offered(client, extra=b"")
     large = _pieces.Large(payload_of(link.Offer(PARAMS, nonce=b"n"))[:-2], 5, hashlib.sha256(b"").digest())
@@ -285,7 +285,7 @@ def test_a_session_announced_again_with_another_length_is_another_one() -> None:
 
 
 def test_an_offer_in_pieces_holds_its_announcement_and_nothing_else() -> None:
-    """What is held would be taken for whole, and is not what its digest says."""
+    """The held pieces would be taken for the whole message, and do not match its digest."""
     held = HeldAnnouncement()
     payload = payload_of(link.Offer(PARAMS, nonce=b"n", extra=bytes(70_000)))
     head, body = payload[:3], payload[3:]

@@ -1,4 +1,4 @@
-"""Nothing that lies in the working directory runs in the processes that are started, which are handed secrets."""
+"""Modules in the working directory: child processes, which receive secrets, must not run them."""
 
 import importlib.util
 import os
@@ -58,7 +58,7 @@ with PartyProcesses([job]) as parties:
         raise AssertionError("it found a model")
 """
 
-# Naming a model of one's own puts the working directory on the path.
+# Naming one's own model puts the working directory on the path.
 OWN_CODE = RECOVERY.replace(
     "from transport import recovery",
     "from transport import recovery\nfrom fl.learning.own_code import load_reference\n"
@@ -79,7 +79,7 @@ def test_children_do_not_import_from_the_working_directory(tmp_path, program):
         (planted / name).mkdir(parents=True)
         (planted / name / "__init__.py").write_text("open(__file__ + '.ran', 'w').close()\n")
     (planted / "my_models.py").write_text("def make():\n    return 'mine'\n")
-    # Elsewhere, as a console script is: Python puts a script's own folder first.
+    # In another folder, as for a console script: Python puts a script's own folder first.
     script = tmp_path / "scripts" / "main.py"
     script.parent.mkdir()
     script.write_text("import os, sys\nfrom pathlib import Path\n" + program)

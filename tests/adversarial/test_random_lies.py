@@ -1,6 +1,6 @@
 """A server that lies at random for hundreds of sessions learns no more than docs/threat-model.md says.
 
-`random_lies` has the campaign, and runs it as large as one likes: ``python -m tests.adversarial.random_lies``.
+`random_lies` has the campaign, and runs it at any size: ``python -m tests.adversarial.random_lies``.
 """
 
 import pytest
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 SEED = "13"
 
-# A machine of the library has no connection on which it could be offered something else.
+# A machine of the library has no connection on which another session could be offered.
 WITHOUT = {"library": OF_FRAMEWORKS | {Lie.OTHER_OFFER}, "host": OF_FRAMEWORKS}
 
 
@@ -25,7 +25,7 @@ def test_random_lies_get_no_wrong_sum_no_second_secret_and_no_second_answer(fron
 
 @pytest.mark.parametrize("graph", ["complete", "sparse"])
 def test_the_lies_reach_the_bound(graph):
-    """A server that learned less than the threat model grants it would not show that it learns no more."""
+    """If the server learned less than the threat model allows, this would not show that it learns no more."""
 
     def reached(figures: Figures) -> bool:
         return any(least == fewest for (_, least), fewest in figures.smallest.items())

@@ -16,12 +16,12 @@ from transport import ClientRecord
 
 pytestmark = pytest.mark.slow
 
-# With the seeds below, a few dozen sessions do.
+# With the seeds below, a few dozen sessions are enough.
 SESSIONS = 1000
 
 
 def _no_place_of_the_signer(patch: pytest.MonkeyPatch) -> None:
-    """Views count without the signer in them, under the keys that the receiver knows."""
+    """Count views without the signer in them under the keys that the receiver knows."""
     digests = rules._digests_of_views
 
     def careless(message, setup, view, signers):
@@ -40,14 +40,14 @@ def _no_signature(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_context(patch: pytest.MonkeyPatch) -> None:
-    """Clients that were given different models are in one session."""
+    """Put clients with different models in one session."""
     patch.setattr(
         secagg.client, "session_id", lambda params, nonce, context: session_id(params, nonce=nonce, context=b"")
     )
 
 
 def _a_second_list(patch: pytest.MonkeyPatch) -> None:
-    """A client that has answered a list answers the next one too."""
+    """Let a client that has answered a list answer the next one too."""
     receive = states.SurvivorsSigned.receive
 
     def forgetful(self, message):
@@ -86,7 +86,7 @@ Disable = Callable[[pytest.MonkeyPatch], Any]
     ],
     ids=lambda value: value.__name__.strip("_").replace("_", " ") if callable(value) else str(value),
 )
-def test_the_campaign_finds_what_is_not_checked(disable: Disable, front, graph, found, seed, tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_check(disable: Disable, front, graph, found, seed, tmp_path, monkeypatch):
     disable(monkeypatch)
     make_front = library if front == "library" else hosts(tmp_path)
     figures = campaign(

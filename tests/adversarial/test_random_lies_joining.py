@@ -18,7 +18,7 @@ def test_random_lies_get_nothing_from_participants(tmp_path):
     assert_held(played(join(tmp_path), sessions=60, seed=2, without=WITHOUT, graphs=THRIFTY), WITHOUT)
 
 
-def test_the_campaign_finds_that_nothing_is_remembered(tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_record(tmp_path, monkeypatch):
     for name in ("check", "enter", "check_round", "answer"):
         monkeypatch.setattr(ClientRecord, name, lambda *arguments, **options: None)
     figures = campaign(

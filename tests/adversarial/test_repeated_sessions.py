@@ -29,7 +29,7 @@ class Site:
     client_id: int
 
     def host(self, *, journal: bool = False) -> ClientHost:
-        """The client, as a process that has just been started has it."""
+        """Return the client's host in a process that has just been started."""
         identity = identity_of(self.client_id)
         self.folder.mkdir(exist_ok=True)
         return ClientHost(
@@ -52,7 +52,7 @@ def sites(tmp_path) -> dict[int, Site]:
 
 
 def served(number: int, nonce: bytes | None = None) -> SessionHost:
-    """A session of round ``number``."""
+    """Return a session of round ``number``."""
     return SessionHost(
         PARAMS,
         range(NUM_CLIENTS),
@@ -76,7 +76,7 @@ def offered(client: ClientHost, number: int, nonce: bytes) -> list:
 
 
 def test_a_round_that_was_answered_is_not_answered_without_the_victim(sites) -> None:
-    """Two sums that differ in one client give that client's input."""
+    """Two sums that differ in one client reveal that client's input."""
     first = served(3)
     run_to_the_end(first, {i: site.host() for i, site in sites.items()})
     assert exact(first)
@@ -119,7 +119,7 @@ def test_a_round_whose_session_ended_before_shares_went_out_may_be_repeated(site
 
 
 def test_no_session_is_entered_twice_with_one_identity(sites) -> None:
-    """Not by a host that was dropped, and not by a process that was started again and has lost its journal."""
+    """Neither a host that was dropped enters again, nor a process that was restarted and has lost its journal."""
     site = sites[0]
     client = site.host(journal=True)
     assert offered(client, 1, b"one nonce")
@@ -135,7 +135,7 @@ def test_no_session_is_entered_twice_with_one_identity(sites) -> None:
     assert exact(other)
 
 
-def test_without_a_record_of_its_own_a_host_remembers_in_its_process() -> None:
+def test_without_a_record_a_host_remembers_in_its_process() -> None:
     def host() -> ClientHost:
         return ClientHost(
             0,

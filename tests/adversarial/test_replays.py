@@ -1,4 +1,4 @@
-"""Messages of another session, another round, another client or another direction; and clients that are not there."""
+"""Messages of another session, another round, another client or another direction; and absent clients."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ ALICE = 1
 
 
 def kinds(server: LyingServer, of: tuple[type, ...]) -> list[type]:
-    """Those that the mode has."""
+    """Return the message types that the mode has."""
     return [kind for kind in of if server.params.is_signed or "Consistency" not in kind.__name__]
 
 
@@ -74,13 +74,13 @@ def test_a_client_message_of_an_earlier_session_costs_its_sender_alone(params, d
         if not disguise:
             assert server.dropped[ALICE].reason is DropReason.WRONG_SESSION
         if disguise and kind is MaskedInput:
-            # Nobody but the client itself knows what its masked input should be: a wrong one is a wrong input.
+            # Only the client knows its right masked input: a wrong one counts as a wrong input.
             assert isinstance(server.end, Completed)
             continue
         if isinstance(server.end, Completed):
             server.assert_exact()
             continue
-        # Unsigned keys under this session's id are taken; who advertised them cannot go on with them, and is alone.
+        # Unsigned keys under this session's id are accepted; their sender cannot continue with them, and is alone.
         assert isinstance(server.end, Aborted)
 
 
@@ -99,7 +99,7 @@ def test_messages_of_another_round_are_refused_in_every_round(params):
             assert_hidden(server)
 
 
-def test_a_clients_messages_sent_back_to_it_are_no_message(params):
+def test_a_clients_messages_sent_back_to_it_are_refused(params):
     full = LyingServer(params)
     full.conclude()
     for kind in kinds(full, FROM_CLIENT):
@@ -120,7 +120,7 @@ def test_the_servers_messages_sent_back_to_it_drop_their_sender(params):
 
 
 def test_another_clients_message_is_refused_or_harmless(params):
-    """The letter of a neighbour in the ring, instead of one's own; on the complete graph some are the same for all."""
+    """A ring neighbour's message arrives instead of one's own; on the complete graph some are the same for all."""
     for kind in kinds(LyingServer(params), FROM_SERVER):
         server = LyingServer(params)
         letters = server.until(kind)
@@ -140,10 +140,10 @@ def test_another_clients_message_is_refused_or_harmless(params):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_client_that_is_not_there_can_be_listed_but_signs_no_view(graph):
-    """An old advertisement under the same nonce and context: as good as new, but nobody holds its secret any more.
+def test_an_absent_client_can_be_listed_but_signs_no_view(graph):
+    """An old advertisement under the same nonce and context looks valid, but nobody holds its secret any more.
 
-    That is why an application must not use a nonce twice; if it does, the signatures of the views are what is left.
+    That is why an application must not use a nonce twice; if it does, only the signatures of the views protect it.
     """
     ghost = 4
     old = LyingServer(params_of(graph=graph), seed="old")
@@ -155,7 +155,7 @@ def test_a_client_that_is_not_there_can_be_listed_but_signs_no_view(graph):
     server = LyingServer(params_of(graph=graph), uplink=uplink)
     assert server.session_id == old.session_id
     server.conclude()
-    # The client itself sees keys that it did not advertise, and leaves; to the others it is one that vanished.
+    # The client itself sees keys that it did not advertise, and leaves; to the others it has vanished.
     server.assert_refused(ghost, Rule.KEYS_OF_SELF_CHANGED)
     server.assert_exact(set(server.inputs) - {ghost})
     assert ghost not in server.sent[ConsistencyCheck]
@@ -163,7 +163,7 @@ def test_a_client_that_is_not_there_can_be_listed_but_signs_no_view(graph):
 
 
 def test_ghosts_cannot_fill_up_a_quorum():
-    """Of seven clients three are ghosts, by replayed advertisements; the four real ones are not the five needed."""
+    """Three of seven clients are ghosts, by replayed advertisements; the four real ones are below the five needed."""
     ghosts = {4, 5, 6}
     old = LyingServer(params_of(), seed="old")
     old.conclude()
@@ -192,7 +192,7 @@ def test_ghosts_cannot_fill_up_a_quorum():
 
 
 def test_old_signatures_of_views_do_not_count_for_the_same_nonce_again():
-    """The keys are fresh in any case, and a view covers them."""
+    """The keys are new in any case, and a view covers them."""
     old = LyingServer(params_of(MALICIOUS), seed="old")
     old.conclude()
     server = LyingServer(params_of(MALICIOUS))
@@ -229,7 +229,7 @@ def test_a_server_that_pretends_that_all_models_are_one_gets_no_answer(mode):
         assert server.dropped[ALICE].reason is DropReason.INVALID_SIGNATURE
         server.assert_exact(set(server.inputs) - {ALICE})
     else:
-        # Her shares are sealed for her session, so that nobody can open them; and she opens nobody's, and leaves.
+        # Her shares are sealed for her session, so nobody can open them; and she can open nobody's, and leaves.
         server.assert_refused(ALICE, Rule.TOO_FEW_VALID_SHARES)
         assert ALICE not in server.sent[MaskedInput]
         assert isinstance(end, Aborted)

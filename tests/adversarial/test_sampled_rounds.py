@@ -1,4 +1,4 @@
-"""A server that samples a round anew, to subtract one sum from the other: who has answered does not answer again."""
+"""A server that samples a round again, to subtract one sum from the other: no client answers twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("one_thread")]
 def test_a_round_sampled_again_with_one_client_less_gives_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adversary: Adversary
 ) -> None:
-    """Round 2 has its sum of five; then four of the same are asked for round 2 again, and only then comes round 3."""
+    """Round 2 has its sum of five; then four of these clients are asked for round 2 again, and later for round 3."""
     monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
     deployment = Deployment(tmp_path, monkeypatch, 10)
     population, policy = Population(deployment, monkeypatch, sample=5, rounds=3), Policy(adversary=adversary)
@@ -34,7 +34,7 @@ def test_a_round_sampled_again_with_one_client_less_gives_nothing(
     def lying(thread: SessionThread, session: SessionRequest, observer: Any = None) -> SessionHost:
         host = honest(thread, session, observer)
         if session.number == 2 and isinstance(host.outcome, Completed):
-            # All are there: only what they remember keeps them from answering.
+            # All are there: only their records keep them from answering.
             thread.wait_for_clients(8, 20)
             fewer = host.client_ids[:-1]
             lie = replace(
@@ -52,7 +52,7 @@ def test_a_round_sampled_again_with_one_client_less_gives_nothing(
     finished = population.serve(lambda: population.start(range(8), policy=policy), adversary=adversary, min_clients=4)
     (lie,) = lies
     assert isinstance(lie.outcome, Aborted)
-    # Nobody has even sent its masked input.
+    # None of them has even sent its masked input.
     assert lie.offer.nonce not in population.inputs
     assert finished.summary["included"] == [5, 5, 5]
     for host in population.hosts:

@@ -16,13 +16,13 @@ from tests.adversarial.test_degenerate_graphs import play, shares_for, tree_like
 MODES = pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)
 
 VICTIM, PEERS, LEAVES = 0, range(1, 5), range(5, 17)
-"""Of `tree_like`: the victim's neighbours are the peers; each peer's others are three leaves, in three cliques."""
+"""For `tree_like`: the victim's neighbours are the peers; each peer's others are three leaves, in three cliques."""
 
 
 def first_run(server: LyingServer, graph: Mapping[int, set[int]], twice: set[int]) -> LyingServer:
-    """Of the clients in ``twice`` a run up to its signature, under the session id of ``server``, which has begun.
+    """Let the clients in ``twice`` run up to their signatures, under the id of the session that ``server`` has begun.
 
-    They see each other's keys of this run, and of the rest the keys that these have in ``server``, their only run.
+    They see each other's keys of this run, and the only keys of the others, which are those in ``server``.
     All are told that everyone survived.
     """
     run = LyingServer(server.params, seed="first run")
@@ -40,11 +40,11 @@ def first_run(server: LyingServer, graph: Mapping[int, set[int]], twice: set[int
 
 
 @MODES
-def test_what_a_peer_signed_in_another_run_does_not_isolate_a_client(mode):
-    """Nobody is corrupt. The leaves run twice: first they hear that their peer survived, then that it vanished.
+def test_a_peers_signature_in_another_run_does_not_isolate_a_client(mode):
+    """Nobody is corrupt. The leaves run twice: first they are told that their peer survived, then that it vanished.
 
-    If the first signatures counted, the peers would release shares of the victim's self-mask seed, and the leaves of
-    the peers' mask keys: no client would have lost both secrets, and the victim's input would be known.
+    If the first signatures counted, the peers would release shares of the victim's self-mask seed, and the leaves
+    shares of the peers' mask keys: no client would have lost both secrets, and the victim's input would be known.
     """
     server = LyingServer(params_of(mode, "sparse", num_clients=17, degree=4, threshold=3))
     server.start()
@@ -72,7 +72,7 @@ def test_an_honest_session_ends_as_it_should_although_its_clients_have_run_befor
 
 @MODES
 def test_an_honest_servers_proofs_have_the_receiver_and_the_signer_in_every_view(mode):
-    """What the clients demand costs an honest server nothing."""
+    """The clients' checks cost an honest server nothing."""
     server = LyingServer(params_of(mode, "sparse"))
     server.conclude()
     for receiver, proof in server.told[ConsistencyProof].items():
@@ -86,7 +86,7 @@ def test_an_honest_servers_proofs_have_the_receiver_and_the_signer_in_every_view
 @given(st.data())
 @pytest.mark.slow
 def test_signatures_of_two_runs_in_any_mixture_count_for_their_own_run_alone(data):
-    """The same nonce again on a sparse graph: whoever is shown a signature of the other run refuses it."""
+    """The same nonce again on a sparse graph: a client that is shown a signature of the other run refuses it."""
     server = LyingServer(params_of(MALICIOUS, "sparse"))
     letters = server.until(PeerKeys)
     graph = {client_id: set(keys.client_ids) for client_id, keys in letters.items()}

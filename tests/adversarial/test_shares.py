@@ -1,4 +1,4 @@
-"""Lies about shares: on their way, by those who deal them, and by those who give them back."""
+"""Lies about shares: during transport, by their dealers, and by the clients that return them."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def with_items(message, items: list[bytes]):
     return replace(message, encrypted_shares=b"".join(items))
 
 
-# --- On their way -----------------------------------------------------------------------------------------------------
+# --- During transport -------------------------------------------------------------------------------------------------
 
 
 def _swapped(server, items):
@@ -44,7 +44,7 @@ def _wrong_sender(server, items):
 
 
 def _wrong_receiver(server, items):
-    """What the first peer sealed for another client."""
+    """Deliver the shares that the first peer sealed for another client."""
     sender = next(peer for peer in server.told[PeerKeys][ALICE].client_ids if peer != ALICE)
     receivers = [peer for peer in server.told[PeerKeys][sender].client_ids if peer != sender]
     other = next(place for place, peer in enumerate(receivers) if peer != ALICE)
@@ -52,7 +52,7 @@ def _wrong_receiver(server, items):
 
 
 def _sent_back(server, items):
-    """What Alice herself sealed for the peer, as the peer's."""
+    """Return Alice's own shares for the peer, as if the peer had sent them."""
     return [ciphertexts(server.sent[ShareKeys][ALICE])[0], *items[1:]]
 
 
@@ -79,7 +79,7 @@ def test_shares_that_are_rerouted_are_rejected_and_made_up_for(params, lie):
     assert_hidden(server)
 
 
-def test_a_client_goes_on_with_as_few_shares_as_the_threshold_and_no_fewer(params):
+def test_a_client_continues_with_a_threshold_of_shares_and_not_with_fewer(params):
     for spared in (0, 1):
         server = LyingServer(params)
         letters = server.until(PeerShares)
@@ -109,11 +109,11 @@ def test_garbage_for_everyone_ends_the_session_with_nothing_sent(params):
     assert_hidden(server)
 
 
-# --- By those who deal them -------------------------------------------------------------------------------------------
+# --- By dealers -------------------------------------------------------------------------------------------------------
 
 
 class Dealer:
-    """An uplink on which Mallory deals what ``deal`` makes of its shares, (receivers, 2, LIMBS), and commitment."""
+    """An uplink on which ``deal`` changes Mallory's shares, (receivers, 2, LIMBS), and commitment."""
 
     def __init__(self, deal) -> None:
         self.deal = deal
@@ -193,7 +193,7 @@ def test_a_dealer_of_another_seed_than_it_committed_itself_to_is_named(params, v
     assert server.end.reason is AbortReason.INVALID_SHARES
     assert server.end.owners == (MALLORY,)
     if not params.is_complete:
-        # On the complete graph Mallory keeps a share of its own, which here is not moved along with the others.
+        # On the complete graph Mallory keeps its own share, which is not moved with the others here.
         assert server.end.culprits == (MALLORY,)
     assert_hidden(server)
 
@@ -221,7 +221,7 @@ def test_dealt_shares_outside_the_field_are_rejected_and_made_up_for(params):
     assert_hidden(server)
 
 
-# --- By those who give them back --------------------------------------------------------------------------------------
+# --- By the clients that return them ----------------------------------------------------------------------------------
 
 
 def returned(params, liars, change) -> LyingServer:
@@ -245,13 +245,13 @@ def _one_limb(shares):
 
 
 def _shifted_rows(shares):
-    """The share of another secret for each."""
+    """Return the shares of another secret in each row."""
     return np.roll(shares, 1, axis=0)
 
 
 @pytest.mark.parametrize("change", [_all_limbs, _one_limb, _shifted_rows])
 def test_wrong_shares_by_as_many_as_can_be_corrected_are_corrected_and_named(params, change):
-    # 7 - 5 and 6 - 4 shares more than needed: one error each can be found.
+    # There are 7 - 5 and 6 - 4 shares more than needed: one error can be found in each.
     server = returned(params, (MALLORY,), lambda shares: change(shares).astype(np.uint16))
     server.assert_exact(server.inputs)
     assert server.end.culprits == (MALLORY,)
@@ -265,7 +265,7 @@ def test_wrong_shares_by_more_end_the_session_or_are_found_and_never_make_a_wron
     liars = tuple(range(2, 2 + number))
     server = returned(params, liars, lambda shares: change(shares).astype(np.uint16))
     if isinstance(server.end, Completed):
-        # On a sparse graph not every secret has all of the liars for holders.
+        # On a sparse graph not every secret has all liars as holders.
         server.assert_exact(server.inputs)
         assert set(server.end.culprits) <= set(liars)
     else:
@@ -275,7 +275,7 @@ def test_wrong_shares_by_more_end_the_session_or_are_found_and_never_make_a_wron
         assert isinstance(server.end, Aborted)
 
 
-def test_shares_outside_the_field_are_no_message(params):
+def test_shares_outside_the_field_are_refused_by_the_codec(params):
     def uplink(client_id, message):
         if client_id != MALLORY or not isinstance(message, UnmaskingShares):
             return (message,)

@@ -1,4 +1,4 @@
-"""Who is shut out stays so while the lists are written, are damaged, or come from an authority with odd names."""
+"""Excluded clients stay excluded while the lists are written, are damaged, or come from an authority with odd names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def named(text: str, kind: _ASN1Type = _ASN1Type.UTF8String) -> x509.Name:
 
 
 class Issuer:
-    """An authority: its own certificate, by itself or another, and what it signs."""
+    """An authority: its own certificate, signed by itself or another, and what it signs."""
 
     def __init__(self, name: x509.Name, serial: int = 1, by: Issuer | None = None) -> None:
         self.name, self.key = name, Ed25519PrivateKey.generate()
@@ -67,7 +67,7 @@ class Issuer:
 
 
 class Files:
-    """A list of clients, or ca.pem and a bundle of revocation lists."""
+    """A list of clients, or ca.pem with a bundle of revocation lists."""
 
     def __init__(self, folder: Path) -> None:
         self.listed, self.crl, self.ca = folder / "excluded", folder / "crl.pem", folder / "ca.pem"
@@ -115,13 +115,13 @@ def test_an_authority_keeps_its_list_when_the_bundle_comes_without(
     files.crl.write_bytes(first.revoked(1, 2))
     assert exclusions.reason(5, second.client(88)) is not None
     assert "the revocation list of CN=two is not in it any more" in caplog.text
-    # Whose certificate is taken away may go without a list.
+    # An authority whose certificate is removed needs no list.
     files.ca.write_bytes(first.pem)
     assert exclusions.reason(5, first.client(2)) is not None
     assert "intermediate" in str(exclusions.reason(5, second.client(7)))
 
 
-def test_an_authority_without_a_list_is_told_of_at_the_start(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_authority_without_a_list_is_reported_at_the_start(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     first, second = Issuer(named("one")), Issuer(named("two"))
     exclusions = files.of(first.revoked(1), first, second)
     (line,) = caplog.messages
@@ -160,11 +160,11 @@ def test_a_list_that_is_being_written_is_read_once_it_rests(files: Files) -> Non
         assert exclusions.client_ids == {12, 34}
     now += 0.2
     assert exclusions.client_ids == {12, 34, 5}
-    # One that came a while ago counts at once for the first who asks.
+    # A change some time ago counts at once for the first reader.
     files.listed.write_text("6\n")
     now = later()
     assert exclusions.client_ids == {6}
-    # So does one that rests although it seems to come from the future.
+    # So does a file at rest that seems to come from the future.
     files.listed.write_text("7\n")
     now = files.listed.stat().st_ctime - 100
     assert exclusions.client_ids == {6}
@@ -190,7 +190,7 @@ def test_a_list_that_changes_while_it_is_read_is_read_again(files: Files, monkey
     assert exclusions.client_ids == {1, 2, 3}
 
 
-def test_a_list_that_is_cut_off_or_empty_is_none(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_that_is_cut_off_or_empty_is_refused(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     files.listed.write_text("12\n34\n")
     exclusions = Exclusions(listed=files.listed, clock=later)
     for content, why in (("", "empty now"), ("12\n3", "the last line has no end"), (" \n", "empty now")):
@@ -199,7 +199,7 @@ def test_a_list_that_is_cut_off_or_empty_is_none(files: Files, caplog: pytest.Lo
         assert exclusions.client_ids == {12, 34}
         (line,) = caplog.messages
         assert why in line
-    # By renaming, as the documentation says; and on purpose nobody is shut out.
+    # By renaming, as the documentation says; and on purpose nobody is excluded.
     new = files.listed.with_suffix(".new")
     new.write_text("# nobody\n")
     os.replace(new, files.listed)

@@ -1,4 +1,4 @@
-"""Lies about who survived: lists that differ, that break a rule, that come twice, and inputs that come too late."""
+"""Lies about survivors: lists that differ, break a rule, or come twice, and inputs that come too late."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.adversarial.knowledge import assert_hidden
 
 pytestmark = [pytest.mark.parametrize("graph", GRAPHS), pytest.mark.parametrize("mode", LYING, ids=lambda m: m.value)]
 
-# What each client is told, of n: the clients that it is to take for vanished (itself never among them).
+# For each client, of n: the clients that it is told have vanished (never itself).
 STORIES = {
     "halves hear of one another's last": lambda n, i: {n - 1} if i < n // 2 else {0},
     "halves disagree about one client": lambda n, i: {3} if i < n // 2 else set(),
@@ -23,7 +23,7 @@ STORIES = {
 
 
 def proofs_for_all(server: LyingServer) -> None:
-    """Whoever signed gets the best proof that can be made, of all the signatures that there are."""
+    """Send each signer the best proof that can be made from all signatures."""
     for client_id, client in server.clients.items():
         if client.phase is ClientPhase.SURVIVORS_SIGNED:
             told = server.told[SurvivorList][client_id].survivors
@@ -47,7 +47,7 @@ def test_different_lists_for_different_clients_give_no_second_secret(mode, graph
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_nor_do_they_with_a_corrupt_client_who_signs_what_everyone_likes(mode, graph, story):
+def test_different_lists_and_a_corrupt_signer_give_no_second_secret(mode, graph, story):
     server = LyingServer(params_of(mode, graph), corrupt=(2,))
     for client_id in server.until(SurvivorList):
         missing = STORIES[story](server.params.num_clients, client_id) - {client_id}
@@ -57,7 +57,7 @@ def test_nor_do_they_with_a_corrupt_client_who_signs_what_everyone_likes(mode, g
     assert_hidden(server)
 
 
-def test_an_honest_session_goes_on_without_the_one_that_was_lied_to(mode, graph):
+def test_an_honest_session_continues_without_the_deceived_client(mode, graph):
     server = LyingServer(params_of(mode, graph))
     letters = server.until(SurvivorList)
     letters[1] = survivor_list(server, 1, set(server.inputs) - {4})
@@ -71,7 +71,7 @@ def test_an_honest_session_goes_on_without_the_one_that_was_lied_to(mode, graph)
 
 
 def _flags(server: LyingServer, client_id: int, number: int) -> SurvivorList:
-    """A list of so many survivors, the client itself among them."""
+    """Return a list of ``number`` survivors, the client itself among them."""
     listed = [client_id, *(peer for peer in server.told[PeerKeys][client_id].client_ids if peer != client_id)]
     return survivor_list(server, client_id, listed[:number])
 
@@ -118,7 +118,7 @@ def test_a_survivor_that_had_not_shared_its_keys_is_refused(mode, graph):
     assert_hidden(server)
 
 
-# --- Lists that come twice, and inputs that come late -----------------------------------------------------------------
+# --- Repeated lists and late inputs -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("second", ["the same", "another"])
@@ -163,14 +163,14 @@ def test_an_input_that_comes_after_its_client_was_given_up_stays_masked(mode, gr
 def test_the_late_client_cannot_be_talked_into_unmasking_its_own_input(mode, graph):
     server = LyingServer(params_of(mode, graph), uplink=_loses(4, MaskedInput))
     server.conclude()
-    # The list on which it is, as its input has come by now; nobody else signed that.
+    # The late client is on this list, since its input has come by now; nobody else signed it.
     server.tell(4, survivor_list(server, 4, server.inputs))
     server.tell(4, consistency_proof(server, 4, server.told[SurvivorList]))
     server.assert_refused(4, Rule.TOO_FEW_SIGNATURES, Rule.VIEWS_CONTRADICT)
     assert_hidden(server)
 
 
-def test_too_many_who_vanish_end_the_session_before_anything_is_unmasked(mode, graph):
+def test_too_many_dropouts_end_the_session_before_anything_is_unmasked(mode, graph):
     def uplink(client_id, message):
         return () if client_id > 2 and isinstance(message, MaskedInput) else (message,)
 
@@ -182,5 +182,5 @@ def test_too_many_who_vanish_end_the_session_before_anything_is_unmasked(mode, g
 
 
 def _loses(client_id: int, kind: type):
-    """An uplink on which one client's message of this type never arrives at the honest half."""
+    """Return an uplink on which one client's message of this type never arrives at the honest half."""
     return lambda sender, message: () if sender == client_id and isinstance(message, kind) else (message,)

@@ -1,4 +1,4 @@
-"""Any one change to any one message, either way: the exact sum or an abort, and never both secrets of a client."""
+"""Any one change to any one message, in both directions: the exact sum or an abort, and one secret of each client."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,7 +35,7 @@ FROM_SERVER = (PeerKeys, PeerShares, SurvivorList, ConsistencyProof)
 
 @cache
 def elsewhere(mode: Adversary, graph: str, nonce: bytes) -> LyingServer:
-    """An honest session, for what may be taken from it: another one, or this one's twin with other keys."""
+    """Return an honest session to take messages from: another one, or this one's twin with other keys."""
     server = LyingServer(params_of(mode, graph, **SIZES[graph]), nonce=nonce, seed="elsewhere")
     server.conclude()
     return server
@@ -43,7 +43,7 @@ def elsewhere(mode: Adversary, graph: str, nonce: bytes) -> LyingServer:
 
 @dataclass
 class Tweak:
-    """Where to change something, and what was changed into what."""
+    """The place of a change, and what was changed into what."""
 
     data: Any
     kind: type
@@ -65,7 +65,7 @@ class Tweak:
         try:
             encode(changed, self.server.params)
         except LocalProtocolError:
-            # No codec makes this; a change of bytes then, which always can be sent.
+            # The codec refuses this one; change bytes instead, which can always be sent.
             changed = self.data.draw(flipped(encode(message, self.server.params)))
         self.was, self.became = message, changed
         return changed
@@ -101,17 +101,17 @@ def test_one_change_gives_the_exact_sum_or_an_abort_and_no_second_secret(data, m
     assert isinstance(server.end, Completed)
     difference = (server.end.sum.astype(object) - server.true_sum(server.end.included)) % params.modulus
     if isinstance(tweak.became, MaskedInput | bytes) and tweak.kind is MaskedInput and victim in server.end.included:
-        # The one thing that cannot be noticed: it is as if the client's own input were another.
+        # Only this change cannot be noticed: it acts as if the client's own input were another.
         assert np.array_equal(difference, _own_contribution(server, tweak))
     elif not upward and _spoils(params, tweak):
-        # Whoever tells a client of other masks than its peers' spoils the sum for itself; it learns nothing by that.
+        # A lie about its peers' masks spoils the sum for the server; it learns nothing by it.
         return
     else:
         assert not difference.any()
 
 
 def _own_contribution(server: LyingServer, tweak: Tweak) -> np.ndarray:
-    """What the changed masked input adds to the sum, by itself."""
+    """Return what the changed masked input alone adds to the sum."""
     from secagg import decode_client_message
 
     data = tweak.became if isinstance(tweak.became, bytes) else encode(tweak.became, server.params)
@@ -120,5 +120,5 @@ def _own_contribution(server: LyingServer, tweak: Tweak) -> np.ndarray:
 
 
 def _spoils(params, tweak: Tweak) -> bool:
-    """Whether the server changed for one client with whom it shares masks: only signed keys, not lists, are proof."""
+    """Return whether the change gave one client other masks than its peers have; only signed keys prevent this."""
     return tweak.kind is PeerShares or (tweak.kind is PeerKeys and not params.is_signed)

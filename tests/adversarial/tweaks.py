@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-# Sizes of the items that messages are made of: keys and digests, encrypted shares, signatures, seeds' shares.
+# Sizes of the items in messages: keys and digests, encrypted shares, signatures, seeds' shares.
 _ITEM_SIZES = (1, 16, 18, 32, 52, 64)
 
 
 @st.composite
 def tweaked(draw, message: Any, others: list[Any]) -> Any:
-    """The message with one field changed, or its bytes; ``others`` are messages of its type from elsewhere."""
+    """Return the message with one field changed, or its bytes; ``others`` are messages of its type from elsewhere."""
     if others and draw(st.integers(0, 5)) == 0:
         return draw(st.sampled_from(others))
     name = draw(st.sampled_from([field.name for field in fields(message)]))
@@ -31,7 +31,7 @@ def tweaked(draw, message: Any, others: list[Any]) -> Any:
 
 @st.composite
 def flipped(draw, data: bytes) -> bytes:
-    """Bytes with one of them changed."""
+    """Return bytes with one of them changed."""
     at = draw(st.integers(0, len(data) - 1))
     return data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at + 1 :]
 
@@ -58,7 +58,7 @@ def _tuple(draw, value: tuple) -> tuple:
 
 @st.composite
 def _list(draw, items: list) -> list:
-    """Swapped, dropped, doubled or reversed."""
+    """Return a list with items swapped, dropped, doubled or reversed."""
     if not items:
         return items
     first, second = (draw(st.integers(0, len(items) - 1)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The regression check passes what is as it was, and fails what is slower or longer."""
+"""The regression check passes unchanged costs, and fails slower or longer ones."""
 
 import json
 from typing import Any
@@ -48,7 +48,7 @@ def test_a_masked_add_of_twice_the_work_is_caught(monkeypatch):
 
 
 class FakeCase:
-    """A case that finds the given ratios, one a measurement."""
+    """A case that finds the given ratios, one in each measurement."""
 
     id = "fake"
 
@@ -82,7 +82,7 @@ def test_a_cost_must_stay_below_its_limit():
 
 
 def sparse_row(more: int = 0) -> dict[str, Any]:
-    """What a sparse neighbourhood costs now, or not quite."""
+    """Return the current cost of a sparse neighbourhood, or a slightly different one."""
     (row,) = [row for row in FLOORS["bytes"] if (row["clients"], row["graph"]) == (1024, "sparse")]
     found = traffic(parameters(row["clients"], row["elements"], row["graph"]), Peers(row["peers"])).total
     return {**row, "bytes": found + more}

@@ -1,4 +1,4 @@
-"""What the benchmarks count and compare with: published figures, a client's bytes, times by turns."""
+"""Counts and comparisons of the benchmarks: published figures, a client's bytes, alternating times."""
 
 import pytest
 

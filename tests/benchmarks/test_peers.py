@@ -1,4 +1,4 @@
-"""The peers' side: which Python they run in, what is said where they are missing, and that our own work is right."""
+"""The peers' side: their Python, the messages if they are missing, and the correctness of our own work."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from benchmarks.peers import environment, same_work
 
 
-def test_a_peer_that_is_not_there_is_skipped_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_is_skipped_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECAGG_PEERS_PYTHON", sys.executable)
     with pytest.raises(pytest.skip.Exception) as skipped:
         environment.require("no_such_peer")
@@ -23,7 +23,7 @@ def test_a_python_that_does_not_exist_is_skipped_too(monkeypatch: pytest.MonkeyP
         environment.require("json")
 
 
-def test_a_peer_that_is_there_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_peer_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECAGG_PEERS_PYTHON", sys.executable)
     environment.require("json")
 

@@ -1,4 +1,4 @@
-"""The report: the committed page is made of the committed results; goals, gaps and fits are computed from the data."""
+"""The report: the committed page follows from the committed results; goals, gaps and fits are computed."""
 
 import copy
 import json
@@ -16,14 +16,14 @@ DOCUMENT = results.read(results.path_of("full"))
 
 
 def of_groups(*groups: str, **changes: Any) -> dict[str, Any]:
-    """The committed results of these groups, as the latest run found them."""
+    """Return the committed results of these groups, as the latest run found them."""
     assert DOCUMENT is not None
     entries = [copy.deepcopy(entry) for entry in DOCUMENT["results"] if entry["group"] in groups]
     return {**DOCUMENT, "results": [{k: v for k, v in entry.items() if k != "from"} for entry in entries], **changes}
 
 
 def report(folder: Path, document: Any) -> int:
-    """Run the command; its exit code."""
+    """Run the command; return its exit code."""
     source = folder / "results.json"
     source.write_text(json.dumps(document), encoding="utf-8")
     return main(["--results", str(source), "--out", str(folder / "docs")])
@@ -84,7 +84,7 @@ def test_pieces_of_which_one_parameter_varies_share_a_row_unless_they_have_goals
 
 
 @pytest.mark.parametrize("group", SECTIONS)
-def test_groups_that_were_not_run_are_said(group: str) -> None:
+def test_groups_that_were_not_run_are_listed(group: str) -> None:
     assert page(of_groups(group), set()).count("*Not run.*") == len(SECTIONS) - 1
 
 
@@ -107,7 +107,7 @@ def test_figures_are_drawn_of_what_was_run_and_no_others_stay(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("broken", [{"format": 99}, {}])
-def test_what_is_of_another_version_is_refused(
+def test_results_of_another_version_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: dict[str, Any]
 ) -> None:
     assert report(tmp_path, broken) == 1

@@ -1,4 +1,4 @@
-"""The results file: partial runs are merged, and nothing from elsewhere passes as this run's."""
+"""The results file: partial runs are merged, and results from elsewhere are marked."""
 
 import getpass
 import json
@@ -49,7 +49,7 @@ def test_groups_keep_their_order():
     assert [e["group"] for e in merged["results"]] == ["micro", "figure8", "peers"]
 
 
-def test_what_is_of_this_commit_and_machine_is_not_marked():
+def test_entries_of_this_commit_and_machine_are_not_marked():
     merged = results.merge(document([entry(bits=16)]), document([entry(bits=32)]))
     assert all("from" not in e for e in merged["results"])
 
@@ -62,7 +62,7 @@ def test_what_is_of_this_commit_and_machine_is_not_marked():
         ({"commit": None}, {"commit": None}),
     ],
 )
-def test_what_is_from_elsewhere_says_so(there, mark):
+def test_entries_from_elsewhere_are_marked(there, mark):
     merged = results.merge(document([entry(bits=16)], **there), document([entry(bits=32)]))
     kept, new = merged["results"]
     assert kept["from"] == {"created": "2026-01-01T00:00:00+00:00", **mark}
@@ -126,7 +126,7 @@ def test_a_document_survives_the_file(tmp_path):
 
 
 def run_of(mode, benchmarks):
-    """As `pytest --benchmark-json` writes it, with the hooks of benchmarks/conftest.py."""
+    """Return a run as `pytest --benchmark-json` writes it, with the hooks of benchmarks/conftest.py."""
     return {
         "mode": mode,
         "datetime": "2026-01-01T00:00:00.123456+00:00",
@@ -154,7 +154,7 @@ def test_the_head_names_the_machine_by_its_kind_alone():
     text = json.dumps(head)
     assert head["machine"]["cores"] >= 1
     assert set(head["machine"]["cpu_flags"]) <= {"aes", "vaes", "avx2", "avx512f"}
-    # A short user name such as "root" may well be part of a word; a host's name or a path may not.
+    # A short user name such as "root" may be part of a word; a host's name or a path may not.
     for private in (socket.gethostname(), str(Path.home()), str(REPOSITORY), os.getcwd()):
         assert private not in text
     assert getpass.getuser() not in head["machine"].values()

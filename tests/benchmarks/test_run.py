@@ -1,4 +1,4 @@
-"""Benchmarks are run by plain pytest, and what pytest-benchmark writes becomes entries of the report."""
+"""Benchmarks run by plain pytest, and pytest-benchmark's output becomes entries of the report."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def test_a_run_of_pytest_becomes_entries(tmp_path: Path) -> None:
     run = tmp_path / "run.json"
     command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-p", "no:cacheprovider", "--quick"]
     command += ["-k", "degree or 1024-1048576-sparse or key_agreement", f"--benchmark-json={run}"]
-    # A worker of xdist says so in its environment, and there benchmarks are off.
+    # A worker of xdist says so in its environment, and benchmarks are off there.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(  # noqa: S603 - ours
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False

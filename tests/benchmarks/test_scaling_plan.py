@@ -13,7 +13,7 @@ MACHINES = Machines(count=10, cores=4, gigabits=8.0)
 
 
 def test_the_arithmetic() -> None:
-    """1,000 clients of whom 50 vanished, degree 20: 950 self masks, and 50 x 20 x 0.95 pairwise ones."""
+    """1,000 clients of which 50 vanished, degree 20: 950 self masks, and 50 x 20 x 0.95 pairwise ones."""
     work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
     assert (work.included, work.agreements, work.masks) == (950, 950, 1900)
     lines = stages(work, COSTS, MACHINES)
@@ -35,7 +35,7 @@ def test_wider_rings_cost_words_of_64_bits_and_narrower_ones_their_packing() -> 
     assert wide.input_bytes == 4500
 
 
-def test_more_machines_make_what_is_spread_faster_and_nothing_else() -> None:
+def test_more_machines_speed_up_only_spread_work() -> None:
     work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
     few, many = (stages(work, COSTS, Machines(count, 4, 8.0)) for count in (10, 100))
     faster = [a[3] / b[3] for a, b in zip(few, many, strict=True)]

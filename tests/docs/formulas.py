@@ -36,7 +36,7 @@ PROTOCOL, WIRE, THREATS, SECURITY = ((ROOT / name).read_text(encoding="utf-8") f
 
 
 def is_signed(adversary: Adversary) -> bool:
-    """The signed modes, by name."""
+    """Return whether this mode, by name, is a signed one."""
     modes = re.search(r"\*signed modes\*, ([\w-]+) and ([\w-]+), clients sign", " ".join(PROTOCOL.split()))
     return adversary.value in modes.groups()
 
@@ -50,7 +50,7 @@ def uint(value: int) -> int:
 
 
 def message_costs(h: int, vector_bytes: int, *, signed: bool, sparse: bool) -> dict[type, int]:
-    """The table of docs/wire-format.md, "What a peer costs"."""
+    """Return the table of docs/wire-format.md, "What a peer costs"."""
 
     def text(size: int) -> int:
         return header(size) + size
@@ -122,12 +122,12 @@ class Document:
         return Ed25519PrivateKey.from_private_bytes(self.secret(client_id, f"identity secret key, {self.mode}"))
 
     def public_keys(self, client_id: int) -> bytes:
-        """Channel and mask public key."""
+        """Return the channel and mask public keys."""
         keys = (self.channel(client_id), self.mask_key(client_id))
         return b"".join(key.public_key().public_bytes_raw() for key in keys)
 
     def shares(self, client_id: int, x: int) -> bytes:
-        """Both shares for the point x; threshold 2."""
+        """Return both shares for the point x; threshold 2."""
         key = self.kdf(self.secret(client_id, "sharing seed"), "secagg/1 sharing coefficients", id_bytes(client_id), 16)
         stream = keystream(key, 64)
         words = [int.from_bytes(stream[at : at + 2], "big") for at in range(0, 64, 2)]
@@ -141,7 +141,7 @@ class Document:
         )
 
     def masks(self) -> tuple[bytes, bytes]:
-        """The keys of client 3's self-mask, and of its pairwise mask with 258."""
+        """Return the keys of client 3's self-mask, and of its pairwise mask with 258."""
         shared = self.mask_key(3).exchange(self.mask_key(258).public_key())
         return (
             self.kdf(self.secret(3, "self-mask seed"), "secagg/1 self mask", id_bytes(3), 16),
@@ -154,7 +154,7 @@ def id_bytes(client_id: int) -> bytes:
 
 
 def keystream(key: bytes, size: int) -> bytes:
-    """The beginning of chunk 0."""
+    """Return the beginning of chunk 0."""
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(12) + (2).to_bytes(4, "big"))).encryptor()
     return encryptor.update(bytes(size))
 
@@ -164,14 +164,14 @@ def tagged_hash(label: str, data: bytes) -> bytes:
 
 
 def view_member(sid: bytes, standing: int, client_id: int, keys: bytes) -> bytes:
-    """A member of a view; ``keys`` are identity key, channel and mask public key."""
+    """Return a member of a view; ``keys`` are identity key, channel and mask public key."""
     return tagged_hash(
         "secagg/1 member", bytes([standing]) + tagged_hash("secagg/1 member keys", sid + id_bytes(client_id) + keys)
     )
 
 
 class SparseSession(Recording):
-    """Four survivors on a ring, each the neighbour of two; what they sign, by the formulas of docs/protocol.md."""
+    """Four survivors on a ring, each the neighbour of two; their signatures, by the formulas of docs/protocol.md."""
 
     def __init__(self) -> None:
         super().__init__(Adversary.MALICIOUS, 4, degree=2)
@@ -185,14 +185,14 @@ class SparseSession(Recording):
         return view_member(self.session_id, standing, client_id, keys)
 
     def signature(self, client_id: int, without: int | None = None) -> bytes:
-        """Of the client's view, in which one member may not have survived."""
+        """Return the signature of the client's view, in which one member may not have survived."""
         members = [self.member(peer, 1 if peer == without else 2) for peer in self.neighborhood(client_id)]
         digest = tagged_hash("secagg/1 view digest", self.session_id + b"".join(sorted(members)))
         statement = b"secagg/1 view of survivors" + self.session_id + id_bytes(client_id) + digest
         return identity_of(client_id).sign(statement)
 
     def rule_of(self, **changes: bytes) -> Rule:
-        """Which rule client 3 says that a changed proof breaks."""
+        """Return the rule that a changed proof breaks for client 3."""
         proof = self.message(ConsistencyProof)
         fields = {name: getattr(proof, name) for name in proof.__slots__}
         with pytest.raises(RemoteProtocolError) as caught:

@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/deployment.md that make and renew certificates do, one after the other, what it says."""
+"""The commands of docs/how-to/deployment.md that make and renew certificates work in the page's order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_they_make_a_deployment_add_to_it_and_renew_all_of_it(tmp_path: Path, mo
             certificate = load_certificate(path)
             assert any(is_issued_by(certificate, authority) for authority in vouching)
             key = certificate.public_key().public_bytes_raw()  # type: ignore[union-attr]
-            # Only --force makes a client another identity.
+            # Only --force gives a client another identity.
             assert keys.get(path.name, key) == key or "--force" in command
             keys[path.name] = key
     assert len(keys) == 9

@@ -1,4 +1,4 @@
-"""Every `secagg` command on a page is one that there is, with options that it has."""
+"""Every `secagg` command on a page exists, with the options shown."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "deploy/README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
 )
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-# In a block, with lines that go on after a backslash, or within a sentence.
+# In a block, with lines continued after a backslash, or within a sentence.
 LINE = re.compile(r"(?:^\$ |`)secagg ([a-z]+)\b((?:\\\n|[^\n`])*)", re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The first pages' Python is run as it stands there, block after block, and prints what the page says."""
+"""The first pages' Python runs as it stands, block after block, and prints what the page shows."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The specification says what the code does: generated parts, names, sizes, links; and its formulas give its bytes."""
+"""The specification matches the code: generated parts, names, sizes, links; and its formulas give the code's bytes."""
 
 import re
 from pathlib import Path
@@ -70,7 +70,7 @@ LABELS = {name: value for name, value in vars(labels).items() if isinstance(valu
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_every_adversary_has_its_state_table(side) -> None:
-    """`cog --check` keeps the tables up to date; this is about whose they are."""
+    """`cog --check` keeps the tables up to date; this checks which adversaries have one."""
     shown = re.findall(rf"{side}_states\((.*)\)\)", PROTOCOL)
     assert sorted(re.findall(r'"(.+?)"', " ".join(shown))) == sorted(adversary.value for adversary in Adversary)
 
@@ -88,7 +88,7 @@ class TestNames:
         rows = re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", PROTOCOL, flags=re.MULTILINE)
         assert {name: value.encode() for name, value in rows} == LABELS
 
-    def test_no_formula_uses_a_label_that_there_is_not(self) -> None:
+    def test_no_formula_uses_an_unknown_label(self) -> None:
         used = set(re.findall(r"\"(secagg/1 [^\"]+)\"", PROTOCOL))
         assert {label.encode() for label in used} <= set(LABELS.values())
 
@@ -109,7 +109,7 @@ class TestNames:
     def test_every_adversary_is_modelled(self) -> None:
         assert [adversary for adversary in Adversary if f"| `{adversary.name}` |" not in THREATS] == []
 
-    def test_rounds_and_rules_of_signed_sessions_are_not_told_of_malicious_mode_alone(self) -> None:
+    def test_rounds_and_rules_of_signed_sessions_name_both_signed_modes(self) -> None:
         alone = re.findall(r"^\|[^|]*malicious mode:[^|]*\| `(\w+)` \|", PROTOCOL, flags=re.MULTILINE)
         assert set(alone) == {Rule.IDENTITY_NOT_TRUSTED.name}
 
@@ -181,7 +181,7 @@ SIGNED = pytest.mark.parametrize("mode", ["semi-malicious", "malicious"])
 
 
 class TestFormulas:
-    """What docs/protocol.md says, computed anew, gives the bytes that docs/wire-format.md shows."""
+    """The computations of docs/protocol.md, repeated here, give the bytes that docs/wire-format.md shows."""
 
     @pytest.mark.parametrize(("code", "mode"), list(enumerate(("honest-but-curious", "semi-malicious", "malicious"))))
     def test_session_id(self, code, mode) -> None:
@@ -228,14 +228,14 @@ class TestFormulas:
         bits, inputs = document.number("ring_bits"), (1, 2, 3)
         assert document.values["client 3, input"] == str(list(inputs))
         self_mask, pairwise_mask = (keystream(key, len(inputs)) for key in document.masks())
-        # 3 is the smaller id, and adds; words are of one byte.
+        # 3 is the smaller id, and adds; words have one byte.
         masked = [sum(values) % (1 << bits) for values in zip(inputs, self_mask, pairwise_mask, strict=True)]
         packed = sum(element << bits * place for place, element in enumerate(masked))
         assert document.messages["MaskedInput"]["packed elements"] == packed.to_bytes(2, "little")
 
     def test_unmasking_shares(self) -> None:
         document = Document()
-        # Of the survivors 3 and 258, client 3 in place 0 gives its shares of the self-mask seeds.
+        # For the survivors 3 and 258, client 3 in place 0 gives its shares of the self-mask seeds.
         shares = document.shares(3, 1)[18:] + document.shares(258, 1)[18:]
         assert document.messages["UnmaskingShares"]["shares"] == shares
 
@@ -279,7 +279,7 @@ class TestFormulas:
         others = [recording.member(client_id) for view in views for client_id in sorted(view - set(listed))]
         assert proof.others == b"".join(others)
 
-    def test_a_mask_goes_on_in_the_next_chunk(self) -> None:
+    def test_a_mask_continues_in_the_next_chunk(self) -> None:
         exponents = re.search(r"in chunks of 2\^(\d+) bytes \(2\^(\d+) blocks\)", " ".join(PROTOCOL.split()))
         size, blocks = (2 ** int(exponent) for exponent in exponents.groups())
         assert size == 16 * blocks
@@ -290,11 +290,11 @@ class TestFormulas:
 
 
 class TestClaims:
-    """What docs/threat-model.md and docs/protocol.md say of proofs, thresholds and blame."""
+    """Claims of docs/threat-model.md and docs/protocol.md on proofs, thresholds and blame."""
 
     @pytest.mark.parametrize("standing", [0, 1, 2])
     @pytest.mark.parametrize("place", [0, 1, 2])
-    def test_nobody_of_the_neighborhood_is_passed_off_as_one_that_only_the_signer_knows(self, place, standing) -> None:
+    def test_no_neighbour_can_pose_as_a_member_that_only_the_signer_knows(self, place, standing) -> None:
         session = SparseSession()
         others = session.message(ConsistencyProof).others
         hidden = session.member(session.neighborhood(3)[place], standing)
@@ -335,18 +335,18 @@ class TestClaims:
         assert f"k = {degree} and t = {threshold}" in " ".join(THREATS.split())
 
     @pytest.mark.parametrize(("received", "threshold"), [(4, 3), (5, 3), (6, 3), (7, 3), (8, 5), (9, 4)])
-    def test_so_many_holders_and_no_fewer_have_an_honest_owner_called_inconsistent(self, received, threshold) -> None:
+    def test_exactly_the_documented_number_of_holders_can_frame_an_honest_owner(self, received, threshold) -> None:
         assert _inconsistent(received, threshold, received - threshold + 1)
         assert not any(
             _inconsistent(received, threshold, liars) for liars in range((received - threshold + 1) // 2 + 1)
         )
 
-    def test_of_exactly_the_threshold_no_shares_have_the_owner_called_inconsistent(self) -> None:
+    def test_a_threshold_of_shares_never_makes_the_owner_inconsistent(self) -> None:
         assert not any(_inconsistent(4, 4, liars) for liars in range(1, 5))
 
 
 def _inconsistent(received: int, threshold: int, liars: int) -> bool:
-    """Whether the owner is blamed if the last holders add a polynomial that is 0 where most honest ones stand."""
+    """Return whether the owner is blamed if the last holders add a polynomial that is 0 at most honest points."""
     seed = bytes(range(16))
     shares = share_seeds((seed,), threshold, received, coefficient_source(bytes(16), bytes(32), 1))[None, :, 0]
     for place in range(received - liars, received):

@@ -1,4 +1,4 @@
-"""Every claim of the threat model names the tests that hold it, or is said to be a limit; and CI runs these tests."""
+"""Every claim of the threat model names the tests that hold it, or is marked as a limit; and CI runs these tests."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ LIMIT = "no test: a limit"
 NOT_CLAIMED = ("**nothing**", "**not detected**")
 ONE_TEST = r"`([\w/]+/test_\w+\.py)(?:::(test_\w+))?`"
 
-# The targets that CI makes, and of those with a framework in an environment of its own the folder of tests.
+# The targets that CI makes; those with a framework in its own environment name their folder of tests.
 MADE = set((ROOT / ".ci/run").read_text(encoding="utf-8").split())
 FRAMEWORKS = {
     folder
@@ -30,20 +30,20 @@ FRAMEWORKS = {
 
 
 def table_of(heading: str, text: str = THREATS) -> list[list[str]]:
-    """The rows of the table below this heading, without its head: their cells."""
+    """Return the rows of the table below this heading, without its head, as cells."""
     section = re.split(rf"^#+ {re.escape(heading)}\n", text, flags=re.MULTILINE)[1]
     section = re.split(r"^#+ ", section, flags=re.MULTILINE)[0]
     return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
 
 
 def named_in(rows: list[list[str]]) -> set[tuple[str, str]]:
-    """The files below `tests/`, each with a function, or with "" for all of its functions."""
+    """Return the named files below `tests/`, each with a function, or with "" for all of its functions."""
     return {test for row in rows for test in re.findall(ONE_TEST, row[-1])}
 
 
 @cache
 def functions_of(path: Path) -> frozenset[str]:
-    """The tests that a file defines, in classes or not."""
+    """Return the tests that a file defines, in classes or not."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     functions = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return frozenset(name for name in functions if name.startswith("test_"))
@@ -55,7 +55,7 @@ def is_there(file: str, function: str) -> bool:
 
 
 def is_run(file: str) -> bool:
-    """CI runs all tests; what a framework is needed for is skipped but by the target that has it."""
+    """Return whether CI runs the test: it runs all; tests that need a framework run only in that target."""
     if "importorskip(" in (TESTS / file).read_text(encoding="utf-8"):
         return any(file.startswith(f"{folder}/") for folder in FRAMEWORKS)
     return {"test", "test-all"} <= MADE
@@ -68,7 +68,7 @@ def test_every_claim_names_its_tests_or_is_a_limit(heading: str, columns: int) -
     for row in rows:
         assert len(row) == columns, row
         if row[-1] == LIMIT:
-            assert any(words in row[1] for words in NOT_CLAIMED), f"what is claimed has a test: {row}"
+            assert any(words in row[1] for words in NOT_CLAIMED), f"each claim has a test: {row}"
         else:
             assert re.fullmatch(f"{ONE_TEST}(, {ONE_TEST})*", row[-1]), row
 
@@ -86,7 +86,7 @@ def test_every_numbered_statement_has_its_tests() -> None:
     assert [name for name in named if name[0].isdigit()] == [number + title for number, title in numbered]
 
 
-def test_what_is_missing_would_be_noticed() -> None:
+def test_missing_tests_would_be_noticed() -> None:
     assert not is_there("adversarial/test_isolation.py", "test_of_something_else")
     assert not is_there("adversarial/test_nothing.py", "")
     assert {"integrations/flower", "integrations/nvflare"} < FRAMEWORKS

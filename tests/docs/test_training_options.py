@@ -1,4 +1,4 @@
-"""docs/how-to/training.md names options that are there, with the defaults that they have."""
+"""docs/how-to/training.md names existing options, with their true defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the examples as a user would: the program itself, in a process and a folder of its own."""
+"""Run the examples as a user would: the program itself, in its own process and folder."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"
 
 
 def run(program, *arguments, folder, stdin=b"", seconds=120):
-    """The finished process of a Python program among the examples, which must not have shown a traceback."""
+    """Run a Python program of the examples to its end; it must not have shown a traceback."""
     command = [sys.executable, EXAMPLES / program, *map(str, arguments)]
     finished = subprocess.run(  # noqa: S603 - our own interpreter with our own code
         command, cwd=folder, env=ENVIRONMENT, input=stdin, capture_output=True, timeout=seconds, check=False
@@ -25,7 +25,7 @@ def run(program, *arguments, folder, stdin=b"", seconds=120):
 
 
 class Running:
-    """A program among the examples that runs meanwhile, and what it says. Close it, whatever happens."""
+    """A program of the examples that runs in the background, and its output. Close it in all cases."""
 
     def __init__(self, program, *arguments, folder):
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own code
@@ -47,20 +47,20 @@ class Running:
         self._said.put(None)
 
     def wait_for(self, text, seconds=60):
-        """The next line that has the text in it."""
+        """Return the next line that contains the text."""
         while True:
             try:
                 line = self._said.get(timeout=seconds)
             except queue.Empty:
                 line = None
             if line is None:
-                raise AssertionError(f"it never said {text!r}, but {self.lines}")
+                raise AssertionError(f"it never printed {text!r}, but {self.lines}")
             self.lines.append(line.rstrip("\n"))
             if text in line:
                 return line
 
     def wait(self, seconds=60):
-        """All that it has said, and its exit code, once it has ended."""
+        """Wait for the end; return all output, and the exit code."""
         code = self._process.wait(seconds)
         self._reader.join(seconds)
         while (line := self._said.get()) is not None:
@@ -69,7 +69,7 @@ class Running:
         return self.lines, code
 
     def close(self):
-        """End it by signal 9, if it has not ended."""
+        """End the program by signal 9, if it has not ended."""
         self._process.kill()
         self._process.wait()
         self._reader.join()

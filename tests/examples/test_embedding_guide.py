@@ -1,4 +1,4 @@
-"""The guide's Python is run as it stands there, and its words are those of the code."""
+"""The guide's Python runs as it stands, and its names are those of the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Five hospitals: the example trains, and its table in docs/how-to/own-models.md is what it gives."""
+"""Five hospitals: the example trains, and its table in docs/how-to/own-models.md has its results."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.live
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "examples" / "hospitals"
 
-# Another processor may round otherwise, and move a patient or two of 114 over the boundary.
+# Another processor may round differently, and move a patient or two of 114 over the boundary.
 TOLERANCE = 2.0
 
 

@@ -1,4 +1,4 @@
-"""The web service and its clients, in processes of their own, over HTTP on loopback."""
+"""The web service and its clients, in their own processes, over HTTP on loopback."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SERVER, CLIENT = "http_service/server.py", "http_service/client.py"
 
 @pytest.fixture
 def programs():
-    """Starts programs that end with the test."""
+    """Start programs that end with the test."""
     running = []
 
     def start(*command, folder):
@@ -32,7 +32,7 @@ def programs():
 
 
 def serve(programs, folder, seconds):
-    """A running service, and its address."""
+    """Run a service; return it and its address."""
     server = programs(SERVER, "--port", 0, "--seconds", seconds, folder=folder)
     return server, "http://" + server.wait_for("running on").split("http://")[1].split()[0]
 
@@ -44,7 +44,7 @@ def household(programs, folder, url, client_id, readings):
 
 
 def request(url, token=None, method="GET", body=None):
-    """The answer's status and text."""
+    """Return the answer's status and text."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         call = urllib.request.Request(url, body, headers, method=method)  # noqa: S310 - on loopback
@@ -68,7 +68,7 @@ def test_two_households_are_killed_after_they_shared_keys(programs, tmp_path) ->
     _, url = serve(programs, tmp_path, seconds=15)
     readings = np.random.default_rng(2).integers(0, 2**16, (5, 24))
     clients = [household(programs, tmp_path, url, i, readings[i]) for i in range(3)]
-    # A client asks for its readings once its keys are shared: a pipe that nobody fills holds it there.
+    # A client asks for its readings once its keys are shared: an unfilled pipe holds it there.
     pipes = [tmp_path / "pipe-3", tmp_path / "pipe-4"]
     for pipe in pipes:
         os.mkfifo(pipe)
@@ -79,7 +79,7 @@ def test_two_households_are_killed_after_they_shared_keys(programs, tmp_path) ->
     expected = " ".join(map(str, readings[:3].sum(axis=0)))
     for client in clients:
         assert client.wait() == ([f"3 households used {expected} watt-hours, by hour"], 0)
-    # Whoever was dropped is told why.
+    # A dropped client is told why.
     token = (tmp_path / "tokens/4").read_text()
     status, text = request(f"{url}/messages/2", token)
     assert (status, b"did not arrive in time" in text) == (410, True)
@@ -87,11 +87,11 @@ def test_two_households_are_killed_after_they_shared_keys(programs, tmp_path) ->
 
 
 def wait_for_reader(pipe):
-    """Until a process has opened the pipe to read."""
+    """Wait until a process has opened the pipe to read."""
     for _ in range(600):
         try:
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody has yet
+        except OSError:  # no process has yet
             time.sleep(0.1)
         else:
             return
@@ -124,7 +124,7 @@ def test_a_repeated_request_counts_once_and_others_are_refused(programs, tmp_pat
     assert request(f"{url}/messages/1", token, "PUT", b"early")[0] == 409
     assert request(f"{url}/messages/0", token, "PUT", bytes(10**6))[0] == 413
     assert (tmp_path / "tokens/0").stat().st_mode & 0o077 == 0
-    # The client's first message is on its way, and comes again: the session goes on with all five.
+    # The client's first message is on its way, and comes again: the session continues with all five.
     readings = np.full(24, 7)
     clients = [household(programs, tmp_path, url, i, readings) for i in range(1, 5)]
     for number in range(2):

@@ -1,4 +1,4 @@
-"""The sum between machines, as its text tells to run it: certificates, a server, five clients. The port differs."""
+"""The sum between machines, run as its text says: certificates, a server, five clients. Only the port differs."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""The notebook runs as it stands there, as in Jupyter inside an event loop that is already running."""
+"""The notebook runs unchanged, as in Jupyter inside a running event loop."""
 
 import ast
 import asyncio

@@ -1,4 +1,4 @@
-"""The reference has a place for everything that is exported, and for nothing else."""
+"""The reference has one place for each exported name, and no other names."""
 
 import re
 from collections import Counter

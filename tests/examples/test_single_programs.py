@@ -1,4 +1,4 @@
-"""The examples that are one program each do what they say."""
+"""The examples of one program each do what they say."""
 
 import ast
 import io
@@ -38,7 +38,7 @@ def test_the_histograms_are_those_of_the_hospitals_that_stayed(tmp_path) -> None
     finished = run("histograms.py", folder=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, b"")
     shown = finished.stdout.decode()
-    # Which hospitals stayed follows from the example's seeds. Everything else is counted here once more.
+    # Which hospitals stayed follows from the example's seeds. Everything else is counted again here.
     included, invited = map(int, re.match(r"(\d+) of (\d+) hospitals", shown).groups())
     assert included < invited == 20
     rows = np.array([line.split()[-2:] for line in shown.splitlines() if " to " in line], dtype=int)
@@ -53,7 +53,7 @@ def test_the_histograms_are_those_of_the_hospitals_that_stayed(tmp_path) -> None
     assert f"mean radius {records.data[:, 0].mean():.0f}" in shown
 
 
-def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
+def test_each_client_of_a_run_gets_its_own_model(tmp_path) -> None:
     options = ["--clients", 6, "--rounds", 2, "--epochs", 1, "--partition", "dirichlet", "--holdout", 0.2]
     trained = invoke("train", "--model", "logistic", *options, "--out", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
@@ -61,7 +61,7 @@ def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
     assert (finished.returncode, finished.stderr) == (0, b"")
     lines = re.findall(r"^(.+): 6 clients gain ([+-][\d.]+) points", finished.stdout.decode(), flags=re.MULTILINE)
     assert [name for name, _ in lines] == ["fine-tuning", "Ditto"]
-    # Clients with classes of their own: a model of one's own is better at them.
+    # Clients with their own classes: a personal model is better at them.
     assert all(float(gain) > 0 for _, gain in lines)
     methods = load_personalization(tmp_path / "run").methods
     assert [round(float(method.gains.mean()), 1) for method in methods] == [float(gain) for _, gain in lines]
@@ -69,7 +69,7 @@ def test_each_client_of_a_run_gets_a_model_of_its_own(tmp_path) -> None:
     assert "Ditto" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_models_of_their_own_are_not_measured_without_examples_for_it(tmp_path) -> None:
+def test_personal_models_are_not_measured_without_held_out_examples(tmp_path) -> None:
     options = ["--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--aggregator", "plain"]
     assert invoke("train", *options, "--out", tmp_path / "run").exit_code == 0
     for folder, said in (("run", "hold no examples out"), ("none", "there is no run")):

@@ -1,4 +1,4 @@
-"""The stateless worker: a process a message, and never two answers."""
+"""The stateless worker: one process for each message, and never two answers."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ NONCE = b"a nonce"
 
 @pytest.fixture
 def folder(tmp_path):
-    """What client 0 has on its disk."""
+    """Return the files on client 0's disk."""
     np.save(tmp_path / "vector.npy", np.array([1, 20, 300, 4000]))
     return tmp_path
 
@@ -32,12 +32,12 @@ def invitation():
 
 
 def handled(folder, number, message):
-    """The finished worker."""
+    """Run the worker on a message; return the finished process."""
     return run(WORKER, folder, number, folder=folder, stdin=message)
 
 
 def answer(folder, number, message):
-    """What a worker said that had something to say."""
+    """Return the output of a worker that had to answer."""
     finished = handled(folder, number, message)
     assert (finished.returncode, finished.stderr) == (0, b"")
     return finished.stdout
@@ -68,7 +68,7 @@ class Session:
                 self.carry_out(client, client.submit_input(np.zeros(4, dtype=np.int64)))
 
     def next_round(self, data):
-        """Client 0's answer is in: the server's next message to it, or the sum."""
+        """Deliver client 0's answer; return the server's next message to it, or the sum."""
         self.server.receive(0, secagg.decode_client_message(data, PARAMS))
         message = None
         for event in self.server.close_round():
@@ -104,13 +104,13 @@ def test_a_message_that_comes_again_gets_the_same_bytes(folder) -> None:
     assert (folder / "client.db").stat().st_mode & 0o077 == 0
 
 
-def test_a_refusal_is_for_good(folder) -> None:
+def test_a_refusal_is_final(folder) -> None:
     session = Session()
     peer_keys = session.next_round(answer(folder, 0, invitation()))
     refused = handled(folder, 1, peer_keys[:-1])
     assert (refused.returncode, refused.stdout) == (1, b"")
     assert b"this client gave up" in refused.stderr
-    # No second try, not with what would have been right either.
+    # There is no second try, not even with the right message.
     for number in (1, 2):
         assert handled(folder, number, peer_keys).returncode == 1
     assert state_of(folder) == (1, None)

@@ -1,4 +1,4 @@
-"""docs/experiments.md is what the committed results give."""
+"""docs/experiments.md follows from the committed results."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_six_clients_are_compared_with_the_source_and_with_each_other() -> None:
     assert sections["fashion-six"].figures
 
 
-def test_rounds_are_compared_with_the_published_and_what_was_capped_is_said() -> None:
+def test_rounds_are_compared_with_the_published_and_capped_runs_are_marked() -> None:
     built = {arm.name: arm for arm in find("mnist-hundred").build(quick=False, seed=0).arms}
     arms = [
         arm_result(built["cnn-iid"], [0.98, 0.991], reached=2),
@@ -109,7 +109,7 @@ def test_the_command_writes_page_and_figures(tmp_path: Path, capsys: pytest.Capt
         ({"experiment": "fashion-six"}, "holds the results of fashion-six"),
     ],
 )
-def test_results_that_are_none_are_refused(
+def test_invalid_results_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: str
 ) -> None:
     document = {**document_of("mnist-hundred", [], []), **changes}

@@ -1,4 +1,4 @@
-"""Rounds of aggregation on their own: clients with updates, requests, and both aggregators side by side."""
+"""Rounds of aggregation alone: clients with updates, requests, and both aggregators side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_encoding(value_bits: int = 16, num_clients: int = len(IDS)) -> UpdateEn
 
 @dataclass
 class Clients:
-    """Clients with fixed updates, and a note of who was asked for one."""
+    """Clients with fixed updates, and a record of the clients that were asked."""
 
     asked: list[int] = field(default_factory=list)
 
@@ -68,7 +68,7 @@ def secure_aggregator(
     sizes: tuple[int, ...] = (LENGTH,),
     dropout: float = 0.0,
 ) -> SecureAggregator:
-    """With fixed bounds; None: with bounds that follow the updates, which are measured first."""
+    """Return an aggregator with fixed bounds; None: with bounds that follow the updates, which are measured first."""
     return SecureAggregator(
         SessionPlans(sizes=sizes, value_bits=value_bits, dropout=dropout),
         num_clients=num_clients,
@@ -83,7 +83,7 @@ def run_both(faults: dict[Any, Fault] | None = None, value_bits: int = 16) -> tu
 
 
 def assert_close(secure: Aggregate | None, plain: Aggregate | None, value_bits: int, num_included: int) -> None:
-    """Within the bound of the quantization (see test_quantization.py); the totals are the same."""
+    """Assert that means agree within the bound of the quantization (see test_quantization.py), and totals are equal."""
     assert secure is not None
     assert plain is not None
     step = 2 * CLIP / (2**value_bits - 1)

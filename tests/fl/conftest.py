@@ -1,4 +1,4 @@
-"""Data for the tests of `fl/`: tiny IDX data sets made on the spot, and real ones where they are installed."""
+"""Data for the tests of `fl/`: tiny IDX data sets made on the spot, and real ones if they are installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, which wait for each other very long on a busy machine."""
+    """Use one thread: tiny tensors gain nothing from more, which wait long for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
-    """A folder with MNIST and QMNIST's labels: SECAGG_DATA, or shared/data beside the repository."""
+    """Return a folder with MNIST and QMNIST's labels: SECAGG_DATA, or shared/data beside the repository."""
     candidates = [Path(os.environ["SECAGG_DATA"])] if os.environ.get("SECAGG_DATA") else []
     candidates.append(_REPOSITORY.parent / "shared" / "data")
     for folder in candidates:
@@ -41,7 +41,7 @@ def mnist_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def fashion_mnist_folder() -> Path:
-    """The folder of Debian's package dataset-fashion-mnist."""
+    """Return the folder of Debian's package dataset-fashion-mnist."""
     folder = CATALOG["fashion-mnist"].system_folder
     assert folder is not None
     if not folder.is_dir():
@@ -50,7 +50,7 @@ def fashion_mnist_folder() -> Path:
 
 
 def encode_idx(array: np.ndarray) -> bytes:
-    """The IDX bytes of a uint8 or int32 array, written straight from the format's description."""
+    """Return the IDX bytes of a uint8 or int32 array, written from the format's description."""
     type_code = {"uint8": 0x08, "int32": 0x0C}[array.dtype.name]
     header = struct.pack(f">HBB{array.ndim}I", 0, type_code, array.ndim, *array.shape)
     return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
@@ -63,7 +63,7 @@ def to_idx() -> Callable[[np.ndarray], bytes]:
 
 @dataclass
 class TinyData:
-    """A data set of the same build as MNIST with a few images: its arrays, its bytes, its catalog."""
+    """A data set like MNIST with a few images: its arrays, its bytes, its catalog."""
 
     arrays: dict[str, np.ndarray]
     base_url: str
@@ -107,7 +107,7 @@ class TinyData:
 
 @pytest.fixture
 def make_tiny(closed_url: str) -> Callable[..., TinyData]:
-    """Makes a TinyData of 5 training and 2 test images of 4x3, whose downloads fail unless told otherwise."""
+    """Return a maker of TinyData with 5 training and 2 test images of 4x3, whose downloads fail by default."""
 
     def make(*, base_url: str = closed_url, system_folder: Path | None = None, **arrays: np.ndarray) -> TinyData:
         rng = np.random.default_rng(7)
@@ -125,14 +125,14 @@ def make_tiny(closed_url: str) -> Callable[..., TinyData]:
 
 @pytest.fixture(scope="session")
 def closed_url() -> str:
-    """A URL on this machine where nobody listens: a connection is refused at once."""
+    """Return a URL on this machine where no process listens: a connection is refused at once."""
     # Port 1 (tcpmux) is reserved and cannot be given to another process as a free port.
     return "http://127.0.0.1:1/"
 
 
 @pytest.fixture
 def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty user cache, no SECAGG_DATA and no proxy: nothing of this machine's set-up reaches the test."""
+    """Make an empty user cache, without SECAGG_DATA and proxy: this machine's settings do not reach the test."""
     cache = tmp_path / "user-cache"
     monkeypatch.setattr("pooch.os_cache", lambda project: cache / project)
     monkeypatch.delenv("SECAGG_DATA", raising=False)

@@ -1,4 +1,4 @@
-"""Encodings with fixed bounds, updates of given sizes, and how close an average of them is."""
+"""Encodings with fixed bounds, updates of given sizes, and the error of their average."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fl.aggregation.scales import Scales
 def fixed_encoding(
     update_length: int, *, max_examples: int = 10, clip: float = 1.0, value_bits: int = 16, num_clients: int = 9
 ) -> UpdateEncoding:
-    """Of updates of one tensor."""
+    """Return a fixed encoding of updates of one tensor."""
     return UpdateEncoding(
         sizes=(update_length,), num_clients=num_clients, value_bits=value_bits, scales=Scales((clip,), max_examples)
     )
@@ -24,7 +24,7 @@ def fixed_encoding(
 def updates_of(
     amplitudes: Sequence[float], sizes: Sequence[int], examples: Sequence[int], seed: int = 0
 ) -> list[ClientUpdate]:
-    """Clients that go partly the same way: normal elements with each tensor's amplitude."""
+    """Return updates of clients that partly agree: normal elements with each tensor's amplitude."""
     rng = np.random.default_rng(seed)
     scale = np.repeat(np.asarray(amplitudes, dtype=np.float64), sizes)
     common = rng.normal(size=len(scale))
@@ -42,7 +42,7 @@ def mean_of(updates: list[ClientUpdate]) -> npt.NDArray[np.float64]:
 
 
 def worst_error(found: npt.NDArray[Any], exact: npt.NDArray[Any], sizes: Sequence[int]) -> float:
-    """The largest relative error (in Euclidean norm) of a tensor's average."""
+    """Return the largest relative error (in Euclidean norm) of a tensor's average."""
     ends = np.cumsum(sizes)[:-1]
     return max(
         float(np.linalg.norm(one - other) / np.linalg.norm(other)) if other.any() else float(np.abs(one).max())

@@ -13,7 +13,7 @@ from fl.data import Dataset
 
 
 def diabetes(data_dir: Path | None) -> Dataset:
-    """A table with one number for each row, as float64 arrays (N,)."""
+    """Return a table with one number for each row, as float64 arrays (N,)."""
     x, y = load_diabetes(return_X_y=True)
     x, y = 20 * x, (y - 150) / 75
     return Dataset("diabetes", x[:350], y[:350], x[350:], y[350:])
@@ -30,14 +30,14 @@ def several_labels(data_dir: Path | None) -> Dataset:
 
 
 def cancer(data_dir: Path | None) -> Dataset:
-    """Classes 0 and 1 for a model with one logit."""
+    """Return classes 0 and 1 for a model with one logit."""
     x, y = load_breast_cancer(return_X_y=True)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     return Dataset("cancer", x[:450], y[:450], x[450:], y[450:], num_classes=1)
 
 
 def sequences(data_dir: Path | None) -> Dataset:
-    """Token ids, and a class for each but the padding."""
+    """Return token ids, and a class for each token except the padding."""
     x = torch.randint(0, 20, (200, 8), generator=torch.Generator().manual_seed(0))
     y = x % 3
     y[::2, -3:] = -100
@@ -45,7 +45,7 @@ def sequences(data_dir: Path | None) -> Dataset:
 
 
 def pixels(data_dir: Path | None) -> Dataset:
-    """An image and a class for each pixel."""
+    """Return an image and a class for each pixel."""
     x = torch.randn(120, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     return Dataset("pixels", x[:90], (x[:90, 0] > 0).long(), x[90:], (x[90:, 0] > 0).long(), num_classes=2)
 
@@ -69,7 +69,7 @@ def segmenter(example_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def signed(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """A loss that may be negative."""
+    """Return a loss that may be negative."""
     return nn.functional.mse_loss(output[:, 0], target) - 10
 
 

@@ -1,4 +1,4 @@
-"""Small federated runs, and the command line in this process or in one of its own."""
+"""Small federated runs, and the command line in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMES = {"seconds", "training_seconds", "server_seconds", "client_seconds"}
 
 
 def tiny_dataset() -> Dataset:
-    """240 training and 60 test images of 4x4 in three classes, which a linear model can tell apart."""
+    """Return 240 training and 60 test images of 4x4 in three classes, which a linear model can tell apart."""
     rng = np.random.default_rng(5)
     prototypes = rng.normal(size=(3, 1, 4, 4))
 
@@ -40,24 +40,24 @@ def tiny_dataset() -> Dataset:
 
 
 def tiny_config(**changes: Any) -> RunConfig:
-    """A run of a second or less on `tiny_dataset`."""
+    """Return a run of a second or less on `tiny_dataset`."""
     small = {"model": "logistic", "clients": 6, "rounds": 3, "epochs": 1, "seed": 11}
     return RunConfig.of(**{**small, **changes})
 
 
 def state_bytes(model: nn.Module) -> dict[str, bytes]:
-    """Every bit of the model's state, by name."""
+    """Return every bit of the model's state, by name."""
     return {name: value.contiguous().numpy().tobytes() for name, value in model.state_dict().items()}
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:
-    """The largest difference of two weights."""
+    """Return the largest difference of two weights."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
 
 
 def untimed(record: RoundRecord | dict[str, Any]) -> dict[str, Any]:
-    """A round's record as JSON would give it back, but for what the clock says."""
+    """Return a round's record as JSON would give it back, without its times."""
     values = record_to_json(record) if isinstance(record, RoundRecord) else record
     phases = {
         phase: {name: cost for name, cost in costs.items() if not name.endswith("seconds")}
@@ -71,12 +71,12 @@ def untimed(record: RoundRecord | dict[str, Any]) -> dict[str, Any]:
 
 
 def invoke(*arguments: object) -> Result:
-    """The command line in this process: exit code, stdout and stderr."""
+    """Run the command line in this process; return exit code, stdout and stderr."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line as a user has it."""
+    """Run the command line as a user does."""
     return subprocess.run(  # noqa: S603 - our own program
         command(*arguments), capture_output=True, text=True, timeout=100, cwd=REPOSITORY, env=environment()
     )
@@ -87,12 +87,12 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One thread: on a busy machine two wait for each other longer than they compute."""
+    """Return an environment with one thread: on a busy machine two threads wait longer than they compute."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def assert_refused(result: Result, *said: str) -> None:
-    """One line on stderr that says what is wrong, nothing on stdout, and no traceback."""
+    """Assert one line on stderr that names the mistake, nothing on stdout, and no traceback."""
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -104,7 +104,7 @@ def assert_refused(result: Result, *said: str) -> None:
 
 
 def own_module(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of the user's own in the working directory, which ``folder`` becomes; its name, new for each folder."""
+    """Make ``folder`` the working directory, with a module of the user's own; return its name, new for each folder."""
     name = f"own_{abs(hash(folder)):x}"
     (folder / f"{name}.py").write_text(textwrap.dedent(text))
     monkeypatch.chdir(folder)
@@ -113,6 +113,6 @@ def own_module(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`secagg train` gets `tiny_dataset` for `digits`."""
+    """Let `secagg train` get `tiny_dataset` for `digits`."""
     dataset = tiny_dataset()
     monkeypatch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: dataset)

@@ -1,4 +1,4 @@
-"""Runs from the command line in a folder: started, gone on with, broken off, and with damaged checkpoints."""
+"""Runs from the command line in a folder: started, resumed, broken off, and with damaged checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
-    """The same models to the last bit, and the same figures but for times."""
+    """Assert the same models to the last bit, and the same figures without times."""
     assert stored(folder) == stored(other)
     for name in ("checkpoint.safetensors", "model.safetensors"):
         assert tensor_bytes(folder / name) == tensor_bytes(other / name), name
@@ -60,7 +60,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 
 def stored(out: Path) -> dict[str, Any]:
-    """The checkpoint's metadata, without times."""
+    """Return the checkpoint's metadata, without times."""
     values = {name: json.loads(value) for name, value in metadata_of(out).items()}
     return {**values, "records": [untimed(record) for record in values["records"]]}
 
@@ -76,7 +76,7 @@ def metadata_of(out: Path) -> dict[str, str]:
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, at_training: int) -> None:
-    """Ctrl-C when a client is trained for the so-manieth time."""
+    """Press Ctrl-C at the ``number``-th training of a client."""
     calls = 0
 
     def broken_off(*args: Any, **options: Any) -> Any:
@@ -94,7 +94,7 @@ def rewrite(
     tensors: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda tensors: tensors,
     **metadata: Any,
 ) -> None:
-    """A checkpoint with other contents; a metadata value of None is left out."""
+    """Write a checkpoint with other contents; a metadata value of None is left out."""
     path = out / "checkpoint.safetensors"
     values = {name: value for name, value in {**metadata_of(out), **metadata}.items() if value is not None}
     path.write_bytes(safetensors.torch.save(tensors(safetensors.torch.load_file(path)), values or None))
@@ -116,10 +116,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no metadata": lambda out: rewrite(out, config=None, rounds_done=None),
     "no config": lambda out: rewrite(out, config=None),
     "no rounds": lambda out: rewrite(out, rounds_done=None),
-    "config is no JSON": lambda out: rewrite(out, config="{"),
+    "config is not JSON": lambda out: rewrite(out, config="{"),
     "config is a list": lambda out: rewrite(out, config="[1]"),
     "config is a number": lambda out: rewrite(out, config="1"),
-    "rounds are no number": lambda out: rewrite(out, rounds_done="many"),
+    "rounds are not a number": lambda out: rewrite(out, rounds_done="many"),
     "config out of range": lambda out: rewrite(out, config=config_with(out, dropout=1.5)),
     "config of another type": lambda out: rewrite(out, config=config_with(out, clients="six")),
     "config with a fraction for a count": lambda out: rewrite(out, config=config_with(out, sample=2.5)),
@@ -132,6 +132,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     ),
     "another model": lambda out: rewrite(out, lambda tensors: {name: value[:2] for name, value in tensors.items()}),
     "no records": lambda out: rewrite(out, records=None),
-    "records are no JSON": lambda out: rewrite(out, records="["),
+    "records are not JSON": lambda out: rewrite(out, records="["),
     "records of something else": lambda out: rewrite(out, records='[{"round": 1}]'),
 }

@@ -1,4 +1,4 @@
-"""The secure aggregator gives what the plain one does, of the same clients, or nothing at all and the reason."""
+"""The secure aggregator gives the plain one's result, of the same clients, or only the reason why not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import secagg
+import transport.clients
 import transport.memory
 from fl.aggregation import secure as secure_aggregation
 from fl.aggregation.api import PlainAggregator
@@ -88,7 +89,9 @@ def test_both_include_the_same_clients_under_dropouts_everywhere() -> None:
 
 
 @pytest.mark.parametrize("aggregator", [secure_aggregator(), PlainAggregator()], ids=lambda aggregator: aggregator.name)
-def test_a_client_trains_once_and_only_if_it_gets_so_far(aggregator: SecureAggregator | PlainAggregator) -> None:
+def test_a_client_trains_once_and_only_if_it_reaches_the_input_round(
+    aggregator: SecureAggregator | PlainAggregator,
+) -> None:
     clients = Clients()
     aggregator.aggregate(
         make_request(
@@ -114,8 +117,8 @@ def test_keys_and_masks_do_not_change_the_result_but_the_seed_does() -> None:
     assert first.mean_delta.tobytes() != other.mean_delta.tobytes()
 
 
-def test_each_client_rounds_by_draws_of_its_own() -> None:
-    """Errors of rounding cancel out among 24 clients with the same update; the same draws would leave them whole."""
+def test_each_client_rounds_by_its_own_draws() -> None:
+    """Errors of rounding cancel out among 24 clients with the same update; the same draws would keep them."""
     clients = Clients()
     same = replace(clients.update(7), num_examples=MAX_EXAMPLES)
     request = make_request(clients, client_ids=tuple(range(24)), train=lambda client_id: same)
@@ -127,7 +130,7 @@ def test_each_client_rounds_by_draws_of_its_own() -> None:
 
 
 def tampered(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]) -> None:
-    """Sessions give another sum than they should."""
+    """Make sessions give a wrong sum."""
 
     def run(*args: Any, **options: Any) -> SessionReport:
         report = run_session(*args, **options)
@@ -153,7 +156,7 @@ def test_a_wrong_sum_shows_in_the_ring(at: int, offset: int, difference: int, mo
 
 
 def test_the_difference_goes_round_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the ring is as far as two sums can be from each other."""
+    """Two sums can differ at most by half of the ring."""
     aggregator = secure_aggregator()
     modulus = aggregator.plan.parameters.modulus
 
@@ -172,7 +175,7 @@ def test_sums_are_compared_only_on_request() -> None:
 
 @pytest.mark.parametrize("round_", ROUNDS_OF_EVERY_SESSION)
 def test_too_many_dropouts_give_no_aggregate_but_the_reason(round_: Round) -> None:
-    """The threshold of 6 clients is 4: three of them are too few, wherever the others left."""
+    """The threshold of 6 clients is 4: three of them are too few, in whichever round the others left."""
     result = secure_aggregator().aggregate(
         make_request(Clients(), {(client_id, round_, UP): Fault.VANISH for client_id in IDS[:3]})
     )
@@ -216,8 +219,8 @@ def test_a_client_that_received_another_model_is_left_out() -> None:
     assert result.ring_difference == 0
 
 
-def test_a_server_that_gives_everyone_a_model_of_their_own_learns_nothing() -> None:
-    """Pasquini et al. (CCS 2022): nobody trains, and nothing is summed."""
+def test_a_server_that_gives_each_client_a_different_model_learns_nothing() -> None:
+    """Pasquini et al. (CCS 2022): no client trains, and nothing is summed."""
     clients = Clients()
     result = secure_aggregator().aggregate(make_request(clients, received_context=lambda i: b"for %d" % i))
     assert result.aggregate is None
@@ -255,7 +258,7 @@ def _diverged(update: ClientUpdate) -> ClientUpdate:
 
 @pytest.mark.parametrize(("spoil", "said"), [(_spoiled, "not finite"), (_diverged, "the loss is nan")])
 @pytest.mark.parametrize("aggregator", [secure_aggregator, PlainAggregator])
-def test_a_client_whose_update_may_not_be_sent_leaves_and_the_round_goes_on(
+def test_a_client_whose_update_may_not_be_sent_leaves_and_the_round_continues(
     aggregator: Callable[[], Any], spoil: Callable[[ClientUpdate], ClientUpdate], said: str
 ) -> None:
     clients = Clients()
@@ -275,14 +278,15 @@ def test_a_client_whose_update_may_not_be_sent_leaves_and_the_round_goes_on(
 
 
 def test_the_bytes_are_those_of_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every frame that was sent is taken down and told by its content to be a client's or the server's."""
+    """Every sent frame is recorded, and its content shows whether it is a client's or the server's."""
     frames: list[bytes] = []
 
     def note(message: bytes) -> bytes:
         frames.append(encode_frame(message))
         return frames[-1]
 
-    monkeypatch.setattr(transport.memory, "encode_frame", note)
+    for module in (transport.clients, transport.memory):
+        monkeypatch.setattr(module, "encode_frame", note)
     aggregator = secure_aggregator()
     result = aggregator.aggregate(make_request(Clients()))
     up = down = 0

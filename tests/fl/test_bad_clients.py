@@ -1,4 +1,4 @@
-"""What single clients may be like: without examples, of one class, with values that no training bears, too few."""
+"""Unusual clients: without examples, of one class, with values that break training, too few."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OWNERS = """
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the working directory; its name."""
+    """Make a module in the working directory; return its name."""
     return own_module(tmp_path, OWNERS, monkeypatch)
 
 
@@ -73,7 +73,7 @@ def test_an_owner_of_one_class_is_refused_by_name_before_anything_is_written(pro
     assert {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()} == before
 
 
-def test_an_owner_of_one_class_takes_part_if_that_is_said(project: str, tmp_path: Path) -> None:
+def test_an_owner_of_one_class_takes_part_if_allowed(project: str, tmp_path: Path) -> None:
     (tmp_path / "one-has-one-class").touch()
     result = invoke(*by_owner(project, "owners"), "--allow-one-class")
     assert result.exit_code == 0, result.output
@@ -92,22 +92,20 @@ def test_a_client_that_is_dealt_one_class_takes_part_and_is_named(project: str) 
     assert "4 of 4 clients have examples of one class only (0, 1, 2, 3)" in result.output
 
 
-def test_clients_for_whom_there_are_no_examples_are_refused_before_anything_is_written(
-    project: str, tmp_path: Path
-) -> None:
+def test_clients_without_examples_are_refused_before_anything_is_written(project: str, tmp_path: Path) -> None:
     assert_refused(invoke(*by_owner(project, "owners", clients=6)), "6 clients, but only 5")
     assert_refused(invoke("train", "--dataset", f"{project}:owners", "--clients", 101), "101 clients, but only 100")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_client_whose_training_runs_away_sends_nothing_and_the_others_go_on(project: str) -> None:
+def test_a_client_whose_training_runs_away_sends_nothing_and_the_others_continue(project: str) -> None:
     result = invoke(*by_owner(project, "one_is_huge"))
     assert result.exit_code == 0, result.output
     assert len(set(re.findall(r"client (\d) sent nothing: the loss is", result.output))) == 1
     assert "4 to 4" in result.output
 
 
-def test_where_nobody_has_an_update_to_send_the_run_ends_and_its_rounds_are_kept(project: str, tmp_path: Path) -> None:
+def test_a_run_without_any_update_ends_and_keeps_its_rounds(project: str, tmp_path: Path) -> None:
     assert invoke(*by_owner(project, "owners")).exit_code == 0
     (tmp_path / "everything-is-huge").touch()
     model = load_file(tmp_path / "run" / "checkpoint.safetensors")
@@ -122,7 +120,7 @@ def test_where_nobody_has_an_update_to_send_the_run_ends_and_its_rounds_are_kept
     assert RunFolder(tmp_path / "run").load_config()[1] == 4
 
 
-def test_where_too_few_have_an_update_to_send_there_is_no_sum_and_no_model(project: str, tmp_path: Path) -> None:
+def test_too_few_updates_give_no_sum_and_no_model(project: str, tmp_path: Path) -> None:
     """Three of five refuse, and the threshold is three."""
     result = invoke(*by_owner(project, "three_are_huge"))
     assert result.exit_code == 1
@@ -132,7 +130,7 @@ def test_where_too_few_have_an_update_to_send_there_is_no_sum_and_no_model(proje
     assert RunFolder(tmp_path / "run").load_config()[1] == 2
 
 
-def test_a_run_that_goes_on_has_no_model_of_before_beside_it(project: str, tmp_path: Path) -> None:
+def test_a_continued_run_keeps_no_earlier_model_file(project: str, tmp_path: Path) -> None:
     assert invoke(*by_owner(project, "owners")).exit_code == 0
     model = tmp_path / "run" / "model.safetensors"
     assert model.exists()

@@ -1,4 +1,4 @@
-"""Models that normalize over a batch: what they need in it, and that no example is left out for it."""
+"""Models that normalize over a batch: their needs, and that no example is left out for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def settings(**changes: Any) -> Local:
 
 
 class NormalizingListener(nn.Module):
-    """Notes which images it is shown: their first pixel says which one it is."""
+    """A model that records which images it is shown: their first pixel is their number."""
 
     def __init__(self) -> None:
         super().__init__()

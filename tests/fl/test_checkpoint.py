@@ -1,4 +1,4 @@
-"""A run's folder: a run that ended in any way goes on as if it had not, and nothing foreign is taken for a run."""
+"""A run's folder: a run that ended in any way resumes as if it had not, and foreign files are not taken for a run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small data, and no figure, which would take longer than all else."""
+    """Use small data, and skip the figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
     monkeypatch.setattr("fl.federated_training.save_plot", lambda path, *_: path.write_bytes(b""))
 
@@ -77,7 +77,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp
     assert_same_run(tmp_path / "part", tmp_path / "whole")
     for name in ("rounds", "accuracy", "plain_accuracy", "loss", "included_clients", "bytes_down", "ring_difference"):
         assert resumed[name] == whole[name], name
-    # Each round changes the model: had the second part begun anew, or from another seed, it would show.
+    # Each round changes the model: a second part that started again, or from another seed, would show.
     lines = metrics(tmp_path / "part")
     assert [(line["round"], line["aggregator"]) for line in lines] == [
         (number, name) for number in (1, 2, 3, 4) for name in ("secure", "plain")
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(options: tuple[object, ...], tmp
 @pytest.mark.parametrize(
     ("in_round", "in_run"), [(3, "secure"), (3, "plain"), (1, "secure"), (1, "plain"), (4, "secure")]
 )
-def test_a_run_broken_off_in_a_round_goes_on(
+def test_a_run_broken_off_in_a_round_continues(
     in_round: int, in_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_well(tmp_path / "whole", num_rounds=4)
@@ -103,7 +103,7 @@ def test_a_run_broken_off_in_a_round_goes_on(
     assert f"--resume {tmp_path / 'part'}" in result.stderr
     assert RunFolder(tmp_path / "part").load_config()[1] == in_round - 1
     if in_round > 1:
-        # What is left there is the last whole round's, not that of a round in which one of two models was changed.
+        # The files belong to the last whole round, not to a round in which one of two models was changed.
         models = [tensor_bytes(tmp_path / folder / "model.safetensors") for folder in ("part", "shorter")]
         assert models[0] == models[1]
         assert metrics(tmp_path / "part") == metrics(tmp_path / "shorter")
@@ -125,7 +125,7 @@ def test_a_run_may_be_broken_off_and_resumed_again_and_again(tmp_path: Path, mon
 
 
 def fail_to_write(patch: pytest.MonkeyPatch, name: str, at_time: int, error: BaseException) -> None:
-    """The so-manieth write of a file fails when it has been half done."""
+    """Let the ``number``-th write of a file fail halfway."""
     current = ""
     times = 0
 
@@ -160,19 +160,19 @@ DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
         ("metrics", 3, None),
     ],
 )
-def test_a_file_that_is_not_written_to_its_end_is_the_one_before(
+def test_a_half_written_file_keeps_its_last_version(
     name: str, in_round: int, done: int | None, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``done`` rounds are kept; with the metrics it is the round before or, if the checkpoint came first, this one."""
+    """``done`` rounds are kept; the metrics have the round before or, if the checkpoint came first, this one."""
     start_well(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        # The first time is before the first round.
+        # The first write is before the first round.
         fail_to_write(patch, name, 1 + in_round, error)
         result = start(tmp_path / "part")
     kept = RunFolder(tmp_path / "part").load_config()[1]
     assert kept == done or (done is None and kept in (in_round - 1, in_round))
     if isinstance(error, KeyboardInterrupt):
-        # What it said is what there was.
+        # It reported the true state.
         assert summary_of(result, exit_code=130)["rounds"] == kept
         assert f"interrupted after round {kept} of 3" in result.stderr
     else:
@@ -202,8 +202,8 @@ def test_a_run_broken_off_at_once_gives_an_empty_summary(tmp_path: Path, monkeyp
 
 
 @pytest.mark.live
-def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
-    """A real process and a real signal, which comes whenever it comes."""
+def test_an_interrupt_from_the_keyboard_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    """A real process gets a real signal at any moment."""
     out = tmp_path / "run"
     options = ("--model", "logistic", "--clients", 4, "--epochs", 10, "--rounds", 100_000, "--seed", 5)
     with subprocess.Popen(  # noqa: S603 - our own program
@@ -231,7 +231,7 @@ def test_an_interrupt_from_the_keyboard_leaves_a_run_that_goes_on(tmp_path: Path
     assert json.loads(stdout)["rounds"] == done
     assert {path.name for path in out.iterdir()} == FILES
 
-    # The rest of the run happens in this process, and so does a run that nobody interrupts.
+    # The rest of the run happens in this process, and so does an uninterrupted run.
     digits = load_dataset("digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: digits)
@@ -303,13 +303,13 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["more lines", "half a line", "no lines", "no file", "not JSON"])
 @pytest.mark.parametrize("num_rounds", [4, 2])
 def test_metrics_are_those_of_the_rounds_in_the_checkpoint(damage: str, num_rounds: int, tmp_path: Path) -> None:
-    """Whatever was left in their file: lines of a round that was not stored, or half a line by a power failure."""
+    """The file may hold lines of a round that was not stored, or half a line after a power failure."""
     start_well(tmp_path / "whole", num_rounds=4)
     later = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)[4]
     start_well(tmp_path / "part", num_rounds=2)
     expected = tmp_path / "whole"
     if num_rounds == 2:
-        # There is nothing left to do.
+        # Nothing is left to do.
         expected = tmp_path / "two"
         shutil.copytree(tmp_path / "part", expected)
     file = tmp_path / "part" / "metrics.jsonl"

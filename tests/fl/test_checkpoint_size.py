@@ -1,4 +1,4 @@
-"""A checkpoint holds the clients of all rounds, and its size does not follow their number."""
+"""A checkpoint holds the clients of all rounds, and its size does not grow with their number."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ def test_the_clients_of_all_rounds_take_little_room(
     a_round = ((tmp_path / "checkpoint.safetensors").stat().st_size - empty) / ROUNDS
     assert a_round < 1_000 + bytes_a_client * CLIENTS
     assert RunFolder(tmp_path).restore([run], 0) == saved
-    # Metrics are for people and other programs: there they are as they are.
+    # Metrics are for people and other programs: there the lists are written out.
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert tuple(line["included"]) == saved[-1].included
 
@@ -92,7 +92,7 @@ def test_damaged_lists_are_refused(run: FederatedRun, tmp_path: Path, stored: st
     assert record == replace(record, included=(0,) * 100)
 
 
-def test_what_does_not_fit_is_said_in_a_sentence(
+def test_lists_that_do_not_fit_are_refused_in_a_sentence(
     run: FederatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path)

@@ -1,4 +1,4 @@
-"""`secagg plan`, and what the program does before any command: parameters with reasons, or every reason why not."""
+"""`secagg plan`, and the program before any command: parameters with reasons, or every reason why not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan_json(*options: object) -> dict[str, Any]:
 
 
 def refusal_json(*options: object) -> tuple[list[str], str]:
-    """The reasons in the JSON object on stdout, and what stderr says."""
+    """Return the reasons in the JSON object on stdout, and stderr's text."""
     result = invoke("plan", "--json", *options)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), repr(result.exception)
@@ -81,7 +81,7 @@ def test_the_plan_for_people_shows_the_numbers_and_the_reasons() -> None:
         assert f"- {reason}" in result.stdout.splitlines()
 
 
-def test_every_reason_is_given_when_there_is_no_plan() -> None:
+def test_every_reason_is_given_without_a_plan() -> None:
     reasons, stderr = refusal_json(
         "--clients", 100, "--dropout", 0.6, "--corrupt", 0.4, "--adversary", "gods", "--graph", "tree",
         "--value-bits", 64, "--length", 0,
@@ -96,7 +96,7 @@ def test_every_reason_is_given_when_there_is_no_plan() -> None:
     ):
         assert sum(words in reason for reason in reasons) == 1, words
     assert len(reasons) == 6
-    # One line a reason, below one that says what they are.
+    # One line for each reason, below a heading line.
     assert len(stderr.splitlines()) == 7
     assert stderr.startswith("error: ")
 
@@ -124,7 +124,7 @@ def test_every_reason_is_given_when_there_is_no_plan() -> None:
         (("--clients", 10, "--graph", ""), "known are auto, complete, sparse"),
     ],
 )
-def test_a_number_that_cannot_be_is_refused_by_its_name(options: tuple[object, ...], said: str) -> None:
+def test_an_impossible_number_is_refused_by_its_name(options: tuple[object, ...], said: str) -> None:
     reasons, _ = refusal_json(*options)
     assert any(said in reason for reason in reasons), reasons
 
@@ -135,13 +135,13 @@ def test_a_single_reason_is_a_single_line() -> None:
 
 @pytest.mark.parametrize("option", ["--value-bits", "--max-weight", "--length", "--clients", "--threshold"])
 def test_a_number_of_any_size_is_refused_at_once(option: str) -> None:
-    """Not worked out to its last bit first: 2 to the power of a number with 14 digits fits no memory."""
+    """The number is not computed first: 2 to the power of a number with 14 digits fits no memory."""
     options = {"--clients": 10, option: 10**14}
     refusal_json(*(word for pair in options.items() for word in pair))
 
 
 @pytest.mark.parametrize("words", ["[/red]", "[bold]", "[not a tag", "\\"])
-def test_what_the_user_wrote_is_shown_as_it_was_written(words: str) -> None:
+def test_the_users_text_is_shown_unchanged(words: str) -> None:
     """Brackets are markup to the console that prints the message."""
     assert_refused(invoke("plan", "--clients", 10, "--adversary", words), repr(words))
 
@@ -158,7 +158,7 @@ def test_wrong_usage_is_explained_on_stderr(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in result.stderr
 
 
-# What takes seconds to import, and what only training needs.
+# Modules that take seconds to import, and that only training needs.
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "safetensors", "fl.learning.training", "fl.runs.rounds"}
 
 
@@ -184,7 +184,7 @@ def test_help_and_plans_do_not_wait_for_torch(arguments: tuple[str, ...], words:
 
 
 @pytest.mark.live
-def test_a_plan_that_fails_in_a_process_of_its_own() -> None:
+def test_a_plan_that_fails_in_a_separate_process() -> None:
     result = run_process("plan", "--clients", 100, "--dropout", 0.6, "--corrupt", 0.4, "--json")
     assert result.returncode == 1
     assert len(json.loads(result.stdout)["reasons"]) == 2
@@ -200,7 +200,7 @@ def test_the_help_lists_commands_as_a_newcomer_needs_them() -> None:
 
 
 def test_the_help_says_what_is_chosen_by_default() -> None:
-    """Square brackets are markup to the help's printer: what they hold must not be lost."""
+    """Square brackets are markup to the help's printer: their content must not be lost."""
     result = subprocess.run(  # noqa: S603 - our own program
         command("train", "--help"),
         capture_output=True, text=True, timeout=60, cwd=REPOSITORY, env={**environment(), "COLUMNS": "200"},
@@ -212,7 +212,7 @@ def test_the_help_says_what_is_chosen_by_default() -> None:
 
 
 def test_a_lean_installation_is_told_what_to_install() -> None:
-    """Without the packages of the `fl` extra the console script says which is missing, and how to get it."""
+    """Without the packages of the `fl` extra the console script names the missing package and the remedy."""
     script = "import sys; sys.modules['typer'] = None; from fl.__main__ import main; main()"
     result = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=REPOSITORY

@@ -25,23 +25,23 @@ SMALL = ("--model", "logistic", "--clients", 6, "--rounds", 2, "--epochs", 1)
 
 @pytest.fixture
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small data, and no figure, which would take longer than all else."""
+    """Use small data, and skip the figure, which would take longer than all else."""
     use_tiny_data(monkeypatch)
     monkeypatch.setattr("fl.federated_training.save_plot", lambda path, *_: path.write_bytes(b""))
 
 
 def strict_json(text: str) -> Any:
-    """JSON as other languages read it: there is no NaN in it."""
+    """Parse JSON as other languages do: it has no NaN."""
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
+        raise ValueError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
 
 @pytest.mark.live
 def test_json_is_one_object_on_stdout_and_everything_else_is_on_stderr(tmp_path: Path) -> None:
-    """A process of its own, on the real digits."""
+    """A separate process runs on the real digits."""
     result = run_process(
         "train", "--model", "logistic", "--clients", 8, "--rounds", 2, "--epochs", 1, "--dropout", 0.25,
         "--compare", "--json", "--out", tmp_path / "run",
@@ -59,7 +59,7 @@ def test_json_is_one_object_on_stdout_and_everything_else_is_on_stderr(tmp_path:
     assert summary["ring_difference"] == 0
     assert summary["seconds"] == pytest.approx(2 * summary["seconds_per_round"])
     assert 0 < summary["training_seconds_per_round"] < summary["seconds_per_round"]
-    # 650 parameters: 3 bytes and some each up for whom included, 4 down for everyone.
+    # 650 parameters: a little over 3 bytes each up for each included client, 4 down for every client.
     assert summary["bytes_up"] > sum(summary["included"]) * 650 * 3
     assert summary["bytes_down"] > summary["model_bytes"] > 2 * 8 * 650 * 4
     assert summary["plain_bytes_up"] > sum(summary["included"]) * 650 * 4
@@ -88,7 +88,7 @@ def test_an_error_is_a_line_and_with_json_an_object_too() -> None:
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_without_json_the_run_is_told_on_stdout() -> None:
+def test_without_json_the_run_is_reported_on_stdout() -> None:
     result = invoke("train", *SMALL, "--compare", "--dropout", 0.34)
     assert result.exit_code == 0, result.exception
     assert result.stderr == ""
@@ -114,7 +114,7 @@ def test_the_figures_without_a_comparison_speak_of_one_run_only() -> None:
         assert "plain_accuracy" not in summary
         assert "ring_difference" not in summary
         assert ("plan" in summary) == (aggregator == "secure")
-        # Clipped elements are counted where elements are clipped.
+        # Clipped elements are counted only where elements are clipped.
         assert (summary["clipped"] is None) == (aggregator == "plain")
 
 
@@ -209,7 +209,7 @@ def test_a_number_that_fits_no_machine_word_runs_or_is_refused(options: tuple[st
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_several_reasons_of_a_plan_are_a_line_each() -> None:
+def test_each_reason_of_a_plan_is_one_line() -> None:
     result = invoke("train", *SMALL, "--dropout", 0.6, "--corrupt", 0.5, "--json")
     assert result.exit_code == 1
     reasons = strict_json(result.stdout)["reasons"]
@@ -218,7 +218,7 @@ def test_several_reasons_of_a_plan_are_a_line_each() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist", "mnist-writers"])
-def test_a_data_folder_that_is_not_there_is_named(dataset: str, tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_named(dataset: str, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     assert_refused(invoke("train", *SMALL, "--dataset", dataset, "--data-dir", missing), str(missing))
 
@@ -239,7 +239,7 @@ def test_a_path_that_is_too_long_is_refused(option: str) -> None:
 
 @pytest.mark.parametrize("name", ["[/red]", "[bold]", "a [b] c"])
 @pytest.mark.usefixtures("tiny_data")
-def test_a_folders_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_folders_name_is_shown_unchanged(name: str, tmp_path: Path) -> None:
     """Brackets are markup to the console: they must neither fail nor vanish."""
     out = tmp_path / name
     assert_refused(invoke("train", "--resume", out), str(out))
@@ -253,7 +253,7 @@ def test_a_folders_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_a_model_that_ran_away_is_told_in_json_that_everyone_can_read(tmp_path: Path) -> None:
+def test_a_model_that_ran_away_gives_valid_json(tmp_path: Path) -> None:
     result = invoke("train", *SMALL, "--lr", 5, "--server-lr", 3e38, "--rounds", 1, "--json", "--out", tmp_path)
     if result.exit_code:
         assert "error: " in result.stderr
@@ -333,7 +333,7 @@ def test_a_rounds_line_tells_survivors_bytes_seconds_and_who_vanished_where() ->
     assert line.endswith(" vanished: 2 in ShareKeys")
 
 
-def test_an_aborted_round_is_said_to_leave_the_model() -> None:
+def test_an_aborted_round_is_reported_to_leave_the_model() -> None:
     text = shown(make_record(aborted="aborted in Unmasking: why (needed 4, had 1)", included=(), clipped=None))
     assert "the model stays as it was: aborted in Unmasking: why (needed 4, had 1)" in text
     assert "clipped" not in text
@@ -375,7 +375,7 @@ def test_the_closing_table_counts_every_byte_over_plain() -> None:
 
 
 @pytest.mark.usefixtures("tiny_data")
-def test_a_model_that_is_not_kept_is_said_to_be_lost(tmp_path: Path) -> None:
+def test_a_model_that_is_not_kept_is_reported_as_lost(tmp_path: Path) -> None:
     said = "the model is not kept: give --out DIR to keep it"
     assert invoke("train", *SMALL).stdout.endswith(f"{said}\n")
     assert said not in invoke("train", *SMALL, "--out", tmp_path / "run").stdout

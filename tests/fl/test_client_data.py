@@ -1,4 +1,4 @@
-"""Clients' examples in all forms that a notebook has."""
+"""Clients' examples in all forms that occur in a notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAIR = (INPUTS, TARGETS)
 
 
 class Read(Dataset[Any]):
-    """Pairs of a tensor and a number, which counts how often it is read."""
+    """Pairs of a tensor and a number that count how often they are read."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -60,7 +60,7 @@ def test_every_form_gives_the_same_examples(source: Any) -> None:
     assert data.dataset.num_classes == 3
 
 
-def test_clients_have_places_of_their_own_in_the_pooled_table() -> None:
+def test_clients_have_their_own_places_in_the_pooled_table() -> None:
     data = ClientSources([PAIR, (INPUTS[:2] + 1, TARGETS[:2]), Read()], PAIR)
     assert data.num_clients == 3
     inputs, targets = data.pooled()
@@ -131,7 +131,7 @@ class Unsized:
         ([PAIR, (INPUTS.to(torch.complex64), TARGETS)], "client 1: complex numbers cannot be trained on"),
     ],
 )
-def test_what_is_no_examples_is_one_sentence(clients: Sequence[Any], said: str) -> None:
+def test_invalid_examples_are_one_sentence(clients: Sequence[Any], said: str) -> None:
     with pytest.raises(DataError) as refused:
         ClientSources(clients, PAIR)
     assert str(refused.value).startswith(said)

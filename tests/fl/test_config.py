@@ -1,4 +1,4 @@
-"""A run's settings: every wrong one is named, defaults settle, and JSON gives back the same run."""
+"""A run's settings: every wrong one is named, defaults are settled, and JSON gives back the same run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
         assert word in said
 
 
-def test_what_is_known_is_listed_with_an_unknown_name() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="digits, fashion-mnist, mnist, mnist-writers"):
         RunConfig.of(dataset="cifar")
     with pytest.raises(ConfigError, match="any, advertise-keys, share-keys, masked-input-collection, consis"):
@@ -154,7 +154,7 @@ def test_all_clients_take_part_by_default() -> None:
 
 
 def test_default_values_are_as_wide_as_a_ring_of_32_bits_takes() -> None:
-    """24 bits, or less where the sum of the sample's would not fit 32; and not less than that."""
+    """24 bits, or fewer if the sum of the sample's would not fit 32; and not fewer than that."""
     too_wide, too_narrow = [], []
     for sample in range(2, 5001):
         bits = RunConfig.of(clients=5000, sample=sample).value_bits
@@ -210,7 +210,7 @@ def test_json_gives_back_the_same_run(config: RunConfig) -> None:
 
 @pytest.mark.parametrize("change", [{"more": 1}, {"seed": None}, {"more": 1, "clip": None}])
 def test_json_of_another_version_is_refused_with_the_names(change: dict[str, Any]) -> None:
-    """None stands for a name that is missing."""
+    """None means that a name is missing."""
     values = {**RunConfig().to_json(), **change}
     values = {name: value for name, value in values.items() if value is not None}
     with pytest.raises(ConfigError) as refused:
@@ -237,13 +237,13 @@ def test_options_and_parts_are_the_same_run() -> None:
     assert RunConfig.of(**config.options()) == config
 
 
-def test_an_option_that_is_not_there_is_named() -> None:
+def test_an_unknown_option_is_named() -> None:
     with pytest.raises(TypeError, match="no options epoch, lr"):
         RunConfig.of(lr=1, epoch=2, rounds=3)
 
 
-def test_nothing_that_was_not_given_is_settled_before_it_has_to_be() -> None:
-    """A later change of another setting is followed; what is stored stays as it was."""
+def test_settings_that_were_not_given_are_settled_late() -> None:
+    """They follow a later change of another setting; stored settings stay the same."""
     config = RunConfig.of(dataset="mnist", clients=17)
     assert dataclasses.replace(config, data=DataSettings(dataset="mnist-writers", clients=9)).sample == 9
     assert config.protocol.sample is config.data.model is config.server.learning_rate is None
@@ -254,7 +254,7 @@ def test_nothing_that_was_not_given_is_settled_before_it_has_to_be() -> None:
 @pytest.mark.parametrize(
     "name", ["model", "partition", "sample", "server_learning_rate", "value_bits", "threads", "clip"]
 )
-def test_nothing_stands_for_by_default_but_none(name: str) -> None:
+def test_only_none_stands_for_the_default(name: str) -> None:
     assert RunConfig.of(**{name: None}) == RunConfig()
     with pytest.raises(ConfigError):
         RunConfig.of(**{name: "" if name in ("model", "partition") else 0})

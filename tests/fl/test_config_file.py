@@ -39,7 +39,7 @@ def test_a_whole_number_is_a_learning_rate_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_a_byte_order_mark_is_no_setting(tmp_path: Path, line_end: str) -> None:
+def test_a_byte_order_mark_is_not_a_setting(tmp_path: Path, line_end: str) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(f"\ufeffrounds = 3{line_end}[data]{line_end}clients = 6{line_end}".encode())
     assert read_config_file(path) == {"rounds": 3, "clients": 6}
@@ -67,7 +67,7 @@ def test_a_byte_order_mark_is_no_setting(tmp_path: Path, line_end: str) -> None:
         ),
     ],
 )
-def test_what_is_no_setting_is_named_with_the_one_that_was_meant(tmp_path: Path, lines: str, said: str) -> None:
+def test_an_unknown_setting_is_named_with_the_similar_one(tmp_path: Path, lines: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read(tmp_path, lines)
     assert said in str(raised.value)

@@ -1,4 +1,4 @@
-"""Models and data of the user's own: they train like those that are known, and what is wrong with them is one line."""
+"""Models and data of the user's own: they train like the built-in ones, and each fault is reported in one line."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def one_class(data_dir):
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the working directory; its name."""
+    """Make a module in the working directory; return its name."""
     return own_module(tmp_path, PROJECT, monkeypatch)
 
 
@@ -139,7 +139,7 @@ def make(reference: str) -> torch.nn.Module:
     return make_model(reference, image_shape=(5,), num_classes=2, seed=4)
 
 
-def test_a_model_of_ones_own_is_made_of_the_seed_alone(project: str) -> None:
+def test_a_custom_model_depends_on_the_seed_alone(project: str) -> None:
     torch.manual_seed(1)
     first = make(f"{project}:model")
     state = torch.get_rng_state()
@@ -193,12 +193,12 @@ def test_a_data_set_that_cannot_work_is_refused(project: str, attribute: str, sa
 
 
 @pytest.mark.parametrize("reference", ["a:", ":b", "a b:c", "a:b c", "../a:b", "a:b:c", "1:2", ".:x"])
-def test_what_is_no_reference_is_told_what_one_is(reference: str) -> None:
+def test_an_invalid_reference_is_refused_with_the_right_form(reference: str) -> None:
     with pytest.raises(ConfigError, match=r"write package\.module:name"):
         load_reference(reference, "model")
 
 
-def test_a_module_that_is_not_there_is_told_from_one_that_needs_another(project: str, tmp_path: Path) -> None:
+def test_a_missing_module_and_a_missing_dependency_have_different_errors(project: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no module nowhere_at_all is here or installed"):
         load_reference("nowhere_at_all.models:make", "model")
     (tmp_path / "needs_more.py").write_text("import nowhere_at_all\n")
@@ -225,7 +225,7 @@ def test_own_model_and_data_train_from_the_command_line_and_resume(project: str,
     ("partition", "is_said"),
     [([], True), (["--partition", "shards"], True), (["--partition", "by-owner"], False)],
 )
-def test_owners_that_are_dealt_out_among_all_are_told(project: str, partition: list[str], is_said: bool) -> None:
+def test_a_partition_that_ignores_owners_gives_a_warning(project: str, partition: list[str], is_said: bool) -> None:
     options = ["--model", "logistic", "--dataset", f"{project}:table", *partition]
     result = invoke("train", *options, "--clients", 3, "--rounds", 1, "--epochs", 1)
     assert result.exit_code == 0, result.output
@@ -242,7 +242,7 @@ def test_a_model_that_normalizes_over_batches_trains_on_a_last_batch_of_one(proj
 
 
 def line_of(text: str) -> int:
-    """Where it stands in the project's module."""
+    """Return the place in the project's module."""
     return 1 + next(number for number, line in enumerate(PROJECT.splitlines()) if text in line)
 
 
@@ -256,7 +256,7 @@ def line_of(text: str) -> int:
         ("fails_in_evaluation", "serial"),
     ],
 )
-def test_what_an_own_model_raises_in_a_round_is_one_line(project: str, attribute: str, engine: str) -> None:
+def test_an_error_of_a_custom_model_in_a_round_is_one_line(project: str, attribute: str, engine: str) -> None:
     options = ["--model", f"{project}:{attribute}", "--dataset", f"{project}:table", "--partition", "by-owner"]
     result = invoke("train", *options, "--clients", 3, "--rounds", 1, "--batch-size", 10, "--engine", engine)
     assert result.exit_code == 1
@@ -297,7 +297,7 @@ def test_a_table_gets_a_model_that_takes_it_by_default() -> None:
 
 @pytest.mark.live
 def test_the_installed_command_finds_modules_where_it_is_run(project: str, tmp_path: Path) -> None:
-    """`secagg` is a script elsewhere: the working directory is on no path of its own."""
+    """`secagg` is a script elsewhere: its own path does not contain the working directory."""
     code = "import sys; sys.path = [p for p in sys.path if p]; from fl.__main__ import main; main()"
 
     options = [
@@ -361,18 +361,18 @@ def test_settings_from_a_file_give_way_to_options(tmp_path: Path) -> None:
         ("[data]\nclients = -1", "clients must be at least 1"),
     ],
 )
-def test_a_file_of_settings_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_file_of_settings_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "run.toml"
     path.write_text(text)
     assert_refused(invoke("train", "--config", path), said)
 
 
-def test_a_file_of_settings_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_of_settings_is_named(tmp_path: Path) -> None:
     assert_refused(invoke("train", "--config", tmp_path / "none.toml"), "none.toml", "No such file")
 
 
 @pytest.mark.live
-def test_a_bad_reference_is_one_line_to_the_user() -> None:
+def test_a_bad_reference_is_one_line() -> None:
     done = run_process("train", "--model", "nowhere_at_all:make")
     assert done.returncode == 1
     assert done.stderr == "error: model nowhere_at_all:make: no module nowhere_at_all is here or installed\n"

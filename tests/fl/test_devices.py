@@ -1,4 +1,4 @@
-"""Devices: which one is taken, and that a training on another device mixes no tensors of two."""
+"""Devices: the choice of one, and that a training on another device mixes no tensors of two."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_auto_is_an_accelerator_if_there_is_one(cuda: int, mps: int, found: str,
         ("", "unknown device"),
     ],
 )
-def test_a_device_that_is_not_here_is_one_line(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device_is_one_line(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_count", {"cpu": 1, "cuda": 0, "mps": 0}.__getitem__)
     with pytest.raises(ConfigError) as raised:
         FederatedRun(tiny_config(), tiny_dataset(), "secure", Resources(device=name))
     assert said in str(raised.value)
 
 
-def test_a_device_beyond_those_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_number_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_count", {"cuda": 2}.__getitem__)
     with pytest.raises(ConfigError, match="device cuda:2: there are 2 devices of CUDA"):
         find_device("cuda:2")
@@ -65,7 +65,7 @@ def test_engines_that_train_on_the_cpu_refuse_others(engine: str) -> None:
 
 
 class Pretended(TorchFunctionMode):
-    """Lets tensors pretend to be on CUDA: they are marked, and marked and others must not meet, as on the device."""
+    """A pretence that tensors are on CUDA: marked tensors must not meet others, as on the device."""
 
     def __init__(self) -> None:
         super().__init__()

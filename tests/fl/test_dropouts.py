@@ -1,4 +1,4 @@
-"""Who vanishes: as many as planned, and under `slow` the slow ones more often."""
+"""Dropouts: as many as planned, and under `slow` the slow clients more often."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def counts(dropout_model: str) -> np.ndarray:
 def test_independent_dropouts_spare_nobody_and_slow_ones_follow_the_speed() -> None:
     slowness = client_slowness(40, tiny_config().seed)
     independent, slow = counts("independent"), counts("slow")
-    # 30 a client expected, with a deviation of 5: nobody is at 4 of them.
+    # Each client is expected 30 times, with a deviation of 5: none is 4 of them away.
     assert independent.min() >= 10
     assert independent.max() <= 50
     assert np.corrcoef(np.argsort(np.argsort(slowness)), np.argsort(np.argsort(slow)))[0, 1] > 0.8
@@ -44,7 +44,7 @@ def test_a_schedule_follows_from_the_seed_the_round_and_the_session() -> None:
     assert dropout_schedule(config, ids, 1, 5) != first
 
 
-def test_only_the_rounds_that_were_asked_for_lose_clients() -> None:
+def test_only_the_requested_rounds_lose_clients() -> None:
     config = tiny_config(clients=40, dropout=0.5, dropout_at=("share-keys",), dropout_model="slow")
     faults = dropout_schedule(config, tuple(range(40)), 1).faults
     assert {round_ for _, round_, _ in faults} == {Round.SHARE_KEYS}

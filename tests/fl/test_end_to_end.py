@@ -1,4 +1,4 @@
-"""The whole way on real data, from the command line: training through the protocol learns what plain training does."""
+"""The whole way on real data, from the command line: training through the protocol learns like plain training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_digits_with_a_quarter_vanishing_are_learned_as_well_as_in_the_clear(tmp
     assert abs(summary["accuracy"] - summary["plain_accuracy"]) <= 0.005
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
-    # What is stored is the model that was measured.
+    # The stored model is the measured one.
     digits = load_dataset("digits")
     model = build_model("2nn", image_shape=digits.image_shape, num_classes=10, seed=1)
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
@@ -65,7 +65,7 @@ def test_fashion_mnist_is_learned_by_six_clients_with_the_cnn(monkeypatch: pytes
 
 @pytest.mark.data
 def test_mnist_is_learned_by_its_writers(mnist_folder: Path) -> None:
-    """Each client has what one person wrote; a fifth vanishes in each round."""
+    """Each client has one writer's images; a fifth vanishes in each round."""
     summary = run(
         "--dataset", "mnist-writers", "--data-dir", mnist_folder, "--clients", 200, "--sample", 20, "--rounds", 2,
         "--model", "2nn", "--epochs", 2, "--dropout", 0.2, "--compare",

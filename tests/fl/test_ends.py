@@ -1,4 +1,4 @@
-"""How commands end: by Ctrl-C while they load, with nowhere to write to, and with own code that prints or exits."""
+"""The ends of commands: by Ctrl-C while they load, with a full disk, and with own code that prints or exits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAIN = ("train", "--clients", "3", "--rounds", "1", "--epochs", "1", "--model",
 def run(
     *arguments: str, before: str = "", stdout: str | None = None, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, after ``before`` has run there; stdout may go to a file."""
+    """Run the command line in a separate process, after ``before`` has run there; stdout may go to a file."""
     program = [sys.executable, "-c", f"{before}\nfrom fl.__main__ import main\nmain()", *arguments]
     with open(stdout, "w") if stdout else open("/dev/null") as file:
         return subprocess.run(  # noqa: S603 - our own program
@@ -57,7 +57,7 @@ def test_ctrl_c_while_modules_load_is_a_line(module: str, as_json: bool) -> None
 SWALLOWS = INTERRUPT_AT + "signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
-def test_a_background_job_goes_on_ignoring_ctrl_c() -> None:
+def test_a_background_job_keeps_ignoring_ctrl_c() -> None:
     done = run(*PLAN, "--json", before=SWALLOWS.format(name="typer"))
     assert (done.returncode, json.loads(done.stdout)["threshold"]) == (0, 3)
 
@@ -82,14 +82,14 @@ def test_a_full_disk_under_stdout_is_a_line(arguments: tuple[str, ...], unbuffer
     assert "Traceback" not in done.stderr
 
 
-def test_a_mistake_is_told_once_where_stdout_is_full() -> None:
+def test_a_mistake_is_reported_once_if_stdout_is_full() -> None:
     done = run("train", "--rounds", "0", "--json", stdout="/dev/full")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "rounds must be at least 1" in done.stderr
 
 
-def test_the_object_comes_where_stderr_is_full() -> None:
+def test_the_json_object_comes_even_if_stderr_is_full() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(  # noqa: S603 - our own program
             command("train", "--rounds", "0", "--json"), stdout=subprocess.PIPE, stderr=full, text=True, timeout=60,

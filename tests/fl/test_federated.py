@@ -1,4 +1,4 @@
-"""`fl.federated`: a training from Python, as a notebook or a script has it."""
+"""`fl.federated`: a training from Python, as in a notebook or a script."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_model_in_any_form_learns(model: Any) -> None:
         assert state_bytes(model) == before
 
 
-def test_an_instance_is_where_the_training_begins() -> None:
+def test_training_begins_at_the_given_instance() -> None:
     model = Net()
     assert state_bytes(make(model).model) == state_bytes(model)
 
@@ -80,7 +80,7 @@ def test_a_model_that_does_not_fit_is_refused_before_the_training(model: Any) ->
 
 
 def test_own_clients_train_as_a_data_set_split_in_the_same_way() -> None:
-    """The same figures and bits, whether a data set is split, or each client brings its own."""
+    """The figures and bits are the same if a data set is split, or if each client brings its own."""
     parts = [torch.arange(at, 240, 6).numpy() for at in range(6)]
     own = make(protocol=fl.Protocol(dropout=0.2), holdout=0.2)
     split = make(clients=DATASET, test=None, partition=parts, protocol=fl.Protocol(dropout=0.2), holdout=0.2)
@@ -91,7 +91,7 @@ def test_own_clients_train_as_a_data_set_split_in_the_same_way() -> None:
 
 
 def test_any_loss_and_metrics_without_a_test_set() -> None:
-    """NumPy's float64 and negative whole numbers, a metric of the user's own; secure figures are the plain ones."""
+    """NumPy's float64 and negative whole numbers, a metric of the user's own; secure figures equal the plain ones."""
     rng = np.random.default_rng(0)
     clients = [(rng.normal(size=(30, 3)), rng.integers(-9, 9, 30)) for _ in range(5)]
 
@@ -141,7 +141,7 @@ def test_a_data_set_is_split_by_a_scheme() -> None:
         ({"local": fl.Local(optimizer=torch.optim.Adam, learning_rate_decay=1)}, None),
     ],
 )
-def test_what_cannot_be_is_one_sentence(options: dict[str, Any], said: str | None) -> None:
+def test_impossible_settings_are_one_sentence(options: dict[str, Any], said: str | None) -> None:
     if said is None:
         make(**options)
         return
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_sentence(options: dict[str, Any], said: str | Non
         make(**options)
 
 
-def test_rounds_are_trained_one_by_one_and_train_goes_on() -> None:
+def test_rounds_are_trained_one_by_one_and_train_continues() -> None:
     whole = make()
     train(whole)
     run = make()
@@ -167,7 +167,7 @@ def test_rounds_are_trained_one_by_one_and_train_goes_on() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
 @pytest.mark.parametrize("when", ["training", "after the step"])
-def test_a_round_that_is_broken_off_leaves_everything_as_it_was(
+def test_a_round_that_is_broken_off_leaves_everything_unchanged(
     error: BaseException, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"server": fl.ServerOptimization(optimizer="fedadam"), "compare": True}
@@ -227,7 +227,7 @@ def test_an_optimizer_of_the_users_own_trains() -> None:
         train(make(local=fl.Local(optimizer=list)))
 
 
-def test_a_run_is_kept_and_goes_on_in_another_program(tmp_path: Path) -> None:
+def test_a_run_is_kept_and_continues_in_another_program(tmp_path: Path) -> None:
     options = {"out": tmp_path / "run", "local": fl.Local(epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))}
     whole = make(local=options["local"])
     train(whole)
@@ -319,7 +319,7 @@ SCRIPT = """
 
 @pytest.mark.live
 def test_processes_train_what_a_script_without_a_main_guard_defines(tmp_path: Path) -> None:
-    """Also what has random transforms: the same bits as in one process."""
+    """This includes random transforms: the same bits as in one process."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(  # noqa: S603 - our own program

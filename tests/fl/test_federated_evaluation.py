@@ -1,4 +1,4 @@
-"""Totals over what clients hold out: of clients that hold nothing, of models that ran away, of sessions too small."""
+"""Totals over held-out examples: of clients without any, of models that ran away, of sessions too small."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_means_are_over_examples_and_a_client_that_holds_nothing_out_is_in_the_s
     assert result.evaluation == Evaluation(pytest.approx(0.8, abs=1e-4), {"accuracy": (35, 50)}, 50)
 
 
-def test_where_nobody_holds_anything_out_there_is_no_mean() -> None:
+def test_without_held_out_examples_there_is_no_mean() -> None:
     assert totals([None] * 4) == HeldOutResult(evaluation=None, included=4)
 
 

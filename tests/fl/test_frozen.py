@@ -1,4 +1,4 @@
-"""Only what is trained travels: frozen parameters stay at each party, and are checked to be equal by their digest."""
+"""Only trained parameters travel: frozen ones stay at each party, and their digests are compared."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def rounds(run: FederatedRun) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_what_is_trained_travels_and_nothing_else(own: str, name: str) -> None:
+def test_only_trained_parameters_travel(own: str, name: str) -> None:
     run = run_of(own, name, dropout=0.2)
     assert run.layout.names == TRAINED[name]
     before, message = copy.deepcopy(run.model), round_message(run.model)
@@ -162,7 +162,7 @@ def test_frozen_parameters_cost_no_bytes(own: str) -> None:
     assert ParameterLayout.of(copy.deepcopy(run.model).requires_grad_(True)).size == 803
     assert len(round_message(run.model)) < len(model_to_bytes(run.model)) - 4 * 680
     (record,) = rounds(run)
-    # Besides the update, a client sends keys, shares and counters; 803 values alone would have 3,212 bytes.
+    # In addition to the update, a client sends keys, shares and counters; 803 values alone would have 3,212 bytes.
     assert record.bytes_up < 6 * (4 * 123 + 2000)
 
 
@@ -246,7 +246,7 @@ def test_a_message_with_more_or_fewer_tensors_is_refused(own: str) -> None:
         load_round_message(model, safetensors.torch.save({"3.weight": torch.zeros(3, 40)}))
 
 
-def test_a_run_goes_on_with_the_same_weights_only(own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_continues_only_with_the_same_weights(own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_data(monkeypatch)
     train = ("train", "--model", f"{own}:pretrained", "--clients", 6, "--epochs", 1, "--json")
     assert invoke(*train, "--rounds", 1, "--out", tmp_path / "run").exit_code == 0
@@ -296,7 +296,7 @@ def test_a_client_elsewhere_makes_the_frozen_part_under_the_servers_seed(own: st
 
 
 @pytest.mark.parametrize(("seed", "frozen"), [(6, None), (5, bytes(32)), (5, NOTHING_FROZEN)])
-def test_a_client_with_another_frozen_part_says_so_and_tells_the_server(
+def test_a_client_with_another_frozen_part_reports_it_to_user_and_server(
     own: str, seed: int, frozen: bytes | None
 ) -> None:
     offered, params = announced(own, make(f"{own}:by_hand", seed=5))

@@ -1,4 +1,4 @@
-"""torch's global generator in several threads: nobody trains with another's numbers, and the process goes on."""
+"""torch's global generator in several threads: clients do not mix their draws, and the process does not hang."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEDS = range(6)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_clients_trained_in_threads_side_by_side_drop_out_what_each_does_alone() -> None:
+def test_clients_in_parallel_threads_draw_the_same_dropout_as_alone() -> None:
     images = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(200) % 10
     start = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
@@ -40,7 +40,7 @@ def test_clients_trained_in_threads_side_by_side_drop_out_what_each_does_alone()
 
 
 def test_it_can_be_seeded_within_itself() -> None:
-    """As by a user's model that makes one more model while it trains."""
+    """For example by a user's model that makes one more model while it trains."""
     with seeded_global_generator(1):
         first = torch.rand(3)
         with seeded_global_generator(1):
@@ -74,7 +74,7 @@ print("all have ended")
 
 @pytest.mark.slow
 def test_threads_do_not_stop_each_other_when_garbage_is_collected() -> None:
-    """Without the lock they do within seconds, and then nothing of the process runs any more."""
+    """Without the lock they do within seconds, and then the whole process hangs."""
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", _THREADS], capture_output=True, text=True, check=True, timeout=120, cwd=REPOSITORY,
         env=environment(),

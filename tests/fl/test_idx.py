@@ -1,4 +1,4 @@
-"""The IDX parser: what it reads, and that it refuses everything else with DataError."""
+"""The IDX parser: the files that it reads, and that it refuses all others with DataError."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_reads_raw_and_gzip_files_by_content(tmp_path: Path) -> None:
     assert read_uncompressed(tmp_path / "packed") == b"plain"
 
 
-def test_stops_reading_at_the_limit(tmp_path: Path) -> None:
+def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(bytes(50_000_000)))
     tracemalloc.start()

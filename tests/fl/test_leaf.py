@@ -1,4 +1,4 @@
-"""FEMNIST in LEAF's JSON: what is read, in which order, with how much memory, and what is refused."""
+"""FEMNIST in LEAF's JSON: the data read, their order, the memory used, and the refusals."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PIXELS = 784
 
 
 def picture(seed: int) -> list[float]:
-    """A gray level a pixel, k/255 as LEAF writes them, most of it paper."""
+    """Return gray levels, one for each pixel, k/255 as LEAF writes them, most of them paper."""
     rng = np.random.default_rng(seed)
     levels = np.where(rng.random(PIXELS) < 0.8, 255, rng.integers(0, 256, PIXELS))
     return (levels / 255).tolist()
 
 
 def some_writers(*names: str, count: int = 3, first: int = 0) -> Writers:
-    """Each has `count` characters of his own."""
+    """Return writers with `count` own characters each."""
     return {
         name: [(picture(first + 100 * place + number), (7 * place + number) % 62) for number in range(count)]
         for place, name in enumerate(names)
@@ -39,7 +39,7 @@ def some_writers(*names: str, count: int = 3, first: int = 0) -> Writers:
 
 
 def leaf_json(writers: Writers) -> dict[str, Any]:
-    """As LEAF's data_to_json.py makes it."""
+    """Return JSON as LEAF's data_to_json.py makes it."""
     return {
         "users": list(writers),
         "num_samples": [len(examples) for examples in writers.values()],
@@ -59,7 +59,7 @@ def write(folder: Path, part: str, number: int, content: Any) -> Path:
 
 @pytest.fixture
 def leaf_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three writers in two training files, and another one in the test file."""
+    """Make a folder with three writers in two training files, and another one in the test file."""
     monkeypatch.delenv("SECAGG_DATA", raising=False)
     folder = tmp_path / "femnist"
     write(folder, "train", 0, leaf_json(some_writers("f0001_41", "f0000_14", count=3)))
@@ -94,9 +94,9 @@ def test_each_writer_is_a_client(leaf_folder: Path) -> None:
     assert sorted(part.tolist() for part in parts) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9, 10]]
 
 
-def test_writers_without_examples_are_no_clients(leaf_folder: Path) -> None:
+def test_writers_without_examples_are_not_clients(leaf_folder: Path) -> None:
     content = leaf_json({"f0001_41": [], **some_writers("f0000_14")})
-    # LEAF leaves this behind of those who wrote less than two characters, and does not list them.
+    # LEAF leaves this behind for writers of fewer than two characters, and does not list them.
     content["user_data"]["f0999_99"] = {"x": [], "y": []}
     write(leaf_folder, "train", 0, content)
     dataset = load(leaf_folder)
@@ -133,14 +133,14 @@ def test_a_part_without_examples(leaf_folder: Path) -> None:
 
 
 def of_one_writer(**changes: Any) -> dict[str, Any]:
-    """A file with one writer of two characters, some of it replaced."""
+    """Return a file with one writer of two characters, with some of it replaced."""
     content = leaf_json(some_writers("f0000_14", count=2))
     entry = {**content["user_data"]["f0000_14"], **{key: changes.pop(key) for key in ("x", "y") if key in changes}}
     return {**content, "user_data": {"f0000_14": entry}, **changes}
 
 
 def with_pixel(value: object) -> str:
-    """A file whose second image has one other value, as text: it may be no JSON."""
+    """Return a file whose second image has one other value, as text: it may be invalid JSON."""
     text = json.dumps(of_one_writer(x=[picture(0), [0.5] * (PIXELS - 1) + ["HERE"]]))
     return text.replace('"HERE"', str(value))
 
@@ -195,7 +195,7 @@ def test_refuses_what_is_not_as_described(content: Any, complaint: str, leaf_fol
         load(leaf_folder)
     assert str(caught.value).startswith(f"{path}: ")
     assert complaint in str(caught.value)
-    # However long what was found, the complaint can be read.
+    # The complaint stays readable, however long the found text is.
     assert len(str(caught.value)) < len(str(path)) + 300
 
 
@@ -206,14 +206,14 @@ def test_a_writer_in_two_files_is_refused(leaf_folder: Path) -> None:
     assert str(caught.value).startswith(f"{path}: user 'f0000_14' is in all_data_0_niid_0_keep_0_train_9.json already")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_file(leaf_folder: Path) -> None:
+def test_a_byte_order_mark_is_skipped(leaf_folder: Path) -> None:
     before = load(leaf_folder)
     for path in leaf_folder.rglob("*.json"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert torch.equal(load(leaf_folder).train_images, before.train_images)
 
 
-def test_bytes_that_are_no_text(leaf_folder: Path) -> None:
+def test_bytes_that_are_not_text(leaf_folder: Path) -> None:
     path = write(leaf_folder, "train", 1, "")
     path.write_bytes(b'{"users": ["\xff"]}')
     with pytest.raises(DataError, match="not UTF-8 text"):
@@ -227,7 +227,7 @@ def test_a_folder_that_has_the_name_of_a_file(leaf_folder: Path) -> None:
 
 
 def test_memory_stays_near_the_size_of_the_file(leaf_folder: Path) -> None:
-    # 30 writers of 10 characters: as Python's lists of floats, all at once, several times the file's size.
+    # 30 writers of 10 characters: Python lists of all floats at once would take several times the file's size.
     path = write(leaf_folder, "train", 0, leaf_json(some_writers(*(f"f{number}" for number in range(30)), count=10)))
     size = path.stat().st_size
     assert size > 1_500_000

@@ -38,14 +38,14 @@ def test_a_simulated_round_measures_first_and_trains_each_client_once(amplitude:
     assert first.exceeded == (None, None)
     second = aggregator.aggregate(request)
     assert second.ring_difference == 0
-    # What the measuring session cost is in the first round's figures.
+    # The measuring session's costs are in the first round's figures.
     assert first.bytes_up > second.bytes_up
     assert {name: cost.bytes_up for name, cost in first.phases.items()}.keys() == second.phases.keys()
     assert sum(cost.bytes_up for cost in first.phases.values()) == first.bytes_up
 
 
 def test_some_clients_are_measured_where_there_are_many() -> None:
-    """With their share of the faults; all of them are trained once, and the others in the round itself."""
+    """They have their share of the faults; all of them are trained once, and the others in the round itself."""
     ids = tuple(range(60))
     clients, announced = Clients(), []
     faults = FaultSchedule.dropouts(ids, 0.3, seed=4)
@@ -55,7 +55,7 @@ def test_some_clients_are_measured_where_there_are_many() -> None:
     assert result.aborted is None
     assert len(clients.asked) == len(set(clients.asked))
     assert set(result.included) <= set(clients.asked)
-    # Nobody is announced who was trained before.
+    # A client that was trained before is not announced.
     assert len(announced) == len(set(announced))
 
 

@@ -1,4 +1,4 @@
-"""The models by name: their sizes, the images they take, and that the seed alone decides their weights."""
+"""The models by name: their sizes, their images, and that the seed alone decides their weights."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_initial_weights_fill_torch_s_default_range(name: str) -> None:
         ("logistic", (1, 8, 8), 0, "no model"),
     ],
 )
-def test_what_cannot_be_built(name: str, image_shape: tuple[int, int, int], num_classes: int, complaint: str) -> None:
+def test_impossible_models_are_refused(
+    name: str, image_shape: tuple[int, int, int], num_classes: int, complaint: str
+) -> None:
     with pytest.raises(ConfigError, match=complaint):
         build_model(name, image_shape=image_shape, num_classes=num_classes, seed=0)
 

@@ -1,4 +1,4 @@
-"""The starter project works as it is written, with the commands that its README gives."""
+"""The starter project works as written, with the commands in its README."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_documents_functions_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/how-to/own-models.md shows a model and a data set: they are what it says they are."""
+    """docs/how-to/own-models.md shows a model and a data set that work as it says."""
     document = (Path(__file__).parents[2] / "docs" / "how-to" / "own-models.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "shown_in_the_docs.py").write_text("\n\n".join(blocks))

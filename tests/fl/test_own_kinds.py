@@ -1,4 +1,4 @@
-"""Kinds of models and data that people have: lazy layers, NumPy arrays, lists of owners."""
+"""Common kinds of models and data: lazy layers, NumPy arrays, lists of owners."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_other_owners_are_a_line(writers: Any, said: str) -> None:
     assert said in str(raised.value)
 
 
-def test_a_model_that_is_none_stays_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = own_module(tmp_path, "def model(shape, classes):\n    return 5\n", monkeypatch)
     with pytest.raises(ConfigError, match=r"must return a torch\.nn\.Module, not int"):
         make_model(f"{name}:model", image_shape=(5,), num_classes=2, seed=0)

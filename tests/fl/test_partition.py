@@ -1,4 +1,4 @@
-"""How examples are dealt out: nobody gets another's, nobody goes without, and each scheme does what it says."""
+"""Dealing out examples: no client gets another's, none goes without, and each scheme does what it says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ alphas = st.floats(1e-300, 1e6)
 
 
 def check_dealt(parts: Parts, num_clients: int) -> np.ndarray:
-    """Each part is int64, sorted and not empty, and no index comes twice; gives all indices, sorted."""
+    """Check that each part is int64, sorted and not empty, without repeated indices; return all indices, sorted."""
     assert len(parts) == num_clients
     for part in parts:
         assert part.dtype == np.int64
@@ -48,7 +48,7 @@ def test_shards_deal_out_all_in_few_labels(labels: np.ndarray, seed: int, data: 
     num_clients = data.draw(st.integers(1, len(labels) // shards_per_client))
     parts = shards(labels, num_clients, seed, shards_per_client=shards_per_client)
     assert np.array_equal(check_dealt(parts, num_clients), np.arange(len(labels)))
-    # Cutting the sorted labels into runs makes at most one label change a cut more than there are labels.
+    # Cutting the sorted labels into runs adds at most one label change for each cut.
     runs = num_clients * shards_per_client + len(np.unique(labels)) - 1
     assert sum(len(np.unique(labels[part])) for part in parts) <= runs
 
@@ -97,7 +97,7 @@ def test_two_shards_give_most_clients_two_labels() -> None:
 
 
 def label_skew(parts: Parts) -> float:
-    """Mean share of a client's most frequent label."""
+    """Return the mean share of a client's most frequent label."""
     return float(np.mean([np.bincount(LABELS[part]).max() / len(part) for part in parts]))
 
 
@@ -144,7 +144,7 @@ def test_by_writer_draws_whom_it_takes() -> None:
         (lambda: by_writer(WRITERS, 51, 0), "51 clients, but only 50 writers"),
     ],
 )
-def test_what_cannot_be_dealt(deal: Callable[[], Parts], complaint: str) -> None:
+def test_impossible_partitions_are_refused(deal: Callable[[], Parts], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         deal()
 

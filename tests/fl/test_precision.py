@@ -1,4 +1,4 @@
-"""Where bfloat16 is taken: by the processor, the model, and what the user says."""
+"""The use of bfloat16: by the processor, the model, and the user's choice."""
 
 from __future__ import annotations
 

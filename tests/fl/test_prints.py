@@ -1,4 +1,4 @@
-"""What commands print is what was meant: paths as they are, and commands that a shell takes as they stand."""
+"""Printed paths and commands: paths unchanged, and commands that a shell accepts as they stand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ODD = "r 1/it's :cancer: [red]"
 
 
 def copied(text: str, before: str) -> list[str]:
-    """The words that a shell makes of what stands behind ``before``, to the end of the line."""
+    """Return the words that a shell makes of the text after ``before``, to the end of the line."""
     line = next(line for line in text.splitlines() if before in line)
     return shlex.split(line.partition(before)[2])
 
@@ -28,7 +28,7 @@ def test_the_steps_of_a_new_project_can_be_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_paths_of_a_run_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_a_run_are_printed_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny_data(monkeypatch)
     folder = tmp_path / ODD
     options = ("--model", "logistic", "--clients", 3, "--rounds", 1, "--epochs", 1, "--tensorboard")
@@ -43,7 +43,7 @@ def test_paths_of_a_run_are_printed_as_they_are(tmp_path: Path, monkeypatch: pyt
     assert copied(reported.stdout, "tensorboard --logdir ") == [str(folder / "tensorboard")]
 
 
-def test_how_to_go_on_can_be_copied(
+def test_the_command_to_resume_can_be_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_tiny_data(monkeypatch)
@@ -61,5 +61,5 @@ def test_how_to_go_on_can_be_copied(
 
 
 @pytest.mark.parametrize("option", ["--model", "--dataset"])
-def test_a_name_between_colons_is_no_picture(option: str) -> None:
+def test_a_name_between_colons_is_not_an_emoji(option: str) -> None:
     assert_refused(invoke("train", option, "nowhere:cancer:"), "nowhere:cancer:")

@@ -1,4 +1,4 @@
-"""The protocol's part of a run's settings: each graph and adversary gives the plain sum, and is kept with the run."""
+"""The protocol's part of a run's settings: each graph and adversary gives the plain sum, and is stored with the run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_many_clients_train_on_the_sparse_graph_by_default() -> None:
     assert first.bytes_up < second.bytes_up
 
 
-def test_more_than_half_may_vanish_where_the_sparse_graph_allows_it() -> None:
+def test_more_than_half_may_vanish_if_the_sparse_graph_allows_it() -> None:
     run = make_run(clients=20, dropout=0.6, compare=True)
     record = run.run_round()
     assert record.aborted is None
@@ -96,7 +96,7 @@ def test_enums_are_names_too() -> None:
     )
 
 
-def test_what_auto_stood_for_is_settled_and_plans_the_same() -> None:
+def test_the_choice_of_auto_is_stored_and_plans_the_same() -> None:
     config = RunConfig.of(clients=300)
     settled = config.settled()
     assert config.protocol.graph == "auto"
@@ -148,7 +148,7 @@ def test_a_refusal_names_the_sparse_graph() -> None:
 
 @pytest.mark.parametrize("graph", ["auto", "sparse", "complete"])
 def test_plan_and_simulate_plan_as_train_does(graph: str) -> None:
-    """A sparse graph with a reserve, though nobody vanishes."""
+    """A sparse graph with a reserve, though no client vanishes."""
     options = ("--clients", 60, "--value-bits", 24, "--graph", graph)
     planned = json.loads(invoke("plan", *options, "--length", 650, "--json").stdout)
     simulated = json.loads(invoke("simulate", *options, "--length", 650, "--json").stdout)

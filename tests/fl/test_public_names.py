@@ -1,4 +1,4 @@
-"""The names that a program may use of `fl`: all there, each once, and none of them loads torch before it is used."""
+"""The public names of `fl`: all present, each once, and none loads torch before it is used."""
 
 import subprocess
 import sys

@@ -22,7 +22,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 class Rounding:
-    """In the place of a random generator: every element is rounded by the same draw."""
+    """A replacement for a random generator: every element is rounded by the same draw."""
 
     def __init__(self, draw: float) -> None:
         self._draw = draw
@@ -43,7 +43,7 @@ def make_update(delta: Any, *, num_examples: int = 10, loss_sum: float = 0.0, co
 
 
 def aggregate(encoding: UpdateEncoding, updates: list[ClientUpdate], seed: int = 0) -> Any:
-    """Encode all, add them up in the ring that a plan for so many clients would have, and decode."""
+    """Encode all, add them up in the ring of a plan for their number of clients, and decode."""
     bits = required_ring_bits(len(updates), encoding.value_bits)
     total = np.zeros(encoding.vector_length, dtype=np.uint64)
     for number, update in enumerate(updates):
@@ -55,7 +55,7 @@ def aggregate(encoding: UpdateEncoding, updates: list[ClientUpdate], seed: int =
 
 @st.composite
 def deltas(draw: st.DrawFn, clip: float, length: int) -> np.ndarray:
-    """Elements inside and outside of the clipping bound, and next to it."""
+    """Return elements inside and outside of the clipping bound, and next to it."""
     at_clip = np.float32(clip)
     special = [0.0, -0.0, *(sign * float(near) for sign in (1, -1) for near in (
         at_clip, np.nextafter(at_clip, np.float32(0)), np.nextafter(at_clip, np.float32(np.inf)), 2 * at_clip, 3e38
@@ -102,7 +102,7 @@ def test_a_clipping_bound_between_two_float32_numbers_keeps_the_range(clip: floa
 
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 24, MAX_VALUE_BITS])
 @pytest.mark.parametrize("draw", [0.0, LARGEST_DRAW])
-def test_the_bounds_are_the_ends_of_the_range_whatever_the_draw(bits: int, draw: float) -> None:
+def test_the_bounds_are_the_ends_of_the_range_for_any_draw(bits: int, draw: float) -> None:
     encoding = make_encoding(value_bits=bits, clip=0.75)
     for beyond, end in ((-9, 0), (9, (1 << bits) - 1)):
         encoded = encoding.encode(make_update([-0.75, 0.75, beyond, 0]), Rounding(draw))  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_the_bounds_are_the_ends_of_the_range_whatever_the_draw(bits: int, draw:
 @pytest.mark.parametrize("bits", [MIN_VALUE_BITS, 8, MAX_VALUE_BITS])
 @pytest.mark.parametrize("num_examples", [1, 7, 10])
 def test_rounding_is_right_on_average(bits: int, num_examples: int) -> None:
-    """The mean of many draws is w (x + c) / step, where rounding to the nearest would be off by up to a half."""
+    """The mean of many draws is w (x + c) / step; rounding to the nearest would be off by up to a half."""
     count = 200_000
     encoding = make_encoding(update_length=count, value_bits=bits)
     step = 2 / (2**bits - 1)
@@ -144,7 +144,7 @@ def test_the_decoded_mean_is_within_its_bound(
     """
     encoding = make_encoding(update_length=5, clip=clip, value_bits=bits, max_examples=max_examples)
     updates = [
-        # One element at most is beyond the bound: an update of which more is, is made smaller as a whole.
+        # One element at most is beyond the bound: an update with more of them is scaled down as a whole.
         make_update(
             data.draw(deltas(clip, 5).filter(lambda delta: np.count_nonzero(np.abs(delta) > clip) < 2)),
             num_examples=data.draw(st.integers(1, max_examples)),
@@ -165,7 +165,7 @@ def test_the_decoded_mean_is_within_its_bound(
 @example(data=None, bits=4, max_examples=10**7, seed=0)
 @example(data=None, bits=32, max_examples=10**7, seed=0)
 def test_totals_are_exact(data: st.DataObject | None, bits: int, max_examples: int, seed: int) -> None:
-    """Examples, correct and clipped ones to the unit, the loss to its step; also when all are as large as can be."""
+    """Examples, correct and clipped ones are exact, the loss to its step; also at their maximum."""
     if data is None:
         counts = [(max_examples, max_examples, 256.0 * max_examples, 3)] * 9
     else:
@@ -203,8 +203,8 @@ def test_clipped_elements_are_bounded_and_counted() -> None:
     assert result.clipped == 2 / 8
 
 
-def test_what_is_above_the_bound_as_a_whole_is_made_smaller_by_a_factor_of_its_clients_own() -> None:
-    """Elements that are all clipped would be two values, and the sum would show each client's signs."""
+def test_an_update_above_the_bound_is_scaled_down_by_its_clients_own_factor() -> None:
+    """Elements that are all clipped would take two values, and the sum would show each client's signs."""
     length, encoding = 4000, make_encoding(update_length=4000, clip=1e-9, value_bits=24, max_examples=1)
     delta = np.random.default_rng(0).normal(size=length)
     sent = [aggregate(encoding, [make_update(delta, num_examples=1)], seed).mean_delta for seed in (1, 2)]
@@ -215,12 +215,12 @@ def test_what_is_above_the_bound_as_a_whole_is_made_smaller_by_a_factor_of_its_c
         factors = one[inside] / delta[inside].astype(np.float32)
         assert np.median(factors) > 0
         np.testing.assert_allclose(one[inside], delta[inside] * np.median(factors), atol=1e-14)
-    # Nobody else knows the factor.
+    # Only the client knows the factor.
     assert np.abs(np.log(np.abs(sent[0]).sum() / np.abs(sent[1]).sum())) > 0.05
 
 
 def test_a_bound_far_below_all_updates_shows_no_clients_signs() -> None:
-    """With weights of powers of two, each sum of clipped elements would be read like a number in base two."""
+    """With weights of powers of two, each sum of clipped elements could be read like a binary number."""
     num_clients, length = 8, 2000
     encoding = fixed_encoding(length, clip=1e-12, value_bits=24, max_examples=(1 << 24) - 1, num_clients=num_clients)
     generator = np.random.default_rng(5)
@@ -276,7 +276,7 @@ def test_a_loss_beyond_what_travels_is_the_largest_that_does() -> None:
         ({"num_examples": -1}, "-1 examples"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused(change: dict[str, Any], said: str) -> None:
+def test_invalid_updates_are_refused(change: dict[str, Any], said: str) -> None:
     update = replace(make_update([0.1] * 4, loss_sum=1.0, correct=1), **change)
     with pytest.raises(QuantizationError, match=said):
         make_encoding().encode(update, np.random.default_rng(0))
@@ -284,7 +284,7 @@ def test_what_cannot_be_encoded_is_refused(change: dict[str, Any], said: str) ->
 
 @pytest.mark.parametrize("correct", [-1, 4, 10**9])
 def test_more_correct_ones_than_examples_are_refused(correct: int) -> None:
-    """They would spoil the total without a sign: a digit holds value_bits bits, and nobody sees one client's."""
+    """They would spoil the total unnoticed: a digit holds value_bits bits, and nobody sees one client's."""
     with pytest.raises(QuantizationError, match="accuracy"):
         make_encoding().encode(make_update([0.1] * 4, num_examples=3, correct=correct), np.random.default_rng(0))
 

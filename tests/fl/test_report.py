@@ -1,4 +1,4 @@
-"""What is left to look at: the figure of a run, and its summary."""
+"""The figure and the summary of a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RECORDS = [
 
 @pytest.fixture
 def axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Figure, Axes, Axes]:
-    """The figure of RECORDS, as it was drawn."""
+    """Return the axes of the figure of RECORDS."""
     figures: list[Figure] = []
 
     def keep(*args: Any, **options: Any) -> Figure:
@@ -84,7 +84,7 @@ def test_the_bars_are_the_clients_by_where_they_left(axes: tuple[Figure, Axes, A
     drawn: list[Any] = axes[2].containers
     bars = {container.get_label(): [(bar.get_y(), bar.get_height()) for bar in container] for container in drawn}
     assert bars["in the sum, stayed to the end"] == [(0, 4), (0, 4), (0, 0)]
-    # They are stacked: nobody is counted twice, and those who left before unmasking are in the sum already.
+    # They are stacked: each client is counted once, and those that left before unmasking are already in the sum.
     assert bars["in the sum, vanished before unmasking"] == [(4, 0), (4, 2), (1, 0)]
     assert bars["vanished before masked input"] == [(4, 1), (6, 0), (1, 0)]
     assert bars["vanished before shares"] == [(5, 1), (6, 0), (1, 0)]
@@ -94,7 +94,7 @@ def test_the_bars_are_the_clients_by_where_they_left(axes: tuple[Figure, Axes, A
     assert len(set(colors)) == 6
 
 
-def test_whoever_vanishes_before_the_consistency_check_is_in_the_sum_and_counted_once() -> None:
+def test_a_client_that_vanishes_before_the_consistency_check_is_in_the_sum_and_counted_once() -> None:
     record = make_record(1, included=(0, 1, 2, 3, 4), dropped={"ShareKeys": 1, "ConsistencyCheck": 2, "Unmasking": 1})
     assert stayed(record) == 2
     assert stayed(record) + sum(record.dropped.values()) == record.sampled

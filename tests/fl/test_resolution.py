@@ -1,4 +1,4 @@
-"""What a training's resolution is with no option, and what is said where an option spoils it."""
+"""A training's resolution without options, and the warning if an option spoils it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def raw_columns() -> Dataset:
-    """Five measurements as they come: means to 5000, deviations from 1 to 1000."""
+    """Return five raw measurements: means to 5000, deviations from 1 to 1000."""
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(600, 5, generator=generator)
     columns = normal * torch.tensor([1.0, 10.0, 100.0, 1000.0, 50.0]) + torch.tensor([0.0, 50.0, 300.0, 5000.0, 37.0])
@@ -79,7 +79,7 @@ def test_a_fixed_bound_names_the_tensors_that_exceed_it(own: str) -> None:
     assert record.clipped > 0
 
 
-def test_a_frozen_layer_stays_as_it_is(own: str) -> None:
+def test_a_frozen_layer_stays_unchanged(own: str) -> None:
     run = FederatedRun(raw_config(f"{own}:frozen", learning_rate=1e-4), raw_columns(), "secure")
     before = state_bytes(run.model)
     run.run_round()
@@ -95,11 +95,11 @@ def test_small_steps_are_as_exact_as_large_ones(learning_rate: float) -> None:
     for run in runs:
         run.run_round()
     secure, plain = (nn.utils.parameters_to_vector(run.model.parameters()).detach().double() - before for run in runs)
-    # Beside what float32 weights themselves are rounded to.
+    # In addition to the rounding of float32 weights themselves.
     assert float((secure - plain).norm() / plain.norm()) < 0.01 + 2.0**-24 * float(before.norm() / plain.norm())
 
 
-def test_a_bound_that_is_far_too_large_is_said_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bound_that_is_far_too_large_gives_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("fl.commands.train.make_dataset", lambda name, data_dir=None: tiny_dataset())
     options = ("--model", "logistic", "--clients", 4, "--rounds", 1, "--epochs", 1, "--out", tmp_path / "run")
     result = invoke("train", *options, "--clip", 1e20)
@@ -126,7 +126,7 @@ def test_much_clipping_with_bounds_that_follow_has_advice(clipped: float | None,
     assert all("of the updates' elements were clipped" in line and "lower --learning-rate" in line for line in lines)
 
 
-def test_weights_that_are_cut_are_told() -> None:
+def test_clipped_weights_are_reported() -> None:
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure", max_examples=32)
     record = run.run_round()
     assert record.num_examples == 6 * 32
@@ -144,7 +144,7 @@ def test_many_tensors_are_some_lines() -> None:
 
 
 @pytest.mark.parametrize("clip", [None, 0.25])
-def test_a_resumed_run_has_the_bounds_of_the_one_that_was_left(tmp_path: Path, clip: float | None) -> None:
+def test_a_resumed_run_has_the_bounds_of_the_interrupted_one(tmp_path: Path, clip: float | None) -> None:
     """It gives the same models, to the bit, and does not measure again."""
     config, dataset = tiny_config(clip=clip), tiny_dataset()
     whole = FederatedRun(config, dataset, "secure")

@@ -1,4 +1,4 @@
-"""What a round does besides averaging: it leaves out who must not send, measures what is held out, counts its costs."""
+"""A round besides averaging: it leaves out bad updates, measures held-out examples, and counts its costs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_if_every_client_runs_away_the_settings_are_at_fault(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("aggregator", ["secure", "plain"])
-def test_what_is_held_out_is_never_learned_from_and_measured_in_total(
+def test_held_out_examples_are_measured_in_total_and_never_trained_on(
     aggregator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[torch.Tensor] = []
@@ -79,7 +79,7 @@ def test_what_is_held_out_is_never_learned_from_and_measured_in_total(
     assert record.held_out_loss == pytest.approx(expected.loss, abs=1e-4)
 
 
-def test_a_measurement_of_what_is_held_out_has_dropouts_of_its_own() -> None:
+def test_a_measurement_of_held_out_examples_has_its_own_dropouts() -> None:
     run = make_run("secure", holdout=0.25, dropout=0.34, clients=9)
     record = run.run_round()
     assert 0 < record.held_out_examples < 9 * 6

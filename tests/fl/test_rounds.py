@@ -1,9 +1,8 @@
-"""The federated loop: repeatable, the same securely and in the clear, and bound to the model that went out."""
+"""The federated loop: the same securely and in the clear, and bound to the model that was sent."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +46,7 @@ def vector(model: nn.Module) -> np.ndarray:
 
 
 class Listener:
-    """In the place of an aggregator: keeps the requests, and answers each with the mean update that it is told."""
+    """A replacement for an aggregator: keeps the requests, and answers each with the given mean update."""
 
     name = "secure"
 
@@ -63,28 +62,11 @@ class Listener:
 
 
 def listen(run: FederatedRun, count: int, answer: Any = lambda request: None) -> list[RoundRequest]:
-    """The requests of so many rounds."""
+    """Return the requests of ``count`` rounds."""
     listener = Listener(answer)
     run.aggregator = listener
     run_rounds(run, count)
     return listener.requests
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["logistic", "small-cnn"])
-@pytest.mark.parametrize("aggregator", ["secure", "plain"])
-def test_a_seeded_run_repeats_bit_for_bit(aggregator: str, model: str) -> None:
-    options = {"model": model, "dropout": 0.34, "sample": 5, "rounds": 3}
-    first, again = (make_run(aggregator, **options) for _ in range(2))
-    records = [[untimed(record) for record in run_rounds(run, 3)] for run in (first, again)]
-    assert records[0] == records[1]
-    assert state_bytes(first.model) == state_bytes(again.model)
-
-
-@pytest.mark.parametrize("aggregator", ["secure", "plain"])
-def test_another_seed_gives_another_run(aggregator: str) -> None:
-    first, other = (make_run(aggregator, seed=seed) for seed in (1, 2))
-    assert run_rounds(first, 1)[0].loss != run_rounds(other, 1)[0].loss
 
 
 @pytest.mark.slow
@@ -157,45 +139,9 @@ def test_every_client_trains_on_its_own_examples(monkeypatch: pytest.MonkeyPatch
     assert len(together.flatten(1).unique(dim=0)) == len(DATASET.train_images)
 
 
-def test_a_round_samples_anew_from_all_clients() -> None:
-    config = {"clients": 12, "sample": 5, "seed": 3}
-    requests = listen(make_run("plain", **config), 60)
-    assert [request.client_ids for request in requests] == [
-        request.client_ids for request in listen(make_run("plain", **config), 60)
-    ]
-    times: Counter[int] = Counter()
-    for request in requests:
-        ids = request.client_ids
-        assert len(set(ids)) == 5
-        assert list(ids) == sorted(ids)
-        assert set(ids) <= set(range(12))
-        times.update(ids)
-    assert len({request.client_ids for request in requests}) > 50
-    # 25 times each on average, with a deviation of 3.8.
-    assert set(times) == set(range(12))
-    assert min(times.values()) > 10
-    assert max(times.values()) < 40
-
-
-def test_every_round_is_rounded_by_draws_of_its_own() -> None:
-    first, other = (listen(make_run(seed=seed), 5) for seed in (11, 12))
-    assert len({request.seed for request in first + other}) == 10
-
-
-def test_a_round_has_the_dropouts_that_were_asked_for() -> None:
-    for request in listen(make_run("plain", clients=12, sample=10, dropout=0.3, dropout_at=("share-keys",)), 5):
-        assert len(request.faults.faults) == 3
-        for client_id, round_, direction in request.faults.faults:
-            assert client_id in request.client_ids
-            assert (round_, direction) == (Round.SHARE_KEYS, Direction.UP)
-    everywhere = listen(make_run("plain", clients=12, dropout=0.3), 20)
-    assert {round_ for request in everywhere for _, round_, _ in request.faults.faults} == set(ROUNDS_OF_EVERY_SESSION)
-    assert len({tuple(request.faults.faults) for request in everywhere}) > 10
-
-
 def test_the_round_and_the_model_are_bound_into_the_session() -> None:
     still = [request.context for request in listen(make_run(), 3)]
-    # The model did not change: the round's number alone makes the difference.
+    # The model did not change: only the round's number makes the difference.
     assert len(set(still)) == 3
     assert still == [request.context for request in listen(make_run(), 3)]
     other_model = [request.context for request in listen(make_run(seed=12), 3)]
@@ -211,7 +157,7 @@ def test_the_round_and_the_model_are_bound_into_the_session() -> None:
 
 @pytest.mark.slow
 def test_the_context_is_of_the_model_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client can work it out by itself, from the model that it received and the round's number."""
+    """A client can compute it by itself, from the model that it received and the round's number."""
     received: list[bytes] = []
 
     def note(model: nn.Module, *args: Any, **options: Any) -> Any:
@@ -244,7 +190,7 @@ def test_a_client_binds_what_it_received_and_not_what_the_server_says(monkeypatc
     assert [context == request.context for context in contexts] == [True, True, False, True, True, True]
 
 
-def test_a_client_with_a_model_of_its_own_is_not_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_with_a_different_model_is_not_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(compare=True)
     fair = run._model_messages
 
@@ -265,9 +211,9 @@ def test_the_mean_update_is_scaled_and_added() -> None:
     np.testing.assert_allclose(vector(run.model), before + 0.25 * update, atol=1e-6)
 
 
-def test_an_aborted_round_leaves_the_model_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aborted_round_leaves_the_model_and_the_run_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def schedule(config: Any, sampled: tuple[int, ...], number: int) -> FaultSchedule:
-        """In the second round all but one client leave."""
+        """Let all but one client leave in the second round."""
         gone = sampled[1:] if number == 2 else ()
         return FaultSchedule({(i, Round.MASKED_INPUT_COLLECTION, Direction.UP): Fault.VANISH for i in gone})
 
@@ -326,7 +272,7 @@ def test_clipping_is_reported_and_bounds_the_step() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.01, 0.003, 0.7])
-def test_any_clipping_bound_will_do(clip: float) -> None:
+def test_any_clipping_bound_is_accepted(clip: float) -> None:
     """Most elements are clipped to -clip, which float32 does not hold exactly."""
     run = make_run("secure", clip=clip, learning_rate=2.0, compare=True)
     assert [record.aborted for record in run_rounds(run, 3)] == [None] * 3
@@ -394,12 +340,3 @@ def test_a_run_that_does_not_fit_the_data_is_refused_before_it_starts() -> None:
         make_run("secure", clients=241)
     with pytest.raises(ConfigError, match="the owner of each example"):
         make_run("secure", partition="by-writer")
-
-
-@pytest.mark.parametrize("seed", [2**32, 2**63, 2**64, 10**30])
-def test_any_seed_that_a_config_takes_can_be_run(seed: int) -> None:
-    try:
-        config = tiny_config(seed=seed)
-    except ConfigError:
-        return
-    FederatedRun(config, DATASET, "secure").run_round()

@@ -1,6 +1,6 @@
-"""Bounds that follow the updates: how close averages come to float arithmetic, with no option, from the first round on.
+"""Bounds that follow the updates: averages close to float arithmetic, without options, from the first round on.
 
-And what a client that lies, or whose training runs away, can do to the others' resolution.
+And the effect of a client that lies, or whose training runs away, on the others' resolution.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXAMPLES = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000]
 
 
 class Server:
-    """Sessions without a protocol: what clients encode is added up."""
+    """Sessions without a protocol: the clients' encodings are added up."""
 
     def __init__(self, sizes: Sequence[int], clients: int, bits: int = 24, **fixed: Any) -> None:
         self.sizes, self.clients, self.bits = tuple(sizes), clients, bits
@@ -48,7 +48,7 @@ class Server:
         )
 
     def session(self, updates: list[ClientUpdate], forge: Any = None) -> Aggregate | None:
-        """What a session comes to; None if it measured. ``forge`` changes the sum, as a client within the ring can."""
+        """Return a session's result; None if it measured. ``forge`` changes the sum, as a client can."""
         encoding = self.encoding()
         total = np.zeros(encoding.vector_length, dtype=np.int64)
         for number, update in enumerate(updates):
@@ -67,7 +67,7 @@ class Server:
         return aggregate
 
     def round(self, updates: list[ClientUpdate]) -> Aggregate:
-        """The update's session, and before it one that measures where there are no bounds."""
+        """Run the update's session, and before it one that measures if there are no bounds."""
         aggregate = self.session(updates)
         if aggregate is None:
             aggregate = self.session(updates)
@@ -78,9 +78,7 @@ class Server:
 @pytest.mark.parametrize("bits", MOST_ERROR)
 @pytest.mark.parametrize("amplitude", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
 @pytest.mark.parametrize("examples", [[count] * 5 for count in EXAMPLES] + [EXAMPLES, [7] * 39 + [5_000]], ids=str)
-def test_the_average_is_close_whatever_the_updates_and_the_weights(
-    bits: int, amplitude: float, examples: list[int]
-) -> None:
+def test_the_average_is_close_for_any_updates_and_weights(bits: int, amplitude: float, examples: list[int]) -> None:
     sizes = (400, 20)
     updates = updates_of([amplitude, amplitude / 30], sizes, examples)
     server = Server(sizes, len(examples), bits)
@@ -105,19 +103,19 @@ def test_the_average_is_close_whatever_the_updates_and_the_weights(
     ],
     ids=["BatchNorm", "LoRA", "fine-tuning"],
 )
-def test_each_tensor_has_a_resolution_of_its_own(bits: int, amplitudes: list[float]) -> None:
+def test_each_tensor_has_its_own_resolution(bits: int, amplitudes: list[float]) -> None:
     sizes = (300, 16, 16, 50)
     updates = updates_of(amplitudes, sizes, [50, 60, 70, 20, 100])
     server = Server(sizes, len(updates), bits)
     for _ in range(3):
         aggregate = server.round(updates)
         assert worst_error(aggregate.mean_delta, mean_of(updates), sizes) < MOST_ERROR[bits]
-        # What nobody changes stays as it is, to the bit.
+        # A tensor that no client changes stays the same, to the bit.
         for tensor, amplitude in zip(np.split(aggregate.mean_delta, np.cumsum(sizes)[:-1]), amplitudes, strict=True):
             assert tensor.any() == bool(amplitude)
 
 
-def test_a_layer_that_is_frozen_later_stays_as_it_is_and_one_that_is_freed_moves_again() -> None:
+def test_a_layer_frozen_later_stays_unchanged_and_a_freed_one_moves_again() -> None:
     sizes = (50, 50)
     server = Server(sizes, 5)
     both = updates_of([1e-3, 1e-3], sizes, [10] * 5)
@@ -149,9 +147,9 @@ def test_bounds_follow_updates_that_shrink_or_grow(factor: float) -> None:
 @pytest.mark.parametrize("bits", MOST_ERROR)
 @pytest.mark.parametrize("what", ["elements", "weight", "both", "training ran away"])
 def test_one_client_costs_the_others_no_resolution(bits: int, what: str) -> None:
-    """It claims what it likes, 2^60 at most, in measuring sessions and others: the sum less its part is as close.
+    """It claims any size, at most 2^60, in measuring sessions and others: the sum without its part stays as close.
 
-    Where bits are few, a weight is kept whole at the cost of the others' resolution: such a client is most of the mean.
+    With few bits, a weight is kept whole at the cost of the others' resolution: such a client is most of the mean.
     """
     most = 0.4 if (bits, what) in ((16, "weight"), (16, "both")) else MOST_ERROR[bits]
     sizes = (400, 20)
@@ -169,7 +167,7 @@ def test_one_client_costs_the_others_no_resolution(bits: int, what: str) -> None
 
 @pytest.mark.parametrize("clients", [10, 100, 300])
 def test_a_client_that_forges_its_weights_range_costs_the_first_round(clients: int) -> None:
-    """It says 2^60 in every round, and sends 20: the sum of the weights shows it, from the first update on."""
+    """It claims 2^60 in every round, and sends 20: the sum of the weights shows it, from the first update on."""
     sizes = (400,)
     honest = updates_of([1e-3], sizes, [20] * clients)
     errors = []
@@ -183,7 +181,7 @@ def test_a_client_that_forges_its_weights_range_costs_the_first_round(clients: i
 
 
 def test_a_tensor_that_one_client_alone_changes_stays_among_the_others() -> None:
-    """Nobody else can tell whether it is right, so its bound goes no further than those that others need."""
+    """No other client can tell whether it is right, so its bound stays among those that others need."""
     sizes = (400, 20)
     honest = updates_of([1e-3, 0.0], sizes, [20] * 20)
     lone = ClientUpdate(np.append(honest[0].delta[:400], np.full(20, 1e30)).astype(np.float32), 20, 0.0, ((0, 20),))
@@ -195,7 +193,7 @@ def test_a_tensor_that_one_client_alone_changes_stays_among_the_others() -> None
 
 
 def forge_last_weight(encoding: UpdateEncoding, total: npt.NDArray[np.int64]) -> None:
-    """One of the clients with a weight moves from its range to the highest one."""
+    """Move one of the clients with a weight from its range to the highest one."""
     start = 0 if encoding.scales is None else encoding.update_length
     digits = total[start : start + encoding._ranges.vector_length]
     ranges = encoding._ranges.decode(digits)
@@ -207,8 +205,8 @@ def forge_last_weight(encoding: UpdateEncoding, total: npt.NDArray[np.int64]) ->
     digits[:] = [number >> encoding.value_bits * place & (1 << encoding.value_bits) - 1 for place in range(len(digits))]
 
 
-def test_bounds_grow_and_shrink_by_no_more_than_so_much_a_round() -> None:
-    """Whatever all clients but one say together, of every tensor and of the weights."""
+def test_bounds_change_by_a_limited_factor_in_each_round() -> None:
+    """The limit holds for any claims of all clients but one, on every tensor and the weights."""
     server = Server((10,), 9)
     updates = updates_of([1.0], (10,), [16] * 9)
     server.round(updates)
@@ -253,7 +251,7 @@ def test_counts_come_back_from_any_sum_of_ranges(
 
 @given(st.data(), st.booleans())
 def test_any_sum_of_ranges_is_bounds_or_an_error(data: st.DataObject, measuring: bool) -> None:
-    """Whatever a client within the ring made of it; and the next bounds are within their limits."""
+    """The sum may be any that a client within the ring can make; the next bounds stay within their limits."""
     tracker = ScaleTracker(2, 16)
     if not measuring:
         tracker.scales = Scales((1e-3, 0.0), 50)
@@ -282,7 +280,7 @@ def test_any_sum_of_ranges_is_bounds_or_an_error(data: st.DataObject, measuring:
     ids=["no weights", "more weights than clients", "more changes than weights", "nothing"],
 )
 @pytest.mark.parametrize("measuring", [True, False])
-def test_counts_that_cannot_be_are_one_error(counts: list[list[int]], measuring: bool) -> None:
+def test_impossible_counts_are_one_error(counts: list[list[int]], measuring: bool) -> None:
     scales = None if measuring else Scales((1.0,), 10)
     encoding = UpdateEncoding(sizes=(4,), num_clients=3, value_bits=16, scales=scales)
     width = encoding._ranges._ends().shape[1]
@@ -305,8 +303,8 @@ def test_counts_beyond_the_last_are_that_error() -> None:
         encoding.decode_ranges(total, 3)
 
 
-def test_a_session_that_measures_says_nothing_else() -> None:
-    """Clients whose ranges are the same send the same vector, whatever else is in their updates."""
+def test_a_measuring_session_reveals_only_ranges() -> None:
+    """Clients with the same ranges send the same vector, independent of the rest of their updates."""
     encoding = UpdateEncoding(sizes=(4,), num_clients=3, value_bits=16, scales=None)
     one = ClientUpdate(np.array([0.9, 0, 0, 0], np.float32), 60, 1.0, ((2, 60),))
     other = ClientUpdate(np.array([0.1, -0.6, 0.3, 0.2], np.float32), 50, 9.0, ((40, 50),))
@@ -316,7 +314,7 @@ def test_a_session_that_measures_says_nothing_else() -> None:
         encoding.encode(replace(one, delta=np.array([np.nan, 0, 0, 0], np.float32)), np.random.default_rng(0))
 
 
-def test_what_is_above_a_fixed_bound_is_named_with_one_that_would_do() -> None:
+def test_tensors_above_a_fixed_bound_are_named_with_a_sufficient_one() -> None:
     tracker = ScaleTracker(3, 24, clip=0.5, max_weight=64)
     assert tracker.scales == Scales((0.5,) * 3, 64)
     encoding = UpdateEncoding(sizes=(1, 1, 1), num_clients=4, value_bits=24, scales=tracker.scales)
@@ -378,14 +376,14 @@ def test_bounds_stay_within_their_limits(
 ) -> None:
     scales = Scales(tuple(bounds), max_weight)
     ends = RangeEncoding(num_tensors=2, num_clients=9, value_bits=bits, scales=scales)._ends()
-    # Raises where a bound is out of range.
+    # Raises if a bound is out of range.
     Scales.following(Ranges(ends, np.array(counts)), bits, scales, total_weight)
 
 
 @pytest.mark.parametrize("clients", [10, 100])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28)])
 def test_ranges_take_a_hundredth_of_an_update_or_some_bytes(clients: int, shape: tuple[int, ...]) -> None:
-    """Against the update and nine digits of counters alone. Ring elements are of four bytes here."""
+    """Compared with the update and nine digits of counters alone. Ring elements have four bytes here."""
     for name in MODELS:
         layout = ParameterLayout.of(build_model(name, image_shape=shape, num_classes=10, seed=0))
         alone, measuring = (

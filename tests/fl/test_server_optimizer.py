@@ -1,4 +1,4 @@
-"""The server's step: the paper's algorithms worked out in numpy, and a state that can be stored."""
+"""The server's step: the papers' algorithms computed in numpy, and a state that can be stored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trace(optimizer: ServerOptimizer, deltas: list[np.ndarray] = DELTAS) -> list
 
 
 def paper(name: str) -> list[np.ndarray]:
-    """Reddi et al. 2021, algorithm 2, and the server momentum of Hsu et al. 2019, in float64."""
+    """Return the step of Reddi et al. 2021, algorithm 2, or the server momentum of Hsu et al. 2019, in float64."""
     x, m, v = np.zeros(SIZE), np.zeros(SIZE), np.full(SIZE, TAU**2)
     out = []
     for delta in (delta.astype(np.float64) for delta in DELTAS):
@@ -73,7 +73,7 @@ def test_fedavg_with_rate_one_is_the_mean_of_the_models() -> None:
 
 
 @pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
-def test_a_stored_state_goes_on_bit_for_bit(name: str) -> None:
+def test_a_stored_state_continues_bit_for_bit(name: str) -> None:
     whole = trace(make(name))
     first, second = make(name), make(name)
     half = trace(first, DELTAS[:2])[-1]
@@ -104,7 +104,7 @@ def test_a_state_of_another_model_is_refused() -> None:
 
 @pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
 def test_averaged_buffers_take_their_plain_mean(name: str) -> None:
-    """A running variance below zero would be no number after the root."""
+    """A running variance below zero would have no square root."""
     model = nn.Sequential(nn.BatchNorm2d(1), *MODEL)
     layout = ParameterLayout.of(model)
     places = [entry for entry in layout.entries if "running" in entry.name]
@@ -120,7 +120,7 @@ def test_averaged_buffers_take_their_plain_mean(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
 def test_each_rule_learns_with_the_numbers_that_it_has_by_default(name: ServerOptimizerName) -> None:
-    """The adaptive ones' steps do not shrink with the update: with FedAvg's rate of 1 they would wreck the model."""
+    """The adaptive rules' steps do not shrink with the update: FedAvg's rate of 1 would wreck the model."""
     config = tiny_config(aggregator="plain", server_optimizer=name, rounds=12)
     run = FederatedRun(config, tiny_dataset(), "plain")
     with run:

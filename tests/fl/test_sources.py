@@ -1,4 +1,4 @@
-"""Loading by name: the search order, sums, downloads, and what the loaded data are."""
+"""Loading by name: the search order, checksums, downloads, and the loaded data."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def site() -> Iterator[Site]:
 
 
 def check_tiny(dataset: Dataset, arrays: dict[str, np.ndarray]) -> None:
-    """`dataset` is made of `arrays`, standardized with mean 0.25 and deviation 0.5 of the full scale."""
+    """Check that `dataset` holds `arrays`, standardized with mean 0.25 and deviation 0.5 of the full scale."""
     for part, images, labels in (
         ("train", dataset.train_images, dataset.train_labels),
         ("test", dataset.test_images, dataset.test_labels),
@@ -74,7 +74,7 @@ def check_tiny(dataset: Dataset, arrays: dict[str, np.ndarray]) -> None:
         assert labels.tolist() == arrays[f"{part}-labels"].tolist()
 
 
-# Where a file may be, in the order of the search: (folder, gzip or raw).
+# Places of a file, in the order of the search: (folder, gzip or raw).
 PLACES = [
     (folder, packed)
     for folder in ("given/tiny", "given", "variable/tiny", "variable", "system", "user-cache/secagg/tiny")
@@ -90,7 +90,7 @@ def test_search_order(rank: int, tmp_path: Path, make_tiny: MakeTiny, monkeypatc
     (tmp_path / "given").mkdir()
     folder, packed = PLACES[rank]
 
-    # Damaged files in all later places are not looked at ...
+    # Damaged files in all later places are not read ...
     for later, later_packed in PLACES[rank + 1 :]:
         tiny.write(tmp_path / later, packed=later_packed, damaged=True)
     tiny.write(tmp_path / folder, packed=packed)
@@ -158,7 +158,7 @@ def test_download_is_verified_and_kept(
 ) -> None:
     tiny = make_tiny(base_url=site.url)
     for name, content in tiny.contents.items():
-        # A server may unpack on the way; what counts is what is inside.
+        # A server may unpack on the way; only the content counts.
         site.files[f"{name}.gz"] = gzip.compress(content) if packed else content
     check_tiny(load_dataset("tiny", catalog=tiny.catalog), tiny.arrays)
     suffix = ".gz" * packed
@@ -178,7 +178,7 @@ def test_download_with_wrong_sum_is_refused_and_not_kept(make_tiny: MakeTiny, si
     assert not user_cache.exists()
 
 
-def test_download_is_tried_once_and_its_failure_told(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
+def test_a_download_is_tried_once_and_its_failure_reported(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
     tiny = make_tiny(base_url=site.url)
     with pytest.raises(DataError, match="404"):
         load_dataset("tiny", catalog=tiny.catalog)
@@ -201,7 +201,7 @@ def test_no_download_means_no_request(make_tiny: MakeTiny, site: Site) -> None:
     assert site.requests == []
 
 
-def test_cache_that_cannot_be_written_is_no_obstacle(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
+def test_an_unwritable_cache_does_not_stop_a_download(make_tiny: MakeTiny, site: Site, user_cache: Path) -> None:
     tiny = make_tiny(base_url=site.url)
     site.files = {f"{name}.gz": content for name, content in tiny.contents.items()}
     user_cache.parent.mkdir(parents=True)
@@ -302,7 +302,7 @@ def test_digits_splits_all_of_them_always_alike() -> None:
 
 
 def is_fifth(labels: np.ndarray) -> np.ndarray:
-    """Whether an example is the 5th, 10th, ... of its class, counted one by one."""
+    """Return whether an example is the 5th, 10th, ... of its class, counted one by one."""
     seen = dict.fromkeys(range(10), 0)
     chosen = []
     for label in labels.tolist():
@@ -341,6 +341,6 @@ def test_fashion_mnist_from_the_system_package(fashion_mnist_folder: Path, user_
 @pytest.mark.data
 @pytest.mark.usefixtures("user_cache")
 def test_one_data_set_is_not_taken_for_another(fashion_mnist_folder: Path) -> None:
-    # Both data sets call their files alike; only the sums tell them apart.
+    # Both data sets have the same file names; only the checksums tell them apart.
     with pytest.raises(DataError, match="not mnist's train-labels-idx1-ubyte"):
         load_dataset("mnist", fashion_mnist_folder, download=False)

@@ -1,4 +1,4 @@
-"""What of a model travels: the round trip, what stays behind, what is refused, and the digest of the whole."""
+"""The part of a model that travels: the round trip, what stays behind, refusals, and the digest of the whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fl.learning.parameter_layout import (
 
 
 class Mixed(nn.Module):
-    """One of each kind: convolution, BatchNorm, tied weights, a frozen one, and buffers of several types."""
+    """A model with a convolution, BatchNorm, tied weights, a frozen weight, and buffers of several types."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def filled(module: nn.Module, seed: int) -> nn.Module:
 MIXED_SIZE = 52 + 16 + 16 + 1
 
 
-def test_what_travels_and_in_which_order() -> None:
+def test_the_tensors_that_travel_and_their_order() -> None:
     layout = ParameterLayout.of(Mixed())
     assert layout.size == MIXED_SIZE
     # A module's own tensors come before its parts', as in the state dict.
@@ -267,8 +267,8 @@ def test_model_without_state_has_an_empty_vector() -> None:
     layout.load_vector(nn.ReLU(), np.empty(0, dtype=np.float32))
 
 
-def test_digest_is_what_it_is_said_to_be() -> None:
-    """Put together by hand from the docstring: frozen part; name, type and shape, values, each after its length."""
+def test_digest_is_the_documented_one() -> None:
+    """Computed by hand from the docstring: frozen part; name, type and shape, values, each after its length."""
     module = nn.Module()
     module.base = nn.Parameter(torch.tensor(0.5), requires_grad=False)
     module.w = nn.Parameter(torch.tensor([[1.0, -2.0]]))

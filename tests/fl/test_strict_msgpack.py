@@ -38,7 +38,7 @@ def test_values_are_read_as_msgpack_reads_them_and_counted(value: Any) -> None:
 
 @pytest.mark.slow
 @given(VALUES, st.binary(max_size=20))
-def test_what_follows_is_given_as_it_is_or_refused(value: Any, rest: bytes) -> None:
+def test_trailing_bytes_are_returned_or_refused(value: Any, rest: bytes) -> None:
     data = msgpack.packb(value) + rest
     assert unpack_first(memoryview(data), max_items=1000) == (value, rest)
     if rest:
@@ -48,7 +48,7 @@ def test_what_follows_is_given_as_it_is_or_refused(value: Any, rest: bytes) -> N
 
 @pytest.mark.slow
 @given(VALUES)
-def test_what_is_cut_short_is_refused(value: Any) -> None:
+def test_truncated_values_are_refused(value: Any) -> None:
     data = msgpack.packb(value)
     for end in range(min(len(data), 40)):
         with pytest.raises(ValueError, match=r"cut short|not msgpack"):

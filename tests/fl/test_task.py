@@ -1,4 +1,4 @@
-"""Any supervised task: its loss and metrics are the user's, and sum securely to what they are in the clear."""
+"""Any supervised task: its loss and metrics are the user's, and their secure sums equal those in the clear."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_loss_is_a_name_a_function_a_module_a_class_or_a_factory(loss: Any) ->
         (lambda: Task("mse", {"a\nb": "mae"}), "a metric's name must be a short text other than loss"),
     ],
 )
-def test_what_is_no_task_is_one_line(make: Callable[[], Task], said: str) -> None:
+def test_an_invalid_task_is_one_line(make: Callable[[], Task], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         make()
     assert said in str(raised.value)
@@ -156,7 +156,7 @@ def test_what_is_no_task_is_one_line(make: Callable[[], Task], said: str) -> Non
         (Task(), torch.ones(2, 5, dtype=torch.int64), "cross-entropy takes outputs (N, classes, ...) for targets (N"),
     ],
 )
-def test_what_does_not_fit_the_output_is_found_before_anything_is_trained(task: Task, target: Any, said: str) -> None:
+def test_targets_that_do_not_fit_the_output_are_found_before_training(task: Task, target: Any, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         task.check(torch.zeros(2, 1), target)
     assert said in str(raised.value)
@@ -174,13 +174,13 @@ def test_what_does_not_fit_the_output_is_found_before_anything_is_trained(task: 
         ("several_labels", {"loss": "mse", "model": f"{HERE}:segmenter"}, "segmenter: RuntimeError"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(name: str, changes: dict[str, Any], said: str) -> None:
+def test_incompatible_settings_are_one_line(name: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         run_of(name, "secure", **changes)
     assert said in str(raised.value)
 
 
-def test_a_metric_that_is_nowhere_a_number_is_none() -> None:
+def test_a_metric_without_any_number_is_none() -> None:
     run = FederatedRun(
         config_of("diabetes"), own_tasks.diabetes(None), "secure", task=Task("mse", {"never": own_tasks.never})
     )
@@ -248,7 +248,7 @@ def test_any_sum_of_figures_is_in_their_ranges_or_one_error(digits: list[int]) -
 
 
 def lie(place: int, digit: int = 0, value: int = 1) -> Any:
-    """Three honest clients' sum, with this added to a digit of one counter."""
+    """Return three honest clients' sum, with this added to a digit of one counter."""
     vector = 3 * ENCODING.encode(10, 5.0, ((2.0, 4.0), (3, 8)), (1,))
     starts = np.cumsum([0, *ENCODING._counters._digits()])
     vector[starts[place] + digit] += value
@@ -266,7 +266,7 @@ def lie(place: int, digit: int = 0, value: int = 1) -> Any:
         (lie(6, 0, 30), "33 clipped elements"),
     ],
 )
-def test_a_lie_beyond_what_is_possible_is_one_error(total: Any, said: str | None) -> None:
+def test_an_impossible_total_is_one_error(total: Any, said: str | None) -> None:
     if said is None:
         ENCODING.decode(total, 3, fewest_examples=1, most_examples=3000)
         return
@@ -278,7 +278,7 @@ def test_a_round_with_a_liar_has_no_result_and_the_next_one_has(monkeypatch: pyt
     run = run_of("several_labels", "secure", holdout=0)
     assert run.run_round().aborted is None
     with monkeypatch.context() as patch:
-        # The highest digit of the loss, behind which that of the clipped elements is.
+        # The highest digit of the loss; the digit of the clipped elements follows.
         patch.setattr(fl.aggregation.secure, "run_session", poisoning(-2))
         spoilt = run.run_round()
     assert "inputs cannot add up to loss" in str(spoilt.aborted)
@@ -322,9 +322,7 @@ def test_the_command_line_names_loss_and_metrics_as_it_names_models(name: str, t
     assert "an encrypted evaluation counts right classes only" in refused.stderr
 
 
-def test_a_folders_own_loss_is_code_that_is_run_with_consent_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folders_own_loss_is_run_only_if_the_user_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = own_module(
         tmp_path, "def loss(output, target):\n    return ((output - target) ** 2).mean()\n", monkeypatch
     )

@@ -1,4 +1,4 @@
-"""How many threads a model is worth, and that nobody else has more or fewer for it."""
+"""The number of threads for a model; other models' threads are unchanged."""
 
 from __future__ import annotations
 

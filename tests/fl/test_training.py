@@ -1,4 +1,4 @@
-"""Local training and evaluation: the right arithmetic, repeatable, and loud when it goes wrong."""
+"""Local training and evaluation: the right arithmetic, repeatable, and with clear errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def state_bytes(model: nn.Module) -> list[bytes]:
 
 
 def test_one_step_is_gradient_descent_as_in_the_book() -> None:
-    """Softmax regression on one batch of all examples, with the gradient worked out in numpy."""
+    """Softmax regression on one batch of all examples, with the gradient computed in numpy."""
     images, labels = make_batch((12, 1, 4, 4))
     model = build_model("logistic", image_shape=(1, 4, 4), num_classes=10, seed=1)
     weight, bias = (p.detach().double().numpy().copy() for p in model.parameters())
@@ -89,7 +89,7 @@ def test_equals_a_plain_loop_over_the_same_batches(momentum: float, digits: Data
 
 
 class Listener(nn.Module):
-    """Notes which images it is shown: their first pixel says which one it is."""
+    """A model that records which images it is shown: their first pixel is their number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def test_an_epoch_shows_every_example_once_in_a_new_order(num_examples: int, siz
     assert epochs[0] != epochs[1]
 
 
-def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
+def test_the_result_belongs_to_the_last_epoch(digits: Dataset) -> None:
     images, labels = digits.train_images, digits.train_labels
     untouched = build_model("2nn", image_shape=(1, 8, 8), num_classes=10, seed=1)
     model = copy.deepcopy(untouched)
@@ -136,7 +136,7 @@ def test_result_is_of_the_last_epoch_as_it_is_trained(digits: Dataset) -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_seeded_runs_repeat_bit_for_bit(name: str, channels_last: bool, bfloat16: str) -> None:
-    torch.set_num_threads(2)  # Threads share out the sums, and must always do it alike.
+    torch.set_num_threads(2)  # Threads divide the sums, and must always divide them in the same way.
     images, labels = make_batch((70, 1, 28, 28))
     config = settings(channels_last=channels_last, bfloat16=bfloat16, momentum=0.5)
     start = build_model(name, image_shape=(1, 28, 28), num_classes=10, seed=1)
@@ -145,7 +145,7 @@ def test_seeded_runs_repeat_bit_for_bit(name: str, channels_last: bool, bfloat16
         torch.manual_seed(noise)
         model = copy.deepcopy(start)
         if noise == 2:
-            # Its past must not matter either.
+            # The generator's past must not matter either.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         runs.append((train(model, images, labels, config, seed), state_bytes(model)))
     assert runs[0] == runs[1]
@@ -205,7 +205,7 @@ def test_color_images_are_the_same_in_both_memory_formats() -> None:
         torch.testing.assert_close(plain, last, rtol=1e-3, atol=1e-4)
 
 
-def test_divergence_is_told_with_what_to_do() -> None:
+def test_divergence_is_reported_with_the_remedy() -> None:
     assert issubclass(DivergedError, FLError)
     images, labels = make_batch((64, 1, 8, 8))
     model = build_model("2nn", image_shape=(1, 8, 8), num_classes=10, seed=1)
@@ -241,7 +241,7 @@ def test_settings_out_of_range(changes: dict[str, Any], complaint: str) -> None:
 
 
 @pytest.mark.parametrize("measure", [lambda m, x, y: train(m, x, y, settings(), 0), evaluate])
-def test_data_that_cannot_be_used(measure: Callable[..., object]) -> None:
+def test_unusable_data_are_refused(measure: Callable[..., object]) -> None:
     images, labels = make_batch((4, 1, 8, 8))
     model = build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=1)
     with pytest.raises(ConfigError, match="no examples"):
@@ -251,7 +251,7 @@ def test_data_that_cannot_be_used(measure: Callable[..., object]) -> None:
 
 
 class Normed(nn.Module):
-    """BatchNorm and dropout behave differently in training: evaluation must turn both off."""
+    """A model with BatchNorm and dropout, which behave differently in training: evaluation must turn both off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ def test_evaluation_restores_the_mode_also_after_an_error() -> None:
     assert model.dropout.training
 
 
-def test_bfloat16_is_really_used_when_told() -> None:
+def test_bfloat16_is_really_used_on_request() -> None:
     seen = []
     model = build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=1)
     model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

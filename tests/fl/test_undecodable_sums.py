@@ -1,4 +1,4 @@
-"""Sums that no clients' inputs add up to: an error wherever they are decoded, a round without result, and no NaN."""
+"""Sums that no clients' inputs can add up to: an error at each decoding, a round without result, and no NaN."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ENCODING = fixed_encoding(LENGTH, max_examples=MOST, value_bits=BITS, num_client
 
 
 def total(examples: int = 30, correct: int = 5, loss: float = 30.0, clipped: int = 2, element: int = 0) -> Any:
-    """A sum with these totals, and this in the place of each element."""
+    """Return a sum with these totals, and this value in the place of each element."""
     answers = MAX_WEIGHT * MOST_PER_EXAMPLE
     most = (MAX_WEIGHT, answers, answers, MAX_WEIGHT * MAX_LOSS * LOSS_STEPS, LENGTH)
     digits = []
     for counter, largest in zip((examples, correct, examples, round(loss * LOSS_STEPS), clipped), most, strict=True):
-        # As many as one client needs; what is carried is in the last.
+        # As many as one client needs; the last holds what is carried.
         places = -(-largest.bit_length() // BITS)
         digits += [counter >> BITS * place & (1 << BITS) - 1 for place in range(places - 1)]
         digits.append(counter >> BITS * (places - 1))
@@ -44,7 +44,7 @@ def total(examples: int = 30, correct: int = 5, loss: float = 30.0, clipped: int
 
 
 def ranges_of(clients: int, encoding: UpdateEncoding = ENCODING) -> list[int]:
-    """The sum of the ranges' digits of so many clients, which all are at the bounds."""
+    """Return the sum of the ranges' digits of ``clients`` clients, which all are at the bounds."""
     digits = encoding._ranges.encode(np.array([encoding.scales.bounds[0]]), encoding.scales.max_weight)
     return (digits * clients).tolist()
 
@@ -93,7 +93,7 @@ def test_any_sum_is_finite_numbers_or_that_error(elements: list[int]) -> None:
 
 
 def test_an_element_beyond_what_the_examples_allow_is_that_error() -> None:
-    """A client that takes from the others' number of examples would make the mean larger than any update."""
+    """A client that subtracts from the others' examples would make the mean larger than any update."""
     encoding = fixed_encoding(1, max_examples=1 << 32, clip=1e20, value_bits=4)
     update = ClientUpdate(np.array([1e20], np.float32), 1 << 32, 0.0, ((0, 1 << 32),))
     vector = encoding.encode(update, np.random.default_rng(0)).astype(np.uint64)
@@ -106,7 +106,7 @@ def test_an_element_beyond_what_the_examples_allow_is_that_error() -> None:
 
 
 def poisoning(digit: int) -> Callable[..., Any]:
-    """`run_session`, with a client that puts as much as it can into one digit of the counters, counted from the end."""
+    """Return a `run_session` with a client that puts the maximum into one digit of the counters, from the end."""
 
     def run(params: Any, make_input: Callable[[int], Any], **options: Any) -> Any:
         liar = options["client_ids"][0]
@@ -125,15 +125,15 @@ def poisoning(digit: int) -> Callable[..., Any]:
 def test_a_simulated_round_has_no_result_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     honest, _ = run_both()
     assert honest.aggregate is not None
-    # The highest of the correct predictions; behind it come five of all answers, four of the loss, and one of the
-    # clipped elements.
+    # The highest of the correct predictions; five digits of all answers, four of the loss, and one of the clipped
+    # elements follow.
     monkeypatch.setattr(fl.aggregation.secure, "run_session", poisoning(-11))
     spoilt = secure_aggregator(verify=False).aggregate(make_request(Clients()))
     assert (spoilt.aggregate, spoilt.included) == (None, ())
     assert "cannot add up to accuracy" in str(spoilt.aborted)
 
 
-def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_continues_after_a_round_without_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
     run.run_round()
     before = state_bytes(run.model)
@@ -149,7 +149,7 @@ def test_a_training_goes_on_after_a_round_without_result(monkeypatch: pytest.Mon
     assert state_bytes(run.model) != before
 
 
-def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_held_out_totals_are_not_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FederatedRun(tiny_config(holdout=0.25), tiny_dataset(), "secure")
     with monkeypatch.context() as patch:
         patch.setattr(fl.aggregation.totals_session, "run_session", poisoning(0))
@@ -162,7 +162,7 @@ def test_held_out_totals_that_cannot_be_are_no_result(monkeypatch: pytest.Monkey
     assert (good.held_out_aborted, good.held_out_examples) == (None, 60)
 
 
-def test_nobody_holds_anything_out_is_a_result() -> None:
+def test_a_session_without_held_out_examples_is_valid() -> None:
     session = FederatedEvaluation(SessionPlans(sizes=(1,), value_bits=16), num_clients=3, max_examples=5)
     measured: list[Evaluation | None] = [None, None, None]
     result = session.run(
@@ -172,8 +172,8 @@ def test_nobody_holds_anything_out_is_a_result() -> None:
 
 
 @pytest.mark.parametrize("rule", ["fedavg", "fedavgm", "fedadam"])
-def test_a_step_that_makes_the_model_infinite_is_no_result(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Model and optimizer are afterwards as if the round had not been: the next one is as in a run without it."""
+def test_a_step_that_makes_the_model_infinite_is_not_a_result(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model and optimizer are as if the round had not been: the next one equals that of a run without it."""
     run, other = (FederatedRun(tiny_config(server_optimizer=rule, rounds=3), tiny_dataset(), "plain") for _ in range(2))
     run.run_round()
     other.run_round()

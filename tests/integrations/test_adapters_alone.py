@@ -1,4 +1,4 @@
-"""The adapters without torch, scikit-learn and what else trains or draws: nodes of other frameworks have none of it."""
+"""The adapters without torch, scikit-learn and other tools of training: nodes of other frameworks lack them."""
 
 import importlib.util
 import subprocess
@@ -68,7 +68,7 @@ with tempfile.TemporaryDirectory() as folder:
 @pytest.mark.parametrize(("framework", "code"), [("flwr", FLOWER), ("nvflare", NVFLARE)])
 def test_an_adapter_works_without_what_trains(framework: str, code: str) -> None:
     if importlib.util.find_spec(framework) is None:
-        pytest.skip(f"needs {framework}, which has an environment of its own")
+        pytest.skip(f"needs {framework}, which has its own environment")
     done = subprocess.run(  # noqa: S603 - the code is ours
         [sys.executable, "-c", WITHOUT + code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )

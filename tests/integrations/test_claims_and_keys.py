@@ -1,4 +1,4 @@
-"""States that are used once, keys that are enrolled, and what clients insist on."""
+"""States that are used once, keys that are enrolled, and clients' demands."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def test_a_state_is_claimed_once(tmp_path: Path) -> None:
         Claims(tmp_path).claim(b"one")
 
 
-def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_among_concurrent_claims_one_wins(tmp_path: Path) -> None:
     def try_it(number: int) -> bool:
         try:
             Claims(tmp_path).claim(b"state")
@@ -33,7 +33,7 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
         assert sum(pool.map(try_it, range(64))) == 1
 
 
-def test_claims_say_nothing_of_the_state(tmp_path: Path) -> None:
+def test_claims_reveal_nothing_of_the_state(tmp_path: Path) -> None:
     state = b"a client's state, which is secret"
     Claims(tmp_path / "claims").claim(state)
     (file,) = (tmp_path / "claims").iterdir()

@@ -1,4 +1,4 @@
-"""Without Flower, or with one whose names have moved, the adapter's import says what to do; needs no Flower."""
+"""Without Flower, or with moved names in it, the adapter's import says what to do; needs no Flower."""
 
 import os
 import subprocess

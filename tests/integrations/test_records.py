@@ -1,4 +1,4 @@
-"""Named arrays and metrics as vectors: the decoded mean is the weighted mean, and what has none is refused."""
+"""Named arrays and metrics as vectors: the decoded mean is the weighted mean, and others are refused."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def encoding(**changes: Any) -> RecordEncoding:
 
 
 def with_room(room: int = 8, bound: float = 1.0) -> RecordEncoding:
-    """An encoding with room for arrays that were not sent."""
+    """Return an encoding with room for arrays that were not sent."""
     return encoding(sizes=(2, 6, room), scales=Scales((1.0, 1.0, bound), 100))
 
 
@@ -46,7 +46,7 @@ def reply(weight: Any = 10, **changes: Any) -> Reply:
 
 
 def decoded(replies: list[Reply], form: RecordEncoding, sent: Any = SENT) -> Any:
-    """The average, by way of the sum of vectors."""
+    """Return the average, by way of the sum of vectors."""
     rng = np.random.default_rng(0)
     vectors, layouts = zip(*(form.encode(one, sent, rng) for one in replies), strict=True)
     assert len(set(layouts)) == 1
@@ -100,7 +100,7 @@ def test_the_length_does_not_depend_on_the_reply() -> None:
     assert len(form.encode(small, SENT, rng)[0]) == len(form.encode(reply(), SENT, rng)[0]) == form.vector_length
 
 
-def test_integers_keep_what_was_sent() -> None:
+def test_integers_keep_the_sent_values() -> None:
     average = decoded([reply(10), reply(20)], encoding())
     assert average.arrays["model"]["steps"].tolist() == [5, 6]
     assert list(average.arrays["model"]) == ["w", "steps"]
@@ -115,10 +115,10 @@ def test_metrics_alone() -> None:
     assert average.metrics["m"] == {"num-examples": 4, "acc": pytest.approx(0.25, abs=1e-6)}
 
 
-def test_what_is_clipped_is_counted() -> None:
+def test_clipped_elements_are_counted() -> None:
     far = Reply({"model": {"w": SENT["model"]["w"] + np.float32(9)}}, {"m": {"num-examples": 1}})
     average = decoded([far], encoding())
-    # All of it is beyond the bound of 1: it is made smaller as a whole.
+    # All of it is beyond the bound of 1: it is scaled down as a whole.
     change = average.arrays["model"]["w"] - SENT["model"]["w"]
     np.testing.assert_allclose(change, change[0, 0], atol=1e-3)
     assert 0.5 < change[0, 0] <= 1
@@ -126,7 +126,7 @@ def test_what_is_clipped_is_counted() -> None:
 
 
 @pytest.mark.parametrize("bits", [16, 24])
-def test_each_array_has_a_bound_of_its_own(bits: int) -> None:
+def test_each_array_has_its_own_bound(bits: int) -> None:
     """Changes of 1e-6 in one array, and of a million in another that was not sent, cost each other nothing."""
     form = encoding(value_bits=bits, sizes=(2, 6, 3), scales=Scales((4e-6, 0.0, 4e6), 100))
     sent = {**SENT, "model": {**SENT["model"], "w": np.ones((3, 2), np.float32)}}
@@ -157,7 +157,7 @@ def test_an_array_that_does_not_come_back_leaves_the_others_in_place() -> None:
 
 
 def test_a_weight_above_the_bound_counts_as_the_bound() -> None:
-    """In the arrays, in the metrics and in the total; and the ranges say that it was above."""
+    """In the arrays, in the metrics and in the total; and the ranges show that it was above."""
     light, heavy = (
         reply(100),
         reply(
@@ -198,14 +198,14 @@ def test_a_session_that_measures_has_the_ranges_alone() -> None:
     ranges = form.decode_ranges(np.sum(vectors, axis=0).astype(np.uint32), 3)
     assert ranges.votes.tolist() == [3, 0, 3, 3]
     assert ranges.held_by(1).tolist() == [2.0**-15, 0.0, 128.0, 64.0]
-    # Metrics are no part of it.
+    # Metrics do not belong to it.
     assert form.vector_length == encoding(scales=None, sizes=(2, 6, 4), max_metrics=0).vector_length
 
 
 @pytest.mark.parametrize("sizes", [(6, 2), (2, 6, 1, 1), (2,), (2, 7), (8,)])
 @pytest.mark.parametrize("measures", [False, True])
 def test_an_encoding_for_other_arrays(sizes: tuple[int, ...], measures: bool) -> None:
-    """A server that says other sizes than it sends is refused in words."""
+    """A server that announces other sizes than it sends is refused with a reason."""
     form = encoding(sizes=sizes, scales=None if measures else Scales((1.0,) * len(sizes), 100))
     with pytest.raises(RecordLayoutError, match=r"the session is for .* and not for the 2 float arrays, of 8 elements"):
         form.encode(reply(), SENT, np.random.default_rng(0))
@@ -252,7 +252,7 @@ def test_replies_that_have_no_average(strange: Reply, error: type[Exception], te
         {"value_bits": 33},
     ],
 )
-def test_encodings_that_cannot_be(changes: dict[str, Any]) -> None:
+def test_impossible_encodings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         encoding(**changes)
 
@@ -262,7 +262,7 @@ def layout() -> RecordLayout:
     return layout_of(one.arrays, one.metrics, received=SENT, weight="num-examples")
 
 
-def test_a_layout_says_what_is_there_and_no_value() -> None:
+def test_a_layout_describes_structure_and_no_value() -> None:
     assert layout() == RecordLayout(
         (
             ArrayField("model", "w", "float32", (3, 2), True),
@@ -279,7 +279,7 @@ def test_layouts_come_back_from_bytes() -> None:
 
 
 @given(st.binary(max_size=80) | st.builds(lambda cut: layout().to_bytes()[:cut], st.integers(0, 60)))
-def test_other_bytes_are_no_layout(data: bytes) -> None:
+def test_other_bytes_are_not_a_layout(data: bytes) -> None:
     try:
         found = RecordLayout.from_bytes(data)
     except RecordError:
@@ -297,7 +297,7 @@ def test_other_bytes_are_no_layout(data: bytes) -> None:
         ArrayField("m", "x", "float32", tuple([1] * 40), True),
     ],
 )
-def test_layouts_that_cannot_be(field: ArrayField) -> None:
+def test_impossible_layouts_are_refused(field: ArrayField) -> None:
     with pytest.raises(RecordError):
         RecordLayout.from_bytes(RecordLayout((field,), (), "m").to_bytes())
 
@@ -314,14 +314,14 @@ def test_a_layout_that_does_not_fit_what_was_sent() -> None:
 
 
 def test_weights_that_add_up_to_nothing() -> None:
-    """Only clients that do not keep to the encoding can bring that about."""
+    """Only clients that do not follow the encoding can cause this."""
     form = encoding()
     with pytest.raises(UndecodableSumError, match=r"add up to 0 examples: .* or none of them has any"):
         form.decode(np.zeros(form.vector_length, np.uint32), 2, layout(), SENT)
 
 
 def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> Any:
-    """The average of two replies, one of which was changed in one place."""
+    """Return the average of two replies, one of which was changed in one place."""
     encoded = [form.encode(reply(), sent, np.random.default_rng(0)) for _ in range(2)]
     total = encoded[0][0] + encoded[1][0]
     total[place] += change
@@ -329,9 +329,9 @@ def spoilt(place: int, change: int, form: RecordEncoding, sent: Any = SENT) -> A
 
 
 # At the end are three metrics of four digits each, and their weights of two. Before them are UpdateEncoding's counters:
-# weight, correct ones, loss and clipped elements, of 2, 2, 3 and 1 digits.
+# weight and clipped elements, of 2 digits and 1.
 LOSS = -3 * 4 - 3 * 2
-WEIGHT = LOSS - 8
+WEIGHT = LOSS - 3
 
 
 @pytest.mark.parametrize(
@@ -341,15 +341,15 @@ WEIGHT = LOSS - 8
         (WEIGHT, 0, -20, "add up to 0 examples"),
         (WEIGHT, 0, -1, "the sum of the metrics is too large"),
         (WEIGHT, 180, 181, "cannot add up to 201 examples"),
-        # The second digit of the loss: a unit of it an example, moved by 1000. It is 2.0, and at most 1000.
+        # The second digit of the loss: one unit for each example, moved by 1000. It is 2.0, and at most 1000.
         (LOSS + 1, 20 * 998, 20 * 998 + 1, "the sum of the metrics is too large"),
-        # The weight of those who have the loss, in two digits as all weights.
+        # The weight of clients that have the loss, in two digits as all weights.
         (-6, 0, 1, "the sum of the metrics is too large"),
         # More clients with a weight than there are, behind the eight elements.
         (8, 0, (1 << 20) - 1, "ranges cannot add up"),
     ],
 )
-def test_sums_of_what_is_no_reply(place: int, fits: int, change: int, text: str) -> None:
+def test_sums_of_impossible_replies_are_refused(place: int, fits: int, change: int, text: str) -> None:
     assert spoilt(place, fits, encoding()).total_weight >= 2
     with pytest.raises(UndecodableSumError, match=text):
         spoilt(place, change, encoding())

@@ -1,4 +1,4 @@
-"""Messages that break a rule for what the server may say, each made of an honest one."""
+"""Server messages that break a rule, each made from an honest message."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ PHASE_OF = {
     SurvivorList: ClientPhase.MASKED,
     ConsistencyProof: ClientPhase.SURVIVORS_SIGNED,
 }
-"""The phase in which a client takes a message of this type, and in no other."""
+"""The only phase in which a client accepts a message of this type."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A message that breaks ``rule``, made of the honest one, in the modes in which it can."""
+    """A message that breaks ``rule``, made from the honest one, and the modes in which this is possible."""
 
     name: str
     rule: Rule
@@ -67,7 +67,7 @@ ITEM_BYTES = {CHANNEL: 32, MASK: 32, IDENTITY: 32, SIGNATURE: 64}
 
 
 def keep(*places: int):
-    """PeerKeys of only the clients in these places, in this order."""
+    """Return PeerKeys of only the clients in these places, in this order."""
 
     def tweak(message: PeerKeys) -> PeerKeys:
         kept = {}
@@ -80,7 +80,7 @@ def keep(*places: int):
 
 
 def with_item(name: str, place: int, item: bytes | tuple[str, int]):
-    """PeerKeys with one key or signature replaced, by another of the same message if ``item`` says which."""
+    """Return PeerKeys with one key or signature replaced; ``item`` says by which other place of the same message."""
 
     def tweak(message: PeerKeys) -> PeerKeys:
         items = split(getattr(message, name), ITEM_BYTES[name])
@@ -108,7 +108,7 @@ def with_ids(*client_ids: int):
 
 
 def signed_anew(place: int, signer: int, session: bytes | None = None, signed_id: int | None = None):
-    """PeerKeys in which the keys in one place are signed by the identity of ``signer``, which stands there too."""
+    """Return PeerKeys with the keys in one place signed by the identity of ``signer``, which stands there too."""
 
     def tweak(message: PeerKeys) -> PeerKeys:
         channel, mask = (split(getattr(message, name), 32)[place] for name in (CHANNEL, MASK))
@@ -122,7 +122,7 @@ def signed_anew(place: int, signer: int, session: bytes | None = None, signed_id
 
 
 def replaced_and_signed(place: int, signer: int):
-    """PeerKeys with other keys in one place, signed by ``signer``: what a server plays in a client's stead."""
+    """Return PeerKeys with other keys in one place, signed by ``signer``: the server poses as that client."""
 
     def tweak(message: PeerKeys) -> PeerKeys:
         for name, number in ((CHANNEL, 1), (MASK, 2)):
@@ -140,7 +140,7 @@ def without_signatures(message: PeerKeys) -> PeerKeys:
 
 
 def resized(name: str, change: int):
-    """A field with bytes or flags cut off, or more of them added."""
+    """Return the message with bytes or flags of a field cut off or added."""
 
     def tweak(message):
         value = getattr(message, name)
@@ -151,7 +151,7 @@ def resized(name: str, change: int):
 
 
 def with_shared(*places: int):
-    """PeerShares of only these places, with the shares that belong to them."""
+    """Return PeerShares of only these places, with the shares that belong to them."""
 
     def tweak(message: PeerShares) -> PeerShares:
         others = [place for place in range(5) if place != OWN_PLACE]
@@ -170,7 +170,7 @@ def with_survivors(*places: int):
 
 
 def with_damaged_shares(*numbers: int):
-    """PeerShares with a bit flipped in some of the encrypted shares."""
+    """Return PeerShares with a bit flipped in some of the encrypted shares."""
 
     def tweak(message: PeerShares) -> PeerShares:
         data = bytearray(message.encrypted_shares)
@@ -182,7 +182,7 @@ def with_damaged_shares(*numbers: int):
 
 
 def signed_by(*places: int):
-    """ConsistencyProof of only these places, with the signatures that belong to them; zeros where there are none."""
+    """Return ConsistencyProof of only these places with their signatures; zeros where a signature is missing."""
 
     def tweak(message: ConsistencyProof) -> ConsistencyProof:
         recorded = script(MALICIOUS).client_messages[ConsistencyCheck]
@@ -199,7 +199,7 @@ def signed_by(*places: int):
 
 
 def with_bad_signatures(*numbers: int):
-    """ConsistencyProof in which these of the signatures are those of other clients: each is good, but not its own."""
+    """Return ConsistencyProof in which some signatures are valid signatures of other clients."""
 
     def tweak(message: ConsistencyProof) -> ConsistencyProof:
         signatures = split(message.signatures, 64)
@@ -278,7 +278,7 @@ def _of_proofs(name: str, rule: Rule, tweak: Callable, *culprits: int) -> Case:
     return Case(name, rule, ConsistencyProof, tweak, culprits, ONLY_MALICIOUS)
 
 
-# A client that is on no directory, and one that is, but is not in this list's place.
+# A client that is on no directory, and one that is on it but belongs in another place of the list.
 STRANGER = 4711
 
 CASES += [

@@ -1,4 +1,4 @@
-"""Encoded messages of every type in both modes, and decoders that refuse what was made of them."""
+"""Encoded messages of every type in both modes, and decoders for what the tests make of them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -55,12 +55,12 @@ class Sample:
 
     @property
     def items(self) -> list:
-        """The message's msgpack values: version, type, session id, fields."""
+        """Return the message's msgpack values: version, type, session id, fields."""
         return msgpack.unpackb(encoded(self))
 
     @property
     def siblings(self) -> tuple[type, ...]:
-        """The other types that go the same way, whether this mode has them or not."""
+        """Return the other types of the same direction, including those that this mode lacks."""
         same_way = SERVER_MESSAGES if self.kind in SERVER_MESSAGES else CLIENT_MESSAGES
         return tuple(kind for kind in same_way if kind is not self.kind)
 

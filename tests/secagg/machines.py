@@ -1,4 +1,4 @@
-"""Machines halted in any phase, with the messages that they would get next, from one recorded session."""
+"""Machines halted in any phase, with their next messages, from one recorded session."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -35,20 +35,20 @@ SERVER_MESSAGES = (PeerKeys, PeerShares, SurvivorList, ConsistencyProof)
 ALL_MESSAGES = CLIENT_MESSAGES + SERVER_MESSAGES
 
 SIGNED_MESSAGES = (ConsistencyCheck, ConsistencyProof)
-"""Those that only a session against a server that lies has."""
+"""Message types that exist only in sessions against a server that lies."""
 
 CONTEXT = b"test"
 
 HONEST, SEMI_MALICIOUS, MALICIOUS = Adversary
 MODES = (HONEST, MALICIOUS)
-"""Those in which whole sessions are tested throughout; the third has the messages of the second."""
+"""Modes in which whole sessions are tested; the third mode has the messages of the second."""
 
-# The sessions of `script`.
+# Parameters of the session of `script`.
 PARAMS = make_params(5, 3, vector_length=40, value_bits=16)
 SIGNED_PARAMS = replace(PARAMS, adversary=MALICIOUS)
 IDS = (3, 17, 1000, 2**31, 2**32 - 1)
 
-# The session of `sparse_script`.
+# Parameters of the session of `sparse_script`.
 SPARSE_PARAMS = make_params(14, 4, vector_length=8, degree=6, adversary=MALICIOUS)
 SPARSE_IDS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 1000)
 
@@ -76,12 +76,12 @@ _BAD_COORDINATES = {
 }
 
 BAD_POINTS = {name: u.to_bytes(32, "little") for name, u in _BAD_COORDINATES.items()}
-"""Encodings that are no public key: every point of small order (all exchanges with it give zero), and encodings of a
+"""Encodings that are not public keys: every point of small order (all exchanges with it give zero), and encodings of a
 number of 2^255 - 19 or more, which RFC 7748 would reduce."""
 
 
 def numbers_of(params: Parameters) -> reference.Numbers:
-    """The parameters as the reference takes them."""
+    """Return the parameters in the form that the reference takes."""
     return reference.Numbers(
         params.num_clients,
         params.threshold,
@@ -95,7 +95,7 @@ def numbers_of(params: Parameters) -> reference.Numbers:
 
 
 def kinds_of(adversary: Adversary, kinds: Collection[type] = ALL_MESSAGES) -> tuple[type, ...]:
-    """Of these types, those that a session of this mode has."""
+    """Return those of these types that a session of this mode has."""
     return tuple(kind for kind in kinds if adversary is not HONEST or kind not in SIGNED_MESSAGES)
 
 
@@ -112,27 +112,27 @@ class Script(Cohort):
 
     @property
     def client_messages(self) -> dict[type, dict[int, Any]]:
-        """What clients sent, of every type."""
+        """Return the clients' messages of every type."""
         return {kind: self.sent.get(kind, {}) for kind in CLIENT_MESSAGES}
 
     @property
     def server_messages(self) -> dict[type, dict[int, Any]]:
-        """What clients were told, of every type."""
+        """Return the messages to clients, of every type."""
         return {kind: self.told.get(kind, {}) for kind in SERVER_MESSAGES}
 
     def message(self, kind: type, client_id: int) -> Any:
-        """The message of this type that the client sent or got; one of another session's if this one has no such."""
+        """Return the client's message of this type, sent or received; another session's if this one has none."""
         if kind not in self.kinds:
             return replace(script(MALICIOUS).message(kind, client_id), session_id=self.session_id)
         return (self.sent | self.told)[kind][client_id]
 
     def client(self, phase: ClientPhase, client_id: int) -> tuple[Client, SeededEntropy]:
-        """A client in the given phase, and its source of randomness."""
+        """Return a client in the given phase, and its source of randomness."""
         entropy = self.source(client_id)
         return self.client_in(phase, client_id, entropy), entropy
 
     def secrets(self, client_id: int) -> dict[str, bytes | list[bytes]]:
-        """Everything of a client that nobody else may see, by name: what it drew, and what follows from that."""
+        """Return all secrets of a client by name: what it drew, and what follows from that."""
         draws = self.entropy[client_id].draws
         models = {
             peer_id: reference.Client(numbers_of(self.params), self.session_id, peer_id, entropy.draws)
@@ -176,7 +176,7 @@ def _share_encodings(share: list[int]) -> list[bytes]:
 
 @cache
 def script(adversary: Adversary = HONEST) -> Script:
-    """Five clients of which one vanishes before its input; three must remain."""
+    """Return a session of five clients; one vanishes before its input, and three must remain."""
     params = replace(PARAMS, adversary=adversary)
     inputs = dict(zip(IDS, random_inputs(params, seed=11).values(), strict=True))
     return Script(params, inputs, {VANISHED: BEFORE_INPUT}, seed="script")
@@ -184,14 +184,14 @@ def script(adversary: Adversary = HONEST) -> Script:
 
 @cache
 def sparse_script() -> Script:
-    """Fourteen clients with six neighbours each, in malicious mode; one vanishes before its input."""
+    """Return a malicious session of fourteen clients with six neighbours each; one vanishes before its input."""
     inputs = dict(zip(SPARSE_IDS, random_inputs(SPARSE_PARAMS, seed=12).values(), strict=True))
     return Script(SPARSE_PARAMS, inputs, {VANISHED: BEFORE_INPUT}, seed="sparse script 5")
 
 
 @dataclass(frozen=True)
 class Halt:
-    """A mode and a phase of its sessions: where a machine is halted. A phase that a mode lacks has no such."""
+    """A mode and a phase of its sessions: where a machine is halted."""
 
     adversary: Adversary
     phase: ClientPhase | ServerPhase
@@ -214,7 +214,7 @@ _SIGNED_PHASES = (ClientPhase.SURVIVORS_SIGNED, ServerPhase.CONSISTENCY_CHECK)
 
 
 def halts(phases: Collection[ClientPhase] | Collection[ServerPhase]) -> list[Halt]:
-    """Of every mode, each of these phases that it has."""
+    """Return a halt for each of these phases in each mode that has the phase."""
     return [
         Halt(mode, phase) for mode in Adversary for phase in phases if mode is not HONEST or phase not in _SIGNED_PHASES
     ]

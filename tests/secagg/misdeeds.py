@@ -1,4 +1,4 @@
-"""What one client does wrong in a session of six, and why the server goes on without it."""
+"""Faults of one client in a session of six, and the reasons why the server continues without it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ INPUTS = dict(zip(IDS, random_inputs(PARAMS, seed=21).values(), strict=True))
 
 @dataclass(frozen=True)
 class Misdeed:
-    """What CULPRIT does when its message of one type is due: ``act(cohort, message)`` gives what is sent instead."""
+    """A fault of CULPRIT when its message of one type is due: ``act(cohort, message)`` returns what is sent instead."""
 
     name: str
     reason: DropReason
@@ -33,7 +33,7 @@ class Misdeed:
 
     @property
     def stays_in_sum(self) -> bool:
-        """Whether the culprit's masked input was in before it did wrong: then it cannot be taken out again."""
+        """Return whether the culprit's masked input was in before the fault: then it cannot be taken out again."""
         input_came_first = self.act in (leaves_after_sending, sends_twice, sends_two_inputs)
         return self.kind in (ConsistencyCheck, UnmaskingShares) or (self.kind is MaskedInput and input_came_first)
 
@@ -48,7 +48,7 @@ class Misdeed:
 
 
 def changed(**fields):
-    """Sends the message with some fields replaced; a function gets the old value."""
+    """Send the message with some fields replaced; a function gets the old value."""
 
     def act(cohort, message):
         new = {name: value(getattr(message, name)) if callable(value) else value for name, value in fields.items()}
@@ -58,7 +58,7 @@ def changed(**fields):
 
 
 def past_the_codec(act):
-    """Hands to the server what ``act`` gives: the codec would not even let it through."""
+    """Hand the result of ``act`` to the server directly, since the codec would refuse it."""
 
     def pass_it(cohort, message):
         cohort.note(cohort.server.receive(CULPRIT, act(cohort, message)))
@@ -96,7 +96,7 @@ def sends_a_later_one(cohort, message):
 
 
 def copies(name, from_name):
-    """Advertises a key that the first client has advertised already, as a key of this or of the other kind."""
+    """Advertise a key that the first client has already advertised, as a key of this or of the other kind."""
 
     def act(cohort, message):
         return replace(message, **{name: getattr(cohort.sent[AdvertiseKeys][IDS[0]], from_name)})
@@ -109,7 +109,7 @@ def has_one_key_for_both(cohort, message):
 
 
 def is_signed_by(signer, session=None, signed_id=CULPRIT):
-    """Advertises its keys with the identity of ``signer``, and a signature by it."""
+    """Advertise the keys with the identity of ``signer`` and a signature by it."""
 
     def act(cohort, message):
         statement = b"secagg/1 advertised keys" + (message.session_id if session is None else session)

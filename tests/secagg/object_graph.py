@@ -1,4 +1,4 @@
-"""Finds secrets: walks everything that an object keeps alive, and looks into every buffer on the way."""
+"""Search for secrets: walk everything that an object keeps alive, and look into every buffer."""
 
 import gc
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-# Code, which holds no session's data, and tracebacks, which hold the callers' too: see `frames_of`.
+# Skip code, which holds no session's data, and tracebacks, which hold the callers' frames too: see `frames_of`.
 _NOT_FOLLOWED = (
     type,
     ModuleType,
@@ -32,14 +32,14 @@ _BUFFERS = (bytes, bytearray, memoryview, np.ndarray)
 
 
 def reachable(*roots: object) -> Iterator[object]:
-    """Every object that the roots keep alive, themselves included, except code and tracebacks."""
+    """Return every object that the roots keep alive, themselves included, except code and tracebacks."""
     seen: dict[int, object] = {}
     waiting = list(roots)
     while waiting:
         found = waiting.pop()
         if id(found) in seen or isinstance(found, _NOT_FOLLOWED):
             continue
-        seen[id(found)] = found  # Keeps it alive, so that no id is used twice.
+        seen[id(found)] = found  # Keep the object alive, so that no id is used twice.
         yield found
         match found:
             case FunctionType():
@@ -57,7 +57,7 @@ def reachable(*roots: object) -> Iterator[object]:
 
 
 def secrets_in(secrets: Mapping[str, bytes | Iterable[bytes]], *roots: object) -> set[str]:
-    """The names of the secrets that the roots reach, in any buffer or in a list of ints.
+    """Return the names of the secrets that the roots reach, in any buffer or in a list of ints.
 
     A secret may be given in several encodings.  Key objects of the cryptography library cannot be looked into;
     they are reported as such.
@@ -72,7 +72,7 @@ def secrets_in(secrets: Mapping[str, bytes | Iterable[bytes]], *roots: object) -
 
 
 def frames_of(error: BaseException, package: str) -> list[FrameType]:
-    """The frames of ``package`` that an exception keeps alive, through its traceback and those before it."""
+    """Return the frames of ``package`` that an exception keeps alive, through its traceback and earlier exceptions."""
     frames = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -89,7 +89,7 @@ def frames_of(error: BaseException, package: str) -> list[FrameType]:
 
 
 def vector_encodings(vector: np.ndarray) -> list[bytes]:
-    """An integer vector as it may lie in memory: in words of each size that holds it, of either byte order."""
+    """Return an integer vector as it may lie in memory: in words of each size that holds it, in both byte orders."""
     largest = int(vector.max())
     sizes = [size for size in (1, 2, 4, 8) if largest < 1 << (8 * size)]
     return [vector.astype(f"{order}u{size}").tobytes() for size in sizes for order in "<>"]
@@ -105,7 +105,7 @@ def _as_bytes(thing: object) -> Iterator[bytes]:
     elif isinstance(thing, str):
         yield thing.encode("utf-8", "surrogatepass")
     elif isinstance(thing, list | tuple) and thing and all(type(item) is int for item in thing):
-        # A vector or a key that somebody turned into Python's ints.
+        # A vector or a key that was turned into Python ints.
         if all(0 <= item < 256 for item in thing):
             yield bytes(thing)
         if all(0 <= item < 2**64 for item in thing):

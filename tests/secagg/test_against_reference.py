@@ -1,4 +1,4 @@
-"""Everything that a session sends, bit for bit, against the slow implementation in `tests.reference`."""
+"""Compare all that a session sends, bit for bit, with the slow implementation in `tests.reference`."""
 
 from typing import Any
 
@@ -99,7 +99,7 @@ class Replay:
         self.signers = sorted(self.script.client_messages[ConsistencyCheck])
 
     def identity(self, client_id: int) -> bytes:
-        """The secret key that signs: the client's own, or that of this session."""
+        """Return the secret key that signs: the client's own, or that of this session."""
         return self.clients[client_id].session_identity or identity_of(client_id).to_bytes()
 
     def identity_key(self, client_id: int) -> bytes:
@@ -111,7 +111,7 @@ class Replay:
         return reference.ed25519_sign(self.identity(client_id), self.clients[client_id].keys_statement())
 
     def member(self, client_id: int) -> bytes:
-        """The client as it stands when the survivors are listed."""
+        """Return the client's standing when the survivors are listed."""
         standing = (client_id in self.shared) + (client_id in self.survivors)
         return self.clients[client_id].view_member(self.identity_key(client_id), standing)
 
@@ -209,7 +209,7 @@ def test_proofs_of_consistency(replay):
 
 
 def test_the_signatures_and_proofs_of_a_sparse_session():
-    """A peer's view has the flags of the members in common, and the digests of the others in the order of their ids."""
+    """A peer's view has the flags of the common members, and the digests of the others in the order of their ids."""
     replay = Replay(sparse_script())
     checks, proofs = (replay.script.client_messages[ConsistencyCheck], replay.script.server_messages[ConsistencyProof])
     assert set(checks) == set(proofs) == set(replay.survivors)
@@ -230,7 +230,7 @@ def test_the_signatures_and_proofs_of_a_sparse_session():
 
 
 def test_released_shares(replay):
-    """Of a survivor the share of its self-mask seed, of one that vanished that of its mask key; never both."""
+    """A survivor's self-mask share is released, or the mask-key share of a client that vanished; never both."""
     for client_id, message in replay.script.client_messages[UnmaskingShares].items():
         assert message.held == tuple(i in replay.shared for i in replay.advertised)
         survivors = replay.script.server_messages[SurvivorList][client_id].survivors
@@ -242,7 +242,7 @@ def test_released_shares(replay):
 
 
 def test_the_sum_follows_from_what_was_sent(replay):
-    """From the released shares and masked inputs alone, by the paper: seeds, then masks, then the sum."""
+    """The sum follows from the released shares and masked inputs alone, by the paper: seeds, masks, sum."""
     params, ring_bits = replay.params, replay.params.ring_bits
     assert isinstance(replay.script.end, Completed)
     answers = replay.script.client_messages[UnmaskingShares]
@@ -259,7 +259,7 @@ def test_the_sum_follows_from_what_was_sent(replay):
         secret_key = reference.mask_secret_key(seed, replay.session, owner)
         for peer in replay.peers(owner, replay.survivors):
             key = reference.pairwise_mask_key(secret_key, peer.mask_public_key, replay.session, owner, peer.client_id)
-            # The survivor added the mask if its id is the smaller one: then it is taken off.
+            # A survivor with the smaller id added the mask: subtract it.
             sign = -1 if peer.client_id < owner else 1
             total = reference.add(total, reference.expand_mask(key, params.vector_length, ring_bits), ring_bits, sign)
     assert replay.script.end.sum.tolist() == total
@@ -296,7 +296,7 @@ def test_every_number_nonce_and_context_changes_the_session_id():
         {"adversary": Adversary.SEMI_MALICIOUS},
     ]
     ids = {session_id(secagg.Parameters(**{**base, **change}), nonce=b"", context=b"") for change in [{}, *changes]}
-    # Bytes that move from the nonce to the context must not go unseen.
+    # Bytes that move from the nonce to the context must change the id.
     params = secagg.Parameters(**base)
     ids |= {session_id(params, nonce=n, context=c) for n, c in [(b"ab", b""), (b"a", b"b"), (b"", b"ab")]}
     assert len(ids) == len(changes) + 4

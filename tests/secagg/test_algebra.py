@@ -60,7 +60,7 @@ def test_shares_are_the_values_of_the_polynomial(data, threshold, num_secrets):
 
 @st.composite
 def patterns(draw, most_patterns: int = 3) -> np.ndarray:
-    """Who holds a share, for a few owners."""
+    """Return which holders have a share, for a few owners."""
     holders = draw(st.integers(1, 20))
     row = st.lists(st.booleans(), min_size=holders, max_size=holders).filter(any)
     return np.array(draw(st.lists(row, min_size=1, max_size=most_patterns)))
@@ -117,7 +117,7 @@ def test_dual_weights_of_any_points_are_those_of_the_formula(held, data):
 
 @pytest.mark.parametrize("block", [1, 25, shamir._BLOCK_ELEMENTS])
 def test_dual_weights_are_the_same_in_blocks_of_any_size(block, monkeypatch):
-    """Of more holders than a block has room for."""
+    """There are more holders than fit in one block."""
     held = np.random.default_rng(7).random((3, 40)) < 0.7
     expected = shamir.dual_weights(held)
     monkeypatch.setattr(shamir, "_BLOCK_ELEMENTS", block)
@@ -165,7 +165,7 @@ def test_shares_that_are_not_held_follow_from_those_that_are(held, width, data):
     expected = np.array(
         [[[reference.evaluate(f, x + 1) for f in of_owner] for x in range(held.shape[1])] for of_owner in polynomials]
     )
-    # What is not held is whatever it is.
+    # Values that are not held may be anything.
     shares = np.where(held[:, :, None], expected, data.draw(elements)).astype(np.uint16)
     values = shamir.evaluate(held, shares, places)
     assert values.shape == (len(held), len(places), width)
@@ -197,7 +197,7 @@ def test_combinations_are_weighted_sums(data, owners, holders, width, one_for_al
 
 
 def test_combinations_of_more_owners_than_one_block_holds_are_exact():
-    """The largest sums that can be, in blocks of which the last is not full."""
+    """The largest possible sums, in blocks of which the last is not full."""
     shares = np.full((700, 1000, 3), PRIME - 1, dtype=np.uint16)
     weights = np.full((700, 1000), PRIME - 1, dtype=np.uint64)
     assert np.array_equal(shamir.combine(weights, shares), np.full((700, 3), 1000))
@@ -208,14 +208,14 @@ def test_combinations_of_more_owners_than_one_block_holds_are_exact():
 @settings(max_examples=100)
 @given(st.data(), st.integers(2, 6), elements)
 def test_fewer_shares_than_the_threshold_fit_every_secret(data, threshold, other_secret):
-    """Perfect secrecy: for t - 1 shares and any secret there is a polynomial that goes through them."""
+    """Perfect secrecy: for t - 1 shares and any secret, a polynomial goes through them."""
     secret = data.draw(elements)
     coefficients = data.draw(st.lists(elements, min_size=threshold - 1, max_size=threshold - 1))
     known = data.draw(st.lists(st.integers(0, 9), min_size=threshold - 1, max_size=threshold - 1, unique=True))
     shares = shamir.share(
         np.array([secret], dtype=np.uint16), np.array(coefficients, dtype=np.uint16)[:, None], num_holders=10
     )[:, 0].tolist()
-    # The point that makes the polynomial through the known shares and (0, other_secret) complete.
+    # This point completes the polynomial through the known shares and (0, other_secret).
     through = [(0, other_secret), *((place + 1, shares[place]) for place in known)]
     new_place = next(place for place in range(10) if place not in known)
     value = _interpolate(through, new_place + 1)
@@ -225,7 +225,7 @@ def test_fewer_shares_than_the_threshold_fit_every_secret(data, threshold, other
 
 
 def _interpolate(points, at):
-    """f(at) through the points: shift them so that the reference's interpolation at zero gives it."""
+    """Return f(at) through the points: shifted, so that the reference's interpolation at zero gives it."""
     return reference.interpolate_at_zero([((x - at) % PRIME, y) for x, y in points])
 
 
@@ -239,7 +239,7 @@ def test_every_value_of_a_share_is_equally_likely():
 
 
 def largest_everywhere(threshold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Secrets and coefficients of p - 1: the largest sums that the matrix product can meet."""
+    """Return secrets and coefficients of p - 1: the largest sums in the matrix product."""
     return np.full(3, PRIME - 1, dtype=np.uint16), np.full((threshold - 1, 3), PRIME - 1, dtype=np.uint16)
 
 
@@ -268,15 +268,15 @@ def test_the_last_holders_of_the_field_are_exact():
 
 
 def test_many_secrets_at_once_are_exact():
-    """More columns than one block of the reconstruction holds."""
+    """There are more columns than fit in one block of the reconstruction."""
     secrets, coefficients = random_elements(300_000, seed=10), random_elements(1, 300_000, seed=11)
     shares = shamir.share(secrets, coefficients, 3)
     assert np.array_equal(shamir.reconstruct(np.array([2, 0]), shares[[2, 0]]), secrets)
 
 
 @pytest.mark.parametrize("num_holders", [2, PRIME, PRIME + 1])
-def test_numbers_of_holders_that_cannot_be_are_refused(num_holders):
-    """Fewer than the threshold; or so many that a point would be 0, where the secret lies."""
+def test_impossible_numbers_of_holders_are_refused(num_holders):
+    """There are fewer holders than the threshold, or so many that a point would be 0, where the secret lies."""
     with pytest.raises(ValueError, match="num_holders"):
         shamir.share(random_elements(1), random_elements(2, 1), num_holders)
 
@@ -296,8 +296,8 @@ def test_any_seeds_come_back_from_any_threshold_of_shares(secret_seeds, threshol
     assert reference.reconstruct_seed([(place, shares[place, 0].tolist()) for place in places]) == secret_seeds[0]
 
 
-def test_limbs_that_are_no_seed_give_none():
-    """Nine limbs of 15 bits hold 135 bits: what has a limb too large, or more than 128 bits, was never a seed."""
+def test_limbs_of_an_impossible_seed_give_none():
+    """Nine limbs of 15 bits hold 135 bits: a seed has no limb that is too large, and at most 128 bits."""
 
     def from_limbs(*limbs):
         return reconstruct_seeds(np.array([0]), np.array([[limbs]], dtype=np.uint16))[0]
@@ -310,7 +310,7 @@ def test_limbs_that_are_no_seed_give_none():
 
 
 def test_words_outside_the_field_are_never_used_as_coefficients():
-    """The source gives words that encode p or more before, between and after good ones; shares must not see them."""
+    """Words that encode p or more come before, between and after good ones; shares must not depend on them."""
     threshold, num_holders = 4, 6
     refused = [0xFFFF, PRIME, PRIME + 1, 0xFFF8]
     good = [(7919 * number) % PRIME for number in range(3 * 2 * LIMBS)]
@@ -319,7 +319,7 @@ def test_words_outside_the_field_are_never_used_as_coefficients():
         stream += refused[number % 4].to_bytes(2, "big") * (1 + number % 3) + word.to_bytes(2, "big")
 
     def entropy(size):
-        """Hands the stream out piece by piece, then nothing but words that must be refused."""
+        """Return the stream piece by piece, then only words that must be refused."""
         drawn = bytes(stream[:size]).ljust(size, b"\xff")
         del stream[:size]
         return drawn
@@ -337,7 +337,7 @@ def test_words_outside_the_field_are_never_used_as_coefficients():
 
 @pytest.mark.slow
 def test_coefficients_are_uniform_over_the_field():
-    """With t = 2 a share is limb + coefficient: all residues must come up, and the small ones no more often.
+    """With t = 2 a share is limb + coefficient: all residues must come up, the small ones not more often.
 
     Taking words mod p would give the residues 0 to 14 twice as often; 15 cells of 65521 are tested against the rest.
     """
@@ -365,7 +365,7 @@ def test_shares_travel_as_big_endian_limbs(rows):
 
 @pytest.mark.parametrize("limb", [PRIME, PRIME + 1, 0xFFFF])
 @pytest.mark.parametrize("position", [0, 8, 17])
-def test_limbs_outside_the_field_are_no_share(limb, position):
+def test_limbs_outside_the_field_are_not_a_share(limb, position):
     data = bytearray(4 * LIMBS)
     data[2 * position : 2 * position + 2] = limb.to_bytes(2, "big")
     with pytest.raises(InvalidSharesError):

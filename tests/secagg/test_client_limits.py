@@ -1,4 +1,4 @@
-"""What a client just still accepts, and what it does about shares that are no good."""
+"""The limits of what a client accepts, and its reaction to invalid shares."""
 
 import dataclasses
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_as_many_peers_as_the_threshold_are_enough(adversary, num_peers):
 
 
 def test_shares_that_do_not_authenticate_are_named_and_survived():
-    """Two of four shares are damaged; with its own the client still holds the three that it needs."""
+    """Two of four shares are damaged; with its own share the client still holds the three that it needs."""
     client, _ = script().client(ClientPhase.SHARED_KEYS, ALICE)
     (event,) = client.receive(with_damaged_shares(0, 3)(script().message(PeerShares, ALICE)))
     assert event == InputRequested(rejected_shares=(3, 2**32 - 1))
@@ -59,7 +59,7 @@ def test_shares_meant_for_another_receiver_are_rejected(adversary):
     client, _ = script(adversary).client(ClientPhase.SHARED_KEYS, ALICE)
     own, other = (script(adversary).message(PeerShares, client_id) for client_id in (ALICE, 2**31))
     own_items, other_items = (split(message.encrypted_shares, ENCRYPTED_SHARES_BYTES) for message in (own, other))
-    # Both lists open with what client 3 sent, to ALICE and to the other.
+    # Both lists begin with the shares from client 3, to ALICE and to the other client.
     mixed = b"".join([other_items[0], *own_items[1:]])
     (event,) = client.receive(replace(own, encrypted_shares=mixed))
     assert event.rejected_shares == (3,)
@@ -81,7 +81,7 @@ def test_own_shares_sent_back_as_a_peers_are_rejected(adversary):
 
 @each_mode
 def test_shares_outside_the_field_are_rejected_even_if_they_authenticate(adversary):
-    """A malicious peer encrypts limbs of 0xffff: they are no field elements, so they are no shares."""
+    """A malicious peer encrypts limbs of 0xffff: they are not field elements, so they are not shares."""
     recorded = script(adversary)
     alice, sender = (
         reference.Client(None, recorded.session_id, client_id, recorded.entropy[client_id].draws)
@@ -102,7 +102,7 @@ def test_a_message_type_has_room_for_one_share_of_a_peer():
 
 
 def test_two_sessions_that_differ_in_context_share_no_mask():
-    """The same clients with the same randomness: what a client sends is different throughout."""
+    """The same clients with the same randomness send different messages throughout."""
     params = make_params(3, 2, vector_length=64, value_bits=8)
     inputs = random_inputs(params, seed=1)
     first, second = (Script(params, inputs, {}, seed="same") for _ in range(2))
@@ -124,13 +124,13 @@ def answer_to(proof: ConsistencyProof):
 
 @pytest.mark.parametrize("places", [(0, 1, 3, 4), (0, 1, 3), (1, 3, 4)], ids=str)
 def test_as_many_signatures_as_the_threshold_are_enough(places):
-    """Its own is one of them; who did not sign has survived all the same."""
+    """The client's own signature counts; a client that did not sign has still survived."""
     expected = script(MALICIOUS).message(UnmaskingShares, ALICE)
     assert answer_to(signed_by(*places)(script(MALICIOUS).message(ConsistencyProof, ALICE))) == expected
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_one_bad_signature_above_the_threshold_is_not_counted(number):
-    """One client must not be able to end everybody's session: three good signatures are a quorum without it."""
+    """One client must not be able to end everybody's session: three good signatures are a quorum without its own."""
     expected = script(MALICIOUS).message(UnmaskingShares, ALICE)
     assert answer_to(with_bad_signatures(number)(script(MALICIOUS).message(ConsistencyProof, ALICE))) == expected

@@ -1,4 +1,4 @@
-"""A client in each phase: every message out of turn is refused, and nothing is held longer than it is needed."""
+"""A client in each phase: every message out of turn is refused, and nothing is held longer than needed."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ NEXT_PHASE = {
     (ClientPhase.MASKED, SurvivorList): ClientPhase.SURVIVORS_SIGNED,
     (ClientPhase.SURVIVORS_SIGNED, ConsistencyProof): ClientPhase.FINISHED,
 }
-"""The legal moves where survivors are signed. All others are refused."""
+"""The legal moves in modes that sign the survivors. All others are refused."""
 
 HONEST_NEXT_PHASE = {
     **{move: phase for move, phase in NEXT_PHASE.items() if ClientPhase.SURVIVORS_SIGNED not in (*move, phase)},
@@ -44,7 +44,7 @@ REPEATED = {
     (ClientPhase.FINISHED, SurvivorList),
     (ClientPhase.FINISHED, ConsistencyProof),
 }
-"""Requests that were answered already, rather than of another phase."""
+"""Requests that were already answered, as opposed to requests of another phase."""
 
 HONEST_REPEATED = {(ClientPhase.FINISHED, SurvivorList)}
 
@@ -55,7 +55,7 @@ each_message = pytest.mark.parametrize("kind", ALL_MESSAGES, ids=lambda kind: ki
 
 
 def assert_dead(recorded: Script, client, phase=ClientPhase.ABORTED) -> None:
-    """Nothing more can be had of the client, and nothing secret is left in it: its host's identity neither."""
+    """Assert that the client does nothing more and that no secret is left in it, nor its host's identity."""
     assert client.phase is phase
     assert secrets_in(recorded.secrets(ALICE), client) == set()
     for call in (
@@ -112,7 +112,7 @@ def test_abort_forgets_every_secret_in_every_phase(halt):
     client = halt.client()
     client.abort()
     if halt.phase is ClientPhase.FINISHED:
-        assert client.phase is halt.phase, "a client whose part is done has nothing to give up"
+        assert client.phase is halt.phase, "a finished client has nothing to abort"
     else:
         assert_dead(halt.script, client)
 
@@ -129,7 +129,7 @@ def test_abort_forgets_every_secret_in_every_phase(halt):
     ids=["the same", "one more", "one less", "none"],
 )
 def test_a_second_survivor_list_is_refused(halt, change, rule):
-    """Two different lists would draw both secrets of a client out of its peers; so one answer is all there is."""
+    """Answers to two different lists would give away both secrets of a client; so there is only one answer."""
     client = halt.client()
     with pytest.raises(RemoteProtocolError) as refusal:
         client.receive(replace(halt.script.message(SurvivorList, ALICE), **change))
@@ -137,7 +137,7 @@ def test_a_second_survivor_list_is_refused(halt, change, rule):
     assert_dead(halt.script, client)
 
 
-def test_a_second_proof_is_refused_whatever_it_says():
+def test_a_second_proof_is_refused_for_any_content():
     for change in ({}, {"signatures": b""}, {"consistent": (True,) * 5}):
         client = Halt(MALICIOUS, ClientPhase.FINISHED).client()
         with pytest.raises(RemoteProtocolError) as refusal:
@@ -146,11 +146,11 @@ def test_a_second_proof_is_refused_whatever_it_says():
         assert_dead(script(MALICIOUS), client)
 
 
-# --- What a client holds, and when it lets go ------------------------------------------------------------------------
+# --- What a client holds, and when it forgets it ----------------------------------------------------------------------
 
 IDENTITY = {
     MALICIOUS: {"identity's secret key", "a Ed25519PrivateKey object"},
-    # Drawn at the start, for this session alone.
+    # Drawn at the start, for this session only.
     SEMI_MALICIOUS: {"draw 4", "a Ed25519PrivateKey object"},
 }
 
@@ -166,14 +166,14 @@ HELD = {
     ClientPhase.ABORTED: set(),
     ClientPhase.SUSPENDED: set(),
 }
-"""Draw 0 is the channel key, 1 the mask key's seed, 2 the self mask's, 3 that of the sharing polynomials."""
+"""Names of the draws in order: the channel key, the seeds of mask key and self mask, the sharing polynomials' seed."""
 
 
 @pytest.mark.parametrize("halt", halts(ClientPhase), ids=str)
 def test_a_client_holds_only_the_secrets_that_it_still_needs(halt):
-    """This is also the walker's proof that it finds what is there.
+    """This also proves that the walker finds what is there.
 
-    The identity is the host's; a client that will not sign any more lets go of it.
+    The identity is the host's; a client that will not sign any more drops its reference.
     """
     held = set(HELD[halt.phase])
     if halt.phase not in (*DEAD, ClientPhase.FINISHED):
@@ -194,15 +194,15 @@ def test_no_event_holds_a_secret_beyond_the_share_that_is_released(adversary):
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_of_each_peer_exactly_one_of_the_two_shares_is_released(adversary):
-    """The heart of double masking: of a survivor the self mask's share, of one that vanished the mask key's."""
+def test_exactly_one_share_of_each_peer_is_released(adversary):
+    """The core of double masking: a survivor's self-mask share is released, or a vanished client's mask-key share."""
     recorded = script(adversary)
     released = recorded.message(UnmaskingShares, ALICE).shares
     assert released.shape == (5, 9)
     assert_one_share_each(recorded, IDS, released.tolist())
 
 
-def test_of_each_neighbour_exactly_one_of_the_two_shares_is_released_and_none_of_its_own():
+def test_exactly_one_share_of_each_neighbour_is_released_and_none_of_its_own_secrets():
     recorded = sparse_script()
     answer = recorded.message(UnmaskingShares, ALICE)
     neighbors = recorded.message(PeerKeys, ALICE).client_ids

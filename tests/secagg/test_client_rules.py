@@ -1,4 +1,4 @@
-"""What a client refuses: every rule for what the server may say."""
+"""Rules for the server's messages: a client refuses each message that breaks one."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_broken_rule_is_named_and_leaves_no_secret(broken):
 
 
 def client_whose_first_peer_shared_nothing(adversary):
-    """A client in MASKED to which the server said that client 3 had not shared its keys."""
+    """Return a client in MASKED to which the server said that client 3 had not shared its keys."""
     recorded = script(adversary)
     client = Halt(adversary, ClientPhase.SHARED_KEYS).client()
     client.receive(with_shared(1, 2, 3, 4)(recorded.message(PeerShares, ALICE)))
@@ -41,7 +41,7 @@ def test_a_survivor_that_had_not_shared_its_keys_is_refused(adversary):
     assert_dead(script(adversary), client)
 
 
-def test_of_a_client_that_had_not_shared_its_keys_no_share_is_released():
+def test_no_share_of_a_client_that_had_not_shared_its_keys_is_released():
     client = client_whose_first_peer_shared_nothing(MODES[0])
     (answer,) = client.receive(with_survivors(1, 2, 3, 4)(script().message(SurvivorList, ALICE)))
     assert answer.message.held == (False, True, True, True, True)
@@ -49,7 +49,7 @@ def test_of_a_client_that_had_not_shared_its_keys_no_share_is_released():
 
 
 def test_every_rule_has_a_test():
-    """Those of the table, and those that the tests of phases, of views, and this file's others trigger."""
+    """The rules in the table, and those that this file's other tests and the tests of phases and views trigger."""
     elsewhere = {
         Rule.UNEXPECTED_MESSAGE,
         Rule.WRONG_SESSION,
@@ -64,7 +64,7 @@ def test_every_rule_has_a_test():
 
 @pytest.mark.parametrize("broken", BROKEN[::3], ids=str)
 def test_the_refusal_itself_keeps_no_secret_alive(broken):
-    """Hosts keep exceptions, and error reporters print their frames: the library's own must hold nothing by then."""
+    """Hosts keep exceptions, and error reporters print their frames: the library's frames must hold no secret."""
     client = broken.client()
     with pytest.raises(RemoteProtocolError) as refusal:
         client.receive(broken.message())

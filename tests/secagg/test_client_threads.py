@@ -22,7 +22,7 @@ PATIENCE = 30
 
 
 class Gate:
-    """Holds up whoever passes, until it is opened."""
+    """A gate that blocks each thread that passes, until it is opened."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -57,13 +57,13 @@ class Doubtful:
 
 
 def resumed(phase: ClientPhase, **host) -> Client:
-    """Alice in the malicious session, in this phase and with another host."""
+    """Return Alice in the malicious session, in this phase and with another host."""
     return Client.resume(Halt(MALICIOUS, phase).client().suspend(), **{**script(MALICIOUS).host_of(ALICE), **host})
 
 
 @contextmanager
 def held_up(call: Callable[[], object], gate: Gate) -> Iterator[list[object]]:
-    """Run the call in a thread of its own while it waits at the gate; gives what it returned, or its error, at last."""
+    """Run the call in its own thread while it waits at the gate; yield a list that gets its result or error."""
     outcome: list[object] = []
 
     def run() -> None:
@@ -104,7 +104,7 @@ def another_list() -> SurvivorList:
     ],
     ids=["the same list", "another list", "a proof", "suspend"],
 )
-def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(second):
+def test_a_second_call_finds_the_client_in_use_and_the_first_completes(second):
     gate = Gate()
     client = resumed(ClientPhase.MASKED, identity=Hesitant(identity_of(ALICE).to_bytes(), gate))
     before = client.transcript
@@ -114,7 +114,7 @@ def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(
         assert client.phase is ClientPhase.MASKED
         assert (client.client_id, client.session_id) == (ALICE, script(MALICIOUS).session_id)
         assert client.params is not None
-        assert len(client.transcript) == len(before) + 1, "of what was refused there is no entry"
+        assert len(client.transcript) == len(before) + 1, "a refused call leaves no entry"
     ((signed,),) = cast(Any, outcome)
     assert signed.message == message(ConsistencyCheck)
     assert client.phase is ClientPhase.SURVIVORS_SIGNED
@@ -123,7 +123,7 @@ def test_a_second_call_finds_the_client_in_use_and_the_first_goes_on_to_the_end(
     assert client.phase is ClientPhase.FINISHED
 
 
-def test_a_call_that_is_not_possible_in_the_phase_is_refused_for_that():
+def test_a_call_that_is_impossible_in_the_phase_is_refused_for_that():
     gate = Gate()
     client = resumed(ClientPhase.MASKED, identity=Hesitant(identity_of(ALICE).to_bytes(), gate))
     with held_up(lambda: client.receive(message(SurvivorList)), gate):
@@ -134,7 +134,7 @@ def test_a_call_that_is_not_possible_in_the_phase_is_refused_for_that():
 
 
 def test_a_directory_that_calls_the_client_which_asks_it_finds_it_in_use():
-    """Not another thread, but a call all the same that would have got the state twice."""
+    """The call does not come from another thread, but it would still have got the state twice."""
 
     class Meddling:
         def is_trusted(self, client_id: int, identity_key: bytes) -> bool:
@@ -218,7 +218,7 @@ def test_a_message_that_is_refused_after_abort_says_why_all_the_same():
 
 @pytest.fixture
 def hasty_switches():
-    """Threads take turns as often as the interpreter can."""
+    """Make threads take turns as often as the interpreter can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -227,8 +227,8 @@ def hasty_switches():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hasty_switches")
-def test_of_two_survivor_lists_at_once_one_is_answered():
-    """Both answers together would give away both secrets of the client about which they differ."""
+def test_only_one_of_two_concurrent_survivor_lists_is_answered():
+    """Two answers would give away both secrets of the client about which the lists differ."""
     blob = Halt(HONEST, ClientPhase.MASKED).client().suspend()
     first = script().message(SurvivorList, ALICE)
     lists = (first, replace(first, survivors=(True,) * 5))

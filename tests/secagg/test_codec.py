@@ -37,7 +37,7 @@ from tests.secagg.machines import (
 from tests.support.sessions import make_params
 from tests.support.strategies import client_messages, parameters, server_messages, sparse_parameters
 
-# --- What is a message -----------------------------------------------------------------------------------------------
+# --- Messages ---------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300)
@@ -57,7 +57,7 @@ def test_every_message_survives_the_round_trip(data, params):
 
 @each_message
 def test_fields_are_encoded_as_documented(sample):
-    """Written out once more with plain Python: ids, flags and limbs as any other language would write them."""
+    """The fields are written again with plain Python: ids, flags and limbs as another language would write them."""
     kind, message = sample.kind, sample.message
     assert sample.items == [1, TYPE_CODES[kind], message.session_id, *documented_fields(kind, message)]
 
@@ -130,25 +130,25 @@ NO_MESSAGES = {
     "a class": SurvivorList,
     "a vector too short": MaskedInput(bytes(32), np.zeros(39, dtype=np.uint32)),
     "a vector of another dtype": MaskedInput(bytes(32), np.zeros(40, dtype=np.uint16)),
-    "a vector that is none": MaskedInput(bytes(32), [0] * 40),
+    "a vector that is a list": MaskedInput(bytes(32), [0] * 40),
     # Its bits would run over into the next element.
     "a vector that is not reduced": MaskedInput(bytes(32), np.full(40, 2**19, dtype=np.uint32)),
     "ids that are too large": PeerKeys(bytes(32), (2**32,), bytes(32), bytes(32)),
     "ids that are negative": PeerKeys(bytes(32), (-1,), bytes(32), bytes(32)),
-    # An array of ids would cut it to 1, another client's.
-    "ids that are no whole numbers": PeerKeys(bytes(32), (1.5,), bytes(32), bytes(32)),
+    # An array of ids would cut it to 1, the id of another client.
+    "ids that are not whole numbers": PeerKeys(bytes(32), (1.5,), bytes(32), bytes(32)),
 }
 
 
 @pytest.mark.parametrize("value", NO_MESSAGES.values(), ids=NO_MESSAGES)
-def test_what_is_no_message_is_not_encoded(value):
+def test_invalid_messages_are_not_encoded(value):
     assert (PARAMS.vector_length, PARAMS.ring_bits) == (40, 19)
     with pytest.raises(LocalProtocolError):
         encode(value, PARAMS)
 
 
 @pytest.mark.parametrize("params", [None, {"num_clients": 5}])
-def test_what_is_no_parameters_is_the_callers_mistake(params):
+def test_invalid_parameters_are_the_callers_mistake(params):
     message = script().message(SurvivorList, ALICE)
     for call in (
         lambda: encode(message, params),
@@ -168,6 +168,6 @@ def test_a_masked_input_of_whole_words_is_encoded_without_a_copy(ring_bits):
 
 
 @pytest.mark.parametrize("field", [None, 5, "text", [1], 2.0])
-def test_a_field_that_is_no_byte_string_is_not_encoded(field):
+def test_a_field_that_is_not_a_byte_string_is_not_encoded(field):
     with pytest.raises(LocalProtocolError, match="ShareKeys"):
         encode_parts(ShareKeys(bytes(32), bytes(32), field), make_params())

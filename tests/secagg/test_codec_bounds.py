@@ -1,4 +1,4 @@
-"""The codec against hostile bytes: nothing is allocated on a claim, and nothing but CodecError escapes."""
+"""The codec against hostile bytes: claimed lengths allocate nothing, and CodecError is the only error."""
 
 import tracemalloc
 from itertools import pairwise
@@ -50,7 +50,7 @@ def peak_of(call) -> int:
 
 @each_message
 def test_huge_declared_lengths_cost_nothing(sample):
-    """A length of 4 GiB, a count of 2^64: only what is really there is ever read."""
+    """A length of 4 GiB or a count of 2^64: only bytes that are there are read."""
     kind, params, values = sample.kind, sample.params, sample.items
     head = bytes([0x90 + len(values)])
     for position, value in enumerate(values):
@@ -70,7 +70,7 @@ def test_huge_declared_lengths_cost_nothing(sample):
 
 
 def test_a_wrong_masked_input_is_refused_before_it_is_unpacked():
-    """The vector is there, 8 MB of it, but what surrounds it is wrong: nothing of its size is allocated."""
+    """The vector is there, 8 MB of it, but the bytes around it are wrong: nothing of its size is allocated."""
     params = make_params(3, 2, vector_length=2**21, value_bits=29, ring_bits=31)
     data = encode(MaskedInput(bytes(32), np.zeros(2**21, dtype=np.uint32)), params)
     assert len(data) > 8_000_000
@@ -97,7 +97,7 @@ def test_oversized_data_is_refused_unread(num_clients, vector_length):
 
 
 def test_the_limit_is_close_to_what_is_needed():
-    """No message is above it (other tests), and it is not so generous as to be none."""
+    """No message exceeds the limit (other tests), and the limit is close enough to be useful."""
     for num_clients, vector_length in [(2, 1), (100, 10), (5, 10**6), (1000, 1)]:
         params = make_params(num_clients, 2, vector_length)
         largest = max(
@@ -118,7 +118,7 @@ def test_the_limit_is_close_to_what_malicious_mode_needs():
         keys = PeerKeys(bytes(32), ids, *(bytes(size * num_clients) for size in (32, 32, 32, 64)))
         largest = len(encode(keys, params))
         assert largest <= max_message_bytes(params) <= largest + 150
-    # Of a sparse graph's largest proof all views are of nobody that the receiver has for a neighbour.
+    # All views in a sparse graph's largest proof are of clients that are not the receiver's neighbours.
     flags = (True,) * 7
     proof = ConsistencyProof(bytes(32), flags, bytes(64 * 6), bytes(6), bytes(32 * 6 * 7))
     largest, one_view = len(encode(proof, SPARSE_PARAMS)), 64 + 1 + 7 * 32
@@ -144,7 +144,7 @@ FUZZED = [*SAMPLES, SparseProof(ConsistencyProof, MALICIOUS)]
 
 
 def only_codec_errors_escape(data, params=PARAMS) -> None:
-    """What is accepted must be the one encoding of what it was read as; all else is a CodecError."""
+    """Assert that accepted bytes are the one encoding of the message read from them, and all others a CodecError."""
     for decoder in (decode_client_message, decode_server_message):
         try:
             message = decoder(data, params)
@@ -218,15 +218,15 @@ def test_every_byte_of_every_message_changed_in_every_bit():
 
 
 def test_spliced_messages():
-    """The beginning of one message with the end of another."""
+    """The beginning of one message is joined to the end of another."""
     for one, other in pairwise([*FUZZED, FUZZED[0]]):
         for cut in range(0, min(len(one.data), len(other.data)), 3):
             only_codec_errors_escape(one.data[:cut] + other.data[cut:], one.params)
 
 
 @pytest.mark.parametrize("view", ["two-byte items", "two dimensions", "not contiguous", "empty"])
-def test_views_of_memory_that_are_no_row_of_bytes(view):
-    """A host that hands over the buffer of an array gets its bytes read, or a CodecError; never another exception."""
+def test_views_of_memory_that_are_not_rows_of_bytes(view):
+    """A host that passes the buffer of an array gets its bytes read, or a CodecError; never another exception."""
     data = Sample(ShareKeys).data
     even = data + bytes(len(data) % 2)
     memory = {

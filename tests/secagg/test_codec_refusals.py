@@ -1,4 +1,4 @@
-"""What is no message: every byte that differs from the one encoding of a message is refused."""
+"""Invalid messages: every byte that differs from the one encoding of a message is refused."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ from tests.secagg.machines import (
 )
 from tests.support.sessions import make_params
 
-# --- What is none ----------------------------------------------------------------------------------------------------
+# --- Invalid messages -------------------------------------------------------------------------------------------------
 
 
 @each_message
@@ -71,7 +71,7 @@ def test_anything_but_an_array_is_refused(sample):
 
 
 @pytest.mark.parametrize("kind", SIGNED_MESSAGES, ids=lambda kind: kind.__name__)
-def test_messages_of_the_consistency_check_are_none_where_nothing_is_signed(kind):
+def test_messages_of_the_consistency_check_are_refused_in_unsigned_modes(kind):
     refused(Sample(kind, MALICIOUS).data, kind, "not known in this direction", PARAMS)
     semi_malicious = replace(PARAMS, adversary=Adversary.SEMI_MALICIOUS)
     assert decode(Sample(kind, MALICIOUS).data, kind, semi_malicious) == Sample(kind, MALICIOUS).message
@@ -95,13 +95,13 @@ def test_views_of_their_own_belong_to_the_sparse_graph(field):
             SIGNED_PARAMS)  # fmt: skip
     missing = replace(sparse, common=b"")
     refused(encode(missing, SPARSE_PARAMS), ConsistencyProof, "common", SPARSE_PARAMS)
-    # How many digests there must be follows from the flags, which the client compares: here they are whole.
+    # The number of digests follows from the flags, which the client compares: here only whole digests are checked.
     cut = replace(sparse, others=sparse.others[:-1])
     refused(encode(cut, SPARSE_PARAMS), ConsistencyProof, "other", SPARSE_PARAMS)
 
 
 def test_views_are_bounded_by_the_parameters():
-    """Seven members in each of six views: no more digests of others are read than that."""
+    """Each of six views has seven members: no more digests of others are read than that."""
     message = ConsistencyProof(bytes(32), (True,) * 7, bytes(64 * 6), bytes(6), bytes(32 * 6 * 7))
     assert decode(encode(message, SPARSE_PARAMS), ConsistencyProof, SPARSE_PARAMS) == message
     roomy = replace(SPARSE_PARAMS, vector_length=4000)
@@ -137,7 +137,7 @@ def test_a_wrong_type_in_any_position_is_refused(sample):
     for position, value in enumerate(values):
         for other in OTHER_TYPES:
             if type(other) is type(value):
-                continue  # Other values of the right type have tests of their own.
+                continue  # Other values of the right type have their own tests.
             sample.refuses(msgpack.packb([*values[:position], other, *values[position + 1 :]]))
         as_text = msgpack.packb([*values[:position], "x" * 32, *values[position + 1 :]])
         sample.refuses(as_text)
@@ -181,7 +181,7 @@ def test_a_byte_string_of_another_length_is_refused(sample, change):
 
 @each_message
 def test_other_counts_of_flags_are_refused(sample):
-    """Those that ask for another number of bytes, are above the limit, or leave padding that is not zero."""
+    """Counts that need another number of bytes, exceed the limit, or leave padding that is not zero."""
     values = sample.items
     for position, value in enumerate(values[3:], start=3):
         if type(value) is int:
@@ -205,7 +205,7 @@ LIMITED = [
 
 @pytest.mark.parametrize(("name", "build", "limit"), LIMITED, ids=[name for name, *_ in LIMITED])
 def test_lists_are_bounded_by_the_parameters(name, build, limit):
-    """Five clients: what may be listed, and one more; with vectors long enough that the total size says nothing."""
+    """Five clients: the largest list, and one client more; vectors are long, so that the total size does not decide."""
     params = make_params(5, 3, vector_length=1000)
     at_most = build(limit)
     assert decode(encode(at_most, params), type(at_most), params) == at_most
@@ -253,7 +253,7 @@ def test_limbs_outside_the_field_are_refused(limb):
 
 
 def forms_of_int(value: int) -> list[bytes]:
-    """Every way in which msgpack could write the number, the shortest first."""
+    """Return every form in which msgpack could write the number, the shortest first."""
     sizes = [1, 2, 4, 8]
     forms = [bytes([value])] if value < 128 else []
     for head, limit in [(0xCC, 256), (0xD0, 128)]:  # Unsigned, then signed.
@@ -264,7 +264,7 @@ def forms_of_int(value: int) -> list[bytes]:
 
 
 def forms_of_bytes(value: bytes) -> list[bytes]:
-    """Every way in which msgpack could write the bytes, the shortest first; then as text."""
+    """Return every form in which msgpack could write the bytes, the shortest first; then as text."""
     sizes = [(0xC4, 1), (0xC5, 2), (0xC6, 4)]
     forms = [bytes([head]) + len(value).to_bytes(size, "big") + value for head, size in sizes if len(value) < 256**size]
     texts = [(0xD9, 1), (0xDA, 2), (0xDB, 4)]

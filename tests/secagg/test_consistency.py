@@ -21,7 +21,7 @@ from tests.secagg.test_client_phases import assert_dead
 from tests.support.sessions import BEFORE_CONSISTENCY, Cohort, exact_sum, identity_of, make_params, random_inputs
 
 QUORUM = 5
-"""Of the sparse session: four neighbours and the client itself."""
+"""Members of a neighbourhood in the sparse session: four neighbours and the client itself."""
 
 
 def own_view() -> tuple[int, ...]:
@@ -41,7 +41,7 @@ def proof() -> ConsistencyProof:
 
 
 def views() -> list[tuple[int, list[bytes]]]:
-    """Of each signer, the bits of the members in common and the digests of the others."""
+    """Return for each signer the bits of the common members and the digests of the others."""
     digests = split(proof().others, 32)
     taken = []
     for bits in proof().common:
@@ -109,7 +109,7 @@ def test_a_bit_behind_the_last_member_is_refused(place):
 
 @pytest.mark.parametrize("place", range(5))
 def test_a_view_of_another_size_is_refused(place):
-    """All neighbourhoods of a graph have one size: one member less in common takes a digest of the next view's."""
+    """All neighbourhoods of a graph have one size: one common member less takes a digest from the next view."""
     changed = views()
     bits, digests = changed[place]
     member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] not in (ALICE, signers()[place]))
@@ -117,12 +117,12 @@ def test_a_view_of_another_size_is_refused(place):
     assert refusal_of(proof_of(changed)) is Rule.WRONG_SIZE
 
 
-# --- What a view says ------------------------------------------------------------------------------------------------
+# --- Contents of views ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", range(5))
 def test_a_view_without_its_reader_is_refused(place):
-    """A peer that was not told of this client will not release a share of its self-mask seed, but of its key."""
+    """A peer that was not told of this client releases a share of its mask key instead of its self-mask seed."""
     changed = views()
     bits, digests = changed[place]
     changed[place] = bits ^ 1 << own_view().index(ALICE), [*digests, bytes(32)]
@@ -131,7 +131,7 @@ def test_a_view_without_its_reader_is_refused(place):
 
 @pytest.mark.parametrize("place", range(5))
 def test_a_view_without_its_signer_is_refused(place):
-    """What it signed under other keys, in a run of its own, says nothing of the shares that it holds in this one."""
+    """A view that the signer signed under other keys, in another run, says nothing of its shares in this run."""
     changed = views()
     bits, digests = changed[place]
     signer = signers()[place]
@@ -143,7 +143,7 @@ def test_a_view_without_its_signer_is_refused(place):
 @pytest.mark.parametrize("standing", range(3))
 @pytest.mark.parametrize("place", range(5))
 def test_a_member_that_both_know_does_not_come_as_one_that_only_the_signer_knows(place, standing):
-    """Behind a digest it could be said to stand otherwise, and nobody would see the contradiction."""
+    """A digest could give the member another standing, and nobody would see the contradiction."""
     changed = views()
     bits, digests = changed[place]
     member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] != ALICE)
@@ -160,7 +160,7 @@ def member_digest(recorded: Script, client_id: int, standing: int) -> bytes:
 
 @pytest.mark.parametrize("num_spoiled", [1, 2, 5])
 def test_signatures_of_other_views_are_not_counted(num_spoiled):
-    """Six with the client's own: one may be no good, two are one too many."""
+    """There are six signatures with the client's own: one may be invalid, two are one too many."""
     changed = views()
     for place in range(num_spoiled):
         bits, digests = changed[place]
@@ -174,7 +174,7 @@ def test_signatures_of_other_views_are_not_counted(num_spoiled):
 
 
 def test_the_views_of_two_peers_are_not_taken_for_each_others():
-    """Nor where each of the two is in the other's view, so that neither contradicts what ALICE knows."""
+    """This holds also if each of the two is in the other's view, so that neither contradicts what ALICE knows."""
     changed = views()
     for first, second in ((0, 1), (2, 4)):
         assert signers()[first] in view_of(signers()[second])
@@ -186,7 +186,7 @@ def test_the_views_of_two_peers_are_not_taken_for_each_others():
 
 
 def told_otherwise(recorded: Script, survivors: dict[int, bool]) -> None:
-    """ALICE gets another list of survivors than everybody else: their signatures must be worth nothing to it."""
+    """Return a session in which only ALICE gets another list of survivors: others' signatures must not count."""
     client, _ = recorded.client(ClientPhase.MASKED, ALICE)
     honest = recorded.message(SurvivorList, ALICE)
     ids = recorded.message(PeerKeys, ALICE).client_ids
@@ -213,7 +213,7 @@ def test_a_client_that_was_told_of_another_survivor_does_not_answer():
 
 @pytest.mark.parametrize("recorded", [lambda: script(MALICIOUS), sparse_script], ids=["complete", "sparse"])
 def test_keys_that_only_one_client_was_shown_make_its_view_another(recorded):
-    """A corrupt peer signs two pairs of keys, and the server shows the second to ALICE alone."""
+    """A corrupt peer signs two pairs of keys, and the server shows the second pair only to ALICE."""
     recorded = recorded()
     honest = recorded.message(PeerKeys, ALICE)
     shared_by_most = max(
@@ -251,7 +251,7 @@ def test_a_signature_of_a_view_in_another_session_is_worth_nothing():
 
 
 def test_a_client_whose_neighbours_did_not_sign_is_dropped_and_its_input_stays():
-    """Its proof would not have a quorum: it would refuse it."""
+    """Its proof would not have a quorum, so the client would refuse it."""
     params = make_params(40, 5, vector_length=4, degree=8, adversary=MALICIOUS)
     inputs = random_inputs(params, seed=3)
     views_seen: dict[int, tuple[int, ...]] = {}
@@ -277,8 +277,8 @@ def test_a_client_whose_neighbours_did_not_sign_is_dropped_and_its_input_stays()
     assert not outcome.refused
 
 
-def test_signatures_are_checked_with_the_key_that_was_advertised():
-    """One bad signature is dropped by the server: it must not spoil everybody's proof."""
+def test_signatures_are_checked_with_the_advertised_key():
+    """The server drops a client with one bad signature, which must not spoil everybody's proof."""
     recorded = script(MALICIOUS)
     for client_id, check in recorded.client_messages[ConsistencyCheck].items():
         neighbors_seen = recorded.message(PeerKeys, client_id).client_ids

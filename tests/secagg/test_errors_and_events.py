@@ -1,4 +1,4 @@
-"""Errors and events as values: they can be compared, and sent to where the host wants them."""
+"""Errors and events as values: they can be compared and sent to another process."""
 
 import copy
 import pickle
@@ -56,7 +56,7 @@ def through_pickle(value):
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("duplicate", [copy.copy, through_pickle], ids=["copy", "pickle"])
 def test_errors_come_whole_out_of_another_process(error, duplicate):
-    """Executors pickle what their workers raise: an error that cannot be rebuilt breaks the whole pool."""
+    """Executors pickle the errors of their workers: an error that cannot be rebuilt breaks the whole pool."""
     again = duplicate(error)
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -108,8 +108,8 @@ def test_the_consistency_check_belongs_to_malicious_sessions():
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", PeerKeys], ids=repr)
-def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_message, adversary):
-    """Handing over bytes that were not decoded is easily done; the session need not die of it."""
+def test_undecoded_bytes_are_the_callers_mistake_and_kill_no_client(not_a_message, adversary):
+    """A host can easily pass bytes that were not decoded; the session must survive that."""
     client, _ = script(adversary).client(ClientPhase.ADVERTISED, ALICE)
     with pytest.raises(LocalProtocolError):
         client.receive(not_a_message)
@@ -118,7 +118,7 @@ def test_what_is_no_message_is_the_callers_mistake_and_kills_no_client(not_a_mes
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("not_a_message", [None, b"undecoded bytes", "text", AdvertiseKeys], ids=repr)
-def test_what_is_no_message_is_the_callers_mistake_and_drops_no_client(not_a_message, adversary):
+def test_undecoded_bytes_are_the_callers_mistake_and_drop_no_client(not_a_message, adversary):
     server = script(adversary).server_in(ServerPhase.ADVERTISE_KEYS)
     with pytest.raises(LocalProtocolError):
         server.receive(ALICE, not_a_message)

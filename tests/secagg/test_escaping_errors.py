@@ -1,4 +1,4 @@
-"""Errors that are not the library's and pass through a client: it is dead, and they keep none of its secrets."""
+"""Errors of others that pass through a client: the client is dead, and the errors keep none of its secrets."""
 
 import traceback
 from collections.abc import Callable
@@ -32,13 +32,13 @@ PLACES = {
     "identity": (Identity, "sign", ClientPhase.MASKED, receiving(SurvivorList)),
     "suspended": (suspension, "dump", ClientPhase.MASKED, lambda client: client.suspend()),
 }
-"""What raises: an object and its attribute; then a phase, and the call that comes upon it there."""
+"""An object and its attribute that raises; then a phase, and the call that meets the error in this phase."""
 
 each_place = pytest.mark.parametrize("place", PLACES)
 
 
 def caught(place: str, kind: type[BaseException], monkeypatch) -> tuple:
-    """The client, and the error that came out of it: raised while another was handled, and with a cause."""
+    """Return the client and the error from it: raised while another was handled, and with a cause."""
     owner, name, phase, call = PLACES[place]
     client = Halt(MALICIOUS, phase).client()
 
@@ -63,7 +63,7 @@ def test_an_error_of_the_hosts_ends_the_client_and_keeps_no_secret_alive(place, 
     assert_dead(script(MALICIOUS), client)
     secrets = script(MALICIOUS).secrets(ALICE)
     if place == "masks":
-        del secrets["input"]  # The caller's own: it stands in the frame of the call, as in the caller's.
+        del secrets["input"]  # The caller's own reference: it stands in the frame of the call.
     frames = frames_of(error, "secagg")
     assert len(frames) > 2
     assert secrets_in(secrets, *frames, *frames_of(error.__context__, "tests")) == set()

@@ -1,4 +1,4 @@
-"""The planner's bounds on the sparse graph by exact integers, from what each client's neighbours are drawn from."""
+"""The planner's bounds on the sparse graph, checked with exact integers over the draws of each client's neighbours."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -16,12 +16,12 @@ VANISHING = (0, 0.05, 0.1, 0.2, 1 / 3, 0.5)
 
 
 def ways(of_kind: int, others: int, drawn: int, counts: range) -> int:
-    """In how many ways so many of one kind are among those drawn, as many as ``counts`` allows."""
+    """Return in how many ways a number of one kind is among those drawn, for each number that ``counts`` allows."""
     return sum(comb(of_kind, x) * comb(others, drawn - x) for x in counts if x <= drawn)
 
 
 class DrawnOfKind:
-    """How many k-subsets of n have more than t of a kind, in exact integers, from k = t = 0 on in steps of one."""
+    """The number of k-subsets of n with more than t of a kind, in exact integers, from k = t = 0 on in steps of one."""
 
     def __init__(self, num_clients: int, of_kind: int) -> None:
         self.num_clients, self.of_kind = num_clients, of_kind
@@ -29,7 +29,7 @@ class DrawnOfKind:
         self.above, self.exactly, self.all = 0, 1, 1
 
     def draw_one_more(self) -> None:
-        """From k to k + 1: more than t of the kind has who had it before, or had t and drew one more of it."""
+        """Step from k to k + 1: a subset has more than t of the kind if it had before, or had t and drew one more."""
         left, kind_left = self.num_clients - self.degree, self.of_kind - self.most
         others_drawn, others_left = self.degree - self.most, left - kind_left
         self.above = (self.above * left + self.exactly * kind_left) // (self.degree + 1)
@@ -38,7 +38,7 @@ class DrawnOfKind:
         self.degree += 1
 
     def allow_one_more(self) -> None:
-        """From t to t + 1."""
+        """Step from t to t + 1."""
         others_drawn, kind_left = self.degree - self.most, self.of_kind - self.most
         others = self.num_clients - self.of_kind
         if self.exactly:
@@ -51,9 +51,9 @@ class DrawnOfKind:
 
 
 def exact_thresholds(num_clients: int, corrupt: int, dropouts: int, *, lies: bool) -> Iterator[tuple[int, int | None]]:
-    """Each even degree below n - 1, with its threshold or None, decided by integers alone.
+    """Return each even degree below n - 1 with its threshold or None, decided by integers alone.
 
-    No degree is left out, and nothing is taken for monotone but sums of terms that are not negative.
+    No degree is skipped, and nothing is assumed to be monotone except sums of terms that are not negative.
     """
     missing = corrupt + dropouts
     bad, staying = DrawnOfKind(num_clients, corrupt), DrawnOfKind(num_clients, num_clients - dropouts)
@@ -63,7 +63,7 @@ def exact_thresholds(num_clients: int, corrupt: int, dropouts: int, *, lies: boo
         bad.draw_one_more()
         while num_clients * bad.above << 41 >= bad.all:
             bad.allow_one_more()
-        # It is the least that will do.
+        # This is the smallest one that works.
         assert bad.most == 0 or num_clients * (bad.above + bad.exactly) << 41 >= bad.all
         staying.draw_one_more()
         while num_clients * (staying.all - staying.above) << 20 < staying.all:
@@ -83,7 +83,7 @@ def exact_smallest(*arguments: int, lies: bool) -> tuple[int, int] | None:
 
 
 def expected_clients(num_clients: int, of_kind: int, degree: int, counts: range) -> tuple[Fraction, Fraction]:
-    """How many clients of the kind, and of the others, have so many neighbours of the kind, on average.
+    """Return the average numbers of clients, of the kind and others, with ``counts`` neighbours of the kind.
 
     The neighbours of each are drawn from the n - 1 others.
     """
@@ -95,7 +95,7 @@ def expected_clients(num_clients: int, of_kind: int, degree: int, counts: range)
 
 @pytest.mark.parametrize("adversary", [Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS], ids=lambda a: a.value)
 def test_every_plan_is_within_its_bounds_exactly(adversary):
-    """The probability that any client has too many or too few is at most how many do on average."""
+    """The probability that any client has too many or too few is at most the average number of such clients."""
     checked = 0
     for num_clients, corrupt, dropout in product(SIZES, CORRUPT, VANISHING):
         try:
@@ -122,7 +122,7 @@ def test_every_plan_is_within_its_bounds_exactly(adversary):
         remaining = num_clients - made.expected_dropouts
         unworkable = expected_clients(num_clients, remaining, degree, range(threshold))
         assert sum(unworkable) * 2**20 < 1, (num_clients, corrupt, dropout)
-        # As the planner has it: a client at random and its neighbours are drawn from all n.
+        # As in the planner: a client at random and its neighbours are drawn from all n.
         for of_kind, counts, found in (
             (made.corrupt_clients, too_many, unsafe),
             (remaining, range(threshold), unworkable),
@@ -132,7 +132,7 @@ def test_every_plan_is_within_its_bounds_exactly(adversary):
     assert checked > 400
 
 
-def test_of_ten_clients_with_four_neighbors_one_alone_may_remain():
+def test_with_ten_clients_and_four_neighbors_one_alone_may_remain():
     """Google's planner takes degree 4 and threshold 2 here, if a third vanish; that fails too often."""
     assert expected_clients(10, 7, 4, range(2))[0] > Fraction(1, 4)
     assert expected_clients(10, 7, 6, range(2)) == (0, 0)
@@ -144,7 +144,7 @@ def test_of_ten_clients_with_four_neighbors_one_alone_may_remain():
 
 
 def test_a_threshold_above_the_last_that_works_does_not():
-    """The bound is not kept by more than one: t2 is the last threshold, and not a smaller one."""
+    """One more than the threshold breaks the bound: t2 is the last threshold, and not a smaller one."""
     for num_clients, dropouts, degree in ((100, 10, 22), (300, 30, 40), (1000, 50, 30)):
         bounds = SparseBounds(num_clients, 0, dropouts, num_clients - dropouts, semi_malicious=False)
         most = bounds.fewest_remaining_neighbors(degree)
@@ -154,7 +154,7 @@ def test_a_threshold_above_the_last_that_works_does_not():
 
 
 def test_the_reference_counts_subsets():
-    """Its steps give the binomial coefficients that they stand for."""
+    """The steps of the reference give the binomial coefficients."""
     counted = DrawnOfKind(30, 11)
     for step in range(24):
         (counted.allow_one_more if step % 3 == 2 else counted.draw_one_more)()
@@ -166,7 +166,7 @@ def test_the_reference_counts_subsets():
 
 @pytest.mark.parametrize("lies", [False, True], ids=["curious", "lies"])
 def test_the_smallest_degree_is_the_smallest_by_exact_integers(lies):
-    """Of all even degrees, not of those that a search happens to try."""
+    """The search covers all even degrees, and not only those that the planner's search tries."""
     found = 0
     for num_clients, corrupt, dropout in product(SIZES, CORRUPT, VANISHING):
         bad, gone = int(corrupt * num_clients), int(dropout * num_clients)
@@ -199,8 +199,8 @@ def test_the_smallest_degree_of_many_clients_is_the_smallest_by_exact_integers(
     assert bounds.smallest() == smallest
 
 
-def test_degrees_that_fit_and_degrees_that_do_not_take_turns():
-    """So no search may take them for monotone; and each is decided as integers decide it."""
+def test_fitting_and_unfitting_degrees_alternate():
+    """So no search may assume that they are monotone; each degree is decided as by integers."""
     bounds = SparseBounds(10_000, 3_000, 3_000, 7_000, semi_malicious=True)
     exact = {k: t for k, t in exact_thresholds(10_000, 3_000, 3_000, lies=True) if 4700 <= k < 4900}
     assert [k for k, t in exact.items() if t is not None and exact.get(k + 2, t) is None]

@@ -20,7 +20,7 @@ def planned(choice: GraphChoice, **threat: object) -> tuple[int, int]:
     return made.parameters.degree, made.parameters.threshold
 
 
-def test_many_clients_take_the_sparse_graph_and_hear_what_it_saves_and_gives_up() -> None:
+def test_many_clients_take_the_sparse_graph_with_a_line_on_its_savings_and_risks() -> None:
     choice = cheapest_graph(num_clients=300, dropout=0.2)
     assert choice.graph is GraphKind.SPARSE
     degree, _ = planned(choice, num_clients=300, dropout=0.2)
@@ -36,7 +36,7 @@ def test_few_clients_take_the_complete_graph() -> None:
     assert "safe with 20 of them corrupt" in choice.why
 
 
-def test_where_no_degree_fits_it_is_complete() -> None:
+def test_the_graph_is_complete_if_no_degree_fits() -> None:
     choice = cheapest_graph(num_clients=4, corrupt=0.3, dropout=0.3)
     assert choice.graph is GraphKind.COMPLETE
     assert "no sparse graph of 4 clients" in choice.why
@@ -47,7 +47,7 @@ def test_a_sparse_graph_is_planned_with_a_reserve() -> None:
         assert cheapest_graph(num_clients=500, dropout=dropout).dropout == expected
 
 
-def test_half_of_the_clients_may_vanish_on_a_sparse_graph_of_few() -> None:
+def test_half_of_few_clients_may_vanish_on_a_sparse_graph() -> None:
     """The complete graph refuses, and says so."""
     choice = cheapest_graph(num_clients=50, dropout=0.5)
     assert choice.graph is GraphKind.SPARSE
@@ -60,15 +60,15 @@ def test_half_of_the_clients_may_vanish_on_a_sparse_graph_of_few() -> None:
 
 @pytest.mark.parametrize("adversary", [Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS])
 def test_against_a_server_that_lies_it_is_never_sparse(adversary: Adversary) -> None:
-    """Clients' default policies decline it there, also where the complete graph has no plan."""
+    """Clients' default policies decline it there, also if the complete graph has no plan."""
     for num_clients, dropout, corrupt in ((20, 0.1, 0.0), (1000, 0.05, 0.05), (1000, 0.4, 0.1)):
         choice = cheapest_graph(num_clients=num_clients, dropout=dropout, corrupt=corrupt, adversary=adversary)
         assert choice.graph is GraphKind.COMPLETE
     assert "decline a sparse one" in choice.why
 
 
-def test_what_is_chosen_is_what_a_client_of_the_same_threat_takes() -> None:
-    """Never weaker than stated: the policy of the same corrupt clients and inputs is content with each choice."""
+def test_a_client_with_the_same_threat_model_accepts_each_choice() -> None:
+    """Never weaker than stated: the policy for the same corrupt clients and inputs accepts each choice."""
     sparse = 0
     for num_clients, dropout, corrupt, adversary, min_inputs in product(
         (5, 30, 100, 400), (0.0, 0.2, 0.5), (0.0, 0.1, 0.3), Adversary, (2, 5)
@@ -91,7 +91,7 @@ def test_a_threshold_chooses_the_graph_that_has_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"num_clients": 1}, {"dropout": -0.1}, {"dropout": 1.5}, {"dropout": float("nan")}])
-def test_what_cannot_be_is_left_to_the_planner(wrong: dict[str, float]) -> None:
+def test_impossible_settings_are_left_to_the_planner(wrong: dict[str, float]) -> None:
     threat = {"num_clients": 300, **wrong}
     choice = cheapest_graph(**threat)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=next(iter(wrong))):

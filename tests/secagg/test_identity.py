@@ -1,4 +1,4 @@
-"""Identities, and who vouches for them."""
+"""Identities, and the directories that vouch for them."""
 
 import copy
 import pickle
@@ -56,7 +56,7 @@ def test_a_new_identity_is_drawn_from_the_source():
 
 
 @pytest.mark.parametrize("secret_key", [b"", bytes(31), bytes(33), bytearray(32), "x" * 32, None, 7], ids=repr)
-def test_what_is_no_secret_key_is_refused(secret_key):
+def test_invalid_secret_keys_are_refused(secret_key):
     with pytest.raises(LocalProtocolError, match="32 bytes"):
         Identity(secret_key)
 
@@ -73,7 +73,7 @@ def test_an_identity_does_not_show_its_secret():
     [copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.dumps(x, p) for p in range(pickle.HIGHEST_PROTOCOL + 1))],
 )
 def test_an_identity_is_not_copied_or_pickled(duplicate):
-    """By accident it would travel to other processes, or into a cache."""
+    """A copy could travel by accident to other processes, or into a cache."""
     with pytest.raises(TypeError, match="not pickled"):
         duplicate(Identity(SECRET))
 
@@ -121,7 +121,7 @@ def test_pinned_keys_are_those_of_the_moment_of_registration():
         *(({1: key}, "not a valid Ed25519") for key in NO_KEYS.values()),
     ],
 )
-def test_what_is_no_list_of_keys_is_refused(kind, keys, match):
+def test_invalid_lists_of_keys_are_refused(kind, keys, match):
     with pytest.raises(LocalProtocolError, match=match):
         kind(keys)
 
@@ -130,7 +130,7 @@ def test_the_first_key_is_taken_with_a_warning_and_held_on_to():
     directory = TrustOnFirstUse()
     assert isinstance(directory, KeyDirectory)
     assert directory.is_trusted(1, key_of(1))
-    assert directory.keys == {}, "it was asked, and has learned nothing"
+    assert directory.keys == {}, "it was asked, and has learned no key"
     with pytest.warns(TrustOnFirstUseWarning, match=f"client 1 is new.*{key_of(1).hex()}"):
         directory.learn({1: key_of(1)})
     assert directory.keys == {1: key_of(1)}
@@ -140,11 +140,11 @@ def test_the_first_key_is_taken_with_a_warning_and_held_on_to():
         assert not directory.is_trusted(1, key_of(2)), "a changed key"
         assert not directory.is_trusted(3, key_of(1)), "one key for two ids"
         directory.learn({1: key_of(2), 3: key_of(1)})
-    assert directory.keys == {1: key_of(1)}, "what is not trusted is not learned"
+    assert directory.keys == {1: key_of(1)}, "an untrusted key is not learned"
     assert repr(directory) == "TrustOnFirstUse(1 clients)"
 
 
-def test_what_was_seen_before_is_taken_over_and_can_be_stored():
+def test_earlier_keys_are_taken_over_and_can_be_stored():
     directory = TrustOnFirstUse({1: key_of(1)})
     directory.keys[2] = key_of(2)
     assert directory.keys == {1: key_of(1)}, "a copy"
@@ -156,7 +156,7 @@ def test_what_was_seen_before_is_taken_over_and_can_be_stored():
 
 
 def alice_with(directory: KeyDirectory) -> Client:
-    """A client that waits for its list of keys."""
+    """Return a client that waits for its list of keys."""
     client = Client(
         SIGNED_PARAMS,
         ALICE,
@@ -172,7 +172,7 @@ def alice_with(directory: KeyDirectory) -> Client:
 
 @pytest.mark.parametrize("known", IDS[2:])
 def test_a_list_with_a_key_that_is_not_trusted_teaches_a_directory_nothing(known):
-    """Not even the keys that come before it: a server could have a client learn keys by lists that it refuses."""
+    """Not even the keys before it are learned, or a server could teach a client keys in lists that it refuses."""
     seen = {known: key_of(4711)}
     directory = TrustOnFirstUse(seen)
     client = alice_with(directory)
@@ -218,7 +218,7 @@ def test_where_warnings_are_errors_nothing_is_learned():
 
 
 def test_a_new_key_is_not_compared_with_all_that_are_known():
-    """A server lists as many new clients as it likes."""
+    """A server may list any number of new clients."""
     compared = 0
 
     class Counted(bytes):
@@ -235,7 +235,7 @@ def test_a_new_key_is_not_compared_with_all_that_are_known():
     assert compared < 5
 
 
-def test_a_server_learns_the_keys_of_those_that_it_takes():
+def test_a_server_learns_the_keys_of_accepted_clients():
     directory = TrustOnFirstUse({IDS[0]: key_of(4711)})
     server = Server(SIGNED_PARAMS, IDS, context=CONTEXT, nonce=b"nonce", directory=directory)
     with pytest.warns(TrustOnFirstUseWarning):
@@ -244,7 +244,7 @@ def test_a_server_learns_the_keys_of_those_that_it_takes():
     assert directory.keys == {i: key_of(i) for i in IDS[1:]} | {IDS[0]: key_of(4711)}
 
 
-# --- What machines need ----------------------------------------------------------------------------------------------
+# --- Requirements of the machines -------------------------------------------------------------------------------------
 
 SIGNED = {"nonce": b"nonce", "identity": identity_of(1), "directory": directory_of(range(5))}
 
@@ -273,7 +273,7 @@ def test_malicious_mode_needs_an_identity_a_directory_and_a_nonce(change, match)
 @pytest.mark.parametrize("adversary", [Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS], ids=lambda a: a.value)
 @pytest.mark.parametrize("name", ["identity", "directory"])
 def test_the_other_modes_take_neither_identity_nor_directory(adversary, name):
-    """Whoever hands one over believes that something is signed."""
+    """A host that passes one expects that something is signed."""
     params = make_params(5, 3, adversary=adversary)
     with pytest.raises(
         LocalProtocolError, match=f"leave out the {name}: only malicious mode takes one, not {adversary.value} mode"
@@ -291,7 +291,7 @@ def test_other_modes_do_without_a_nonce():
 
 
 @pytest.mark.parametrize("directory", [directory_of(IDS), TrustOnFirstUse()], ids=["pinned", "first use"])
-def test_a_directory_of_ones_own_will_do(directory):
+def test_a_custom_directory_will_do(directory):
     class Delegating:
         def is_trusted(self, client_id: int, identity_key: bytes) -> bool:
             return True

@@ -1,4 +1,4 @@
-"""Lists that many clients get, and what is left of them: one message for all, flags of any length, no directory."""
+"""Lists for many clients and their size in memory: one message for all, flags of any length, no directory."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from tests.support.sessions import BEFORE_INPUT, BEFORE_KEYS, Cohort, exact_sum,
     ids=["keys", "survivors"],
 )
 def test_on_the_complete_graph_one_list_serves_all(adversary, phase, answered, kind):
-    """One message object: the host encodes it once, and memory does not grow with the square of the clients."""
+    """The host encodes one message object, and memory does not grow with the square of the clients."""
     recorded = script(adversary)
     server = recorded.server_in(phase)
     for client_id, message in recorded.client_messages[answered].items():
@@ -30,8 +30,8 @@ def test_on_the_complete_graph_one_list_serves_all(adversary, phase, answered, k
     assert all(message is lists[0] for message in lists)
 
 
-# Eight places are a byte of flags, nine are two: a neighbourhood of a sparse graph has an odd number of them, unless so
-# few clients advertised that all of them fit one.
+# Eight places take one byte of flags, nine take two. A neighbourhood of a sparse graph has an odd number of places,
+# unless so few clients advertised that all of them fit one neighbourhood.
 @pytest.mark.parametrize("num_advertised", [7, 8, 9, 12])
 def test_views_of_any_length_are_signed_and_read(num_advertised):
     params = make_params(12, 5, vector_length=3, degree=8, adversary=MALICIOUS)
@@ -58,8 +58,8 @@ def _kept_by(proofs):
     return downlink
 
 
-def test_a_client_whose_part_is_done_lets_go_of_the_directory():
-    """It is the host's, and may hold a connection open: nothing is asked of it any more."""
+def test_a_finished_client_drops_its_reference_to_the_directory():
+    """The directory is the host's, and may hold a connection open: the client will not ask it again."""
     for phase, holds_it in [(ClientPhase.SURVIVORS_SIGNED, True), (ClientPhase.FINISHED, False)]:
         client, _ = script(MALICIOUS).client(phase, ALICE)
         assert any(isinstance(thing, PinnedKeys) for thing in reachable(client)) is holds_it

@@ -1,4 +1,4 @@
-"""Wrong calls: the caller is told, nothing is consumed, and the session goes on to its exact end."""
+"""Wrong calls: the caller gets an error, no state is consumed, and the session continues to its exact end."""
 
 import copy
 import pickle
@@ -57,7 +57,7 @@ WRONG_INPUTS = {
 
 
 def take_to_the_end(recorded, client):
-    """From MASKED on; gives the client's last answer."""
+    """Take the client from MASKED to its end; return its last answer."""
     events = client.receive(recorded.message(SurvivorList, ALICE))
     if recorded.params.is_signed:
         events = client.receive(recorded.message(ConsistencyProof, ALICE))
@@ -88,8 +88,8 @@ def test_the_range_of_elements_is_exact(value, accepted):
             client.submit_input(with_element(value))
 
 
-def test_what_is_sent_is_a_plain_array_whatever_was_given():
-    """A subclass may carry anything with it; only the elements may go on."""
+def test_the_message_holds_a_plain_array_for_any_array_given():
+    """A subclass may carry other data; only the elements may be sent."""
 
     class Tagged(np.ndarray):
         def __array_finalize__(self, parent):
@@ -102,7 +102,7 @@ def test_what_is_sent_is_a_plain_array_whatever_was_given():
     assert "input" not in secrets_in(script().secrets(ALICE), event)
 
 
-def test_the_error_says_nothing_of_the_elements():
+def test_the_error_reveals_no_elements():
     """Inputs are secret: an error that is logged must not quote them."""
     client, _ = script().client(ClientPhase.INPUT_REQUESTED, ALICE)
     with pytest.raises(LocalProtocolError) as refusal:
@@ -138,7 +138,7 @@ def test_a_client_starts_once(halt):
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_a_session_of_clients_that_are_used_wrongly_all_along_completes_exactly(adversary):
-    """Every wrong call at every step; the messages are bit for bit those of the undisturbed session."""
+    """Every wrong call comes at every step; the messages are bit for bit those of the undisturbed session."""
     recorded = script(adversary)
     for client_id in recorded.client_messages[UnmaskingShares]:
         client, _ = recorded.client(ClientPhase.CREATED, client_id)
@@ -205,7 +205,7 @@ def test_a_source_that_does_not_give_the_bytes_asked_for_is_refused(entropy):
 
 
 @pytest.mark.parametrize("entropy", [None, b"bytes", 4])
-def test_a_source_that_is_no_function_is_refused_at_once(entropy):
+def test_a_source_that_is_not_a_function_is_refused_at_once(entropy):
     blob = script().client(ClientPhase.CREATED, ALICE)[0].suspend()
     for build in (
         lambda: Client(make_params(), 1, entropy=entropy),
@@ -217,7 +217,7 @@ def test_a_source_that_is_no_function_is_refused_at_once(entropy):
 
 
 def test_a_source_that_fails_halfway_leaves_no_secret_behind():
-    """Whatever goes wrong after the state was taken: the client is dead then, not half alive."""
+    """After the state was taken, any error leaves the client dead, not half alive."""
 
     def fail(size):
         raise OSError("no randomness")

@@ -84,7 +84,7 @@ def test_key_schedules_are_erased(kind: Instructions) -> None:
 
 @needs_llvm
 def test_code_for_arm_uses_its_aes_instructions_and_no_tables() -> None:
-    """Compiled, not run: there is no such processor here."""
+    """The code is compiled but not run: there may be no such processor here."""
     (arm,) = (kind for kind in KINDS if kind.architecture == "aarch64")
     text = machine_code.assembly(module_for(32, CHUNK_BYTES, arm), "aarch64-unknown-linux-gnu", "generic", "+aes")
     # Eight blocks of ten rounds for the added and the subtracted masks, once for tiles and once for the rest.
@@ -113,7 +113,7 @@ def test_packing_is_that_of_numpy(ring_bits: int) -> None:
 
 @pytest.fixture
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let both choices be made anew, and forgotten afterwards."""
+    """Let the test make both choices again, without the caches."""
     for module in (masking, packing):
         monkeypatch.setattr(module, "_machine_code", module._machine_code.__wrapped__)
     monkeypatch.setattr(packing, "_WORTH_COMPILING", 1)
@@ -121,7 +121,7 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_llvm
 @pytest.mark.usefixtures("uncached")
-def test_it_is_used_where_it_is_there() -> None:
+def test_machine_code_is_used_where_it_is_available() -> None:
     if not usable_instructions():
         pytest.skip("this processor has no AES instructions")
     assert masking._machine_code(32) is not None

@@ -1,4 +1,4 @@
-"""Bit packing: exactly b bits an element, as one big integer would have them."""
+"""Bit packing: exactly b bits for each element, as in one big integer."""
 
 import numpy as np
 import pytest
@@ -36,12 +36,12 @@ def test_packing_is_one_big_integer_at_every_width(ring_bits):
 @pytest.mark.parametrize("ring_bits", [1, 3, 12, 13, 24, 33, 61, 63])
 @pytest.mark.parametrize("length", [_BLOCK_ELEMENTS - 1, _BLOCK_ELEMENTS + 1, 2 * _BLOCK_ELEMENTS + 65])
 def test_packing_across_its_blocks(ring_bits, length):
-    """It works on so many elements at a time: none may be lost or changed where one block ends."""
+    """Packing works in blocks of elements: no element may be lost or changed where a block ends."""
     vector = random_vector(length, ring_bits)
     packed = pack(vector, ring_bits)
     assert np.array_equal(unpack(packed, length, ring_bits), vector)
     for start in range(0, length, _BLOCK_ELEMENTS):
-        # Eight elements fill whole bytes: so the bytes about a multiple of eight elements can be had on their own.
+        # Eight elements fill whole bytes, so the bytes around a multiple of eight elements can be taken separately.
         first = max(0, start - 800)
         part = vector[first : start + 800]
         expected = reference.pack(part.tolist(), ring_bits)

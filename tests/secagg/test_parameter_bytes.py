@@ -1,4 +1,4 @@
-"""Parameters as bytes: one encoding, read back exactly, and nothing else is taken."""
+"""Parameters as bytes: one encoding, read back exactly; all other bytes are refused."""
 
 import struct
 

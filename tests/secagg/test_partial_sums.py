@@ -1,4 +1,4 @@
-"""Partial sums: several processes of the server take masked inputs in, and each hands over one vector."""
+"""Partial sums: several processes of the server take masked inputs, and each passes on one vector."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +54,7 @@ class WithFronts(Cohort):
     ),
     lost=st.none() | st.integers(0, 2),
 )
-def test_the_sum_is_that_of_the_clients_of_the_fronts_that_are_left(
+def test_the_sum_is_over_the_clients_of_the_remaining_fronts(
     adversary: Adversary,
     sparse: bool,
     ring_bits: int,
@@ -75,7 +75,7 @@ def test_the_sum_is_that_of_the_clients_of_the_fronts_that_are_left(
         assert set(cohort.end.included) == there
         assert cohort.end.sum.tolist() == exact_sum(params, [inputs[i] for i in cohort.end.included])
     else:
-        # Enough are left where nobody is lost; and the reference decides as the machine does with single inputs.
+        # Enough clients are left if none is lost; the reference decides like the machine with single inputs.
         single = Cohort(params, inputs, vanishes | dict.fromkeys(set(range(NUM_CLIENTS)) - there, BEFORE_INPUT)).run()
         assert type(single.end) is type(cohort.end) or sparse
         assert lost is not None or vanishes
@@ -85,7 +85,7 @@ IDS = (1, 3, 5, 8, 13)
 
 
 def server_in(phase: ServerPhase) -> tuple[Server, dict[int, np.ndarray]]:
-    """A server, and the masked inputs of its clients, which it has not received."""
+    """Return a server, and masked inputs of its clients that it has not received."""
     params = make_params(5, 3, vector_length=6, ring_bits=12)
     inputs = dict(zip(IDS, random_inputs(params, seed=2).values(), strict=True))
     masked: dict[int, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""From threat models to parameters: the numbers that the design asks for, or every reason why there are none."""
+"""From threat models to parameters: the numbers that the design asks for, or every reason against them."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -77,7 +77,7 @@ def test_several_broken_ranges_are_all_named():
 
 
 def test_a_masked_input_must_fit_a_message():
-    """Whose length, with all that surrounds the vector, has 32 bits."""
+    """The length of a message, with all that surrounds the vector, has 32 bits."""
     largest = parameters_with(vector_length=2**32 - 2**12, ring_bits=8, value_bits=1)
     assert max_message_bytes(largest) < 2**32
     (reason,) = reasons_against(vector_length=2**32 - 2**12 + 1, ring_bits=8, value_bits=1)
@@ -137,7 +137,7 @@ def test_derived_numbers():
         (100, 0.01, 67),
         (100, 0.33, 67),
         (1000, 0.3, 667),
-        # Less than one whole client of so few, but whoever names a fraction wants safety from collusion.
+        # This is less than one whole client, but a user who names a fraction wants safety from collusion.
         (100, 0.009, 67),
     ],
 )
@@ -173,7 +173,7 @@ def test_no_weighted_values_within_the_plan_overflow(num_clients, max_value, max
 @pytest.mark.parametrize("num_clients", [10, 100, 300, 1000])
 @pytest.mark.parametrize("corrupt", [0, 0.05, 0.2])
 def test_a_malicious_plan_has_the_numbers_of_a_semi_malicious_one(num_clients, corrupt, graph):
-    """A server that lies is held to one secret of each client by the threshold, with identities or without."""
+    """In both modes the threshold limits a lying server to one secret of each client, with identities or without."""
     semi, full = (
         plan(
             num_clients=num_clients,
@@ -197,7 +197,7 @@ def test_a_malicious_plan_has_the_numbers_of_a_semi_malicious_one(num_clients, c
     ("num_clients", "degree", "lowest"), [(2, 1, 2), (5, 4, 3), (6, 5, 4), (101, 100, 51), (20, 6, 4), (21, 12, 7)]
 )
 def test_a_server_that_lies_needs_more_than_half_of_the_holders(adversary, num_clients, degree, lowest):
-    """Of two halves it could get one secret of a client each."""
+    """With two halves it could get one secret of a client from each."""
     fine = {**FINE, "num_clients": num_clients, "degree": degree, "ring_bits": 64, "value_bits": 8}
     Parameters(**fine | {"threshold": lowest}, adversary=adversary)
     if lowest > 2:
@@ -244,7 +244,7 @@ def test_fractions_of_clients_are_meant_as_written(name, fraction, num_clients):
 
 
 def test_fractions_in_hundredths_of_any_number_of_clients_are_meant_as_written():
-    """One corrupt client too few is a threat model that is not the one asked for."""
+    """One corrupt client too few is not the threat model that was asked for."""
     wrong = []
     for hundredths in range(34):
         for num_clients in (*range(100, 1001, 50), 5000, 10_000, 20_000):
@@ -327,12 +327,12 @@ def test_no_constraint_is_named_twice():
 @pytest.mark.parametrize("value", ["0.1", None, [0.1]], ids=repr)
 @pytest.mark.parametrize("name", ["dropout", "corrupt"])
 def test_fractions_of_a_wrong_type_are_a_reason_too(name, value):
-    """Every wrong argument is a reason in a PlanError, as it is for the integers."""
+    """Every wrong argument is a reason in a PlanError, as for the integers."""
     assert any(name in reason for reason in reasons_to_refuse(**{name: value}))
 
 
 def test_absurdly_many_value_bits_are_refused_without_computing_the_values():
-    """2^(2^62) does not fit any memory: the range comes first."""
+    """2^(2^62) does not fit any memory: the range is checked first."""
     assert any("bits" in reason for reason in reasons_to_refuse(value_bits=2**62))
 
 
@@ -345,10 +345,10 @@ def test_absurdly_many_value_bits_are_refused_without_computing_the_values():
     corrupt_percent=st.integers(0, 40),
     threshold=st.none() | st.integers(1, 210),
 )
-def test_what_is_planned_keeps_every_constraint(
+def test_every_plan_keeps_every_constraint(
     num_clients, value_bits, max_weight, dropout_percent, corrupt_percent, threshold
 ):
-    """The constraints once more, written from the paper: a plan is made exactly when all of them hold."""
+    """The constraints are written once more, from the paper: a plan is made exactly when all of them hold."""
     corrupt_clients = corrupt_percent * num_clients // 100
     dropouts = dropout_percent * num_clients // 100
     least = 2 * num_clients // 3 + 1 if corrupt_percent else num_clients // 2 + 1

@@ -1,4 +1,4 @@
-"""Planner and clients have one rule: whatever is planned for a threat model, a client that has the same one takes."""
+"""Planner and clients share one rule: a client accepts each plan for its own threat model."""
 
 from dataclasses import replace
 from itertools import product
@@ -35,7 +35,7 @@ def test_every_plan_is_one_that_such_a_client_takes(adversary: Adversary, graph:
         params = found.parameters
         asked = SessionPolicy(adversary=adversary, min_inputs=min_inputs, graph=graph, corrupt=corrupt)
         asked.check(params)
-        # A client that fears no other client is content with more than it needs.
+        # A client that fears no other client accepts more than it needs.
         replace(asked, corrupt=0.0).check(params)
         usual = replace(asked, graph=None)
         if params.is_complete or adversary is CURIOUS:
@@ -72,7 +72,7 @@ def test_a_smaller_threshold_is_planned_by_nobody_and_taken_by_nobody(adversary:
 
 
 def test_corrupt_clients_count_on_the_complete_graph_too() -> None:
-    """A client that assumes some takes no threshold that is safe from the server alone."""
+    """A client that assumes corrupt clients accepts no threshold that is safe from the server alone."""
     alone = plan(num_clients=9, vector_length=1, value_bits=8, adversary=Adversary.MALICIOUS).parameters
     SessionPolicy().check(alone)
     with pytest.raises(PolicyError, match="threshold 5 is below the 7 that is safe here"):
@@ -93,10 +93,10 @@ def test_a_curious_server_gives_sums_of_one_more_than_the_threshold_on_a_sparse_
 
 @pytest.mark.parametrize("graph", GraphKind, ids=lambda kind: kind.value)
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda mode: mode.value)
-def test_what_is_impossible_for_any_number_of_clients_has_no_plan_and_nothing_else_is(adversary, graph) -> None:
-    """Before it is known how many come, no less and no more is refused than has no plan.
+def test_exactly_the_settings_without_any_plan_are_refused_early(adversary, graph) -> None:
+    """Before the number of clients is known, exactly what has no plan is refused.
 
-    (Of a sparse graph's margins, the thinnest take more neighbours than a secret can have holders.)
+    (Among a sparse graph's margins, the thinnest need more neighbours than a secret can have holders.)
     """
     possible = set()
     for dropout, corrupt in product((*DROPOUT, 0.66, 2 / 3, 0.75), (*CORRUPT, 0.5, 0.6)):
@@ -116,7 +116,7 @@ def test_one_client_is_refused_for_that_alone(graph: GraphKind) -> None:
         plan(num_clients=1, vector_length=1, value_bits=8, graph=graph, dropout=0.9, corrupt=0.9, threshold=5)
     (reason,) = refusal.value.reasons
     assert reason.startswith("num_clients is 1, but must be between 2 and")
-    # What is wrong besides is not kept back for a second try.
+    # All other faults are named at once, not at the second try.
     with pytest.raises(PlanError) as refusal:
         plan(num_clients=1, vector_length=0, value_bits=8, graph=graph)
     assert refusal.value.reasons == (reason, "vector_length is 0, but must be at least 1")
@@ -141,6 +141,6 @@ def test_the_sparse_graph_is_named_where_it_is_the_remedy(model, allowed) -> Non
         assert plan(**numbers, **model, graph=GraphKind.SPARSE).parameters.degree < 999
 
 
-def test_more_clients_than_a_client_looks_at_are_not_planned_for() -> None:
+def test_no_plan_has_more_clients_than_a_client_accepts() -> None:
     with pytest.raises(PlanError, match="but clients accept at most 1048576"):
         plan(num_clients=(1 << 20) + 1, vector_length=1, value_bits=8, graph=GraphKind.SPARSE)

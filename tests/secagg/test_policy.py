@@ -1,4 +1,4 @@
-"""What a client agrees to: the session's parameters, held to a policy of its own."""
+"""A client's agreement: it checks the session's parameters against its own policy."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def test_the_default_is_safe_against_a_server_that_lies_and_takes_the_complete_g
 
 @pytest.mark.parametrize("adversary", MODES)
 @pytest.mark.parametrize(("num_clients", "corrupt", "dropout"), [(100, 0.0, 0.1), (100, 0.05, 0.05), (1000, 0.05, 0.1)])
-def test_what_the_planner_gives_is_taken_where_sparse_graphs_are(num_clients, corrupt, dropout, adversary) -> None:
+def test_the_planners_parameters_are_accepted_where_sparse_graphs_are(num_clients, corrupt, dropout, adversary) -> None:
     params = planned(num_clients, adversary, corrupt=corrupt, dropout=dropout)
     assert not params.is_complete
     SessionPolicy(adversary=adversary, min_inputs=2, graph=SPARSE, corrupt=corrupt).check(params)
@@ -50,7 +50,7 @@ def test_a_degree_or_a_threshold_below_the_planners_is_refused(adversary: Advers
     fewer = replace(least, degree=least.degree - 2, threshold=least.degree - 2)
     with pytest.raises(PolicyError, match=f"{fewer.degree} neighbours, but 1000 clients need at least {least.degree}"):
         policy.check(fewer)
-    # What a server would like best.
+    # A dishonest server would like these parameters best.
     with pytest.raises(PolicyError, match="2 neighbours, but 1000 clients need at least"):
         policy.check(replace(least, degree=2, threshold=2))
     params = planned(1000, adversary, corrupt=0.05, dropout=0.05)
@@ -65,7 +65,7 @@ def test_a_client_that_assumes_more_corrupt_clients_asks_for_more_neighbours() -
         SessionPolicy(min_inputs=2, graph=SPARSE, corrupt=0.2).check(params)
 
 
-def test_so_few_clients_that_no_sparse_graph_is_safe() -> None:
+def test_too_few_clients_for_any_safe_sparse_graph() -> None:
     params = Parameters(
         num_clients=17,
         threshold=3,

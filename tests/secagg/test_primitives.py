@@ -1,4 +1,4 @@
-"""The primitives against published vectors, through the library's own wrappers wherever those can express them."""
+"""The primitives against published vectors, through the library's own wrappers where those can express them."""
 
 import pytest
 from hypothesis import given, settings
@@ -73,19 +73,19 @@ def test_the_five_canonical_points_of_small_order_are_all_there():
 
 
 @pytest.mark.parametrize("name", BAD_POINTS)
-def test_unusable_points_are_no_public_keys(name):
+def test_unusable_points_are_not_public_keys(name):
     assert not is_valid_public_key(BAD_POINTS[name])
 
 
 @pytest.mark.parametrize("name", [*SMALL_ORDER, "zero, not canonical", "one, not canonical"])
 def test_an_all_zero_exchange_is_refused(name):
-    """RFC 7748, section 6.1: whatever the secret key, the result would be known to everybody."""
+    """RFC 7748, section 6.1: for every secret key, everybody would know the result."""
     with pytest.raises(ValueError, match="shared key"):
         SecretKey(bytes(range(32))).exchange(BAD_POINTS[name])
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
-def test_keys_of_another_length_are_no_public_keys(size):
+def test_keys_of_another_length_are_not_public_keys(size):
     assert not is_valid_public_key(bytes([9]) + bytes(size - 1) if size else b"")
 
 
@@ -210,7 +210,7 @@ def test_part_of_a_chunk_is_its_beginning(size):
 
 
 def test_the_last_block_of_a_chunk_has_the_last_counter():
-    """A chunk's 2^16 blocks have counters 2 to 2^16 + 1: far from where 32 bits would wrap."""
+    """A chunk's 2^16 blocks have counters 2 to 2^16 + 1: far from where 32 bits would wrap around."""
     blocks = CHUNK_BYTES // 16
     assert blocks == 2**16
     assert chunk(NIST_KEY, 5)[-16:] == plain_ctr(NIST_KEY, 5, 16, skip_blocks=blocks - 1)
@@ -224,7 +224,7 @@ def test_no_block_serves_two_chunks():
 
 @pytest.mark.parametrize("size", [0, 1, 100, CHUNK_BYTES])
 def test_a_chunk_leaves_what_follows_it_alone(size):
-    """All but the 16 bytes of the tag, as documented."""
+    """A chunk changes nothing beyond it but the 16 bytes of the tag, as documented."""
     buffer = bytearray(b"\xaa" * (CHUNK_BYTES + 64))
     Keystream(NIST_KEY).chunk_into(0, memoryview(buffer), size)
     assert buffer[size + 16 :] == b"\xaa" * (CHUNK_BYTES + 48 - size)
@@ -233,7 +233,7 @@ def test_a_chunk_leaves_what_follows_it_alone(size):
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 100) | st.integers(0, CHUNK_BYTES + 100), max_size=12))
 def test_a_reader_gives_the_keystream_in_pieces_of_any_size(sizes):
-    """From chunk to chunk nothing is lost or given twice: the sharing polynomials are drawn from it."""
+    """No byte is lost or given twice between chunks: the sharing polynomials are drawn from the stream."""
     reader = KeystreamReader(NIST_KEY)
     read = b"".join(reader(size) for size in sizes)
     assert read == reference.chunked_keystream(NIST_KEY, sum(sizes))
@@ -258,12 +258,12 @@ def test_other_key_sizes_are_refused(size):
     ids=["test case 1", "test case 2"],
 )
 def test_gcm_vectors_with_the_zero_nonce(plaintext, sealed):
-    """McGrew and Viega's first two vectors, which have the constant nonce of zeros that the library uses."""
+    """McGrew and Viega's first two vectors have the constant nonce of zeros that the library uses."""
     assert seal(bytes(16), plaintext, b"") == unhex(sealed)
     assert open_sealed(bytes(16), unhex(sealed), b"") == plaintext
 
 
-def test_what_was_changed_does_not_open():
+def test_changed_ciphertexts_do_not_open():
     key, data = bytes(range(16)), b"associated"
     sealed = seal(key, b"thirty-six bytes of two shares, say.", data)
     assert open_sealed(key, sealed, data) == b"thirty-six bytes of two shares, say."
@@ -278,6 +278,6 @@ def test_what_was_changed_does_not_open():
 
 
 @pytest.mark.parametrize("sealed", [b"", bytes(15), bytes(16)])
-def test_what_is_too_short_for_a_tag_does_not_open(sealed):
+def test_bytes_shorter_than_a_tag_do_not_open(sealed):
     with pytest.raises(AuthenticationError):
         open_sealed(bytes(range(16)), sealed, b"")

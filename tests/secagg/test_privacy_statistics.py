@@ -1,7 +1,7 @@
-"""What the server sees is noise, until the sum.
+"""The server sees only noise until the sum.
 
-The statistics have fixed seeds, so that they repeat; each comes with a proof of its power: a protocol with a kind of
-mask taken away, in which the same statistic is off by far.
+The statistics have fixed seeds, so that they repeat. Each comes with a proof of its power: a protocol without one kind
+of mask, in which the same statistic is far off.
 """
 
 from dataclasses import dataclass, field
@@ -21,25 +21,25 @@ from tests.support.sessions import Cohort, make_params
 NUM_SAMPLES = 40_000
 
 LIMIT = 5.0
-"""Standard deviations that a true hypothesis may be off; chance alone would exceed it once in a million tests."""
+"""Standard deviations that a true hypothesis may be off; chance alone exceeds this once in a million tests."""
 
 BROKEN = 100.0
-"""Standard deviations by which a protocol without its masks must be off at least."""
+"""Minimum standard deviations by which a protocol without its masks must be off."""
 
 
 def deviation(statistic: float, degrees: int) -> float:
-    """A chi-square statistic, as standard deviations from its mean."""
+    """Return a chi-square statistic as standard deviations from its mean."""
     return (statistic - degrees) / (2 * degrees) ** 0.5
 
 
 def deviation_from_uniform(counts: np.ndarray) -> float:
-    """Pearson's test of counts in cells that should be equally full."""
+    """Return Pearson's test of counts in cells that should be equally full."""
     expected = counts.sum() / counts.size
     return deviation(float(((counts - expected) ** 2 / expected).sum()), counts.size - 1)
 
 
 def deviation_between(one: np.ndarray, other: np.ndarray) -> float:
-    """Two samples of equal size, counted in the same cells: are they of one distribution?"""
+    """Return the test of two samples of equal size, counted in the same cells: are they of one distribution?"""
     both = one + other
     used = both > 0
     return deviation(float(((one - other)[used] ** 2 / both[used]).sum()), max(1, int(used.sum()) - 1))
@@ -47,7 +47,7 @@ def deviation_between(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass
 class Watched(Cohort):
-    """A session whose server keeps what it sees: masked inputs, also that of the client ``late``, and the job."""
+    """A session whose server keeps all that it sees: masked inputs, also that of the client ``late``, and the job."""
 
     late: int | None = None
     views: dict[int, np.ndarray] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Watched(Cohort):
 
 
 def watch(values, ring_bits: int, late=None) -> Watched:
-    """A session of clients whose inputs have the given value in every element: as far from noise as can be."""
+    """Run a session of clients whose inputs have one value in every element: as far from noise as possible."""
     params = make_params(len(values), 2, NUM_SAMPLES, value_bits=ring_bits, ring_bits=ring_bits, modular=True)
     inputs = {i: np.full(NUM_SAMPLES, value, dtype=np.uint64) for i, value in enumerate(values)}
     cohort = Watched(params, inputs, late=late, entropy_seed=f"privacy {values}")
@@ -74,7 +74,7 @@ def watch(values, ring_bits: int, late=None) -> Watched:
 
 
 def keep_masks(monkeypatch, chosen: slice) -> None:
-    """Clients apply some of their masks only. The first is the self mask, the others are pairwise."""
+    """Make clients apply only some of their masks. The first is the self mask, the others are pairwise."""
     monkeypatch.setattr(states, "accumulate", lambda vector, masks: accumulate(vector, list(masks)[chosen]))
 
 
@@ -99,7 +99,7 @@ RINGS = (1, 2, 5, 8, 9, 16, 24, 33, 64)
 
 
 def deviation_of_elements(vector: np.ndarray, ring_bits: int) -> float:
-    """The larger deviation from uniform of the elements' highest and lowest bits, up to six of each."""
+    """Return the larger deviation from uniform of the elements' highest and lowest bits, up to six of each."""
     bits = min(ring_bits, 6)
     reduced = vector & np.uint64((1 << ring_bits) - 1)
     parts = (reduced >> np.uint64(ring_bits - bits), reduced & np.uint64((1 << bits) - 1))
@@ -107,7 +107,7 @@ def deviation_of_elements(vector: np.ndarray, ring_bits: int) -> float:
 
 
 def deviations_of_masked_inputs(ring_bits: int) -> list[float]:
-    """Of each masked input alone, of each pair's sum and difference, and of the sum of all (last)."""
+    """Return the deviations of each masked input, of each pair's sum and difference, and of the sum of all (last)."""
     views = watch([1, 0, 1, 1], ring_bits).views
     combined = list(views.values())
     for one, other in combinations(views.values(), 2):
@@ -118,7 +118,7 @@ def deviations_of_masked_inputs(ring_bits: int) -> list[float]:
 
 @pytest.mark.parametrize("ring_bits", RINGS)
 def test_masked_inputs_are_uniform_alone_and_together(ring_bits):
-    """Whatever the server adds or subtracts: without the shares it has noise."""
+    """Without the shares, all that the server can add or subtract is noise."""
     assert max(deviations_of_masked_inputs(ring_bits)) < LIMIT
 
 
@@ -131,7 +131,7 @@ def test_the_statistic_sees_that_masks_are_missing(ring_bits):
 @pytest.mark.parametrize("ring_bits", RINGS)
 @pytest.mark.usefixtures("without_self_masks")
 def test_the_statistic_sees_that_self_masks_are_missing(ring_bits):
-    """Then the masked inputs add up to the sum before any client has agreed to unmask it; nothing else tells."""
+    """Then the masked inputs add up to the sum before any client agrees to unmask it; no other statistic shows it."""
     *others, of_all = deviations_of_masked_inputs(ring_bits)
     assert of_all > BROKEN
     assert max(others) < LIMIT
@@ -141,14 +141,14 @@ def test_the_statistic_sees_that_self_masks_are_missing(ring_bits):
 
 RING = 3
 LATE = 3
-"""A client whose masked input comes when the others have already given its mask key away."""
+"""A client whose masked input comes after the others have given its mask key away."""
 
 
 def without_known_masks(cohort: Watched) -> dict[int, np.ndarray]:
-    """Each masked input, less every mask that the server recomputes from the shares that it got.
+    """Return each masked input, less every mask that the server recomputes from the shares.
 
-    These are the survivors' self masks, and the pairwise masks of the late client, in its own vector too.  What
-    remains are the pairwise masks among survivors, and the self mask of the late one.
+    These are the survivors' self masks, and the pairwise masks of the late client, in its own vector too.  The pairwise
+    masks among survivors remain, and the self mask of the late client.
     """
     params, job = cohort.params, cohort.job
     views = {client_id: vector.copy() for client_id, vector in cohort.views.items()}
@@ -169,9 +169,9 @@ def without_known_masks(cohort: Watched) -> dict[int, np.ndarray]:
 
 
 def joint_view(inputs, late=None) -> np.ndarray:
-    """How often each pair of values stands in the vectors of the first two of three survivors.
+    """Return how often each pair of values stands in the vectors of the first two of three survivors.
 
-    The third vector follows from these two and the sum: so the pairs are all that there is to see.
+    The third vector follows from these two and the sum, so the pairs are the whole view.
     """
     known = without_known_masks(watch([*inputs, 5] if late else inputs, RING, late))
     assert np.all((known[0] + known[1] + known[2]) % 8 == sum(inputs) % 8)
@@ -183,10 +183,10 @@ SAME_SUM = [[7, 0, 0], [0, 3, 4], [1, 1, 5]]
 
 @pytest.mark.parametrize("late", [None, LATE])
 def test_inputs_with_the_same_sum_give_the_server_the_same_view(late):
-    """Three sets of inputs with the sum 7; the server takes off all that it can, and counts what is left.
+    """Three sets of inputs have the sum 7; the server removes all masks that it can, and counts what is left.
 
-    Given the sum, the joint distribution must be uniform whatever the inputs were, and no two sets may be told
-    apart by it: the server learns the sum, and nothing else.
+    Given the sum, the joint distribution must be uniform for all inputs, and must not tell two sets apart: the server
+    learns the sum, and nothing else.
     """
     histograms = [joint_view(inputs, late) for inputs in SAME_SUM]
     assert max(map(deviation_from_uniform, histograms)) < LIMIT
@@ -195,14 +195,14 @@ def test_inputs_with_the_same_sum_give_the_server_the_same_view(late):
 
 @pytest.mark.usefixtures("without_pairwise_masks")
 def test_the_views_differ_if_pairwise_masks_are_missing():
-    """When the self masks come off, every input lies open."""
+    """When the self masks are removed, every input lies open."""
     histograms = [joint_view(inputs) for inputs in SAME_SUM]
     assert min(map(deviation_from_uniform, histograms)) > BROKEN
     assert min(deviation_between(one, other) for one, other in combinations(histograms, 2)) > BROKEN
 
 
 def test_an_input_that_comes_too_late_stays_hidden():
-    """Why masks are double: the server knows all pairwise masks of a client that it took for gone (paper, 4.2)."""
+    """The reason for double masks: the server knows all pairwise masks of a client believed gone (paper, 4.2)."""
     left = without_known_masks(watch([7, 0, 0, 5], RING, LATE))[LATE]
     assert deviation_of_elements(left, RING) < LIMIT
 
@@ -213,12 +213,12 @@ def test_an_input_that_comes_too_late_lies_open_if_self_masks_are_missing():
     assert np.all(left == 5)
 
 
-# --- What does not depend on the inputs at all -----------------------------------------------------------------------
+# --- Messages that do not depend on the inputs ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [AdvertiseKeys, PeerKeys, ShareKeys, PeerShares, UnmaskingShares])
 def test_only_masked_inputs_depend_on_the_inputs(kind):
-    """With the same randomness, two sets of inputs give the same messages bit for bit in every other round."""
+    """With the same randomness, two sets of inputs give bit for bit the same messages in every other round."""
     params = make_params(4, 2, vector_length=10)
     scripts = [
         Script(params, {i: np.full(10, value) for i in range(4)}, {}, seed="same randomness") for value in (0, 255)

@@ -1,4 +1,4 @@
-"""What `import secagg` gives, and what it does not bring along."""
+"""The public names of `import secagg`, and the modules that it must not load."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 import secagg
 
-# The lean core embeds anywhere: no learning framework, event loop, network or processes come with it.
+# The lean core embeds anywhere: it loads no learning framework, event loop, network or processes.
 HEAVY = ("torch", "sklearn", "asyncio", "ssl", "socket", "selectors", "multiprocessing", "typer", "rich", "matplotlib")
 
 
 def imported_with(statement: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after the statement."""
+    """Return the modules that a fresh interpreter has loaded after the statement."""
     code = f"import sys; before = set(sys.modules)\n{statement}\nprint(*(set(sys.modules) - before))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)  # noqa: S603 - ours
     return set(result.stdout.split())
@@ -25,7 +25,7 @@ def test_importing_the_library_loads_nothing_heavy():
 
 
 def test_a_whole_session_loads_nothing_heavy():
-    """Nor does anything come in late, on first use."""
+    """Nothing is loaded later either, on first use."""
     session = """
 import secagg, numpy
 params = secagg.plan(num_clients=3, vector_length=4, value_bits=8).parameters
@@ -54,7 +54,7 @@ def test_all_names_are_exactly_the_public_ones():
 
 
 def test_all_is_sorted_without_repetition():
-    """Constants, then classes, then functions; the linter's order."""
+    """Constants, then classes, then functions: the linter's order."""
 
     def kind(name):
         return 0 if name.isupper() else 1 if name[0].isupper() else 2

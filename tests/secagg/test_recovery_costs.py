@@ -1,4 +1,4 @@
-"""What liars make the server compute: no more than it has to, and the same as brute force would find."""
+"""The server's work when clients lie: no more than necessary, with the same result as brute force."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ from tests.support.sessions import SeededEntropy, make_params, random_inputs
 
 
 class Dealt:
-    """Shares of every node's seed, which ``spoil`` makes wrong ones of."""
+    """Shares of every node's seed; ``spoil`` makes some of them wrong."""
 
     def __init__(self, members: np.ndarray, threshold: int, seed: str, inconsistent=()) -> None:
         self.entropy = SeededEntropy(seed)
@@ -47,7 +47,7 @@ class Dealt:
 
 
 def polynomial_of_most(shares: Dealt, row: int, places: list[int]) -> tuple[list[list[int]], list[int]] | None:
-    """The polynomials that all but (r - t) // 2 of these shares are on: values from 0 on, and the other shares."""
+    """Return the polynomials of all but (r - t) // 2 of these shares, as values from 0 on, and the other shares."""
     t, values = shares.threshold, shares.shares[row].astype(int).tolist()
     for chosen in combinations(places, t):
         at = {}
@@ -63,7 +63,7 @@ def polynomial_of_most(shares: Dealt, row: int, places: list[int]) -> tuple[list
 
 
 def by_brute_force(shares: Dealt) -> RecoveredSecrets:
-    """The closure: an owner is recovered if its shares decode, with all or without those who were shown to lie."""
+    """Return the closure: owners whose shares decode, with or without the clients shown to lie."""
     result, suspects = RecoveredSecrets(), set()
     of_all: dict[int, list[int] | None] = {}
     grew = True
@@ -105,7 +105,7 @@ def limbs_of(seed: bytes) -> list[int]:
 
 @st.composite
 def dealt(draw) -> Dealt:
-    """Liars who lie about everybody, so that it does not matter in which order they are found out."""
+    """Return shares with liars who lie about everybody, so that the order in which they are found does not matter."""
     seed = f"dealt {draw(st.integers(0, 10**6))}"
     num_nodes = draw(st.integers(4, 8))
     members = CompleteGraph(num_nodes).members
@@ -134,7 +134,7 @@ def test_the_same_is_recovered_and_named_as_by_brute_force(shares):
 
 @pytest.fixture
 def work(monkeypatch) -> Counter:
-    """How many owners were decoded, had their shares checked, and their secrets reconstructed."""
+    """Return how many owners were decoded, had their shares checked, and their secrets reconstructed."""
     counted: Counter = Counter()
 
     def count(module, name: str, argument: int) -> None:
@@ -173,7 +173,7 @@ def test_liars_about_everybody_are_found_by_decoding_few(work):
 
 @pytest.mark.parametrize("liars", [10, 19])
 def test_owners_that_cannot_be_decoded_are_each_tried_once(liars, work):
-    """One error more than can be corrected, and as many as a third: no secret comes out, whatever is tried."""
+    """One error more than can be corrected, and as many as a third: no attempt gives a secret."""
     shares = Dealt(CompleteGraph(60).members, 41, "too many")
     for row in range(60):
         for place in range(liars):
@@ -187,10 +187,10 @@ def test_owners_that_cannot_be_decoded_are_each_tried_once(liars, work):
 
 
 def chained(num_nodes: int, threshold: int) -> tuple[Dealt, dict[int, int]]:
-    """Few owners can be decoded, each only once the liars of the one before are known: how many lie about each."""
+    """Return shares of which each can be decoded only after those before, and how many lie about each."""
     spare = num_nodes - threshold
     shares, known, chain = Dealt(CompleteGraph(num_nodes).members, threshold, "chain"), 0, {}
-    # From the last owner on, so that each finds out too late for those that were looked at before it.
+    # From the last owner on, so that each result comes too late for the owners before it.
     for row in range(num_nodes - 1, -1, -1):
         if spare - known >= 2:
             chain[row] = known = known + (spare - known) // 2
@@ -200,7 +200,7 @@ def chained(num_nodes: int, threshold: int) -> tuple[Dealt, dict[int, int]]:
 
 
 def test_owners_of_whom_each_shows_the_next_liars_are_tried_a_logarithmic_number_of_times(work):
-    """The worst that liars who lie about everybody can arrange."""
+    """This is the worst that liars who lie about everybody can arrange."""
     shares, chain = chained(120, 81)
     result = shares.recover()
     assert {row for row, seed in result.seeds.items() if seed} == chain.keys()
@@ -209,7 +209,7 @@ def test_owners_of_whom_each_shows_the_next_liars_are_tried_a_logarithmic_number
     assert work["combine"] <= 120
 
 
-def test_liars_cannot_have_owners_looked_at_for_ever(work, monkeypatch):
+def test_liars_cannot_make_the_server_try_owners_forever(work, monkeypatch):
     monkeypatch.setattr(share_recovery, "_LOOKS", 2)
     shares, chain = chained(120, 81)
     result = shares.recover()
@@ -225,7 +225,7 @@ def test_liars_cannot_have_owners_looked_at_for_ever(work, monkeypatch):
 
 
 def explain_one_by_one(disputes) -> list[int]:
-    """The greedy choice, as `explain` is defined: everything is counted again after each name."""
+    """Return the greedy choice, as `explain` is defined: everything is counted again after each name."""
     left, named = set(disputes), []
     while left:
         parts = Counter(party for dispute in left for party in dispute)
@@ -240,7 +240,7 @@ parties = st.integers(0, 9) | st.integers(2**32 - 4, 2**32 - 1)
 
 @settings(max_examples=300)
 @given(st.lists(st.tuples(parties, parties), max_size=40))
-def test_who_explains_the_disputes_is_the_greedy_choice(disputes):
+def test_the_disputes_are_explained_by_the_greedy_choice(disputes):
     assert explain(disputes) == explain_one_by_one(disputes)
 
 
@@ -251,8 +251,8 @@ def test_the_greedy_choice_among_many_disputes():
         assert explain(disputes) == explain_one_by_one(disputes)
 
 
-def test_the_steps_of_an_explanation_grow_with_those_who_are_named_and_not_with_their_disputes():
-    """A third of the clients say that they could open nothing: what that costs them is nothing."""
+def test_the_steps_of_an_explanation_grow_with_the_named_parties_and_not_with_their_disputes():
+    """A third of the clients say that they could open nothing: this costs no step."""
 
     def steps_of(num_clients: int, num_liars: int) -> int:
         disputes = [(owner, liar) for liar in range(num_liars) for owner in range(num_clients) if owner != liar]
@@ -262,7 +262,7 @@ def test_the_steps_of_an_explanation_grow_with_those_who_are_named_and_not_with_
             nonlocal steps
             steps += 1
 
-        # Calls and returns, of Python's functions and of C's.
+        # Calls and returns of Python functions and of C functions.
         sys.setprofile(count)
         try:
             named = explain(disputes)

@@ -1,4 +1,4 @@
-"""Finding wrong shares, against an oracle that tries all subsets, and up to the size of a large session."""
+"""Search for wrong shares, against an oracle that tries all subsets, up to the size of a large session."""
 
 from itertools import combinations
 
@@ -22,12 +22,12 @@ def found(points, values, dimension) -> list[int] | None:
 
 
 def interpolate(points, at: int) -> int:
-    """f(at) through the points, by the reference's interpolation at zero."""
+    """Return f(at) through the points, by the reference's interpolation at zero."""
     return reference.interpolate_at_zero([((x - at) % PRIME, y) for x, y in points])
 
 
 def by_brute_force(points, values, dimension) -> list[int] | None:
-    """The errors with respect to the polynomial that all but (r - t) // 2 values are on; there is at most one."""
+    """Return the errors relative to the polynomial that all but (r - t) // 2 values are on; there is at most one."""
     bound = (len(points) - dimension) // 2
     claims = []
     for chosen in combinations(range(len(points)), dimension):
@@ -41,7 +41,7 @@ def by_brute_force(points, values, dimension) -> list[int] | None:
 
 @st.composite
 def words(draw, most: int):
-    """Points, a threshold, and a code word."""
+    """Draw points, a threshold, and a code word."""
     xs = draw(st.lists(elements, min_size=1, max_size=most, unique=True))
     dimension = draw(st.integers(1, len(xs)))
     polynomial = draw(st.lists(elements, min_size=dimension, max_size=dimension))
@@ -55,7 +55,7 @@ def spoil(values, places, by) -> list[int]:
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(words(24), st.data())
-def test_up_to_half_of_what_is_spare_is_found_exactly(word, data):
+def test_errors_up_to_half_of_the_spare_shares_are_found_exactly(word, data):
     points, dimension, values = word
     bound = (len(points) - dimension) // 2
     wrong = sorted(data.draw(st.sets(st.integers(0, len(points) - 1), max_size=bound)))
@@ -78,10 +78,10 @@ def test_any_number_of_errors_gives_what_brute_force_gives(word, data):
 @settings(max_examples=300)
 @given(words(7), st.data())
 def test_a_word_between_two_polynomials_gives_what_brute_force_gives(word, data):
-    """The hardest case: liars that agree with each other on another polynomial, which is near the first."""
+    """The hardest case: liars that agree on another polynomial, which is near the first."""
     points, dimension, values = word
     other = data.draw(st.lists(elements, min_size=dimension, max_size=dimension))
-    # It has some values in common with the first.
+    # It shares some values with the first.
     common = data.draw(st.sets(st.integers(0, len(points) - 1), max_size=dimension - 1))
     shift = [reference.evaluate(other, x) for x in points]
     for place in common:
@@ -96,7 +96,7 @@ def test_a_word_between_two_polynomials_gives_what_brute_force_gives(word, data)
 @given(st.data(), st.integers(1, 7))
 def test_any_values_give_what_brute_force_gives(data, count):
     points = data.draw(st.lists(elements, min_size=count, max_size=count, unique=True))
-    # Few different values, so that some of them are on one polynomial by chance.
+    # There are few different values, so that some of them are on one polynomial by chance.
     values = data.draw(st.lists(st.integers(0, 2) | elements, min_size=count, max_size=count))
     dimension = data.draw(st.integers(1, count))
     assert found(points, values, dimension) == by_brute_force(points, values, dimension)
@@ -111,7 +111,7 @@ def test_constant_words_have_no_errors(value, count):
 
 @pytest.mark.parametrize(("num_points", "dimension"), [(63, 20), (64, 43), (65, 43), (300, 201), (300, 2), (1000, 667)])
 def test_many_shares_with_as_many_errors_as_can_be_found(num_points, dimension):
-    """Up to the size of a large session's, where nothing may overflow."""
+    """Up to the size of a large session, where nothing may overflow."""
     rng = np.random.default_rng([num_points, dimension])
     points = rng.permutation(2 * num_points)[:num_points].astype(np.uint64) + np.uint64(1)
     polynomial = rng.integers(0, PRIME, dimension, dtype=np.uint64)
@@ -132,7 +132,7 @@ def test_many_shares_with_as_many_errors_as_can_be_found(num_points, dimension):
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(words(12), st.data())
-def test_words_of_which_other_values_are_held_are_looked_at_together_as_one_by_one(word, data):
+def test_words_with_different_holders_give_the_same_together_as_one_by_one(word, data):
     points, dimension, values = word
     count = data.draw(st.integers(0, 6))
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))

@@ -1,4 +1,4 @@
-"""What a refusal says beyond the rule: the numbers, sizes and clients that let a host find the fault."""
+"""The details of a refusal beyond its rule: the numbers, sizes and clients that let a host find the fault."""
 
 import pytest
 
@@ -68,25 +68,25 @@ def refusal_by(client, message) -> RemoteProtocolError:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=str)
-def test_a_broken_rule_is_told_with_what_broke_it(broken):
+def test_a_broken_rule_is_reported_with_its_cause(broken):
     refusal = refusal_by(broken.client(), broken.message())
     assert refusal.detail == detail_of(broken.case)
     assert str(refusal) == f"the server sent {broken.case.rule.value}" + (f": {refusal.detail}" * bool(refusal.detail))
 
 
-def test_every_detail_is_of_a_case():
+def test_every_detail_belongs_to_a_case():
     assert OF_CASE.keys() <= {broken.case.name for broken in BROKEN}
 
 
 @pytest.mark.parametrize("kind", SERVER_MESSAGES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("halt", halts([ClientPhase.CREATED, ClientPhase.INPUT_REQUESTED]), ids=str)
-def test_a_message_out_of_turn_is_told_with_the_phase(halt, kind):
+def test_a_message_out_of_turn_is_reported_with_the_phase(halt, kind):
     refusal = refusal_by(halt.client(), halt.script.message(kind, ALICE))
     assert (refusal.rule, refusal.detail) == (Rule.UNEXPECTED_MESSAGE, f"{kind.__name__} in phase {halt.phase.name}")
     assert refusal.culprits == ()
 
 
-def test_survivors_that_had_not_shared_their_keys_are_told():
+def test_survivors_that_had_not_shared_their_keys_are_named():
     client = Halt(MALICIOUS, ClientPhase.SHARED_KEYS).client()
     recorded = script(MALICIOUS)
     client.receive(with_shared(1, 2, 3)(recorded.message(PeerShares, ALICE)))
@@ -104,7 +104,7 @@ def refusal_of(message: ConsistencyProof) -> tuple[Rule, str]:
     return refusal.rule, refusal.detail
 
 
-def test_views_of_a_wrong_size_are_told():
+def test_views_of_a_wrong_size_are_reported():
     for name, change in [("common", -1), ("common", 1), ("others", -1), ("others", 1)]:
         told = "the views do not match the 5 clients flagged"
         assert refusal_of(resized(name, change)(proof())) == (Rule.WRONG_SIZE, told)
@@ -114,7 +114,7 @@ def test_views_of_a_wrong_size_are_told():
     )
 
 
-def test_one_view_of_a_wrong_size_is_told():
+def test_one_view_of_a_wrong_size_is_reported():
     told = "a view whose size differs from this client's"
     bits, digests = views()[0]
     behind = proof_of([(bits | 0x80, digests), *views()[1:]])
@@ -122,21 +122,21 @@ def test_one_view_of_a_wrong_size_is_told():
     assert refusal_of(resized("others", -32)(proof())) == (Rule.WRONG_SIZE, told)
 
 
-def test_a_view_without_its_reader_is_told():
+def test_a_view_without_its_reader_is_reported():
     bits, digests = views()[0]
     without = proof_of([(bits ^ 1 << own_view().index(ALICE), [*digests, bytes(32)]), *views()[1:]])
     assert refusal_of(without) == (Rule.VIEWS_CONTRADICT, "without this client")
 
 
-def test_a_view_without_its_signer_is_told_with_the_client():
+def test_a_view_without_its_signer_is_reported_with_the_client():
     bits, digests = views()[0]
     signer = signers()[0]
     without = proof_of([(bits ^ 1 << own_view().index(signer), [*digests, bytes(32)]), *views()[1:]])
     assert refusal_of(without) == (Rule.VIEWS_CONTRADICT, f"without its signer, client {signer}")
 
 
-def test_a_hidden_member_is_told_by_the_rule_alone():
-    """Digests do not say whose they are: there is no more to tell."""
+def test_a_hidden_member_is_reported_by_the_rule_alone():
+    """Digests do not name their clients, so there are no details."""
     bits, digests = views()[0]
     member = next(i for i in range(7) if bits >> i & 1 and own_view()[i] != ALICE)
     hidden = member_digest(sparse_script(), own_view()[member], 1)
@@ -155,7 +155,7 @@ def test_a_hidden_member_is_told_by_the_rule_alone():
         (11, "of clients 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 1 more"),
     ],
 )
-def test_of_many_clients_ten_are_told_and_how_many_more(num_bad, told):
+def test_ten_clients_are_named_and_the_rest_counted(num_bad, told):
     params = make_params(12, 3)
     recorded = Script(params, random_inputs(params, seed=1), {}, seed="many")
     message = recorded.message(PeerKeys, 0)

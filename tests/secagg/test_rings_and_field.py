@@ -21,7 +21,7 @@ def test_a_ring_has_the_smallest_word_that_holds_it(ring_bits):
 
 
 @pytest.mark.parametrize("ring_bits", [0, 65, -1])
-def test_there_is_no_ring_beyond_a_word(ring_bits):
+def test_a_ring_has_at_most_64_bits(ring_bits):
     with pytest.raises(ValueError, match="between 1 and 64"):
         ring.word_dtype(ring_bits)
 
@@ -85,7 +85,7 @@ def test_every_element_but_zero_has_its_inverse():
 
 
 def test_float64_is_exact_up_to_the_largest_inner_dimension():
-    """Every product is the largest that there is, (p-1)^2 = 1 mod p, and as many are summed as are allowed."""
+    """Every product is the largest possible, (p-1)^2 = 1 mod p, and the number of summands is the largest allowed."""
     assert MAX_INNER_DIMENSION * PRIME**2 <= 2**53 < (MAX_INNER_DIMENSION + 1) * PRIME**2
     for inner in (1, 2, 1000, 2**20 + 1, MAX_INNER_DIMENSION):
         largest = np.full(inner, PRIME - 1, dtype=np.float64)

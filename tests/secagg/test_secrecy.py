@@ -1,4 +1,4 @@
-"""No object of the server's, no text and no error shows what is a client's own."""
+"""No object of the server, no text and no error shows a client's secrets."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_the_walker_finds_vectors_of_any_width():
 
 
 def test_the_frames_of_an_error_are_found_behind_other_errors():
-    """The positive control of the tests that look into errors for secrets."""
+    """This is the positive control of the tests that look into errors for secrets."""
 
     def raise_with(local):
         raise ValueError("inner")
@@ -122,7 +122,7 @@ def encodings(inputs) -> dict[str, list[bytes]]:
 
 
 def found_in_the_server_during_a_session(**options) -> set[str]:
-    """Everything of an input that the server reaches at any moment: before each message that comes in, and at last."""
+    """Return every part of an input that the server reaches: before each message, and at the end."""
     found: set[str] = set()
 
     def uplink(client_id, message):
@@ -140,7 +140,7 @@ def test_nothing_of_an_input_is_reachable_from_the_server(missing_from):
 
 
 def test_it_would_be_found_if_it_were_there(monkeypatch):
-    """Without masks the first masked input is an input, and stands in the running sum."""
+    """Without masks the first masked input is the input, and stands in the running sum."""
     monkeypatch.setattr(states, "accumulate", lambda vector, masks: None)
     assert found_in_the_server_during_a_session() == {"input of 0"}
 
@@ -174,12 +174,12 @@ def texts_of(thing) -> str:
 
 
 def shown(secrets, text: str) -> set[str]:
-    """The secrets that a text shows: as bytes are printed, in hex, or as numbers."""
+    """Return the secrets that a text shows: as printed bytes, in hex, or as numbers."""
     found = set()
     for name, encodings_ in secrets.items():
         for secret in [encodings_] if isinstance(encodings_, bytes) else encodings_:
             forms = {secret.hex(), repr(secret)[2:-1], str(list(secret))[1:-1], str(int.from_bytes(secret, "big"))}
-            # Of a long one, the beginning is bad enough.
+            # The beginning of a long secret is bad enough.
             forms |= {secret[:12].hex(), repr(secret[:12])[2:-1]}
             found |= {name for form in forms if form in text}
     return found
@@ -219,7 +219,7 @@ def test_messages_do_not_show_secrets(adversary, kind):
 
 
 def test_released_shares_are_not_shown():
-    """They are for the server, not for its log: with enough of them a log would unmask."""
+    """They are for the server, not for its log: with enough of them the log would unmask."""
     message = script().message(UnmaskingShares, ALICE)
     text = texts_of(message)
     assert "redacted" in text
@@ -240,7 +240,7 @@ def test_events_do_not_show_secrets(adversary):
 
 
 def test_the_sum_is_not_shown():
-    """The sum is the application's; a log of events must not be where it leaks."""
+    """The sum is the application's: a log of events must not leak it."""
     text = texts_of(script().end)
     assert all(str(element) not in text for element in script().end.sum.tolist())
 
@@ -255,7 +255,7 @@ def test_refusals_do_not_show_secrets(broken):
 
 
 def test_an_identity_that_was_handed_in_stays_the_hosts():
-    """The client lets go of it at its end; the host's object is as good as before, and no other is made of it."""
+    """The client drops it at its end; the host's object still works, and is not copied."""
     secret = {"identity": identity_of(ALICE).to_bytes()}
     for phase in (ClientPhase.FINISHED, ClientPhase.ABORTED, ClientPhase.SUSPENDED):
         client = Halt(MALICIOUS, phase).client()
@@ -265,7 +265,7 @@ def test_an_identity_that_was_handed_in_stays_the_hosts():
 
 
 def test_a_directory_is_not_kept_by_a_client_that_is_done():
-    """It may reach whatever the application does."""
+    """A directory may reach anything in the application."""
     for phase in (ClientPhase.FINISHED, ClientPhase.ABORTED, ClientPhase.SUSPENDED):
         assert not [thing for thing in reachable(Halt(MALICIOUS, phase).client()) if isinstance(thing, PinnedKeys)]
 

@@ -1,4 +1,4 @@
-"""The server's books: who is awaited, what a drop means in each round, and how much memory it takes."""
+"""The server's records: the clients awaited, the effect of a drop in each round, and the memory used."""
 
 import tracemalloc
 import weakref
@@ -96,8 +96,8 @@ COUNTED_WHILE_THERE = [ServerPhase.ADVERTISE_KEYS, ServerPhase.SHARE_KEYS, Serve
 
 
 @pytest.mark.parametrize("halt", halts(COUNTED_WHILE_THERE), ids=str)
-def test_a_message_that_was_thrown_away_with_its_sender_is_not_counted(halt):
-    """`received` and `needed` are what a host compares: three answers of which one was dropped are two."""
+def test_a_dropped_clients_message_is_not_counted(halt):
+    """A host compares `received` and `needed`: three answers of which one was dropped count as two."""
     kind = AWAITED[halt.phase]
     server = halt.server()
     deliver(server, kind, [client_id for client_id in IDS if client_id != VANISHED][:3])
@@ -143,7 +143,7 @@ def test_a_stranger_that_leaves_changes_nothing():
 
 
 @pytest.mark.parametrize("client_id", [None, "17", 17.0, True, [17]], ids=repr)
-def test_what_is_no_client_id_is_the_callers_mistake(client_id):
+def test_an_invalid_client_id_is_the_callers_mistake(client_id):
     server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     for call in (
         lambda: server.drop(client_id, DropReason.DISCONNECTED),
@@ -155,14 +155,14 @@ def test_what_is_no_client_id_is_the_callers_mistake(client_id):
 
 
 @pytest.mark.parametrize("reason", [None, "gone", "DISCONNECTED"], ids=repr)
-def test_what_is_no_reason_is_the_callers_mistake(reason):
+def test_an_invalid_reason_is_the_callers_mistake(reason):
     server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     with pytest.raises(LocalProtocolError):
         server.drop(ALICE, reason)
     assert ALICE in server.pending
 
 
-def test_closing_a_round_drops_who_has_not_answered_in_order_of_their_ids():
+def test_closing_a_round_drops_silent_clients_in_order_of_their_ids():
     server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     deliver(server, AdvertiseKeys, [IDS[4], IDS[1], IDS[2]])
     first, second, *sends = server.close_round()
@@ -174,7 +174,7 @@ def test_closing_a_round_drops_who_has_not_answered_in_order_of_their_ids():
     assert sends[0].message.client_ids == (IDS[1], IDS[2], IDS[4])
 
 
-def test_who_leaves_after_its_keys_is_not_in_the_directory():
+def test_a_client_that_leaves_after_its_keys_is_not_in_the_directory():
     server = script().server_in(ServerPhase.ADVERTISE_KEYS)
     deliver(server, AdvertiseKeys, IDS)
     server.drop(VANISHED, DropReason.DISCONNECTED)
@@ -183,7 +183,7 @@ def test_who_leaves_after_its_keys_is_not_in_the_directory():
     assert all(VANISHED not in event.message.client_ids and event.to != VANISHED for event in sends)
 
 
-def test_who_leaves_after_its_shares_is_announced_as_not_having_shared():
+def test_a_client_that_leaves_after_its_shares_is_announced_as_not_having_shared():
     server = script().server_in(ServerPhase.SHARE_KEYS)
     deliver(server, ShareKeys, IDS)
     server.drop(VANISHED, DropReason.DISCONNECTED)
@@ -192,7 +192,7 @@ def test_who_leaves_after_its_shares_is_announced_as_not_having_shared():
     assert all(event.message.shared == (True, True, False, True, True) for event in sends)
 
 
-def test_who_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing():
+def test_a_client_that_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing():
     server = script().server_in(ServerPhase.MASKED_INPUT_COLLECTION)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, MaskedInput, survivors)
@@ -209,8 +209,8 @@ def test_who_leaves_after_its_masked_input_stays_in_the_sum_and_is_asked_nothing
     assert end.sum.tolist() == exact_sum(script().params, [script().inputs[i] for i in survivors])
 
 
-def test_who_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing():
-    """Its neighbours must not wait for shares of one that is known to be gone; its input stays in the sum."""
+def test_a_client_that_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing():
+    """Its neighbours must not wait for shares of a client that is known to be gone; its input stays in the sum."""
     server = script(MALICIOUS).server_in(ServerPhase.CONSISTENCY_CHECK)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, ConsistencyCheck, survivors)
@@ -226,7 +226,7 @@ def test_who_leaves_after_signing_is_not_among_the_signers_and_is_asked_nothing(
 
 
 @each_mode
-def test_who_leaves_after_its_unmasking_shares_has_done_its_part(adversary):
+def test_a_client_that_leaves_after_its_unmasking_shares_has_done_its_part(adversary):
     server = script(adversary).server_in(ServerPhase.UNMASKING)
     survivors = [client_id for client_id in IDS if client_id != VANISHED]
     deliver(server, UnmaskingShares, survivors[:3])
@@ -306,7 +306,7 @@ def test_by_default_the_clients_are_numbered_from_zero():
 
 
 def test_client_ids_at_the_ends_of_their_range_take_part():
-    """Arbitrary numbers, of which the last survives none of the usual mistakes with signs."""
+    """The last of these arbitrary numbers finds the usual mistakes with signs."""
     params = make_params(4, 2, vector_length=11)
     ids = (2**32 - 1, 0, 2**31 - 1, 2**31)
     inputs = dict(zip(ids, random_inputs(params, seed=6).values(), strict=True))
@@ -341,7 +341,7 @@ def test_late_messages_after_the_end_are_ignored(adversary):
 
 
 class Uplink:
-    """A server in MaskedInputCollection with so many clients, and vectors to feed it with."""
+    """A server in MaskedInputCollection with many clients, and vectors to feed it with."""
 
     def __init__(self, num_clients: int, vector_length: int) -> None:
         self.params = make_params(num_clients, 2, vector_length, value_bits=8, ring_bits=32)
@@ -364,7 +364,7 @@ class Uplink:
 
 @pytest.mark.parametrize("num_clients", [3, 30])
 def test_masked_inputs_are_summed_as_they_come(num_clients):
-    """O(m) memory: while all inputs come in, no more than one vector of slack, however many clients there are."""
+    """Memory is O(m): while all inputs come in, at most one more vector is held, for any number of clients."""
     vector_length = 250_000
     uplink = Uplink(num_clients, vector_length)
     tracemalloc.start()
@@ -376,7 +376,7 @@ def test_masked_inputs_are_summed_as_they_come(num_clients):
         tracemalloc.stop()
     vector_bytes = 4 * vector_length
     assert size < 0.1 * vector_bytes
-    assert peak < 2.2 * vector_bytes, "the vector that is being fed, and room for one more"
+    assert peak < 2.2 * vector_bytes, "the vector in the message, and room for one more"
 
 
 def test_a_masked_input_is_not_kept():

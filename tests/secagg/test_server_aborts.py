@@ -1,4 +1,4 @@
-"""Every reason to end a session without a sum, and the report that says why."""
+"""Reasons to end a session without a sum, and the report of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Failure:
 
 
 def without_shares_of(owner):
-    """Four of six clients say that they hold no share of the owner's, who shared its keys with them."""
+    """Let four of six clients say that they hold no share from the owner, which shared its keys with them."""
     place = IDS.index(owner)
 
     def uplink(client_id, message):
@@ -46,7 +46,7 @@ def without_shares_of(owner):
 
 
 def damages_shares_of(owner, limbs=slice(None), senders=(IDS[0],)):
-    """These clients' shares of the owner's secret are wrong."""
+    """Make these clients' shares of the owner's secret wrong."""
     place = IDS.index(owner)
 
     def uplink(client_id, message):

@@ -1,4 +1,4 @@
-"""What the server refuses, why a client is dropped, and that the honest rest completes exactly."""
+"""Messages that the server refuses, reasons to drop a client, and the exact sum of the honest rest."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ AWAITED = {
     ServerPhase.CONSISTENCY_CHECK: ConsistencyCheck,
     ServerPhase.UNMASKING: UnmaskingShares,
 }
-"""The one message that each phase takes."""
+"""The only message type that each phase accepts."""
 
 ROUND_OF = {
     AdvertiseKeys: Round.ADVERTISE_KEYS,
@@ -66,7 +66,7 @@ def test_every_message_in_every_phase_is_taken_or_drops_its_sender(halt, kind):
         assert isinstance(event, ClientDropped)
         assert (event.client_id, event.reason) == (ALICE, DropReason.UNEXPECTED_MESSAGE)
         assert event.detail == kind.__name__
-        assert server.receive(ALICE, message) == (), "the dropped are not heard"
+        assert server.receive(ALICE, message) == (), "dropped clients are ignored"
 
 
 @pytest.mark.parametrize("kind", CLIENT_MESSAGES, ids=lambda kind: kind.__name__)
@@ -78,7 +78,7 @@ def test_a_message_of_another_session_drops_its_sender(halt, kind):
 
 
 @pytest.mark.parametrize("halt", halts(AWAITED), ids=str)
-def test_who_vanished_before_a_round_is_not_heard_in_it(halt):
+def test_a_client_that_vanished_before_a_round_is_ignored_in_it(halt):
     server = halt.server()
     server.drop(ALICE, DropReason.DISCONNECTED)
     assert server.receive(ALICE, halt.script.message(AWAITED[halt.phase], ALICE)) == ()
@@ -86,13 +86,13 @@ def test_who_vanished_before_a_round_is_not_heard_in_it(halt):
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_who_was_dropped_in_an_earlier_round_is_not_heard_in_a_later_one(adversary):
+def test_a_client_dropped_in_an_earlier_round_is_ignored_in_a_later_one(adversary):
     server = script(adversary).server_in(ServerPhase.UNMASKING)
     assert VANISHED not in server.pending
     assert server.receive(VANISHED, script(adversary).message(UnmaskingShares, ALICE)) == ()
 
 
-# --- Every reason to drop a client, in a session that goes on --------------------------------------------------------
+# --- Reasons to drop a client in a session that continues -------------------------------------------------------------
 
 
 def check_the_rest_completes(misdeed, missing_from, expected):
@@ -121,7 +121,7 @@ def test_a_misdeed_beside_an_ordinary_dropout(misdeed, stage):
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_an_unknown_client_changes_nothing(adversary):
-    """An outsider is told apart from the clients, whatever it sends and whenever."""
+    """The server ignores an outsider, for every message and at every time."""
     stranger = 14
     events = []
 
@@ -141,7 +141,7 @@ def test_an_unknown_client_changes_nothing(adversary):
 
 
 def test_a_key_stays_taken_when_its_owner_has_gone():
-    """Whoever repeats it has copied it."""
+    """A client that repeats it has copied it."""
 
     def uplink(client_id, message):
         if client_id == IDS[0] and isinstance(message, AdvertiseKeys):
@@ -159,7 +159,7 @@ def test_a_key_stays_taken_when_its_owner_has_gone():
 
 
 def test_an_identity_that_was_refused_is_free_for_its_owner():
-    """Else a client could keep another one out by advertising its identity key before it."""
+    """Otherwise a client could shut another out by advertising its identity key first."""
 
     def uplink(client_id, message):
         if client_id == IDS[0] and isinstance(message, AdvertiseKeys):
@@ -173,7 +173,7 @@ def test_an_identity_that_was_refused_is_free_for_its_owner():
 
 
 def test_a_share_of_one_that_had_not_shared_its_keys_is_refused():
-    """A client that claims to hold a share of which the server knows that it does not exist."""
+    """A client claims to hold a share that, as the server knows, does not exist."""
 
     def uplink(client_id, message):
         if client_id == CULPRIT and isinstance(message, UnmaskingShares):
@@ -187,7 +187,7 @@ def test_a_share_of_one_that_had_not_shared_its_keys_is_refused():
 
 
 def test_a_client_whose_neighbours_are_gone_is_dropped():
-    """On a sparse graph: with fewer neighbours than the threshold left, its secrets could not be recovered."""
+    """On a sparse graph, the secrets of a client with fewer neighbours than the threshold could not be recovered."""
     params = make_params(16, 3, vector_length=10, degree=6)
     inputs = random_inputs(params, seed=23)
     lost: set[int] = set()

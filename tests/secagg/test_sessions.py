@@ -1,4 +1,4 @@
-"""Whole sessions: the sum is exact over exactly the clients that belong in it, or the session says why not."""
+"""Whole sessions: an exact sum over exactly the clients that belong in it, or the reason for an abort."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from tests.support.strategies import Scenario, scenarios, sparse_parameters
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a session must end: with the sum over ``included``, or for ``reason`` in ``round`` with ``had`` left."""
+    """The required end: with the sum over ``included``, or for ``reason`` in ``round`` with ``had`` left."""
 
     included: tuple[int, ...] = ()
     reason: AbortReason | None = None
@@ -35,16 +35,16 @@ class Verdict:
 
 
 def expected_verdict(scenario: Scenario) -> Verdict:
-    """The paper's sets U1 >= U2 >= U3 >= U4 >= U5, from the schedule alone."""
+    """Return the paper's sets U1 >= U2 >= U3 >= U4 >= U5, from the schedule alone."""
     threshold, is_signed = scenario.params.threshold, scenario.params.is_signed
 
     def last_round(client_id: int) -> int:
         stage = scenario.missing_from.get(client_id, NEVER)
-        # Without a ConsistencyCheck, who would vanish there vanishes before Unmasking.
+        # Without a ConsistencyCheck, a client that would vanish there vanishes before Unmasking.
         return BEFORE_UNMASKING if stage == BEFORE_CONSISTENCY and not is_signed else stage
 
     def stays(client_id: int, stage: int) -> bool:
-        """Whether the server still counts the client when it closes the round before ``stage``."""
+        """Return whether the server still counts the client when it closes the round before ``stage``."""
         return last_round(client_id) > stage or (
             last_round(client_id) == stage and client_id not in scenario.disconnects
         )
@@ -88,7 +88,7 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
             assert end.needed == params.threshold
             assert end.had < end.needed
             assert end.missing
-            assert not end.culprits, "whoever only vanished is no culprit"
+            assert not end.culprits, "a client that only vanished is not a culprit"
     assert outcome.end is not None
     return outcome.end
 
@@ -109,10 +109,10 @@ def test_any_session_gives_the_exact_sum_or_aborts(scenario, suspend, workers, p
 @settings(max_examples=200)
 @given(scenario=scenarios(sparse_parameters()), seed=st.integers(0, 1000), suspend=st.booleans())
 def test_any_session_on_a_sparse_graph_gives_the_exact_sum_or_aborts(scenario, seed, suspend):
-    """Whether enough neighbours remain depends on the graph that was drawn; what is summed does not.
+    """Whether enough neighbours remain depends on the graph that was drawn; the clients in the sum do not.
 
-    Included must be exactly those that shared keys and sent their input, less those that the server told that too few
-    of their neighbours were left before they had sent it.
+    Included must be exactly the clients that shared keys and sent their input, less those that learned from the server
+    before their input that too few of their neighbours were left.
     """
     params, inputs = scenario.params, scenario.inputs
     cohort = Cohort(
@@ -140,14 +140,14 @@ def test_any_session_on_a_sparse_graph_gives_the_exact_sum_or_aborts(scenario, s
 
 
 def test_an_aborted_session_had_less_than_it_needed_on_a_sparse_graph_too():
-    """Three clients on a ring of four whose fourth is gone: two of them have one neighbour where two are needed."""
+    """Three clients are on a ring of four whose fourth is gone: two of them have one neighbour where two are needed."""
     params = make_params(4, 2, degree=2)
     end = Cohort(params, random_inputs(params, seed=9), {3: BEFORE_SHARES}).run().end
     assert (end.reason, end.round) == (AbortReason.TOO_FEW_CLIENTS, Round.SHARE_KEYS)
     assert end.had < end.needed
 
 
-# 1 MiB of keystream are 2^20 elements of a byte each, down to 2^17 of eight bytes.
+# 1 MiB of keystream is 2^20 elements of one byte each, down to 2^17 of eight bytes.
 @pytest.mark.parametrize(
     ("ring_bits", "vector_length"),
     [
@@ -209,7 +209,7 @@ def test_fewer_clients_than_the_parameters_allow_may_take_part():
 
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda adversary: adversary.value)
 def test_clients_with_another_context_are_left_out_of_the_sum(adversary):
-    """Pasquini et al.: a server that gives one client a model of its own must not get that client's input."""
+    """Pasquini et al.: a server that gives one client a different model must not get that client's input."""
     params = make_params(5, 3, adversary=adversary)
     inputs = random_inputs(params, seed=5)
     outcome = Cohort(params, inputs, client_contexts={3: b"another model"}).run()

@@ -1,4 +1,4 @@
-"""The arrays of the sharing: their element types, and the blocks in which large ones are worked through."""
+"""The arrays of the sharing: their element types, and the blocks that split large arrays."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_shares_are_field_elements_of_two_bytes():
 
 
 def test_weights_are_integers():
-    """Floats of the same values would go on to be multiplied, and lose the low bits where they are large."""
+    """Floats of the same values would lose the low bits in later products."""
     assert shamir.dual_weights(HELD).dtype == np.uint64
     assert shamir.lagrange_weights(HELD).dtype == np.uint64
 
@@ -31,7 +31,7 @@ def test_evaluated_shares_are_field_elements_of_two_bytes():
 
 @pytest.mark.parametrize("one_for_all", [True, False], ids=["one row of weights", "a row each"])
 def test_combinations_of_which_a_block_holds_one_owner_are_exact(one_for_all):
-    """So many shares for each of two owners that a block holds only one of them."""
+    """Each of two owners has so many shares that a block holds only one owner."""
     width = shamir._BLOCK_ELEMENTS // 3
     shares = np.empty((2, 3, width), dtype=np.uint16)
     shares[:] = np.array([[1, 2, 3], [PRIME - 1, 5, 7]])[:, :, None]

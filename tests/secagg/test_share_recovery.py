@@ -1,4 +1,4 @@
-"""From shares to secrets: whoever lies, a secret is the right one or none, and who lied is named."""
+"""From shares to secrets: despite liars, a secret is correct or missing, and the liars are named."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from tests.support.sessions import SeededEntropy
 
 @dataclass
 class Shares:
-    """Shares of some owners, and which of them are wrong."""
+    """Shares of some owners, with a record of which are wrong."""
 
     members: np.ndarray
     threshold: int
@@ -47,19 +47,19 @@ class Shares:
 
 
 def deal(members: np.ndarray, threshold: int, held: np.ndarray, rows, inconsistent, seed: str) -> Shares:
-    """Honest shares; an inconsistent owner shared another seed than the one that it is known by."""
+    """Return honest shares; an inconsistent owner shared another seed than its known one."""
     entropy = SeededEntropy(seed)
     num_nodes, num_places = members.shape
     seeds = [entropy(16) for _ in range(num_nodes)]
     dealt = [entropy(16) if node in inconsistent else seeds[node] for node in range(num_nodes)]
     shares = np.stack([share_seeds((of,), threshold, num_places, entropy)[:, 0] for of in dealt])
-    # What is not held is whatever it is.
+    # Values that are not held may be anything.
     shares[~held] = np.random.default_rng(1).integers(0, PRIME, (int((~held).sum()), LIMBS))
     return Shares(members, threshold, held, shares, seeds, np.array(sorted(rows)), set(), set(inconsistent), seed)
 
 
 def spoil(shares: Shares, row: int, place: int, limbs, by: int) -> None:
-    """Another share, if it is held and not spoiled yet."""
+    """Replace a share that is held and not yet spoiled."""
     if shares.held[row, place] and (row, place) not in shares.wrong:
         for limb in limbs:
             shares.shares[row, place, limb] = (int(shares.shares[row, place, limb]) + by) % PRIME
@@ -72,7 +72,7 @@ some_limbs = st.sets(st.integers(0, LIMBS - 1), min_size=1) | st.just(set(range(
 
 @st.composite
 def dealt(draw) -> Shares:
-    """Owners on either graph, of whom some hold less, some are not asked for, and some lie."""
+    """Draw owners on either graph: some hold less, some are not asked for, and some lie."""
     seed = f"shares {draw(st.integers(0, 10**6))}"
     num_nodes = draw(st.integers(3, 14))
     degree = 2 * draw(st.integers(1, max(1, (num_nodes - 2) // 2)))
@@ -88,7 +88,7 @@ def dealt(draw) -> Shares:
     nodes = st.sets(st.integers(0, num_nodes - 1), max_size=num_nodes)
     rows = draw(nodes | st.just(set(range(num_nodes))))
     shares = deal(members, threshold, held, rows, draw(nodes | st.just(set())) if draw(st.booleans()) else (), seed)
-    # Errors without a structure: those of liars that agree with each other may cancel out where the bound is exceeded.
+    # Errors without a structure: errors of colluding liars may cancel out where the bound is exceeded.
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     for holder in draw(st.sets(st.integers(0, num_nodes - 1), max_size=3)):
         always = draw(st.booleans())
@@ -119,12 +119,12 @@ def test_a_secret_is_the_right_one_or_none_and_wrong_shares_are_named(shares):
         assert named <= truth, "no right share is called wrong"
         if shares.within_bound(row):
             assert (seed is None) == (row in shares.inconsistent)
-            # Who dealt another secret is named where it would take more holders to make that up.
+            # An owner that dealt another secret is named if more holders would be needed to explain it.
             clear = row not in shares.inconsistent or 2 * len(truth) < shares.spare(row)
             assert named == (truth if clear else set())
             assert (row in result.inconsistent) == (row in shares.inconsistent and clear)
         if seed is not None:
-            assert named == truth, "what was recovered shows every wrong share"
+            assert named == truth, "a recovered secret shows every wrong share"
         if not truth and row not in shares.inconsistent:
             assert seed is not None
             assert row not in result.inconsistent
@@ -142,7 +142,7 @@ def test_a_share_that_is_wrong_in_any_one_limb_is_found():
 
 @pytest.mark.parametrize("alpha", range(1, LIMBS + 1))
 def test_a_wrong_share_that_hides_from_one_combination_of_its_limbs_is_found_by_another(alpha):
-    """Errors (alpha, -1, 0, ...) add up to nothing in sum limb_i alpha^i; as many hide from more of them."""
+    """Errors (alpha, -1, 0, ...) add up to zero in sum limb_i alpha^i; similar errors hide from more combinations."""
     shares = honest(num_nodes=7, threshold=3)
     for place, (first, second) in ((1, (alpha, PRIME - 1)), (4, (PRIME - alpha, 1))):
         spoil(shares, 0, place, {0}, first)
@@ -180,7 +180,7 @@ def test_an_owner_that_shared_another_secret_is_named_among_honest_ones():
 
 
 def test_an_owner_is_not_blamed_for_shares_that_nothing_had_to_agree_with():
-    """As many as the threshold are always on one polynomial: one holder could frame the owner."""
+    """Exactly a threshold of shares is always on one polynomial: one holder could frame the owner."""
     shares = honest(6, 4)
     shares.held[0] = [True, True, True, True, False, False]
     spoil(shares, 0, 2, {0}, 1)
@@ -190,8 +190,8 @@ def test_an_owner_is_not_blamed_for_shares_that_nothing_had_to_agree_with():
     assert result.inconsistent == []
 
 
-def test_who_lies_about_one_secret_is_left_out_of_the_others():
-    """Two liars are too many for the secret of 0, of which the bound is one; both are found out by those of 1 and 2."""
+def test_a_liar_about_one_secret_is_left_out_of_the_others():
+    """Two liars are too many for the secret of 0, whose bound is one; the secrets of 1 and 2 expose both."""
     shares = honest(6, 4)
     for row, place in [(0, 1), (0, 2), (1, 1), (2, 2)]:
         spoil(shares, row, place, {4}, 7 * place)
@@ -201,7 +201,7 @@ def test_who_lies_about_one_secret_is_left_out_of_the_others():
 
 
 def test_a_secret_that_needs_a_suspects_share_is_recovered_with_it():
-    """Client 5 lies about the secret of 0 alone; of 1, no more than the threshold came in, its share among them."""
+    """Client 5 lies only about the secret of 0; the secret of 1 has just a threshold of shares, with client 5's."""
     shares = honest(6, 4)
     shares.held[1] = [False, False, True, True, True, True]
     spoil(shares, 0, 5, {0}, 1)
@@ -235,7 +235,7 @@ disputes = st.lists(st.tuples(parties, parties).filter(lambda pair: pair[0] != p
 
 
 @given(disputes)
-def test_those_who_are_named_explain_every_dispute(pairs):
+def test_the_named_parties_explain_every_dispute(pairs):
     named = explain(pairs)
     assert named == sorted(set(named))
     assert all(first in named or second in named for first, second in pairs)
@@ -245,7 +245,7 @@ def test_those_who_are_named_explain_every_dispute(pairs):
 @pytest.mark.slow
 @given(st.sets(parties, min_size=1, max_size=4), st.data())
 def test_liars_with_more_disputes_than_there_are_liars_are_named_and_nobody_else(liars, data):
-    """Each liar quarrels with more parties than there are liars: an honest party has a dispute with liars only."""
+    """Each liar has disputes with more parties than there are liars; an honest party has disputes only with liars."""
     others = range(10, 20)
     pairs = []
     for liar in sorted(liars):
@@ -254,7 +254,7 @@ def test_liars_with_more_disputes_than_there_are_liars_are_named_and_nobody_else
     assert explain(data.draw(st.permutations(pairs))) == sorted(liars)
 
 
-def test_of_two_with_one_dispute_the_first_is_named():
+def test_the_first_of_two_parties_with_one_dispute_is_named():
     assert explain([(3, 1)]) == [3]
     assert explain([(1, 3)]) == [1]
     assert explain([]) == []

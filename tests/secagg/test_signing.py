@@ -41,7 +41,7 @@ D = -121665 * pow(121666, -1, P) % P
 
 
 def square_root(number: int) -> int | None:
-    """A square root mod p, by p = 5 mod 8."""
+    """Return a square root mod p; p = 5 mod 8."""
     root = pow(number, (P + 3) // 8, P)
     for candidate in (root, root * SQRT_MINUS_1 % P):
         if candidate * candidate % P == number % P:
@@ -50,12 +50,12 @@ def square_root(number: int) -> int | None:
 
 
 def encoded(x: int, y: int) -> bytes:
-    """RFC 8032, section 5.1.2."""
+    """Encode a point (RFC 8032, section 5.1.2)."""
     return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
 def points_of_small_order() -> dict[str, bytes]:
-    """The eight points whose order divides the cofactor, by the curve's equation -x^2 + y^2 = 1 + d x^2 y^2 alone."""
+    """Return the eight points whose order divides the cofactor, by the curve's equation -x^2 + y^2 = 1 + d x^2 y^2."""
     points = {"order 1": (0, 1), "order 2": (0, P - 1)}
     points |= {f"order 4, x {name}": (x, 0) for name, x in (("+", SQRT_MINUS_1), ("-", P - SQRT_MINUS_1))}
     # Doubling a point of order 8 gives y = 0, so x^2 + y^2 = 0: then y = +-sqrt(-1) x, and d x^4 - 2 x^2 - 1 = 0.
@@ -107,7 +107,7 @@ IDENTITY_POINT = (1).to_bytes(32, "little")
 
 
 def somebody_signed(public_key: bytes) -> bool:
-    """Whether R = the identity and S = 0 is a signature of one of a few messages: nobody's secret is in it."""
+    """Return whether R = the identity and S = 0 signs one of a few messages; no secret is needed for it."""
     for number in range(64):
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(IDENTITY_POINT + bytes(32), number.to_bytes(2, "big"))
@@ -119,10 +119,10 @@ def somebody_signed(public_key: bytes) -> bool:
 
 @pytest.mark.parametrize("name", SMALL_ORDER)
 def test_anybody_can_sign_for_a_key_of_small_order(name):
-    """The cryptography library takes such a signature; so this one must not take the key.
+    """The cryptography library accepts such a signature; so this library must refuse the key.
 
-    0 B = R + h A holds for the identity R whenever the hash h is a multiple of the order of A: for one message of
-    eight, and of those whose A is the identity for each.
+    0 B = R + h A holds for the identity R if the hash h is a multiple of the order of A: for one message in eight, and
+    for every message if A is the identity.
     """
     key = SMALL_ORDER[name]
     assert somebody_signed(key)
@@ -136,7 +136,7 @@ def test_nobody_can_sign_so_for_a_proper_key():
 
 
 @pytest.mark.parametrize("name", NO_KEYS)
-def test_unusable_encodings_are_no_public_keys(name):
+def test_unusable_encodings_are_not_public_keys(name):
     assert not is_valid_public_key(NO_KEYS[name])
     assert not verify(NO_KEYS[name], IDENTITY_POINT + bytes(32), b"message")
 
@@ -154,8 +154,8 @@ def test_every_generated_key_is_valid_and_one_flipped_bit_no_signature(secret_ke
     assert not verify(key.public_key(), signature, statement + b"\0")
 
 
-def test_a_signature_with_a_larger_s_is_none():
-    """S + L is the same number mod L: the check that RFC 8032 asks for keeps signatures from being changed."""
+def test_a_signature_with_a_larger_s_is_invalid():
+    """S + L is the same number mod L: the check of RFC 8032 prevents that signatures are changed."""
     order = 2**252 + 27742317777372353535851937790883648493
     key = SigningKey(bytes(range(32)))
     signature = key.sign(b"statement")
@@ -165,12 +165,12 @@ def test_a_signature_with_a_larger_s_is_none():
 
 
 @pytest.mark.parametrize("size", [0, 32, 63, 65])
-def test_what_has_not_64_bytes_is_no_signature(size):
+def test_a_signature_has_64_bytes(size):
     assert not verify(SigningKey(bytes(32)).public_key(), bytes(size), b"statement")
 
 
 def test_a_coordinate_without_a_point_verifies_nothing():
-    """Half of all y have no x: such a key is no error, and nothing is signed by it."""
+    """Half of all y have no x: such a key raises no error, and verifies no signature."""
     without = next(
         y for y in range(2, 50) if square_root((y * y - 1) * pow(D * y * y + 1, -1, P) % P) is None
     ).to_bytes(32, "little")

@@ -61,7 +61,7 @@ def test_a_random_relabelling_makes_all_pairs_equally_likely_neighbours() -> Non
             counts[node, graph.neighborhood(node)] += 1
     observed = counts[~np.eye(8, dtype=bool)]
     expected = trials * 2 / 7
-    # Each pair is counted from both sides; six standard deviations of one of 56 counts.
+    # Each pair is counted from both sides; allow six standard deviations of one of 56 counts.
     assert np.abs(observed - expected).max() < 6 * np.sqrt(expected)
 
 
@@ -136,7 +136,7 @@ def test_few_clients_get_the_complete_graph() -> None:
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
-def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:
+def test_any_dropouts_give_the_exact_sum_or_an_abort(data: st.DataObject) -> None:
     num_clients = data.draw(st.integers(5, 16))
     degree = data.draw(st.integers(1, (num_clients - 2) // 2)) * 2
     params = sparse_params(num_clients, degree, data.draw(st.integers(2, max(2, degree))), vector_length=5)
@@ -151,12 +151,12 @@ def test_exact_or_aborted_whoever_vanishes(data: st.DataObject) -> None:
     if not missing:
         assert isinstance(outcome.end, Completed)
         assert len(outcome.end.included) == num_clients
-    # Nobody is left to refuse: the server drops first whoever would have to.
+    # No client is left to refuse: the server first drops each one that would have to.
     assert outcome.refused == {}
 
 
 def neighbours_on_the_ring(params: Parameters, seed: str, client_id: int) -> list[int]:
-    """The neighbours that a server with this entropy gives a client when everyone advertises keys."""
+    """Return a client's neighbours on the graph that a server with this entropy draws when everyone advertises keys."""
     graph = HararyGraph(params.num_clients, params.degree, SeededEntropy(f"{seed}/server"))
     return [node for node in graph.neighborhood(client_id).tolist() if node != client_id]
 
@@ -164,7 +164,7 @@ def neighbours_on_the_ring(params: Parameters, seed: str, client_id: int) -> lis
 @pytest.mark.parametrize(
     ("stage", "round_"), [(BEFORE_SHARES, Round.SHARE_KEYS), (BEFORE_INPUT, Round.MASKED_INPUT_COLLECTION)]
 )
-def test_a_client_whose_neighbours_vanish_is_let_go_before_it_is_stuck(stage: int, round_: Round) -> None:
+def test_a_client_whose_neighbours_vanish_is_dropped_before_it_is_stuck(stage: int, round_: Round) -> None:
     params = sparse_params(40, 6, 3)
     lonely = 7
     missing = dict.fromkeys(neighbours_on_the_ring(params, "lonely", lonely)[:4], stage)
@@ -177,7 +177,7 @@ def test_a_client_whose_neighbours_vanish_is_let_go_before_it_is_stuck(stage: in
         assert set(outcome.end.included) == set(inputs) - {lonely} - set(missing)
         assert outcome.end.sum.tolist() == exact_sum(params, [inputs[i] for i in outcome.end.included])
     else:
-        # Its masks are in the sum already, and cannot be taken off any more.
+        # Its masks are already in the sum, and can no longer be removed.
         assert isinstance(outcome.end, Aborted)
         assert (outcome.end.reason, outcome.end.round) == (AbortReason.TOO_FEW_CLIENTS, round_)
         assert outcome.end.had < outcome.end.needed == 3
@@ -193,8 +193,8 @@ def test_shares_that_do_not_come_in_abort_and_name_the_owner() -> None:
     assert set(outcome.end.missing) == set(missing)
 
 
-def test_a_client_holds_no_share_of_its_own() -> None:
-    """Else a lying server would need one neighbour less than the bounds for the sparse graph say."""
+def test_a_client_holds_no_share_of_its_own_secrets() -> None:
+    """Otherwise a lying server would need one neighbour less than the bounds for the sparse graph say."""
     params = sparse_params(12, 4, 2)
     seen: dict[int, secagg.messages.UnmaskingShares] = {}
 

@@ -1,4 +1,4 @@
-"""suspend() moves a client into bytes and out again: same answers, one life, and no damage goes unnoticed."""
+"""suspend() turns a client into bytes and back: same answers, one life, and all damage is noticed."""
 
 import hashlib
 from dataclasses import replace
@@ -36,12 +36,12 @@ def suspended(phase: ClientPhase, adversary: Adversary = HONEST) -> bytes:
 
 
 def resume(blob, **options) -> Client:
-    """A malicious session's client, by the host that it had before."""
+    """Resume a malicious session's client with the host that it had before."""
     return Client.resume(blob, **{**script(MALICIOUS).host_of(ALICE), **options})
 
 
 def with_checksum(body: bytes) -> bytes:
-    """What a host could forge; the checksum is against accidents."""
+    """Return the blob with a valid checksum, as a host could forge it; the checksum is against accidents."""
     return MAGIC + hashlib.sha256(body).digest()[:CHECKSUM_BYTES] + body
 
 
@@ -61,15 +61,15 @@ def test_a_resumed_client_is_where_it_was_and_the_old_one_is_dead(halt):
         with pytest.raises(LocalProtocolError, match="SUSPENDED"):
             call()
     client.abort()
-    assert client.phase is ClientPhase.SUSPENDED, "what has moved away cannot be aborted here"
+    assert client.phase is ClientPhase.SUSPENDED, "a client that moved away cannot be aborted here"
     resumed = Client.resume(blob, entropy=entropy, **recorded.host_of(ALICE))
     assert resumed.phase is halt.phase
     assert (resumed.client_id, resumed.session_id, resumed.params) == (ALICE, client.session_id, client.params)
-    assert resumed.suspend() == blob, "nothing is lost or added on the way"
+    assert resumed.suspend() == blob, "no byte is lost or added on the way"
 
 
 @pytest.mark.parametrize("halt", halts(LIVE), ids=str)
-def test_a_resumed_client_goes_on_to_the_same_messages(halt):
+def test_a_resumed_client_sends_the_same_messages(halt):
     recorded = halt.script
     client, entropy = recorded.client(halt.phase, ALICE)
     steps = {
@@ -115,7 +115,7 @@ def test_a_client_that_has_not_started_draws_from_the_source_that_it_is_resumed_
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_each_phase_keeps_only_what_it_needs(adversary):
-    """The masked input is out: seeds and input are in nobody's file any more."""
+    """Once the masked input is sent, no blob holds seeds or input."""
     secrets = script(adversary).secrets(ALICE)
     own_shares = {"own share of mask key", "own share of self mask"}
     assert "draw 1" in secrets_in(secrets, suspended(ClientPhase.INPUT_REQUESTED, adversary))
@@ -132,7 +132,7 @@ SIGNING = [phase for phase in LIVE if phase is not ClientPhase.FINISHED]
 
 @pytest.mark.parametrize("phase", LIVE, ids=lambda phase: phase.name)
 def test_the_identity_is_not_in_the_blob(phase):
-    """It is the host's: a blob that is lost costs one session, not the client's name."""
+    """The identity is the host's: a lost blob costs one session, not the client's identity."""
     secret = identity_of(ALICE).to_bytes()
     blob = suspended(phase, MALICIOUS)
     assert secret not in blob
@@ -157,7 +157,7 @@ def test_resuming_needs_the_same_identity_and_a_directory(phase, change, match):
     with pytest.raises(LocalProtocolError, match=match) as refusal:
         resume(blob, **change)
     secrets = script(MALICIOUS).secrets(ALICE)
-    del secrets["identity's secret key"]  # That is what was handed in.
+    del secrets["identity's secret key"]  # The caller passed it in.
     frames = frames_of(refusal.value, "secagg")
     unpacked = [value for frame in frames for value in frame.f_locals.values() if not isinstance(value, bytes | dict)]
     assert secrets_in(secrets, *unpacked) <= {"a Ed25519PrivateKey object"}
@@ -190,7 +190,7 @@ def test_a_finished_client_needs_no_identity_any_more():
 @pytest.mark.parametrize("halt", halts(LIVE), ids=str)
 def test_a_blob_with_any_one_byte_changed_is_refused(halt):
     blob = halt.client().suspend()
-    # Every byte of the head, and a sample of the rest: the checksum does not care where.
+    # Every byte of the head, and a sample of the rest: the checksum treats all bytes alike.
     for position in [*range(48), *range(48, len(blob), 11), len(blob) - 1]:
         damaged = bytearray(blob)
         damaged[position] ^= 1 << (position % 8)
@@ -282,7 +282,7 @@ def test_any_values_behind_a_right_checksum_are_refused(values):
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_the_refusal_of_a_damaged_blob_keeps_no_secret_alive(adversary):
-    """The error travels far: into logs and reports, with its frames, and with the error that it stands for."""
+    """The error travels far: into logs and reports, with its frames, and with the error that it replaces."""
     *setup, values, transcript = body_of(suspended(ClientPhase.INPUT_REQUESTED, adversary))
     blob = with_checksum(msgpack.packb([*setup, {**values, "more": 1}, transcript]))
     secrets = script(adversary).secrets(ALICE)
@@ -290,13 +290,13 @@ def test_the_refusal_of_a_damaged_blob_keeps_no_secret_alive(adversary):
     with pytest.raises(LocalProtocolError) as refusal:
         Client.resume(blob)
     frames = frames_of(refusal.value, "secagg")
-    # The blob itself is the caller's; what the library unpacked of it is not.
+    # The blob itself is the caller's; what the library unpacked from it is not.
     unpacked = [value for frame in frames for value in frame.f_locals.values() if type(value) is not bytes]
     assert secrets_in(secrets, *unpacked) == set()
 
 
 def test_messages_compare_by_value():
-    """The comparisons above would be worthless if equal meant anything else."""
+    """The comparisons above would be worthless if equality meant anything else."""
     for kind in (MaskedInput, UnmaskingShares):
         one, other = (script().message(kind, client_id) for client_id in (ALICE, 3))
         assert one == replace(one)
@@ -307,7 +307,7 @@ def test_messages_compare_by_value():
 @pytest.mark.parametrize("adversary", [Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS])
 @pytest.mark.parametrize("phase", [ClientPhase.ADVERTISED, ClientPhase.SHARED_KEYS, ClientPhase.MASKED])
 def test_a_blob_whose_identity_was_taken_out_is_refused(phase, adversary):
-    """Such a client would go on without checking a signature."""
+    """Such a client would continue without checking a signature."""
     version, name, params, client_id, session_id, _, _, *rest = body_of(suspended(phase, adversary))
     forged = with_checksum(msgpack.packb([version, name, params, client_id, session_id, b"", b"", *rest]))
     with pytest.raises(LocalProtocolError, match="not a suspended client"):

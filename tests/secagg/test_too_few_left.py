@@ -1,4 +1,4 @@
-"""Clients that are there but of no use, since too few are left around them or behind them: who is named, and when."""
+"""Clients that are present but of no use, since too few others are left: which are named, and when."""
 
 from itertools import combinations
 
@@ -11,8 +11,8 @@ from tests.support.sessions import BEFORE_SHARES, Cohort, exact_sum, make_params
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_those_that_left_after_their_input_are_missing_too(adversary):
-    """There are inputs of a quorum, so that the two clients left would answer; but two shares recover nothing."""
+def test_clients_that_left_after_their_input_are_missing_too(adversary):
+    """The inputs are a quorum, so the two clients left would answer; but two shares recover nothing."""
     recorded = script(adversary)
     server = recorded.server_in(ServerPhase.MASKED_INPUT_COLLECTION)
     for client_id, message in recorded.client_messages[MaskedInput].items():
@@ -29,12 +29,12 @@ def test_those_that_left_after_their_input_are_missing_too(adversary):
 
 
 def test_a_client_without_a_quorum_around_it_is_dropped_in_the_round_of_the_shares():
-    """It would refuse the list that the round ends with."""
+    """The client would refuse the list that ends the round."""
     params = make_params(40, 4, vector_length=4, degree=8)
     inputs = random_inputs(params, seed=4)
     told = Cohort(params, inputs, entropy_seed="lonely").run().told[PeerKeys]
     seen = {client_id: set(message.client_ids) for client_id, message in told.items()}
-    # Five of its eight neighbours, such that everybody else keeps a quorum.
+    # Five of its eight neighbours, chosen so that all others keep a quorum.
     vanish = next(
         chosen
         for chosen in combinations(sorted(seen[7] - {7}), 5)

@@ -1,4 +1,4 @@
-"""The transcript lets an operator see afterwards why a session ended, and holds nothing that is secret."""
+"""The transcript shows an operator later why a session ended, and holds nothing secret."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def test_a_client_notes_every_message_and_list(suspend):
     assert [entry.subject for entry in entries if entry.what is TranscriptKind.SENT] == sent
 
 
-def test_the_server_notes_who_answered_who_was_dropped_and_what_it_told_them():
+def test_the_server_records_answers_drops_and_its_messages():
     entries = run(missing_from={6: BEFORE_INPUT}).server.transcript
     everyone, survivors = tuple(range(7)), tuple(range(6))
     assert lines(entries, TranscriptKind.DROPPED) == [(Round.MASKED_INPUT_COLLECTION, "DEADLINE", (6,))]
@@ -69,7 +69,7 @@ def test_hashes_are_of_the_bytes_that_travelled_and_agree_on_both_sides():
         assert sent[name] == received[name] != b""
 
 
-def test_a_client_that_was_told_otherwise_has_another_hash():
+def test_a_client_with_a_different_message_has_another_hash():
     def downlink(client_id, message):
         if isinstance(message, SurvivorList) and client_id == 3:
             return SurvivorList(message.session_id, (*message.survivors[:-1], False))
@@ -127,7 +127,7 @@ def test_shares_that_did_not_authenticate_are_noted_on_both_sides():
 
 @pytest.mark.parametrize("adversary", MODES)
 def test_no_secret_is_in_it(adversary):
-    """Neither what was drawn, nor what was released, by value or by hash."""
+    """Neither drawn nor released secrets are in it, by value or by hash."""
     params = make_params(5, 3, adversary=adversary)
     cohort = Cohort(params, random_inputs(params, seed=4), entropy_seed="secret", missing_from={4: BEFORE_INPUT})
     cohort.run()

@@ -1,4 +1,4 @@
-"""The server's heavy work, split and spread: every way of running it gives the same masks."""
+"""The server's heavy work, split and spread: every way to run it gives the same masks."""
 
 import multiprocessing
 import pickle
@@ -17,7 +17,7 @@ from tests.support.sessions import BEFORE_INPUT, make_params, random_inputs
 
 @cache
 def long_script() -> Script:
-    """Seven clients, of which two vanished: 5 self masks and 2 x 5 pairwise ones, over more than one chunk."""
+    """Return a session of seven clients, two vanished: 5 self masks and 2 x 5 pairwise ones, over several chunks."""
     params = make_params(7, 3, vector_length=2**19 + 3, value_bits=10)
     return Script(params, random_inputs(params, seed=31), {2: BEFORE_INPUT, 5: BEFORE_INPUT}, seed="unmask")
 
@@ -39,7 +39,7 @@ def job(server) -> UnmaskJob:
 
 @cache
 def expected_masks() -> list[int]:
-    """What must be taken off: each survivor's self mask, and its pairwise masks with those that vanished."""
+    """Return the masks to remove: each survivor's self mask, and its pairwise masks with the vanished clients."""
     recorded = long_script()
     models = {
         i: reference.Client(numbers_of(recorded.params), recorded.session_id, i, entropy.draws)
@@ -117,7 +117,7 @@ def test_a_number_of_workers_or_parts_must_be_positive(job, number):
 
 
 def test_parts_are_only_combined_if_they_are_all_there(job):
-    """A part that was lost on the way, or came twice, would give a wrong sum that nobody notices."""
+    """A part that was lost or came twice would give a wrong sum that nobody notices."""
     first, second, third = (part.run() for part in job.split(3))
     for wrong in ([], [first, second], [first, second, third, third], [first, None, third], [first.vector], [job]):
         with pytest.raises(LocalProtocolError):
@@ -198,7 +198,7 @@ def test_a_session_is_finished_once(server, job):
         server.finish(masks)
 
 
-def test_finishing_leaves_the_result_as_it_is(server, job):
+def test_finishing_leaves_the_result_unchanged(server, job):
     masks = job.run()
     before = masks.vector.copy()
     (end,) = server.finish(masks)

@@ -1,4 +1,4 @@
-"""The server's heavy work, split by ranges of coordinates: the same masks, and nothing missing goes unnoticed."""
+"""The server's heavy work, split by ranges of coordinates: the same masks, and a missing range is noticed."""
 
 import os
 import pickle
@@ -66,8 +66,8 @@ def test_threads_take_ranges_too(job: UnmaskJob, expected: MaskSum) -> None:
     assert np.array_equal(job.run(workers=3).vector, expected.vector)
 
 
-def test_what_is_missing_or_came_twice_is_noticed(job: UnmaskJob) -> None:
-    """Also where the number of masks and elements is right: one range twice, and its equal not at all."""
+def test_missing_and_repeated_ranges_are_noticed(job: UnmaskJob) -> None:
+    """This holds also if the numbers of masks and elements are right: one range twice, an equal one missing."""
     results = [part.run() for part in job._by_ranges(8)]
     first, second, *others = results
     for wrong in ([], results[1:], results[:-1], [first, *results], [first, first, *others], [second, second, *others]):
@@ -87,7 +87,7 @@ def test_a_range_outside_the_job_is_refused(job: UnmaskJob, first: int) -> None:
 
 
 @pytest.mark.parametrize("vector", [None, np.zeros((2, 2), dtype="<u4"), np.zeros(3), np.zeros(3, dtype="<u2")])
-def test_what_is_no_vector_of_the_ring_is_refused(job: UnmaskJob, vector: object) -> None:
+def test_vectors_outside_the_ring_are_refused(job: UnmaskJob, vector: object) -> None:
     with pytest.raises(LocalProtocolError, match="range of the job"):
         job.combine([MaskSum(job.session_id, job.num_masks, vector)])
 

@@ -1,4 +1,4 @@
-"""Sessions in which shares are wrong: the exact sum and the liars' names, or no sum at all."""
+"""Sessions with wrong shares: the exact sum and the liars' names, or no sum."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.va
 
 
 class Liars(Cohort):
-    """A session in which some shares are given back wrong by their holders, and some dealt wrong by their owners.
+    """A session in which some holders return wrong shares, and some owners dealt wrong ones.
 
     Each is (owner, holder).
     """
@@ -68,7 +68,7 @@ class Liars(Cohort):
                 return message
 
     def _other_shares(self, dealer: int, holder: int) -> bytes:
-        """Wrong shares, properly encrypted."""
+        """Return wrong shares, properly encrypted."""
         session = self.server.session_id
         model = reference.Client(numbers_of(self.params), session, dealer, self.entropy[dealer].draws)
         # The holder's place in the dealer's neighbourhood.
@@ -127,7 +127,7 @@ def test_a_client_that_dealt_wrong_shares_is_named_and_not_its_victims(adversary
 
 
 @each_mode
-def test_of_one_wrong_share_alone_the_holder_is_named_although_it_may_have_been_dealt_so(adversary):
+def test_for_a_single_wrong_share_the_holder_is_named_although_the_dealer_may_have_lied(adversary):
     outcome = Liars(PARAMS[adversary], INPUTS, dealt=[(13, 55)]).run()
     check_exact(outcome, INPUTS)
     assert outcome.disputed == SharesDisputed(wrong((13, 55)), (55,))
@@ -142,14 +142,14 @@ def test_of_one_wrong_share_alone_the_holder_is_named_although_it_may_have_been_
     [
         ({}, (5, 55)),
         ({34: BEFORE_INPUT}, (8, 13)),
-        # Five shares where four are needed: that one is wrong can be seen, but not which.
+        # Five shares where four are needed: it is visible that one is wrong, but not which.
         ({34: BEFORE_INPUT, 89: BEFORE_UNMASKING}, (8,)),
     ],
 )
 def test_with_more_wrong_shares_than_can_be_corrected_there_is_no_sum(adversary, missing_from, holders):
     outcome = Liars(PARAMS[adversary], INPUTS, missing_from, [(34, i) for i in holders], by=777, limbs=[3]).run()
     if len(holders) == 2:
-        # Two that add the same are seldom found to be on another polynomial.
+        # Two liars that add the same error are seldom on another polynomial.
         assert not isinstance(outcome.end, Completed)
     assert isinstance(outcome.end, Aborted)
     assert (outcome.end.reason, outcome.end.owners) == (AbortReason.INVALID_SHARES, (34,))
@@ -157,7 +157,7 @@ def test_with_more_wrong_shares_than_can_be_corrected_there_is_no_sum(adversary,
 
 
 @each_mode
-def test_the_other_secrets_show_who_is_left_out_of_one_that_has_too_many_wrong_shares(adversary):
+def test_liars_exposed_by_other_secrets_are_left_out_of_one_with_too_many_wrong_shares(adversary):
     """Two of seven lie about 34, one too many; each lies about another secret too, and is found out there."""
     given_back = [(34, 5), (34, 55), (8, 5), (13, 55)]
     outcome = Liars(PARAMS[adversary], INPUTS, given_back=given_back, limbs=[2], by=99).run()
@@ -167,7 +167,7 @@ def test_the_other_secrets_show_who_is_left_out_of_one_that_has_too_many_wrong_s
 
 @each_mode
 def test_with_just_as_many_shares_as_are_needed_a_wrong_one_ends_the_session(adversary):
-    """Who sent it cannot be told: four points are always on a cubic."""
+    """The liar cannot be found: four points are always on a cubic."""
     missing_from = {34: BEFORE_INPUT, 55: BEFORE_UNMASKING, 89: BEFORE_UNMASKING}
     for limb in range(9):
         outcome = Liars(PARAMS[adversary], INPUTS, missing_from, [(34, 8)], limbs=[limb]).run()
@@ -181,11 +181,11 @@ def test_with_just_as_many_shares_as_are_needed_a_wrong_one_ends_the_session(adv
 
 @each_mode
 def test_shares_that_a_client_could_not_open_are_made_up_for_by_others(adversary):
-    """Two clients could not open one peer's shares; five others can. Whoever sealed them is the first suspect."""
+    """Two clients could not open one peer's shares; five others can. The peer that sealed them is the first suspect."""
 
     def downlink(client_id, message):
         if client_id in (8, 34) and isinstance(message, PeerShares):
-            # What client 5 sent comes first in both.
+            # The shares from client 5 come first in both.
             data = bytearray(message.encrypted_shares)
             data[0] ^= 1
             return replace(message, encrypted_shares=bytes(data))
@@ -204,7 +204,7 @@ def test_shares_that_a_client_could_not_open_are_made_up_for_by_others(adversary
 
 @st.composite
 def lies(draw, ids) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-    """Shares that are given back wrong, and shares that are dealt wrong, by one or a few clients each."""
+    """Draw shares that are returned wrong, and shares that are dealt wrong, by one or a few clients each."""
     given_back = {
         (owner, liar)
         for liar in draw(st.sets(st.sampled_from(ids), max_size=2))
@@ -258,7 +258,7 @@ def test_a_session_with_liars_gives_the_exact_sum_and_their_names_or_none(advers
         assert outcome.end.reason is AbortReason.INVALID_SHARES
 
 
-def test_liars_who_agree_with_each_other_do_not_get_an_honest_client_named():
+def test_colluding_liars_do_not_get_an_honest_client_named():
     """Two equal errors in six shares of degree three are one error away from another polynomial."""
     liars = Liars(
         make_params(6, 4), random_inputs(make_params(6, 4), seed=1), given_back=[(0, 1), (0, 2)], limbs=[4], by=7

@@ -1,4 +1,4 @@
-"""The dumps: one message of each type, item by item, with what is needed to make the same bytes."""
+"""The dumps: one message of each type, item by item, with all that is needed to make the same bytes."""
 
 from typing import TypeAlias
 
@@ -43,7 +43,7 @@ _SHOWN: dict[Adversary, tuple[type, ...]] = {
     Adversary.SEMI_MALICIOUS: (AdvertiseKeys, ConsistencyCheck),
     Adversary.MALICIOUS: (AdvertiseKeys, ConsistencyCheck, ConsistencyProof),
 }
-"""What is dumped of each session."""
+"""The dumped messages of each session."""
 
 _NUMBERS = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits", "modular")
 
@@ -70,7 +70,7 @@ def block() -> str:
 
 
 def dump(message: Message, params: Parameters) -> str:
-    """A message's bytes, an item a line: offset, bytes, meaning."""
+    """Return a message's bytes, one item a line: offset, bytes, meaning."""
     data = secagg.encode(message, params)
     code, fields = FIELDS[type(message)]
     names = ["version", f"type: {type(message).__name__}", "session id", *fields]

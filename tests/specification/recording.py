@@ -1,4 +1,4 @@
-"""The sessions that documents show: all that goes into them is known, so that it can be printed."""
+"""The sessions that documents show: all their inputs are known, so that they can be printed."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ VECTORS = {3: (1, 2, 3), 258: (10, 0, 15), 1000: (7, 8, 9), 70000: (4, 5, 6)}
 """The inputs by client; a session of n clients has the first n."""
 
 ALICE = 3
-"""The client whose messages are shown, and on whom messages are tried."""
+"""The client whose messages are shown, and that gets the tried messages."""
 
 STRANGER = 4
-"""No client of any session."""
+"""A client that is in no session."""
 
 
 class Recording(Cohort):
-    """A session in which nobody vanishes; complete graph, if no ``degree`` is given."""
+    """A session in which no client vanishes; on the complete graph without ``degree``."""
 
     def __init__(self, adversary: Adversary, num_clients: int, degree: int | None = None) -> None:
         params = make_params(num_clients, 2, vector_length=3, value_bits=4, degree=degree, adversary=adversary)

@@ -48,7 +48,7 @@ from secagg.messages import (
 )
 from secagg.params import required_ring_bits
 
-# What a client does last, by the round in which it is missing.
+# Each client's last message, by the round in which it is missing.
 BEFORE_KEYS, BEFORE_SHARES, BEFORE_INPUT, BEFORE_CONSISTENCY, BEFORE_UNMASKING = range(5)
 NEVER = 5
 
@@ -63,7 +63,7 @@ def make_params(
     degree=None,
     adversary=Adversary.HONEST_BUT_CURIOUS,
 ) -> Parameters:
-    """Parameters of the complete graph, if no ``degree`` is given, and of the smallest ring, if no ``ring_bits``."""
+    """Return parameters: of the complete graph without ``degree``, and of the smallest ring without ``ring_bits``."""
     return Parameters(
         num_clients=num_clients,
         threshold=threshold,
@@ -77,23 +77,23 @@ def make_params(
 
 
 def any_session(offer: object) -> None:
-    """Accept every offer: most tests are not about what clients agree to."""
+    """Accept every offer: most tests are not about clients' policies."""
 
 
 def identity_of(client_id: int) -> Identity:
-    """A client's identity, the same in every session of the tests."""
+    """Return a client's identity, the same in every session of the tests."""
     return Identity(hashlib.sha256(f"identity/{client_id}".encode()).digest())
 
 
 def directory_of(client_ids: Iterable[int]) -> PinnedKeys:
-    """Everyone's identity keys."""
+    """Return all clients' identity keys."""
     return PinnedKeys({client_id: identity_of(client_id).public_key for client_id in client_ids})
 
 
 class SeededEntropy:
-    """A repeatable source that records what it gave: SHAKE-256 of the seed and a counter. For tests alone.
+    """A repeatable source that records its output: SHAKE-256 of the seed and a counter. For tests only.
 
-    The record is kept outside the object: whoever walks over what a machine reaches must not find it there.
+    The record is kept outside the object: a walk over all that a machine reaches must not find it.
     """
 
     def __init__(self, seed: str) -> None:
@@ -109,7 +109,7 @@ class SeededEntropy:
 
     @property
     def draws(self) -> list[bytes]:
-        """What the source has given so far, in order."""
+        """Return the source's output so far, in order."""
         return list(_DRAWS[self])
 
 
@@ -125,7 +125,7 @@ def random_inputs(params: Parameters, seed: int) -> dict[int, np.ndarray]:
 
 
 def exact_sum(params: Parameters, inputs: Iterable[np.ndarray]) -> list[int]:
-    """The sum in the ring, with Python's own integers."""
+    """Return the sum in the ring, with Python's own integers."""
     return [sum(map(int, column)) % params.modulus for column in zip(*inputs, strict=True)]
 
 
@@ -136,19 +136,20 @@ AWAITED: dict[ServerPhase, type] = {
     ServerPhase.CONSISTENCY_CHECK: ConsistencyCheck,
     ServerPhase.UNMASKING: UnmaskingShares,
 }
-"""What clients send in each phase of the server."""
+"""The clients' message in each phase of the server."""
 
 
 @dataclass(eq=False)
 class Cohort:
-    """Plays one session in lockstep and keeps every message, so that a machine in any phase can be built again.
+    """A session in lockstep that keeps every message, so that a machine in any phase can be rebuilt.
 
-    Every message is encoded and decoded. ``uplink`` and ``downlink`` may replace a message: by None to lose it, or by
-    a list or tuple of messages and bytes. A client in ``missing_from`` vanishes before the given round; the server
+    Every message is encoded and decoded. ``uplink`` and ``downlink`` may replace a message: by None to lose it, or by a
+    list or tuple of messages and bytes. A client in ``missing_from`` vanishes before the given round; the server
     learns it from the deadline, or at once if the client is in ``disconnects`` too. The order of ``inputs`` is the
     order in which clients answer. With ``entropy_seed`` all randomness is repeatable.
 
-    ``sent`` keeps what each client meant to send, and ``told`` what each client accepted: by type, then by client.
+    ``sent`` keeps the true message of each client, and ``told`` the messages that each client accepted: by type, then
+    by client.
     """
 
     params: Parameters
@@ -211,7 +212,7 @@ class Cohort:
     # --- Step by step -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Let everyone who is there advertise its keys."""
+        """Let all present clients advertise their keys."""
         for client_id in self.clients:
             if self._stays(client_id, BEFORE_KEYS):
                 self._from_client(client_id, self._client(client_id).start())
@@ -245,12 +246,12 @@ class Cohort:
         return end
 
     def deliver(self, letters: Mapping[int, Any]) -> None:
-        """Tell each client its message."""
+        """Deliver to each client its message."""
         for client_id, message in letters.items():
             self.tell(client_id, *_listed(self.downlink(client_id, message)))
 
     def tell(self, client_id: int, *messages: Any) -> list[Any]:
-        """Send messages or bytes to a client; return what it releases. A client that was aborted has hung up."""
+        """Send messages or bytes to a client; return its answers. A client that was aborted does not answer."""
         released = []
         for message in messages:
             if self.clients[client_id].phase is ClientPhase.ABORTED:
@@ -281,7 +282,7 @@ class Cohort:
                 self.note(self.server.receive(client_id, arrived))
 
     def note(self, drops: Iterable[ServerEvent]) -> None:
-        """Keep why a client was dropped."""
+        """Record why a client was dropped."""
         for drop in drops:
             assert isinstance(drop, ClientDropped)
             self.dropped.setdefault(drop.client_id, drop)
@@ -302,7 +303,7 @@ class Cohort:
                 assert event.to is SERVER
                 self._check_size(event.message)
                 of_type = self.sent.setdefault(type(event.message), {})
-                assert client_id not in of_type, "a client answers each round once, ever"
+                assert client_id not in of_type, "a client answers each round only once"
                 of_type[client_id] = event.message
                 said.append(event.message)
                 self.forward(client_id, *_listed(self.uplink(client_id, event.message)))
@@ -321,31 +322,31 @@ class Cohort:
         return self.server.session_id
 
     def source(self, name: int | str) -> SeededEntropy:
-        """A machine's randomness, from its beginning."""
+        """Return a machine's randomness, from its beginning."""
         return SeededEntropy(f"{self.entropy_seed}/{name}")
 
     def new_client(self, client_id: int, entropy: SeededEntropy | None = None) -> Client:
-        """A client at its start."""
+        """Return a client at its start."""
         given = self.host_of(client_id) | ({"entropy": entropy} if entropy else {})
         context = self.client_contexts.get(client_id, self.context)
         return Client(self.params, client_id, context=context, nonce=self.nonce, **given)
 
     def new_server(self) -> Server:
-        """A server at its start, with the randomness of the session."""
+        """Return a server at its start, with the randomness of the session."""
         given = self.trust | ({} if self.entropy_seed is None else {"entropy": self.source("server")})
         return Server(self.params, self.inputs.keys(), context=self.context, nonce=self.nonce, **given)
 
     @property
     def trust(self) -> dict[str, Any]:
-        """What everyone knows of everyone's identities."""
+        """Return a directory that knows all clients' identities."""
         return {"directory": directory_of(self.inputs)} if self.params.has_identities else {}
 
     def host_of(self, client_id: int) -> dict[str, Any]:
-        """What the client's host gives it, and gives again when it resumes it."""
+        """Return the arguments that the client's host passes at the start and when it resumes the client."""
         return {**self.trust, "identity": identity_of(client_id)} if self.params.has_identities else {}
 
     def client_in(self, phase: ClientPhase, client_id: int, entropy: SeededEntropy | None = None) -> Client:
-        """A client that has got the recorded messages up to this phase."""
+        """Return a client that has received the recorded messages up to this phase."""
         client = self.new_client(client_id, entropy or self.source(client_id))
         steps: list[Callable[[], object]] = [
             client.start,
@@ -366,7 +367,7 @@ class Cohort:
         return client
 
     def server_in(self, phase: ServerPhase) -> Server:
-        """A server in this phase that has got no message of its round."""
+        """Return a server in this phase that has received no message of its round."""
         server = self.new_server()
         if phase is ServerPhase.ABORTED:
             server.abort()

@@ -25,7 +25,7 @@ from tests.support.sessions import BEFORE_KEYS, NEVER
 
 MAX_CLIENTS = 12
 
-# Around the sizes at which packing, words and their groups change, and anything between.
+# Around the sizes at which packing, words and their groups change, and sizes between them.
 vector_lengths = st.sampled_from([1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129]) | st.integers(1, 200)
 client_ids = st.integers(0, MAX_CLIENT_ID)
 session_ids = st.binary(min_size=32, max_size=32)
@@ -35,14 +35,14 @@ adversaries = st.sampled_from(Adversary)
 
 
 def thresholds(adversary: Adversary, holders: int) -> st.SearchStrategy[int]:
-    """A low threshold lets a session survive many dropouts, a high one shows an error by one."""
+    """Draw thresholds: a low one lets a session survive many dropouts, a high one shows an error by one."""
     lowest = 2 if adversary is Adversary.HONEST_BUT_CURIOUS else max(2, holders // 2 + 1)
     return st.integers(lowest, max(lowest, holders // 2)) | st.integers(lowest, holders)
 
 
 @st.composite
 def parameters(draw, max_clients: int = MAX_CLIENTS, adversaries=adversaries) -> Parameters:
-    """Any parameters of a small session: every ring, wrapping on purpose or wide enough for the sum, in every mode."""
+    """Draw any parameters of a small session: every ring, wrapping on purpose or wide enough, in every mode."""
     num_clients = draw(st.integers(2, max_clients))
     ring_bits = draw(st.integers(1, 64))
     value_bits = draw(st.integers(1, ring_bits))
@@ -61,7 +61,7 @@ def parameters(draw, max_clients: int = MAX_CLIENTS, adversaries=adversaries) ->
 
 @dataclass(frozen=True)
 class Scenario:
-    """One session to run: who takes part with which input, and who vanishes when and how."""
+    """One session to run: the clients with their inputs, and which vanish when and how."""
 
     params: Parameters
     inputs: dict[int, np.ndarray]
@@ -75,13 +75,13 @@ class Scenario:
         )
 
 
-# Two of three clients stay, so that many sessions go on to their end, but few of them with everybody.
+# Two of three clients stay, so that many sessions reach their end, but few of them with all clients.
 _last_rounds = st.sampled_from([NEVER] * 8 + list(range(BEFORE_KEYS, NEVER)))
 
 
 @st.composite
 def sparse_parameters(draw) -> Parameters:
-    """Parameters of a graph in which not everybody is everybody's neighbour."""
+    """Draw parameters of a graph in which not all clients are neighbours."""
     num_clients = draw(st.integers(4, MAX_CLIENTS + 4))
     degree = 2 * draw(st.integers(1, (num_clients - 2) // 2))
     adversary = draw(adversaries)
@@ -98,13 +98,13 @@ def sparse_parameters(draw) -> Parameters:
 
 @st.composite
 def scenarios(draw, parameters=parameters()) -> Scenario:  # noqa: B008 - a strategy is a constant
-    """Any parameters, client ids (in any order), inputs and schedule of dropouts."""
+    """Draw any parameters, client ids (in any order), inputs and schedule of dropouts."""
     params = draw(parameters)
     num_present = draw(st.integers(params.threshold, params.num_clients))
     ids = draw(st.lists(client_ids, min_size=num_present, max_size=num_present, unique=True))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     largest = (1 << params.value_bits) - 1
-    # Inputs of nothing but the largest value are where an overflow would show.
+    # Inputs that all have the largest value would show an overflow.
     low = draw(st.sampled_from([0, largest]))
     inputs = {i: rng.integers(low, largest, params.vector_length, dtype=np.uint64, endpoint=True) for i in ids}
     schedule = draw(st.lists(_last_rounds, min_size=num_present, max_size=num_present))
@@ -143,12 +143,12 @@ def _encrypted_shares(draw, params: Parameters) -> bytes:
 
 @st.composite
 def _consistency_proof(draw, params: Parameters) -> ConsistencyProof:
-    """On a sparse graph with views of any members; on the complete one without."""
+    """Draw a proof: on a sparse graph with views of any members; on the complete one without."""
     consistent = draw(_flags(params))
     signers = draw(st.integers(0, params.degree))
     peers = 0 if params.is_complete else signers
     common = _repeated((len(consistent) + 7) // 8, peers)
-    # What is not in the receiver's own neighbourhood: at most all of each view.
+    # Members outside the receiver's own neighbourhood: at most all of each view.
     others = st.integers(0, peers * len(consistent)).flatmap(lambda count: _repeated(32, count))
     return ConsistencyProof(draw(session_ids), consistent, draw(_repeated(64, signers)), draw(common), draw(others))
 
@@ -169,7 +169,7 @@ def _unmasking_shares(draw, params: Parameters) -> UnmaskingShares:
 
 
 def client_messages(params: Parameters) -> st.SearchStrategy:
-    """Well-formed messages that a client of such a session may send, whatever they say."""
+    """Draw well-formed messages that a client of such a session may send, with any content."""
     key, digest, signature = _repeated(32, 1), _repeated(32, 1), _repeated(64, 1)
     signed = (key, signature) if params.is_signed else ()
     messages = [
@@ -184,7 +184,7 @@ def client_messages(params: Parameters) -> st.SearchStrategy:
 
 
 def server_messages(params: Parameters) -> st.SearchStrategy:
-    """Well-formed messages that the server of such a session may send, whatever they say."""
+    """Draw well-formed messages that the server of such a session may send, with any content."""
     messages = [
         _peer_keys(params),
         st.builds(PeerShares, session_ids, _flags(params), _encrypted_shares(params)),

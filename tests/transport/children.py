@@ -1,4 +1,4 @@
-"""Children of the tests, and the lines of JSON that they say."""
+"""Child processes of the tests, and their output: lines of JSON."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, its children not counted."""
+    """Return the CPU seconds that a process has used, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def may_open(files: int) -> bool:
-    """Raise the limit on open files, as far as it is allowed, and inherited by children; whether it suffices."""
+    """Raise the limit on open files as far as allowed, also for children; return whether it suffices."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < files and (hard == resource.RLIM_INFINITY or hard >= files):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
@@ -28,7 +28,7 @@ def may_open(files: int) -> bool:
 
 
 class Child:
-    """One process of ours; ``before`` is what it is started by, if not directly. Close it, whatever happens."""
+    """A child process; ``before`` is the command that starts it, if any. Close it in all cases."""
 
     def __init__(self, module, role, *, before=(), **options):
         # One thread each: many processes share few cores.
@@ -49,7 +49,7 @@ class Child:
 
     @property
     def pid(self):
-        """The system's number of the process."""
+        """Return the system's number of the process."""
         return self._process.pid
 
     def _read(self):
@@ -62,21 +62,23 @@ class Child:
             self._changed.notify_all()
 
     def wait_for(self, key, seconds=60, *, count=1):
-        """The ``count``-th line that has the key."""
+        """Return the ``count``-th line that has the key."""
         end = time.monotonic() + seconds
         with self._changed:
             while len(found := [line for line in self.lines if key in line]) < count:
                 if self._ended or not self._changed.wait(end - time.monotonic()):
-                    raise AssertionError(f"it never said {key!r}, but {[str(line)[:80] for line in self.lines[-3:]]}")
+                    raise AssertionError(
+                        f"it never printed {key!r}, but {[str(line)[:80] for line in self.lines[-3:]]}"
+                    )
         return found[count - 1]
 
     def go(self):
-        """The word that it waits for."""
+        """Send the word that the process waits for."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
     def close(self):
-        """End it, if it has not ended."""
+        """End the process, if it has not ended."""
         self._process.kill()
         self._process.wait()
         self._reader.join()

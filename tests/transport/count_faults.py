@@ -1,6 +1,6 @@
 """Sessions with injected faults, counted: python -m tests.transport.count_faults [--sessions 48] [--first-seed 0]
 
-Sessions through a proxy that spoils bytes, and the kill matrix. A wrong sum ends it with exit code 1.
+Sessions through a proxy that spoils bytes, and the kill matrix. A wrong sum ends the run with exit code 1.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tests.transport.test_tcp_faults import AT_ONCE, CLIENTS, check, session
 
 
 async def through_the_proxy(certs, seeds):
-    """Counts of outcomes, and how many faults there were. AssertionError for a wrong sum."""
+    """Return counts of outcomes and the number of faults. AssertionError for a wrong sum."""
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def one(seed):

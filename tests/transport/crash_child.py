@@ -1,7 +1,7 @@
-"""A whole session in a process of its own that is killed with SIGKILL: at one of its journals' operations, or any time.
+"""A whole session in a process that is killed with SIGKILL: at one of its journals' operations, or at any time.
 
-What it says is on the disk before it is said, in a log beside the journals: what the test then knows of it is what
-others could have heard.
+Each statement is on the disk before it is sent, in a log beside the journals: the log tells the test what others could
+have received.
 """
 
 import json
@@ -43,7 +43,7 @@ class LoggedEvidence(Evidence):
 
 
 def read_log(path: Path) -> tuple[Evidence, list[str]]:
-    """What a killed process had said, and which ends it had announced."""
+    """Return what a killed process had sent, and which ends it had announced."""
     evidence, ends = Evidence(), []
     for line in path.read_text().splitlines():
         match json.loads(line):
@@ -59,7 +59,7 @@ def read_log(path: Path) -> tuple[Evidence, list[str]]:
 
 
 def finish(files: Path, mode: str, log: Path) -> Completed | Aborted:
-    """Start everything again from a killed process's files, and run to the end; what it said must still hold."""
+    """Restart everything from a killed process's files, and run to the end; its earlier statements must still hold."""
     evidence, ends = read_log(log)
     world = World(MODES[mode], files, "after", evidence=evidence)
     try:

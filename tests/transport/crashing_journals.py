@@ -1,4 +1,4 @@
-"""Journals that end the process, or what stands for it, at one of their operations."""
+"""Journals that end the process, or raise in its place, at one of their operations."""
 
 import contextlib
 import tempfile
@@ -10,19 +10,19 @@ from transport.durable.server_journal import Journal
 
 
 class CrashError(Exception):
-    """The process ended here, as far as the test is concerned."""
+    """The process ended here, in the test's model."""
 
 
 @contextlib.contextmanager
 def journal_directory() -> Iterator[Path]:
-    """A directory in memory where there is one: that the disk is waited for is SQLite's affair, and slow."""
+    """Return a directory in memory if there is one: waiting for the disk is SQLite's task, and slow."""
     memory = Path("/dev/shm")  # noqa: S108
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
         yield Path(directory)
 
 
 class CrashingJournal(Journal):
-    """Ends the process before or after the k-th of its operations. Half of them are inside what a host calls one."""
+    """A journal that ends the process before or after the k-th operation. Half of these are inside a host's call."""
 
     crash_at = -1
     operations = 0

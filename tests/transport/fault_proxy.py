@@ -1,4 +1,4 @@
-"""A TCP proxy that spoils the bytes it passes on, by a seed."""
+"""A TCP proxy that spoils the bytes that pass through it, by a seed."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from enum import Enum, unique
 
 @unique
 class Spoil(Enum):
-    """What happens to a chunk of bytes on its way."""
+    """Kinds of faults for a chunk of bytes."""
 
     DELAY = "it comes late"
     CUT = "the connection is reset instead"
@@ -23,13 +23,13 @@ class Spoil(Enum):
 
 @dataclass(frozen=True)
 class Faults:
-    """How often what happens.
+    """Rates and limits of faults.
 
     Attributes:
         rate: the probability that a chunk is spoiled.
-        most: so many in all; then the proxy is faithful.
-        stall_seconds: how long STALL holds on.
-        kinds: what may happen.
+        most: maximum number of faults; afterwards the proxy passes everything.
+        stall_seconds: duration of STALL.
+        kinds: the faults that may happen.
     """
 
     rate: float = 0.1
@@ -39,7 +39,7 @@ class Faults:
 
 
 class FaultProxy:
-    """Listens on loopback and passes connections on to ``port`` there, faults included. An async context manager.
+    """A proxy on loopback that passes connections on to ``port`` there, with faults. An async context manager.
 
     Chunks are cut at random places, so that frames and TLS records arrive in pieces.
     """
@@ -48,7 +48,7 @@ class FaultProxy:
         self._target = port
         self._random = random.Random(seed)
         self._faults = faults or Faults()
-        # Its own, since a server of asyncio's loses what arrives while it is closed.
+        # The proxy has its own server, since a closed asyncio server loses what arrives.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self._tasks: set[asyncio.Task[None]] = set()

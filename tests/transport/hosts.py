@@ -37,7 +37,7 @@ def greet(host: SessionHost, client_id: int = 0, hello: link.Hello | None = None
 
 
 def first_message(host: SessionHost, client_id: int = 0) -> tuple[ClientHost, bytes]:
-    """A client that has taken the offer, and its first frame."""
+    """Return a client that has accepted the offer, and its first frame."""
     client = new_client(client_id)
     client.connected()
     (offer,) = greet(host, client_id)
@@ -46,7 +46,7 @@ def first_message(host: SessionHost, client_id: int = 0) -> tuple[ClientHost, by
 
 
 def run_to_the_end(host: SessionHost, clients: dict[int, ClientHost], missing: tuple[int, ...] = ()) -> None:
-    """Everything is delivered at once; the missing ones are waited for until the deadlines."""
+    """Deliver everything at once; wait for the missing clients until the deadlines."""
     now = 1.0
     for client_id, client in clients.items():
         host.connected(client_id, now)

@@ -1,4 +1,4 @@
-"""The kill matrix: sessions over TLS whose server process is killed at a point, and started again on its journal."""
+"""The kill matrix: sessions over TLS whose server process is killed at a point and restarted on its journal."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ RETRY = Retry(first=0.02, longest=0.15, give_up=40)
 
 @dataclass(frozen=True)
 class Run:
-    """One session: where its server is killed, and how large it is, from a seed."""
+    """One session: the point where its server is killed, and its size, from a seed."""
 
     seed: int
     point: str
@@ -43,7 +43,7 @@ class Run:
 
 
 def matrix():
-    """Every kind of point, early, midway and late; with a session of n clients there are n messages a round."""
+    """Return every kind of point, early, midway and late; a session of n clients has n messages in a round."""
     runs = []
 
     def add(point, number):
@@ -108,11 +108,11 @@ class Servers:
                 self._changed.notify_all()
 
     def start(self, run, **order):
-        """Start a server; tell of it under the name ``run``."""
+        """Start a server; report it under the name ``run``."""
         self._process.stdin.write((json.dumps({"run": run, **order}) + "\n").encode())
 
     async def told(self, run, key):
-        """What is told of it, once it is."""
+        """Return the value that the run's server reports for ``key``, once it does."""
         async with asyncio.timeout(40), self._changed:
             await self._changed.wait_for(lambda: key in self._told.get(run, {}))
         return self._told[run][key]
@@ -124,7 +124,7 @@ def free_port():
 
 
 async def kill_and_resume(run, servers, directory, certs):
-    """One session; gives what came of it: "exact", "over before the kill", or an abort. A wrong sum raises."""
+    """Play one session; return "exact", "over before the kill", or an abort. A wrong sum raises."""
     params = make_params(run.clients, run.clients // 2 + 1, vector_length=run.length)
     inputs = random_inputs(params, run.seed)
     port = free_port()
@@ -156,7 +156,7 @@ async def kill_and_resume(run, servers, directory, certs):
                 os.kill(await servers.told(first, "pid"), signal.SIGKILL)
         ended = await servers.told(first, "ended")
         assert ended == -signal.SIGKILL or (run.point == "time" and ended == 0), (run, ended)
-        # As an application does: once its sum is there, a session is not run again.
+        # As in an application: once its sum is there, a session is not run again.
         again = ended and not (run.point == "time" and list(result.glob("whole-*")))
         if again:
             servers.start(second, **order)
@@ -169,20 +169,20 @@ async def kill_and_resume(run, servers, directory, certs):
         await asyncio.gather(*clients, return_exceptions=True)
     assert not Path(order["journal"]).exists() or (ended and not again), run
     saved = [json.loads(path.read_text()) for path in result.glob("whole-*")]
-    # Killed after it was saved, the sum comes a second time, and is the same.
+    # If it was killed after saving, the sum comes a second time, and is the same.
     assert len(saved) == (2 if (run.point, run.number) == ("save", 1) else 1), run
     for found in saved:
         if found["outcome"] != "Completed":
             return found["outcome"]
         assert found["sum"] == exact_sum(params, [inputs[i] for i in found["included"]]), run
-        # Nobody was lost, and nobody waited in vain.
+        # No client was lost, and none waited in vain.
         assert found["included"] == list(inputs), run
     assert {end.code for end in ends} == {link.EndCode.COMPLETED}, run
     return "exact" if ended else "over before the kill"
 
 
 async def run_matrix(runs):
-    """Counts of what came of each."""
+    """Run the matrix; return counts of the outcomes."""
     turn = asyncio.Semaphore(AT_ONCE)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

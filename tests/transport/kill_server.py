@@ -1,7 +1,7 @@
-"""Servers that are killed: a process that has imported everything forks one for each order that it reads, a line each.
+"""Servers that are killed: a process that has imported everything forks one for each order, one line each.
 
-An order is ``{"run": ..., "port": ..., "kill_at": ["commit", 3], ...}``; what is told on stdout are lines of the same
-run: ``pid`` when it starts, ``listening``, and ``ended`` with the wait status.
+An order is ``{"run": ..., "port": ..., "kill_at": ["commit", 3], ...}``; the lines on stdout have the same run: ``pid``
+when it starts, ``listening``, and ``ended`` with the wait status.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def die():
 
 
 def arm(point, number):
-    """Have this process die at a point: before or after the n-th time that it gets there."""
+    """Make this process die at a point: before or after it gets there for the n-th time."""
     left = number
 
     def watched(owner, name, *, after=False, counts=lambda *_: True):
@@ -55,7 +55,7 @@ def arm(point, number):
 
     match point:
         case "message":
-            # It went into the machine, and is not durable yet.
+            # The message went into the machine, and is not durable yet.
             watched(SessionHost, "frame_received", after=True, counts=is_message)
         case "before-commit":
             watched(SessionHost, "commit", counts=lambda host, now: host.commit_blocks)
@@ -76,7 +76,7 @@ def arm(point, number):
             watched(SessionHost, "finish", after=bool(number))
             left = 0
         case "end":
-            # So many clients have been told of the end.
+            # This number of clients has been told of the end.
             watched(Connection, "send", counts=lambda connection, parts: parts[0][:1] == END)
         case "none" | "save" | "time":
             pass
@@ -85,7 +85,7 @@ def arm(point, number):
 
 
 def save(path, kill_before, kill_after, report):
-    """What an application does with its sum."""
+    """Save the sum, as an application does."""
     if kill_before:
         die()
     outcome = report.outcome

@@ -1,4 +1,4 @@
-"""A session in memory whose inputs are so long that they go in pieces, stopped where each client announces its own."""
+"""A session in memory whose inputs are so long that they go in pieces; it stops where each client announces its own."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ PARAMS = make_params(4, 2, vector_length=400_000)
 
 
 class LargeInputs:
-    """Four clients that have said LARGE; nothing of it has reached the server.
+    """Four clients that have sent LARGE; nothing of their inputs has reached the server.
 
     Attributes:
-        large: what each has said.
-        now: the time at which all of this happens.
+        large: the LARGE frame of each client.
+        now: the time of all events.
     """
 
     def __init__(self) -> None:
@@ -32,32 +32,32 @@ class LargeInputs:
             self._exchange(hold=True)
 
     def connect(self, client_id: int) -> None:
-        """A new connection of this client, up to its HELLO."""
+        """Open a new connection of this client, up to its HELLO."""
         self.clients[client_id].left()
         self.host.left(client_id, self.now)
         self.host.connected(client_id, self.now)
         self.up(client_id, *self.clients[client_id].connected())
 
     def up(self, client_id: int, *frames: link.ClientFrame | tuple) -> None:
-        """Frames of this client arrive at the server."""
+        """Deliver frames of this client to the server."""
         for frame in frames:
             payload = b"".join(frame if isinstance(frame, tuple) else link.encode(frame))
             self.host.frame_received(client_id, payload, self.now)
 
     def pieces(self, client_id: int) -> list[_pieces.Piece]:
-        """The whole input of this client in pieces, as it would send them."""
+        """Return the whole input of this client in pieces, as it would send them."""
         client, large = self.clients[client_id], self.large[client_id]
         body = b"".join(client._answer)
         starts = range(0, large.size, _pieces.PIECE_BYTES)
         return [_pieces.Piece(start, body[start : start + _pieces.PIECE_BYTES]) for start in starts]
 
     def send_input(self, client_id: int) -> None:
-        """This client's input arrives; what the server answers does not."""
+        """Deliver this client's input, but not the server's answer."""
         self.up(client_id, self.large[client_id], *self.pieces(client_id))
         self.host.commit(self.now)
 
     def from_server(self, client_id: int) -> list[link.ServerFrame]:
-        """What the server now sends this client; the client answers, and what the server sends then is added."""
+        """Return the server's frames to this client, including those after the client's answers."""
         received = []
         while outgoing := self.host.commit(self.now):
             for out in outgoing:
@@ -67,7 +67,7 @@ class LargeInputs:
         return [frame for frame in received if not isinstance(frame, link.Offer)]
 
     def run(self, *missing: int) -> None:
-        """Everybody but the missing ones sends all that is due, to the end; what was held up first."""
+        """Run to the end: all clients but the missing ones send all that is due, first what was held up."""
         for client_id in self.clients.keys() - set(missing):
             self.connect(client_id)
         while self.host.outcome is None or self.host.untold - set(missing):

@@ -1,7 +1,7 @@
 """A server's host and its clients' hosts in memory and virtual time: connections, losses, crashes, in a seeded order.
 
-What ever left a host is kept (`Evidence`), over all its incarnations: a server must never say two different things
-under one number, a client never give two answers, and what was acknowledged must still be there.
+Everything that leaves a host is recorded (`Evidence`), over all its restarts: a server must never send two different
+messages under one number, a client must never give two answers, and acknowledged messages must still be there.
 """
 
 import random
@@ -41,7 +41,7 @@ MODES = {
 
 @dataclass
 class Evidence:
-    """What was said, by (client, sequence number)."""
+    """All messages sent, by (client, sequence number)."""
 
     down: dict[tuple[int, int], bytes] = field(default_factory=dict)
     up: dict[tuple[int, int], bytes] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Evidence:
 
     def note(self, said: dict[tuple[int, int], bytes], client_id: int, message: link.Message | _pieces.Large) -> None:
         if isinstance(message, _pieces.Large):
-            # Of a large one the SHA-256 was said.
+            # For a large one, the SHA-256 was sent.
             message = link.Message(message.head[1], message.digest)
         body = b"".join(message.body) if isinstance(message.body, tuple) else bytes(message.body)
         assert said.setdefault((client_id, message.sequence), body) == body, "two different messages under one number"
@@ -60,7 +60,7 @@ class Evidence:
         self.acknowledged.add((client_id, sequence))
 
     def note_input(self, client_id: int, vector: np.ndarray) -> None:
-        """The last one that was asked for is the one that counts: none is asked for once an answer is stored."""
+        """Record an input. The last request counts: no input is requested once an answer is stored."""
         self.inputs[client_id] = vector
 
     def note_outcome(self, outcome: Completed | Aborted) -> None:
@@ -70,7 +70,7 @@ class Evidence:
         return Evidence(dict(self.down), dict(self.up), set(self.acknowledged), dict(self.inputs), list(self.outcomes))
 
     def check_end(self, params: Parameters) -> Completed | Aborted:
-        """The outcome: the exact sum of what was put in, or an abort; the same whenever it was given."""
+        """Check the outcome: the exact sum of the inputs, or an abort; the same each time it was reported."""
         first, *others = self.outcomes
         assert all(other == first for other in others)
         if isinstance(first, Completed):
@@ -80,7 +80,7 @@ class Evidence:
 
 @dataclass
 class Wire:
-    """One connection: what is on its way, each way."""
+    """One connection: the bytes on their way in both directions."""
 
     number: int
     up: deque[bytes] = field(default_factory=deque)
@@ -88,7 +88,7 @@ class Wire:
 
 
 class World:
-    """One session. ``durable`` clients have a journal, the others begin anew after a crash."""
+    """One session. ``durable`` clients have a journal, the others start again after a crash."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class World:
         for client_id in range(params.num_clients):
             self.start_client(client_id)
 
-    # Processes start, and end.
+    # Starts and ends of processes.
 
     def start_server(self) -> None:
         self.journal = CrashingJournal(self.directory / "server.journal")
@@ -148,7 +148,7 @@ class World:
 
     def _client_arguments(self, client_id: int) -> dict:
         signed = self.params.adversary is Adversary.MALICIOUS
-        # Who has no journal remembers nothing at all.
+        # A client without a journal remembers nothing.
         path = None if client_id in self.forgetful else self.directory / "participation.db"
         return {
             "identity": identity_of(client_id) if signed else None,
@@ -183,7 +183,7 @@ class World:
         if host._journal is not None:
             host._journal.close()
         elif self.evidence.up.keys() & {(client_id, 0)}:
-            # It begins anew, with other keys, and must be refused.
+            # It starts again, with other keys, and must be refused.
             for key in [key for key in self.evidence.up if key[0] == client_id]:
                 del self.evidence.up[key]
         self.lose(client_id, server_notices=self.rng.random() < 0.5)
@@ -256,11 +256,11 @@ class World:
     # Schedules.
 
     def settle(self, steps: int = 20_000) -> Completed | Aborted:
-        """No more faults: run to the end. Whoever is gone is waited for until the deadline."""
+        """Run to the end without more faults. Missing clients are waited for until the deadline."""
         for _ in range(steps):
             over = self.gone | {i for i, client in self.clients.items() if client.finished}
             if self.server.outcome is not None and self.server.untold <= over:
-                # One that was resumed with its outcome has perhaps nothing more to commit.
+                # A server that was resumed with its outcome may have nothing more to commit.
                 self.evidence.note_outcome(self.server.outcome)
                 return self.evidence.check_end(self.params)
             if not self.step_without_faults():
@@ -270,7 +270,7 @@ class World:
         raise AssertionError(f"no end: {self.server.status}, untold {self.server.untold}, clients {phases}")
 
     def step_without_faults(self) -> bool:
-        """Everything that is due, once; whether anything was."""
+        """Do everything that is due, once; return whether anything was."""
         acted = False
         for client_id, host in list(self.clients.items()):
             if client_id not in self.gone and not host.finished and client_id not in self.wires:
@@ -287,7 +287,7 @@ class World:
             while client_id in self.wires and self.wires[client_id].down:
                 self.deliver_down(client_id)
                 acted = True
-        # A connection that the server closed ends once what was on it is read.
+        # A connection that the server closed ends after its last bytes are read.
         for client_id in list(self.wires):
             if self.server._conversations.links[client_id].connection != self.wires[client_id].number:
                 self.lose(client_id)
@@ -295,7 +295,7 @@ class World:
         return acted
 
     def random_step(self, fault_rate: float) -> None:
-        """One thing happens: a fault, or what was due."""
+        """Do one thing: a fault, or something that is due."""
         rng = self.rng
         self.now += rng.random() * 2
         if rng.random() < fault_rate:
@@ -346,7 +346,7 @@ class World:
                 host._journal.close()
 
     def snapshot(self, target: Path) -> None:
-        """The files as they are now, in the middle of whatever is going on: what a power cut would leave."""
+        """Copy the files as they are at this moment: the state after a power cut."""
         target.mkdir()
         for path in self.directory.iterdir():
             if path.is_file():
@@ -354,7 +354,7 @@ class World:
         (target / "key").chmod(0o600)
 
     def restarted_from(self, files: Path) -> "World":
-        """All processes start again from these files; nothing that was on its way arrives."""
+        """Restart all processes from these files; everything that was on its way is lost."""
         return World(self.params, files, self.rng.random(), forgetful=self.forgetful, evidence=self.evidence.copy())
 
 
@@ -362,7 +362,7 @@ FAULTS = ("lose", "half-open", "duplicate", "server", "server inside", "client",
 
 
 def run_schedule(mode: str, seed: int, fault_rate: float = 0.06) -> tuple[Completed | Aborted, int]:
-    """One session with faults in a seeded order; its outcome, checked, and how many processes crashed."""
+    """Run one session with faults in a seeded order; return its checked outcome and how many processes crashed."""
     with journal_directory() as directory:
         # In a third of the sessions one client has no journal, and does not survive its crashes.
         world = World(MODES[mode], directory, (mode, seed), forgetful=(0,) if seed % 3 == 0 else ())

@@ -1,12 +1,12 @@
-"""What strangers, late clients, many clients and waiting clients cost a server: figures for people, as lines of JSON.
+"""The cost of strangers, late clients, many clients and waiting clients for a server, as lines of JSON.
 
     python -m tests.transport.load strangers [--idle 2000] [--a-second 40]
     python -m tests.transport.load late [--late 180] [--seconds 60]
     python -m tests.transport.load clients NUMBER VALUES [--sparse] [--unmasked]
     python -m tests.transport.load hour [--clients 100] [--seconds 3600]
 
-All over TLS on loopback. In `late` and `clients` the server is a process of its own, so that its CPU seconds are its
-own; in the other two it shares one with the clients.
+All over TLS on loopback. In `late` and `clients` the server is a separate process, so that its CPU seconds are its own;
+in the other two it shares a process with the clients.
 """
 
 import argparse
@@ -37,17 +37,17 @@ from transport.tcp import Limits, Retry, SessionServer
 from transport.tcp.connection import Connection
 
 CHILD = "tests.transport.load_child"
-# The clients' own is one of them.
+# The clients' own process is one of them.
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
-# Each once for each client, in a session without dropouts. Their bounds are a little above their sizes, so that what
-# goes over the wire may be some 0.1% below them.
+# Each once for each client, in a session without dropouts. The bounds are a little above the sizes, so the bytes on the
+# wire may be some 0.1% below them.
 MESSAGES = (AdvertiseKeys, PeerKeys, ShareKeys, PeerShares, MaskedInput, SurvivorList, UnmaskingShares)
 
 # --- Strangers ------------------------------------------------------------------------------------------------------
 
 
 class Strangers:
-    """Sockets that are opened and never say anything; those that the server closes are not opened anew."""
+    """Sockets that are opened and never send anything; those that the server closes are not opened again."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -55,7 +55,7 @@ class Strangers:
         self.opened = 0
 
     async def open(self, number: int) -> None:
-        """So many more, from all addresses by turns."""
+        """Open ``number`` more, from all addresses in turn."""
         for _ in range(number):
             address = ADDRESSES[self.opened % len(ADDRESSES)]
             with contextlib.suppress(OSError):
@@ -64,13 +64,13 @@ class Strangers:
             self.opened += 1
 
     async def keep_coming(self, a_second: int) -> None:
-        """So many more a second, without end."""
+        """Open ``a_second`` more each second, without end."""
         while True:
             await asyncio.sleep(0.1)
             await self.open(a_second // 10)
 
     def close(self) -> None:
-        """End them all."""
+        """Close all of them."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -80,9 +80,9 @@ class Besieged:
     """Sessions beside strangers.
 
     Attributes:
-        opened: how many connections strangers opened; of all,
-        accepted: so many were accepted.
-        held: how many the server held at the beginning of a session, at most.
+        opened: how many connections strangers opened,
+        accepted: and how many of these were accepted.
+        held: maximum number that the server held at the beginning of a session.
         refusals: connections that the server refused or ended, by reason.
         seconds: from each client's start until the server told it that it is in.
         included: how many inputs were in each session's sum. All sums were exact.
@@ -126,7 +126,7 @@ async def beside_strangers(
                     await asyncio.gather(server.run(host, pool), *joining)
                 assert check_exact(params, inputs, host.outcome)
                 included.append(len(host.outcome.included))
-                # Nobody was cut off and had to come again.
+                # No client was cut off and had to come again.
                 assert host.counters.connections == clients
         finally:
             coming.cancel()
@@ -136,12 +136,12 @@ async def beside_strangers(
     return Besieged(strangers.opened, accepted, max(held), refusals, seconds, included)
 
 
-# --- Processes of their own -------------------------------------------------------------------------------------------
+# --- Separate processes -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def children() -> Iterator[Any]:
-    """Start children by role and options; all are ended."""
+    """Start children by role and options; end all of them at the end."""
     started: list[Child] = []
 
     def start(role: str, **options: Any) -> Child:
@@ -159,11 +159,11 @@ def come_late(certs: Path, *, live: int, late: int, seconds: float, settle: floa
     """Measure the server while a session waits for ``live`` inputs, before and after ``late`` clients have come.
 
     Args:
-        certs: of all clients.
+        certs: certificates of all clients.
         live: clients in the first session.
-        late: clients that come when its first phase is over, and are in the second.
-        seconds: for how long each share is measured,
-        settle: and so long after the last event.
+        late: clients that come when its first phase is over, and join the second.
+        seconds: duration of each measurement,
+        settle: and the pause after the last event.
     """
     admit = 1.0
     shared = {
@@ -210,11 +210,11 @@ def come_late(certs: Path, *, live: int, late: int, seconds: float, settle: floa
 def many_clients(
     certs: Path, number: int, length: int, *, sparse: bool = False, unmasked: bool = False, processes: int = 3
 ) -> dict[str, Any]:
-    """Measure a server's process through one session of so many clients.
+    """Measure a server's process through one session of ``number`` clients.
 
     Handshakes may take half a minute instead of ten seconds: all clients come at once, and share the server's cores.
     """
-    # What `secagg serve` plans with: few neighbours need a reserve.
+    # The plan of `secagg serve`: few neighbours need a reserve.
     graph, dropout = (GraphKind.SPARSE, 0.05) if sparse else (GraphKind.COMPLETE, 0.0)
     plan = secagg.plan(num_clients=number, vector_length=length, value_bits=16, graph=graph, dropout=dropout)
     params = plan.parameters
@@ -258,7 +258,7 @@ def many_clients(
 
 
 async def wait_for_hours(certs: Path, *, clients: int, seconds: float) -> dict[str, Any]:
-    """Let clients wait for a session in virtual time, with the default limits; then run it, which has to be exact.
+    """Let clients wait for a session in virtual time, with the default limits; then run it: its sum must be exact.
 
     Needs a `VirtualTimeLoop`.
     """
@@ -278,7 +278,7 @@ async def wait_for_hours(certs: Path, *, clients: int, seconds: float) -> dict[s
         port = server.addresses[0][1]
         joining = [asyncio.create_task(join(port, inputs[i], certs, i, **options)) for i in inputs]
         await server.gather(clients)
-        # What they say on arrival is told.
+        # The frames on their arrival are delivered.
         await asyncio.sleep(1)
         connections = [visit.connection for visit in server._lobby.visits]
         before = sum(one.bytes_received + one.bytes_sent for one in connections)
@@ -307,7 +307,7 @@ async def wait_for_hours(certs: Path, *, clients: int, seconds: float) -> dict[s
 
 
 def wait(certs: Path, *, clients: int, seconds: float) -> dict[str, Any]:
-    """`wait_for_hours` in a loop of its own."""
+    """Run `wait_for_hours` in its own loop."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(wait_for_hours(certs, clients=clients, seconds=seconds))
 
@@ -316,7 +316,7 @@ def wait(certs: Path, *, clients: int, seconds: float) -> dict[str, Any]:
 
 
 def strangers(certs: Path, *, clients: int, sessions: int, **options: Any) -> dict[str, Any]:
-    """`beside_strangers` with the default limits, and what people want to know of it."""
+    """Run `beside_strangers` with the default limits; return the figures for people."""
     found = asyncio.run(beside_strangers(certs, limits=Limits(), clients=clients, sessions=sessions, **options))
     return {
         "sessions": sessions,

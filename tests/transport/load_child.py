@@ -1,6 +1,6 @@
-"""Processes of the load and partition tests: a server of many sessions, many clients, or one that waits for the word.
+"""Processes of the load and partition tests: a server of many sessions, many clients, or one that waits for a word.
 
-What happens is told on stdout, a line of JSON each; the word is a line on stdin.
+Events are printed on stdout, one line of JSON each; the word is a line on stdin.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def vector_of(client_id, params):
 
 
 def usage():
-    """Memory now and at most, in bytes, how many files are open, and the CPU seconds so far."""
+    """Return memory now and at its peak, in bytes, the number of open files, and the CPU seconds so far."""
     with open("/proc/self/status") as file:
         found = dict(line.split(":", 1) for line in file)
     memory, most = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
@@ -56,7 +56,7 @@ def params_of(options):
 
 
 async def serve(options):
-    """So many sessions, one after the other; with ``gather`` each when so many clients wait for it."""
+    """Serve sessions one after the other; with ``gather`` each starts when enough clients wait for it."""
     params = params_of(options)
     seconds = options.get("seconds", 60)
     phases = replace(deadlines(seconds), advertise_keys=options.get("admit", seconds))
@@ -81,13 +81,13 @@ async def serve(options):
                 host = SessionHost(params, deadlines=phases, now=now(), number=number)
                 await server.run(host, pool, watch)
                 assert host.outcome is not None
-                # Connections of the next session may be there already, and after the last one none.
+                # Connections of the next session may be there already; after the last one there are none.
                 async with asyncio.timeout(30):
                     while number == options["sessions"] - 1 and server.num_connections:
                         await asyncio.sleep(0.005)
                 # A socket is closed a moment after its connection's end.
                 await asyncio.sleep(0.005)
-                # Before the check, which takes memory itself.
+                # Before the check, which itself takes memory.
                 used = usage()
                 included = list(getattr(host.outcome, "included", ()))
                 expected = sum(vector_of(i, params) for i in included)
@@ -103,7 +103,7 @@ async def serve(options):
 
 
 def without_masks():
-    """Clients that leave out the masks and agree on keys by a hash: a server's work is the same, the sum is garbage."""
+    """Make clients omit the masks and agree on keys by a hash: the server's work is the same, the sum is garbage."""
     mock.patch.object(SecretKey, "exchange", _hashed).start()
     mock.patch.object(states, "accumulate", _left_out).start()
 
@@ -120,7 +120,7 @@ def _left_out(vector, masks):
 
 
 async def join(options):
-    """Clients of a range, each in so many sessions from the ``first`` on; with ``hold`` inputs wait for a word, too."""
+    """Join as a range of clients, in sessions from ``first`` on; with ``hold`` inputs wait for a word, too."""
     params = params_of(options)
     retry = Retry(first=0.1, longest=1, give_up=90)
     tls = {i: Credentials.of_client(options["certs"], i) for i in options["own"]}
@@ -146,7 +146,7 @@ async def join(options):
     say(ready=True)
     sys.stdin.readline()
     if options.get("hold"):
-        # Each that is held has a thread.
+        # Each held input has a thread.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(len(tls) + 2))
         threading.Thread(target=lambda: (sys.stdin.readline(), released.set()), daemon=True).start()
     else:
@@ -156,7 +156,7 @@ async def join(options):
 
 
 async def one(options):
-    """One client; it makes its input when it gets the word."""
+    """Join as one client; it makes its input when it gets the word."""
     params = params_of(options)
 
     def provide(offer):

@@ -1,4 +1,4 @@
-"""What the tests of the network share: a deployment's certificates, sessions in one process, quick limits."""
+"""Shared by the tests of the network: a deployment's certificates, sessions in one process, short limits."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ EAGER = Retry(first=0.02, longest=0.3, give_up=5)
 
 
 def deadlines(seconds: float) -> Deadlines:
-    """The same for each phase."""
+    """Return the same deadline for each phase."""
     return Deadlines(
         advertise_keys=seconds,
         share_keys=seconds,
@@ -41,14 +41,14 @@ def deadlines(seconds: float) -> Deadlines:
 
 
 def deployment(directory: Path, num_clients: int) -> Path:
-    """Certificates for a server on loopback and its clients."""
+    """Make certificates for a server on loopback and its clients."""
     Authority.create(directory).issue(server_names=["localhost", "127.0.0.1"], client_ids=range(num_clients))
     return directory
 
 
 @dataclass
 class Serving:
-    """A session that is being served in this process."""
+    """A session that is served in this process."""
 
     port: int
     task: "asyncio.Task[NetworkReport]"
@@ -57,7 +57,7 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def served(params: Parameters, certs: Path | Any, **options: Any) -> AsyncIterator[Serving]:
-    """Serve a session on a port of the system's choice; what is still going on at the end is cancelled."""
+    """Serve a session on a port of the system's choice; cancel everything that still runs at the end."""
     tls = Credentials.of_server(certs) if isinstance(certs, Path) else certs
     listening = asyncio.get_running_loop().create_future()
     options = {"deadlines": deadlines(5), "limits": QUICK, "workers": 1, "address": ("127.0.0.1", 0)} | options
@@ -80,13 +80,13 @@ async def join(port: int, vector: Any, certs: Path | Any, client_id: int, **opti
 
 
 async def raw_stream(port: int, certs: Path, client_id: int) -> Stream:
-    """A client's connection with nothing said on it yet."""
+    """Open a client's connection on which nothing has been sent."""
     context = client_context(Credentials.of_client(certs, client_id))
     return await connect_stream("127.0.0.1", port, context, handshake_seconds=3, stall_seconds=3)
 
 
 def check_exact(params: Parameters, inputs: Mapping[int, np.ndarray], outcome: Any) -> bool:
-    """Never a wrong sum; whether there is one."""
+    """Assert that a sum is exact; return whether there is one."""
     if isinstance(outcome, Completed):
         assert outcome.sum.tolist() == exact_sum(params, [inputs[i] for i in outcome.included])
         return True

@@ -1,4 +1,4 @@
-"""A server or clients of the process tests, in a process of their own: what happens is told on stdout, a line each.
+"""A server or clients of the process tests, in a separate process: events are printed on stdout, one line each.
 
 python -m tests.transport.network_child serve '{"port": ..., ...}'
 python -m tests.transport.network_child join '{"port": ..., ...}'
@@ -62,7 +62,7 @@ async def serve(options):
 
 
 def stop_before(options):
-    """At its message of the given number, before or after it is sent, the process says so and waits to be killed."""
+    """Let the process stop at its message of the given number, before or after sending it, and wait to be killed."""
     stop_at, after = options.get("stop_at"), options.get("after", False)
     send = Connection.send
 

@@ -1,4 +1,4 @@
-"""Certificates that are renewed, or made as if it were another day; and what was logged of them."""
+"""Certificates that are renewed, or made as on another day; and the log lines about them."""
 
 import contextlib
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ NAMES = ["localhost", "127.0.0.1"]
 
 @contextlib.contextmanager
 def in_days(days: float):
-    """Certificates are made as if it were another day."""
+    """Make certificates as on another day."""
 
     class Clock(datetime):
         @classmethod

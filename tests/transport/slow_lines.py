@@ -1,7 +1,7 @@
 """Run a session whose last client has a slow line: python -m tests.transport.slow_lines UP DOWN VALUES ANNOUNCED [CUT]
 
-UP and DOWN in kB/s, ANNOUNCED in bytes; the line breaks once after CUT kB of the slower way. With the default limits,
-since transfers of more than 45 s are the point. Prints connections, bytes and the outcome as JSON.
+UP and DOWN in kB/s, ANNOUNCED in bytes; the line breaks once after CUT kB of the slower direction. The limits are the
+defaults, since transfers of more than 45 s are the point. Prints connections, bytes and the outcome as JSON.
 """
 
 import asyncio

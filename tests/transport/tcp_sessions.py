@@ -1,4 +1,4 @@
-"""What the tests of sessions over TCP share."""
+"""Shared by the tests of sessions over TCP."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ async def run_all(params, inputs, tls, **options):
 
 
 async def received(stream):
-    """All payloads until the other side closes."""
+    """Return all payloads until the other side closes."""
     decoder, payloads = FrameDecoder(1 << 20), []
     async with asyncio.timeout(5):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Files of certificates that are read again: what is trusted when they change, contradict each other, or fail."""
+"""Files of certificates that are read again: the trusted keys when they change, contradict each other, or fail."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestCertifiedKeys:
-    """A folder of certificates, asked again and again."""
+    """A folder of certificates that is read again and again."""
 
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,9 @@ class TestCertifiedKeys:
         held = {int(path.stem[7:]): identity_from(path).public_key for path in folder.glob("client-*.key")}
         return sorted(client_id for client_id, key in held.items() if keys.is_trusted(client_id, key))
 
-    def test_who_runs_out_is_left_out_and_comes_back(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_expired_certificates_are_left_out_and_renewed_ones_come_back(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         keys = CertifiedKeys(folder, folder / "ca.pem")
         assert self.trusted(keys, folder) == [0, 1, 2]
         issue(folder, client_ids=[1], days_from_now=-9)
@@ -60,7 +62,7 @@ class TestCertifiedKeys:
         assert len(warnings(caplog, "certificates_left_out")) == 1
 
     @pytest.mark.parametrize("what", ["damaged", "stranger", "same key", "gone"])
-    def test_files_that_do_not_work_leave_what_was_there(
+    def test_broken_files_leave_the_last_version_in_force(
         self, folder: Path, caplog: pytest.LogCaptureFixture, what: str
     ) -> None:
         keys = CertifiedKeys(folder, folder / "ca.pem")
@@ -77,7 +79,7 @@ class TestCertifiedKeys:
         for _ in range(3):
             assert self.trusted(keys, folder) == [0, 1, 2]
         assert len(warnings(caplog, "not_reloaded")) == 1
-        # Who is taken away meanwhile is gone all the same.
+        # A client that is removed meanwhile is still gone.
         taken = (folder / "client-2.pem").read_bytes()
         (folder / "client-2.pem").unlink()
         assert self.trusted(keys, folder) == [0, 1]
@@ -89,7 +91,7 @@ class TestCertifiedKeys:
     def test_two_keys_for_one_client_end_the_trust_in_that_client_alone(
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """They become valid by and by. Those who run out meanwhile, and are taken away, are not trusted either."""
+        """They become valid one by one. Clients that expire meanwhile, or are removed, are not trusted either."""
         second = folder / "second.pem"
         kept, key = (folder / "client-1.pem").read_bytes(), (folder / "client-1.key").read_bytes()
         issue(folder, client_ids=[1], renew=False, overwrite=True, days=90, days_from_now=5)
@@ -110,7 +112,7 @@ class TestCertifiedKeys:
         assert self.trusted(keys, folder) == [0]
         assert sum(expected in text for text in warnings(caplog, "certificates_left_out")) == 1
 
-    def test_a_file_that_is_gone_is_no_longer_trusted_whatever_else_is_wrong(
+    def test_a_removed_file_is_no_longer_trusted_despite_other_faults(
         self, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         keys = CertifiedKeys(folder, folder / "ca.pem")
@@ -161,7 +163,7 @@ class TestCertifiedKeys:
 class TestTryingAgain:
     """Files that could not be used are read again although they have not changed."""
 
-    def test_a_failure_of_the_system_is_not_for_good(
+    def test_a_failure_of_the_system_is_temporary(
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, tries = 1000.0, []
@@ -179,7 +181,7 @@ class TestTryingAgain:
             assert loaded.current() is old
             assert loaded.current() is old
             now += 1.0
-        # After a second, then after twice as long each time, up to five minutes; and one line.
+        # After a second, then after twice as long each time, up to five minutes; with one line.
         assert [int(at - 1000) for at in tries] == [0, 1, 3, 7, 15, 31, 63, 127, 255, 511]
         assert len(warnings(caplog, "not_reloaded")) == 1
         monkeypatch.setattr(loaded, "_make", make)

@@ -1,4 +1,4 @@
-"""Certificates: who they name, what they are for, what is never overwritten; identities out of them."""
+"""Certificates: their names, their uses, files that are never overwritten; and the identities in them."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def run(*args):
     return CliRunner().invoke(app, ["certs", *map(str, args)])
 
 
-def test_certificates_say_who_and_what_for(certs):
+def test_certificates_name_their_owner_and_purpose(certs):
     client = load_certificate(certs / "client-2.pem")
     server = load_certificate(certs / "server.pem")
     assert client_id_of(client) == 2
@@ -130,13 +130,13 @@ def test_renewing_keeps_the_identity(certs):
         ),
     ],
 )
-def test_what_is_no_host_name_is_refused(authority, name):
+def test_invalid_host_names_are_refused(authority, name):
     with pytest.raises(CertificateError, match="neither a host name nor an IP address"):
         authority.issue(server_names=[name])
 
 
 @pytest.mark.parametrize("client_id", [-1, 2**32, True, "1"])
-def test_what_is_no_client_id_is_refused(authority, client_id):
+def test_invalid_client_ids_are_refused(authority, client_id):
     with pytest.raises(CertificateError, match="client id"):
         authority.issue(client_ids=[client_id])
 
@@ -230,14 +230,14 @@ def test_expired_certificates_are_left_out_and_their_clients_not_trusted(certs, 
     assert line.levelname == "WARNING"
     assert "client-1.pem" in line.getMessage()
     assert "client-0.pem" not in line.getMessage()
-    # One that is valid beside an expired one of the same client is that client's.
+    # A valid certificate beside an expired one of the same client counts.
     (certs / "old.pem").write_bytes((certs / "client-1.pem").read_bytes())
     authority.issue(client_ids=[1], days=500, renew=True)
     both = directory_from([certs / "old.pem", certs / "client-1.pem"], certs / "ca.pem", now=later)
     assert both.is_trusted(1, keys[1])
 
 
-def test_a_session_goes_on_without_the_client_whose_certificate_has_expired(certs, authority):
+def test_a_session_continues_without_the_client_whose_certificate_has_expired(certs, authority):
     authority.issue(client_ids=[1], days=1e-9, renew=True)
     params = make_params(3, 2, adversary=Adversary.MALICIOUS)
     inputs = random_inputs(params, seed=1)
@@ -273,7 +273,7 @@ def test_a_session_goes_on_without_the_client_whose_certificate_has_expired(cert
     assert check_exact(params, inputs, report.outcome)
 
 
-def test_files_that_are_none_say_which(tmp_path, certs):
+def test_invalid_files_are_named(tmp_path, certs):
     damaged = tmp_path / "damaged.pem"
     damaged.write_text("nonsense")
     damaged.chmod(0o600)
@@ -309,13 +309,13 @@ def test_the_command_makes_a_deployment_and_adds_to_it(tmp_path):
     "args",
     [("--server", "300.1.1.1"), ("--clients", "2", "--first-id", "4294967295"), ("--clients", "1", "--days", "0")],
 )
-def test_no_authority_is_made_for_what_cannot_be(tmp_path, args):
+def test_no_authority_is_made_for_invalid_arguments(tmp_path, args):
     assert run(tmp_path / "new", *args).exit_code == 1
     assert not (tmp_path / "new").exists()
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_a_key(tmp_path):
-    """A process of its own may write no file longer than this; with room again, the second try is like a first."""
+    """A child process may write no file longer than this; with room again, the second try is like a first."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from fl.__main__ import main; main()"
     )
@@ -327,7 +327,7 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_key(tmp_path):
     assert run(tmp_path / "new", "--clients", "1").exit_code == 0
 
 
-def test_the_dot_behind_a_full_name_is_none_of_a_certificates(authority, certs):
+def test_the_dot_after_a_full_name_is_left_out_of_certificates(authority, certs):
     authority.issue(server_names=["Sum.Example.", "fl_server", f"{'a' * 63}.b"], overwrite=True)
     names = load_certificate(certs / "server.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.value.get_values_for_type(x509.DNSName) == ["Sum.Example", "fl_server", f"{'a' * 63}.b"]

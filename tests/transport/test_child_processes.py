@@ -1,4 +1,4 @@
-"""Child processes: what they are asked and answer, how their deaths are told, and that they end with their parent."""
+"""Child processes: requests and answers, reports of their deaths, and their end with their parent."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def end_with(parent: Parent, code: str) -> None:
     sys.exit(int(code))
 
 
-def test_objects_go_there_and_back_whatever_their_size() -> None:
+def test_objects_of_any_size_go_there_and_back() -> None:
     child = ChildProcess(f"{HERE}:echo", "one", "two")
     for request in ({"a": 1}, b"x" * (3 << 20), None):
         child.send(request)
@@ -38,7 +38,7 @@ def test_objects_go_there_and_back_whatever_their_size() -> None:
     child.close()
 
 
-def test_an_exit_code_is_told() -> None:
+def test_an_exit_code_is_reported() -> None:
     child = ChildProcess(f"{HERE}:end_with", "7", quiet=True)
     child.send("go")
     with pytest.raises(ChildDiedError, match="exit code 7"):
@@ -46,7 +46,7 @@ def test_an_exit_code_is_told() -> None:
     child.close()
 
 
-def test_a_signal_is_told() -> None:
+def test_a_signal_is_reported() -> None:
     child = ChildProcess(f"{HERE}:echo")
     os.kill(child.process_id, signal.SIGKILL)
     with pytest.raises(ChildDiedError, match=r"signal 9 \(out of memory\?\)"):

@@ -1,4 +1,4 @@
-"""A client's host: what it declines, what ends it, and with what it comes back."""
+"""A client's host: the offers that it declines, the events that end it, and the state with which it comes back."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from transport.durable.frames import RefusalCode
 from transport.errors import JournalError, LinkError, OlderServerError, SessionRefusedError
 
 
-def test_a_client_declines_what_its_application_does_not_accept() -> None:
+def test_a_client_declines_offers_that_its_application_refuses() -> None:
     def accept(offer: link.Offer) -> None:
         if offer.params.threshold < 3:
             raise SessionRefusedError("the threshold is too low")
@@ -115,7 +115,7 @@ def test_refusals_end_the_client_or_let_it_come_back(code: RefusalCode) -> None:
             assert "because" in str(client.error)
 
 
-def test_a_client_that_is_not_understood_tries_again_but_not_for_ever() -> None:
+def test_a_client_that_is_not_understood_retries_within_limits() -> None:
     client = new_client()
     for attempt in range(3):
         assert not client.finished
@@ -170,7 +170,7 @@ def test_an_input_that_cannot_be_had_stops_the_client() -> None:
         (SessionRefusedError("a label 12", told="400 epochs\x1b[2J"), [link.Decline("400 epochs\\x1b[2J")]),
     ],
 )
-def test_a_client_that_declines_says_what_it_was_told_to_say(error, sent) -> None:
+def test_a_client_that_declines_sends_its_hosts_reason(error, sent) -> None:
     def accept(offer):
         raise error
 
@@ -180,7 +180,7 @@ def test_a_client_that_declines_says_what_it_was_told_to_say(error, sent) -> Non
     assert not client.in_session
 
 
-def test_by_default_the_policys_reasons_are_told_since_they_are_of_the_offer() -> None:
+def test_by_default_the_policys_reasons_are_sent() -> None:
     client = new_client(accept=None)
     (decline,) = [link.decode_client_frame(b"".join(parts)) for parts in offered(client)]
     assert decline.text.startswith("threshold 2 is below the 3")
@@ -199,7 +199,7 @@ def test_a_refusal_says_when_to_come_back() -> None:
     assert client.refused.retry_after > 0
 
 
-def test_a_server_may_say_as_often_as_it_likes_that_it_has_no_session_yet() -> None:
+def test_a_server_may_report_any_number_of_times_that_it_has_no_session_yet() -> None:
     client = new_client()
     client.connected()
     for number in range(1000):

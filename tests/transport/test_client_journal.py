@@ -37,7 +37,7 @@ def filled(directory) -> ClientJournal:
     return journal
 
 
-def test_what_was_saved_last_comes_back(directory) -> None:
+def test_the_last_saved_state_comes_back(directory) -> None:
     filled(directory).close()
     journal = opened(directory)
     assert (journal.client_id, journal.session_id, journal.offer) == (7, SESSION, b"the offer")
@@ -49,7 +49,7 @@ def test_what_was_saved_last_comes_back(directory) -> None:
     journal.close()
 
 
-def test_what_was_begun_and_not_saved_is_not_there(directory) -> None:
+def test_a_client_begun_but_not_saved_is_not_stored(directory) -> None:
     journal = opened(directory)
     journal.begin(7, SESSION, b"the offer")
     journal.close()
@@ -71,8 +71,8 @@ def test_files_hold_no_plaintext_and_are_the_owners_alone(directory) -> None:
     journal.close()
 
 
-def test_equal_states_are_not_seen_to_be_equal(directory) -> None:
-    """Nonces are random, and each journal has a key of its own."""
+def test_equal_states_look_different(directory) -> None:
+    """Nonces are random, and each journal has its own key."""
     sealed = []
     for name in ("a", "b"):
         journal = opened(directory, name)
@@ -101,7 +101,7 @@ def test_a_key_that_others_can_read_is_refused(directory) -> None:
 
 
 def test_the_key_may_lie_elsewhere_behind_a_link(directory, tmp_path) -> None:
-    """Whoever copies the folder has the link, and not the key."""
+    """A copy of the folder has the link, and not the key."""
     (tmp_path / "key").touch(0o600)
     (tmp_path / "key").write_bytes(bytes(range(32)))
     (directory / "key").symlink_to(tmp_path / "key")
@@ -114,7 +114,7 @@ def test_the_key_may_lie_elsewhere_behind_a_link(directory, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", bytes(31), bytes(33), b"passphrase\n"])
-def test_a_key_file_that_is_none_is_refused_and_left_as_it_is(directory, content: bytes) -> None:
+def test_an_invalid_key_file_is_refused_and_left_unchanged(directory, content: bytes) -> None:
     (directory / "key").write_bytes(content)
     (directory / "key").chmod(0o600)
     with pytest.raises(JournalError, match="exactly 32 bytes"):
@@ -224,7 +224,7 @@ def test_journals_are_gone_when_the_session_is_over(directory) -> None:
     left = ["key", "participation.db", "server.journal", "server.journal-wal"]
     assert sorted(path.name for path in directory.iterdir()) == left
     world.journal.delete()
-    # What a client has taken part in outlives its journals.
+    # The record of participation outlives the client's journals.
     assert sorted(path.name for path in directory.iterdir()) == ["key", "participation.db"]
 
 
@@ -283,7 +283,7 @@ def test_a_journal_of_another_client_is_refused(directory) -> None:
 
 
 def test_an_answer_is_stored_before_it_is_given_out(directory) -> None:
-    """From a copy of the files taken when the answer came out: the same bytes, and nothing else."""
+    """A copy of the files at the time of the answer gives the same bytes, and nothing else."""
     world = World(MODES["complete"], directory, 1)
     copies = []
     for turn in range(60):
@@ -305,6 +305,6 @@ def test_an_answer_is_stored_before_it_is_given_out(directory) -> None:
             copies.append((client_id, sequence))
         if world.server.outcome is not None:
             break
-    # The last answers are followed by the end within one turn, and by the journals' deletion.
+    # The last answers are followed within one turn by the end and the journals' deletion.
     assert {sequence for _, sequence in copies} >= {0, 1, 2}
     world.close()

@@ -20,7 +20,7 @@ from transport.tcp.connection import PONG, Connection
 
 @pytest.fixture
 def closings(monkeypatch) -> list[threading.Thread]:
-    """The threads in which Unmasking was closed."""
+    """Return the threads in which Unmasking was closed."""
     threads = []
     close_round = Server.close_round
 
@@ -34,7 +34,7 @@ def closings(monkeypatch) -> list[threading.Thread]:
 
 
 def until_all_shares_are_in(host: SessionHost, missing: tuple[int, ...] = ()) -> float:
-    """Everyone answers but those who are missing from Unmasking; gives the time."""
+    """Let all clients answer but those missing from Unmasking; return the time."""
     clients = {i: new_client(i) for i in range(4)}
     for client_id, client in clients.items():
         host.connected(client_id, 1.0)
@@ -68,7 +68,7 @@ def test_the_deadline_does_not_close_unmasking_and_the_commit_does(closings):
     host.tick(host.deadline)
     assert not closings
     assert host.commit_blocks
-    # What comes in between is not lost: a PING is answered.
+    # A frame that comes in between is not lost: a PING is answered.
     host.frame_received(0, payload_of(link.Ping()), 200.0)
     assert payload_of(link.Pong()) in [b"".join(out.parts) for out in host.commit(200.0)]
     assert len(closings) == 1
@@ -117,7 +117,7 @@ def test_no_other_round_waits_for_the_commit(closings):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_pings_are_answered_while_unmasking_is_being_closed(sparse, monkeypatch, closings):
-    """The closing itself waits for the answer, which could never come if it held up the event loop."""
+    """The closing itself waits for the answer, which could never come if it blocked the event loop."""
     answered = threading.Event()
     was_answered = []
     close_round, send = Server.close_round, Connection.send

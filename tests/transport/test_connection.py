@@ -1,4 +1,4 @@
-"""One connection's frames: what goes first, and what is a sign of life."""
+"""One connection's frames: their order, and which count as signs of life."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from transport.tcp.settings import Limits
 
 
 class SilentStream:
-    """Takes all that is sent, and says nothing; the other side takes what waits for it the first ``taken`` times."""
+    """A stream that accepts all bytes and sends nothing; the other side reads only the first ``taken`` times."""
 
     def __init__(self, taken: int = 0) -> None:
         self.sent = bytearray()
@@ -56,8 +56,8 @@ def test_control_frames_wait_behind_no_piece() -> None:
     assert kinds[3:] == [14] * 5
 
 
-def test_who_takes_bytes_is_there_and_who_stops_is_cut_off() -> None:
-    """While the other side takes what waits for it, it is not even asked; a PING that goes out is no sign of life."""
+def test_a_reading_peer_is_alive_and_one_that_stops_is_cut_off() -> None:
+    """While the other side reads waiting bytes, no question is sent; a PING that goes out is not a sign of life."""
 
     async def scenario() -> tuple[bool, int]:
         stream = SilentStream(taken=5)

@@ -1,4 +1,4 @@
-"""A crash between any two operations: the session ends with the exact sum, and nothing that was said is taken back."""
+"""A crash between any two operations: the session ends with the exact sum, and no statement is taken back."""
 
 import os
 import random
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def operations_of(mode: str) -> tuple[int, dict[int, int]]:
-    """How many operations the journals of a session without faults have: the server's, and each client's."""
+    """Return the number of journal operations in a session without faults: the server's, and each client's."""
     with journal_directory() as directory:
         world = World(MODES[mode], directory, "count")
         journals = {i: client._journal for i, client in world.clients.items()}
@@ -32,7 +32,7 @@ def operations_of(mode: str) -> tuple[int, dict[int, int]]:
         return operations, counts
 
 
-# Every operation where a session is small; where it is not, each test takes some of them.
+# Every operation of a small session; of a larger one, each test takes some.
 STRIDES = {"complete": 1, "sparse": 4, "semi-malicious": 9, "malicious": 5, "malicious sparse": 11}
 
 
@@ -84,8 +84,8 @@ def test_a_client_that_crashes_at_any_operation_answers_once_and_is_in_the_sum(m
 
 
 @pytest.mark.parametrize(("mode", "stride"), [("complete", 2), ("malicious sparse", 7)])
-def test_from_the_files_as_they_are_at_any_operation_everyone_goes_on(mode: str, stride: int) -> None:
-    """As after a power cut: copies of all files, whatever is in the middle of being written, and nothing else."""
+def test_all_can_resume_from_the_files_at_any_operation(mode: str, stride: int) -> None:
+    """As after a power cut: copies of all files, also of those that are half written, and nothing else."""
     tried = 0
     with journal_directory() as directory:
         copies = directory / "copies"
@@ -112,7 +112,7 @@ def test_from_the_files_as_they_are_at_any_operation_everyone_goes_on(mode: str,
 
 
 def run_child(directory: Path, mode: str, kill_at: int, seconds: float | None = None) -> tuple[int, str]:
-    """Run a session in a child until it kills itself, or is killed so many seconds after it has begun."""
+    """Run a session in a child until it kills itself, or is killed a number of seconds after its beginning."""
     (directory / "files").mkdir()
     arguments: list[str | Path] = [directory / "files", directory / "log", mode, str(kill_at)]
     child = subprocess.Popen(  # noqa: S603

@@ -1,4 +1,4 @@
-"""The drivers: deadlines are kept, nobody is waited for in vain, and bad bytes cost only their sender."""
+"""The drivers: deadlines are kept, no client is waited for in vain, and bad bytes cost only their sender."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ DEADLINES = Deadlines(advertise_keys=10, share_keys=20, masked_input_collection=
 
 
 class Session:
-    """A server's driver and its clients', with messages handed over by the test."""
+    """A server's driver and its clients', with messages delivered by the test."""
 
     def __init__(self, num_clients: int = 4, threshold: int = 2) -> None:
         self.params = make_params(num_clients, threshold)
@@ -69,13 +69,13 @@ def test_a_session_that_nobody_joins_aborts_at_the_first_deadline() -> None:
     assert session.server.deadline is None
 
 
-def test_bytes_that_are_no_message_drop_their_sender_alone() -> None:
+def test_invalid_bytes_drop_only_their_sender() -> None:
     session = Session()
     assert session.server.data_received(3, b"\x00garbage", now=1.0) == []
     assert session.server.dropped[3].reason is DropReason.MALFORMED
     answers = [(i, data) for i in (0, 1, 2) for data in session.clients[i].start()]
     deliveries = session.hand_in(answers, now=2.0)
-    # The last of those that are left is all that was waited for.
+    # Only the last of the remaining clients was still missing.
     assert sorted(client_id for client_id, _ in deliveries) == [0, 1, 2]
 
 

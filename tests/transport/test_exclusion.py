@@ -1,4 +1,4 @@
-"""Who is shut out: the operator's list and revocation lists, read again while a server goes on."""
+"""Exclusion: the operator's list and revocation lists, read again while a server runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from transport.durable.server_host import SessionHost
 from transport.tcp import PLAINTEXT, SessionServer
 
 CLIENTS = 4
-# A connection on which nothing is said stays for the whole test.
+# A connection on which nothing is sent stays for the whole test.
 PATIENT = replace(QUICK, idle_seconds=30)
 
 
@@ -38,7 +38,7 @@ def certs(tmp_path: Path) -> Path:
 
 
 def later() -> float:
-    """A clock by which files have long been as they are."""
+    """Return a clock at which the files have been unchanged for long."""
     return time.time() + 60
 
 
@@ -58,7 +58,7 @@ def revocation_list(
     encoding: Encoding = Encoding.PEM,
     extension: x509.ExtensionType | None = None,
 ) -> bytes:
-    """Signed by the authority in ``certs``."""
+    """Write a list signed by the authority in ``certs``."""
     now = datetime.now(UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -82,7 +82,7 @@ def test_a_list_names_ids_serial_numbers_and_fingerprints(certs: Path, tmp_path:
     exclusions = Exclusions(listed=path, clock=later)
     assert excluded(exclusions, certs) == [0, 1, 2]
     assert exclusions.client_ids == {0}
-    # Without TLS a client is its id alone.
+    # Without TLS a client is only its id.
     assert [i for i in range(CLIENTS) if exclusions.reason(i, None)] == [0]
     assert exclusions.reason(0, None) == "client 0 is on this server's list of excluded clients"
 
@@ -90,7 +90,7 @@ def test_a_list_names_ids_serial_numbers_and_fingerprints(certs: Path, tmp_path:
 @pytest.mark.parametrize(
     "line", ["one", "-1", "01", "4294967296", "serial:", "serial::", "serial:xyz", "sha256:abcd", "1 2", "\u0661"]
 )
-def test_a_line_that_is_none_of_these_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_of_no_known_form_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "excluded"
     path.write_text(f"1\n{line}\n", encoding="utf-8")
     with pytest.raises(CertificateError, match=r"line 2 is neither a client id, nor serial: or sha256: with hex"):
@@ -151,7 +151,7 @@ def test_a_revocation_list_that_does_not_hold_is_refused_at_the_start(certs: Pat
         Exclusions(revoked=path, clock=later)
 
 
-def test_a_file_that_breaks_leaves_in_force_what_was_read_last(certs: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_file_leaves_the_last_version_in_force(certs: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = certs / "ca.crl"
     serials = [load_certificate(certs / f"client-{i}.pem").serial_number for i in range(CLIENTS)]
     path.write_bytes(revocation_list(certs, serials[:1]))
@@ -171,7 +171,7 @@ def test_a_file_that_breaks_leaves_in_force_what_was_read_last(certs: Path, capl
     assert excluded(exclusions, certs) == [1, 2]
 
 
-def test_a_list_that_runs_out_stays_in_force_and_is_told_once(
+def test_an_expired_list_stays_in_force_and_is_reported_once(
     certs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = certs / "ca.crl"
@@ -213,7 +213,7 @@ def test_the_authority_revokes_what_it_issued_and_forgets_nothing(certs: Path) -
         newer.revoke([1])
 
 
-def test_who_is_revoked_while_waiting_is_sent_away_before_the_next_session_and_refused_afterwards(
+def test_a_client_revoked_while_waiting_is_sent_away_before_the_next_session_and_refused_afterwards(
     certs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:

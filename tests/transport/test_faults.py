@@ -1,4 +1,4 @@
-"""The schedule says what goes wrong: as often as asked, where asked, and the same for the same seed."""
+"""Schedules of faults: as often as asked, where asked, and the same for the same seed."""
 
 import pytest
 from hypothesis import given
@@ -34,13 +34,13 @@ def test_the_seed_decides() -> None:
 
 def test_random_faults_are_about_as_frequent_as_asked_and_of_every_kind() -> None:
     faults = FaultSchedule.random(range(2000), 0.1, seed=0).faults
-    # 2,000 clients with 4 messages up and 3 down, of which VANISH is none down.
+    # 2,000 clients with 4 messages up and 3 down; VANISH affects only those up.
     assert 1100 < len(faults) < 1500
     assert set(faults.values()) == set(Fault)
 
 
 @pytest.mark.parametrize(("round_", "fault"), [(Round.ADVERTISE_KEYS, Fault.CORRUPT), (Round.UNMASKING, Fault.VANISH)])
-def test_faults_that_cannot_be_are_refused(round_: Round, fault: Fault) -> None:
+def test_impossible_faults_are_refused(round_: Round, fault: Fault) -> None:
     with pytest.raises(ValueError, match="cannot happen to a message down"):
         FaultSchedule({(0, round_, Direction.DOWN): fault})
 
@@ -61,7 +61,7 @@ def test_each_round_loses_its_own_part_and_nobody_vanishes_twice() -> None:
         FaultSchedule.dropouts_by_round(range(100), {Round.SHARE_KEYS: 0.6, Round.UNMASKING: 0.6}, seed=2)
 
 
-def test_faults_are_not_given_by_name() -> None:
+def test_faults_cannot_be_given_by_name() -> None:
     with pytest.raises(TypeError, match="not their names"):
         FaultSchedule({(0, Round.UNMASKING, Direction.UP): "VANISH"})  # type: ignore[dict-item]
 

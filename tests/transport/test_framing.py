@@ -19,7 +19,7 @@ def cut(stream: bytes, sizes: list[int]) -> list[bytes]:
 
 
 @given(payload_lists, st.lists(st.integers(1, 50), max_size=30))
-def test_payloads_come_out_whole_however_the_stream_is_cut(payloads: list[bytes], sizes: list[int]) -> None:
+def test_payloads_come_out_whole_for_any_cutting_of_the_stream(payloads: list[bytes], sizes: list[int]) -> None:
     decoder = FrameDecoder(max_payload=200)
     stream = b"".join(map(encode_frame, payloads))
     received = [payload for piece in cut(stream, sizes) for payload in decoder.feed(piece)]
@@ -52,7 +52,7 @@ def test_nothing_is_read_after_damage() -> None:
         decoder.feed(encode_frame(b"ok"))
 
 
-def test_what_came_whole_before_the_damage_is_not_lost() -> None:
+def test_whole_payloads_before_the_damage_are_not_lost() -> None:
     decoder = FrameDecoder(max_payload=10)
     damaged = encode_frame(b"x")[:-1] + b"y"
     assert decoder.feed(encode_frame(b"one") + encode_frame(b"two") + damaged) == [b"one", b"two"]

@@ -1,4 +1,4 @@
-"""A session with a goal goes on when as many masked inputs are in; never with fewer than can be unmasked."""
+"""A session with a goal continues when enough masked inputs are in; never with fewer than can be unmasked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(
     *,
     crash: Callable[[SessionHost], SessionHost] | None = None,
 ) -> SessionHost:
-    """Deliver frames one at a time, as a server's loop does; no time passes. Ends when nothing moves any more."""
+    """Deliver frames one at a time, as a server's loop does; no time passes. Return when no frame is left."""
     for client_id, client in clients.items():
         host.connected(client_id, NOW)
         host.frame_received(client_id, b"".join(client.connected()[0]), NOW)
@@ -68,7 +68,7 @@ def cohort(params: Parameters) -> tuple[dict[int, ClientHost], dict[int, np.ndar
     ],
     ids=["goal", "threshold", "none", "all", "sparse"],
 )
-def test_it_goes_on_at_its_goal_and_the_others_are_told_that_they_are_late(
+def test_a_session_continues_at_its_goal_and_later_clients_are_told_so(
     params: Parameters, goal: int | None, included: int
 ) -> None:
     clients, inputs = cohort(params)
@@ -83,7 +83,7 @@ def test_it_goes_on_at_its_goal_and_the_others_are_told_that_they_are_late(
         assert getattr(error, "code", None) is RefusalCode.TOO_LATE
 
 
-def test_a_server_that_dies_once_it_is_met_goes_on_with_the_same_survivors(tmp_path: Path) -> None:
+def test_a_server_that_dies_after_the_goal_continues_with_the_same_survivors(tmp_path: Path) -> None:
     params = make_params(5, 3, vector_length=4)
     clients, inputs = cohort(params)
     left: list[SessionHost] = []
@@ -91,7 +91,7 @@ def test_a_server_that_dies_once_it_is_met_goes_on_with_the_same_survivors(tmp_p
     def resumed(host: SessionHost) -> SessionHost:
         left.append(host)
         journal.close()
-        # Another goal does not matter any more: the round was closed, and clients may have heard of it.
+        # Another goal does not matter any more: the round was closed, and clients may know of it.
         again = SessionHost.resume(Journal(tmp_path / "journal"), deadlines=DEADLINES, now=0.0, context=CONTEXT)
         again.goal = 5
         return again

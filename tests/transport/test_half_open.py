@@ -1,4 +1,4 @@
-"""Connections that have not shown who they are: nobody is kept out by them, and nobody's are closed for another's."""
+"""Connections that have not shown an identity: they keep no client out, and close only their own connections."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ def certs(tmp_path_factory):
 
 @pytest.fixture
 def table():
-    """A table of four places that notes who was ended."""
+    """Return a table of four places that records which connections were ended."""
 
     class Table(HalfOpenConnections):
         ended: list[str] = []  # noqa: RUF012 - a new class for each test
@@ -41,7 +41,7 @@ def test_the_oldest_of_the_address_that_has_most_makes_room(table):
     assert len(table) == 4
 
 
-def test_who_has_said_something_goes_after_those_who_have_not(table):
+def test_silent_connections_are_closed_before_those_that_spoke(table):
     places = [table.come("192.0.2.1", name) for name in ("1", "2", "3", "4")]
     places[0].speak()
     places[1].speak()
@@ -50,7 +50,7 @@ def test_who_has_said_something_goes_after_those_who_have_not(table):
     assert table.ended == ["3", "4", "1"]
 
 
-def test_of_addresses_that_have_as_many_those_that_have_said_nothing_go_first(table):
+def test_among_equal_addresses_silent_connections_are_closed_first(table):
     for number in range(4):
         place = table.come(f"192.0.2.{number}", f"first of {number}")
         if number != 2:
@@ -59,7 +59,7 @@ def test_of_addresses_that_have_as_many_those_that_have_said_nothing_go_first(ta
     assert table.ended[-1] == "first of 2"
 
 
-def test_a_newcomer_is_not_the_one_that_goes(table):
+def test_a_newcomer_is_not_closed(table):
     for number in range(4):
         table.come(f"192.0.2.{number}", str(number)).speak()
     table.come("192.0.2.9", "newcomer")
@@ -75,7 +75,7 @@ def test_a_network_of_ipv6_addresses_counts_as_one(table):
     assert table.ended[-1] == "5"
 
 
-def test_who_has_left_is_not_ended(table):
+def test_a_connection_that_has_left_is_not_ended(table):
     first = table.come("192.0.2.1", "first")
     for name in ("2", "3", "4"):
         table.come("192.0.2.1", name)
@@ -86,7 +86,7 @@ def test_who_has_left_is_not_ended(table):
     assert len(table) == 4
 
 
-def test_where_there_is_no_room_there_are_fewer_from_then_on():
+def test_without_room_the_limit_falls_from_then_on():
     ended = []
     table = HalfOpenConnections(1000)
     for number in range(100):
@@ -115,7 +115,7 @@ def test_places_come_back_with_each_connection_that_ends_by_itself():
     places = [table.enter("192.0.2.1", lambda: ended.append(None)) for _ in range(100)]
     table.shrink()
     assert (len(table), len(ended)) == (75, 25)
-    # One that was pushed out leaves no room: its place was not there any more.
+    # One that was pushed out leaves no room: its place was already taken.
     for place in places[:25]:
         table.leave(place)
     table.enter("192.0.2.1", lambda: ended.append(None))
@@ -124,13 +124,13 @@ def test_places_come_back_with_each_connection_that_ends_by_itself():
         table.leave(place)
     for _ in range(100):
         table.enter("192.0.2.1", lambda: ended.append(None))
-    # Never more than there were at first.
+    # Never more than at first.
     assert len(table) == 100
 
 
 @contextlib.asynccontextmanager
 async def idle(port, address, number, first=b""):
-    """So many connections from ``address`` that send ``first`` and nothing else; gives tasks that last as long."""
+    """Open ``number`` connections from ``address`` that send only ``first``; yield tasks that last as long."""
     opened = [await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0)) for _ in range(number)]
     for _, writer in opened:
         writer.write(first)
@@ -144,7 +144,7 @@ async def idle(port, address, number, first=b""):
 
 
 async def closed(tasks, number):
-    """Which of them the server has closed, once ``number`` are."""
+    """Return which of them the server has closed, once ``number`` are."""
     async with asyncio.timeout(5):
         while len(found := [index for index, task in enumerate(tasks) if task.done()]) < number:
             await asyncio.sleep(0.01)
@@ -163,7 +163,7 @@ def client_hello(certs):
 @pytest.mark.live
 @pytest.mark.parametrize("talking", [False, True])
 def test_idle_sockets_of_strangers_keep_no_client_out(certs, talking):
-    """Many times as many as there are places, from several addresses, and one of them is the clients' own."""
+    """There are many times as many sockets as places, from several addresses, and one of them is the clients' own."""
     limits = Limits(handshakes=8, farewell_seconds=0.5)
     params = make_params(3, 3)
     inputs = random_inputs(params, seed=0)
@@ -196,7 +196,7 @@ def test_an_address_that_opens_many_closes_its_own(certs):
                 after = await closed([*few, *many], 27)
                 while not server.num_connections:
                     await asyncio.sleep(0.01)
-                # A client that is in is none of them any more.
+                # A client that is in does not count among them.
                 counts = len(server._listener._half_open), server.num_connections
                 stream.abort()
                 return first, after, counts
@@ -207,7 +207,7 @@ def test_an_address_that_opens_many_closes_its_own(certs):
     assert counts == (5, 1)
 
 
-def test_who_says_nothing_has_less_time_than_a_handshake(certs):
+def test_a_silent_connection_has_less_time_than_a_handshake(certs):
     async def scenario():
         limits = Limits(first_byte_seconds=0.2, handshake_seconds=60)
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs), limits) as server:
@@ -220,7 +220,7 @@ def test_who_says_nothing_has_less_time_than_a_handshake(certs):
 
 
 def test_when_files_run_out_strangers_make_room(certs, monkeypatch):
-    """The descriptors that idle sockets hold are taken from them when there is none for a newcomer."""
+    """The descriptors of idle sockets are taken when a newcomer would get none."""
     lacking = []
 
     class Listening(socket.socket):

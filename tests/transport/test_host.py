@@ -1,4 +1,4 @@
-"""One host at a time: what each frame is answered with, what is refused and why, and that nothing leaves too early."""
+"""One host at a time: the answer to each frame, refusals and their reasons, and that nothing leaves too early."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_a_session_without_a_journal_runs_to_its_sum() -> None:
     assert host.status.phase is ServerPhase.COMPLETED
 
 
-def test_those_that_never_come_are_dropped_by_the_deadline_and_told_so() -> None:
+def test_absent_clients_are_dropped_by_the_deadline_and_told_so() -> None:
     host = new_host()
     clients = {i: new_client(i) for i in range(4)}
     run_to_the_end(host, clients, missing=(3,))
@@ -64,7 +64,7 @@ def test_nothing_leaves_before_the_commit() -> None:
         written = world.journal.operations
         world.connect(1)
         world.deliver_up(1)
-        # Nothing went into the machine: an offer waits for no disk, but for the first commit of all.
+        # Nothing went into the machine: an offer waits only for the very first commit.
         assert [type(out) for out in world.server.commit(world.now)] == [Deliver]
         assert world.journal.operations == written
         world.close()
@@ -102,13 +102,13 @@ def test_another_message_under_the_same_number_drops_the_client() -> None:
     assert "second message" in refused.text
 
 
-def test_bytes_that_are_no_message_drop_the_client() -> None:
+def test_invalid_bytes_drop_the_client() -> None:
     host = new_host()
     greet(host)
     host.frame_received(0, payload_of(link.Message(0, b"garbage")), 1.0)
     assert host.dropped[0].reason is DropReason.MALFORMED
     assert [frame.code for frame in frames(host)] == [RefusalCode.DROPPED]
-    # And it stays so when it comes back.
+    # It stays dropped when it comes back.
     assert [frame.code for frame in greet(host)] == [RefusalCode.DROPPED]
 
 
@@ -133,7 +133,7 @@ def test_frames_out_of_turn_close_the_connection_and_drop_nobody(payload: bytes,
     assert why in close.text
     assert host.counters.refused == {RefusalCode.PROTOCOL_ERROR: 1}
     assert not host.dropped
-    # What still comes over that connection is not heard.
+    # Later frames over that connection are ignored.
     host.frame_received(0, payload_of(link.Ping()), 1.0)
     assert host.commit(1.0) == []
     assert [type(frame) for frame in greet(host)] == [link.Offer]
@@ -182,12 +182,12 @@ def test_a_lost_connection_drops_nobody() -> None:
     host.connected(0, 2.0)
     host.frame_received(0, b"".join(hello), 2.0)
     (offer,) = frames(host)
-    # What was not acknowledged is sent again, as it was.
+    # A message that was not acknowledged is sent again, unchanged.
     assert [b"".join(parts) for parts in client.frame_received(payload_of(offer))] == [message]
     assert not host.dropped
 
 
-def test_a_client_that_lost_its_state_is_dropped_since_it_cannot_go_on() -> None:
+def test_a_client_that_lost_its_state_is_dropped() -> None:
     host = new_host()
     _, message = first_message(host)
     host.frame_received(0, message, 1.0)
@@ -212,14 +212,14 @@ def test_floods_are_cut_off_and_bounded(ask) -> None:
         sent += len(host.commit(1.0))
     assert host.counters.refused[RefusalCode.BUSY] >= 1
     if ask != "hello":
-        # It was closed once, and nothing was heard after that.
+        # It was closed once, and nothing was read after that.
         assert sent < 40
     assert not host.dropped
     # Later it is welcome again.
     assert type(greet(host, 0, link.Hello(host.session_id), now=100.0)[-1]) is link.Offer
 
 
-def test_what_waits_for_a_commit_is_bounded() -> None:
+def test_frames_waiting_for_a_commit_are_bounded() -> None:
     host = new_host()
     host.connected(0, 1.0)
     host.frame_received(0, payload_of(link.Hello()), 1.0)
@@ -246,7 +246,7 @@ def test_an_aborted_session_says_so_and_unmasks_nobody() -> None:
     assert host.deadline is None
     host.abort(1.0)
     assert host.commit(1.0) == []
-    # Who comes later is told too, or is too late.
+    # A client that comes later is told too, or is too late.
     assert [frame.code for frame in greet(host, 1)] == [RefusalCode.TOO_LATE]
     host.left(0, 1.0)
     (end,) = greet(host, 0, link.Hello(host.session_id))
@@ -304,7 +304,7 @@ def test_reprs_hold_no_secret() -> None:
     assert repr(new_host()) == "<SessionHost ADVERTISE_KEYS, 0 clients connected>"
 
 
-def test_who_declines_is_named_with_its_reason_and_may_come_back_with_another_policy() -> None:
+def test_a_client_that_declines_is_named_with_its_reason_and_may_return_with_another_policy() -> None:
     host = new_host()
     for client_id in (0, 1):
         greet(host, client_id)
@@ -323,7 +323,7 @@ def test_who_declines_is_named_with_its_reason_and_may_come_back_with_another_po
     assert host.declined == {}
 
 
-def test_who_declines_makes_room_for_the_messages_of_others() -> None:
+def test_a_client_that_declines_makes_room_for_the_messages_of_others() -> None:
     host = new_host()
     host.memory = 1
     for client_id in (0, 1):
@@ -337,12 +337,12 @@ def test_who_declines_makes_room_for_the_messages_of_others() -> None:
 
 
 def wanted(host: SessionHost) -> list[int]:
-    """Whom the server asks for pieces now."""
+    """Return the clients that the server now asks for pieces."""
     sent = [(out.client_id, link.decode_server_frame(b"".join(out.parts))) for out in host.commit(1.0)]
     return [client_id for client_id, frame in sent if isinstance(frame, Want)]
 
 
-def test_who_has_answered_or_was_offered_nothing_cannot_decline() -> None:
+def test_a_client_that_answered_or_has_no_offer_cannot_decline() -> None:
     host = new_host()
     host.connected(1, 1.0)
     host.frame_received(1, payload_of(link.Decline("too soon")), 1.0)
@@ -355,7 +355,7 @@ def test_who_has_answered_or_was_offered_nothing_cannot_decline() -> None:
     assert host.dropped == {}
 
 
-def test_who_asks_late_hears_how_long_the_open_phase_may_take() -> None:
+def test_a_late_client_learns_how_long_the_open_phase_may_take() -> None:
     host = new_host()
     for client_id in range(3):
         _, message = first_message(host, client_id)
@@ -370,7 +370,7 @@ def test_who_asks_late_hears_how_long_the_open_phase_may_take() -> None:
     assert (refused.code, refused.retry_after) == (RefusalCode.TOO_LATE, 2)
 
 
-def test_the_connection_that_was_accepted_later_stays_whichever_is_told_of_first() -> None:
+def test_the_later_accepted_connection_stays_in_any_order_of_reports() -> None:
     host = new_host()
     assert host.connected(0, 1.0, 7) == 7
     assert host.connected(0, 1.0, 5) == 5
@@ -379,5 +379,5 @@ def test_the_connection_that_was_accepted_later_stays_whichever_is_told_of_first
     assert host.connected(0, 1.0, 9) == 9
     (closed,) = host.commit(1.0)
     assert (closed.connection, closed.code) == (7, RefusalCode.REPLACED)
-    # And without numbers, in the order in which they are told.
+    # Without numbers the order of the reports counts.
     assert host.connected(0, 1.0) == 10

@@ -1,26 +1,17 @@
-"""The server's journal: what is committed is there, what is not is not, and no file is taken for what it is not."""
+"""The server's journal: committed data is there, other data is not, and no foreign file is used."""
 
 import contextlib
 import errno
-import gc
 import sqlite3
 import stat
 import subprocess
 import sys
-import tracemalloc
 
-import numpy as np
 import pytest
 
-import secagg
-from secagg import Aborted, DropReason, PinnedKeys
-from tests.support.sessions import any_session, make_params
 from tests.transport.crashing_journals import journal_directory
-from tests.transport.link_world import CONTEXT, DEADLINES, MODES, World
-from transport.durable import frames as link
-from transport.durable.client_host import ClientHost
+from tests.transport.link_world import MODES, World
 from transport.durable.client_journal import ClientJournal
-from transport.durable.server_host import SessionHost
 from transport.durable.server_journal import AnswerKind, Entry, EntryKind, Header, Journal
 from transport.errors import JournalError, JournalFullError
 
@@ -48,7 +39,7 @@ def number_of_entries(path) -> int:
         return len(list(journal.entries()))
 
 
-def test_what_was_committed_is_there_and_nothing_else(directory) -> None:
+def test_exactly_the_committed_data_is_there(directory) -> None:
     journal = filled(directory / "j")
     journal.record(EntryKind.DROP, 1, b"lost")
     journal.close()
@@ -59,7 +50,7 @@ def test_what_was_committed_is_there_and_nothing_else(directory) -> None:
         Entry(EntryKind.CLOSE, 0, b""),
     ]
     assert journal.answers() == [(AnswerKind.DRAW, b"random")]
-    # It goes on where it was.
+    # It continues where it was.
     journal.record(EntryKind.ABORT)
     journal.commit()
     journal.close()
@@ -107,7 +98,7 @@ def test_durability_is_asked_of_the_disk(directory) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello", b"SQLite format 3\x00", b"\x00" * 5000, bytes(range(256)) * 40])
-def test_other_files_are_refused_and_left_as_they_are(directory, content: bytes) -> None:
+def test_other_files_are_refused_and_left_unchanged(directory, content: bytes) -> None:
     path = directory / "j"
     path.write_bytes(content)
     with pytest.raises(JournalError, match=r"not a journal|damaged"):
@@ -115,7 +106,7 @@ def test_other_files_are_refused_and_left_as_they_are(directory, content: bytes)
     assert path.read_bytes() == content
 
 
-def test_another_programs_database_is_refused_and_left_as_it_is(directory) -> None:
+def test_another_programs_database_is_refused_and_left_unchanged(directory) -> None:
     path = directory / "j"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE t(x)")
@@ -185,7 +176,7 @@ def test_a_changed_row_is_found(directory, change: str) -> None:
 
 
 def test_damaged_bytes_are_found_or_harmless(directory) -> None:
-    """Wherever a page is hit: an error of ours, or everything as it was."""
+    """For every page that is hit: one of our errors, or everything as it was."""
     filled(directory / "j").close()
     intact = (directory / "j").read_bytes()
     for at in range(0, len(intact), 97):
@@ -215,7 +206,7 @@ def test_a_failed_write_stops_everything_that_follows(directory) -> None:
     journal.record(EntryKind.ABORT)
     with pytest.raises(JournalError, match="see to the disk"):
         journal.record(EntryKind.MESSAGE, 1, bytes(100_000))
-    # SQLite took the first one back too: going on would leave a hole.
+    # SQLite took the first one back too: continuing would leave a hole.
     with pytest.raises(JournalError, match="start again to resume"):
         journal.commit()
     with pytest.raises(JournalError, match="start again to resume"):
@@ -234,7 +225,7 @@ def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
     connection = world.journal._database._connection
     connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
     frame = world.wires[0].up.popleft()
-    # The page is full: the message of a size that a session may have finds no room.
+    # The page is full: a message of an allowed size finds no room.
     with pytest.raises(JournalError, match="see to the disk"):
         world.server.frame_received(0, frame + bytes(5000), 1.0)
     with pytest.raises(JournalError, match="start again to resume"):
@@ -244,173 +235,8 @@ def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
     world.close()
 
 
-# Resuming.
-
-
-def begun(directory, mode: str = "complete") -> World:
-    """A session in whose journal two clients' messages are."""
-    world = World(MODES[mode], directory, 1)
-    for client_id in range(2):
-        world.connect(client_id)
-        world.deliver_up(client_id)
-        world.commit()
-        world.deliver_down(client_id)
-        world.deliver_up(client_id)
-        world.commit()
-    return world
-
-
-def resume(path, **arguments) -> SessionHost:
-    journal = Journal(path)
-    try:
-        return SessionHost.resume(journal, **{"deadlines": DEADLINES, "now": 500.0, "context": CONTEXT, **arguments})
-    finally:
-        journal.close()
-
-
-def test_the_open_phase_gets_its_whole_deadline_again(directory) -> None:
-    begun(directory).close()
-    host = resume(directory / "server.journal")
-    assert host.deadline == 600.0
-    assert host.status.received == 2
-    assert host.connected_clients == frozenset()
-
-
-def test_a_session_is_not_begun_over_another(directory) -> None:
-    begun(directory).close()
-    journal = Journal(directory / "server.journal")
-    with pytest.raises(JournalError, match="holds a session already"):
-        SessionHost(MODES["complete"], deadlines=DEADLINES, now=0.0, journal=journal)
-    with pytest.raises(JournalError, match="holds a session already"):
-        journal.begin(HEADER)
-    journal.close()
-
-
-def test_there_must_be_a_session_to_resume(directory) -> None:
-    with pytest.raises(JournalError, match="no session to resume"):
-        resume(directory / "new")
-    with pytest.raises(JournalError, match=r"needs a transport\.Journal"):
-        SessionHost.resume("path", deadlines=DEADLINES, now=0.0, context=b"")
-
-
-def test_another_context_is_refused_with_what_to_do(directory) -> None:
-    begun(directory).close()
-    with pytest.raises(JournalError, match="hash of the same model"):
-        resume(directory / "server.journal", context=b"another model")
-
-
-def test_an_abort_stays_one(directory) -> None:
-    world = begun(directory)
-    world.server.abort(1.0)
-    world.server.commit(1.0)
-    world.close()
-    host = resume(directory / "server.journal")
-    assert isinstance(host.outcome, Aborted)
-    assert host.deadline is None
-
-
-def test_the_directory_is_not_asked_again(directory) -> None:
-    """What a client's key was taken for when it came in is what it stays, whatever the directory has learned since."""
-    world = begun(directory, "malicious")
-    world.close()
-    host = resume(directory / "server.journal", directory=PinnedKeys({}))
-    assert host.status.received == 2
-    assert not host.dropped
-
-
-def test_a_drop_is_repeated(directory) -> None:
-    world = begun(directory)
-    world.server.frame_received(0, b"".join(link.encode(link.Message(0, b"other"))), 1.0)
-    world.server.commit(1.0)
-    world.close()
-    host = resume(directory / "server.journal")
-    assert host.dropped[0].reason is DropReason.DUPLICATE
-
-
-@pytest.mark.parametrize("mode", ["complete", "sparse"])
-def test_a_replay_that_differs_is_refused(directory, mode: str) -> None:
-    """As by a version of the library that does something else with the same input."""
-    world = World(MODES[mode], directory, 1)
-    while world.server.round is secagg.Round.ADVERTISE_KEYS:
-        world.step_without_faults()
-    world.close()
-    connection = sqlite3.connect(directory / "server.journal")
-    (rows,) = connection.execute("SELECT count(*) FROM entries WHERE kind = 5").fetchone()
-    connection.close()
-    assert rows
-    journal = Journal(directory / "server.journal")
-    copy = Journal(directory / "copy")
-    copy.begin(journal.header)
-    for entry in journal.entries():
-        data = bytes(32) if entry.kind is EntryKind.CHECK else entry.data
-        copy.record(entry.kind, entry.client_id, data)
-    for kind, data in journal.answers():
-        copy.record_answer(kind, data)
-    copy.commit()
-    copy.close()
-    journal.close()
-    with pytest.raises(JournalError, match="gives other results"):
-        resume(directory / "copy")
-
-
-@pytest.mark.parametrize(
-    ("answers", "why"),
-    [
-        ([], "other random bytes or keys"),
-        ([(AnswerKind.TRUST, b"\x01")], "other random bytes or keys"),
-        (None, "needs fewer"),
-    ],
-)
-def test_answers_that_do_not_fit_are_refused(directory, answers, why: str) -> None:
-    world = World(MODES["sparse"], directory, 1)
-    while world.server.round is secagg.Round.ADVERTISE_KEYS:
-        world.step_without_faults()
-    world.close()
-    journal = Journal(directory / "server.journal")
-    copy = Journal(directory / "copy")
-    copy.begin(journal.header)
-    for entry in journal.entries():
-        copy.record(entry.kind, entry.client_id, entry.data)
-    for kind, data in [*journal.answers(), (AnswerKind.DRAW, b"more")] if answers is None else answers:
-        copy.record_answer(kind, data)
-    copy.commit()
-    copy.close()
-    journal.close()
-    with pytest.raises(JournalError, match=why):
-        resume(directory / "copy")
-
-
-@pytest.mark.live
-def test_a_replay_takes_memory_for_one_masked_input_and_not_for_all(directory) -> None:
-    """20 inputs of 800 kB each are in the journal; the replay holds a few of them."""
-    params = make_params(20, 11, vector_length=200_000, value_bits=16, ring_bits=32)
-    journal = Journal(directory / "j")
-    host = SessionHost(params, deadlines=DEADLINES, now=0.0, context=CONTEXT, journal=journal)
-    vector = np.ones(200_000, dtype=np.int64)
-    clients = {i: ClientHost(i, lambda offer: vector, accept=any_session, context=CONTEXT) for i in range(20)}
-    for client_id, client in clients.items():
-        host.connected(client_id, 0.0)
-        host.frame_received(client_id, b"".join(client.connected()[0]), 0.0)
-    while host.round is not secagg.Round.UNMASKING:
-        for out in host.commit(0.0):
-            for reply in clients[out.client_id].frame_received(b"".join(out.parts)):
-                host.frame_received(out.client_id, b"".join(reply), 0.0)
-    host.commit(0.0)
-    journal.close()
-    del host, clients
-    gc.collect()
-    journal = Journal(directory / "j")
-    tracemalloc.start()
-    host = SessionHost.resume(journal, deadlines=DEADLINES, now=0.0, context=CONTEXT)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    journal.close()
-    assert host.round is secagg.Round.UNMASKING
-    assert peak < 5 * 800_000, peak
-
-
-def test_a_full_disk_is_told_from_other_faults_and_goes_on_when_there_is_room(directory, monkeypatch) -> None:
-    """SQLite's own limit of a file's pages stands in for the disk's."""
+def test_a_full_disk_has_its_own_error_and_writing_continues_when_there_is_room(directory, monkeypatch) -> None:
+    """SQLite's own limit of a file's pages replaces the disk's."""
     path = directory / "j"
     journal = filled(path)
     ((pages,),) = journal._database.rows("PRAGMA page_count")

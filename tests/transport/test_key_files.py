@@ -1,4 +1,4 @@
-"""Files with secret keys are read by one rule: whose they are, and who else may read them."""
+"""Files with secret keys are read by one rule: their owner, and who else may read them."""
 
 import os
 import stat
@@ -40,7 +40,7 @@ def status(mode, owner):
         (0o440, "another", "another user"),
     ],
 )
-def test_whose_file_and_who_may_read_it(monkeypatch, mode, owner, what):
+def test_owners_and_readers_of_a_key_file(monkeypatch, mode, owner, what):
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     problem = _problem(status(stat.S_IFREG | mode, {"own": 1000, "root": 0, "another": 1001}[owner]))
     assert (problem is None) if what is None else (what in problem)
@@ -53,7 +53,7 @@ def test_only_a_regular_file_is_a_key_file(tmp_path):
             read_key_file(path, raises=FileError)
 
 
-def test_a_link_to_a_key_is_followed_and_a_long_file_is_none(tmp_path):
+def test_a_link_to_a_key_is_followed_and_a_long_file_is_refused(tmp_path):
     key = tmp_path / "key"
     key.touch(0o600)
     key.write_bytes(b"k" * MAX_KEY_FILE_BYTES)
@@ -66,7 +66,7 @@ def test_a_link_to_a_key_is_followed_and_a_long_file_is_none(tmp_path):
 
 
 def test_every_reader_of_a_key_asks(tmp_path):
-    """TLS of both sides, identities, the authority, journals; each with an error of its own."""
+    """TLS of both sides, identities, the authority, journals; each with its own error."""
     certs = tmp_path / "certs"
     Authority.create(certs).issue(server_names=["localhost"], client_ids=[0])
     readers: dict[Path, list[Callable[[], object]]] = {

@@ -1,4 +1,4 @@
-"""A server process that is killed with signal 9 at any point of a session, and started again: the sum is exact."""
+"""A server process that is killed with signal 9 at any point of a session and restarted: the sum is exact."""
 
 import asyncio
 from collections import Counter
@@ -18,6 +18,6 @@ def test_a_server_that_is_killed_at_any_point_ends_with_the_exact_sum(capsys):
     with capsys.disabled():
         print(f"\n{len(runs)} kill points ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}): ", end="")  # noqa: T201
         print(", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()), "and 0 wrong")  # noqa: T201
-    # Deadlines are long and everyone comes back: no kill costs anybody the session.
+    # Deadlines are long and all clients come back: no kill costs a client the session.
     assert outcomes["exact"] + outcomes["over before the kill"] == len(runs)
     assert outcomes["exact"] >= 30

@@ -1,4 +1,4 @@
-"""The link protocol's frames: one encoding each, bounded, and nothing else is taken."""
+"""The link protocol's frames: one encoding each, bounded, and nothing else is accepted."""
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ def payload_of(frame) -> bytes:
 
 
 def is_of_others(hello: link.Hello) -> bool:
-    """Whether it says that there may be more in it than is read here."""
+    """Return whether the frame says that it may hold more than is read here."""
     return hello.version > link.LINK_VERSION or link.refused_version(hello) is not None
 
 
@@ -63,7 +63,7 @@ def test_frames_come_back_as_they_were(decode, frame) -> None:
 @pytest.mark.parametrize(
     ("decode", "frame"), [pair for pair in FRAMES if not isinstance(pair[1], link.Message | _pieces.Piece)]
 )
-def test_no_frame_is_taken_that_is_cut_short_or_goes_on(decode, frame) -> None:
+def test_frames_that_are_cut_short_or_too_long_are_refused(decode, frame) -> None:
     payload = payload_of(frame)
     for size in range(len(payload)):
         with pytest.raises(LinkError):
@@ -134,10 +134,10 @@ def test_a_hello_of_other_versions_is_read_no_further() -> None:
         (6, 6, RefusalCode.OLDER_SERVER, "this server speaks link versions up to 5, and the client needs 6"),
     ],
 )
-def test_a_client_fits_if_there_is_a_version_that_both_know(
+def test_a_client_fits_if_both_sides_share_a_version(
     monkeypatch, oldest: int, newest: int, code: RefusalCode | None, said: str
 ) -> None:
-    """As in a later version, which speaks 3 to 5. What a newer client says more is not looked at."""
+    """As in a later version, which speaks 3 to 5. A newer client's other fields are ignored."""
     hello = link.Hello(bytes(32), 2, newest, oldest)
     payload = payload_of(hello) + (b"more" if newest > 5 else b"")
     monkeypatch.setattr(link, "LINK_VERSION", 5)
@@ -172,7 +172,7 @@ def test_a_client_fits_if_there_is_a_version_that_both_know(
         (b"\x0e\x00" + bytes(_pieces.PIECE_BYTES + 1), "a PIECE has an invalid length, 65505 bytes"),
     ],
 )
-def test_what_is_wrong_is_named(payload: bytes, why: str) -> None:
+def test_faults_are_named(payload: bytes, why: str) -> None:
     with pytest.raises(LinkError, match=why):
         link.decode_client_frame(payload)
 
@@ -189,12 +189,12 @@ def test_a_length_that_is_only_claimed_allocates_nothing() -> None:
         link.decode_server_frame(b"\x06\x01\xc6\xff\xff\xff\xff")
 
 
-def test_an_offer_of_impossible_parameters_is_no_frame() -> None:
+def test_an_offer_of_impossible_parameters_is_refused() -> None:
     payload = bytearray(payload_of(link.Offer(make_params())))
     payload[11] = 9  # the threshold's last byte, above the number of clients
     with pytest.raises(LinkError, match="threshold is 9"):
         link.decode_server_frame(bytes(payload))
-    # The adversary's code, of which there are three.
+    # The adversary's code; there are three.
     payload = bytearray(payload_of(link.Offer(make_params())))
     payload[27] = 3
     with pytest.raises(LinkError, match="canonical"):
@@ -235,7 +235,7 @@ def test_numbers_of_waiting_clients_are_bounded(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"\x06\x00\xc4\x00", b"\x06\x0b\xc4\x00", b"\x05\x05\x00\xc4\x00"])
-def test_codes_that_there_are_not(payload: bytes) -> None:
+def test_unknown_codes_are_refused(payload: bytes) -> None:
     with pytest.raises(LinkError):
         link.decode_server_frame(payload)
 

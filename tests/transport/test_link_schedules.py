@@ -11,7 +11,7 @@ SCHEDULES = 61
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_whatever_breaks_the_sum_is_exact_or_the_session_aborts(mode: str) -> None:
+def test_any_faults_give_the_exact_sum_or_an_abort(mode: str) -> None:
     completed = crashes = 0
     for seed in range(SCHEDULES):
         outcome, crashed = run_schedule(mode, seed)
@@ -20,6 +20,6 @@ def test_whatever_breaks_the_sum_is_exact_or_the_session_aborts(mode: str) -> No
             assert outcome.reason in (AbortReason.TOO_FEW_CLIENTS, AbortReason.TOO_FEW_SHARES)
         else:
             completed += 1
-    # What aborts all the time is safe, and of no use.
+    # A session that always aborts would be safe, and of no use.
     assert completed > SCHEDULES // 2
     assert crashes > SCHEDULES

@@ -1,4 +1,4 @@
-"""Certificates that are renewed, run out, or come from a new authority while server and clients go on."""
+"""Certificates that are renewed, expire, or come from a new authority while server and clients run."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def shown(server: SessionServer, folder: Path) -> int:
-    """The serial number of the certificate that the server shows to client 0."""
+    """Return the serial number of the certificate that the server shows to client 0."""
     stream = await raw_stream(server.addresses[0][1], folder, 0)
     try:
         assert stream.tls is not None
@@ -68,7 +68,7 @@ def test_a_server_shows_its_renewed_certificate_to_the_next_connection(folder: P
 
 
 def test_files_that_do_not_fit_each_other_yet_change_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A new key is in place, and its certificate is not: the old pair goes on, and is said to."""
+    """A new key is in place, and its certificate is not: the old pair stays in use, and a line says so."""
 
     async def scenario() -> None:
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(folder), QUICK) as server:
@@ -121,7 +121,7 @@ def test_clients_wait_for_a_server_whose_certificate_is_not_valid_now(
     assert all(word in why for why in told)
 
 
-def test_a_servers_certificate_that_nobody_renews_is_given_up_in_words(folder: Path) -> None:
+def test_a_servers_expired_certificate_ends_the_client_with_a_reason(folder: Path) -> None:
     issue(folder, server_names=NAMES, days_from_now=-9)
 
     async def scenario() -> None:
@@ -134,7 +134,7 @@ def test_a_servers_certificate_that_nobody_renews_is_given_up_in_words(folder: P
 
 
 def test_a_client_that_waits_takes_up_its_own_renewed_certificate(folder: Path) -> None:
-    """It began to wait while there was no server, with a certificate that has expired when there is one."""
+    """It began to wait while there was no server; when there is one, its certificate has expired."""
     params = make_params(CLIENTS, 2)
     inputs = random_inputs(params, seed=1)
     issue(folder, client_ids=[0], days_from_now=-9)
@@ -183,7 +183,7 @@ def test_a_client_whose_certificate_runs_out_waits_for_a_renewed_one(
 
 
 def test_while_one_authority_takes_anothers_place_both_are_trusted(folder: Path) -> None:
-    """Client 0 is with the new authority already, the others and the server are not; malicious mode needs all keys."""
+    """Client 0 has moved to the new authority, the others and the server have not; malicious mode needs all keys."""
     params = make_params(CLIENTS, 2, adversary=Adversary.MALICIOUS)
     inputs = random_inputs(params, seed=1)
     keys = {i: identity_from(folder / f"client-{i}.key").public_key for i in inputs}
@@ -254,7 +254,7 @@ def test_certificates_are_renewed_where_their_keys_are_not(folder: Path) -> None
 
 
 def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | None) -> Credentials:
-    """Of the folder's authority, with names and a use that its own code would not give."""
+    """Make a certificate of the folder's authority, with names and a use that its own code would not give."""
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris] or [
         x509.DNSName("client.example")
     ]
@@ -281,7 +281,7 @@ def certificate(folder: Path, uris: list[str], usage: x509.ObjectIdentifier | No
     ],
     ids=["no use", "no id", "two ids"],
 )
-def test_what_tls_lets_in_and_the_server_does_not_is_told_in_words(
+def test_certificates_that_only_the_server_refuses_get_a_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch, uris: list[str], usage: Any, reason: str, told: str
 ) -> None:
     params = make_params(CLIENTS, 2)
@@ -292,7 +292,7 @@ def test_what_tls_lets_in_and_the_server_does_not_is_told_in_words(
 
     async def scenario() -> Any:
         async with served(params, folder) as serving:
-            # One that does not look at its own certificate.
+            # This client does not look at its own certificate.
             monkeypatch.setattr(tcp_module, "own_id", lambda tls, client_id: client_id)
             with pytest.raises(SessionRefusedError, match=f"UNKNOWN_CLIENT.*your.*{told}"):
                 await join(serving.port, inputs[0], bad, 0, retry=EAGER)
@@ -326,7 +326,7 @@ def test_the_expiry_of_the_certificate_in_use_is_a_metric(folder: Path) -> None:
         assert before == expiry("server.pem")
         issue(folder, server_names=NAMES)
         assert sample(watch, "server") == expiry("server.pem") < before
-        # What cannot be used is not in use.
+        # A certificate that cannot be used is not in use.
         (folder / "server.pem").write_text("nonsense")
         renewed = sample(watch, "server")
         assert renewed < before

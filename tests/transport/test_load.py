@@ -42,7 +42,7 @@ def test_a_thousand_connections_are_held_through_a_session(start, tmp_path, caps
         print(f"\n{after['most_connected']} connections held: {each / 1e3:.0f} kB of the server's memory each")  # noqa: T201
     assert after["exact"]
     assert after["included"] == after["most_connected"] == CONNECTIONS
-    # What TLS keeps of a connection is the most of it.
+    # TLS holds the most of a connection's memory.
     assert each < 250_000
     assert after["files"] <= before["files"] + 6
 
@@ -61,10 +61,10 @@ def test_a_hundred_sessions_in_one_server_process_leave_it_as_it_was(start, tmp_
     memory = [reading["memory"] for reading in readings]
     with capsys.disabled():
         print(f"\n{sessions} sessions: {memory[19] / 1e6:.1f} MB after 20, {memory[-1] / 1e6:.1f} MB after all")  # noqa: T201
-    # A session moves some 300 kB: were a hundredth of it kept, it would show in eighty sessions.
+    # A session moves some 300 kB: a leak of a hundredth of it would show in eighty sessions.
     assert memory[-1] - max(memory[10:20]) < 1 << 20
     files = [reading["files"] for reading in readings]
-    # The four connections of the next session may be there, and the four of the last one still, however busy the
-    # machine is; with the last session all are gone. Were one kept in ten sessions, ten more would be there at the end.
+    # The four connections of the next session may be there, and the four of the last one still, on any busy machine;
+    # with the last session all are gone. A leak of one in ten sessions would leave ten more at the end.
     assert max(files) <= min(files) + 8
     assert files[-1] <= min(files) + 1

@@ -1,4 +1,4 @@
-"""The scripts that measure a server's load say what happened, at sizes that take seconds."""
+"""The scripts that measure a server's load report what happened, at sizes that take seconds."""
 
 import asyncio
 
@@ -47,7 +47,7 @@ def test_clients_that_wait_for_an_hour_keep_their_connections(certs):
     assert found["virtual seconds"] == 3600
     assert found["still there"] == found["connections made"] == found["included then"] == CLIENTS
     assert found["refusals"] == {}
-    # Each side asks after 30 seconds of silence: a question, an answer, and how many wait.
+    # Each side asks after 30 seconds of silence: a question, an answer, and the number of waiting clients.
     assert 300 < found["messages a client and hour"] < 800
 
 
@@ -55,7 +55,7 @@ def test_a_slow_line_that_breaks_once(certs):
     found = asyncio.run(slow_session(certs, up=1000, down=2000, values=400_000, announced=1000, cut=300))
     assert found["exact"]
     assert (found["included"], found["connections"]) == (SLOW_CLIENTS, 2)
-    # It goes on where it broke off.
+    # It continues where it broke off.
     assert found["input_bytes"] < found["bytes_up"] < 1.3 * found["input_bytes"]
 
 

@@ -1,4 +1,4 @@
-"""Between sessions, and beside one: who counts as present, who waits, who is refused, and that nobody hammers."""
+"""Between sessions, and beside one: clients that are present, that wait, that are refused; none retries too often."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ async def until(condition, seconds=5):
 
 @contextlib.asynccontextmanager
 async def running(server, params, **options):
-    """A session in the background; gives its host and task."""
+    """Run a session in the background; yield its host and task."""
     options = {"deadlines": deadlines(8)} | options
     host = SessionHost(params, now=asyncio.get_running_loop().time(), **options)
     with RecoveryPool(1) as pool:
@@ -56,7 +56,7 @@ async def running(server, params, **options):
 
 
 async def next_frames(stream, number):
-    """So many frames, and the connection stays open."""
+    """Return the next ``number`` frames; the connection stays open."""
     decoder, payloads = FrameDecoder(1 << 20), []
     async with asyncio.timeout(5):
         while len(payloads) < number:
@@ -65,7 +65,7 @@ async def next_frames(stream, number):
 
 
 async def a_session_is_exact(server, certs, params=None, **options):
-    """The honest end of every test: all enrolled clients come, and are in the sum."""
+    """Assert the honest end of every test: all enrolled clients come, and are in the sum."""
     params = params or make_params(ENROLLED, 3)
     inputs = random_inputs(params, seed=0)
     port = server.addresses[0][1]
@@ -90,7 +90,7 @@ def test_only_distinct_enrolled_clients_that_said_hello_are_present(certs):
             frames = await received(stranger)
             await until(lambda: server.refusals["replaced"] == 1)
             present = server.num_waiting
-            # Who leaves is missed at once, and not only when it is asked.
+            # A client that leaves is missed at once, and not only at the next question.
             twice[1].abort()
             await until(lambda: server.num_waiting == 0)
             for stream in (*mute, *twice):
@@ -105,7 +105,7 @@ def test_only_distinct_enrolled_clients_that_said_hello_are_present(certs):
     assert frames == [link.Refused(RefusalCode.UNKNOWN_CLIENT, "client 7 is not enrolled here")]
 
 
-def test_a_certified_stranger_hears_at_once_that_it_is_none_of_the_enrolled(certs, caplog):
+def test_a_certified_stranger_is_told_at_once_that_it_is_not_enrolled(certs, caplog):
     caplog.set_level(logging.WARNING, "transport")
 
     async def scenario():
@@ -123,7 +123,7 @@ def test_a_certified_stranger_hears_at_once_that_it_is_none_of_the_enrolled(cert
     assert (line.reason, line.client_id) == ("unknown-client", 7)
 
 
-def test_a_session_begins_with_those_who_wait_and_gathering_sees_each_once(certs):
+def test_a_session_begins_with_the_waiting_clients_and_gathering_sees_each_once(certs):
     params = make_params(ENROLLED, 3)
     inputs = random_inputs(params, seed=0)
 
@@ -150,7 +150,7 @@ def test_a_session_begins_with_those_who_wait_and_gathering_sees_each_once(certs
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_a_client_waits_over_one_connection_however_long_it_takes(certs, tls):
+def test_a_client_waits_over_one_connection_for_any_time(certs, tls):
     """Both sides ask whether the other is there, and are answered."""
     limits = Limits(idle_seconds=0.1, answer_seconds=0.2, farewell_seconds=0.5)
     params = make_params(2, 2)
@@ -165,7 +165,7 @@ def test_a_client_waits_over_one_connection_however_long_it_takes(certs, tls):
                 asyncio.create_task(join(server.addresses[0][1], inputs[i], certs if tls else PLAINTEXT, i, **options))
                 for i in inputs
             ]
-            # Eight times as long as an unanswered question would be waited for.
+            # Eight times as long as the limit for an unanswered question.
             await until(lambda: len(told) >= 16)
             async with running(server, params) as (host, task):
                 await asyncio.gather(*clients, task)
@@ -176,7 +176,7 @@ def test_a_client_waits_over_one_connection_however_long_it_takes(certs, tls):
 
 
 def test_an_older_connection_never_takes_the_place_of_a_newer_one(certs):
-    """Whichever of the two speaks first, before a session and in it."""
+    """Either of the two may speak first, before a session and in it."""
 
     async def scenario():
         found = []
@@ -202,7 +202,7 @@ def test_an_older_connection_never_takes_the_place_of_a_newer_one(certs):
 
 
 def test_late_and_dropped_clients_wait_for_the_next_session_over_one_connection(certs):
-    """However many of them come, and however long the session takes: nobody asks again."""
+    """Any number of them may come, and the session may take any time: no client asks again."""
     params = make_params(ENROLLED, 2)
     inputs = random_inputs(params, seed=0)
 
@@ -244,7 +244,7 @@ def test_late_and_dropped_clients_wait_for_the_next_session_over_one_connection(
     assert refusals == {}
 
 
-def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
+def test_an_enrolled_client_that_is_not_invited_waits(certs):
     async def scenario():
         async with listening(certs) as server:
             port = server.addresses[0][1]
@@ -265,8 +265,8 @@ def test_who_is_enrolled_and_not_asked_in_a_session_waits(certs):
 
 
 @pytest.mark.parametrize("is_early", [True, False], ids=["waited", "came later"])
-def test_who_comes_back_from_a_session_that_is_gone_and_is_not_asked_now_is_in_the_next(certs, is_early):
-    """It lost its connection, or the server was started again; in between its session ended, and another began."""
+def test_a_client_that_returns_from_an_ended_session_joins_the_next(certs, is_early):
+    """It lost its connection, or the server was restarted; in between its session ended, and another began."""
     stale = encode_frame(link.encode(link.Hello(bytes(32), 1)))
 
     async def scenario():
@@ -314,7 +314,7 @@ def test_who_comes_back_from_a_session_that_is_gone_and_is_not_asked_now_is_in_t
         (HELLO, "silent"),
     ],
 )
-def test_in_the_lobby_too_hostile_frames_end_a_connection_and_nothing_else(certs, caplog, sent, reason):
+def test_hostile_frames_in_the_lobby_end_only_their_connection(certs, caplog, sent, reason):
     caplog.set_level(logging.INFO, "transport")
     limits = Limits(
         handshake_seconds=0.5, frame_seconds=0.4, idle_seconds=0.4, answer_seconds=0.3, farewell_seconds=0.5
@@ -338,8 +338,8 @@ def test_in_the_lobby_too_hostile_frames_end_a_connection_and_nothing_else(certs
         assert isinstance(frames[-1], link.Refused)
 
 
-def test_who_asks_in_the_lobby_and_does_not_read_is_cut_off(certs):
-    """It may ask a little, again and again; what waits for it is bounded."""
+def test_a_client_that_asks_in_the_lobby_and_does_not_read_is_cut_off(certs):
+    """It may ask a little, again and again; the data waiting for it is bounded."""
 
     async def scenario():
         async with listening(certs) as server:
@@ -360,7 +360,7 @@ def test_who_asks_in_the_lobby_and_does_not_read_is_cut_off(certs):
 
 
 def test_a_frame_that_is_on_its_way_when_the_session_begins_is_read_to_its_end(certs):
-    """The bound of what may come is raised after it, not in the middle of it."""
+    """The bound on a frame's size is raised after this frame, not in the middle of it."""
     params = make_params(2, 2, vector_length=5000)
 
     async def scenario():
@@ -383,6 +383,6 @@ def test_a_frame_that_is_on_its_way_when_the_session_begins_is_read_to_its_end(c
             return host.dropped[0].reason.name, dict(server.refusals)
 
     reason, refusals = asyncio.run(scenario())
-    # It came whole, to the machine, which does not take it.
+    # It arrived whole at the machine, which does not accept it.
     assert reason == "MALFORMED"
     assert "bad-frame" not in refusals

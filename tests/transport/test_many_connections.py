@@ -31,7 +31,7 @@ async def until(condition):
 
 
 async def is_open(stream: Stream) -> bool:
-    """Whether the server has not closed it: what it says does not count."""
+    """Return whether the server has not closed the connection; its frames do not matter."""
     try:
         async with asyncio.timeout(0.2):
             while await stream.receive():
@@ -45,8 +45,8 @@ async def is_open(stream: Stream) -> bool:
 
 @pytest.mark.parametrize("says_hello", [True, False])
 @pytest.mark.parametrize("tls", [True, False])
-def test_of_one_clients_connections_the_newest_few_stay(certs, says_hello, tls):
-    """None of them reads, or says anything more."""
+def test_only_the_newest_connections_of_a_client_stay(certs, says_hello, tls):
+    """None of them reads, or sends anything more."""
 
     async def connect(port: int) -> Stream:
         if tls:
@@ -69,7 +69,7 @@ def test_of_one_clients_connections_the_newest_few_stay(certs, says_hello, tls):
             await until(lambda: server.num_connections <= bound)
             await asyncio.sleep(0.1)
             kept = [await is_open(stream) for stream in streams]
-            # One that waits for a session has no older one beside it.
+            # A client that waits for a session has no older connection beside it.
             assert kept[-1]
             assert sum(kept) == (1 if says_hello else LIMITS.connections_per_client)
             assert kept == sorted(kept)
@@ -85,7 +85,7 @@ def test_of_one_clients_connections_the_newest_few_stay(certs, says_hello, tls):
     assert not server._visits._of
 
 
-def test_a_session_goes_on_beside_a_client_that_connects_without_end(certs):
+def test_a_session_continues_beside_a_client_that_connects_without_end(certs):
     inputs = random_inputs(PARAMS, seed=1)
 
     async def scenario():
@@ -112,7 +112,7 @@ def test_a_session_goes_on_beside_a_client_that_connects_without_end(certs):
 
 
 def test_connections_beyond_the_limit_do_not_linger(certs, monkeypatch):
-    """Each is told why, and waits a second for the client to read it: so many at a time, and no more."""
+    """Each is told why, and waits a second for the client to read it: a bounded number at a time."""
     monkeypatch.setattr(listener, "_TURNED_AWAY_AT_ONCE", 3)
     limits = Limits(connections=2, handshake_seconds=3)
 
@@ -122,7 +122,7 @@ def test_connections_beyond_the_limit_do_not_linger(certs, monkeypatch):
             streams = [await raw_stream(port, certs, i) for i in (0, 1)]
             await until(lambda: server.num_connections == 2)
             for _ in range(12):
-                # With a certificate, it has been let in by TLS; nothing is read of what the server says.
+                # TLS accepted its certificate; the test reads nothing from the server.
                 streams.append(await raw_stream(port, certs, 2))
                 most = max(most, len(server._listener._serving))
             await until(lambda: server.refusals["too-many-connections"] == 12)

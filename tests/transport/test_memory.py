@@ -1,4 +1,4 @@
-"""Sessions over the in-process network: whatever goes wrong, the exact sum of who is included, or Aborted."""
+"""Sessions over the in-process network: for every fault, the exact sum of the included clients, or Aborted."""
 
 import time
 from itertools import cycle
@@ -31,7 +31,7 @@ LOST_BEFORE_THE_SUM = (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPU
 
 
 def check_exact(params: Parameters, inputs: dict[int, np.ndarray], report: SessionReport) -> None:
-    """Never a wrong sum: exact over the included, or no sum at all."""
+    """Assert that the sum is exact over the included clients, or that there is none."""
     if isinstance(report.outcome, Completed):
         expected = exact_sum(params, [inputs[i] for i in report.outcome.included])
         assert report.outcome.sum.tolist() == expected
@@ -90,7 +90,7 @@ def test_a_message_that_comes_last_is_as_good_as_any(adversary: Adversary, round
 @each_round
 def test_a_second_copy_of_a_message_ends_its_senders_part(adversary: Adversary, round_: Round) -> None:
     report = run_with(Fault.DUPLICATE, round_, UP, adversary)
-    # The copy may come when the next round is open already, if its sender was the last one awaited.
+    # The copy may come when the next round is already open, if its sender was the last one awaited.
     assert set(report.dropped) <= {2}
     assert all(drop.reason in (DropReason.DUPLICATE, DropReason.UNEXPECTED_MESSAGE) for drop in report.dropped.values())
 
@@ -122,7 +122,7 @@ def test_a_message_that_is_spoiled_down_costs_its_receiver_alone(
     adversary=st.sampled_from(Adversary),
     data=st.data(),
 )
-def test_never_a_wrong_sum_whatever_goes_wrong(
+def test_any_fault_gives_the_exact_sum_or_an_abort(
     num_clients: int, rate: float, seed: int, adversary: Adversary, data: st.DataObject
 ) -> None:
     threshold = data.draw(thresholds(adversary, num_clients))
@@ -145,7 +145,7 @@ def test_never_a_wrong_sum_whatever_goes_wrong(
     ids=["complete", "sparse"],
 )
 def test_a_malicious_session_with_every_fault_in_every_round_sums_exactly(params: Parameters) -> None:
-    """Each fault hits one client, in one round and on one way: all together a quarter of the clients."""
+    """Each fault hits one client, in one round and one direction: together a quarter of the clients."""
     kinds = [(fault, round_, UP) for round_ in Round for fault in Fault]
     kinds += [
         (fault, round_, DOWN)
@@ -170,7 +170,7 @@ def test_a_malicious_session_with_every_fault_in_every_round_sums_exactly(params
     assert seen == set(kinds)
 
 
-def test_the_consistency_check_has_a_deadline_of_its_own() -> None:
+def test_the_consistency_check_has_its_own_deadline() -> None:
     params = make_params(5, 3, adversary=Adversary.MALICIOUS)
     inputs = random_inputs(params, 0)
     faults = FaultSchedule({(1, Round.CONSISTENCY_CHECK, UP): Fault.VANISH})
@@ -217,7 +217,7 @@ def test_the_seed_and_the_entropy_repeat_a_session() -> None:
     assert str(first.outcome) == str(second.outcome)
 
 
-def test_inputs_are_made_when_they_are_due_and_for_those_only_who_get_so_far() -> None:
+def test_inputs_are_made_when_due_and_only_for_clients_that_reach_the_round() -> None:
     params = make_params(5, 3)
     inputs = random_inputs(params, 0)
     made: list[int] = []
@@ -240,7 +240,7 @@ def test_a_callers_bad_input_is_the_callers_error() -> None:
         run_session(params, lambda client_id: np.zeros(10))  # type: ignore[return-value]
 
 
-def test_any_ids_will_do() -> None:
+def test_any_ids_are_accepted() -> None:
     params = make_params(3, 2)
     inputs = dict(zip((7, 4_000_000_000, 12), random_inputs(params, 0).values(), strict=True))
     report = run_session(params, inputs, client_ids=inputs)
@@ -263,15 +263,15 @@ def test_any_ids_will_do() -> None:
         ((*range(4), "0"), None, "for clients 0"),
     ],
 )
-def test_inputs_are_those_of_the_clients_and_no_others(inputs_of: Any, client_ids: Any, said: str) -> None:
-    """An input that is left out of the sum without a word is a wrong sum."""
+def test_inputs_must_match_the_clients(inputs_of: Any, client_ids: Any, said: str) -> None:
+    """An input that is silently left out makes a wrong sum."""
     params = make_params(4, 3)
     inputs = dict.fromkeys(inputs_of, np.full(params.vector_length, 3, np.uint64))
     with pytest.raises(LocalProtocolError) as refusal:
         run_session(params, inputs, client_ids=client_ids)
     assert said in str(refusal.value)
     assert ("client_ids=" in str(refusal.value)) == (client_ids is None)
-    # As many as there are places may be fewer.
+    # There may be fewer inputs than places.
     fewer = {i: inputs[i] for i in list(inputs_of)[:3]}
     report = run_session(params, fewer, client_ids=fewer)
     assert report.outcome.sum.tolist() == [9] * params.vector_length
@@ -283,7 +283,7 @@ def test_bytes_are_counted_on_both_ways_by_round() -> None:
     client = report.clients[1]
     assert set(client.bytes_up) == set(ROUNDS_OF_EVERY_SESSION)
     assert set(client.bytes_down) == set(ROUNDS_OF_EVERY_SESSION) - {Round.ADVERTISE_KEYS}
-    # 1,000 elements of 16 bits, and no more than a hundred bytes of frame, session id and headers.
+    # 1,000 elements of 16 bits, and at most a hundred bytes of frame, session id and headers.
     assert 2000 < client.bytes_up[Round.MASKED_INPUT_COLLECTION] < 2100
     assert report.bytes_up == sum(sum(c.bytes_up.values()) for c in report.clients.values())
 

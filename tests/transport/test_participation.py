@@ -1,4 +1,4 @@
-"""What clients have taken part in: each session once, each round once, whatever happens to processes and files."""
+"""A client's record: each session once, each round once, after any failure of processes and files."""
 
 import sqlite3
 import subprocess
@@ -12,7 +12,7 @@ from transport import BudgetSpentError, ClientRecord, JournalError, Participatio
 
 
 def record(path: Path | None, client: bytes = b"key", **options) -> ClientRecord:
-    """A client's part, as a process that has just been started has it."""
+    """Return a client's record as a newly started process has it."""
     return ClientRecord(Participation(path), client, **{"training": "flu", **options})
 
 
@@ -59,7 +59,7 @@ def test_rounds_are_answered_once_and_upwards(tmp_path) -> None:
     record(path).check_round(4)
     record(path).answer(b"two", 7)
     assert record(path).last_answered() == 7
-    # Others, and other trainings and runs, have rounds of their own.
+    # Other clients, and other trainings and runs, have their own rounds.
     record(path, b"other key").answer(b"two", 1)
     record(path, training="cold").answer(b"three", 1)
     record(path, run="second").answer(b"four", 1)
@@ -67,7 +67,7 @@ def test_rounds_are_answered_once_and_upwards(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 2**63])
-def test_what_is_no_round_is_refused(number: int) -> None:
+def test_invalid_rounds_are_refused(number: int) -> None:
     with pytest.raises(RepeatedSessionError, match="not the number of a round"):
         record(None).check_round(number)
 
@@ -80,7 +80,7 @@ def test_a_budget_counts_the_rounds_of_all_runs(tmp_path) -> None:
         record(path, run="c", max_rounds=3).check_round(1)
     with pytest.raises(RepeatedSessionError, match="budget"):
         record(path, run="a", max_rounds=3).answer(b"another", 3)
-    # What was answered may be said again, and a larger budget is the user's to give.
+    # A given answer may be sent again, and the user may allow a larger budget.
     record(path, run="b", max_rounds=3).answer(b"session 1b", 1)
     record(path, run="c", max_rounds=4).check_round(1)
 
@@ -102,7 +102,7 @@ def test_without_a_training_sessions_have_no_order() -> None:
     assert loose.last_answered() is None
 
 
-def test_of_many_at_once_one_answers(tmp_path) -> None:
+def test_among_concurrent_calls_one_answers(tmp_path) -> None:
     def attempt(number: int) -> bool:
         try:
             record(tmp_path / "record").answer(b"session %d" % number, 1)
@@ -114,7 +114,7 @@ def test_of_many_at_once_one_answers(tmp_path) -> None:
         assert sum(pool.map(attempt, range(64))) == 1
 
 
-def test_what_a_killed_process_answered_stays_answered(tmp_path) -> None:
+def test_answers_of_a_killed_process_stay_recorded(tmp_path) -> None:
     program = (
         "import os, signal, sys\n"
         "from transport import BudgetSpentError, ClientRecord, Participation\n"
@@ -128,7 +128,7 @@ def test_what_a_killed_process_answered_stays_answered(tmp_path) -> None:
         record(path).check_round(5)
 
 
-def test_the_record_names_nobody_it_need_not(tmp_path) -> None:
+def test_the_record_names_only_necessary_parties(tmp_path) -> None:
     path = tmp_path / "record"
     kept = Participation(path)
     kept.use(b"a suspended client's secret bytes")
@@ -163,7 +163,7 @@ def test_folders_that_others_could_change_are_refused(tmp_path) -> None:
             Participation.in_folder(tmp_path / name)
 
 
-def test_what_comes_before_a_round_is_not_answered_once_another_process_has_answered_the_round(tmp_path) -> None:
+def test_a_measurement_is_refused_after_another_process_answered_its_round(tmp_path) -> None:
     path = tmp_path / "record"
 
     def ranges() -> ClientRecord:

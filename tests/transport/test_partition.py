@@ -1,6 +1,6 @@
-"""A network that is cut in the middle of a round, by the kernel: clients in network namespaces of their own.
+"""A network that the kernel cuts in the middle of a round: clients in their own network namespaces.
 
-Needs root and iproute2; skipped with the reason where one of them is not there.
+Needs root and iproute2; skipped with the reason if one is missing.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ def ip(*arguments):
 
 
 class Apart:
-    """A namespace that is joined to this one by a cable."""
+    """A namespace that a cable joins to this one."""
 
     def __init__(self, number):
         self.name = f"secagg-{os.getpid()}-{number}"
-        # Interfaces have names of 15 characters at most.
+        # Names of interfaces have at most 15 characters.
         self._cable = f"sa{os.getpid() % 10**6}h{number}"
         self._other_end = f"sa{os.getpid() % 10**6}c{number}"
         network = f"10.203.{os.getpid() % 250}.{4 * number}"

@@ -1,4 +1,4 @@
-"""Large frames go in pieces: over slow lines, over lines that break, and once where they are there already."""
+"""Large frames in pieces: over slow lines, over lines that break, and not again what is already there."""
 
 import asyncio
 import hashlib
@@ -34,13 +34,13 @@ def certs(tmp_path_factory):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Windows in proportion to the transfers of these tests."""
+    """Make windows proportional to the transfers of these tests."""
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 4096)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 1 << 16)
 
 
 async def over_a_line(certs, params, *, up=1e7, down=1e7, cuts=(), extra=b""):
-    """A session of which one client is behind such a line; what the line passed on."""
+    """Run a session with one client behind such a line; return the bytes that passed."""
     inputs = random_inputs(params, seed=3)
     async with (
         asyncio.timeout(60),
@@ -70,18 +70,18 @@ def test_an_announcement_comes_down_a_slow_line_over_one_connection(certs, small
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_what_broke_off_goes_on_where_it_stopped(way, certs, small_pieces):
+def test_a_broken_transfer_continues_where_it_stopped(way, certs, small_pieces):
     params = make_params(CLIENTS, 2, vector_length=600_000 if way == "up" else 10)
     size = params.vector_length * params.ring_bits // 8 if way == "up" else len(EXTRA)
     cuts = tuple((way, size // 3) for _ in range(2))
     _, proxy = asyncio.run(over_a_line(certs, params, cuts=cuts, extra=b"" if way == "up" else EXTRA))
     assert proxy.connections == len(cuts) + 1
-    # Handshakes, small messages, and at each break what was on its way.
+    # Handshakes, small messages, and at each break the bytes that were on their way.
     assert proxy.passed[way] < size + len(cuts) * (1 << 16) + 40_000
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_whatever_breaks_in_pieces_the_sum_is_exact_or_the_session_aborts(mode, monkeypatch):
+def test_any_faults_with_pieces_give_the_exact_sum_or_an_abort(mode, monkeypatch):
     monkeypatch.setattr(_pieces, "PIECE_BYTES", 48)
     monkeypatch.setattr(_pieces, "WINDOW_BYTES", 160)
     schedules = 24
@@ -89,7 +89,7 @@ def test_whatever_breaks_in_pieces_the_sum_is_exact_or_the_session_aborts(mode, 
     assert completed > schedules // 2
 
 
-def test_an_announcement_is_not_sent_again_to_who_holds_it():
+def test_an_announcement_is_not_sent_again_to_a_client_that_holds_it():
     held = HeldAnnouncement()
     extra = bytes(300_000)
     sizes = []
@@ -108,14 +108,14 @@ def test_a_message_that_is_there_is_acknowledged_and_not_sent_again():
     session = LargeInputs()
     session.send_input(0)
     session.host.left(0, 1.0)
-    # The acknowledgement is lost: it says again what it has.
+    # The acknowledgement is lost: the client reports again what it has.
     session.connect(0)
     assert session.from_server(0) == [link.Ack(2)]
     session.run()
     assert session.host.outcome.included == (0, 1, 2, 3)
 
 
-def test_a_half_sent_input_goes_on_where_it_stopped():
+def test_a_half_sent_input_continues_where_it_stopped():
     session = LargeInputs()
     large, pieces = session.large[0], session.pieces(0)
     session.up(0, large)
@@ -128,8 +128,8 @@ def test_a_half_sent_input_goes_on_where_it_stopped():
     assert session.host.outcome.included == (0, 1, 2, 3)
 
 
-def test_the_round_waits_for_downloads_and_not_for_ever():
-    """A client that gets another part is waited for anew; one that only says so is not."""
+def test_the_round_waits_for_downloads_within_limits():
+    """A client that gets another part is waited for again; one that only claims it is not."""
     extra = bytes(4 * _pieces.WINDOW_BYTES)
     host = new_host(extra=extra, deadlines=Deadlines(advertise_keys=30, download=100))
     greet(host, 0, now=0.0)

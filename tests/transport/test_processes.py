@@ -1,4 +1,4 @@
-"""Real processes over TLS on loopback: some are killed with signal 9, and the sum is exact all the same."""
+"""Real processes over TLS on loopback: some are killed with signal 9, and the sum is still exact."""
 
 import asyncio
 import contextlib
@@ -35,13 +35,13 @@ def certs(tmp_path_factory):
 
 
 class Child(children.Child):
-    """One process of ours and the lines that it says."""
+    """A child process and the lines that it prints."""
 
     def __init__(self, what, **options):
         super().__init__("tests.transport.network_child", what, **options)
 
     def wait_for(self, condition, seconds=30):  # type: ignore[override]
-        """The first line that fulfils it, also one that was said before."""
+        """Return the first line that meets the condition, also an earlier one."""
         seen = 0
         end = time.monotonic() + seconds
         with self._changed:
@@ -51,21 +51,21 @@ class Child(children.Child):
                         return line
                 seen = len(self.lines)
                 if self._ended or not self._changed.wait(end - time.monotonic()):
-                    raise AssertionError(f"it never said that, but {[str(line)[:80] for line in self.lines[-3:]]}")
+                    raise AssertionError(f"it never printed that, but {[str(line)[:80] for line in self.lines[-3:]]}")
 
     def wait(self):
-        """Until it has ended."""
+        """Wait until the process has ended."""
         return self._process.wait(30)
 
     def kill(self):
-        """Signal 9, and see it dead."""
+        """Kill the process with signal 9, and wait for its end."""
         self._process.send_signal(signal.SIGKILL)
         self.close()
 
 
 @pytest.fixture
 def start():
-    """Starts children; those that are still there at the end are ended, by their own id."""
+    """Start children; those that still run at the end are ended, by their own id."""
     begun = []
 
     def started(what, **options):
@@ -86,7 +86,7 @@ def test_twenty_client_processes_some_killed_in_each_phase(certs, start):
     params = make_params(20, 11, vector_length=2000)
     inputs = random_inputs(params, seed=SEED)
     port = free_port()
-    # Which client stops at which of its messages: before it is sent, or after.
+    # The message at which each client stops: before it is sent, or after.
     stops = {3: (0, False), 7: (1, False), 8: (1, True), 11: (2, False), 12: (2, True), 15: (3, False), 16: (3, True)}
 
     async def scenario():
@@ -97,7 +97,7 @@ def test_twenty_client_processes_some_killed_in_each_phase(certs, start):
             children[i] = await asyncio.to_thread(start, "join", id=i, seed=SEED, **options, **at)
         for child in children.values():
             await asyncio.to_thread(child.wait_for, lambda line: "ready" in line, 60)
-        # Where a process dies its phase's deadline is waited for: that is the test's duration.
+        # Where a process dies, its phase's deadline is waited for: this is the test's duration.
         limits = Limits(farewell_seconds=0.5)
         async with served(params, certs, deadlines=deadlines(2), limits=limits, address=("127.0.0.1", port)) as serving:
             for child in children.values():
@@ -122,7 +122,7 @@ def test_twenty_client_processes_some_killed_in_each_phase(certs, start):
     report, ends = asyncio.run(scenario())
     assert isinstance(report.outcome, Completed)
     assert report.outcome.sum.tolist() == exact_sum(params, [inputs[i] for i in report.outcome.included])
-    # Client 12 died after its masked input was out: whether the input came to be in the sum, it is exact.
+    # Client 12 died after its masked input was out: the sum is exact with or without this input.
     assert {3, 7, 8, 11} <= set(report.dropped) <= set(stops)
     assert set(inputs) - {3, 7, 8, 11, 12} <= set(report.outcome.included) <= set(inputs) - {3, 7, 8, 11}
     assert {tuple(end.items()) for end in ends} == {(("end", "COMPLETED"),)}
@@ -140,7 +140,7 @@ def test_twenty_client_processes_some_killed_in_each_phase(certs, start):
         ("UNMASKING", 3),
     ],
 )
-def test_a_server_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path, round_, received):
+def test_a_server_that_is_killed_continues_from_its_journal(certs, start, tmp_path, round_, received):
     num_clients = 5
     params = make_params(num_clients, num_clients, vector_length=2000)
     inputs = random_inputs(params, seed=SEED)
@@ -185,7 +185,7 @@ def test_a_server_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path
 
 
 @pytest.mark.parametrize(("stop_at", "after"), [(1, False), (2, False), (2, True), (3, False)])
-def test_a_client_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path, stop_at, after):
+def test_a_client_that_is_killed_continues_from_its_journal(certs, start, tmp_path, stop_at, after):
     params = make_params(3, 3, vector_length=500)
     inputs = random_inputs(params, seed=SEED)
 
@@ -228,7 +228,7 @@ def test_a_client_that_is_killed_goes_on_from_its_journal(certs, start, tmp_path
 
 
 def test_the_example_runs_as_its_files_say(tmp_path):
-    """server.py and five client.py, as they are but for the port."""
+    """server.py and five client.py run unchanged but for the port."""
     port = str(free_port())
     for path in (ROOT / "examples" / "network_sum").glob("*.py"):
         shutil.copy(path, tmp_path)

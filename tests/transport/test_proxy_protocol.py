@@ -1,4 +1,4 @@
-"""Behind proxies that say whom they pass on: the limits are the clients' own, and nobody else is believed."""
+"""Behind proxies that name their clients: the limits are the clients' own, and only listed proxies are believed."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 
 
 def header(source: str = "192.0.2.1", extra: bytes = b"", *, version_command: int = 0x21) -> bytes:
-    """As haproxy sends it for TCP, with the ports 50,000 and 7000."""
+    """Return haproxy's header for TCP, with the ports 50,000 and 7000."""
     address = ipaddress.ip_address(source)
     ends = address.packed + ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1").packed
     return raw(version_command, 0x21 if address.version == 6 else 0x11, ends + struct.pack(">HH", 50_000, 7000) + extra)
@@ -56,7 +56,7 @@ def certs(tmp_path_factory):
 
 @contextlib.asynccontextmanager
 async def proxy(port: int, sent: bytes, step: int | None = None):
-    """A proxy that begins its connections in this way, in one piece or several; gives its port."""
+    """Run a proxy that begins its connections with these bytes, in one piece or several; yield its port."""
     ends = []
 
     async def pass_on(reader, writer):
@@ -89,7 +89,7 @@ async def proxy(port: int, sent: bytes, step: int | None = None):
 
 
 async def exact_session(serving, certs, inputs, *first):
-    """The honest end: everybody comes through a proxy, each from an address of its own."""
+    """Assert the honest end: all clients come through a proxy, each from its own address."""
     async with contextlib.AsyncExitStack() as stack:
         ports = [await stack.enter_async_context(proxy(serving.port, *given)) for given in first]
         await asyncio.gather(*(join(port, inputs[i], certs, i) for i, port in enumerate(ports)))
@@ -131,14 +131,14 @@ def test_limits_and_logs_are_of_the_clients_own_addresses(certs, caplog):
         (header("192.0.2.1", extension(0x04, b"\0" * 7) + extension(0x20, b"x" * 2000)),),
         (header("2001:db8::1", extension(0xEA, b"")),),
         (header("192.0.2.1"), 1),
-        # A health check, or a connection of which the proxy knows nothing: it is the proxy's own.
+        # A health check, or a connection of which the proxy knows nothing, counts as the proxy's own.
         (raw(0x20, 0x00, b""),),
         (raw(0x20, 0xFF, b"anything"),),
         (raw(0x21, 0x00, b"anything"),),
     ],
     ids=["extensions", "IPv6", "byte by byte", "LOCAL", "LOCAL with more", "unspecified"],
 )
-def test_a_session_goes_on_behind_proxies_that_keep_to_the_specification(certs, first):
+def test_a_session_continues_behind_proxies_that_follow_the_specification(certs, first):
     inputs = random_inputs(PARAMS, seed=1)
 
     async def scenario():
@@ -207,7 +207,7 @@ def test_a_header_that_does_not_come_is_not_waited_for(certs, sent):
     assert asyncio.run(scenario()).refusals == {"timed-out": 1}
 
 
-def test_a_probe_that_says_nothing_is_no_news(certs, caplog):
+def test_a_silent_probe_is_not_logged(certs, caplog):
     """As without a proxy: a health check that only connects."""
 
     async def scenario():
@@ -225,7 +225,7 @@ def test_a_probe_that_says_nothing_is_no_news(certs, caplog):
 
 
 @pytest.mark.parametrize("proxies", [(), proxy_networks("192.0.2.0/24")], ids=["nobody is listed", "another is"])
-def test_who_is_not_listed_says_nothing_of_where_it_comes_from(certs, caplog, proxies):
+def test_headers_of_unlisted_proxies_are_refused(certs, caplog, proxies):
     inputs = random_inputs(PARAMS, seed=1)
 
     async def scenario():
@@ -247,7 +247,7 @@ def test_who_is_not_listed_says_nothing_of_where_it_comes_from(certs, caplog, pr
 
 
 def test_strangers_behind_a_proxy_push_out_only_their_own(certs, caplog):
-    """Two silent ones an address: of eight from one, six go, and those from another stay."""
+    """Two silent ones an address: of eight from one address, six go, and those from another stay."""
     inputs = random_inputs(PARAMS, seed=1)
     limits = Limits(handshakes_per_address=2, farewell_seconds=0.5, first_byte_seconds=5)
 
@@ -282,7 +282,7 @@ def test_one_address_has_one_way_to_be_written():
 
 
 @given(st.binary(min_size=4, max_size=4), st.binary(max_size=300))
-def test_whatever_is_in_a_header_is_an_address_or_refused(last, body):
+def test_any_header_gives_an_address_or_is_refused(last, body):
     head = SIGNATURE + last
     with contextlib.suppress(ProxyHeaderError):
         assert body_bytes(head) <= MAX_BODY_BYTES
@@ -308,7 +308,7 @@ def test_proxies_are_listed_by_address_or_network():
         ("10.0.0.1,::/0", "all addresses"),
     ],
 )
-def test_a_list_of_proxies_is_not_guessed_at(text, said):
+def test_an_invalid_list_of_proxies_is_refused(text, said):
     with pytest.raises(ValueError, match=said):
         proxy_networks(text)
 

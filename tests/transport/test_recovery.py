@@ -27,7 +27,7 @@ def job_of(num_recovered: int, num_peers: int, vector_length: int = 50) -> Unmas
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Jobs of any size go to the children."""
+    """Let jobs of any size go to the children."""
     monkeypatch.setattr(recovery, "_WORTH_STARTING", 1)
     monkeypatch.setattr(recovery, "_WORTH_SENDING", 1)
 
@@ -73,7 +73,7 @@ def test_the_part_of_a_child_that_was_killed_is_done_here(eager):
         first, _ = pool.process_ids
         os.kill(first, signal.SIGKILL)
         assert np.array_equal(pool.run(job).vector, job.run().vector)
-        # The next job finds the ranks filled again.
+        # The next job finds all places filled again.
         assert np.array_equal(pool.run(job).vector, job.run().vector)
         assert len(pool.process_ids) == 2
         assert first not in pool.process_ids

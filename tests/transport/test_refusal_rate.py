@@ -1,4 +1,4 @@
-"""Refusals are all counted, and logged no more often than the disk bears."""
+"""Refusals are all counted, and logged only as often as the disk bears."""
 
 import asyncio
 import logging
@@ -15,13 +15,13 @@ def test_a_burst_is_logged_and_then_a_line_every_few_seconds():
     logged = [rate.untold("192.0.2.1", 0.0) for _ in range(1000)]
     assert logged == [0] * 32 + [None] * 968
     assert rate.untold("192.0.2.2", 0.0) == 0
-    # The next line tells of those that were left out.
+    # The next line counts the ones left out.
     assert rate.untold("192.0.2.1", 5.0) == 968
     assert rate.untold("192.0.2.1", 5.0) is None
     assert sum(rate.untold("192.0.2.1", 5.0 + second) is not None for second in range(100)) <= 21
 
 
-def test_addresses_without_number_share_what_is_left():
+def test_very_many_addresses_share_one_budget():
     rate = RefusalRate()
     logged = sum(rate.untold(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", 0.0) is not None for n in range(50_000))
     assert logged <= _ADDRESSES + 32
@@ -60,8 +60,8 @@ def test_a_flood_is_counted_and_not_logged(tmp_path, caplog):
     assert 30 <= len(lines) <= 34
 
 
-def test_port_probes_and_health_checks_are_no_news(tmp_path, caplog):
-    """Connect and close, connect and say nothing, connect and speak something else, for as long as the server lives."""
+def test_port_probes_and_health_checks_are_not_logged(tmp_path, caplog):
+    """Connect and close, connect and send nothing, connect and send something else, for the server's whole life."""
     caplog.set_level(logging.WARNING, "transport")
     certs = deployment(tmp_path / "certs", 2)
     params = make_params(2, 2)

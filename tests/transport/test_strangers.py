@@ -1,4 +1,4 @@
-"""Thousands of idle sockets, and more of them every second: clients come in by their first connection all the same."""
+"""Thousands of idle sockets, and more of them every second: clients still come in by their first connection."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Sessions over TCP and TLS in one process: the exact sum, whatever connections are lost."""
+"""Sessions over TCP and TLS in one process: the exact sum, although connections are lost."""
 
 import asyncio
 import threading
@@ -136,7 +136,7 @@ def test_a_client_that_does_not_come_back_is_dropped_by_the_deadline(certs):
     assert check_exact(params, inputs, report.outcome)
 
 
-def test_too_few_clients_end_in_a_typed_abort_that_everyone_hears_of(certs):
+def test_too_few_clients_end_in_a_typed_abort_that_all_are_told_of(certs):
     params = make_params(4, 3)
     inputs = random_inputs(params, seed=0)
 
@@ -151,7 +151,7 @@ def test_too_few_clients_end_in_a_typed_abort_that_everyone_hears_of(certs):
 
 
 def test_a_connection_lost_in_any_phase_is_made_again_and_nobody_is_dropped(certs):
-    """Each client's connection is reset before each of its messages, by turns."""
+    """Each client's connection is reset before each of its messages, in turn."""
     params = make_params(4, 4)
     inputs = random_inputs(params, seed=0)
 

@@ -1,4 +1,4 @@
-"""How sessions over TCP end, servers and clients stop, and what is refused before they begin."""
+"""The ends of sessions over TCP, stops of servers and clients, and refusals before a session begins."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ def test_clients_that_come_between_sessions_wait_for_the_next(certs):
     assert asyncio.run(scenario()) == [(0, 1, 2)] * 3
 
 
-def test_cancelling_the_server_leaves_nothing_behind_and_its_journal_goes_on(certs, tmp_path):
+def test_cancelling_the_server_leaves_nothing_behind_and_its_journal_can_be_resumed(certs, tmp_path):
     params = make_params(3, 3)
     inputs = random_inputs(params, seed=0)
     path = tmp_path / "journal"
@@ -118,7 +118,7 @@ def test_cancelling_the_server_leaves_nothing_behind_and_its_journal_goes_on(cer
     assert not path.exists()
 
 
-def test_cancelling_a_client_leaves_nothing_behind_and_its_journal_goes_on(certs, tmp_path):
+def test_cancelling_a_client_leaves_nothing_behind_and_its_journal_can_be_resumed(certs, tmp_path):
     params = make_params(3, 3)
     inputs = random_inputs(params, seed=0)
 
@@ -155,7 +155,7 @@ def test_cancelling_a_client_leaves_nothing_behind_and_its_journal_goes_on(certs
     assert check_exact(params, inputs, report.outcome)
 
 
-def test_what_a_client_may_not_do_is_said_before_it_connects(certs):
+def test_forbidden_arguments_are_refused_before_a_client_connects(certs):
     with pytest.raises(CertificateError, match="client 1's certificate, not client 2's"):
         asyncio.run(join(1, np.zeros(1), Credentials.of_client(certs, 1), 2))
     with pytest.raises(CertificateError, match="names no client"):
@@ -188,8 +188,8 @@ def test_a_client_declines_an_offer_and_a_wrong_vector_is_its_own_error(certs):
     assert report.outcome.included == (2, 3)
 
 
-def test_plaintext_calls_nobody_outside():
-    """Before anything is said, the address of the other side is looked at."""
+def test_plaintext_does_not_connect_outside_loopback():
+    """Before anything is sent, the address of the other side is checked."""
 
     async def scenario():
         listener = socket.create_server(("127.0.0.1", 0))
@@ -250,7 +250,7 @@ def test_thirty_sessions_in_one_process_leave_memory_and_files_as_they_were(cert
     files = [count for _, count in readings]
     assert max(files[3:]) <= files[3] + 2
     memory = [size for size, _ in readings]
-    # One session moves some 2 MB; a leak of a tenth of that each would show.
+    # One session moves some 2 MB; a leak of a tenth of that in each would show.
     assert min(memory[-5:]) - max(memory[5:10]) < 4 << 20
 
 
@@ -277,7 +277,7 @@ def test_waits_double_up_to_the_longest_with_jitter():
         assert len(set(delays)) > 10
 
 
-def test_who_is_told_when_to_come_back_does_not_come_before_and_not_all_at_once():
+def test_clients_told_when_to_return_come_later_and_not_all_at_once():
     retry = Retry(first=1, longest=10, longest_asked=60, give_up=200)
     for failures, asked, least, most in ((1, 30, 30, 45), (1, 3600, 60, 90), (5, 2, 5, 10), (1, 0, 0.5, 1)):
         delays = [retry.delay(failures, asked) for _ in range(50)]
@@ -292,7 +292,7 @@ def test_errors_of_the_network_are_the_transports():
         assert issubclass(error, TransportError)
 
 
-def test_the_report_says_what_came_of_it(certs):
+def test_the_report_has_the_outcome(certs):
     params = make_params(3, 2)
     inputs = random_inputs(params, seed=0)
     report, _ = asyncio.run(run_all(params, inputs, certs))
@@ -326,7 +326,7 @@ def test_a_connection_that_is_accepted_while_the_server_stops_is_closed_too(turn
 
 
 def test_an_event_loop_without_readers_accepts_connections_too(certs, monkeypatch):
-    """As Windows' own has none."""
+    """Windows' own loop has none."""
     add_reader = asyncio.SelectorEventLoop.add_reader
 
     def refuse(loop, fileobj, callback, *args):

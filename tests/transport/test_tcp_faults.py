@@ -20,7 +20,7 @@ CLIENTS = 5
 AT_ONCE = 8
 SESSIONS = 48
 
-# On the way in plaintext only the frames' checksums stand between a flipped bit and the machines.
+# In plaintext only the frames' checksums stand between a flipped bit and the machines.
 PATIENT = Retry(first=0.02, longest=0.1, give_up=8)
 
 
@@ -30,7 +30,7 @@ def certs(tmp_path_factory):
 
 
 async def session(certs, seed, kinds=tuple(Spoil)):
-    """One session whose clients reach the server through the proxy: (server's report, clients' results, proxy)."""
+    """Run a session through the proxy; return the server's report, the clients' results, and the proxy."""
     rng = random.Random(seed)
     params = make_params(CLIENTS, 3, vector_length=rng.choice((10, 5000, 60_000)))
     inputs = random_inputs(params, seed)
@@ -45,7 +45,7 @@ async def session(certs, seed, kinds=tuple(Spoil)):
             asyncio.create_task(join(proxy.port, inputs[i], tls, i, retry=PATIENT, context=b"same")) for i in inputs
         ]
         report = await serving.task
-        # Whoever missed the end is told by the deadline of its own patience; the test has none.
+        # A client that missed the end learns it by the deadline of its own patience; the test has none.
         done, waiting = await asyncio.wait(clients, timeout=0.5)
         for client in waiting:
             client.cancel()
@@ -57,7 +57,7 @@ async def session(certs, seed, kinds=tuple(Spoil)):
 def check(params, inputs, report, results):
     exact = check_exact(params, inputs, report.outcome)
     for result in results:
-        # What a client ends with is the server's word or a typed error.
+        # A client ends with the server's word or a typed error.
         assert isinstance(result, link.End | TransportError | SecAggError), result
         if isinstance(result, link.End):
             assert (result.code is link.EndCode.COMPLETED) is exact
@@ -81,7 +81,7 @@ def test_sessions_over_a_network_that_spoils_bytes_are_exact_or_typed_aborts(cer
         outcomes["complete"] += exact and len(report.outcome.included) == CLIENTS
         spoiled.update(proxy.spoiled)
     assert sum(outcomes.values()) - outcomes["complete"] == SESSIONS
-    # The faults were many and of all kinds, and reconnecting made good most of them.
+    # The faults were many and of all kinds, and reconnecting made up for most of them.
     assert set(spoiled) == set(Spoil)
     assert spoiled.total() > 4 * SESSIONS
     assert outcomes["exact"] > SESSIONS // 2
@@ -90,7 +90,7 @@ def test_sessions_over_a_network_that_spoils_bytes_are_exact_or_typed_aborts(cer
 
 @pytest.mark.parametrize("kind", list(Spoil))
 def test_a_few_faults_of_one_kind_cost_nobody_the_session(certs, kind):
-    """Over TLS, with time enough, a client comes back from anything."""
+    """Over TLS, with enough time, a client comes back after each of them."""
 
     async def scenario():
         params = make_params(CLIENTS, CLIENTS, vector_length=5000)

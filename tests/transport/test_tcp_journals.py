@@ -1,4 +1,4 @@
-"""Journals of served and joined sessions: when they go, whose they are, and who waits while they are written."""
+"""Journals of served and joined sessions: when they are deleted, who owns them, and who waits for their writes."""
 
 import asyncio
 import threading
@@ -47,7 +47,7 @@ def test_the_journal_is_there_until_the_sum_is_saved(certs, tmp_path):
 
     async def again():
         async with served(params, certs, journal=path, on_outcome=save) as serving:
-            # Nobody comes any more: all have been told.
+            # All clients have been told, so none comes any more.
             return await serving.task
 
     report = asyncio.run(again())
@@ -82,7 +82,7 @@ def test_a_journal_of_another_session_is_refused(certs, tmp_path, changed, what)
     asyncio.run(begin_and_stop(**same))
     with pytest.raises(JournalError, match=f"holds a session with (other|another) {what}"):
         asyncio.run(begin_and_stop(**same | changed))
-    # What is not said is not compared, and the refusal has changed nothing.
+    # Fields that are not sent are not compared, and the refusal has changed nothing.
     del same["nonce"]
     asyncio.run(begin_and_stop(**same))
 
@@ -134,7 +134,7 @@ class ClientJournalOf:
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """Commits that take a while, in a thread; calls of the host meanwhile are noted."""
+    """Make commits slow, in a thread; record calls of the host meanwhile."""
     commit = SessionHost.commit
     begun, go_on = threading.Event(), threading.Event()
     go_on.set()
@@ -196,7 +196,7 @@ def test_no_call_of_the_host_comes_while_it_waits_for_the_disk(certs, tmp_path, 
     assert report.dropped == {}
     assert slow_disk["commits"] >= 5
     assert slow_disk["overlaps"] == 0
-    # The event loop went on meanwhile.
+    # The event loop continued meanwhile.
     assert sum(turns) >= 10
     assert threading.main_thread() not in slow_disk["threads"]
 

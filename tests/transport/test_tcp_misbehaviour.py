@@ -1,4 +1,4 @@
-"""Every way in which a connection misbehaves: the others go on, and the reason is counted and logged once."""
+"""Every way in which a connection misbehaves: the others continue, and the reason is counted and logged once."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ def certs(tmp_path_factory):
 
 
 async def with_a_bad_neighbour(certs, misbehave, *, num_clients=3, limits=QUICK, **options):
-    """Clients 0 .. n-1 run a session; meanwhile somebody misbehaves towards the server. Gives report and result."""
+    """Run a session of clients 0 .. n-1 while a connection misbehaves towards the server; return report and result."""
     params = make_params(num_clients, num_clients)
     inputs = random_inputs(params, seed=0)
     async with served(params, certs, limits=limits, deadlines=deadlines(8), **options) as serving:
@@ -144,8 +144,8 @@ def test_a_second_connection_takes_the_place_of_the_first(certs, caplog):
     assert frames[-1].code is link.RefusalCode.REPLACED
 
 
-def test_who_asks_and_does_not_read_is_cut_off(certs):
-    """The offer is large, and its pieces are asked for by connections that read nothing."""
+def test_a_client_that_asks_and_does_not_read_is_cut_off(certs):
+    """The offer is large, and connections that read nothing ask for its pieces."""
     extra = bytes(1 << 20)
     want = _pieces.Want(hashlib.sha256(extra).digest(), 0, len(extra))
     limits = Limits(stall_seconds=0.3, farewell_seconds=0.5)
@@ -177,7 +177,7 @@ def test_there_are_no_more_connections_than_the_limit(certs, caplog):
     limits = Limits(connections_per_address=6, connections_per_client=8, farewell_seconds=0.5)
 
     async def misbehave(serving):
-        # Strangers are counted apart: only who has shown a certificate takes a place.
+        # Strangers are counted separately: a place is taken only after a certificate was shown.
         strangers = [await asyncio.open_connection("127.0.0.1", serving.port) for _ in range(9)]
         held = [await raw_stream(serving.port, certs, 7) for _ in range(7)]
         assert await received(held.pop()) == [link.TOO_MANY_CONNECTIONS]

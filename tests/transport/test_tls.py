@@ -1,4 +1,4 @@
-"""TLS: who is let in and who is not, each with its reason on both sides and one line in the log."""
+"""TLS: clients that are accepted or refused, each with its reason on both sides and one line in the log."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def other(tmp_path_factory):
 
 @contextlib.contextmanager
 def at(monkeypatch, moment):
-    """Certificates are made as if it were another time."""
+    """Make certificates as at another time."""
 
     class Clock(datetime):
         @classmethod
@@ -53,7 +53,7 @@ def at(monkeypatch, moment):
 
 @pytest.fixture(scope="module")
 def wrong(certs, tmp_path_factory):
-    """Certificates of the same authority that are good for nothing, by what is wrong with them."""
+    """Return useless certificates of the same authority, by their fault."""
     directory = tmp_path_factory.mktemp("wrong")
     monkeypatch = pytest.MonkeyPatch()
     for name in ("ca.pem", "ca.key"):
@@ -76,7 +76,7 @@ def wrong(certs, tmp_path_factory):
 
 
 async def call(server_tls, client_tls, name="localhost"):
-    """What both sides say of a connection: (the server's refusals, the client's error)."""
+    """Connect; return what both sides report: (the server's refusals, the client's error)."""
     error = None
     async with SessionServer(("127.0.0.1", 0), server_tls, QUICK) as server:
         context = client_tls if isinstance(client_tls, ssl.SSLContext) else client_context(client_tls)
@@ -101,7 +101,7 @@ def test_a_deployments_own_certificates_are_accepted(certs):
     for name in ("localhost", "127.0.0.1"):
         refusals, error = asyncio.run(call(Credentials.of_server(certs), Credentials.of_client(certs, 1), name))
         assert error is None
-        # It said nothing, and went.
+        # It sent nothing, and left.
         assert refusals == {}
 
 
@@ -151,7 +151,7 @@ def test_a_client_with_a_wrong_certificate_is_refused_and_told_why(
     else:
         assert error.reason is at_client
         assert error.by_peer
-        # It may be renewed; for the others somebody has to come.
+        # It may be renewed; the others need an administrator.
         assert error.may_pass is error.is_outdated is (at_client is TlsRefusal.EXPIRED)
 
 
@@ -176,9 +176,9 @@ def test_a_server_with_a_wrong_certificate_is_not_talked_to(certs, other, wrong,
     refusals, error = asyncio.run(call(credentials, Credentials.of_client(certs, 1), name))
     assert error.reason is reason
     assert not error.by_peer
-    # Its certificate may be renewed, or a clock set; for the others somebody has to come.
+    # Its certificate may be renewed, or a clock set; the others need an administrator.
     assert error.may_pass is error.is_outdated is (reason in (TlsRefusal.EXPIRED, TlsRefusal.NOT_YET_VALID))
-    # The server is told as well, and logs it.
+    # The server learns it as well, and logs it.
     assert sum(refusals.values()) == 1
 
 
@@ -202,7 +202,7 @@ def test_older_versions_of_tls_are_not_spoken(certs):
         (b"", "broken-off"),
     ],
 )
-def test_what_does_not_speak_tls_is_refused(certs, sent, reason):
+def test_connections_without_tls_are_refused(certs, sent, reason):
     async def scenario():
         async with SessionServer(("127.0.0.1", 0), Credentials.of_server(certs), QUICK) as server:
             reader, writer = await asyncio.open_connection(*server.addresses[0])
@@ -230,7 +230,7 @@ def test_a_handshake_that_takes_too_long_is_ended_and_holds_up_nobody(certs):
                 for reader, writer in silent:
                     assert await reader.read() == b""
                     writer.close()
-            # Who has not shown who it is, is not counted.
+            # A connection that has not shown an identity is not counted.
             assert server.num_connections == 1
             stream.abort()
             return dict(server.refusals)
@@ -238,7 +238,7 @@ def test_a_handshake_that_takes_too_long_is_ended_and_holds_up_nobody(certs):
     assert asyncio.run(scenario()) == {"timed-out": 20}
 
 
-def test_a_server_that_is_none_is_not_waited_for(certs):
+def test_a_program_that_is_not_a_server_is_not_waited_for(certs):
     async def scenario():
         with socket.create_server(("127.0.0.1", 0)) as listener:
             context = client_context(Credentials.of_client(certs, 0))
@@ -299,8 +299,8 @@ def test_files_that_do_not_fit_say_which(certs, tmp_path):
         make(good)
 
 
-def test_a_servers_name_in_the_subject_is_no_name_of_it(certs, tmp_path, monkeypatch):
-    """An authority that vouches for host names does so in the subject alternative names, and there alone."""
+def test_a_server_name_in_the_subject_does_not_count(certs, tmp_path, monkeypatch):
+    """An authority that vouches for host names does so in the subject alternative names, and only there."""
     for name in ("ca.pem", "ca.key"):
         shutil.copy(certs / name, tmp_path)
     named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])

@@ -4,20 +4,20 @@ import asyncio
 import socket
 from collections import Counter
 
-# So often a second bytes are passed on.
+# Bytes are passed on this many times a second.
 _STEPS = 50
 
 
 class ThrottleProxy:
-    """Listens on loopback and passes connections on to ``port`` there. An async context manager.
+    """A proxy on loopback that passes connections on to ``port`` there. An async context manager.
 
     Args:
-        port: where to.
-        up, down: bytes a second, from the one that connects and to it.
-        cuts: of connection i, after how many bytes that way it is cut: ("up" or "down", bytes).
+        port: destination.
+        up, down: bytes a second, from the connecting side and to it.
+        cuts: for connection i, the direction and the number of bytes after which it is cut: ("up" or "down", bytes).
 
     Attributes:
-        port: where it listens.
+        port: the port on which it listens.
         connections: how many were made.
         passed: bytes that were passed on, by direction.
     """

@@ -3,12 +3,12 @@
 import asyncio
 import selectors
 
-# What is under way over loopback arrives within this, in real seconds.
+# Data under way over loopback arrives within this time, in real seconds.
 _GRACE = 0.002
 
 
 class _Skipping(selectors.DefaultSelector):
-    """Adds up the seconds that it does not wait."""
+    """A selector that adds up the seconds that it skips."""
 
     is_skipping = False
     skipped = 0.0
@@ -23,18 +23,18 @@ class _Skipping(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Until `pass_by` its clock is the real one. Nothing may run in threads while time passes."""
+    """A loop whose clock is the real one until `pass_by`. Nothing may run in threads while time passes."""
 
     def __init__(self) -> None:
         self._skipping = _Skipping()
         super().__init__(self._skipping)
 
     def time(self) -> float:
-        """The real clock, and what was skipped."""
+        """Return the real clock plus the skipped time."""
         return super().time() + self._skipping.skipped
 
     async def pass_by(self, seconds: float) -> None:
-        """Sleep in virtual time: whatever has a timer has its turn, and nobody waits."""
+        """Sleep in virtual time: every timer that is due runs, and nothing really waits."""
         self._skipping.is_skipping = True
         try:
             await asyncio.sleep(seconds)

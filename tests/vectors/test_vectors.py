@@ -1,4 +1,4 @@
-"""The committed vectors are what the library gives now and what a second implementation computes."""
+"""The committed vectors are the library's current output, and a second implementation computes the same."""
 
 import ast
 import copy
@@ -42,12 +42,12 @@ FILES = sorted(path.name for path in FOLDER.glob("*.json"))
 SESSIONS = [name for name in FILES if name.startswith("session_")]
 
 MUTATIONS = 15
-"""Digits that are changed in each file, one at a time."""
+"""Number of digits to change in each file, one at a time."""
 
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """A file's content. Not to be changed."""
+    """Return a file's content, which must not be changed."""
     content: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="ascii"))
     return content
 
@@ -103,7 +103,7 @@ def test_the_reader_checks_every_group_of_primitives():
 
 
 def imports_of(source: str) -> Iterator[tuple[int, str]]:
-    """(level, module) of each import; level 1 is the package itself."""
+    """Return (level, module) of each import; level 1 is the package itself."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
@@ -129,14 +129,14 @@ def test_the_reader_shares_no_code_with_the_library(path):
 
 HEX = re.compile(r"(?:[0-9a-f]{2})+")
 
-# That a key is accepted or not, or a signature not valid, may hold with another digit too.
+# Whether a key is accepted, or a signature is invalid, may stay the same with another digit.
 INDIFFERENT = ("x25519_keys", "ed25519_keys")
 
 Place = tuple[str | int, ...]
 
 
 def places(value: Any, at: Place = ()) -> Iterator[Place]:
-    """Where the hex strings are."""
+    """Return the places of the hex strings."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key not in ("description", "fields", "version") or at:
@@ -149,7 +149,7 @@ def places(value: Any, at: Place = ()) -> Iterator[Place]:
 
 
 def changed(content: dict[str, Any], place: Place, rng: random.Random) -> dict[str, Any]:
-    """The content, with another digit in one of the hex strings."""
+    """Return the content with another digit in one of the hex strings."""
     content = copy.deepcopy(content)
     holder: Any = content
     for key in place[:-1]:
@@ -162,7 +162,7 @@ def changed(content: dict[str, Any], place: Place, rng: random.Random) -> dict[s
 
 
 def units_of(name: str) -> list[dict[str, Any]]:
-    """A file in parts that can be checked by themselves."""
+    """Return a file in parts that can be checked separately."""
     content = load(name)
     if name != "primitives.json":
         return [content]
@@ -175,7 +175,7 @@ def units_of(name: str) -> list[dict[str, Any]]:
 
 
 def refuses(content: dict[str, Any]) -> bool:
-    """Whether the reader finds something wrong."""
+    """Return whether the reader finds a fault."""
     try:
         verify(content)
     except Mismatch:
@@ -233,7 +233,7 @@ def test_partial_sums_stand_for_the_inputs_in_them(name):
     assert closed
 
 
-# --- What must be refused --------------------------------------------------------------------------------------------
+# --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", NEGATIVE["bytes"], ids=lambda case: case["reason"])
@@ -270,7 +270,7 @@ def test_the_readers_client_refuses_by_the_same_rule(case):
 
 
 @pytest.mark.parametrize("case", NEGATIVE["refused_by_servers"], ids=named)
-def test_a_server_goes_on_without_the_client(case):
+def test_a_server_continues_without_the_client(case):
     server = server_before(load(case["session"]), case["before_step"])
     phase, client_id = server.phase, case["client_id"]
     message = decode_client_message(bytes.fromhex(case["message"]), server.params)

@@ -1,4 +1,4 @@
-"""Training of clients and recovery of masks on the machines of a Ray cluster. Only this package imports ray.
+"""Training and protocol work of clients, and recovery of masks, on a Ray cluster. Only this package imports ray.
 
 `secagg train --engine ray` uses it. Other hosts can run the server's jobs with `RayRecovery` alone::
 

@@ -23,8 +23,8 @@ from fl.engines.api import RoundTraining
 from fl.engines.local_worker import LocalWorker
 from fl.engines.outlook import Outlook, updates_kept
 from fl.engines.ray.cluster import ATTEMPTS, RayCluster
-from fl.engines.ray.recovery import RayRecovery
 from fl.engines.ray.tasks import SharedWorker, train_client
+from fl.engines.ray.workers import RayWorkers
 from fl.engines.shared_object import dump
 from fl.errors import ConfigError, EngineError, FLError
 from secagg import ClientId
@@ -48,7 +48,7 @@ class RayEngine:
 
     def __init__(self, worker: LocalWorker, cluster: RayCluster) -> None:
         self._cluster = cluster
-        self.recovery = RayRecovery(cluster)
+        self.workers = RayWorkers(cluster)
         self.tasks_ahead = _AHEAD * cluster.cores
         self.capacity = updates_kept(worker, at_least=2 * self.tasks_ahead)
         threads = worker.config.threads or 1
@@ -76,6 +76,7 @@ class RayEngine:
 
     def close(self) -> None:
         """Disconnect from the cluster, and end it if the engine started it; may be called again."""
+        self.workers.close()
         self._cluster.close()
 
 
@@ -115,6 +116,9 @@ class _Round:
     def announce(self, client_id: ClientId, due: float) -> None:
         self._outlook.announce(client_id, due)
         self._fill()
+
+    def may_be_early(self, client_id: ClientId) -> bool:
+        return True
 
     def drop(self) -> None:
         """Forget the tasks that were not asked for.

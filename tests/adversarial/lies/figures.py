@@ -1,4 +1,4 @@
-"""What was counted over many sessions."""
+"""Counts over many sessions."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Lie(Enum):
-    """What a server said that is not the truth, or asked that it may not ask."""
+    """Kinds of false statements of a server, and of its forbidden requests."""
 
     OTHER_NEIGHBORS = "lists of keys that differ"
     LEFT_OUT = "a client left out of a list of keys"
@@ -41,12 +41,12 @@ class Lie(Enum):
 
 
 OF_FRAMEWORKS = frozenset({Lie.OTHER_SETTINGS, Lie.OTHER_CONTENT, Lie.OTHER_NUMBER, Lie.AT_ONCE})
-"""Lies that only some frameworks have a place for."""
+"""Lies that only some frameworks allow."""
 
 
 @dataclass
 class Figures:
-    """The figures of a campaign; what must be 0 is in `broken`."""
+    """The figures of a campaign; those that must be 0 are in `broken`."""
 
     sessions: Counter[str] = field(default_factory=Counter)
     completed: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ class Figures:
     refused: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
     smallest: dict[tuple[str, int], int] = field(default_factory=dict)
-    """By kind of session and the fewest inputs that a sum may be of: the fewest that one was of."""
+    """The smallest number of inputs in a sum, by kind of session and the smallest number that is allowed."""
     wrong_sums: list[str] = field(default_factory=list)
     double_reveals: list[str] = field(default_factory=list)
     small_sums: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Figures:
 
     @property
     def broken(self) -> dict[str, list[str]]:
-        """Each session in which something happened that must not."""
+        """Return each session in which something forbidden happened."""
         return {
             "wrong sums": self.wrong_sums,
             "double reveals": self.double_reveals,
@@ -74,7 +74,7 @@ class Figures:
         }
 
     def untold(self, but: Collection[Lie] = ()) -> set[Lie]:
-        """Lies that were never told."""
+        """Return the lies that were never told."""
         return {lie for lie in Lie if not self.lies[lie]} - set(but)
 
     @property
@@ -82,12 +82,12 @@ class Figures:
         return not any(self.broken.values())
 
     def note_sum(self, kind: str, clients: int, least: int) -> None:
-        """A sum that the server learned."""
+        """Record a sum that the server learned."""
         self.events["sums learned"] += 1
         self.smallest[kind, least] = min(clients, self.smallest.get((kind, least), clients))
 
     def __str__(self) -> str:
-        """A table, for people."""
+        """Return a table for people."""
         lines = [f"{sum(self.sessions.values())} sessions, {sum(self.lies.values())} lies"]
         lines += [f"  {name:46} {count:7}" for name, count in sorted(self.sessions.items())]
         lines += [f"  completed exactly: {name:27} {count:7}" for name, count in sorted(self.completed.items())]

@@ -1,4 +1,4 @@
-"""Messages that a lying server makes of what it has heard, and how well signatures of views would do."""
+"""Messages that a lying server makes from those that it received, and the rules that its forged views would break."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ KEY_FIELDS = ("channel_public_key", "mask_public_key", "identity_key", "signatur
 
 
 def peer_keys(session_id: bytes, runs: Sequence[Run]) -> PeerKeys:
-    """A list of these runs' keys."""
+    """Return a list of these runs' keys."""
     ordered = sorted(runs, key=lambda run: run.client_id)
     keys = (b"".join(getattr(run.keys, name) for run in ordered) for name in KEY_FIELDS)
     return PeerKeys(session_id, tuple(run.client_id for run in ordered), *keys)
 
 
 def with_key(message: PeerKeys, client_id: int, name: str, key: bytes) -> PeerKeys:
-    """The list with one key, identity key or signature of one client changed."""
+    """Return the list with one key, identity key or signature of one client changed."""
     items = getattr(message, name)
     size = SIGNATURE_BYTES if name == "signatures" else signing.KEY_BYTES
     at = size * message.client_ids.index(client_id)
@@ -34,21 +34,21 @@ def with_key(message: PeerKeys, client_id: int, name: str, key: bytes) -> PeerKe
 
 
 class Rules(Flag):
-    """What a client asks of a view that another one signed, on a sparse graph."""
+    """Rules of a client for a view that another client signed, on a sparse graph."""
 
     NONE = 0
     RECEIVER = auto()
-    """The client itself is in it, as a survivor with the keys that it has."""
+    """The client itself is in it, as a survivor with its own keys."""
     SIGNER = auto()
     """The signer is in it, with the keys that the client knows."""
     OTHERS = auto()
-    """Nobody whom the client knows stands otherwise in it."""
+    """No client that the client knows has another standing in it."""
     ALL = RECEIVER | SIGNER | OTHERS
 
 
 @dataclass(frozen=True)
 class Vote:
-    """A signature of a view, by one run of a client or made for a corrupt one."""
+    """A signature of a view, by one run of a client or made for a corrupt client."""
 
     signature: bytes
     members: tuple[bytes, ...]
@@ -56,7 +56,7 @@ class Vote:
 
 
 def votes_of(peer_id: int, runs: Sequence[Run]) -> list[Vote]:
-    """What a client signed in a session, in all its runs; the newest first."""
+    """Return the signatures of a client in a session, in all its runs; the newest first."""
     signed = [run for run in runs if run.client_id == peer_id and ConsistencyCheck in run.heard]
     return [
         Vote(run.heard[ConsistencyCheck].signature, tuple(run.members()), is_old=run is not signed[-1])
@@ -65,7 +65,7 @@ def votes_of(peer_id: int, runs: Sequence[Run]) -> list[Vote]:
 
 
 def corrupt_vote(receiver: Run, signer: Run) -> Vote:
-    """A corrupt client signs whatever the receiver wants to hear."""
+    """Return a corrupt client's signature of the view that the receiver expects."""
     members = receiver.members()
     digest = statements.view_digest(receiver.session_id, members)
     assert signer.entropy is not None
@@ -76,7 +76,7 @@ def corrupt_vote(receiver: Run, signer: Run) -> Vote:
 
 
 def broken_rules(receiver: Run, peer_id: int, vote: Vote) -> Rules:
-    """Which of the rules a vote breaks, for this receiver."""
+    """Return which of the rules a vote breaks for this receiver."""
     own, view = receiver.members(), set(vote.members)
     if receiver.params.is_complete:
         return Rules.NONE if view == set(own) else Rules.OTHERS
@@ -94,7 +94,7 @@ def broken_rules(receiver: Run, peer_id: int, vote: Vote) -> Rules:
 
 
 def consistency_proof(receiver: Run, votes: Mapping[int, Vote]) -> ConsistencyProof:
-    """The best proof that can be made of these votes: whoever is not in both views is passed off as a stranger."""
+    """Return the best proof from these votes: a client that is not in both views is presented as a stranger."""
     own = receiver.members()
     flagged = [peer_id for peer_id in receiver.listed if peer_id in votes and peer_id != receiver.client_id]
     common, others = b"", b""
@@ -118,7 +118,7 @@ def _flag_bytes(receiver: Run) -> int:
 
 
 def scrambled(proof: ConsistencyProof, receiver: Run, rng: Random) -> ConsistencyProof:
-    """The proof with other views: members hidden among the others, or moved, or flags that were not set."""
+    """Return the proof with other views: members hidden among the others, or moved, or flags that were not set."""
     common, size = split(proof.common, _flag_bytes(receiver)), _flag_bytes(receiver)
     others = split(proof.others, DIGEST_BYTES)
     if not common:
@@ -129,7 +129,7 @@ def scrambled(proof: ConsistencyProof, receiver: Run, rng: Random) -> Consistenc
     member = receiver.members()[place]
     common[at] = (bits ^ 1 << place).to_bytes(size, "little")
     if bits >> place & 1:
-        # Common members of later views come behind those of earlier ones.
+        # Common members of later views come after those of earlier ones.
         others.insert(rng.randrange(len(others) + 1), member)
     elif others:
         others.pop(rng.randrange(len(others)))
@@ -137,7 +137,7 @@ def scrambled(proof: ConsistencyProof, receiver: Run, rng: Random) -> Consistenc
 
 
 def forged(proof: ConsistencyProof, rng: Random) -> ConsistencyProof:
-    """The proof with signatures that are made up, or in each other's place."""
+    """Return the proof with signatures that are made up, or in the wrong places."""
     signatures = split(proof.signatures, SIGNATURE_BYTES)
     if len(signatures) > 1 and rng.random() < 0.5:
         rng.shuffle(signatures)

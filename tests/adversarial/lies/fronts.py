@@ -1,6 +1,6 @@
-"""The ways to an honest client: the library's own machine, and the host that stands around it in a process.
+"""Connections to an honest client: the library's own machine, and the host around it in a process.
 
-A front opens runs of clients and gives the line to each.  All that passes is bytes.
+A front opens runs of clients and returns the line to each.  Only bytes pass.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from transport.durable.frames import encode as encode_frame
 
 @dataclass(frozen=True)
 class Terms:
-    """What the server says of a session before it begins; ``model`` is what the application announces."""
+    """The server's announcement of a session; ``model`` is the application's part."""
 
     params: Parameters
     nonce: bytes
@@ -44,12 +44,12 @@ class Terms:
 
 
 class Front(Protocol):
-    """Where the clients live.
+    """The place where the clients live.
 
     Attributes:
-        answers_once: whether a client takes part in a session once, and answers a round once, whoever asks.
-        gives_numbers: whether the server says which number in a session a client has.
-        sizes: of the inputs, by the names of `Parameters`; or a function that gives them for so many clients.
+        answers_once: whether a client takes part in a session once, and answers a round once, for all servers.
+        gives_numbers: whether the server assigns a client's number in a session.
+        sizes: the inputs' sizes, by the names of `Parameters`; or a function of the number of clients.
     """
 
     answers_once: bool
@@ -57,25 +57,25 @@ class Front(Protocol):
     sizes: Mapping[str, int] | Callable[[int], Mapping[str, int]]
 
     def open(self, client_id: int, owner: int, terms: Terms) -> tuple[Line, bytes]:
-        """A client takes part: the line to it, and its first message. `Refused` if it does not."""
+        """Let a client take part; return the line to it and its first message. `Refused` if it does not."""
         ...
 
     def context(self, terms: Terms) -> bytes:
-        """What the application binds into the session."""
+        """Return what the application binds into the session."""
         ...
 
     def same_input(self, owner: int, terms: Terms) -> Hashable:
-        """Runs of a client for which this is equal have the same input; None: no two have."""
+        """Return a value that is equal for runs with the same input; None: no two runs have the same input."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallGraphs(SessionPolicy):
-    """A client's policy that takes smaller sparse graphs than `secagg.plan` would make, in which lies get further."""
+    """A client's policy that accepts smaller sparse graphs than `secagg.plan` makes; lies get further in them."""
 
     def check(self, params: Parameters) -> None:
         if params.is_complete or params.adversary is not self.adversary:
@@ -83,7 +83,7 @@ class SmallGraphs(SessionPolicy):
 
 
 def who(client_id: int, params: Parameters) -> dict[str, Any]:
-    """A client's identity and directory, in the mode that has them."""
+    """Return a client's identity and directory, in the mode that has them."""
     if not params.has_identities:
         return {}
     return {"identity": identity_of(client_id), "directory": _DIRECTORY}
@@ -97,12 +97,12 @@ SMALL = {"vector_length": 4, "value_bits": 8}
 
 
 def bound(terms: Terms) -> bytes:
-    """The context of a session, where an application binds the model that it received."""
+    """Return the context of a session in which an application binds the model that it received."""
     return hashlib.sha256(terms.model).digest()
 
 
 class LibraryLine:
-    """A `secagg.Client`, over encoded bytes."""
+    """A line to a `secagg.Client`, over encoded bytes."""
 
     def __init__(self, client_id: int, terms: Terms, context: bytes, seed: str) -> None:
         self._who = who(client_id, terms.params)
@@ -138,13 +138,13 @@ class LibraryLine:
         return encode(event.message, self._params)
 
     def crash(self) -> None:
-        """Its host keeps it as bytes, and takes it up again."""
+        """Suspend the client to bytes, and resume it."""
         if not self._answered:
             self._client = Client.resume(self._client.suspend(), **self._who)
 
 
 class LibraryFront:
-    """Bare machines. Who hosts them sees to it, or not, that no client takes part twice."""
+    """A front of bare machines. Their host must see to it that no client takes part twice."""
 
     answers_once = False
     gives_numbers = False
@@ -170,9 +170,9 @@ class LibraryFront:
 
 
 class HostLine:
-    """A `transport.ClientHost`, over the frames of the link protocol.
+    """A line to a `transport.ClientHost`, over the frames of the link protocol.
 
-    ``revive`` gives the host of a process that was killed and started again; without it, only connections are lost.
+    ``revive`` returns the host of a process that was killed and started again; without it, only connections are lost.
     """
 
     def __init__(self, host: ClientHost, offer: Offer, revive: Callable[[], ClientHost] | None) -> None:
@@ -182,7 +182,7 @@ class HostLine:
         self.input: list[int] | None = None
 
     def connect(self, offer: Offer | None = None) -> bytes | None:
-        """HELLO and OFFER; what the client sends then."""
+        """Send HELLO and OFFER; return the client's frames after them."""
         self._host.left()
         for hello in self._host.connected():
             assert isinstance(decode_client_frame(b"".join(hello)), Hello)
@@ -190,7 +190,7 @@ class HostLine:
         return None
 
     def offer_another(self, **changes: Any) -> None:
-        """The connection is lost, and another session offered on the next one."""
+        """Lose the connection, and offer another session on the next one."""
         self.connect(replace(self._offer, **changes))
 
     def tell(self, data: bytes, *, again: bool = False) -> bytes | None:
@@ -212,34 +212,34 @@ class HostLine:
         return bytes(said.body)
 
     def acknowledge(self, sequence: int) -> None:
-        """What a server says when the answer is safe with it."""
+        """Acknowledge the client's answer, as a server does when it is stored."""
         self._frame(Ack(sequence))
 
     def crash(self) -> bytes | None:
-        """Its process is killed and started again, if it has a journal; if it has none, its connection is lost."""
+        """Kill and restart the client's process if it has a journal; otherwise lose its connection."""
         if self._revive is not None:
             self._host = self._revive()
         return self.connect()
 
     def end(self, included: int) -> None:
-        """The session came to its end."""
+        """End the session normally."""
         if not self._host.finished:
             self._host.frame_received(b"".join(encode_frame(End(EndCode.COMPLETED, included))))
 
     def dismiss(self) -> None:
-        """Tell the client that the session goes on without it: it forgets everything but the record."""
+        """Tell the client that the session continues without it: it forgets everything but the record."""
         if not self._host.finished:
             self._host.frame_received(b"".join(encode_frame(RefusedFrame(RefusalCode.DROPPED))))
 
 
 def offer_of(terms: Terms, extra: bytes) -> Offer:
-    """The offer of a session, with what the application announces."""
+    """Return the offer of a session, with the application's announcement."""
     return Offer(terms.params, terms.nonce, extra, terms.number)
 
 
 @dataclass
 class HostFront:
-    """Clients in processes: one host each at a time, and a record that outlives it.
+    """A front of clients in processes: one host at a time for each, and a record that outlives it.
 
     Some keep a journal.  A client that is asked for one round again has the same input for it.
     """
@@ -303,7 +303,7 @@ class HostFront:
         return ClientJournal(self.folder / f"client-{client_id}.journal", self.folder / "journal-key")
 
     def _leave(self, client_id: int) -> None:
-        """A client takes part in one session at a time."""
+        """Let the client leave its session: it takes part in one at a time."""
         if client_id in self._lines:
             line, journal = self._lines.pop(client_id)
             line.dismiss()
@@ -322,6 +322,6 @@ class HostFront:
 
 
 def random_input(params: Parameters, seed: str) -> np.ndarray:
-    """Any input that such a session takes."""
+    """Return any input that such a session accepts."""
     rng = np.random.default_rng(list(seed.encode()))
     return rng.integers(0, (1 << params.value_bits) - 1, params.vector_length, dtype=np.uint64, endpoint=True)

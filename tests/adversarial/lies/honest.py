@@ -1,4 +1,4 @@
-"""Sessions of a server that does not lie: messages are lost, come late and in any order, and clients crash."""
+"""Sessions of a server that does not lie: messages are lost, arrive late and in any order, and clients crash."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.support.sessions import exact_sum
 
 
 def play_honestly(world: World) -> None:
-    """One session; a sum that is not exact is counted."""
+    """Play one session; a sum that is not exact is counted."""
     rng, params, terms = world.rng, world.params, world.new_terms()
     few = min(len(world.clients), params.num_clients, max(params.degree + rng.randint(1, 5), params.quorum))
     clients = rng.sample(world.clients, few)

@@ -1,4 +1,4 @@
-"""`secagg join` as a front: whole participants, which train, over the frames that would go over their connections.
+"""`secagg join` as a front: whole participants, which train, over the frames of their connections.
 
 python -m tests.adversarial.lies.joining --sessions 500
 """
@@ -63,7 +63,7 @@ def announcement_of(terms: Terms) -> bytes:
 
 
 class SmallPolicy(Policy):
-    """As `SmallGraphs`."""
+    """A policy like `SmallGraphs`."""
 
     def check(self, params: Parameters) -> None:
         SmallGraphs.check(self, params)
@@ -71,7 +71,7 @@ class SmallPolicy(Policy):
 
 @dataclass
 class Process:
-    """One `secagg join`, and the host of the session that it is in or waits for."""
+    """One `secagg join`, with the host of its current or next session."""
 
     task: asyncio.Task[None]
     host: ClientHost | None = None
@@ -81,7 +81,7 @@ class Process:
 
 
 class MemoryClient:
-    """What stands in for `transport.tcp.SessionClient`: the host waits for frames that the test brings."""
+    """A replacement for `transport.tcp.SessionClient`: the host waits for frames that the test brings."""
 
     front: "JoinFront"
 
@@ -105,7 +105,7 @@ class MemoryClient:
 
 
 class JoinFront:
-    """Clients 0, 1, ..., each a process; some keep journals."""
+    """A front of clients 0, 1, ..., each a process; some keep journals."""
 
     answers_once = True
     gives_numbers = False
@@ -129,7 +129,7 @@ class JoinFront:
         for place, name, stand_in in (
             (tcp, "SessionClient", memory_client),
             (asyncio, "sleep", no_time),
-            # What certificates say is another matter, and reading them takes longer than all the rest.
+            # Certificates are tested elsewhere, and reading them takes longer than all the rest.
             (joining, "identity_from", lambda key_file: who(int(key_file.name), _ANY)["identity"]),
             (joining, "CertifiedKeys", lambda folder, authority: who(0, _ANY)["directory"]),
             (joining, "check_certificates", lambda folder, clients: None),
@@ -152,7 +152,7 @@ class JoinFront:
         return process
 
     def _until_it_arrives(self, process: Process) -> None:
-        """Or ends."""
+        """Wait until the frame arrives, or the process ends."""
 
         async def either() -> None:
             arrived = asyncio.ensure_future(process.arrived.wait())
@@ -163,12 +163,12 @@ class JoinFront:
         process.arrived.clear()
 
     def _next(self, owner: int) -> ClientHost:
-        """The host of a session that this client waits for: one that it is in is over, and one that ended starts."""
+        """Return the host of a session that this client waits for; a client that has ended starts again."""
         process = self.processes.get(owner)
         while True:
             if process is None or process.task.done():
                 if process is not None:
-                    # Why it ended, its user has read.
+                    # The user has read why it ended.
                     process.task.exception()
                 process = self._start(owner)
             elif process.host is not None and not (process.host.in_session or process.host.finished):
@@ -181,7 +181,7 @@ class JoinFront:
                 self._until_it_arrives(process)
 
     def _kill(self, owner: int, line: HostLine) -> ClientHost:
-        """The process is killed and started again: it goes on by its journal."""
+        """Kill the process and start it again: it continues from its journal."""
         process = self.processes[owner]
         if process.line is not line:
             raise Refused("GONE")
@@ -226,7 +226,7 @@ _ANY = Parameters(
 
 
 def join(folder: Path) -> MakeFront:
-    """A `MakeFront`."""
+    """Return a front of `secagg join` (a `MakeFront`)."""
     return lambda mode, rng: JoinFront(mode, folder, rng)
 
 

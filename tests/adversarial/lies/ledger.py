@@ -1,8 +1,8 @@
-"""What a server has collected over many sessions, and what follows from it: by reconstruction and linear algebra.
+"""The server's knowledge from many sessions: by reconstruction and linear algebra.
 
 A client's part in one session, with the keys that it drew for it, is a `Run`; a client may have several runs under one
-session id.  The ledger counts the shares of both secrets of each run, reconstructs what can be reconstructed, and
-solves for sums of inputs over all runs of all sessions.
+session id.  The ledger counts the shares of both secrets of each run, reconstructs every secret that it can, and solves
+for sums of inputs over all runs of all sessions.
 """
 
 from collections import Counter, defaultdict
@@ -32,55 +32,55 @@ from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
 from tests.support.sessions import SeededEntropy
 
-# So many sums that have inputs in common are combined with each other.
+# At most this many sums with common inputs are combined with each other.
 _MOST_COMBINED = 5
 
 
 class Secret(IntEnum):
-    """Of what a share is."""
+    """The secret that a share belongs to."""
 
     MASK_KEY = 0
     SELF_MASK = 1
 
 
 class Line(Protocol):
-    """How a server talks to one run of a client: bytes there, bytes back. `Refused` if the client breaks off."""
+    """The server's connection to one run of a client, for bytes. `Refused` if the client aborts."""
 
     def tell(self, data: bytes, *, again: bool = False) -> bytes | None:
-        """The client's answer to a message; None if it passed over it. ``again``: under the last message's number."""
+        """Return the client's answer; None if it ignored the message. ``again``: under the last message's number."""
         ...
 
     def crash(self) -> bytes | None:
-        """The client stops and comes back; what it then sends again, if anything."""
+        """Stop the client and bring it back; return what it then sends again, if anything."""
         ...
 
     @property
     def input(self) -> list[int] | None:
-        """What the client gave as its input, once it did."""
+        """Return the client's input, once it gave it."""
         ...
 
     @property
     def basis(self) -> Hashable:
-        """All that the server told the application, which made the input of it."""
+        """Return all that the server told the application that made the input."""
         ...
 
 
 class Refused(Exception):  # noqa: N818 - not an error of the test's
-    """A client broke off, or never began: the rule."""
+    """A client aborted or did not begin; the error names the rule."""
 
 
 @dataclass(eq=False)
 class Run:
-    """One run of one client, as the server sees it.
+    """One run of one client, in the server's view.
 
     Attributes:
         client_id: its number in the session.
-        owner: who it is, beyond the session.
-        entropy: of a client that is corrupt: the server knows its secrets.
+        owner: the client behind it, beyond the session.
+        entropy: for a corrupt client: the server knows its secrets.
         input_name: runs that would have the same input have the same name.
-        round: runs of a client in one round of a training have the same.
-        told, heard: what it took for true, and what it said; by type.
-        answers: what it gave as UnmaskingShares, as bytes, each different one once.
+        round: equal for the runs of a client in one round of a training.
+        told, heard: the messages that it accepted, and those that it sent; by type.
+        answers: its UnmaskingShares messages as bytes, each different one once.
     """
 
     client_id: int
@@ -107,12 +107,12 @@ class Run:
 
     @property
     def listed(self) -> tuple[int, ...]:
-        """Its neighbourhood."""
+        """Return its neighbourhood."""
         ids: tuple[int, ...] = self.told[PeerKeys].client_ids
         return ids
 
     def members(self) -> list[bytes]:
-        """The members of the view that it signed: their digests, in the order of its list."""
+        """Return the digests of the members in the view that it signed, in the order of its list."""
         return [
             statements.member(keys, statements.standing(shared, survives))
             for keys, shared, survives in zip(
@@ -140,36 +140,36 @@ class ModelError(AssertionError):
 
 @dataclass(frozen=True)
 class LearntSum:
-    """A sum of honest inputs that the server can compute: of these runs, and the fewest that it should be of."""
+    """A sum of honest inputs that the server can compute: of these runs, and the smallest allowed number of inputs."""
 
     runs: frozenset[Run]
     least: int
 
     @property
     def clients(self) -> int:
-        """How many clients it hides each of them among."""
+        """Return among how many clients it hides each of them."""
         return len({run.owner for run in self.runs})
 
 
 class Ledger:
-    """Everything that the server heard, and what follows.
+    """All messages that the server received, and what follows from them.
 
-    ``corrupt`` are clients that share all they know with it.
+    ``corrupt`` are clients that share all their knowledge with it.
     """
 
     def __init__(self, corrupt: Iterable[int] = ()) -> None:
         self.corrupt = frozenset(corrupt)
         self.runs: list[Run] = []
-        # The shares of each secret by the holder's place, which is where the sharing polynomial is evaluated.
+        # Shares of each secret by the holder's place, where the sharing polynomial is evaluated.
         self.shares: defaultdict[tuple[Run, Secret], dict[int, np.ndarray]] = defaultdict(dict)
         self._dealt: dict[bytes, tuple[Run, int]] = {}
         self._by_channel_key: dict[bytes, Run] = {}
         self._secret_keys: dict[bytes, SecretKey] = {}
 
-    # --- What comes in ------------------------------------------------------------------------------------------------
+    # --- Received messages --------------------------------------------------------------------------------------------
 
     def hear(self, run: Run, message: Any) -> None:
-        """A run said this, after all that it was told."""
+        """Record a run's message, after all that the run was told."""
         if isinstance(message, UnmaskingShares):
             data = encode(message, run.params)
             if data not in run.answers:
@@ -186,7 +186,7 @@ class Ledger:
         run.heard[type(message)] = message
 
     def _take_dealt(self, owner: Run, message: ShareKeys) -> None:
-        """Note whose share each ciphertext is; what was dealt to corrupt clients is opened."""
+        """Record the owner of each encrypted share; open those for corrupt clients."""
         keys = split(owner.told[PeerKeys].channel_public_keys, KEY_BYTES)
         peers = [place for place, peer_id in enumerate(owner.listed) if peer_id != owner.client_id]
         for place, item in zip(peers, split(message.encrypted_shares, ENCRYPTED_SHARES_BYTES), strict=True):
@@ -205,7 +205,7 @@ class Ledger:
                     self.shares[owner, secret][place] = shares[secret]
 
     def dealt(self, owner: Run, holder: Run) -> bytes | None:
-        """What an owner dealt to the holder with these very keys."""
+        """Return the share that an owner dealt to the holder with exactly these keys."""
         if ShareKeys not in owner.heard:
             return None
         peers = [peer_id for peer_id in owner.listed if peer_id != owner.client_id]
@@ -239,22 +239,22 @@ class Ledger:
                 owner, owners_place = self._dealt[ciphertext]
                 self.shares[owner, secret][owners_place] = share
 
-    # --- What follows -------------------------------------------------------------------------------------------------
+    # --- Conclusions --------------------------------------------------------------------------------------------------
 
     @property
     def honest(self) -> list[Run]:
         return [run for run in self.runs if not run.is_corrupt]
 
     def count(self, run: Run, secret: Secret) -> int:
-        """How many shares of a secret have come in."""
+        """Return how many shares of a secret have come in."""
         return len(self.shares[run, secret])
 
     def second_secrets(self) -> list[Run]:
-        """Runs of which both secrets are out."""
+        """Return the runs whose two secrets are both out."""
         return [run for run in self.honest if min(self.count(run, secret) for secret in Secret) >= run.params.threshold]
 
     def seed(self, run: Run, secret: Secret) -> bytes | None:
-        """A secret, if there are shares enough; it must be the one that the run dealt."""
+        """Return a secret, if there are enough shares; it must be the one that the run dealt."""
         shares, threshold = self.shares[run, secret], run.params.threshold
         if len(shares) < threshold:
             return None
@@ -272,7 +272,7 @@ class Ledger:
         return mask_secret_key(seed, run.session_id, run.client_id).public_key() == run.keys.mask_public_key
 
     def least_inputs(self, run: Run) -> int:
-        """The fewest honest inputs, this one's included, that a sum with it may be of (docs/threat-model.md)."""
+        """Return the smallest allowed number of honest inputs in a sum with this one (docs/threat-model.md)."""
         params = run.params
         corrupt = len(self.corrupt & set(run.listed))
         if params.is_complete:
@@ -280,10 +280,10 @@ class Ledger:
         return 2 * params.threshold - params.degree - corrupt + 1 if params.is_signed else 1
 
     def sums(self) -> list[LearntSum]:
-        """Every sum of honest inputs that can be computed; no smaller ones follow. Each is compared with the truth.
+        """Return every computable sum of honest inputs; no smaller ones follow. Each is compared with the truth.
 
-        A masked input whose self-mask is hidden says nothing. The others, joined by each pairwise mask that is not
-        known, give one sum for each component, if every such mask is in it from both ends.
+        A masked input whose self-mask is hidden says nothing. The others, joined by each unknown pairwise mask, give
+        one sum for each component, if every such mask is in it from both ends.
         """
         for run in self.honest:
             if (seed := self.seed(run, Secret.MASK_KEY)) is not None:
@@ -306,7 +306,7 @@ class Ledger:
         return learnt
 
     def small_sums(self) -> list[LearntSum]:
-        """Sums, and differences of sums, of fewer inputs than they may be of."""
+        """Return sums, and differences of sums, of fewer inputs than allowed."""
         learnt = self.sums()
         small = [one for one in learnt if one.clients < one.least]
         for group in _overlapping(learnt):
@@ -333,7 +333,7 @@ class Ledger:
             raise ModelError(f"the sum of clients {sorted(run.client_id for run in component)} is another")
 
     def _pairwise(self, run: Run) -> tuple[list[Mask], set[Hashable]]:
-        """The masks in an input that are known, and the names of those that are not: both ends, as told."""
+        """Return the known masks in an input, and the names of the unknown ones: both ends, as told."""
         own_key = run.keys.mask_public_key
         known: list[Mask] = []
         unknown: set[Hashable] = set()
@@ -358,17 +358,17 @@ class Ledger:
         return known, unknown
 
     def own_key(self, key: SecretKey) -> None:
-        """A mask key that the server made, and passed off as a client's."""
+        """Return a mask key that the server made and passed off as a client's."""
         self._secret_keys[key.public_key()] = key
 
 
 def has_signed(run: Run) -> bool:
-    """Whether there is a signature of its view."""
+    """Return whether there is a signature of the run's view."""
     return ConsistencyCheck in run.heard
 
 
 def _components(unknown: dict[Run, set[Hashable]]) -> Iterator[set[Run]]:
-    """Runs that unknown masks join."""
+    """Return the sets of runs that unknown masks join."""
     ends: defaultdict[Hashable, list[Run]] = defaultdict(list)
     for run, edges in unknown.items():
         for edge in edges:
@@ -388,7 +388,7 @@ def _components(unknown: dict[Run, set[Hashable]]) -> Iterator[set[Run]]:
 
 
 def _overlapping(learnt: list[LearntSum]) -> Iterator[list[LearntSum]]:
-    """Sums that have inputs in common, a few at a time."""
+    """Return sums that have inputs in common, a few at a time."""
     by_name: defaultdict[Hashable, list[LearntSum]] = defaultdict(list)
     for one in learnt:
         for run in one.runs:

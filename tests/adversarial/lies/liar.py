@@ -1,4 +1,4 @@
-"""A server that plays one session with lies: those of a story, and others that are drawn for each message."""
+"""A server that plays one session with lies: those of a story, and others drawn for each message."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -33,10 +33,10 @@ from tests.adversarial.lies.noise import FAVORITES, Noise
 from tests.adversarial.lies.stories import Story, any_story, divided, seated, true_story
 from tests.adversarial.lies.world import World
 
-# What each message is told after.
+# The message that precedes each message.
 DUE = {PeerKeys: AdvertiseKeys, PeerShares: ShareKeys, SurvivorList: MaskedInput, ConsistencyProof: ConsistencyCheck}
 
-# Rules that the server hopes that clients do not check; it makes the best of what they do check first.
+# Rules that the server assumes unchecked; it satisfies the checked rules as well as it can.
 _HOPES = (Rules.NONE, Rules.NONE, Rules.RECEIVER, Rules.SIGNER, Rules.SIGNER, Rules.SIGNER, Rules.OTHERS, Rules.ALL)
 
 
@@ -46,15 +46,15 @@ class Liar:
     def __init__(self, world: World) -> None:
         self.world, self.rng = world, world.rng
         self.terms = self._terms()
-        # How often something else than the story is told: mostly in one round, so that the session gets as far.
+        # The rate of lies beside the story: mostly in one round, so that the session reaches it.
         self.noise = self.rng.choice((0.0, 0.03, 0.15, 0.15))
         self.favorite, focus = FAVORITES[world.turn % len(FAVORITES)]
         self.focus = focus or self.rng.choice(list(DUE))
         world.turn += self.noise > 0.1
-        # How often the front's own lies are told, before clients train.
+        # The rate of the front's own lies, before clients train.
         self.twists = self.rng.choice((0.0, 0.0, 0.0, 0.3))
         self.hopes = self.rng.choice(_HOPES)
-        # Of whom it wants the other secret too, and how often it asks for it.
+        # The clients whose other secret it wants, and how often it asks for it.
         self.victim, self.greed = self.rng.choice(world.clients), self.rng.choice((0.0, 0.0, 0.05, 1.0))
         self.others, self.mixes = self.rng.choice((0.0, 0.0, 0.0, 0.3)), self.rng.random() < 0.3
         self.forges = self.rng.random() < 0.3
@@ -75,10 +75,10 @@ class Liar:
         self.world.figures.lies[lie] += 1
 
     def play(self) -> None:
-        """The session."""
+        """Play the session."""
         world, rng = self.world, self.rng
         story = None
-        # What is told in a late round needs a session that gets there.
+        # A lie in a late round needs a session that gets there.
         noisy = self.noise > 0.1
         if not world.params.is_complete and rng.random() < (0.2 if noisy else 0.8):
             story = seated(world.params, world.clients, world.ledger.corrupt, rng)
@@ -117,25 +117,25 @@ class Liar:
             if run is not None and self.rng.random() < self.noise * (2 if self.favorite is Lie.OLD_KEYS else 0.25):
                 self.count(Lie.SAME_NONCE)
                 run = self.rng.choice((run, self.world.open(client_id, terms)))
-            # Whom it offered another session is of no use in this one, if clients check anything.
+            # A client that was offered another session is of no use in this one, if clients check anything.
             if run is not None and (terms is self.terms or self.mixes):
                 self.current[client_id] = run
 
     def _other_owner(self, client_id: int) -> int | None:
-        """Somebody else for this number, where the server gives numbers."""
+        """Return another client for this number, where the server assigns numbers."""
         if not self.world.front.gives_numbers or self.rng.random() >= self.noise / 4:
             return None
         self.count(Lie.OTHER_NUMBER)
         return self.rng.choice([other for other in self.world.clients if other not in self.world.ledger.corrupt])
 
     def _open_already(self, client_id: int) -> Run | None:
-        """A run that the client began when these terms were offered before."""
+        """Return a run that the client began when these terms were offered before."""
         session = session_id(self.terms.params, nonce=self.terms.nonce, context=self.world.front.context(self.terms))
         runs = [run for run in self.world.runs_of(session) if run.client_id == client_id and run.refused is None]
         return runs[-1] if runs and client_id not in self.current and self.rng.random() < 0.3 else None
 
     def strays(self, kind: type) -> bool:
-        """Whether a message of this kind is to be another than the story's."""
+        """Return whether a message of this kind deviates from the story."""
         return self.rng.random() < (3 * self.noise if kind is self.focus else self.noise / 5)
 
     def _play(self, runs: list[Run], story: Story, last: type = ConsistencyProof) -> None:
@@ -159,7 +159,7 @@ class Liar:
     # --- The story ----------------------------------------------------------------------------------------------------
 
     def message(self, run: Run, kind: type, story: Story) -> Any:
-        """What this run is told next, by the story."""
+        """Return the story's next message for this run."""
         tell: Callable[[Run, Story], Any] = {
             PeerKeys: self._peer_keys,
             PeerShares: self.peer_shares,
@@ -173,7 +173,7 @@ class Liar:
         return peer_keys(run.session_id, [run, *peers])
 
     def peer_shares(self, run: Run, story: Story) -> PeerShares:
-        """Whatever the story says; where a flagged peer dealt nothing to this run, the share is made up."""
+        """Return the shares by the story; a share is made up if a flagged peer dealt none to this run."""
         unshared = story.unshared.get(run.client_id, set())
         if unshared & set(run.listed):
             self.count(Lie.FALSE_SHARERS)
@@ -202,7 +202,7 @@ class Liar:
         return consistency_proof(run, self.votes(run, self.hopes))
 
     def votes(self, run: Run, hopes: Rules) -> dict[int, Vote]:
-        """For each survivor the best signature that breaks no other rule than those that are hoped to be unchecked."""
+        """Return for each survivor the best signature that breaks only rules assumed unchecked."""
         runs = self.world.runs_of(run.session_id)
         chosen: dict[int, Vote] = {}
         spare: dict[int, Vote] = {}
@@ -218,7 +218,7 @@ class Liar:
             if hoped:
                 broken, vote = min(hoped, key=lambda item: item[0].value)
                 (chosen if broken is Rules.NONE else spare)[peer_id] = vote
-        # What breaks a rule is sent only where there is nothing to lose.
+        # A message that breaks a rule is sent only if nothing can be lost.
         for peer_id in list(spare)[: max(0, run.params.quorum - 1 - len(chosen))]:
             chosen[peer_id] = spare[peer_id]
             self.count(Lie.OLD_SIGNATURES if spare[peer_id].is_old else Lie.OTHER_VIEWS)

@@ -1,4 +1,4 @@
-"""Lies that are drawn for a single message, beside those of the story that it is part of."""
+"""Lies drawn for a single message, beside those of its story."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from tests.adversarial.lies.stories import Story
 if TYPE_CHECKING:
     from tests.adversarial.lies.liar import Liar
 
-# By the kind of message that they are told in; the last ones in any. The method of a lie has its name.
+# By the kind of message that carries them; the last ones in any. The method of a lie has its name.
 LIES: dict[type, tuple[Lie, ...]] = {
     PeerKeys: (Lie.OTHER_NEIGHBORS, Lie.LEFT_OUT, Lie.MADE_KEYS, Lie.OLD_KEYS, Lie.FOREIGN_KEYS),
     PeerShares: (Lie.FALSE_SHARERS, Lie.WRONG_SHARES),
@@ -38,19 +38,19 @@ FAVORITES = [(lie, kind) for kind, lies in LIES.items() for lie in lies] + [(lie
 
 
 class Noise:
-    """Tells the runs of a session what they are to be told, or something else."""
+    """A sender of the true messages to the runs of a session, or of others in their place."""
 
     def __init__(self, liar: "Liar") -> None:
         self.liar, self.world, self.rng = liar, liar.world, liar.rng
 
     def send(self, run: Run, message: Any, story: Story) -> None:
-        """Tell a run this message, or something else."""
+        """Send a run this message, or another one."""
         said = message
         if self.liar.strays(type(message)):
             lies = LIES[type(message)] + IN_ANY
             favorite = self.liar.favorite
             lie = favorite if favorite in lies and self.rng.random() < 0.7 else self.rng.choice(lies)
-            # None: there is nothing yet to tell it with.
+            # None: the server lacks what it needs for this lie.
             if (other := getattr(self, f"_{lie.name.lower()}")(run, message, story)) is not None:
                 self.liar.count(lie)
                 said = other
@@ -68,7 +68,7 @@ class Noise:
             self._second_request(run)
 
     def _twist(self, run: Run) -> None:
-        """What else the front has to lie about."""
+        """Lie about what else the front has."""
         twists = getattr(run.line, "twists", {})
         if twists and run.refused is None:
             lie = self.rng.choice(list(twists))
@@ -76,7 +76,7 @@ class Noise:
             twists[lie]()
 
     def _other_request(self, run: Run, message: Any, story: Story) -> Any:
-        """Another message of the same kind, that the client could take just as well."""
+        """Send another message of the same kind that the client could accept as well."""
         if isinstance(message, PeerShares):
             return self._false_sharers(run, message, story)
         if isinstance(message, SurvivorList):
@@ -86,7 +86,7 @@ class Noise:
         return self._other_neighbors(run, message, story)
 
     def _second_request(self, run: Run) -> None:
-        """The other secret of somebody, please; or, from whoever can be made to forget, another answer."""
+        """Ask for another client's second secret; or ask a client that forgets for another answer."""
         if self.rng.random() < 0.3:
             self.world.crash(run)
         self.liar.count(Lie.SECOND_REQUEST)
@@ -101,14 +101,14 @@ class Noise:
     # --- Keys ---------------------------------------------------------------------------------------------------------
 
     def _other_neighbors(self, run: Run, message: PeerKeys, story: Story) -> PeerKeys:
-        """Somebody else in a neighbour's place."""
+        """Put another client in a neighbour's place."""
         return self._neighbors(run, message, self.rng.choice(sorted(self.liar.current)))
 
     def _left_out(self, run: Run, message: PeerKeys, story: Story) -> PeerKeys:
         return self._neighbors(run, message, run.client_id)
 
     def _neighbors(self, run: Run, message: PeerKeys, other: int) -> PeerKeys:
-        """The list without one of the neighbours, and with another client."""
+        """Return the list without one of the neighbours, and with another client."""
         current = {**self.liar.current, run.client_id: run}
         ids = [peer_id for peer_id in message.client_ids if peer_id in current and peer_id != run.client_id]
         if ids:
@@ -116,14 +116,14 @@ class Noise:
         return peer_keys(run.session_id, [current[peer_id] for peer_id in {*ids, other, run.client_id}])
 
     def _made_keys(self, run: Run, message: PeerKeys, story: Story) -> PeerKeys:
-        """A mask key that the server knows; it cannot sign it."""
+        """Use a mask key that the server knows; it cannot sign it."""
         peer_id = self.rng.choice(message.client_ids)
         key = mask_secret_key(self.rng.randbytes(16), run.session_id, peer_id)
         self.world.ledger.own_key(key)
         return with_key(message, peer_id, "mask_public_keys", key.public_key())
 
     def _old_keys(self, run: Run, message: PeerKeys, story: Story) -> PeerKeys | None:
-        """Those of a run that is not the client's last one in this session."""
+        """Use the keys of a run that is not the client's last one in this session."""
         runs = self.world.runs_of(run.session_id)
         return self._keys_of(message, [other for other in runs if self.liar.current.get(other.client_id) is not other])
 
@@ -131,7 +131,7 @@ class Noise:
         return self._keys_of(message, self._elsewhere(run))
 
     def _keys_of(self, message: PeerKeys, others: list[Run]) -> PeerKeys | None:
-        """The list with the keys of one of these runs in the place of its client's, or in anyone's."""
+        """Return the list with the keys of one of these runs in its client's place or another place."""
         if not others:
             return None
         other = self.rng.choice(others)
@@ -144,7 +144,7 @@ class Noise:
     # --- Lists --------------------------------------------------------------------------------------------------------
 
     def _false_sharers(self, run: Run, message: PeerShares, story: Story) -> PeerShares:
-        """One more, or one fewer."""
+        """Report one sharer more, or one fewer."""
         gone = {self.rng.choice(run.listed)} - {run.client_id}
         changed = Story(story.neighbors, {run.client_id: story.unshared.get(run.client_id, set()) ^ gone})
         return self.liar.peer_shares(run, changed)
@@ -158,7 +158,7 @@ class Noise:
         return replace(message, encrypted_shares=b"".join(items))
 
     def _false_survivors(self, run: Run, message: SurvivorList, story: Story) -> SurvivorList:
-        """One more, or one fewer."""
+        """Report one survivor more, or one fewer."""
         flags = list(message.survivors)
         at = self.rng.randrange(len(flags))
         flags[at] = not flags[at]
@@ -170,7 +170,7 @@ class Noise:
         return consistency_proof(run, self.liar.votes(run, Rules.ALL))
 
     def _old_signatures(self, run: Run, message: ConsistencyProof, story: Story) -> ConsistencyProof | None:
-        """What the survivors signed in other sessions."""
+        """Use the survivors' signatures from other sessions."""
         survivors = {
             peer_id for peer_id, flag in zip(run.listed, run.told[SurvivorList].survivors, strict=True) if flag
         }
@@ -187,11 +187,11 @@ class Noise:
     # --- Any message --------------------------------------------------------------------------------------------------
 
     def _elsewhere(self, run: Run) -> list[Run]:
-        """The runs of other sessions."""
+        """Return the runs of other sessions."""
         return [other for other in self.world.ledger.runs if other.session_id != run.session_id]
 
     def _told_to(self, runs: list[Run], kind: type) -> Any:
-        """What one of these was told."""
+        """Return a message that one of these runs was sent."""
         told = [run.told[kind] for run in runs if kind in run.told]
         return self.rng.choice(told) if told else None
 

@@ -1,7 +1,7 @@
-"""What a lying server has each client believe: its neighbourhood, and who of it shared keys and survived.
+"""A lying server's story for each client: its neighbourhood, and which members shared keys and survived.
 
-Two kinds of stories are aimed: at a few clients whose sum the server wants alone.  For that the mask keys of their
-other neighbours must come out, so these are told that all is well, and their own neighbours that they vanished.
+Two kinds of stories aim at a few clients whose sum the server wants alone.  The mask keys of their other neighbours
+must come out, so these neighbours are told that all is well, and their own neighbours that they vanished.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from secagg import Parameters
 
 @dataclass
 class Story:
-    """By client: whom it is shown as neighbours, who of them did not share keys, who vanished later.
+    """By client: its neighbours, those of them that did not share keys, and those that vanished later.
 
     Attributes:
-        twice: clients that play a first run, up to their signatures, to whom all is well.
+        twice: clients that play a first run, up to their signatures, in which all is well.
     """
 
     neighbors: dict[int, set[int]]
@@ -26,7 +26,7 @@ class Story:
 
 
 def graph(params: Parameters, clients: Sequence[int], rng: Random) -> dict[int, set[int]]:
-    """Who is whose neighbour, as an honest server would have it; each its own neighbour too."""
+    """Return all neighbourhoods of an honest server's graph; each client is in its own."""
     ring = rng.sample(list(clients), len(clients))
     if len(ring) <= params.degree + 1:
         return {client_id: set(ring) for client_id in ring}
@@ -38,12 +38,12 @@ def graph(params: Parameters, clients: Sequence[int], rng: Random) -> dict[int, 
 
 
 def true_story(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
-    """What an honest server would say; the lies are about other things then."""
+    """Return an honest server's story; the lies are about other things then."""
     return Story(graph(params, clients, rng))
 
 
 def any_story(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
-    """A story for all, or one for each client, of nothing in particular."""
+    """Return one random story for all clients, or one for each."""
     story = Story(graph(params, clients, rng))
     room = len(next(iter(story.neighbors.values()))) - params.quorum
     unshared = rng.randint(0, room)
@@ -57,9 +57,9 @@ def any_story(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
 
 
 def divided(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
-    """On a graph as it should be: a few clients' neighbours are given up to so many of theirs that it could do.
+    """Return a story on a proper graph: a few clients' neighbours are reported vanished to enough of their neighbours.
 
-    Greedily: who can still be told of the most is told next. A client refuses a list with fewer than a quorum.
+    Greedily: the client that can still be told of the most dropouts is next. A client refuses a list below the quorum.
     """
     story = Story(graph(params, clients, rng))
     victim = rng.choice(list(clients))
@@ -81,9 +81,9 @@ def divided(params: Parameters, clients: Sequence[int], rng: Random) -> Story:
 
 
 def seated(params: Parameters, clients: Sequence[int], corrupt: frozenset[int], rng: Random) -> Story | None:
-    """On a graph that is drawn for it: each neighbour of the few has a circle of neighbours of its own.
+    """Return a story on a chosen graph: each neighbour of the few has its own circle of neighbours.
 
-    The circles are told that it vanished, all or some of them; they may have played a run before in which it survived.
+    All or some of the circle hear that it vanished; they may have played a run before in which it survived.
     None if there are not enough clients.
     """
     size = params.degree + 1
@@ -112,6 +112,6 @@ def seated(params: Parameters, clients: Sequence[int], corrupt: frozenset[int], 
                 story.vanished |= {client_id: {neighbor} for client_id in circle[believers:]}
                 story.twice |= frozenset(circle) if twice else frozenset()
     for client_id in shared:
-        # What a corrupt client is told does not matter, but that it has shared its keys does.
+        # A corrupt client's message does not matter, but its shares must be listed as dealt.
         story.neighbors[client_id] = {client_id, *targets, *honest[: size - len(targets) - 1]}
     return story

@@ -1,4 +1,4 @@
-"""A server and its clients over several sessions: who took part, what was said, what must never happen."""
+"""A server and its clients over several sessions: participants, messages, and what must never happen."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from tests.adversarial.lies.ledger import Ledger, ModelError, Refused, Run
 
 
 def kind_of(mode: Adversary, graph: str) -> str:
-    """A kind of session, for the figures."""
+    """Return a kind of session, for the figures."""
     return f"{mode.value}, {graph}"
 
 
 @dataclass
 class World:
-    """One server, its clients behind one front, and their sessions so far.
+    """One server, its clients behind one front, and their sessions.
 
     Attributes:
-        kind: of its sessions, for the figures.
-        turn: whose it is among the lies, to be told oftener than others.
-        clients: who may take part; the `Ledger` knows which of them are corrupt.
+        kind: kind of its sessions, for the figures.
+        turn: index of the lie to be told more often than others.
+        clients: possible participants; the `Ledger` knows which of them are corrupt.
     """
 
     name: str
@@ -47,26 +47,26 @@ class World:
 
     @property
     def is_lied_to(self) -> bool:
-        """Whether anything is claimed against a server that lies."""
+        """Return whether anything is claimed against a server that lies."""
         return self.params.adversary is not Adversary.HONEST_BUT_CURIOUS
 
     def new_terms(self) -> Terms:
-        """Those of a session as it should be: a nonce of its own, and the next number."""
+        """Return the terms of a proper session: a new nonce and the next number."""
         self.number += 1
         terms = Terms(self.params, self.rng.randbytes(8), self.rng.randbytes(8), self.number)
         self.terms.append(terms)
         return terms
 
     def runs_of(self, session: bytes) -> list[Run]:
-        """All runs under a session id."""
+        """Return all runs under a session id."""
         return self._runs[session]
 
     # --- Talking to clients -------------------------------------------------------------------------------------------
 
     def open(self, client_id: int, terms: Terms, owner: int | None = None) -> Run | None:
-        """Ask a client to take part; None if it does not. Corrupt clients live in the library.
+        """Ask a client to take part; return None if it does not. Corrupt clients live in the library.
 
-        ``owner`` is whom it asks to be this client, where that is not given.
+        ``owner`` is the client that it asks to be this one, if that is not given.
         """
         entropy = None
         line: Any
@@ -90,13 +90,13 @@ class World:
         return run
 
     def tell(self, run: Run, message: Any, *, again: bool = False) -> Any:
-        """Send anything to a run of a client: what it says, or None."""
+        """Send any message to a run of a client; return its answer, or None."""
         if run.refused is not None:
             return None
         try:
             data = message if isinstance(message, bytes) else encode(message, run.params)
         except LocalProtocolError:
-            # Nothing that can be sent.
+            # This message cannot be encoded.
             return None
         try:
             answer = run.line.tell(data, again=again)
@@ -118,7 +118,7 @@ class World:
         return said
 
     def tell_both(self, run: Run, first: Any, second: Any) -> None:
-        """Two requests at once, where the line can bring them so: one at most may be answered."""
+        """Send two requests at once, if the line can: at most one may be answered."""
         if run.refused is not None:
             return
         self.figures.lies[Lie.AT_ONCE] += 1
@@ -134,7 +134,7 @@ class World:
             self._hear(run, answer)
 
     def offer_another(self, run: Run) -> None:
-        """On a front with offers: another one, in the middle of the session."""
+        """Offer another session in the middle of this one, on a front with offers."""
         changes = {"number": self.number + 1} if self.rng.random() < 0.5 else {"nonce": self.rng.randbytes(8)}
         if run.refused is None and isinstance(run.line, HostLine):
             self.figures.lies[Lie.OTHER_OFFER] += 1
@@ -145,7 +145,7 @@ class World:
                 self.figures.refused[run.refused] += 1
 
     def crash(self, run: Run) -> None:
-        """The client's process ends and begins again, or its connection does."""
+        """Restart the client's process, or its connection."""
         if run.refused is not None:
             return
         self.figures.events["crashes"] += 1
@@ -162,7 +162,7 @@ class World:
         elif encode(run.heard[type(said)], run.params) != answer:
             self.figures.second_answers.append(f"{self.name}: client {run.client_id} said something else")
 
-    # --- What must hold -----------------------------------------------------------------------------------------------
+    # --- Promises -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Count what must never happen, after all sessions."""
@@ -181,7 +181,7 @@ class World:
             f"{self.name}: {what} in {len(runs)} runs" for what, runs in answered.items() if len(runs) > 1
         ]
         if ledger.second_secrets():
-            # Both secrets of a client are out: what follows from it would be counted once more.
+            # Both secrets of a client are out: the conclusions from it would be counted once more.
             return
         try:
             for learnt in ledger.sums():

@@ -1,4 +1,4 @@
-"""A plan carried out in plain text on integers, by the rules in its docstrings: what the shares should add up to."""
+"""A plan carried out in plain text on integers, by the rules in its docstrings: the true sum of the shares."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Integers = npt.NDArray[np.int64]
 
 
 def fits(values: Integers, bits: int) -> bool:
-    """Whether all are signed numbers of so many bits."""
+    """Return whether all are signed numbers of ``bits`` bits."""
     return bool((values >= -(2 ** (bits - 1))).all() and (values < 2 ** (bits - 1)).all())
 
 
 def run_plan(plan: InferencePlan, weights: list[StoredWeights], images: npt.NDArray[np.floating[Any]]) -> Integers:
-    """The stored outputs (N, classes); AssertionError where a number is wider than the plan says."""
+    """Return the stored outputs (N, classes); AssertionError if a number is wider than the plan says."""
     values: Integers = np.rint(images * 2.0**plan.input_bits).astype(np.int64)
     for step in plan.steps:
         match step:

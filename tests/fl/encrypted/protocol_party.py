@@ -1,6 +1,6 @@
 """One of three processes that run MPyC's protocols on word-sized arrays: ``protocol_party.py JOB`` (JSON).
 
-Prints one JSON object of what came out, and asserts that it is right.
+Prints one JSON object of results, and asserts that they are right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fl.encrypted.steps import WIDEST
 
 
 async def check(mpc: Any, integers: Any) -> dict[str, int]:
-    """Each protocol on secrets of party 1."""
+    """Run each protocol on secrets of party 1."""
     await mpc.start()
     rng = np.random.default_rng(7)
     checked = {}
@@ -45,7 +45,7 @@ async def check(mpc: Any, integers: Any) -> dict[str, int]:
     assert ((await mpc.output(mpc.np_matmul(secure, other))) == matrix @ matrix.T).all()
     rows = rng.integers(-5, 5, (60, 10))
     ties = integers(5).array(await mpc.gather(mpc.input(integers(5).array(rows), senders=1)))
-    # The first of equals, like numpy's.
+    # The first of equals, as in numpy.
     assert ((await mpc.output(mpc.np_argmax(ties, axis=1))) == rows.argmax(axis=1)).all()
     bits_drawn = await mpc.output(await mpc.np_random_bits(integers(2).field, 4000))
     ones = int(np.sum(np.asarray(bits_drawn.value, dtype=object)))

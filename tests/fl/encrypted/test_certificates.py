@@ -1,4 +1,4 @@
-"""The parties' keys and certificates: what each one is given, and what OpenSSL makes of it."""
+"""The parties' keys and certificates: the files of each party, and OpenSSL's verdicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def context(purpose: ssl.Purpose, folder: Path, party: int) -> ssl.SSLContext:
-    """As MPyC makes it."""
+    """Return a context made as in MPyC."""
     config = folder / ".config"
     made = ssl.create_default_context(purpose)
     made.load_cert_chain(config / f"party_{party}.crt", keyfile=config / f"party_{party}.key")
@@ -31,7 +31,7 @@ def context(purpose: ssl.Purpose, folder: Path, party: int) -> ssl.SSLContext:
 
 
 def shake_hands(caller: ssl.SSLContext, answerer: ssl.SSLContext, name: str) -> None:
-    """A TLS handshake in memory; ssl.SSLError if either refuses the other."""
+    """Shake hands by TLS in memory; ssl.SSLError if either side refuses the other."""
     to_answerer, to_caller = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         caller.wrap_bio(to_caller, to_answerer, server_hostname=name),

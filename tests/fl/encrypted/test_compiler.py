@@ -1,4 +1,4 @@
-"""Which models can run on secret shares, and what is said of those that cannot."""
+"""Models that can run on secret shares, and the messages about others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_layer_that_cannot_run_is_named() -> None:
         (nn.Tanh(), "not one of Linear"),
     ],
 )
-def test_what_a_layer_cannot_do_is_said(layer: nn.Module, why: str) -> None:
+def test_unsupported_layer_options_are_named(layer: nn.Module, why: str) -> None:
     with pytest.raises(UnsupportedModelError, match=why):
         compile_layers(nn.Sequential(layer, nn.Flatten(), nn.Linear(4, 2)))
 

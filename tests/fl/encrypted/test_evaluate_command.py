@@ -1,4 +1,4 @@
-"""`secagg evaluate` in plain text, and what it refuses before any party is started."""
+"""`secagg evaluate` in plain text, and its refusals before any party is started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    """An untrained logistic model of digits."""
+    """Return an untrained logistic model of digits."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_to_bytes(build_model("logistic", image_shape=(1, 8, 8), num_classes=10, seed=3)))
     return path
@@ -60,7 +60,7 @@ def test_a_models_file_is_measured_on_the_first_images(model_file: Path) -> None
     assert json.loads(result.stdout)["accuracy"] == pytest.approx(expected)
 
 
-def test_a_path_that_is_no_model_is_refused(tmp_path: Path, model_file: Path) -> None:
+def test_a_path_that_is_not_a_model_is_refused(tmp_path: Path, model_file: Path) -> None:
     assert_refused(invoke("evaluate", tmp_path / "nothing"), "does not exist")
     assert_refused(invoke("evaluate", tmp_path), "no run")
     assert_refused(invoke("evaluate", model_file), "--model", "--dataset")
@@ -90,9 +90,7 @@ def data(data_dir):
 """
 
 
-def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_a_run_names_is_run_only_if_the_user_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_evaluated.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -113,7 +111,7 @@ def test_code_that_a_run_names_is_run_when_the_user_says_so_only(
     del sys.modules["own_evaluated"]
 
 
-def test_numbers_that_cannot_be_are_refused(model_file: Path) -> None:
+def test_impossible_numbers_are_refused(model_file: Path) -> None:
     given = ("evaluate", model_file, "--model", "logistic", "--dataset", "digits")
     assert_refused(invoke(*given, "--images", 0), "give --images from 1 to")
     assert_refused(invoke(*given, "--images", 100_000), "give --images from 1 to")

@@ -1,4 +1,4 @@
-"""Three real processes over loopback: right answers, clear errors, nobody left behind."""
+"""Three real processes over loopback: right answers, clear errors, no process left behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fl.learning.training import train
 from tests.fl.runs import REPOSITORY, environment, invoke
 
 if importlib.util.find_spec("mpyc") is None:
-    pytest.skip("needs MPyC, which has an environment of its own: make test-mpc", allow_module_level=True)
+    pytest.skip("needs MPyC, which has its own environment: make test-mpc", allow_module_level=True)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,7 +40,7 @@ IMAGES = 60
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes the file of a model that was trained on digits for an epoch or two."""
+    """Return a maker of model files, trained on digits for an epoch or two."""
     folder = tmp_path_factory.mktemp("models")
 
     def make(name: str) -> Path:
@@ -76,7 +76,7 @@ def alive(pid: int) -> bool:
 
 
 def watches(pid: int) -> bool:
-    """Whether a party has read its job and has a second thread, which waits for its starter's end."""
+    """Return whether a party has read its job and has a second thread, which waits for its starter's end."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
@@ -110,12 +110,12 @@ def test_protocols_on_words_are_exact(tmp_path: Path) -> None:
     assert [party.returncode for party in parties] == [0, 0, 0], said
     results = [json.loads(out) for out, _ in said]
     assert results[0] == results[1] == results[2]
-    # 4,000 fair coins fall like that but for one time in a hundred million.
+    # 4,000 fair coins fall like that except once in a hundred million times.
     assert abs(results[0]["ones"] - 2000) < 180
 
 
 @pytest.mark.parametrize("name", ["mlp-500", "mlp-500-square", "small-cnn", "small-cnn-square"])
-def test_predictions_are_those_of_the_plain_model(trained: Callable[[str], Path], name: str) -> None:
+def test_predictions_equal_the_plain_models(trained: Callable[[str], Path], name: str) -> None:
     path = trained(name)
     seen: list[tuple[int, int]] = []
     result = MpycEvaluator(timeout=100).evaluate(task_of(path), lambda done, total: seen.append((done, total)))
@@ -124,7 +124,7 @@ def test_predictions_are_those_of_the_plain_model(trained: Callable[[str], Path]
     best = logits.topk(2, dim=1)
     assert result.predictions is not None
     agree = torch.tensor(result.predictions) == best.indices[:, 0]
-    # Where two classes are as good as equal, fixed-point numbers may see it the other way round.
+    # Where two classes are almost equal, fixed-point numbers may choose the other.
     close = (best.values[:, 0] - best.values[:, 1]) < 0.05 * logits.abs().max()
     assert (agree | close).all()
     assert agree.double().mean() > 0.9
@@ -145,14 +145,14 @@ def test_only_the_accuracy_is_opened_when_only_that_is_asked_for(trained: Callab
     assert result.accuracy == pytest.approx(expected, abs=1.5 / IMAGES)
 
 
-def test_mpyc_as_it_is_comes_to_the_same_predictions(trained: Callable[[str], Path]) -> None:
+def test_unmodified_mpyc_gives_the_same_predictions(trained: Callable[[str], Path]) -> None:
     task = task_of(trained("logistic"), images=8)
     on_words = MpycEvaluator(timeout=100).evaluate(task, lambda done, total: None)
     on_objects = MpycEvaluator(timeout=100, arithmetic="objects", tls=False).evaluate(task, lambda done, total: None)
     assert on_words.predictions == on_objects.predictions
 
 
-def test_what_an_owner_cannot_do_is_said_in_its_words(trained: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_owners_fault_is_reported_in_its_words(trained: Callable[[str], Path], tmp_path: Path) -> None:
     evaluator = MpycEvaluator(timeout=60)
     with pytest.raises(EncryptedEvaluationError, match=r"party 0 \(model owner\): cannot read"):
         evaluator.evaluate(task_of(tmp_path / "logistic.safetensors"), lambda done, total: None)
@@ -193,13 +193,13 @@ def test_silence_is_an_error(trained: Callable[[str], Path], tmp_path: Path) -> 
     for folder in folders:
         folder.mkdir()
     jobs = make_jobs(task_of(trained("logistic")), folders, free_ports(), tls=False, arithmetic="words")
-    # The third party calls nobody: it listens elsewhere.
+    # The third party listens elsewhere, and calls nobody.
     jobs[2] = replace(jobs[2], ports=free_ports())
     with PartyProcesses(jobs) as parties, pytest.raises(EncryptedEvaluationError, match="sent nothing for"):
         parties.run(lambda event: None, 15)
 
 
-def test_parties_end_when_the_one_who_started_them_is_killed(trained: Callable[[str], Path], tmp_path: Path) -> None:
+def test_parties_end_when_their_starter_is_killed(trained: Callable[[str], Path], tmp_path: Path) -> None:
     path = trained("mlp-500")
     command = [*(sys.executable, "-m", "fl", "evaluate", str(path), "--model", "mlp-500", "--dataset", "digits")]
     parent = subprocess.Popen(  # noqa: S603 - our own program

@@ -1,4 +1,4 @@
-"""Fixed-point plans: precise enough, and wide enough for every image, the worst ones included."""
+"""Fixed-point plans: precise enough, and wide enough for every image, also the worst ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIXELS = (-0.43, 2.83)
 
 
 def images_in_range(count: int, side: int = 28) -> torch.Tensor:
-    """Noise that fills the range, and images of its edges only, which go furthest."""
+    """Return noise that fills the range, and images of its edges only, which go furthest."""
     generator = torch.Generator().manual_seed(3)
     low, high = PIXELS
     noise = torch.rand((count, 1, side, side), generator=generator)
@@ -55,7 +55,7 @@ def test_an_image_that_is_made_to_overflow_does_not() -> None:
     model = build_model("mlp-500", image_shape=(1, 28, 28), num_classes=10, seed=4)
     plan, weights = make_plan(model, (1, 28, 28), PIXELS)
     signs = torch.tensor(weights[0].matrix > 0)
-    # For each hidden unit the image that drives it as far up as can be, and as far down.
+    # For each hidden unit the images that drive it to its maximum and its minimum.
     images = torch.where(torch.cat((signs, ~signs), dim=1).T.reshape(-1, 1, 28, 28), PIXELS[1], PIXELS[0])
     run_plan(plan, weights, images.numpy())
 

@@ -12,7 +12,7 @@ from fl.encrypted.residues import MODULUS, Residues, from_words, residues, signe
 
 
 def random_residues(*shape: int, seed: int = 1) -> Residues:
-    """Uniform residues, with the smallest and largest ones among them."""
+    """Return uniform residues, with the smallest and largest ones among them."""
     values = np.random.default_rng(seed).integers(0, MODULUS, shape, dtype=np.uint64)
     edges = [0, 1, MODULUS - 1, MODULUS >> 1, (MODULUS >> 1) + 1]
     values.reshape(-1)[: len(edges)] = edges[: values.size]
@@ -20,7 +20,7 @@ def random_residues(*shape: int, seed: int = 1) -> Residues:
 
 
 def integers(array: Any) -> Any:
-    """Python's integers, in an array of objects."""
+    """Return Python's integers in an array of objects."""
     return np.array(words(array), dtype=object)
 
 
@@ -104,7 +104,7 @@ def test_signed_gives_the_integers_nearest_to_zero() -> None:
     "meaningless",
     [lambda a: a / 2, lambda a: a**2, lambda a: a < 1, lambda a: a % 7, lambda a: np.max(a), lambda a: a | 1],
 )
-def test_what_has_no_meaning_in_the_field_is_refused(meaningless: Callable[[Any], Any]) -> None:
+def test_operations_without_meaning_in_the_field_are_refused(meaningless: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="residues"):
         meaningless(random_residues(3, 4))
 
@@ -116,6 +116,6 @@ def test_floats_are_refused() -> None:
         random_residues(2, 2) + np.array([0.5, 1.0])
 
 
-def test_words_that_are_no_residues_are_refused() -> None:
+def test_words_that_are_not_residues_are_refused() -> None:
     with pytest.raises(ValueError, match="modulus"):
         from_words(np.array([MODULUS], np.uint64))

@@ -1,4 +1,4 @@
-"""Engines hear ahead of those that will be asked, in that order: without it they could not train them ahead."""
+"""Engines learn ahead and in order which clients will be asked: without this they could not train ahead."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_clients_are_announced_before_they_are_asked_and_in_order() -> None:
     assert asked == sorted(asked, key=announced.__getitem__)
     # A client that is announced and then lost is not asked.
     assert set(asked) <= set(announced)
-    assert np.median(ahead) >= 3, "who is told so late cannot begin ahead"
+    assert np.median(ahead) >= 3, "an engine that learns it so late cannot train ahead"
 
 
 def test_masks_are_recovered_where_the_host_says() -> None:

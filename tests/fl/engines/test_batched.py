@@ -1,4 +1,4 @@
-"""Clients stacked into one computation: the numbers of the serial engine but for rounding, the same again each time."""
+"""Clients stacked into one computation: the serial engine's numbers up to rounding, and the same each time."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("model", ["logistic", "2nn", "small-cnn", "cnn"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_updates_are_those_of_the_serial_engine_but_for_rounding(model: str, settings: dict[str, Any]) -> None:
-    """Of clients with between a few and many examples: some have no batch left while others go on."""
+def test_updates_equal_the_serial_engines_up_to_rounding(model: str, settings: dict[str, Any]) -> None:
+    """Clients have from a few to many examples: some have no batch left while others continue."""
     worker = make_worker(model=model, learning_rate=0.05, bfloat16="off", **settings)
     counts = {len(examples.training) for examples in worker.examples}
     assert max(counts) > 4 * min(counts)
@@ -150,7 +150,7 @@ def test_frozen_parameters_stay_as_they_were_sent() -> None:
 
 
 class Branching(nn.Module):
-    """Looks at its values: no two clients can go one way together."""
+    """A model that branches on its values: two clients cannot share one path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Branching(nn.Module):
 
 
 class Drawing(Branching):
-    """Draws where no layer shows it."""
+    """A model that draws where no layer shows it."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return functional.dropout(self.layer(images.flatten(1)), 0.5)
@@ -191,7 +191,7 @@ def tied() -> nn.Module:
         (Drawing, {}, "cannot stack this model .*andom"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused_before_the_first_round(
+def test_unstackable_models_are_refused_before_the_first_round(
     model: Callable[[], nn.Module] | None, changes: dict[str, Any], complaint: str
 ) -> None:
     worker = make_worker(**changes)

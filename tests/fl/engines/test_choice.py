@@ -1,4 +1,4 @@
-"""Which engine may use what, and what a user is told before the first round."""
+"""The resources of each engine, and what a user is told before the first round."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from tests.fl.runs import assert_refused, invoke
 @pytest.mark.parametrize(
     ("engine", "resources", "complaint"),
     [
-        ("serial", Resources(workers=2), "the engine serial is one process"),
-        ("batched", Resources(workers=1), "the engine batched is one process"),
+        ("serial", Resources(workers=0), "workers must be at least 1, not 0"),
         ("processes", Resources(workers=-1), "workers must be at least 1, not -1"),
         ("processes", Resources(address="auto"), "use the engine ray, not processes"),
         ("ray", Resources(workers=2, address="auto"), "leave out workers"),
         ("serial", Resources(workers=-1, address="auto"), "workers must be .*; an address is"),
     ],
 )
-def test_resources_that_an_engine_cannot_use(engine: str, resources: Resources, complaint: str) -> None:
+def test_resources_that_an_engine_cannot_use_are_refused(engine: str, resources: Resources, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         open_engine(engine, make_worker(), resources)
 
@@ -38,7 +37,7 @@ def test_an_unknown_engine() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--engine", "serial", "--workers", 2), "workers are for the engines processes and ray"),
+        (("--engine", "serial", "--workers", 0), "workers must be at least 1, not 0"),
         (("--address", "auto"), "use the engine ray, not serial"),
         (("--engine", "batched", "--optimizer", "adam"), "train with sgd, not adam"),
         (("--threads", -1), "threads must be between 1 and 1024, not -1"),

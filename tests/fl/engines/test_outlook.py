@@ -1,4 +1,4 @@
-"""Which client is trained next: those that are due first, and never more than fit into memory."""
+"""The order of training: clients that are due first, and never more than fit into memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_announced_clients_go_before_guesses_and_nobody_is_trained_twice() -> No
     assert everything_ahead(outlook) == []
 
 
-def test_who_is_asked_for_is_trained_also_where_there_is_no_room() -> None:
+def test_a_requested_client_is_trained_even_without_room() -> None:
     outlook = Outlook((), capacity=1)
     outlook.announce(5, due=1.0)
     assert outlook.next() == 5
@@ -48,7 +48,7 @@ def test_who_is_asked_for_is_trained_also_where_there_is_no_room() -> None:
     assert outlook.next() is None
     outlook.handed_over(6)
     outlook.announce(7, due=2.0)
-    assert outlook.next() is None, "5 is kept still"
+    assert outlook.next() is None, "5 is still kept"
 
 
 def test_a_client_that_was_handed_over_can_be_asked_for_again() -> None:

@@ -1,4 +1,4 @@
-"""Clients in worker processes: the same bits as in one, whatever becomes of the processes."""
+"""Clients in worker processes: the same bits as in one process, although processes die."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def engine() -> Iterator[ProcessesEngine]:
     opened.close()
 
 
-def test_updates_are_those_of_the_serial_engine_to_the_bit(engine: ProcessesEngine) -> None:
+def test_updates_equal_the_serial_engines_to_the_bit(engine: ProcessesEngine) -> None:
     worker = make_worker()
     for number, order in ((1, range(8)), (2, [7, 0, 3, 1, 6, 2, 5, 4])):
         training = training_of(worker, number, expected=(0, 1, 2, 3, 4, 5))
@@ -86,7 +86,7 @@ def test_a_client_is_trained_again_if_it_is_asked_again(engine: ProcessesEngine)
     assert_same_bits({2: first}, {2: again})
 
 
-def test_what_was_not_asked_for_is_dropped(engine: ProcessesEngine) -> None:
+def test_unrequested_updates_are_dropped(engine: ProcessesEngine) -> None:
     worker = make_worker()
     for number in (1, 2, 3):
         training = training_of(worker, number, expected=tuple(range(8)))
@@ -252,7 +252,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None
         metrics = out / "metrics.jsonl"
         wait_until(lambda: process.poll() is not None or (metrics.exists() and metrics.read_text().count("\n") >= 2))
         assert process.poll() is None
-        # As a terminal does it: to the whole group.
+        # As a terminal does: to the whole group.
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=WAIT)
     assert process.returncode == 130, stderr

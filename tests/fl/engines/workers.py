@@ -23,21 +23,21 @@ DATASET = tiny_dataset()
 
 
 def make_worker(**changes: Any) -> LocalWorker:
-    """Of clients with different numbers of examples."""
+    """Return a worker of clients with different numbers of examples."""
     config = tiny_config(**{"model": "small-cnn", "clients": 8, "partition": "dirichlet", "epochs": 2, **changes})
     parts = partition(DATASET, config.partition, config.data.clients, seed=3, alpha=0.7, shards_per_client=2)
     return LocalWorker(config, DealtOut(DATASET, parts))
 
 
 def training_of(worker: LocalWorker, number: int = 1, expected: tuple[int, ...] = ()) -> RoundTraining:
-    """A round in which every client was sent the worker's model as it is."""
+    """Return a round in which every client was sent the worker's model unchanged."""
     return RoundTraining(
         number, dict.fromkeys(range(worker.config.data.clients), model_to_bytes(worker.model)), expected
     )
 
 
 def updates(engine: TrainingEngine, training: RoundTraining, order: Any = None) -> dict[int, ClientUpdate]:
-    """Every client's update, asked for in an order."""
+    """Return every client's update, asked for in an order."""
     with engine.round(training) as trainer:
         return {i: trainer(i) for i in (range(len(training.model_messages)) if order is None else order)}
 
@@ -56,7 +56,7 @@ def assert_same_bits(ours: dict[int, ClientUpdate], theirs: dict[int, ClientUpda
 
 
 class Misbehaving(nn.Module):
-    """A linear model that does something else while it is trained."""
+    """A linear model that misbehaves while it is trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Misbehaving(nn.Module):
 
 
 class DyingSequential(nn.Sequential):
-    """The model that it is made of; takes its process with it."""
+    """A model that ends its process."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
@@ -83,7 +83,7 @@ class DyingSequential(nn.Sequential):
 
 
 class DyingOnce(Misbehaving):
-    """Takes its process with it, but each file in the folder only once."""
+    """A model that ends its process, but only once for each file in the folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class DyingOnce(Misbehaving):
 
 
 class Buggy(Misbehaving):
-    """Prints, and has a bug."""
+    """A model that prints, and has a bug."""
 
     def misbehave(self) -> None:
         print("loss: unknown", flush=True)  # noqa: T201
@@ -104,7 +104,7 @@ class Buggy(Misbehaving):
 
 
 class Endless(Misbehaving):
-    """Tells that it has begun, and does not end before somebody puts a file `stop` beside that."""
+    """A model that reports its beginning, and ends only after a file `stop` is put beside the report."""
 
     def __init__(self, begun: Path) -> None:
         super().__init__()

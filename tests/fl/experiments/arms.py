@@ -1,9 +1,10 @@
-"""Arms and experiments that are done in an instant, and the real ones as small as they get."""
+"""Arms and experiments that end at once, and small versions of the real ones."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from fl.experiments.federated import FederatedArm
 from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import run_arms
 from fl.experiments.workers import ArmEvent
+from fl.files import replace_file
 
 IDENTITY = ExperimentIdentity(experiment="trial", quick=True, seed=0, threads=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotingArm:
-    """Writes down that it was run, and what had finished by then."""
+    """An arm that records that it was run, and what had finished by then."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -39,8 +41,19 @@ class NotingArm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LongArm(NotingArm):
+    """Computes for a minute without a word, and writes down its process first."""
+
+    def run(self, work: ArmWork) -> ArmResult:
+        replace_file(work.folder / "process", str(os.getpid()).encode())
+        time.sleep(60)
+        (work.folder / "woke").touch()
+        return {"headline": "slept", "seconds": 60.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenArm(NotingArm):
-    """Cannot be run: the user's mistake, or, with ``dies``, its process is killed."""
+    """An arm that cannot be run: the user's mistake, or, with ``dies``, its process is killed."""
 
     dies: bool = False
 
@@ -55,7 +68,7 @@ def experiment_of(*arms: Any) -> Experiment:
 
 
 def digits_arm(name: str = "run", *, rounds: int = 3, **changes: Any) -> FederatedArm:
-    """A federated run on the digits, a tenth of a second a round."""
+    """Return a federated run on the digits, a tenth of a second a round."""
     arm = {key: changes.pop(key) for key in ("part", "stop_at", "before_averaging") if key in changes}
     values = {"model": "logistic", "clients": 4, "rounds": rounds, "epochs": 1, "seed": 3}
     return FederatedArm(name=name, title=f"trial of {name}", config=RunConfig.of(**{**values, **changes}), **arm)
@@ -64,7 +77,7 @@ def digits_arm(name: str = "run", *, rounds: int = 3, **changes: Any) -> Federat
 def run_in(
     path: Path, *arms: Any, jobs: int = 1, listen: Callable[[ArmEvent], None] = lambda event: None
 ) -> dict[str, ArmResult]:
-    """Run an experiment of these arms in a folder; the results by name."""
+    """Run an experiment of these arms in a folder; return the results by name."""
     folder = ExperimentFolder(path)
     run_arms(experiment_of(*arms), arms, folder, IDENTITY, jobs=jobs, data_dir=None, listen=listen)
     results = {arm.name: folder.result(arm.name) for arm in arms}
@@ -72,7 +85,7 @@ def run_in(
 
 
 def untimed(result: ArmResult) -> ArmResult:
-    """A result but for what the clock says."""
+    """Return a result without its times."""
     by_round = {name: values for name, values in result["by_round"].items() if name != "seconds"}
     values = {name: value for name, value in result.items() if "seconds" not in name}
     return {**values, "by_round": by_round}

@@ -1,4 +1,4 @@
-"""`secagg experiment` as a program: quick arms, arms that are broken off, and every mistake in a line."""
+"""`secagg experiment` as a program: quick arms, arms that are broken off, and every mistake in one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_quick_experiment_gives_a_document_a_table_and_a_page(name: str, tmp_p
         assert run.series[2].points[1].accuracy == pytest.approx(sum(alone) / 6)
     else:
         assert [one.name for one in run.series] == ["faster"]
-    # Started again, nothing is left to do, and the results are the same.
+    # Started again, it has nothing left to do, and the results are the same.
     again = invoke("experiment", name, "--quick", "--out", tmp_path / "run", "--jobs", 1, "--json")
     assert json.loads(again.stdout)["arms"] == document["arms"]
     assert "done," not in again.stderr
@@ -75,8 +75,8 @@ def test_the_help_names_every_experiment_without_loading_torch() -> None:
     assert f"{', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]}." in shown
 
 
-def test_one_killed_at_any_moment_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """A real command with two processes, killed without a chance to clean up; they end by themselves."""
+def test_an_experiment_killed_at_any_moment_resumes_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """A real command with two processes is killed without a chance to clean up; they end by themselves."""
     arguments = ("experiment", "fashion-six", "--quick", "--arm", "central-sgd", "--arm", "alone-sgd-0")
     process = subprocess.Popen(  # noqa: S603 - our own program
         command(*arguments, "--out", tmp_path / "broken", "--jobs", 2),
@@ -106,7 +106,7 @@ def wait_for(path: Path) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Its processes that run arms; not the tracker of shared resources, which ends by itself as well."""
+    """Return its processes that run arms, without the tracker of shared resources, which also ends by itself."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
 
@@ -114,20 +114,20 @@ def children_of(pid: int) -> list[int]:
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 300
     while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} went on alone"
+        assert time.monotonic() < deadline, f"process {pid} continued alone"
         time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:
     try:
-        # An orphan that has ended and that nobody waited for is a zombie: it does nothing any more.
+        # An orphan that has ended and that no process waited for is a zombie: it does nothing any more.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal, in the middle of the second round."""
+    """The signal comes in the middle of the second round."""
     experiment = experiment_of(digits_arm("first", rounds=2), digits_arm("second", rounds=2))
 
     def interrupting_table(event: object) -> None:
@@ -172,7 +172,7 @@ def test_an_arm_that_cannot_be_run_does_not_lose_the_results_of_the_others(
 
 
 class Building:
-    """An experiment's module, of an experiment."""
+    """A module with an experiment."""
 
     def __init__(self, experiment: object) -> None:
         self._experiment = experiment
@@ -210,7 +210,7 @@ def test_places_that_cannot_be_written_to_are_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("user_cache")
-def test_data_that_are_missing_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str) -> bytes:
         raise DataError(f"{url}: no route")
 

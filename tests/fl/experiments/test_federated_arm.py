@@ -1,4 +1,4 @@
-"""The arm that is a training run: it goes on where it was broken off, bit for bit, and says what it reached."""
+"""The arm that is a training run: it resumes where it was broken off, bit for bit, and reports its result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 class BrokenOffError(Exception):
-    """Stands for whatever ends a process."""
+    """An error in place of any event that ends a process."""
 
 
 def break_off_after(round_: int) -> Callable[[ArmEvent], None]:
-    """A listener that ends the run after a round."""
+    """Return a listener that ends the run after a round."""
 
     def listen(event: ArmEvent) -> None:
         if isinstance(event, ArmProgressed) and event.done == round_:
@@ -38,7 +38,7 @@ def break_off_after(round_: int) -> Callable[[ArmEvent], None]:
 
 
 def test_a_model_that_ran_away_has_a_result_and_the_same_one_after_a_break(tmp_path: Path) -> None:
-    """Its loss is no number, and JSON has none such."""
+    """Its loss is not a number, and JSON has no NaN."""
     arm = digits_arm(rounds=1, server_learning_rate=3e38)
     run_in(tmp_path / "whole", arm)
     with pytest.raises(BrokenOffError):
@@ -73,7 +73,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bits(tmp_path: Path, broken
     seen: list[ArmEvent] = []
     again = run_in(tmp_path / "broken", arm, listen=seen.append)["run"]
     assert untimed(again) == untimed(whole)
-    # It did not begin anew.
+    # It did not start again.
     assert [event.done for event in seen if isinstance(event, ArmProgressed)] == list(range(broken_after + 1, 4))
     assert len(whole["by_round"]["accuracy"]) == whole["rounds"] == 3
     assert whole["seconds"] == pytest.approx(sum(whole["by_round"]["seconds"]), abs=0.01)
@@ -119,12 +119,12 @@ def test_clients_are_measured_with_the_models_that_the_last_round_averages(tmp_p
     test = evaluate(run.worker.model, dataset.test_images, dataset.test_labels)
     assert result["clients"][2]["test_accuracy"] == test.accuracy
     assert sum(one["train_examples"] for one in result["clients"]) == len(dataset.train_labels)
-    # To measure them leaves the run as it is.
+    # Measuring them does not change the run.
     without = run_in(tmp_path / "without", digits_arm(aggregator="plain"))["run"]
     assert result["model_sha256"] == without["model_sha256"]
 
 
-def test_a_client_alone_has_what_the_federation_gives_it_and_no_more(tmp_path: Path) -> None:
+def test_a_client_alone_has_only_its_own_examples(tmp_path: Path) -> None:
     arms = [
         digits_arm(f"alone-{client}", clients=1, aggregator="plain", part=Part(client=client, clients=4), rounds=1)
         for client in range(4)
@@ -142,7 +142,7 @@ def test_a_client_alone_has_what_the_federation_gives_it_and_no_more(tmp_path: P
 
 
 class _Loading:
-    """As much of an `ArmWork` as the data takes."""
+    """The part of an `ArmWork` that the data needs."""
 
     load = staticmethod(load_dataset)
 

@@ -1,9 +1,11 @@
-"""Arms are run in the order of their needs, in this process or in several, and what is done is not done again."""
+"""Arms run in the order of their needs, in this process or in several, and finished arms are not run again."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
 from fl.experiments.running import chosen_arms, run_arms
 from fl.experiments.workers import ArmEvent, ArmFinished, ArmProgressed, ExperimentError
 from tests.fl.experiments.arms import IDENTITY, BrokenArm, NotingArm, digits_arm, experiment_of, run_in, untimed
+from tests.fl.experiments.test_experiment_command import wait_for, wait_until_gone
+from tests.fl.runs import REPOSITORY, environment
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -34,7 +38,7 @@ def test_an_arm_waits_for_those_that_it_needs(tmp_path: Path) -> None:
     assert results["last"]["finished"] == ["first", "middle"]
 
 
-def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
+def test_finished_arms_are_not_run_again(tmp_path: Path) -> None:
     arms = [NotingArm(name="first"), NotingArm(name="second")]
     run_in(tmp_path, *arms[:1])
     seen: list[ArmEvent] = []
@@ -43,7 +47,7 @@ def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_several_processes_give_the_bits_of_one(tmp_path: Path) -> None:
-    """Real ones, that load torch by themselves; an arm that needs another runs after it."""
+    """Real processes load torch by themselves; an arm that needs another runs after it."""
     arms = [digits_arm("one"), digits_arm("two", seed=4), NotingArm(name="after", needs=("one", "two"))]
     together = run_in(tmp_path / "together", *arms, jobs=2)
     apart = run_in(tmp_path / "apart", *arms)
@@ -64,6 +68,35 @@ def test_a_failure_names_the_arm_and_keeps_the_others(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"^bad: its process died \(signal 9"):
         run_in(tmp_path, BrokenArm(name="bad", dies=True), BrokenArm(name="worse", needs=("bad",)), jobs=2)
+
+
+@pytest.mark.live
+def test_processes_end_in_the_middle_of_an_arm_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """A new start may go on with the same arms at once: nobody else may write into their folders."""
+    program = (
+        "from pathlib import Path\n"
+        "from tests.fl.experiments.arms import LongArm, run_in\n"
+        f"run_in(Path({str(tmp_path)!r}), LongArm(name='one'), LongArm(name='two'), jobs=2)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, env=environment())  # noqa: S603
+    notes = [tmp_path / name / "process" for name in ("one", "two")]
+    try:
+        for note in notes:
+            wait_for(note)
+    finally:
+        parent.kill()
+        parent.wait()
+    for note in notes:
+        wait_until_gone(int(note.read_text()))
+    # Nobody waited for the minute that they had to compute.
+    assert not any((note.parent / "woke").exists() for note in notes)
+
+
+def test_arms_train_on_data_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rows.py").write_text("from tests.fl.runs import tiny_dataset\ndef load(_): return tiny_dataset()")
+    monkeypatch.chdir(tmp_path)
+    results = run_in(tmp_path / "runs", digits_arm(dataset="own_rows:load", rounds=1, partition="iid"))
+    assert results["run"]["rounds"] == 1
 
 
 def test_an_arm_whose_needs_are_left_out_is_refused(tmp_path: Path) -> None:
@@ -100,7 +133,7 @@ def test_a_folder_is_of_one_experiment(tmp_path: Path, changes: dict[str, Any]) 
         ExperimentFolder(tmp_path).open(other, [])
 
 
-def test_an_arm_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_an_arm_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     run_in(tmp_path, NotingArm(name="one"))
     with pytest.raises(ConfigError, match=r"one with other settings \(size\)"):
         run_in(tmp_path, NotingArm(name="one", size=2))
@@ -127,7 +160,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str) -> Non
 
 
 def test_the_time_is_kept_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is killed has no time to write."""
+    """A killed process has no time to write."""
     monkeypatch.setattr("fl.experiments.running._SECONDS_BETWEEN_SAVES", 0.0)
     stored: list[float] = []
 
@@ -149,7 +182,7 @@ def test_the_time_of_all_starts_is_kept(tmp_path: Path) -> None:
     assert 1000 <= json.loads(path.read_text())["elapsed_seconds"] < 1100
 
 
-def test_lines_come_at_every_tenth_whatever_the_steps_are(tmp_path: Path) -> None:
+def test_lines_come_at_every_tenth_for_any_number_of_steps(tmp_path: Path) -> None:
     """Personal models are reported twenty at a time, of 539."""
     with (tmp_path / "said").open("w") as said, ExperimentDisplay(Console(file=said, width=100)) as display:
         for done in [*range(20, 539, 20), 539]:

@@ -1,4 +1,4 @@
-"""The experiment on writers: its arms go on where they were broken off, and its figures are those of the runs."""
+"""The experiment on writers: its arms resume where they were broken off, and its figures are those of the runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROUNDS = 3
 
 
 def trained_arm(**changes: Any) -> WritersTraining:
-    """Six clients of the digits, of whom a third vanishes, the slow ones above all."""
+    """Return an arm with six clients of the digits, of which a third vanishes, mostly the slow ones."""
     values = {"clients": 6, "dropout": 0.34, "dropout_model": "slow", "holdout": 0.3, "partition": "dirichlet"}
     return WritersTraining(federated=digits_arm("federated-slow", rounds=ROUNDS, **values | changes))
 
@@ -61,7 +61,7 @@ ARMS = (trained_arm(), personal_arm(DITTO, "ditto-slow"), personal_arm(FULL, "fu
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """All arms in one go: the folder, and the results."""
+    """Run all arms in one go; return the folder and the results."""
     folder = tmp_path_factory.mktemp("writers") / "whole"
     return folder, run_in(folder, *ARMS)
 
@@ -72,7 +72,7 @@ def digits() -> Dataset:
 
 
 class BrokenOffError(Exception):
-    """Stands for whatever ends a process."""
+    """An error in place of any event that ends a process."""
 
 
 def break_off_at(arm: str, step: int) -> Callable[[ArmEvent], None]:
@@ -84,7 +84,7 @@ def break_off_at(arm: str, step: int) -> Callable[[ArmEvent], None]:
 
 
 def comparable(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """All but what the clock says."""
+    """Return all but the times."""
     return {
         name: untimed(result)
         if "by_round" in result
@@ -124,7 +124,7 @@ def test_a_personalization_that_is_broken_off_ends_with_the_same_bits(
     assert made == [0, 1, 2, 3, 4, 5, *range(6)]
 
 
-def test_who_was_included_and_how_slow_he_is(whole: tuple[Path, dict[str, dict[str, Any]]], digits: Dataset) -> None:
+def test_included_writers_and_their_speeds(whole: tuple[Path, dict[str, dict[str, Any]]], digits: Dataset) -> None:
     folder, results = whole
     result, config = results["federated-slow"], trained_arm().federated.config
     records = TrainedRun(folder / "federated-slow", config, digits).records()
@@ -162,7 +162,7 @@ def test_ditto_replays_the_rounds_that_a_client_took_part_in(
 ) -> None:
     _, results = whole
     config = trained_arm().federated.config
-    # Trained anew: what a client was sent in each round.
+    # Trained again: the model that a client was sent in each round.
     (run,) = start_runs(config, digits)
     sent = [copy.deepcopy(run.model)]
     included = []
@@ -203,11 +203,11 @@ def test_fine_tuning_begins_with_the_last_model_and_alone_with_the_first(
         FULL.personalize(personal, *trained.run.worker.training_examples(1), seed=seed)
         gain = measure_gain(trained.run.worker, 1, trained.run.model, personal)
         assert results[name]["by_client"]["loss_gain"][1] == pytest.approx(gain.loss_gain, abs=1e-5)
-    # Whoever has learned from others before knows more.
+    # A client that has learned from others before knows more.
     assert results["full-slow"]["summary"]["loss_gain"]["mean"] > results["alone-slow"]["summary"]["loss_gain"]["mean"]
 
 
-def test_what_is_missing_or_damaged_is_named(tmp_path: Path, whole: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+def test_missing_and_damaged_files_are_named(tmp_path: Path, whole: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     folder, _ = whole
     shutil.copytree(folder, tmp_path / "run")
     for arm in ("ditto-slow", "full-slow"):
@@ -244,7 +244,7 @@ def test_the_real_experiment_is_as_described() -> None:
 
 
 def document(results: dict[str, dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
-    """As `fl.experiments.results` makes it."""
+    """Return a document as `fl.experiments.results` makes it."""
     arms = {arm.name: arm for arm in experiment.arms}
     return {
         "unfinished": [name for name in arms if name not in results],
@@ -292,7 +292,7 @@ def test_the_table_by_speed_gives_each_groups_personal_models(
 
 @pytest.mark.slow
 def test_a_group_that_holds_nothing_out_has_no_accuracy(tmp_path: Path) -> None:
-    # So small a part of a client's examples is none of those of a client with few.
+    # This small fraction of few examples is not even one example.
     arm = trained_arm(holdout=0.008, clients=20, alpha=0.1, dropout=0.0)
     trained = TrainedRun(tmp_path / "federated-slow", arm.federated.config, load_dataset("digits"))
     empty = [number for number, examples in enumerate(trained.run.worker.examples) if not len(examples.held_out)]
@@ -342,7 +342,7 @@ def test_nobody_who_wrote_a_test_image_is_a_client(mnist_folder: Path) -> None:
     path = mnist_folder / "qmnist" / "qmnist-test-labels-idx2-int.gz"
     if not path.exists():
         pytest.skip(f"no {path}")
-    # The first 10,000 rows are of MNIST's test images.
+    # The first 10,000 rows belong to MNIST's test images.
     table = parse_idx(read_uncompressed(path))[:10_000]
     assert np.array_equal(table[:, 0], dataset.test_labels.numpy())
     assert dataset.train_writers is not None

@@ -1,4 +1,4 @@
-"""Servers' processes that are killed at a chosen moment of their start."""
+"""Server processes that are killed at a chosen moment of their start."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-# What Python says of calls that change a folder, before it makes them.
+# Python's audit events of calls that change a folder, before they happen.
 _CHANGES = frozenset(("open", "os.mkdir", "os.rename", "os.chmod", "os.remove", "sqlite3.connect"))
 
 WITHOUT_END = 0
@@ -36,7 +36,7 @@ def nursery(requests: Connection, certs: Path) -> None:
 
 
 def serve_or_resume(run: Path, certs: Path, killed_at: int = WITHOUT_END) -> None:
-    """Begin the run or go on with it, as deploy/serve-or-resume does, until it listens; killed before that change."""
+    """Begin or resume the run, as deploy/serve-or-resume does, until it listens; die before change ``killed_at``."""
     from rich.console import Console
 
     from fl.config.served import ServeOptions

@@ -1,4 +1,4 @@
-"""A training's server and clients: as processes of their own, or clients in threads beside a server in this one."""
+"""A training's server and clients: as separate processes, or clients in threads beside a server in this process."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _FORKED.set_forkserver_preload(["fl.commands.app", "fl.network.server", "fl.netw
 
 
 class Program:
-    """`secagg` in a process of its own, and the lines that it says."""
+    """`secagg` in a separate process, and the lines that it prints."""
 
     def __init__(self, *arguments: object) -> None:
         output, theirs = _FORKED.Pipe(duplex=False)
         with pytest.MonkeyPatch.context() as patch:
-            # Read when the first one is forked: on a busy machine two threads wait for each other.
+            # Read when the first program is forked: on a busy machine two threads wait for each other.
             patch.setenv("OMP_NUM_THREADS", "1")
             self._process = _FORKED.Process(target=run, args=(theirs, list(map(str, arguments))), daemon=True)
             self._process.start()
@@ -68,7 +68,7 @@ class Program:
             self._changed.notify_all()
 
     def wait_for(self, words: str, seconds: float = 45) -> str:
-        """The first line with these words, also one that was said before."""
+        """Return the first line with these words, also an earlier one."""
 
         def found() -> bool:
             return self._ended or any(words in line for line in self.lines)
@@ -78,26 +78,26 @@ class Program:
             for line in self.lines:
                 if words in line:
                     return line
-        raise AssertionError(f"it never said {words!r}, but {self.lines[-5:]}")
+        raise AssertionError(f"it never printed {words!r}, but {self.lines[-5:]}")
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to this process, and no other."""
+        """Send a signal to this process only."""
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """Signal 9, and see it dead."""
+        """Kill the process with signal 9, and wait for its end."""
         self._process.kill()
         self._process.join(10)
 
     def wait(self, seconds: float = 45) -> int | None:
-        """Its exit code."""
+        """Return its exit code."""
         self._process.join(seconds)
         self._reader.join(5)
         return self._process.exitcode
 
     def close(self) -> None:
-        """End it if it still runs."""
+        """End the process if it still runs."""
         self.kill()
         self._reader.join(5)
         self._output.close()
@@ -124,7 +124,7 @@ class Client:
         self.thread.start()
 
     def finish(self, seconds: float = 30) -> None:
-        """Wait for its end; raises what it raised."""
+        """Wait for its end; raise its error."""
         assert self.thread is not None
         self.thread.join(seconds)
         assert not self.thread.is_alive(), self.said
@@ -162,7 +162,7 @@ class Deployment:
         return ServeOptions(**{**defaults, **changes})
 
     def console(self) -> Console:
-        """One that notes the port, on which clients wait."""
+        """Return a console that records the port, for which clients wait."""
         deployment = self
 
         class Notes(Console):
@@ -185,7 +185,7 @@ class Deployment:
     def client(
         self, client_id: int, config: RunConfig, *, make: Callable[..., Participant] = Participant, **changes: Any
     ) -> Client:
-        """A client, to be started once the server listens."""
+        """Return a client, to be started once the server listens."""
         credentials = Credentials.of_client(self.certs, client_id)
         options: dict[str, Any] = {
             "client_id": client_id,
@@ -205,7 +205,7 @@ class Deployment:
     def run_beside(self, config: RunConfig, clients: Callable[[], None], **serving: Any) -> FinishedServing:
         """Serve in this thread; ``clients`` runs in another one, once the server listens.
 
-        Of ``serving``, those that are settings of the protocol become the config's.
+        Options in ``serving`` that are settings of the protocol become the config's.
         """
         protocol = {name: serving.pop(name) for name in ("adversary", "graph", "threshold") if name in serving}
         config = replace(config, protocol=replace(config.protocol, **protocol))
@@ -216,7 +216,7 @@ class Deployment:
         )
 
     def beside(self, clients: Callable[[], None], serve: Callable[[], FinishedServing]) -> FinishedServing:
-        """The same for another way to serve."""
+        """Do the same for another way to serve."""
         errors: list[BaseException] = []
 
         def work() -> None:
@@ -237,7 +237,7 @@ class Deployment:
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for it."""
+    """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -246,7 +246,7 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 @contextlib.contextmanager
 def programs() -> Iterator[Callable[..., Program]]:
-    """Starts programs; those that still run at the end are ended, each by its own id."""
+    """Start programs; those that still run at the end are ended, each by its own id."""
     started: list[Program] = []
 
     def start(*arguments: object) -> Program:

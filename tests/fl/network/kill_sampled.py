@@ -3,7 +3,7 @@
     python -m tests.fl.network.kill_sampled [KILLS]
 
 Ten clients are enrolled and eight are there; six are asked and four are enough.  The server is killed (signal 9) at
-random moments and resumed; the clients live on.
+random moments and resumed; the clients keep running.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ ENROLLED, PRESENT, SAMPLE, OVER_SELECT = 10, 8, 4, 1.5
 
 
 def run(output: Connection, arguments: list[str]) -> None:
-    """`secagg` with these arguments, in a process of its own; it notes each session's outcome in a file."""
+    """Run `secagg` with these arguments, in a separate process; it records each session's outcome in a file."""
     from fl.network.session_thread import SessionRequest, SessionThread
     from secagg import Completed
     from transport import SessionHost
@@ -63,7 +63,7 @@ def run(output: Connection, arguments: list[str]) -> None:
 
 
 class Inputs:
-    """What the clients gave, by session."""
+    """The clients' inputs, by session."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -93,7 +93,7 @@ class Inputs:
         return Noting
 
     def is_sum(self, line: dict[str, Any]) -> bool:
-        """Whether the noted sum is that of the inputs of those who are said to be in it."""
+        """Return whether the recorded sum is that of the inputs of its listed clients."""
         session = self.vectors[line["nonce"]]
         modulus = next(iter(session.values()))[1]
         total = sum(session[i][0].astype(np.uint64) for i in line["included"]) & np.uint64(modulus - 1)
@@ -107,8 +107,8 @@ def free_port() -> int:
 
 
 def kill_again_and_again(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Gives what came of it, in numbers."""
-    # Clients come back at once: what is killed is to be a round, and not a server that waits for them.
+    """Kill the server again and again; return the results in numbers."""
+    # Clients come back at once: the kill must hit a round, and not a server that waits for them.
     joining._PATIENCE = Retry(first=0.1, longest=0.3)
     setattr(joining, "Retry", lambda **asked: Retry(first=0.05, longest=0.3, give_up=asked["give_up"]))  # noqa: B010 - the name that the module looks up
     harness.run = run  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ def kill_again_and_again(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             client.start()
         for _ in range(kills):
             server.wait_for("listening", 120)
-            # Within a round, mostly.
+            # Mostly within a round.
             inputs.offered.clear()
             inputs.offered.wait(30)
             time.sleep(rng.uniform(0, 1.0))

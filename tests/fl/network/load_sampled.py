@@ -1,9 +1,9 @@
-"""Seconds a round of `secagg serve` that samples a population on this machine; clients' training is made up.
+"""Seconds for a round of `secagg serve` that samples a population on this machine; clients' training is made up.
 
     python -m tests.fl.network.load_sampled [--enrolled 1000] [--present 667] [--sample 300] [--over-select 1.1]
 
 Everything else is real: TLS, the protocol's machines, the encoding of updates, the journal.  The clients share the
-machine with the server, in a few processes; its own CPU seconds say what it takes by itself.
+machine with the server, in a few processes; the server's own CPU seconds show its part.
 """
 
 import argparse
@@ -40,8 +40,8 @@ _POLICY = Policy(adversary=Adversary.HONEST_BUT_CURIOUS, graph=GraphKind.SPARSE)
 
 
 def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int, ...]) -> None:
-    """These clients, to the training's end, in one event loop."""
-    # A record in a file of its own for each would be another machine's disk.
+    """Run these clients to the training's end, in one event loop."""
+    # In a real deployment each client's record is on its own machine's disk.
     setattr(joining, "open_participation", lambda _: IN_MEMORY)  # noqa: B010 - the name that the module looks up
     update = ClientUpdate(np.full(sum(sizes), 0.001, dtype=np.float32), 10, 5.0, ((5, 10),))
     data = LocalData(torch.zeros(10, 1, 8, 8), torch.arange(10))
@@ -91,12 +91,12 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
 
 def peak_megabytes(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    # One that has just ended has none any more.
+    # A process that has just ended has none any more.
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Run it; gives figures."""
+    """Run the population; return figures."""
     from fl.learning.models import model_outline
     from fl.learning.parameter_layout import ParameterLayout
 

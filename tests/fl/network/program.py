@@ -1,4 +1,4 @@
-"""What a `Program` of the harness does in its own process; nothing heavy is imported before it is forked."""
+"""The program of a harness `Program` in its process; nothing heavy is imported before the fork."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 
 
 def run(output: Connection, arguments: list[str]) -> None:
-    """`secagg` with these arguments, its two outputs going into the pipe."""
+    """Run `secagg` with these arguments; both outputs go into the pipe."""
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()

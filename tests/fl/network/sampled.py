@@ -1,4 +1,4 @@
-"""Populations of which each round asks some: what every session was of, and whether its sum was exact."""
+"""Populations of which each round asks some: the inputs of every session, and whether its sum was exact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transport import Deadlines, Offer, SessionHost
 
 
 class Population:
-    """A training, the clients that are there, and all of its sessions."""
+    """A training, its present clients, and all of its sessions."""
 
     def __init__(self, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         self.deployment = deployment
@@ -27,7 +27,7 @@ class Population:
         self.hosts: list[SessionHost] = []
         self.offered: dict[bytes, set[int]] = {}
         self.inputs: dict[bytes, dict[int, Any]] = {}
-        # How many inputs of a session are given before its end; the others come too late.
+        # The number of a session's inputs before its end; later ones are too late.
         self.in_time = len(range(deployment.num_clients))
         self._ended: dict[bytes, threading.Event] = {}
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class Population:
 
     @property
     def client(self) -> type[Participant]:
-        """A client that notes what it is offered, and what it gives."""
+        """Return a client that records its offers and its inputs."""
         population = self
 
         class Noting(Participant):
@@ -80,7 +80,7 @@ class Population:
             self.clients[client_id].start()
 
     def serve(self, beside: Callable[[], None], **serving: Any) -> FinishedServing:
-        """Serve to the end; no deadline is so short that it ends a phase where nobody is late."""
+        """Serve to the end; all deadlines are long enough for clients that are on time."""
         deadlines = Deadlines(advertise_keys=20, share_keys=30, masked_input_collection=30, unmasking=30)
         options = {"give_up": 40.0, "deadlines": deadlines} | serving.pop("options", {})
         finished = self.deployment.run_beside(
@@ -94,7 +94,7 @@ class Population:
         return finished
 
     def assert_exact(self, host: SessionHost, included: int | None = None) -> None:
-        """The sum is that of the inputs of those who are in it."""
+        """Assert that each sum is that of the inputs of its clients."""
         outcome = host.outcome
         assert isinstance(outcome, Completed), outcome
         inputs = self.inputs[host.offer.nonce]

@@ -1,4 +1,4 @@
-"""The script that measures a sampled population says what happened, at a size that takes seconds."""
+"""The script that measures a sampled population reports what happened, at a size that takes seconds."""
 
 import argparse
 
@@ -15,7 +15,7 @@ def test_a_small_population(tmp_path):
     )
     found = measure(tmp_path, asked)
     assert found["asked"] == [14]
-    # Of 14 that are asked the first 12 are enough, and two may vanish.
+    # Of 14 invited clients the first 12 are enough, and two may vanish.
     assert 12 <= found["included"][0] <= 14
     assert found["server CPU s"] > 0
     assert found["server peak MB"] > 0

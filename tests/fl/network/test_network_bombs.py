@@ -29,7 +29,7 @@ THREE_CLASSES = announcement()
 
 
 def peak(work: Any) -> int:
-    """The most bytes that were allocated at a time."""
+    """Return the peak of allocated bytes."""
     tracemalloc.start()
     try:
         work()
@@ -57,7 +57,7 @@ def test_the_model_of_an_announcement_is_not_copied() -> None:
 
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is given memory fails the test."""
+    """Make a test fail if memory is allocated for a model."""
 
     def given(*_: object) -> NoReturn:
         raise AssertionError("memory was taken for a model")
@@ -68,7 +68,7 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_memory")
 @pytest.mark.parametrize("model", ["logistic", "2nn", "cnn"])
 def test_no_memory_is_taken_for_a_model_that_did_not_come(model: str) -> None:
-    """A gigabyte: 64 x 64 pixels, 65,536 classes; all that came is one of three classes."""
+    """A gigabyte: 64 x 64 pixels, 65,536 classes; only a model of three classes arrived."""
     large = LocalData(torch.zeros(5, 1, 64, 64), DATA.labels)
     offered = dataclasses.replace(THREE_CLASSES, model=model, image_shape=(1, 64, 64), num_classes=1 << 16)
     with pytest.raises(PolicyError, match=rf"is not a {model} of this size: got [\d,]+ bytes, but this model has"):
@@ -78,14 +78,14 @@ def test_no_memory_is_taken_for_a_model_that_did_not_come(model: str) -> None:
 def test_models_of_the_users_own_are_made_for_no_more_classes_than_the_client_takes(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their code decides how much memory that is, so it is not run."""
+    """Their code decides how much memory they take, so it is not run."""
     name = f"{own_module(tmp_path, 'def make(shape, classes): raise AssertionError(classes)', monkeypatch)}:make"
     with pytest.raises(PolicyError, match="65536 classes, but this client takes at most 1000"):
         Policy(own_model=name).check_training(announcement(model=name, num_classes=1 << 16), PARAMS, DATA)
 
 
 def test_a_header_of_many_tensors_is_refused_before_they_are_made() -> None:
-    """They are empty, and an object each."""
+    """They are empty, but each is an object."""
     size = 4 * ENCODING.update_length
     entries = [b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number for number in range(20_000)]
     entries.append(b'"w":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}' % (size // 4, size))
@@ -114,7 +114,7 @@ def test_the_size_of_every_model_is_known_from_its_outline() -> None:
 
 
 def test_an_update_as_long_as_the_vector_is_all_that_is_encoded() -> None:
-    """The session's vectors are bounded by the policy, and the update by them."""
+    """The policy bounds the session's vectors, and these bound the update."""
     longer = dataclasses.replace(PARAMS, vector_length=1 << 30)
     with pytest.raises(
         PolicyError, match=f"updates have {ENCODING.vector_length} values of 16 bits, but .* 1073741824"
@@ -124,7 +124,7 @@ def test_an_update_as_long_as_the_vector_is_all_that_is_encoded() -> None:
 
 
 def test_bounds_are_no_more_than_the_bytes_that_came() -> None:
-    """And as many as the client's own model has tensors."""
+    """And the client's own model has as many tensors."""
     many = announcement(scales=Scales((1.0,) * 100_000, 10))
     with pytest.raises(PolicyError, match="100000 clipping bounds for 2 tensors"):
         Policy().check_training(decode_announcement(encode_announcement(many)), PARAMS, DATA)

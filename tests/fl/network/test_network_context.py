@@ -1,4 +1,4 @@
-"""What reaches a client's training is bound into the session: clients that were told otherwise agree on no masks."""
+"""The input of a client's training is bound into the session: clients with different announcements share no masks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOUNDS = {"bounds": (1.0, 0.25), "max_weight": 11}
 
 
 def changed() -> Iterator[tuple[str, RoundAnnouncement]]:
-    """The announcement with each of its fields changed, and each of theirs."""
+    """Return the announcement with each of its fields changed, also the nested ones."""
     first = announcement()
     for name, value in {
         "round": 3, "rounds": 6, "model": "2nn", "image_shape": (1, 2, 8), "num_classes": 4, "model_bytes": OTHER_MODEL,
@@ -53,7 +53,7 @@ def names(kind: type) -> set[str]:
 
 
 def test_no_field_is_left_out() -> None:
-    """A round has its own learning rate: the decay to the next one is the server's affair."""
+    """A round has its own learning rate: the decay to the next one is the server's concern."""
     outer = names(RoundAnnouncement) - {"training", "scales"}
     inner = {f"training.{name}" for name in names(Local) - {"learning_rate_decay"}} | {
         f"scales.{name}" for name in names(Scales)
@@ -71,12 +71,12 @@ def test_every_field_is_in_the_context() -> None:
 
 
 class Heard:
-    """What a trainer is called with."""
+    """The arguments of a trainer's call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, ...]] = []
         monkeypatch.setattr(joining, "local_update", self)
-        # What is drawn is the client's own.
+        # The client's own draws do not count.
         monkeypatch.setattr(os, "urandom", bytes)
 
     def __call__(self, model: Any, images: Any, labels: Any, training: Local, **options: Any) -> ClientUpdate:
@@ -86,7 +86,7 @@ class Heard:
 
 
 def test_nothing_but_the_announcement_reaches_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The offer's other fields are parameters of the protocol, which has them in its session id."""
+    """The offer's other fields are parameters of the protocol, which its session id covers."""
     heard = Heard(monkeypatch)
     options = JoinOptions(
         client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0
@@ -105,8 +105,8 @@ def test_nothing_but_the_announcement_reaches_the_trainer(monkeypatch: pytest.Mo
     assert first[4]["seed"] == 0
 
 
-def test_what_a_simulation_trains_with_is_the_configs_and_the_models() -> None:
-    """Clients are handed no more by the server: settings come with the run, the model's state is the context."""
+def test_a_simulation_trains_only_with_the_config_and_the_model() -> None:
+    """The server passes no more to clients: settings come with the run, and the model's state is the context."""
     run = FederatedRun(tiny_config(), tiny_dataset(), "secure")
     context = run.worker.received_context(1, model_to_bytes(run.model))
     assert context != run.worker.received_context(2, model_to_bytes(run.model))

@@ -1,4 +1,4 @@
-"""One folder, one server; and a server that is killed at any moment of its first start is started again as before."""
+"""One folder, one server; and a server that is killed at any moment of its first start can be started again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 @pytest.fixture
 def exit_code(tmp_path: Path) -> Iterator[Callable[[Path, int], int]]:
-    """Runs a server on a folder until it listens, or is killed; gives its exit code."""
+    """Run a server on a folder until it listens or is killed; return its exit code."""
     Authority.create(tmp_path / "certs").issue(server_names=["localhost", "127.0.0.1"], client_ids=range(3))
     ours, theirs = multiprocessing.Pipe()
     process = _FORKED.Process(target=nursery, args=(theirs, tmp_path / "certs"), daemon=True)
@@ -55,12 +55,12 @@ def test_a_start_that_is_killed_at_any_moment_is_started_again_by_the_same_comma
         assert not list(run.glob(".*.part"))
         if first == 0:
             break
-    # The folder, its lock, and three changes a file at least: it was killed in between.
+    # The folder, its lock, and at least three changes for each file: it was killed in between.
     assert moment > 2 + 3 * 4
 
 
 def test_a_folder_has_one_server_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the second one begins or goes on with the run; the first goes on undisturbed, to an exact end."""
+    """The second server begins or resumes the run; the first continues undisturbed, to an exact end."""
     deployment = Deployment(tmp_path, monkeypatch)
     config = deployment.config(rounds=1)
     folder = tmp_path / "run"
@@ -81,5 +81,5 @@ def test_a_folder_has_one_server_at_a_time(tmp_path: Path, monkeypatch: pytest.M
 
     finished = deployment.run_beside(config, beside)
     assert finished.summary["included"] == [3]
-    # Nobody holds it any more.
+    # No process holds it any more.
     assert resume_serving(folder, 1, None, deployment.options(), deployment.console()).summary["included"] == [3]

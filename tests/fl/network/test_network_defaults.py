@@ -1,4 +1,4 @@
-"""What `secagg serve` and `secagg join` ask for if they are told nothing, and what they say of asking for less."""
+"""The defaults of `secagg serve` and `secagg join`, and their words when a user asks for less."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def certs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[JoinOptions]:
-    """The options that `secagg join` would have begun with."""
+    """Return the options with which `secagg join` would have begun."""
     options: list[JoinOptions] = []
     monkeypatch.setattr("fl.commands.join._take_part", lambda given, *_: options.append(given))
     return options
@@ -34,7 +34,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[JoinOptions]:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Adversary]:
-    """The modes that `secagg serve` would have begun in."""
+    """Return the modes in which `secagg serve` would have begun."""
     modes: list[Adversary] = []
 
     class NotedError(Exception):
@@ -71,7 +71,7 @@ def test_with_certificates_it_is_malicious_mode(
     assert served == [Adversary.MALICIOUS]
 
 
-def test_without_there_is_no_key_for_it(joined: list[JoinOptions], served: list[Adversary]) -> None:
+def test_without_certificates_it_is_honest_but_curious_mode(joined: list[JoinOptions], served: list[Adversary]) -> None:
     assert invoke(*JOIN, "--plaintext").output == ""
     assert joined[0].policy == Policy(adversary=CURIOUS)
     assert joined[0].policy.graph is GraphKind.SPARSE
@@ -80,7 +80,7 @@ def test_without_there_is_no_key_for_it(joined: list[JoinOptions], served: list[
 
 
 @pytest.mark.parametrize("mode", [member for member in Adversary if member is not Adversary.MALICIOUS])
-def test_asking_for_less_says_in_one_line_what_it_gives_up(
+def test_asking_for_less_is_explained_in_one_line(
     certs: Path, joined: list[JoinOptions], served: list[Adversary], mode: Adversary
 ) -> None:
     for output in (
@@ -94,7 +94,7 @@ def test_asking_for_less_says_in_one_line_what_it_gives_up(
     assert served == [mode]
 
 
-def test_a_client_says_itself_what_else_it_takes(certs: Path, joined: list[JoinOptions]) -> None:
+def test_a_clients_user_chooses_which_weaker_sessions_it_accepts(certs: Path, joined: list[JoinOptions]) -> None:
     options = ("--graph", "sparse", "--min-inputs", 5, "--max-classes", 7, "--training", "ward 7", "--max-rounds", 9)
     assert invoke(*JOIN, "--certs", certs, *options).output == ""
     assert joined[0].policy == Policy(graph=GraphKind.SPARSE, min_inputs=5, max_classes=7)

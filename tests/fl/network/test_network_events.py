@@ -29,7 +29,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
 
 def asked(deployment: Deployment, path: str) -> tuple[int, bytes]:
-    """Status and body of the page's server, which may be starting."""
+    """Return status and body from the page's server, which may still be starting."""
     until(lambda: any(line.startswith("watch it at ") for line in deployment.output))
     url = next(line.split()[-1] for line in deployment.output if line.startswith("watch it at "))
     try:
@@ -39,7 +39,7 @@ def asked(deployment: Deployment, path: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_an_operator_sees_who_declined_and_why_what_was_tried_again_and_how_it_ended(
+def test_an_operator_sees_declines_with_reasons_retries_and_the_end(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -90,7 +90,7 @@ def test_an_operator_sees_who_declined_and_why_what_was_tried_again_and_how_it_e
     assert (retried["attempt"], retried["retries"]) == (1, 1)
     assert "3 clients declined: 40 epochs" in retried["reason"]
     ends = [event for event in events if event["event"] == "session_ended"]
-    # The round's bounds are measured in a session of its own.
+    # The round's bounds are measured in their own session.
     assert [event["reason"] for event in ends] == ["too-few-clients", None, None]
     (over,) = [event for event in events if event["event"] == "round_ended"]
     assert (over["aborted"], over["included"]) == (None, CLIENTS - 1)

@@ -1,4 +1,4 @@
-"""Who is asked: drawn from those who are there, as many as there is a plan for, and nobody whom the list shuts out."""
+"""Invitations: drawn from the present clients, as many as there is a plan for, and no excluded client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENROLLED = tuple(range(20))
 
 
 class Lobby:
-    """Those who are there, and what was waited for."""
+    """Present clients, and the waits that were made."""
 
     def __init__(self, *present: int) -> None:
         self.present = present
@@ -37,7 +37,7 @@ def invitations(lobby: Lobby, exclusions: Exclusions | None = None, **rules: Any
     return Invitations(plans, cast("Any", lobby), ENROLLED, ServingRules(**given), lambda _: None, exclusions)
 
 
-def test_a_sample_is_drawn_evenly_from_those_who_are_there() -> None:
+def test_a_sample_is_drawn_evenly_from_the_present_clients() -> None:
     lobby = Lobby(9, 2, 14, 5, 11, 3)
     inviting = invitations(lobby, invited=4, goal=4)
     drawn = [inviting.next(1) for _ in range(600)]
@@ -45,7 +45,7 @@ def test_a_sample_is_drawn_evenly_from_those_who_are_there() -> None:
     assert all(list(chosen) == sorted(chosen) for chosen in drawn)
     counts = Counter(client_id for chosen in drawn for client_id in chosen)
     assert counts.keys() == set(lobby.present)
-    # 400 each is expected, with a standard deviation of 11.5.
+    # Each is expected 400 times, with a standard deviation of 11.5.
     assert all(300 < count < 500 for count in counts.values())
     assert set(lobby.asked) == {(3, 0.01)}
 
@@ -56,18 +56,18 @@ def test_with_fewer_it_waits_for_as_long_as_clients_may_join_and_no_longer() -> 
     assert lobby.asked == [(3, 0.01), (5, 7.0)]
 
 
-def test_too_few_are_no_round() -> None:
+def test_too_few_clients_are_not_a_round() -> None:
     with pytest.raises(RoundFailedError, match=r"round 4 was not begun: 2 of 3 clients were there after 0\.01 s"):
         invitations(Lobby(1, 2), invited=5).next(4)
 
 
-def test_without_a_sample_all_who_are_enrolled_are_asked_but_those_on_the_list(tmp_path: Path) -> None:
+def test_without_a_sample_all_enrolled_clients_not_on_the_list_are_invited(tmp_path: Path) -> None:
     listed = tmp_path / "excluded"
     listed.write_text("4\n7\n")
     exclusions = Exclusions(listed=listed, clock=later)
     asked = invitations(Lobby(*range(15)), exclusions, min_clients=14).next(1)
     assert asked == tuple(client_id for client_id in ENROLLED if client_id not in (4, 7))
-    # With as few as that there is no session in which so many are enough.
+    # With that few, no session has a large enough threshold.
     listed.write_text("".join(f"{client_id}\n" for client_id in range(19)))
     with pytest.raises(RoundFailedError, match="too few for a safe session after 0"):
         invitations(Lobby(*range(15)), exclusions, min_clients=14).next(1)

@@ -61,11 +61,11 @@ def test_idle_sockets_and_probes_begin_no_round_and_use_up_no_try(
     finished = deployment.run_beside(config, beside, options=deployment.options(give_up=None, retries=0))
     assert finished.summary["included"][1] == CLIENTS
     assert not [line for line in deployment.output if "aborted" in line]
-    # Who came first heard what it waits for, once.
+    # The first client was told once what it waits for.
     assert len([line for line in clients[0].said if line.startswith("waiting")]) == 1
 
 
-def test_a_client_that_is_not_enrolled_is_told_so_and_counts_for_nothing(
+def test_a_client_that_is_not_enrolled_is_told_so_and_not_counted(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = deployment.config(rounds=1)
@@ -90,7 +90,7 @@ def test_a_client_that_is_not_enrolled_is_told_so_and_counts_for_nothing(
     assert getattr(line, "client_id", None) == CLIENTS
 
 
-def test_who_waits_is_on_the_status_page_and_idle_sockets_are_not(deployment: Deployment) -> None:
+def test_waiting_clients_are_on_the_status_page_and_idle_sockets_are_not(deployment: Deployment) -> None:
     config = deployment.config(rounds=1)
     seen: list[dict[str, Any]] = []
 
@@ -117,7 +117,7 @@ def test_who_waits_is_on_the_status_page_and_idle_sockets_are_not(deployment: De
     assert (seen[0]["waiting_clients"], seen[0]["open_connections"]) == (1, 1)
 
 
-def test_the_server_gives_up_only_where_it_is_told_to(deployment: Deployment) -> None:
+def test_the_server_gives_up_only_with_a_limit(deployment: Deployment) -> None:
     config = deployment.config(rounds=1)
     with pytest.raises(RoundFailedError, match=r"round 1 was not begun: 0 of 3 clients were there after 0\.2 s"):
         deployment.run_beside(config, lambda: None, options=deployment.options(give_up=0.2))
@@ -164,7 +164,7 @@ def test_a_late_client_comes_once_and_is_in_the_next_round(
 
 
 def test_the_operator_sees_why_clients_declined_and_nothing_of_their_data(deployment: Deployment) -> None:
-    """Field log 18: "needed 2, had 0" and nothing else."""
+    """The reason says "needed 2, had 0" and nothing else."""
     config = deployment.config(rounds=1, epochs=40)
     good: list[Client] = []
     private = LocalData(deployment.dataset.train_images[:50], torch.full((50,), 9))

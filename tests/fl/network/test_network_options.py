@@ -1,4 +1,4 @@
-"""Where options come from: the command line, before the environment, before a settings file, before the default."""
+"""Sources of options: the command line, before the environment, before a settings file, before the default."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ JOIN = ("join", "localhost:1", "--id", 0, "--plaintext", "--shard", "0/4")
 
 
 class _NotedError(Exception):
-    """Gone no further."""
+    """Stops the command before it works."""
 
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `train`, `serve` and `join` would have started with: the arguments up to where they begin to work."""
+    """Return the arguments with which `train`, `serve` and `join` would have started to work."""
     calls: list[Any] = []
 
     def note(*arguments: Any, **options: Any) -> NoReturn:
@@ -65,7 +65,7 @@ def test_the_command_line_comes_before_the_environment_before_the_file_before_th
     assert (config.local.batch_size, config.local.epochs, config.rounds, config.seed) == (10, 3, 4, 5)
 
 
-def test_a_client_needs_nothing_on_its_command_line(
+def test_a_client_can_start_without_command_line_options(
     noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "join.toml"
@@ -91,7 +91,7 @@ def test_a_client_needs_nothing_on_its_command_line(
         ("SECAGG_JOIN_Q", "unknown environment variable SECAGG_JOIN_Q"),
     ],
 )
-def test_an_environment_variable_that_is_no_option_is_named(
+def test_an_environment_variable_that_is_not_an_option_is_named(
     name: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -99,7 +99,7 @@ def test_an_environment_variable_that_is_no_option_is_named(
 
 
 @pytest.mark.parametrize("name", ["SECAGG_SERVE_EXCLUDE", "SECAGG_SERVE_CRL"])
-def test_an_empty_variable_lets_in_nobody_who_is_shut_out(
+def test_an_empty_variable_does_not_admit_excluded_clients(
     name: str, noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "serve.toml"
@@ -136,13 +136,13 @@ def test_the_names_of_the_status_page_are_checked(noted: list[Any], monkeypatch:
         (SERVE, 'resume = "run"', "unknown resume: settings are listen"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_one_line(command: tuple[object, ...], text: str, said: str, tmp_path: Path) -> None:
+def test_a_fault_in_a_file_is_one_line(command: tuple[object, ...], text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "file.toml").write_text(text)
     assert_refused(invoke(*command, "--config", tmp_path / "file.toml"), said)
 
 
 def test_one_file_starts_a_run_and_resumes_it(noted: list[Any], tmp_path: Path) -> None:
-    """What was settled at the start is left aside there; on the command line it would be a mistake."""
+    """Settings that are fixed at the start are ignored there; on the command line they would be a mistake."""
     path = tmp_path / "serve.toml"
     path.write_text("plaintext = true\nretries = 7\nrounds = 5\n[data]\nclients = 3\n[local]\nepochs = 2\n")
     assert isinstance(invoke("serve", "--config", path, "--out", tmp_path).exception, _NotedError)
@@ -190,15 +190,15 @@ def test_a_limit_out_of_range_is_named_as_its_option(name: str, value: object) -
 
 @pytest.mark.parametrize("command", ["train", "serve", "join"])
 def test_no_option_holds_a_secret_but_by_its_file(command: str) -> None:
-    """Other users of a machine may see what stands in environments and on command lines."""
+    """Other users of a machine may see environments and command lines."""
     for name, parameter in parameters_of(command).items():
         if any(word in name for word in ("key", "secret", "password", "certs")):
             assert parameter.annotation.__origin__ == Path | None, name
 
 
 @pytest.mark.live
-def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_again(tmp_path: Path) -> None:
-    """All of them by settings files, and with logs for machines."""
+def test_a_terminated_client_continues_in_its_round_after_a_restart(tmp_path: Path) -> None:
+    """All of them use settings files, and logs for machines."""
     certs = tmp_path / "certs"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(3))
 
@@ -237,8 +237,8 @@ def test_a_client_that_is_terminated_goes_on_in_its_round_when_it_is_started_aga
 
 @pytest.mark.live
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_client_that_waits_ends_when_it_is_told_to(sent: signal.Signals) -> None:
-    """For a server that is not there; and as it is told, whatever its parent does with Ctrl-C."""
+def test_a_waiting_client_ends_on_a_signal(sent: signal.Signals) -> None:
+    """It waits for an absent server; it ends on a signal, even if its parent ignores Ctrl-C."""
     with programs() as start:
         client = start("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--shard", "0/4")
         client.wait_for("no connection to 127.0.0.1:1 yet")

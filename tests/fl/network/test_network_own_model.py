@@ -1,4 +1,4 @@
-"""Trainings over TLS of a model that the user wrote: clients run it who name it themselves, and no others."""
+"""Trainings over TLS of a model that the user wrote: only clients that name it themselves run it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL = """
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model of the user's own; its ``module:factory``."""
+    """Return a model of the user's own as ``module:factory``."""
     return f"{own_module(tmp_path, MODEL, monkeypatch)}:two_layers"
 
 
@@ -36,7 +36,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
 
 def test_it_is_trained_as_in_the_simulation(deployment: Deployment, model: str) -> None:
-    """In one batch an epoch, clients' own randomness only rounds."""
+    """With one batch an epoch, clients' own randomness only rounds."""
     config = deployment.config(rounds=2, model=model, batch_size=CLIENTS * 60)
     clients: list[Client] = []
 
@@ -75,7 +75,7 @@ def test_a_client_whose_user_did_not_name_it_runs_nothing_and_says_how_to(deploy
     assert finished.summary["included_clients"] == [[1, 2, 3]]
 
 
-def test_a_client_of_one_class_is_told_so(deployment: Deployment) -> None:
+def test_a_client_of_one_class_gets_a_warning(deployment: Deployment) -> None:
     deployment.dataset.train_labels[:] = 1
     config = deployment.config(rounds=1)
     clients: list[Client] = []

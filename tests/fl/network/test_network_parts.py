@@ -1,4 +1,4 @@
-"""Announcements, policies, local data, addresses and options, each by itself."""
+"""Announcements, policies and local data, each separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import Local
 from fl.learning.task import Task
-from fl.network.addresses import parse_address, show_address
 from fl.network.announcement import (
     RoundAnnouncement,
     TrainingOver,
@@ -34,7 +33,6 @@ from fl.network.policy import Policy
 from fl.strict_msgpack import unpack_first
 from secagg import Adversary, GraphKind, Parameters
 from tests.fl.runs import assert_refused, invoke, own_module
-from transport.certificates.authority import Authority
 
 SHAPE = (1, 4, 4)
 SCALES = Scales((1.0, 0.5), 10)
@@ -71,7 +69,7 @@ def test_announcements_come_back_as_they_were() -> None:
     assert encode_announcement(announcement()) == encode_announcement(announcement())
 
 
-def test_all_that_is_announced_is_in_the_context() -> None:
+def test_the_whole_announcement_is_in_the_context() -> None:
     extra = encode_announcement(announcement())
     other = encode_announcement(announcement(scales=None))
     assert len({round_context(2, extra), round_context(3, extra), round_context(2, other)}) == 3
@@ -89,7 +87,7 @@ def tampered(**fields: Any) -> bytes:
 
 
 def test_a_newer_announcement_is_read_where_it_says_so() -> None:
-    """Names that are not known are left out, at each level; it is still the same bytes that all are bound to."""
+    """Unknown names are ignored at each level; all clients are still bound to the same bytes."""
     content, model = unpack_first(encode_announcement(announcement()), max_items=100)
     version, since, values = content
     values["training"]["novelty"] = 1.5
@@ -163,7 +161,7 @@ def test_a_newer_announcement_is_read_where_it_says_so() -> None:
         (tampered(training__bfloat16="maybe"), "bfloat16"),
     ],
 )  # fmt: skip
-def test_what_is_no_announcement_is_refused(extra: bytes, said: str) -> None:
+def test_invalid_announcements_are_refused(extra: bytes, said: str) -> None:
     with pytest.raises(AnnouncementError, match=said):
         decode_announcement(extra)
 
@@ -196,7 +194,7 @@ def test_the_protocols_parameters_are_within_the_policy(
         policy.check(offered)
 
 
-def test_sparse_graphs_are_taken_by_those_who_say_so() -> None:
+def test_sparse_graphs_are_accepted_only_on_request() -> None:
     params = secagg.plan(
         num_clients=2000, vector_length=4, value_bits=4, dropout=0.05, corrupt=0.05, graph=GraphKind.SPARSE,
         adversary=Adversary.MALICIOUS,
@@ -239,7 +237,7 @@ def test_a_training_that_does_not_fit_is_declined(changes: dict[str, Any], param
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(3, 2), torch.zeros(3)])
-def test_a_classification_on_other_targets_is_declined_without_a_word_of_them(labels: torch.Tensor) -> None:
+def test_a_classification_on_other_targets_is_declined_without_revealing_them(labels: torch.Tensor) -> None:
     with pytest.raises(PolicyError, match="cross-entropy") as raised:
         Policy().check_training(announcement(), PARAMS, LocalData(DATA.images[:3], labels))
     assert not getattr(raised.value, "public", "")
@@ -258,7 +256,7 @@ def test_another_task_is_accepted_and_code_only_if_the_user_named_it() -> None:
         Policy(own_loss="tests.fl.own_tasks:recall").check_training(announcement(**changes), params, data)
 
 
-def test_whole_numbers_become_what_the_model_takes() -> None:
+def test_whole_numbers_become_the_models_input_type() -> None:
     tokens = LocalData(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2))
     assert tokens.shaped_for((2,), "int64").images.dtype == torch.int64
     halves = LocalData(torch.tensor([[0.5]]), torch.zeros(1))
@@ -307,7 +305,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, x: Any, y: Any) -> N
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04rubbish", b"rubbish"])
-def test_what_holds_no_arrays_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_files_without_arrays_are_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.npz").write_bytes(content)
     for path in (tmp_path, tmp_path / "a.npz"):
@@ -315,7 +313,7 @@ def test_what_holds_no_arrays_is_refused(tmp_path: Path, content: bytes | None) 
             load_arrays(path)
 
 
-def test_shards_are_those_of_a_simulation() -> None:
+def test_shards_equal_a_simulations() -> None:
     parts = [load_shard("digits", None, (i, 3), scheme="iid", seed=4, alpha=0.5, per_client=2) for i in range(3)]
     assert sum(len(part.labels) for part in parts) == 1442
     assert parse_shard("2/3") == (2, 3)
@@ -324,111 +322,8 @@ def test_shards_are_those_of_a_simulation() -> None:
             parse_shard(text)
 
 
-def test_addresses() -> None:
-    assert parse_address("sum.example:7000") == ("sum.example", 7000)
-    assert parse_address("[::1]:7000") == ("::1", 7000)
-    assert parse_address(":0", listening=True) == ("", 0)
-    assert show_address(("::1", 7)) == "[::1]:7"
-    assert parse_address("müller.example:7000") == ("müller.example", 7000)
-    for host in ("300.1.1.1", "a" * 64, "a b", "a..b", "*.example", "127.0.0.1/8", "-a"):
-        for text in (f"{host}:7000", f"[{host}]:7000"):
-            with pytest.raises(ConfigError, match="neither a host name nor an IP address"):
-                parse_address(text)
-    for text in ("", "host", "host:", "host:99999", "host:0", ":7000", "::1:7000", "host:-1", "host:٣"):
-        with pytest.raises(ConfigError, match="an address is HOST:PORT"):
-            parse_address(text)
-
-
-CERTS = ("--certs", "nowhere")
-SHARD = ("--shard", "0/2")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("serve", "--clients", 4, "--out", "run"), "give --certs, or --plaintext"),
-        (("serve", "--clients", 4, *CERTS), "give --out"),
-        (("serve", "--out", "run", *CERTS), "give --clients"),
-        (("serve", "--clients", 4, "--out", "run", *CERTS), "nowhere/server.pem: this file does not exist"),
-        (("serve", "--clients", 1, "--out", "run", *CERTS), "at least 2 clients"),
-        (("serve", "--clients", 4, "--min-clients", 5, "--out", "run", *CERTS), "min-clients"),
-        (("serve", "--clients", 4, "--min-clients", 2, "--out", "run", *CERTS), "threshold"),
-        (("serve", "--clients", 4, "--out", "run", "--adversary", "evil", *CERTS), "unknown adversary 'evil'"),
-        (("serve", "--clients", 4, "--out", "run", "--listen", "x", *CERTS), "an address is HOST:PORT"),
-        (("serve", "--clients", 4, "--out", "run", "--give-up", 0, *CERTS), "give-up"),
-        (("serve", "--clients", 4, "--out", "run", "--reply-seconds", 0, *CERTS), "reply-seconds must be above 0"),
-        (("serve", "--clients", 4, "--out", "run", "--plaintext", "--listen", "192.0.2.1:7"), "loopback"),
-        (("serve", "--resume", "run", "--clients", 4, *CERTS), "leave out --clients"),
-        (("serve", "--resume", "run", *CERTS), "holds no run of secagg serve"),
-        (("serve", "--clients", 4, "--out", "run", "--model", "logistic", "--adversary", "malicious", "--plaintext"),
-         "--directory"),
-        (("serve", "--clients", 4, "--out", "run", "--skip", 1, *CERTS), "give --resume"),
-        (("join", "h:1", "--id", 0, *CERTS), "--arrays"),
-        (("join", "h:1", "--id", 0, *SHARD), "give --certs"),
-        (("join", "h", "--id", 0, *CERTS, *SHARD), "an address is HOST:PORT"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--require-adversary", "evil"), "unknown adversary 'evil'"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--min-inputs", 1), "min-inputs"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-rounds", 0), "max-rounds"),
-        (("join", "h:1", "--id", -1, "--plaintext", *SHARD), "id must be between 0 and 4294967295, not -1"),
-        (("join", "h:1", "--id", 2**32, *CERTS, *SHARD), "id must be between 0 and 4294967295, not 4294967296"),
-        (("join", "300.1.1.1:7000", "--id", 0, *CERTS, *SHARD), "'300.1.1.1' is neither a host name nor an IP address"),
-        (("join", f"{'a' * 64}.example:7000", "--id", 0, *CERTS, *SHARD), "neither a host name nor an IP address"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--server-name", "a b"), "server-name 'a b' is neither"),
-        (("serve", "--clients", 4, "--out", "run", "--listen", "1.2.3:7", *CERTS), "'1.2.3' is neither a host name"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--graph", "ring"), "unknown graph 'ring'"),
-        (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--require-adversary", "malicious"),
-         "certificates of all clients: give --certs"),
-        (("join", "h:1", "--id", 0, *CERTS, *SHARD, "--max-model-bytes", 1 << 40), "max-model-bytes"),
-        (("join", "h:1", "--id", 0, *CERTS, "--shard", "2/2"), "a shard is I/N"),
-        (("join", "h:1", "--id", 0, *CERTS, "--arrays", "nowhere"), "no arrays x and y"),
-        (("join", "127.0.0.1:1", "--id", 0, *CERTS, *SHARD), "client-0.key cannot be used: No such file"),
-        (("join", "127.0.0.1:1", "--id", 0, "--plaintext", *SHARD, "--give-up", 0.1), "no word from 127.0.0.1:1"),
-    ],
-)  # fmt: skip
-def test_a_users_mistake_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = invoke(*options)
-    lines = result.stdout.splitlines()
-    assert all(line.startswith(("client ", "no connection to ")) for line in lines), result.stdout
-    assert result.exit_code == 1, (result.exception, result.stderr)
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert said in result.stderr
-    # Nothing is left that would be in the way of a second try.
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_status_page_of_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        watch = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = invoke(
-            "serve", "--clients", 4, "--model", "logistic", "--out", tmp_path / "run", "--plaintext",
-            "--listen", "127.0.0.1:0", "--watch", watch,
-        )  # fmt: skip
-    assert result.exit_code == 1
-    assert result.stderr == (
-        f"error: cannot listen on {watch}: Address already in use; give another address with --watch\n"
-    )
-
-
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
-    import socket
-
-    Authority.create(tmp_path / "certs").issue(server_names=["127.0.0.1"], client_ids=())
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = invoke(
-            "serve", "--clients", 4, "--model", "logistic", "--out", tmp_path / "run", "--certs", tmp_path / "certs",
-            "--listen", listen,
-        )  # fmt: skip
-    assert_refused(result, f"cannot listen on {listen}: Address already in use; give another address with --listen")
-
-
 @pytest.mark.parametrize("partition", [None, "by-owner"])
-def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
+def test_own_examples_of_one_class_are_refused_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str | None
 ) -> None:
     if partition is None:
@@ -444,7 +339,7 @@ def test_own_examples_of_one_class_are_refused_unless_that_is_meant(
     assert "no word from 127.0.0.1:1" in allowed.stderr
 
 
-def test_a_part_of_one_class_that_was_dealt_out_so_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dealt_part_of_one_class_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = own_module(tmp_path, ONE_CLASS_EACH, monkeypatch)
     dealt = ("--dataset", f"{loader}:load", "--partition", "shards", "--shards-per-client", 1, "--shard", "0/2")
     result = invoke("join", "127.0.0.1:1", "--id", 0, "--plaintext", "--give-up", 0.1, *dealt)

@@ -1,4 +1,4 @@
-"""A client whose server asks for what it does not give: it waits longer and longer, says so once, and does not end."""
+"""A client whose server asks for what it refuses: it waits longer and longer, says so once, and does not end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def participant(said: list[str], *, make: type[Participant] = Participant, **cha
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made, of which none takes time here."""
+    """Return the pauses that were made; none takes time here."""
     made: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -66,7 +66,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | End]) -> None:
-    """A server that answers each new session with the next of these, and then has no more rounds."""
+    """Run a server that answers each new session with the next of these, and then has no more rounds."""
     left: Iterator[Exception | End] = iter([*outcomes, offers.OverError("over")])
 
     async def join_session(*_: Any, **__: Any) -> End:
@@ -117,9 +117,7 @@ def test_a_server_that_ends_every_session_at_once_is_not_asked_in_a_hurry(
     assert min(waits) >= 0.5
 
 
-def test_rounds_that_end_before_this_client_has_answered_are_no_part_of_it(
-    monkeypatch: pytest.MonkeyPatch, waits: list[float]
-) -> None:
+def test_unanswered_rounds_do_not_count_as_taken_part(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     """A server can offer a round and call it completed at once, again and again."""
     serve(monkeypatch, [End(EndCode.COMPLETED, included=5)] * 20)
     said: list[str] = []
@@ -152,9 +150,7 @@ def test_a_model_that_cannot_be_trained_costs_a_round_and_not_the_training(
 
 
 @pytest.mark.parametrize("error", [DivergedError("its loss is nan"), QuantizationError("elements that are not finite")])
-def test_what_a_bad_model_does_to_training_withholds_the_update(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_a_model_that_breaks_training_withholds_the_update(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise error
 
@@ -254,7 +250,7 @@ def test_a_round_that_was_answered_begins_the_count_anew(monkeypatch: pytest.Mon
     asyncio.run(client.run())
 
 
-def test_what_a_server_does_wrong_otherwise_ends_a_client(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+def test_other_faults_of_a_server_end_a_client(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     serve(monkeypatch, [RemoteProtocolError(Rule.INVALID_SIGNATURE, "")])
     with pytest.raises(RemoteProtocolError):
         asyncio.run(participant([]).run())
@@ -269,7 +265,7 @@ def test_an_older_server_is_waited_for_with_one_line(monkeypatch: pytest.MonkeyP
     assert said[1:] == [f"not in this round: {older}; waiting for the next", "the training is over"]
     assert len(waits) == 20
     assert all(5.0 <= wait <= 10.0 for wait in waits[5:])
-    # One that says when to come back is not asked before.
+    # A client that was told when to come back does not ask before.
     waits.clear()
     serve(monkeypatch, [OlderServerError(str(older), RefusalCode.OLDER_SERVER, retry_after=60)] * 5)
     asyncio.run(participant(said).run())

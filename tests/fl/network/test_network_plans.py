@@ -1,4 +1,4 @@
-"""Every round that `secagg serve` plans is one that `secagg join` takes part in, both as they are by default."""
+"""Every round that `secagg serve` plans is one that `secagg join` takes part in, both with their defaults."""
 
 import json
 from itertools import product
@@ -33,7 +33,7 @@ def test_every_plan_is_one_that_a_client_takes(adversary: Adversary, min_inputs:
 
 
 def test_a_server_does_not_start_whose_clients_would_decline(tmp_path: Path) -> None:
-    """Two clients have to agree on sums of two, on both sides."""
+    """Both sides have to agree explicitly on sums of two clients."""
     serve: tuple[object, ...] = (
         "serve",
         "--clients",
@@ -102,7 +102,7 @@ def test_the_graph_is_chosen_once_for_the_clients_that_a_round_asks_and_every_si
         params = plans.plan(count).parameters
         assert not params.is_complete
         Policy(adversary=Adversary.HONEST_BUT_CURIOUS).check(params)
-    # A process that goes on with the stored settings plans the same.
+    # A process that continues with the stored settings plans the same.
     stored = settings.of_run(config)
     assert stored.protocol.graph == "sparse"
     again = settle(stored, min_clients=None, max_examples=None, over_select=1.3)
@@ -117,7 +117,7 @@ def test_against_a_server_that_lies_the_graph_is_complete_since_clients_decline_
     Policy().check(settings.plans(config, (48, 3)).plan(300).parameters)
 
 
-def test_serve_says_which_server_and_which_graph_it_runs_and_keeps_them(tmp_path: Path) -> None:
+def test_serve_prints_and_stores_its_adversary_and_graph(tmp_path: Path) -> None:
     result = invoke(*SERVE, "--clients", 100, "--out", tmp_path / "auto")
     said = " ".join(result.stdout.split())
     assert "secure aggregation, honest-but-curious server, sparse graph: threshold 2 of a client's" in said

@@ -1,4 +1,4 @@
-"""`secagg serve` and `secagg join` as their users have them: processes over TLS, some killed with signal 9."""
+"""`secagg serve` and `secagg join` as users run them: processes over TLS, some killed with signal 9."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transport.certificates.authority import Authority
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
-def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_that_of_secagg_train(
+def test_killed_processes_continue_within_their_round_and_the_model_is_as_good_as_simulated(
     tmp_path: Path,
 ) -> None:
     """In round 2 a client is killed while it trains, and then the server, which has the others' updates by then."""
@@ -37,7 +37,7 @@ def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_t
         address = server.wait_for("listening on ").removeprefix("listening on ")
 
         def join(client_id: int) -> Program:
-            # One of them takes its part of a data set, the others have arrays of their own.
+            # One of them takes its part of a data set, the others have their own arrays.
             data = ("--arrays", tmp_path / f"{client_id}.npz") if client_id else ("--shard", "0/4", "--seed", 3)
             state = ("--state", tmp_path / f"state-{client_id}")
             return start("join", address, "--id", client_id, "--certs", certs, *data, *state)
@@ -65,12 +65,12 @@ def test_killed_processes_go_on_within_their_round_and_the_model_is_as_good_as_t
     assert accuracies[-1] > 0.9
     assert not list(out.glob("round.*"))
     assert json.loads((out / "network.json").read_text())["adversary"] == "malicious"
-    # Nobody was asked twice: the others' updates were in the server's journal.
+    # No client was asked twice: the others' updates were in the server's journal.
     assert sum("training on" in line for line in clients[0].lines) == 3
 
 
-def test_a_server_and_a_client_that_are_killed_once_ranges_are_known_go_on_with_the_update(tmp_path: Path) -> None:
-    """The client's update is gone with its memory: it trains again. The others send what was measured."""
+def test_a_server_and_a_client_killed_after_measuring_continue_with_the_update(tmp_path: Path) -> None:
+    """The client's update is lost with its memory: it trains again. The others send what was measured."""
     certs, out = tmp_path / "certs", tmp_path / "run"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(3))
     serving = ("--certs", certs, "--join-seconds", 30)
@@ -99,7 +99,7 @@ def test_a_server_and_a_client_that_are_killed_once_ranges_are_known_go_on_with_
     assert not list(out.glob("round.*"))
 
 
-def test_interrupted_processes_say_how_to_go_on(tmp_path: Path) -> None:
+def test_interrupted_processes_say_how_to_resume(tmp_path: Path) -> None:
     certs, out = tmp_path / "certs", tmp_path / "run"
     Authority.create(certs).issue(server_names=["127.0.0.1"], client_ids=range(2))
     np.savez(tmp_path / "own.npz", x=np.zeros((3, 8, 8)), y=np.arange(3))

@@ -1,4 +1,4 @@
-"""Trainings that ask some of those who are there: absent ones cost nothing, late ones are not waited for."""
+"""Trainings that invite some of the present clients: absent ones cost nothing, late ones are not waited for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 def test_absent_clients_cost_nothing_and_each_round_asks_others(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten are enrolled, six are there, four are asked; no deadline is waited for, and means are exact."""
+    """Ten are enrolled, six are present, four are asked; no deadline is waited for, and means are exact."""
     population = Population(deployment, monkeypatch, sample=4, rounds=6)
     finished = population.serve(lambda: population.start(range(6)))
     # The first round has two sessions.
@@ -46,20 +46,20 @@ def test_absent_clients_cost_nothing_and_each_round_asks_others(
         assert set(host.client_ids) <= set(range(6))
         assert not host.dropped
         population.assert_exact(host, included=4)
-        # The others have waited: the model did not go to them.
+        # The others have waited: the model was not sent to them.
         assert population.offered[host.offer.nonce] == set(host.client_ids)
     assert finished.summary["included"] == [4] * 6
-    # All the same every time: one in 15^6.
+    # The same clients every time would have probability 1/15^6.
     assert len({host.client_ids for host in population.hosts}) > 1
     metrics = (deployment.directory / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["sampled"] for line in metrics] == [4] * 6
     assert {client.said[-1] for client in population.clients.values()} == {"the training is over"}
 
 
-def test_a_round_goes_on_as_soon_as_enough_updates_are_there(
+def test_a_round_continues_as_soon_as_enough_updates_are_there(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five are asked and three are enough; the others would have come after the session's end."""
+    """Five are asked and three are enough; the others come after the session's end."""
     population = Population(deployment, monkeypatch, sample=3, rounds=2)
     population.in_time = 3
     finished = population.serve(lambda: population.start(range(8)), over_select=5 / 3)
@@ -90,7 +90,7 @@ def test_with_fewer_than_are_asked_a_round_begins_after_a_moment(
 
 
 def gone_at(population: Population, victims: set[int]) -> type[joining.Participant]:
-    """A client that, if it is one of these, breaks off where its first update is due."""
+    """Return a client that, if it is one of these, breaks off when its first update is due."""
 
     class Gone(population.client):  # type: ignore[name-defined, misc]
         def _input(self, offer: Any) -> Any:
@@ -128,10 +128,10 @@ def test_a_sparse_graph_with_every_adversary_and_a_client_that_vanishes(
 
 
 @pytest.mark.parametrize(("adversary", "is_sparse"), [("honest-but-curious", True), ("malicious", False)])
-def test_clients_as_they_are_by_default_take_what_auto_stands_for(
+def test_default_clients_accept_the_graph_chosen_by_auto(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, adversary: str, is_sparse: bool
 ) -> None:
-    """Where so few clients would be worth a sparse graph."""
+    """The test lets `auto` choose a sparse graph for this few clients."""
     monkeypatch.setattr("secagg.graph_choice._WORTHWHILE", 1)
     population = Population(deployment, monkeypatch, sample=8, rounds=2, dropout=0.25)
 
@@ -173,7 +173,7 @@ def test_impossible_settings_of_a_sample_are_refused() -> None:
     settings = settled(over_select=1.3)
     assert (settings.invited(config), settings.min_clients) == (13, 7)
     assert settled(over_select=100).invited(config) == 20
-    # Ten of thirteen are enough, by the threshold and by what is expected to vanish.
+    # Ten of thirteen are enough, by the threshold and the expected dropouts.
     plan = settings.plans(config, (5,)).plan(13)
     assert (plan.parameters.threshold, plan.expected_dropouts) == (7, 3)
     with pytest.raises(PlanError, match="fewer than the threshold"):
@@ -185,10 +185,10 @@ def test_impossible_settings_of_a_sample_are_refused() -> None:
         settled(over_select=1.0, min_clients=11)
 
 
-def test_a_round_that_cannot_be_is_one_round_without_a_result(
+def test_an_impossible_round_is_one_round_without_a_result(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Aborted as often as it may be, and the training goes on with those who are there."""
+    """The round is aborted at each try, and the training continues with the present clients."""
     population = Population(deployment, monkeypatch, sample=4, rounds=3, clip=1.0)
 
     class Failing(population.client):  # type: ignore[name-defined, misc]
@@ -208,7 +208,7 @@ def test_a_round_that_cannot_be_is_one_round_without_a_result(
     assert [host.offer.number for host in population.hosts] == [1, 2, 2, 3]
 
 
-def test_the_server_ends_after_as_many_failed_rounds_as_it_was_told(
+def test_the_server_ends_after_the_given_number_of_failed_rounds(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     population = Population(deployment, monkeypatch, sample=4, rounds=9, clip=1.0)
@@ -224,11 +224,11 @@ def test_the_server_ends_after_as_many_failed_rounds_as_it_was_told(
     assert [host.offer.number for host in population.hosts] == [1, 2]
 
 
-def test_who_is_excluded_while_the_training_goes_on_is_in_no_later_round(
+def test_a_client_excluded_during_training_is_in_no_later_round(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A list that is broken for a moment changes nothing, and the operator is told."""
-    # These rounds take less than the second for which a changed list must stay as it is.
+    # These rounds take less than the second for which a changed list must stay unchanged.
     monkeypatch.setattr(exclusion, "_SETTLE_SECONDS", 0.05)
     listed = deployment.directory / "excluded"
     listed.write_text("9  # left the consortium\n")
@@ -254,7 +254,7 @@ def test_who_is_excluded_while_the_training_goes_on_is_in_no_later_round(
     assert getattr(refused, "client_id", None) == 3
 
 
-def test_a_list_that_cannot_be_read_keeps_the_server_from_starting(
+def test_an_unreadable_list_keeps_the_server_from_starting(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = deployment.directory / "excluded"
@@ -269,7 +269,7 @@ def test_a_list_that_cannot_be_read_keeps_the_server_from_starting(
 def test_waiting_clients_are_told_so_and_keep_their_connection(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is not asked for a whole round hears WAITING on one connection; it is sent no model."""
+    """A client that is not asked for a whole round receives WAITING on one connection, and no model."""
     population = Population(deployment, monkeypatch, sample=3, rounds=1, clip=1.0)
     started = time.monotonic()
 

@@ -19,15 +19,18 @@ from fl.learning.training import evaluate
 from fl.network import client as joining
 from fl.network.errors import NetworkError
 from fl.network.local_data import LocalData
+from fl.network.offers import JoinOptions
 from fl.network.own_examples import OwnExamples
 from fl.network.own_models import OwnModels
+from fl.network.policy import Policy
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
+from tests.fl.network import test_network_parts as parts
 from tests.fl.network.harness import CLIENTS, Client, Deployment
 from transport import Deadlines
-from transport.tcp import Retry
+from transport.tcp import PLAINTEXT, Retry
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
@@ -83,7 +86,7 @@ class Training:
         return self.clients[client_id].participant._examples.held_out
 
     def assert_scored(self, record: RoundRecord, clients: range | list[int]) -> None:
-        """The last record's scores are those of the final model on what these clients hold out."""
+        """Assert that the last scores are those of the final model on the examples held out by these clients."""
         parts = [self.held_out(client) for client in clients]
         images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
         expected = evaluate(self.model(), images, labels)
@@ -92,8 +95,8 @@ class Training:
         assert record.held_out_loss == pytest.approx(expected.loss, abs=1e-3)
 
 
-def test_after_each_round_the_new_model_is_measured_on_what_clients_hold_out(deployment: Deployment) -> None:
-    """Client 2 holds out more than it is asked, and client 3 nothing."""
+def test_after_each_round_the_new_model_is_measured_on_held_out_examples(deployment: Deployment) -> None:
+    """Client 2 holds out more examples than requested, and client 3 none."""
     training = Training(deployment)
     training.serve({}, {}, {"holdout": 0.5}, {"holdout": 0.0})
     training.finish()
@@ -115,10 +118,10 @@ def test_without_it_nothing_is_measured(deployment: Deployment) -> None:
     assert (record.held_out_accuracy, record.held_out_examples, record.num_examples) == (None, 0, 240)
 
 
-def test_a_server_that_dies_before_the_scores_goes_on_with_them(
+def test_a_server_that_dies_before_the_scores_continues_with_them(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The round's update is in its journal: no client trains again, and the scores are of the same model."""
+    """The round's update is in its journal: no client trains again, and the scores belong to the same model."""
     training = Training(deployment)
     begin_session = SessionFiles.begin
 
@@ -222,7 +225,7 @@ def test_the_same_examples_are_held_out_each_time() -> None:
     assert not torch.equal(OwnExamples(DATA, 4, 0.25).held_out.images, parts[0].held_out.images)
 
 
-def test_a_server_cannot_change_what_is_held_out() -> None:
+def test_a_server_cannot_change_the_held_out_examples() -> None:
     asked = OwnExamples(DATA, 3, None)
     asked.follow(0.25)
     asked.follow(0.25)
@@ -244,3 +247,29 @@ def test_a_folder_that_cannot_take_the_models_is_refused_at_the_start(tmp_path: 
         OwnModels(tmp_path / "file" / "in it", Personal(), examples, print)
     with pytest.raises(ConfigError, match="give --out"):
         OwnModels(None, Personal(method="full"), examples, print)
+
+
+def test_a_personal_model_that_fails_costs_no_update(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = LocalData(torch.linspace(-9, 9, 160).reshape(10, 1, 4, 4), torch.arange(10) % 3)
+    examples = OwnExamples(data, 0, 0.4)
+    models = OwnModels(tmp_path / "mine", Personal(method="ditto", epochs=5, learning_rate=1e30), examples, said.append)
+    announced = parts.announcement()
+    model = make_model("logistic", image_shape=(1, 4, 4), num_classes=3, seed=0)
+    models.receive(announced, model)
+    assert said[0].startswith("round 2/5: this client's own model stays as it was: ")
+    assert (tmp_path / "mine" / "model.safetensors").exists()
+    assert not (tmp_path / "mine" / "personal.safetensors").exists()
+
+
+def test_a_final_model_that_does_not_fit_is_not_taken(tmp_path: Path) -> None:
+    said: list[str] = []
+    options = JoinOptions(
+        client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0,
+        out=tmp_path / "mine",
+    )  # fmt: skip
+    participant = joining.Participant(options, parts.DATA, said.append)
+    participant._take_final(parts.announcement(num_classes=2))
+    assert said == ["the final model is not taken: the model knows 2 classes, but there is a label 2"]
+    participant._take_final(parts.announcement())
+    assert (tmp_path / "mine" / "model.safetensors").exists()

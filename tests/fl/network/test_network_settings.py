@@ -38,15 +38,19 @@ TRAINING: dict[str, Any] = {
     "server_momentum": 0.6,
 }
 
-# Who vanishes is what happens there; examples are not dealt out, and clients train where they are.
+# Real clients vanish; examples are not dealt out, and clients train where they are.
 SIMULATION_ONLY = {
-    *("dropout_at", "dropout_model", "holdout", "aggregator", "compare"),
+    *("dropout_at", "dropout_model", "aggregator", "compare"),
     *("alpha", "shards_per_client", "engine", "threads", "channels_last", "bfloat16"),
+    "personalize",
+    "personal_epochs",
+    "personal_learning_rate",
+    "personal_strength",
 }
 
 
 class _NotedError(Exception):
-    """Served no further."""
+    """Stops the server before it serves."""
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configs that `secagg serve` would have started with."""
+    """Return the configs with which `secagg serve` would have started."""
     configs: list[RunConfig] = []
 
     def note(config: RunConfig, *_: object, **__: Any) -> NoReturn:
@@ -82,14 +86,14 @@ def simulated(deployment: Deployment, config: RunConfig) -> FederatedRun:
 
 
 def served(deployment: Deployment, config: RunConfig) -> FederatedRun:
-    """The run as its folder has it."""
+    """Return the run as stored in its folder."""
     run = FederatedRun(config, deployment.dataset, "secure")
     RunFolder(deployment.directory / "run").restore([run], config.rounds)
     return run
 
 
-def test_optimizers_on_both_sides_are_those_of_the_simulation(deployment: Deployment) -> None:
-    """In one batch an epoch the order of examples does not matter, and clients' own randomness only rounds."""
+def test_optimizers_on_both_sides_equal_the_simulations(deployment: Deployment) -> None:
+    """With one batch an epoch the order of examples does not matter, and clients' own randomness only rounds."""
     config = deployment.config(rounds=3, batch_size=CLIENTS * 60, epochs=3, **TRAINING)
     clients: list[Client] = []
     finished = deployment.run_beside(config, lambda: clients.extend(start_all(deployment, config)))
@@ -136,8 +140,19 @@ def test_the_server_has_all_settings_of_a_training_that_it_can_carry_out() -> No
     settings = SETTINGS.keys()
     train, serve = (inspect.signature(commands[name]).parameters for name in ("train", "serve"))
     assert (train.keys() & settings) - serve.keys() == SIMULATION_ONLY
-    # One name, one meaning: help, type and default are the same, but for those that say more of a server.
-    own = {"clients", "dataset", "data_dir", "model", "partition", "value_bits", "sample", "dropout", "adversary"}
+    # One name, one meaning: help, type and default are equal, apart from those that describe more in a server.
+    own = {
+        "clients",
+        "dataset",
+        "data_dir",
+        "model",
+        "partition",
+        "value_bits",
+        "sample",
+        "dropout",
+        "adversary",
+        "holdout",
+    }
     for name in (train.keys() & serve.keys() & settings) - own:
         (kind, option), (other_kind, other) = (get_args(one[name].annotation) for one in (train, serve))
         assert kind == other_kind, name
@@ -163,7 +178,7 @@ def test_numbers_out_of_range_are_one_line(options: tuple[object, ...], said: st
     assert_refused(result, said)
 
 
-def test_a_run_that_goes_on_keeps_its_settings(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
     result = invoke("serve", "--plaintext", "--resume", tmp_path, "--optimizer", "adam", "--server-tau", 1)
     assert_refused(result, "leave out --optimizer, --server-tau")
 
@@ -181,8 +196,8 @@ def test_the_documented_command_serves_the_hospitals_settings(
     assert noted == [RunConfig.of(**{name: value for name, value in settings.items() if name not in SIMULATION_ONLY})]
 
 
-def test_nothing_is_said_of_the_clients_examples(deployment: Deployment) -> None:
-    """Those of the server are no client's, whatever they look like."""
+def test_the_server_reports_nothing_about_the_clients_examples(deployment: Deployment) -> None:
+    """The server's examples are not a client's, however they look."""
     deployment.dataset.train_labels[:] = 1
     config = deployment.config(rounds=1)
     clients: list[Client] = []
@@ -195,7 +210,7 @@ def test_nothing_is_said_of_the_clients_examples(deployment: Deployment) -> None
 
 
 def without_training_set(dataset: Dataset) -> Dataset:
-    """What a server has that only measures: the two training examples that a data set must have are test examples."""
+    """Return a dataset for a server that only measures: the two mandatory training examples are test examples."""
     return Dataset(
         "measured",
         dataset.test_images[:2],
@@ -210,7 +225,7 @@ def without_training_set(dataset: Dataset) -> Dataset:
 def test_a_server_needs_no_training_examples(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, max_examples: int | None
 ) -> None:
-    """In a run that is gone on with, too."""
+    """This holds for a resumed run, too."""
     config = deployment.config(rounds=1, batch_size=CLIENTS * 60)
     own = without_training_set(deployment.dataset)
     monkeypatch.setattr(fl.network.server, "make_dataset", lambda name, data_dir=None: own)

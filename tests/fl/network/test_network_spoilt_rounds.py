@@ -1,12 +1,10 @@
-"""Rounds of `secagg serve` that come to no mean after shares may be out: they have no result, and the run goes on.
+"""Rounds of `secagg serve` without a mean after shares may be out: they have no result, and the run continues.
 
 They are not tried again: clients answer a round once, and a second sum of one round could be subtracted from the first.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,9 @@ import pytest
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import ScaleTracker
-from fl.errors import AbortedError, ConfigError
-from fl.files import replace_file
+from fl.errors import AbortedError
 from fl.learning.settings import Local
 from fl.network import client as joining
-from fl.network import server as serving
-from fl.network import session_files
 from fl.network.aggregator import NetworkAggregator
 from fl.network.announcement import RoundAnnouncement
 from fl.network.client import Participant
@@ -33,12 +28,11 @@ from fl.network.invitations import Invitations, ServingRules
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
 from fl.network.session_thread import SessionRequest
-from fl.runs import checkpoint
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
-from transport import ClientRecord, Deadlines, Journal, JournalError, JournalFullError
+from transport import ClientRecord, Deadlines, JournalError
 from transport.certificates import reading as certs
 from transport.certificates.authority import Authority
 from transport.certificates.reading import identity_from
@@ -57,7 +51,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
 
 class Training:
-    """One training with all clients, as they are when it begins, and how it was served."""
+    """One training with all its clients, as they are at its beginning, and how it was served."""
 
     def __init__(self, deployment: Deployment, **changes: Any) -> None:
         self.deployment = deployment
@@ -92,18 +86,18 @@ class Training:
             client.finish()
 
     def trained(self, number: int) -> list[int]:
-        """How often each client trained in a round."""
+        """Return how often each client trained in a round."""
         begin = f"round {number}/{self.config.rounds}: training"
         return [sum(line.startswith(begin) for line in self.clients[i].said) for i in range(CLIENTS)]
 
 
 def counters_in(vector: Any) -> Any:
-    """The counters of an encoded update, to be changed."""
+    """Return the counters of an encoded update, to be changed."""
     return vector[-UpdateEncoding.for_plan((51,), CLIENTS, 24)._totals.vector_length :]
 
 
 class Poisoner(Participant):
-    """Claims more correct predictions than all have examples, in its first round."""
+    """A client that claims more correct predictions than there are examples, in its first round."""
 
     def _input(self, offer):
         vector = super()._input(offer)
@@ -115,7 +109,7 @@ class Poisoner(Participant):
 
 
 class Subtracting(Participant):
-    """Takes the others' examples away, so that there are none."""
+    """A client that subtracts the others' examples, so that none are left."""
 
     def _input(self, offer):
         vector = super()._input(offer).astype(np.uint64)
@@ -144,7 +138,7 @@ def test_a_sum_that_cannot_be_read_costs_its_round_and_no_more(
     assert training.trained(1) == training.trained(2) == [1] * CLIENTS
 
 
-def test_a_server_that_dies_of_nothing_else_is_not_in_a_crash_loop(
+def test_a_server_that_dies_after_a_bad_sum_is_not_in_a_crash_loop(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sum is in the journal, and the process ends before the round is in the checkpoint."""
@@ -157,14 +151,14 @@ def test_a_server_that_dies_of_nothing_else_is_not_in_a_crash_loop(
     training.resume()
     training.finish()
     spoilt, good = training.records()
-    assert "correct predictions" in str(spoilt.aborted)
+    assert "accuracy" in str(spoilt.aborted)
     assert good.included == tuple(range(CLIENTS))
     assert training.trained(1) == [1] * CLIENTS
     assert not list(training.folder.glob("round.*"))
 
 
 def dies_at_save(patch: pytest.MonkeyPatch, number: int, before: Callable[[], object] = lambda: None) -> None:
-    """End the server where it would save for the ``number``-th time; the first is the new run's."""
+    """End the server at its ``number``-th save; the first is the new run's."""
     save, calls = RunFolder.save, [0]
 
     def counted(self: RunFolder, *arguments: Any) -> None:
@@ -179,7 +173,7 @@ def dies_at_save(patch: pytest.MonkeyPatch, number: int, before: Callable[[], ob
 
 @pytest.fixture
 def two_leave(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In round 1 clients 0 and 1 leave with their shares in hand: of four, too few are left to unmask."""
+    """Let clients 0 and 1 leave in round 1 before they send their shares: of four, too few are left to unmask."""
     leaving = {identity_from(deployment.certs / f"client-{i}.key").public_key for i in (0, 1)}
     answer = ClientRecord.answer
 
@@ -217,7 +211,7 @@ def test_a_round_aborted_while_shares_were_out_is_not_tried_again(deployment: De
 
 
 @pytest.mark.usefixtures("two_leave")
-def test_who_hears_that_the_last_round_has_no_result_hears_that_it_was_the_last(
+def test_a_client_told_of_a_missing_last_result_is_told_that_it_was_the_last_round(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 6.0)
@@ -257,7 +251,7 @@ def dies_before_the_update(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionFiles, "begin", begin)
 
 
-def test_a_server_that_dies_between_both_sessions_goes_on_with_the_second(
+def test_a_server_that_dies_between_both_sessions_continues_with_the_second(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ranges are in the first one's journal, and the clients' updates in their memory."""
@@ -312,7 +306,7 @@ def test_rounds_that_an_older_copy_of_the_run_has_forgotten_can_be_skipped(
     training = Training(deployment, rounds=3)
     older = deployment.directory / "older"
     with monkeypatch.context() as patch:
-        # Before round 2 is saved, round 1 is.
+        # Round 1 is saved, round 2 is not yet.
         dies_at_save(patch, 3, before=lambda: copy_without_journal(training.folder, older))
         training.serve(training.start_all)
     tried = deployment.directory / "tried"
@@ -331,8 +325,8 @@ def copy_without_journal(folder: Path, copy: Path) -> None:
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("round.*"))
 
 
-def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: Path) -> None:
-    """All were there to the end, and have heard that there is no result; not that there will be none."""
+def test_clients_told_of_wrong_shares_are_told_of_the_end_too(tmp_path: Path) -> None:
+    """All were present to the end, and are told that there is no result, not that one is still to come."""
     run: list[SessionRequest] = []
     aborted = Aborted(AbortReason.INVALID_SHARES, Round.UNMASKING, needed=1, had=0)
 
@@ -370,63 +364,10 @@ def test_who_was_told_of_shares_that_are_wrong_is_told_of_the_end_too(tmp_path: 
     assert [session.number for session in run] == [1, 0]
 
 
-def test_a_full_disk_holds_rounds_up_and_ends_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no room for the session's journal in round 1, nor for the checkpoint after round 2: each comes later."""
-    monkeypatch.setattr(serving, "_FULL", Retry(first=0.05, longest=0.1))
-    full = {"journal": 3, "checkpoint": 3}
-    commit = Journal.commit
-
-    def committed(self: Journal) -> None:
-        # The second time it holds the first clients' keys.
-        full["journal"] -= 1
-        if full["journal"] in (0, 1):
-            raise JournalFullError("round.journal cannot be used (database or disk is full)")
-        commit(self)
-
-    def replaced(path: Path, data: bytes) -> None:
-        if (
-            path.name == "checkpoint.safetensors"
-            and full["checkpoint"]
-            and training.clients
-            and any(training.trained(2))
-        ):
-            full["checkpoint"] -= 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace_file(path, data)
-
-    training = Training(deployment, rounds=3)
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "commit", committed)
-        patch.setattr(checkpoint, "replace_file", replaced)
-        finished = training.serve(training.start_all)
-    training.finish()
-    assert full["journal"] < 0
-    assert full["checkpoint"] == 0
-    assert not finished.interrupted
-    assert [record.aborted for record in training.records()] == [None] * 3
-    assert [record.included for record in training.records()] == [tuple(range(CLIENTS))] * 3
-    # Nobody trained for a round twice: its session went on.
-    assert [training.trained(number) for number in (1, 2, 3)] == [[1] * CLIENTS] * 3
-    said = [line for line in deployment.output if "as soon as there is room" in line]
-    assert len(said) == 2
-    assert "No space left on device" in said[1]
-
-
-def test_another_fault_of_the_disk_is_not_waited_out(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(deployment, rounds=1)
-
-    def replaced(path: Path, data: bytes) -> None:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(checkpoint, "replace_file", replaced)
-    with pytest.raises(ConfigError, match="Permission denied"):
-        training.serve(lambda: None)
-
-
 def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Client 1 has a new key that client 3 has not heard of: client 3 alone is missing, and not for good."""
+    """Client 1 has a new key that client 3 does not know: only client 3 is missing, and not for good."""
     monkeypatch.setattr(certs, "_LOOK_SECONDS", -1.0)
     outdated = Path(shutil.copytree(deployment.certs, deployment.directory / "outdated"))
     Authority(deployment.certs).issue(client_ids=[1], overwrite=True)
@@ -450,24 +391,3 @@ def test_a_client_with_an_outdated_directory_waits_until_it_is_copied_anew(
     said = [line for line in training.clients[LIAR].said if "no update in this round" in line]
     assert said
     assert all("identity key that the directory does not list" in line for line in said)
-
-
-def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the note that it began, a session whose journal goes later would be taken for one that never was."""
-    files = SessionFiles(tmp_path / "round.journal")
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session_files, "replace_file", full)
-        with pytest.raises(OSError, match="No space left"):
-            files.begin(1)
-    # So `begin` is called again.
-    assert not files.journal.exists()
-    files.begin(1)
-    assert files.journal.exists()
-    files.journal.unlink()
-    assert files.is_lost(1)

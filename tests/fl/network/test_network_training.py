@@ -1,4 +1,4 @@
-"""Trainings over TLS in one process: who vanishes, who is late, who declines, and what is left on the disk."""
+"""Trainings over TLS in one process: clients that vanish, are late, or decline, and the files that remain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 class Vanishing(Participant):
-    """Breaks off where its first update is due, which was measured."""
+    """A client that breaks off when its first update is due, after it was measured."""
 
     def _input(self, offer):
         if joining._announced_in(offer).scales is None:
@@ -41,7 +41,7 @@ class Vanishing(Participant):
 
 
 class Slow(Participant):
-    """Too late with its first update."""
+    """A client whose first update is too late."""
 
     def _input(self, offer):
         is_update = joining._announced_in(offer).scales is not None
@@ -62,8 +62,8 @@ def start_all(clients: list[Client]) -> list[Client]:
     return clients
 
 
-def test_the_model_is_that_of_the_simulation_but_for_rounding(deployment: Deployment) -> None:
-    """In one batch an epoch the order of examples does not matter; in several it is the clients' own."""
+def test_the_model_equals_the_simulations_up_to_rounding(deployment: Deployment) -> None:
+    """With one batch an epoch the order of examples does not matter; with several it is the clients' own."""
     config = deployment.config(rounds=2, batch_size=CLIENTS * 60)
     clients: list[Client] = []
 
@@ -84,7 +84,7 @@ def test_the_model_is_that_of_the_simulation_but_for_rounding(deployment: Deploy
 
 
 def test_a_client_that_vanishes_or_is_late_misses_a_round_and_is_in_the_next(deployment: Deployment) -> None:
-    """Round 1 without client 3, which dies; round 2 without it, since it is late; round 3 with everyone."""
+    """Round 1 without client 3, which dies; round 2 without it, since it is late; round 3 with all."""
     config = deployment.config(rounds=3)
     clients: list[Client] = []
 
@@ -107,7 +107,7 @@ def test_a_client_that_vanishes_or_is_late_misses_a_round_and_is_in_the_next(dep
     assert sum("not in this round" in line for line in clients[3].said) >= 1
 
 
-def test_who_misses_the_last_round_hears_that_it_was_the_last(
+def test_a_client_that_misses_the_last_round_is_told_that_it_was_the_last(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl.network.aggregator.GOODBYE_SECONDS", 8.0)
@@ -128,7 +128,7 @@ def test_who_misses_the_last_round_hears_that_it_was_the_last(
 
 
 def test_too_few_clients_end_it_with_the_reason_and_the_checkpoint_as_it_was(deployment: Deployment) -> None:
-    """Two of three come; then the same run goes on with everyone."""
+    """Two of three come; then the same run continues with all."""
     config = deployment.config(rounds=1)
     clients: list[Client] = []
 
@@ -147,7 +147,7 @@ def test_too_few_clients_end_it_with_the_reason_and_the_checkpoint_as_it_was(dep
 
 
 def test_an_aborted_round_is_tried_again(deployment: Deployment) -> None:
-    """Of three clients one dies: too few for a sum. In the second try there are enough."""
+    """Of three clients one dies: too few for a sum. The second try has enough."""
     config = deployment.config(rounds=1)
     clients: list[Client] = []
 
@@ -185,7 +185,7 @@ def test_malicious_mode_is_the_default_and_takes_the_certificates_identities(dep
 
 
 def test_a_server_that_asks_for_less_than_malicious_mode_gets_nobody_by_default(deployment: Deployment) -> None:
-    """No silent downgrade: who was not told to trust the server leaves, and those who were take part."""
+    """No silent downgrade: a client that was not told to trust the server leaves; those that were take part."""
     config = deployment.config(rounds=1)
     clients: list[Client] = []
 
@@ -290,8 +290,8 @@ def test_clients_that_do_not_agree_end_with_the_reason_and_the_others_train(depl
     assert finished.summary["included"] == [3]
 
 
-def test_a_journal_of_another_run_is_not_gone_on_with(deployment: Deployment) -> None:
-    """Its sum would be of another model's updates. One of a round that is in the checkpoint is out of date."""
+def test_a_journal_of_another_run_is_not_resumed(deployment: Deployment) -> None:
+    """Its sum would be of another model's updates. A journal of a round in the checkpoint is out of date."""
     config = deployment.config(rounds=1)
     with pytest.raises(RoundFailedError, match="0 of 3 clients"):
         deployment.run_beside(config, lambda: None, options=deployment.options(give_up=0.1, retries=0))

@@ -1,4 +1,4 @@
-"""A client whose server is not there: it says so once, at once, and goes on trying."""
+"""A client whose server is absent: it says so once, at once, and keeps trying."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def test_a_server_that_is_not_there_is_said_once(deployment):
+def test_an_absent_server_is_reported_once(deployment):
     client = deployment.client(0, deployment.config(), address=("127.0.0.1", free_port()), give_up=3.0)
     host, port = client.participant._options.address
     client.start()
@@ -57,7 +57,7 @@ def test_a_name_that_does_not_exist_ends_the_client_at_once(deployment, monkeypa
     assert client.said[1:] == []
 
 
-def test_of_names_that_cannot_be_resolved_for_now_this_is_said(deployment, monkeypatch):
+def test_names_that_cannot_be_resolved_for_now_are_reported(deployment, monkeypatch):
     unresolved(monkeypatch, socket.EAI_AGAIN, "Temporary failure in name resolution")
     client = deployment.client(0, deployment.config(), address=("nohost.invalid", 7000), give_up=1.0)
     client.start()
@@ -67,7 +67,7 @@ def test_of_names_that_cannot_be_resolved_for_now_this_is_said(deployment, monke
     assert client.said[1:] == [f"no connection to nohost.invalid:7000 yet ({why}); trying again for 1 s"]
 
 
-def test_who_is_there_first_trains_when_the_server_comes(deployment):
+def test_an_early_client_trains_when_the_server_comes(deployment):
     port, config = free_port(), deployment.config(rounds=1)
     clients: list[Client] = [
         deployment.client(i, config, address=("127.0.0.1", port), give_up=60.0) for i in range(CLIENTS)

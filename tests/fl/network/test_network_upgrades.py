@@ -1,8 +1,8 @@
-"""A run's folder that an earlier version wrote is gone on with by this one; a later version's is left as it is.
+"""This version resumes a run's folder that an earlier version wrote, and leaves a later version's folder unchanged.
 
 ``stored/first`` is a run of two rounds on the digits, three clients, FedAvgM, as the first version left it. It is never
-written anew: a change that cannot go on with it says in `fl.config.run_config`, or where it is made, what the run did
-before.
+written again: a change that cannot resume it must say in `fl.config.run_config`, or where the change is made, what the
+run did before.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ CLIENTS = 3
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A copy of the stored run."""
+    """Return a copy of the stored run."""
     return Path(shutil.copytree(FIRST, tmp_path / "run"))
 
 
-def test_the_first_versions_run_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_versions_run_can_be_resumed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
     deployment = Deployment(tmp_path, monkeypatch)
     monkeypatch.setattr("fl.network.server.make_dataset", lambda *_: fl.data.load_dataset("digits"))
@@ -81,7 +81,7 @@ def test_the_first_versions_run_goes_on(run: Path, tmp_path: Path, monkeypatch: 
     assert len(after) == 3
     for old, new in zip(before, after, strict=False):
         assert old.items() <= new.items()
-    # The model went on from where it was, and did not begin anew.
+    # The model continued from its state, and did not start again.
     assert after[2]["accuracy"] > 0.85
     assert RunFolder(run).load_config() == (replace(of_run, rounds=3), 3)
 
@@ -97,7 +97,7 @@ def rewrite(run: Path, **changes: str) -> None:
 
 
 def test_a_setting_that_came_later_is_what_runs_did_before(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if `proximal` and `max_examples` were newer than the stored run, and new runs had other defaults."""
+    """The test pretends that `proximal` and `max_examples` are newer than the stored run, and have other defaults."""
     config = json.loads(metadata(run)["config"])
     del config["proximal"]
     rewrite(run, config=json.dumps(config))
@@ -113,9 +113,7 @@ def test_a_setting_that_came_later_is_what_runs_did_before(run: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("min_clients", "min_inputs"), [(2, 2), (3, 3), (5, 3)])
-def test_before_clients_minimum_was_stored_it_was_what_they_ask_for_by_default(
-    run: Path, min_clients: int, min_inputs: int
-) -> None:
+def test_the_clients_minimum_of_older_runs_is_the_default(run: Path, min_clients: int, min_inputs: int) -> None:
     stored = json.loads((run / "network.json").read_text())
     assert "min_inputs" not in stored
     (run / "network.json").write_text(json.dumps({**stored, "min_clients": min_clients}))
@@ -123,7 +121,7 @@ def test_before_clients_minimum_was_stored_it_was_what_they_ask_for_by_default(
 
 
 @pytest.mark.parametrize("later", ["config", "network", "format"])
-def test_a_later_versions_run_is_refused_and_left_as_it_is(
+def test_a_later_versions_run_is_refused_and_left_unchanged(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
 ) -> None:
     deployment = Deployment(tmp_path, monkeypatch)
@@ -142,7 +140,7 @@ def test_a_later_versions_run_is_refused_and_left_as_it_is(
 
 @contextmanager
 def next_version() -> Iterator[None]:
-    """Both sides are of the next version, which does not read this one's announcements."""
+    """Make both sides the next version, which does not read this one's announcements."""
     later = announcement._VERSION + 1
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_VERSION", "_SINCE", "_OLDEST"):
@@ -153,7 +151,7 @@ def next_version() -> Iterator[None]:
 def test_a_round_in_which_an_upgrade_came_has_no_result_and_the_next_one_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server ends while its first round is in the journal, and goes on as the next version, as do its clients."""
+    """The server ends while its first round is in the journal, and continues as the next version, as do its clients."""
     monkeypatch.setattr(joining, "_PATIENCE", Retry(first=0.1, longest=0.3))
     deployment = Deployment(tmp_path, monkeypatch)
     config = deployment.config(rounds=2)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
 
 
 class Unhurried(Participant):
-    """Trains long enough for somebody to look."""
+    """A client that trains long enough to be seen."""
 
     def _input(self, offer):
         time.sleep(1.0)

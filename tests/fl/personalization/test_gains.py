@@ -1,4 +1,4 @@
-"""Gains are measured on what neither training has seen, and summed up client by client."""
+"""Gains are measured on examples that neither training has seen, and summed up client by client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = tiny_config(holdout=0.25, rounds=2)
 
 
 def with_held_out_labels_turned(dataset: Dataset) -> tuple[Dataset, set[int]]:
-    """Another class for every held-out example of any client, and the places of those."""
+    """Return data with another class for every held-out example of any client, and the places of those."""
     (run,) = start_runs(CONFIG, dataset)
     places = np.concatenate([examples.held_out for examples in run.worker.examples])
     labels = dataset.train_labels.clone()
@@ -31,7 +31,7 @@ def with_held_out_labels_turned(dataset: Dataset) -> tuple[Dataset, set[int]]:
 
 
 def personal_of(dataset: Dataset) -> tuple[nn.Module, nn.Module, ClientGain]:
-    """Two rounds, then client 2's personal model: the global one, the personal one, and the gain."""
+    """Run two rounds, then train client 2's personal model; return the global model, the personal one, and the gain."""
     (run,) = start_runs(CONFIG, dataset)
     for _ in range(CONFIG.rounds):
         run.run_round()
@@ -76,7 +76,7 @@ def test_nothing_held_out_is_refused() -> None:
 
 
 def gain(client: int, held_out: int, before: int, after: int, loss_gain: float = 0.0) -> ClientGain:
-    """From counts of right answers."""
+    """Return a gain from counts of right answers."""
     return ClientGain(
         client=client,
         training=100,
@@ -102,7 +102,7 @@ def test_percentiles_are_over_clients_and_accuracies_over_examples() -> None:
     assert summary.global_accuracy == pytest.approx(53 / 62)
     assert summary.personal_accuracy == pytest.approx(56 / 62)
     spread = summary.accuracy_gain
-    # Of five values the 10th percentile lies 0.4 of the way from the first to the second.
+    # Among five values the 10th percentile lies 0.4 of the way from the first to the second.
     assert (spread.p10, spread.median) == (pytest.approx(-0.06), pytest.approx(0.0))
     assert (spread.p90, spread.mean) == (pytest.approx(0.42), pytest.approx(0.14))
     assert (summary.better, summary.same, summary.worse) == (0.4, 0.4, 0.2)
@@ -112,14 +112,14 @@ def test_percentiles_are_over_clients_and_accuracies_over_examples() -> None:
     assert summary.personal_spread.p90 == pytest.approx(1.0)
 
 
-def test_equal_counts_are_no_gain_whatever_the_fractions_round_to() -> None:
+def test_equal_counts_give_a_gain_of_zero_despite_rounding() -> None:
     # 1 - 0.9 and 0.1 differ in the last bit; both mean one of ten.
     same = dataclasses.replace(gain(0, 10, 1, 1), global_accuracy=1 - 0.9, personal_accuracy=0.1)
     assert same.global_accuracy != same.personal_accuracy
     assert summarize_gains([same]).same == 1.0
 
 
-def test_of_one_client_all_percentiles_are_its_gain_and_of_none_there_are_none() -> None:
+def test_one_clients_percentiles_are_its_gain_and_no_client_has_none() -> None:
     assert Spread.of([0.25]) == Spread(p10=0.25, median=0.25, p90=0.25, mean=0.25)
     with pytest.raises(ConfigError, match="no client's gain"):
         summarize_gains([])

@@ -1,4 +1,4 @@
-"""The ways to a personal model, each against the same steps written out."""
+"""The methods for a personal model, each against the same steps written out."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_head_fine_tuning_moves_the_last_layer_as_if_the_rest_were_frozen(name: 
             assert torch.equal(value, before[key])
 
 
-def test_head_fine_tuning_leaves_what_others_measure_as_it_is() -> None:
+def test_head_fine_tuning_leaves_other_measurements_unchanged() -> None:
     # In training mode BatchNorm would learn the client's means, and dropout would hide features.
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4))
@@ -83,13 +83,13 @@ def test_head_fine_tuning_leaves_what_others_measure_as_it_is() -> None:
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["4.weight", "4.bias"]
     assert not model[2].training
-    # A second time: what the head is given does not depend on chance.
+    # A second time: the head's input does not depend on chance.
     again = copy.deepcopy(model)
     assert torch.equal(head_inputs(again, examples()[0]), head_inputs(model, examples()[0]))
 
 
 class TwoHeads(nn.Module):
-    """Its last linear layer is not what its answer is."""
+    """A model whose last linear layer does not give its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def test_the_proximal_term_keeps_near_the_global_model() -> None:
 
 
 def ditto_by_hand(own: nn.Module, received: nn.Module, training: Local, strength: float) -> None:
-    """The paper's step, v <- v - rate * (gradient + strength * (v - w)), on all examples at once."""
+    """Take the paper's step, v <- v - rate * (gradient + strength * (v - w)), on all examples at once."""
     images, labels = examples()
     for _ in range(training.epochs):
         loss = functional.cross_entropy(own(images), labels)
@@ -170,7 +170,7 @@ def test_dittos_pull_ends_with_a_training_that_ran_away() -> None:
     assert state_bytes(own) == state_bytes(expected)
 
 
-def test_ditto_refuses_what_cannot_be() -> None:
+def test_ditto_refuses_impossible_settings() -> None:
     for strength in (-0.1, math.inf, math.nan):
         with pytest.raises(ConfigError, match="strength must be finite and at least 0"):
             Ditto(TRAINING, strength)

@@ -1,4 +1,4 @@
-"""Scores of personal models: securely summed, they are those of the clients in the clear."""
+"""Scores of personal models: the secure sums equal those in the clear."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trained(method: str, **changes: Any) -> FederatedRun:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_sums_are_those_of_the_clients_in_the_clear(method: str) -> None:
+def test_the_sums_equal_those_in_the_clear(method: str) -> None:
     run = trained(method, rounds=2)
     personalizer = Personalizer(run)
     scores = personalizer.score()
@@ -126,7 +126,7 @@ def test_json_and_report_have_the_scores(tmp_path: Path, monkeypatch: pytest.Mon
     assert "accuracy" in page
 
 
-def test_what_cannot_be_personalized_is_refused_before_the_first_round(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_personalized_are_refused_before_the_first_round(tmp_path: Path) -> None:
     assert_refused(
         invoke("train", "--personalize", "full", "--out", tmp_path / "a"), "on examples that clients hold out"
     )

@@ -17,7 +17,7 @@ TRAINED = (
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder as the run left it; not to be changed."""
+    """Return the folder as the run left it; it must not be changed."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     result = invoke("train", *TRAINED, "--out", folder)
     assert result.exit_code == 0, result.output
@@ -26,5 +26,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy, for the test to do with what it likes."""
+    """Return a copy that the test may change."""
     return Path(shutil.copytree(trained, tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""A page taken apart: as strictly as a browser is lenient."""
+"""A page parsed strictly, unlike in a browser."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Element:
 
     @property
     def text(self) -> str:
-        """All text in it, blanks made one."""
+        """Return all text in it, with single spaces."""
         parts = [child if isinstance(child, str) else child.text for child in self.children]
         return " ".join(" ".join(parts).split())
 
     def all(self, name: str, **attributes: str) -> list[Element]:
-        """Every element of that name in it, in order; `of_class` looks for one of its classes."""
+        """Return every element of that name in it, in order; `of_class` looks for one of its classes."""
         wanted = attributes.pop("of_class", None)
         found = []
         for child in self.children:
@@ -47,13 +47,13 @@ class Element:
         return found
 
     def one(self, name: str, **attributes: str) -> Element:
-        """The only one."""
+        """Return the only element of that name."""
         (found,) = self.all(name, **attributes)
         return found
 
 
 class _Strict(HTMLParser):
-    """Builds the tree, and takes no tag that closes another one."""
+    """A parser that builds the tree, and refuses a tag that closes another one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Strict(HTMLParser):
 
 
 def parse(page: bytes | Path) -> Element:
-    """The page's tree."""
+    """Return the page's tree."""
     parser = _Strict()
     parser.feed((page.read_bytes() if isinstance(page, Path) else page).decode())
     parser.close()
@@ -94,20 +94,20 @@ def parse(page: bytes | Path) -> Element:
 
 
 def table(page: Element, label: str) -> list[list[str]]:
-    """The rows, as text, of the table in the region of that name; its heads come first."""
+    """Return the rows, as text, of the table in the region of that name; its heads come first."""
     rows = page.one("div", **{"aria-label": label}).one("table").all("tr")
     return [[cell.text for cell in row.children if isinstance(cell, Element)] for row in rows]
 
 
 def pixels_of(image: Element) -> np.ndarray:
-    """The pixels of an image in a data URL, 0..1."""
+    """Return the pixels of an image in a data URL, 0..1."""
     head, data = image.attributes["src"].split(",")
     assert head == "data:image/png;base64"
     return np.asarray(matplotlib.image.imread(io.BytesIO(base64.b64decode(data, validate=True)), format="png"))
 
 
 def rewrite_checkpoint(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Store the checkpoint again, with its metadata (config, rounds_done, records; as values) changed."""
+    """Store the checkpoint again with its metadata (config, rounds_done, records; as values) changed."""
     path = folder / "checkpoint.safetensors"
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}

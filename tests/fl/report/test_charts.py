@@ -37,7 +37,7 @@ def corners(outline: ElementTree.Element) -> list[tuple[float, float]]:
 
 
 def ticks(chart: Chart) -> dict[float, float]:
-    """Take the numbers at the left, and the heights of their lines."""
+    """Return the numbers at the left, and the heights of their lines."""
     picture = ElementTree.fromstring(chart.svg)  # noqa: S314 - made here
     numbers = [float(str(text.text)) for text in picture.iter("text") if text.get("text-anchor") == "end"]
     return dict(zip(numbers, [corners(line)[0][1] for line in drawn(chart, "path", "grid")], strict=True))
@@ -68,7 +68,7 @@ def test_a_series_of_one_point_is_a_level_among_curves_and_a_dot_alone() -> None
     assert len(drawn(alone, "circle", "dot s0")) == 1
 
 
-def test_what_is_not_finite_is_a_gap() -> None:
+def test_values_that_are_not_finite_are_gaps() -> None:
     chart = curves(Curve("a", ((1, 1.0), (2, None), (3, 2.0), (4, float("nan")), (5, 3.0), (6, 4.0))))
     (line,) = drawn(chart, "path", "curve s0")
     assert line.get("d", "").count("M") == 3
@@ -80,7 +80,7 @@ def test_what_is_not_finite_is_a_gap() -> None:
 def test_a_long_run_is_a_line_and_no_megabytes() -> None:
     chart = curves(Curve("a", tuple((number, math.sin(number)) for number in range(1, 2001))))
     assert not drawn(chart, "circle", "dot s0")
-    # Points that no one could tell apart may go; the extremes stay.
+    # Points that no one could tell apart may be dropped; the extremes stay.
     heights = [y for _, y in corners(drawn(chart, "path", "curve s0")[0])]
     assert len(heights) > 1000
     assert (max(heights), min(heights)) == pytest.approx((ticks(chart)[-1], ticks(chart)[1]), abs=0.2)
@@ -130,7 +130,7 @@ def test_gains_are_a_step_per_client_from_the_smallest_to_the_largest() -> None:
     assert heights == [-20, 0, 10, 30]
 
 
-def test_what_the_user_wrote_stays_text_and_moves_nothing() -> None:
+def test_the_users_text_stays_text_and_moves_nothing() -> None:
     clients = (PersonalizedClient(0, 1, 0.5, 0.75),)
     for chart in (
         curves(Curve(HOSTILE, ((1, 0.5), (2, 0.75)), HOSTILE)),
@@ -144,7 +144,7 @@ def test_what_the_user_wrote_stays_text_and_moves_nothing() -> None:
 
 
 def test_a_chart_brings_no_style_id_or_link_and_is_the_same_each_time() -> None:
-    """Several are on one page: an id of one must not be another's, nor a style sheet of one all elements'."""
+    """Several charts are on one page: their ids must differ, and a style sheet must not apply to all elements."""
     first, second = (bars([1, 2], Layer("stayed", "x", (1.0, 2.0))) for _ in range(2))
     assert first == second
     names = {name for element in ElementTree.fromstring(first.svg).iter() for name in element.keys()}  # noqa: S314, SIM118

@@ -1,4 +1,4 @@
-"""`secagg report` as a command: what it writes where, and that a mistake costs nothing."""
+"""`secagg report` as a command: its files, and that a mistake changes nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_page_goes_into_the_runs_folder_or_where_it_is_wanted(folder: Path, 
     assert said["bytes"] == len(other.read_bytes())
 
 
-def test_a_newer_page_takes_the_place_of_an_older_one_only(folder: Path) -> None:
+def test_a_newer_page_replaces_only_an_older_page(folder: Path) -> None:
     page = folder / "report.html"
     assert invoke("report", folder).exit_code == 0
     assert invoke("report", folder).exit_code == 0
@@ -121,14 +121,14 @@ def test_a_damaged_run_is_a_line_and_the_old_page_stays(
 
 
 def test_half_written_metrics_do_not_matter(folder: Path) -> None:
-    """They are for reading along; the checkpoint has the same figures, and is whole."""
+    """They are for watching a run; the checkpoint has the same figures, and is whole."""
     metrics = folder / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-400])
     (folder / "config.json").write_text("{")
     assert invoke("report", folder).exit_code == 0
 
 
-def test_no_run_and_no_place_are_said_in_a_line(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_run_and_a_missing_place_are_one_line_each(folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert_refused(invoke("report", empty), f"there is no run in {empty}")
@@ -141,7 +141,7 @@ def test_no_run_and_no_place_are_said_in_a_line(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
-def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(folder: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_one_line(folder: Path) -> None:
     assert_refused(invoke("report", folder, "--out", "/proc/report.html"), "cannot write /proc/report.html")
 
 
@@ -160,7 +160,7 @@ def test_another_runs_curve_needs_a_name_and_a_run(folder: Path, tmp_path: Path)
     assert "left out: The model could not be tested" in other.stdout
 
 
-def test_a_runs_own_code_is_run_when_the_user_says_so_only(
+def test_a_runs_own_code_is_run_only_if_the_user_agrees(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_report_data.py").write_text(OWN_CODE)

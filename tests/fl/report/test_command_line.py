@@ -1,4 +1,4 @@
-"""The command that the page gives is the run's, to the last option."""
+"""The command on the page is the run's, to the last option."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_the_command_gives_the_config_again(config: RunConfig, monkeypatch: pyte
     assert given[0].settled() == config.settled()
 
 
-def test_what_is_by_default_is_left_out() -> None:
+def test_default_options_are_left_out() -> None:
     assert train_command(RunConfig()) == "secagg train"
     assert train_command(RunConfig.of(dataset="mnist-writers", clients=539)) == (
         "secagg train --dataset mnist-writers --clients 539"
     )
-    # The model is the data set's own, and 28 bits are not what 40 clients get.
+    # The model is the data set's own, and 28 bits are not the default for 40 clients.
     assert is_default(RunConfig.of(dataset="mnist"), "model")
     assert not is_default(RunConfig.of(dataset="mnist", model="2nn"), "model")
     assert not is_default(RunConfig.of(value_bits=8), "value_bits")

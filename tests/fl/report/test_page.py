@@ -1,4 +1,4 @@
-"""The page: whole in itself, true to the run, and nobody's code."""
+"""The page: self-contained, true to the run, and without code of others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HOSTILE = """</title><script>alert(1)</script><img src=x onerror='alert("2")'> &
 
 @pytest.fixture(scope="session")
 def page(trained: Path) -> Element:
-    """The trained run's page."""
+    """Return the trained run's page."""
     run = load_run(trained)
     return parse(render_page(run, judge_final_model(run, None)))
 
@@ -77,7 +77,7 @@ def everything(element: Element) -> list[Element]:
     return [*inner, *(grandchild for child in inner for grandchild in everything(child))]
 
 
-def test_whoever_cannot_see_it_is_told_what_is_there(page: Element) -> None:
+def test_charts_have_descriptions_for_readers_who_cannot_see_them(page: Element) -> None:
     assert page.one("html").attributes["lang"] == "en"
     for image in page.all("img"):
         assert image.attributes["alt"]
@@ -112,13 +112,13 @@ def test_the_headline_is_the_last_round(trained: Path, page: Element) -> None:
     assert tiles["plain averaging beside it"].startswith(percent(float(str(plain[-1]["accuracy"]))))
     assert tiles["on held-out examples"].startswith(percent(float(str(own[-1]["held_out_accuracy"]))))
     assert tiles["secure sum less plain sum"] == "0 largest of 3 rounds"
-    assert tiles["threshold"] == "5 of 8 honest-but-curious server"
+    assert tiles["threshold"] == "5 of 8 honest-but-curious server, complete graph"
     assert tiles["communication rounds"] == "3 of 3 planned"
     assert page.one("h1").text == "logistic on digits"
     assert page.one("span", of_class="pill").text == "finished"
 
 
-def test_the_rounds_are_told_in_a_table_too(trained: Path, page: Element) -> None:
+def test_the_rounds_are_in_a_table_too(trained: Path, page: Element) -> None:
     rows = table(page, "All rounds")
     own = records_of(trained)
     assert len(rows) == 1 + len(own)
@@ -145,8 +145,8 @@ def test_the_costs_are_an_average_rounds(trained: Path, page: Element) -> None:
         assert by_phase[name][3] == format_bytes(up)
 
 
-def test_the_confusion_matrix_is_that_of_the_stored_model(trained: Path, page: Element) -> None:
-    """Against a logistic regression by hand, on the weights that the run left."""
+def test_the_confusion_matrix_follows_from_the_stored_model(trained: Path, page: Element) -> None:
+    """Computed by a logistic regression by hand, on the weights that the run left."""
     dataset = load_dataset("digits")
     weights = safetensors.torch.load_file(trained / "model.safetensors")
     (matrix,) = [value.numpy() for value in weights.values() if value.ndim == 2]
@@ -192,7 +192,7 @@ def test_the_parameters_and_the_planners_reasons_are_there(trained: Path, page: 
     values = {row.one("th").text: row.one("td") for row in shown.all("tr")}
     config = load_run(trained).config
     stored = {name.replace("_", " ") for name in config.to_json()}
-    # What belongs to another partition says nothing here.
+    # Settings of another partition do not appear here.
     assert stored - values.keys() == {"alpha", "shards per client"}
     assert values["model"].text == "logistic"
     assert values["model"].all("b")
@@ -211,7 +211,7 @@ def test_without_the_data_the_page_says_what_is_missing(folder: Path, user_cache
     assert page.all("table", of_class="matrix") == []
     assert "not here" in section(page, "parameters").text
     assert page.one("h1").text == "logistic on mnist"
-    # Looking at a run is no reason to download anything.
+    # Looking at a run must not download anything.
     assert not user_cache.exists()
 
 
@@ -228,7 +228,7 @@ def test_other_data_than_the_runs_do_not_pass_unseen(folder: Path) -> None:
     assert "differ from the run's" in said
 
 
-def test_what_the_user_wrote_stays_text(trained: Path) -> None:
+def test_the_users_text_stays_text(trained: Path) -> None:
     run = load_run(trained)
     record = dataclasses.replace(run.own[-1], refused={"1": HOSTILE}, aborted=HOSTILE)
     clients = (PersonalizedClient(0, 5, 0.4, 0.8), PersonalizedClient(1, 5, 0.4, 0.2))
@@ -274,7 +274,7 @@ def test_further_curves_are_beside_the_runs_own(folder: Path) -> None:
     names = [item.text for item in accuracy.all("li")]
     assert [name.split()[0] for name in names] == ["secure", "plain", "central", "local", "again"]
     assert names[2] == "central 93.00% (an epoch a round)"
-    # A figure alone is a level; local has no loss, so that figure does without it.
+    # A figure alone is a level; local has no loss, so that figure leaves it out.
     assert len(accuracy.all("path", of_class="curve")) == 5 + 5
     (level,) = accuracy.one("svg", role="img").all("path", of_class="s3")
     assert level.text == "local: 71.00%"
@@ -327,7 +327,7 @@ def test_a_plain_runs_page_has_no_protocol(tmp_path: Path) -> None:
     assert "in the clear" in said
     assert "secure" not in said
     assert "--holdout 0.1" in said
-    # One round is a dot: a level line would speak of rounds that were not.
+    # One round is a dot: a level line would show rounds that did not exist.
     (accuracy, _) = section(page, "learning").all("figure")
     assert len(accuracy.all("circle")) == 1
     (line,) = accuracy.one("svg", role="img").all("path", of_class="curve")
@@ -347,7 +347,7 @@ def test_a_model_that_ran_away_leaves_gaps_and_no_error(folder: Path) -> None:
     assert {row[2] for row in table(page, "All rounds")[1:]} == {"not finite"}
 
 
-def test_a_coarse_last_round_is_said_with_its_remedy(folder: Path) -> None:
+def test_a_coarse_last_round_is_reported_with_its_remedy(folder: Path) -> None:
     page = parse(render_page(load_run(folder), FinalModel(missing="")))
     assert "rounding noise" not in page.one("main").text
     rewrite_checkpoint(folder, lambda stored: stored["records"][-2].update(noise=0.25))
@@ -369,8 +369,8 @@ def test_aborted_rounds_are_named(folder: Path) -> None:
     assert any(entry.startswith("stayed, but the round was aborted 1") for entry in legend)
 
 
-def test_the_run_of_an_experiment_says_which_and_is_finished_when_that_says_so(folder: Path) -> None:
-    """It may end at an accuracy, and be of a part of the data: `secagg train` would make another run."""
+def test_the_run_of_an_experiment_names_it_and_ends_with_it(folder: Path) -> None:
+    """It may end at an accuracy, and use a part of the data: `secagg train` would make another run."""
     rewrite_checkpoint(folder, lambda stored: stored["config"].update(rounds=9))
     command = "secagg experiment mnist-hundred --arm 2nn-iid --seed 0 --threads 1"
     save_origin(folder, Origin("mnist-hundred", "2nn-iid", False, 0, 1, "97.02% after 3 rounds"))

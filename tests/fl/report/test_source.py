@@ -1,4 +1,4 @@
-"""A checkpoint is believed as far as it was looked at: each of its figures is of its kind, or it is damaged."""
+"""Each figure of a checkpoint is checked: it is of its kind, or the checkpoint is damaged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_figure_of_another_kind_is_damage(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("records", [None, 3, [], [[]], {}, [{"round": 1}]])
-def test_records_that_are_none_are_damage(records: Any, folder: Path) -> None:
+def test_invalid_records_are_damage(records: Any, folder: Path) -> None:
     rewrite_checkpoint(folder, lambda stored: stored.update(records=records))
     with pytest.raises(ConfigError) as refused:
         load_run(folder)

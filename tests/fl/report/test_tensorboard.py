@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def read(folder: Path, name: str) -> Any:
-    """What TensorBoard makes of a folder of events."""
+    """Return TensorBoard's view of a folder of events."""
     events = EventAccumulator(str(folder / "tensorboard" / name))
     events.Reload()
     return events
@@ -69,7 +69,7 @@ def test_training_writes_events_as_it_goes_and_resuming_adds_to_them(tmp_path: P
     assert result.exit_code == 0, result.output
     assert f"tensorboard --logdir {folder / 'tensorboard'}" in result.output
     assert_all_rounds(folder)
-    # Resumed, with and without: TensorBoard has every round once, those too of which it was not told.
+    # Resumed, with and without: TensorBoard has every round once, also those that were not reported to it.
     assert invoke("train", "--resume", folder, "--rounds", 4).exit_code == 0
     assert invoke("train", "--resume", folder, "--rounds", 5, "--tensorboard").exit_code == 0
     assert curve(read(folder, "secure"), "accuracy/test").keys() == {1, 2, 3, 4, 5}

@@ -1,4 +1,4 @@
-"""Headless Chromium, spoken to over a pipe in its own protocol: no driver, no port, no package."""
+"""Headless Chromium over a pipe in its own protocol: no driver, no port, no package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPTIONS = (
 
 
 class Browser:
-    """One process with any number of pages; each page in a profile of its own, like another person's browser."""
+    """One process with any number of pages; each page in its own profile, like another person's browser."""
 
     def __init__(self, folder: Path) -> None:
         assert COMMAND is not None
@@ -53,7 +53,7 @@ class Browser:
         self.console: list[str] = []
 
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """One command and its result."""
+        """Send one command; return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         os.write(self._out, json.dumps(message).encode() + b"\0")
@@ -76,7 +76,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, url: str, **view: Any) -> Page:
-        """A page of its own profile."""
+        """Open a page in its own profile."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         page = Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
@@ -101,11 +101,11 @@ class Page:
         self._browser, self._session = browser, session
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command and its result."""
+        """Send one command; return its result."""
         return self._browser.call(method, self._session, **params)
 
     def resize(self, width: int = 900, height: int = 800, scale: float = 1.0, *, dark: bool = False) -> None:
-        """The screen that it is on."""
+        """Set the size of its screen."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -117,26 +117,26 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def value(self, expression: str) -> Any:
-        """What the expression gives in the page."""
+        """Return the value of the expression in the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def text(self, selector: str) -> str:
-        """What an element says, with single spaces."""
+        """Return an element's text, with single spaces."""
         found = self.value(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
         return " ".join(found.split())
 
     def until(self, expression: str) -> None:
-        """Wait until the expression is true in the page; while its elements are not there, it is not."""
+        """Wait until the expression is true in the page; it is false while its elements are missing."""
         deadline = time.monotonic() + _SECONDS
         while not self.value(f"(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()"):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not so: {expression}; the page says: {self.text('body')}")
+                raise TimeoutError(f"never true: {expression}; the page shows: {self.text('body')}")
             time.sleep(0.05)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Return the whole page as PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         data = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
@@ -144,7 +144,7 @@ class Page:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe's two ends, well above 4."""
+    """Return a pipe's two ends, well above 4."""
     ends = os.pipe()
     read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:

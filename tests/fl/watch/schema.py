@@ -17,14 +17,14 @@ _VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.F
 
 
 def check(line: str) -> dict[str, Any]:
-    """The record in a line; jsonschema.ValidationError if it is not as the schema says."""
+    """Return the record in a line; jsonschema.ValidationError if it does not match the schema."""
     record = json.loads(line)
     _VALIDATOR.validate(record)
     return record
 
 
 def events_of(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
-    """The events among records, each checked as the line that is written of it."""
+    """Return the events among records, each checked as its written line."""
     formatter = JsonFormatter()
     lines = [check(formatter.format(record)) for record in records]
     return [line for line in lines if "event" in line]

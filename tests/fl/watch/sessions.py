@@ -27,7 +27,7 @@ def run_session(
     observer: Callable[[SessionHost], None] | None = None,
     during: Callable[[int], Any] | None = None,
 ) -> NetworkReport:
-    """One session of which ``absent`` clients keep away; ``during`` is awaited with the port before the others come."""
+    """Run one session without ``absent`` clients; ``during`` is awaited with the port before the others come."""
     params = make_params(clients, threshold)
     return asyncio.run(_run(watch, params, absent, seconds, observer or watch.session, during))
 
@@ -58,7 +58,7 @@ async def _run(
 
 
 def get(url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers with lower-case names, and body."""
+    """Return status, headers with lower-case names, and body."""
     address, _, path = url.removeprefix("http://").partition("/")
     connection = http.client.HTTPConnection(address, timeout=5)
     try:
@@ -70,7 +70,7 @@ def get(url: str, *, method: str = "GET", headers: dict[str, str] | None = None)
 
 
 class StubHost:
-    """What of a host is looked at."""
+    """The parts of a host that the page reads."""
 
     def __init__(self, **values: Any) -> None:
         self.counters = Counters()

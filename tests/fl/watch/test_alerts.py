@@ -1,4 +1,4 @@
-"""Alerts, dashboard and documentation name the metrics that there are; their own tools read them."""
+"""Alerts, dashboard and documentation name the existing metrics; their own tools read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = re.compile(r"\b(?:secagg|process)_[a-z_]+\b")
 
 
 class _Listener:
-    """What a listening server shows."""
+    """The state of a listening server."""
 
     addresses = (("127.0.0.1", 7000),)
     num_connections, num_waiting, num_enrolled = 1, 1, 3
@@ -38,7 +38,7 @@ class _Listener:
 
 @pytest.fixture(scope="module")
 def exported() -> bytes:
-    """Everything that there can be."""
+    """Return all metrics that can be exported."""
     watch = Watch("digits", total_rounds=2)
     run_session(watch)
     watch.listener(_Listener())
@@ -55,7 +55,7 @@ class _Turning:
 
 @pytest.fixture(scope="module")
 def names(exported: bytes) -> set[str]:
-    """Of samples."""
+    """Return names of samples."""
     return {sample.name for family in text_string_to_metric_families(exported.decode()) for sample in family.samples}
 
 
@@ -68,7 +68,7 @@ def promtool() -> str:
 
 
 def run(*command: str | Path, stdin: bytes = b"") -> bytes:
-    """What it says."""
+    """Run a tool; return its output."""
     done = subprocess.run(  # noqa: S603 - the system's
         command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
@@ -81,7 +81,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> list[str]:
-    """The dashboard's, with its variables filled in."""
+    """Return the dashboard's queries, with its variables filled in."""
     filled = {"$job": "secagg", "$instance": ".*", "$__rate_interval": "5m"}
     found = [target["expr"] for panel in panels() for target in panel["targets"]]
     for variable, value in filled.items():
@@ -111,7 +111,7 @@ def test_documentation_and_metrics_name_the_same(names: set[str]) -> None:
 
 
 def test_the_dashboard_is_one_by_grafanas_own_model() -> None:
-    """A field that it does not know, or that is in the wrong place, does not come back; defaults do, too."""
+    """A field that is unknown, or in the wrong place, does not come back; defaults are added."""
     register_default_plugins()
 
     def comes_back(dashboard: dict[str, Any]) -> bool:
@@ -124,7 +124,7 @@ def test_the_dashboard_is_one_by_grafanas_own_model() -> None:
 
 
 def is_in(ours: Any, theirs: Any) -> bool:
-    """Whether it is the same but for fields that came to it."""
+    """Return whether both are equal apart from added fields."""
     if isinstance(ours, dict):
         return all(key in theirs and is_in(value, theirs[key]) for key, value in ours.items())
     if isinstance(ours, list):
@@ -146,7 +146,7 @@ def test_panels_lie_side_by_side_and_are_described() -> None:
         assert panel["description"]
         assert panel["datasource"]["uid"] == "${datasource}"
         for target in panel["targets"]:
-            # Of the one job, however many there are in this Prometheus.
+            # Only those of the one job, however many jobs this Prometheus has.
             assert target["expr"].count("{job=") >= 1
 
 
@@ -162,5 +162,5 @@ def test_promtool_takes_the_queries_of_the_dashboard(promtool: str, tmp_path: Pa
     assert f"{len(rules)} rules found".encode() in run(promtool, "check", "rules", path)
 
 
-def test_promtool_has_nothing_to_say_of_the_metrics(promtool: str, exported: bytes) -> None:
+def test_promtool_finds_no_fault_in_the_metrics(promtool: str, exported: bytes) -> None:
     assert run(promtool, "check", "metrics", stdin=exported) == b""

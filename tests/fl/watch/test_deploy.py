@@ -1,4 +1,4 @@
-"""deploy/: what can be said of it without a container engine."""
+"""deploy/: all checks that work without a container engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> str:
-    """What it says."""
+    """Run a tool; return its output."""
     done = subprocess.run(  # noqa: S603 - of this repository, or of the system
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -49,7 +49,7 @@ def test_the_variables_are_options(name: str) -> None:
     ("command", "said"), [("serve", "give --out"), ("join", "give the server's HOST:PORT, and --id")]
 )
 def test_the_settings_files_are_read(command: str, said: str) -> None:
-    """What they leave to the units is missing first, after all names and values in them."""
+    """The first missing setting is one that the units pass, after all names and values in the files."""
     assert_refused(invoke(command, "--config", DEPLOY / f"{command}.toml.example"), said)
 
 
@@ -91,7 +91,7 @@ def test_scripts_are_executable_shell(name: str) -> None:
     run("sh", "-n", str(path))
 
 
-def test_a_trials_certificates_are_everybodys_and_its_keys_are_not(tmp_path: Path) -> None:
+def test_a_trials_certificates_are_shared_and_its_keys_are_not(tmp_path: Path) -> None:
     """Malicious mode needs all clients' certificates on both sides."""
     fake = tmp_path / "secagg"
     names = ("ca", "server", "client-0", "client-1")
@@ -108,7 +108,7 @@ def test_a_trials_certificates_are_everybodys_and_its_keys_are_not(tmp_path: Pat
         assert {path.name for path in (tmp_path / "certs" / name).iterdir()} == public | own
 
 
-def test_the_server_goes_on_with_the_run_that_is_there(tmp_path: Path) -> None:
+def test_the_server_resumes_an_existing_run(tmp_path: Path) -> None:
     fake = tmp_path / "secagg"
     fake.write_text('#!/bin/sh\necho "$@"\n')
     fake.chmod(0o755)

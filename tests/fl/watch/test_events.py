@@ -1,4 +1,4 @@
-"""Events: one schema, which real sessions keep to, and nothing in them that should not be."""
+"""Events: one schema, which real sessions keep to, without secret values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def written(events: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.live
-def test_a_session_is_told_from_its_first_phase_to_its_end(caplog) -> None:
+def test_a_session_is_reported_from_its_first_phase_to_its_end(caplog) -> None:
     events = Events("digits", total_rounds=3)
     events.run_started(5, 0)
     events.round_started(1, make_params(5, 3))
@@ -104,7 +104,7 @@ def test_a_client_that_declines_is_named_once_with_what_it_says(caplog) -> None:
 
 
 @pytest.mark.live
-def test_of_many_clients_a_hundred_are_named(caplog) -> None:
+def test_at_most_a_hundred_clients_are_named(caplog) -> None:
     watch = Watch("digits", total_rounds=1)
     run_session(watch, clients=130, threshold=3, absent=tuple(range(120)), seconds=0.6)
     (drop,) = written(events_of(caplog.records), "clients_dropped")
@@ -112,7 +112,7 @@ def test_of_many_clients_a_hundred_are_named(caplog) -> None:
 
 
 @pytest.mark.live
-def test_no_event_holds_anything_of_an_input(caplog) -> None:
+def test_no_event_holds_any_part_of_an_input(caplog) -> None:
     params = make_params(5, 3)
     watch = Watch("digits", total_rounds=1)
     watch.round_started(1, params)
@@ -133,7 +133,7 @@ def test_no_event_holds_anything_of_an_input(caplog) -> None:
         {"round": None},
     ],
 )
-def test_the_schema_refuses_what_it_does_not_say(change: dict[str, Any]) -> None:
+def test_the_schema_refuses_undocumented_fields(change: dict[str, Any]) -> None:
     good = {
         "time": "2026-03-01T12:00:00.123Z",
         "level": "INFO",
@@ -151,7 +151,7 @@ def test_the_schema_refuses_what_it_does_not_say(change: dict[str, Any]) -> None
         check(json.dumps(good | change))
 
 
-def test_the_schema_has_the_reasons_and_phases_that_there_are() -> None:
+def test_the_schema_has_all_reasons_and_phases() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     definitions = SCHEMA["$defs"]
     assert definitions["drop"]["enum"] == [label(reason) for reason in DropReason]
@@ -187,7 +187,7 @@ def test_every_event_of_the_code_is_in_the_schema_and_the_documentation() -> Non
         (SessionPolicy(graph=GraphKind.SPARSE, min_inputs=2, corrupt=0.2), {"num_clients": 100, "degree": 4}, "graph"),
     ],
 )
-def test_what_a_policy_says_has_a_reason_of_its_own(policy: SessionPolicy, params: dict[str, Any], reason: str) -> None:
+def test_each_reason_of_a_policy_has_its_own_label(policy: SessionPolicy, params: dict[str, Any], reason: str) -> None:
     values = {"num_clients": 5, "threshold": 3, "adversary": Adversary.MALICIOUS} | params
     offered = make_params(values.pop("num_clients"), values.pop("threshold"), **values)
     with pytest.raises(PolicyError) as error:
@@ -195,13 +195,13 @@ def test_what_a_policy_says_has_a_reason_of_its_own(policy: SessionPolicy, param
     assert decline_reason(str(error.value)) == reason
 
 
-def test_words_that_nobody_knows_are_no_new_label() -> None:
+def test_unknown_words_do_not_become_labels() -> None:
     assert decline_reason("I do not like the weather") == "other"
     assert decline_reason("") == "unstated"
 
 
 @pytest.mark.slow
-def test_events_need_nothing_of_the_page() -> None:
+def test_events_do_not_need_the_page() -> None:
     """`secagg serve` without --watch runs without the extra."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('prometheus_client', 'starlette', 'uvicorn')))\n"

@@ -28,7 +28,7 @@ class Listener:
 
 
 class Loop:
-    """An event loop that turns when it is told to."""
+    """An event loop that turns when the test tells it to."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
@@ -66,7 +66,7 @@ def test_before_it_listens_it_is_alive_and_not_ready() -> None:
     assert asked(watch, "readyz") == (503, {"ready": False, "reasons": ["the server does not listen"]})
 
 
-def test_all_reasons_are_told(tmp_path: Path) -> None:
+def test_all_reasons_are_listed(tmp_path: Path) -> None:
     watch, listener = Watch("digits", 1, tmp_path / "gone"), Listener()
     listener.certificate_expiry["server"] = time.time() - 1
     watch.listener(listener)

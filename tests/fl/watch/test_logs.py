@@ -1,4 +1,4 @@
-"""Logs: one line an event, for people and for machines, and nothing in them that should not be."""
+"""Logs: one line for each event, for people and for machines, without secret values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_exception_stays_on_the_line(capsys) -> None:
     assert json.loads(line)["exception"].endswith("'no number'")
 
 
-def test_text_is_one_line_whatever_a_peer_wrote(capsys) -> None:
+def test_any_text_of_a_peer_is_one_line(capsys) -> None:
     configure_logging(level="debug")
     logging.getLogger("x").debug("peer says %s", "a\n2026-01-01 ERROR forged\x1b[2J")
     (line,) = lines(capsys)

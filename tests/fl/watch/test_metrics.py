@@ -1,4 +1,4 @@
-"""What is measured is what happened."""
+"""The metrics measure what happened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.sessions import make_params
 
 
 def samples(text: bytes | str) -> dict[str, float]:
-    """Values by name, and where there are labels by `name{label="value"}`."""
+    """Return values by name, with labels as `name{label="value"}`."""
     text = text.decode() if isinstance(text, bytes) else text
     return {
         sample.name + "".join(f'{{{key}="{value}"}}' for key, value in sample.labels.items()): sample.value
@@ -79,7 +79,7 @@ def test_metrics_agree_with_the_sessions_report() -> None:
     for phase in expected:
         assert found[f'secagg_phase_duration_seconds_count{{phase="{phase}"}}'] == 1
     durations = [found[f'secagg_phase_duration_seconds_sum{{phase="{phase}"}}'] for phase in expected]
-    assert durations[0] >= 0.35, "the absent client was waited for"
+    assert durations[0] >= 0.35, "the server waited for the absent client"
     assert found["secagg_recovery_seconds"] == durations[-1]
     assert sum(durations) == pytest.approx(found["secagg_session_duration_seconds_sum"], abs=0.05)
     assert found["secagg_session_duration_seconds_sum"] <= report.seconds
@@ -106,7 +106,7 @@ def test_sessions_add_up_and_a_session_that_is_over_is_let_go() -> None:
     assert watch._session.host() is None
 
 
-def test_what_was_not_measured_is_not_a_zero() -> None:
+def test_unmeasured_values_are_not_zeros() -> None:
     found = samples(Watch("digits", total_rounds=1).metrics.text())
     assert not {"secagg_accuracy_ratio", "secagg_loss", "secagg_recovery_seconds"} & found.keys()
     assert found['secagg_phase{phase="idle"}'] == 1

@@ -1,6 +1,6 @@
 """The status page as a person sees it, in headless Chromium.
 
-With SECAGG_KEEP_SCREENSHOT=1 the picture in the documentation is made anew.
+With SECAGG_KEEP_SCREENSHOT=1 the picture in the documentation is made again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 
 
 def watch_in_the_middle() -> Watch:
-    """Nine rounds of twenty are over, one of them without a sum."""
+    """Return a watch in which nine rounds of twenty are over, one of them without a sum."""
     watch = Watch("digits, small-cnn", total_rounds=20)
     accuracies = iter(ACCURACIES)
     for number in range(1, 11):
@@ -59,7 +59,7 @@ def watch_in_the_middle() -> Watch:
 
 
 async def session_in_its_middle(watch: Watch, number: int, at_the_input, clients: int = 24) -> SessionHost:
-    """A real session; ``at_the_input`` is called, in a thread, once all masked inputs but a few are in."""
+    """Run a real session; call ``at_the_input`` in a thread when all but a few masked inputs are in."""
     params = make_params(clients, 14)
     inputs = random_inputs(params, seed=0)
     seen = asyncio.Event()
@@ -85,7 +85,7 @@ async def session_in_its_middle(watch: Watch, number: int, at_the_input, clients
             watch.listener(server)
             running = asyncio.create_task(server.run(host, pool, observer))
             port = server.addresses[0][1]
-            # Two send what is no message and are dropped at once, seven are slow, all others answer.
+            # Two send invalid messages and are dropped at once, seven are slow, all others answer.
             bad = [asyncio.create_task(dropped(port, i)) for i in (0, 1)]
             joins = [
                 asyncio.create_task(join(port, inputs[i] if i >= 9 else slow_input(inputs[i]), PLAINTEXT, i))
@@ -100,7 +100,7 @@ async def session_in_its_middle(watch: Watch, number: int, at_the_input, clients
 
 
 async def dropped(port: int, client_id: int) -> None:
-    """A client that sends what is no message."""
+    """Run a client that sends an invalid message."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for item in (link.Identify(client_id), link.Hello(), link.Message(0, b"nonsense")):
         writer.write(encode_frame(link.encode(item)))
@@ -117,7 +117,7 @@ def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> N
         for each in (page, other):
             each.until("document.getElementById('link').textContent === 'live'")
             each.until("document.getElementById('round').textContent === '10'")
-            # The rounds that are over come in a message of their own, after it.
+            # Finished rounds come in a separate message, after it.
             each.until("document.querySelectorAll('#curve circle').length === 1")
         assert len(page.value("document.querySelector('#curve polyline').getAttribute('points')").split()) == 9
 
@@ -145,14 +145,14 @@ def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> N
             each.until("document.querySelector('#rounds tr').innerText.startsWith('11')")
             each.until("document.getElementById('tiles').innerText.includes('92.50%')")
             each.until("document.querySelectorAll('#phases .done').length === 5")
-        # Nothing to scroll sideways on a phone but the table itself.
+        # On a phone only the table itself scrolls sideways.
         assert other.value("document.documentElement.scrollWidth <= innerWidth")
         assert browser.console == []
     if os.environ.get("SECAGG_KEEP_SCREENSHOT"):
         PICTURE.write_bytes((tmp_path / "page.png").read_bytes())
 
 
-def test_why_clients_declined_is_text_whatever_they_say(browser: Browser) -> None:
+def test_reasons_of_declines_are_text_for_any_content(browser: Browser) -> None:
     watch = Watch("digits", total_rounds=2)
     status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=4, needed=2)
     markup = "<img src=x onerror=document.title='owned'>"

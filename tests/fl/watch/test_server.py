@@ -1,4 +1,4 @@
-"""The status page's server: what it answers, whom it refuses, and that nothing of it stays behind."""
+"""The status page's server: its answers, its refusals, and that nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Events:
         self.response = self.connection.getresponse()
 
     def next(self, name: str) -> Any:
-        """The data of the next event of that name."""
+        """Return the data of the next event of that name."""
         event = None
         for line in self.response:
             field, _, value = line.decode().rstrip("\n").partition(": ")
@@ -116,12 +116,12 @@ def test_it_is_read_only(server: WatchServer, method: str) -> None:
 
 def test_the_page_refers_to_nothing_outside(server: WatchServer) -> None:
     for kind, body in server.assets.values():
-        text = body.decode().replace("http://www.w3.org/2000/svg", "")  # a namespace's name; nobody fetches it
+        text = body.decode().replace("http://www.w3.org/2000/svg", "")  # a namespace's name; no one fetches it
         assert "//" not in text.replace("// ", ""), kind
         assert "innerHTML" not in text
 
 
-def test_what_is_no_request_gets_a_word_and_no_echo(server: WatchServer) -> None:
+def test_an_invalid_request_gets_a_short_answer_and_no_echo(server: WatchServer) -> None:
     assert b"400 Bad Request" in answer_to(server, b"GET / HTTP/nonsense<script>\r\n\r\n")
     assert b"<script>" not in answer_to(server, b"GET / <script> HTTP/1.1\r\n\r\n")
     assert answer_to(server, b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
@@ -130,7 +130,7 @@ def test_what_is_no_request_gets_a_word_and_no_echo(server: WatchServer) -> None
 
 def test_a_long_head_and_one_that_drips_in_are_cut_off(server: WatchServer, caplog, monkeypatch) -> None:
     monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.3)
-    # What it did not read makes the system reset the connection rather than end it.
+    # The unread rest makes the system reset the connection rather than end it.
     with contextlib.suppress(ConnectionError):
         assert answer_to(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000).startswith(b"HTTP/1.1 400 ")
     with raw(server, b"GET /") as sock:
@@ -145,7 +145,7 @@ def test_a_long_head_and_one_that_drips_in_are_cut_off(server: WatchServer, capl
     assert {record.levelno for record in refusals} == {logging.WARNING}
 
 
-def test_a_name_that_is_pointed_here_is_not_served(server: WatchServer) -> None:
+def test_a_foreign_name_that_points_here_is_not_served(server: WatchServer) -> None:
     port = server.server_address[1]
     for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
         assert get(server.url, headers={"Host": host})[0] == 200
@@ -177,7 +177,7 @@ def test_connections_and_streams_are_bounded(watch: Watch, monkeypatch, caplog) 
         readers = [Events(server) for _ in range(2)]
         assert get(f"{server.url}events")[0] == 503
         assert get(f"{server.url}metrics")[0] == 200
-        # Those that ask for nothing make room for those that do, however many they are.
+        # Any number of idle connections make room for those that ask.
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 stack.enter_context(raw(server, b""))
@@ -191,7 +191,7 @@ def test_connections_and_streams_are_bounded(watch: Watch, monkeypatch, caplog) 
     assert {"too-many-streams", "too-many-connections", "pushed-out"} <= reasons
 
 
-def test_a_flood_of_requests_that_are_none_is_a_few_lines(server: WatchServer, caplog) -> None:
+def test_a_flood_of_invalid_requests_is_a_few_lines(server: WatchServer, caplog) -> None:
     for _ in range(50):
         answer_to(server, b"nonsense\r\n\r\n")
     assert len([record for record in caplog.records if getattr(record, "reason", "") == "bad-request"]) <= 33
@@ -264,7 +264,7 @@ def test_stopping_is_quick_and_leaves_no_thread(watch: Watch) -> None:
         with raw(server, b"GET /"):
             while len(server.server_state.connections) < 4:
                 time.sleep(0.01)
-            # However many connections there are.
+            # For any number of connections.
             assert len(set(threading.enumerate()) - before) == 1
             began = time.monotonic()
             server.stop()

@@ -19,7 +19,7 @@ from torch import nn
 from fl.integrations.flower import SecAggGrid, secagg_mod
 
 COUNTER = 2**53 + 1
-"""One more than what a float64 can hold."""
+"""One more than the largest integer that a float64 can hold."""
 
 STRATEGIES = {
     "FedAvg": lambda: FedAvg(fraction_evaluate=0.0),
@@ -47,13 +47,13 @@ class Net(nn.Module):
 
 
 def initial() -> ArrayRecord:
-    """The model that all trainings start from."""
+    """Return the model that all trainings start from."""
     torch.manual_seed(0)
     return ArrayRecord(Net().state_dict())
 
 
 def train(message: Message, context: Context) -> Message:
-    """A few steps; integers and bools must arrive as the model has them."""
+    """Train a few steps; integers and bools must arrive with the model's values."""
     received = message.content["arrays"].to_torch_state_dict()
     model = Net()
     for name, tensor in model.state_dict().items():
@@ -77,7 +77,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def assert_kept(model: dict[str, torch.Tensor]) -> None:
-    """A model that has trained: its counters and its mask are the first ones."""
+    """Assert that a model has trained, and that its counters and its mask are the initial ones."""
     assert (model["seen"].dtype, model["seen"].item()) == (torch.int64, COUNTER)
     assert (model["mask"].dtype, model["mask"].tolist()) == (torch.bool, [True, False])
     counter = model["layers.1.num_batches_tracked"]
@@ -87,7 +87,7 @@ def assert_kept(model: dict[str, torch.Tensor]) -> None:
 
 
 def make(*mods: Any) -> ClientApp:
-    """The ClientApp with these mods."""
+    """Return the ClientApp with these mods."""
     app = ClientApp(mods=list(mods))
     app.train()(train)
     return app
@@ -96,7 +96,7 @@ def make(*mods: Any) -> ClientApp:
 def serve(
     folder: Path, names: Iterable[str] = tuple(STRATEGIES), *, nodes: int = 3, timeout: float = 60.0
 ) -> ServerApp:
-    """A ServerApp that leaves each strategy's model in ``folder``, with the number of nodes in each average."""
+    """Return a ServerApp that leaves each strategy's model in ``folder``, with the number of nodes in each average."""
     app = ServerApp()
 
     @app.main()

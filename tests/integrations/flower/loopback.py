@@ -1,7 +1,7 @@
-"""A grid that takes Flower's messages to real ClientApps: each is serialized on the way, there and back.
+"""A grid that passes Flower's messages to real ClientApps: each is serialized in both directions.
 
-A node is nothing but its app and the bytes of its context: whatever a handler keeps elsewhere is lost, as it is where
-each message is handled by a process of its own. With ``processes=True`` that is what happens.
+A node is only its app and the bytes of its context: anything that a handler keeps elsewhere is lost, as when a separate
+process handles each message. With ``processes=True`` a separate process does.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 
 
 class Fault(Enum):
-    """What becomes of one message."""
+    """The fate of one message."""
 
     SILENT = "the node never answers"
     ERROR = "the node answers with an error, before it has done anything"
@@ -31,11 +31,11 @@ class Fault(Enum):
 
 
 Faults = Callable[[int, int], Fault | None]
-"""Of a node's number (from 0) and the place of the message in its session (from 0)."""
+"""A fault by a node's number (from 0) and the place of the message in its session (from 0)."""
 
 
 class LoopbackGrid(Grid):
-    """Nodes 1000, 1001, ..., each with ``app`` and a context of its own."""
+    """Nodes 1000, 1001, ..., each with ``app`` and its own context."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class LoopbackGrid(Grid):
         self._replies: dict[str, bytes] = {}
         self._steps: defaultdict[int, int] = defaultdict(int)
         self.seen: list[Message] = []
-        """All that nodes answered, as it came over the wire."""
+        """All answers of nodes, as they came over the wire."""
         self.sent: list[Message] = []
 
     @property
@@ -116,7 +116,7 @@ def context_bytes(
     run_config: dict[str, Any] | None = None,
     run_id: int = 1,
 ) -> bytes:
-    """A fresh node's context."""
+    """Return a fresh node's context."""
     context = Context(
         run_id=run_id,
         node_id=node,
@@ -128,7 +128,7 @@ def context_bytes(
 
 
 def handle(app: ClientApp, message: bytes, context: bytes) -> tuple[bytes, bytes]:
-    """A node's answer and its context afterwards; an app that raises gives Flower's error reply, and saves nothing."""
+    """Return a node's answer and its new context; an app that raises gives Flower's error reply, and saves nothing."""
     received = message_from_proto(MessageProto.FromString(message))
     own = context_from_proto(ContextProto.FromString(context))
     try:
@@ -142,7 +142,7 @@ def handle(app: ClientApp, message: bytes, context: bytes) -> tuple[bytes, bytes
 def in_new_process(
     app: ClientApp, message: bytes, context: bytes, *, handle: Callable[..., tuple[bytes, bytes]] = handle
 ) -> tuple[bytes, bytes]:
-    """`handle`, in a process that ends with it; EOFError if it ends without an answer."""
+    """Run `handle` in a process that ends with it; EOFError if it ends without an answer."""
     forked = multiprocessing.get_context("fork")
     receiver, sender = forked.Pipe(duplex=False)
     process = forked.Process(target=lambda: sender.send(handle(app, message, context)))

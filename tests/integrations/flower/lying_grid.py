@@ -40,11 +40,11 @@ from tests.support.sessions import identity_of
 
 RUN_CONFIG = {"lr": 0.5}
 OTHER_MODEL = b"another model"
-"""What `tests.adversarial.lies.liar` tells some."""
+"""The extra messages of `tests.adversarial.lies.liar`."""
 
 
 def encoding_of(num_clients: int, size: int, *, measures: bool) -> RecordEncoding:
-    """Of replies to one array of this size."""
+    """Return an encoding of replies with one array of this size."""
     scales = None if measures else Scales((1.0,), 8)
     return RecordEncoding(
         sizes=(size,), num_clients=num_clients, scales=scales, weight="num-examples", value_bits=8, max_metrics=0,
@@ -53,17 +53,17 @@ def encoding_of(num_clients: int, size: int, *, measures: bool) -> RecordEncodin
 
 
 def sizes(num_clients: int) -> dict[str, int]:
-    """Of all sessions: the array is so large that both kinds have vectors of one length."""
+    """Return the sizes of all sessions: the array is so large that both kinds have vectors of one length."""
     return {"vector_length": encoding_of(num_clients, 1, measures=True).vector_length, "value_bits": 8}
 
 
 def round_of(terms: Terms) -> tuple[int, bool]:
-    """Which round a session is of, and whether it measures: sessions 1 and 2 are of round 1, and so on."""
+    """Return a session's round, and whether it measures: sessions 1 and 2 are of round 1, and so on."""
     return (terms.number + 1) // 2, terms.number % 2 == 1
 
 
 def content_of(terms: Terms) -> RecordDict:
-    """What the nodes are asked to train on: a round's own model, or another one in some sessions and in a lie."""
+    """Return the content to train on: a round's own model, or another one in some sessions and in a lie."""
     (seed, other, *_) = terms.model
     number, _ = round_of(terms)
     if other >= 24 and terms.model != OTHER_MODEL:
@@ -103,7 +103,7 @@ class FlowerLine:
         return self._do(pack_onward(Onward(data), self.content))
 
     def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
-        """Two processes are given the node's state, and handle a message each; one of them saves its state last."""
+        """Give the node's state to two processes that each handle a message; one of them saves its state last."""
         state = self._front.contexts[self._node]
         answers: list[bytes | None] = []
         for data in (first, second):
@@ -115,7 +115,7 @@ class FlowerLine:
         return answers
 
     def crash(self) -> None:
-        """The process that gave the last answer ended before the node's state was saved."""
+        """End the process that gave the last answer before the node's state was saved."""
         self._front.contexts[self._node] = self._before
 
     def _do(self, content: RecordDict) -> bytes:
@@ -130,16 +130,16 @@ class FlowerLine:
         if said.has_error():
             raise Refused(front.reasons[-1] if front.reasons else said.error.reason)
         if front.given is not None:
-            # Of the training that the update comes from, which may have been in an earlier session.
+            # The input of the training behind the update, which may have been in an earlier session.
             self.input, self.basis = front.given, front.trained_on[self._node]
         answer = unpack_answer(said.content)
         assert answer is not None
         return answer[0]
 
-    # --- What else the SuperLink can lie about ------------------------------------------------------------------------
+    # --- Other lies of the SuperLink ----------------------------------------------------------------------------------
 
     def _other_settings(self) -> None:
-        """The run's configuration, or the message's group."""
+        """Change the run's configuration, or the message's group."""
         if self._front.rng.random() < 0.5:
             self.group = "another"
             return
@@ -155,7 +155,7 @@ class FlowerLine:
 
 
 class FlowerFront:
-    """Nodes 0, 1, ..., their states and one record of what they have answered."""
+    """Nodes 0, 1, ..., their states and one record of their answers."""
 
     answers_once = True
     gives_numbers = True
@@ -190,7 +190,7 @@ class FlowerFront:
         logging.getLogger("flwr.secagg").addHandler(self._log)
 
     def _train(self, message: Message, context: Context) -> Message:
-        """An update that says nothing; whatever is asked, the node does the same again."""
+        """Return an update without information; for every request, the node does the same again."""
         seen = content_digest(message.metadata.message_type, message.content), repr(context.run_config)
         self.trained_on[context.node_id] = seen
         received = message.content["arrays"]["w"].numpy()
@@ -218,14 +218,14 @@ class FlowerFront:
 
 
 def _with_settings(data: bytes) -> bytes:
-    """The context with the run's true configuration again."""
+    """Return the context with the run's true configuration again."""
     context = context_from_proto(ContextProto.FromString(data))
     context.run_config = dict(RUN_CONFIG)
     return bytes(context_to_proto(context).SerializeToString())
 
 
 class _Reasons(logging.Handler):
-    """Keeps why nodes leave: they tell nobody else."""
+    """A log handler that keeps why nodes leave: they tell nobody else."""
 
     def __init__(self, reasons: list[str]) -> None:
         super().__init__(logging.ERROR)
@@ -238,7 +238,7 @@ class _Reasons(logging.Handler):
 
 
 def flower(folder: Path) -> MakeFront:
-    """A `MakeFront`."""
+    """Return a front of nodes (a `MakeFront`)."""
     return lambda mode, rng: FlowerFront(mode, folder, rng)
 
 

@@ -1,7 +1,7 @@
 """Flower's own PyTorch quickstart, as `flwr new` of its last release with templates writes it, plus two lines.
 
-The files come out of Flower's wheel when the test runs. Only what loads CIFAR-10 from the internet is exchanged, for
-scikit-learn's digits in the same shape; training, evaluation and strategy are Flower's, to the letter.
+The files come out of Flower's wheel when the test runs. Only loading CIFAR-10 from the internet is replaced, by
+scikit-learn's digits in the same shape; training, evaluation and strategy are Flower's, unchanged.
 """
 
 import re
@@ -38,11 +38,11 @@ TWO_LINES = {
     "client_app.py": ("app = ClientApp()", "app = ClientApp(mods=[secagg_mod()])", "secagg_mod"),
     "server_app.py": ("        grid=grid,", "        grid=SecAggGrid(grid),", "SecAggGrid"),
 }
-"""In which file, which line becomes which; and what is imported for it."""
+"""The replaced lines by file, and the imports for them."""
 
 
 def download(folder: Path) -> Path | None:
-    """The wheel, or None where it cannot be had."""
+    """Return the wheel, or None if it cannot be downloaded."""
     done = subprocess.run(  # noqa: S603 - pip
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), f"flwr=={RELEASE}"],
         capture_output=True,
@@ -52,7 +52,7 @@ def download(folder: Path) -> Path | None:
 
 
 def write_app(wheel: Path, folder: Path, *, secure: bool) -> Path:
-    """The app in a folder: Flower's, with local data; with ``secure``, plus the two lines and their imports."""
+    """Write the app in a folder: Flower's, with local data; with ``secure``, plus the two lines and their imports."""
     files = {
         "pyproject.toml": "pyproject.pytorch.toml.tpl",
         "quickstart/__init__.py": "code/__init__.py.tpl",
@@ -70,7 +70,7 @@ def write_app(wheel: Path, folder: Path, *, secure: bool) -> Path:
         for name, (before, after, imported) in TWO_LINES.items():
             path = folder / "quickstart" / name
             text = path.read_text(encoding="utf-8")
-            assert text.count(before) == 1, f"{name} of flwr {RELEASE} is not what this test knows"
+            assert text.count(before) == 1, f"{name} of flwr {RELEASE} is unknown to this test"
             imports = f"\nfrom fl.integrations.flower import {imported}\nfrom quickstart.task import"
             text = text.replace(before, after).replace("\nfrom quickstart.task import", imports, 1)
             path.write_text(text, encoding="utf-8")

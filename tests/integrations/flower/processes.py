@@ -21,10 +21,10 @@ _PATIENCE = 60.0
 
 
 class Federation:
-    """A SuperLink on loopback, with SuperNodes or the simulation behind it, and a home of its own.
+    """A SuperLink on loopback, with SuperNodes or the simulation behind it, and its own home.
 
     Args:
-        folder: an empty folder for Flower's home, logs and what runs leave behind.
+        folder: an empty folder for Flower's home, logs and the files of runs.
         nodes: SuperNodes, each a process that starts more for its apps; 0: the simulation engine.
     """
 
@@ -73,7 +73,7 @@ class Federation:
         self._end()
 
     def start_node(self, number: int) -> subprocess.Popen[bytes]:
-        """One more SuperNode, with the part of the data of this number."""
+        """Start one more SuperNode, with the part of the data of this number."""
         return self._start(
             f"node-{number}", "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self._port}",
             "--host", "127.0.0.1", "--port", str(_free_port()),
@@ -81,7 +81,7 @@ class Federation:
         )  # fmt: skip
 
     def run(self, app: Path, *, config: str = "", simulated: int = 0, timeout: float = 600) -> str:
-        """`flwr run` to its end; what it printed, or an AssertionError with it."""
+        """Run `flwr run` to its end; return its output, or raise an AssertionError with it."""
         command = [str(_BIN / "flwr"), "run", str(app), "test", "--stream"]
         if config:
             command += ["--run-config", config]
@@ -101,11 +101,11 @@ class Federation:
         return printed
 
     def num_running(self) -> int:
-        """Programs that have not ended: the SuperLink and SuperNodes."""
+        """Return how many programs have not ended: the SuperLink and SuperNodes."""
         return sum(process.poll() is None for process in self._processes)
 
     def logs(self) -> str:
-        """What all processes wrote."""
+        """Return the output of all processes."""
         texts = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(self._folder.glob("*.log")))
         return "\n".join(texts)
 
@@ -117,7 +117,7 @@ class Federation:
                 cwd=self._folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A group of its own, since it starts more processes, which are to end with it.
+                # Its own group, since it starts more processes, which are to end with it.
                 start_new_session=True,
             )
         self._processes.append(process)
@@ -146,7 +146,7 @@ class Federation:
 
 
 def copy_of_example(folder: Path) -> Path:
-    """The example in a folder of its own: Flower rewrites what it runs."""
+    """Copy the example to another folder: Flower rewrites what it runs."""
     app = folder / "app"
     shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__", "*.pt"))
     return app
@@ -154,7 +154,7 @@ def copy_of_example(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def federation(folder: Path, *, nodes: int = 0) -> Iterator[Federation]:
-    """A `Federation` that is up, and down afterwards."""
+    """Start a `Federation`, and end it afterwards."""
     with Federation(folder, nodes=nodes) as up:
         yield up
 

@@ -1,4 +1,4 @@
-"""Nodes with identities and one record of what they have answered, on the loopback."""
+"""Nodes with identities and one record of their answers, on the loopback."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ class SignedFederation:
     """Nodes with identities and one record, and a server that knows their keys.
 
     Args:
-        folder: of the record.
+        folder: folder of the record.
         grid: the kind of loopback.
         evaluate: protect evaluation too.
         mod: arguments of `secagg_mod`.
@@ -52,7 +52,7 @@ class SignedFederation:
         self.loopback = grid(make_app(protection, train=self._train), NODES, **loopback)
 
     def _train(self, message: Message, context: Context) -> Message:
-        """Only a node that was told a learning rate learns: its update is then alone in the sum."""
+        """Learn only if the node was told a learning rate: its update is then alone in the sum."""
         self.trained.append(context.node_id)
         if "lr" not in context.run_config:
             return apps.train(message, context)
@@ -78,14 +78,14 @@ class SignedFederation:
     def round(
         self, content: RecordDict | None = None, nodes: Sequence[int] = ALL, **settings: Any
     ) -> tuple[RecordDict | None, Any]:
-        """One round with these nodes: the average or None, and the report. It is one session by default."""
+        """Run one round with these nodes; return the average or None, and the report. It has one session by default."""
         grid = self.grid(**settings)
         messages = [m for m in train_messages(grid, content) if m.metadata.dst_node_id in nodes]
         replies = list(grid.send_and_receive(messages, timeout=0.02))
         return (replies[0].content if replies else None), grid.reports[0]
 
     def tell(self, node: int, run_config: dict[str, Any], run_id: int = 1, **config: Any) -> None:
-        """A fresh context for a node, with what the SuperLink says of the run, and the node's own configuration."""
+        """Return a fresh context for a node, with the SuperLink's run settings, and the node's own configuration."""
         self.loopback.contexts[node] = context_bytes(node, node - 1000, NODES, config, run_config, run_id)
 
 
@@ -94,7 +94,7 @@ def gradient(node: int, array: Array) -> np.ndarray:
 
 
 def content(number: int | None = 1, *, seed: int = 0, **config: Any) -> RecordDict:
-    """What a round sends; ``number`` is the one that strategies give it."""
+    """Return a round's content; ``number`` is the one that strategies give it."""
     if number is not None:
         config["server-round"] = number
     return RecordDict({"arrays": initial_arrays(seed), "config": ConfigRecord({"lr": 0.1, **config})})

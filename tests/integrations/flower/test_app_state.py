@@ -1,10 +1,10 @@
-"""What an app keeps in ``context.state``, and what it cannot see there."""
+"""The state of an app in ``context.state``, and the entries hidden from it."""
 
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -24,7 +24,7 @@ SIZE = 4
 
 
 class MomentumFederation(SignedFederation):
-    """Its app keeps a velocity in its state, in place, as apps do."""
+    """Nodes whose app keeps a velocity in its state, changed in place, as apps do."""
 
     fails = False
 
@@ -65,7 +65,7 @@ def state_of(loopback: LoopbackGrid, node: int) -> RecordDict:
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_the_state_of_an_app_goes_from_round_to_round(tmp_path: Path, processes: bool) -> None:
-    """The honest run: two rounds with momentum are what they would be in the clear."""
+    """The honest run: two rounds with momentum give the same result as in the clear."""
     federation = MomentumFederation(tmp_path, processes=processes)
     mean = np.mean([update(node) for node in ALL], axis=0)
     for number, factor in ((1, 1.0), (2, 1.5)):
@@ -78,8 +78,8 @@ def test_the_state_of_an_app_goes_from_round_to_round(tmp_path: Path, processes:
 
 @pytest.mark.parametrize("step", [2, 3])
 @pytest.mark.parametrize("before", [0, 1])
-def test_what_was_learnt_in_a_session_that_died_is_forgotten(tmp_path: Path, step: int, before: int) -> None:
-    """The next session's nodes learnt nothing, and learn nothing: what they keep would be the victim's update alone."""
+def test_state_from_an_aborted_session_is_forgotten(tmp_path: Path, step: int, before: int) -> None:
+    """The next session's nodes learn nothing: anything that they kept would be the victim's update alone."""
     federation = MomentumFederation(tmp_path)
     if before:
         federation.round(asked(1, rate=0.0, momentum=1.0))
@@ -106,8 +106,8 @@ def test_an_app_that_fails_leaves_its_earlier_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["keeps", "changes", "exchanges", "fakes"])
 @pytest.mark.parametrize("kind", ["query", "evaluate"])
-def test_a_query_in_the_middle_of_a_session_sees_nothing_of_it(tmp_path: Path, kind: str, how: str) -> None:
-    """Neither the client's secrets nor what the app has just learnt; and the session goes on."""
+def test_a_query_during_a_session_sees_none_of_its_state(tmp_path: Path, kind: str, how: str) -> None:
+    """It sees neither the client's secrets nor the app's new state; and the session continues."""
     federation = MomentumFederation(tmp_path)
     seen: list[set[str]] = []
 
@@ -143,7 +143,7 @@ def test_a_query_in_the_middle_of_a_session_sees_nothing_of_it(tmp_path: Path, k
     assert not any(name.startswith("secagg") for name in federation.state_of(VICTIM))
 
 
-def test_the_session_goes_on_if_a_query_fails() -> None:
+def test_the_session_continues_if_a_query_fails() -> None:
     def fail(message: Message, context: Context) -> Message:
         assert set(context.state) == {"mine"}
         context.state = RecordDict()

@@ -1,11 +1,11 @@
-"""The client's side: what it refuses, what it never says, and that its state is the context's alone."""
+"""The client's side: its refusals, the data that it never reveals, and that its state is only in the context."""
 
 import pickle
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -27,7 +27,7 @@ def context_of(grid: LoopbackGrid, node: int) -> Context:
 
 
 def run(loopback: LoopbackGrid, content: RecordDict | None = None, **settings: Any) -> tuple[Any, Any]:
-    """One round, of one session unless ``settings`` say otherwise: the reply or None, and the report."""
+    """Run one round, of one session unless ``settings`` say otherwise; return the reply or None, and the report."""
     fixed = {"clip": 1.0, "max_examples": 1 << 16}
     grid = SecAggGrid(loopback, round_timeout=0.02, poll_seconds=0.005, **(fixed | settings))
     replies = list(grid.send_and_receive(train_messages(grid, content), timeout=0.02))
@@ -35,7 +35,7 @@ def run(loopback: LoopbackGrid, content: RecordDict | None = None, **settings: A
 
 
 def replying(arrays: Any = None, metrics: Any = None) -> Any:
-    """A train function of which one node answers with other arrays or metrics."""
+    """Return a train function in which one node answers with other arrays or metrics."""
 
     def train(message: Message, context: Context) -> Message:
         reply = apps.train(message, context)
@@ -71,12 +71,12 @@ NOT_TO_BE_SENT = {
 }
 
 PUBLIC = {"another shape", "more elements", "integers", "too many metrics"}
-"""What has no average whatever the values are: names and shapes travel in the clear anyway."""
+"""Replies without an average, independent of the values: names and shapes travel in the clear anyway."""
 
 
 @pytest.mark.parametrize("name", NOT_TO_BE_SENT)
 def test_an_update_that_may_not_be_sent_stays(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The node's own log says why; the server hears of structure, never of values, and goes on without the node."""
+    """The node's own log says why; the server learns of structure, never of values, and continues without the node."""
     train, why = NOT_TO_BE_SENT[name]
     loopback = LoopbackGrid(make_app(secagg_mod(), train=train), NODES)
     content, report = run(loopback)
@@ -172,7 +172,7 @@ def test_several_records_of_arrays_and_metrics() -> None:
     np.testing.assert_allclose(content["head"]["w"].numpy(), np.full((2, 1), 7 - 0.05 * mean), atol=1e-5)
     np.testing.assert_allclose(content["control"]["c"].numpy(), np.full((2, 2), 0.2 * mean), atol=1e-5)
     assert content["head"]["w"].numpy().dtype == np.float64
-    # Integers have no average: what the server sent stays.
+    # Integers have no average: the server's values stay.
     assert content["head"]["steps"].numpy().tolist() == [41, 42]
     assert content["first"]["loss"] == pytest.approx([mean, 2.0], abs=1e-5)
     assert content["second"]["norm"] == pytest.approx(-3 * mean, abs=1e-5)
@@ -180,7 +180,7 @@ def test_several_records_of_arrays_and_metrics() -> None:
 
 
 def test_training_in_the_clear_is_declined() -> None:
-    """A server that leaves the wrapper out is answered by an error, and the app is never called."""
+    """A server that leaves the wrapper out gets an error, and the app is never called."""
     called = []
     app = make_app(secagg_mod(), train=lambda message, context: called.append(message))
     loopback = LoopbackGrid(app, 3)
@@ -197,7 +197,7 @@ def test_evaluation_in_the_clear_is_declined_where_it_is_protected() -> None:
 
 
 def test_a_client_without_the_mod_takes_no_part() -> None:
-    """It fails on a message without a model, or answers in the clear what nobody asked for: it is left out."""
+    """It fails on a message without a model, or answers unasked in the clear: it is left out."""
     content, report = run(LoopbackGrid(make_app(), 3))
     assert content is None
     assert len(report.dropped) == 3
@@ -205,8 +205,8 @@ def test_a_client_without_the_mod_takes_no_part() -> None:
         assert reason.endswith("; is secagg_mod() the first of its mods?")
 
 
-def test_a_model_that_is_not_the_one_promised() -> None:
-    """A server that opens one session for all, and then sends one client a model of its own."""
+def test_a_model_other_than_the_announced_one_is_refused() -> None:
+    """A server opens one session for all, and then sends one client another model."""
 
     class Lying(LoopbackGrid):
         def push_messages(self, messages: Any) -> list[str]:
@@ -246,7 +246,7 @@ def test_a_session_below_what_the_client_asks_for(
     assert content is None
     assert len(report.dropped) == NODES
     assert "but this client asks for" in caplog.text
-    # The server's own log says so, too: both sides can be told what to change.
+    # The server's own log says so, too: both sides can learn what to change.
     assert all("but this client asks for" in reason for _, reason in report.dropped.values())
 
 
@@ -274,7 +274,7 @@ def test_an_app_that_raises() -> None:
 
 @pytest.mark.parametrize("wrong", ["LocalDpMod", "fixedclipping_mod"])
 def test_mods_in_the_wrong_order_fail_in_the_first_round(wrong: str) -> None:
-    """A mod in front of ours would noise masked vectors: it fails on messages without arrays, and nobody trains."""
+    """A mod in front of ours would add noise to masked vectors: it fails without arrays, and nobody trains."""
     from flwr.clientapp import mod as mods
 
     other = mods.LocalDpMod(1.0, 0.0, 1.0, 0.1) if wrong == "LocalDpMod" else getattr(mods, wrong)
@@ -284,7 +284,7 @@ def test_mods_in_the_wrong_order_fail_in_the_first_round(wrong: str) -> None:
 
 
 def test_local_noise_comes_before_masking() -> None:
-    """With a sensitivity of 0 there is no noise: what is left is the clipping, of each client's update alone."""
+    """With a sensitivity of 0 there is no noise: only the clipping of each client's update remains."""
     from flwr.clientapp.mod import LocalDpMod
 
     local = LocalDpMod(clipping_norm=0.01, sensitivity=0.0, epsilon=1.0, delta=0.1)
@@ -316,8 +316,8 @@ def test_the_adaptive_mod_sends_its_bit_masked() -> None:
     assert content["metrics"][KEY_NORM_BIT] == pytest.approx(expected, abs=1e-5)
 
 
-def test_each_message_in_a_process_of_its_own() -> None:
-    """Nothing but the context's bytes goes from one message to the next, in any mode; nobody notices."""
+def test_each_message_in_a_separate_process() -> None:
+    """Only the context's bytes go from one message to the next, in any mode; the result is the same."""
     seen = []
     loopback = LoopbackGrid(make_app(secagg_mod()), 4, processes=True)
     for _ in range(2):
@@ -346,7 +346,7 @@ def test_the_apps_own_state_stays() -> None:
 
 
 def test_a_session_that_was_left_is_forgotten_by_the_next() -> None:
-    """Every node is left in the middle of a session; the next one starts anew."""
+    """Every node is left in the middle of a session; the next one starts afresh."""
     once = []
 
     def faults(node: int, step: int) -> Fault | None:
@@ -377,7 +377,7 @@ def test_a_message_of_no_session_is_declined() -> None:
 
 
 def test_nothing_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    """No log, no reply in the clear, and no repr holds what a node suspended."""
+    """No log, no reply in the clear, and no repr holds a node's suspended state."""
     blobs = []
 
     def faults(node: int, step: int) -> None:

@@ -1,10 +1,10 @@
-"""What is taken from a message: a digest that no two contents have, and a reason that can be shown."""
+"""Data taken from a message: a digest that no two contents share, and a reason that can be shown."""
 
 from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.integrations.flower._flwr import Array, ArrayRecord, RecordDict
 from fl.integrations.flower.content import content_digest
@@ -24,7 +24,7 @@ def test_each_field_of_an_array_is_hashed_apart():
         {"dtype": "float64"},
         {"shape": (1, 2)},
         {"data": b"12345679"},
-        # What one field ends with, the next may begin with.
+        # The end of one field could be the beginning of the next.
         {"dtype": "a|b", "stype": "c"},
         {"dtype": "a", "stype": "b|c"},
         {"dtype": "ab", "stype": "c"},

@@ -1,4 +1,4 @@
-"""Nodes that vanish, in every round and in every way, and what the strategy is given then."""
+"""Nodes that vanish, in every round and in every way, and the strategy's input then."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg
@@ -27,7 +27,7 @@ STEPS = {
 
 
 def average(numbers: list[int]) -> dict[str, np.ndarray]:
-    """What plain federated averaging over these nodes gives."""
+    """Return the plain federated average over these nodes."""
     total = sum(map(examples_of, numbers))
     return {
         name: sum(change(array.numpy(), number) * (examples_of(number) / total) for number in numbers)
@@ -36,7 +36,7 @@ def average(numbers: list[int]) -> dict[str, np.ndarray]:
 
 
 def aggregated(faults: Callable[[int, int], Fault | None], **settings: Any) -> tuple[list[Any], SecAggGrid]:
-    """One round with these faults; a node's wait is short, since nobody answers late here."""
+    """Run one round with these faults; a node's wait is short, since nobody answers late here."""
     loopback = LoopbackGrid(make_app(secagg_mod()), NODES, faults=faults)
     grid = SecAggGrid(loopback, clip=1.0, max_examples=100, round_timeout=0.02, poll_seconds=0.005, **settings)
     return list(grid.send_and_receive(train_messages(grid), timeout=0.02)), grid
@@ -47,7 +47,7 @@ def aggregated(faults: Callable[[int, int], Fault | None], **settings: Any) -> t
 def test_a_node_vanishes(step: int, fault: Fault) -> None:
     replies, grid = aggregated(lambda node, at: fault if (node, at) == (2, step) else None)
     (reply,) = replies
-    # The update of a node that vanishes in the last round is in the sum already.
+    # The update of a node that vanishes in the last round is already in the sum.
     expected = [number for number in range(NODES) if number != 2 or step == 3]
     assert reply.content["metrics"]["num-examples"] == sum(map(examples_of, expected))
     for name, array in average(expected).items():
@@ -60,7 +60,7 @@ def test_a_node_vanishes(step: int, fault: Fault) -> None:
 
 
 def test_different_nodes_vanish_in_every_round() -> None:
-    """Six nodes with a threshold of four: one goes in each of two rounds."""
+    """Six nodes with a threshold of four: one leaves in each of two rounds."""
     replies, grid = aggregated(lambda node, at: Fault.SILENT if (node, at) in ((0, 1), (1, 3)) else None)
     assert replies[0].content["metrics"]["num-examples"] == sum(map(examples_of, range(1, NODES)))
     assert {node: round_ for node, (round_, _) in grid.reports[0].dropped.items()} == {
@@ -86,7 +86,7 @@ def test_the_app_can_ask_to_hear_of_it() -> None:
 
 
 @pytest.mark.parametrize("make", [FedAvg, FedAdam])
-def test_a_strategy_goes_on_after_an_aborted_round(make: Any) -> None:
+def test_a_strategy_continues_after_an_aborted_round(make: Any) -> None:
     """The second of three rounds has no result: the strategy keeps its model, and trains on in the third."""
     sessions = []
 
@@ -97,7 +97,7 @@ def test_a_strategy_goes_on_after_an_aborted_round(make: Any) -> None:
 
     loopback = LoopbackGrid(make_app(secagg_mod()), 4, faults=faults)
     grid = SecAggGrid(loopback, clip=1.0, max_examples=100)
-    # One call a round: evaluation would be a session's step to the faults.
+    # One call a round: evaluation would count as a session for the faults.
     strategy = make(fraction_evaluate=0.0)
     result = strategy.start(grid=grid, initial_arrays=initial_arrays(), num_rounds=3, timeout=5)
     assert sorted(result.train_metrics_clientapp) == [1, 3]
@@ -122,7 +122,7 @@ def test_a_node_vanishes_in_malicious_mode(step: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("corrupt", [0, 0.1])
 def test_a_sparse_graph_with_as_many_dropouts_as_it_was_planned_for(corrupt: float) -> None:
-    """Default clients, which trust the server: the thresholds are those of the planner, for that mode."""
+    """Default clients, which trust the server: the thresholds are the planner's for that mode."""
     nodes = 60
     gone = dict(zip(range(0, nodes, 6), [0, 1, 2, 3] * nodes, strict=False))
     loopback = LoopbackGrid(

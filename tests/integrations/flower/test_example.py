@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import torch
 from flwr.app import Context, RecordDict
@@ -24,7 +24,7 @@ NODES = 4
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The example's own settings; its package can be imported, and is forgotten afterwards."""
+    """Return the example's own settings; its package can be imported, and is forgotten afterwards."""
     monkeypatch.syspath_prepend(EXAMPLE)
     settings = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
     yield settings | {"num-server-rounds": 1}
@@ -33,12 +33,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str
 
 
 def trained(config: dict[str, Any], out: Path, monkeypatch: pytest.MonkeyPatch, *, secure: bool) -> Any:
-    """The final model, and the grid."""
+    """Return the final model, and the grid."""
     from flower_quickstart import client_app, server_app
 
     client = client_app.app
     config = config | {"out": str(out)}
-    # The loopback knows no run to take it from.
+    # The loopback has no run to take it from.
     monkeypatch.setattr(server_app, "SecAggGrid", partial(SecAggGrid, run_config=config))
     if not secure:
         monkeypatch.setattr(server_app, "SecAggGrid", lambda grid, **settings: grid)

@@ -1,4 +1,4 @@
-"""What this adapter builds on in Flower, asked of Flower itself: where something moves, the test says what."""
+"""The parts of Flower that this adapter builds on, checked in Flower itself: the test names a part that moves."""
 
 import inspect
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-flwr = pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+flwr = pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.integrations.flower import SecAggGrid, _flwr
 
@@ -16,7 +16,7 @@ def moved(what: str) -> str:
 
 
 def test_every_name_of_flowers_comes_from_one_file() -> None:
-    """So that there is one place to look at when one moves."""
+    """If a name moves, only one file has to change."""
     folder = Path(_flwr.__file__).parent
     for path in folder.glob("*.py"):
         if path.name != "_flwr.py":
@@ -82,14 +82,16 @@ def test_a_strategy_aggregates_the_replies_of_one_call() -> None:
 
     source = inspect.getsource(Strategy.start)
     train = source.index("self.configure_train(")
-    assert source.count("grid.send_and_receive(") == 2, moved("Strategy.start sends another number of times a round")
+    assert source.count("grid.send_and_receive(") == 2, moved(
+        "Strategy.start sends a different number of times in a round"
+    )
     assert source.index("grid.send_and_receive(") < train < source.index("self.aggregate_train("), moved(
         "Strategy.start does not send what configure_train gives to aggregate_train"
     )
 
 
 def test_averaging_strategies_aggregate_through_fedavg() -> None:
-    """Where the average is looked for: see averaging.py."""
+    """The average is looked for there: see averaging.py."""
     from flwr.serverapp import strategy as strategies
 
     from fl.integrations.flower.strategies import _AVERAGING
@@ -108,7 +110,7 @@ def test_noise_warns_of_the_number_of_replies() -> None:
 
 
 def test_replies_need_no_running_task() -> None:
-    """The one reply is made of the message that it answers, in the server's process."""
+    """The one reply is made from the message that it answers, in the server's process."""
     from flwr.app import Message, RecordDict
 
     message = Message(RecordDict(), 1000, "train", group_id="7", ttl=60.0)
@@ -128,7 +130,7 @@ def test_context_state_takes_bytes() -> None:
     assert kept == blob, moved("Context.state does not keep bytes in ConfigRecords")
 
 
-# What becomes of each part of a message and a context before the app sees it; see app_view.py.
+# The treatment of each part of a message and a context before the app sees it; see app_view.py.
 CONTEXT = {
     "run_id": "bound", "run_config": "bound", "series_id": "neutral",
     "node_id": "own", "node_config": "own", "state": "own",
@@ -161,7 +163,7 @@ def sent() -> tuple[Any, Any]:
 
 
 def test_every_part_that_reaches_the_app_was_looked_at() -> None:
-    """What is new in Flower may be another thing for each node: bind it or make it neutral in app_view.py first."""
+    """A new part in Flower may differ between nodes: bind it or make it neutral in app_view.py first."""
     from dataclasses import fields
 
     from flwr.app import Context, Message, Metadata
@@ -176,8 +178,8 @@ def test_every_part_that_reaches_the_app_was_looked_at() -> None:
     assert found == MESSAGE.keys(), moved(f"Message has the parts {sorted(found)}")
 
 
-def test_what_is_neither_bound_nor_the_nodes_own_is_the_same_for_all() -> None:
-    """A SuperLink that varies all that it can shows the app what every other one does."""
+def test_parts_neither_bound_nor_the_nodes_own_are_the_same_for_all() -> None:
+    """A SuperLink that varies all other parts shows the app the same as every other one."""
     from flwr.app import RecordDict
 
     from fl.integrations.flower.app_view import view_of
@@ -214,7 +216,7 @@ def test_what_is_neither_bound_nor_the_nodes_own_is_the_same_for_all() -> None:
 
 
 def test_the_grid_knows_the_run_and_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run says which app it is of, and what overrides that app's configuration: together, what nodes are told."""
+    """A run says which app it is of, and the overrides of that app's configuration: nodes are told both."""
     from flwr.supercore.run import Run
 
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))

@@ -1,10 +1,10 @@
-"""A training that gets nowhere ends with an exception that says why."""
+"""A training without results ends with an exception that says why."""
 
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from flwr.serverapp.strategy import FedAvg
 
@@ -14,7 +14,7 @@ from tests.integrations.flower.loopback import Fault, LoopbackGrid
 
 
 def grid_that_fails_in(failing: set[int], **settings: Any) -> tuple[SecAggGrid, list[int]]:
-    """A grid whose sessions of these numbers, from 1, are aborted; and the numbers of those that began."""
+    """Return a grid that aborts the sessions of these numbers, from 1; and the numbers of the sessions that began."""
     sessions: list[int] = []
 
     def faults(node: int, step: int) -> Fault | None:
@@ -45,7 +45,7 @@ def test_no_round_has_a_result(rounds: int, failed: int) -> None:
     assert len(sessions) == failed
 
 
-def test_so_many_in_a_row() -> None:
+def test_too_many_failures_in_a_row_end_the_training() -> None:
     grid, sessions = grid_that_fails_in({2, 3, 5, 6, 7, 8})
     with pytest.raises(RoundAbortedError, match="3 rounds in a row"):
         start(grid, 10)
@@ -53,7 +53,7 @@ def test_so_many_in_a_row() -> None:
 
 
 @pytest.mark.parametrize(("most", "failing"), [(2, {1, 2, 4, 5}), (0, set()), (4, {1, 2, 3, 4})])
-def test_a_training_goes_on_after_fewer(most: int, failing: set[int]) -> None:
+def test_a_training_continues_after_fewer_failures(most: int, failing: set[int]) -> None:
     grid, _ = grid_that_fails_in(failing, max_failed_rounds=most)
     assert sorted(start(grid, 5).train_metrics_clientapp) == [round_ for round_ in range(1, 6) if round_ not in failing]
 
@@ -64,7 +64,7 @@ def test_none_at_all() -> None:
         start(grid, 5)
 
 
-def test_a_loop_of_ones_own_counts_too() -> None:
+def test_a_custom_loop_counts_too() -> None:
     grid, _ = grid_that_fails_in({1, 2, 3})
     for _ in range(2):
         assert list(grid.send_and_receive(train_messages(grid), timeout=5)) == []

@@ -1,4 +1,4 @@
-"""fl without its adapter: Flower stays where it is."""
+"""fl without its adapter: Flower is not loaded."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 
 def test_importing_fl_does_not_load_flower() -> None:

@@ -1,11 +1,11 @@
-"""Integers and bools have no average: they keep type and value from round to round, whatever strategies do."""
+"""Integers and bools have no average: they keep type and value from round to round, for every strategy."""
 
 import logging
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -40,13 +40,13 @@ def test_a_model_with_batchnorm_trains_in_every_round(name: str) -> None:
     assert evaluated == [COUNTER] * (1 + ROUNDS)
     assert list(result.arrays) == list(plain.arrays) == list(Net().state_dict())
     for key, array in plain.arrays.items():
-        # Training amplifies rounding; what has no average is compared above.
+        # Training amplifies rounding; arrays without an average are compared above.
         if array.dtype == "float32":
             np.testing.assert_allclose(result.arrays[key].numpy(), array.numpy(), atol=1e-3)
 
 
 def untyped(train: Any) -> Any:
-    """Plain Flower's clients are sent floats in place of integers: the model's own types, for the comparison."""
+    """Plain Flower's clients are sent floats in place of integers: restore the model's own types for the comparison."""
 
     def cast(message: Any, context: Any) -> Any:
         own, sent = Net().state_dict(), message.content["arrays"].to_torch_state_dict()
@@ -65,7 +65,7 @@ def test_noise_of_the_strategy_does_not_reach_them(caplog: pytest.LogCaptureFixt
     result = strategy.start(grid=grid, initial_arrays=batchnorm.initial(), num_rounds=2)
     assert [len(report.included) for report in grid.reports] == [NODES] * 2
     assert_kept(result.arrays.to_torch_state_dict())
-    # The strategy counts replies: one is what it is to get.
+    # The strategy counts replies: it must get one.
     assert "num_sampled_clients" not in caplog.text
     assert "differs" not in caplog.text
 
@@ -79,8 +79,8 @@ def test_noise_for_another_number_of_clients_is_warned_of(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_loop_of_ones_own_over_a_strategy(name: str) -> None:
-    """As programs have it that train two models in turns."""
+def test_a_custom_loop_over_a_strategy(name: str) -> None:
+    """As in programs that train two models in turns."""
     grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     strategy, arrays = STRATEGIES[name](), batchnorm.initial()
     for number in range(1, ROUNDS + 1):
@@ -89,7 +89,7 @@ def test_a_loop_of_ones_own_over_a_strategy(name: str) -> None:
     assert_kept(arrays.to_torch_state_dict())
 
 
-def test_a_loop_of_ones_own_without_strategy() -> None:
+def test_a_custom_loop_without_strategy() -> None:
     grid = SecAggGrid(LoopbackGrid(batchnorm.make(secagg_mod()), NODES))
     arrays = batchnorm.initial()
     for number in range(1, ROUNDS + 1):
@@ -115,7 +115,7 @@ def test_integers_that_were_sent_as_another_type(sent: np.ndarray) -> None:
 
 
 def test_weights_that_were_sent_as_integers_learn() -> None:
-    """What comes back as floats has an average, whatever it was before."""
+    """An array that comes back as floats has an average, although it was sent as integers."""
 
     def train(message: Any, context: Any) -> Message:
         received = message.content["arrays"]["w"].numpy()

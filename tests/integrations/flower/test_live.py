@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 if not os.environ.get("SECAGG_LIVE"):
     pytest.skip("minutes of Flower's processes on loopback: make test-flower LIVE=1", allow_module_level=True)
 
@@ -27,7 +27,7 @@ SECURE = {
 
 
 def example(folder: Path, *, secure: bool) -> Path:
-    """The example, or what is left of it without its two lines."""
+    """Return the example, or the same without its two lines."""
     folder.mkdir()
     app = copy_of_example(folder)
     for name, (ours, plain) in SECURE.items():
@@ -63,7 +63,7 @@ def test_simulation_gives_the_model_of_plain_averaging(tmp_path: Path) -> None:
 
 
 def test_supernodes_train_through_the_protocol(tmp_path: Path) -> None:
-    """Each message is handled by a process that a SuperNode starts for it."""
+    """A process that a SuperNode starts handles each message."""
     with Federation(tmp_path, nodes=3) as federation:
         models = {}
         for secure in (False, True):

@@ -1,11 +1,11 @@
-"""A SuperLink that lies, in malicious mode: settings of its own for one node, and sessions that it opens twice."""
+"""A SuperLink that lies, in malicious mode: separate settings for one node, and sessions that it opens twice."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -22,8 +22,8 @@ SETTINGS = {"lr": 0.25, "layers": 2, "name": "a", "fast": True}
 
 
 @pytest.mark.parametrize("known", [None, {"lr": 0.0}, {"lr": 0.1}])
-def test_a_run_configuration_of_its_own_for_one_node(tmp_path: Path, known: dict[str, Any] | None) -> None:
-    """Where the others' learning rate is 0, the sum is the victim's update: it takes part in none."""
+def test_a_separate_run_configuration_for_one_node(tmp_path: Path, known: dict[str, Any] | None) -> None:
+    """If the others' learning rate is 0, the sum is the victim's update: it takes part in no such session."""
     federation = SignedFederation(tmp_path)
     for node in ALL:
         federation.tell(node, {"lr": 0.1 if node == VICTIM else 0.0})
@@ -39,8 +39,8 @@ def test_a_run_configuration_of_its_own_for_one_node(tmp_path: Path, known: dict
         assert not federation.trained
 
 
-def test_the_server_says_to_each_node_what_it_was_told(tmp_path: Path) -> None:
-    """Each node is offered its own configuration, and finds it right: then they are in different sessions."""
+def test_each_node_is_offered_its_own_configuration(tmp_path: Path) -> None:
+    """Each node is offered its own configuration, and accepts it: then they are in different sessions."""
 
     class Pleasing(LoopbackGrid):
         def _push(self, message: Message) -> str:
@@ -64,7 +64,7 @@ def test_the_server_says_to_each_node_what_it_was_told(tmp_path: Path) -> None:
 
 
 def test_one_configuration_for_all(tmp_path: Path) -> None:
-    """The honest run: nodes and server agree, whatever the order in which they have it."""
+    """The honest run: nodes and server agree, in any order of the settings."""
     federation = SignedFederation(tmp_path)
     for node in ALL:
         federation.tell(node, dict(reversed(SETTINGS.items())) if node % 2 else SETTINGS)
@@ -80,7 +80,7 @@ def test_one_configuration_for_all(tmp_path: Path) -> None:
     [{"lr": 1}, {"lr": "0.25"}, {"lr": 0.2500001}, {"fast": False}, {"fast": 1}, {"layers": 2.0}, {"more": 0}],
     ids=str,
 )
-def test_values_of_another_type_are_other_values(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_values_of_another_type_are_different_values(tmp_path: Path, other: dict[str, Any]) -> None:
     federation = SignedFederation(tmp_path)
     for node in ALL:
         federation.tell(node, SETTINGS | (other if node == VICTIM else {}))
@@ -117,7 +117,7 @@ def test_another_run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_rest_of_the_message_is_the_same_for_all(tmp_path: Path) -> None:
-    """The SuperLink dates and names messages as it likes: no app sees it."""
+    """The SuperLink may choose dates and names of messages: no app sees them."""
 
     class Dating(LoopbackGrid):
         def _push(self, message: Message) -> str:
@@ -156,7 +156,7 @@ def test_the_offer_of_a_session_again(tmp_path: Path, ends: bool) -> None:
         message = Message(opening.content, opening.metadata.dst_node_id, "train")
         (reply,) = federation.loopback.send_and_receive([message])
         assert reply.has_error()
-    # Another session is another matter.
+    # Another session is allowed.
     federation.loopback._faults = lambda node, step: None
     average, report = federation.round(content(2))
     assert report.included == ALL

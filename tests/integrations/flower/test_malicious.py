@@ -1,4 +1,4 @@
-"""Malicious mode: enrolled keys as identities; and a server that has one stored client answer twice."""
+"""Malicious mode: enrolled keys as identities; and a server that lets one stored client answer twice."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from flwr.app import Context, Message
 
@@ -30,7 +30,7 @@ def keys_of(identities: Sequence[Identity]) -> list[bytes]:
 
 
 def app_of(identities: Sequence[Identity], claims: Path, enrolled: Sequence[bytes] | None = None, **asked: Any) -> Any:
-    """An app whose nodes load their identities by their number."""
+    """Return an app whose nodes load their identities by their number."""
 
     def identity(context: Context) -> Identity:
         return identities[number_of(context)]
@@ -58,7 +58,7 @@ def test_a_session(identities: list[Identity], tmp_path: Path, processes: bool) 
 
 
 def test_a_stranger_is_left_out(identities: list[Identity], tmp_path: Path) -> None:
-    """A node with a key that nobody enrolled is dropped by the server; one that says so all alone leaves by itself."""
+    """The server drops a node whose key is not enrolled."""
     others = [*identities[:4], Identity.generate()]
     enrolled = keys_of(identities)
     content, report = run(LoopbackGrid(app_of(others, tmp_path, enrolled), NODES), enrolled)
@@ -68,7 +68,7 @@ def test_a_stranger_is_left_out(identities: list[Identity], tmp_path: Path) -> N
 
 
 def test_a_server_that_enrolls_a_stranger(identities: list[Identity], tmp_path: Path) -> None:
-    """It lets its own node in; the clients know better, and the session ends without a sum."""
+    """It admits its own node; the clients refuse it, and the session ends without a sum."""
     stranger = Identity.generate()
     others = [*identities[:4], stranger]
     content, report = run(
@@ -92,9 +92,9 @@ def test_clients_with_identities_decline_weaker_sessions(identities: list[Identi
 def test_clients_with_identities_hide_among_three(
     identities: list[Identity], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two nodes make a sum from which each knows the other's; those that ask for no more may have it.
+    """Two nodes make a sum from which each learns the other's input; nodes that accept this may have it.
 
-    A server that was told nothing else takes the nodes for such that ask for three, and opens no round.
+    By default a server assumes nodes that ask for three, and opens no round.
     """
     policy = SessionPolicy(min_inputs=2)
     for asked, sums in (({}, 0), ({"min_inputs": 2}, 1)):
@@ -110,7 +110,7 @@ def test_clients_with_identities_hide_among_three(
 
 
 def test_three_nodes_that_hide_among_three(identities: list[Identity], tmp_path: Path) -> None:
-    """As planned with no word of anybody's: all of the three are needed."""
+    """By default all of the three are needed."""
     loopback = LoopbackGrid(app_of(identities, tmp_path), 3)
     grid = SecAggGrid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys_of(identities), round_timeout=0.02)
     assert len(list(grid.send_and_receive(train_messages(grid), timeout=5))) == 1
@@ -120,7 +120,7 @@ def test_three_nodes_that_hide_among_three(identities: list[Identity], tmp_path:
 def test_sparse_graphs_in_malicious_mode_are_agreed_on_by_both_sides(
     identities: list[Identity], tmp_path: Path
 ) -> None:
-    """Nodes with identities decline them by default: the grid says so, and how both can be told."""
+    """Nodes with identities decline them by default: the grid's error says so, and how to change both sides."""
     loopback = LoopbackGrid(app_of(identities, tmp_path, graph="sparse"), NODES)
     settings = {"adversary": Adversary.MALICIOUS, "enrolled": keys_of(identities), "graph": GraphKind.SPARSE}
     with pytest.raises(ConfigError, match=r"secagg_mod\(graph='sparse'\), and SecAggGrid\(policy="):
@@ -135,7 +135,7 @@ def test_two_messages_at_once_get_one_answer(identities: list[Identity], tmp_pat
     """A SuperNode may handle two messages at once, each with the same stored client: the second is refused."""
 
     class Doubling(LoopbackGrid):
-        """Sends one node's message of one step twice, with the context as it was before the first."""
+        """A loopback that sends one node's message of one step twice, with the context as before the first."""
 
         def _push(self, message: Message) -> str:
             said, _ = unpack(message.content)

@@ -1,4 +1,4 @@
-"""The session that measures, before the first update: trained once, and no more of it for a server that lies."""
+"""The session that measures, before the first update: trained once, and a lying server gets no more of it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -32,7 +32,7 @@ OTHERS = [node for node in ALL if node != VICTIM]
 def session(
     federation: SignedFederation, asked: RecordDict, *, measures: bool, nodes: Sequence[int] = ALL
 ) -> tuple[tuple[int, ...], list[int]]:
-    """One session, whatever was before: the nodes whose input is in its sum, and those that trained for it."""
+    """Run one session; return the nodes whose input is in its sum, and those that trained for it."""
     del federation.trained[:]
     grid = federation.grid(**({"clip": None, "max_examples": None} if measures else {}))
     messages = [message for message in train_messages(grid, asked) if message.metadata.dst_node_id in nodes]
@@ -44,7 +44,7 @@ def session(
 
 
 def state_of(loopback: LoopbackGrid, node: int) -> list[str]:
-    """The names of what the protocol keeps."""
+    """Return the names of the protocol's entries."""
     state = context_from_proto(ContextProto.FromString(loopback.contexts[node])).state
     return [name for name in state if name.startswith("secagg.")]
 
@@ -54,7 +54,7 @@ def state_of(loopback: LoopbackGrid, node: int) -> list[str]:
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_the_app_is_called_once_a_round(tmp_path: Path, processes: bool) -> None:
-    """In malicious mode, and with each message in a process of its own."""
+    """In malicious mode, and with a separate process for each message."""
     federation = SignedFederation(tmp_path, processes=processes)
     grid = federation.grid(clip=None, max_examples=None, round_timeout=5.0)
     result = FedAvg(fraction_evaluate=0.0).start(grid=grid, initial_arrays=initial_arrays(), num_rounds=2, timeout=5)
@@ -95,7 +95,7 @@ class Counted:
         self.grid = SecAggGrid(self.loopback, round_timeout=0.02, poll_seconds=0.005)
 
     def begins(self, session: int, node: int) -> None:
-        """Called when a session is offered to a node."""
+        """Call this when a session is offered to a node."""
 
     def round(self) -> Any:
         replies = list(self.grid.send_and_receive(train_messages(self.grid), timeout=0.02))
@@ -113,7 +113,7 @@ def assert_average_of(content: RecordDict, numbers: Sequence[int]) -> None:
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize("step", range(4))
 def test_a_node_vanishes_between_the_two_sessions(step: int, fault: Fault) -> None:
-    """And comes back in the round after."""
+    """It comes back in the round after."""
     counted = Counted((1, 2, step), fault=fault)
     rest = [number for number in range(NODES) if number != 2 or step == 3]
     assert_average_of(counted.round(), rest)
@@ -128,7 +128,7 @@ def test_a_node_that_missed_the_first_session_trains_in_the_second(step: int) ->
     counted = Counted((0, 2, step))
     assert_average_of(counted.round(), range(NODES))
     again = [(1, 2)] if step < 3 else []
-    # What was trained before the last exchange failed is kept.
+    # The training before a failed last exchange is kept.
     assert sorted(counted.trained) == sorted([(0, n) for n in range(NODES) if n != 2 or step == 3] + again)
     measuring = counted.grid.reports[0].measuring
     assert list(measuring.dropped) == [1002]
@@ -194,11 +194,11 @@ def test_metrics_alone_need_no_measuring() -> None:
 
 @pytest.mark.parametrize("number", [3, None])
 def test_a_round_is_measured_once(tmp_path: Path, number: int | None) -> None:
-    """The difference of two sums of ranges is one client's."""
+    """The difference of two sums of ranges would be one client's."""
     federation = SignedFederation(tmp_path)
     assert session(federation, content(number), measures=True) == (ALL, list(ALL))
     assert session(federation, content(number), measures=True, nodes=OTHERS) == ((), [])
-    # Its update is another matter, and is there once, too. The replies were lost with the sessions that were declined.
+    # Its update is separate, and is also given once. The replies were lost with the declined sessions.
     assert session(federation, content(number), measures=False)[0] == ALL
     assert session(federation, content(number), measures=False, nodes=OTHERS) == ((), [])
 
@@ -234,7 +234,7 @@ def test_the_update_is_of_the_content_that_was_measured(tmp_path: Path, caplog: 
 
 @pytest.mark.parametrize("number", [3, None])
 def test_later_rounds_need_no_measuring(tmp_path: Path, number: int | None) -> None:
-    """Whether they are numbered or not: their bounds follow from the round before."""
+    """With or without numbers: their bounds follow from the round before."""
     federation = SignedFederation(tmp_path)
     assert session(federation, content(number), measures=True) == (ALL, list(ALL))
     assert session(federation, content(number), measures=False)[0] == ALL
@@ -256,10 +256,10 @@ def test_each_kind_of_answer_has_the_whole_budget(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("number", [1, None])
 def test_two_processes_that_answer_at_once(tmp_path: Path, first: bool, number: int | None) -> None:
-    """Both have checked before either has answered: one at least is stopped before its shares go out."""
+    """Both have checked before either has answered: at least one is stopped before its shares are sent."""
     record = NodeRecord(tmp_path, b"owner", training="training", max_rounds=10)
     name = RoundName("series", -1 if number is None else number)
-    # Without a number, only the content says which round it is.
+    # Without a number, only the content identifies the round.
     contents = {True: b"a", False: b"b" if number else b"a"}
     answers = [True, False] if first else [False, True]
     for measures in answers:
@@ -274,7 +274,7 @@ def test_two_processes_that_answer_at_once(tmp_path: Path, first: bool, number: 
 
 @pytest.mark.parametrize("measures", [True, False])
 def test_a_server_that_offers_other_sizes_than_it_sends(measures: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Declined in words, before anybody trains; a server that says the truth goes on with the same nodes."""
+    """Declined with a reason, before anybody trains; with a server that tells the truth the same nodes continue."""
     counted, honest = Counted(), ReplyScales.encoding
 
     def lying(scales: ReplyScales, *arguments: Any) -> Any:

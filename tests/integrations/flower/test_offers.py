@@ -1,4 +1,4 @@
-"""Offers: what comes back from bytes, what cannot be, and what is small on the wire and large in memory."""
+"""Offers: those that survive encoding, invalid ones, and those that are small on the wire and large in memory."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.aggregation.scales import Scales
 from fl.integrations.flower.errors import OfferError
@@ -36,7 +36,7 @@ def test_offers_come_back_from_bytes(scales: Scales | None) -> None:
 
 
 def test_the_bounds_are_bound_into_the_session() -> None:
-    """Clients that were told other bounds share no masks; but they are asked the same."""
+    """Clients with different bounds share no masks; but they are asked the same."""
     one = offer()
     others = [offer(None), offer(replace(BOUNDS, max_weight=513)), offer(replace(BOUNDS, bounds=(0.25, 0.0, 2e4)))]
     assert len({other.context for other in [one, *others]}) == 4
@@ -59,7 +59,7 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
         (bytes(24), "num_clients is 0"),
     ],
 )
-def test_parameters_that_cannot_be(params: Any, text: str) -> None:
+def test_impossible_parameters_are_refused(params: Any, text: str) -> None:
     fields = msgpack.unpackb(offer().to_bytes())
     fields[1] = params
     with pytest.raises(OfferError, match=text):
@@ -88,10 +88,10 @@ def test_parameters_that_cannot_be(params: Any, text: str) -> None:
         (lambda encoding: encoding.update(clip=1.0), "the fields of the offer are not those"),
     ],
 )
-def test_offers_that_cannot_be(change: Callable[[dict[str, Any]], None], text: str | None) -> None:
+def test_impossible_offers_are_refused(change: Callable[[dict[str, Any]], None], text: str | None) -> None:
     data = changed(change)
     if text is None:
-        # Another order of sizes is another session, which clients find not to be for the arrays that they are sent.
+        # Another order of sizes is another session; clients find that it does not match their arrays.
         assert RoundOffer.from_bytes(data).encoding.sizes == (3, 0, 6)
         return
     with pytest.raises(OfferError, match=text):

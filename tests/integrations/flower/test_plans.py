@@ -1,11 +1,11 @@
-"""Every round that the grid's settings plan is one that a node takes part in, with `secagg_mod` as it is by default."""
+"""Every round that the grid's settings plan is one that a node takes part in, with a default `secagg_mod`."""
 
 from itertools import product
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.aggregation.planning import GRAPHS
 from fl.errors import ConfigError
@@ -15,7 +15,7 @@ from secagg import Adversary, GraphKind, Identity, PlanError, SessionPolicy
 
 
 def default_mod(adversary: Adversary, **asked: Any) -> Any:
-    """A node has an identity in malicious mode."""
+    """Return a default mod; a node has an identity in malicious mode."""
     if adversary is not Adversary.MALICIOUS:
         return secagg_mod(**asked)
     identity = Identity.generate()

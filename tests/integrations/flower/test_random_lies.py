@@ -1,8 +1,8 @@
-"""Flower's nodes against a SuperLink that lies at random; `lying_grid` plays as many sessions as one likes."""
+"""Flower's nodes against a SuperLink that lies at random; `lying_grid` plays any number of sessions."""
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from fl.integrations.flower import mod
 from fl.integrations.flower.node_record import NodeRecord
@@ -28,7 +28,7 @@ def test_random_lies_get_nothing_from_nodes(tmp_path):
     ],
     ids=["a state used twice", "nothing remembered", "other settings of the run"],
 )
-def test_the_campaign_finds_what_is_not_checked(place, checks, graph, found, seed, tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_check(place, checks, graph, found, seed, tmp_path, monkeypatch):
     for check in checks:
         monkeypatch.setattr(place, check, lambda *arguments, **more: None)
     figures = campaign(

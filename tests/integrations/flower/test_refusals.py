@@ -1,11 +1,11 @@
-"""What cannot work is refused by a clear error, before any client has trained."""
+"""Impossible set-ups are refused by a clear error, before any client has trained."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -21,7 +21,7 @@ from tests.integrations.flower.loopback import LoopbackGrid
 
 
 class OwnAggregation(FedAvg):
-    """A user's strategy, which does with replies what nobody knows."""
+    """A user's strategy that uses replies in an unknown way."""
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         (reply,) = list(replies)
@@ -29,13 +29,13 @@ class OwnAggregation(FedAvg):
 
 
 class OwnAveraging(OwnAggregation):
-    """The same, whose author vouches for it."""
+    """The same, but its author vouches for it."""
 
     secagg_averages = True
 
 
 class Saving(FedAvg):
-    """Logs and saves, like Flower's how-to and FlowerTune's strategy."""
+    """A strategy that logs and saves, like Flower's how-to and FlowerTune's strategy."""
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         self.sizes = [len(reply.content["arrays"]) for reply in replies]
@@ -45,7 +45,7 @@ class Saving(FedAvg):
 
 
 class Picking(FedAvg):
-    """Hands something else to the inherited aggregation than it was given."""
+    """A strategy that passes something else to the inherited aggregation than it was given."""
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         made = [Message(reply.content, reply_to=Message(RecordDict(), 1, "train")) for reply in replies]
@@ -53,7 +53,7 @@ class Picking(FedAvg):
 
 
 class SavingMedian(strategies.FedMedian):
-    """A class of one's own over one that cannot work."""
+    """A user's class over one that cannot work."""
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         return super().aggregate_train(server_round, replies)
@@ -89,7 +89,7 @@ NOT_AVERAGING = {
 def test_a_strategy_that_looks_at_single_replies_is_refused(name: str) -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), 4)
     arrays = ArrayRecord([np.zeros(3, np.uint8)]) if "Xgb" in name else initial_arrays()
-    # By the name that people know: "Krum cannot", and not "MultiKrum cannot".
+    # Under the familiar name: "Krum cannot", and not "MultiKrum cannot".
     known = type(NOT_AVERAGING[name]()).__name__ if "median" not in name else "FedMedian"
     with pytest.raises(StrategyRefusedError, match=f"^{known} cannot be used with secure aggregation"):
         NOT_AVERAGING[name]().start(grid=SecAggGrid(loopback), initial_arrays=arrays, num_rounds=1)
@@ -99,14 +99,14 @@ def test_a_strategy_that_looks_at_single_replies_is_refused(name: str) -> None:
 
 
 def test_all_of_flowers_strategies_are_judged() -> None:
-    """A strategy that is new in Flower is refused until somebody has looked at it: then it belongs to one list."""
+    """A new strategy in Flower is refused until somebody has checked it: then it belongs to one list."""
     from fl.integrations.flower.strategies import _AVERAGING, _WHY_NOT, _WRAPPERS
 
     known = _AVERAGING | _WRAPPERS | _WHY_NOT.keys()
     assert set(strategies.__all__) - {"Result", "Strategy"} <= known
 
 
-def test_a_strategy_of_ones_own_is_judged_by_its_aggregation() -> None:
+def test_a_custom_strategy_is_judged_by_its_aggregation() -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), 3)
     with pytest.raises(StrategyRefusedError, match="secagg_averages = True"):
         OwnAggregation().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=1)
@@ -131,7 +131,7 @@ def test_a_strategy_that_hands_on_something_else_is_found_out() -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), 3)
     with pytest.raises(StrategyRefusedError, match=r"Picking\.aggregate_train did not pass"):
         Picking().start(grid=SecAggGrid(loopback), initial_arrays=initial_arrays(), num_rounds=2)
-    # In the clear it is whatever it is.
+    # In the clear any reply is allowed.
     strategy = Picking()
     assert strategy.start(grid=LoopbackGrid(make_app(), 3), initial_arrays=initial_arrays(), num_rounds=1).arrays
 
@@ -143,7 +143,7 @@ def test_an_accountant_counts_replies() -> None:
         SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 4), strategy=strategy)
 
 
-def test_metrics_of_ones_own_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_custom_metrics_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     SecAggGrid(LoopbackGrid(make_app(), 4), strategy=FedAvg(train_metrics_aggr_fn=lambda records, weight: None))
     assert "one reply, the clients' average" in caplog.text
 
@@ -163,7 +163,7 @@ def test_nodes_are_sent_the_same() -> None:
     assert len(list(grid.send_and_receive(messages, timeout=5))) == 1
 
 
-def test_what_cannot_be_one_session() -> None:
+def test_messages_that_cannot_share_a_session_are_refused() -> None:
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3))
     messages = train_messages(grid)
     with pytest.raises(FlowerError, match="two train messages"):
@@ -211,13 +211,13 @@ def test_what_cannot_be_one_session() -> None:
         ({"adversary": Adversary.MALICIOUS, "enrolled": [b"short"]}, "enrolled keys"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         SecAggGrid(LoopbackGrid(make_app(), 3), **settings)
 
 
-def test_what_no_number_of_nodes_can_be_wrong_about_waits_for_the_nodes() -> None:
-    """What is refused is said of the nodes that are there; and what works for three of them is not refused before."""
+def test_settings_that_depend_on_the_nodes_are_checked_when_the_nodes_are_known() -> None:
+    """A refusal concerns the nodes that are present; settings that work for three of them are not refused before."""
     loopback = LoopbackGrid(make_app(secagg_mod()), 5)
     grid = SecAggGrid(loopback, dropout=0.6)
     with pytest.raises(FlowerError, match="over 5 nodes is impossible: 3 of 5 clients are expected to vanish and 2 to"):
@@ -229,7 +229,7 @@ def test_what_no_number_of_nodes_can_be_wrong_about_waits_for_the_nodes() -> Non
     assert "degree" not in str(refusal.value)
 
 
-def test_a_threshold_that_the_nodes_cannot_meet() -> None:
+def test_a_threshold_that_the_nodes_cannot_meet_is_refused() -> None:
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), 3), threshold=5)
     with pytest.raises(FlowerError, match="fewer than the threshold"):
         grid.send_and_receive(train_messages(grid))
@@ -249,13 +249,13 @@ def test_a_threshold_that_the_nodes_cannot_meet() -> None:
         ({"enrolled": []}, "needs both"),
     ],
 )
-def test_mods_that_cannot_be(arguments: dict[str, Any], text: str) -> None:
+def test_impossible_mods_are_refused(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         secagg_mod(**arguments)
 
 
 def test_sparse_graphs_are_taken_unless_the_client_says_otherwise(caplog: pytest.LogCaptureFixture) -> None:
-    """A node that trusts the server to keep to the protocol trusts it to draw the graph."""
+    """A node that trusts the server to follow the protocol trusts it to draw the graph."""
     for mod, included in ((secagg_mod(graph="complete"), 0), (secagg_mod(), 12), (secagg_mod(graph="sparse"), 12)):
         grid = SecAggGrid(LoopbackGrid(make_app(mod), 12), graph=GraphKind.SPARSE)
         grid.send_and_receive(train_messages(grid), timeout=5)

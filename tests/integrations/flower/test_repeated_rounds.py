@@ -1,4 +1,4 @@
-"""Rounds that a server which lies asks for twice, in malicious mode: each is answered once, and so many in all."""
+"""Rounds that a lying server requests twice, in malicious mode: each is answered once, within a budget."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp.strategy import FedAvg
@@ -49,7 +49,7 @@ def test_a_round_again_with_another_model(tmp_path: Path, number: int, caplog: p
 
 
 def test_a_round_that_nobody_numbers(tmp_path: Path) -> None:
-    """An app's own loop may say no number: then the content alone says which round it is."""
+    """An app's own loop may pass no number: then the content alone identifies the round."""
     federation = SignedFederation(tmp_path)
     for seed in (0, 1, 2):
         _, report = federation.round(content(None, seed=seed))
@@ -64,7 +64,7 @@ def test_two_sessions_of_one_round_at_once(tmp_path: Path) -> None:
     averages: list[Any] = []
 
     class Interleaved(LoopbackGrid):
-        """Runs another session, from its opening to its end, before the last message of the first."""
+        """A loopback that runs another session, from its opening to its end, before the last message of the first."""
 
         def _push(self, message: Message) -> str:
             if self._steps[1000] == 4 and not averages:
@@ -84,7 +84,7 @@ def test_two_sessions_of_one_round_at_once(tmp_path: Path) -> None:
 
 
 def test_a_round_that_was_aborted_may_be_repeated(tmp_path: Path) -> None:
-    """No shares went out, so nothing was answered."""
+    """No shares were sent, so nothing was answered."""
     gone = [0, 1, 2]
     federation = SignedFederation(
         tmp_path, faults=lambda node, step: Fault.LATE if step == 2 and node in gone else None
@@ -98,7 +98,7 @@ def test_a_round_that_was_aborted_may_be_repeated(tmp_path: Path) -> None:
 
 
 def test_a_round_whose_shares_were_lost_is_not_repeated(tmp_path: Path) -> None:
-    """They may have been lost, or the server may say so: the next round goes on."""
+    """They may have been lost, or the server may lie about it: the next round continues."""
     lost = [0, 1, 2]
     federation = SignedFederation(
         tmp_path, faults=lambda node, step: Fault.LATE if step == 4 and node in lost else None
@@ -146,7 +146,7 @@ def test_the_record_outlives_processes_and_states(tmp_path: Path) -> None:
 def test_a_node_answers_as_many_rounds_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server can begin a run for every round: the budget is of all runs."""
+    """A server can begin a run for every round: the budget is for all runs."""
     federation = SignedFederation(
         tmp_path, mod={"max_rounds": 3, "training": lambda context: context.node_config["study"]}
     )
@@ -190,7 +190,7 @@ def start(federation: SignedFederation, **options: Any) -> Any:
 
 
 def test_two_trainings_in_one_run(tmp_path: Path) -> None:
-    """The second numbers its rounds from 1 again: another configuration says that they are others."""
+    """The second numbers its rounds from 1 again: its other configuration makes them different."""
     federation = SignedFederation(tmp_path)
     for phase in (1, 2):
         result = start(federation, train_config=ConfigRecord({"phase": phase}))
@@ -200,7 +200,7 @@ def test_two_trainings_in_one_run(tmp_path: Path) -> None:
 
 
 def test_two_grids_that_take_turns(tmp_path: Path) -> None:
-    """Each with a model of its own, in one round: their configurations say which."""
+    """Each has its own model, in one round: their configurations tell them apart."""
     federation = SignedFederation(tmp_path)
     for number in (1, 2):
         for model in ("generator", "critic"):

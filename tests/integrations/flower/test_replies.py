@@ -1,11 +1,11 @@
-"""What clients may reply: in any order, with metrics that some of them do not have, without examples."""
+"""Valid replies of clients: in any order, with metrics that some of them lack, without examples."""
 
 import math
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -24,7 +24,7 @@ def turned(record: Any) -> Any:
 
 
 def started(train: Any, *, secure: bool, rounds: int = 2, **settings: Any) -> Any:
-    """Flower's result, with the mod and the grid or without them."""
+    """Return Flower's result, with the mod and the grid or without them."""
     loopback = LoopbackGrid(make_app(*([secagg_mod()] if secure else []), train=train), NODES)
     grid = SecAggGrid(loopback, max_examples=64, poll_seconds=0.005, **settings) if secure else loopback
     strategy = FedAvg(fraction_evaluate=0.0)
@@ -61,7 +61,7 @@ def test_clients_list_arrays_and_metrics_in_other_orders(one: int) -> None:
 
 
 def test_arrays_that_were_not_sent_stay_in_the_order_of_the_replies(caplog: pytest.LogCaptureFixture) -> None:
-    """A list of arrays has nothing but its order: '10' is behind '9'."""
+    """A list of arrays has only its order: '10' comes after '9'."""
 
     def train(message: Any, context: Any) -> Message:
         arrays = [np.full(2, number / 20 + 0.01 * number_of(context), np.float32) for number in range(12)]
@@ -139,7 +139,7 @@ def test_a_client_without_examples_counts_for_nothing(caplog: pytest.LogCaptureF
 
 
 def test_few_examples_among_clients_without_any() -> None:
-    """The weights add up to less than there are clients."""
+    """The weights add up to less than the number of clients."""
 
     def train(message: Any, context: Any) -> Message:
         reply = without_examples(0, 1)(message, context)
@@ -171,8 +171,8 @@ def test_nobody_has_examples() -> None:
         ({"metrics": MetricRecord({"loss": 0.5})}, "no metric 'num-examples'"),
     ],
 )  # fmt: skip
-def test_the_server_hears_what_has_no_average(strange: dict[str, Any], said: str) -> None:
-    """All clients reply so, as an app does that was written for something else: the training ends, and says why."""
+def test_the_server_learns_which_entries_have_no_average(strange: dict[str, Any], said: str) -> None:
+    """All clients reply so, as an app for another purpose does: the training ends, and says why."""
 
     def train(message: Any, context: Any) -> Message:
         return Message(RecordDict({**apps.train(message, context).content, **strange}), reply_to=message)

@@ -1,4 +1,4 @@
-"""Averages without an option, whatever the size of changes and clients; and what is said of their resolution."""
+"""Averages without options, for all sizes of changes and clients; and the messages about their resolution."""
 
 import logging
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -29,7 +29,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def make(update: Callable[[int, Arrays], Arrays], examples: list[int] | None = None) -> Any:
-    """A train function: the arrays that node makes of those that it is sent."""
+    """Return a train function: the arrays that a node makes of those that it is sent."""
 
     def train(message: Message, context: Any) -> Message:
         node = number_of(context)
@@ -42,7 +42,7 @@ def make(update: Callable[[int, Arrays], Arrays], examples: list[int] | None = N
 
 
 def round_of(train: Any, sent: Arrays, nodes: int = NODES, **settings: Any) -> tuple[Arrays, SecAggGrid]:
-    """The average of one round."""
+    """Return the average of one round."""
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod(), train=train), nodes), poll_seconds=0.005, **settings)
     content = RecordDict({"arrays": ArrayRecord({name: Array(array) for name, array in sent.items()})})
     (reply,) = grid.send_and_receive(train_messages(grid, content), timeout=10)
@@ -50,14 +50,14 @@ def round_of(train: Any, sent: Arrays, nodes: int = NODES, **settings: Any) -> t
 
 
 def error_of(average: np.ndarray, updates: list[np.ndarray], weights: list[int], sent: np.ndarray) -> float:
-    """The error of the average change, relative to the size of the exact one."""
+    """Return the error of the average change, relative to the size of the exact one."""
     changes = [update.astype(np.float64) - sent for update in updates]
     exact = np.average(changes, axis=0, weights=weights)
     return float(np.linalg.norm(average.astype(np.float64) - sent - exact) / np.linalg.norm(exact))
 
 
 def moved(scale: float, node: int, array: np.ndarray) -> np.ndarray:
-    """Clients agree in part, as those of one task do."""
+    """Return changes of clients that agree in part, as in one task."""
     common, own = np.random.default_rng(1), np.random.default_rng(10 + node)
     return np.asarray(array + scale * (common.normal(size=array.shape) + own.normal(size=array.shape)), array.dtype)
 
@@ -108,7 +108,7 @@ def test_batchnorm_over_raw_columns() -> None:
 
 @pytest.mark.parametrize("strategy", [FedAvg, FedAdam])
 def test_frozen_layers_do_not_drift(strategy: Any) -> None:
-    """A LoRA-like training: two small matrices learn, and what they adapt stays as it is, to the last bit."""
+    """A LoRA-like training: two small matrices learn, and the adapted weights stay the same, to the last bit."""
     frozen = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
     initial = {"base": frozen, "lora.a": frozen[:4].copy(), "lora.b": np.zeros((40, 4), np.float32)}
 
@@ -128,7 +128,7 @@ def test_frozen_layers_do_not_drift(strategy: Any) -> None:
         change = plain[name].astype(np.float64) - initial[name]
         assert np.linalg.norm(change) > 0
         error = np.linalg.norm(secure[name].astype(np.float64) - plain[name])
-        # FedAdam divides by the size of the change: what rounds it is larger.
+        # FedAdam divides by the size of the change: this amplifies rounding.
         assert error <= 0.01 * np.linalg.norm(change)
 
 
@@ -152,7 +152,7 @@ def test_bounds_follow_changes_that_shrink_and_grow() -> None:
 
 
 def test_another_layout_is_measured_anew() -> None:
-    """As of two models that are trained in turns; each goes on where it was."""
+    """As with two models that are trained in turns; each continues from its own state."""
     grid = SecAggGrid(LoopbackGrid(make_app(secagg_mod()), NODES), poll_seconds=0.005)
     small, large = initial_arrays(), ArrayRecord({"w": Array(np.zeros(9, np.float32))})
     for arrays in (small, large, small, large):
@@ -162,7 +162,7 @@ def test_another_layout_is_measured_anew() -> None:
 
 
 def test_bytes_are_as_before() -> None:
-    """The update of the quickstart's network, of which it makes less than a hundredth whatever the bounds are."""
+    """The update of the quickstart's network: bounds take less than a hundredth of it, whatever their values."""
     shapes = {"conv1.weight": (6, 1, 5, 5), "conv1.bias": (6,), "conv2.weight": (16, 6, 5, 5), "conv2.bias": (16,),
               "fc1.weight": (120, 256), "fc1.bias": (120,), "fc2.weight": (84, 120), "fc2.bias": (84,),
               "fc3.weight": (10, 84), "fc3.bias": (10,)}  # fmt: skip
@@ -179,11 +179,11 @@ def test_bytes_are_as_before() -> None:
     assert report.measuring.bytes_up < 0.1 * report.bytes_up
 
 
-# --- What is said -----------------------------------------------------------------------------------------------------
+# --- Messages ---------------------------------------------------------------------------------------------------------
 
 
 def shifted(*sizes: float) -> Any:
-    """Node n moves the first of two arrays by sizes[n], the other by a hundredth."""
+    """Let node n move the first of two arrays by sizes[n], the other by a hundredth."""
 
     def update(node: int, received: Arrays) -> Arrays:
         return {"layer.weight": received["layer.weight"] + np.float32(sizes[node]), "bias": received["bias"] + 0.01}
@@ -202,7 +202,7 @@ def test_a_fixed_clip_that_is_exceeded_is_named(caplog: pytest.LogCaptureFixture
     assert report.measuring is None
     assert report.exceeded == {"layer.weight": Exceeded(3, 0.5, 8.0)}
     assert report.clipped == pytest.approx(3 * 4 / (5 * 6))
-    # Three clients' changes are above the bound as a whole: each is made smaller, to between its half and all of it.
+    # Three clients' changes are above the bound as a whole: each is scaled down, to between its half and all of it.
     weights = np.array(EXAMPLES["50"])
     ends = [weights @ np.array([0.1, *3 * [end], 0.2]) / weights.sum() for end in (0.25, 0.5)]
     assert ends[0] < average["layer.weight"].min() <= average["layer.weight"].max() < ends[1]
@@ -212,7 +212,7 @@ def test_a_fixed_clip_that_is_exceeded_is_named(caplog: pytest.LogCaptureFixture
 
 
 def test_bounds_that_follow_clip_nobody_of_a_few(caplog: pytest.LogCaptureFixture) -> None:
-    """No warning that a user could do nothing about."""
+    """No warning comes, since a user could do nothing about it."""
     _, grid = round_of(make(shifted(0.1, 0.6, 3.9, 1.1, 0.2)), TWO)
     (report,) = grid.reports
     assert (report.exceeded, report.clipped, report.cut_weights) == ({}, 0.0, None)
@@ -220,7 +220,7 @@ def test_bounds_that_follow_clip_nobody_of_a_few(caplog: pytest.LogCaptureFixtur
                    if one.levelno >= logging.WARNING)  # fmt: skip
 
 
-def test_the_rounding_noise_is_said_each_round_and_its_remedy_above_5_percent(
+def test_the_rounding_noise_is_reported_each_round_and_its_remedy_above_5_percent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sent = {"w": np.zeros(2000, np.float32)}
@@ -239,7 +239,7 @@ def test_the_rounding_noise_is_said_each_round_and_its_remedy_above_5_percent(
         )  # fmt: skip
 
     noise, error, said = lines(clip=1.0, max_examples=1 << 16)
-    # What is reported is what it is: the old defaults, of which nobody was told.
+    # The reported noise is the true one. These are the old defaults, which reported nothing.
     assert noise == pytest.approx(error, rel=0.1)
     assert noise > 0.2
     assert len(said) == 2
@@ -257,7 +257,7 @@ def test_the_rounding_noise_is_said_each_round_and_its_remedy_above_5_percent(
 
 
 def test_weights_above_a_fixed_bound_count_as_the_bound(caplog: pytest.LogCaptureFixture) -> None:
-    """And nothing is silent about it."""
+    """A warning says so on both sides."""
     examples = [10, 90, 150, 400, 20]
     average, grid = round_of(make(shifted(0.1, 0.2, 0.3, 0.4, 0.5), examples), TWO, max_examples=100)
     (report,) = grid.reports
@@ -270,7 +270,7 @@ def test_weights_above_a_fixed_bound_count_as_the_bound(caplog: pytest.LogCaptur
 
 
 def test_arrays_that_were_not_sent_have_a_bound_of_their_own() -> None:
-    """A control variate beside the model; its room is what the first session found."""
+    """A control variate beside the model; the first session finds its range."""
 
     def update(node: int, received: Arrays) -> Arrays:
         return {"w": moved(1e-5, node, received["w"]), "control": np.full(30, 1e4 * (node + 1), np.float32)}

@@ -1,10 +1,10 @@
-"""Every averaging strategy through secure aggregation gives what it gives in the clear, up to rounding."""
+"""Every averaging strategy through secure aggregation gives its result in the clear, up to rounding."""
 
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 import numpy as np
 from flwr.app import ConfigRecord
@@ -39,7 +39,7 @@ STRATEGIES = {
 
 
 def trained(grid: Any, strategy: Any) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays after some rounds, and Flower's result."""
+    """Return the arrays after some rounds, and Flower's result."""
     result = strategy.start(grid=grid, initial_arrays=initial_arrays(), num_rounds=ROUNDS, timeout=30)
     return {name: array.numpy() for name, array in result.arrays.items()}, result
 
@@ -83,13 +83,13 @@ def test_modes_and_graphs(adversary: Adversary, graph: Any, tmp_path: Any) -> No
     assert grid.reports[0].aborted is None
 
 
-def test_one_reply_in_the_clear_of_none() -> None:
+def test_no_single_reply_travels_in_the_clear() -> None:
     loopback = LoopbackGrid(make_app(secagg_mod()), NODES)
     grid = SecAggGrid(loopback)
     (reply,) = grid.send_and_receive(train_messages(grid), timeout=30)
     assert list(reply.content) == ["arrays", "metrics"]
     assert reply.metadata.src_node_id in loopback.contexts
-    # What nodes sent: messages of the protocol, and the names of what is inside them.
+    # The nodes' messages: messages of the protocol, and the names of their parts.
     assert len(loopback.seen) == 2 * 4 * NODES
     for seen in loopback.seen:
         assert set(seen.content) <= {"secagg", "secagg.layout"}

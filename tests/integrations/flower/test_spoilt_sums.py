@@ -1,10 +1,10 @@
-"""One client can spoil a sum so that it is the sum of no replies: that costs the round, and not the run."""
+"""One client can spoil a sum so that no replies could have it: that costs the round, and not the run."""
 
 from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs Flower, which has an environment of its own: make test-flower")
+pytest.importorskip("flwr", reason="needs Flower, which has its own environment: make test-flower")
 
 from flwr.serverapp.strategy import FedAvg
 
@@ -22,7 +22,7 @@ TOTAL = sum(map(examples_of, range(NODES)))
 METRICS = -16 * 6
 EXAMPLES = METRICS - 8
 
-# What the corrupt client puts into its vector in place of its examples, or of the second digit of its first metric.
+# The corrupt client's values in place of its examples, or of the second digit of its first metric.
 SPOILT = {
     "no examples": (EXAMPLES, examples_of(CORRUPT) - TOTAL),
     "fewer than clients": (EXAMPLES, examples_of(CORRUPT) - TOTAL + NODES - 1),
@@ -32,7 +32,7 @@ SPOILT = {
 
 
 class Corrupt:
-    """Makes one node's input another one, for as long as it is on."""
+    """A fault that replaces one node's input, for as long as it is on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.on = True
@@ -73,7 +73,7 @@ def test_the_app_can_ask_to_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
         grid.send_and_receive(train_messages(grid), timeout=5)
 
 
-def test_a_strategy_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strategy_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt = Corrupt(monkeypatch, "no examples")
 
     class Strategy(FedAvg):

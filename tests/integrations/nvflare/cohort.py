@@ -1,4 +1,4 @@
-"""Sites with identities, whose updates say what their trainers were told, and a server that may be made to lie."""
+"""Sites with identities, whose updates show their trainers' inputs, and a server that may lie."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ STEPS = 10
 
 
 class Cohort:
-    """The sites' machines: their identities, and what they keep between sessions."""
+    """The sites' machines: their identities, and their files between sessions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Cohort:
             (folder / name / "secagg_directory.json").write_text(json.dumps(keys))
 
     def sites(self, train: Callable[[FLModel], FLModel] | None = None, **arguments: Any) -> dict[str, Site]:
-        """The sites, as processes that have just been started."""
+        """Return the sites, as newly started processes."""
         if arguments.get("adversary") != "semi-malicious":
             arguments |= {"components": {"ids": SiteKeyFiles()}, "identity_id": "ids"}
         return {name: Site(name, train or by_learning_rate(name), self.folder, **arguments) for name in SITES}
@@ -44,7 +44,7 @@ class Cohort:
 
 
 def by_learning_rate(site: str) -> Callable[[FLModel], FLModel]:
-    """Trains as far as the learning rate in the model's meta says."""
+    """Train as far as the learning rate in the model's meta says."""
 
     def train(model: FLModel) -> FLModel:
         rate = (model.meta or {}).get("lr", 0.0)
@@ -83,7 +83,7 @@ def mean_change(courier: LoopbackCourier, outcome: Any) -> float:
 
 
 def assert_ends_well(cohort: Cohort, courier: LoopbackCourier, rate: float = 0.25) -> None:
-    """The honest session, of all that it was announced to."""
+    """Assert that the honest session, with all its announced sites, ends well."""
     names = courier.announcement.sites
     directory = cohort.directory(names) if courier.announcement.params.has_identities else None
     report = courier.run(directory=directory)

@@ -1,4 +1,4 @@
-"""Jobs in NVFlare's simulator, in processes of their own."""
+"""Jobs in NVFlare's simulator, in separate processes."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ JOB = Path(__file__).parent / "job"
 
 
 def run_job(folder: Path, script: str, *arguments: str, fails: bool = False) -> str:
-    """What the job's processes wrote."""
+    """Run the job; return the output of its processes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, script, str(folder), *arguments]
     with (folder / "log").open("w") as log:

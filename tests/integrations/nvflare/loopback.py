@@ -36,7 +36,7 @@ Train = Callable[[dict[str, Any], FLModel], FLModel]
 
 
 class Trainer(Executor):
-    """Any trainer: what it does is an argument."""
+    """Any trainer: its training is an argument."""
 
     def __init__(self, train: Callable[[FLModel], FLModel | Shareable]) -> None:
         super().__init__()
@@ -79,21 +79,21 @@ class Site:
         return self._contexts.new_context()
 
     def do(self, task: str, data: bytes) -> Shareable:
-        """A task, as it comes over the wire, and its result, as it goes."""
+        """Run a task as received from the wire; return its result as sent."""
         result = self.executor.execute(task, fobs.loads(data), self.context(), Signal())
         self.results.append(fobs.dumps(result))
         return fobs.loads(self.results[-1])
 
 
 class LoopbackCourier:
-    """Does each task when its result is asked for.
+    """A courier that does each task when its result is asked for.
 
     Args:
-        announcement: the round.
-        model: what sites train on.
-        sites: by name.
-        leaving: in which round a site fails, or is silent.
-        told: what a site is sent instead, by site and round.
+        announcement: the round's announcement.
+        model: the model that sites train on.
+        sites: the sites by name.
+        leaving: the round in which a site fails, or is silent.
+        told: the replaced message to a site, by site and round.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class LoopbackCourier:
 
 
 def encoding(*, clip: float = 2.0, max_steps: int = 64, num_entries: int = 2, **changes: Any) -> ModelEncoding:
-    """For three sites, unless `announce` says for how many; the initial model has two entries that are averaged."""
+    """Return an encoding for three sites, or the number in `announce`; the initial model has two averaged entries."""
     arguments = {
         "num_sites": 3, "scales": Scales((clip,) * num_entries, max_steps), "value_bits": 24, "metrics": ("accuracy",),
         "metric_bound": 10.0, "excluded": (),

@@ -38,14 +38,14 @@ from tests.support.sessions import directory_of, identity_of
 
 
 def encoding_of(num_sites: int, *, measures: bool) -> ModelEncoding:
-    """For the model's one entry."""
+    """Return an encoding of the model's one entry."""
     scales = None if measures else Scales((1.0,), 8)
     return ModelEncoding(num_sites=num_sites, scales=scales, value_bits=8, metrics=(), metric_bound=1.0)
 
 
 @cache
 def model_size(num_sites: int) -> int:
-    """Elements with which an update's vector is as long as one that measures: a server's sessions have one length."""
+    """Return the elements with which update and measuring vectors have one length: a server's sessions share it."""
     measured, (first, *_) = (
         [encoding_of(num_sites, measures=measures).vector_length({"w": np.zeros(size)}) for size in (1, 2)]
         for measures in (True, False)
@@ -62,7 +62,7 @@ TASK_OF = {
 
 
 def round_of(number: int) -> tuple[int, bool]:
-    """Which round a session with this number is of, and whether it measures: each round has two, of one model.
+    """Return the round of a session with this number, and whether it measures: each round has two, of one model.
 
     So a server that lies measures twice, measures after the update, and changes the model between the two.
     """
@@ -70,9 +70,9 @@ def round_of(number: int) -> tuple[int, bool]:
 
 
 def model_of(terms: Terms) -> FLModel:
-    """What the sites are to train."""
+    """Return the model that the sites are to train."""
     round_, _ = round_of(terms.number)
-    # Sessions have models of their own elsewhere, as long as their nonce; any other one is a lie.
+    # Elsewhere sessions have their own models, as long as their nonce; here any other model is a lie.
     seed = round_ % 256 if len(terms.model) == len(terms.nonce) else 255.5
     entry = np.full(model_size(terms.params.num_clients), seed / 256, dtype=np.float32)
     return FLModel(params={"w": entry}, meta={"lr": 0.5}, current_round=round_)
@@ -90,12 +90,12 @@ def announcement_of(terms: Terms) -> TaskAnnouncement:
 
 
 def name_of(number: int) -> str:
-    """Names ascend with the numbers."""
+    """Return a name; names ascend with the numbers."""
     return f"site-{number:02}"
 
 
 class Identities(SiteIdentities):
-    """Everybody's, as the tests know them."""
+    """All sites' identities, as the tests know them."""
 
     def identity(self, site: str, fl_ctx: FLContext) -> Identity:
         return identity_of(int(site[-2:]))
@@ -125,7 +125,7 @@ class NVFlareLine:
         return self._do(*self._task(data))
 
     def tell_both(self, first: bytes, second: bytes) -> list[bytes | None]:
-        """The second task is pushed while the first one is in progress."""
+        """Push the second task while the first one is in progress."""
         front = self._front
         answers: list[bytes | None] = []
 
@@ -144,14 +144,14 @@ class NVFlareLine:
         return (answers if len(answers) == 2 else [None, *answers])[::-1]
 
     def crash(self) -> bytes | None:
-        """The server does not see the last result, and gives the task again; or the site's process starts again."""
+        """Let the server miss the last result and give the task again; or restart the site's process."""
         if self._front.rng.random() < 0.5 or self._last is None:
             self._front.start(self._number)
             return None
         return self._do(*self._last)
 
     def _task(self, data: bytes) -> tuple[Round, bytes]:
-        """The task that brings a message; one that cannot be read comes as any."""
+        """Return the task that carries a message; one that cannot be read comes in any task."""
         try:
             round_ = TASK_OF[type(decode_server_message(data, self._params))]
         except Exception:  # noqa: BLE001 - whatever these bytes are
@@ -167,23 +167,23 @@ class NVFlareLine:
         if result is None:
             raise Refused(front.reasons[-1] if front.reasons else "refused")
         if front.given is not None:
-            # An update that was measured has been kept: it is of what was seen then.
+            # A measured update is kept: it belongs to the content seen then.
             self.input, self.basis = front.given, front.seen[self._number]
         self._last = round_, task
         return result
 
-    # --- What else the server can lie about ---------------------------------------------------------------------------
+    # --- Other lies of the server -------------------------------------------------------------------------------------
 
     def _other_model(self) -> None:
         self.model.params = {"w": np.zeros_like(self.model.params["w"])}
 
     def _other_meta(self) -> None:
-        """The learning rate of this site alone, and the numbers of the rounds."""
+        """Change the learning rate of this site alone, and the numbers of the rounds."""
         self.model.meta, self.model.total_rounds = {"lr": 0.25}, 3
 
 
 class NVFlareFront:
-    """Sites 0, 1, ..., each with a folder of its own, in which its record is."""
+    """Sites 0, 1, ..., each with its own folder, which holds its record."""
 
     answers_once = True
     gives_numbers = False
@@ -227,7 +227,7 @@ class NVFlareFront:
         return {"vector_length": length, "value_bits": 8}
 
     def start(self, number: int) -> None:
-        """The site's process begins anew; what it keeps is on the disk."""
+        """Restart the site's process; its files stay on the disk."""
         components, arguments = {}, {}
         if self._mode is Adversary.MALICIOUS:
             components, arguments = {"ids": Identities()}, {"identity_id": "ids"}
@@ -239,7 +239,7 @@ class NVFlareFront:
         self.sites[number] = site
 
     def _train(self, number: int, model: FLModel) -> FLModel:
-        """An update that says nothing; whatever is asked, the site does the same again."""
+        """Return an update without information; for every request, the site does the same again."""
         received = as_model(model.params)["w"]
         meta = tuple(sorted((model.meta or {}).items()))
         self.seen[number] = received.tobytes(), meta, model.current_round, model.start_round, model.total_rounds
@@ -266,7 +266,7 @@ class NVFlareFront:
 
 
 def nvflare(folder: Path) -> MakeFront:
-    """A `MakeFront`."""
+    """Return a front of sites (a `MakeFront`)."""
     return lambda mode, rng: NVFlareFront(mode, folder, rng)
 
 

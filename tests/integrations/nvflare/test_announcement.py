@@ -1,4 +1,4 @@
-"""What the server announces of a round, as bytes that a site checks."""
+"""The server's announcement of a round, as bytes that a site checks."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,13 +58,13 @@ def test_every_part_is_bound_into_the_session() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_are_no_announcement(data: bytes) -> None:
+def test_other_bytes_are_not_an_announcement(data: bytes) -> None:
     with pytest.raises(TaskAnnouncementError):
         TaskAnnouncement.from_bytes(data)
 
 
 @given(st.data())
-def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObject) -> None:
+def test_an_announcement_with_a_changed_byte_differs_or_is_refused(data: st.DataObject) -> None:
     honest = announcement().to_bytes()
     at = data.draw(st.integers(0, len(honest) - 1))
     changed = honest[:at] + bytes([honest[at] ^ data.draw(st.integers(1, 255))]) + honest[at + 1 :]
@@ -93,19 +93,19 @@ def test_an_announcement_with_a_changed_byte_is_another_or_none(data: st.DataObj
         {"params": dataclasses.replace(announcement().params, modular=True)},
     ],
 )
-def test_announcements_that_contradict_themselves_are_none(changes: Any) -> None:
+def test_announcements_that_contradict_themselves_are_refused(changes: Any) -> None:
     with pytest.raises(TaskAnnouncementError):
         TaskAnnouncement.from_bytes(announcement(**changes).to_bytes())
 
 
 @pytest.mark.parametrize("data", [None, "text", 7, b"", bytes((1 << 20) + 1)])
-def test_other_things_are_no_announcement(data: object) -> None:
+def test_other_objects_are_not_an_announcement(data: object) -> None:
     with pytest.raises(TaskAnnouncementError):
         TaskAnnouncement.from_bytes(data)
 
 
 @pytest.mark.parametrize("params", [None, 7, "x" * 24, b"", bytes(23), bytes(24), b"\xff" * 24, [0] * 24])
-def test_parameters_that_cannot_be_are_no_announcement(params: Any) -> None:
+def test_an_announcement_with_impossible_parameters_is_refused(params: Any) -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
     parts[5] = params
     with pytest.raises(TaskAnnouncementError):
@@ -127,7 +127,7 @@ def test_an_exhausting_encoding_is_refused() -> None:
         [[2.0, 2.0], 2**40], [[2.0, 2.0], None], [None, 64], [{2.0: 2.0}, 64], [[[2.0], 2.0], 64],
     ],
 )  # fmt: skip
-def test_bounds_that_cannot_be_are_no_announcement(scales: Any) -> None:
+def test_an_announcement_with_impossible_bounds_is_refused(scales: Any) -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
     assert parts[6][0] == [[2.0, 2.0], 64]
     parts[6][0] = scales
@@ -135,7 +135,7 @@ def test_bounds_that_cannot_be_are_no_announcement(scales: Any) -> None:
         TaskAnnouncement.from_bytes(msgpack.packb(parts))
 
 
-def test_what_is_asked_for_does_not_depend_on_bounds_and_nonce() -> None:
+def test_the_content_does_not_depend_on_bounds_and_nonce() -> None:
     asked = announcement().asked
     other = dataclasses.replace(announcement().params, vector_length=101)
     changes: tuple[dict[str, Any], ...] = (

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.errors import TaskAnnouncementError

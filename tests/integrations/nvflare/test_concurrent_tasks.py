@@ -1,4 +1,4 @@
-"""Tasks at the same time: NVFlare executes what a server pushes beside what a site asks for."""
+"""Tasks at the same time: NVFlare executes tasks that a server pushes beside those that a site asks for."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
@@ -41,7 +41,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 class Paused:
-    """Training that has begun, and goes on when it is told to."""
+    """Training that has begun, and continues when the test says so."""
 
     def __init__(self) -> None:
         self.began, self.may_go_on, self.times = threading.Event(), threading.Event(), 0
@@ -54,7 +54,7 @@ class Paused:
 
 
 def while_it_trains(courier: LoopbackCourier, paused: Paused, threads: ThreadPoolExecutor, do: Any) -> None:
-    """Have the victim's training begin in a thread of its own, ``do`` something meanwhile, and wait for both."""
+    """Begin the victim's training in a thread, ``do`` something meanwhile, and wait for both."""
     honest = courier.next_result
 
     def next_result(timeout: float) -> Result | None:
@@ -124,7 +124,7 @@ def test_the_same_task_gets_the_same_answer_afterwards(tmp_path: Path, threads: 
 
 
 class NoticedLock:
-    """A lock that tells when somebody comes to it while it is held."""
+    """A lock that signals when a thread meets it while it is held."""
 
     def __init__(self) -> None:
         self._lock, self.is_awaited = threading.Lock(), threading.Event()

@@ -1,4 +1,4 @@
-"""What the server's side plans and announces, and makes of sums that cannot be; without NVFlare's server around it."""
+"""The server's plans and announcements, and its treatment of invalid sums; without NVFlare's server around it."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 from nvflare.apis.fl_context import FLContextManager
@@ -50,7 +50,7 @@ class Controller(SecAggController):
         return courier.run()
 
     def round_of(self, round_: int, **meta: Any) -> FLModel:
-        """One round, as FedAvg's loop has it; returns what the average came to."""
+        """Run one round, as FedAvg's loop does; return its average."""
         model = model_with(0.25, round_)
         model.meta |= meta
         self.current_round = round_
@@ -59,7 +59,7 @@ class Controller(SecAggController):
 
 
 def spoil(courier: LoopbackCourier) -> None:
-    """Let the victim's masked input take all sites' steps off again, as a site that is no honest one can send it."""
+    """Let the victim's masked input subtract all sites' steps, as a dishonest site can."""
     send, params = courier.sites[VICTIM].do, courier.announcement.params
 
     def do(task: str, data: bytes) -> Shareable:
@@ -105,7 +105,7 @@ def test_a_round_without_a_mean_in_its_sum_is_one_without_a_result(
         assert f"round {round_}: the sum of 4 of 4 sites" in caplog.text
         assert "an invalid input" in caplog.text
         controller.spoil, sites[VICTIM].do = False, honest  # type: ignore[method-assign]
-        # The job goes on, and the count of failed rounds begins anew.
+        # The job continues, and the count of failed rounds restarts.
         whole = controller.round_of(round_ + 1)
         assert whole.params["bias"].mean() == pytest.approx(MEAN, abs=1e-5)
     assert controller.panics == []
@@ -126,7 +126,7 @@ def test_too_many_spoilt_rounds_in_a_row_end_the_job(sites: dict[str, Site]) -> 
 def test_a_job_without_any_result_has_failed(
     sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch, num_rounds: int
 ) -> None:
-    """Also where there are fewer rounds than it would go on after."""
+    """Also with fewer rounds than the allowed failures."""
 
     def refused(model: FLModel) -> FLModel:
         return FLModel(params={"weight": np.zeros(2), "bias": model.params["bias"]})
@@ -161,8 +161,8 @@ def test_one_round_with_a_result_is_enough(sites: dict[str, Site], monkeypatch: 
     assert controller.panics == []
 
 
-def test_the_servers_log_says_why_sites_are_out(sites: dict[str, Site], caplog: pytest.LogCaptureFixture) -> None:
-    """In a line each, of names, types, shapes and settings; what is about values stays on the site."""
+def test_the_servers_log_says_why_sites_left(sites: dict[str, Site], caplog: pytest.LogCaptureFixture) -> None:
+    """One line each, on names, types, shapes and settings; reasons about values stay on the site."""
 
     def with_entry(entry: Any) -> Any:
         return lambda model: FLModel(params=model.params | {"bias": entry})
@@ -182,7 +182,7 @@ def test_the_servers_log_says_why_sites_are_out(sites: dict[str, Site], caplog: 
 
 
 def test_integers_keep_type_and_value_from_round_to_round(sites: dict[str, Site]) -> None:
-    """Whatever sites reply for them: counters have no average, and NVFlare's would make floats of them."""
+    """This holds for all replies: counters have no average, and NVFlare's would make floats of them."""
     own = {"counter": np.array(7), "flags": np.array([True, False]), "small": np.array([1, 255], np.uint8)}
 
     def counting(name: str) -> Any:
@@ -276,6 +276,6 @@ def test_rounds_that_sites_would_decline_are_not_opened(sites: dict[str, Site]) 
 
 
 @pytest.mark.parametrize("arguments", [{"adversary": "kind"}, {"graph": "round"}, {"exclude_vars": "("}])
-def test_arguments_that_cannot_be_are_refused(sites: dict[str, Site], arguments: Any) -> None:
+def test_invalid_arguments_are_refused(sites: dict[str, Site], arguments: Any) -> None:
     with pytest.raises(NVFlareJobError):
         Controller(sites, **arguments)

@@ -1,8 +1,8 @@
-"""What NVFlare's log is told of a session."""
+"""The text of a session in NVFlare's log."""
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from fl.integrations.nvflare.server_session import TaskReport, describe
 from secagg import ClientDropped, DropReason, Round

@@ -1,4 +1,4 @@
-"""The example is run as its text says, in a process and a folder of its own."""
+"""The example runs as its text says, in its own process and folder."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "nvflare_digits"
 

@@ -1,4 +1,4 @@
-"""What this integration builds on in NVFlare: where something moves, the test says what."""
+"""The parts of NVFlare that this integration builds on: the test names a part that moves."""
 
 import importlib
 import inspect
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.app_common.workflows.fedavg import FedAvg
 
@@ -37,7 +37,7 @@ def test_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("hook", ["send_model", "_get_aggregated_result", "sample_clients", "update_model"])
 def test_fedavg_asks_its_hooks(hook: str) -> None:
-    """They must be asked by FedAvg's own loop, not only be there."""
+    """They must be called by FedAvg's own loop, not only exist."""
     assert f"self.{hook}(" in inspect.getsource(FedAvg.run), moved(f"FedAvg.run does not call {hook}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from fl.integrations.nvflare import NVFlareJobError, SiteKeyFiles, new_identity_file
 from secagg import Aborted, Adversary, Completed, Round
@@ -16,7 +16,7 @@ from tests.integrations.nvflare.test_rounds import SITES, assert_mean_of, traine
 
 
 def provision(folder: Path) -> dict[str, str]:
-    """Each site makes its key; the public ones go to all."""
+    """Make each site's key, and give the public ones to all."""
     directory = {}
     for name in (*SITES, "server"):
         (folder / name).mkdir()
@@ -54,8 +54,8 @@ def test_a_round_with_identities(tmp_path: Path, round_: Round | None) -> None:
     assert_mean_of(SITES if is_in else ("a", "c"), report, courier)
 
 
-def test_a_key_that_the_others_do_not_know_is_no_site(tmp_path: Path) -> None:
-    """As where the server puts a client of its own into a site's place."""
+def test_a_key_that_the_others_do_not_know_is_not_a_site(tmp_path: Path) -> None:
+    """The server puts its own client into a site's place."""
     provision(tmp_path)
     (tmp_path / "b" / "secagg_identity.key").unlink()
     new_identity_file(tmp_path / "b" / "secagg_identity.key")
@@ -64,7 +64,7 @@ def test_a_key_that_the_others_do_not_know_is_no_site(tmp_path: Path) -> None:
     assert report.outcome.included == (0, 2)
 
 
-def test_a_server_with_a_directory_of_its_own_gets_no_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_with_a_different_directory_gets_no_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = provision(tmp_path)
     (tmp_path / "b" / "secagg_identity.key").unlink()
     directory["b"] = new_identity_file(tmp_path / "b" / "secagg_identity.key")

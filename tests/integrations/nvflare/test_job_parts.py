@@ -1,4 +1,4 @@
-"""Which of NVFlare's executors, controllers and evaluations can be made secure: all that it ships are decided on."""
+"""NVFlare's executors, controllers and evaluations that can be made secure: each one in its releases is decided on."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 import nvflare
@@ -38,7 +38,7 @@ REFUSED = {
     "nvflare.app_common.tie": ["TieExecutor"],
     "nvflare.app_common.hub": ["HubExecutor"],
     "nvflare.app_opt.flower": ["FlowerExecutor", "MockExecutor", "MockPyExecutor"],
-    # Are for tasks that are not the training of a model.
+    # Are for tasks other than training a model.
     "nvflare.app_common.np": ["NPValidator"],
     "nvflare.app_opt.tf": ["TFValidator"],
     "nvflare.app_common.psi": ["PSIExecutor"],
@@ -55,7 +55,7 @@ REFUSED = {
         "MockXGBExecutor", "XGBExecutor",
     ],
     "nvflare.app_opt.sklearn": ["SKLearnExecutor"],
-    # Pass on what devices train.
+    # Pass on updates from devices.
     "nvflare.edge": [
         "DLTrainer", "ETEdgeModelExecutor", "EdgeModelExecutor", "EdgeTaskExecutor", "HierarchicalUpdateGatherer",
         "PTTrainer", "SimpleEdgeExecutor",
@@ -64,7 +64,7 @@ REFUSED = {
 
 
 def shipped_executors() -> set[str]:
-    """By reading: many cannot be imported without frameworks that are not there."""
+    """Return executors by reading the source: many cannot be imported without missing frameworks."""
     root = Path(nvflare.__file__).parent
     bases: dict[tuple[str, str], set[str]] = {}
     for path in root.rglob("*.py"):
@@ -80,7 +80,7 @@ def shipped_executors() -> set[str]:
     return {".".join(key) for key in found}
 
 
-def test_all_that_nvflare_ships_are_decided_on() -> None:
+def test_every_class_that_nvflare_ships_is_decided_on() -> None:
     shipped = shipped_executors()
     assert len(shipped) > 40
     undecided = {
@@ -95,7 +95,7 @@ def test_all_that_nvflare_ships_are_decided_on() -> None:
 
 
 def made(module: str, name: str) -> Executor:
-    """An instance for its class alone."""
+    """Return an instance of the class without initialization."""
     kind = type(name, (Executor,), {"execute": lambda *_: None, "__module__": module})
     return kind()
 
@@ -127,7 +127,7 @@ def test_client_api_executors_are_taken_but_for_the_mode_that_was_not_tried() ->
 
 
 def test_nvflares_own_trainers_train(tmp_path: Path) -> None:
-    """One on each site. Those of scripts have jobs of their own: test_simulator.py and test_torch_jobs.py."""
+    """One on each site. Those of scripts have their own jobs: test_simulator.py and test_torch_jobs.py."""
     log = run_job(tmp_path, "run_learners.py")
     assert log.count("the sum of 4 of 4 sites") == 2
     # It begins with 1 to 9, and each adds 1 in each round.
@@ -187,7 +187,7 @@ def add(recipe: Any, controller: Any) -> None:
 def test_evaluation_works_or_is_refused_in_either_order(
     tmp_path: Path, order: str, submit: str, plain_tasks: list[str], reason: str | None
 ) -> None:
-    """Refused as it is added, and not when the sites have trained and are asked."""
+    """Refused when it is added, and not after the sites have trained."""
     recipe = make_recipe()
     first = (lambda: add(recipe, evaluation(submit)), lambda: secured(recipe, plain_tasks=plain_tasks))
     steps = first if order == "before" else first[::-1]
@@ -204,7 +204,7 @@ def test_evaluation_works_or_is_refused_in_either_order(
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_the_helper_that_adds_cross_site_evaluation_is_told_so(order: str) -> None:
+def test_the_helper_that_adds_cross_site_evaluation_is_refused(order: str) -> None:
     from nvflare.recipe.utils import add_cross_site_evaluation
 
     recipe = torch_recipe()
@@ -224,7 +224,7 @@ def test_other_workflows_beside_are_refused() -> None:
         add(recipe, Cyclic(num_clients=2))
 
 
-def test_training_is_no_plain_task() -> None:
+def test_training_is_not_a_plain_task() -> None:
     with pytest.raises(NVFlareJobError, match="remove it from plain_tasks"):
         secured(make_recipe(), plain_tasks=["validate", "train"])
 
@@ -238,12 +238,12 @@ def test_fedopt_keeps_its_generator(tmp_path: Path) -> None:
     arguments = workflow["args"]
     assert arguments["num_rounds"] == 4
     assert arguments["shareable_generator_id"] == "shareable_generator"
-    # The widget that selects the best model goes by it.
+    # The widget that selects the best model uses it.
     assert arguments["metrics"] == ["accuracy"]
     assert "shareable_generator" in {component["id"] for component in server["components"]}
 
 
-def test_what_needs_each_update_is_refused_beside_fedopt() -> None:
+def test_components_that_need_each_update_are_refused_with_fedopt() -> None:
     from nvflare.app_common.aggregators import InTimeAccumulateWeightedAggregator
     from nvflare.app_common.shareablegenerators.full_model_shareable_generator import FullModelShareableGenerator
 
@@ -266,7 +266,7 @@ def test_what_needs_each_update_is_refused_beside_fedopt() -> None:
         secured(recipe)
 
 
-def test_no_steps_at_all_are_refused_in_words() -> None:
+def test_zero_steps_are_refused_with_a_reason() -> None:
     with pytest.raises(NVFlareJobError, match="at least one step in a round, so max_steps cannot be 0"):
         secured(make_recipe(), max_steps=0)
 

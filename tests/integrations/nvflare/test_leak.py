@@ -1,8 +1,8 @@
-"""What one leaking site costs the others: everything with one key on all sites, nothing with secagg."""
+"""The damage from one leaking site: with one key on all sites everything, with secagg nothing."""
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 pytest.importorskip("tenseal", reason="needs TenSEAL, for NVFlare's homomorphic encryption: make test-nvflare")
 
 from benchmarks import nvflare_leak as leak
@@ -16,7 +16,7 @@ def test_the_key_of_one_site_decrypts_anothers_update_from_the_servers_wire() ->
     assert attack.correlation > 0.999999
 
 
-def test_with_secagg_all_secrets_of_one_site_do_not() -> None:
+def test_with_secagg_all_secrets_of_one_site_do_not_decrypt_anothers_update() -> None:
     attack = leak.attack_masked(TRUTH)
     # Five deviations of a correlation of independent vectors of this length.
     assert abs(attack.correlation) < 5 / 20_000**0.5

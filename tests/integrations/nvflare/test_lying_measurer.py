@@ -1,4 +1,4 @@
-"""A server that lies about what it measures: a round has one measuring answer at most, and then one update to it."""
+"""A server that lies about its measurements: a round has at most one measuring answer, and then one update to it."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.fuel.utils import fobs
@@ -27,7 +27,7 @@ def cohort(tmp_path: Path) -> Cohort:
 
 
 class Server:
-    """Opens sessions with the sites, of whatever it likes."""
+    """A server that may open any session with the sites."""
 
     def __init__(self, cohort: Cohort, adversary: Adversary) -> None:
         self.cohort, self.adversary = cohort, adversary
@@ -35,7 +35,7 @@ class Server:
         self.restart()
 
     def restart(self) -> None:
-        """The sites' processes begin anew; their records are on the disk."""
+        """Restart the sites' processes; their records stay on the disk."""
         self.sites = self.cohort.sites(adversary=self.adversary.value, min_inputs=3)
 
     def session(
@@ -46,7 +46,7 @@ class Server:
         model = model_with(rate, round_)
         chosen = encoding(**({"scales": None} if measures else {}))
         length = dataclasses.replace(chosen, num_sites=len(sites)).vector_length(as_model(model.params))
-        # As sites ask for, however few they are.
+        # The sites' defaults, for any number of them.
         params = plan(
             num_clients=len(sites), vector_length=length, value_bits=24, adversary=self.adversary, threshold=3
         )
@@ -56,7 +56,7 @@ class Server:
         return courier, courier.run(directory=directory).outcome
 
     def measures(self, round_: int = 3, **arguments: Any) -> bool:
-        """Whether sites let themselves be measured."""
+        """Return whether sites allow the measurement."""
         courier, outcome = self.session(round_, measures=True, **arguments)
         if isinstance(outcome, Aborted):
             return False
@@ -67,7 +67,7 @@ class Server:
         return True
 
     def sums(self, round_: int = 3, **arguments: Any) -> bool:
-        """Whether sites send their updates."""
+        """Return whether sites send their updates."""
         courier, outcome = self.session(round_, **arguments)
         if isinstance(outcome, Aborted):
             return False
@@ -100,7 +100,7 @@ def test_the_honest_round_measures_and_sums(cohort: Cohort, adversary: Adversary
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("without", ["", VICTIM])
 def test_nobody_is_measured_twice(cohort: Cohort, adversary: Adversary, without: str, restarts: bool) -> None:
-    """The difference of two, of which one is without the victim, is how large the victim's update is."""
+    """The difference of two, one without the victim, would show how large the victim's update is."""
     server = Server(cohort, adversary)
     assert server.measures(3)
     if restarts:
@@ -140,12 +140,12 @@ def test_no_update_to_another_content_than_was_measured(
     server.restart()
     assert not server.sums(3, **changed)
     assert server.trained == [0] * len(SITES)
-    # What was measured may be sent.
+    # The measured update may be sent.
     assert server.sums(3)
 
 
 @SIGNED
-def test_one_update_a_round_whatever_was_measured(cohort: Cohort, adversary: Adversary) -> None:
+def test_each_round_gets_one_update_for_any_measurements(cohort: Cohort, adversary: Adversary) -> None:
     server = Server(cohort, adversary)
     assert server.measures(3)
     assert server.sums(3)
@@ -156,8 +156,8 @@ def test_one_update_a_round_whatever_was_measured(cohort: Cohort, adversary: Adv
 
 
 @pytest.mark.parametrize("changed", [{"rate": 0.5}, {"total_rounds": 9}], ids=str)
-def test_a_kept_update_is_for_nothing_else(tmp_path: Path, changed: dict[str, Any]) -> None:
-    """Also where no record is kept: the trainer is asked anew, and what was kept is gone."""
+def test_a_kept_update_is_used_only_for_its_content(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Also without a record: the trainer is asked again, and the kept update is gone."""
 
     def train(model: FLModel) -> FLModel:
         change = (model.meta or {})["lr"] * (1 + model.total_rounds)
@@ -193,7 +193,7 @@ def test_a_kept_update_is_for_nothing_else(tmp_path: Path, changed: dict[str, An
 
 
 def test_an_announcement_with_another_models_bounds_is_declined(tmp_path: Path) -> None:
-    """In words that the server is told, and before anybody trains."""
+    """The server gets the reason, before anybody trains."""
     sites = {name: Site(name, lambda model: model, tmp_path) for name in SITES}
     model = model_with(0.25)
     courier = LoopbackCourier(

@@ -1,4 +1,4 @@
-"""A server that lies: what it cannot tell one site alone, and what it cannot ask for twice."""
+"""A server that lies: it cannot give one site alone other values, or ask for the same twice."""
 
 import inspect
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.apis.dxo import DXO, MetaKey
 from nvflare.apis.event_type import EventType
@@ -30,11 +30,11 @@ def cohort(tmp_path: Path) -> Cohort:
     return Cohort(tmp_path)
 
 
-# What trainers are told
+# Inputs of trainers
 
 
 def test_a_learning_rate_for_one_site_alone_reaches_nobody(cohort: Cohort) -> None:
-    """The others' updates would be nothing, and the sum the victim's (Pasquini et al. 2022)."""
+    """The others' updates would be zero, and the sum the victim's (Pasquini et al. 2022)."""
     sites, model = cohort.sites(), model_with(0.25)
     still = {name: model_with(0.0) for name in SITES if name != VICTIM}
     assert_ends_well(cohort, courier_of(sites, model, other_models=still))
@@ -58,8 +58,8 @@ def test_sites_that_were_announced_other_meta_share_no_masks(cohort: Cohort) -> 
     assert_ends_well(cohort, courier_of(sites, model, announced={"nonce": b"another"}))
 
 
-# Where the trainer has each part of a task from.  A part that a later NVFlare adds fails the test: it does not reach
-# the trainer, and somebody has to say whether it should.
+# The source of each part of a trainer's task.  A part that a later NVFlare adds fails the test: it does not reach the
+# trainer, and somebody has to decide whether it should.
 ANNOUNCED, MADE_HERE, LEFT_OUT = "announced to all", "made on the site", "left out"
 
 MODEL_FIELDS = {
@@ -75,7 +75,7 @@ HEADERS = {
 }  # fmt: skip
 
 FLAG = "the server says"
-"""Is in all that the server adds."""
+"""A mark in all that the server adds."""
 
 
 def test_every_part_of_a_task_is_decided_on() -> None:
@@ -84,8 +84,8 @@ def test_every_part_of_a_task_is_decided_on() -> None:
     assert set(inspect.signature(DXO).parameters) == {"data_kind", "data", "meta"}
 
 
-def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Cohort) -> None:
-    """Whatever a server puts into headers, cookies, meta and the peer's context of one site's task."""
+def test_a_trainer_gets_only_announced_values_from_the_server(cohort: Cohort) -> None:
+    """This holds for any headers, cookies, meta and peer's context in one site's task."""
     sites, model = cohort.sites(), model_with(0.25)
     courier = courier_of(sites, model)
     seen: list[tuple[Shareable, FLContext]] = []
@@ -99,7 +99,7 @@ def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Co
         constants = [*vars(ReservedHeaderKey).values(), *vars(AppConstants).values(), *vars(MetaKey).values(), "other"]
         for key in {key for key in constants if isinstance(key, str)}:
             data["DXO"]["meta"][key] = FLAG
-            # These are what makes it a model at all.
+            # These parts make it a model.
             if key not in (ReservedHeaderKey.HEADERS, ReservedHeaderKey.CONTENT_TYPE, AppConstants.SUBMIT_MODEL_NAME):
                 data.set_header(key, 9 if key.endswith(("_round", "_rounds")) else FLAG)
         data["DXO"]["meta"] |= {"lr": 9.0, MetaKey.INITIAL_METRICS: {FLAG: 9.0}}
@@ -109,7 +109,7 @@ def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Co
         return courier._add(name, round_, messages.put_message(data, message))
 
     def context() -> FLContext:
-        """As NVFlare's runner fills it in."""
+        """Return a context as NVFlare's runner fills it in."""
         fl_ctx, server = honest_context(), FLContext()
         server.set_public_props({ReservedKey.RUN_NUM: JOB, "lr": FLAG})
         fl_ctx.set_peer_context(server)
@@ -137,7 +137,7 @@ def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Co
         AppConstants.NUM_ROUNDS: 5,
     }
     assert task["DXO"]["meta"] == {"lr": 0.25}
-    # Of the context, what NVFlare began the task with, and what was made here.
+    # Of the context, only NVFlare's initial entries, and those made here.
     made = {ReservedKey.PEER_CTX, FLContextKey.TASK_DATA, FLContextKey.TASK_ID, FLContextKey.TASK_NAME}
     filtered = {FLContextKey.FILTER_DIRECTION}
     assert set(fl_ctx.get_prop_keys()) == made | filtered | set(honest_context().get_prop_keys())
@@ -146,11 +146,11 @@ def test_a_trainer_gets_nothing_of_the_servers_that_was_not_announced(cohort: Co
     assert fl_ctx.get_prop(FLContextKey.TASK_DATA) is task
 
 
-# What is asked for twice
+# Repeated requests
 
 
 def unmasked(site: Site) -> bool:
-    """Whether the last of the site's results released shares."""
+    """Return whether the last of the site's results released shares."""
     return messages.take_message(fobs.loads(site.results[-1])) is not None
 
 
@@ -159,7 +159,7 @@ def unmasked(site: Site) -> bool:
 def test_a_session_that_a_site_has_left_is_not_entered_again(
     cohort: Cohort, adversary: Adversary, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With other keys, what a site signs in the second could count in the first: a sparse graph isolates it then."""
+    """With other keys, a site's signature in the second could count in the first, and isolate it on a sparse graph."""
     arguments = {"adversary": adversary.value, "min_inputs": 2}
     sites, model = cohort.sites(**arguments), model_with(0.25)
     courier, site = courier_of(sites, model, adversary=adversary), sites[VICTIM]
@@ -175,18 +175,18 @@ def test_a_session_that_a_site_has_left_is_not_entered_again(
         site = sites[VICTIM]
     assert site.do(task, data) == messages.refusal()
     assert "has taken part in this session before" in caplog.text
-    # No shares went out, so the round may be opened again: with another nonce.
+    # No shares were sent, so the round may be opened again: with another nonce.
     assert_ends_well(cohort, courier_of(sites, model, adversary=adversary, announced={"nonce": b"another"}))
 
 
 @pytest.mark.parametrize("adversary", [Adversary.MALICIOUS, Adversary.SEMI_MALICIOUS])
 @pytest.mark.parametrize("again", [3, 2, 0])
 def test_a_round_is_answered_once(cohort: Cohort, adversary: Adversary, again: int) -> None:
-    """The difference of two sums, of which one is without the victim, is the victim's update."""
+    """The difference of two sums, one without the victim, would be the victim's update."""
     arguments = {"adversary": adversary.value, "min_inputs": 3}
     sites = cohort.sites(**arguments)
     assert_ends_well(cohort, courier_of(sites, model_with(0.25, 3), adversary=adversary))
-    # As after a crash, too: the record is on the disk.
+    # Also after a crash: the record is on the disk.
     sites = cohort.sites(**arguments)
     fewer = {name: site for name, site in sites.items() if name != VICTIM}
     second = courier_of(fewer, model_with(0.25, again), adversary=adversary, announced={"nonce": b"another"})
@@ -197,7 +197,7 @@ def test_a_round_is_answered_once(cohort: Cohort, adversary: Adversary, again: i
 
 
 def test_a_budget_bounds_the_rounds_of_all_jobs_together(cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None:
-    """A server can run a job again: the rounds of the new one have numbers of their own."""
+    """A server can run a job again: the rounds of the new one have their own numbers."""
     for job in ("first", "second"):
         sites = cohort.sites(max_rounds=2, job=job)
         assert_ends_well(cohort, courier_of(sites, model_with(0.25, 1), announced={"job_id": job}))
@@ -236,7 +236,7 @@ def test_shares_that_are_asked_for_again_are_the_same_bytes(cohort: Cohort) -> N
 
 
 def test_the_record_is_kept_beside_the_identity_of_each_site(cohort: Cohort) -> None:
-    """In the simulator many sites are one user; and a site's own folder is what outlives its containers."""
+    """In the simulator many sites are one user; and a site's own folder outlives its containers."""
     assert_ends_well(cohort, courier_of(cohort.sites(), model_with(0.25)))
     for name in SITES:
         assert (cohort.folder / name / "secagg_record").stat().st_mode & 0o777 == 0o700

@@ -1,4 +1,4 @@
-"""Bounds that follow the updates: the first round begins with a session that measures, and nothing needs tuning."""
+"""Bounds that follow the updates: the first round begins with a session that measures, and needs no tuning."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 from nvflare.apis.dxo import MetaKey
@@ -23,7 +23,7 @@ Changes = Mapping[str, Mapping[str, np.ndarray]]
 
 
 class Job(Controller):
-    """A job, and the model that it has come to."""
+    """A job, and its current model."""
 
     def __init__(self, sites: dict[str, Site], params: dict[str, Any], **arguments: Any) -> None:
         super().__init__(sites, **(AUTOMATIC | arguments))
@@ -39,14 +39,14 @@ class Job(Controller):
         return courier.run()
 
     def play(self, number: int) -> FLModel:
-        """A round; what the average came to."""
+        """Play a round; return its average."""
         self.current_round = self.model.current_round = number
         self.send_model(data=self.model, targets=list(self.sites))
         return self._get_aggregated_result()
 
     @property
     def measuring(self) -> list[int]:
-        """The rounds of the sessions that measured."""
+        """Return the rounds of the sessions that measured."""
         return [one.round for one in self.announced if one.encoding.measures]
 
 
@@ -75,7 +75,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def normal(scale: float, *shape: int) -> dict[str, np.ndarray]:
-    """The same change in all tests: of such a size, by site."""
+    """Return the same change in all tests: of a size for each site."""
     rng = np.random.default_rng(7)
     return {site: rng.normal(scale=scale, size=shape) for site in SITES}
 
@@ -86,7 +86,7 @@ def normal(scale: float, *shape: int) -> dict[str, np.ndarray]:
 def test_the_first_average_is_the_plain_one(
     tmp_path: Path, size: float, steps: int, value_bits: int | None, most: float
 ) -> None:
-    """Whatever changes and steps are, without an option."""
+    """It holds for all sizes of changes and steps, without options."""
     changes = {site: {"w": change} for site, change in normal(size, 40, 10).items()}
     weights = {site: steps * (1 + number) for number, site in enumerate(SITES)}
     sites = sites_that(tmp_path, changes, weights)
@@ -101,7 +101,7 @@ def test_the_first_average_is_the_plain_one(
 
 @pytest.mark.parametrize("excluded", [None, "running_var"])
 def test_running_statistics_of_raw_columns_and_weights_in_one_model(tmp_path: Path, excluded: str | None) -> None:
-    """Each entry has a bound of its own; frozen ones and counters stay exactly as they are, in four rounds."""
+    """Each entry has its own bound; frozen ones and counters stay exactly the same, in four rounds."""
     shapes = {"running_var": (8,), "weight": (16, 8), "lora.A": (4, 8), "frozen": (8, 8), "tracked": ()}
     sizes = {"running_var": 1e6, "weight": 1e-3, "lora.A": 1e-6, "frozen": 0.0}
     rng = np.random.default_rng(3)
@@ -142,8 +142,8 @@ def test_a_site_that_leaves_one_of_the_two_sessions(tmp_path: Path, round_: Roun
     assert [site.trainer.calls for site in sites.values()] == [1, 1, 1]
 
 
-def test_the_update_that_was_measured_is_the_one_that_is_sent(tmp_path: Path) -> None:
-    """Although the trainer's arrays have changed since, and although its metric and steps come with it."""
+def test_the_measured_update_is_sent(tmp_path: Path) -> None:
+    """The trainer's arrays have changed since, and its metric and steps come with the update."""
     given: dict[str, FLModel] = {}
 
     def remembering(site: str, change: float) -> Callable[[FLModel], FLModel]:

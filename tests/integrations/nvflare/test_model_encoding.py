@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def test_a_change_beyond_the_bound_is_made_smaller_and_counted() -> None:
     vector = chosen.encode(update(3.0), MODEL, rng)
     assert vector.shape == (chosen.vector_length(MODEL),)
     mean = chosen.decode(vector, 1, MODEL)
-    # All of it is beyond the bound of 2: it is made smaller as a whole, to between its half and all of it.
+    # All of it is beyond the bound of 2: it is scaled down as a whole, to between its half and all of it.
     np.testing.assert_allclose(mean.differences["w"], mean.differences["w"][0, 0], atol=1e-5)
     assert 1 < mean.differences["w"][0, 0] <= 2
     assert mean.clipped == 1.0
@@ -85,7 +85,7 @@ def test_other_models_have_other_digests(other: dict[str, Any]) -> None:
         ({"w": {"nested": np.zeros(3)}}, "must be an array of numbers"),
     ],
 )
-def test_what_is_no_model_is_refused(params: Any, reason: str) -> None:
+def test_invalid_models_are_refused(params: Any, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         as_model(params)
 
@@ -143,7 +143,7 @@ def test_more_steps_than_the_bound_count_as_the_bound(steps: int) -> None:
 
 
 @pytest.mark.parametrize("num_entries", [0, 2, 1000])
-def test_bounds_of_another_model_are_declined_in_words(num_entries: int) -> None:
+def test_bounds_of_another_model_are_declined_with_a_reason(num_entries: int) -> None:
     chosen = encoding(num_entries=num_entries)
     reason = f"announced with {num_entries} clipping bounds, and the model has 1 entries that are averaged"
     for use in (
@@ -155,8 +155,8 @@ def test_bounds_of_another_model_are_declined_in_words(num_entries: int) -> None
             use()
 
 
-def test_an_update_that_is_kept_is_not_the_trainers() -> None:
-    """Whose arrays may change before the second session asks for it."""
+def test_a_kept_update_is_a_copy() -> None:
+    """The trainer's arrays may change before the second session asks for it."""
     chosen, seed = encoding(), 1
     for is_difference in (False, True):
         entries = {"w": (0 if is_difference else MODEL["w"]) + np.full((2, 3), 0.5, np.float32), "n": np.array(9)}
@@ -192,7 +192,7 @@ def test_an_update_without_steps_counts_nothing_and_costs_nothing() -> None:
     assert mean.total_steps == 5
 
 
-def test_of_updates_without_steps_alone_there_is_no_mean() -> None:
+def test_updates_without_any_steps_have_no_mean() -> None:
     chosen = encoding()
     idle = chosen.encode(update(3.0, steps=0), MODEL, np.random.default_rng(1))
     with pytest.raises(UndecodableSumError, match="or none of them has any"):
@@ -227,7 +227,7 @@ def test_entries_are_added_up_by_name() -> None:
     assert mean.metrics == pytest.approx(metrics, abs=1e-5)
 
 
-def test_types_that_have_no_values_of_ours_are_refused() -> None:
+def test_unsupported_types_are_refused() -> None:
     needs_gradient = torch.zeros(2, 3, requires_grad=True)
     for entry in (needs_gradient, "text", [[1.0], [1.0, 2.0]], MODEL["w"] + 1j, {"nested": 1}):
         with pytest.raises(ModelError, match="'w' must be an array of numbers"):

@@ -1,11 +1,11 @@
-"""Every round that a controller plans is one that a site takes part in, with an executor as it is by default."""
+"""Every round that a controller plans is one that a site takes part in, with a default executor."""
 
 from itertools import product
 from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from fl.aggregation.planning import GRAPHS
 from fl.integrations.nvflare import NVFlareJobError, SecAggController, SecAggExecutor
@@ -15,7 +15,7 @@ from secagg import Adversary, PlanError
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda mode: mode.value)
 def test_every_plan_is_one_that_a_default_site_takes(adversary: Adversary, graph: str) -> None:
-    """In malicious mode a site has to agree to sparse graphs, as it does if `add_secure_aggregation` made the job."""
+    """In malicious mode a site has to accept sparse graphs; it does if `add_secure_aggregation` made the job."""
     job: dict[str, Any] = {"identity_id": "ids" if adversary is Adversary.MALICIOUS else None}
     agreed = {"graph": graph} if (adversary, graph) == (Adversary.MALICIOUS, "sparse") else {}
     policy, made = SecAggExecutor(**job, **agreed)._policy, 0

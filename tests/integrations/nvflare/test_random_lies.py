@@ -1,8 +1,8 @@
-"""NVFlare's sites against a server that lies at random; `lying_courier` plays as many sessions as one likes."""
+"""NVFlare's sites against a server that lies at random; `lying_courier` plays any number of sessions."""
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
@@ -29,7 +29,7 @@ def _no_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def _measured_again(patch: pytest.MonkeyPatch) -> None:
-    """Sessions that measure are not recorded."""
+    """Do not record sessions that measure."""
     for name in ("check", "answer"):
         honest = getattr(SiteRecord, name)
 
@@ -41,7 +41,7 @@ def _measured_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def _any_model(patch: pytest.MonkeyPatch) -> None:
-    """The model that arrives is trained on, whatever was announced."""
+    """Train on the model that arrives, without comparing it with the announced one."""
     arrived = lambda task, announcement: as_model(FLModelUtils.from_shareable(task).params)  # noqa: E731
     patch.setattr(executor, "received_model", arrived)
 
@@ -55,7 +55,7 @@ def _any_model(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=["nothing remembered", "measuring not remembered", "another model than was announced"],
 )
-def test_the_campaign_finds_what_is_not_checked(disable, found, seed, tmp_path, monkeypatch):
+def test_the_campaign_finds_a_missing_check(disable, found, seed, tmp_path, monkeypatch):
     disable(monkeypatch)
     figures = campaign(
         nvflare(tmp_path),

@@ -1,4 +1,4 @@
-"""Recipes of NVFlare's made secure, as the jobs that they export."""
+"""NVFlare's recipes made secure, as the jobs that they export."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
@@ -54,7 +54,7 @@ def test_a_recipe_keeps_its_arguments(tmp_path: Path) -> None:
     assert arguments["exclude_vars"] == "bias"
     assert arguments["metrics"] == ["accuracy", "loss"]
     assert (arguments["clip"], arguments["max_steps"], arguments["dropout"]) == (2.0, 64, 0.3)
-    # All that are connected, and not as many as the job needs at least.
+    # All connected sites, and not only the job's minimum.
     assert arguments["num_clients"] is None
     assert json.loads((tmp_path / "job" / "meta.json").read_text())["min_clients"] == 2
     (executor,) = client["executors"]
@@ -121,7 +121,7 @@ def test_names_and_enums_are_the_same_in_a_job(tmp_path: Path, graph: Any, store
 
 @pytest.mark.parametrize("first", ["filter", "secure"])
 def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> None:
-    """The executor applies them, before the masking, whichever was added first."""
+    """The executor applies them before the masking, in either order of the calls."""
     recipe = make_recipe()
     steps = [
         lambda: recipe.add_client_output_filter(ExcludeVars("x"), tasks=["train"]),
@@ -148,7 +148,7 @@ def test_filters_stay_where_the_recipe_put_them(tmp_path: Path, first: str) -> N
         ({"exclude_vars": "("}, {}, "regular expression"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_recipe_is_changed(recipe: Any, arguments: Any, reason: str) -> None:
+def test_invalid_arguments_are_refused_before_the_recipe_is_changed(recipe: Any, arguments: Any, reason: str) -> None:
     made = make_recipe(**recipe)
     with pytest.raises(NVFlareJobError, match=reason):
         add_secure_aggregation(made, **({"clip": 1.0, "max_steps": 64} | arguments))
@@ -174,6 +174,6 @@ def test_other_controllers_are_refused() -> None:
         add_secure_aggregation(recipe, clip=1.0, max_steps=64)
 
 
-def test_what_is_no_recipe_is_refused() -> None:
+def test_an_object_that_is_not_a_recipe_is_refused() -> None:
     with pytest.raises(NVFlareJobError, match="not a recipe"):
         add_secure_aggregation(object(), clip=1.0, max_steps=64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 from nvflare.apis.dxo import DXO, MetaKey, from_shareable
@@ -31,7 +31,7 @@ CHANGE = {"a": 0.25, "b": -0.5, "c": 1.0}
 
 def trained(model: FLModel, site: str) -> FLModel:
     for name in ("weight", "bias"):
-        # In place: the model that was received must not be what it is compared to.
+        # In place: the received model must not be the one that the result is compared with.
         model.params[name] += CHANGE[site]
     return FLModel(
         params=model.params, metrics={"accuracy": CHANGE[site]}, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: STEPS[site]}
@@ -87,7 +87,7 @@ def test_too_few_sites_end_the_round_without_a_sum(tmp_path: Path) -> None:
     assert isinstance(report.outcome, Aborted)
 
 
-def test_differences_are_taken_as_such(tmp_path: Path) -> None:
+def test_differences_are_accepted_as_updates(tmp_path: Path) -> None:
     def difference(model: FLModel, site: str) -> FLModel:
         params = {name: np.full_like(model.params[name], CHANGE[site]) for name in ("weight", "bias")}
         meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: float(STEPS[site])}
@@ -113,7 +113,7 @@ def test_a_metric_that_a_site_does_not_report_counts_without_it(tmp_path: Path) 
 
 
 def test_a_site_may_reply_in_any_order(tmp_path: Path) -> None:
-    """What sites are sent is of one order, which some trainers go by; what they send is added up by name."""
+    """Sites get models of one order, which some trainers rely on; their replies are added up by name."""
 
     def backwards(model: FLModel) -> FLModel:
         result = trained(model, "b")
@@ -232,7 +232,7 @@ def test_an_update_that_cannot_be_averaged_is_not_sent(
     assert record.name.endswith("fl.integrations.nvflare.executor")
     assert re.search(reason, record.getMessage())
     assert record.exc_info is None
-    # The server hears of names, types, shapes and settings, and of values nothing.
+    # The server learns of names, types, shapes and settings, and nothing of values.
     answer = fobs.loads(sites["b"].results[-1])
     assert answer.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
     if broken is not_finite:
@@ -261,7 +261,7 @@ def test_a_site_that_was_sent_another_model_does_not_train(
 
 
 def test_sites_that_were_announced_different_models_share_no_masks(tmp_path: Path) -> None:
-    """A server that gives one site a model of its own is left without that site, whatever it says."""
+    """A server that gives one site another model loses that site, whatever it claims."""
     sites, model = make_sites(tmp_path), initial_model()
     courier = LoopbackCourier(announce(model, sites), model, sites)
     lie = announce(model, sites, model_digest=bytes(32))
@@ -330,7 +330,7 @@ def test_a_second_survivor_list_gets_no_answer(tmp_path: Path) -> None:
     (sites, courier), (_, other) = results
     again = sites["a"].do("secagg_unmasking", other.sent["a", Round.UNMASKING])
     assert again == messages.refusal()
-    # It is dead now, for what it would have answered too.
+    # It is dead now, also for its earlier answer.
     assert sites["a"].do("secagg_unmasking", courier.sent["a", Round.UNMASKING]) == messages.refusal()
 
 
@@ -356,7 +356,7 @@ def test_a_site_declines_less_than_it_asks_for(tmp_path: Path, caplog: pytest.Lo
 
 
 class Halve(DXOFilter):
-    """Some filter that changes an update: in place of clipping and noise."""
+    """A filter that changes an update, in place of clipping and noise."""
 
     def __init__(self) -> None:
         super().__init__(supported_data_kinds=None, data_kinds_to_filter=None)
@@ -368,7 +368,7 @@ class Halve(DXOFilter):
 
 @pytest.mark.parametrize("kind", ["result_filters", "site_filters"])
 def test_filters_work_on_the_update_before_it_is_masked(tmp_path: Path, kind: str) -> None:
-    """The job's own, and those of the site's privacy policy."""
+    """The job's own filters, and those of the site's privacy policy."""
     sites = make_sites(tmp_path, **{kind: [Halve()]})
     model = initial_model()
     before = as_model(model.params)["bias"]

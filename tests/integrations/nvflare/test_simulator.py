@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 
 JOB = Path(__file__).parent / "job"
 
-# What site-3 does in each of the job's rounds, and which sites' updates are then in the mean.
+# The action of site-3 in each of the job's rounds, and the sites whose updates are then in the mean.
 SCHEDULE = [
     ("", (1, 2, 3)),
     ("secagg_advertise_keys:error", (1, 2)),
@@ -31,7 +31,7 @@ SCHEDULE = [
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace of a finished job, with the simulator's log beside it."""
+    """Return the workspace of a finished job, with the simulator's log beside it."""
     folder = tmp_path_factory.mktemp("nvflare")
     schedule = [how if ":" in how else "" for how, _ in SCHEDULE]
     broken = ",".join(f"3:{number}" for number, (how, _) in enumerate(SCHEDULE) if how == "not finite")
@@ -45,7 +45,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_model_is_that_of_the_plain_means(workspace: Path) -> None:
+def test_the_model_equals_the_plain_means(workspace: Path) -> None:
     expected = 0.0
     for number, (_, included) in enumerate(SCHEDULE):
         expected += sum(site * site / 8 for site in included) / sum(included) + number / 64
@@ -55,7 +55,7 @@ def test_the_model_is_that_of_the_plain_means(workspace: Path) -> None:
     np.testing.assert_allclose(model, expected, atol=len(SCHEDULE) * 8 / 2**24 * 64 / 30)
 
 
-def test_the_log_says_who_left_when(workspace: Path) -> None:
+def test_the_log_names_sites_that_left_and_their_round(workspace: Path) -> None:
     lines = re.findall(r"round (\d+): (the sum of \d of 3 sites.*)", (workspace / "log").read_text())
     said = {int(number): text for number, text in lines}
     assert sorted(said) == list(range(len(SCHEDULE)))
@@ -78,7 +78,7 @@ def test_the_reason_is_in_the_sites_own_log_only(workspace: Path) -> None:
 
 
 def test_the_best_model_was_selected_by_the_mean_metric(workspace: Path) -> None:
-    # Site k reports k / 4, weighted by k: more than in round 4, with all three sites, there never is.
+    # Site k reports k / 4, weighted by k: the mean is never higher than in round 4, with all three sites.
     found = re.findall(r"new best validation metric at round (\d+): ([\d.]+)", (workspace / "log").read_text())
     best = {int(number): float(metric) for number, metric in found}
     assert best[1] == pytest.approx(5 / 12, abs=1e-5)

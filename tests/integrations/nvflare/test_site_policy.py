@@ -1,4 +1,4 @@
-"""What sites ask of a session before they take part in it, and what they do not run for a server."""
+"""The demands of sites on a session before they take part, and the requests that they refuse to a server."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 from nvflare.fuel.utils import fobs
 
@@ -33,7 +33,7 @@ def cohort(tmp_path: Path) -> Cohort:
 
 
 def sparse() -> Parameters:
-    """As many as there are, on a ring: each has two neighbours."""
+    """Return a ring of all clients: each has two neighbours."""
     length = encoding().vector_length(as_model(initial_model().params))
     return Parameters(
         num_clients=4, threshold=2, degree=2, vector_length=length, value_bits=24, ring_bits=26,
@@ -60,7 +60,7 @@ def test_sites_with_identities_ask_for_safety_unless_told_otherwise(
     data = fobs.dumps(messages.announcing(lie.to_bytes()))
     refused = sites[VICTIM].do(messages.TASKS[Round.ADVERTISE_KEYS], data)
     assert messages.take_message(refused) is None
-    # The server announced it: it may hear what is wrong with it.
+    # The server announced it: it may learn the fault.
     assert reason in messages.refusal_reason(refused)
     assert reason in caplog.text
     assert_ends_well(cohort, courier_of(sites, model, announced={"nonce": b"another"}))
@@ -79,14 +79,14 @@ def test_a_site_that_believes_the_server_says_so(
     assert len(warned) == (len(SITES) if adversary is Adversary.HONEST_BUT_CURIOUS else 0)
 
 
-def test_names_are_no_patterns_on_sites(cohort: Cohort) -> None:
-    """A server's regular expression could keep a site busy for years; names of entries are compared, and no more."""
+def test_names_are_not_patterns_on_sites(cohort: Cohort) -> None:
+    """A server's regular expression could keep a site busy for years; entries are only compared by name."""
     sites, model = cohort.sites(), model_with(0.25)
     announced = {"encoding": encoding(excluded=("(b+)+$", "b.*", "weigh."))}
     assert_ends_well(cohort, courier_of(sites, model, announced=announced))
 
 
-def test_announcements_of_the_version_with_patterns_are_none(cohort: Cohort) -> None:
+def test_announcements_of_the_version_with_patterns_are_refused(cohort: Cohort) -> None:
     honest = courier_of(cohort.sites(), model_with(0.25)).announcement
     _, job, (round_, *_), _, who, params, (*numbers, _), digest, nonce = msgpack.unpackb(honest.to_bytes())
     old = msgpack.packb((1, job, round_, who, params, (*numbers, "(x+)+$"), digest, nonce))

@@ -1,4 +1,4 @@
-"""Jobs of NVFlare's torch recipes in its simulator: what they come to is known, to the last counter."""
+"""Jobs of NVFlare's torch recipes in its simulator: their results are known, to the last counter."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nvflare", reason="needs NVFlare, which has an environment of its own: make test-nvflare")
+pytest.importorskip("nvflare", reason="needs NVFlare, which has its own environment: make test-nvflare")
 
 import numpy as np
 import torch
@@ -34,12 +34,12 @@ def initial_model() -> dict[str, torch.Tensor]:
 
 
 def mean_change(round_: int) -> float:
-    """Site k adds k / 8 + round / 64 to every float, weighted by k."""
+    """Return the mean change: site k adds k / 8 + round / 64 to every float, weighted by k."""
     return (1 + 4 + 9) / 6 / 8 + round_ / 64
 
 
 def assert_averaged(log: str, model: dict[str, torch.Tensor]) -> None:
-    """Every round was one of all sites, and the model is that of the plain means; its counter is as it was."""
+    """Assert that every round had all sites, and that the model has the plain means, with its counter unchanged."""
     assert log.count("the sum of 3 of 3 sites") == ROUNDS
     assert log.count("the ranges of 3 of 3 sites") == 1
     before = initial_model()
@@ -50,8 +50,8 @@ def assert_averaged(log: str, model: dict[str, torch.Tensor]) -> None:
         np.testing.assert_allclose(model[name].numpy(), expected, atol=ROUNDS * STEP)
 
 
-def test_a_trainer_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """NVFlare hands such a trainer's executor references in place of arrays, both ways."""
+def test_a_trainer_in_a_separate_process(tmp_path: Path) -> None:
+    """NVFlare gives such a trainer's executor references in place of arrays, in both directions."""
     assert_averaged(run_job(tmp_path, "run_torch.py", "--external"), final_model(tmp_path))
 
 
@@ -69,7 +69,7 @@ def test_fedopt_is_that_of_plain_means(tmp_path: Path) -> None:
     for name, entry in models["secure"].items():
         assert entry.dtype == before[name].dtype
         if name.endswith("tracked"):
-            # NVFlare's own makes a float of it, and averages it.
+            # NVFlare's own would make a float of it, and average it.
             assert entry == before[name]
         else:
             np.testing.assert_allclose(entry.numpy(), models["plain"][name].numpy(), atol=2 * ROUNDS * STEP)
@@ -90,8 +90,8 @@ def test_the_averaged_model_is_evaluated(tmp_path: Path, order: str) -> None:
 
 
 def test_a_job_whose_rounds_all_fail_has_failed(tmp_path: Path) -> None:
-    """Two rounds, and it would go on after two: it ends in an exception all the same, which says why."""
-    # The simulator of older releases ends well whatever happens.
+    """Two rounds, with two allowed failures: it still ends with an exception that says why."""
+    # The simulator of older releases always exits with success.
     log = run_job(tmp_path, "run_torch.py", "--broken", fails=_nvflare.version() >= "2.9")
     assert "none of 2 rounds had a result; the last: the first session, which measures the updates, failed" in log
     assert "failed: aborted in MaskedInputCollection" in log

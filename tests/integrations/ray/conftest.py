@@ -19,7 +19,7 @@ if importlib.util.find_spec("ray") is None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RayCluster]:
-    """Two cores."""
+    """Start Ray with two cores."""
     torch.set_num_threads(1)
     from fl.engines.ray.cluster import connected
 

@@ -1,4 +1,4 @@
-"""Whether the tests of the Ray engine run here at all."""
+"""A check that the tests of the Ray engine run here at all."""
 
 from __future__ import annotations
 

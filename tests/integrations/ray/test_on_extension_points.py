@@ -1,4 +1,4 @@
-"""What this package takes from Ray: a release that moves it fails here, by its name."""
+"""The parts of Ray that this package uses: a release that moves one fails here, by its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import ray.exceptions
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_function_of_rays_takes_what_it_is_given(function: object, parameters: set[str]) -> None:
+def test_a_ray_function_takes_its_given_arguments(function: object, parameters: set[str]) -> None:
     assert callable(function)
     missing = parameters - set(inspect.signature(function).parameters)
     assert not missing, f"Ray {ray.__version__} moved {missing} of {function}: see fl/engines/ray"
@@ -33,11 +33,11 @@ def test_tasks_take_cores_and_retries() -> None:
     assert callable(task.remote)
 
 
-def test_what_ray_raises_for_lost_processes_is_a_ray_error() -> None:
+def test_rays_exception_for_lost_processes_is_a_ray_error() -> None:
     for name in ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ObjectLostError", "RayTaskError"):
         assert issubclass(getattr(ray.exceptions, name), ray.exceptions.RayError), name
 
 
 def test_the_version_is_one_that_was_tried() -> None:
     major, minor, *_ = (int(part) for part in ray.__version__.split(".")[:2])
-    assert (major, minor) >= (2, 55), f"Ray {ray.__version__} is older than what this package was written for"
+    assert (major, minor) >= (2, 55), f"Ray {ray.__version__} is older than the releases that this package supports"

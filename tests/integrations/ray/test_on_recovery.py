@@ -28,12 +28,12 @@ def make_job(num_masks: int, num_agreements: int, length: int) -> UnmaskJob:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of any size go to the cluster."""
+    """Let jobs of any size go to the cluster."""
     monkeypatch.setattr(recovery, "_WORTH_SENDING", 0.0)
 
 
 @pytest.mark.parametrize("shape", [(5, 300, 100), (3, 1, 8 * CHUNK + 7), (1, 0, 1)], ids=str)
-def test_the_masks_are_those_of_one_machine(cluster: RayCluster, eager: None, shape: tuple[int, int, int]) -> None:
+def test_the_masks_equal_those_of_one_machine(cluster: RayCluster, eager: None, shape: tuple[int, int, int]) -> None:
     """Split by masks, by ranges of coordinates, and not at all."""
     job = make_job(*shape)
     seen: list[tuple[int, int]] = []

@@ -43,7 +43,7 @@ def engine(cluster: RayCluster) -> Iterator[RayEngine]:
     opened.close()
 
 
-def test_updates_are_those_of_the_serial_engine_to_the_bit(engine: RayEngine) -> None:
+def test_updates_equal_the_serial_engines_to_the_bit(engine: RayEngine) -> None:
     worker = make_worker()
     for number, order in ((1, range(8)), (2, [7, 0, 3, 1, 6, 2, 5, 4])):
         training = training_of(worker, number, expected=(0, 1, 2, 3, 4, 5))
@@ -59,12 +59,12 @@ def test_each_client_is_trained_from_the_model_that_it_was_sent(engine: RayEngin
 
 
 def test_the_update_is_the_hosts_own(engine: RayEngine) -> None:
-    """Not the object store's memory, which is read-only."""
+    """It is not the object store's memory, which is read-only."""
     update = updates(engine, training_of(make_worker()), [1])[1]
     np.add(update.delta, 1, out=update.delta)
 
 
-def test_what_was_not_asked_for_is_dropped(engine: RayEngine) -> None:
+def test_unrequested_updates_are_dropped(engine: RayEngine) -> None:
     worker = make_worker()
     for number in (1, 2, 3):
         training = training_of(worker, number, expected=tuple(range(8)))
@@ -93,7 +93,7 @@ def engine_with(model: Any, **changes: Any) -> tuple[RayEngine, RoundTraining]:
 def test_a_process_killed_in_a_round_is_replaced_and_its_client_trained_again(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    """The process that trains client 0, found by what it is doing, gets a SIGKILL."""
+    """The process that trains client 0, found by its current task, gets a SIGKILL."""
     model = Endless(tmp_path / "begun")
     engine, training = engine_with(model)
 

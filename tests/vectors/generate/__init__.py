@@ -1,1 +1,1 @@
-"""What the test vectors are made of, one module a file or a purpose."""
+"""Sources of the test vectors, one module for each file or purpose."""

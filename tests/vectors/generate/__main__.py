@@ -16,7 +16,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description="Write or check the test vectors.")
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="the folder of the files")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stale_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Names of files that are missing in ``folder``, differ from ``files``, or do not belong there."""
+    """Return the names of files that are missing in ``folder``, differ from ``files``, or do not belong there."""
     present = {path.name for path in folder.glob("*.json")}
     differing = {name for name in present & files.keys() if (folder / name).read_bytes() != files[name].encode("ascii")}
     return sorted(differing | (present ^ files.keys()))

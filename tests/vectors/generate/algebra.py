@@ -14,7 +14,7 @@ from .entropy import Stream
 
 
 def shamir_shares(stream: Stream) -> dict[str, Any]:
-    """Shares of a seed, and the seed from some of them."""
+    """Return shares of a seed, and the seed from some of them."""
     cases = []
     for holders, threshold in ((2, 2), (3, 2), (5, 3), (7, 4), (9, 9), (300, 3)):
         seed = stream(16)
@@ -22,7 +22,7 @@ def shamir_shares(stream: Stream) -> dict[str, Any]:
         coefficients = sharing.uniform_field_elements(9 * (threshold - 1), stream).reshape(-1, 9)
         shares = shamir.share(limbs, coefficients, holders)
         shown = list(range(holders)) if holders < 10 else [0, 1, 254, 255, 299]
-        # The last ones, in descending order: neither which nor in which order matters.
+        # The last ones, in descending order: any holders in any order will do.
         places = shown[: -threshold - 1 : -1]
         if sharing.reconstruct_seeds(np.array(places), shares[places][:, None, :]) != [seed]:
             raise AssertionError("shares do not give their secret back")
@@ -45,7 +45,7 @@ def shamir_shares(stream: Stream) -> dict[str, Any]:
 
 
 def reed_solomon(stream: Stream) -> dict[str, Any]:
-    """Values of a polynomial of which some are wrong."""
+    """Return values of a polynomial, some of them wrong."""
     cases = []
     for points, dimension, wrong in (
         ([1, 2, 3, 4, 5, 6], 4, [2]),
@@ -76,7 +76,7 @@ def reed_solomon(stream: Stream) -> dict[str, Any]:
 
 
 def packing(stream: Stream) -> dict[str, Any]:
-    """Vectors as bit strings."""
+    """Return vectors as bit strings."""
     cases = []
     for ring_bits in (1, 3, 7, 8, 12, 15, 16, 20, 26, 31, 32, 33, 48, 57, 63, 64):
         top = (1 << ring_bits) - 1

@@ -1,4 +1,4 @@
-"""What the cases of refused messages share: a client's state, and small changes."""
+"""Shared by the cases of refused messages: a client's state, and small changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ class ClientCases:
         self.place = self.last("PeerKeys").client_ids.index(client_id)
 
     def last(self, kind: str) -> Any:
-        """The message of this type that the client got."""
+        """Return the last message of this type that the client got."""
         return message_of(self._session, step_of(self._session, kind, "server", self._client_id))
 
     def __call__(
@@ -39,7 +39,7 @@ class ClientCases:
         after: bool = False,
         culprits: tuple[int, ...] = (),
     ) -> None:
-        """The client gets ``change`` of its message of a type, before (after) that of the type ``before``."""
+        """Give the client ``change`` of its message of a type, before (after) that of the type ``before``."""
         step = step_of(self._session, before or kind, "server", self._client_id)["step"] + after
         data = encode(change(self.last(kind)), self._params)
         client = client_before(self._session, self._client_id, step)
@@ -65,21 +65,21 @@ class ClientCases:
 
 
 def with_item(items: bytes, place: int, item: bytes) -> bytes:
-    """The concatenated items, one of them replaced."""
+    """Return the concatenated items, one of them replaced."""
     at = place * len(item)
     return items[:at] + item + items[at + len(item) :]
 
 
 def flipped(data: bytes, at: int = 0) -> bytes:
-    """One bit changed."""
+    """Return the bytes with one bit changed."""
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def with_flag(flags: tuple[bool, ...], place: int, value: bool) -> tuple[bool, ...]:
-    """The flags, one of them replaced."""
+    """Return the flags, one of them replaced."""
     return (*flags[:place], value, *flags[place + 1 :])
 
 
 def only(count: int, place: int) -> tuple[bool, ...]:
-    """One flag of so many."""
+    """Return flags of which one is set."""
     return tuple(at == place for at in range(count))

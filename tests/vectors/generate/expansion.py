@@ -1,4 +1,4 @@
-"""Cases of what a short key or seed is expanded to: masks, limbs, coefficients."""
+"""Cases of expanding a short key or seed: masks, limbs, coefficients."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def _keystream(key: bytes, size: int) -> bytes:
 
 
 def mask_generator(stream: Stream) -> dict[str, Any]:
-    """The generator's bytes."""
+    """Return the generator's bytes."""
     cases = []
     for _ in range(2):
         key = stream(16)
@@ -48,7 +48,7 @@ def _expanded(key: bytes, length: int, ring_bits: int) -> Any:
 
 
 def masks(stream: Stream) -> dict[str, Any]:
-    """Masks in rings of many widths."""
+    """Return masks in rings of many widths."""
     cases: list[dict[str, Any]] = []
     for ring_bits in (1, 7, 8, 12, 16, 20, 32, 33, 64):
         key, length = stream(16), 10
@@ -67,7 +67,7 @@ def masks(stream: Stream) -> dict[str, Any]:
 
 
 def seed_limbs(stream: Stream) -> dict[str, Any]:
-    """Seeds as limbs."""
+    """Return seeds as limbs."""
     seeds = (bytes(16), b"\xff" * 16, bytes(15) + b"\x01", b"\x80" + bytes(15), stream(16))
     cases = [{"seed": seed, "limbs": sharing._seed_to_limbs(seed).tolist()} for seed in seeds]
     return group(
@@ -76,7 +76,7 @@ def seed_limbs(stream: Stream) -> dict[str, Any]:
 
 
 def sharing_coefficients(stream: Stream) -> dict[str, Any]:
-    """The coefficients of a client's polynomials."""
+    """Return the coefficients of a client's polynomials."""
     cases = []
     for client_id, threshold in ((17, 2), (5, 4)):
         cases.append(_coefficients(stream(16), stream(32), client_id, threshold))

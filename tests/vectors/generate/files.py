@@ -8,7 +8,7 @@ from .sessions import build_sessions
 
 
 def build_files() -> dict[str, str]:
-    """Each file's name and text."""
+    """Return each file's name and text."""
     sessions = to_plain(build_sessions())
     content = {
         "primitives.json": build_primitives(),

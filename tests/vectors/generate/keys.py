@@ -1,4 +1,4 @@
-"""Cases of keys and signatures: which encodings are accepted, and which are not though a library may take them."""
+"""Cases of keys and signatures: encodings that are accepted, and those refused though a library may accept them."""
 
 import hashlib
 from typing import Any
@@ -18,7 +18,7 @@ _GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
 def x25519_keys(stream: Stream) -> dict[str, Any]:
-    """Secret keys with their public keys, and encodings of points."""
+    """Return secret keys with their public keys, and encodings of points."""
     points = {
         "the base point": 9,
         "zero, of order 4": 0,
@@ -59,7 +59,7 @@ def x25519_keys(stream: Stream) -> dict[str, Any]:
 
 
 def ed25519_keys(stream: Stream) -> dict[str, Any]:
-    """Encodings of points: which may be an identity key."""
+    """Return encodings of points, and which may be an identity key."""
     points = {
         "the base point": 4 * pow(5, -1, _P) % _P,
         "one, the neutral point": 1,
@@ -91,7 +91,7 @@ def ed25519_keys(stream: Stream) -> dict[str, Any]:
 
 
 def signatures(stream: Stream) -> dict[str, Any]:
-    """Signatures that are valid, and some that are not."""
+    """Return signatures that are valid, and some that are not."""
     cases: list[dict[str, Any]] = []
 
     def add(name: str, public_key: bytes, statement: bytes, signature: bytes, **more: bytes) -> None:
@@ -103,13 +103,13 @@ def signatures(stream: Stream) -> dict[str, Any]:
         secret, statement = stream(32), stream(size)
         key = signing.SigningKey(secret)
         add(f"a statement of {size} bytes", key.public_key(), statement, key.sign(statement), secret_key=secret)
-    # ``key`` and ``statement`` are those of the last.
+    # ``key`` and ``statement`` are those of the last case.
     signature = key.sign(statement)
     add("of another statement", key.public_key(), statement[:-1], signature)
     add("of another key", signing.SigningKey(stream(32)).public_key(), statement, signature)
     scalar = int.from_bytes(signature[32:], "little") + _GROUP_ORDER
     add("the scalar is not reduced", key.public_key(), statement, signature[:32] + scalar.to_bytes(32, "little"))
-    # With the neutral point as key, R = [S]B is a signature of anything.
+    # With the neutral point as key, R = [S]B is a signature of any statement.
     secret = stream(32)
     digest = bytearray(hashlib.sha512(secret).digest()[:32])
     digest[0] &= 248

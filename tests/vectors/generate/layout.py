@@ -1,4 +1,4 @@
-"""The files' JSON: bytes as hex, one field a line, and what is short on one line."""
+"""The files' JSON: bytes as hex, one field a line, and short values on one line."""
 
 import json
 from typing import Any
@@ -9,25 +9,25 @@ from secagg.primitives.labels import PROTOCOL_VERSION
 VERSION = "1"
 
 GENERATOR = "tools/make_vectors.py"
-"""Where the generator was when the files were first written; it stays, so that their bytes stay."""
+"""The generator's place when the files were first written; it stays, so that their bytes stay."""
 
 _WIDTH = 110
 
 
 def document(description: str, fields: dict[str, str], **content: Any) -> dict[str, Any]:
-    """A file's content, opened by what all files begin with; ``fields`` tells where each field comes from."""
+    """Return a file's content, beginning with the common fields; ``fields`` tells where each field comes from."""
     header = {"version": VERSION, "protocol_version": PROTOCOL_VERSION, "generator": GENERATOR}
     plain: dict[str, Any] = to_plain({**header, "description": description, "fields": fields, **content})
     return plain
 
 
 def group(description: str, source: str, cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """A group of primitives.json."""
+    """Return a group of primitives.json."""
     return {"description": description, "source": source, "cases": cases}
 
 
 def parameters_of(params: Parameters) -> dict[str, Any]:
-    """Parameters as plain values."""
+    """Return parameters as plain values."""
     return {
         "num_clients": params.num_clients,
         "threshold": params.threshold,
@@ -41,12 +41,12 @@ def parameters_of(params: Parameters) -> dict[str, Any]:
 
 
 def parameters_from(values: dict[str, Any]) -> Parameters:
-    """The inverse of `parameters_of`."""
+    """Return parameters from plain values: the inverse of `parameters_of`."""
     return Parameters(**{**values, "adversary": Adversary(values["adversary"])})
 
 
 def to_plain(value: Any) -> Any:
-    """The value as JSON has it: bytes in hex, keys as strings."""
+    """Return the value as in JSON: bytes in hex, keys as strings."""
     match value:
         case bytes() | bytearray() | memoryview():
             return bytes(value).hex()
@@ -59,7 +59,7 @@ def to_plain(value: Any) -> Any:
 
 
 def to_text(value: Any, indent: int = 0) -> str:
-    """JSON; lists of numbers, and whatever is short, on one line."""
+    """Return JSON; lists of numbers and short values on one line."""
     line = json.dumps(value)
     if len(line) + indent <= _WIDTH or not isinstance(value, dict | list):
         return line

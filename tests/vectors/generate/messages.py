@@ -1,4 +1,4 @@
-"""messages.json: each message as fields and as bytes. What is in the fields is arbitrary: the codec does not ask."""
+"""messages.json: each message as fields and as bytes. The fields' content is arbitrary: the codec does not check it."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -64,7 +64,7 @@ PARAMETER_SETS = {
 
 
 def build_messages() -> dict[str, Any]:
-    """The file."""
+    """Return the file."""
     stream = Stream("messages")
     cases = []
     for set_name, params in PARAMETER_SETS.items():
@@ -75,13 +75,13 @@ def build_messages() -> dict[str, Any]:
 
 
 def sample(params: Parameters, kind: type[Message]) -> Message:
-    """A message of a type, from a stream of its own."""
+    """Return a message of a type, from its own stream."""
     made = _messages(Stream(f"sample {kind.__name__}"), params)
     return next(message for _, message in made if type(message) is kind)
 
 
 def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
-    """A message of each type, as it might occur."""
+    """Return a message of each type, as it might occur."""
     session, signed = stream(32), params.is_signed
     peers = params.degree + 1
     ids = (0, 127, 2**16, 2**31, *range(2**32 - peers + 4, 2**32))
@@ -129,7 +129,7 @@ def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
 
 
 def _wide_messages(stream: Stream) -> list[tuple[str, Message]]:
-    """Lengths and counts whose shortest form has 2 or 4 bytes."""
+    """Return messages with lengths and counts whose shortest form has 2 or 4 bytes."""
     session = stream(32)
     vector = np.arange(40_000, dtype=np.uint64) * np.uint64(40_503) % np.uint64(2**16)
     shares = uniform_field_elements(9 * 20, stream).reshape(20, 9)

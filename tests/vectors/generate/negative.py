@@ -1,4 +1,4 @@
-"""negative.json: bytes that are no message, and messages that a machine in a given state refuses."""
+"""negative.json: invalid bytes, and messages that a machine in a given state refuses."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ _OUT_OF_REACH = {
 
 
 def build_negative(sessions: dict[str, SessionFile]) -> dict[str, Any]:
-    """The file; ``sessions`` are the session files by name."""
+    """Return the file; ``sessions`` are the session files by name."""
     return document(
         "What must be refused.",
         FIELDS,

@@ -1,4 +1,4 @@
-"""Bytes that are no message: each a good message with one thing wrong."""
+"""Invalid bytes: each a valid message with one fault."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,11 +24,11 @@ from secagg.messages import (
 from .messages import COMPLETE, MALICIOUS, PARAMETER_SETS, SPARSE_MALICIOUS, TYPES, sample
 
 BadBytes = Iterator[tuple[str, str, type[Message], bytes]]
-"""Parameter set, reason, the type that the decoder is to see, bytes."""
+"""Parameter set, reason, the type that the decoder expects, bytes."""
 
 
 def bad_bytes() -> list[dict[str, Any]]:
-    """The cases, each checked against the library."""
+    """Return the cases, each checked against the library."""
     cases = []
     for makers in (_cut_and_long, _forms, _envelope, _sizes, _items, _contents):
         for set_name, reason, kind, data in makers():
@@ -49,11 +49,11 @@ def _refusal(params: Parameters, kind: type[Message], data: bytes) -> str:
         decode(data, params)
     except CodecError as error:
         return str(error)
-    raise AssertionError(f"{data.hex()} is taken for a {kind.__name__}")
+    raise AssertionError(f"{data.hex()} is accepted as a {kind.__name__}")
 
 
 def _good(kind: type[Message], params: Parameters = MALICIOUS) -> list[Any]:
-    """The items of a message's array."""
+    """Return the items of a message's array."""
     items: list[Any] = msgpack.unpackb(encode(sample(params, kind), params))
     return items
 

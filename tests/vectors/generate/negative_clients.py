@@ -1,4 +1,4 @@
-"""Messages of a server that breaks the rules, each in a state in which a client sees it."""
+"""Messages of a server that breaks the rules, each in a state in which a client receives it."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from .sessions import COMPLETE
 
 
 def refused_by_clients(sessions: dict[str, SessionFile]) -> list[dict[str, Any]]:
-    """The cases, each checked against the library."""
+    """Return the cases, each checked against the library."""
     found: list[dict[str, Any]] = []
     _lists_of_keys(ClientCases(sessions, COMPLETE, 17, found))
     _later_lists(ClientCases(sessions, COMPLETE, 17, found))
@@ -23,7 +23,7 @@ def refused_by_clients(sessions: dict[str, SessionFile]) -> list[dict[str, Any]]
 
 
 def _lists_of_keys(refuses: ClientCases) -> None:
-    """Client 17 is the second of five."""
+    """Add cases of key lists; client 17 is the second of five."""
     own, ids = refuses.place, refuses.last("PeerKeys").client_ids
 
     def keep(*places: int) -> Change:

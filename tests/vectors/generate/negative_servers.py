@@ -1,4 +1,4 @@
-"""Messages of clients that break the rules, each in a state in which the server sees it."""
+"""Messages of clients that break the rules, each in a state in which the server receives it."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ class _Cases:
         self._params = parameters_from(self._session["parameters"])
 
     def message(self, kind: str, client_id: int) -> Any:
-        """What this client sent."""
+        """Return this client's message."""
         return message_of(self._session, step_of(self._session, kind, client_id, "server"))
 
     def __call__(
@@ -36,9 +36,9 @@ class _Cases:
         after: bool = False,
         of: int | None = None,
     ) -> None:
-        """The server gets ``change`` of a client's message, before (after) the one of the type ``before``.
+        """Give the server ``change`` of a client's message, before (after) the one of the type ``before``.
 
-        With ``of`` it is the message and the moment of another client.
+        With ``of``, the message and its moment are another client's.
         """
         owner = client_id if of is None else of
         step = step_of(self._session, before or kind, owner, "server")["step"] + after
@@ -61,7 +61,7 @@ class _Cases:
 
 
 def refused_by_servers(sessions: dict[str, SessionFile]) -> list[dict[str, Any]]:
-    """The cases, each checked against the library."""
+    """Return the cases, each checked against the library."""
     found: list[dict[str, Any]] = []
     _keys(_Cases(sessions, COMPLETE, found))
     _rounds(_Cases(sessions, COMPLETE, found))
@@ -186,7 +186,7 @@ def _identities(drops: _Cases) -> None:
 
 
 def _rekeyed(other: Any) -> Change:
-    """Another client's identity and signature, of its own keys, with this client's."""
+    """Return another client's identity and signature, of its own keys, with this client's."""
     return lambda m: replace(m, identity_key=other.identity_key, signature=other.signature)
 
 

@@ -20,7 +20,7 @@ def refused_in_malicious_mode(sessions: dict[str, SessionFile], found: list[dict
 
 
 def _identities(refuses: ClientCases) -> None:
-    """Client 2 is the second of seven."""
+    """Add cases of identities; client 2 is the second of seven."""
     own, kind = refuses.place, "PeerKeys"
     ids = refuses.last(kind).client_ids
 
@@ -76,7 +76,7 @@ def _identities(refuses: ClientCases) -> None:
 
 
 def _proofs(refuses: ClientCases) -> None:
-    """The client at place 3, client 8, has not survived; a quorum is 4."""
+    """Add cases of proofs: client 8, at place 3, has not survived; a quorum is 4."""
     own, kind = refuses.place, "ConsistencyProof"
     ids = refuses.last("PeerKeys").client_ids
 
@@ -126,7 +126,7 @@ def _proofs(refuses: ClientCases) -> None:
 
 
 def _views(refuses: ClientCases) -> None:
-    """On the sparse graph a proof says also how the signers' views differ from the receiver's."""
+    """Add cases of views: on the sparse graph a proof also says how signers' views differ from the receiver's."""
     kind = "ConsistencyProof"
     refuses(
         Rule.TOO_FEW_SIGNATURES,
@@ -147,7 +147,7 @@ def _views(refuses: ClientCases) -> None:
     own = refuses.place
 
     def without_receiver(m: Any) -> Message:
-        # As large as before: the receiver's place is taken by a digest of nobody.
+        # As large as before: a digest of no client takes the receiver's place.
         changed: Message = replace(
             m, common=bytes([m.common[0] & ~(1 << own)]) + m.common[1:], others=bytes(32) + m.others
         )

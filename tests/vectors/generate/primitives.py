@@ -1,4 +1,4 @@
-"""primitives.json: what the protocol computes from bytes, piece by piece."""
+"""primitives.json: the protocol's computations from bytes, one by one."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ NAME = "primitives"
 
 
 def build_primitives() -> dict[str, Any]:
-    """The file."""
+    """Return the file."""
     stream = Stream(NAME)
     groups = {
         "session_id": _session_ids(stream),
@@ -48,7 +48,7 @@ def build_primitives() -> dict[str, Any]:
 
 
 def clamped_key(stream: Stream) -> bytes:
-    """An X25519 secret key with the bits set and cleared as RFC 7748, section 5, does."""
+    """Return an X25519 secret key with the bits set and cleared as in RFC 7748, section 5."""
     key = bytearray(stream(32))
     key[0] &= 248
     key[31] = key[31] & 127 | 64
@@ -190,7 +190,7 @@ def _channel_keys(stream: Stream) -> dict[str, Any]:
         keys = _agreed_keys(secrets[0], publics[1], session, low, high)
         channel = sharing.ShareChannel.agree(agreement.SecretKey(secrets[0]), publics[1], session, low, high)
         if channel.receive_key != keys[aead.KEY_BYTES :]:
-            raise AssertionError("a channel has other keys than were derived")
+            raise AssertionError("a channel's keys are not the derived ones")
         cases.append(
             {
                 "session_id": session,
@@ -234,7 +234,7 @@ def _encrypted_shares(stream: Stream) -> dict[str, Any]:
             "ciphertext": ciphertext,
         }
         if aead.seal(case["key"], plaintext, case["associated_data"]) != ciphertext:
-            raise AssertionError("a ciphertext is not what its parts give")
+            raise AssertionError("a ciphertext does not follow from its parts")
         cases.append(case)
     return group(
         "e_uv: a share of the mask key's seed, then one of the self-mask seed, 9 big-endian 16-bit limbs each",

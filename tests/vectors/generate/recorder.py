@@ -27,15 +27,15 @@ from .layout import parameters_of
 Deviation = Callable[[ClientMessage], ClientMessage]
 
 DRAWS = ("channel_secret_key", "mask_key_seed", "self_mask_seed", "sharing_seed", "identity_secret_key")
-"""What a client draws at its start, in this order; the last in semi-malicious mode only."""
+"""The draws of a client at its start, in order; the last one in semi-malicious mode only."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """What happens in a session.
+    """The events of a session.
 
-    ``vanishes`` gives the round from which on a client is not there; ``deviations`` what a client sends instead of
-    its own message in a round, and a word about it.
+    ``vanishes`` gives the round from which a client is absent; ``deviations`` the message that a client sends instead
+    of its own in a round, with a short description.
     """
 
     name: str
@@ -51,12 +51,12 @@ _ORDER = tuple(Round)
 
 
 def identity_of(client_id: int) -> Identity:
-    """A client's identity, one for all files."""
+    """Return a client's identity, the same in all files."""
     return Identity(Stream(f"identity {client_id}")(32))
 
 
 def record(script: Script) -> dict[str, Any]:
-    """The session as a dict of plain values and bytes."""
+    """Return the session as a dict of plain values and bytes."""
     return _Recording(script).record()
 
 
@@ -97,13 +97,13 @@ class _Recording(Cohort):
 
     @property
     def trust(self) -> dict[str, Any]:
-        """What everyone knows of everyone's identities."""
+        """Return a directory that knows all clients' identities."""
         if not self.params.has_identities:
             return {}
         return {"directory": PinnedKeys({client_id: identity_of(client_id).public_key for client_id in self.inputs})}
 
     def host_of(self, client_id: int) -> dict[str, Any]:
-        """What the client's host gives it."""
+        """Return the arguments from the client's host."""
         return {**self.trust, "identity": identity_of(client_id)} if self.params.has_identities else {}
 
     def record(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class _Recording(Cohort):
         return letters
 
     def _down(self, letters: dict[int, ServerMessage], round_: Round) -> None:
-        """Record the server's messages that open a round, and give them to the clients that are there."""
+        """Record the server's messages that open a round, and deliver them to the present clients."""
         for client_id, message in letters.items():
             step = self._message_step("server", client_id, round_, message)
             self._rejected = None
@@ -167,7 +167,7 @@ class _Recording(Cohort):
         if hasattr(message, "masked_input"):
             self._masked_inputs[client_id] = [int(element) for element in message.masked_input]
         self.forward(client_id, message)
-        assert client_id not in self.dropped, "else the script is wrong"
+        assert client_id not in self.dropped, "otherwise the script is wrong"
 
     def _message_step(
         self, source: int | str, target: int | str, round_: Round, message: ClientMessage | ServerMessage

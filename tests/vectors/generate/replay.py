@@ -1,4 +1,4 @@
-"""A machine in the state that it has at some step of a recorded session."""
+"""Machines in their state at some step of a recorded session."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ SessionFile: TypeAlias = dict[str, Any]
 
 
 def client_before(session: SessionFile, client_id: int, step: int) -> Client:
-    """A client that has seen all steps below ``step``."""
+    """Return a client that has received all steps below ``step``."""
     params = parameters_from(session["parameters"])
     (recorded,) = [client for client in session["clients"] if client["client_id"] == client_id]
     own: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def client_before(session: SessionFile, client_id: int, step: int) -> Client:
 
 
 def server_before(session: SessionFile, step: int) -> Server:
-    """The server after all steps below ``step``."""
+    """Return the server after all steps below ``step``."""
     params = parameters_from(session["parameters"])
     ids = [client["client_id"] for client in session["clients"]]
     source = _source(bytes.fromhex(session["graph_entropy"]))
@@ -61,7 +61,7 @@ def server_before(session: SessionFile, step: int) -> Server:
 
 
 def step_of(session: SessionFile, kind: str, source: int | str, target: int | str) -> dict[str, Any]:
-    """The step in which a message of a type goes from one to another."""
+    """Return the step with a message of a type from one to another."""
     wanted = {"kind": "message", "type": kind, "from": source, "to": target}
     (found,) = [step for step in session["steps"] if wanted.items() <= step.items()]
     entry: dict[str, Any] = found
@@ -69,7 +69,7 @@ def step_of(session: SessionFile, kind: str, source: int | str, target: int | st
 
 
 def message_of(session: SessionFile, step: dict[str, Any]) -> Any:
-    """The message of a step."""
+    """Return the message of a step."""
     params = parameters_from(session["parameters"])
     decode: Callable[..., ClientMessage | Any] = (
         decode_client_message if step["to"] == "server" else decode_server_message
@@ -86,7 +86,7 @@ def _session_of(session: SessionFile) -> dict[str, Any]:
 
 
 def _source(first: bytes) -> Callable[[int], bytes]:
-    """What was drawn, and after it a stream for what changes no message."""
+    """Return the draws, followed by a stream for draws that change no message."""
     rest = Stream("replay")
     left = first
 

@@ -1,4 +1,4 @@
-"""The sessions, each for what can happen in one."""
+"""The sessions, each for some of the events that can happen."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,7 +44,7 @@ FIELDS = {
 
 
 def build_sessions() -> dict[str, dict[str, Any]]:
-    """All session files."""
+    """Return all session files."""
     return {
         COMPLETE: _file(
             _complete_dropouts(),

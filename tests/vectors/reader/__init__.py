@@ -1,7 +1,7 @@
 """A second implementation of the protocol, from the standard library and `cryptography` alone, that checks the vectors.
 
-It shares no code with the library: it is what an implementer in another language would write.  Everything is plain
-integers and bytes, and slow.  `verify` takes a file's parsed JSON and raises `Mismatch` where it computes otherwise.
+It shares no code with the library: an implementer in another language would write the same.  Everything is plain
+integers and bytes, and slow.  `verify` takes a file's parsed JSON and raises `Mismatch` if its own result differs.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["Mismatch", "verify", "verify_refusal"]
 
 
 def verify(content: dict[str, Any]) -> int:
-    """Recompute a file; returns how many cases (of a session: steps) were checked."""
+    """Recompute a file; return how many cases (of a session: steps) were checked."""
     try:
         return _verify(content)
     except (Malformed, ArithmeticError, AssertionError, LookupError, Refused, TypeError, ValueError) as error:

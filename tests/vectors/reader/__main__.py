@@ -1,4 +1,4 @@
-"""`python -m tests.vectors.reader`: check all files, with nothing of the library."""
+"""`python -m tests.vectors.reader`: check all files without the library."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A client, from what it drew and what it receives."""
+"""A client, computed from its draws and received messages."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .wire import Fields
 
 
 def split(items: bytes, size: int) -> list[bytes]:
-    """Concatenated items of one size."""
+    """Return concatenated items of one size as a list."""
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 
@@ -49,7 +49,7 @@ class Client:
         self._quorum = params["threshold"] + (0 if self._complete else 1)
 
     def receive(self, kind: str, fields: Fields) -> list[int] | None:
-        """Take a message of the server; returns the peers whose shares could not be opened, if there were shares.
+        """Take a message of the server; return the peers whose shares could not be opened, if there were shares.
 
         Raises Refused, naming the rule, in the order of docs/protocol.md.
         """
@@ -121,7 +121,7 @@ class Client:
         refuse_if(flags.count("1") < self._quorum, "TOO_FEW_PEERS")
 
     def _outside(self, flags: str, allowed: str) -> list[int]:
-        """Who is flagged, and is not among the allowed."""
+        """Return the flagged clients that are not among the allowed."""
         return [i for i, flag, fine in zip(self._ids, flags, allowed, strict=True) if flag > fine]
 
     def _key(self, place: int, sender: int) -> bytes:
@@ -138,7 +138,7 @@ class Client:
         rejected = []
         for place, peer in enumerate(self._ids):
             if peer == self._id:
-                # In the complete graph a client holds a share of its own secrets too.
+                # In the complete graph a client also holds shares of its own secrets.
                 if self._complete:
                     self._held[place] = self._own_share
             elif self._shared[place] == "1":
@@ -193,12 +193,12 @@ class Client:
         self._release()
 
     def _views(self, fields: Fields, signers: list[int]) -> list[list[bytes]]:
-        """The members that each signer must have seen."""
+        """Return the members that each signer must have seen."""
         if self._complete:
             return [self._members] * len(signers)
         common, others = split(fields["common"], (len(self._ids) + 7) // 8), split(fields["others"], 32)
         refuse_if(len(common) != len(signers), "WRONG_SIZE")
-        # Nobody that this client knows may come as one that only the signer knows; and the signer's view has this
+        # No client that this client knows may come as one that only the signer knows; and the signer's view has this
         # client and the signer itself, both with the keys that this client knows.
         known = {crypto.member(keys, standing) for keys in self._member_keys for standing in range(3)}
         refuse_if(not known.isdisjoint(others), "VIEWS_CONTRADICT")

@@ -1,4 +1,4 @@
-"""Keys, ciphers, hashes, and what the protocol makes of them."""
+"""Keys, ciphers, hashes, and the protocol's use of them."""
 
 import hashlib
 import hmac
@@ -31,7 +31,7 @@ def labelled_hash(label: str, *parts: bytes) -> bytes:
 
 
 def hkdf(secret: bytes, salt: bytes, label: str, context: bytes, length: int) -> bytes:
-    """RFC 5869, with the label and its length before the context as info."""
+    """Return HKDF (RFC 5869), with the label and its length before the context as info."""
     text = f"secagg/1 {label}".encode()
     info = bytes([len(text)]) + text + context
     key = hmac.new(salt, secret, hashlib.sha256).digest()
@@ -45,7 +45,7 @@ def hkdf(secret: bytes, salt: bytes, label: str, context: bytes, length: int) ->
 
 
 def shake_stream(label: str, size: int) -> bytes:
-    """The vectors' fixed randomness."""
+    """Return the vectors' fixed randomness."""
     return hashlib.shake_256(b"secagg test vectors 1/" + label.encode("ascii")).digest(size)
 
 
@@ -78,14 +78,14 @@ def x25519(secret_key: bytes, public_key: bytes) -> bytes:
 
 
 def clamp(secret_key: bytes) -> bytes:
-    """RFC 7748, section 5."""
+    """Set and clear bits as in RFC 7748, section 5."""
     number = int.from_bytes(secret_key, "little")
     number = number % 2**254 // 8 * 8 + 2**254
     return number.to_bytes(32, "little")
 
 
 def x25519_accepted(public_key: bytes) -> bool:
-    """Canonical, and an exchange with it does not give zero: the library underneath refuses that."""
+    """Return whether the key is canonical and no exchange with it gives zero, which the library beneath refuses."""
     if int.from_bytes(public_key, "little") >= P25519:
         return False
     try:
@@ -102,7 +102,7 @@ _SQRT_M1 = pow(2, (P25519 - 1) // 4, P25519)
 
 
 def _x_of(y: int) -> int | None:
-    """A square root of (y^2 - 1) / (d y^2 + 1), if there is one (RFC 8032, section 5.1.3)."""
+    """Return a square root of (y^2 - 1) / (d y^2 + 1), if there is one (RFC 8032, section 5.1.3)."""
     square = (y * y - 1) * pow(_D * y * y + 1, -1, P25519) % P25519
     root = pow(square, (P25519 + 3) // 8, P25519)
     for candidate in (root, root * _SQRT_M1 % P25519):
@@ -121,7 +121,7 @@ def _double(point: tuple[int, int]) -> tuple[int, int]:
 
 
 def ed25519_accepted(public_key: bytes) -> bool:
-    """Canonical, and eight times the point is not the neutral one."""
+    """Return whether the key is canonical, and eight times the point is not the neutral one."""
     y = int.from_bytes(public_key, "little") % 2**255
     if y >= P25519:
         return False
@@ -151,7 +151,7 @@ def ed25519_verify(public_key: bytes, statement: bytes, signature: bytes) -> boo
 
 
 def keystream(key: bytes, size: int) -> bytes:
-    """The generator's first bytes: AES-128-CTR, chunk i from counter block BE96(i) || BE32(2) on."""
+    """Return the generator's first bytes: AES-128-CTR, chunk i from counter block BE96(i) || BE32(2) on."""
     output = b""
     for chunk in range((size + CHUNK - 1) // CHUNK):
         first = chunk.to_bytes(12, "big") + (2).to_bytes(4, "big")
@@ -186,7 +186,7 @@ def pairwise_mask_key(secret_key: bytes, peer_key: bytes, session: bytes, own_id
 
 
 def channel_key(secret_key: bytes, peer_key: bytes, session: bytes, own_id: int, peer_id: int, sender: int) -> bytes:
-    """The key of what ``sender``, one of the two, encrypts for the other."""
+    """Return the key for messages from ``sender``, one of the two, to the other."""
     low, high = min(own_id, peer_id), max(own_id, peer_id)
     keys = hkdf(x25519(secret_key, peer_key), session, "channel keys", be32(low, high), 32)
     return keys[:16] if sender == low else keys[16:]

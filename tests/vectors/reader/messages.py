@@ -1,4 +1,4 @@
-"""Checks messages.json, and the bytes of negative.json."""
+"""Check messages.json, and the bytes of negative.json."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .errors import Malformed, Mismatch, expect
 
 
 def verify_messages(content: dict[str, Any]) -> int:
-    """Every message's bytes from its fields, and its fields from its bytes."""
+    """Check every message's bytes from its fields, and its fields from its bytes."""
     for case in content["messages"]:
         name, kind, params = case["name"], case["type"], content["parameter_sets"][case["parameters"]]
         expect(f"{name}: code", case["code"], wire.CODES[kind])
@@ -26,7 +26,7 @@ def verify_messages(content: dict[str, Any]) -> int:
 
 
 def fields_of(values: dict[str, Any], params: dict[str, Any]) -> wire.Fields:
-    """The fields, with byte strings for hex."""
+    """Return the fields, with byte strings for hex."""
     fields: wire.Fields = {}
     for name, value in values.items():
         if name == "masked_input_formula":
@@ -40,12 +40,12 @@ def fields_of(values: dict[str, Any], params: dict[str, Any]) -> wire.Fields:
 
 
 def verify_bad_bytes(content: dict[str, Any]) -> int:
-    """Every one is refused."""
+    """Check that each case is refused."""
     for case in content["bytes"]:
         params = content["parameter_sets"][case["parameters"]]
         try:
             wire.decode(bytes.fromhex(case["bytes"]), params, from_client=case["from"] == "client")
         except Malformed:
             continue
-        raise Mismatch(f"taken for a message: {case['reason']}")
+        raise Mismatch(f"accepted as a message: {case['reason']}")
     return len(content["bytes"])

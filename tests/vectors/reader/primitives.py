@@ -1,4 +1,4 @@
-"""Checks primitives.json."""
+"""Check primitives.json."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ Case = dict[str, Any]
 
 
 def verify_primitives(groups: dict[str, Any]) -> int:
-    """Recompute every case of every group that is there."""
+    """Recompute every case of every group in the file."""
     for name, group in groups.items():
         for number, case in enumerate(group["cases"]):
             computed = CHECKS[name](_bytes_of(case))
@@ -24,7 +24,7 @@ _TEXTS = {"name", "own_side", "peer_side", "parameters"}
 
 
 def _bytes_of(value: Any) -> Any:
-    """The case, with bytes for hex."""
+    """Return the case, with bytes for hex."""
     match value:
         case dict():
             return {name: item if name in _TEXTS else _bytes_of(item) for name, item in value.items()}

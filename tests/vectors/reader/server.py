@@ -1,4 +1,4 @@
-"""The server, from what it receives."""
+"""The server, computed from its received messages."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ Drops = list[tuple[int, str]]
 
 
 def ring_order(entropy: bytes) -> list[int]:
-    """The nodes on a ring, in the order of 64 random little-endian bits each."""
+    """Return the nodes on a ring, in the order of 64 random little-endian bits each."""
     numbers = [int.from_bytes(number, "little") for number in split(entropy, 8)]
     return sorted(range(len(numbers)), key=numbers.__getitem__)
 
@@ -34,7 +34,7 @@ class Server:
     # --- Rounds ------------------------------------------------------------------------------------------------------
 
     def open_round(self, name: str) -> Outgoing:
-        """The messages that open a round, to whom it is opened for."""
+        """Return the messages that open a round, for the clients in it."""
         self._received = {}
         opening = {
             "AdvertiseKeys": lambda client_id: None,
@@ -65,7 +65,7 @@ class Server:
         expect("a signature", crypto.ed25519_verify(self._identities[client_id], statement, signature), True)
 
     def close_round(self, name: str) -> Drops:
-        """Who is dropped; decides for whom the next round is opened."""
+        """Return the dropped clients; decide which clients are in the next round."""
         self._messages[name] = dict(self._received)
         came = sorted(self._received)
         drops = [(client_id, "DEADLINE") for client_id in self._invited if client_id not in self._received]
@@ -74,7 +74,7 @@ class Server:
             self._advertised = came
             self._around = self._neighborhoods(came)
         elif name == "ShareKeys":
-            # Whoever has too few left around it goes, and then others may.
+            # A client with too few left around it is dropped, and then others may be.
             while (left := self._with_quorum(able, able)) != able:
                 able = left
             self._shared = able
@@ -88,7 +88,7 @@ class Server:
         return drops + [(client_id, "TOO_FEW_NEIGHBORS") for client_id in came if client_id not in able]
 
     def _neighborhoods(self, ids: list[int]) -> dict[int, list[int]]:
-        """Each client's neighbours and itself, ascending."""
+        """Return each client's neighbours and itself, ascending."""
         degree = self._params["degree"]
         if len(ids) <= degree + 1:
             expect("graph entropy", self._entropy, b"")
@@ -157,7 +157,7 @@ class Server:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def outcome(self) -> dict[str, Any]:
-        """The secrets from the shares, and the sum without its masks."""
+        """Return the secrets from the shares, and the sum without its masks."""
         owners = [i for i in self._shared if i in self._survivors or set(self._around[i]) & set(self._survivors)]
         seeds, disputes = {}, self._unopened()
         for owner in owners:
@@ -174,7 +174,7 @@ class Server:
         return {
             "survivors": self._survivors,
             "disputes": [dict(zip(named, dispute, strict=True)) for dispute in sorted(disputes)],
-            # Here each dispute is between two of its own; of a wrong share the holder is named first.
+            # Each dispute here is between two listed clients; for a wrong share the holder is named first.
             "culprits": sorted({holder if fault == "WRONG" else owner for owner, holder, fault in disputes}),
             "self_mask_seeds": self._listed(seeds, survive=True),
             "mask_key_seeds": self._listed(seeds, survive=False),
@@ -205,7 +205,7 @@ class Server:
         ]
 
     def _shares_of(self, owner: int) -> dict[int, list[int]]:
-        """By the holder's place in the owner's neighbourhood."""
+        """Return shares by the holder's place in the owner's neighbourhood."""
         shares: dict[int, list[int]] = {}
         for holder, fields in self._messages["Unmasking"].items():
             if owner in self._around[holder]:
@@ -222,7 +222,7 @@ class Server:
         return crypto.x25519_public(crypto.mask_secret_key(seed, self._session, owner)) == public_key
 
     def _masks(self, seeds: dict[int, bytes]) -> list[list[int]]:
-        """What has to be added to take the masks off."""
+        """Return the vector to add so that the masks are removed."""
         length, ring_bits = self._params["vector_length"], self._params["ring_bits"]
         masks = []
         for owner, seed in seeds.items():
@@ -235,7 +235,7 @@ class Server:
                 if peer in self._survivors:
                     public_key = self._messages["AdvertiseKeys"][peer]["mask_public_key"]
                     key = crypto.pairwise_mask_key(secret, public_key, self._session, owner, peer)
-                    # The survivor's side is in the sum: added by the smaller id.
+                    # The survivor's side is in the sum: the smaller id added it.
                     sign = -1 if peer < owner else 1
                     masks.append([sign * element for element in crypto.mask(key, length, ring_bits)])
         return masks

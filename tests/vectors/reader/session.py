@@ -1,4 +1,4 @@
-"""Checks a session: runs it again, from the recorded randomness, and compares every step."""
+"""Check a session: run it again from the recorded randomness, and compare every step."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ DRAWS = {"channel_secret_key": 32, "mask_key_seed": 16, "self_mask_seed": 16, "s
 
 
 def verify_session(session: dict[str, Any]) -> int:
-    """Every message, decision and result; returns the number of steps."""
+    """Check every message, decision and result; return the number of steps."""
     params = session["parameters"]
     nonce, context = bytes.fromhex(session["nonce"]), bytes.fromhex(session["context"])
     chosen_id = crypto.session_id(params, nonce, context)
@@ -51,7 +51,7 @@ def verify_session(session: dict[str, Any]) -> int:
 
 
 def _clients(session: dict[str, Any], chosen_id: bytes, identities: dict[int, bytes]) -> dict[int, Client]:
-    """Those that started."""
+    """Return the clients that started."""
     return {
         entry["client_id"]: Client(session["parameters"], chosen_id, entry, _draws(session, entry), identities)
         for entry in session["clients"]
@@ -60,7 +60,7 @@ def _clients(session: dict[str, Any], chosen_id: bytes, identities: dict[int, by
 
 
 def verify_refusal(case: dict[str, Any], session: dict[str, Any]) -> None:
-    """A client that has come so far refuses the message, by the same rule."""
+    """Check that a client after these steps refuses the message, by the same rule."""
     params, client_id = session["parameters"], case["client_id"]
     identities = _identities(session)
     client = _clients(session, bytes.fromhex(session["session_id"]), identities)[client_id]
@@ -77,7 +77,7 @@ def verify_refusal(case: dict[str, Any], session: dict[str, Any]) -> None:
 
 
 def _draws(session: dict[str, Any], entry: dict[str, Any]) -> dict[str, bytes]:
-    """What a client drew: the start of its stream."""
+    """Return a client's draws: the start of its stream."""
     sizes = {**DRAWS, "identity_secret_key": 32} if _draws_identity(session) else DRAWS
     stream = crypto.shake_stream(f"{session['name']}/client {entry['client_id']}", sum(sizes.values()))
     draws = {}
@@ -88,12 +88,12 @@ def _draws(session: dict[str, Any], entry: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _draws_identity(session: dict[str, Any]) -> bool:
-    """In semi-malicious mode clients sign with a key of the session, which nobody vouches for."""
+    """Return whether clients draw an identity: in semi-malicious mode they sign with a key of the session."""
     return bool(session["parameters"]["adversary"] == "semi-malicious")
 
 
 def _identities(session: dict[str, Any]) -> dict[int, bytes]:
-    """Everyone's identity key; nobody's, where nothing is signed."""
+    """Return all clients' identity keys; none in unsigned modes."""
     if _draws_identity(session):
         started = [entry for entry in session["clients"] if entry["entropy"] is not None]
         return {e["client_id"]: crypto.ed25519_public(_draws(session, e)["identity_secret_key"]) for e in started}
@@ -125,7 +125,7 @@ class _Run:
     def message(
         self, name: str, kind: str, source: int | str, target: int | str, data: bytes, *, delivered: bool = True
     ) -> wire.Fields:
-        """A message was sent that this implementation would send too; returns what came out at the other end."""
+        """Check that this implementation would send the message too; return what the receiver released."""
         step = self._next()
         found = {key: step[key] for key in ("kind", "round", "type", "from", "to")}
         expect(
@@ -142,11 +142,11 @@ class _Run:
         return fields
 
     def rejected(self, peers: list[int] | None) -> None:
-        """What the client said of the last message."""
+        """Check the client's reaction to the last message."""
         expect(f"step {self.at - 1}, rejected shares", self._steps[self.at - 1].get("rejected_shares"), peers)
 
     def closed(self, name: str, dropped: list[tuple[int, str]]) -> None:
-        """The round was closed, with these decisions."""
+        """Check the decisions when the round was closed."""
         step = self._next()
         found = (step["kind"], step["round"], [(drop["client_id"], drop["reason"]) for drop in step["dropped"]])
         expect(f"step {step['step']}", found, ("close_round", name, dropped))

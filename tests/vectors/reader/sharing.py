@@ -1,4 +1,4 @@
-"""Shamir's scheme over the integers modulo 65521, with errors found by trying."""
+"""Shamir's scheme over the integers modulo 65521; errors are found by trying."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -17,7 +17,7 @@ def limbs_of(seed: bytes) -> list[int]:
 
 
 def seed_of(limbs: Sequence[int]) -> bytes | None:
-    """The seed, or None if the limbs are those of none."""
+    """Return the seed, or None if the limbs are not a seed's."""
     number = sum(limb << 15 * i for i, limb in enumerate(limbs))
     if max(limbs) > 0x7FFF or number >= 2**128:
         return None
@@ -25,7 +25,7 @@ def seed_of(limbs: Sequence[int]) -> bytes | None:
 
 
 def value_at(point: int, known: Points) -> int:
-    """What the polynomial of the lowest degree through some points is elsewhere (Lagrange)."""
+    """Return the value elsewhere of the polynomial of lowest degree through some points (Lagrange)."""
     total = 0
     for i, (x, y) in enumerate(known):
         term = y
@@ -44,12 +44,12 @@ def polynomial(coefficients: Sequence[int], point: int) -> int:
 
 
 def shares_at(place: int, secrets: Sequence[int], rows: Sequence[Sequence[int]]) -> list[int]:
-    """The share in a place; row i has the coefficients of x^(i+1)."""
+    """Return the share in a place; row i has the coefficients of x^(i+1)."""
     return [polynomial([secret, *(row[column] for row in rows)], place + 1) for column, secret in enumerate(secrets)]
 
 
 def coefficients(sharing_seed: bytes, session: bytes, client_id: int, threshold: int) -> list[list[int]]:
-    """The rows of a client's polynomials."""
+    """Return the rows of a client's polynomials."""
     key = crypto.hkdf(sharing_seed, session, "sharing coefficients", crypto.be32(client_id), 16)
     count = 18 * (threshold - 1)
     stream = crypto.keystream(key, 4 * count + 100)
@@ -63,18 +63,18 @@ def pack_shares(limbs: Sequence[int]) -> bytes:
 
 
 def unpack_shares(data: bytes) -> list[int] | None:
-    """Limbs, or None if one is outside the field."""
+    """Return the limbs, or None if one is outside the field."""
     limbs = [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)]
     return limbs if all(limb < P for limb in limbs) else None
 
 
 def seed_from(shares: Sequence[tuple[int, Sequence[int]]]) -> bytes | None:
-    """The seed from (place, share) of exactly the threshold's number."""
+    """Return the seed from (place, share) of exactly the threshold's number."""
     return seed_of([value_at(0, [(place + 1, share[limb]) for place, share in shares]) for limb in range(LIMBS)])
 
 
 def wrong_values(points: Points, threshold: int) -> list[int] | None:
-    """The indices of at most half the spare values that the one polynomial is not through; None: there is none."""
+    """Return the indices of at most half the spare values that miss the one polynomial; None: it does not exist."""
     for chosen in combinations(points, threshold):
         wrong = [i for i, (x, y) in enumerate(points) if value_at(x, chosen) != y]
         if 2 * len(wrong) <= len(points) - threshold:
@@ -85,7 +85,7 @@ def wrong_values(points: Points, threshold: int) -> list[int] | None:
 def recover(
     shares: dict[int, list[int]], threshold: int, is_secret: Callable[[bytes], bool]
 ) -> tuple[bytes, list[int]] | None:
-    """The seed that its owner is bound to, and the places of the shares that are not of it."""
+    """Return the seed that its owner is bound to, and the places of the shares that do not belong to it."""
     for chosen in combinations(sorted(shares), threshold):
         known = [(place, shares[place]) for place in chosen]
         seed = seed_from(known)

@@ -36,7 +36,7 @@ def write_bytes(data: bytes) -> bytes:
 
 
 def pack_vector(elements: list[int], ring_bits: int) -> bytes:
-    """One big number whose bits are the elements', least significant first."""
+    """Return one big number whose bits are the elements', least significant first."""
     digits = "".join(f"{element:0{ring_bits}b}" for element in reversed(elements))
     return int(digits, 2).to_bytes((len(elements) * ring_bits + 7) // 8, "little")
 
@@ -53,7 +53,7 @@ def pack_flags(flags: str) -> bytes:
 
 
 def encode(kind: str, fields: Fields, ring_bits: int) -> bytes:
-    """A message's bytes."""
+    """Return a message's bytes."""
     items = [write_bytes(fields["session_id"])]
     for name, value in fields.items():
         match name:
@@ -73,7 +73,7 @@ def encode(kind: str, fields: Fields, ring_bits: int) -> bytes:
 
 
 class Reader:
-    """Front to back."""
+    """Reads from front to back."""
 
     def __init__(self, data: bytes) -> None:
         self._left = data
@@ -89,7 +89,7 @@ class Reader:
         if head[0] < 0x80:
             return head[0]
         if not 0xCC <= head[0] <= 0xCF:
-            raise Malformed("no unsigned integer")
+            raise Malformed("not an unsigned integer")
         payload = self.take(2 ** (head[0] - 0xCC))
         number = int.from_bytes(payload, "big")
         if write_int(number) != head + payload:
@@ -97,10 +97,10 @@ class Reader:
         return number
 
     def byte_string(self, size: int | None = None, multiple: int = 1, most: int | None = None) -> bytes:
-        """A byte string; of a size, or of so many items of a size."""
+        """Return a byte string of ``size``, or of a number of items of a size."""
         head = self.take(1)
         if not 0xC4 <= head[0] <= 0xC6:
-            raise Malformed("no byte string")
+            raise Malformed("not a byte string")
         length = self.take(2 ** (head[0] - 0xC4))
         number = int.from_bytes(length, "big")
         if number < (0, 2**8, 2**16)[head[0] - 0xC4]:
@@ -108,7 +108,7 @@ class Reader:
         if size is not None and number != size:
             raise Malformed(f"{number} bytes instead of {size}")
         if number % multiple or (most is not None and number > multiple * most):
-            raise Malformed(f"{number} bytes of items of {multiple}")
+            raise Malformed(f"{number} bytes for items of {multiple}")
         return self.take(number)
 
     def flags(self, most: int) -> str:
@@ -124,7 +124,7 @@ class Reader:
 
 
 def most_bytes(params: dict[str, Any]) -> int:
-    """No message is longer."""
+    """Return the largest size of a message."""
     peers = params["degree"] + 1
     signed = params["adversary"] != "honest-but-curious"
     flags = peers // 8 + 1
@@ -139,14 +139,14 @@ def most_bytes(params: dict[str, Any]) -> int:
 
 
 def decode(data: bytes, params: dict[str, Any], *, from_client: bool) -> tuple[str, Fields]:
-    """The message, or Malformed."""
+    """Return the message, or raise Malformed."""
     if len(data) > most_bytes(params):
         raise Malformed("too long")
     reader = Reader(data)
     head = reader.take(1)[0]
     signed = params["adversary"] != "honest-but-curious"
     if head >> 4 != 9:
-        raise Malformed("no short array")
+        raise Malformed("not a short array")
     if reader.integer() != 1:
         raise Malformed("another version")
     code = reader.integer()

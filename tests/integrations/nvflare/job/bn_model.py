@@ -1,4 +1,4 @@
-"""A small model with what torch models have beside weights: running statistics and an integer counter."""
+"""A small model with the usual parts of torch models beside weights: running statistics and an integer counter."""
 
 import torch
 from torch import nn

@@ -22,7 +22,7 @@ def main() -> None:
             flare.send(flare.FLModel(metrics={"accuracy": float(model.params["layers.0.bias"].mean())}))
             continue
         counter = torch.as_tensor(model.params["layers.1.num_batches_tracked"])
-        # Counters come as they were, whatever round it is.
+        # Counters come back unchanged, in every round.
         assert args.plain or (counter.dtype == torch.int64 and counter == 0), (counter.dtype, counter)
         change = number / 8 + model.current_round / 64
         params = {}

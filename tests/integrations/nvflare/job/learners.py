@@ -1,4 +1,4 @@
-"""Learners as NVFlare's examples write them; what each makes of a model is known: it adds 1, in a step."""
+"""Learners as NVFlare's examples write them; each changes a model in a known way: it adds 1, in a step."""
 
 from typing import Any
 

@@ -10,10 +10,10 @@ from nvflare.apis.shareable import Shareable
 
 
 class Leaving(Filter):
-    """Leaves at given tasks of given rounds.
+    """A filter that leaves at given tasks of given rounds.
 
     Args:
-        site: which site leaves.
+        site: the site that leaves.
         schedule: for each round of the job, ``task:how``: error, late, or killed; empty to stay.
     """
 

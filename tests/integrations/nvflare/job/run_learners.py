@@ -1,4 +1,4 @@
-"""A job by hand with another of NVFlare's trainers on each site: run_learners.py FOLDER."""
+"""A job with one of NVFlare's other trainers on each site: run_learners.py FOLDER."""
 
 import sys
 

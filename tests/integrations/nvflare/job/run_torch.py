@@ -1,4 +1,4 @@
-"""Jobs with a torch model: run_torch.py FOLDER, and what is in it; see the options."""
+"""Jobs with a torch model: run_torch.py FOLDER, and its content; see the options."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from nvflare.recipe import SimEnv
 from fl.integrations.nvflare import add_secure_aggregation
 
 ROUNDS = 4
-# Momentum and a scheduler: what the server's optimizer remembers decides all rounds but the first.
+# Momentum and a scheduler: the state of the server's optimizer decides all rounds but the first.
 OPTIMIZER = {
     "optimizer_args": {"path": "torch.optim.SGD", "args": {"lr": 0.5, "momentum": 0.6}, "config_type": "dict"},
     "lr_scheduler_args": {

@@ -1,0 +1,81 @@
+"""The engines run the clients' part of the protocol too: the same records and model whatever the cores."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+import transport.workers
+from fl.engines import Resources, open_engine
+from fl.errors import EngineError
+from fl.runs.rounds import FederatedRun
+from secagg import Round
+from tests.fl.engines.workers import DATASET, make_worker
+from tests.fl.runs import state_bytes, tiny_config, untimed
+from transport import WorkerPool
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of any size go to workers, where there are several."""
+    monkeypatch.setattr(transport.workers, "_WORTH_STARTING", 0.0)
+    monkeypatch.setattr(transport.workers, "_WORTH_SENDING", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "adversary"),
+    [
+        ("serial", "malicious"),
+        ("batched", "honest-but-curious"),
+        pytest.param("processes", "semi-malicious", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_is_the_same_on_one_core_and_on_two(engine: str, adversary: str) -> None:
+    """With bounds that follow the updates (a session that measures), held-out examples, and a comparison."""
+
+    def run(cores: int) -> tuple[Any, Any, int]:
+        config = tiny_config(
+            model="small-cnn",
+            clients=12,
+            dropout=0.25,
+            engine=engine,
+            holdout=0.2,
+            compare=True,
+            adversary=adversary,
+        )
+        with FederatedRun(config, DATASET, "secure", Resources(workers=cores)) as run:
+            records = [untimed(run.run_round()) for _ in range(2)]
+            assert run._engine is not None
+            assert isinstance(run._engine.workers, WorkerPool)
+            return records, state_bytes(run.model), len(run._engine.workers.process_ids)
+
+    (alone, model, none), (shared, same_model, two) = run(1), run(2)
+    assert (none, two) == (0, 2)
+    assert shared == alone
+    assert same_model == model
+    assert alone[0]["ring_difference"] == 0
+
+
+def test_a_killed_worker_ends_the_round_and_the_next_round_starts_it_again() -> None:
+    def kill(name: str, round_: Round, received: int, awaited: int) -> None:
+        if round_ is Round.MASKED_INPUT_COLLECTION:
+            for process_id in run._engine.workers.process_ids:  # type: ignore[union-attr]
+                os.kill(process_id, signal.SIGKILL)
+
+    with FederatedRun(tiny_config(clients=8), DATASET, "secure", Resources(workers=2)) as run:
+        with pytest.raises(EngineError, match=r"a worker process ended \(signal 9"):
+            run.run_round(kill)
+        assert run.run_round().aborted is None
+
+
+@pytest.mark.parametrize("engine", ["serial", "batched", "processes"])
+def test_an_engine_ends_its_processes(engine: str) -> None:
+    opened = open_engine(engine, make_worker(), Resources(workers=2))
+    opened.workers.start()
+    assert isinstance(opened.workers, WorkerPool)
+    assert len(opened.workers.process_ids) == opened.workers.count == 2
+    opened.close()
+    assert opened.workers.process_ids == ()
