@@ -1,6 +1,7 @@
 """Choose the graph that is cheapest for a threat model, and say why."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from secagg.errors import PlanError
 from secagg.params import Adversary, Parameters
@@ -8,7 +9,7 @@ from secagg.planner import SPARSE_ALLOWS, GraphKind, Plan, fraction_of, plan
 from secagg.sparse_bounds import SECURITY_BITS
 
 SPARSE_RESERVE = 0.05
-"""The least fraction of dropouts for which a chosen sparse graph is planned: it has no spare clients beyond those."""
+"""The least fractions of dropouts and of corrupt clients for which fronts plan a sparse graph: it has no spare ones."""
 
 # Fewer neighbours than this cost a client milliseconds: too little to give up what only the complete graph withstands.
 _WORTHWHILE = 50
@@ -23,12 +24,13 @@ class GraphChoice:
 
     Attributes:
         graph: the graph.
-        dropout: the fraction of dropouts for which to plan: on a sparse graph at least SPARSE_RESERVE.
+        dropout, corrupt: the fractions for which to plan: on a sparse graph, `sparse_threat`.
         why: the reason.
     """
 
     graph: GraphKind
     dropout: float
+    corrupt: float
     why: str
 
     def explained(self, plan: Plan) -> Plan:
@@ -56,27 +58,21 @@ def cheapest_graph(
         num_clients, dropout, corrupt, adversary, threshold, min_inputs: as for `plan`.
     """
 
-    def parameters(graph: GraphKind) -> Parameters | PlanError:
-        try:
-            return plan(
-                num_clients=num_clients,
-                vector_length=1,
-                value_bits=1,
-                dropout=dropout if graph is GraphKind.COMPLETE else with_reserve(dropout),
-                corrupt=corrupt,
-                adversary=adversary,
-                graph=graph,
-                threshold=threshold,
-                min_inputs=min_inputs,
-            ).parameters
-        except PlanError as error:
-            return error
+    stated: dict[str, Any] = {
+        "num_clients": num_clients,
+        "corrupt": corrupt,
+        "adversary": adversary,
+        "threshold": threshold,
+        "min_inputs": min_inputs,
+    }
+    sparse_dropout, sparse_corrupt = sparse_threat(dropout=dropout, **stated)
 
     def choice(graph: GraphKind, why: str) -> GraphChoice:
-        planned_for = dropout if graph is GraphKind.COMPLETE else with_reserve(dropout)
-        return GraphChoice(graph, planned_for, f"graph {graph.value}: {why}")
+        planned_for = (dropout, corrupt) if graph is GraphKind.COMPLETE else (sparse_dropout, sparse_corrupt)
+        return GraphChoice(graph, *planned_for, f"graph {graph.value}: {why}")
 
-    sparse, complete = parameters(GraphKind.SPARSE), parameters(GraphKind.COMPLETE)
+    sparse = _parameters(GraphKind.SPARSE, dropout=sparse_dropout, **{**stated, "corrupt": sparse_corrupt})
+    complete = _parameters(GraphKind.COMPLETE, dropout=dropout, **stated)
     if isinstance(sparse, PlanError) or sparse.is_complete:
         return choice(GraphKind.COMPLETE, f"no sparse graph of {num_clients} clients is safe and works for this threat")
     if isinstance(complete, Parameters) and complete.degree - sparse.degree < _WORTHWHILE:
@@ -101,7 +97,7 @@ def cheapest_graph(
         f"{sparse.degree} neighbours for each client, not {complete.degree}, cut its work to "
         f"{sparse.degree / complete.degree:.0%}, and its traffic beside its vector to {_kilobytes(sparse)} from "
         f"{_kilobytes(complete)}; safe, except with probability 2^-{SECURITY_BITS}, while at most "
-        f"{fraction_of(with_reserve(dropout), num_clients)} clients vanish and {fraction_of(corrupt, num_clients)} are "
+        f"{fraction_of(sparse_dropout, num_clients)} clients vanish and {fraction_of(sparse_corrupt, num_clients)} are "
         f"corrupt: the complete graph with {_most_corrupt(complete)}, whoever vanishes",
     )
 
@@ -112,10 +108,30 @@ def _most_corrupt(complete: Parameters) -> int:
     return least_unsafe - 1
 
 
-def with_reserve(dropout: float) -> float:
-    """Return the fraction of dropouts for which to plan a sparse graph."""
-    # What is no fraction stays, so that the planner refuses it.
-    return max(dropout, SPARSE_RESERVE) if dropout >= 0 else dropout
+def sparse_threat(*, dropout: float, corrupt: float, **others: Any) -> tuple[float, float]:
+    """Return the fractions of dropouts and of corrupt clients for which to plan a sparse graph.
+
+    Both are at least SPARSE_RESERVE. If there is no such plan, or a threshold is given, the fraction of corrupt clients
+    is the stated one.
+
+    Args:
+        dropout, corrupt: the stated fractions.
+        others: the other arguments of `cheapest_graph`.
+    """
+    # What is not a fraction stays, so that the planner refuses it.
+    reserved = [max(stated, SPARSE_RESERVE) if stated >= 0 else stated for stated in (dropout, corrupt)]
+    if others.get("threshold") is None:
+        made = _parameters(GraphKind.SPARSE, dropout=reserved[0], corrupt=reserved[1], **others)
+        if isinstance(made, Parameters) and not made.is_complete:
+            return reserved[0], reserved[1]
+    return reserved[0], corrupt
+
+
+def _parameters(graph: GraphKind, **numbers: Any) -> Parameters | PlanError:
+    try:
+        return plan(vector_length=1, value_bits=1, graph=graph, **numbers).parameters
+    except PlanError as error:
+        return error
 
 
 def _kilobytes(params: Parameters) -> str:

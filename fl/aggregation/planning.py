@@ -8,7 +8,7 @@ from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.scales import Scales
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from secagg import Adversary, GraphChoice, GraphKind, PlanError
-from secagg.graph_choice import with_reserve
+from secagg.graph_choice import sparse_threat
 
 GraphName = Literal["auto", "complete", "sparse"]
 """A graph's name in all settings; ``auto`` stands for the one that `secagg.cheapest_graph` chooses."""
@@ -44,7 +44,8 @@ def widest_graph(graph: str | GraphKind, adversary: Adversary) -> GraphKind:
 def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **numbers: Any) -> secagg.Plan:
     """Return the plan of one session; with the graph ``auto``, its first reason says why the graph was chosen.
 
-    A sparse graph is planned for at least 5% dropouts, since it has no spare clients.
+    A sparse graph is planned for at least 5% dropouts and, if there is such a plan, 5% corrupt clients: it has no spare
+    ones.
 
     Args:
         graph, adversary: a `GraphName` and an `AdversaryName`, or members of the enums.
@@ -56,13 +57,14 @@ def plan_session(*, graph: str | GraphKind, adversary: str | Adversary, **number
     problems = name_problems(graph, adversary)
     mode = Adversary.HONEST_BUT_CURIOUS if problems else Adversary(adversary)
     kind, choice = GraphKind.COMPLETE, None
+    threat = {name: numbers[name] for name in _THREAT if name in numbers}
     if not problems and graph == "auto":
-        choice = secagg.cheapest_graph(adversary=mode, **{name: numbers[name] for name in _THREAT if name in numbers})
-        kind, numbers["dropout"] = choice.graph, choice.dropout
+        choice = secagg.cheapest_graph(adversary=mode, **threat)
+        kind, numbers["dropout"], numbers["corrupt"] = choice.graph, choice.dropout, choice.corrupt
     elif not problems:
         kind = GraphKind(graph)
         if kind is GraphKind.SPARSE:
-            numbers["dropout"] = with_reserve(numbers["dropout"])
+            numbers["dropout"], numbers["corrupt"] = sparse_threat(**{"corrupt": 0.0, **threat}, adversary=mode)
     try:
         plan = secagg.plan(**numbers, adversary=mode, graph=kind)
     except PlanError as error:

@@ -13,9 +13,8 @@ CURIOUS = Adversary.HONEST_BUT_CURIOUS
 
 
 def planned(choice: GraphChoice, **threat: object) -> tuple[int, int]:
-    made = choice.explained(
-        plan(vector_length=1, value_bits=8, **{**threat, "dropout": choice.dropout, "graph": choice.graph})  # type: ignore[arg-type]
-    )
+    threat = {**threat, "dropout": choice.dropout, "corrupt": choice.corrupt, "graph": choice.graph}
+    made = choice.explained(plan(vector_length=1, value_bits=8, **threat))  # type: ignore[arg-type]
     assert made.why == made.reasons[0] == choice.why
     return made.parameters.degree, made.parameters.threshold
 
@@ -25,7 +24,7 @@ def test_many_clients_take_the_sparse_graph_with_a_line_on_its_savings_and_risks
     assert choice.graph is GraphKind.SPARSE
     degree, _ = planned(choice, num_clients=300, dropout=0.2)
     for words in (f"{degree} neighbours for each client, not 299", f"to {degree / 299:.0%}", "60 clients vanish",
-                  "0 are corrupt", "2^-40", "complete graph with 150"):  # fmt: skip
+                  "15 are corrupt", "2^-40", "complete graph with 150"):  # fmt: skip
         assert words in choice.why, choice.why
 
 
@@ -45,6 +44,16 @@ def test_the_graph_is_complete_if_no_degree_fits() -> None:
 def test_a_sparse_graph_is_planned_with_a_reserve() -> None:
     for dropout, expected in ((0.0, SPARSE_RESERVE), (0.01, SPARSE_RESERVE), (0.3, 0.3)):
         assert cheapest_graph(num_clients=500, dropout=dropout).dropout == expected
+    for corrupt, expected in ((0.0, SPARSE_RESERVE), (0.01, SPARSE_RESERVE), (0.1, 0.1)):
+        choice = cheapest_graph(num_clients=500, dropout=0.1, corrupt=corrupt)
+        assert choice.corrupt == expected
+        _, threshold = planned(choice, num_clients=500, dropout=0.1)
+        assert threshold > 2, "two neighbours who share what they hold unmask nobody"
+
+
+def test_without_a_plan_for_the_reserve_the_graph_is_as_safe_as_stated() -> None:
+    choice = cheapest_graph(num_clients=40, dropout=0.9)
+    assert (choice.graph, choice.corrupt) == (GraphKind.SPARSE, 0.0)
 
 
 def test_half_of_few_clients_may_vanish_on_a_sparse_graph() -> None:
