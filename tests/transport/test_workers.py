@@ -1,4 +1,4 @@
-"""Clients in worker processes: the same session as in one process, whatever goes wrong; no hang when one dies."""
+"""Clients in worker processes: the same session as in one process, for every fault; no hang when one dies."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def copied(value: Any) -> Any:
 
 
 class Inline:
-    """Workers in this process, which work as soon as they are called; they keep what was sent to them."""
+    """Workers in this process, which work as soon as they are called; they keep all that was sent to them."""
 
     count = 3
 
@@ -80,7 +80,7 @@ def pool() -> Iterator[WorkerPool]:
 
 
 def facts(report: SessionReport) -> dict[str, Any]:
-    """All of a report but times, which differ, and keys, which are random."""
+    """Return all of a report except times, which differ, and keys, which are random."""
     outcome = report.outcome
     return {
         "outcome": (outcome.sum.tolist(), outcome.included) if isinstance(outcome, Completed) else str(outcome),
@@ -151,7 +151,7 @@ def test_processes_give_the_same_session_one_after_the_other(pool: WorkerPool, a
 
 
 class Made(PortableInputs):
-    """Makes inputs, and says in which process."""
+    """Inputs that also record the process in which they are made."""
 
     def __init__(self, length: int, withheld: int | None = None) -> None:
         self.length = length
@@ -281,7 +281,7 @@ def test_a_session_ends_at_once_when_a_worker_is_killed_and_the_next_one_starts_
             if at is round_ and not killed:
                 killed.append(pool.process_ids[1])
                 os.kill(killed[0], signal.SIGKILL)
-                # Wait for its end: answers that it gave before are as good as any.
+                # Wait for its end: answers that it gave before are valid.
                 while killed[0] in pool.process_ids:
                     time.sleep(0.01)
 
@@ -333,7 +333,7 @@ def test_a_worker_has_one_thread_however_many_cores_there_are(pool: WorkerPool) 
 
 
 def test_a_client_is_moved_and_never_copied() -> None:
-    """A suspended client travels once; afterwards its worker alone can go on with it."""
+    """A suspended client travels once; afterwards only its worker can continue with it."""
     inline = Inline()
     run_session(make_params(5, 3, adversary=Adversary.MALICIOUS), Made(10), pool=inline)
     assert sum(sent.count(b"secagg client") for sent in inline.sent) == 5

@@ -1,4 +1,4 @@
-"""`secagg study` and `fl.study`: what is refused and what is kept, and that a run is that of `secagg train`."""
+"""`secagg study` and `fl.study`: refusals, kept runs, and that a run equals that of `secagg train`."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal, in the middle of the second run."""
+    """The signal comes in the middle of the second run."""
     path, out, shown = study_file(tmp_path), tmp_path / "out", []
 
     def interrupt(_: object, event: Any) -> None:
@@ -184,7 +184,7 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.live
 def test_one_killed_at_any_moment_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    """With two processes and no chance to clean up; children end by themselves, in the middle of a round."""
+    """Two processes have no chance to clean up; children end by themselves, in the middle of a round."""
     path, out = study_file(tmp_path, FILE.replace("rounds = 2", "rounds = 8")), tmp_path / "out"
     process = subprocess.Popen(  # noqa: S603 - our own program
         command("study", path, "--out", out, "--jobs", 2),
