@@ -389,7 +389,7 @@ class Two(nn.Linear):
         return super().forward(inputs), inputs.sum()
 
 
-def test_a_model_may_return_what_only_its_own_loss_takes() -> None:
+def test_a_model_may_return_any_output_that_its_loss_takes() -> None:
     task = Task(lambda output, target: functional.mse_loss(output[0], target), {"second": lambda o, t: o[1].item()})
     result = train(Two(2, 1), torch.ones(4, 2), torch.ones(4, 1), Local(1, 2, 0.1), seed=0, task=task)
     assert result.metrics == ((16.0, 4),)

@@ -211,7 +211,7 @@ def test_no_more_inputs_are_made_ahead_than_the_window_has_room_for(
     assert most_ahead() > 2 * pool.count
 
 
-def test_inputs_are_made_for_those_only_who_get_so_far() -> None:
+def test_inputs_are_made_only_for_clients_that_reach_the_round() -> None:
     params = make_params(5, 3)
     made: list[int] = []
 
@@ -247,7 +247,7 @@ def test_a_callers_bad_input_is_the_callers_error(pool: WorkerPool, wrong: Any, 
     assert isinstance(run_session(make_params(3, 2), Made(10), pool=pool).outcome, Completed)
 
 
-def test_what_an_input_raises_is_raised_where_its_answer_is_due(pool: WorkerPool) -> None:
+def test_an_inputs_error_is_raised_where_its_answer_is_due(pool: WorkerPool) -> None:
     made: list[int] = []
 
     def make(client_id: int) -> np.ndarray:
@@ -264,7 +264,7 @@ class Broken(Made):
         raise KeyError("no such file")
 
 
-def test_a_fault_of_portable_inputs_is_told_with_the_workers_traceback(pool: WorkerPool) -> None:
+def test_a_fault_of_portable_inputs_comes_with_the_workers_traceback(pool: WorkerPool) -> None:
     with pytest.raises(RuntimeError, match="KeyError in a worker process: 'no such file'") as caught:
         run_session(make_params(5, 3), Broken(10), pool=pool)
     assert "in __call__" in caught.value.__notes__[0]
@@ -326,7 +326,7 @@ def exists(process_id: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
-def test_a_worker_has_one_thread_however_many_cores_there_are(pool: WorkerPool) -> None:
+def test_a_worker_has_one_thread_for_any_number_of_cores(pool: WorkerPool) -> None:
     run_session(make_params(40, 30, vector_length=1), Made(1), pool=pool)
     for process_id in pool.process_ids:
         assert "Threads:\t1\n" in Path(f"/proc/{process_id}/status").read_text()

@@ -92,7 +92,7 @@ def test_processes_end_in_the_middle_of_an_arm_when_their_parent_is_killed(tmp_p
     assert not any((note.parent / "woke").exists() for note in notes)
 
 
-def test_arms_train_on_data_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_train_on_the_users_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_rows.py").write_text("from tests.fl.runs import tiny_dataset\ndef load(_): return tiny_dataset()")
     monkeypatch.chdir(tmp_path)
     results = run_in(tmp_path / "runs", digits_arm(dataset="own_rows:load", rounds=1, partition="iid"))
