@@ -1,4 +1,4 @@
-"""Clients in worker processes: the same session as in one process, whatever goes wrong; no hang when one dies."""
+"""Clients in worker processes: the same session as in one process, for every fault; no hang when one dies."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def copied(value: Any) -> Any:
 
 
 class Inline:
-    """Workers in this process, which work as soon as they are called; they keep what was sent to them."""
+    """Workers in this process, which work as soon as they are called; they keep all that was sent to them."""
 
     count = 3
 
@@ -80,7 +80,7 @@ def pool() -> Iterator[WorkerPool]:
 
 
 def facts(report: SessionReport) -> dict[str, Any]:
-    """All of a report but times, which differ, and keys, which are random."""
+    """Return all of a report except times, which differ, and keys, which are random."""
     outcome = report.outcome
     return {
         "outcome": (outcome.sum.tolist(), outcome.included) if isinstance(outcome, Completed) else str(outcome),
@@ -151,7 +151,7 @@ def test_processes_give_the_same_session_one_after_the_other(pool: WorkerPool, a
 
 
 class Made(PortableInputs):
-    """Makes inputs, and says in which process."""
+    """Inputs that also record the process in which they are made."""
 
     def __init__(self, length: int, withheld: int | None = None) -> None:
         self.length = length
@@ -211,7 +211,7 @@ def test_no_more_inputs_are_made_ahead_than_the_window_has_room_for(
     assert most_ahead() > 2 * pool.count
 
 
-def test_inputs_are_made_for_those_only_who_get_so_far() -> None:
+def test_inputs_are_made_only_for_clients_that_reach_the_round() -> None:
     params = make_params(5, 3)
     made: list[int] = []
 
@@ -247,7 +247,7 @@ def test_a_callers_bad_input_is_the_callers_error(pool: WorkerPool, wrong: Any, 
     assert isinstance(run_session(make_params(3, 2), Made(10), pool=pool).outcome, Completed)
 
 
-def test_what_an_input_raises_is_raised_where_its_answer_is_due(pool: WorkerPool) -> None:
+def test_an_inputs_error_is_raised_where_its_answer_is_due(pool: WorkerPool) -> None:
     made: list[int] = []
 
     def make(client_id: int) -> np.ndarray:
@@ -264,7 +264,7 @@ class Broken(Made):
         raise KeyError("no such file")
 
 
-def test_a_fault_of_portable_inputs_is_told_with_the_workers_traceback(pool: WorkerPool) -> None:
+def test_a_fault_of_portable_inputs_comes_with_the_workers_traceback(pool: WorkerPool) -> None:
     with pytest.raises(RuntimeError, match="KeyError in a worker process: 'no such file'") as caught:
         run_session(make_params(5, 3), Broken(10), pool=pool)
     assert "in __call__" in caught.value.__notes__[0]
@@ -281,7 +281,7 @@ def test_a_session_ends_at_once_when_a_worker_is_killed_and_the_next_one_starts_
             if at is round_ and not killed:
                 killed.append(pool.process_ids[1])
                 os.kill(killed[0], signal.SIGKILL)
-                # Wait for its end: answers that it gave before are as good as any.
+                # Wait for its end: answers that it gave before are valid.
                 while killed[0] in pool.process_ids:
                     time.sleep(0.01)
 
@@ -326,14 +326,14 @@ def exists(process_id: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
-def test_a_worker_has_one_thread_however_many_cores_there_are(pool: WorkerPool) -> None:
+def test_a_worker_has_one_thread_for_any_number_of_cores(pool: WorkerPool) -> None:
     run_session(make_params(40, 30, vector_length=1), Made(1), pool=pool)
     for process_id in pool.process_ids:
         assert "Threads:\t1\n" in Path(f"/proc/{process_id}/status").read_text()
 
 
 def test_a_client_is_moved_and_never_copied() -> None:
-    """A suspended client travels once; afterwards its worker alone can go on with it."""
+    """A suspended client travels once; afterwards only its worker can continue with it."""
     inline = Inline()
     run_session(make_params(5, 3, adversary=Adversary.MALICIOUS), Made(10), pool=inline)
     assert sum(sent.count(b"secagg client") for sent in inline.sent) == 5

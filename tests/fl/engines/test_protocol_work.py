@@ -1,4 +1,4 @@
-"""The engines run the clients' part of the protocol too: the same records and model whatever the cores."""
+"""The engines also run the clients' part of the protocol: the same records and model for any number of cores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transport import WorkerPool
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of any size go to workers, where there are several."""
+    """Let sessions of any size go to workers, if there are several."""
     monkeypatch.setattr(transport.workers, "_WORTH_STARTING", 0.0)
     monkeypatch.setattr(transport.workers, "_WORTH_SENDING", 0.0)
 

@@ -42,7 +42,7 @@ class NotingArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongArm(NotingArm):
-    """Computes for a minute without a word, and writes down its process first."""
+    """An arm that computes for a minute without a word, and first writes down its process."""
 
     def run(self, work: ArmWork) -> ArmResult:
         replace_file(work.folder / "process", str(os.getpid()).encode())

@@ -126,7 +126,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_the_finished_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes in the middle of the second round."""
     experiment = experiment_of(digits_arm("first", rounds=2), digits_arm("second", rounds=2))
 

@@ -72,7 +72,7 @@ def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.live
 def test_processes_end_in_the_middle_of_an_arm_when_their_parent_is_killed(tmp_path: Path) -> None:
-    """A new start may go on with the same arms at once: nobody else may write into their folders."""
+    """A new start may resume the same arms at once: no other process may write into their folders."""
     program = (
         "from pathlib import Path\n"
         "from tests.fl.experiments.arms import LongArm, run_in\n"
@@ -88,11 +88,11 @@ def test_processes_end_in_the_middle_of_an_arm_when_their_parent_is_killed(tmp_p
         parent.wait()
     for note in notes:
         wait_until_gone(int(note.read_text()))
-    # Nobody waited for the minute that they had to compute.
+    # No process computed for its whole minute.
     assert not any((note.parent / "woke").exists() for note in notes)
 
 
-def test_arms_train_on_data_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_train_on_the_users_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_rows.py").write_text("from tests.fl.runs import tiny_dataset\ndef load(_): return tiny_dataset()")
     monkeypatch.chdir(tmp_path)
     results = run_in(tmp_path / "runs", digits_arm(dataset="own_rows:load", rounds=1, partition="iid"))

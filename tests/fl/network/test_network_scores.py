@@ -262,7 +262,7 @@ def test_a_personal_model_that_fails_costs_no_update(tmp_path: Path) -> None:
     assert not (tmp_path / "mine" / "personal.safetensors").exists()
 
 
-def test_a_final_model_that_does_not_fit_is_not_taken(tmp_path: Path) -> None:
+def test_a_final_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     said: list[str] = []
     options = JoinOptions(
         client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0,

@@ -68,7 +68,7 @@ def test_the_spread_is_median_and_range_of_the_sums(tmp_path: Path) -> None:
     assert (tmp_path / "f.png").exists()
 
 
-def test_latex_means_nothing_else(tmp_path: Path) -> None:
+def test_texts_are_escaped_for_latex(tmp_path: Path) -> None:
     text = latex_of(["a", *(heading for heading, _ in HEADINGS.values())], [[r"x_1 & 5% \~"]], note="")
     assert r"x\_1 \& 5\% \textbackslash{}\textasciitilde{} \\" in text
 
@@ -85,7 +85,7 @@ def test_lists_are_separated_by_commas_or_given_one_by_one() -> None:
             parse_axes(clients=wrong, dropout=[])
 
 
-def test_what_is_impossible_is_named_before_anything_runs(tmp_path: Path) -> None:
+def test_impossible_combinations_are_named_before_anything_runs(tmp_path: Path) -> None:
     lists = ("simulate", "--clients", "4,6", "--dropout", "0,0.8", "--graph", "complete", "--length", 20)
     result = invoke(*lists, "--csv", tmp_path / "c.csv", "--json")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""`secagg study` and `fl.study`: what is refused and what is kept, and that a run is that of `secagg train`."""
+"""`secagg study` and `fl.study`: refusals, kept runs, and that a run equals that of `secagg train`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_study_gives_tables_figures_and_runs_as_train_does(tmp_path: Path) -> 
     assert [int(one["included"]) for one in rounds[-2:]] == [len(record.included) for record in records[0]]
 
 
-def test_what_is_done_is_kept_when_the_grid_grows(tmp_path: Path) -> None:
+def test_finished_runs_are_kept_when_the_grid_grows(tmp_path: Path) -> None:
     first = fl.study({"clients": [4]}, out=tmp_path, jobs=1, **SMALL)
     (before,) = first.runs
     seen: list[str] = []
@@ -158,8 +158,8 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         assert_refused(invoke("study", path, "--out", tmp_path / "out"), "in use by another process")
 
 
-def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal, in the middle of the second run."""
+def test_ctrl_c_keeps_the_finished_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes in the middle of the second run."""
     path, out, shown = study_file(tmp_path), tmp_path / "out", []
 
     def interrupt(_: object, event: Any) -> None:
@@ -183,8 +183,8 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.live
-def test_one_killed_at_any_moment_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    """With two processes and no chance to clean up; children end by themselves, in the middle of a round."""
+def test_a_study_killed_at_any_moment_continues_and_repeats_nothing(tmp_path: Path) -> None:
+    """Two processes have no chance to clean up; children end by themselves, in the middle of a round."""
     path, out = study_file(tmp_path, FILE.replace("rounds = 2", "rounds = 8")), tmp_path / "out"
     process = subprocess.Popen(  # noqa: S603 - our own program
         command("study", path, "--out", out, "--jobs", 2),

@@ -64,7 +64,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
         ({"channels_last": 2, "clients": 2, "model": 2}, ("clients", "channels_last", ("model",))),
     ],
 )
-def test_numbers_go_across(axes: dict[str, int], layout: tuple[Any, ...]) -> None:
+def test_axes_are_laid_out_as_x_lines_and_panels(axes: dict[str, int], layout: tuple[Any, ...]) -> None:
     values = {"model": ["cnn", "2nn"], "partition": ["iid", "shards"], "channels_last": [True, False]}
     found = Layout.of({name: values.get(name, [0, 1, 2])[:count] for name, count in axes.items()})
     assert found is not None

@@ -23,7 +23,7 @@ from transport import FaultSchedule, SessionReport, WorkerLostError, run_session
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of any size go to the cluster."""
+    """Let sessions of any size go to the cluster."""
     monkeypatch.setattr(workers, "_WORTH_STARTING", 0.0)
     monkeypatch.setattr(workers, "_WORTH_SENDING", 0.0)
 
