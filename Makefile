@@ -114,9 +114,13 @@ bench-nvflare: .venv/nvflare .venv/dev  ## NVFlare plain, with its homomorphic e
 	OMP_NUM_THREADS=1 .venv-nvflare/bin/python -m benchmarks.nvflare_leak
 	$(MAKE) generated
 
-.PHONY: test-fast
+.PHONY: test-fast bench-fast
 test-fast: .venv/fast  ## the tests of secagg with the machine code of the extra fast; two minutes
 	.venv-fast/bin/python $(TESTS) $(PARALLEL) tests/secagg tests/vectors tests/specification
+
+bench-fast: .venv/fast .venv/dev  ## masks, packing and the paper's figure 8 with and without fast; results and docs table; 15 minutes
+	.venv-fast/bin/python -m benchmarks.compare_fast
+	$(MAKE) generated
 
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
