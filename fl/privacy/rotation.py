@@ -1,0 +1,81 @@
+"""The randomised Hadamard rotation, which spreads an update evenly over its coordinates.
+
+With D a power of two, H the Walsh-Hadamard matrix and s random signs, y = (1/sqrt D) H diag(s) x has the length of x,
+and each coordinate is sub-Gaussian with variance |x|^2 / D.  So the coordinates of a sum are small, and a narrow ring
+holds them.  The signs are public: they help accuracy alone, and privacy does not depend on them.
+
+All is float64: its rounding is below 2^-45 of |x|, far below a step of the encoding for every |x| up to 2^31 steps.
+In float32 it would be a step already at 2^17 or so.  Privacy does not depend on it: the length of the *integers* is
+checked after they are rounded.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from secagg.primitives.prg import KeystreamReader
+
+FloatVector = npt.NDArray[np.float64]
+
+# A pass multiplies by the Hadamard matrix of this order. A product of matrices of this size is faster than the five
+# passes of additions that it replaces, each of which would be bound by memory.
+_RADIX = 32
+
+
+def padded_length(length: int) -> int:
+    """Return the smallest power of two that is at least ``length`` >= 1."""
+    return 1 << (length - 1).bit_length()
+
+
+def rotate(vector: npt.NDArray[np.floating], seed: bytes) -> FloatVector:
+    """Return a vector of shape (length,) rotated by a public seed, float64, shape (padded_length,)."""
+    rotated = np.zeros(padded_length(len(vector)))
+    rotated[: len(vector)] = vector
+    _flip(rotated, seed)
+    hadamard(rotated)
+    return rotated
+
+
+def rotate_back(rotated: FloatVector, length: int, seed: bytes) -> FloatVector:
+    """Undo `rotate` in place, and return the first ``length`` elements."""
+    hadamard(rotated)
+    _flip(rotated, seed)
+    return rotated[:length]
+
+
+def hadamard(vector: FloatVector) -> None:
+    """Replace a vector, whose length D is a power of two, by (1/sqrt D) H vector: O(D log D), one vector of memory."""
+    size, inner = len(vector), 1
+    if size & (size - 1):
+        raise ValueError(f"the length of a Hadamard transform is a power of two, not {size}")
+    source, target = vector, np.empty_like(vector)
+    while inner < size:
+        radix = min(_RADIX, size // inner)
+        matrix = _matrix(radix)
+        if inner == 1:
+            np.matmul(source.reshape(-1, radix), matrix, out=target.reshape(-1, radix))
+        else:
+            shape = (-1, radix, inner)
+            np.matmul(matrix, source.reshape(shape), out=target.reshape(shape))
+        source, target = target, source
+        inner *= radix
+    if source is not vector:
+        vector[:] = source
+
+
+def _flip(vector: FloatVector, seed: bytes) -> None:
+    """Negate the elements where the seed's keystream has a bit."""
+    bits = np.unpackbits(np.frombuffer(KeystreamReader(seed)(-(-len(vector) // 8)), dtype=np.uint8), count=len(vector))
+    np.negative(vector, out=vector, where=bits.view(np.bool_))
+
+
+@lru_cache(maxsize=8)
+def _matrix(order: int) -> FloatVector:
+    """Return the orthonormal Hadamard matrix of this order, a power of two."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < order:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    matrix /= np.sqrt(order)
+    matrix.flags.writeable = False
+    return matrix
