@@ -54,7 +54,7 @@ class Release:
     def divergences(self) -> Divergences:
         """Return the bounds on the divergences of one round."""
         if self.noise is Noise.SKELLAM:
-            unsampled = skellam(self.squared_l2, self.l1, self.honest * self.variance)
+            unsampled = skellam(float(self.squared_l2), self.l1, self.honest * self.variance)
         else:
             unsampled = discrete_gaussians(self.squared_l2, self.l1, self.dimension, self.variance, self.honest)
         return poisson_sampled(unsampled, self.sampling_rate)
