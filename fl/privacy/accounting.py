@@ -51,6 +51,12 @@ class Release:
     honest: int
     sampling_rate: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (
+            min(self.squared_l2, self.l1, self.dimension, self.variance, self.honest) > 0 < self.sampling_rate <= 1
+        ):
+            raise ValueError(f"impossible numbers: {self}")
+
     def divergences(self) -> Divergences:
         """Return the bounds on the divergences of one round."""
         if self.noise is Noise.SKELLAM:

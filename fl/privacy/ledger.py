@@ -1,0 +1,184 @@
+"""What a run has spent of its privacy budget, in a file that outlives crashes.
+
+A round is charged before its clients are asked for their updates, and the file is on disk before `charge` returns.  So
+at any moment, also after kill -9 or a loss of power, the file counts every round of which anything can have left a
+client.
+
+**Aborted rounds cost the same.**  Whoever ran the session can have had the sum before it was said to be aborted; and a
+round that is tried again is a second release, since clients draw new noise each time.  Nothing is ever paid back, and
+what is counted are attempts: a round that was cut off by a crash and is repeated costs twice.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl.errors import ConfigError, FLError
+from fl.files import replace_file
+from fl.formatting import json_line
+from fl.privacy.accounting import ORDERS, Divergences, Release, epsilon_of
+from fl.privacy.mechanism import Noise
+
+_FORMAT = 1
+# A plan's last round spends exactly its budget, and sums of floats in another order differ in their last digits.
+_ROUNDING = 1 + 1e-12
+_MOST_CHARGES = 10**6
+
+
+class BudgetSpentError(FLError):
+    """A round would spend more than the budget; nothing of it may be released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One attempt at a round, and what it may have given away."""
+
+    round: int
+    release: Release
+
+
+class Ledger:
+    """The charges of a run, and the file that holds them; see `Ledger.create` and `Ledger.load`.
+
+    The file must be written by one process at a time: hold the run's folder.
+    """
+
+    def __init__(self, path: Path, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> None:
+        self.path = path
+        self.epsilon = epsilon
+        self.delta = delta
+        self._charges = list(charges)
+
+    @classmethod
+    def create(cls, path: Path, *, epsilon: float, delta: float) -> "Ledger":
+        """Return the ledger of a new run, written to ``path``.
+
+        Raises:
+            ConfigError: there is a ledger already, or it cannot be written.
+        """
+        if path.exists():
+            raise ConfigError(f"{path} exists: what it says was spent would be forgotten; choose another folder")
+        ledger = cls(path, epsilon, delta)
+        ledger._write([])
+        return ledger
+
+    @classmethod
+    def load(cls, path: Path) -> "Ledger":
+        """Return the ledger that is stored at ``path``.
+
+        Raises:
+            ConfigError: there is none, or it cannot be read. Then nobody knows what was spent, and the run must end.
+        """
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["format"] != _FORMAT:
+                raise ConfigError(f"{path} is a ledger of format {stored['format']}; this version knows {_FORMAT}")
+            if sum(count for _, count, _ in stored["charges"]) > _MOST_CHARGES:
+                raise ConfigError(f"{path} has more than {_MOST_CHARGES} charges")
+            releases = [Release(**{**one, "noise": Noise(one["noise"])}) for one in stored["releases"]]
+            charges = [
+                Charge(first + i, releases[place]) for first, count, place in stored["charges"] for i in range(count)
+            ]
+            ledger = cls(path, float(stored["epsilon"]), float(stored["delta"]), charges)
+            if not (ledger.epsilon > 0 and 0 < ledger.delta < 1 and np.isfinite(ledger.spent)):
+                raise ConfigError(f"{path} has impossible numbers")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, ArithmeticError) as error:
+            raise ConfigError(
+                f"cannot read the privacy ledger {path}: {error}; without it nobody knows what the run has spent, so "
+                "it cannot go on: restore the file"
+            ) from error
+        return ledger
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """Return all charges, in their order."""
+        return tuple(self._charges)
+
+    @property
+    def spent(self) -> float:
+        """Return the epsilon of all charges together, at the ledger's delta; 0 without any."""
+        return self._after(self._charges)
+
+    def spent_by_charge(self) -> list[float]:
+        """Return the epsilon after each charge."""
+        counts: Counter[Release] = Counter()
+        spent = []
+        for charge in self._charges:
+            counts[charge.release] += 1
+            spent.append(epsilon_of(_composed(counts), self.delta))
+        return spent
+
+    def allows(self, release: Release) -> bool:
+        """Return whether another round with this release keeps the budget."""
+        return self._after([*self._charges, Charge(0, release)]) <= self.epsilon * _ROUNDING
+
+    def charge(self, round_number: int, release: Release) -> float:
+        """Write that a round is about to be released, and return the epsilon that is then spent.
+
+        Call it before any client is asked for its update, and once for each attempt.
+
+        Raises:
+            BudgetSpentError: the round would exceed the budget; nothing is charged.
+            ConfigError: the file cannot be written; nothing may be released.
+        """
+        charges = [*self._charges, Charge(round_number, release)]
+        spent = self._after(charges)
+        if spent > self.epsilon * _ROUNDING:
+            raise BudgetSpentError(
+                f"round {round_number} would bring epsilon to {spent:.4g} at delta {self.delta:g}, above the budget of "
+                f"{self.epsilon:g}: the run ends here"
+            )
+        self._write(charges)
+        self._charges = charges
+        return spent
+
+    def _after(self, charges: Sequence[Charge]) -> float:
+        counts = Counter(charge.release for charge in charges)
+        return epsilon_of(_composed(counts), self.delta) if counts else 0.0
+
+    def _write(self, charges: Sequence[Charge]) -> None:
+        """Replace the file in one step, and wait until it and its name are on disk."""
+        releases = list(dict.fromkeys(charge.release for charge in charges))
+        runs: list[list[int]] = []
+        for charge in charges:
+            place = releases.index(charge.release)
+            if runs and runs[-1][2] == place and charge.round == runs[-1][0] + runs[-1][1]:
+                runs[-1][1] += 1
+            else:
+                runs.append([charge.round, 1, place])
+        stored: dict[str, Any] = {
+            "format": _FORMAT,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "spent": self._after(charges),
+            "releases": [{**asdict(release), "noise": release.noise.value} for release in releases],
+            "charges": runs,
+        }
+        try:
+            replace_file(self.path, (json_line(stored) + "\n").encode())
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise ConfigError(f"cannot write the privacy ledger {self.path}: {error.strerror or error}") from error
+
+
+def _composed(counts: Counter[Release]) -> Divergences:
+    total = np.zeros(len(ORDERS))
+    for release, count in counts.items():
+        total += count * _divergences(release)
+    return total
+
+
+@lru_cache(maxsize=1024)
+def _divergences(release: Release) -> Divergences:
+    return release.divergences()
