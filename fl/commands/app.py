@@ -49,6 +49,8 @@ app = typer.Typer(
 
 _DROPOUT = "Expected fraction of the clients that drop out"
 
+_PRIVATE = "Noise then replaces --value-bits and --max-weight."
+
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON object on stdout, all other output on stderr.")]
 
 
@@ -88,10 +90,48 @@ def plan(
     value_bits: Annotated[int, Option(help="Bits per element of a vector.")] = 16,
     max_weight: Annotated[int, Option(help="Largest integer weight of a client; its vector is multiplied by it.")] = 1,
     threshold: Annotated[int | None, Option(help=options.help_of("threshold"))] = None,
+    epsilon: Annotated[float | None, Option(help=f"Differential privacy of all rounds together. {_PRIVATE}")] = None,
+    delta: Annotated[
+        float | None, Option(help="With --epsilon: its delta, at most 1 over the number of users.")
+    ] = None,
+    rounds: Annotated[int | None, Option(help="With --epsilon: number of rounds.")] = None,
+    sampling_rate: Annotated[
+        float | None, Option(help="With --epsilon: probability that a client takes part in a round (default: 1).")
+    ] = None,
+    clip: Annotated[
+        float | None, Option(help="With --epsilon: L2 norm to which updates are scaled down (default: 1).")
+    ] = None,
+    ring_bits: Annotated[
+        int | None, Option(help="With --epsilon: bits of an element (default: the fewest that cost 1% of accuracy).")
+    ] = None,
+    noise: Annotated[str | None, Option(help="With --epsilon: skellam (default) or gaussian.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose safe protocol parameters for a threat model, and explain them; list every reason if there are none."""
+    from fl.commands.private_plan import make_private_plan, print_private_plan, private_plan_to_json
+
+    private = {"delta": delta, "rounds": rounds, "sampling_rate": sampling_rate, "clip": clip, "ring_bits": ring_bits,
+               "noise": noise}  # fmt: skip
+    if epsilon is not None:
+        with reported(as_json):
+            planned = make_private_plan(
+                {**private, "epsilon": epsilon},
+                num_clients=clients,
+                length=length,
+                dropout=dropout,
+                corrupt=corrupt,
+                adversary=adversary,
+                graph=graph,
+                threshold=threshold,
+            )
+        if as_json:
+            typer.echo(json_line(private_plan_to_json(planned)))
+        else:
+            print_private_plan(planned, open_console())
+        return
     with reported(as_json):
+        if lonely := [name for name, value in private.items() if value is not None]:
+            raise ConfigError(f"{', '.join(f'--{name}'.replace('_', '-') for name in lonely)}: only with --epsilon")
         chosen = plan_session(
             num_clients=clients,
             vector_length=length,

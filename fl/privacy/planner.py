@@ -192,7 +192,9 @@ def _session(num_clients: int, length: int, threshold: int | None, **model: Any)
     smallest = made(threshold)
     if threshold is not None or not smallest.spare_clients:
         return smallest
-    return made(smallest.parameters.threshold + smallest.spare_clients)
+    raised = made(smallest.parameters.threshold + smallest.spare_clients)
+    why = f"threshold {raised.parameters.threshold}: all that the expected dropouts leave; a lower one needs more noise"
+    return replace(raised, reasons=(why, *raised.reasons[1:]))
 
 
 def needed_bits(
