@@ -21,7 +21,7 @@ def make_private_plan(
         adversary, graph: their names.
         num_clients, length, model: as for `plan_private`.
     """
-    filled = {"delta": 1e-5, "rounds": 1, "clip": 1.0, "noise": Noise.SKELLAM.value}
+    filled: dict[str, Any] = {"delta": 1e-5, "rounds": 1, "clip": 1.0, "noise": Noise.SKELLAM.value}
     filled |= {name: value for name, value in budget.items() if value is not None}
     reasons = [f"a plan with --epsilon needs --{name}" for name in ("delta", "rounds") if budget[name] is None]
     choices: dict[str, Any] = {}
@@ -30,7 +30,9 @@ def make_private_plan(
         "graph": {"auto": GraphKind.COMPLETE, **{member.value: member for member in GraphKind}},
         "noise": {member.value: member for member in Noise},
     }
-    for (name, known), value in zip(names.items(), (adversary, graph, filled["noise"]), strict=True):
+    given = {"adversary": adversary, "graph": graph, "noise": filled["noise"]}
+    for name, known in names.items():
+        value = given[name]
         if value not in known:
             reasons.append(f"unknown {name} {value!r}; known are {', '.join(known)}")
         choices[name] = known.get(value, next(iter(known.values())))
