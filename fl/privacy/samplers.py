@@ -25,7 +25,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from secagg.primitives.prg import CHUNK_BYTES, KeystreamReader
+from secagg.primitives.prg import Keystream, chunk_buffer
 
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -41,7 +41,8 @@ _ONE = 1 << _FRACTION_BITS
 _TAIL = 112 * math.log(2)  # of one side: together 2^-111
 _START = 400 * math.log(2)
 _GUIDE_BITS = 16
-_CHUNK_WORDS = CHUNK_BYTES // 8
+# Small enough for the processor's cache. Of each chunk of the keystream only so much is used.
+_BLOCK = 1 << 14
 # Far above the error of e^-x as `_accepted` computes it, which is below 2^-50.
 _UNDECIDED = 2.0**-44
 
@@ -50,23 +51,51 @@ def skellam(key: bytes, variance: float, length: int) -> Integers:
     """Return Skellam noise of this variance, int64, shape (length,); the 16-byte ``key`` must be secret and new."""
     _check(variance)
     parts = math.ceil(variance / LARGEST_TABLE**2)
-    table, more = _skellam_table(Fraction(variance) / parts), KeystreamReader(key)
+    table, stream = _skellam_table(Fraction(variance) / parts), _Stream(key)
     noise = np.empty(length, dtype=np.int64)
-    for part in _chunks(noise):
-        part[:] = table.values(_words(more, len(part)), more)
+    for part in _blocks(noise):
+        part[:] = table.values(stream.words(len(part)), stream.bytes)
         for _ in range(parts - 1):
-            part += table.values(_words(more, len(part)), more)
+            part += table.values(stream.words(len(part)), stream.bytes)
     return noise
 
 
 def discrete_gaussian(key: bytes, variance: float, length: int) -> Integers:
     """Return discrete Gaussian noise with parameter ``variance``, int64, shape (length,); ``key`` as for `skellam`."""
     _check(variance)
-    more, noise = KeystreamReader(key), np.empty(length, dtype=np.int64)
+    stream, noise = _Stream(key), np.empty(length, dtype=np.int64)
     table = _gaussian_table(Fraction(variance)) if variance <= LARGEST_TABLE**2 else None
-    for part in _chunks(noise):
-        part[:] = table.values(_words(more, len(part)), more) if table else _rejection(more, variance, len(part))
+    for part in _blocks(noise):
+        if table:
+            part[:] = table.values(stream.words(len(part)), stream.bytes)
+        else:
+            part[:] = _rejection(stream, variance, len(part))
     return noise
+
+
+class _Stream:
+    """The keystream of a key as words, a block or less at a time, and as the bytes that single values need."""
+
+    # Chunks from here on are for single values.
+    _FURTHER = 1 << 64
+
+    def __init__(self, key: bytes) -> None:
+        self._keystream = Keystream(key)
+        self._buffer = chunk_buffer(8 * _BLOCK)
+        self._chunks = self._singles = 0
+
+    def words(self, count: int) -> Words:
+        """Return ``count`` words, at most a block, that no other call gives; valid until the next call."""
+        self._keystream.chunk_into(self._chunks, memoryview(self._buffer), 8 * count)
+        self._chunks += 1
+        return np.frombuffer(self._buffer, dtype="<u8", count=count)
+
+    def bytes(self, size: int) -> bytes:
+        """Return ``size`` bytes that no other call gives."""
+        buffer = chunk_buffer(size)
+        self._keystream.chunk_into(self._FURTHER + self._singles, memoryview(buffer), size)
+        self._singles += 1
+        return bytes(buffer[:size])
 
 
 class InverseTable:
@@ -98,7 +127,7 @@ class InverseTable:
             values[crowded] = self._reached(words[crowded])
             undecided[crowded] = words[crowded] == self._next[np.maximum(values[crowded] - 1, 0)]
         for place in np.flatnonzero(undecided):
-            values[place] = self.decided(words[place], *_words(more, 1))
+            values[place] = self.decided(words[place], _word(more))
         values -= self.largest
         return values
 
@@ -160,7 +189,7 @@ def _gaussian_table(variance: Fraction) -> InverseTable:
     return InverseTable(weights)
 
 
-def _rejection(more: KeystreamReader, variance: float, length: int) -> Integers:
+def _rejection(stream: _Stream, variance: float, length: int) -> Integers:
     """Return discrete Gaussian values by rejection from discrete Laplace ones of a scale t = 2^b near their deviation.
 
     |Y| = U + t V with U uniform in [0, t), accepted with probability e^(-U/t), and V geometric, P(V) ~ e^-V. The sign
@@ -169,25 +198,25 @@ def _rejection(more: KeystreamReader, variance: float, length: int) -> Integers:
     bits = round(math.log2(math.sqrt(variance)))
     scale, found, count = 1 << bits, [], 0
     while count < length:
-        words = _words(more, 2 * (length - count) + 64)
+        words = stream.words(min(_BLOCK, 2 * (length - count) + 64))
         offset = (words & np.uint64(scale - 1)).view(np.int64)
         negative = (words >> np.uint64(63)).astype(np.bool_)
-        size = offset + scale * _geometric(more, len(words))
+        size = offset + scale * _geometric(stream, len(offset))
         kept = ~(negative & (size == 0))
-        kept &= _accepted(more, offset, size, scale, variance)
+        kept &= _accepted(stream, offset, size, scale, variance)
         values = np.where(negative, -size, size)[kept]
         found.append(values)
         count += len(values)
     return np.concatenate(found)[:length]
 
 
-def _geometric(more: KeystreamReader, length: int) -> Integers:
+def _geometric(stream: _Stream, length: int) -> Integers:
     """Return values V >= 0 with P(V) proportional to e^-V."""
     table = _laplace_table()
-    values = table.values(_words(more, length), more)
+    values = table.values(stream.words(length), stream.bytes)
     # The table has two sides. Of values other than 0, |value| - 1 has the wanted distribution.
     while len(zeros := np.flatnonzero(values == 0)):
-        values[zeros] = table.values(_words(more, len(zeros)), more)
+        values[zeros] = table.values(stream.words(len(zeros)), stream.bytes)
     return np.abs(values) - 1
 
 
@@ -197,18 +226,16 @@ def _laplace_table() -> InverseTable:
         return InverseTable([int((-Decimal(k)).exp() * _ONE) for k in range(math.ceil(_TAIL) + 1)])
 
 
-def _accepted(
-    more: KeystreamReader, offset: Integers, size: Integers, scale: int, variance: float
-) -> npt.NDArray[np.bool_]:
+def _accepted(stream: _Stream, offset: Integers, size: Integers, scale: int, variance: float) -> npt.NDArray[np.bool_]:
     """Return for each proposal whether it is accepted, with probability exp(-offset/t - (size - v/t)^2 / 2v)."""
     # A power of two as scale makes both divisions exact; all else is a few roundings, and p x <= 1/e for p = e^-x.
     probability = np.exp(-(offset / scale + np.square(size - variance / scale) / (2 * variance)))
-    words = _words(more, len(size))
+    words = stream.words(len(size))
     uniform = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     accepted: npt.NDArray[np.bool_] = uniform < probability
     for place in np.flatnonzero(np.abs(uniform - probability) < _UNDECIDED):
         accepted[place] = _exactly_accepted(
-            int(words[place]) << 64 | int(_words(more, 1)[0]), int(offset[place]), int(size[place]), scale, variance
+            int(words[place]) << 64 | int(_word(stream.bytes)), int(offset[place]), int(size[place]), scale, variance
         )
     return accepted
 
@@ -221,14 +248,14 @@ def _exactly_accepted(uniform: int, offset: int, size: int, scale: int, variance
         return uniform < (-Decimal(exponent.numerator) / exponent.denominator).exp() * 2**128
 
 
-def _chunks(vector: Integers) -> Iterator[Integers]:
-    """Yield the vector in views that one chunk of the keystream fills."""
-    for start in range(0, len(vector), _CHUNK_WORDS):
-        yield vector[start : start + _CHUNK_WORDS]
+def _blocks(vector: Integers) -> Iterator[Integers]:
+    """Yield the vector in views of a block or less."""
+    for start in range(0, len(vector), _BLOCK):
+        yield vector[start : start + _BLOCK]
 
 
-def _words(more: Callable[[int], bytes], count: int) -> Words:
-    return np.frombuffer(more(8 * count), dtype="<u8")
+def _word(more: Callable[[int], bytes]) -> np.uint64:
+    return np.uint64(int.from_bytes(more(8), "little"))
 
 
 def _check(variance: float) -> None:

@@ -133,7 +133,7 @@ def test_discrete_gaussian_noise_fits_the_distribution(variance: float) -> None:
 @pytest.mark.parametrize("variance", [5.0, 37.3, 200.0])
 def test_rejection_gives_the_distribution_of_the_table(variance: float) -> None:
     right = gaussian_probabilities(variance, math.ceil(6 * math.sqrt(variance)) + 3)
-    assert_fits(samplers._rejection(KeystreamReader(KEY), variance, 300_000), both_sides(right))
+    assert_fits(samplers._rejection(samplers._Stream(KEY), variance, 300_000), both_sides(right))
 
 
 def test_doubtful_tests_are_decided_exactly() -> None:
@@ -147,7 +147,7 @@ def test_doubtful_tests_are_decided_exactly() -> None:
 
 def test_where_floats_cannot_tell_they_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "_UNDECIDED", 2.0)
-    all_exact = samplers._rejection(KeystreamReader(KEY), 2.0**30, 300)
+    all_exact = samplers._rejection(samplers._Stream(KEY), 2.0**30, 300)
     assert abs(float(np.mean(np.square(all_exact / 2.0**15))) - 1) < Z * math.sqrt(2 / 300)
 
 
