@@ -7,7 +7,7 @@ With D2, D1 the bounds on a client's integers and mu the variance of the summed 
 - n discrete Gaussians of parameter v (Kairouz, Liu, Steinke 2021, theorem 1): with mu = n v, l = D2/sqrt mu,
   l1 = D1/sqrt mu and tau = 10 sum_{k=1}^{n-1} e^(-2 pi^2 v k/(k+1)), the least of
   a l^2/2 + tau D,   a/2 (l^2 + 2 l1 tau + tau^2 D)   and   a/2 (l + sqrt(D) tau)^2.
-- Poisson sampling at rate q (Zhu, Wang 2019, theorem 5): see `poisson_sampled`.
+- Poisson sampling at rate q: see `poisson_sampled`, tighter than the bound for all mechanisms (Zhu, Wang 2019).
 - Rounds add up, order by order.
 - Conversion (Canonne, Kamath, Steinke 2020, proposition 12): for each order
   epsilon = R(a) + ln(1 - 1/a) - ln(a delta)/(a - 1).
@@ -83,17 +83,25 @@ def discrete_gaussians(squared_l2: float, l1: float, dimension: int, variance: f
     return np.minimum(ORDERS / 2 * l2**2 + tau * dimension, ORDERS / 2 * min(slopes))
 
 
-def poisson_sampled(divergences: Divergences, rate: float) -> Divergences:
+def poisson_sampled(divergences: Divergences, rate: float, *, symmetric: bool = True) -> Divergences:
     """Return the bounds if each client takes part with probability ``rate``, and nobody learns whether it did.
 
-        R'(a) = 1/(a-1) ln( (1-q)^(a-1) (aq - q + 1) + C(a,2) q^2 (1-q)^(a-2) e^R(2)
-                            + 3 sum_{l=3}^a C(a,l) (1-q)^(a-l) q^l e^((l-1) R(l)) )
+    With P the distribution of the sum without the client, Q with it, and M = (1-q) P + q Q, the binomial theorem gives
 
-    and never more than R(a).
+        R'(a) = 1/(a-1) ln( (1-q)^(a-1) (aq - q + 1) + sum_{l=2}^a C(a,l) (1-q)^(a-l) q^l e^((l-1) R(l)) )
+
+    as a bound on D_a(M || P). **If the noise is symmetric, it is one on D_a(P || M) too**: z -> r - z swaps P, the
+    noise, and Q, the noise shifted by r. So with rho = Q/P, the mean of g(rho) under P is that of rho g(1/rho), and it
+    is enough that phi(u) + rho phi(w) >= 0 for phi(t) = t^a - t^(1-a), u = 1-q+q rho, w = 1-q+q/rho and rho >= 1. As
+    u - 1 = -rho (w - 1), that says psi(u) >= psi(w) for psi(t) = phi(t)/(t-1). Now psi(u) = psi(1/u); w >= 1/u, since
+    (uw - 1) rho = q(1-q) (rho-1)^2; and psi falls on (0, 1), where phi is concave. Mixtures over r, from random
+    rounding, are no worse than the worst r, since the divergences are quasi-convex.
+
+    Without symmetry, theorem 5 of Zhu and Wang (2019) has the terms from l = 3 three times.
     """
     if rate >= 1:
         return divergences
-    exponents = _log_weights(rate) + np.concatenate([[0.0], (ORDERS - 1) * divergences])
+    exponents = _log_weights(rate, 1 if symmetric else 3) + np.concatenate([[0.0], (ORDERS - 1) * divergences])
     largest = exponents.max(axis=1)
     sums = largest + np.log(np.exp(exponents - largest[:, np.newaxis]).sum(axis=1))
     bounds: Divergences = np.minimum(np.maximum(sums, 0.0) / (ORDERS - 1), divergences)
@@ -101,13 +109,13 @@ def poisson_sampled(divergences: Divergences, rate: float) -> Divergences:
 
 
 @lru_cache(maxsize=8)
-def _log_weights(rate: float) -> npt.NDArray[np.float64]:
+def _log_weights(rate: float, times: int) -> npt.NDArray[np.float64]:
     """Return the logarithms of the weights in `poisson_sampled`: a row for each a, columns for 1 and l = 2 .. 256."""
     a, terms = ORDERS[:, np.newaxis], ORDERS[np.newaxis, :]
     factorials = np.array([math.lgamma(k + 1) for k in range(ORDERS[-1] + 1)])
     present = np.log1p(-rate)
     chosen = factorials[a] - factorials[terms] - factorials[np.maximum(a - terms, 0)]
-    weights = chosen + (a - terms) * present + terms * math.log(rate) + np.where(terms > 2, math.log(3), 0.0)
+    weights = chosen + (a - terms) * present + terms * math.log(rate) + np.where(terms > 2, math.log(times), 0.0)
     weights[terms > a] = -np.inf
     none = (a - 1) * present + np.log1p((a - 1) * rate)
     return np.hstack([none, weights])

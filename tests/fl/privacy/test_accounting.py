@@ -83,21 +83,37 @@ def test_discrete_gaussians_become_gaussian_and_pay_for_being_few_and_narrow() -
     np.testing.assert_allclose(discrete_gaussians(9.0, 9.0, 16, 0.5, 1), ORDERS * 9 / (2 * 0.5))
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("rate", [0.001, 0.03, 0.4, 0.99])
-def test_sampling_is_the_sum_of_the_theorem(rate: float) -> None:
+def test_sampling_is_the_sum_of_the_theorem(rate: float, symmetric: bool) -> None:
     plain = skellam(100.0, 400.0, 900.0)
-    sampled = poisson_sampled(plain, rate)
+    sampled = poisson_sampled(plain, rate, symmetric=symmetric)
     for order in (2, 3, 4, 17, 60):
-        exact = Fraction(0)
         q = Fraction(rate)
-        exact += (1 - q) ** (order - 1) * (order * q - q + 1)
-        exact += math.comb(order, 2) * q**2 * (1 - q) ** (order - 2) * Fraction(math.exp(plain[0]))
-        for term in range(3, order + 1):
-            weight = 3 * math.comb(order, term) * (1 - q) ** (order - term) * q**term
-            exact += weight * Fraction(math.exp((term - 1) * plain[term - 2]))
+        exact = (1 - q) ** (order - 1) * (order * q - q + 1)
+        for term in range(2, order + 1):
+            weight = math.comb(order, term) * (1 - q) ** (order - term) * q**term
+            times = 1 if symmetric or term == 2 else 3
+            exact += times * weight * Fraction(math.exp((term - 1) * plain[term - 2]))
         expected = min(math.log(exact) / (order - 1), plain[order - 2])
         assert sampled[order - 2] == pytest.approx(expected, rel=1e-9, abs=1e-13)
     assert (sampled <= plain).all()
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.2, 0.7])
+@pytest.mark.parametrize(("variance", "shift"), [(2.0, 1), (9.0, 4), (50.0, 5)])
+def test_the_bound_for_symmetric_noise_holds_in_both_directions(rate: float, variance: float, shift: int) -> None:
+    weights = skellam_weights(variance)
+    reach = min(len(weights) // 2 - shift, math.ceil(10 * math.sqrt(variance)) + shift)
+    middle = len(weights) // 2
+    without = weights[middle - reach : middle + reach]
+    mixed = (1 - rate) * without + rate * weights[middle - reach - shift : middle + reach - shift]
+    bounds = poisson_sampled(skellam(shift**2, shift, variance), rate)
+    for order in (2, 3, 5):
+        added, removed = renyi(mixed, without, order), renyi(without, mixed, order)
+        assert removed <= added * (1 + 1e-9)
+        assert added <= bounds[order - 2] * (1 + 1e-9)
+        assert variance < 50 or added > 0.7 * bounds[order - 2]
 
 
 def test_who_takes_part_every_time_is_not_amplified() -> None:
@@ -143,4 +159,4 @@ def test_sampled_noise_is_above_googles_exact_gaussian() -> None:
         accountant.compose(event, 1000)
         ours = epsilon_of(1000 * poisson_sampled(skellam(1e12, 1e8, z**2 * 1e12), 0.03), 1e-4)
         exact = accountant.get_epsilon(1e-4)
-        assert exact <= ours < 1.4 * exact
+        assert exact * (1 - 1e-9) <= ours < 1.01 * exact
