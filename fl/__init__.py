@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fl.aggregation.api import PlainAggregator
     from fl.aggregation.secure import SecureAggregator
     from fl.config.config_file import read_config_file
+    from fl.config.privacy import Privacy
     from fl.config.run_config import DataSettings, Protocol, RunConfig
     from fl.data import Dataset, load_dataset
     from fl.data.partition import partition
@@ -48,6 +49,7 @@ __all__ = [
     "Personal",
     "PersonalScores",
     "PlainAggregator",
+    "Privacy",
     "Protocol",
     "Resources",
     "RoundRecord",
@@ -80,6 +82,7 @@ _MODULES = {
     "Personal": "fl.learning.settings",
     "PersonalScores": "fl.runs.personal_scores",
     "PlainAggregator": "fl.aggregation.api",
+    "Privacy": "fl.config.privacy",
     "Protocol": "fl.config.run_config",
     "Resources": "fl.engines",
     "RoundRecord": "fl.runs.records",

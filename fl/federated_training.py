@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 import secagg
+from fl.config.privacy import Privacy
 from fl.config.run_config import DataSettings, Protocol, RunConfig
 from fl.data import Dataset
 from fl.data.client_data import ClientData, ClientSources, DealtOut
@@ -30,7 +31,7 @@ from fl.runs.display import TrainingDisplay, open_display
 from fl.runs.history import History
 from fl.runs.personal_scores import PersonalScores, save_scores
 from fl.runs.records import RoundRecord, raise_if_all_aborted
-from fl.runs.rounds import ProgressObserver, start_runs
+from fl.runs.rounds import LEDGER, ProgressObserver, start_runs
 
 # A run's results do not depend on these, or a run may go on with others.
 _MAY_CHANGE = ("rounds", "engine")
@@ -115,6 +116,8 @@ class FederatedTraining:
         """Store each round in a new folder; ConfigError if it holds a run, or cannot be written."""
         folder = RunFolder(path)
         folder.create()
+        for run in self.runs:
+            run.keep_ledger(path / LEDGER)
         folder.save(self.config, self.runs, self.records)
         self.folder = folder
 
@@ -136,6 +139,8 @@ class FederatedTraining:
             raise ConfigError(
                 f"the run in {path} has another {', '.join(changed)}: give what it started with, or another folder"
             )
+        for run in self.runs:
+            run.load_ledger(path / LEDGER, stored.rounds)
         self.records = folder.restore(self.runs, rounds_done)
         if rounds_done < self.config.rounds:
             # The old model must not be taken for the checkpoint's if this start is interrupted.
@@ -253,6 +258,7 @@ def federated(
     server: ServerOptimization | None = None,
     protocol: Protocol | None = None,
     personal: Personal | None = None,
+    privacy: Privacy | None = None,
     compare: bool = False,
     partition: str | Sequence[Indices] = "iid",
     num_clients: int | None = None,
@@ -289,6 +295,7 @@ def federated(
         server: the server's optimizer. None: FedAvg.
         protocol: the secure aggregation, with dropouts. None: no dropouts.
         personal: the clients' own models, whose scores are then ``run.personal``. None: there are none.
+        privacy: the differential privacy of the clients. None: no noise.
         compare: whether to train in the clear beside it, and to check that the sums are equal.
         partition: how a `fl.Dataset` is split: a scheme of `fl.partition`, or what that function returns.
         num_clients: the number of clients among which a scheme splits it.
@@ -329,6 +336,7 @@ def federated(
             compare=protocol.compare or compare,
         ),
         personal=Personal() if personal is None else personal,
+        privacy=Privacy() if privacy is None else privacy,
         rounds=rounds,
         seed=seed,
         engine=engine,

@@ -49,6 +49,7 @@ class RoundRequest:
         announce: function that is told in advance which clients will be asked, and in which order.
         may_be_early: whether a client may be asked for its update before it is due; by default all may.
         workers: the places that run the clients' part of the protocol, and recover masks; by default this process.
+        number: the round's number, from 1; for the ledger of a private run.
     """
 
     client_ids: tuple[ClientId, ...]
@@ -61,6 +62,7 @@ class RoundRequest:
     announce: Announcement | None = None
     may_be_early: Callable[[ClientId], bool] | None = None
     workers: Workers | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class RoundResult:
             updates, as ring elements; None if it was not checked.
         exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty without bounds
             or without an aggregate.
+        epsilon: what the run has spent with this round, if it is private.
     """
 
     aggregate: Aggregate | None
@@ -101,6 +104,7 @@ class RoundResult:
     client_seconds: float = 0.0
     ring_difference: int | None = None
     exceeded: tuple[Exceeded | None, ...] = ()
+    epsilon: float | None = None
 
 
 class Aggregator(Protocol):

@@ -1,16 +1,17 @@
 """Secure aggregation of the clients' updates to their mean: the server sees only masked vectors and their sum."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import median
+from typing import TypeAlias
 
 import numpy as np
 
 import secagg
 from fl.aggregation.api import RoundRequest, RoundResult, TimedTraining
 from fl.aggregation.counters import IntegerVector
-from fl.aggregation.encoding import UndecodableSumError, UpdateEncoding
+from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEncoding
 from fl.aggregation.phases import PhaseCost, phase_costs
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import Ranges, ScaleTracker
@@ -23,89 +24,41 @@ _MOST_MEASURED, _FEWEST_MEASURED = 20, 3
 _MOST_KEPT_BYTES = 512 << 20
 
 
-class SecureAggregator:
-    """Aggregation by the protocol: the server sees only masked vectors and their sum.
+Encode: TypeAlias = Callable[[ClientUpdate, np.random.Generator], IntegerVector]
 
-    If the bounds follow the updates, the first round begins with a session that measures: some of its clients are
-    trained, and only the ranges of their updates are summed. If the measuring session fails, the round is aborted and
-    the next round measures again.
+
+class SessionAggregator:
+    """What aggregators have in common that sum encoded updates in sessions of the protocol.
 
     Args:
-        plans: plans of its sessions.
-        num_clients: number of clients in a round.
-        tracker: the bounds; the aggregator updates them after each round.
         verify: keep the clients' encoded vectors, and compare the secure sum with their sum, element by element. For
             simulations only: it needs all vectors in memory, and a real server does not have them.
         identities: in malicious mode, the clients' identities.
 
-    Raises:
-        PlanError: sessions with this number of clients cannot work.
+    Attributes:
+        plan: the plan of a session with all clients of a round.
     """
 
     name = "secure"
+    plan: secagg.Plan
 
-    def __init__(
-        self,
-        plans: SessionPlans,
-        *,
-        num_clients: int,
-        tracker: ScaleTracker,
-        verify: bool = False,
-        identities: Mapping[ClientId, Identity] | None = None,
-    ) -> None:
-        self._plans = plans
-        self._num_clients = num_clients
-        self._tracker = tracker
+    def __init__(self, *, verify: bool, identities: Mapping[ClientId, Identity] | None) -> None:
         self._verify = verify
         self._identities = identities
-        self.plan = plans.plan(num_clients)
-
-    def aggregate(self, request: RoundRequest) -> RoundResult:
-        started = time.perf_counter()
-        train = TimedTraining(request)
-        measured = RoundResult(aggregate=None, included=())
-        if self._tracker.scales is None:
-            ranges, measured = self._measure(request, train)
-            if ranges is None:
-                return replace(measured, seconds=time.perf_counter() - started)
-            self._tracker.follow(ranges)
-        encoding = self._plans.encoding(self._num_clients, self._tracker.scales)
-        outcome, result = self._session(request, train, encoding)
-        result = with_outcome(result, outcome, encoding, self._tracker)
-        return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
-
-    def _measure(self, request: RoundRequest, train: TimedTraining) -> tuple[Ranges | None, RoundResult]:
-        """Return the ranges of the updates of some of the round's clients, and the cost; the updates are kept."""
-        client_ids = request.client_ids
-        few = min(_MOST_MEASURED, max(_FEWEST_MEASURED, _MOST_KEPT_BYTES // (4 * sum(self._plans.sizes))))
-        if few < len(client_ids):
-            try:
-                self._plans.plan(few)
-                client_ids = _some_with_their_share_of_faults(request, few)
-            except PlanError:
-                # With fractions that need many clients, the small session has no plan: measure all clients.
-                pass
-        encoding = self._plans.encoding(len(client_ids), None)
-        train.keeps = True
-        outcome, result = self._session(replace(request, client_ids=client_ids), train, encoding)
-        train.keeps = False
-        ranges, aborted = measured_ranges(outcome, encoding)
-        return ranges, replace(result, aborted=aborted)
 
     def _session(
-        self, request: RoundRequest, train: TimedTraining, encoding: UpdateEncoding
+        self, request: RoundRequest, train: TimedTraining, encode: Encode, params: secagg.Parameters
     ) -> tuple[secagg.Completed | secagg.Aborted, RoundResult]:
         """Run one session with this encoding; return its outcome, not yet decoded, and its cost."""
         encoded: dict[ClientId, IntegerVector] = {}
 
         def make_input(client_id: ClientId) -> IntegerVector:
             rng = np.random.default_rng((request.seed, client_id))
-            vector = train(client_id, lambda update: encoding.encode(update, rng))
+            vector = train(client_id, lambda update: encode(update, rng))
             if self._verify:
                 encoded[client_id] = vector
             return vector
 
-        params = self._plans.parameters(encoding)
         report = run_session(
             params,
             make_input,
@@ -138,6 +91,72 @@ class SecureAggregator:
             client_seconds=median(sum(client.seconds.values()) for client in report.clients.values()),
             ring_difference=difference,
         )
+
+
+class SecureAggregator(SessionAggregator):
+    """Aggregation by the protocol: the server sees only masked vectors and their sum.
+
+    If the bounds follow the updates, the first round begins with a session that measures: some of its clients are
+    trained, and only the ranges of their updates are summed. If the measuring session fails, the round is aborted and
+    the next round measures again.
+
+    Args:
+        plans: plans of its sessions.
+        num_clients: number of clients in a round.
+        tracker: the bounds; the aggregator updates them after each round.
+        verify, identities: as for `SessionAggregator`.
+
+    Raises:
+        PlanError: sessions with this number of clients cannot work.
+    """
+
+    def __init__(
+        self,
+        plans: SessionPlans,
+        *,
+        num_clients: int,
+        tracker: ScaleTracker,
+        verify: bool = False,
+        identities: Mapping[ClientId, Identity] | None = None,
+    ) -> None:
+        super().__init__(verify=verify, identities=identities)
+        self._plans = plans
+        self._num_clients = num_clients
+        self._tracker = tracker
+        self.plan = plans.plan(num_clients)
+
+    def aggregate(self, request: RoundRequest) -> RoundResult:
+        started = time.perf_counter()
+        train = TimedTraining(request)
+        measured = RoundResult(aggregate=None, included=())
+        if self._tracker.scales is None:
+            ranges, measured = self._measure(request, train)
+            if ranges is None:
+                return replace(measured, seconds=time.perf_counter() - started)
+            self._tracker.follow(ranges)
+        encoding = self._plans.encoding(self._num_clients, self._tracker.scales)
+        outcome, result = self._session(request, train, encoding.encode, self._plans.parameters(encoding))
+        result = with_outcome(result, outcome, encoding, self._tracker)
+        return replace(both_sessions(measured, result), seconds=time.perf_counter() - started)
+
+    def _measure(self, request: RoundRequest, train: TimedTraining) -> tuple[Ranges | None, RoundResult]:
+        """Return the ranges of the updates of some of the round's clients, and the cost; the updates are kept."""
+        client_ids = request.client_ids
+        few = min(_MOST_MEASURED, max(_FEWEST_MEASURED, _MOST_KEPT_BYTES // (4 * sum(self._plans.sizes))))
+        if few < len(client_ids):
+            try:
+                self._plans.plan(few)
+                client_ids = _some_with_their_share_of_faults(request, few)
+            except PlanError:
+                # With fractions that need many clients, the small session has no plan: measure all clients.
+                pass
+        encoding = self._plans.encoding(len(client_ids), None)
+        train.keeps = True
+        chosen = replace(request, client_ids=client_ids)
+        outcome, result = self._session(chosen, train, encoding.encode, self._plans.parameters(encoding))
+        train.keeps = False
+        ranges, aborted = measured_ranges(outcome, encoding)
+        return ranges, replace(result, aborted=aborted)
 
 
 def with_outcome(

@@ -23,6 +23,7 @@ _PANELS = {
     "server": "Server optimizer",
     "protocol": "Protocol",
     "personal": "Personal models",
+    "privacy": "Differential privacy",
     "": "Run",
 }
 _MIB = 1 << 20
@@ -76,6 +77,11 @@ _HELP = {
     "personal_epochs": "Passes through the client's examples for it; with ditto, in each round (default: --epochs).",
     "personal_learning_rate": "Learning rate of the personal model (default: --learning-rate).",
     "personal_strength": "Pull of the personal model to the global one, with proximal and ditto.",
+    "epsilon": "Bound what all rounds together say of one client, by noise from each client (default: no noise).",
+    "delta": "Probability that the bound fails; at most 1 over the number of clients. Needed with --epsilon.",
+    "l2_clip": "L2 norm to which each client's whole update is scaled down.",
+    "noise": "Distribution of the noise: skellam or gaussian.",
+    "ring_bits": "Bits of an element with its noise (default: the fewest that cost 1% more noise).",
     "rounds": "Rounds of training; each sends the model to clients and adds up their updates.",
     "seed": "Random seed (keys and masks are never seeded).",
     "engine": f"How clients are trained on this machine or a cluster: {', '.join(ENGINES)}.",

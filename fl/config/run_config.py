@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
 from fl.aggregation.planning import AdversaryName, GraphName, name_of, name_problems
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
+from fl.config.privacy import Privacy
 from fl.config.setting import Setting, not_counts, not_fractions, unknown
 from fl.config.stored import Before, completed
 from fl.errors import ConfigError
@@ -50,6 +51,9 @@ _ADDED: Before = {
     "personal_epochs": lambda _: None,
     "personal_learning_rate": lambda _: None,
     "personal_strength": lambda _: Personal().strength,
+    **dict.fromkeys(("epsilon", "delta", "ring_bits"), lambda _: None),
+    "l2_clip": lambda _: Privacy().l2_clip,
+    "noise": lambda _: Privacy().noise,
     "graph": lambda _: "complete",
     "adversary": lambda _: None,
     "threshold": lambda _: None,
@@ -189,11 +193,12 @@ _DEFAULT_LOCAL = Local()
 _DEFAULT_SERVER = ServerOptimization()
 _DEFAULT_PROTOCOL = Protocol()
 _DEFAULT_PERSONAL = Personal()
+_DEFAULT_PRIVACY = Privacy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """The settings of a federated training run: five parts, and those of the whole run.
+    """The settings of a federated training run: six parts, and those of the whole run.
 
     None stands for a setting that was not given; the properties `model`, `loss`, `metrics`, `partition`, `sample`,
     `adversary` and `value_bits` then give the default. `graph` also says what ``auto`` stands for.
@@ -204,6 +209,7 @@ class RunConfig:
         server: the server's optimizer, which applies the mean update.
         protocol: the secure aggregation.
         personal: the clients' own models.
+        privacy: the noise for differential privacy.
         rounds: the number of training rounds.
         seed: the seed of all randomness but keys and masks.
         engine: the way to train clients, one of `ENGINES`. With equal ``threads`` all engines give the same bits,
@@ -220,6 +226,7 @@ class RunConfig:
     server: ServerOptimization = _DEFAULT_SERVER
     protocol: Protocol = _DEFAULT_PROTOCOL
     personal: Personal = _DEFAULT_PERSONAL
+    privacy: Privacy = _DEFAULT_PRIVACY
     rounds: int = 10
     seed: int = 0
     engine: str = "serial"
@@ -237,6 +244,8 @@ class RunConfig:
                 return
         yield from self.data.problems()
         yield from self.protocol.problems()
+        yield from self.privacy.problems()
+        yield from self.privacy.leaks(**self.options())
         yield from not_counts(rounds=self.rounds)
         if self.personal.method is not None and not self.data.holdout:
             yield "personal models are measured on examples that clients hold out: set holdout, such as 0.2"

@@ -47,26 +47,27 @@ class Charge:
 class Ledger:
     """The charges of a run, and the file that holds them; see `Ledger.create` and `Ledger.load`.
 
-    The file must be written by one process at a time: hold the run's folder.
+    The file must be written by one process at a time: hold the run's folder. Without a path nothing outlives the
+    program.
     """
 
-    def __init__(self, path: Path, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> None:
+    def __init__(self, path: Path | None, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> None:
         self.path = path
         self.epsilon = epsilon
         self.delta = delta
         self._charges = list(charges)
 
     @classmethod
-    def create(cls, path: Path, *, epsilon: float, delta: float) -> "Ledger":
-        """Return the ledger of a new run, written to ``path``.
+    def create(cls, path: Path, *, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> "Ledger":
+        """Return the ledger of a run that had none on disk, written to ``path``.
 
         Raises:
             ConfigError: there is a ledger already, or it cannot be written.
         """
         if path.exists():
             raise ConfigError(f"{path} exists: what it says was spent would be forgotten; choose another folder")
-        ledger = cls(path, epsilon, delta)
-        ledger._write([])
+        ledger = cls(path, epsilon, delta, charges)
+        ledger._write(charges)
         return ledger
 
     @classmethod
@@ -145,6 +146,8 @@ class Ledger:
 
     def _write(self, charges: Sequence[Charge]) -> None:
         """Replace the file in one step, and wait until it and its name are on disk."""
+        if self.path is None:
+            return
         releases = list(dict.fromkeys(charge.release for charge in charges))
         runs: list[list[int]] = []
         for charge in charges:

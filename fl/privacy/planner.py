@@ -141,7 +141,7 @@ def plan_private(
         )
     session = None
     try:
-        session = _session(
+        session = private_session(
             num_clients,
             length,
             threshold,
@@ -181,7 +181,7 @@ def plan_private(
     return replace(plan, reasons=(*session.reasons[:-1], *_reasons(plan, budget, search)))
 
 
-def _session(num_clients: int, length: int, threshold: int | None, **model: Any) -> secagg.Plan:
+def private_session(num_clients: int, length: int, threshold: int | None, **model: Any) -> secagg.Plan:
     """Return the plan of a session whose threshold, if none is given, is all that the expected dropouts leave."""
     dimension = padded_length(length) if length > 0 else length
 

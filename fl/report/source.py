@@ -180,7 +180,7 @@ _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("seconds", "training_seconds", "server_seconds", "client_seconds"), is_number),
     # A loss that was not finite is stored as null: JSON has no such number.
     **dict.fromkeys(("accuracy", "loss", "train_accuracy", "train_loss", "clipped"), _or_none(is_number)),
-    **dict.fromkeys(("held_out_accuracy", "held_out_loss", "noise"), _or_none(is_number)),
+    **dict.fromkeys(("held_out_accuracy", "held_out_loss", "noise", "epsilon"), _or_none(is_number)),
     **dict.fromkeys(("metrics", "train_metrics", "held_out_metrics"), _by_name(_is_text, _or_none(is_number))),
     "aggregator": _is_text,
     "included": lambda value: isinstance(value, tuple) and all(map(_is_count, value)),

@@ -152,6 +152,7 @@ def _scalars(record: RoundRecord) -> Iterator[tuple[str, float | None]]:
     # Zeros too: a gap would look like a round that was not measured.
     for round_ in {**record.phases, **record.dropped}:
         yield f"clients/vanished in {round_}", record.dropped.get(round_, 0)
+    yield "privacy/epsilon", record.epsilon
     yield "seconds/round", record.seconds
     yield "seconds/clients' training", record.training_seconds
     yield "seconds/server", record.server_seconds

@@ -74,6 +74,8 @@ class TrainingDisplay:
                 f"{plan.expected_dropouts} may vanish a round as expected{more}",
                 soft_wrap=True,
             )
+            if config.privacy.epsilon is not None:
+                self._console.print(*plan.reasons[3:], sep="\n", highlight=False, soft_wrap=True, markup=False)
             if plan.why is not None:
                 self._console.print(escape(plan.why), highlight=False, soft_wrap=True)
         if worker is None:
@@ -126,6 +128,8 @@ class TrainingDisplay:
         ]
         if own.clipped is not None and own.clipped >= 0.00005:
             parts.append(f"{percent(own.clipped)} clipped")
+        if own.epsilon is not None:
+            parts.append(f"epsilon {own.epsilon:.4g}")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
         for line in resolution_warnings(own, has_fixed_clip=self._config.protocol.clip is not None):
             self._console.print(f"  [yellow]{escape(printable(line))}[/yellow]", highlight=False, soft_wrap=True)
@@ -184,6 +188,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     plain_counts = summary.get("plain_included", [])
     row("clients in the sum, by round", _span(counts), _span(plain_counts))
     row("aborted rounds", str(len(summary["aborted"])))
+    if summary["epsilon"] is not None:
+        row(f"epsilon, at delta {summary['delta']:g}", f"{summary['epsilon']:.4g}")
     for name, label in (("bytes_up", "sent by all clients"), ("bytes_down", "received by all clients")):
         row(label, format_bytes(summary[name]), format_bytes(summary.get(f"plain_{name}", 0)))
     row("seconds", f"{summary['seconds']:.1f}", f"{summary.get('plain_seconds', 0):.1f}")

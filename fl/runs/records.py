@@ -48,6 +48,7 @@ class RoundRecord:
         phases: the cost of each round of the protocol (`fl.aggregation.phases.PhaseCost`), by its name.
         ring_difference: the difference of the secure sum and the plain sum of the same vectors; None if not checked.
         aborted: the reason if the model did not change.
+        epsilon: what a private run has spent with this round, at its delta.
     """
 
     round: int
@@ -79,6 +80,7 @@ class RoundRecord:
     noise: float | None = None
     clipped_tensors: dict[str, dict[str, float | None]] = field(default_factory=dict)
     clipped_weights: dict[str, float | None] | None = None
+    epsilon: float | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     train_metrics: dict[str, float | None] = field(default_factory=dict)
     held_out_metrics: dict[str, float | None] = field(default_factory=dict)

@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from fl.aggregation.api import (
 )
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.secure import SecureAggregator
+from fl.aggregation.private import PrivateAggregator
+from fl.aggregation.secure import SecureAggregator, SessionAggregator
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
 from fl.data import Dataset
@@ -32,11 +34,16 @@ from fl.learning.own_code import ModelSource
 from fl.learning.serialization import round_message
 from fl.learning.task import Task
 from fl.learning.training import DivergedError
+from fl.privacy.ledger import Ledger
+from fl.privacy.planner import plan_private
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
-from fl.runs.sampling import deal_out, dropout_schedule
-from secagg import Adversary, ClientId, Identity, Round
+from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
+from secagg import Adversary, ClientId, GraphKind, Identity, Round
 from transport import FaultSchedule
+
+LEDGER = "privacy.json"
+"""The file of a private run's `Ledger` in the run's folder."""
 
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's current round, and the numbers of answers and of clients asked."""
@@ -84,7 +91,9 @@ class FederatedRun(Run):
         self.identities = None
         if config.adversary is Adversary.MALICIOUS:
             self.identities = {client_id: Identity.generate(os.urandom) for client_id in range(config.data.clients)}
-        if aggregator == "secure":
+        if config.privacy.epsilon is not None:
+            self.aggregator = self._private_aggregator()
+        elif aggregator == "secure":
             self.aggregator = SecureAggregator(
                 self.plans,
                 num_clients=config.sample,
@@ -112,7 +121,51 @@ class FederatedRun(Run):
     @property
     def plan(self) -> secagg.Plan | None:
         """The plan of the protocol; None for the plain aggregator."""
-        return self.aggregator.plan if isinstance(self.aggregator, SecureAggregator) else None
+        return self.aggregator.plan if isinstance(self.aggregator, SessionAggregator) else None
+
+    def _private_aggregator(self) -> PrivateAggregator:
+        config, protocol = self.config, self.config.protocol
+        model: dict[str, Any] = {
+            "dropout": protocol.dropout,
+            "corrupt": protocol.corrupt,
+            "adversary": config.adversary,
+            "threshold": protocol.threshold,
+        }
+        budget = config.privacy.budget(config.rounds, config.sample / config.data.clients)
+        private = plan_private(
+            budget,
+            num_clients=config.sample,
+            length=self.layout.size,
+            graph=GraphKind.SPARSE if protocol.graph == "sparse" else GraphKind.COMPLETE,
+            **model,
+        )
+        return PrivateAggregator(
+            private,
+            Ledger(None, budget.epsilon, budget.delta),
+            model=model,
+            identities=self.identities,
+        )
+
+    def keep_ledger(self, path: Path) -> None:
+        """Keep the ledger of a private run in a new file; ConfigError as for `Ledger.create`."""
+        if isinstance(self.aggregator, PrivateAggregator):
+            ledger = self.aggregator.ledger
+            self.aggregator.ledger = Ledger.create(
+                path, epsilon=ledger.epsilon, delta=ledger.delta, charges=ledger.charges
+            )
+
+    def load_ledger(self, path: Path, planned_rounds: int) -> None:
+        """Go on with the ledger of a private run that was planned for so many rounds.
+
+        Raises:
+            ConfigError: as for `Ledger.load`; or the run has another number of rounds, so that its noise would differ.
+        """
+        if isinstance(self.aggregator, PrivateAggregator):
+            if planned_rounds != self.config.rounds:
+                raise ConfigError(
+                    f"the noise of this private run is for {planned_rounds} rounds: it cannot have {self.config.rounds}"
+                )
+            self.aggregator.ledger = Ledger.load(path)
 
     def _build_evaluation(self) -> FederatedEvaluation | None:
         config = self.config
@@ -150,6 +203,7 @@ class FederatedRun(Run):
                     context=round_context(self.model, number, self.frozen),
                     received_context=lambda client_id: self.worker.received_context(number, model_messages[client_id]),
                     faults=faults,
+                    number=number,
                     seed=self._seed(NETWORK_SEED, number),
                     observer=None if observe is None else (lambda *state: observe(self.aggregator.name, *state)),
                 )
@@ -170,6 +224,8 @@ class FederatedRun(Run):
         return dict.fromkeys(sampled, round_message(self.model))
 
     def _sample(self, number: int) -> tuple[ClientId, ...]:
+        if self.config.privacy.epsilon is not None:
+            return poisson_sample(self.config.data.clients, self.config.sample / self.config.data.clients)
         rng = np.random.default_rng(self._seed(SAMPLING_SEED, number))
         return tuple(sorted(rng.choice(self.config.data.clients, size=self.config.sample, replace=False).tolist()))
 

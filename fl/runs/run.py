@@ -196,6 +196,7 @@ class Run:
             ring_difference=result.ring_difference,
             aborted=result.aborted,
             held_out_aborted=None if measured is None else measured.aborted,
+            epsilon=result.epsilon,
         )
 
 

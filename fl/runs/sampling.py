@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 
@@ -45,6 +47,15 @@ def dropout_schedule(config: RunConfig, sampled: tuple[ClientId, ...], number: i
         rounds=config.dropout_rounds,
         weights=slowness,
     )
+
+
+def poisson_sample(num_clients: int, rate: float) -> tuple[ClientId, ...]:
+    """Return the clients of a private round: each independently with probability ``rate``.
+
+    The gain of sampling is for those who cannot know the sample, so it comes from the system, not from a run's seed.
+    """
+    words = np.frombuffer(os.urandom(8 * num_clients), dtype="<u8")
+    return tuple(np.flatnonzero(words < round(rate * 2**64)).tolist()) if rate < 1 else tuple(range(num_clients))
 
 
 def client_slowness(num_clients: int, seed: int) -> npt.NDArray[np.float64]:

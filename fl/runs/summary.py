@@ -42,6 +42,8 @@ def summarize(config: RunConfig, records: list[RoundRecord], plan: Plan | None) 
         "held_out_metrics": own[-1].held_out_metrics if own else {},
         "clipped": max((record.clipped for record in own if record.clipped is not None), default=None),
         "noise": max((record.noise for record in own if record.noise is not None), default=None),
+        "epsilon": own[-1].epsilon if own else None,
+        "delta": config.privacy.delta,
         **_bytes(own),
     }
     if plan is not None:
