@@ -23,7 +23,7 @@ from fl.commands import study as study_command
 from fl.commands.given import configurable, given, is_set
 from fl.commands.output import INTERRUPTED, open_console, reported
 from fl.config.run_config import SETTINGS, RunConfig
-from fl.errors import AbortedError
+from fl.errors import AbortedError, ConfigError
 from fl.formatting import json_line
 from fl.runs.plan_json import graph_of, plan_to_json
 from secagg import Adversary
