@@ -4,6 +4,7 @@ import shlex
 from typing import Any
 
 from fl.config.run_config import SETTINGS, RunConfig
+from fl.errors import ConfigError
 from fl.report.extras import Origin
 
 
@@ -28,7 +29,11 @@ def is_default(config: RunConfig, name: str) -> bool:
     default = SETTINGS[name].default
     # The default is chosen by the other settings.
     if default in (None, "auto"):
-        default = RunConfig.of(**{**options, name: None}).settled().options()[name]
+        try:
+            default = RunConfig.of(**{**options, name: None}).settled().options()[name]
+        except ConfigError:
+            # Other settings need it.
+            return False
     return bool(options[name] == default)
 
 

@@ -234,6 +234,10 @@ def test_the_command_trains_privately_and_says_what_it_spent(tmp_path: Path) -> 
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epsilon"] for line in lines] == sorted(line["epsilon"] for line in lines)
     assert "epsilon 60 at delta 0.001 after 2 rounds" in result.stderr
+    # The report's command repeats the run.
+    assert invoke("report", tmp_path / "run").exit_code == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "--epsilon 60.0 --delta 0.001 --l2-clip 0.5" in page
 
 
 def test_a_program_trains_privately() -> None:
