@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
+from fl.errors import ConfigError
 from fl.learning.serialization import round_message
 from fl.network.aggregator import NetworkAggregator
 from fl.network.announcement import RoundAnnouncement
@@ -18,9 +19,14 @@ class ServedRun(Run):
 
     Args:
         config, dataset, max_examples: see `fl.runs.run.Run`.
+
+    Raises:
+        ConfigError: the config asks for noise.
     """
 
     def __init__(self, config: RunConfig, dataset: Dataset, *, max_examples: int | None = None) -> None:
+        if config.privacy.epsilon is not None:
+            raise ConfigError("clients on other machines add no noise yet: a served run has no epsilon")
         super().__init__(config, dataset, "secure", max_examples=max_examples)
 
     def announcement(self) -> RoundAnnouncement:

@@ -19,6 +19,7 @@ from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError
 from fl.federated_training import FederatedTraining
+from fl.network.served_run import ServedRun
 from fl.privacy.ledger import BudgetSpentError, Ledger
 from fl.privacy.planner import Budget, plan_private
 from fl.runs.sampling import poisson_sample
@@ -158,6 +159,11 @@ def digits() -> Dataset:
 CONFIG = RunConfig.of(
     dataset="digits", model="logistic", clients=30, sample=15, rounds=4, epsilon=50.0, delta=1e-3, dropout=0.1, epochs=1
 )
+
+
+def test_a_served_run_does_not_pretend_to_be_private(digits: Dataset) -> None:
+    with pytest.raises(ConfigError, match="no noise yet"):
+        ServedRun(CONFIG, digits)
 
 
 @pytest.mark.slow
