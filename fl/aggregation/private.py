@@ -17,6 +17,7 @@ from fl.aggregation.api import RoundRequest, RoundResult, TimedTraining
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.encoding import Aggregate, ClientUpdate, QuantizationError
 from fl.aggregation.secure import SessionAggregator
+from fl.errors import ConfigError
 from fl.privacy.accounting import Release
 from fl.privacy.ledger import Ledger
 from fl.privacy.mechanism import Mechanism, rotation_seed
@@ -57,7 +58,7 @@ class PrivateAggregator(SessionAggregator):
         train = TimedTraining(request)
         try:
             params, mechanism, release = self._numbers(len(request.client_ids))
-        except PlanError as error:
+        except (PlanError, ConfigError) as error:
             return RoundResult(
                 aggregate=None,
                 included=(),
@@ -85,7 +86,7 @@ class PrivateAggregator(SessionAggregator):
         return replace(result, seconds=time.perf_counter() - started, epsilon=spent)
 
     def _numbers(self, num_clients: int) -> tuple[secagg.Parameters, Mechanism, Release]:
-        """Return the numbers of a session with this many clients; PlanError if there are too few."""
+        """Return the numbers of a session with this many clients; PlanError or ConfigError if there are too few."""
         private = self.private
         if num_clients == private.session.parameters.num_clients:
             return private.session.parameters, private.mechanism, private.release

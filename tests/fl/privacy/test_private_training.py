@@ -161,6 +161,18 @@ CONFIG = RunConfig.of(
 )
 
 
+def test_rounds_without_clients_cost_nothing_and_the_run_goes_on(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = iter([(), (3,), tuple(range(15)), tuple(range(12))])
+    monkeypatch.setattr("fl.runs.rounds.poisson_sample", lambda *_: next(samples))
+    with FederatedTraining(CONFIG, digits) as training:
+        records = list(training)
+    assert [record.aborted is None for record in records] == [False, False, True, True]
+    assert [record.epsilon for record in records[:2]] == [0.0, 0.0]
+    assert 0 < (records[2].epsilon or 0) < (records[3].epsilon or 0)
+
+
 def test_a_served_run_does_not_pretend_to_be_private(digits: Dataset) -> None:
     with pytest.raises(ConfigError, match="no noise yet"):
         ServedRun(CONFIG, digits)
