@@ -86,7 +86,8 @@ def discrete_gaussians(squared_l2: float, l1: float, dimension: int, variance: f
 def poisson_sampled(divergences: Divergences, rate: float, *, symmetric: bool = True) -> Divergences:
     """Return the bounds if each client takes part with probability ``rate``, and nobody learns whether it did.
 
-    With P the distribution of the sum without the client, Q with it, and M = (1-q) P + q Q, the binomial theorem gives
+    The sum must have the same noise with and without the client; docs/privacy.md says how far that is so. With P the
+    distribution of the sum without the client, Q with it, and M = (1-q) P + q Q, the binomial theorem gives
 
         R'(a) = 1/(a-1) ln( (1-q)^(a-1) (aq - q + 1) + sum_{l=2}^a C(a,l) (1-q)^(a-l) q^l e^((l-1) R(l)) )
 
