@@ -106,10 +106,9 @@ class Mechanism:
         """
         if update.shape != (self.length,):
             raise ValueError(f"the update has shape {update.shape}, but ({self.length},) was planned")
-        clipped = update.astype(np.float64)
-        rounding.clip_to(clipped, self.clip)
-        clipped /= self.granularity
-        integers = rounding.round_within(rotate(clipped, rotation), self.squared_l2, rng)
+        vector = update.astype(np.float64)
+        scale = rounding.clip_factor(vector, self.clip) / self.granularity
+        integers = rounding.round_within(rotate(vector, rotation, scale), self.squared_l2, rng)
         sample = samplers.skellam if self.noise is Noise.SKELLAM else samplers.discrete_gaussian
         integers += sample(entropy(KEY_BYTES), self.variance, self.dimension)
         encoded = integers.astype(ring.word_dtype(self.ring_bits))

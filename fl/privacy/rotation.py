@@ -32,10 +32,11 @@ def padded_length(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
-def rotate(vector: npt.NDArray[np.floating], seed: bytes) -> FloatVector:
-    """Return a vector of shape (length,) rotated by a public seed, float64, shape (padded_length,)."""
-    rotated = np.zeros(padded_length(len(vector)))
-    rotated[: len(vector)] = vector
+def rotate(vector: npt.NDArray[np.floating], seed: bytes, scale: float = 1.0) -> FloatVector:
+    """Return a vector of shape (length,), scaled and rotated by a public seed, float64, shape (padded_length,)."""
+    rotated = np.empty(padded_length(len(vector)))
+    np.multiply(vector, scale, out=rotated[: len(vector)])
+    rotated[len(vector) :] = 0
     _flip(rotated, seed)
     hadamard(rotated)
     return rotated
