@@ -71,7 +71,8 @@ def accumulate(vector: RingVector, masks: Iterable[Mask], first: int = 0) -> Non
     the whole vector; its first element then has index ``first``, the first element of a chunk.
     """
     first_chunk = first * vector.dtype.itemsize // CHUNK_BYTES
-    add = _machine_code(8 * vector.dtype.itemsize) if vector.flags.c_contiguous else None
+    # Machine code would write to read-only memory too.
+    add = _machine_code(8 * vector.dtype.itemsize) if vector.flags.carray else None
     pending = iter(masks)
     while batch := list(islice(pending, _BATCH)):
         added = [mask.key for mask in batch if not mask.subtract]

@@ -132,6 +132,8 @@ class _FigureEncoding:
     def encode(self, total: Total, *, clips: bool) -> tuple[int, int]:
         """Return a client's counters; a numerator without a denominator does not count."""
         own, (numerator, denominator) = self.range, total
+        if denominator > self.most:
+            raise QuantizationError(f"{own.name} has a denominator of {denominator:g}, above {self.most:g}")
         below = self._steps(denominator)
         if not below:
             return self._offset, 0
@@ -141,8 +143,6 @@ class _FigureEncoding:
                 f"{own.name} is {value:g}, but must be from {own.low:g} to {own.high:g}: scale the targets, or lower "
                 "the learning rate"
             )
-        if below > self._steps(self.most):
-            raise QuantizationError(f"{own.name} has a denominator of {denominator:g}, above {self.most:g}")
         # The numerator is cut after rounding, so that no honest client is out of range by a rounding error.
         largest, least = int(own.high) * below, int(own.low) * below
         steps = self._steps(numerator) if math.isfinite(numerator) else largest

@@ -225,6 +225,7 @@ class Participant:
             return
         try:
             model, _ = self._options.policy.check_model(final, self._examples.all)
+            self._examples.follow(final.holdout)
             self._models.finish(final, model)
         except PolicyError as error:
             self._say(f"the final model is not taken: {error}")

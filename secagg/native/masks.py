@@ -60,7 +60,7 @@ def usable_instructions() -> tuple[Instructions, ...]:
 
 
 MaskAdder = Callable[[Any, Sequence[bytes], Sequence[bytes], int], None]
-"""Adds masks to a contiguous vector: the vector, the keys to add, those to subtract, the chunk of its first element."""
+"""Adds masks to a contiguous vector that may be written: the vector, the keys to add, those to subtract, the chunk of its first element."""
 
 
 @cache
@@ -75,9 +75,12 @@ def mask_adder(word_bits: int, chunk_bytes: int, kind: Instructions) -> MaskAdde
     add = machine_code.compiled(module_for(word_bits, chunk_bytes, kind))
 
     def add_masks(vector: Any, added: Sequence[bytes], subtracted: Sequence[bytes], first_chunk: int) -> None:
-        num_keys = len(added) + len(subtracted)
+        keys = (*added, *subtracted)
+        if not all(len(key) == _KEY_BYTES for key in keys):
+            raise ValueError(f"each key of a mask must be {_KEY_BYTES} bytes")
+        num_keys = len(keys)
         schedules = np.empty((num_keys, _SCHEDULE_BYTES), dtype=np.uint8)
-        schedules[:, :_KEY_BYTES] = np.frombuffer(b"".join((*added, *subtracted)), np.uint8).reshape(-1, _KEY_BYTES)
+        schedules[:, :_KEY_BYTES] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES)
         add(vector.ctypes.data, schedules.ctypes.data, vector.nbytes, len(added), num_keys, first_chunk)
 
     return add_masks

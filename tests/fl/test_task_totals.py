@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fl.aggregation.secure
-from fl.aggregation.encoding import UndecodableSumError
+from fl.aggregation.encoding import QuantizationError, UndecodableSumError
 from fl.aggregation.totals import TotalsEncoding
 from fl.learning.figures import FigureRange, ratio
 from tests.fl.test_task import run_of
@@ -23,6 +23,17 @@ FIGURES = (FigureRange("loss"), FigureRange("any"), FigureRange("share", 0.0, 1.
 
 
 ENCODING = TotalsEncoding(FIGURES, 1000, (("clipped elements", 7),), 16)
+
+
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize("denominator", [1e308, 2.0**43, np.inf])
+def test_a_denominator_beyond_all_examples_is_refused(denominator: float, clips: bool) -> None:
+    """It may come from the user's own metric and the server's model: an error, with which the client waits."""
+    with pytest.raises(QuantizationError, match="any has a denominator of"):
+        ENCODING.encode(1, 0.5, [(1.0, denominator), (1.0, 1.0)], [0], clips=clips)
+    total = ENCODING.encode(1, 0.5, [(1.0, 4.0), (1.0, 1.0)], [0], clips=clips)
+    figures = ENCODING.decode(total, 1, fewest_examples=1, most_examples=1)[1]
+    assert ratio(figures["any"]) == 0.25
 
 
 @given(

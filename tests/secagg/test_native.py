@@ -74,6 +74,27 @@ def test_memory_beside_the_vector_stays_as_it_was(kind: Instructions) -> None:
     assert not memory[2000:].any()
 
 
+@pytest.mark.usefixtures("uncached")
+def test_memory_that_must_not_be_written_is_not() -> None:
+    """With machine code and without it. A vector of bytes stands for a message, which other objects may share."""
+    shared = bytes(1 << 12)
+    with pytest.raises(ValueError, match="read-only"):
+        accumulate(np.frombuffer(shared, "<u4"), [Mask(bytes(16))])
+    assert not any(shared)
+    own = np.zeros(1 << 10, "<u4")
+    accumulate(own, [Mask(bytes(16))])
+    assert own.tobytes() == keystream(bytes(16), own.nbytes, 0, CHUNK_BYTES)
+
+
+@pytest.mark.usefixtures("uncached")
+@pytest.mark.parametrize("sizes", [(8, 24), (15, 17), (0, 32), (16, 15), (16, 17)])
+def test_keys_of_other_sizes_are_refused(sizes: tuple[int, int]) -> None:
+    """The first three pairs fill the place of two keys together."""
+    vector = np.zeros(100, "<u4")
+    with pytest.raises(ValueError, match="must be 16 bytes"):
+        accumulate(vector, [Mask(bytes(size)) for size in sizes])
+
+
 def test_key_schedules_are_erased(kind: Instructions) -> None:
     run = machine_code.compiled(module_for(32, SMALL_CHUNK, kind))
     vector, schedules = np.zeros(64, dtype="<u4"), np.full((3, 176), 7, dtype=np.uint8)

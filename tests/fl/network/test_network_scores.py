@@ -273,3 +273,18 @@ def test_a_final_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert said == ["the final model is not taken: the model knows 2 classes, but there is a label 2"]
     participant._take_final(parts.announcement())
     assert (tmp_path / "mine" / "model.safetensors").exists()
+
+
+def test_a_client_that_meets_the_end_alone_holds_out_what_it_did_before(tmp_path: Path) -> None:
+    """A process that was started after the last round: its own model must not be measured on what it is trained on."""
+    said: list[str] = []
+    options = JoinOptions(
+        client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0,
+        out=tmp_path / "mine", personal=Personal(method="full", epochs=1, learning_rate=0.1),
+    )  # fmt: skip
+    participant = joining.Participant(options, parts.DATA, said.append)
+    participant._take_final(parts.announcement(holdout=0.4))
+    assert said[0].startswith("on 2 examples held out: accuracy ")
+    assert len(participant._examples.training.labels) == 3
+    participant._take_final(parts.announcement(holdout=0.2))
+    assert said[1:] == ["the final model is not taken: 0.2 of the examples to be held out, but before it was 0.4"]
