@@ -107,11 +107,9 @@ class WorkerPool:
         return self._count > 1 and seconds >= (_WORTH_SENDING if self._workers else _WORTH_STARTING)
 
     def start(self) -> None:
-        """See `Workers`."""
-        for place, worker in enumerate(self._workers):
-            if not worker.is_running:
-                worker.close()
-                self._workers[place] = _Worker()
+        """See `Workers`. If one has ended, all are replaced: the others may be ending too."""
+        if not all(worker.is_running for worker in self._workers):
+            self.close()
         self._workers += [_Worker() for _ in range(self._count - len(self._workers))]
 
     def call(self, place: int, target: str, argument: object) -> Future[Any]:

@@ -293,6 +293,23 @@ def test_a_session_ends_at_once_when_a_worker_is_killed_and_the_next_one_starts_
         assert len(pool.process_ids) == 2
 
 
+def test_after_the_end_of_one_worker_the_next_session_starts_all_again() -> None:
+    """The others may be ending as well, as when the system runs out of memory: here the other one hangs."""
+    params = make_params(12, 7)
+    inputs = random_inputs(params, 0)
+    with Eager(2) as pool:
+        pool.start()
+        ids = pool.process_ids
+        os.kill(ids[0], signal.SIGSTOP)
+        os.kill(ids[1], signal.SIGKILL)
+        with pytest.raises(WorkerLostError, match="a worker process ended"):
+            pool.call(1, "transport.clients:Share.compute", []).result(timeout=30)
+        pool.start()
+        assert len(pool.process_ids) == 2
+        assert not set(ids) & set(pool.process_ids)
+        assert run_session(params, inputs, pool=pool).outcome.sum.tolist() == exact_sum(params, inputs.values())
+
+
 def test_workers_end_with_the_pool_and_keep_no_clients_between_sessions(pool: WorkerPool) -> None:
     inline = Inline()
     run_session(make_params(4, 3), Made(10), pool=inline)

@@ -39,10 +39,10 @@ class RayWorkers:
         return self.count > 1 and seconds >= (_WORTH_SENDING if self._actors else _WORTH_STARTING)
 
     def start(self) -> None:
-        """See `transport.Workers`."""
-        for place in range(self.count):
-            if place not in self._actors:
-                self._actors[place] = self._make.remote()
+        """See `transport.Workers`. If one has ended, all are replaced: the others may be ending too."""
+        if len(self._actors) < self.count:
+            self.close()
+            self._actors = {place: self._make.remote() for place in range(self.count)}
 
     def call(self, place: int, target: str, argument: object) -> Future[Any]:
         """See `transport.Workers`."""

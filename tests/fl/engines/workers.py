@@ -12,27 +12,28 @@ import torch
 from torch import nn
 
 from fl.aggregation.encoding import ClientUpdate
+from fl.data import Dataset
 from fl.data.client_data import DealtOut
 from fl.data.partition import partition
 from fl.engines import RoundTraining, TrainingEngine
 from fl.engines.local_worker import LocalWorker
-from fl.learning.serialization import model_to_bytes
+from fl.learning.serialization import round_message
 from tests.fl.runs import tiny_config, tiny_dataset
 
 DATASET = tiny_dataset()
 
 
-def make_worker(**changes: Any) -> LocalWorker:
+def make_worker(dataset: Dataset = DATASET, **changes: Any) -> LocalWorker:
     """Return a worker of clients with different numbers of examples."""
     config = tiny_config(**{"model": "small-cnn", "clients": 8, "partition": "dirichlet", "epochs": 2, **changes})
-    parts = partition(DATASET, config.partition, config.data.clients, seed=3, alpha=0.7, shards_per_client=2)
-    return LocalWorker(config, DealtOut(DATASET, parts))
+    parts = partition(dataset, config.partition, config.data.clients, seed=3, alpha=0.7, shards_per_client=2)
+    return LocalWorker(config, DealtOut(dataset, parts))
 
 
 def training_of(worker: LocalWorker, number: int = 1, expected: tuple[int, ...] = ()) -> RoundTraining:
     """Return a round in which every client was sent the worker's model unchanged."""
     return RoundTraining(
-        number, dict.fromkeys(range(worker.config.data.clients), model_to_bytes(worker.model)), expected
+        number, dict.fromkeys(range(worker.config.data.clients), round_message(worker.model)), expected
     )
 
 

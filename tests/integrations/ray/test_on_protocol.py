@@ -63,7 +63,10 @@ def test_a_session_ends_at_once_when_an_actor_is_killed_and_the_next_one_starts_
 
     with pytest.raises(WorkerLostError, match="a Ray worker ended"):
         run_session(params, inputs, pool=actors, observer=kill)
+    (other,) = actors._actors.values()
     report = run_session(params, inputs, pool=actors)
+    # The other one may be ending too, as when a node is lost.
+    assert other not in actors._actors.values()
     assert report.outcome.sum.tolist() == [28] * 10
 
 
