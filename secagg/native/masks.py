@@ -60,7 +60,10 @@ def usable_instructions() -> tuple[Instructions, ...]:
 
 
 MaskAdder = Callable[[Any, Sequence[bytes], Sequence[bytes], int], None]
-"""Adds masks to a contiguous vector that may be written: the vector, the keys to add, those to subtract, the chunk of its first element."""
+"""Adds masks to a contiguous vector in place.
+
+Its arguments are the vector, the keys to add, those to subtract, and the chunk of the vector's first element.
+"""
 
 
 @cache
