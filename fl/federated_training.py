@@ -316,7 +316,6 @@ def federated(
     """
     task = Task(loss, metrics)
     data = _client_data(clients, test, partition, num_clients, seed)
-    protocol = Protocol() if protocol is None else protocol
     config = RunConfig(
         data=DataSettings(
             dataset=f"{IN_PROGRAM}:{data.dataset.name}",
@@ -330,11 +329,7 @@ def federated(
         ),
         local=Local() if local is None else local,
         server=ServerOptimization() if server is None else server,
-        protocol=replace(
-            protocol,
-            sample=protocol.sample if sample is None else sample,
-            compare=protocol.compare or compare,
-        ),
+        protocol=_protocol(Protocol() if protocol is None else protocol, sample, compare),
         personal=Personal() if personal is None else personal,
         privacy=Privacy() if privacy is None else privacy,
         rounds=rounds,
@@ -369,6 +364,12 @@ def personalize(training: FederatedTraining, method: str | None = None, **settin
     """
     personal = None if method is None else Personal(method=method, **settings)  # type: ignore[arg-type]
     return Personalizer(training.runs[0], personal).score()
+
+
+def _protocol(given: Any, sample: int | None, compare: bool) -> Any:
+    if not isinstance(given, Protocol):
+        return given  # which `RunConfig` refuses
+    return replace(given, sample=given.sample if sample is None else sample, compare=given.compare or compare)
 
 
 def _client_data(

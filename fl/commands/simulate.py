@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -248,7 +249,8 @@ def _report(request: SimulationRequest, rows: list[Row], console: Console, inter
     """Print the table of all cells, and write the files."""
     headings, lines = table_of(request.axes, rows)
     title = "median of the sessions (and range)" if request.repeat > 1 else None
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    fixed = label({name: values[0] for name, values in request.axes.items() if len(values) == 1})
+    table = Table(title=title, caption=escape(fixed), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, name in enumerate(headings):
         justify: Literal["left", "right"] = "left" if place < len(headings) - len(HEADINGS) else "right"
         table.add_column(name, justify=justify, no_wrap=True, overflow="fold")
@@ -258,13 +260,18 @@ def _report(request: SimulationRequest, rows: list[Row], console: Console, inter
         # A file or a pipe has no width.
         console.width = max(console.width, _WIDE)
     console.print(table)
+    files = [path for path in (request.csv, request.latex) if path is not None]
     if request.latex is not None:
-        note = f"secagg simulate: {label({n: v[0] for n, v in request.axes.items() if len(v) == 1})}"
+        note = f"secagg simulate: {fixed}"
         note += f"; median (range) of {request.repeat} sessions" if request.repeat > 1 else ""
         save_bytes(request.latex, latex_of(headings, lines, note=note).encode())
     if request.figure is not None and any(row["exact"] for row in rows):
         save_cost_figure(request.figure, request.axes, rows)
+        files.append(request.figure)
     wrong = [row for row in rows if not row["exact"]]
+    console.print(f"the sums of {len(rows) - len(wrong)} of {len(rows)} sessions are exact", highlight=False)
+    if files:
+        console.print(escape(f"results {', '.join(map(str, files))}"), highlight=False, soft_wrap=True)
     failure = f"{len(wrong)} of {len(rows)} sessions came to no sum, or to a wrong one" if wrong else None
     if interrupted:
         console.print("[yellow]interrupted[/yellow]", soft_wrap=True)

@@ -23,7 +23,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
     @app.command()
     def study(
         file: Annotated[
-            Path, Argument(help="TOML file: a run's settings, seeds, and lists of values in [grid].", metavar="FILE")
+            Path, Argument(help="TOML file: a run's settings, seeds, and a section grid with lists.", metavar="FILE")
         ],
         out: Annotated[Path, Option(help="Folder for the results; a study in it goes on.")],
         data_dir: Annotated[Path | None, Option(help="Folder with the data sets' files.")] = None,

@@ -237,8 +237,14 @@ class RunConfig:
             raise ConfigError("; ".join(problems))
 
     def _problems(self) -> Iterable[str]:
+        for name, part in _PARTS.items():
+            if not isinstance(given := getattr(self, name), type(part)):
+                yield f"{name} must be a fl.{type(part).__name__}, not {given!r}"
+                return
         optional = {name: getattr(self.protocol, name) for name in ("sample", "threshold", "value_bits")}
-        for name, value in {"clients": self.data.clients, **optional}.items():
+        optional["threads"] = self.threads
+        needed = {"clients": self.data.clients, "rounds": self.rounds, "seed": self.seed}
+        for name, value in {**needed, **optional}.items():
             if type(value) is not int and (value is not None or name not in optional):
                 yield f"{name} must be a whole number, not {value!r}"
                 return

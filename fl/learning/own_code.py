@@ -119,6 +119,8 @@ def _made(source: Any, image_shape: tuple[int, ...], num_classes: int) -> tuple[
     """Return a new model, and whether it was told the number of classes."""
     if isinstance(source, nn.Module):
         return copy.deepcopy(source), False
+    if not callable(source):
+        raise ConfigError(f"a model is a name, a class, a factory or a torch.nn.Module, not {source!r}")
     try:
         inspect.signature(source).bind()
     except TypeError:

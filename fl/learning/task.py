@@ -77,7 +77,10 @@ def _bce_with_logits(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 def _like(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the targets in the output's shape and type: torch would pair each of (N,) with each of (N, 1)."""
     if output.shape != target.shape and (*target.shape, 1) != output.shape and target.shape != (*output.shape, 1):
-        raise ConfigError(f"the model's output {_shape(output)} and the targets {_shape(target)} differ in shape")
+        raise ConfigError(
+            f"the model's output {_shape(output)} and the targets {_shape(target)} differ in shape: give a model or "
+            "targets of the other's shape, or for classes cross-entropy and accuracy"
+        )
     return target.reshape(output.shape).to(output.dtype)
 
 
@@ -289,6 +292,9 @@ def _found(given: Any, what: str, known: Mapping[str, Callable[..., Any]]) -> Ca
                 raise ConfigError(f"unknown {what} {given!r}; known are {', '.join(known)}, and package.module:name")
             return known[given]
         given = load_reference(given, what)
+    if type(given) in _OF_TORCH and vars(given) == vars(type(given)()):
+        # One with torch's defaults is what its class stands for.
+        given = type(given)
     if inspect.isroutine(given) or isinstance(given, type):
         given = _OF_TORCH.get(given, given)
     if isinstance(given, type) or (inspect.isroutine(given) and _takes_nothing(given)):

@@ -206,8 +206,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
         if summary["ring_difference"] == 0:
             table.caption_justify = "left"
             table.caption = (
-                "Both sums of the same rounded updates were equal in each round. The accuracies differ, since the "
-                "plain run does not round, and training amplifies the smallest difference."
+                "Both sums of the same rounded updates were equal in each round. The plain run does not round its "
+                "own: training amplifies the smallest difference, so the two models may differ a little."
             )
     return table
 
@@ -227,4 +227,6 @@ def _deals_out_owned(config: RunConfig, dataset: Dataset) -> bool:
 
 
 def _span(counts: list[int]) -> str:
-    return f"{min(counts)} to {max(counts)}" if counts else "-"
+    if not counts:
+        return "-"
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"

@@ -78,8 +78,9 @@ def run_study(folder: StudyFolder, *, jobs: int | None, skip_impossible: bool, c
         skipped = sum(bool(run.refusal) for run in folder.runs)
         done = len(folder.runs) - len(waiting) - skipped
         console.print(
-            f"{len(folder.runs)} runs: {len(folder.runs) // len(folder.study.seeds)} cells, "
-            f"{len(folder.study.seeds)} seed{'' if len(folder.study.seeds) == 1 else 's'} each"
+            f"{_counted(len(folder.runs), 'run')}: "
+            f"{_counted(len(folder.runs) // len(folder.study.seeds), 'cell')}, "
+            f"{_counted(len(folder.study.seeds), 'seed')} each"
             + (f"; {done} are done" if done else "")
             + (f"; {skipped} are impossible and left out" if skipped else "")
             + f"; {len(waiting)} to train"
@@ -95,3 +96,7 @@ def run_study(folder: StudyFolder, *, jobs: int | None, skip_impossible: bool, c
         finally:
             result = folder.save()
     return FinishedStudy(result, interrupted)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

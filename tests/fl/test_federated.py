@@ -138,6 +138,12 @@ def test_a_data_set_is_split_by_a_scheme() -> None:
         ({"clients": DATASET, "num_clients": 5}, "leave out test"),
         ({"resume": True}, "give out"),
         ({"sample": 7}, "sample must be between 1 and the 6 clients"),
+        ({"rounds": "3"}, "rounds must be a whole number, not '3'"),
+        ({"threads": 1.5}, "threads must be a whole number, not 1.5"),
+        ({"local": {"epochs": 1}}, "local must be a fl.Local, not {'epochs': 1}"),
+        ({"protocol": {"dropout": 0.2}}, "protocol must be a fl.Protocol, not {'dropout': 0.2}"),
+        ({"server": "fedadam"}, "server must be a fl.ServerOptimization, not 'fedadam'"),
+        ({"model": 5}, "a model is a name, a class, a factory or a torch.nn.Module, not 5"),
         ({"local": fl.Local(optimizer=torch.optim.Adam, learning_rate_decay=1)}, None),
     ],
 )

@@ -6,9 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer.main
+from rich.text import Text
 
+from fl.commands.app import app
 from fl.commands.output import open_console
 from fl.commands.train import start_training
+from fl.runs.display import summary_table
 from tests.fl.runs import assert_refused, invoke, tiny_config, use_tiny_data
 
 ODD = "r 1/it's :cancer: [red]"
@@ -63,3 +67,20 @@ def test_the_command_to_resume_can_be_copied(
 @pytest.mark.parametrize("option", ["--model", "--dataset"])
 def test_a_name_between_colons_is_not_an_emoji(option: str) -> None:
     assert_refused(invoke("train", option, "nowhere:cancer:"), "nowhere:cancer:")
+
+
+def test_the_help_of_each_option_is_shown_as_it_is_written() -> None:
+    """rich takes words in square brackets as its own markup, and leaves them out."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    texts = [command.help for command in commands.values()]
+    texts += [getattr(param, "help", None) for command in commands.values() for param in command.params]
+    assert len(texts) > 200
+    assert [text for text in texts if text and str(Text.from_markup(text)) != text] == []
+
+
+@pytest.mark.parametrize(("counts", "shown"), [([8, 9, 8], "8 to 9"), ([8, 8], "8"), ([], "-")])
+def test_a_range_of_counts_is_one_number_where_they_are_equal(counts: list[int], shown: str) -> None:
+    summary = {"dataset": "digits", "model": "2nn", "aggregator": "secure", "rounds": 2, "figures": {}}
+    summary |= {"included": counts, "aborted": [], "bytes_up": 1, "bytes_down": 1, "seconds": 1.0}
+    table = summary_table(summary | {"clipped": None, "noise": None})
+    assert next(iter(table.columns[1].cells)) == shown

@@ -99,6 +99,8 @@ def test_the_default_is_classification_to_the_last_bit() -> None:
     assert measured.loss == functional.cross_entropy(logits, dataset.test_labels, reduction="sum").item() / 60
     assert measured.totals == {"accuracy": (int((logits.argmax(1) == dataset.test_labels).sum()), 60)}
     assert Task(functional.cross_entropy) == Task(nn.CrossEntropyLoss) == Task() == CLASSIFICATION
+    assert Task(nn.CrossEntropyLoss()) == CLASSIFICATION
+    assert Task(nn.CrossEntropyLoss(label_smoothing=0.1)) != CLASSIFICATION
 
 
 class Summed(nn.Module):
@@ -112,6 +114,13 @@ class Summed(nn.Module):
 def test_a_loss_is_a_name_a_function_a_module_a_class_or_a_factory(loss: Any) -> None:
     output = torch.ones(4, 1, requires_grad=True)
     assert Task(loss).mean_loss(output, torch.zeros(4, 1)).item() == 1
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss, nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), nn.BCEWithLogitsLoss()])
+def test_a_loss_of_torch_pairs_each_target_with_one_output(loss: Any) -> None:
+    Task(loss).check(torch.ones(2, 1), torch.zeros(4))
+    with pytest.raises(ConfigError):
+        Task(nn.HuberLoss(delta=2.0)).check(torch.ones(2, 1), torch.zeros(4))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,10 @@ def test_each_combination_is_run_and_written(tmp_path: Path) -> None:
     assert [float(one["unmasking_seconds"]) for one in stored] == [one["unmasking_seconds"] for one in sessions]
     assert files[1].read_text().count(r"\\") == 1 + 4
     assert files[2].read_bytes().startswith(b"%PDF")
+    # What the table does not show, the verdict and the files are said too.
+    assert "length 20, bits 16," in result.stderr
+    assert "the sums of 8 of 8 sessions are exact" in result.stderr
+    assert f"results {', '.join(map(str, files))}\n" in result.stderr
 
 
 def test_the_spread_is_median_and_range_of_the_sums(tmp_path: Path) -> None:
