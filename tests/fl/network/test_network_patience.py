@@ -14,9 +14,10 @@ import msgpack
 import pytest
 import torch
 
-from fl.aggregation.encoding import QuantizationError, UndecodableSumError
+from fl.aggregation.encoding import QuantizationError, UndecodableSumError, UpdateEncoding
 from fl.aggregation.held_out import held_out_encoding
 from fl.aggregation.scales import MAX_WEIGHT
+from fl.aggregation.totals import TotalsEncoding
 from fl.learning.task import CLASSIFICATION
 from fl.learning.training import DivergedError
 from fl.network import client as joining
@@ -167,23 +168,21 @@ def test_a_client_whose_training_fails_sends_what_counts_nothing(
     monkeypatch.setattr(joining, "evaluate", fails)
     client._examples.follow(0.5)
     scores = held_out_encoding(CLASSIFICATION.figures, MAX_WEIGHT, ENCODING.value_bits)
-    offered = iter(
-        [
-            (replace(ENCODING, scales=None), announcement(scales=None, holdout=0.5)),
-            (ENCODING, announcement(holdout=0.5)),
-            (scores, announcement(holdout=0.5, scales=None, purpose="scores")),
-        ]
-    )
+    encodings: list[UpdateEncoding | TotalsEncoding] = [replace(ENCODING, scales=None), ENCODING, scores]
 
     async def session() -> End:
-        encoding, client._announced = next(offered, (None, None))
-        if encoding is None:
+        if not encodings:
             raise offers.OverError(None)
-        vector = client._input(
-            Offer(replace(PARAMS, vector_length=encoding.vector_length), b"", encode_announcement(client._announced), 2)
+        encoding = encodings.pop(0)
+        client._announced = announcement(
+            holdout=0.5,
+            scales=encoding.scales if isinstance(encoding, UpdateEncoding) else None,
+            purpose="update" if isinstance(encoding, UpdateEncoding) else "scores",
         )
-        if encoding is scores:
-            assert scores.decode(vector, 1, fewest_examples=0, most_examples=1)[0] == 0
+        params = replace(PARAMS, vector_length=encoding.vector_length)
+        vector = client._input(Offer(params, b"", encode_announcement(client._announced), 2))
+        if isinstance(encoding, TotalsEncoding):
+            assert encoding.decode(vector, 1, fewest_examples=0, most_examples=1)[0] == 0
         else:
             with pytest.raises(UndecodableSumError, match=r"any"):
                 (encoding.decode if encoding.scales else encoding.decode_ranges)(vector, 1)
