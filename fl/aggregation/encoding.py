@@ -139,6 +139,11 @@ class UpdateEncoding:
             length += self.update_length + self._totals.vector_length
         return length
 
+    def no_update(self) -> ClientUpdate:
+        """Return what a client sends that has no update: it leaves the mean and all figures unchanged."""
+        nothing = np.zeros(self.update_length, dtype=np.float32)
+        return ClientUpdate(nothing, 0, metrics=((0, 0),) * max(0, len(self.figures) - 1))
+
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
         """Return the encoded update, int64, shape (vector_length,), elements in [0, 2^value_bits).
 

@@ -94,6 +94,8 @@ class Participant:
         self._journal: ClientJournal | None = None
         # The measured update and the key of its announcement; the session for the update follows.
         self._measured: tuple[bytes, ClientUpdate] | None = None
+        # Why the client sent nothing of its own in a round, by the round's number.
+        self._failures: dict[int, InputWithheldError] = {}
         self._records = AnswerRecords.of_client(options)
         self._held = HeldAnnouncement()
         self._keys: CertifiedKeys | None = None
@@ -125,9 +127,11 @@ class Participant:
             self._say(f"all of them are of class {data.max_label}: is that right?")
         await check_host(options.address)
         while True:
-            self._announced = None
+            self._announced, self._failures = None, {}
             try:
                 end = await self._session()
+                if self._announced is not None and (failure := self._failures.get(self._announced.round)):
+                    raise failure
             except OverError as over:
                 self._say("the training is over")
                 self._take_final(over.final)
@@ -331,14 +335,14 @@ class Participant:
         model, encoding = self._options.policy.check_training(announced, offer.params, self._examples.all)
         self._examples.follow(announced.holdout)
         if isinstance(encoding, TotalsEncoding):
-            return self._measured_scores(announced, model, encoding)
+            return self._scores(announced, model, encoding)
         # The key is the same for the measurement and the update of one round, model and training.
         key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
         measured, self._measured = self._measured, None
-        where = f"round {announced.round}/{announced.rounds}"
-        count = len(self._examples.training.labels)
+        where, count = f"round {announced.round}/{announced.rounds}", len(self._examples.training.labels)
         if announced.scales is not None and count > announced.scales.max_weight:
             self._say(f"{where}: {count} examples count as {announced.scales.max_weight}, the server's bound")
+        rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
         try:
             self._models.receive(announced, model)
             if measured is not None and measured[0] == key:
@@ -346,27 +350,26 @@ class Participant:
             else:
                 self._say(f"{where}: training on {count} examples")
                 update = self._trained(announced, model)
-            rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
             vector = encoding.encode(update, rng)
         except FLError as error:
-            raise InputWithheldError(str(error)) from None
+            # The server must not see who fails: its model may be made so that single examples decide it.
+            self._failures[announced.round] = InputWithheldError(str(error))
+            return encoding.encode(encoding.no_update(), rng)
         if announced.scales is None:
             self._measured = key, update
         return vector
 
-    def _measured_scores(
-        self, announced: RoundAnnouncement, model: nn.Module, encoding: TotalsEncoding
-    ) -> IntegerVector:
+    def _scores(self, announced: RoundAnnouncement, model: nn.Module, encoding: TotalsEncoding) -> IntegerVector:
         """Return the scores of the round's new model on the examples held out; without any they add nothing."""
         data = self._examples.held_out.shaped_for(announced.image_shape, announced.input_type)
         try:
             self._models.receive(announced, model)
-            if not len(data.labels):
-                return encoded_evaluation(encoding, None)
-            task = Task(announced.loss, announced.metrics)
-            return encoded_evaluation(encoding, evaluate(model, data.images, data.labels, task=task))
+            if len(data.labels):
+                task = Task(announced.loss, announced.metrics)
+                return encoded_evaluation(encoding, evaluate(model, data.images, data.labels, task=task))
         except FLError as error:
-            raise InputWithheldError(str(error)) from None
+            self._failures[announced.round] = InputWithheldError(str(error))
+        return encoded_evaluation(encoding, None)
 
     def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
         # The policy has accepted the task's names.

@@ -29,7 +29,7 @@ from fl.report.extras import (
     load_series,
 )
 from fl.runs.checkpoint import RunFolder
-from fl.runs.personal_scores import PersonalScores, load_scores
+from fl.runs.personal_scores import SCORES, PersonalScores, load_scores
 from fl.runs.records import RoundRecord
 from secagg import Round
 from transport.errors import MAX_ERROR_TEXT, printable
@@ -100,7 +100,12 @@ def load_run(path: Path) -> StoredRun:
         # Several runs may be read: the text must name this one.
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from None
     for record in records:
-        _check(checkpoint, record)
+        _check(checkpoint, record, "a round's", _CHECKS)
+    if (personal := load_scores(path)) is not None:
+        _check(path / SCORES, personal, "its", _SCORES_CHECKS)
+        for of in (personal.metrics, personal.personal_metrics):
+            if not is_number({**of, "loss": 0}.get(personal.gain)):
+                raise ConfigError(f"{path / SCORES} is damaged: it has no {personal.gain}")
     network = NetworkSettings.load(path) if is_served else None
     run = StoredRun(
         path=path,
@@ -110,7 +115,7 @@ def load_run(path: Path) -> StoredRun:
         network=network,
         series=load_series(path),
         personalization=load_personalization(path),
-        personal=load_scores(path),
+        personal=personal,
         origin=load_origin(path),
         changed=changed,
     )
@@ -194,9 +199,18 @@ _CHECKS: dict[str, _Check] = {
 }
 
 
-def _check(checkpoint: Path, record: RoundRecord) -> None:
+_SCORES_CHECKS: dict[str, _Check] = {
+    **dict.fromkeys(("method", "gain"), _is_text),
+    **dict.fromkeys(("clients", "held_out"), _is_count),
+    **dict.fromkeys(("loss", "personal_loss", "p10", "median", "p90", "better", "worse", "lower_loss"), is_number),
+    **dict.fromkeys(("metrics", "personal_metrics"), _by_name(_is_text, _or_none(is_number))),
+    "histogram": lambda value: all(map(_is_count, value)),
+}
+
+
+def _check(path: Path, figures: RoundRecord | PersonalScores, whose: str, checks: dict[str, _Check]) -> None:
     """Raise ConfigError for a figure of the wrong type or size: half a page would be worse than none."""
-    for name, is_right in _CHECKS.items():
-        value = getattr(record, name)
+    for name, is_right in checks.items():
+        value = getattr(figures, name)
         if not is_right(value):
-            raise ConfigError(f"{checkpoint} is damaged: a round's {name} is {str(value)[:40]!r}")
+            raise ConfigError(f"{path} is damaged: {whose} {name} is {str(value)[:40]!r}")

@@ -9,7 +9,8 @@ from fl.errors import ConfigError
 from fl.files import replace_file
 from fl.formatting import json_line, percent
 
-_FILE = "personal.json"
+SCORES = "personal.json"
+"""The name of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +66,14 @@ class PersonalScores:
 def save_scores(folder: Path, scores: PersonalScores) -> None:
     """Write ``personal.json`` into a run's folder; ConfigError if that fails."""
     try:
-        replace_file(folder / _FILE, (json_line(scores.to_json()) + "\n").encode())
+        replace_file(folder / SCORES, (json_line(scores.to_json()) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def load_scores(folder: Path) -> PersonalScores | None:
     """Return the scores in a run's folder, None if there are none; ConfigError if the file is damaged."""
-    path = folder / _FILE
+    path = folder / SCORES
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return PersonalScores(**{**values, "histogram": tuple(values["histogram"])})
@@ -80,5 +81,5 @@ def load_scores(folder: Path) -> PersonalScores | None:
         return None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}): move it away") from None

@@ -18,14 +18,17 @@ from torch import nn
 
 import secagg
 from fl.aggregation.encoding import UpdateEncoding
+from fl.aggregation.held_out import held_out_encoding
 from fl.aggregation.participation import open_participation
-from fl.aggregation.scales import Scales
+from fl.aggregation.scales import MAX_WEIGHT, Scales
+from fl.aggregation.totals_session import decoded_totals
 from fl.learning.own_code import make_model
 from fl.learning.parameter_layout import ParameterLayout
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import Local
+from fl.learning.task import CLASSIFICATION
 from fl.network import client as joining
-from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
+from fl.network.announcement import Purpose, RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
 from fl.network.errors import NetworkError
 from fl.network.local_data import LocalData
@@ -60,18 +63,25 @@ def encoding(scales: Scales | None) -> UpdateEncoding:
     return UpdateEncoding(sizes=ParameterLayout.of(MODEL).sizes, num_clients=CLIENTS, value_bits=24, scales=scales)
 
 
-def params(scales: Scales | None) -> secagg.Parameters:
+SCORES = held_out_encoding(CLASSIFICATION.figures, MAX_WEIGHT, 24)
+
+
+def params(scales: Scales | None, purpose: Purpose = "update") -> secagg.Parameters:
+    length = (encoding(scales) if purpose == "update" else SCORES).vector_length
     return secagg.plan(
-        num_clients=CLIENTS, vector_length=encoding(scales).vector_length, value_bits=24,
+        num_clients=CLIENTS, vector_length=length, value_bits=24,
         adversary=Adversary.MALICIOUS, threshold=4,
     ).parameters  # fmt: skip
 
 
-def announced(number: int, scales: Scales | None = SCALES, model: nn.Module = MODEL) -> bytes:
+def announced(
+    number: int, scales: Scales | None = SCALES, model: nn.Module = MODEL, purpose: Purpose = "update"
+) -> bytes:
     return encode_announcement(
         RoundAnnouncement(
             round=number, rounds=9, model="logistic", image_shape=SHAPE, num_classes=CLASSES, value_bits=24,
-            scales=scales, training=TRAINING, model_bytes=model_to_bytes(model),
+            scales=scales, training=TRAINING, purpose=purpose, holdout=0.25 if purpose == "scores" else 0.0,
+            model_bytes=model_to_bytes(model),
         )
     )  # fmt: skip
 
@@ -120,11 +130,12 @@ class Lie:
         training_seconds: float = 60.0,
         scales: Scales | None = SCALES,
         model: nn.Module = MODEL,
+        purpose: Purpose = "update",
     ) -> Any:
         """Offer a session of this round; return how it ended for each client that came in time."""
-        extra = announced(number, scales, model)
+        extra = announced(number, scales, model, purpose)
         host = SessionHost(
-            params(scales),
+            params(scales, purpose),
             clients,
             deadlines=Deadlines(advertise_keys=join_seconds, masked_input_collection=training_seconds),
             now=asyncio.get_running_loop().time(),
@@ -233,6 +244,35 @@ def test_an_update_without_ranges_excludes_the_ranges_of_its_round(lie: Lie) -> 
         assert isinstance(late, Aborted)
         assert late.had == 0
         assert isinstance(await lie.offer(4, scales=None), Completed)
+
+    lie.run(scenario)
+
+
+def test_scores_are_sent_once_a_round(lie: Lie) -> None:
+    """In whatever order: before the update of the round, or after it. They are exact, so a difference would be too."""
+
+    async def scenario() -> None:
+        for i in range(CLIENTS):
+            lie.start(i, state=lie.folder / f"state-{i}", max_rounds=4)
+        first = await lie.offer(3, purpose="scores")
+        assert isinstance(first, Completed)
+        assert first.included == tuple(range(CLIENTS))
+        for number in (3, 2):
+            repeated = await lie.offer(
+                number, [i for i in range(CLIENTS) if i != VICTIM], purpose="scores", join_seconds=1.0
+            )
+            assert isinstance(repeated, Aborted)
+            assert repeated.had == 0
+        # The victim was told that it is unknown.
+        lie.start(VICTIM, state=lie.folder / f"state-{VICTIM}", max_rounds=4)
+        honest = await lie.offer(4, purpose="scores")
+        assert isinstance(honest, Completed)
+        assert honest.included == tuple(range(CLIENTS))
+        assert decoded_totals(honest, SCORES).examples == sum(len(examples(i).labels) // 4 for i in range(CLIENTS))
+        # A number far ahead would shut this client out of all later rounds.
+        assert isinstance(await lie.offer(9, purpose="scores", join_seconds=1.0), Aborted)
+        with pytest.raises(NetworkError, match=r"round 9 .* this client's budget, .* \(--max-rounds\)"):
+            await lie._running[VICTIM]
 
     lie.run(scenario)
 

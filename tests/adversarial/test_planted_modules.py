@@ -25,6 +25,19 @@ with recovery.RecoveryPool(2) as pool:
     assert child.receive().vector.tolist() == job.run().vector.tolist()
 """
 
+CLIENTS = """
+from tests.support.sessions import make_params, random_inputs
+from transport import WorkerPool, run_session, workers
+
+workers._WORTH_STARTING = workers._WORTH_SENDING = 0
+params = make_params(num_clients=5)
+inputs = random_inputs(params, range(5))
+with WorkerPool(2) as pool:
+    report = run_session(params, inputs.__getitem__, client_ids=range(5), pool=pool)
+    assert len(pool.process_ids) == 2
+assert report.outcome.included == tuple(range(5))
+"""
+
 TRAINING = """
 from fl.__main__ import main
 
@@ -68,8 +81,8 @@ OWN_CODE = RECOVERY.replace(
 
 @pytest.mark.parametrize(
     "program",
-    [RECOVERY, OWN_CODE, TRAINING, EXPERIMENTS, ENCRYPTED],
-    ids=["recovery", "own", "training", "experiments", "encrypted"],
+    [RECOVERY, CLIENTS, OWN_CODE, TRAINING, EXPERIMENTS, ENCRYPTED],
+    ids=["recovery", "clients", "own", "training", "experiments", "encrypted"],
 )
 def test_children_do_not_import_from_the_working_directory(tmp_path, program):
     if program is ENCRYPTED and importlib.util.find_spec("mpyc") is None:

@@ -14,7 +14,11 @@ import msgpack
 import pytest
 import torch
 
-from fl.aggregation.encoding import QuantizationError
+from fl.aggregation.encoding import QuantizationError, UndecodableSumError, UpdateEncoding
+from fl.aggregation.held_out import held_out_encoding
+from fl.aggregation.scales import MAX_WEIGHT
+from fl.aggregation.totals import TotalsEncoding
+from fl.learning.task import CLASSIFICATION
 from fl.learning.training import DivergedError
 from fl.network import client as joining
 from fl.network import offers
@@ -25,7 +29,7 @@ from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
 from secagg import Adversary, RemoteProtocolError, Rule
-from tests.fl.network.test_network_parts import ENCODING, PARAMS, SCALES, announcement
+from tests.fl.network.test_network_parts import ENCODING, PARAMS, announcement
 from transport import (
     EndCode,
     InputWithheldError,
@@ -150,22 +154,47 @@ def test_a_model_that_cannot_be_trained_costs_a_round_and_not_the_training(
 
 
 @pytest.mark.parametrize("error", [DivergedError("its loss is nan"), QuantizationError("elements that are not finite")])
-def test_a_model_that_breaks_training_withholds_the_update(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_client_whose_training_fails_sends_what_counts_nothing(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
+) -> None:
+    """It tells its user after the session, and counts the round as one without an update."""
+
     def fails(*_: Any, **__: Any) -> None:
         raise error
 
-    client = participant([])
+    said: list[str] = []
+    client = participant(said)
     monkeypatch.setattr(joining, "local_update", fails)
-    for scales in (None, SCALES):
-        encoding = replace(ENCODING, scales=scales)
-        offer = Offer(
-            replace(PARAMS, vector_length=encoding.vector_length),
-            b"",
-            encode_announcement(announcement(scales=scales)),
-            2,
+    monkeypatch.setattr(joining, "evaluate", fails)
+    client._examples.follow(0.5)
+    scores = held_out_encoding(CLASSIFICATION.figures, MAX_WEIGHT, ENCODING.value_bits)
+    encodings: list[UpdateEncoding | TotalsEncoding] = [replace(ENCODING, scales=None), ENCODING, scores]
+
+    async def session() -> End:
+        if not encodings:
+            raise offers.OverError(None)
+        encoding = encodings.pop(0)
+        client._announced = announcement(
+            holdout=0.5,
+            scales=encoding.scales if isinstance(encoding, UpdateEncoding) else None,
+            purpose="update" if isinstance(encoding, UpdateEncoding) else "scores",
         )
-        with pytest.raises(InputWithheldError, match=str(error)):
-            client._input(offer)
+        params = replace(PARAMS, vector_length=encoding.vector_length)
+        vector = client._input(Offer(params, b"", encode_announcement(client._announced), 2))
+        if isinstance(encoding, TotalsEncoding):
+            assert encoding.decode(vector, 1, fewest_examples=0, most_examples=1)[0] == 0
+        else:
+            with pytest.raises(UndecodableSumError, match=r"any"):
+                (encoding.decode if encoding.scales else encoding.decode_ranges)(vector, 1)
+        return End(EndCode.COMPLETED, included=5)
+
+    monkeypatch.setattr(client, "_session", session)
+    asyncio.run(client.run())
+    assert said[-1] == "the training is over"
+    assert [line for line in said if "no update" in line] == [
+        f"no update in this round: {error}; waiting for the next"
+    ] * 3
+    assert client.rounds == 0
 
 
 def test_an_end_without_an_offer_is_one_line(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
