@@ -60,7 +60,7 @@ def usable_instructions() -> tuple[Instructions, ...]:
 
 
 MaskAdder = Callable[[Any, Sequence[bytes], Sequence[bytes], int], None]
-"""Adds masks to a contiguous vector in place.
+"""Adds masks to a contiguous, writable vector in place.
 
 Its arguments are the vector, the keys to add, those to subtract, and the chunk of the vector's first element.
 """
