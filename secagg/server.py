@@ -226,9 +226,10 @@ class Server:
             raise LocalProtocolError(
                 f"receive_partial() needs the phase MASKED_INPUT_COLLECTION, but the server is in {self.phase.name}"
             )
-        if not ids or len(set(ids)) < len(ids):
+        known = [type(client_id) is int and client_id in stage.pending for client_id in ids]
+        if not ids or (all(known) and len(set(ids)) < len(ids)):
             raise LocalProtocolError("receive_partial() needs the ids of the sum's clients, each once")
-        if refused := [client_id for client_id in ids if type(client_id) is not int or client_id not in stage.pending]:
+        if refused := [client_id for client_id, is_known in zip(ids, known, strict=True) if not is_known]:
             raise LocalProtocolError(
                 f"{len(refused)} of the partial sum's {len(ids)} clients are unknown, were dropped, or are in the sum "
                 f"already: {', '.join(map(repr, refused[:10]))}; nothing was added"

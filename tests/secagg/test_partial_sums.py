@@ -113,6 +113,7 @@ def server_in(phase: ServerPhase) -> tuple[Server, dict[int, np.ndarray]]:
         ((3, 8), None, "already: 8"),
         ((3, True), None, "already: True"),
         ((3, "5"), None, "already: '5'"),
+        ((3, [5]), None, r"already: \[5\]"),
         ((3, 5), np.zeros(5, np.uint16), r"shape \(6,\) and dtype uint16"),
         ((3, 5), np.zeros(6, np.uint32), r"shape \(6,\) and dtype uint16"),
         ((3, 5), [0] * 6, r"shape \(6,\) and dtype uint16"),
