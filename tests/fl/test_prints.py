@@ -82,5 +82,5 @@ def test_the_help_of_each_option_is_shown_as_it_is_written() -> None:
 def test_a_range_of_counts_is_one_number_where_they_are_equal(counts: list[int], shown: str) -> None:
     summary = {"dataset": "digits", "model": "2nn", "aggregator": "secure", "rounds": 2, "figures": {}}
     summary |= {"included": counts, "aborted": [], "bytes_up": 1, "bytes_down": 1, "seconds": 1.0}
-    table = summary_table(summary | {"clipped": None, "noise": None})
+    table = summary_table(summary | {"clipped": None, "noise": None, "epsilon": None})
     assert next(iter(table.columns[1].cells)) == shown
