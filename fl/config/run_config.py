@@ -10,10 +10,10 @@ from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
 from fl.aggregation.planning import AdversaryName, GraphName, name_of, name_problems
 from fl.aggregation.scales import MAX_CLIP, MIN_CLIP
 from fl.config.privacy import Privacy
-from fl.config.setting import Setting, not_counts, not_fractions, unknown
+from fl.config.setting import Setting, not_counts, not_fractions, not_of_types, not_whole, take_whole_numbers, unknown
 from fl.config.stored import Before, completed
 from fl.errors import ConfigError
-from fl.learning.settings import IN_PROGRAM, Local, LostOptimizer, Personal, ServerOptimization
+from fl.learning.settings import IN_PROGRAM, Local, LostOptimizer, Personal, ServerOptimization, not_numbers
 from secagg import Adversary, GraphKind, Round, cheapest_graph
 from transport.errors import printable
 from transport.faults import ROUNDS_OF_EVERY_SESSION
@@ -233,24 +233,20 @@ class RunConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        take_whole_numbers(self, "rounds", "seed", "threads")
         if problems := list(self._problems()):
             raise ConfigError("; ".join(problems))
 
     def _problems(self) -> Iterable[str]:
-        for name, part in _PARTS.items():
-            if not isinstance(given := getattr(self, name), type(part)):
-                yield f"{name} must be a fl.{type(part).__name__}, not {given!r}"
-                return
-        optional = {name: getattr(self.protocol, name) for name in ("sample", "threshold", "value_bits")}
-        optional["threads"] = self.threads
-        needed = {"clients": self.data.clients, "rounds": self.rounds, "seed": self.seed}
-        for name, value in {**needed, **optional}.items():
-            if type(value) is not int and (value is not None or name not in optional):
-                yield f"{name} must be a whole number, not {value!r}"
-                return
-        yield from self.data.problems()
-        yield from self.protocol.problems()
-        yield from self.privacy.problems()
+        if wrong := not_of_types(self, _PARTS) or not_whole(
+            {"clients": self.data.clients, "rounds": self.rounds, "seed": self.seed},
+            {"threads": self.threads}
+            | {key: getattr(self.protocol, key) for key in ("sample", "threshold", "value_bits")},
+        ):
+            yield from wrong
+            return
+        for settings in (self.data, self.protocol, self.privacy):
+            yield from not_numbers(settings) or settings.problems()
         yield from self.privacy.leaks(**self.options())
         yield from not_counts(rounds=self.rounds)
         if self.personal.method is not None and not self.data.holdout:

@@ -3,7 +3,8 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
 
 from fl.errors import ConfigError
@@ -21,6 +22,14 @@ _MOST = 2**31 - 1
 
 IN_PROGRAM = "python"
 """Stands for the module of an object that has no name by which another program could import it."""
+
+
+def not_numbers(settings: Any) -> list[str]:
+    """Return one message for each setting that is no number where its default is one."""
+    given = {
+        field.name: getattr(settings, field.name) for field in fields(settings) if type(field.default) in (int, float)
+    }
+    return [f"{name} must be a number, not {value!r}" for name, value in given.items() if not isinstance(value, Real)]
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Local:
     learning_rate_decay: float = 1.0
 
     def __post_init__(self) -> None:
+        if problems := not_numbers(self):
+            raise ConfigError("; ".join(problems))
         problems = [
             f"{name} must be at {f'least 1, not {value}' if value < 1 else f'most {_MOST}'}"
             for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size))
@@ -130,6 +141,8 @@ class ServerOptimization:
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
+        if problems := not_numbers(self):
+            raise ConfigError("; ".join(problems))
         problems = []
         if self.optimizer not in SERVER_OPTIMIZERS:
             problems.append(f"unknown server optimizer {self.optimizer!r}; known are {', '.join(SERVER_OPTIMIZERS)}")
@@ -170,6 +183,8 @@ class Personal:
     strength: float = 0.1
 
     def __post_init__(self) -> None:
+        if problems := not_numbers(self):
+            raise ConfigError("; ".join(problems))
         problems = []
         if self.method not in (None, *get_args(PersonalMethod)):
             problems.append(f"personalize must be one of {', '.join(get_args(PersonalMethod))}, not {self.method!r}")

@@ -85,7 +85,7 @@ class RunFolder:
         """Make the folder for a new run; ConfigError if it already holds a run."""
         try:
             if self.has_run:
-                going_on = f"continue it with --resume {shlex.quote(str(self.path))}"
+                going_on = f"continue it with --resume {shlex.quote(str(self.path))}, in Python with resume=True"
                 raise ConfigError(f"{self.path} already holds a run: {going_on}, or choose another folder")
             for name in (_CONFIG, _METRICS, _MODEL, PLOT):
                 if (self.path / name).exists():

@@ -139,6 +139,8 @@ def test_a_data_set_is_split_by_a_scheme() -> None:
         ({"resume": True}, "give out"),
         ({"sample": 7}, "sample must be between 1 and the 6 clients"),
         ({"rounds": "3"}, "rounds must be a whole number, not '3'"),
+        ({"holdout": "0.2"}, "holdout must be a number, not '0.2'"),
+        ({"protocol": fl.Protocol(dropout="0.2")}, "dropout must be a number, not '0.2'"),  # type: ignore[arg-type]
         ({"threads": 1.5}, "threads must be a whole number, not 1.5"),
         ({"local": {"epochs": 1}}, "local must be a fl.Local, not {'epochs': 1}"),
         ({"protocol": {"dropout": 0.2}}, "protocol must be a fl.Protocol, not {'dropout': 0.2}"),
@@ -153,6 +155,21 @@ def test_impossible_settings_are_one_sentence(options: dict[str, Any], said: str
         return
     with pytest.raises(fl.ConfigError, match=said):
         make(**options)
+
+
+@pytest.mark.parametrize("make_settings", [fl.Local, fl.ServerOptimization, fl.Personal])
+def test_a_text_for_a_number_is_refused_at_once(make_settings: Any) -> None:
+    name = "strength" if make_settings is fl.Personal else "momentum"
+    with pytest.raises(fl.ConfigError, match=f"{name} must be a number, not '0.1'"):
+        make_settings(**{name: "0.1"})
+
+
+def test_whole_numbers_of_numpy_are_stored(tmp_path: Path) -> None:
+    run = make(rounds=np.int64(1), seed=np.int32(5), out=tmp_path / "run")
+    assert len(train(run)) == 1
+    with pytest.raises(fl.ConfigError, match="in Python with resume=True"):
+        make(rounds=1, seed=5, out=tmp_path / "run")
+    assert make(rounds=1, seed=5, out=tmp_path / "run", resume=True).rounds_done == 1
 
 
 def test_rounds_are_trained_one_by_one_and_train_continues() -> None:
