@@ -182,6 +182,8 @@ def _planned(request: SimulationRequest, make_plan: Callable[..., Plan]) -> list
             if planned
             else "change the options: no session is possible",
         )
+    if refused:
+        open_console(stderr=True).print(f"impossible and left out: {len(refused)} of {len(refused) + len(planned)}")
     return planned
 
 

@@ -240,8 +240,7 @@ class RunConfig:
     def _problems(self) -> Iterable[str]:
         if wrong := not_of_types(self, _PARTS) or not_whole(
             {"clients": self.data.clients, "rounds": self.rounds, "seed": self.seed},
-            {"threads": self.threads}
-            | {key: getattr(self.protocol, key) for key in ("sample", "threshold", "value_bits")},
+            {"threads": self.threads} | {n: getattr(self.protocol, n) for n in ("sample", "threshold", "value_bits")},
         ):
             yield from wrong
             return

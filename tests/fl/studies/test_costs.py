@@ -99,6 +99,7 @@ def test_impossible_combinations_are_named_before_anything_runs(tmp_path: Path) 
     assert not (tmp_path / "c.csv").exists()
     skipped = invoke(*lists, "--skip-impossible", "--json")
     assert [one["dropout"] for one in json.loads(skipped.stdout)["sessions"]] == [0, 0]
+    assert "impossible and left out: 2 of 4" in skipped.stderr
     nothing = invoke("simulate", "--clients", "4", "--dropout", "0.8,0.9", "--skip-impossible")
     assert nothing.exit_code == 1
     assert "change the options: no session is possible" in nothing.stderr
