@@ -26,6 +26,7 @@ from fl.runs.display import TrainingDisplay
 from fl.watch.logs import JsonFormatter, LineFormatter
 from tests.fl.runs import command, environment, invoke
 from tests.fl.stored_runs import metadata_of, rewrite, start_well
+from tests.fl.test_cli_train import make_record
 from transport import Deadlines, SessionHost, SessionRefusedError, TransportError
 from transport.durable import frames as link
 from transport.errors import MAX_ERROR_TEXT, LinkError, printable
@@ -121,21 +122,9 @@ def test_foreign_text_in_a_run_is_not_shown_raw(tmp_path):
     assert is_harmless(result.stderr.replace("\n", ""))
 
 
-class Round:
-    """A round's record with the fields that a display needs."""
-
-    round, sampled, included, accuracy, seconds = 1, 3, (), 0.5, 1.0
-    bytes_up = bytes_down = model_bytes = 0
-    clipped = noise = clipped_weights = held_out_accuracy = held_out_aborted = None
-    dropped: dict[str, int] = {}  # noqa: RUF012
-    clipped_tensors: dict[str, dict[str, float]] = {}  # noqa: RUF012
-    refused = {"2": HOSTILE}  # noqa: RUF012
-    aborted = f"[bold]{HOSTILE}"
-
-
 def test_the_training_display_shows_reasons_as_text(capsys):
     display = TrainingDisplay(Console(), RunConfig.of(dataset="digits", clients=3, rounds=1))
-    display.round_done([Round()])  # type: ignore[list-item]
+    display.round_done([make_record(clipped=None, refused={"2": HOSTILE}, aborted=f"[bold]{HOSTILE}")])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(map(is_harmless, lines))
