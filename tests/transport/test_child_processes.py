@@ -11,6 +11,8 @@ import pytest
 
 from transport.processes import ChildDiedError, ChildProcess, Parent
 
+pytestmark = pytest.mark.live
+
 HERE = "tests.transport.test_child_processes"
 
 

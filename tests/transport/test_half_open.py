@@ -15,6 +15,8 @@ from transport.tcp import Limits, SessionServer
 from transport.tcp.half_open import HalfOpenConnections
 from transport.tcp.tls import client_context
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):
@@ -160,7 +162,6 @@ def client_hello(certs):
     return outgoing.read()
 
 
-@pytest.mark.live
 @pytest.mark.parametrize("talking", [False, True])
 def test_idle_sockets_of_strangers_keep_no_client_out(certs, talking):
     """There are many times as many sockets as places, from several addresses, and one of them is the clients' own."""

@@ -14,6 +14,8 @@ from transport.framing import encode_frame
 from transport.tcp import PLAINTEXT, Limits, SessionServer, listener
 from transport.tcp.stream import Stream, connect_stream
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 4
 PARAMS = make_params(CLIENTS - 1, 2)
 LIMITS = Limits(handshake_seconds=3, farewell_seconds=0.5)

@@ -18,6 +18,8 @@ from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT, Limits, SessionServer, proxy_networks
 from transport.tcp.proxy_protocol import MAX_BODY_BYTES, ProxyHeaderError, body_bytes, is_listed, source_of
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 3
 PARAMS = make_params(CLIENTS, 2)
 LOOPBACK = proxy_networks("127.0.0.1")

@@ -26,6 +26,8 @@ from transport.tcp import PLAINTEXT, PlaintextError, SessionServer
 from transport.tcp.stream import connect_stream
 from transport.tcp.tls import TlsRefusal, TlsRefusedError, client_context, server_context
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):

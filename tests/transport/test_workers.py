@@ -33,6 +33,8 @@ from transport import (
 )
 from transport.workers import WorkerObjects
 
+pytestmark = pytest.mark.live
+
 UP, DOWN = Direction.UP, Direction.DOWN
 
 

@@ -17,6 +17,8 @@ from tests.fl.engines.workers import DATASET, make_worker
 from tests.fl.runs import state_bytes, tiny_config, untimed
 from transport import WorkerPool
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:

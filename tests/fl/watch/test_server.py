@@ -21,6 +21,8 @@ from secagg import Aborted, AbortReason, Round
 from tests.fl.watch.sessions import get
 from tests.support.sessions import make_params
 
+pytestmark = pytest.mark.live
+
 ABORTED = Aborted(AbortReason.TOO_FEW_CLIENTS, Round.SHARE_KEYS, 3, 2)
 
 
@@ -74,7 +76,6 @@ def answer_to(server: WatchServer, data: bytes) -> bytes:
         return b"".join(parts)
 
 
-@pytest.mark.live
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
