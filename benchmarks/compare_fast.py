@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -50,8 +51,8 @@ def _pieces() -> Iterator[dict[str, Any]]:
         yield _piece(
             f"add {_MASKS} masks of {length:,} values of 32 bits",
             _MASKS * vector.nbytes,
-            lambda vector=vector, masks=masks: accumulate(vector, masks),  # type: ignore[misc]
-            lambda ciphers=ciphers, size=vector.nbytes: _expand(ciphers, size),  # type: ignore[misc]
+            partial(accumulate, vector, masks),
+            partial(_expand, ciphers, vector.nbytes),
         )
     vector = np.random.default_rng(0).integers(0, 1 << _BITS, _ELEMENTS, dtype=np.uint32)
     packed = packing.pack(vector, _BITS)

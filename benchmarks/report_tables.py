@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import groupby
 from math import log
+from operator import itemgetter
 from typing import Any
 
 from benchmarks import formatting
@@ -85,7 +86,7 @@ def in_short(entries: list[Entry]) -> str:
         beside = f"in one process: {duration(entry['in_memory_seconds'])}"
         rows.append((f"{entry['params']['clients']} clients over TLS", _TIME[1](entry), beside))
     head = ("a sum of 100,000 values", "time", "beside")
-    columns: list[Column] = [(heading, lambda row, place=place: row[place]) for place, heading in enumerate(head)]  # type: ignore[misc]
+    columns: list[Column] = [(heading, itemgetter(place)) for place, heading in enumerate(head)]
     return _table(rows, *columns)
 
 
@@ -211,7 +212,7 @@ def _growth(curve: list[Entry]) -> str:
             rows.append((name, *ends, f"{fit.r_squared:.2f}", f"n^{fit.exponent:.2f}"))
     first, last = clients[0], clients[-1]
     head = ("of each client", f"at {first:,}", f"at {last:,}", "growth", "R² of a + b ln n", "as a power of n")
-    columns: list[Column] = [(heading, lambda row, place=place: row[place]) for place, heading in enumerate(head)]  # type: ignore[misc]
+    columns: list[Column] = [(heading, itemgetter(place)) for place, heading in enumerate(head)]
     note = f"From {first:,} to {last:,} clients n grows {last / first:,.0f}×, ln n {log(last) / log(first):.2f}×."
     return _table(rows, *columns, title="Growth of a client's costs") + f"\n\n{note}"
 

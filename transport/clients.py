@@ -31,7 +31,7 @@ from transport.workers import Workers, estimated_seconds, portable
 
 MakeInput: TypeAlias = Callable[[ClientId], InputVector]
 
-# Inputs that are masked ahead of their delivery: so many bytes of messages, or two for each worker.
+# Limit of inputs that are masked ahead of their delivery, in bytes of messages; at least two for each worker.
 _KEPT_BYTES = 256 << 20
 # Inputs for each worker that are masked ahead even if an answer could be delivered.
 _ENOUGH = 4

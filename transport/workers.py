@@ -33,7 +33,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def estimated_seconds(*, agreements: int, elements: int) -> float:
-    """Return the seconds on one core of so many key agreements, and of masks with so many elements in all."""
+    """Return the seconds on one core of key agreements, and of masks with this number of elements in all."""
     return agreements * _SECONDS_PER_AGREEMENT + elements * _SECONDS_PER_ELEMENT
 
 
@@ -123,7 +123,7 @@ class WorkerPool:
             return job.run(self._count)
         self.start()
         parts = enumerate(job.split(self._count))
-        results = [self.call(place, "transport.workers:Recovery.run", part) for place, part in parts]
+        results = [self.call(place, "transport.workers:JobRunner.run", part) for place, part in parts]
         return job.combine([result.result() for result in results])
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class WorkerPool:
         _close_all(self._workers)
 
 
-class Recovery:
+class JobRunner:
     """Runs parts of the server's jobs in a worker."""
 
     def run(self, part: UnmaskJob) -> MaskSum:

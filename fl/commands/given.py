@@ -17,7 +17,7 @@ from fl.config.run_config import SETTINGS
 from fl.config.setting import Setting
 from fl.errors import ConfigError
 
-# An empty variable counts as none. Of these, that would let in whoever is to be shut out.
+# An empty variable counts as not given. For these options, that would let excluded clients in.
 _NOT_EMPTY = ("EXCLUDE", "CRL")
 _PROBLEM = "secagg.problem"
 # Options of a single start, which make no sense in a file.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fl.errors import ConfigError
 from fl.privacy.mechanism import Noise
 from fl.privacy.planner import Budget
 
@@ -51,7 +52,8 @@ class Privacy:
 
     def budget(self, rounds: int, sampling_rate: float) -> Budget:
         """Return the budget of a run with this many rounds; epsilon and delta must be given."""
-        assert self.epsilon is not None and self.delta is not None  # noqa: S101, PT018 - see the docstring
+        if self.epsilon is None or self.delta is None:
+            raise ConfigError("a budget needs epsilon and delta: give both")
         return Budget(
             epsilon=self.epsilon,
             delta=self.delta,

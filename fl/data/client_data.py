@@ -180,15 +180,13 @@ class ClientSources:
             with _named(f"client {client_id}"):
                 self._sources.append(_source(value))
         self._starts = np.cumsum([0, *map(len, self._sources)])
-        self._first: Examples | None = None
-        for client_id in range(len(self._sources)):
-            # A few of each are read now, so that a wrong client is found before the training.
-            found = self.examples(client_id, self.places(client_id)[:2])
-            self._first = self._first or found
+        self._first = self._read(0, self.places(0)[:2])
+        # A few of each are read now, so that a wrong client is found before the training.
+        for client_id in range(1, len(self._sources)):
+            self.examples(client_id, self.places(client_id)[:2])
         self.dataset = self._described(test)
 
     def _described(self, test: Any) -> Dataset:
-        assert self._first is not None  # noqa: S101 - there is a client
         inputs, targets = self._first
         found = inputs[:0], targets[:0]
         if test is not None:
@@ -199,7 +197,6 @@ class ClientSources:
 
     def _num_outputs(self, test_targets: torch.Tensor) -> int:
         """Return the number of classes, as far as labels are known; 0 for other targets, of which `Dataset` knows."""
-        assert self._first is not None  # noqa: S101 - there is a client
         if not are_classes(test_targets):
             return 0
         everywhere = range(self.num_clients)
@@ -220,10 +217,14 @@ class ClientSources:
     def examples(self, client_id: int, places: Indices | None = None) -> Examples:
         """Read the client's examples; DataError if they cannot be read, or do not fit those of the first client."""
         chosen = self.places(client_id) if places is None else places
+        found = self._read(client_id, chosen)
         with _named(f"client {client_id}"):
-            found = self._sources[client_id].choose(chosen - self._starts[client_id])
-            _check_like(self._first or found, found)
+            _check_like(self._first, found)
         return found
+
+    def _read(self, client_id: int, places: Indices) -> Examples:
+        with _named(f"client {client_id}"):
+            return self._sources[client_id].choose(places - self._starts[client_id])
 
     def known_targets(self, client_id: int, places: Indices) -> torch.Tensor | None:
         """Return the targets if they are in memory."""

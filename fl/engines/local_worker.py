@@ -15,6 +15,7 @@ from torch import nn
 from fl.aggregation.encoding import ClientUpdate
 from fl.config.run_config import RunConfig
 from fl.config.seeds import HOLDOUT_SEED, TRAINING_SEED, derived_seed
+from fl.data import Dataset
 from fl.data.client_data import ClientData
 from fl.data.partition import Indices
 from fl.errors import ConfigError
@@ -37,6 +38,22 @@ class ClientExamples:
     held_out: Indices
 
 
+def model_of(config: RunConfig, dataset: Dataset, model: ModelSource | None, task: Task) -> tuple[nn.Module, int]:
+    """Return a run's initial model, and the number of PyTorch threads for it; without a source, the config's model."""
+    made = task.make_model(
+        config.model if model is None else model,
+        dataset.train_images.dtype,
+        dataset.train_labels,
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+        seed=config.seed,
+    )
+    threads = config.threads or worthwhile_threads(
+        made, dataset.image_shape, config.local.batch_size, dataset.train_images.dtype
+    )
+    return made, threads
+
+
 class LocalWorker:
     """The worker for all of a run's clients, one at a time, on one model object that each client overwrites.
 
@@ -51,20 +68,9 @@ class LocalWorker:
         self.task = task
         self.device = CPU
         self.examples = [_hold_out(data.places(client_id), config, client_id) for client_id in range(data.num_clients)]
-        dataset = data.dataset
-        self.model = self.task.make_model(
-            config.model if model is None else model,
-            dataset.train_images.dtype,
-            dataset.train_labels,
-            image_shape=dataset.image_shape,
-            num_classes=dataset.num_classes,
-            seed=config.seed,
-        )
+        self.model, self.threads = model_of(config, data.dataset, model, self.task)
         # Computed once, since training may not change frozen parameters.
         self.frozen = frozen_digest(self.model)
-        self.threads = config.threads or worthwhile_threads(
-            self.model, dataset.image_shape, config.local.batch_size, dataset.train_images.dtype
-        )
 
     @property
     def max_examples(self) -> int:

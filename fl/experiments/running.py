@@ -11,7 +11,7 @@ from fl.engines import Resources
 from fl.errors import ConfigError
 from fl.experiments.experiment import Arm, Experiment
 from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
-from fl.experiments.workers import ArmEvent, ArmFailed, ArmFinished, ExperimentError, WorkerPool, Workplace
+from fl.experiments.workers import ArmEvent, ArmFailed, ArmFinished, ArmWorkers, ExperimentError, Workplace
 from fl.learning.cpu import available_cores
 
 Listener = Callable[[ArmEvent], None]
@@ -104,7 +104,7 @@ def _run_in_processes(
     waiting: list[Arm], workplace: Workplace, folder: ExperimentFolder, listen: Listener, *, jobs: int
 ) -> None:
     shared = replace(workplace, resources=Resources(max(1, available_cores() // jobs)))
-    with WorkerPool(shared, jobs) as pool:
+    with ArmWorkers(shared, jobs) as pool:
         while waiting or pool.num_idle < jobs:
             while pool.num_idle and (arm := _take_ready(waiting, folder)) is not None:
                 pool.start(arm)

@@ -95,7 +95,7 @@ class Workplace:
         return functools.cache(functools.partial(make_dataset, data_dir=self.data_dir))
 
 
-class WorkerPool:
+class ArmWorkers:
     """Several processes, each idle or running an arm. Leaving the context ends them all."""
 
     def __init__(self, workplace: Workplace, jobs: int) -> None:
@@ -111,7 +111,7 @@ class WorkerPool:
             self._listeners[-1].start()
         self._children = tuple(self._idle)
 
-    def __enter__(self) -> WorkerPool:
+    def __enter__(self) -> ArmWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:

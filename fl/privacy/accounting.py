@@ -40,7 +40,7 @@ class Release:
         noise: the distribution of the noise.
         variance: of one client's noise, in steps squared (v).
         honest: the fewest clients whose noise is in the sum and unknown to the adversary; mu is this many times v.
-        sampling_rate: the probability with which a client takes part; 1 for whoever knows who takes part.
+        sampling_rate: the probability with which a client takes part; 1 against observers who know who takes part.
     """
 
     squared_l2: int

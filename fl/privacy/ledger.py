@@ -32,7 +32,7 @@ _ROUNDING = 1 + 1e-12
 _MOST_CHARGES = 10**6
 
 
-class BudgetSpentError(FLError):
+class EpsilonSpentError(FLError):
     """A round would spend more than the budget; nothing of it may be released."""
 
 
@@ -126,13 +126,13 @@ class Ledger:
         Call it before any client is asked for its update, and once for each attempt.
 
         Raises:
-            BudgetSpentError: the round would exceed the budget; nothing is charged.
+            EpsilonSpentError: the round would exceed the budget; nothing is charged.
             ConfigError: the file cannot be written; nothing may be released.
         """
         charges = [*self._charges, Charge(round_number, release)]
         spent = self._after(charges)
         if spent > self.epsilon * _ROUNDING:
-            raise BudgetSpentError(
+            raise EpsilonSpentError(
                 f"round {round_number} would bring epsilon to {spent:.4g} at delta {self.delta:g}, above the budget of "
                 f"{self.epsilon:g}: the run ends here"
             )

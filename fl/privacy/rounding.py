@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fl.privacy.rotation import FloatVector
 
-# One of so many draws is accepted except with probability 2^-184, for any vector within the bound.
+# One of this many draws is accepted except with probability 2^-184, for any vector within the bound.
 _MOST_DRAWS = 256
 
 # Of elements; small enough for the processor's cache.

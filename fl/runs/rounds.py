@@ -155,7 +155,7 @@ class FederatedRun(Run):
             )
 
     def load_ledger(self, path: Path, planned_rounds: int) -> None:
-        """Go on with the ledger of a private run that was planned for so many rounds.
+        """Go on with the ledger of a private run that was planned for a number of rounds.
 
         Raises:
             ConfigError: as for `Ledger.load`; or the run has another number of rounds, so that its noise would differ.

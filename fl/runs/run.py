@@ -12,7 +12,8 @@ from fl.aggregation.held_out import HeldOutResult
 from fl.aggregation.scales import ScaleTracker
 from fl.config.run_config import ACCURACY, AggregatorName, RunConfig
 from fl.data import Dataset
-from fl.learning.cpu import torch_threads, worthwhile_threads
+from fl.engines.local_worker import model_of
+from fl.learning.cpu import torch_threads
 from fl.learning.devices import CPU
 from fl.learning.own_code import ModelSource
 from fl.learning.parameter_layout import LayoutError, ParameterLayout, frozen_digest
@@ -72,23 +73,13 @@ class Run:
         # The paper's Ditto needs the model that each round began with, and whose updates the round included.
         self.sent: list[SentModel] | None = [] if config.personal.method == "ditto" else None
         self.device = CPU
-        self.model = self.task.make_model(
-            config.model if model is None else model,
-            dataset.train_images.dtype,
-            dataset.train_labels,
-            image_shape=dataset.image_shape,
-            num_classes=dataset.num_classes,
-            seed=config.seed,
-        )
+        self.model, self.threads = model_of(config, dataset, model, self.task)
         self.layout = ParameterLayout.of(self.model)
         self.frozen = frozen_digest(self.model)
         self.tracker = ScaleTracker(
             len(self.layout.entries), config.value_bits, clip=config.protocol.clip, max_weight=max_examples
         )
         self.server_optimizer = ServerOptimizer(config.server, self.model)
-        self.threads = config.threads or worthwhile_threads(
-            self.model, dataset.image_shape, config.local.batch_size, dataset.train_images.dtype
-        )
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that restores the present state."""

@@ -43,7 +43,7 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class CostSpread:
     """The median and the range of a figure over the sessions of one cell."""
 
     median: float
@@ -51,7 +51,7 @@ class Spread:
     most: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> CostSpread:
         """Return the spread of at least one value."""
         return cls(float(median(values)), float(min(values)), float(max(values)))
 
@@ -80,10 +80,10 @@ def session_row(cell: Cell, seed: int, plan: Plan, result: SimulationResult) -> 
     }
 
 
-def spreads_of(rows: Sequence[Row], cell: Cell) -> dict[str, Spread]:
+def spreads_of(rows: Sequence[Row], cell: Cell) -> dict[str, CostSpread]:
     """Return the spread of each figure over the cell's sessions that gave a sum; empty if none did."""
     own = [row for row in rows if row["exact"] and all(row[name] == value for name, value in cell.items())]
-    return {name: Spread.of([row[name] for row in own]) for name in FIGURES} if own else {}
+    return {name: CostSpread.of([row[name] for row in own]) for name in FIGURES} if own else {}
 
 
 def table_of(axes: Mapping[str, Sequence[object]], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -137,7 +137,7 @@ def save_cost_figure(path: Path, axes: Mapping[str, Sequence[object]], rows: Seq
     )
 
 
-def _shown(spread: Spread, factor: float) -> str:
+def _shown(spread: CostSpread, factor: float) -> str:
     middle, *ends = (_digits(factor * value) for value in (spread.median, spread.least, spread.most))
     return middle if ends[0] == ends[1] else f"{middle}\n({ends[0]}–{ends[1]})"
 

@@ -24,7 +24,7 @@ _PANEL_INCHES = (3.4, 2.8)
 _LEGEND_INCHES = 1.7
 _MOST_MARKED = 20
 _FEW_LINES = 10
-# Values whose largest is so many times the smallest are spread evenly.
+# If the largest value is at least this many times the smallest, the axis has a logarithmic scale.
 _WIDE = 10
 _ROUND = "round"
 # Names of models and data sets are the user's: a dollar sign in them is no formula.

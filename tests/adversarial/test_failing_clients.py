@@ -19,7 +19,7 @@ from fl.learning.own_code import make_model
 from fl.learning.task import CLASSIFICATION
 from fl.network import client as joining
 from secagg import Completed
-from tests.adversarial.test_join_differencing import CLASSES, CLIENTS, SCALES, SHAPE, VICTIM, Lie, encoding, examples
+from tests.adversarial.repeating_server import CLASSES, CLIENTS, SCALES, SHAPE, VICTIM, Lie, encoding, examples
 from transport.tcp import Retry
 
 pytestmark = pytest.mark.live

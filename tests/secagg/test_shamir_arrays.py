@@ -31,7 +31,7 @@ def test_evaluated_shares_are_field_elements_of_two_bytes():
 
 @pytest.mark.parametrize("one_for_all", [True, False], ids=["one row of weights", "a row each"])
 def test_combinations_of_which_a_block_holds_one_owner_are_exact(one_for_all):
-    """Each of two owners has so many shares that a block holds only one owner."""
+    """Each of two owners has enough shares to fill a block alone."""
     width = shamir._BLOCK_ELEMENTS // 3
     shares = np.empty((2, 3, width), dtype=np.uint16)
     shares[:] = np.array([[1, 2, 3], [PRIME - 1, 5, 7]])[:, :, None]

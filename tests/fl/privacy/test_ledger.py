@@ -14,7 +14,7 @@ import pytest
 from fl.errors import ConfigError
 from fl.privacy import ledger as module
 from fl.privacy.accounting import Release, epsilon_of
-from fl.privacy.ledger import BudgetSpentError, Ledger
+from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.mechanism import Noise
 from fl.privacy.planner import Budget, plan_private
 from tests.fl.runs import REPOSITORY, environment
@@ -36,7 +36,7 @@ def test_a_plans_rounds_spend_its_budget_and_not_one_more(tmp_path: Path) -> Non
     assert spent == sorted(spent) == ledger.spent_by_charge()
     assert spent[-1] == pytest.approx(plan.epsilon, rel=1e-12)
     assert not ledger.allows(plan.release)
-    with pytest.raises(BudgetSpentError, match="round 26 would bring epsilon to 3"):
+    with pytest.raises(EpsilonSpentError, match="round 26 would bring epsilon to 3"):
         ledger.charge(26, plan.release)
     assert ledger.spent == spent[-1]
     assert len(Ledger.load(ledger.path).charges) == 25

@@ -20,7 +20,7 @@ from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError
 from fl.federated_training import FederatedTraining
 from fl.network.served_run import ServedRun
-from fl.privacy.ledger import BudgetSpentError, Ledger
+from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.planner import Budget, plan_private
 from fl.runs.sampling import poisson_sample
 from secagg import Adversary, ClientId, PlanError, Round
@@ -126,7 +126,7 @@ def test_no_client_trains_once_the_budget_is_spent() -> None:
     for number in (1, 2, 3):
         private.aggregate(request(20, number))
     trained: list[ClientId] = []
-    with pytest.raises(BudgetSpentError, match="round 4"):
+    with pytest.raises(EpsilonSpentError, match="round 4"):
         private.aggregate(request(20, 4, train=lambda client_id: trained.append(client_id) or update_of(client_id)))
     assert trained == []
 
@@ -193,7 +193,7 @@ def test_a_private_run_goes_on_with_its_ledger(tmp_path: Path, digits: Dataset) 
     going_on = FederatedTraining(CONFIG, digits)
     going_on.resume_in(path)
     # The attempt that was cut off took the place of the last round.
-    with going_on, pytest.raises(BudgetSpentError):
+    with going_on, pytest.raises(EpsilonSpentError):
         going_on.train(progress=False)
     records = going_on.records
     assert [record.round for record in records] == [1, 2, 3]

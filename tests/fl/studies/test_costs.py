@@ -15,7 +15,7 @@ import pytest
 from fl.commands.simulate import parse_axes
 from fl.errors import ConfigError
 from fl.runs.simulation import MadeUpInputs, simulate
-from fl.studies.costs import FIGURES, HEADINGS, Spread, latex_of, save_cost_figure, spreads_of, table_of
+from fl.studies.costs import FIGURES, HEADINGS, CostSpread, latex_of, save_cost_figure, spreads_of, table_of
 from tests.fl.runs import assert_refused, invoke
 
 GRID = ("simulate", "--clients", "4,6", "--graph", "complete", "--dropout", "0,0.25", "--length", 20)
@@ -57,7 +57,7 @@ def test_each_combination_is_run_and_written(tmp_path: Path) -> None:
 
 
 def test_the_spread_is_median_and_range_of_the_sums(tmp_path: Path) -> None:
-    assert spreads_of(ROWS, {"clients": 10, "graph": "sparse"})["seconds"] == Spread(0.2, 0.1, 0.3)
+    assert spreads_of(ROWS, {"clients": 10, "graph": "sparse"})["seconds"] == CostSpread(0.2, 0.1, 0.3)
     assert spreads_of(ROWS, {"clients": 20, "graph": "complete"}) == {}
     rows = [{**row, "length": 5} for row in ROWS]
     headings, lines = table_of(AXES, rows)
