@@ -32,5 +32,5 @@ def read_json(path: Path) -> Any:
         return None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a file of this program, or is damaged: {error}") from error

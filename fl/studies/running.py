@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl.data import Dataset
-from fl.errors import AbortedError, FLError
+from fl.errors import AbortedError, ConfigError, FLError
 from fl.experiments.experiment import ArmResult, ArmWork, Experiment
 from fl.experiments.federated import RUN, FederatedArm
 from fl.experiments.folder import ExperimentFolder, ExperimentIdentity
@@ -113,7 +113,7 @@ class StudyFolder:
         with held(self.path, _LOCK):
             for run in self.runs:
                 if run.config is not None and (result := self._folder.result(run.name)) is not None:
-                    self._results[run.name] = result
+                    self._results[run.name] = self._checked(run.name, result)
             yield
 
     def check(self, *, skip_impossible: bool = False) -> None:
@@ -201,6 +201,14 @@ class StudyFolder:
             return str(error)
         started.close()
         return ""
+
+    def _checked(self, name: str, result: ArmResult) -> ArmResult:
+        """Return a stored result; ConfigError if it lacks what a finished run has."""
+        is_whole = isinstance(result.get("parameters"), int) and isinstance(result.get("personal"), dict)
+        if "failed" in result or is_whole:
+            return result
+        folder = self._folder.of(name)
+        raise ConfigError(f"{folder / 'result.json'} is damaged: remove {folder} to run it again")
 
     def _run_row(self, run: StudyRun) -> Row:
         result = {} if run.refusal else self._results.get(run.name, {})

@@ -48,6 +48,24 @@ def study_file(path: Path, text: str = FILE) -> Path:
     return path / "study.toml"
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"headline": "x", "seconds": 1.0},
+        {"headline": "x", "seconds": 1.0, "parameters": "many", "personal": {}},
+        {"headline": "x", "seconds": 1.0, "parameters": 650, "personal": [1]},
+        "[" * 100_000,
+    ],
+    ids=["no parameters", "parameters", "personal", "nested"],
+)
+def test_a_damaged_result_is_named_with_its_remedy(tmp_path: Path, damage: Any) -> None:
+    file, out = study_file(tmp_path, FILE.replace("[0.0, 0.25]", "[0.0]").replace("[4, 6]", "[4]")), tmp_path / "out"
+    assert invoke("study", file, "--out", out, "--jobs", 1).exit_code == 0
+    stored = next(out.glob("runs/*/result.json"))
+    stored.write_text(damage if isinstance(damage, str) else json.dumps(damage))
+    assert_refused(invoke("study", file, "--out", out, "--jobs", 1), "result.json is")
+
+
 def test_a_study_gives_tables_figures_and_runs_as_train_does(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = invoke("study", study_file(tmp_path), "--out", out, "--jobs", 1, "--json")
