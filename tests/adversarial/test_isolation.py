@@ -13,6 +13,8 @@ from tests.adversarial.adversary import CURIOUS, LYING, LyingServer, params_of
 from tests.adversarial.forgeries import consistency_proof, survivor_list
 from tests.adversarial.knowledge import Knowledge, assert_hidden
 
+pytestmark = pytest.mark.slow
+
 VICTIM = 5
 
 MODES = pytest.mark.parametrize("mode", LYING, ids=lambda mode: mode.value)

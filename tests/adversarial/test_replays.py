@@ -20,6 +20,8 @@ from tests.adversarial.adversary import CURIOUS, GRAPHS, LYING, MALICIOUS, Lying
 from tests.adversarial.forgeries import consistency_proof, peer_keys
 from tests.adversarial.knowledge import assert_hidden
 
+pytestmark = pytest.mark.slow
+
 FROM_SERVER = (PeerKeys, PeerShares, SurvivorList, ConsistencyProof)
 FROM_CLIENT = (AdvertiseKeys, ShareKeys, MaskedInput, ConsistencyCheck, UnmaskingShares)
 

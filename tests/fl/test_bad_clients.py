@@ -14,7 +14,7 @@ from fl.data.catalog import CATALOG
 from fl.runs.checkpoint import RunFolder
 from tests.fl.runs import assert_refused, invoke, own_module
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 OWNERS = """
     from pathlib import Path

@@ -48,7 +48,7 @@ from tests.fl.stored_runs import (
     tensor_bytes,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

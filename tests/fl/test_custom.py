@@ -27,7 +27,7 @@ from fl.network.policy import Policy
 from secagg import plan
 from tests.fl.runs import assert_refused, invoke, own_module, run_process, state_bytes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 PROJECT = """
 import torch

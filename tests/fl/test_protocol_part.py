@@ -17,6 +17,8 @@ from fl.runs.rounds import FederatedRun
 from secagg import Adversary, GraphKind, Identity
 from tests.fl.runs import invoke, tiny_config, tiny_dataset
 
+pytestmark = pytest.mark.slow
+
 DATASET = tiny_dataset()
 MANY = {"clients": 80, "batch_size": 4, "dropout": 0.2}
 

@@ -18,7 +18,7 @@ from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from tests.fl.runs import assert_refused, invoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from fl.runs.personal_scores import PersonalScores, load_scores, save_scores
 from fl.runs.rounds import FederatedRun
 from tests.fl.runs import assert_refused, invoke, tiny_config, tiny_dataset, use_tiny_data
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("head", "full", "proximal", "ditto")
 
 

@@ -27,6 +27,8 @@ from secagg import Adversary, ClientId, PlanError, Round
 from tests.fl.runs import invoke
 from transport import Direction, Fault, FaultSchedule
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 500
 MODEL = {"dropout": 0.2, "corrupt": 0.0, "adversary": Adversary.HONEST_BUT_CURIOUS, "threshold": None}
 BUDGET = Budget(epsilon=30, delta=1e-3, rounds=3, clip=1.0, sampling_rate=0.5)
