@@ -18,7 +18,7 @@ from fl.runs.summary import summarize
 from secagg import Round
 from tests.fl.runs import assert_refused, invoke, run_process, tiny_config, use_tiny_data
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 SMALL = ("--model", "logistic", "--clients", 6, "--rounds", 2, "--epochs", 1)
 

@@ -21,6 +21,8 @@ from fl.engines.local_worker import LocalWorker
 from fl.runs.rounds import FederatedRun
 from tests.fl.runs import environment, invoke, state_bytes, tiny_dataset, untimed
 
+pytestmark = pytest.mark.slow
+
 DATASET = tiny_dataset()
 CLIENTS = [TensorDataset(DATASET.train_images[at::6], DATASET.train_labels[at::6]) for at in range(6)]
 TEST = (DATASET.test_images, DATASET.test_labels)

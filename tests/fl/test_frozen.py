@@ -29,6 +29,8 @@ from fl.runs.checkpoint import RunFolder
 from fl.runs.rounds import FederatedRun
 from tests.fl.runs import invoke, own_module, state_bytes, tiny_config, tiny_dataset, use_tiny_data
 
+pytestmark = pytest.mark.slow
+
 OWN = """
     import os
     import torch

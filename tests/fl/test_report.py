@@ -15,6 +15,8 @@ from fl.runs.records import RoundRecord
 from fl.runs.summary import summarize
 from tests.fl.runs import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def make_record(number: int, aggregator: str = "secure", **changes: Any) -> RoundRecord:
     values: dict[str, Any] = dict.fromkeys(RoundRecord.__dataclass_fields__, 0)

@@ -19,7 +19,7 @@ from fl.runs.resolution import resolution_warnings
 from fl.runs.rounds import FederatedRun, start_runs
 from tests.fl.runs import invoke, own_module, state_bytes, tiny_config, tiny_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def raw_columns() -> Dataset:

@@ -33,7 +33,7 @@ from tests.fl import own_tasks
 from tests.fl.encodings import fixed_encoding
 from tests.fl.runs import invoke, own_module, tiny_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 HERE = "tests.fl.own_tasks"
 TASKS: dict[str, dict[str, Any]] = {

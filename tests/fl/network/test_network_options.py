@@ -21,6 +21,8 @@ from transport import Deadlines
 from transport.certificates.authority import Authority
 from transport.tcp import Limits
 
+pytestmark = pytest.mark.slow
+
 SERVE = ("serve", "--plaintext", "--clients", 4, "--out", "run")
 JOIN = ("join", "localhost:1", "--id", 0, "--plaintext", "--shard", "0/4")
 

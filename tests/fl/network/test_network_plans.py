@@ -13,6 +13,8 @@ from fl.network.policy import Policy
 from secagg import Adversary, GraphKind, PlanError
 from tests.fl.runs import invoke
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("min_inputs", [2, 3, 5])
 @pytest.mark.parametrize("adversary", Adversary, ids=lambda mode: mode.value)

@@ -14,6 +14,8 @@ from fl.report.charts import Chart, Curve, Layer, bars_chart, curves_chart, gain
 from fl.report.extras import PersonalizedClient, PersonalizedMethod
 from fl.report.rounds_view import seconds
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = """</svg><script>alert("1")</script> ' & $\\frac{$ page:bar"""
 
 
