@@ -41,7 +41,7 @@ def test_paths_of_a_run_are_printed_unchanged(tmp_path: Path, monkeypatch: pytes
     assert f"figure {folder / 'accuracy.png'}, model {folder / 'model.safetensors'}" in trained.stdout.splitlines()
     assert copied(trained.stdout, "tensorboard --logdir ") == [str(folder / "tensorboard")]
     again = invoke("train", *options, "--out", folder)
-    assert_refused(again, f"--resume {shlex.quote(str(folder))}, or choose")
+    assert_refused(again, f"--resume {shlex.quote(str(folder))}, ")
     monkeypatch.setattr("fl.report.verdict.make_dataset", lambda name, data_dir=None: None)
     reported = invoke("report", folder, "--tensorboard")
     assert copied(reported.stdout, "tensorboard --logdir ") == [str(folder / "tensorboard")]
