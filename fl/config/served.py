@@ -138,6 +138,8 @@ class ServeOptions:
         watch_hosts: the host names that the page accepts, see `fl.watch.serve_watch`.
         skip: the number of rounds to skip first, without a result.
         proxies: the networks of proxies, whose connections begin with a header of the PROXY protocol.
+        fronts: number of fronts, which have the connections with clients. 0: this process has them.
+        ray: the address of the Ray cluster for fronts. None: on this machine.
     """
 
     address: Address
@@ -154,6 +156,8 @@ class ServeOptions:
     watch_hosts: tuple[str, ...] = ()
     skip: int = 0
     proxies: tuple[Network, ...] = ()
+    fronts: int = 0
+    ray: str | None = None
 
 
 def invited_for(sample: int, over_select: float, clients: int) -> int:

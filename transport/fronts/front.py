@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secagg import ClientId
@@ -40,7 +40,7 @@ class Opening:
     """A front's answer to a new channel.
 
     Attributes:
-        incarnation: names its process.
+        incarnation: names its process, beginning with the system's number of it.
         addresses: the addresses on which it listens.
     """
 
@@ -60,6 +60,16 @@ class FrontSettings:
     revoked: Path | None = None
     proxies: tuple[Network, ...] = ()
 
+    def with_whole_paths(self) -> "FrontSettings":
+        """Return the settings with whole paths, for processes with another working directory."""
+        tls = self.tls
+        if isinstance(tls, Credentials):
+            tls = replace(
+                tls, **{name: Path(getattr(tls, name)).absolute() for name in ("certificate", "key", "authority")}
+            )
+        excluded, revoked = (None if path is None else path.absolute() for path in (self.excluded, self.revoked))
+        return replace(self, tls=tls, excluded=excluded, revoked=revoked)
+
     def exclusions(self) -> Exclusions | None:
         """Return the clients that are refused."""
         if self.excluded is None and self.revoked is None:
@@ -74,11 +84,16 @@ class Front:
     The coordinator calls `open`, then `tell` in the order of its words and `hear` again and again; a new `open` ends
     the channel before it. Without such calls for `ORPHAN_SECONDS` the front ends.
 
+    Args:
+        settings: what it needs to listen.
+        on_end: called once it has ended.
+
     Raises (from `start`): as `SessionServer` on entering.
     """
 
-    def __init__(self, settings: FrontSettings) -> None:
-        self.incarnation = os.urandom(8).hex()
+    def __init__(self, settings: FrontSettings, on_end: Callable[[], None] | None = None) -> None:
+        self._on_end = on_end
+        self.incarnation = f"{os.getpid()}-{os.urandom(8).hex()}"
         self._server = SessionServer(
             settings.address,
             settings.tls,
@@ -95,8 +110,8 @@ class Front:
         self._waiting: frozenset[ClientId] = frozenset()
         self._news: list[Up] = []
         self._figures: items.Figures | None = None
+        self._listening: items.Listening | None = None
         self._called = 0.0
-        self.ended = asyncio.Event()
 
     async def start(self) -> tuple[Address, ...]:
         """Listen, and return the addresses."""
@@ -110,7 +125,7 @@ class Front:
         if channel <= self._channel:
             raise FrontUnreachableError(f"channel {channel} is older than channel {self._channel}")
         self._channel, self._called = channel, self._now()
-        self._news, self._waiting, self._figures = [], frozenset(), None
+        self._news, self._waiting, self._figures, self._listening = [], frozenset(), None, None
         self._wake.set()
         self._look()
         return Opening(self.incarnation, self._server.addresses)
@@ -150,6 +165,17 @@ class Front:
             if (figures := self._host.figures) != self._figures:
                 self._figures = figures
                 news.append(figures)
+        server = self._server
+        listening = items.Listening(
+            dict(server.refusals),
+            server.num_connections,
+            server.bytes_received,
+            server.bytes_sent,
+            server.certificate_expiry,
+        )
+        if listening != self._listening:
+            self._listening = listening
+            news.append(listening)
         return news
 
     async def stop(self) -> None:
@@ -160,7 +186,8 @@ class Front:
         await self._server.__aexit__()
         self._channel += 1
         self._wake.set()
-        self.ended.set()
+        if self._on_end is not None:
+            self._on_end()
 
     def _has_news(self) -> bool:
         return bool(self._news) or (self._host is not None and self._host.has_items)

@@ -247,6 +247,17 @@ class Figures:
     held: int
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The figures of a front's listener, since its process began; see `SessionServer`."""
+
+    refusals: dict[str, int]
+    connections: int
+    bytes_received: int
+    bytes_sent: int
+    certificate_expiry: dict[str, float]
+
+
 Down: TypeAlias = (
     Begin | Opened | Granted | Revoked | Forward | Confirmed | PartialRefused | PartialTaken | Dropped | HandOver
     | Ended | Finish | Gather | Dismiss
@@ -255,5 +266,6 @@ Down: TypeAlias = (
 
 Up: TypeAlias = (
     Waiting | Claim | Left | Released | Said | Partial | Drop | Declined | Downloading | Told | HandedOver | Figures
+    | Listening
 )  # fmt: skip
 """What a front tells the coordinator."""

@@ -53,8 +53,12 @@ class _Channel:
         self.number = 0
         self.opening: Opening | None = None
         self.queue: list[Down] = []
+        self.listening = items.Listening({}, 0, 0, 0, {})
+        # What its earlier processes refused, received and sent.
+        self.before = self.listening
         self.wake = asyncio.Event()
         self.said_lost = False
+        self.incarnation = ""
 
     def tell(self, item: Down) -> None:
         if self.opening is not None:
@@ -87,8 +91,6 @@ class FrontedServer(SessionLoop):
         self._lobby: dict[ClientId, str] = {}
         self._needed = 0
         self._arrival = asyncio.Event()
-        self.refusals: Counter[str] = Counter()
-        self.bytes_received = self.bytes_sent = 0
 
     async def __aenter__(self) -> Self:
         for channel in self._channels.values():
@@ -114,8 +116,27 @@ class FrontedServer(SessionLoop):
 
     @property
     def num_connections(self) -> int:
-        """Return the number of clients that are connected to a session, or wait for one."""
-        return len(self._lobby) + (0 if self._host is None else len(self._host.connected_clients))
+        """Return the number of open connections with an identified client, at all fronts."""
+        return sum(channel.listening.connections for channel in self._channels.values() if channel.opening)
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """Return the numbers of connections that fronts refused or cut off, by reason."""
+        found: Counter[str] = Counter()
+        for channel in self._channels.values():
+            found.update(channel.before.refusals)
+            found.update(channel.listening.refusals)
+        return found
+
+    @property
+    def bytes_received(self) -> int:
+        """Return the bytes that came over connections that have ended, at all fronts."""
+        return sum(one.listening.bytes_received + one.before.bytes_received for one in self._channels.values())
+
+    @property
+    def bytes_sent(self) -> int:
+        """Return the bytes that went over connections that have ended, at all fronts."""
+        return sum(one.listening.bytes_sent + one.before.bytes_sent for one in self._channels.values())
 
     @property
     def num_waiting(self) -> int:
@@ -134,8 +155,12 @@ class FrontedServer(SessionLoop):
 
     @property
     def certificate_expiry(self) -> dict[str, float]:
-        """Return nothing: the fronts have the certificates."""
-        return {}
+        """Return the earliest ends of validity of the fronts' certificates; see `SessionServer`."""
+        found: dict[str, float] = {}
+        for channel in self._channels.values():
+            for whose, at in channel.listening.certificate_expiry.items():
+                found[whose] = min(at, found.get(whose, at))
+        return found
 
     async def gather(self, count: int) -> None:
         """Wait until this many clients wait for a session, and tell them this number."""
@@ -173,6 +198,16 @@ class FrontedServer(SessionLoop):
         number = max(channel.number + 1, time.time_ns())
         opening = await channel.front.open(number)
         await self._turn()
+        if opening.incarnation != channel.incarnation:
+            channel.incarnation, last = opening.incarnation, channel.listening
+            channel.listening = items.Listening({}, 0, 0, 0, {})
+            channel.before = items.Listening(
+                dict(Counter(channel.before.refusals) + Counter(last.refusals)),
+                0,
+                channel.before.bytes_received + last.bytes_received,
+                channel.before.bytes_sent + last.bytes_sent,
+                {},
+            )
         channel.number, channel.opening, channel.queue = number, opening, []
         self._leave_lobby(channel.front.name)
         if self._host is not None:
@@ -231,6 +266,8 @@ class FrontedServer(SessionLoop):
             for item in heard:
                 if isinstance(item, items.Waiting):
                     self._lobby_changed(channel, item)
+                elif isinstance(item, items.Listening):
+                    channel.listening = item
             if self._host is not None and heard:
                 self._host.items_received(channel.front.name, heard, self._now())
                 self._news.set()
