@@ -99,6 +99,7 @@ class FrontedWorld(World):
     """One session over two fronts."""
 
     num_fronts = 2
+    home: dict[int, str] = {}  # noqa: RUF012 - clients connect to these fronts; others to any
 
     def start_server(self) -> None:
         if self.server is None and not hasattr(self, "parts"):
@@ -156,6 +157,8 @@ class FrontedWorld(World):
         if not there:
             return
         front = self.rng.choice(there)
+        if client_id in self.home and self.parts.fronts[self.home[client_id]].host is not None:
+            front = self.parts.fronts[self.home[client_id]]
         self.wire_front[client_id] = front
         number = self.parts.connected(client_id, self.now, front)
         self.wires[client_id] = self.new_wire(number)

@@ -103,6 +103,7 @@ class Front:
             settings.proxies,
         )
         self._channel = 0
+        self._is_over = False
         self._wake = asyncio.Event()
         self._host: FrontHost | None = None
         self._running: asyncio.Task[None] | None = None
@@ -122,8 +123,8 @@ class Front:
 
     async def open(self, channel: int) -> Opening:
         """Begin a new channel; its number grows with each one of all coordinators."""
-        if channel <= self._channel:
-            raise FrontUnreachableError(f"channel {channel} is older than channel {self._channel}")
+        if self._is_over or channel <= self._channel:
+            raise FrontUnreachableError("it has ended" if self._is_over else "a newer coordinator speaks to it")
         self._channel, self._called = channel, self._now()
         self._news, self._waiting, self._figures, self._listening = [], frozenset(), None, None
         self._wake.set()
@@ -131,9 +132,8 @@ class Front:
         return Opening(self.incarnation, self._server.addresses)
 
     async def tell(self, channel: int, said: Iterable[Down]) -> None:
-        """Take the coordinator's words. Words of an older channel are ignored."""
-        if channel != self._channel:
-            return
+        """Take the coordinator's words. FrontUnreachableError if the channel is over."""
+        self._check(channel)
         self._called = self._now()
         for item in said:
             match item:
@@ -150,14 +150,16 @@ class Front:
         self._server.wake()
 
     async def hear(self, channel: int) -> list[Up]:
-        """Return what the coordinator has to know, once there is something; at the latest after `HEAR_SECONDS`."""
+        """Return what the coordinator has to know, once there is something; at the latest after `HEAR_SECONDS`.
+
+        FrontUnreachableError if the channel is over.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEAR_SECONDS):
-                while channel == self._channel and not self._has_news():
+                while channel == self._channel and not self._is_over and not self._has_news():
                     self._wake.clear()
                     await self._wake.wait()
-        if channel != self._channel:
-            return []
+        self._check(channel)
         self._called = self._now()
         news, self._news = self._news, []
         if self._host is not None:
@@ -183,11 +185,15 @@ class Front:
         if self._lobby is not None:
             self._lobby.cancel()
         await self._finish(stopping=True)
+        self._is_over = True
         await self._server.__aexit__()
-        self._channel += 1
         self._wake.set()
         if self._on_end is not None:
             self._on_end()
+
+    def _check(self, channel: int) -> None:
+        if self._is_over or channel != self._channel:
+            raise FrontUnreachableError("it has ended" if self._is_over else "it speaks over another channel")
 
     def _has_news(self) -> bool:
         return bool(self._news) or (self._host is not None and self._host.has_items)
