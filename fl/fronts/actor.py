@@ -45,6 +45,8 @@ class FrontActor:
         """See `Front.stop`."""
         if self._front is not None:
             await self._front.stop()
+        else:
+            _end()
 
 
 def _end() -> None:

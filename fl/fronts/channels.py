@@ -58,8 +58,11 @@ class RayFront:
         return heard
 
     async def stop(self) -> None:
-        """See `Front.stop`."""
-        await self._answer(lambda: self._actor.stop.remote(), _HEAR_SECONDS)
+        """See `Front.stop`; it ends in any case, also while Ray starts it again."""
+        try:
+            await self._answer(lambda: self._actor.stop.remote(), _HEAR_SECONDS)
+        finally:
+            ray.kill(self._actor)
 
     async def _answer(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         try:

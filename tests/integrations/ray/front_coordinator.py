@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ async def serve(options: dict[str, Any]) -> None:
     settings = FrontSettings(("127.0.0.1", options["port"]), Credentials.of_server(options["certs"]), QUICK)
     with connected(options["address"]) as cluster:
         fronts = ray_fronts(cluster, settings, options["fronts"], options["key"])
-        async with FrontedServer(fronts, QUICK) as server:
+        async with FrontedServer(fronts, replace(QUICK, farewell_seconds=30)) as server:
             journal, now = Journal(options["journal"]), asyncio.get_running_loop().time()
             if journal.is_empty:
                 host = Coordinator(params, deadlines=deadlines(60), now=now, journal=journal)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ CLIENTS = 8
 PARAMS = make_params(CLIENTS, 4, vector_length=100_000, value_bits=16)
 INPUTS = random_inputs(PARAMS, 3)
 PATIENT = Retry(first=0.05, longest=0.5, give_up=120)
+# Clients of a front that was killed at the very end come back to hear of it.
+PATIENT_SERVER = replace(QUICK, farewell_seconds=30)
 ROUNDS = (Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION, Round.UNMASKING)
 
 
@@ -66,7 +69,7 @@ def free_ports(count: int) -> int:
 async def served(certs: Path, key: str, count: int = 2) -> AsyncIterator[tuple[FrontedServer, list[RayFront]]]:
     settings = FrontSettings(("127.0.0.1", free_ports(count)), Credentials.of_server(certs), QUICK)
     fronts = ray_fronts(RayCluster(None), settings, count, key)
-    async with FrontedServer(fronts, QUICK) as server:
+    async with FrontedServer(fronts, PATIENT_SERVER) as server:
         yield server, fronts
 
 
