@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -140,6 +141,16 @@ def test_a_front_whose_process_ends_or_stands_still_costs_nobody(
     asyncio.run(run())
 
 
+def descendants(process: int) -> list[int]:
+    """Return the processes that a process has started, and theirs."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found = parents.get(process, [])
+    return [*found, *(one for child in found for one in descendants(child))]
+
+
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Start a Ray cluster that outlives its drivers; yield its address."""
@@ -159,8 +170,14 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Any:
             time.sleep(0.1)
         yield f"127.0.0.1:{port}"
     finally:
+        own = [head.pid, *descendants(head.pid)]
         head.send_signal(signal.SIGTERM)
-        head.wait(30)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(20)
+        for process in own:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        head.wait()
 
 
 @pytest.mark.parametrize("round_", ROUNDS, ids=lambda round_: round_.name)
