@@ -50,6 +50,7 @@ async def serve(options: dict[str, Any]) -> None:
             total = host.outcome.sum.tolist() if included else str(host.outcome)
             Path(options["result"]).write_text(json.dumps({"included": included, "sum": total}))
             say(included=included)
+        say(ended=True)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import ray
 from fl.engines.ray.cluster import RayCluster
 from fl.fronts.channels import RayFront, ray_fronts
 from secagg import Round
+from tests.integrations.ray.ray_tls import make_certificates
 from tests.support.sessions import exact_sum, make_params, random_inputs
 from tests.transport.children import ROOT, Child
 from tests.transport.network import QUICK, check_exact, deadlines, deployment, join
@@ -151,24 +154,30 @@ def descendants(process: int) -> list[int]:
     return [*found, *(one for child in found for one in descendants(child))]
 
 
+@dataclass(frozen=True)
+class Lasting:
+    """A Ray cluster, and the environment of its drivers."""
+
+    address: str
+    environment: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Start a Ray cluster that outlives its drivers; yield its address."""
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lasting]:
+    """Start a Ray cluster that outlives its drivers, with Ray's own TLS and token."""
     folder = Path("/tmp") / f"secagg-ray-{os.getpid()}"  # noqa: S108 - paths of sockets must be short
-    port = free_ports(1)
+    port, here = free_ports(1), ray.util.get_node_ip_address()
+    secure = make_certificates(tmp_path_factory.mktemp("ray") / "tls", ["127.0.0.1", here])
+    secure |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
     command = str(Path(sys.executable).with_name("ray"))
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **secure, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
     flags = ("--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}")
-    head = subprocess.Popen(  # noqa: S603
-        [command, "start", *flags, "--block"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    arguments = [command, "start", *flags, "--block"]
+    head = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
+    assert head.stdout is not None
     try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
+        assert any("block forever" in line for line in head.stdout), "Ray did not start"
+        yield Lasting(f"127.0.0.1:{port}", secure)
     finally:
         own = [head.pid, *descendants(head.pid)]
         head.send_signal(signal.SIGTERM)
@@ -178,18 +187,42 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Any:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         head.wait()
+        head.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_rays_own_tls_asks_for_a_certificate_of_its_authority(lasting: Lasting) -> None:
+    host, port = lasting.address.split(":")
+    files = lasting.environment
+    for has_certificate in (True, False):
+        context = ssl.create_default_context(cafile=files["RAY_TLS_CA_CERT"])
+        context.set_alpn_protocols(["h2"])
+        if has_certificate:
+            context.load_cert_chain(files["RAY_TLS_SERVER_CERT"], files["RAY_TLS_SERVER_KEY"])
+        with (
+            socket.create_connection((host, int(port)), 20) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            # With TLS 1.3 a client learns with its first read that it was refused: by an alert, or by the end.
+            heard = b""
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                heard = secure.read(9)
+            assert bool(heard) is has_certificate
 
 
 @pytest.mark.parametrize("round_", ROUNDS, ids=lambda round_: round_.name)
 def test_a_coordinator_that_is_killed_goes_on_with_its_fronts(
-    lasting: str, certs: Path, tmp_path: Path, round_: Round
+    lasting: Lasting, certs: Path, tmp_path: Path, round_: Round, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fronts keep their processes, connections and inputs; the new coordinator has the journal."""
     options = {
         "certs": str(certs), "clients": CLIENTS, "threshold": 4, "length": 100_000, "fronts": 2,
-        "port": free_ports(2), "address": lasting, "key": f"killed-{round_.name}", "journal": str(tmp_path / "journal"),
+        "port": free_ports(2), "address": lasting.address, "key": f"killed-{round_.name}",
+        "journal": str(tmp_path / "journal"),
         "result": str(tmp_path / "result"),
     }  # fmt: skip
+    for name, value in lasting.environment.items():
+        monkeypatch.setenv(name, value)
 
     async def run() -> None:
         first = Child("tests.integrations.ray.front_coordinator", "serve", **options)
@@ -204,6 +237,8 @@ def test_a_coordinator_that_is_killed_goes_on_with_its_fronts(
             assert resumed["addresses"] == addresses
             await asyncio.to_thread(second.wait_for, "included", 120)
             await asyncio.gather(*ends)
+            # Fronts that it does not end keep their cores for two minutes.
+            await asyncio.to_thread(second.wait_for, "ended", 60)
         finally:
             first.close()
             if second is not None:
