@@ -132,7 +132,7 @@ class FederatedRun(Run):
             "adversary": config.adversary,
             "threshold": protocol.threshold,
         }
-        ranges = private_ranges(self.task.figures, self.task.ranges, self.dataset.num_classes)
+        ranges = private_ranges(self.task.figures, config.privacy.ranges(), self.dataset.num_classes)
         figures = PrivateFigures(tuple(one.name for one in self.task.figures), ranges)
         if config.data.holdout:
             require_figures(figures)
