@@ -45,8 +45,13 @@ class SessionPolicy:
             trusts = self.adversary is Adversary.HONEST_BUT_CURIOUS
             object.__setattr__(self, "graph", GraphKind.SPARSE if trusts else GraphKind.COMPLETE)
 
-    def check(self, params: Parameters) -> None:
-        """Raise PolicyError, with all reasons, if this client does not accept the parameters."""
+    def check(self, params: Parameters, *, may_wrap: bool = False) -> None:
+        """Raise PolicyError, with all reasons, if this client does not accept the parameters.
+
+        Args:
+            params: the session's parameters.
+            may_wrap: whether the client knows how to make inputs whose sum wraps around on purpose.
+        """
         reasons = self._graph_reasons(params)
         if (fewest := _fewest_inputs(params)) < self.min_inputs:
             reasons.append(f"the sum could contain only {fewest} inputs, but this client asks for {self.min_inputs}")
@@ -57,7 +62,7 @@ class SessionPolicy:
             )
         if params.vector_length > self.max_elements:
             reasons.append(f"vectors of {params.vector_length} elements, but this client takes {self.max_elements}")
-        if params.modular:
+        if params.modular and not may_wrap:
             reasons.append("sums may wrap around, and such a sum gives no mean")
         if reasons:
             raise PolicyError("; ".join(reasons))
