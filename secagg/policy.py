@@ -32,6 +32,8 @@ class SessionPolicy:
             sparse graph must have at least the degree and the threshold that `secagg.plan` chooses for
             ``num_clients``.
         corrupt: the fraction of clients assumed to share their knowledge with the server, in [0, 1).
+        may_wrap: whether sums may wrap around on purpose, as noisy ones do; the client must then encode its input for
+            that.
     """
 
     adversary: Adversary = Adversary.MALICIOUS
@@ -39,19 +41,15 @@ class SessionPolicy:
     max_elements: int = 1 << 27
     graph: GraphKind | None = None
     corrupt: float = 0.0
+    may_wrap: bool = False
 
     def __post_init__(self) -> None:
         if self.graph is None:
             trusts = self.adversary is Adversary.HONEST_BUT_CURIOUS
             object.__setattr__(self, "graph", GraphKind.SPARSE if trusts else GraphKind.COMPLETE)
 
-    def check(self, params: Parameters, *, may_wrap: bool = False) -> None:
-        """Raise PolicyError, with all reasons, if this client does not accept the parameters.
-
-        Args:
-            params: the session's parameters.
-            may_wrap: whether the client knows how to make inputs whose sum wraps around on purpose.
-        """
+    def check(self, params: Parameters) -> None:
+        """Raise PolicyError, with all reasons, if this client does not accept the parameters."""
         reasons = self._graph_reasons(params)
         if (fewest := _fewest_inputs(params)) < self.min_inputs:
             reasons.append(f"the sum could contain only {fewest} inputs, but this client asks for {self.min_inputs}")
@@ -62,7 +60,7 @@ class SessionPolicy:
             )
         if params.vector_length > self.max_elements:
             reasons.append(f"vectors of {params.vector_length} elements, but this client takes {self.max_elements}")
-        if params.modular and not may_wrap:
+        if params.modular and not self.may_wrap:
             reasons.append("sums may wrap around, and such a sum gives no mean")
         if reasons:
             raise PolicyError("; ".join(reasons))
