@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from fl.errors import ConfigError
 from fl.privacy.accounting import Release
 from fl.privacy.mechanism import Mechanism, Noise
-from fl.privacy.planner import needed_bits
+from fl.privacy.search import needed_bits
 from secagg import Parameters
 from secagg.params import MAX_CLIENTS
 
@@ -26,6 +26,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "clip": (1e-30, 1e30),
     "granularity": (1e-30, 1e30),
     "variance": (2.0**-64, 2.0**32),
+    "figures": (0, 1000),
+    "figure_weight": (0, 1e6),
     "honest": (1, MAX_CLIENTS),
     "corrupt": (0, MAX_CLIENTS),
     "sampling_rate": (2.0**-64, 1.0),
@@ -100,7 +102,7 @@ class PrivateTerms:
                 f"{params.threshold}"
             )
         needed = needed_bits(
-            clip=own.clip,
+            clip=own.norm,
             clients=params.threshold,
             dimension=own.dimension,
             granularity=own.granularity,

@@ -11,8 +11,9 @@ import pytest
 
 from fl.errors import ConfigError
 from fl.privacy.accounting import epsilon_of
+from fl.privacy.budget import Budget
 from fl.privacy.mechanism import Mechanism, Noise
-from fl.privacy.planner import Budget, PrivacyPlan, plan_private
+from fl.privacy.planner import PrivacyPlan, plan_private
 from fl.privacy.terms import PrivateTerms
 from secagg import Adversary
 
@@ -100,6 +101,12 @@ def forged(**changes: Any) -> dict[str, Any]:
         {"noise": "none"},
         {"noise": b"skellam"},
         {"noise": ["skellam"]},
+        {"figures": -1},
+        {"figures": 2**40},
+        {"figures": 3},
+        {"figure_weight": math.nan},
+        {"figure_weight": 1e200},
+        {"figure_weight": 0.5},
         {"honest": 0},
         {"honest": -3},
         {"honest": 2**40},
