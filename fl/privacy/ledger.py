@@ -69,10 +69,12 @@ class Ledger:
     def create(cls, path: Path, *, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> "Ledger":
         """Return the ledger of a run that had none on disk, written to ``path``.
 
+        One without charges, as a start that was cut off leaves behind, is replaced.
+
         Raises:
             ConfigError: there is a ledger already, or it cannot be written.
         """
-        if path.exists():
+        if path.exists() and cls.load(path).charges:
             raise ConfigError(f"{path} exists: what it says was spent would be forgotten; choose another folder")
         ledger = cls(path, epsilon, delta, charges)
         ledger._write(charges, "")
