@@ -81,7 +81,11 @@ _HELP = {
     "personal_strength": "Pull of the personal model to the global one, with proximal and ditto.",
     "epsilon": "Bound what all rounds together say of one client, by noise from each client (default: no noise).",
     "delta": "Probability that the bound fails; at most 1 over the number of clients. Needed with --epsilon.",
-    "l2_clip": "L2 norm to which each client's whole update is scaled down.",
+    "l2_clip": "L2 norm to which each client's whole update is scaled down; with --clip-quantile, the first one.",
+    "clip_quantile": "Let the clip follow this quantile of the updates' norms, such as 0.5 (default: it stays).",
+    "clip_rate": "Speed with which the clip follows: it moves by at most e^RATE a round.",
+    "figures_cost": "Noise that reporting loss, metrics and clipped updates (as noisy means) adds to updates, as a "
+    "fraction (0: none are reported).",
     "noise": "Distribution of the noise: skellam or gaussian.",
     "ring_bits": "Bits of an element with its noise (default: the fewest that cost 1% more noise).",
     "rounds": "Rounds of training; each sends the model to clients and adds up their updates.",
