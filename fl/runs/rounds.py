@@ -43,9 +43,6 @@ from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
 from secagg import Adversary, ClientId, GraphKind, Identity, Round
 from transport import FaultSchedule
 
-LEDGER = "privacy.json"
-"""The file of a private run's `Ledger` in the run's folder."""
-
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's current round, and the numbers of answers and of clients asked."""
 
