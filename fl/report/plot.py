@@ -77,7 +77,8 @@ def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None
             bottom += layer.values
     lower.set_xlabel("communication round")
     lower.set_ylabel("clients")
-    lower.set_ylim(0, config.sample * 1.05)
+    # Rounds of a private run may have more clients than the average.
+    lower.set_ylim(0, max(config.sample, *bottom) * 1.05)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.savefig(path, dpi=120)

@@ -54,11 +54,13 @@ def privacy_view(run: StoredRun) -> PrivacyView | None:
         return None
     rate = run.config.sample / run.config.data.clients
     known = {} if run.ledger is None or rate >= 1 else known_by_round(run.ledger)
-    curves = [Curve("spent", tuple((one.round, one.epsilon) for one in run.own), "who does not learn who took part")]
+    start = (0, 0.0)
+    spent = (start, *((one.round, one.epsilon) for one in run.own))
+    curves = [Curve("spent", spent, "to all who do not learn who took part" if rate < 1 else "")]
     if known:
-        points = tuple((one.round, known.get(one.round)) for one in run.own)
+        points = (start, *((one.round, known.get(one.round)) for one in run.own))
         curves.append(Curve("known", points, f"the server: a client in {percent(rate)} of the rounds"))
-    curves.append(Curve("budget", ((run.own[0].round, privacy.epsilon),)))
+    curves.append(Curve("budget", ((0, privacy.epsilon),)))
     chart = curves_chart(
         "Epsilon by round",
         curves,
@@ -67,11 +69,10 @@ def privacy_view(run: StoredRun) -> PrivacyView | None:
         tick=lambda value: f"{value:g}",
         caption=f"At delta {privacy.delta:g}. Each attempt at a round is charged, also one that was aborted.",
     )
-    spent = [one.epsilon for one in run.own if one.epsilon is not None]
     return PrivacyView(
         epsilon=privacy.epsilon,
         delta=privacy.delta,
-        spent=max(spent, default=0.0),
+        spent=max(one.epsilon or 0.0 for one in run.own),
         known=next((known[one.round] for one in reversed(run.own) if one.round in known), None),
         rate=rate,
         adjacency=ADJACENCY,
