@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.fl.runs import assert_refused, invoke
 
 OPTIONS = ("--clients", 100, "--epsilon", 8, "--delta", 1e-5, "--rounds", 100, "--length", 1000)
