@@ -152,7 +152,7 @@ def plan_private(
         mechanism=mechanism,
         release=release,
         epsilon=epsilon_of(budget.rounds * search.of_round(release), budget.delta),
-        known_epsilon=epsilon_of(known_rounds * search.of_round(replace(release, sampling_rate=1.0)), budget.delta),
+        known_epsilon=epsilon_of(known_rounds * search.of_round(release.known()), budget.delta),
         known_rounds=known_rounds,
         reasons=(),
         scores=scores,
@@ -191,9 +191,8 @@ def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
         )
     if plan.scores is not None:
         reasons.append(
-            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, which is in "
-            f"the epsilon; a score's mean has noise of {plan.scores.mechanism.stddev(clients) / clients / 2:.2%} of its "
-            "range"
+            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, within the "
+            f"epsilon; a mean has noise of {plan.scores.mechanism.stddev(clients) / clients / 2:.2%} of its range"
         )
     return reasons
 
