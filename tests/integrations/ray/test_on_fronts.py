@@ -25,6 +25,7 @@ import ray
 from fl.engines.ray.cluster import RayCluster
 from fl.fronts.channels import RayFront, ray_fronts
 from secagg import Round
+from tests.fl.watch.schema import check
 from tests.integrations.ray.ray_tls import make_certificates
 from tests.support.sessions import exact_sum, make_params, random_inputs
 from tests.transport.children import ROOT, Child
@@ -248,3 +249,31 @@ def test_a_coordinator_that_is_killed_goes_on_with_its_fronts(
         assert result["sum"] == exact_sum(PARAMS, INPUTS.values())
 
     asyncio.run(run())
+
+
+def test_a_training_is_served_over_fronts(tmp_path: Path) -> None:
+    port, programs = free_ports(2), []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(*options: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "fl", *map(str, options)]
+        programs.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+        )
+        return programs[-1]
+
+    run = ("--dataset", "digits", "--model", "logistic", "--rounds", 1, "--out", tmp_path / "run")
+    try:
+        address = ("--listen", f"127.0.0.1:{port}", "--fronts", 2)
+        server = start("serve", "--plaintext", "--clients", 3, *address, *run, "--json", "--log-json")
+        where = f"127.0.0.1:{port},127.0.0.1:{port + 1}"
+        clients = [start("join", where, "--plaintext", "--id", i, "--shard", f"{i}/3") for i in range(3)]
+        out, log = server.communicate(timeout=300)
+        assert server.returncode == 0, log
+        assert [client.wait(60) for client in clients] == [0, 0, 0]
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+    assert json.loads(out)["rounds"] == 1
+    assert [check(line)["included"] for line in log.splitlines() if b'"round_ended"' in line] == [3]
