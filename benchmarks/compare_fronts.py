@@ -40,7 +40,7 @@ from transport.tcp import Limits, SessionServer
 MODULE = "benchmarks.compare_fronts"
 FRONTS = (0, 1, 2)
 # Clients, values.
-_FULL = ((2000, 10_000), (300, 1_000_000))
+_FULL = ((2000, 100_000), (200, 1_000_000))
 _QUICK = ((60, 100_000),)
 _MASKED = Round.MASKED_INPUT_COLLECTION
 
@@ -54,7 +54,16 @@ def _params(clients: int, values: int) -> Parameters:
 async def _serve(options: dict[str, Any]) -> None:
     """Serve one session, here or over fronts, and print its figures."""
     params, certs = _params(options["clients"], options["values"]), Path(options["certs"])
-    limits = Limits(farewell_seconds=30, first_byte_seconds=120, handshake_seconds=120)
+    # All clients come at once, from one address, and share the server's cores.
+    limits = Limits(
+        farewell_seconds=30,
+        first_byte_seconds=120,
+        handshake_seconds=120,
+        idle_seconds=300,
+        handshakes=8192,
+        handshakes_per_address=8192,
+        connections_per_address=4096,
+    )
     tls, now = Credentials.of_server(certs), asyncio.get_running_loop().time
     arguments: dict[str, Any] = {"deadlines": deadlines(600), "nonce": NONCE, "entropy": repeatable("server")}
     journal = Journal(options["journal"])
@@ -152,7 +161,10 @@ def _session(folder: Path, certs: Path, clients: int, values: int, fronts: int, 
             child.wait_for("ready", 300)
         for child in started[1:]:
             child.go()
-        return dict(started[0].wait_for("passed", 600))
+        passed = dict(started[0].wait_for("passed", 600))
+        for child in started[1:]:
+            child.wait_for("done", 60)
+        return passed
     finally:
         for child in started:
             child.close()
@@ -180,15 +192,18 @@ def main() -> None:
     """Measure the sizes, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes; nothing is written")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("CLIENTS", "VALUES"), help="one size; nothing is written")
     parser.add_argument("--rounds", type=int, default=3, help="number of sessions of each kind")
     parser.add_argument("--loaders", type=int, default=2, help="number of processes with clients")
     options = parser.parse_args()
     if not may_open(8192):
         sys.exit("the limit on open files is too low: ulimit -n 8192")
-    sizes = _QUICK if options.quick else _FULL
+    sizes: tuple[tuple[int, int], ...] = _QUICK if options.quick else _FULL
+    if options.size:
+        sizes = ((options.size[0], options.size[1]),)
     results = [_measure(*size, 1 if options.quick else options.rounds, options.loaders) for size in sizes]
     document = new_document(results, ray=metadata.version("ray"))
-    if not options.quick:
+    if not options.quick and not options.size:
         write_results("fronts", document)
     print(table(document))
 

@@ -138,3 +138,4 @@ async def replay(folder: Path, own: list[int], addresses: list[Address], certs: 
     print('{"ready": true}', flush=True)
     await asyncio.to_thread(input)
     await asyncio.gather(*(one(i, recorded[i]) for i in own))
+    print('{"done": true}', flush=True)
