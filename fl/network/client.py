@@ -122,7 +122,7 @@ class Participant:
                 if self._announced is not None and (failure := self._inputs.failures.get(self._announced.round)):
                     raise failure
             except OverError as over:
-                self._say("the training is over")
+                self._say(f"the training is over{spent_in_words(self._inputs.account)}")
                 self._take_final(over.final)
                 return
             except (InputWithheldError, JournalFullError, RemoteProtocolError) as error:
@@ -211,7 +211,7 @@ class Participant:
             if self._models.is_wanted and not self._options.once:
                 # The final model comes with the end of the training.
                 return False
-            self._say("the training is over")
+            self._say(f"the training is over{spent_in_words(self._inputs.account)}")
         return announced.round == announced.rounds or self._options.once
 
     def _take_final(self, final: RoundAnnouncement | None) -> None:
