@@ -18,9 +18,15 @@ from secagg.primitives.prg import KeystreamReader
 
 FloatVector = npt.NDArray[np.float64]
 
-# A pass multiplies by the Hadamard matrix of this order. A product of matrices of this size is faster than the five
-# passes of additions that it replaces, each of which would be bound by memory.
-_RADIX = 32
+# A pass multiplies by the Hadamard matrix of this order, whose elements are powers of two. A product of matrices of this
+# size is faster than the four passes of additions that it replaces, each of which would be bound by memory.
+_RADIX = 16
+
+# All passes over this many elements that lie together are made while they are in the processor's cache.
+_NEAR = 1 << 15
+
+# Of elements that lie apart, a pass takes this many columns at a time.
+_COLUMNS = 1 << 10
 
 # The signs that each byte stands for. A block of them stays in the processor's cache.
 _SIGNS = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1)
@@ -50,18 +56,35 @@ def rotate_back(rotated: FloatVector, length: int, seed: bytes) -> FloatVector:
 
 
 def hadamard(vector: FloatVector) -> None:
-    """Replace a vector, whose length D is a power of two, by (1/sqrt D) H vector: O(D log D), one vector of memory."""
-    size, inner = len(vector), 1
+    """Replace a vector, whose length D is a power of two, by (1/sqrt D) H vector: O(D log D), no memory beside it."""
+    size = len(vector)
     if size & (size - 1):
         raise ValueError(f"the length of a Hadamard transform is a power of two, not {size}")
-    source, target = vector, np.empty_like(vector)
+    inner = min(_NEAR, size)
+    spare = np.empty(inner)
+    for near in vector.reshape(-1, inner):
+        _transform_near(near, spare)
+    spare = spare[: _RADIX * _COLUMNS]
     while inner < size:
         radix = min(_RADIX, size // inner)
-        matrix = _matrix(radix)
+        matrix, product = _matrix(radix), spare[: radix * _COLUMNS].reshape(radix, _COLUMNS)
+        for rows in vector.reshape(-1, radix, inner):
+            for start in range(0, inner, _COLUMNS):
+                columns = rows[:, start : start + _COLUMNS]
+                np.matmul(matrix, columns, out=product)
+                columns[:] = product
+        inner *= radix
+
+
+def _transform_near(vector: FloatVector, spare: FloatVector) -> None:
+    """Transform a vector of at most `_NEAR` elements in place; ``spare`` has its length."""
+    source, target, inner = vector, spare, 1
+    while inner < len(vector):
+        radix = min(_RADIX, len(vector) // inner)
+        matrix, shape = _matrix(radix), (-1, radix, inner)
         if inner == 1:
             np.matmul(source.reshape(-1, radix), matrix, out=target.reshape(-1, radix))
         else:
-            shape = (-1, radix, inner)
             np.matmul(matrix, source.reshape(shape), out=target.reshape(shape))
         source, target = target, source
         inner *= radix

@@ -109,25 +109,29 @@ class InverseTable:
             sums.append(min((running << 128) // total, (1 << 128) - 1))
         self.high = np.array([threshold >> 64 for threshold in sums], dtype=np.uint64)
         self.low = np.array([threshold & (1 << 64) - 1 for threshold in sums], dtype=np.uint64)
-        # For each value of the upper bits: the number of thresholds below them, and whether several begin with them.
+        # For each value of the upper bits: the number of thresholds below them, or -1 if several begin with them, so
+        # that a search must tell. Small integers, so that the table stays in the processor's cache.
         starts = np.arange(1 << _GUIDE_BITS, dtype=np.uint64) << np.uint64(64 - _GUIDE_BITS)
-        self._first = np.searchsorted(self.high, starts)
-        self._crowded = np.diff(self._first, append=len(self.high)) > 1
+        first = np.searchsorted(self.high, starts)
+        crowded = np.diff(first, append=len(self.high)) > 1
+        small = np.int16 if len(self.high) < 1 << 15 else np.int32
+        self._first = np.where(crowded, -1, first).astype(small)
+        # The last is for values that have reached all thresholds, and for -1.
         self._next = np.append(self.high, np.uint64((1 << 64) - 1))
 
     def values(self, words: Words, more: Callable[[int], bytes]) -> Integers:
         """Return one value for each word; ``more`` gives the bytes that undecided ones need."""
-        bucket = (words >> np.uint64(64 - _GUIDE_BITS)).view(np.int64)
-        values = self._first[bucket]
-        threshold = self._next[values]
+        first = self._first.take((words >> np.uint64(64 - _GUIDE_BITS)).view(np.int64))
+        values = first.astype(np.int64)
+        threshold = self._next.take(values, mode="wrap")
         values += words >= threshold
         undecided = words == threshold
-        crowded = np.flatnonzero(self._crowded[bucket])
-        if len(crowded):
+        if len(crowded := np.flatnonzero(first < 0)):
             values[crowded] = self._reached(words[crowded])
             undecided[crowded] = words[crowded] == self._next[np.maximum(values[crowded] - 1, 0)]
-        for place in np.flatnonzero(undecided):
-            values[place] = self.decided(words[place], _word(more))
+        if undecided.any():
+            for place in np.flatnonzero(undecided):
+                values[place] = self.decided(words[place], _word(more))
         values -= self.largest
         return values
 
