@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +17,13 @@ import numpy.typing as npt
 
 from fl.aggregation.api import RoundRequest, RoundResult, TimedTraining
 from fl.aggregation.encoding import Aggregate, ClientUpdate
-from fl.errors import ConfigError
+from fl.aggregation.private_session import PrivatePlans
 from fl.privacy.accounting import ORDERS, epsilon_of, poisson_sampled
-from fl.privacy.mechanism import rotation_seed
-from fl.privacy.planner import Budget, PrivacyPlan
+from fl.privacy.budget import Budget
+from fl.privacy.mechanism import Mechanism, rotation_seed
+from fl.privacy.planner import PrivacyPlan
 from fl.privacy.rounding import clip_factor
+from secagg import EntropySource
 from secagg.algebra import packing, ring
 
 Vector = npt.NDArray[np.float64]
@@ -32,7 +35,7 @@ _NOISE, _CENTRAL = 1, 2
 class NoisyRound(Protocol):
     """One round of a method."""
 
-    def contribution(self, update: ClientUpdate, client_id: int) -> npt.NDArray[np.generic]:
+    def contribution(self, client_id: int, update: ClientUpdate) -> npt.NDArray[np.generic]:
         """Return what the client gives to the sum; all contributions have one shape and dtype."""
         ...
 
@@ -85,57 +88,59 @@ class _GaussianRound:
     method: GaussianMethod
     seed: int
 
-    def contribution(self, update: ClientUpdate, client_id: int) -> npt.NDArray[np.generic]:
+    def contribution(self, client_id: int, update: ClientUpdate) -> npt.NDArray[np.generic]:
         clipped = update.delta.astype(np.float64)
         clipped *= clip_factor(clipped, self.method.clip)
         return clipped + self._noise(client_id, _NOISE) if self.method.is_local else clipped
 
     def released(self, total: npt.NDArray[np.generic]) -> Vector:
-        total = total.astype(np.float64)
-        return total if self.method.is_local else total + self._noise(0, _CENTRAL)
+        summed: Vector = total.astype(np.float64)
+        if not self.method.is_local:
+            summed += self._noise(0, _CENTRAL)
+        return summed
 
     def _noise(self, client_id: int, stream: int) -> Vector:
         rng = np.random.default_rng((self.seed, client_id, stream))
         return rng.normal(scale=self.method.deviation, size=self.method.length)
 
 
-@dataclass(frozen=True, slots=True)
 class DistributedMethod:
-    """The project's mechanism, by its plan: each client adds its share of integer noise, the ring adds modulo 2^b."""
+    """The project's mechanism: each client adds its share of integer noise, and the ring adds modulo 2^b."""
 
-    plan: PrivacyPlan
-
-    @property
-    def client_bytes(self) -> int:
-        """Return the bytes of a masked input."""
-        mechanism = self.plan.mechanism
-        return packing.packed_size(mechanism.dimension, mechanism.ring_bits)
+    def __init__(self, plan: PrivacyPlan) -> None:
+        self._plans = PrivatePlans(plan, {"threshold": None})
+        self.client_bytes = packing.packed_size(plan.mechanism.dimension, plan.mechanism.ring_bits)
 
     def opened(self, request: RoundRequest) -> NoisyRound:
-        """Open a round; with more or fewer clients than planned, each adds less or more."""
-        return _DistributedRound(self.plan, request)
+        """Open a round; of more clients than planned each adds less noise, of fewer more."""
+        mechanism = self._plans.session(len(request.client_ids)).terms.mechanism
+        return _DistributedRound(mechanism, rotation_seed(request.context), request.seed)
 
 
+@dataclass(frozen=True, slots=True)
 class _DistributedRound:
-    def __init__(self, plan: PrivacyPlan, request: RoundRequest) -> None:
-        release, clients = plan.release, len(request.client_ids)
-        self._mechanism = replace(plan.mechanism, variance=release.honest * release.variance / clients)
-        self._rotation = rotation_seed(request.context)
-        self._seed = request.seed
+    mechanism: Mechanism
+    rotation: bytes
+    seed: int
 
-    def contribution(self, update: ClientUpdate, client_id: int) -> npt.NDArray[np.generic]:
-        return self._mechanism.encode(
+    def contribution(self, client_id: int, update: ClientUpdate) -> npt.NDArray[np.generic]:
+        return self.mechanism.encode(
             update.delta,
-            rotation=self._rotation,
-            rng=np.random.default_rng((self._seed, client_id)),
-            entropy=np.random.default_rng((self._seed, client_id, _NOISE)).bytes,
+            rotation=self.rotation,
+            rng=np.random.default_rng((self.seed, client_id)),
+            entropy=noise_source(self.seed, client_id),
         )
 
     def released(self, total: npt.NDArray[np.generic]) -> Vector:
-        # Words are wider than the ring or as wide, so sums of words are right modulo 2^b.
-        summed = total.astype(ring.word_dtype(self._mechanism.ring_bits))
-        ring.reduce_in_place(summed, self._mechanism.ring_bits)
-        return self._mechanism.decode(summed, rotation=self._rotation)
+        # A word has at least the ring's bits, so a sum of words is right modulo 2^b.
+        summed = total.astype(ring.word_dtype(self.mechanism.ring_bits))
+        ring.reduce_in_place(summed, self.mechanism.ring_bits)
+        return self.mechanism.decode(summed, rotation=self.rotation)[0]
+
+
+def noise_source(seed: int, client_id: int) -> EntropySource:
+    """Return a source for a client's noise that repeats; a client that has something to hide takes the system's."""
+    return np.random.default_rng((seed, client_id, _NOISE)).bytes
 
 
 class NoisySums:
@@ -154,7 +159,7 @@ class NoisySums:
         for due, client_id in enumerate(request.client_ids):
             train.announce(client_id, due)
         for client_id in request.client_ids:
-            vector = train(client_id, lambda update, client_id=client_id: opened.contribution(update, client_id))
+            vector = train(client_id, partial(opened.contribution, client_id))
             total = vector if total is None else np.add(total, vector, out=total)
         if total is None:
             return RoundResult(aggregate=None, included=(), aborted="no client was sampled")
@@ -183,8 +188,6 @@ def gaussian_multiplier(budget: Budget) -> float:
         return epsilon_of(budget.rounds * sampled, budget.delta)
 
     low, high = 1e-3, 1e6
-    if spent(high) > budget.epsilon:
-        raise ConfigError(f"epsilon {budget.epsilon:g} is out of reach at delta {budget.delta:g}")
     for _ in range(100):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if spent(middle) > budget.epsilon else (low, middle)

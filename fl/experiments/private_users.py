@@ -22,7 +22,8 @@ from fl.experiments.federated import FederatedArm
 from fl.experiments.private_sums import DistributedMethod, GaussianMethod, Method, NoisySums, gaussian_multiplier
 from fl.experiments.results import Document, arms_by_name
 from fl.learning.parameter_layout import ParameterLayout
-from fl.privacy.planner import Budget, plan_private
+from fl.privacy.budget import Budget
+from fl.privacy.planner import plan_private
 from fl.runs.records import RoundRecord
 from fl.runs.rounds import FederatedRun
 from secagg import ClientId, PlanError
@@ -137,6 +138,7 @@ class PrivateArm(FederatedArm):
 
     def _result(self, run: FederatedRun, dataset: Dataset, records: list[RoundRecord]) -> ArmResult:
         result = FederatedArm._result(self, run, dataset, records)
+        result["by_round"] = {name: result["by_round"][name] for name in ("accuracy", "loss")}
         if self.privacy is None:
             # The ordinary encoding of the same updates, which this arm does not use: it changes a sum's last digits.
             params = run.plans.plan(self.config.sample).parameters
@@ -187,7 +189,7 @@ def arm_name(dataset: str, method: str, epsilon: int | None, seed: int) -> str:
 def beside(document: Document) -> dict[str, Beside]:
     """Return the extra data for reports; see `fl.experiments.catalog.ExperimentModule`."""
     arms = arms_by_name(document)
-    found = {}
+    found: dict[str, Beside] = {}
     for seed in range(document["seed"], document["seed"] + SEEDS):
         for dataset in DATASETS:
             plain = arms.get(arm_name(dataset, "none", None, seed))

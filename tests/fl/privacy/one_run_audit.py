@@ -10,10 +10,10 @@ first.  With q = e^epsilon / (1 + e^epsilon)
 
     (p - q) (P + Q) = (P - e^epsilon Q) / (1 + e^epsilon),
 
-whose positive part has at most the integral delta / (1 + e^epsilon).  The output's density is (P + Q)/2, and a guess has
-two values: so the mean of max(p - q, 0) is at most delta / (1 + e^epsilon).  Draw a uniform number for each guess, and
-say that it is right below p.  Then W is at most B + F: B counts the numbers below q, so it is binomial with r tries at
-q; F counts those between q and p, and has a mean of at most m delta / (1 + e^epsilon).  So for every k >= 0
+whose positive part has at most the integral delta / (1 + e^epsilon).  The output's density is (P + Q)/2, and a guess
+has two values: so the mean of max(p - q, 0) is at most delta / (1 + e^epsilon).  Draw a uniform number for each guess,
+and say that it is right below p.  Then W is at most B + F: B counts the numbers below q, so it is binomial with r tries
+at q; F counts those between q and p, and has a mean of at most m delta / (1 + e^epsilon).  So for every k >= 0
 
     P[W >= v] <= P[B >= v - k] + P[F > k] <= P[B >= v - k] + m delta / ((1 + e^epsilon) (k + 1)).
 
