@@ -54,6 +54,8 @@ def section(document: Document) -> Section:
         "that of a session, bit for bit. The gain by sampling does not hold against somebody who sees single updates, "
         "as local noise assumes: it flatters the local arms.",
     ]
+    if not document["arms"]:
+        return Section(parts[0])
     return Section("\n\n".join(parts), {FIGURE: _figure(document)})
 
 
